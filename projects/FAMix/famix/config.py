@@ -1,0 +1,88 @@
+"""Every config key that FAMix adds to Detectron2, with the recipe's values as defaults."""
+
+from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
+
+__all__ = ["add_famix_config"]
+
+_STYLES = (
+    "Ethereal Mist",
+    "Cyberpunk Cityscape",
+    "Rustic Charm",
+    "Galactic Fantasy",
+    "Pastel Dreams",
+    "Dystopian Noir",
+    "Whimsical Wonderland",
+    "Urban Grit",
+    "Enchanted Forest",
+    "Retro Futurism",
+    "Monochrome Elegance",
+    "Vibrant Graffiti",
+    "Haunting Shadows",
+    "Steampunk Adventures",
+    "Watercolor Serenity",
+    "Industrial Chic",
+    "Cosmic Voyage",
+    "Pop Art Popularity",
+    "Abstract Symphony",
+    "Magical Realism",
+)
+
+
+def add_famix_config(cfg: CN) -> None:
+    """Add FAMix's keys to a Detectron2 config, in place.
+
+    Args:
+        cfg: the node that `detectron2.config.get_cfg` returns. The keys of `detectron2.projects.deeplab`
+            (ASPP_*, PROJECT_*, POLY_LR_POWER, ...) are added first, since both families of heads share them.
+    """
+    add_deeplab_config(cfg)
+    _add_model_keys(cfg)
+    _add_mining_keys(cfg)
+    _add_input_keys(cfg)
+    _add_solver_keys(cfg)
+
+
+def _add_model_keys(cfg: CN) -> None:
+    clip = cfg.MODEL.CLIP = CN()
+    clip.ARCHITECTURE = "RN50"  # RN50, RN101, RN50x4, RN50x16 or RN50x64; read only where WEIGHTS is empty
+    clip.WEIGHTS = ""  # a name of the clip package or a file of CLIP weights; "" = random, for MODEL.WEIGHTS to fill
+    clip.OUTPUT_STRIDE = 16  # stride of res5: 8, 16 or 32
+    clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train: e.g. "layer4"; "all"; [] freezes everything
+
+    style = cfg.MODEL.STYLE = CN()
+    style.STRATEGY = "bank"  # bank (FAMix), noise, mixstyle or none
+    style.BANK = ""  # style bank file, mined when it does not exist; "" = OUTPUT_DIR/style_bank.safetensors
+    style.GRID = [3, 3]  # (rows, cols) of patches of an image
+    style.BETA = 0.1  # alpha ~ Beta(BETA, BETA), the weight of a patch's own statistics
+    style.STAGE = "res2"  # stage whose output is restyled: res2, res3 or res4
+    style.NOISE_SCALE = 0.5  # strategy noise: standard deviation of the noise, relative to the statistic itself
+
+    cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # of the cross-entropy in CLIPDeepLabV3PlusHead, in [0, 1)
+
+
+def _add_mining_keys(cfg: CN) -> None:
+    mining = cfg.STYLE_MINING = CN()
+    mining.STEPS = 100  # optimiser steps of a style
+    mining.LR = 1.0  # of SGD on the style's means and standard deviations
+    mining.MOMENTUM = 0.9
+    mining.WEIGHT_DECAY = 1e-4
+    mining.IMS_PER_BATCH = 16  # images that share a batch, over which a class gets one style
+    mining.MAX_BATCHES = 0  # stop after so many batches; 0 = one pass over the source
+    mining.POOL_SIZE = 0  # side, in cells, of the square that a patch is pooled to; 0 = that of CLIP's own input
+    mining.STYLES = [f"{name} style" for name in _STYLES]  # prompt = a random one of these + " " + class name
+    mining.TEMPLATES = []  # sentences with one {} for the prompt; [] = OpenAI's 80 ImageNet templates
+    mining.SEED = 1  # of the crops' order and place and of the prompts' draw, >= 0
+
+
+def _add_input_keys(cfg: CN) -> None:
+    cfg.DATASETS.FILES = []  # YAML files that define own datasets, see datasets/README.md
+    cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation: factors drawn from 1 -/+ value
+    cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # random resizing of the training images before the crop: (lowest, highest) factor
+    cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) in pixels that the crop is resized to; [] keeps INPUT.CROP.SIZE
+
+
+def _add_solver_keys(cfg: CN) -> None:
+    cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # learning rate of the backbone over that of the head
+    cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # LR_SCHEDULER_NAME PolyLR: no learning rate falls below this one
+    cfg.SOLVER.AMP.DTYPE = "float16"  # of SOLVER.AMP.ENABLED: float16 (CUDA only) or bfloat16

@@ -1,0 +1,50 @@
+# Every target works in a fresh clone: each depends on the stamp of a finished set-up, which makes .venv.
+
+PYTHON ?= python3
+
+VENV := .venv/bin
+STAMP := .venv/.setup-stamp
+BENCHMARKS := benchmarks/restyling_overhead.py
+TYPED := projects/FAMix benchmarks datasets
+
+# Modules from outside .venv would be imported instead of the tested versions; PYTHONHOME breaks any virtual environment.
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format bench clean distclean
+
+help:  ## Show this list
+	@echo "FAMix for Detectron2"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  PYTHON=...      interpreter for the set-up, 3.11 or newer (now: $(PYTHON)); a Detectron2 that it has is used"
+	@echo "  ARGS=...        more arguments for pytest, e.g. make test ARGS='-k grid -x'"
+
+setup: $(STAMP)  ## Make .venv with tested versions of everything (no compiler, no GPU)
+
+$(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg pyproject.toml dev/install.sh
+	@PYTHON='$(PYTHON)' bash dev/install.sh
+	@touch $@
+
+test: $(STAMP)  ## Run the tests (CPU, no downloads)
+	$(VENV)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## Check style, formatting and types
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy $(foreach folder,$(TYPED),$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder)))
+
+format: $(STAMP)  ## Format the code and mend what can be mended
+	$(VENV)/ruff check --fix .
+	$(VENV)/ruff format .
+
+bench: $(STAMP)  ## Run the benchmarks; each prints one table
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script || exit 1; done
+
+clean:  ## Remove caches; .venv and the output of runs stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache projects/FAMix/*.egg-info
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove caches and .venv
+	rm -rf .venv

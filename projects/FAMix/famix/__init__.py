@@ -1,0 +1,51 @@
+"""FAMix for Detectron2: language-guided domain generalised segmentation (Fahes et al., CVPR 2024).
+
+One labelled source domain, CLIP's robustness kept by freezing almost everything, and text as the only randomisation:
+
+    setup    engine.setup: config -> data registration -> checks; engine.Trainer: the mining hook comes first
+    mine     mining: source crops -> CLIP up to res2 -> one style per class of a batch, optimised towards a prompt -> bank
+    train    data mapper -> meta-architecture -> class of each patch -> style from the bank -> restyled res2 -> the rest
+    test     meta-architecture in eval mode (no styles) -> Detectron2's evaluators -> one table over all targets
+
+Importing the package registers its backbone, head and meta-architectures with Detectron2.
+"""
+
+# ruff: noqa: I001, the imports stand in the order in which the parts are used
+
+from famix.config import add_famix_config
+from famix.errors import FAMixError
+
+# What a style is, how it is optimised, kept and applied: pure tensor functions and small objects
+from famix.style import PatchRestyler, StyleBank, dominant_labels, optimize_styles, restyle_patches
+
+# Prompts to CLIP embeddings
+from famix.text import PromptEncoder
+
+# Networks, registered with Detectron2 on import
+from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor, PatchStyleMixin
+
+# Data sets, mapping and loading
+from famix.data import register_datasets
+
+# The offline pass that fills the bank, and the loop that trains with it
+from famix.mining import StyleMiner, StyleMiningHook
+from famix.engine import Trainer
+
+__all__ = [
+    "CLIPDeepLabV3PlusHead",
+    "CLIPResNet",
+    "FAMixError",
+    "FAMixSemanticSegmentor",
+    "PatchRestyler",
+    "PatchStyleMixin",
+    "PromptEncoder",
+    "StyleBank",
+    "StyleMiner",
+    "StyleMiningHook",
+    "Trainer",
+    "add_famix_config",
+    "dominant_labels",
+    "optimize_styles",
+    "register_datasets",
+    "restyle_patches",
+]

@@ -1,0 +1,69 @@
+"""Optimiser groups and learning-rate schedule of the recipe."""
+
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
+from detectron2.solver import get_default_optimizer_params
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from famix.errors import ConfigError
+
+__all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor"]
+
+_BACKBONE = "backbone."
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """SGD over the parameters that train, the backbone's at a learning rate of its own.
+
+    Args:
+        cfg: reads SOLVER.
+        model: a meta-architecture whose backbone is called `backbone`.
+
+    Raises:
+        ConfigError: nothing trains.
+    """
+    solver = cfg.SOLVER
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(_BACKBONE) else 1.0,
+    )
+    if not groups:
+        raise ConfigError("no parameter of the model trains; name some of the backbone's in MODEL.CLIP.TRAINABLE")
+    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+    """The schedule that SOLVER.LR_SCHEDULER_NAME names: PolyLR, or any of Detectron2's.
+
+    PolyLR decays each group's rate with power POLY_LR_POWER, never below POLY_LR_FLOOR (an absolute rate), after
+    WARMUP_ITERS iterations of linear warm-up from WARMUP_FACTOR.
+    """
+    if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    return LambdaLR(optimizer, [_poly_lambda(cfg, group["lr"]) for group in optimizer.param_groups])
+
+
+def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
+    solver = cfg.SOLVER
+
+    def factor(iteration: int) -> float:
+        decayed = poly_factor(iteration, solver.MAX_ITER, solver.POLY_LR_POWER)
+        warmup = min(1.0, solver.WARMUP_FACTOR + (1 - solver.WARMUP_FACTOR) * iteration / max(1, solver.WARMUP_ITERS))
+        return max(decayed, solver.POLY_LR_FLOOR / base_lr) * (warmup if solver.WARMUP_ITERS else 1.0)
+
+    return factor
+
+
+def poly_factor(iteration: int, max_iter: int, power: float) -> float:
+    """(1 - iteration / max_iter) ** power, 0 from max_iter on."""
+    return max(0.0, 1 - iteration / max_iter) ** power

@@ -1,0 +1,22 @@
+"""Mining a style bank from prompts: offline, once, before training."""
+
+from famix.mining.bank_mining import build_miner, mine_bank
+from famix.mining.bank_source import load_or_mine, obtain_style_bank, style_bank_path
+from famix.mining.hook import StyleMiningHook
+from famix.mining.miner import MinedBatch, StyleMiner
+from famix.mining.prompt_table import PromptTable
+from famix.mining.provenance import bank_metadata, check_bank
+
+__all__ = [
+    "MinedBatch",
+    "PromptTable",
+    "StyleMiner",
+    "StyleMiningHook",
+    "bank_metadata",
+    "build_miner",
+    "check_bank",
+    "load_or_mine",
+    "mine_bank",
+    "obtain_style_bank",
+    "style_bank_path",
+]

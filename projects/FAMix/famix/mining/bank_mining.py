@@ -1,0 +1,158 @@
+"""From a config to a style bank: the mining pass over the source, sharded over the processes of a job."""
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter
+
+from famix.errors import BankError, ConfigError
+from famix.mining.miner import MinedBatch, StyleMiner
+from famix.mining.prompt_table import PromptTable
+from famix.modeling.clip_resnet import CLIPResNet
+from famix.style.bank import StyleBank
+from famix.text import PromptEncoder, check_templates
+
+__all__ = ["build_miner", "mine_bank"]
+
+_LOG_SECONDS = 10.0
+
+
+def build_miner(cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_names: Sequence[str]) -> StyleMiner:
+    """Build the miner that MODEL.STYLE and STYLE_MINING describe.
+
+    Args:
+        cfg: the effective config.
+        clip_state_dict: the whole CLIP, image and text tower.
+        class_names: of the source data set.
+
+    Raises:
+        ConfigError: settings out of their range.
+    """
+    mining = cfg.STYLE_MINING
+    if mining.STEPS < 0 or mining.LR <= 0 or mining.SEED < 0:
+        raise ConfigError(
+            "STYLE_MINING needs STEPS >= 0, LR > 0 and SEED >= 0; "
+            f"got STEPS {mining.STEPS}, LR {mining.LR}, SEED {mining.SEED}"
+        )
+    device = torch.device(cfg.MODEL.DEVICE)
+    encoder = PromptEncoder(clip_state_dict, device=device)
+    templates = check_templates(mining.TEMPLATES)
+    return StyleMiner(
+        clip=CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device),
+        prompts=PromptTable(class_names, mining.STYLES),
+        encode_prompts=lambda texts: encoder(texts, templates),
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+        stage=cfg.MODEL.STYLE.STAGE,
+        grid=tuple(cfg.MODEL.STYLE.GRID),
+        pool_size=mining.POOL_SIZE,
+        ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        seed=mining.SEED,
+        steps=mining.STEPS,
+        lr=mining.LR,
+        momentum=mining.MOMENTUM,
+        weight_decay=mining.WEIGHT_DECAY,
+    )
+
+
+def mine_bank(
+    miner: StyleMiner,
+    batches: Iterable[tuple[int, list[dict[str, Any]]]],
+    num_batches: int,
+    metadata: dict[str, str],
+    writers: Sequence[EventWriter] = (),
+) -> StyleBank:
+    """Mine this process's batches, then put those of all processes together.
+
+    Args:
+        miner: see StyleMiner.
+        batches: pairs of a batch's number in the pass and its samples; every process of the job gets others.
+        num_batches: how many of them this process gets, for the progress report.
+        metadata: of the bank.
+        writers: receive the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
+            style_mining/styles_of/<class id>.
+
+    Returns:
+        The same bank in every process, whatever their number: styles stand in the order of the batches.
+
+    Raises:
+        BankError: no batch held any patch.
+    """
+    mined: list[MinedBatch] = []
+    progress = _Progress(num_batches)
+    with EventStorage() as storage:
+        for index, samples in batches:
+            mined.append(miner.mine_batch(index, samples))
+            progress.report(mined)
+            _put_scalars(storage, mined[-1])
+            _write(writers, storage)
+        bank = _merge(mined, metadata)
+        for class_id, count in bank.counts().items():
+            storage.put_scalar(f"style_mining/styles_of/{class_id}", count, smoothing_hint=False)
+        _write(writers, storage)
+    return bank
+
+
+def _merge(mined: Sequence[MinedBatch], metadata: dict[str, str]) -> StyleBank:
+    everywhere = [batch for rank in comm.all_gather(list(mined)) for batch in rank]
+    if not everywhere:
+        raise BankError("mining saw no batch; lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN")
+    bank = StyleBank(metadata)
+    everywhere.sort(key=lambda batch: batch.index)
+    joined = {
+        name: torch.cat([getattr(batch, name) for batch in everywhere])
+        for name in ("class_ids", "mean", "std", "prompt_ids", "initial_loss", "final_loss")
+    }
+    batch_ids = torch.cat([torch.full_like(batch.class_ids, batch.index) for batch in everywhere])
+    annotations = {
+        "batch_id": batch_ids,
+        "prompt_id": joined["prompt_ids"],
+        "initial_loss": joined["initial_loss"],
+        "final_loss": joined["final_loss"],
+    }
+    bank.add(joined["class_ids"], joined["mean"], joined["std"], annotations)
+    return bank
+
+
+def _put_scalars(storage: EventStorage, batch: MinedBatch) -> None:
+    storage.put_scalar("style_mining/initial_loss", batch.initial_loss.mean().item(), smoothing_hint=False)
+    storage.put_scalar("style_mining/final_loss", batch.final_loss.mean().item(), smoothing_hint=False)
+    storage.put_scalar("style_mining/styles", len(batch.class_ids), smoothing_hint=False)
+
+
+def _write(writers: Sequence[EventWriter], storage: EventStorage) -> None:
+    for writer in writers:
+        writer.write()
+    storage.step()
+
+
+class _Progress:
+    """Logs how far mining is, at most every few seconds and at the end."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.start = self.logged = time.perf_counter()
+
+    def report(self, mined: Sequence[MinedBatch]) -> None:
+        """Say what was done and how long the rest will take."""
+        now, done = time.perf_counter(), len(mined)
+        if now - self.logged < _LOG_SECONDS and done < self.num_batches:
+            return
+        self.logged = now
+        per_batch = (now - self.start) / done
+        logging.getLogger(__name__).info(
+            "Mining: batch %d/%d, %d styles, cosine loss %.3f -> %.3f, %.2f s/batch, ETA %s",
+            done,
+            self.num_batches,
+            sum(len(batch.class_ids) for batch in mined),
+            mined[-1].initial_loss.mean(),
+            mined[-1].final_loss.mean(),
+            per_batch,
+            timedelta(seconds=round(per_batch * (self.num_batches - done))),
+        )

@@ -1,0 +1,83 @@
+"""The style bank of a config: loaded where there is one, else mined and saved."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.events import TensorboardXWriter
+
+from famix.data import build_mining_batches
+from famix.errors import ConfigError
+from famix.mining.bank_mining import build_miner, mine_bank
+from famix.mining.provenance import bank_metadata, check_bank
+from famix.modeling import ARCHITECTURES, STAGES, CLIPArchitecture, clip_weights_hash, load_clip_state_dict
+from famix.style.bank import StyleBank
+
+__all__ = ["load_or_mine", "obtain_style_bank", "style_bank_path"]
+
+_DEFAULT_NAME = "style_bank.safetensors"
+
+
+def style_bank_path(cfg: CfgNode) -> str:
+    """Where the bank of a config lies: MODEL.STYLE.BANK, or in OUTPUT_DIR."""
+    return cfg.MODEL.STYLE.BANK or os.path.join(cfg.OUTPUT_DIR, _DEFAULT_NAME)
+
+
+def obtain_style_bank(cfg: CfgNode) -> StyleBank:
+    """Load the bank of a config, or mine and save it; called in every process of a job.
+
+    Args:
+        cfg: the effective config; its data sets are registered.
+
+    Raises:
+        BankError: the bank was mined for something else.
+        ConfigError: there is no bank, and no CLIP to mine one with.
+    """
+    path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
+    class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
+    clip = load_clip_state_dict(weights) if weights else {}
+    architecture = CLIPArchitecture.from_state_dict(clip) if clip else ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE]
+    metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names)
+    channels = architecture.width * 4 * 2 ** STAGES.index(cfg.MODEL.STYLE.STAGE)
+
+    def mine() -> StyleBank:
+        if not clip:
+            raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
+        batches = build_mining_batches(cfg)
+        writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
+        return mine_bank(build_miner(cfg, clip, class_names), batches, len(batches), metadata, writers)
+
+    return load_or_mine(path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels))
+
+
+def load_or_mine(path: str, *, mine: Callable[[], StyleBank], check: Callable[[StyleBank], Any]) -> StyleBank:
+    """The bank at `path`, mined and saved there where there is none yet.
+
+    Args:
+        path: of the bank.
+        mine: mines a bank; called in every process of the job.
+        check: raises BankError for a bank that does not fit.
+
+    Returns:
+        The bank, the same one in every process.
+
+    Raises:
+        BankError: the bank cannot be read or does not fit.
+    """
+    logger = logging.getLogger(__name__)
+    if comm.all_gather(os.path.isfile(path))[0]:  # the first process decides for all
+        bank = StyleBank.load(path)
+        check(bank)
+        logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
+        return bank
+    logger.info("No style bank at %s yet: mining one", path)
+    bank = mine()
+    if comm.is_main_process():
+        bank.save(path)
+        logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
+    comm.synchronize()
+    return bank

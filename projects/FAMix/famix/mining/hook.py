@@ -1,0 +1,28 @@
+"""The trainer hook that sees to the style bank before the first iteration."""
+
+from collections.abc import Callable
+
+from detectron2.engine import HookBase
+
+from famix.style.bank import StyleBank
+
+__all__ = ["StyleMiningHook"]
+
+
+class StyleMiningHook(HookBase):
+    """Obtains the style bank and hands it to whoever draws from it.
+
+    It belongs before all other hooks, so that a bad bank stops the run before anything is lost.
+
+    Args:
+        obtain: loads the bank, or mines it; called in every process of a job, which share the work.
+        use: receives the bank.
+    """
+
+    def __init__(self, *, obtain: Callable[[], StyleBank], use: Callable[[StyleBank], None]) -> None:
+        self.obtain = obtain
+        self.use = use
+
+    def before_train(self) -> None:
+        """Obtain the bank."""
+        self.use(self.obtain())

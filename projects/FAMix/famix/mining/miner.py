@@ -1,0 +1,175 @@
+"""Mining: one pass over the source images that turns prompts into a bank of styles.
+
+Shapes: B images of a batch, C channels at the mined stage, N styles of a batch, a grid of (rows, cols) patches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from famix.mining.prompt_table import PromptTable
+from famix.modeling.clip_resnet import CLIPResNet
+from famix.seeding import derive_seed
+from famix.style.dominant import patch_classes
+from famix.style.optimize import optimize_styles
+from famix.style.patches import Grid, check_grid, patch_starts
+
+__all__ = ["MinedBatch", "StyleMiner", "first_patches", "take_patches"]
+
+
+@dataclass(frozen=True)
+class MinedBatch:
+    """The styles of one batch, at most one per class, on the CPU.
+
+    Attributes:
+        index: number of the batch in the pass over the source.
+        class_ids: (N,) int64, ascending.
+        mean, std: (N, C) float32.
+        prompt_ids: (N,) int64, row of the table of prompts.
+        initial_loss, final_loss: (N,), 1 - cosine similarity before and after the optimisation.
+    """
+
+    index: int
+    class_ids: Tensor
+    mean: Tensor
+    std: Tensor
+    prompt_ids: Tensor
+    initial_loss: Tensor
+    final_loss: Tensor
+
+
+class StyleMiner:
+    """Optimises one style for every class that owns a patch of a batch.
+
+    Args:
+        clip: the network whose features are restyled, with its attention pool; it is frozen and put into eval mode.
+        prompts: the texts that classes draw from.
+        encode_prompts: maps N texts to embeddings (N, D) of unit length.
+        pixel_mean, pixel_std: of every channel, for pixel values 0-255.
+        stage: the stage whose statistics are mined.
+        grid: (rows, cols) of patches.
+        pool_size: side in cells that a patch is pooled to; 0 takes that of CLIP's own input at the stage.
+        ignore_label: label id of pixels without a class.
+        seed: of the draw of prompts, >= 0.
+        steps, lr, momentum, weight_decay: of `optimize_styles`.
+    """
+
+    def __init__(
+        self,
+        *,
+        clip: CLIPResNet,
+        prompts: PromptTable,
+        encode_prompts: Callable[[Sequence[str]], Tensor],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        stage: str = "res2",
+        grid: Grid = (3, 3),
+        pool_size: int = 0,
+        ignore_label: int = 255,
+        seed: int = 1,
+        steps: int = 100,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        self.clip = clip.eval().requires_grad_(False)
+        self.prompts = prompts
+        self.encode_prompts = encode_prompts
+        self.device = clip.conv1.weight.device
+        self.pixel_mean = torch.tensor(pixel_mean, device=self.device).view(-1, 1, 1)
+        self.pixel_std = torch.tensor(pixel_std, device=self.device).view(-1, 1, 1)
+        self.stage = stage
+        self.grid = grid
+        self.pool_size = pool_size or clip.input_side(stage)
+        self.ignore_label = ignore_label
+        self.seed = seed
+        self.steps = steps
+        self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+
+    def mine_batch(self, index: int, samples: Sequence[dict[str, Any]]) -> MinedBatch:
+        """Mine one batch. The outcome depends on its number, its samples and the seed alone.
+
+        Args:
+            index: number of the batch in the pass over the source.
+            samples: B dicts with "image" (3, H, W) in pixel values 0-255 and "sem_seg" (H, W) int64, of one size.
+
+        Returns:
+            One style for every class that owns a patch.
+        """
+        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
+        labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
+        with torch.no_grad():
+            features = self.clip.features_at(self.stage, (images - self.pixel_mean) / self.pixel_std)
+        patches = first_patches(patch_classes(labels, self.grid, self.ignore_label))
+        class_ids = patches.class_ids.cpu()
+        prompt_ids = self.prompts.draw(class_ids, torch.Generator().manual_seed(derive_seed(self.seed, index)))
+        styles = optimize_styles(
+            take_patches(features, patches, self.grid),
+            self.encode_prompts(self.prompts.texts(prompt_ids)).to(self.device),
+            self._encode_image,
+            steps=self.steps,
+            **self.sgd,
+        )
+        losses = styles.style_losses.cpu()
+        return MinedBatch(
+            index, class_ids, styles.mean.cpu(), styles.std.cpu(), prompt_ids, losses[0].clone(), losses[-1].clone()
+        )
+
+    def _encode_image(self, patches: Tensor) -> Tensor:
+        return self.clip.encode_from(self.stage, F.adaptive_avg_pool2d(patches, self.pool_size))
+
+
+@dataclass(frozen=True)
+class PatchPositions:
+    """One patch for every class of a batch: class_ids, image, row and col, each (N,) int64, by ascending class."""
+
+    class_ids: Tensor
+    image: Tensor
+    row: Tensor
+    col: Tensor
+
+
+def first_patches(patch_labels: Tensor) -> PatchPositions:
+    """The first patch of every class: patches are ordered by grid cell, row-major, and inside a cell by image.
+
+    Args:
+        patch_labels: (B, rows, cols) int64.
+
+    Returns:
+        The position of one patch for each of the N classes that occur.
+    """
+    batch, _, cols = patch_labels.shape
+    ordered = patch_labels.flatten(1).t().flatten()  # cell by cell, images inside a cell
+    class_ids, inverse = ordered.unique(return_inverse=True)
+    order = torch.arange(len(ordered), device=ordered.device)
+    first = torch.full_like(class_ids, len(ordered)).scatter_reduce(0, inverse, order, "amin")
+    cell = first // batch
+    return PatchPositions(class_ids, first % batch, cell // cols, cell % cols)
+
+
+def take_patches(features: Tensor, positions: PatchPositions, grid: Grid) -> Tensor:
+    """Cut patches out of a map.
+
+    Args:
+        features: (B, C, H, W).
+        positions: of N patches.
+        grid: (rows, cols).
+
+    Returns:
+        (N, C, h, w). Where the grid does not divide the map, patches differ by a cell; all are cut to the shorter side.
+
+    Raises:
+        ConfigError: the map is smaller than the grid.
+    """
+    (height, width), (rows, cols) = features.shape[-2:], grid
+    check_grid((height, width), grid)
+    device = features.device
+    y = patch_starts(height, rows, device)[positions.row, None] + torch.arange(height // rows, device=device)
+    x = patch_starts(width, cols, device)[positions.col, None] + torch.arange(width // cols, device=device)
+    # Advanced indices around the channel slice put it last.
+    patches = features[positions.image[:, None, None], :, y[:, :, None], x[:, None, :]]
+    return patches.movedim(-1, 1).contiguous()

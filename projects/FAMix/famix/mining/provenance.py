@@ -1,0 +1,98 @@
+"""What a style bank says of itself, and whether that is what the config asks for.
+
+Metadata, all strings (JSON where noted): clip_hash, stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
+prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, seed,
+images_per_batch, crop_size (JSON), source (JSON list of data sets) and famix_version.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+from detectron2.config import CfgNode
+
+from famix.errors import BankError
+from famix.mining.prompt_table import PromptTable
+from famix.style.bank import StyleBank
+from famix.text import check_templates
+
+__all__ = ["bank_metadata", "check_bank"]
+
+# A bank that differs in these cannot serve the config, whoever wants it to.
+_BINDING = {
+    "clip_hash": "set MODEL.CLIP.WEIGHTS to the CLIP that the bank was mined with",
+    "stage": "set MODEL.STYLE.STAGE to the bank's",
+    "grid": "set MODEL.STYLE.GRID to the bank's",
+    "class_names": "use a source data set with the bank's classes",
+}
+_MINE_ANEW = "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK"
+
+
+def bank_metadata(cfg: CfgNode, clip_hash: str, class_names: Sequence[str]) -> dict[str, str]:
+    """Metadata of the bank that a config would mine.
+
+    Args:
+        cfg: the effective config.
+        clip_hash: of the CLIP weights, see `clip_weights_hash`; "" where they are unknown, which is never compared.
+        class_names: of the source data set.
+
+    Returns:
+        The strings listed in the module's docstring.
+    """
+    mining = cfg.STYLE_MINING
+    return {
+        "clip_hash": clip_hash,
+        "stage": cfg.MODEL.STYLE.STAGE,
+        "grid": json.dumps(list(cfg.MODEL.STYLE.GRID)),
+        "class_names": json.dumps(list(class_names)),
+        "prompts": json.dumps(PromptTable(class_names, mining.STYLES).prompts),
+        "templates": json.dumps(list(check_templates(mining.TEMPLATES))),
+        "pool_size": str(mining.POOL_SIZE),
+        "steps": str(mining.STEPS),
+        "lr": str(mining.LR),
+        "momentum": str(mining.MOMENTUM),
+        "weight_decay": str(mining.WEIGHT_DECAY),
+        "seed": str(mining.SEED),
+        "images_per_batch": str(mining.IMS_PER_BATCH),
+        "max_batches": str(mining.MAX_BATCHES),
+        "crop_size": json.dumps(list(cfg.INPUT.CROP.SIZE)),
+        "source": json.dumps(list(cfg.DATASETS.TRAIN)),
+        "famix_version": version("famix"),
+    }
+
+
+def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
+    """Refuse a bank that was mined for another network, stage, grid or class set; warn of other differences.
+
+    Args:
+        bank: the bank that was loaded.
+        expected: what `bank_metadata` says of the config.
+        path: of the bank, for messages.
+        num_channels: of the stage that the config restyles.
+
+    Raises:
+        BankError: the bank cannot serve the config; names both values and the remedy.
+    """
+    for key, remedy in _BINDING.items():
+        got, wanted = bank.metadata.get(key, "nothing"), expected[key]
+        if got != wanted and wanted:
+            raise BankError(
+                f"style bank {path} was mined for {key} {got}, the config asks for {wanted}; {remedy}, {_MINE_ANEW}"
+            )
+    if bank.num_channels != num_channels:
+        raise BankError(
+            f"style bank {path} holds {len(bank)} styles of {bank.num_channels} channels, stage {expected['stage']} of "
+            f"the backbone has {num_channels}; {_BINDING['clip_hash']}, {_MINE_ANEW}"
+        )
+    for key in expected.keys() - _BINDING.keys() - {"famix_version"}:
+        got = bank.metadata.get(key, "nothing")
+        if got != expected[key]:
+            logging.getLogger(__name__).warning(
+                "Style bank %s was mined with %s %s; the config says %s. The bank is used as it is.",
+                path, key, _short(got), _short(expected[key])
+            )  # fmt: skip
+
+
+def _short(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

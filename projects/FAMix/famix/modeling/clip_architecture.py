@@ -1,0 +1,176 @@
+"""The sizes of a CLIP with a ResNet image tower: the published ones, a state_dict's own, and random nets of any."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from famix.errors import ConfigError, WeightsError
+from famix.text.clip_package import CLIP, VOCAB_SIZE
+
+__all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip", "random_clip_state_dict"]
+
+CONTEXT_LENGTH = 77  # tokens of a text, in all published models
+_STRIDE = 32  # of the attention pool's input to the image
+_HEAD_CHANNELS = 64  # of every attention in CLIP
+
+
+@dataclass(frozen=True)
+class CLIPArchitecture:
+    """Sizes of CLIP's image tower.
+
+    Attributes:
+        layers: number of bottlenecks in layer1 .. layer4.
+        width: channels after the stem; layer1 .. layer4 put out 4, 8, 16 and 32 times as many.
+        embed_dim: length D of the embedding that images and texts share.
+        heads: attention heads of the attention pool.
+        input_resolution: side in pixels of the square images CLIP was trained on, a multiple of 32.
+    """
+
+    layers: tuple[int, ...]
+    width: int
+    embed_dim: int
+    heads: int
+    input_resolution: int
+
+    @classmethod
+    def of(cls, layers: tuple[int, ...], width: int, embed_dim: int, input_resolution: int) -> "CLIPArchitecture":
+        """The architecture of these sizes with as many heads as CLIP gives it: one for 64 of 32 * width channels."""
+        return cls(layers, width, embed_dim, width * 32 // _HEAD_CHANNELS, input_resolution)
+
+    @classmethod
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "CLIPArchitecture":
+        """Read the sizes from the shapes of "visual.*".
+
+        Args:
+            state_dict: names to tensors of a CLIP with a ResNet image tower.
+
+        Raises:
+            WeightsError: the tensors are those of another network.
+        """
+        try:
+            positions = state_dict["visual.attnpool.positional_embedding"].shape[0]
+            return cls.of(
+                layers=tuple(_count_blocks(state_dict, f"visual.layer{stage}.") for stage in range(1, 5)),
+                width=state_dict["visual.layer1.0.conv1.weight"].shape[0],
+                embed_dim=state_dict["visual.attnpool.c_proj.weight"].shape[0],
+                input_resolution=_STRIDE * round((positions - 1) ** 0.5),
+            )
+        except (KeyError, IndexError) as error:
+            raise WeightsError(
+                f"Got {_describe_foreign(state_dict)}, expected a CLIP with a ResNet image tower "
+                '("visual.layer1.0.conv1.weight", "visual.attnpool.positional_embedding", ...). '
+                "Use one of OpenAI's ResNet models, e.g. RN50, or its state_dict."
+            ) from error
+
+
+ARCHITECTURES: dict[str, CLIPArchitecture] = {
+    "RN50": CLIPArchitecture.of((3, 4, 6, 3), width=64, embed_dim=1024, input_resolution=224),
+    "RN101": CLIPArchitecture.of((3, 4, 23, 3), width=64, embed_dim=512, input_resolution=224),
+    "RN50x4": CLIPArchitecture.of((4, 6, 10, 6), width=80, embed_dim=640, input_resolution=288),
+    "RN50x16": CLIPArchitecture.of((6, 8, 18, 8), width=96, embed_dim=768, input_resolution=384),
+    "RN50x64": CLIPArchitecture.of((3, 15, 36, 10), width=128, embed_dim=1024, input_resolution=448),
+}
+
+
+def random_clip(
+    architecture: CLIPArchitecture,
+    *,
+    seed: int = 0,
+    text_width: int | None = None,
+    text_layers: int | None = None,
+    random_norms: bool = False,
+) -> CLIP:
+    """Make a CLIP with the clip package's own random initialisation, in eval mode and float32 on the CPU.
+
+    The global random state is the same before and after.
+
+    Args:
+        architecture: sizes of the image tower.
+        seed: of all random numbers.
+        text_width: channels of the text tower, a multiple of 64; None = 8 * width as in the published models, rounded
+            down to such a multiple, and at least 64.
+        text_layers: depth of the text tower; None = 12 as in the published models, and 2 below width 64.
+        random_norms: also draw the batch norms' weights, biases and statistics. Without it the last norm of every
+            bottleneck has weight 0, so that the residual branches add nothing: right to start a training from, but
+            a test would not see what they compute.
+
+    Returns:
+        The model; text of up to 77 tokens out of clip's vocabulary of 49408.
+
+    Raises:
+        ConfigError: no CLIP has such sizes.
+    """
+    _check_sizes(architecture, text_width)
+    text_width = text_width or max(architecture.width * 8 // _HEAD_CHANNELS, 1) * _HEAD_CHANNELS
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which are not forked
+        model = CLIP(
+            embed_dim=architecture.embed_dim,
+            image_resolution=architecture.input_resolution,
+            vision_layers=architecture.layers,
+            vision_width=architecture.width,
+            vision_patch_size=None,
+            context_length=CONTEXT_LENGTH,
+            vocab_size=VOCAB_SIZE,
+            transformer_width=text_width,
+            transformer_heads=text_width // _HEAD_CHANNELS,
+            transformer_layers=text_layers or (12 if architecture.width >= 64 else 2),
+        )
+    if random_norms:
+        _randomize_norms(model, torch.Generator().manual_seed(seed))
+    return model.eval()
+
+
+def random_clip_state_dict(
+    architecture: CLIPArchitecture,
+    *,
+    seed: int = 0,
+    text_width: int | None = None,
+    text_layers: int | None = None,
+    random_norms: bool = False,
+) -> dict[str, Tensor]:
+    """Return `random_clip(...)`'s weights as `load_clip_state_dict` would: float32 on the CPU, no integers."""
+    model = random_clip(
+        architecture, seed=seed, text_width=text_width, text_layers=text_layers, random_norms=random_norms
+    )
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+def _check_sizes(architecture: CLIPArchitecture, text_width: int | None) -> None:
+    sound = (
+        len(architecture.layers) == 4
+        and min(*architecture.layers, architecture.width, architecture.embed_dim, architecture.input_resolution) > 0
+        and architecture.width % 2 == 0
+        and architecture.input_resolution % _STRIDE == 0
+        and (text_width is None or (text_width > 0 and text_width % _HEAD_CHANNELS == 0))
+    )
+    if not sound:
+        raise ConfigError(
+            f"Got {architecture} with text width {text_width}, expected 4 positive layers, an even width, an input "
+            f"resolution that {_STRIDE} divides and a text width that {_HEAD_CHANNELS} divides. Correct these."
+        )
+
+
+@torch.no_grad()
+def _randomize_norms(model: nn.Module, generator: torch.Generator) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0.0, 0.1, generator=generator)
+            module.running_mean.normal_(0.0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+def _count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in state_dict if name.startswith(prefix)})
+
+
+def _describe_foreign(state_dict: Mapping[str, Tensor]) -> str:
+    if "visual.class_embedding" in state_dict:
+        return "a CLIP with a vision transformer"
+    if "layer1.0.conv1.weight" in state_dict:
+        return "a ResNet without CLIP's attention pool and text tower"
+    return f"another network with {len(state_dict)} tensors ({', '.join([*sorted(state_dict)[:3], '...'])})"

@@ -1,0 +1,142 @@
+"""CLIP weights by name or path, checked and in one normal form, and the hash that identifies them."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from iopath.common.file_io import file_lock
+from torch import Tensor
+
+from famix.errors import WeightsError
+from famix.modeling.clip_architecture import (
+    ARCHITECTURES,
+    CLIPArchitecture,
+    random_clip,
+    random_clip_state_dict,
+)
+from famix.modeling.clip_files import read_tensors
+from famix.text import clip_package
+
+__all__ = [
+    "ARCHITECTURES",
+    "CLIPArchitecture",
+    "clip_weights_hash",
+    "load_clip_state_dict",
+    "random_clip",
+    "random_clip_state_dict",
+]
+
+
+def load_clip_state_dict(source: str) -> dict[str, Tensor]:
+    """Load the weights of a CLIP with a ResNet image tower.
+
+    Args:
+        source: the name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip
+            package downloads to ~/.cache/clip once and checks; or the path of a TorchScript archive, a state_dict
+            saved by torch.save, or a .safetensors file.
+
+    Returns:
+        Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. All integers
+        are dropped: input_resolution, context_length and vocab_size can be read from shapes, and the batch norms'
+        num_batches_tracked plays no role. So every form of the same weights gives the same dictionary.
+
+    Raises:
+        WeightsError: the file cannot be had or read, or is not such a CLIP.
+    """
+    path = Path(_fetch(source) if source in clip_package.model_urls() else source)
+    tensors = read_tensors(path)
+    state_dict = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    try:
+        _check_layout(state_dict)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return state_dict
+
+
+def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
+    """Identify weights, whatever file, precision or device they are kept in.
+
+    Args:
+        state_dict: names to tensors. Integers do not count, see `load_clip_state_dict`.
+
+    Returns:
+        sha256 over the sorted names, shapes and float32 values, in hex.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(name for name, tensor in state_dict.items() if tensor.is_floating_point()):
+        tensor = state_dict[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
+
+
+def _fetch(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise WeightsError(
+            f"Got CLIP {name!r}, whose image tower is a vision transformer, expected one of "
+            f"{', '.join(ARCHITECTURES)} or a file. FAMix restyles the feature maps of a ResNet: use one of these."
+        )
+    path = clip_package.cached_file(name)
+    try:
+        with _locked(path):
+            return clip_package.download(name)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"Got no usable CLIP {name} ({error}), expected it at {path} or at {clip_package.model_url(name)}. "
+            f"Download that URL where there is a network and put the file at {path}."
+        ) from error
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Let one process of a machine download at a time: the clip package writes straight to the final path."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    writable = os.access(os.path.dirname(path), os.W_OK)  # a read-only cache holds the file already or fails anyway
+    with file_lock(path) if writable else nullcontext():
+        yield
+
+
+def _check_layout(state_dict: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes with those of the clip package's own model of the same sizes."""
+    expected = _expected_shapes(state_dict)
+    got = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - got.keys()]
+    problems += [f"{name} is unknown" for name in got.keys() - expected.keys()]
+    problems += [
+        f"{name} is {got[name]}, not {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
+    ]
+    if problems:
+        raise WeightsError(
+            f"Got a CLIP whose layout differs in {len(problems)} tensors ({'; '.join(sorted(problems)[:3])}), expected "
+            "all tensors of OpenAI's model of this size and no others. Use the weights of an unchanged CLIP."
+        )
+
+
+def _expected_shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    architecture = CLIPArchitecture.from_state_dict(state_dict)
+    try:
+        context_length, text_width = state_dict["positional_embedding"].shape
+        vocab_size = state_dict["token_embedding.weight"].shape[0]
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(
+            "Got a CLIP without its text tower, expected one with token_embedding.weight and positional_embedding. "
+            "Use the weights of the whole CLIP, with which styles are mined."
+        ) from error
+    blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
+    with torch.device("meta"):
+        model = clip_package.CLIP(
+            embed_dim=architecture.embed_dim,
+            image_resolution=architecture.input_resolution,
+            vision_layers=architecture.layers,
+            vision_width=architecture.width,
+            vision_patch_size=None,
+            context_length=context_length,
+            vocab_size=vocab_size,
+            transformer_width=text_width,
+            transformer_heads=1,  # leaves no trace in the shapes, and 1 divides every width
+            transformer_layers=len(blocks),
+        )
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}

@@ -1,0 +1,174 @@
+"""DeepLabV3+ decoder with the parameter names of the released FAMix checkpoints.
+
+Shapes: B images, C channels, maps at the strides of the input features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from famix.errors import ConfigError
+from famix.modeling.losses import segmentation_loss
+
+__all__ = ["CLIPDeepLabV3PlusHead"]
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: a 1x1, three dilated 3x3 and an image-level branch, projected to one map.
+
+    Args:
+        in_channels: of the input.
+        channels: of every branch and of the output.
+        dilations: of the 3x3 branches.
+        dropout: probability of dropping a value of the output.
+        norm: name of the normalisation, as Detectron2's get_norm takes it.
+    """
+
+    def __init__(self, in_channels: int, channels: int, dilations: Sequence[int], dropout: float, norm: str) -> None:
+        super().__init__()
+        branches: list[nn.Module] = [_conv_norm_relu(in_channels, channels, 1, norm)]
+        branches += [_conv_norm_relu(in_channels, channels, 3, norm, dilation) for dilation in dilations]
+        branches += [_ImagePooling(in_channels, channels, norm)]
+        self.convs = nn.ModuleList(branches)
+        self.project = _conv_norm_relu(len(branches) * channels, channels, 1, norm).append(nn.Dropout(dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in_channels, H, W) to (B, channels, H, W)."""
+        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+
+
+class _ImagePooling(nn.Sequential):
+    """The image's average, passed through 1x1, norm and ReLU and spread over the map again."""
+
+    def __init__(self, in_channels: int, channels: int, norm: str) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, channels, 1, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, conv, norm, relu = self
+        pooled = conv(pool(x))
+        if norm.training and len(x) == 1 and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            # A batch of one image has one value per channel here, which has no variance: use the running statistics.
+            pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            pooled = norm(pooled)
+        return relu(pooled).expand(-1, -1, *x.shape[-2:])
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class CLIPDeepLabV3PlusHead(nn.Module):
+    """The decoder of the released program: one 3x3 convolution on the ASPP and a low-level branch.
+
+    Args:
+        input_shape: channels and strides of the backbone's features.
+        in_features: names of the low-level and the high-level feature, e.g. ("res2", "res5").
+        num_classes: K.
+        project_channels: channels of the low-level branch.
+        aspp_channels: channels of the ASPP.
+        aspp_dilations: dilations of its three 3x3 branches.
+        aspp_dropout: dropout behind the ASPP.
+        conv_dims: channels of the 3x3 convolution before the predictor.
+        ignore_value: label id without loss.
+        label_smoothing: of the cross-entropy, in [0, 1).
+        loss_weight: factor of the loss.
+        norm: name of the normalisation, as Detectron2's get_norm takes it.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        in_features: Sequence[str],
+        num_classes: int,
+        project_channels: int = 48,
+        aspp_channels: int = 256,
+        aspp_dilations: Sequence[int] = (6, 12, 18),
+        aspp_dropout: float = 0.1,
+        conv_dims: int = 256,
+        ignore_value: int = 255,
+        label_smoothing: float = 0.1,
+        loss_weight: float = 1.0,
+        norm: str = "BN",
+    ) -> None:
+        super().__init__()
+        if len(in_features) != 2:
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES needs a low- and a high-level feature, got {in_features}"
+            )
+        self.low_level, self.high_level = in_features
+        low, high = input_shape[self.low_level], input_shape[self.high_level]
+        assert low.channels is not None and high.channels is not None and low.stride is not None
+        self.common_stride = low.stride
+        self.ignore_value = ignore_value
+        self.label_smoothing = label_smoothing
+        self.loss_weight = loss_weight
+        self.project = _conv_norm_relu(low.channels, project_channels, 1, norm)
+        self.aspp = ASPP(high.channels, aspp_channels, aspp_dilations, aspp_dropout, norm)
+        fuse = _conv_norm_relu(aspp_channels + project_channels, conv_dims, 3, norm)
+        self.classifier = fuse.append(nn.Conv2d(conv_dims, num_classes, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from MODEL.SEM_SEG_HEAD."""
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": input_shape,
+            "in_features": head.IN_FEATURES,
+            "num_classes": head.NUM_CLASSES,
+            "project_channels": head.PROJECT_CHANNELS[0],
+            "aspp_channels": head.ASPP_CHANNELS,
+            "aspp_dilations": head.ASPP_DILATIONS,
+            "aspp_dropout": head.ASPP_DROPOUT,
+            "conv_dims": head.CONVS_DIM,
+            "ignore_value": head.IGNORE_VALUE,
+            "label_smoothing": head.LABEL_SMOOTHING,
+            "loss_weight": head.LOSS_WEIGHT,
+            "norm": head.NORM,
+        }
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Losses in training, logits otherwise, as Detectron2's semantic heads return them.
+
+        Args:
+            features: the backbone's features, each (B, C, H, W).
+            targets: (B, H, W) int64 labels at the images' resolution; training needs them.
+
+        Returns:
+            In training (None, {"loss_sem_seg": scalar}); in inference (logits, {}), the logits (B, K, H, W) enlarged
+            by the low-level feature's stride.
+        """
+        logits = self.layers(features)
+        if self.training:
+            assert targets is not None, "training needs targets"
+            return None, self.losses(logits, targets)
+        scale = self.common_stride
+        return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False), {}
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """Logits (B, K, H, W) at the resolution of the low-level feature."""
+        low = self.project(features[self.low_level])
+        high = self.aspp(features[self.high_level])
+        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.classifier(torch.cat([low, high], dim=1))
+
+    def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of logits at any resolution, enlarged to that of the targets (B, H, W)."""
+        loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing)
+        return {"loss_sem_seg": loss * self.loss_weight}
+
+
+def _conv_norm_relu(in_channels: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(in_channels, channels, kernel, padding=padding, dilation=dilation, bias=not norm)
+    return nn.Sequential(conv, get_norm(norm, channels) or nn.Identity(), nn.ReLU(inplace=True))

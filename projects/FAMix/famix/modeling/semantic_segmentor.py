@@ -1,0 +1,70 @@
+"""FAMix for semantic segmentation."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+from torch import Tensor
+
+from famix.modeling.style_mixin import PatchStyleMixin
+from famix.style.restyler import PatchRestyler
+
+__all__ = ["FAMixSemanticSegmentor"]
+
+
+@META_ARCH_REGISTRY.register()
+class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
+    """Detectron2's SemanticSegmentor with restyled patches in training.
+
+    In inference the logits are enlarged to exactly the image's size, whatever that is: Detectron2 multiplies by the
+    head's stride, which is off by up to a few pixels where the image is no multiple of it.
+
+    Args:
+        restyler: see PatchStyleMixin.
+        **kwargs: of SemanticSegmentor: backbone, sem_seg_head, pixel_mean and pixel_std.
+    """
+
+    @configurable
+    def __init__(self, *, restyler: PatchRestyler | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.use_restyler(restyler)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from a config."""
+        return {**super().from_config(cfg), "restyler": PatchRestyler(cfg)}
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255; in training "sem_seg" (H, W) int64; in
+                inference optionally "height" and "width", the size of the prediction.
+
+        Returns:
+            In training {"loss_sem_seg": scalar}; in inference one dict per image with "sem_seg", logits
+            (K, height, width).
+        """
+        return super().forward(batched_inputs) if self.training else self.inference(batched_inputs)
+
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+        """Predictions, see `forward`."""
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        batch = ImageList.from_tensors(
+            images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
+        )
+        features = self.backbone(batch.tensor)
+        logits = F.interpolate(self._logits(features), batch.tensor.shape[-2:], mode="bilinear", align_corners=False)
+        results = []
+        for result, inputs, (height, width) in zip(logits, batched_inputs, batch.image_sizes, strict=True):
+            size = inputs.get("height", height), inputs.get("width", width)
+            results.append({"sem_seg": sem_seg_postprocess(result, (height, width), *size)})
+        return results
+
+    def _logits(self, features: dict[str, Tensor]) -> Tensor:
+        head: Any = self.sem_seg_head
+        # Most of Detectron2's heads have `layers`, their logits before any enlargement.
+        return head.layers(features) if hasattr(head, "layers") else head(features)[0]

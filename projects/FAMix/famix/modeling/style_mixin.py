@@ -1,0 +1,73 @@
+"""Restyling inside any Detectron2 meta-architecture, without touching its forward."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from famix.errors import ConfigError
+from famix.modeling.clip_resnet import CLIPResNet, check_stage
+from famix.style.restyler import PatchRestyler
+
+__all__ = ["PatchStyleMixin"]
+
+
+class PatchStyleMixin(nn.Module):
+    """Put before a meta-architecture among the bases, it restyles the backbone's features in train mode.
+
+    The meta-architecture's own forward runs unchanged, inside a tap on the backbone. It must have the attributes
+    `backbone` (a CLIPResNet, or one that holds it as `bottom_up`) and `device`, and inputs with "sem_seg" labels.
+
+    Attributes:
+        restyler: draws and applies the styles; None or strategy "none" leaves the features alone.
+    """
+
+    restyler: PatchRestyler | None = None
+    backbone: Any
+
+    def use_restyler(self, restyler: PatchRestyler | None) -> None:
+        """Set the restyler.
+
+        Raises:
+            ConfigError: its stage does not exist, or the backbone offers no tap.
+        """
+        if restyler is not None and restyler.active:
+            check_stage(restyler.stage)
+            self.clip_backbone  # noqa: B018, raises where there is none
+        self.restyler = restyler
+
+    @property
+    def clip_backbone(self) -> CLIPResNet:
+        """The CLIP backbone, also where a feature pyramid wraps it."""
+        for candidate in (self.backbone, getattr(self.backbone, "bottom_up", None)):
+            if isinstance(candidate, CLIPResNet):
+                return candidate
+        raise ConfigError(
+            f"restyling needs a CLIPResNet as the backbone or its bottom_up, got {type(self.backbone).__name__}; set "
+            "MODEL.BACKBONE.NAME build_clip_resnet_backbone, or MODEL.STYLE.STRATEGY none"
+        )
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Forward of the meta-architecture, with restyled features in train mode."""
+        if not self.training or self.restyler is None or not self.restyler.active:
+            return super().forward(batched_inputs)
+        with self._restyled(batched_inputs, self.restyler):
+            return super().forward(batched_inputs)
+
+    def _restyled(self, inputs: list[dict[str, Any]], restyler: PatchRestyler) -> AbstractContextManager[None]:
+        labels = self._padded_labels(inputs, restyler.ignore_label)
+        return self.clip_backbone.transform_stage(restyler.stage, lambda features: restyler(features, labels))
+
+    def _padded_labels(self, inputs: list[dict[str, Any]], ignore_label: int) -> Tensor:
+        """Labels (B, H, W), padded just as the meta-architecture pads the images, so that the grids coincide."""
+        if any("sem_seg" not in x for x in inputs):
+            raise ConfigError("styles are drawn by class: every training input needs 'sem_seg' labels")
+        labels: list[Tensor] = [x["sem_seg"].to(self.device) for x in inputs]
+        padded = ImageList.from_tensors(
+            labels, self.backbone.size_divisibility, ignore_label, self.backbone.padding_constraints
+        )
+        return padded.tensor
+
+    device: torch.device

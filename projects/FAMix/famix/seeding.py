@@ -1,0 +1,17 @@
+"""Seeds for independent random streams, derived from the user's seed and whatever a stream must depend on."""
+
+import numpy as np
+
+__all__ = ["derive_seed"]
+
+
+def derive_seed(*keys: int) -> int:
+    """Mix integers into one seed.
+
+    Args:
+        keys: integers >= 0, e.g. the user's seed, a constant that names the stream, and an iteration.
+
+    Returns:
+        An integer in [0, 2**63): equal for equal keys, unrelated for others.
+    """
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,29 @@
+"""Styles: what they are, how one is optimised towards a text, kept in a bank and mixed into feature maps."""
+
+from famix.style.bank import StyleBank
+from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes
+from famix.style.optimize import OptimizedStyles, optimize_styles
+from famix.style.restyle import mix_statistics, restyle_patches, transfer_statistics
+from famix.style.restyler import PatchRestyler
+from famix.style.statistics import Statistics, channel_mean_std, patch_mean_std
+from famix.style.strategies import BankStyles, MixStyle, NoiseStyles, StyleStrategy
+
+__all__ = [
+    "IGNORE_CLASS",
+    "BankStyles",
+    "MixStyle",
+    "NoiseStyles",
+    "OptimizedStyles",
+    "PatchRestyler",
+    "Statistics",
+    "StyleBank",
+    "StyleStrategy",
+    "channel_mean_std",
+    "dominant_labels",
+    "mix_statistics",
+    "optimize_styles",
+    "patch_classes",
+    "patch_mean_std",
+    "restyle_patches",
+    "transfer_statistics",
+]

@@ -1,0 +1,195 @@
+"""The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
+
+File format, version 1. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
+number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.provenance`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from famix.errors import BankError
+from famix.style.dominant import IGNORE_CLASS
+
+__all__ = ["FORMAT_VERSION", "StyleBank"]
+
+FORMAT_VERSION = "1"
+_NUM_CLASSES = 256
+_ANNOTATION = "annotation."
+
+
+class StyleBank:
+    """Styles (mean and standard deviation of C channels) of classes, from which patches draw.
+
+    Args:
+        metadata: strings that say where the styles come from; saved with them.
+
+    Attributes:
+        mean, std: (N, C) float32.
+        class_ids: (N,) int64.
+        annotations: name -> (N,) tensor, facts about every style such as its loss.
+        metadata: the dictionary given.
+    """
+
+    def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.mean = torch.empty(0, 0)
+        self.std = torch.empty(0, 0)
+        self.class_ids = torch.empty(0, dtype=torch.int64)
+        self.annotations: dict[str, Tensor] = {}
+        self._index()
+
+    def __len__(self) -> int:
+        return len(self.class_ids)
+
+    @property
+    def num_channels(self) -> int:
+        """C; 0 for a bank without styles."""
+        return self.mean.shape[1]
+
+    def counts(self) -> dict[int, int]:
+        """Number of styles of every class id that has any."""
+        ids, counts = self.class_ids.unique(return_counts=True)
+        return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+    def add(
+        self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Append styles.
+
+        Args:
+            class_ids: (N,) integers in [0, 255].
+            mean: (N, C).
+            std: (N, C). The optimiser may leave negative ones; they are kept as they are.
+            annotations: name -> (N,); every call must name the same ones.
+
+        Raises:
+            BankError: shapes that do not belong together, class ids out of range or values that are not finite.
+        """
+        annotations = dict(annotations or {})
+        self._check_new(class_ids, mean, std, annotations)
+        if not len(self):
+            self.mean, self.std = mean.new_empty(0, mean.shape[1]), std.new_empty(0, std.shape[1])
+            self.annotations = {name: values.new_empty(0) for name, values in annotations.items()}
+        self.mean = torch.cat([self.mean, mean.detach().float()])
+        self.std = torch.cat([self.std, std.detach().float()])
+        self.class_ids = torch.cat([self.class_ids, class_ids.long()])
+        self.annotations = {k: torch.cat([old, annotations[k].detach()]) for k, old in self.annotations.items()}
+        self._index()
+
+    def sample(self, class_ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw a style for every class id, uniformly among those of its class.
+
+        A class without a style draws from the ignore class (255). Where that has none either, mean and std are NaN,
+        so that the caller cannot overlook it; `has_style` tells beforehand.
+
+        Args:
+            class_ids: integers in [0, 255], any shape S.
+            generator: source of the randomness, on any device; None takes torch's global one.
+
+        Returns:
+            mean and std, each of shape S + (C,), on the bank's device.
+        """
+        ids = class_ids.long().to(self.mean.device)
+        draw_device = generator.device if generator is not None else self.mean.device
+        uniform = torch.rand(ids.shape, generator=generator, device=draw_device, dtype=torch.float64)
+        count = self._count[ids]
+        offset = (uniform.to(ids.device) * count).long()
+        row = self._order[self._first[ids] + offset.minimum(count - 1).clamp(min=0)]
+        return self._padded_mean[row], self._padded_std[row]
+
+    def has_style(self, class_ids: Tensor) -> Tensor:
+        """Whether `sample` finds a style: bool, in the shape of class_ids."""
+        return self._count[class_ids.long().to(self._count.device)] > 0
+
+    def to(self, device: torch.device) -> "StyleBank":
+        """This bank with its tensors on a device."""
+        moved = StyleBank(self.metadata)
+        if len(self):
+            annotations = {name: values.to(device) for name, values in self.annotations.items()}
+            moved.add(self.class_ids.to(device), self.mean.to(device), self.std.to(device), annotations)
+        return moved
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bank; the file appears whole or not at all.
+
+        Args:
+            path: of the .safetensors file; its folder is made where it is missing.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"mean": self.mean, "std": self.std, "class_ids": self.class_ids}
+        tensors |= {_ANNOTATION + name: values for name, values in self.annotations.items()}
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+                part,
+                metadata={**self.metadata, "format_version": FORMAT_VERSION},
+            )
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "StyleBank":
+        """Read a bank that `save` wrote.
+
+        Raises:
+            BankError: the file is missing, no style bank, damaged or of another format version.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration
+        except FileNotFoundError as error:
+            raise BankError(f"style bank {path} does not exist; mine one with --mine-styles-only") from error
+        except (SafetensorError, OSError) as error:
+            raise BankError(f"{path} is not a readable .safetensors file ({error}); mine the bank again") from error
+        version = metadata.get("format_version")
+        if version != FORMAT_VERSION or not {"mean", "std", "class_ids"} <= tensors.keys():
+            raise BankError(
+                f"{path} is not a style bank of format version {FORMAT_VERSION}: got version {version} and tensors "
+                f"{sorted(tensors)}; mine the bank again"
+            )
+        bank = cls(metadata)
+        annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
+        bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
+        return bank
+
+    def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:
+        shapes = {"class_ids": class_ids.shape, "mean": mean.shape, "std": std.shape}
+        shapes |= {name: values.shape for name, values in annotations.items()}
+        one_each = all(shape == class_ids.shape for name, shape in shapes.items() if name not in ("mean", "std"))
+        if class_ids.dim() != 1 or mean.dim() != 2 or mean.shape != std.shape or len(mean) != len(class_ids):
+            one_each = False
+        if not one_each or (len(self) and mean.shape[1] != self.num_channels):
+            raise BankError(
+                f"expected class_ids (N,), mean and std (N, {self.num_channels or 'C'}) and annotations (N,), got "
+                f"{ {name: tuple(shape) for name, shape in shapes.items()} }"
+            )
+        if len(self) and annotations.keys() != self.annotations.keys():
+            raise BankError(f"expected the annotations {sorted(self.annotations)}, got {sorted(annotations)}")
+        if class_ids.is_floating_point() or ((class_ids < 0) | (class_ids >= _NUM_CLASSES)).any():
+            raise BankError(f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()}")
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise BankError("styles must be finite, got NaN or infinity; lower STYLE_MINING.LR")
+
+    def _index(self) -> None:
+        """Prepare the draw: styles sorted by class, and where the styles of each class begin."""
+        device = self.mean.device
+        # One row of NaN behind the last style is what a class without any style draws.
+        nowhere = self.mean.new_full((1, self.num_channels), torch.nan)
+        self._padded_mean, self._padded_std = torch.cat([self.mean, nowhere]), torch.cat([self.std, nowhere])
+        self._order = torch.cat([self.class_ids.argsort(stable=True), torch.tensor([len(self)], device=device)])
+        count = torch.bincount(self.class_ids, minlength=_NUM_CLASSES)
+        first = count.cumsum(0) - count
+        empty = count == 0
+        self._count = torch.where(empty, count[IGNORE_CLASS], count)
+        first = torch.where(empty, first[IGNORE_CLASS], first)
+        self._first = torch.where(self._count == 0, len(self), first)

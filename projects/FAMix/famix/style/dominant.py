@@ -1,0 +1,57 @@
+"""The class of a patch: the label that most of its pixels bear."""
+
+import torch
+from torch import Tensor
+
+from famix.style.patches import Grid, check_grid, patch_index
+
+__all__ = ["IGNORE_CLASS", "dominant_labels", "patch_classes"]
+
+IGNORE_CLASS = 255  # class of the patches that are mostly unlabelled, whatever id their pixels bear
+
+_NUM_IDS = 256  # label ids are those of 8-bit images
+
+
+def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tensor:
+    """Most frequent label id of every patch, the ignore label included; a tie goes to the smallest id.
+
+    Args:
+        labels: (B, H, W), integer ids in [0, 255], or `ignore_label` where that lies outside them.
+        grid: (rows, cols), at most (H, W).
+        ignore_label: the id of pixels without a class. It competes like any other id, as the largest one where
+            it lies outside [0, 255].
+
+    Returns:
+        (B, rows, cols) int64.
+
+    Raises:
+        ConfigError: the labels are smaller than the grid.
+    """
+    batch, height, width = labels.shape
+    rows, cols = grid
+    check_grid((height, width), grid)
+    foreign_ignore = not 0 <= ignore_label < _NUM_IDS
+    bins = _NUM_IDS + foreign_ignore
+    ids = labels.long()
+    if foreign_ignore:
+        ids = torch.where(ids == ignore_label, bins - 1, ids)
+    patch = patch_index(height, rows, labels.device)[:, None] * cols + patch_index(width, cols, labels.device)
+    image = torch.arange(batch, device=labels.device)[:, None, None] * (rows * cols)
+    histogram = torch.bincount(((image + patch) * bins + ids).flatten(), minlength=batch * rows * cols * bins)
+    winners = histogram.view(batch, rows, cols, bins).argmax(-1)  # argmax returns the first of equals
+    return torch.where(winners == bins - 1, ignore_label, winners) if foreign_ignore else winners
+
+
+def patch_classes(labels: Tensor, grid: Grid, ignore_label: int) -> Tensor:
+    """Dominant labels as the style bank counts them: IGNORE_CLASS stands for `ignore_label`.
+
+    Args:
+        labels: (B, H, W), see dominant_labels.
+        grid: (rows, cols), at most (H, W).
+        ignore_label: the id of pixels without a class.
+
+    Returns:
+        (B, rows, cols) int64.
+    """
+    winners = dominant_labels(labels, grid, ignore_label)
+    return winners if ignore_label == IGNORE_CLASS else winners.masked_fill(winners == ignore_label, IGNORE_CLASS)

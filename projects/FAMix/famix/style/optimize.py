@@ -1,0 +1,82 @@
+"""Prompt-driven instance normalisation: styles of patches, optimised towards texts in CLIP's embedding space."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from famix.style.statistics import channel_mean_std
+
+__all__ = ["OptimizedStyles", "optimize_styles"]
+
+
+@dataclass(frozen=True)
+class OptimizedStyles:
+    """What `optimize_styles` returns, for N patches of C channels.
+
+    Attributes:
+        mean: (N, C), the optimised means.
+        std: (N, C), the optimised standard deviations.
+        style_losses: (steps + 1, N), 1 - cosine similarity of every style before each step and after the last.
+    """
+
+    mean: Tensor
+    std: Tensor
+    style_losses: Tensor
+
+    @property
+    def losses(self) -> Tensor:
+        """(steps,), the objective at each step: the mean over the styles."""
+        return self.style_losses[:-1].mean(1)
+
+
+def optimize_styles(
+    patches: Tensor,
+    text_embeddings: Tensor,
+    encode_image: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> OptimizedStyles:
+    """Find for every patch the statistics under which CLIP sees its text.
+
+    Each patch is normalised by its own statistics z; mean and std, started at those statistics, are optimised by SGD
+    so that the image embedding of relu(std * z + mean) points where the text embedding does.
+
+    Args:
+        patches: (N, C, h, w), features that are not normalised.
+        text_embeddings: (N, D), unit length, the target of every patch.
+        encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any length. Its weights should
+            not require gradients: only mean and std are optimised.
+        steps: number of SGD steps, >= 0.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD, on means and standard deviations alike.
+
+    Returns:
+        The optimised statistics in float32, with the losses of every style.
+    """
+    patches = patches.detach().float()
+    own_mean, own_std = channel_mean_std(patches)
+    normalised = (patches - own_mean) / own_std
+    mean, std = (own.clone().requires_grad_() for own in (own_mean, own_std))
+    optimizer = torch.optim.SGD([mean, std], lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def style_losses() -> Tensor:
+        restyled = torch.addcmul(mean, normalised, std).relu()
+        return 1 - F.cosine_similarity(encode_image(restyled).float(), text_embeddings.float())
+
+    history = []
+    for _ in range(steps):
+        with torch.enable_grad():
+            losses = style_losses()
+            mean.grad, std.grad = torch.autograd.grad(losses.mean(), (mean, std))
+        optimizer.step()
+        history.append(losses.detach())
+    with torch.no_grad():
+        history.append(style_losses())
+    return OptimizedStyles(mean.detach().flatten(1), std.detach().flatten(1), torch.stack(history))

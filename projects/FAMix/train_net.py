@@ -1,0 +1,65 @@
+#!/usr/bin/env python
+"""Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
+
+import argparse
+import logging
+import sys
+import warnings
+from typing import Any
+
+# Detectron2 and fvcore compile helpers with torch.jit.script at import; users can do nothing about it.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+
+from detectron2.engine import launch  # noqa: E402
+from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
+
+from famix import FAMixError, Trainer  # noqa: E402
+from famix.engine import SafeCheckpointer, argument_parser, setup  # noqa: E402
+from famix.mining import obtain_style_bank  # noqa: E402
+
+USER_ERROR = 2  # exit status
+
+
+def main(args: argparse.Namespace) -> Any:
+    """One process of a run."""
+    try:
+        return run(args)
+    except FAMixError as error:
+        logging.getLogger("famix").error("%s", error)
+        logging.shutdown()
+        sys.exit(USER_ERROR)
+
+
+def run(args: argparse.Namespace) -> Any:
+    """Set up, then mine, evaluate or train."""
+    cfg = setup(args)
+    if args.mine_styles_only:
+        return obtain_style_bank(cfg)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        return Trainer.test(cfg, model)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def launch_from_command_line() -> None:
+    """Parse the command line and start a process per device."""
+    args = argument_parser().parse_args()
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:  # a process of several has said what is wrong
+        sys.exit(error.exit_code or 1)
+
+
+if __name__ == "__main__":
+    launch_from_command_line()

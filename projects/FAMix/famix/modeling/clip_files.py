@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             # The format is deprecated for new models; the published ones stay what they are.
             warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
             return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-    except (RuntimeError, zipfile.BadZipFile) as error:
+    except (RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise WeightsError(
             f"Got a damaged TorchScript archive {path} ({_first_line(error)}), {_EXPECTED}. {_DAMAGED}"
         ) from error

@@ -1,0 +1,103 @@
+"""Texts to unit-length CLIP embeddings, each averaged over sentence templates."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from famix.errors import ConfigError, WeightsError
+
+from .clip_package import VOCAB_SIZE, tokenize
+from .prompts import check_templates, fill_template
+from .templates import IMAGENET_TEMPLATES
+from .tower import TextTower
+
+__all__ = ["PromptEncoder"]
+
+
+class PromptEncoder:
+    """Encodes texts with CLIP's text tower and remembers the results.
+
+    Shapes: N texts, T templates, L tokens, D channels of CLIP's embedding.
+    """
+
+    def __init__(
+        self, clip_state_dict: Mapping[str, Tensor], *, device: torch.device | str = "cpu", chunk_size: int = 64
+    ) -> None:
+        """Take the text tower out of a CLIP.
+
+        Args:
+            clip_state_dict: of a whole CLIP, see `famix.modeling.load_clip_state_dict`.
+            device: on which texts are encoded and results are kept.
+            chunk_size: most sentences encoded at a time, which bounds the memory; no influence on the result.
+
+        Raises:
+            WeightsError: the text tower is incomplete or made for another vocabulary.
+        """
+        self.tower = TextTower.from_state_dict(clip_state_dict).to(device)
+        if self.tower.vocab_size != VOCAB_SIZE:
+            raise WeightsError(
+                f"Got a text tower for {self.tower.vocab_size} tokens, expected {VOCAB_SIZE} as clip's tokenizer makes. "
+                "Use a CLIP with OpenAI's vocabulary."
+            )
+        self.device = torch.device(device)
+        self.chunk_size = chunk_size
+        self._embeddings: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+
+    @property
+    def num_encoded(self) -> int:
+        """How many distinct pairs of a text and a list of templates went through the tower so far."""
+        return len(self._embeddings)
+
+    def __call__(self, texts: Sequence[str], templates: Sequence[str] = IMAGENET_TEMPLATES) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: N texts, e.g. "Urban Grit style road"; a repeated one is encoded once.
+            templates: T sentences with one "{}" each, into all of which each text is put; [] = OpenAI's 80.
+
+        Returns:
+            (N, D) float32: the means of the T sentences' embeddings, then brought to length 1. The embeddings
+            themselves are not brought to length 1 before.
+
+        Raises:
+            ConfigError: a sentence is too long for the tower, or a template has not exactly one "{}".
+        """
+        sentences = check_templates(templates)
+        new = [text for text in dict.fromkeys(texts) if (text, sentences) not in self._embeddings]
+        if new:
+            embeddings = self._encode([fill_template(template, text) for text in new for template in sentences])
+            means = embeddings.unflatten(0, (len(new), len(sentences))).mean(dim=1)
+            for text, embedding in zip(new, F.normalize(means, dim=1), strict=True):
+                self._embeddings[text, sentences] = embedding
+        if not texts:
+            return torch.empty(0, self.tower.embed_dim, device=self.device)
+        return torch.stack([self._embeddings[text, sentences] for text in texts])
+
+    # no_grad rather than inference_mode: the caller's loss must be able to save the result for its backward pass.
+    @torch.no_grad()
+    def _encode(self, sentences: list[str]) -> Tensor:
+        """(len(sentences), D) in the order of `sentences`, not normalised."""
+        tokens = self._tokenize(sentences)
+        lengths = tokens.argmax(dim=1) + 1  # the end token has the highest id
+        order = lengths.argsort(stable=True)  # sentences of one length in a chunk: a fifth less time than unsorted
+        with torch.autocast(self.device.type, enabled=False):
+            chunks = [self.tower(chunk.to(self.device)) for chunk in self._chunks(tokens[order], lengths[order])]
+        embeddings = torch.cat(chunks)
+        return torch.empty_like(embeddings).index_copy_(0, order.to(self.device), embeddings)
+
+    def _chunks(self, tokens: Tensor, lengths: Tensor) -> Iterator[Tensor]:
+        """Rows of tokens, cut to the longest sentence of each chunk, which changes nothing but the time."""
+        for rows, sizes in zip(tokens.split(self.chunk_size), lengths.split(self.chunk_size), strict=True):
+            yield rows[:, : int(sizes.max())]
+
+    def _tokenize(self, sentences: list[str]) -> Tensor:
+        """(len(sentences), context_length) int64."""
+        try:
+            return tokenize(sentences, context_length=self.tower.context_length)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"Got a prompt that cannot be encoded ({error}), expected at most {self.tower.context_length} tokens "
+                "with its template. Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
+            ) from error

@@ -1,0 +1,73 @@
+"""Write a CLIP with random weights, for trying FAMix without OpenAI's: MODEL.CLIP.WEIGHTS can name the file."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from famix.errors import FAMixError
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.modeling.clip_export import CLIPFileForm, save_clip
+
+logger = logging.getLogger("make_random_clip")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Example: make_random_clip.py --output tiny.pt --width 16 --layers 1 1 1 1 --resolution 64",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write, replaced if there")
+    parser.add_argument(
+        "--format", default="state_dict", choices=get_args(CLIPFileForm), help="form of the file (default: state_dict)"
+    )
+    parser.add_argument("--seed", default=0, type=int, help="of the random numbers (default: 0)")
+    sizes = parser.add_argument_group("sizes", "Either a published architecture, or a width with the rest.")
+    which = sizes.add_mutually_exclusive_group(required=True)
+    which.add_argument("--architecture", choices=list(ARCHITECTURES), help="published architecture")
+    which.add_argument("--width", type=int, help="channels after the stem, even; RN50 has 64")
+    sizes.add_argument("--layers", nargs=4, type=int, metavar="N", help="bottlenecks per stage (default: 2 2 2 2)")
+    sizes.add_argument("--resolution", type=int, help="side of CLIP's own images in pixels (default: 64)")
+    sizes.add_argument("--embed-dim", type=int, help="length of the embedding (default: 64)")
+    sizes.add_argument("--text-width", type=int, help="channels of the text tower (default: about 8 * width)")
+    sizes.add_argument("--text-layers", type=int, help="depth of the text tower (default: 12; 2 below width 64)")
+    sizes.add_argument(
+        "--random-norms", action="store_true", help="random batch norms too; otherwise residual branches start at 0"
+    )
+    return parser
+
+
+def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> CLIPArchitecture:
+    """The architecture that the arguments ask for; exits where they contradict each other."""
+    if arguments.architecture is None:
+        layers = tuple(arguments.layers or (2, 2, 2, 2))
+        return CLIPArchitecture.of(layers, arguments.width, arguments.embed_dim or 64, arguments.resolution or 64)
+    if arguments.layers or arguments.resolution or arguments.embed_dim:
+        parser.error("--layers, --resolution and --embed-dim go with --width, not with --architecture")
+    return ARCHITECTURES[arguments.architecture]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    architecture = architecture_of(arguments, parser)
+    try:
+        model = random_clip(
+            architecture,
+            seed=arguments.seed,
+            text_width=arguments.text_width,
+            text_layers=arguments.text_layers,
+            random_norms=arguments.random_norms,
+        )
+        save_clip(model, arguments.output, arguments.format)
+    except (FAMixError, OSError) as error:
+        parser.error(str(error))
+    logger.info("Wrote %s: %s, %.1f MB", arguments.output, architecture, arguments.output.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()

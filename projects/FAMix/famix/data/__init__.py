@@ -1,0 +1,45 @@
+"""Datasets: their definition, their files, and the loaders that feed training, mining and tests."""
+
+from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
+from famix.data.build import MiningBatches, build_mining_batches, build_test_loader, build_train_loader
+from famix.data.check import verify_datasets
+from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
+from famix.data.definition import DatasetDefinition, SplitDefinition, load_definition
+from famix.data.images import image_size, read_image
+from famix.data.labels import LabelReader
+from famix.data.listing import SplitFiles
+from famix.data.mapper import FAMixDatasetMapper
+from famix.data.registration import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
+from famix.data.stream import SampleStream, StreamSampler
+
+__all__ = [
+    # What a dataset is
+    "CITYSCAPES_CLASSES",
+    "ClassDefinition",
+    "DatasetDefinition",
+    "SplitDefinition",
+    "load_definition",
+    # Its files
+    "LabelReader",
+    "SplitFiles",
+    "image_size",
+    "read_image",
+    # Detectron2's catalogues
+    "register_datasets",
+    "get_dataset_dicts",
+    "get_label_readers",
+    "require_same_classes",
+    "verify_datasets",
+    # Samples
+    "ColorJitter",
+    "CropSampler",
+    "adjust_colors",
+    "FAMixDatasetMapper",
+    "SampleStream",
+    "StreamSampler",
+    # Loaders
+    "MiningBatches",
+    "build_train_loader",
+    "build_mining_batches",
+    "build_test_loader",
+]

@@ -1,0 +1,159 @@
+"""Random changes of training images. What is drawn is apart from what is done: `draw` takes the random generator and
+returns parameters, applying them is a pure function.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.data import transforms as T
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from famix.errors import ConfigError
+
+__all__ = ["ColorJitter", "CropSampler", "adjust_colors"]
+
+_PAD_VALUE = 128.0  # a mid grey, of 0-255, as in Detectron2's own padding crops
+
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Draws a random scale, a random crop of the scaled image, and perhaps a mirror image.
+
+    Scaling, cropping and resizing the crop are done as one resampling of the part of the image that the crop will
+    show, which is much cheaper than to scale images whole. Where the scaled image is smaller than the crop, the rest
+    is padded at the bottom and the right.
+
+    Attributes:
+        crop_size: (height, width) of the crop of the scaled image, in pixels.
+        scale_range: (lowest, highest) factor of the scale, drawn uniformly.
+        resized_to: (height, width) in pixels that the crop is resized to; None leaves it.
+        flip: mirror every other image, at random.
+        ignore_label: label of padded pixels.
+
+    Raises:
+        ConfigError: a size or a factor is not positive, or the range is descending.
+    """
+
+    crop_size: tuple[int, int]
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    resized_to: tuple[int, int] | None = None
+    flip: bool = False
+    ignore_label: int = 255
+
+    def __post_init__(self) -> None:
+        _require_size("INPUT.CROP.SIZE", self.crop_size)
+        if self.resized_to is not None:
+            _require_size("INPUT.CROP_RESIZED_TO", self.resized_to)
+        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ConfigError(
+                f"INPUT.SCALE_RANGE is {self.scale_range}, expected [lowest, highest] with 0 < lowest <= highest."
+            )
+
+    def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> T.TransformList:
+        """Draw the geometric changes for one image.
+
+        Args:
+            image_size: (height, width) of the image, in pixels.
+            rng: source of the randomness.
+
+        Returns:
+            Transforms for (H, W, 3) images and, by `apply_segmentation`, (H, W) labels. The result always has the
+            size `resized_to`, or `crop_size`.
+        """
+        scale = rng.uniform(*self.scale_range)
+        final = self.resized_to or self.crop_size
+        (top, height, shown_height), (left, width, shown_width) = (
+            _draw_span(*sizes, scale, rng) for sizes in zip(image_size, self.crop_size, final, strict=True)
+        )
+        flip = rng.random() < 0.5
+        changes: list[T.Transform] = [T.CropTransform(left, top, width, height)]
+        if (height, width) != (shown_height, shown_width):
+            changes.append(T.ResizeTransform(height, width, shown_height, shown_width))
+        if (shown_height, shown_width) != tuple(final):
+            right, bottom = final[1] - shown_width, final[0] - shown_height
+            changes.append(T.PadTransform(0, 0, right, bottom, pad_value=_PAD_VALUE, seg_pad_value=self.ignore_label))
+        if self.flip and flip:
+            changes.append(T.HFlipTransform(final[1]))
+        return T.TransformList(changes)
+
+
+def _draw_span(length: int, crop: int, final: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw what a crop shows along one axis.
+
+    Args:
+        length: of the image; crop: of the crop of the scaled image; final: of the resized crop, in pixels.
+        scale: of the image.
+        rng: source of the randomness.
+
+    Returns:
+        Start and length of the shown part in the image, and its length in the result.
+    """
+    wanted = max(1, round(crop / scale))
+    if wanted <= length:
+        return int(rng.integers(length - wanted, endpoint=True)), wanted, final
+    return 0, length, min(final, max(1, round(length * scale * final / crop)))
+
+
+def _require_size(key: str, size: tuple[int, ...]) -> None:
+    if len(size) != 2 or any(int(side) != side or side < 1 for side in size):
+        raise ConfigError(f"{key} is {list(size)}, expected [height, width] in whole pixels, at least 1.")
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Draws changes of brightness, contrast and saturation.
+
+    Attributes:
+        strengths: v >= 0 of brightness, contrast and saturation; the factor is drawn from [max(0, 1 - v), 1 + v].
+
+    Raises:
+        ConfigError: there are not three strengths or one is negative.
+    """
+
+    strengths: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if len(self.strengths) != len(_ADJUSTMENTS) or min(self.strengths) < 0:
+            raise ConfigError(
+                f"INPUT.COLOR_JITTER is {list(self.strengths)}, expected three numbers of at least 0: brightness, "
+                "contrast and saturation; [0, 0, 0] switches it off."
+            )
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
+        """Draw the changes for one image.
+
+        Args:
+            rng: source of the randomness.
+
+        Returns:
+            (what, factor) in random order; what is "brightness", "contrast" or "saturation", factor 1 changes nothing.
+        """
+        strengths = np.asarray(self.strengths, dtype=float)
+        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
+        names = list(_ADJUSTMENTS)
+        return [(names[place], float(factors[place])) for place in rng.permutation(len(names))]
+
+
+_ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+}
+
+
+def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
+    """Change the colours of an image.
+
+    Args:
+        image: (3, H, W) uint8, RGB.
+        changes: as `ColorJitter.draw` returns them.
+
+    Returns:
+        (3, H, W) uint8; `image` is left as it is.
+    """
+    for name, factor in changes:
+        if factor != 1:
+            image = _ADJUSTMENTS[name](image, factor)
+    return image

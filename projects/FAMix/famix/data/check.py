@@ -1,0 +1,63 @@
+"""A look at all data before hours of training depend on it."""
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from famix.data.images import image_size, read_image, require_same_size
+from famix.data.labels import LabelReader
+from famix.data.registration import get_dataset_dicts, get_label_readers
+
+__all__ = ["verify_datasets"]
+
+logger = logging.getLogger(__name__)
+
+_NUM_THREADS = 8  # opening files is mostly waiting for the disk
+
+
+def verify_datasets(names: Sequence[str], samples: int = 32) -> None:
+    """Find missing, damaged and mismatched files of datasets.
+
+    The size of every image and label is compared by the files' headers. Of each dataset, evenly spaced pairs are also
+    decoded and their label ids checked.
+
+    Args:
+        names: registered names; one that is repeated is looked at once.
+        samples: pairs of each dataset to decode.
+
+    Raises:
+        DatasetError: the first problem found.
+    """
+    start = time.perf_counter()
+    names = list(dict.fromkeys(names))
+    readers = get_label_readers(names)
+    num_pairs = 0
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for name in names:
+            records = get_dataset_dicts([name])
+            num_pairs += len(records)
+            chosen = _evenly_spaced(records, samples)
+            list(pool.map(_compare_headers, records))
+            list(pool.map(_decode, chosen, [readers[name]] * len(chosen)))
+    logger.info(
+        f"Checked {num_pairs} image and label pairs of {', '.join(names)} in {time.perf_counter() - start:.1f} s."
+    )
+
+
+def _evenly_spaced(records: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    places = np.linspace(0, len(records) - 1, num=min(count, len(records))).round().astype(int)
+    return [records[place] for place in places]
+
+
+def _compare_headers(record: dict[str, Any]) -> None:
+    image_file, label_file = record["file_name"], record["sem_seg_file_name"]
+    require_same_size(image_file, image_size(image_file), label_file, image_size(label_file))
+
+
+def _decode(record: dict[str, Any], reader: LabelReader) -> None:
+    image_file, label_file = record["file_name"], record["sem_seg_file_name"]
+    require_same_size(image_file, read_image(image_file).shape[:2], label_file, reader.read(label_file).shape)

@@ -1,0 +1,111 @@
+"""Images: reading them whole, and their size from the header alone."""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from detectron2.data import detection_utils
+from PIL import ExifTags, Image
+
+from famix.errors import DatasetError
+
+__all__ = ["image_size", "open_image", "read_image", "require_same_size"]
+
+# What Pillow raises on damaged files; it looks at content, so the type depends on where the damage is.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+@contextmanager
+def _explain_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what Pillow raises on a bad file into an error that names the file."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except FileNotFoundError as error:
+        raise DatasetError(f"Image file {path} does not exist.") from error
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"Image file {path} claims to be too large to open safely: {error}") from error
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"Image file {path} cannot be read, it is damaged, incomplete or no image: {error}. "
+            "Replace it, or leave it out of the dataset."
+        ) from error
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image file with only its header read, and explain every error that Pillow raises meanwhile.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The opened image; it is closed afterwards.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
+    """
+    with _explain_unreadable(path), Image.open(path) as image:
+        yield image
+
+
+def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
+    """Read an image, turned upright as its EXIF data says.
+
+    Args:
+        path: the file.
+        image_format: order of the channels, RGB or BGR.
+
+    Returns:
+        (H, W, 3) uint8, not writable.
+
+    Raises:
+        DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
+    """
+    with _explain_unreadable(path):
+        return detection_utils.read_image(os.fspath(path), format=image_format)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Size that `read_image` would return, without decoding the pixels.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (height, width) in pixels.
+
+    Raises:
+        DatasetError: the file is missing, damaged or no image.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        # Asked only where the header has EXIF data: Pillow decodes a whole PNG to look for it.
+        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+            return width, height
+        return height, width
+
+
+def require_same_size(
+    image_file: str, image_shape: tuple[int, ...], label_file: str, label_shape: tuple[int, ...]
+) -> None:
+    """Raise unless an image and its label have the same size.
+
+    Args:
+        image_file, label_file: the files, named in the error.
+        image_shape, label_shape: (height, width) in pixels.
+
+    Raises:
+        DatasetError: the sizes differ.
+    """
+    if image_shape != label_shape:
+        raise DatasetError(
+            f"Image {image_file} is {image_shape[0]} x {image_shape[1]} pixels (height x width), but its label "
+            f"{label_file} is {label_shape[0]} x {label_shape[1]}. They must agree: mend the files, or list the "
+            "image under 'skip' in the dataset's definition."
+        )

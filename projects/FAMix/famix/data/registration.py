@@ -1,0 +1,133 @@
+"""Datasets in Detectron2's catalogues: registering them, and asking for them by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from famix.data.definition import DatasetDefinition, SplitDefinition, load_definition
+from famix.data.labels import LabelReader
+from famix.data.listing import SplitFiles
+from famix.data.wording import did_you_mean
+from famix.errors import DatasetError
+
+__all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "require_same_classes"]
+
+_BUILTIN = Path(__file__).parent / "builtin"
+
+
+def register_datasets(files: Sequence[str] = ()) -> None:
+    """Register the built-in datasets and those of definition files; what is registered already stays as it is.
+
+    Every split becomes a dataset `<name>_<split>` whose files are listed only when they are asked for. Its metadata
+    has `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type` ("sem_seg"), `label_reader` (a `LabelReader`)
+    and `definition` (a `DatasetDefinition`).
+
+    Args:
+        files: YAML files, as in DATASETS.FILES.
+
+    Raises:
+        DatasetError: a file has a mistake, or a name is taken by another dataset.
+    """
+    for file in (*sorted(_BUILTIN.glob("*.yaml")), *map(Path, files)):
+        definition = load_definition(file)
+        for split in definition.splits:
+            _register_split(definition, split)
+
+
+def _register_split(definition: DatasetDefinition, split: SplitDefinition) -> None:
+    name, split_files = definition.dataset_name(split), SplitFiles(definition, split)
+    if name in DatasetCatalog:
+        taken_by = DatasetCatalog[name]
+        if taken_by == split_files:
+            return
+        owner = taken_by.definition.source if isinstance(taken_by, SplitFiles) else "other code"
+        raise DatasetError(
+            f"{definition.source}: the dataset '{name}' is already registered by {owner}, with another content. "
+            "Change 'name' in one of the files."
+        )
+    DatasetCatalog.register(name, split_files)
+    MetadataCatalog.get(name).set(
+        stuff_classes=[entry.name for entry in definition.classes],
+        stuff_colors=[entry.color for entry in definition.classes],
+        ignore_label=definition.ignore_label,
+        evaluator_type="sem_seg",
+        label_reader=LabelReader.from_definition(definition),
+        definition=definition,
+    )
+
+
+def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
+    """List the images of datasets, one dataset after the other.
+
+    Args:
+        names: registered names, as in DATASETS.TRAIN.
+
+    Returns:
+        Detectron2's standard dicts; each has `file_name`, `sem_seg_file_name`, `image_id` and `dataset_name`.
+
+    Raises:
+        DatasetError: no name is given, one is unknown or repeated, or its files are not as its definition says.
+    """
+    if not names:
+        raise DatasetError("No dataset is named: got an empty list, expected names such as gta5_train.")
+    repeated = sorted({name for name in names if list(names).count(name) > 1})
+    if repeated:
+        raise DatasetError(f"Datasets are named more than once: {', '.join(repeated)}. Name each once.")
+    for name in names:
+        _require_registered(name)
+    return [{**record, "dataset_name": name} for name in names for record in DatasetCatalog.get(name)]
+
+
+def get_label_readers(names: Sequence[str]) -> Mapping[str, LabelReader]:
+    """Label readers of datasets.
+
+    Args:
+        names: registered names.
+
+    Returns:
+        Name -> reader.
+
+    Raises:
+        DatasetError: a name is unknown, or a dataset that other code registered has no `label_reader`.
+    """
+    readers = {}
+    for name in names:
+        _require_registered(name)
+        readers[name] = MetadataCatalog.get(name).get("label_reader")
+        if readers[name] is None:
+            raise DatasetError(
+                f"Dataset '{name}' was registered without a 'label_reader' in its metadata, so its labels cannot be "
+                "read. Define it in a YAML file and name that in DATASETS.FILES; datasets/README.md shows how."
+            )
+    return readers
+
+
+def require_same_classes(names: Sequence[str]) -> None:
+    """Raise unless all datasets have the same classes in the same order, so that train ids mean the same.
+
+    Args:
+        names: registered names.
+
+    Raises:
+        DatasetError: a name is unknown or the classes of two datasets differ.
+    """
+    get_label_readers(names)
+    for name in names[1:]:
+        first, other = (MetadataCatalog.get(entry) for entry in (names[0], name))
+        if first.stuff_classes != other.stuff_classes or first.ignore_label != other.ignore_label:
+            raise DatasetError(
+                f"Datasets '{names[0]}' and '{name}' have different classes: {first.stuff_classes} with ignore label "
+                f"{first.ignore_label}, and {other.stuff_classes} with {other.ignore_label}. Give both the same "
+                "'classes' and 'ignore_label' in their definitions."
+            )
+
+
+def _require_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        ours = [known for known, function in DatasetCatalog.items() if isinstance(function, SplitFiles)]
+        raise DatasetError(
+            f"Dataset '{name}' is unknown.{did_you_mean(name, ours)} Known datasets: {', '.join(sorted(ours))}. "
+            "Define your own in a YAML file and name that in DATASETS.FILES."
+        )

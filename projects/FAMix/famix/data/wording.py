@@ -1,0 +1,28 @@
+"""Pieces of error messages that several modules share."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = ["did_you_mean", "first_few"]
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Suggest what was probably meant.
+
+    Args:
+        word: what was written; anything that is no string gets no suggestion.
+        known: what could have been written.
+
+    Returns:
+        " Did you mean 'a' or 'b'?" with a leading blank, or "" when nothing is close.
+    """
+    if not isinstance(word, str):
+        return ""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
+    return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+
+def first_few(items: Sequence[object], limit: int = 3) -> str:
+    """Name the first items of a sequence and how many more there are: "a, b, c and 7 more"."""
+    named = ", ".join(str(item) for item in items[:limit])
+    return named if len(items) <= limit else f"{named} and {len(items) - limit} more"

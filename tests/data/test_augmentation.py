@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.data import transforms as T
+
+from famix.data import ColorJitter, CropSampler, adjust_colors
+from famix.errors import ConfigError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+LABEL = np.random.default_rng(1).integers(0, 19, (40, 60), dtype=np.uint8)
+
+
+def rngs(count):
+    return (np.random.default_rng(seed) for seed in range(count))
+
+
+def test_plain_crop_is_a_window_of_the_image():
+    sampler = CropSampler((16, 24))
+    corners = set()
+    for rng in rngs(300):
+        (crop,) = sampler.draw((40, 60), rng).transforms
+        corners.add((crop.y0, crop.x0))
+        np.testing.assert_array_equal(crop.apply_image(IMAGE), IMAGE[crop.y0 :, crop.x0 :][:16, :24])
+    rows, columns = zip(*corners, strict=True)
+    assert (min(rows), max(rows), min(columns), max(columns)) == (0, 24, 0, 36)
+
+
+def test_small_images_are_padded_with_the_ignore_label():
+    changes = CropSampler((50, 64), ignore_label=99).draw((40, 60), np.random.default_rng(0))
+    image, label = changes.apply_image(IMAGE), changes.apply_segmentation(LABEL)
+    assert image.shape == (50, 64, 3)
+    np.testing.assert_array_equal(image[:40, :60], IMAGE)
+    np.testing.assert_array_equal(label[:40, :60], LABEL)
+    assert (label[40:] == 99).all()
+    assert (label[:, 60:] == 99).all()
+    assert (image[40:] == 128).all()
+
+
+@pytest.mark.parametrize("scale_range", [(1.0, 1.0), (0.25, 0.5), (0.5, 2.0), (2.0, 4.0)])
+@pytest.mark.parametrize("resized_to", [None, (18, 20)])
+def test_every_draw_has_the_size_asked_for(scale_range, resized_to):
+    sampler = CropSampler((16, 24), scale_range, resized_to, flip=True)
+    for rng in rngs(50):
+        changes = sampler.draw((40, 60), rng)
+        expected = resized_to or (16, 24)
+        assert changes.apply_image(IMAGE).shape == (*expected, 3)
+        assert changes.apply_segmentation(LABEL).shape == expected
+
+
+def test_scaling_shows_the_part_that_the_scaled_crop_would():
+    crop, resize = CropSampler((16, 24), scale_range=(2.0, 2.0)).draw((40, 60), np.random.default_rng(0)).transforms
+    assert (crop.h, crop.w) == (8, 12)
+    assert (resize.new_h, resize.new_w) == (16, 24)
+
+
+def test_shrunk_image_is_padded():
+    changes = CropSampler((32, 24), scale_range=(0.5, 0.5)).draw((40, 60), np.random.default_rng(0))
+    label = changes.apply_segmentation(LABEL)
+    # 40 x 60 becomes 20 x 30, of which 20 x 24 are shown.
+    assert (label[20:] == 255).all()
+    assert (label[:20] != 255).all()
+
+
+def test_padding_is_resized_with_the_crop():
+    label = (
+        CropSampler((80, 60), resized_to=(40, 30)).draw((40, 60), np.random.default_rng(0)).apply_segmentation(LABEL)
+    )
+    assert label.shape == (40, 30)
+    assert (label[:20] != 255).all()
+    assert (label[20:] == 255).all()
+
+
+def test_labels_are_never_mixed():
+    label = np.where(LABEL > 9, 255, 0).astype(np.uint8)
+    changes = CropSampler((16, 24), (0.3, 3.0), (19, 31)).draw((40, 60), np.random.default_rng(3))
+    assert set(np.unique(changes.apply_segmentation(label))) <= {0, 255}
+
+
+def test_flips_about_half_of_the_images():
+    sampler = CropSampler((40, 60), flip=True)
+    flipped = [sampler.draw((40, 60), rng) for rng in rngs(200)]
+    mirrored = [len(changes.transforms) == 2 for changes in flipped]
+    assert 70 < sum(mirrored) < 130
+    changes = flipped[mirrored.index(True)]
+    assert isinstance(changes.transforms[-1], T.HFlipTransform)
+    np.testing.assert_array_equal(changes.apply_image(IMAGE), IMAGE[:, ::-1])
+    assert not any(len(CropSampler((40, 60)).draw((40, 60), rng).transforms) > 1 for rng in rngs(50))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop_size": (0, 4)}, r"INPUT\.CROP\.SIZE is \[0, 4\], expected \[height, width\]"),
+        ({"crop_size": (0.9, 0.9)}, r"INPUT\.CROP\.SIZE is \[0\.9, 0\.9\]"),
+        ({"crop_size": (8,)}, r"INPUT\.CROP\.SIZE"),
+        ({"crop_size": (8, 8), "resized_to": (8, -8)}, r"INPUT\.CROP_RESIZED_TO is \[8, -8\]"),
+        ({"crop_size": (8, 8), "scale_range": (2.0, 1.0)}, r"INPUT\.SCALE_RANGE is \(2\.0, 1\.0\)"),
+        ({"crop_size": (8, 8), "scale_range": (0.0, 1.0)}, r"INPUT\.SCALE_RANGE"),
+        ({"crop_size": (8, 8), "scale_range": (1.0,)}, r"INPUT\.SCALE_RANGE"),
+    ],
+)
+def test_crops_that_cannot_be(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        CropSampler(**arguments)
+
+
+def test_jitter_draws_factors_in_range_and_any_order():
+    jitter = ColorJitter((0.8, 0.0, 2.0))
+    draws = [jitter.draw(rng) for rng in rngs(200)]
+    factors = {name: [dict(draw)[name] for draw in draws] for name in ("brightness", "contrast", "saturation")}
+    assert 0.2 <= min(factors["brightness"]) < 0.3
+    assert 1.7 < max(factors["brightness"]) <= 1.8
+    assert set(factors["contrast"]) == {1.0}
+    assert 0 <= min(factors["saturation"]) < 0.1
+    assert 2.9 < max(factors["saturation"]) <= 3.0
+    assert len({tuple(name for name, _ in draw) for draw in draws}) == 6
+
+
+def test_adjusting_colours():
+    image = torch.tensor([100, 50, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 2).clone()
+    grey = round(0.299 * 100 + 0.587 * 50 + 0.114 * 200)
+    assert adjust_colors(image, [("brightness", 0.5)])[:, 0, 0].tolist() == [50, 25, 100]
+    assert adjust_colors(image, [("brightness", 2.0)])[:, 0, 0].tolist() == [200, 100, 255]
+    assert (adjust_colors(image, [("saturation", 0.0)]).int() - grey).abs().max() <= 1
+    assert (adjust_colors(image, [("contrast", 0.0)]).int() - grey).abs().max() <= 1
+    assert torch.equal(adjust_colors(image, [("brightness", 1.0), ("contrast", 1.0)]), image)
+    dark_then_bright = adjust_colors(image, [("brightness", 2.0), ("brightness", 0.5)])
+    assert dark_then_bright[:, 0, 0].tolist() == [100, 50, 127]
+
+
+@pytest.mark.parametrize("strengths", [(0.1, 0.1), (0.1, -0.1, 0.1)])
+def test_jitter_that_cannot_be(strengths):
+    with pytest.raises(ConfigError, match=r"INPUT\.COLOR_JITTER is .* expected three numbers"):
+        ColorJitter(strengths)

@@ -1,0 +1,168 @@
+from itertools import islice
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from data_factory import data_config, make_dataset, registered, write_definition
+from famix.data import build_mining_batches, build_test_loader, build_train_loader
+from famix.errors import ConfigError, DatasetError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path):
+    with registered(make_dataset(tmp_path, count=5)):
+        yield tmp_path
+
+
+def play_rank(monkeypatch, rank, world_size):
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+
+
+def contents(batch):
+    """What a batch holds, comparable and independent of the order."""
+    return sorted((s["image_id"], s["image"].numpy().tobytes(), s["sem_seg"].numpy().tobytes()) for s in batch)
+
+
+def train_batches(cfg, count, start_iter=0):
+    return [contents(batch) for batch in islice(build_train_loader(cfg, start_iter), count)]
+
+
+def test_training_batches():
+    batch = next(iter(build_train_loader(data_config())))
+    assert len(batch) == 2
+    assert batch[0]["image"].shape == (3, 16, 16)
+    assert batch[0]["sem_seg"].shape == (16, 16)
+
+
+def test_workers_change_nothing():
+    cfg = data_config()
+    alone = train_batches(cfg, 6)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    assert train_batches(cfg, 6) == alone
+
+
+def test_resuming_continues_as_if_never_stopped():
+    cfg = data_config()
+    assert train_batches(cfg, 3, start_iter=4) == train_batches(cfg, 7)[4:]
+
+
+def test_global_random_state_is_neither_used_nor_changed():
+    torch.manual_seed(0)
+    first = train_batches(data_config(), 2)
+    torch.manual_seed(1)
+    assert train_batches(data_config(), 2) == first
+
+
+def test_seed_decides():
+    cfg = data_config()
+    first = train_batches(cfg, 2)
+    cfg.SEED = 6
+    assert train_batches(cfg, 2) != first
+    cfg.SEED = -1
+    assert train_batches(cfg, 2) != train_batches(cfg, 2)
+
+
+def test_processes_share_the_batch_of_one(monkeypatch):
+    cfg = data_config()
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    alone = train_batches(cfg, 3, start_iter=1)
+    shares = []
+    for rank in range(2):
+        play_rank(monkeypatch, rank, 2)
+        shares.append(train_batches(cfg, 3, start_iter=1))
+    assert [len(share) for share in shares[0]] == [2, 2, 2]
+    assert [sorted(first + second) for first, second in zip(*shares, strict=True)] == alone
+
+
+@pytest.mark.parametrize("batch_size", [0, 3])
+def test_batch_must_be_divisible(monkeypatch, batch_size):
+    play_rank(monkeypatch, 0, 2)
+    cfg = data_config()
+    cfg.SOLVER.IMS_PER_BATCH = batch_size
+    with pytest.raises(ConfigError, match=rf"IMS_PER_BATCH is {batch_size}, expected a multiple of the 2 processes"):
+        build_train_loader(cfg)
+
+
+def test_training_sets_must_agree_on_classes(tmp_path):
+    other = write_definition(
+        tmp_path / "b", name="b", classes=[{"name": "x", "color": [0, 0, 0]}], label_ids="identity"
+    )
+    with registered(other), pytest.raises(DatasetError, match="different classes"):
+        build_train_loader(data_config(train=["tiny_train", "b_train"]))
+
+
+def test_broken_file_reaches_the_caller_from_a_worker(folder):
+    for path in (folder / "images/train/a").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    cfg = data_config()
+    cfg.DATALOADER.NUM_WORKERS = 1
+    with pytest.raises(DatasetError, match=r"a/\d\.png cannot be read, it is damaged"):
+        next(iter(build_train_loader(cfg)))
+
+
+def test_mining_is_one_pass_of_whole_batches():
+    batches = build_mining_batches(data_config())
+    numbers, content = zip(*batches, strict=True)
+    assert numbers == (0, 1)
+    assert len(batches) == batches.num_batches == 2
+    assert len({sample["image_id"] for batch in content for sample in batch}) == 4
+    assert [contents(batch) for _, batch in batches] == [contents(batch) for batch in content]
+
+
+def test_mining_depends_on_neither_workers_nor_processes(monkeypatch):
+    cfg = data_config()
+    cfg.STYLE_MINING.IMS_PER_BATCH = 1
+    alone = {number: contents(batch) for number, batch in build_mining_batches(cfg)}
+    assert sorted(alone) == [0, 1, 2, 3, 4]
+    cfg.DATALOADER.NUM_WORKERS = 2
+    for rank, expected in ((0, [0, 2, 4]), (1, [1, 3])):
+        play_rank(monkeypatch, rank, 2)
+        share = build_mining_batches(cfg)
+        assert (len(share), share.num_batches) == (len(expected), 5)
+        found = {number: contents(batch) for number, batch in share}
+        assert found == {number: alone[number] for number in expected}
+
+
+def test_mining_stops_early_and_shuffles_by_its_own_seed():
+    cfg = data_config()
+    cfg.STYLE_MINING.MAX_BATCHES = 1
+    ((number, first),) = build_mining_batches(cfg)
+    assert number == 0
+    cfg.SEED = 77
+    assert contents(next(iter(build_mining_batches(cfg)))[1]) == contents(first)
+    cfg.STYLE_MINING.SEED = 2
+    assert contents(next(iter(build_mining_batches(cfg)))[1]) != contents(first)
+
+
+def test_mining_needs_a_whole_batch():
+    cfg = data_config()
+    cfg.STYLE_MINING.IMS_PER_BATCH = 6
+    with pytest.raises(ConfigError, match=r"IMS_PER_BATCH is 6, but tiny_train has 5 images.*Lower it to 5"):
+        build_mining_batches(cfg)
+
+
+@pytest.mark.parametrize(("key", "value"), [("IMS_PER_BATCH", 0), ("SEED", -1), ("MAX_BATCHES", -1)])
+def test_mining_keys_that_cannot_work(key, value):
+    cfg = data_config()
+    cfg.STYLE_MINING[key] = value
+    with pytest.raises(ConfigError, match=rf"{key}.* {value}.*expected at least 1, 0 and 0"):
+        build_mining_batches(cfg)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_test_loader_gives_every_image_once(num_workers):
+    cfg = data_config()
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    batches = list(build_test_loader(cfg, "tiny_val"))
+    assert [[sample["image_id"] for sample in batch] for batch in batches] == [[f"a/{index}"] for index in range(5)]
+    assert all(batch[0]["image"].shape == (3, 24, 32) and "sem_seg" not in batch[0] for batch in batches)
+
+
+def test_test_loader_splits_over_processes(monkeypatch):
+    seen = []
+    for rank in range(2):
+        play_rank(monkeypatch, rank, 2)
+        seen += [batch[0]["image_id"] for batch in build_test_loader(data_config(), "tiny_val")]
+    assert sorted(seen) == [f"a/{index}" for index in range(5)]

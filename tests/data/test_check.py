@@ -1,0 +1,48 @@
+import logging
+
+import numpy as np
+import pytest
+
+from data_factory import make_dataset, registered, write_label
+from famix.data import verify_datasets
+from famix.errors import DatasetError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    with registered(make_dataset(tmp_path)):
+        yield tmp_path
+
+
+def test_good_data_is_reported_once(folder, caplog):
+    with caplog.at_level(logging.INFO, logger="famix"):
+        verify_datasets(["tiny_train", "tiny_val", "tiny_train"])
+    (record,) = [record for record in caplog.records if record.name == "famix.data.check"]
+    assert record.message.startswith("Checked 12 image and label pairs of tiny_train, tiny_val in ")
+
+
+def test_every_size_is_compared(folder):
+    write_label(folder / "labels/val/a/4.png", np.zeros((32, 24), dtype=np.uint8))
+    with pytest.raises(DatasetError, match=r"a/4\.png is 24 x 32 pixels.*a/4\.png is 32 x 24\. They must agree"):
+        verify_datasets(["tiny_train", "tiny_val"], samples=0)
+
+
+def test_every_header_is_read(folder):
+    (folder / "images/train/a/1.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"images/train/a/1\.png cannot be read"):
+        verify_datasets(["tiny_train"], samples=0)
+
+
+@pytest.mark.parametrize("index", [0, 5])
+def test_samples_include_both_ends_and_are_decoded(folder, index):
+    write_label(folder / f"labels/val/a/{index}.png", np.full((24, 32), 77, dtype=np.uint8))
+    verify_datasets(["tiny_val"], samples=0)
+    with pytest.raises(DatasetError, match=rf"labels/val/a/{index}\.png has the id\(s\) 77"):
+        verify_datasets(["tiny_train", "tiny_val"], samples=2)
+
+
+def test_truncated_sample(folder):
+    path = folder / "images/train/a/3.png"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DatasetError, match=r"a/3\.png cannot be read, it is damaged"):
+        verify_datasets(["tiny_train"])

@@ -1,0 +1,255 @@
+import shutil
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from data_factory import make_dataset, registered, write_definition, write_image, write_label
+from famix.data import get_dataset_dicts, get_label_readers, load_definition, register_datasets, require_same_classes
+from famix.errors import DatasetError
+
+ROAD = np.zeros((4, 5), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "tiny"
+
+
+def write_pair(folder, image, label):
+    write_image(folder / image, np.stack([ROAD] * 3, axis=2))
+    write_label(folder / label, ROAD)
+
+
+def test_lists_pairs_as_detectron2_dicts(folder):
+    with registered(make_dataset(folder, count=2)):
+        assert get_dataset_dicts(["tiny_val"]) == [
+            {
+                "file_name": str(folder / f"images/val/a/{index}.png"),
+                "sem_seg_file_name": str(folder / f"labels/val/a/{index}.png"),
+                "image_id": f"a/{index}",
+                "dataset_name": "tiny_val",
+            }
+            for index in range(2)
+        ]
+
+
+def test_metadata(folder):
+    with registered(make_dataset(folder)):
+        meta = MetadataCatalog.get("tiny_train")
+        assert meta.stuff_classes[:2] == ["road", "sidewalk"]
+        assert meta.stuff_colors[0] == (128, 64, 128)
+        assert (meta.ignore_label, meta.evaluator_type) == (255, "sem_seg")
+        assert meta.label_reader.label_ids == {0: 0, 1: 10, 2: 13, 9: 255}
+        assert meta.definition.name == "tiny"
+
+
+def test_registering_twice_changes_nothing(folder):
+    file = make_dataset(folder)
+    with registered(file):
+        before = dict(DatasetCatalog)
+        register_datasets([str(file), str(file)])
+        assert dict(DatasetCatalog) == before
+    assert "tiny_train" not in DatasetCatalog
+
+
+def test_builtin_datasets_have_names(monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/no/such/folder")
+    with registered():
+        assert {"gta5_train", "gta5_val", "gta5_all", "cityscapes_train", "cityscapes_val", "synthia_all"} <= set(
+            DatasetCatalog
+        )
+        assert {"camvid_train_day", "camvid_val_dusk", "acdc_night_val", "mapillary_val", "bdd100k_val"} <= set(
+            DatasetCatalog
+        )
+
+
+def test_name_clash(folder, tmp_path):
+    with registered(make_dataset(folder)):
+        other = write_definition(tmp_path / "other", root=str(tmp_path / "other"))
+        with pytest.raises(DatasetError, match=r"'tiny_train' is already registered by .*tiny/definition\.yaml"):
+            register_datasets([str(other)])
+        with pytest.raises(DatasetError, match=r"'camvid_train_day' is already registered by .*camvid\.yaml"):
+            register_datasets([str(write_definition(tmp_path / "third", name="camvid", splits={"train_day": {}}))])
+
+
+def test_name_clash_with_other_code(folder):
+    DatasetCatalog.register("tiny_train", list)
+    try:
+        with pytest.raises(DatasetError, match="'tiny_train' is already registered by other code"):
+            register_datasets([str(make_dataset(folder))])
+    finally:
+        DatasetCatalog.remove("tiny_train")
+
+
+def test_unknown_name_lists_what_is_close_and_known(folder):
+    with registered(make_dataset(folder)):
+        with pytest.raises(
+            DatasetError, match=r"'tiny_trian' is unknown\. Did you mean 'tiny_train'.* Known.*cityscapes_val"
+        ):
+            get_dataset_dicts(["tiny_trian"])
+        with pytest.raises(DatasetError, match="unknown"):
+            get_label_readers(["nothing"])
+
+
+def test_no_name_and_repeated_name(folder):
+    with registered(make_dataset(folder)):
+        with pytest.raises(DatasetError, match="No dataset is named"):
+            get_dataset_dicts([])
+        with pytest.raises(DatasetError, match="named more than once: tiny_val"):
+            get_dataset_dicts(["tiny_val", "tiny_val"])
+        names = [record["dataset_name"] for record in get_dataset_dicts(["tiny_val", "tiny_train"])]
+        assert names == ["tiny_val"] * 6 + ["tiny_train"] * 6
+
+
+def test_missing_root_names_folder_and_variable(folder, monkeypatch):
+    with registered(write_definition(folder, root="absent")):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
+        with pytest.raises(
+            DatasetError, match=rf"{folder}/absent does not exist\. \$DETECTRON2_DATASETS is '{folder}'"
+        ):
+            get_dataset_dicts(["tiny_train"])
+        monkeypatch.delenv("DETECTRON2_DATASETS")
+        with pytest.raises(DatasetError, match=r"/datasets/absent does not exist\. \$DETECTRON2_DATASETS is not set"):
+            get_dataset_dicts(["tiny_train"])
+
+
+def test_missing_folder_of_a_split(folder):
+    file = make_dataset(folder, splits={"train": {}, "night": {}})
+    with registered(file), pytest.raises(DatasetError, match=r"'tiny_night' .*labels/night does not exist"):
+        get_dataset_dicts(["tiny_night"])
+
+
+def test_no_image(folder):
+    with registered(make_dataset(folder)):
+        shutil.rmtree(folder / "images" / "train" / "a")
+        with pytest.raises(DatasetError, match=r"no image found; expected files like .*images/train/\{key\}\.png"):
+            get_dataset_dicts(["tiny_train"])
+
+
+def test_images_without_label(folder):
+    with registered(make_dataset(folder)):
+        for index in (1, 2, 3, 5):
+            (folder / f"labels/train/a/{index}.png").unlink()
+        with pytest.raises(
+            DatasetError, match=r"4 of 6 images have no label, the first: .*a/1\.png.*a/3\.png and 1 more"
+        ):
+            get_dataset_dicts(["tiny_train"])
+
+
+def test_labels_without_image_do_not_matter(folder):
+    with registered(make_dataset(folder)):
+        (folder / "images/train/a/0.png").unlink()
+        assert len(get_dataset_dicts(["tiny_train"])) == 5
+
+
+def test_other_and_hidden_files_do_not_matter(folder):
+    with registered(make_dataset(folder, count=1)):
+        (folder / "images/train/notes.txt").touch()
+        (folder / "images/train/._0.png").touch()
+        (folder / "images/train/.cache").mkdir()
+        (folder / "images/train/.cache/0.png").touch()
+        assert [record["image_id"] for record in get_dataset_dicts(["tiny_train"])] == ["a/0"]
+
+
+@pytest.mark.parametrize("line", ["a/2", "a/2.png", "images/train/a/2.png"])
+def test_list_of_keys(folder, line):
+    file = make_dataset(folder, splits={"few": {"folder": "train", "keys": "few.txt"}})
+    with registered(file):
+        (folder / "few.txt").write_text(f"a/4\n{line}\n\n")
+        assert [record["image_id"] for record in get_dataset_dicts(["tiny_few"])] == ["a/2", "a/4"]
+
+
+def test_skipped_keys(folder):
+    with registered(make_dataset(folder, splits={"train": {"skip": ["a/0", "a/3", "not there"]}})):
+        assert [r["image_id"] for r in get_dataset_dicts(["tiny_train"])] == ["a/1", "a/2", "a/4", "a/5"]
+
+
+def test_bad_lists_of_keys(folder):
+    splits = {"few": {"folder": "train", "keys": "few.txt"}, "train": {}}
+    with registered(make_dataset(folder, splits=splits)):
+        with pytest.raises(DatasetError, match=r"few\.txt cannot be read.*one key a line there, or use tiny_train"):
+            get_dataset_dicts(["tiny_few"])
+        (folder / "few.txt").write_text("a/1\na/7\na/8\n")
+        with pytest.raises(
+            DatasetError, match=r"2 key\(s\) of few\.txt have no image, the first: a/7, a/8; .*a/7\.png"
+        ):
+            get_dataset_dicts(["tiny_few"])
+        (folder / "few.txt").write_text("a/1\na/2\na/1.png\n")
+        with pytest.raises(DatasetError, match=r"few\.txt lists 1 key\(s\) more than once: a/1"):
+            get_dataset_dicts(["tiny_few"])
+
+
+def test_gta5_without_its_lists_names_the_whole_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for key in ("00001", "02501"):
+        write_pair(tmp_path / "gta5", f"images/{key}.png", f"labels/{key}.png")
+    with registered():
+        with pytest.raises(DatasetError, match=r"gtav_split_train\.txt cannot be read.*use gta5_all"):
+            get_dataset_dicts(["gta5_train"])
+        (tmp_path / "gta5" / "gtav_split_train.txt").write_text("00001.png\n")
+        assert len(get_dataset_dicts(["gta5_train"])) == 1
+        assert [record["image_id"] for record in get_dataset_dicts(["gta5_all"])] == ["00001"]
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "label", "key"),
+    [
+        (
+            "cityscapes_val",
+            "cityscapes/leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png",
+            "cityscapes/gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png",
+            "ulm/ulm_000000_000019",
+        ),
+        ("acdc_fog_val", "acdc/rgb_anon/fog/val/s/1_rgb_anon.png", "acdc/gt/fog/val/s/1_gt_labelIds.png", "s/1"),
+        ("synthia_train", "synthia/RGB/train/0000001.png", "synthia/GT/LABELS/train/0000001.png", "0000001"),
+        ("synthia_all", "synthia/RGB/0000001.png", "synthia/GT/LABELS/0000001.png", "0000001"),
+        ("synthia_all", "synthia/RGB/val/0000001.png", "synthia/GT/LABELS/val/0000001.png", "val/0000001"),
+        ("mapillary_val", "mapillary/validation/images/x.jpg", "mapillary/validation/labels/x.png", "x"),
+        ("bdd100k_val", "bdd100k/images/10k/val/x.jpg", "bdd100k/labels/sem_seg/masks/val/x.png", "x"),
+        ("camvid_val_dusk", "camvid/images/val_dusk/x.jpg", "camvid/labels/val_dusk/x.png", "x"),
+    ],
+)
+def test_builtin_trees(tmp_path, monkeypatch, name, image, label, key):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_pair(tmp_path, image, label)
+    with registered():
+        (record,) = get_dataset_dicts([name])
+    assert record["image_id"] == key
+    assert record["file_name"] == str(tmp_path / image)
+    assert record["sem_seg_file_name"] == str(tmp_path / label)
+
+
+def test_image_and_label_in_one_folder(folder):
+    write_pair(folder, "shots/img_a.png", "shots/img_a_ids.png")
+    file = write_definition(folder, images="shots/img_{key}.png", labels="shots/img_{key}_ids.png", splits={"all": {}})
+    with registered(file):
+        assert [record["image_id"] for record in get_dataset_dicts(["tiny_all"])] == ["a"]
+
+
+def test_classes_of_datasets_must_agree(folder, tmp_path):
+    other = write_definition(tmp_path, name="other", classes=[{"name": "x", "color": [0, 0, 0]}], label_ids="identity")
+    with registered(make_dataset(folder), other):
+        require_same_classes(["tiny_train", "cityscapes_val"])
+        with pytest.raises(DatasetError, match=r"'tiny_train' and 'other_val' have different classes.*\['x'\]"):
+            require_same_classes(["tiny_train", "tiny_val", "other_val"])
+
+
+def test_dataset_of_other_code_needs_a_reader():
+    DatasetCatalog.register("foreign", lambda: [{"file_name": "x"}])
+    try:
+        assert get_dataset_dicts(["foreign"]) == [{"file_name": "x", "dataset_name": "foreign"}]
+        with pytest.raises(DatasetError, match="'foreign' was registered without a 'label_reader'"):
+            get_label_readers(["foreign"])
+    finally:
+        DatasetCatalog.remove("foreign")
+        MetadataCatalog.remove("foreign")
+
+
+def test_definition_survives_a_change_of_the_environment(folder, monkeypatch):
+    make_dataset(folder)
+    file = write_definition(folder, root=folder.name)
+    with registered(file):
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(folder.parent))
+        assert len(get_dataset_dicts(["tiny_train"])) == 6
+    assert load_definition(file).root == folder.name

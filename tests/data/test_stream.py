@@ -1,0 +1,53 @@
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from famix.data import SampleStream, StreamSampler
+
+DICTS = [{"image_id": index} for index in range(7)]
+
+
+def draw_number(record: dict, rng: np.random.Generator) -> dict:
+    return {**record, "number": rng.random()}
+
+
+@pytest.fixture
+def stream():
+    return SampleStream(DICTS, draw_number, seed=3)
+
+
+def test_every_epoch_is_a_new_order_of_all_images(stream):
+    epochs = [[stream[7 * epoch + place]["image_id"] for place in range(7)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_position_always_gives_the_same_sample(stream):
+    forwards = [stream[position] for position in range(30)]
+    backwards = [stream[position] for position in reversed(range(30))]
+    assert forwards == backwards[::-1]
+    assert pickle.loads(pickle.dumps(stream))[25] == forwards[25]
+    assert len({sample["number"] for sample in forwards}) == 30
+
+
+def test_seeds_give_other_orders_and_draws(stream):
+    other = SampleStream(DICTS, draw_number, seed=4)
+    assert [stream[p]["image_id"] for p in range(7)] != [other[p]["image_id"] for p in range(7)]
+    assert stream[0]["number"] != other[0]["number"]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_share_every_batch(world_size):
+    samplers = [StreamSampler(start=8, rank=rank, world_size=world_size) for rank in range(world_size)]
+    share = 4 // world_size
+    positions = [list(islice(sampler, 3 * share)) for sampler in samplers]
+    for batch in range(3):
+        merged = [p for taken in positions for p in taken[batch * share : (batch + 1) * share]]
+        assert sorted(merged) == list(range(8 + 4 * batch, 12 + 4 * batch))
+
+
+def test_sampler_starts_anew_and_pickles():
+    sampler = pickle.loads(pickle.dumps(StreamSampler(5, 1, 3)))
+    assert list(islice(sampler, 3)) == list(islice(sampler, 3)) == [6, 9, 12]

@@ -1,0 +1,136 @@
+"""Miniature datasets, written to a temporary folder, and configs that read them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from famix.config import add_famix_config
+from famix.data import register_datasets
+
+__all__ = [
+    "TINY_LABEL_IDS",
+    "data_config",
+    "make_dataset",
+    "registered",
+    "write_definition",
+    "write_image",
+    "write_label",
+    "write_palette_label",
+    "write_synthia_label",
+]
+
+TINY_LABEL_IDS = {0: "road", 1: "sky", 2: "car", 9: "ignore"}
+
+
+def write_image(path: Path, pixels: np.ndarray) -> Path:
+    """Write (H, W, 3) or (H, W) uint8 pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_label(path: Path, ids: np.ndarray) -> Path:
+    """Write (H, W) ids, uint8 or uint16, as a grey PNG."""
+    return write_image(path, ids)
+
+
+def write_palette_label(path: Path, ids: np.ndarray) -> Path:
+    """Write (H, W) uint8 ids as a PNG with a palette, as GTA5 does; no colour equals its index."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(ids).convert("P")
+    image.putdata(ids.ravel().tolist())
+    image.putpalette([(7 * value + 91) % 256 for value in range(256) for _ in range(3)])
+    image.save(path)
+    return path
+
+
+def write_synthia_label(path: Path, ids: np.ndarray, instances: np.ndarray) -> Path:
+    """Write (H, W) ids as SYNTHIA does: 16 bits, the class in the red channel, the instance in the green one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blue_green_red = np.stack([np.zeros_like(ids), instances, ids], axis=2).astype(np.uint16)
+    if not cv2.imwrite(str(path), blue_green_red):
+        raise OSError(f"cannot write {path}")
+    return path
+
+
+def write_definition(folder: Path, **changes: object) -> Path:
+    """Write the definition of the dataset that `make_dataset` draws; an entry changed to None is left out."""
+    entries = {
+        "name": "tiny",
+        "root": str(folder),
+        "images": "images/{split}/{key}.png",
+        "labels": "labels/{split}/{key}.png",
+        "classes": "cityscapes",
+        "label_ids": TINY_LABEL_IDS,
+        "splits": {"train": {}, "val": {}},
+    } | changes
+    file = folder / "definition.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump({key: value for key, value in entries.items() if value is not None}))
+    return file
+
+
+def make_dataset(
+    folder: Path,
+    count: int = 6,
+    size: tuple[int, int] = (24, 32),
+    folders: Sequence[str] = ("train", "val"),
+    **changes: object,
+) -> Path:
+    """Draw a dataset `tiny` of noise; an image and its label show the same classes.
+
+    Args:
+        folder: root of the dataset.
+        count: images of a folder; their keys are "a/0", "a/1", ...
+        size: (height, width) of the images.
+        folders: what {split} stands for; as long as `changes` has no `splits`, the splits, too.
+        changes: entries of the definition.
+
+    Returns:
+        The definition file.
+    """
+    rng = np.random.default_rng(0)
+    for split in folders:
+        for index in range(count):
+            ids = rng.choice(np.array(list(TINY_LABEL_IDS), dtype=np.uint8), size)
+            # The red channel repeats the id, so that tests see whether image and label stay together.
+            pixels = np.stack([ids * 20, rng.integers(0, 255, size), rng.integers(0, 255, size)], axis=2)
+            write_image(folder / "images" / split / "a" / f"{index}.png", pixels.astype(np.uint8))
+            write_label(folder / "labels" / split / "a" / f"{index}.png", ids)
+    return write_definition(folder, **({"splits": {split: {} for split in folders}} | changes))
+
+
+@contextmanager
+def registered(*files: Path) -> Iterator[None]:
+    """Register definition files, and forget them and the built-in ones afterwards."""
+    before = set(DatasetCatalog)
+    try:
+        register_datasets([str(file) for file in files])
+        yield
+    finally:
+        for name in set(DatasetCatalog) - before:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name, None)
+
+
+def data_config(train: Sequence[str] = ("tiny_train",), crop: Sequence[int] = (16, 16)) -> CfgNode:
+    """A config for small crops, two images a batch, without worker processes."""
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.SEED = 5
+    cfg.DATASETS.TRAIN = tuple(train)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = list(crop)
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.STYLE_MINING.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg

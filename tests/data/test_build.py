@@ -48,11 +48,17 @@ def test_resuming_continues_as_if_never_stopped():
     assert train_batches(cfg, 3, start_iter=4) == train_batches(cfg, 7)[4:]
 
 
-def test_global_random_state_is_neither_used_nor_changed():
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_global_random_state_is_neither_used_nor_changed(num_workers):
+    cfg = data_config()
+    cfg.DATALOADER.NUM_WORKERS = num_workers
     torch.manual_seed(0)
-    first = train_batches(data_config(), 2)
+    state = torch.get_rng_state()
+    first = train_batches(cfg, 2)
+    list(build_mining_batches(cfg))
+    assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
-    assert train_batches(data_config(), 2) == first
+    assert train_batches(cfg, 2) == first
 
 
 def test_seed_decides():

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cv2
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
@@ -154,7 +155,14 @@ def _train_dicts(cfg: CfgNode) -> Batch:
 
 
 def _worker_options(cfg: CfgNode) -> dict[str, Any]:
-    return {"num_workers": cfg.DATALOADER.NUM_WORKERS, "collate_fn": list, "worker_init_fn": _start_worker}
+    return {
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "collate_fn": list,
+        "worker_init_fn": _start_worker,
+        # Without one of its own, a loader takes a number off torch's global generator whenever it is started, which
+        # would shift dropout in a run that is taken up again.
+        "generator": torch.Generator(),
+    }
 
 
 def _start_worker(worker_id: int) -> None:

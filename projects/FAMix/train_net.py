@@ -2,7 +2,6 @@
 """Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
 
 import argparse
-import logging
 import sys
 import warnings
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
 from detectron2.engine import launch  # noqa: E402
+from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
@@ -25,9 +25,14 @@ def main(args: argparse.Namespace) -> Any:
     try:
         return run(args)
     except FAMixError as error:
-        logging.getLogger("famix").error("%s", error)
-        logging.shutdown()
+        process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
+        print(f"error{process}: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def one_line(error: FAMixError) -> str:
+    """The message alone, also of an error that a worker process of a data loader passed on with its traceback."""
+    return str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
 
 
 def run(args: argparse.Namespace) -> Any:

@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from famix.config import add_famix_config
 from famix.data import register_datasets, require_same_classes, verify_datasets
-from famix.errors import ConfigError
+from famix.errors import ConfigError, DatasetError
 from famix.mining import style_bank_path
 
 __all__ = ["argument_parser", "check_config", "load_config", "setup"]
@@ -65,8 +65,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
-    if comm.get_local_rank() == 0:  # once a machine: each has its own disks
-        verify_datasets(_used_datasets(cfg, args))
+    _verify_together(_used_datasets(cfg, args))
     return cfg
 
 
@@ -128,6 +127,19 @@ def _used_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     sources = () if args.eval_only else cfg.DATASETS.TRAIN
     targets = () if args.mine_styles_only else cfg.DATASETS.TEST
     return [*sources, *targets]
+
+
+def _verify_together(names: Sequence[str]) -> None:
+    """Look at the files once a machine, since each has its own disks; a problem on any stops every process."""
+    problem = ""
+    if comm.get_local_rank() == 0:
+        try:
+            verify_datasets(names)
+        except DatasetError as error:
+            problem = str(error)
+    problems = [found for found in comm.all_gather(problem) if found]
+    if problems:
+        raise DatasetError(problems[0])
 
 
 def _check_device(device: str) -> None:

@@ -1,0 +1,133 @@
+"""Miniature runs: a data set of bands of classes, a tiny CLIP and the config that joins them."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from clip_factory import save_tiny_clip
+from data_factory import registered, write_definition, write_image, write_label
+from famix.engine import argument_parser
+
+ROOT = Path(__file__).parent.parent
+TRAIN_NET = ROOT / "projects/FAMix/train_net.py"
+CONFIG = ROOT / "projects/FAMix/configs/Tiny/famix_tiny.yaml"
+SIZE = (72, 112)
+SPLITS = {"train": 6, "val": 2, "night": 2}
+_COLOURS = {0: (90, 90, 95), 1: (120, 170, 230), 2: (200, 40, 40), 9: (10, 10, 10)}
+
+
+def make_bands(folder: Path) -> Path:
+    """Draw images of sky above road with a car, each class in its own colour and large enough to own patches.
+
+    Args:
+        folder: root of the data set.
+
+    Returns:
+        The definition file of the data sets tiny_train, tiny_val and tiny_night.
+    """
+    rng = np.random.default_rng(0)
+    for split, count in SPLITS.items():
+        for index in range(count):
+            ids = np.zeros(SIZE, dtype=np.uint8)
+            ids[: int(rng.integers(28, 40))] = 1
+            left = int(rng.integers(0, 70))
+            ids[34:60, left : left + 42] = 2
+            ids[-6:] = 9
+            light = 0.3 if split == "night" else 1.0
+            colours = np.zeros((*SIZE, 3))
+            for label, colour in _COLOURS.items():
+                colours[ids == label] = colour
+            pixels = (colours * light + rng.normal(0, 6, (*SIZE, 3))).clip(0, 255).astype(np.uint8)
+            write_image(folder / "images" / split / f"{index}.png", pixels)
+            write_label(folder / "labels" / split / f"{index}.png", ids)
+    return write_definition(folder, splits={split: {} for split in SPLITS})
+
+
+class Workspace:
+    """A folder with a data set and a CLIP, in which runs can be made.
+
+    Args:
+        folder: empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.definition = make_bands(folder / "data")
+        self.clip = save_tiny_clip(folder / "clip.pt")
+
+    @classmethod
+    def existing(cls, folder: Path) -> "Workspace":
+        """A workspace that was copied here."""
+        workspace = cls.__new__(cls)
+        workspace.folder = folder
+        workspace.definition = write_definition(folder / "data", splits={split: {} for split in SPLITS})
+        workspace.clip = folder / "clip.pt"
+        return workspace
+
+    def registered(self) -> AbstractContextManager[None]:
+        """Registers the data sets for a while."""
+        return registered(self.definition)
+
+    def arguments(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> list[str]:
+        """Command line of a run that writes to folder / output."""
+        return [
+            "--config-file", str(CONFIG), *flags,
+            "DATASETS.FILES", f"['{self.definition}']", "MODEL.CLIP.WEIGHTS", str(self.clip),
+            "OUTPUT_DIR", str(self.folder / output), *options,
+        ]  # fmt: skip
+
+    def run(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> Any:
+        """Run train_net's `run` in this process; errors come as exceptions."""
+        with self.registered():
+            return train_net().run(self.parse(output, *options, flags=flags))
+
+    def parse(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> Namespace:
+        """The command line, parsed."""
+        return argument_parser().parse_args(self.arguments(output, *options, flags=flags))
+
+    def checkpoint(self, output: str, name: str = "model_final") -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return torch.load(self.folder / output / f"{name}.pth", weights_only=True)
+
+
+def train_net() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_train_net(*arguments: str, threads: int = 1) -> "subprocess.CompletedProcess[str]":
+    """Run the script as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(TRAIN_NET), *arguments],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )  # fmt: skip
+
+
+def assert_equal_state(first: Any, second: Any, where: str = "checkpoint") -> None:
+    """Compare nested dictionaries, lists, tensors and numbers bit for bit."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal_state(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, (one, other) in enumerate(zip(first, second, strict=True)):
+            assert_equal_state(one, other, f"{where}[{index}]")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where

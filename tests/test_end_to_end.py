@@ -1,0 +1,202 @@
+"""Whole runs through train_net: mine, train, evaluate, stop and continue, on a miniature data set."""
+
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from famix.data import LabelReader
+from famix.errors import BankError, DatasetError
+from famix.mining import StyleMiner
+from famix.style import StyleBank
+from run_factory import Workspace, assert_equal_state
+
+BACKBONE = "backbone."
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A data set and a CLIP for all tests of this file."""
+    return Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Workspace) -> Path:
+    """Output folder of one whole run of 4 iterations, with evaluation in the middle."""
+    workspace.run("finished", "TEST.EVAL_PERIOD", "2")
+    return workspace.folder / "finished"
+
+
+def load_bank(output: Path) -> StyleBank:
+    return StyleBank.load(output / "style_bank.safetensors")
+
+
+def continue_from(finished: Path, output: Path, checkpoint: str = "model_0000001.pth") -> None:
+    """Make a folder that looks as if the run had been stopped after a checkpoint."""
+    output.mkdir()
+    shutil.copy(finished / checkpoint, output)
+    shutil.copy(finished / "style_bank.safetensors", output)
+    (output / "last_checkpoint").write_text(checkpoint)
+
+
+def test_run_writes_bank_checkpoint_config_and_scores(finished: Path) -> None:
+    files = {path.name for path in finished.iterdir()}
+    assert {"style_bank.safetensors", "model_final.pth", "config.yaml", "metrics.json", "log.txt"} <= files
+    assert any(name.startswith("events.out.tfevents") for name in files)
+    metrics = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    scores = [m for m in metrics if "tiny_val/sem_seg/mIoU" in m]
+    assert len(scores) == 2  # in the middle and at the end
+    assert all(0 <= m[f"tiny_{split}/sem_seg/mIoU"] <= 100 for m in scores for split in ("val", "night"))
+
+
+def test_log_ends_with_one_table_over_all_targets(finished: Path) -> None:
+    table = (finished / "log.txt").read_text().rsplit("Results in percent:", 1)[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows if not row[0].startswith("-")] == ["data set", "tiny_val", "tiny_night", "mean"]
+    scores = {row[0]: float(row[1]) for row in rows if re.fullmatch(r"[\d.]+", row[1])}
+    assert scores["mean"] == pytest.approx((scores["tiny_val"] + scores["tiny_night"]) / 2, abs=0.01)
+
+
+def test_bank_has_at_most_one_style_per_class_and_batch(finished: Path) -> None:
+    bank = load_bank(finished)
+    batches = bank.annotations["batch_id"].tolist()
+    pairs = list(zip(batches, bank.class_ids.tolist(), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert set(batches) == {0, 1, 2}  # 6 images, 2 in a batch
+    assert set(bank.class_ids.tolist()) <= {0, 10, 13, 255}  # road, sky, car, unlabelled: the ids of Cityscapes
+    assert len(bank.counts()) >= 2
+
+
+def test_bank_tells_how_it_was_made(finished: Path, workspace: Workspace) -> None:
+    metadata = load_bank(finished).metadata
+    assert json.loads(metadata["grid"]) == [2, 3]
+    assert metadata["stage"] == "res2"
+    assert json.loads(metadata["source"]) == ["tiny_train"]
+    assert json.loads(metadata["templates"]) == ["a photo of a {}."]
+    assert len(metadata["clip_hash"]) == 64
+    prompts, bank = json.loads(metadata["prompts"]), load_bank(finished)
+    names = json.loads(metadata["class_names"])
+    for class_id, prompt_id in zip(bank.class_ids.tolist(), bank.annotations["prompt_id"].tolist(), strict=True):
+        expected = "photo" if class_id == 255 else f" style {names[class_id]}"
+        assert prompts[prompt_id].endswith(expected)
+
+
+def test_second_run_loads_the_bank_instead_of_mining(
+    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = finished / "style_bank.safetensors"
+    before = bank.stat().st_mtime_ns
+    monkeypatch.setattr(StyleMiner, "mine_batch", None)
+    workspace.run("second", "MODEL.STYLE.BANK", str(bank), "SOLVER.MAX_ITER", "1")
+    assert bank.stat().st_mtime_ns == before
+    assert not (workspace.folder / "second/style_bank.safetensors").exists()
+
+
+def test_bank_of_another_grid_is_refused(finished: Path, workspace: Workspace) -> None:
+    bank = str(finished / "style_bank.safetensors")
+    with pytest.raises(BankError, match=r"grid \[2, 3\].*asks for \[1, 1\].*MODEL\.STYLE\.GRID"):
+        workspace.run("other_grid", "MODEL.STYLE.BANK", bank, "MODEL.STYLE.GRID", "[1, 1]")
+
+
+def test_only_named_submodules_train(finished: Path, workspace: Workspace) -> None:
+    start = torch.load(workspace.clip, weights_only=True)
+    after = workspace.checkpoint("finished")["model"]
+    unchanged = {
+        name for name, value in after.items()
+        if name.startswith(BACKBONE)
+        and torch.equal(value, start["visual." + name.removeprefix(BACKBONE)].to(value.dtype))
+    }  # fmt: skip
+    trained = {name for name in after if name.startswith(BACKBONE + "layer4.")}
+    frozen = {name for name in after if name.startswith(BACKBONE)} - trained
+    assert frozen <= unchanged  # bit-identical over train, evaluate, train, batch norm's statistics included
+    assert not {name for name in trained if name.endswith(("weight", "running_mean"))} & unchanged
+
+
+def test_checkpoint_holds_neither_text_tower_nor_bank(workspace: Workspace, finished: Path) -> None:
+    names = workspace.checkpoint("finished")["model"].keys()
+    assert {name.split(".")[0] for name in names} == {"backbone", "sem_seg_head"}
+    assert not [name for name in names if "attnpool" in name or "bank" in name]
+
+
+def test_resumed_run_equals_an_undisturbed_one(finished: Path, workspace: Workspace) -> None:
+    continue_from(finished, workspace.folder / "resumed")
+    workspace.run("resumed", "TEST.EVAL_PERIOD", "2", flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("resumed"), workspace.checkpoint("finished"))
+
+
+def test_same_seed_gives_the_same_run_with_workers_too(finished: Path, workspace: Workspace) -> None:
+    workspace.run("again", "TEST.EVAL_PERIOD", "2", "DATALOADER.NUM_WORKERS", "2")
+    assert_equal_state(workspace.checkpoint("again"), workspace.checkpoint("finished"))
+    assert torch.equal(load_bank(workspace.folder / "again").mean, load_bank(finished).mean)
+
+
+def test_another_seed_gives_another_run(finished: Path, workspace: Workspace) -> None:
+    bank = str(finished / "style_bank.safetensors")
+    workspace.run("other_seed", "SEED", "2", "MODEL.STYLE.BANK", bank)
+    one, other = (workspace.checkpoint(run)["model"] for run in ("finished", "other_seed"))
+    assert not torch.equal(one["sem_seg_head.classifier.3.weight"], other["sem_seg_head.classifier.3.weight"])
+
+
+def test_evaluation_only_reproduces_the_final_scores(finished: Path, workspace: Workspace) -> None:
+    weights = str(finished / "model_final.pth")
+    results = workspace.run("scores", "MODEL.WEIGHTS", weights, flags=("--eval-only",))
+    last = json.loads((finished / "metrics.json").read_text().splitlines()[-1])
+    for split in ("val", "night"):
+        score = results[f"tiny_{split}"]["sem_seg"]["mIoU"]
+        assert score == pytest.approx(last[f"tiny_{split}/sem_seg/mIoU"])
+    assert not (workspace.folder / "scores/style_bank.safetensors").exists()
+
+
+def test_mining_only_writes_the_same_bank_and_stops(finished: Path, workspace: Workspace) -> None:
+    workspace.run("mined", flags=("--mine-styles-only",))
+    assert torch.equal(load_bank(workspace.folder / "mined").mean, load_bank(finished).mean)
+    assert not (workspace.folder / "mined/model_final.pth").exists()
+
+
+@pytest.mark.parametrize("strategy", ["noise", "mixstyle", "none"])
+def test_other_strategies_train_without_a_bank(strategy: str, workspace: Workspace) -> None:
+    workspace.run(strategy, "MODEL.STYLE.STRATEGY", strategy, "SOLVER.MAX_ITER", "2")
+    assert (workspace.folder / strategy / "model_final.pth").exists()
+    assert not (workspace.folder / strategy / "style_bank.safetensors").exists()
+
+
+def test_styles_change_the_training(finished: Path, workspace: Workspace) -> None:
+    workspace.run("plain", "MODEL.STYLE.STRATEGY", "none")
+    one, other = (workspace.checkpoint(run)["model"] for run in ("finished", "plain"))
+    assert not torch.equal(one["sem_seg_head.classifier.0.weight"], other["sem_seg_head.classifier.0.weight"])
+
+
+def test_bfloat16_trains_on_the_cpu(finished: Path, workspace: Workspace) -> None:
+    options = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "SOLVER.MAX_ITER", "2")
+    workspace.run("bfloat16", *options, "MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"))
+    weights = workspace.checkpoint("bfloat16")["model"]
+    assert all(value.dtype == torch.float32 for name, value in weights.items() if name.endswith("weight"))
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_bad_sample_in_mid_training_keeps_what_was_done(
+    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = LabelReader.read
+    reads = {"left": 6}  # 2 images in a batch: the fourth iteration fails
+
+    def failing_read(reader: LabelReader, path: str) -> np.ndarray:
+        if inspect.stack()[1].filename.endswith("mapper.py"):
+            reads["left"] -= 1
+            if reads["left"] < 0:
+                raise DatasetError(f"{path} is damaged")
+        return read(reader, path)
+
+    options = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"), "SOLVER.CHECKPOINT_PERIOD", "100")
+    with monkeypatch.context() as patch:
+        patch.setattr(LabelReader, "read", failing_read)
+        with pytest.raises(DatasetError, match="is damaged"):
+            workspace.run("damaged", *options)
+    assert (workspace.folder / "damaged/last_checkpoint").read_text() == "model_0000002.pth"
+    workspace.run("damaged", *options, flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("damaged")["model"], workspace.checkpoint("finished")["model"])

@@ -1,0 +1,102 @@
+"""What the READMEs say is so: links, make targets, the table of keys and the Python examples."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.projects.deeplab import add_deeplab_config
+
+from clip_factory import save_tiny_clip
+from famix import PatchStyleMixin, StyleBank, add_famix_config
+from famix.engine import load_config
+from run_factory import CONFIG
+
+ROOT = Path(__file__).parent.parent
+READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
+PROJECT_README = READMES[1]
+
+
+def python_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return flat
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)", path.read_text())
+    missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
+    assert not missing
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"^    make ([a-z]+)", READMES[0].read_text(), flags=re.MULTILINE))
+    assert {"setup", "test", "lint"} <= named <= targets
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    assert re.search(r"^\s*(run )?.*make test", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+
+
+def test_key_table_lists_every_key_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z][\w.]+)` \| (.*?) \|", PROJECT_README.read_text(), flags=re.MULTILINE))
+    ours, cfg = get_cfg(), get_cfg()
+    add_famix_config(cfg)
+    add_deeplab_config(ours)
+    added = {key: value for key, value in flatten(cfg).items() if key not in flatten(ours)}
+    assert rows.keys() == added.keys()
+    for key, value in added.items():
+        if key != "STYLE_MINING.STYLES":
+            shown = f"`{value}`" if value != "" else '`""`'
+            assert rows[key] == shown, key
+
+
+def test_commands_name_configs_that_load() -> None:
+    text = "".join(path.read_text() for path in READMES)
+    configs = set(re.findall(r"projects/FAMix/configs/\S+?\.yaml", text))
+    assert configs
+    for config in configs:
+        load_config(str(ROOT / config))
+
+
+def test_bank_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python_blocks(PROJECT_README)[0], names)
+    assert names["restyled"].shape == names["features"].shape
+    assert not torch.equal(names["restyled"], names["features"])
+    assert len(StyleBank.load("bank.safetensors")) == 19
+
+
+def test_mixin_example_makes_a_model_whose_training_is_styled(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(python_blocks(PROJECT_README)[1], names)
+    name = names["StyledSegmentor"].__name__
+    try:
+        options = ["MODEL.META_ARCHITECTURE", name, "MODEL.STYLE.STRATEGY", "noise"]
+        clip = save_tiny_clip(tmp_path / "clip.pt")
+        cfg = load_config(str(CONFIG), [*options, "MODEL.CLIP.WEIGHTS", str(clip)])
+        model = META_ARCH_REGISTRY.get(name)(cfg)
+    finally:
+        META_ARCH_REGISTRY._obj_map.pop(name)
+    assert isinstance(model, PatchStyleMixin)
+    batch = [
+        {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8), "sem_seg": torch.randint(0, 19, (64, 96))}
+    ] * 2
+    model.train()
+    model.restyler.reseed(0)
+    torch.manual_seed(0)
+    styled = model(batch)["loss_sem_seg"]
+    model.use_restyler(None)
+    torch.manual_seed(0)
+    assert not torch.equal(styled, model(batch)["loss_sem_seg"])

@@ -49,7 +49,11 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
         batches = build_mining_batches(cfg)
         writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
-        return mine_bank(build_miner(cfg, clip, class_names), batches, len(batches), metadata, writers)
+        try:
+            return mine_bank(build_miner(cfg, clip, class_names), batches, len(batches), metadata, writers)
+        finally:
+            for writer in writers:
+                writer.close()  # or a process that ends now loses what waits to be written
 
     return load_or_mine(path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels))
 

@@ -165,8 +165,9 @@ def take_patches(features: Tensor, positions: PatchPositions, grid: Grid) -> Ten
     Raises:
         ConfigError: the map is smaller than the grid.
     """
-    (height, width), (rows, cols) = features.shape[-2:], grid
+    height, width = features.shape[-2:]
     check_grid((height, width), grid)
+    rows, cols = grid
     device = features.device
     y = patch_starts(height, rows, device)[positions.row, None] + torch.arange(height // rows, device=device)
     x = patch_starts(width, cols, device)[positions.col, None] + torch.arange(width // cols, device=device)

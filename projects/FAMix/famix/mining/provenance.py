@@ -2,7 +2,7 @@
 
 Metadata, all strings (JSON where noted): clip_hash, stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
 prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, seed,
-images_per_batch, crop_size (JSON), source (JSON list of data sets) and famix_version.
+images_per_batch, max_batches, crop_size (JSON), source (JSON list of data sets) and famix_version.
 """
 
 import json

@@ -74,7 +74,7 @@ class StyleBank:
         annotations = dict(annotations or {})
         self._check_new(class_ids, mean, std, annotations)
         if not len(self):
-            self.mean, self.std = mean.new_empty(0, mean.shape[1]), std.new_empty(0, std.shape[1])
+            self.mean, self.std = mean.new_empty(0, mean.shape[1]).float(), std.new_empty(0, std.shape[1]).float()
             self.annotations = {name: values.new_empty(0) for name, values in annotations.items()}
         self.mean = torch.cat([self.mean, mean.detach().float()])
         self.std = torch.cat([self.std, std.detach().float()])
@@ -110,9 +110,10 @@ class StyleBank:
     def to(self, device: torch.device) -> "StyleBank":
         """This bank with its tensors on a device."""
         moved = StyleBank(self.metadata)
-        if len(self):
-            annotations = {name: values.to(device) for name, values in self.annotations.items()}
-            moved.add(self.class_ids.to(device), self.mean.to(device), self.std.to(device), annotations)
+        moved.mean, moved.std = self.mean.to(device), self.std.to(device)
+        moved.class_ids = self.class_ids.to(device)
+        moved.annotations = {name: values.to(device) for name, values in self.annotations.items()}
+        moved._index()
         return moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -159,7 +160,10 @@ class StyleBank:
             )
         bank = cls(metadata)
         annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
-        bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
+        try:
+            bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
+        except BankError as error:
+            raise BankError(f"{path} is no sound style bank: {error}") from error
         return bank
 
     def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:
@@ -175,7 +179,8 @@ class StyleBank:
             )
         if len(self) and annotations.keys() != self.annotations.keys():
             raise BankError(f"expected the annotations {sorted(self.annotations)}, got {sorted(annotations)}")
-        if class_ids.is_floating_point() or ((class_ids < 0) | (class_ids >= _NUM_CLASSES)).any():
+        ids = class_ids.long()  # uint8 cannot be compared with 256
+        if class_ids.is_floating_point() or ((ids < 0) | (ids >= _NUM_CLASSES)).any():
             raise BankError(f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()}")
         if not (mean.isfinite().all() and std.isfinite().all()):
             raise BankError("styles must be finite, got NaN or infinity; lower STYLE_MINING.LR")

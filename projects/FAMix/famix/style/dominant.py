@@ -28,8 +28,8 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
         ConfigError: the labels are smaller than the grid.
     """
     batch, height, width = labels.shape
-    rows, cols = grid
     check_grid((height, width), grid)
+    rows, cols = grid
     foreign_ignore = not 0 <= ignore_label < _NUM_IDS
     bins = _NUM_IDS + foreign_ignore
     ids = labels.long()

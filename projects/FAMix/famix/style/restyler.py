@@ -58,6 +58,8 @@ class PatchRestyler:
             raise ConfigError(
                 f"MODEL.STYLE.BETA must be > 0 and NOISE_SCALE >= 0; got BETA {beta} and NOISE_SCALE {noise_scale}"
             )
+        if len(grid) != 2 or min(grid) < 1:
+            raise ConfigError(f"MODEL.STYLE.GRID must be (rows, cols), each at least 1; got {tuple(grid)}")
         self.strategy = strategy
         self.grid: Grid = (int(grid[0]), int(grid[1]))
         self.beta = beta

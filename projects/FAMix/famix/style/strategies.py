@@ -44,6 +44,8 @@ class BankStyles:
 
     def sample(self, own: Statistics, patch_labels: Tensor, generator: torch.Generator) -> Statistics:
         """See StyleStrategy."""
+        if not len(self.bank):
+            return own
         if self.bank.mean.device != own.mean.device:
             self.bank = self.bank.to(own.mean.device)
         mean, std = (drawn.movedim(-1, 1) for drawn in self.bank.sample(patch_labels, generator))

@@ -1,0 +1,10 @@
+from famix.mining import StyleMiningHook
+from famix.style import StyleBank
+
+
+def test_the_bank_is_obtained_when_training_begins_and_handed_over():
+    events, bank = [], StyleBank()
+    hook = StyleMiningHook(obtain=lambda: events.append("obtain") or bank, use=events.append)
+    assert events == []
+    hook.before_train()
+    assert events == ["obtain", bank]

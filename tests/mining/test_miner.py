@@ -1,0 +1,171 @@
+import pytest
+import torch
+
+from famix.errors import ConfigError
+from famix.mining.miner import PatchPositions, first_patches, take_patches
+from famix.style import channel_mean_std, optimize_styles
+
+CROP = [[0, 1, 1], [255, 0, 2]]
+OTHER_CROP = [[1, 1, 0], [0, 0, 0]]
+
+
+def first_by_loop(patch_labels):
+    """Class -> (image, row, col), in the recipe's order of patches."""
+    found = {}
+    batch, rows, cols = patch_labels.shape
+    for row in range(rows):
+        for col in range(cols):
+            for image in range(batch):
+                found.setdefault(patch_labels[image, row, col].item(), (image, row, col))
+    return found
+
+
+def as_dict(positions):
+    columns = (positions.image, positions.row, positions.col)
+    return dict(zip(positions.class_ids.tolist(), zip(*(c.tolist() for c in columns), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 3), (4, 3, 3), (5, 2, 7), (16, 3, 3)])
+def test_first_patches_equal_a_plain_loop(shape):
+    labels = torch.tensor([0, 3, 7, 18, 255])[torch.randint(5, shape, generator=torch.Generator().manual_seed(0))]
+    positions = first_patches(labels)
+    assert as_dict(positions) == first_by_loop(labels)
+    assert positions.class_ids.tolist() == sorted(as_dict(positions))
+
+
+def test_cells_come_before_images():
+    """The second image has class 5 in an earlier cell than the first one has."""
+    labels = torch.tensor([[[1, 5], [6, 6]], [[5, 1], [1, 6]]])
+    assert as_dict(first_patches(labels)) == {1: (0, 0, 0), 5: (1, 0, 0), 6: (0, 1, 0)}
+
+
+@pytest.mark.parametrize(("size", "grid"), [((6, 9), (2, 3)), ((7, 11), (3, 2)), ((8, 8), (3, 3)), ((4, 3), (4, 3))])
+def test_take_patches_equals_slicing(size, grid):
+    features = torch.rand(3, 5, *size)
+    cells = torch.cartesian_prod(torch.arange(3), torch.arange(grid[0]), torch.arange(grid[1]))
+    positions = PatchPositions(torch.arange(len(cells)), *cells.unbind(1))
+    taken = take_patches(features, positions, grid)
+    height, width = size[0] // grid[0], size[1] // grid[1]
+    assert taken.shape == (len(cells), 5, height, width)
+    for patch, (image, row, col) in zip(taken, cells.tolist(), strict=True):
+        whole = features[image].tensor_split(grid[0], 1)[row].tensor_split(grid[1], 2)[col]
+        assert torch.equal(patch, whole[:, :height, :width])
+
+
+def test_take_patches_refuses_a_grid_larger_than_the_map():
+    positions = PatchPositions(*torch.zeros(4, 1, dtype=torch.int64))
+    with pytest.raises(ConfigError, match=r"map of \(2, 5\).*grid of \(3, 3\)"):
+        take_patches(torch.rand(1, 1, 2, 5), positions, (3, 3))
+
+
+def test_every_class_gets_one_style(make_miner, make_samples):
+    mined = make_miner().mine_batch(0, make_samples(CROP, OTHER_CROP))
+    assert mined.index == 0
+    assert mined.class_ids.tolist() == [0, 1, 2, 255]
+    assert mined.mean.shape == mined.std.shape == (4, 32)
+    assert mined.initial_loss.shape == mined.final_loss.shape == (4,)
+    assert make_miner().mine_batch(0, make_samples(OTHER_CROP)).class_ids.tolist() == [0, 1]
+
+
+def test_prompts_are_those_of_the_classes(make_miner, make_samples):
+    miner = make_miner(steps=0)
+    for index in range(10):
+        texts = miner.prompts.texts(miner.mine_batch(index, make_samples(CROP)).prompt_ids)
+        assert [text.split()[-1] for text in texts] == ["road", "sky", "car", "photo"]
+
+
+def test_equals_the_recipe_step_by_step(make_miner, make_samples, clip):
+    """res2 of normalised pixels, the first patch of every class, its prompt, SGD through a pool to CLIP's own size."""
+    miner, samples = make_miner(steps=3, lr=0.5), make_samples(CROP, OTHER_CROP)
+    mined = miner.mine_batch(7, samples)
+    images = torch.stack([sample["image"] for sample in samples]).float()
+    images = (images - torch.tensor([120.0, 115, 100]).view(3, 1, 1)) / torch.tensor([60.0, 60, 70]).view(3, 1, 1)
+    with torch.no_grad():
+        features = clip(images)["res2"]
+    assert features.shape[-2:] == (16, 24)
+    # Classes 0, 1, 2 and 255: each patch has 8 x 8 cells.
+    patches = torch.stack(
+        [features[0, :, :8, :8], features[1, :, :8, :8], features[0, :, 8:, 16:], features[0, :, 8:, :8]]
+    )
+    styles = optimize_styles(
+        patches,
+        miner.encode_prompts(miner.prompts.texts(mined.prompt_ids)),
+        lambda x: clip.encode_from("res2", torch.nn.functional.interpolate(x, (16, 16))),
+        steps=3,
+        lr=0.5,
+        momentum=0.9,
+        weight_decay=1e-4,
+    )
+    torch.testing.assert_close(mined.mean, styles.mean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mined.std, styles.std, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mined.initial_loss, styles.style_losses[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mined.final_loss, styles.style_losses[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_no_step_keeps_the_patches_own_statistics(make_miner, make_samples, clip):
+    miner, samples = make_miner(steps=0, grid=(1, 1)), make_samples([[0]])
+    mined = miner.mine_batch(0, samples)
+    pixels = (samples[0]["image"] - miner.pixel_mean) / miner.pixel_std
+    with torch.no_grad():
+        mean, std = channel_mean_std(clip.features_at("res2", pixels[None]))
+    torch.testing.assert_close(mined.mean, mean.flatten(1))
+    torch.testing.assert_close(mined.std, std.flatten(1))
+    assert torch.equal(mined.initial_loss, mined.final_loss)
+
+
+@pytest.mark.parametrize("stage", ["res2", "res3", "res4"])
+@pytest.mark.parametrize("size", [(64, 96), (80, 76)])
+def test_every_style_comes_closer_to_its_prompt(make_miner, make_samples, stage, size):
+    mined = make_miner(steps=6, lr=2.0, stage=stage).mine_batch(0, make_samples(CROP, OTHER_CROP, size=size))
+    assert (mined.final_loss < mined.initial_loss).all()
+    assert mined.mean.shape[1] == {"res2": 32, "res3": 64, "res4": 128}[stage]
+
+
+def test_a_batch_depends_on_its_number_samples_and_seed_alone(make_miner, make_samples):
+    miner, samples = make_miner(), make_samples(CROP, seed=3)
+    for index in range(2):
+        miner.mine_batch(index, make_samples(OTHER_CROP, seed=index))
+    torch.manual_seed(123)
+    after_others = miner.mine_batch(5, samples)
+    alone = make_miner().mine_batch(5, samples)
+    assert all(torch.equal(getattr(alone, name), getattr(after_others, name)) for name in ("mean", "std", "prompt_ids"))
+
+
+@pytest.mark.parametrize("vary", ["seed", "index"])
+def test_seed_and_number_decide_the_prompts(make_miner, make_samples, vary):
+    samples = make_samples(CROP)
+    drawn = {
+        tuple(
+            make_miner(steps=0, **({"seed": i} if vary == "seed" else {}))
+            .mine_batch(i if vary == "index" else 0, samples)
+            .prompt_ids.tolist()
+        )
+        for i in range(8)
+    }
+    assert len(drawn) > 3
+
+
+def test_another_ignore_label_means_255_in_the_bank(make_miner, make_samples):
+    miner = make_miner(ignore_label=11)
+    mined = miner.mine_batch(0, make_samples([[0, 11, 11], [0, 2, 1]]))
+    assert mined.class_ids.tolist() == [0, 1, 2, 255]
+    assert miner.prompts.texts(mined.prompt_ids)[-1] == "photo"
+
+
+def test_labels_without_a_name_are_refused(make_miner, make_samples):
+    with pytest.raises(ConfigError, match=r"classes \[0, 3\], but there are 3 class names"):
+        make_miner().mine_batch(0, make_samples([[0, 3, 3], [0, 0, 0]]))
+
+
+def test_a_pool_that_the_attention_pool_cannot_take_is_refused(make_miner, make_samples):
+    assert make_miner().pool_size == 16 and make_miner(stage="res3").pool_size == 8
+    with pytest.raises(ConfigError, match="attention pool takes 4 cells"):
+        make_miner(pool_size=32).mine_batch(0, make_samples(CROP))
+
+
+def test_clip_stays_as_it_is(make_miner, make_samples, clip):
+    clip.train().requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    make_miner().mine_batch(0, make_samples(CROP))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in clip.state_dict().items())
+    assert not clip.training and not any(p.requires_grad or p.grad is not None for p in clip.parameters())

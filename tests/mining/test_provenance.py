@@ -1,0 +1,140 @@
+import json
+import logging
+from importlib.metadata import version
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from famix import add_famix_config
+from famix.errors import BankError, ConfigError
+from famix.mining import bank_metadata, check_bank
+from famix.style import StyleBank
+from famix.text import IMAGENET_TEMPLATES
+
+NAMES = ("road", "sky")
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.DATASETS.TRAIN = ("town_train", "town_more")
+    cfg.INPUT.CROP.SIZE = [768, 512]
+    cfg.STYLE_MINING.MAX_BATCHES = 5
+    cfg.STYLE_MINING.STYLES = ["Foggy style", "Pop Art style"]
+    return cfg
+
+
+@pytest.fixture
+def expected(cfg):
+    return bank_metadata(cfg, "abc123", NAMES)
+
+
+def bank_with(metadata, channels=32):
+    bank = StyleBank(metadata)
+    bank.add(torch.tensor([0, 1]), torch.rand(2, channels), torch.rand(2, channels))
+    return bank
+
+
+def test_metadata_tells_all_that_the_styles_depend_on(expected):
+    assert expected == {
+        "clip_hash": "abc123",
+        "stage": "res2",
+        "grid": "[3, 3]",
+        "class_names": '["road", "sky"]',
+        "prompts": json.dumps(
+            ["Foggy style road", "Pop Art style road", "Foggy style sky", "Pop Art style sky", "photo"]
+        ),
+        "templates": json.dumps(IMAGENET_TEMPLATES),
+        "pool_size": "0",
+        "steps": "100",
+        "lr": "1.0",
+        "momentum": "0.9",
+        "weight_decay": "0.0001",
+        "seed": "1",
+        "images_per_batch": "16",
+        "max_batches": "5",
+        "crop_size": "[768, 512]",
+        "source": '["town_train", "town_more"]',
+        "famix_version": version("famix"),
+    }
+
+
+def test_metadata_of_broken_settings_is_refused(cfg):
+    cfg.STYLE_MINING.TEMPLATES = ["no placeholder"]
+    with pytest.raises(ConfigError, match="TEMPLATES"):
+        bank_metadata(cfg, "", NAMES)
+
+
+def test_metadata_survives_the_file(expected, tmp_path, caplog):
+    bank_with(expected).save(tmp_path / "bank")
+    check_bank(StyleBank.load(tmp_path / "bank"), expected, "bank", 32)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("key", "other", "remedy"),
+    [
+        ("clip_hash", "def456", "set MODEL.CLIP.WEIGHTS to the CLIP"),
+        ("stage", "res3", "set MODEL.STYLE.STAGE"),
+        ("grid", "[2, 3]", "set MODEL.STYLE.GRID"),
+        ("class_names", '["road", "tree"]', "use a source data set with the bank's classes"),
+    ],
+)
+def test_a_bank_for_something_else_is_refused(expected, key, other, remedy):
+    with pytest.raises(BankError) as error:
+        check_bank(bank_with({**expected, key: other}), expected, "some/bank", 32)
+    message = str(error.value)
+    assert f"style bank some/bank was mined for {key} {other}, the config asks for {expected[key]}; {remedy}" in message
+    assert "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK" in message
+
+
+@pytest.mark.parametrize("key", ["clip_hash", "stage", "grid", "class_names"])
+def test_a_bank_that_does_not_say_is_refused(expected, key):
+    metadata = {name: value for name, value in expected.items() if name != key}
+    with pytest.raises(BankError, match=f"mined for {key} nothing"):
+        check_bank(bank_with(metadata), expected, "bank", 32)
+
+
+def test_an_unknown_clip_is_not_compared(cfg, expected, caplog):
+    check_bank(bank_with(expected), bank_metadata(cfg, "", NAMES), "bank", 32)
+    assert not caplog.records
+
+
+def test_other_channels_are_refused(expected):
+    with pytest.raises(
+        BankError, match=r"holds 2 styles of 32 channels, stage res2 .* has 256; set MODEL\.CLIP\.WEIGHTS"
+    ):
+        check_bank(bank_with(expected), expected, "bank", 256)
+
+
+def test_an_empty_bank_is_refused(expected):
+    with pytest.raises(BankError, match="holds 0 styles"):
+        check_bank(StyleBank(expected), expected, "bank", 32)
+
+
+FREE = (
+    "prompts", "templates", "pool_size", "steps", "lr", "momentum", "weight_decay", "seed", "images_per_batch",
+    "max_batches", "crop_size", "source",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_other_differences_are_warned_of(expected, caplog, key):
+    with caplog.at_level(logging.WARNING, logger="famix"):
+        check_bank(bank_with({**expected, key: "other"}), expected, "some/bank", 32)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith(f"Style bank some/bank was mined with {key} other; the config says {expected[key][:70]}")
+    assert message.endswith("The bank is used as it is.") and len(message) < 250, "long values are cut"
+
+
+def test_all_differences_are_warned_of_but_the_version(expected, caplog):
+    with caplog.at_level(logging.WARNING, logger="famix"):
+        check_bank(bank_with({**expected, "famix_version": "0", "lr": "9", "seed": "9"}), expected, "bank", 32)
+    assert sorted(record.args[1] for record in caplog.records) == ["lr", "seed"]
+
+
+def test_every_fact_is_either_binding_or_warned_of(expected):
+    assert set(expected) == {"clip_hash", "stage", "grid", "class_names", "famix_version", *FREE}

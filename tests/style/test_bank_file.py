@@ -1,0 +1,153 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from famix.errors import BankError
+from famix.style import StyleBank, bank
+
+
+def small_bank():
+    styles = StyleBank({"stage": "res2", "class_names": '["road"]'})
+    generator = torch.Generator().manual_seed(0)
+    mean, std = torch.randn(2, 5, 3, generator=generator)
+    styles.add(torch.tensor([0, 255, 3, 0, 7]), mean, std, {"batch_id": torch.arange(5), "loss": mean[:, 0]})
+    return styles
+
+
+def contents(**changes):
+    tensors = {"mean": torch.rand(2, 3), "std": torch.rand(2, 3), "class_ids": torch.tensor([0, 255])}
+    return tensors | changes
+
+
+VERSION = {"format_version": "1"}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "bank.safetensors"
+
+
+def test_round_trip(path):
+    saved = small_bank()
+    saved.save(path)
+    loaded = StyleBank.load(path)
+    assert loaded.metadata == {**saved.metadata, "format_version": "1"}
+    for name in ("mean", "std", "class_ids"):
+        torch.testing.assert_close(getattr(loaded, name), getattr(saved, name), atol=0, rtol=0)
+    assert loaded.annotations.keys() == {"batch_id", "loss"}
+    assert all(torch.equal(loaded.annotations[name], values) for name, values in saved.annotations.items())
+    ids = torch.tensor([0, 3, 9] * 20)
+    draws = [bank.sample(ids, torch.Generator().manual_seed(1))[0] for bank in (saved, loaded)]
+    assert torch.equal(*draws)
+
+
+def test_an_empty_bank_round_trips(path):
+    StyleBank({"a": "b"}).save(path)
+    loaded = StyleBank.load(path)
+    assert len(loaded) == 0 and loaded.metadata["a"] == "b"
+
+
+def test_the_file_is_what_the_format_says(path):
+    small_bank().save(path)
+    tensors = load_file(path)
+    assert {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()} == {
+        "mean": ((5, 3), torch.float32),
+        "std": ((5, 3), torch.float32),
+        "class_ids": ((5,), torch.int64),
+        "annotation.batch_id": ((5,), torch.int64),
+        "annotation.loss": ((5,), torch.float32),
+    }
+
+
+def test_saving_makes_folders_and_overwrites(tmp_path):
+    path = tmp_path / "new" / "folder" / "bank.safetensors"
+    StyleBank().save(path)
+    small_bank().save(str(path))
+    assert len(StyleBank.load(str(path))) == 5
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("when", ["before", "half-way", "at the end"])
+def test_a_failing_save_leaves_the_old_file_and_no_litter(path, monkeypatch, when):
+    StyleBank({"old": "yes"}).save(path)
+
+    def fail(*arguments, **_):
+        if when == "half-way":
+            arguments[1].write_bytes(b"half a file")
+        raise OSError("disk full")
+
+    if when == "at the end":
+        monkeypatch.setattr(bank.os, "replace", fail)
+    else:
+        monkeypatch.setattr(bank, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        small_bank().save(path)
+    monkeypatch.undo()
+    assert StyleBank.load(path).metadata["old"] == "yes"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_file_appears_only_when_it_is_whole(path, monkeypatch):
+    def check(tensors, part, metadata):
+        assert part.parent == path.parent, "on one file system, so that renaming is atomic"
+        assert not path.exists()
+        save_file(tensors, part, metadata)
+
+    monkeypatch.setattr(bank, "save_file", check)
+    small_bank().save(path)
+    assert len(StyleBank.load(path)) == 5
+
+
+def test_a_missing_file(path):
+    with pytest.raises(BankError, match=r"bank\.safetensors does not exist.*--mine-styles-only"):
+        StyleBank.load(path)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:20], lambda b: b"", lambda b: b"\x80\x04" + b])
+def test_a_damaged_file(path, damage):
+    small_bank().save(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(BankError, match=r"bank\.safetensors is not a readable \.safetensors file.*mine the bank again"):
+        StyleBank.load(path)
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(BankError, match="not a readable"):
+        StyleBank.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "got"),
+    [
+        ({"weight": torch.rand(2)}, None, r"version None and tensors \['weight'\]"),
+        (contents(), None, "version None"),
+        (contents(), {"format_version": "2"}, "version 2"),
+        ({"mean": torch.rand(1, 1), "std": torch.rand(1, 1)}, VERSION, r"version 1 and tensors \['mean', 'std'\]"),
+    ],
+)
+def test_a_file_of_something_else(path, tensors, metadata, got):
+    save_file(tensors, path, metadata)
+    with pytest.raises(BankError, match=rf"bank\.safetensors is not a style bank of format version 1.*{got}.*again"):
+        StyleBank.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"std": torch.rand(2, 4)}, r"expected class_ids.*\(2, 4\)"),
+        ({"class_ids": torch.tensor([1])}, r"expected class_ids.*\(1,\)"),
+        ({"annotation.loss": torch.rand(3)}, r"expected class_ids.*'loss': \(3,\)"),
+        ({"class_ids": torch.tensor([0, 256])}, r"integers in \[0, 255\], got \[0, 256\]"),
+        ({"mean": torch.full((2, 3), torch.nan)}, "finite"),
+    ],
+)
+def test_a_file_with_impossible_styles_is_named(path, changes, message):
+    save_file(contents(**changes), path, VERSION)
+    with pytest.raises(BankError, match=rf"bank\.safetensors.*{message}"):
+        StyleBank.load(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_styles_of_another_precision_load_as_float32(path, dtype):
+    save_file(contents(mean=torch.ones(2, 3, dtype=dtype)), path, VERSION)
+    assert StyleBank.load(path).mean.dtype == torch.float32

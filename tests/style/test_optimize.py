@@ -1,0 +1,121 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clip_factory import tiny_clip
+from famix.modeling import CLIPResNet
+from famix.style import channel_mean_std, optimize_styles
+
+SGD = {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.01}
+
+
+def small_encoder(patches):
+    """A smooth map of two features per channel, which sees both mean and spread."""
+    pooled = torch.cat([patches.mean((2, 3)), patches.amax((2, 3))], dim=1)
+    weight = torch.linspace(-1, 1, pooled.shape[1] * 5, dtype=pooled.dtype).view(-1, 5).cos()
+    return torch.tanh(pooled @ weight)
+
+
+def draw_patches_and_texts(number=3, channels=4, width=5):
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand(number, channels, 6, 7, generator=generator) * 3
+    return patches, F.normalize(torch.randn(number, width, generator=generator), dim=1)
+
+
+def optimize_by_loop(patches, texts, encode, steps, **sgd):
+    """Plain torch, one step after the other."""
+    own_mean = patches.mean((2, 3), keepdim=True)
+    own_std = (patches.var((2, 3), keepdim=True) + 1e-5).sqrt()
+    normalised = (patches - own_mean) / own_std
+    mean, std = torch.nn.Parameter(own_mean.clone()), torch.nn.Parameter(own_std.clone())
+    optimizer, losses = torch.optim.SGD([mean, std], **sgd), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        embedding = F.normalize(encode(F.relu(std * normalised + mean)), dim=1)
+        loss = (1 - (embedding * texts).sum(dim=1)).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return mean.detach().flatten(1), std.detach().flatten(1), losses
+
+
+@pytest.mark.parametrize(
+    "sgd", [SGD, {**SGD, "momentum": 0.0}, {**SGD, "weight_decay": 0.0}, {**SGD, "lr": 0.1}], ids=str
+)
+def test_equals_a_plain_loop(sgd):
+    patches, texts = draw_patches_and_texts()
+    got = optimize_styles(patches, texts, small_encoder, steps=12, **sgd)
+    mean, std, losses = optimize_by_loop(patches, texts, small_encoder, 12, **sgd)
+    torch.testing.assert_close(got.mean, mean)
+    torch.testing.assert_close(got.std, std)
+    assert got.losses.tolist() == pytest.approx(losses, rel=1e-4)
+
+
+def test_shapes_and_history():
+    patches, texts = draw_patches_and_texts(number=3, channels=4)
+    styles = optimize_styles(patches, texts, small_encoder, steps=5, **SGD)
+    assert styles.mean.shape == styles.std.shape == (3, 4)
+    assert styles.losses.shape == (5,) and styles.style_losses.shape == (6, 3)
+    after = 1 - F.cosine_similarity(small_encoder(restyled(patches, styles)), texts)
+    torch.testing.assert_close(styles.style_losses[-1], after)
+    assert not any(tensor.requires_grad for tensor in vars(styles).values())
+
+
+def restyled(patches, styles):
+    mean, std = channel_mean_std(patches)
+    return F.relu((patches - mean) / std * styles.std[..., None, None] + styles.mean[..., None, None])
+
+
+def test_no_step_returns_the_patches_own_statistics():
+    patches, texts = draw_patches_and_texts()
+    styles = optimize_styles(patches, texts, small_encoder, steps=0, **SGD)
+    own_mean, own_std = channel_mean_std(patches)
+    assert torch.equal(styles.mean, own_mean.flatten(1)) and torch.equal(styles.std, own_std.flatten(1))
+    assert styles.losses.shape == (0,) and styles.style_losses.shape == (1, 3)
+
+
+def test_runs_where_gradients_are_off_and_leaves_the_patches_alone():
+    patches, texts = draw_patches_and_texts()
+    before, expected = patches.clone(), optimize_styles(patches, texts, small_encoder, steps=3, **SGD)
+    with torch.no_grad():
+        got = optimize_styles(patches, texts, small_encoder, steps=3, **SGD)
+    assert torch.equal(got.mean, expected.mean)
+    assert torch.equal(patches, before)
+
+
+def test_half_precision_patches_give_float32_styles():
+    patches, texts = draw_patches_and_texts()
+    got = optimize_styles(patches.half(), texts.half(), small_encoder, steps=3, **SGD)
+    expected = optimize_styles(patches.half().float(), texts.half().float(), small_encoder, steps=3, **SGD)
+    assert got.mean.dtype == got.std.dtype == torch.float32
+    assert torch.equal(got.mean, expected.mean)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return CLIPResNet.from_state_dict(tiny_clip().state_dict()).eval()
+
+
+@pytest.fixture(scope="module")
+def clip_patches(clip):
+    generator = torch.Generator().manual_seed(5)
+    images = torch.rand(4, 3, 64, 64, generator=generator) * 2 - 1
+    with torch.no_grad():
+        features = clip.features_at("res2", images)
+    return features, F.normalize(torch.randn(4, 16, generator=generator), dim=1)
+
+
+def test_every_style_comes_closer_to_its_text_in_clip(clip, clip_patches):
+    styles = optimize_styles(
+        *clip_patches, lambda x: clip.encode_from("res2", x), steps=8, lr=1.0, momentum=0.9, weight_decay=1e-4
+    )
+    assert (styles.style_losses[-1] < styles.style_losses[0] - 0.01).all()
+    assert styles.losses[-1] < styles.losses[0]
+
+
+def test_the_encoder_is_not_trained(clip, clip_patches):
+    clip.requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    optimize_styles(*clip_patches, lambda x: clip.encode_from("res2", x), steps=2, **SGD)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in clip.state_dict().items())
+    assert all(parameter.grad is None for parameter in clip.parameters())

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from famix.errors import ConfigError
+from famix.style import channel_mean_std, patch_mean_std, restyle_patches
+
+SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((5, 4), (1, 1))]
+
+
+def restyle_by_loop(features, mean, std, alpha, grid):
+    """The recipe's sentence, patch by patch and channel by channel."""
+    result = features.clone()
+    for row, band in enumerate(result.tensor_split(grid[0], -2)):
+        for col, patches in enumerate(band.tensor_split(grid[1], -1)):
+            for image in range(len(features)):
+                for channel in range(features.shape[1]):
+                    patch, weight = patches[image, channel], alpha[image, channel, 0, 0]
+                    own_mean, own_std = patch.mean(), (patch.var() + 1e-5).sqrt()
+                    new_mean = weight * own_mean + (1 - weight) * mean[image, channel, row, col]
+                    new_std = weight * own_std + (1 - weight) * std[image, channel, row, col]
+                    patch.copy_((new_std * (patch - own_mean) / own_std + new_mean).clamp(min=0))
+    return result
+
+
+def draw(batch, channels, size, grid, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(3)
+
+    def uniform(*shape):
+        return torch.rand(batch, channels, *shape, dtype=dtype, generator=generator)
+
+    return uniform(*size), uniform(*grid), uniform(*grid), uniform(1, 1)
+
+
+@pytest.mark.parametrize(("size", "grid"), SIZES_AND_GRIDS)
+@pytest.mark.parametrize(("batch", "channels"), [(1, 1), (3, 4)])
+def test_equals_a_plain_loop(size, grid, batch, channels):
+    arguments = draw(batch, channels, size, grid)
+    got = restyle_patches(*arguments, grid)
+    expected = restyle_by_loop(*arguments, grid)
+    assert (expected == 0).any() or channels == 1, "the ReLU should matter in this example"
+    torch.testing.assert_close(got, expected)
+
+
+def test_hand_computed_example():
+    """Own mean 2 and std 2, so that the cells are -0.5, -0.5, -0.5 and 1.5 standard deviations from the mean.
+
+    First channel: mean 0.25 * 2 + 0.75 * 6 = 5, std 0.25 * 2 + 0.75 * 4 = 3.5: 5 - 1.75 and 5 + 5.25.
+    Second channel: mean 0.5 * 2 + 0.5 * 0 = 1, std 0.5 * 2 + 0.5 * 6 = 4: 1 - 2, cut off at 0, and 1 + 6.
+    """
+    features = torch.tensor([[1.0, 1.0], [1.0, 5.0]]).expand(1, 2, 2, 2)
+    mean, std = (torch.tensor(values).view(1, 2, 1, 1) for values in ([6.0, 0.0], [4.0, 6.0]))
+    alpha = torch.tensor([0.25, 0.5]).view(1, 2, 1, 1)
+    got = restyle_patches(features, mean, std, alpha, (1, 1))
+    expected = torch.tensor([[[[3.25, 3.25], [3.25, 10.25]], [[0.0, 0.0], [0.0, 7.0]]]])
+    torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 3)])
+def test_alpha_1_is_the_identity_on_what_is_not_negative(grid):
+    features, mean, std, alpha = draw(2, 3, (7, 8), grid, torch.float32)
+    torch.testing.assert_close(restyle_patches(features, mean, std, torch.ones_like(alpha), grid), features)
+
+
+def test_alpha_0_gives_the_drawn_statistics():
+    features, mean, std, alpha = draw(2, 3, (7, 8), (3, 2))
+    mean = mean + 10  # far from the ReLU
+    got = patch_mean_std(restyle_patches(features, mean, std, torch.zeros_like(alpha), (3, 2)), (3, 2))
+    torch.testing.assert_close(got.mean, mean)
+    torch.testing.assert_close(got.std, std, rtol=1e-3, atol=1e-4)  # eps is in both standard deviations
+
+
+def test_alpha_may_differ_from_patch_to_patch():
+    features, mean, std, _ = draw(2, 3, (6, 6), (3, 2))
+    alpha = torch.zeros(2, 3, 3, 2, dtype=torch.float64)
+    alpha[:, :, 1, 0] = 1
+    got = restyle_patches(features, mean, std, alpha, (3, 2))
+    torch.testing.assert_close(got[..., 2:4, :3], features[..., 2:4, :3])
+    assert (got[..., 2:4, 3:] - features[..., 2:4, 3:]).abs().amax((-1, -2)).min() > 0.01
+
+
+def test_memory_format_does_not_matter():
+    features, *rest = draw(2, 8, (7, 9), (3, 2))
+    last = features.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(restyle_patches(last, *rest, (3, 2)), restyle_patches(features, *rest, (3, 2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [(6, 6), (7, 8)])
+def test_half_precision_is_rounded_once(dtype, size):
+    features, *rest = draw(2, 3, size, (3, 2), torch.float32)
+    features = (features * 500).to(dtype)
+    got = restyle_patches(features, *rest, (3, 2))
+    assert got.dtype == dtype
+    assert torch.equal(got, restyle_patches(features.float(), *rest, (3, 2)).to(dtype))
+
+
+def test_single_cell_patches_take_the_mixed_mean():
+    features, mean, std, alpha = draw(2, 3, (3, 2), (3, 2))
+    torch.testing.assert_close(
+        restyle_patches(features, mean, std, alpha, (3, 2)), alpha * features + (1 - alpha) * mean
+    )
+
+
+def test_the_features_given_are_left_alone():
+    features, *rest = draw(1, 2, (7, 6), (3, 2))
+    before = features.clone()
+    restyle_patches(features, *rest, (3, 2))
+    assert torch.equal(features, before)
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (2, 6)])
+def test_a_grid_larger_than_the_map_is_refused(grid):
+    with pytest.raises(ConfigError, match=rf"map of \(2, 5\).*grid of \({grid[0]}, {grid[1]}\)"):
+        restyle_patches(*draw(1, 1, (2, 5), grid), grid)
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (2, 3)])
+def test_gradients_reach_every_argument(grid):
+    arguments = [tensor.requires_grad_() for tensor in draw(1, 2, (5, 4), grid)]
+    assert torch.autograd.gradcheck(lambda *tensors: restyle_patches(*tensors, grid), arguments)
+
+
+def test_no_gradient_passes_the_relu():
+    features, mean, std, alpha = draw(1, 1, (4, 4), (1, 1))
+    mean = (mean - 100).requires_grad_()
+    restyled = restyle_patches(features, mean, std, torch.zeros_like(alpha), (1, 1))
+    restyled.sum().backward()
+    assert (restyled == 0).all() and mean.grad.item() == 0
+
+
+def test_statistics_of_whole_maps_are_those_of_a_grid_of_one():
+    features, *_ = draw(2, 3, (5, 6), (1, 1))
+    whole = patch_mean_std(features, (1, 1))
+    torch.testing.assert_close((whole.mean, whole.std), channel_mean_std(features))

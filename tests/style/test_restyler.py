@@ -1,0 +1,212 @@
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+
+from famix import add_famix_config
+from famix.errors import ConfigError
+from famix.style import PatchRestyler, StyleBank, patch_classes, patch_mean_std, restyle_patches
+from famix.style.restyler import sample_alpha
+
+GRID = (2, 3)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def bank_of(*class_ids, channels=4):
+    bank = StyleBank()
+    mean = torch.rand(len(class_ids), channels, generator=seeded(8)) + 1
+    bank.add(torch.tensor(class_ids), mean, mean / 2)
+    return bank
+
+
+def restyler(strategy="bank", bank=None, **settings):
+    made = PatchRestyler(strategy=strategy, grid=GRID, **{"beta": 0.1, **settings})
+    if strategy == "bank":
+        made.use_bank(bank_of(0, 0, 0, 1, 1, 2, 255) if bank is None else bank)
+    made.reseed(5)
+    return made
+
+
+@pytest.fixture
+def features():
+    return torch.rand(3, 4, 7, 8, generator=seeded(1))
+
+
+@pytest.fixture
+def labels():
+    """Full resolution labels, whose patches are classes 0 to 2 and unlabelled ones."""
+    cells = torch.tensor([0, 1, 2, 255])[torch.randint(4, (3, *GRID), generator=seeded(2))]
+    return cells.repeat_interleave(14, 1).repeat_interleave(11, 2)
+
+
+def test_equals_restyle_patches_with_the_same_draws(features, labels):
+    bank, generator = bank_of(0, 0, 0, 1, 1, 2, 255), seeded(5)
+    got = restyler(bank=bank)(features, labels)
+    mean, std = (x.movedim(-1, 1) for x in bank.sample(patch_classes(labels, GRID, 255), generator))
+    alpha = sample_alpha((3, 4), 0.1, generator).float()
+    torch.testing.assert_close(got, restyle_patches(features, mean, std, alpha, GRID))
+    assert not torch.allclose(got, features)
+
+
+@pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
+def test_a_seed_decides_the_draws(features, labels, strategy):
+    draw = restyler(strategy)
+    first, second = draw(features, labels), draw(features, labels)
+    draw.reseed(5)
+    again = draw(features, labels)
+    draw.reseed(6)
+    other = draw(features, labels)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
+def test_torchs_own_generator_is_not_touched(features, labels, strategy):
+    before = torch.get_rng_state()
+    restyler(strategy)(features, labels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_strategy_none_returns_the_features_themselves(features, labels):
+    draw = restyler("none")
+    assert draw(features, labels) is features
+    assert not draw.active and restyler("noise").active
+
+
+@pytest.mark.parametrize(
+    ("strategy", "needs"), [("bank", True), ("noise", False), ("mixstyle", False), ("none", False)]
+)
+def test_only_strategy_bank_needs_a_bank(strategy, needs):
+    assert restyler(strategy).needs_bank is needs
+
+
+def test_noise_scale_reaches_the_noise(features, labels):
+    torch.testing.assert_close(restyler("noise", noise_scale=0.0)(features, labels), features)
+    assert not torch.allclose(restyler("noise", noise_scale=0.5)(features, labels), features, atol=0.05)
+
+
+def test_mixstyle_in_a_batch_of_one_changes_nothing(features, labels):
+    torch.testing.assert_close(restyler("mixstyle")(features[:1], labels[:1]), features[:1])
+
+
+def test_alpha_is_shared_by_all_patches_of_an_image(features, labels):
+    """One style for all classes: own and drawn statistics are known, so the weight can be solved for."""
+    bank = bank_of(255)
+    own = patch_mean_std(features.double(), GRID)
+    new = restyler(bank=bank, beta=1.0).sample(own, labels)
+    drawn_mean, drawn_std = (x.double().view(1, 4, 1, 1) for x in (bank.mean, bank.std))
+    alpha = (new.mean - drawn_mean) / (own.mean - drawn_mean)
+    torch.testing.assert_close(alpha, alpha[:, :, :1, :1].expand_as(alpha))
+    torch.testing.assert_close((new.std - drawn_std) / (own.std - drawn_std), alpha)
+    assert alpha[:, :, 0, 0].unique().numel() == 12, "one draw for each of 3 images and 4 channels"
+
+
+def test_a_patch_without_any_style_keeps_its_statistics_exactly(features):
+    labels = torch.zeros(3, 14, 12, dtype=torch.int64)
+    labels[:, :7, :4] = 1
+    own = patch_mean_std(features, GRID)
+    new = restyler(bank=bank_of(0, 0)).sample(own, labels)
+    kept = torch.zeros(GRID, dtype=torch.bool)
+    kept[0, 0] = True
+    for before, after in ((own.mean, new.mean), (own.std, new.std)):
+        assert torch.equal((before == after).all(0).all(0), kept)
+    restyled = restyler(bank=bank_of(0, 0))(features, labels)
+    assert torch.equal(restyled[..., :4, :3], features[..., :4, :3])
+
+
+def test_an_empty_bank_changes_nothing(features, labels):
+    assert torch.equal(restyler(bank=StyleBank())(features, labels), features)
+
+
+@pytest.mark.parametrize("ignore_label", [-1, 11])
+def test_unlabelled_patches_draw_from_255_whatever_their_id(features, labels, ignore_label):
+    other = labels.masked_fill(labels == 255, ignore_label)
+    assert torch.equal(restyler(ignore_label=ignore_label)(features, other), restyler()(features, labels))
+
+
+def test_half_precision_features_stay_so(features, labels):
+    got = restyler()(features.half(), labels)
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), restyler()(features.half().float(), labels), atol=2e-3, rtol=1e-3)
+
+
+def test_gradients_pass(features, labels):
+    features.requires_grad_()
+    restyler()(features, labels).sum().backward()
+    assert (features.grad != 0).any() and features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("bank", "fallback"), [(bank_of(1, 255), "styles of unlabelled patches"), (bank_of(1), "their own statistics")]
+)
+def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback):
+    with caplog.at_level(logging.WARNING, logger="famix"):
+        draw = restyler(bank=bank, class_names=("road", "sky", "tree"))
+        for _ in range(3):
+            draw(features, labels)
+    (record,) = caplog.records
+    assert "no style of: road, tree. " in record.getMessage() and fallback in record.getMessage()
+
+
+def test_a_complete_bank_is_not_commented_on(caplog):
+    restyler(class_names=("road", "sky", "tree"))
+    assert not caplog.records
+
+
+def test_no_bank_yet(features, labels):
+    with pytest.raises(ConfigError, match="no bank yet: call use_bank"):
+        PatchRestyler(strategy="bank", grid=GRID, beta=0.1)(features, labels)
+
+
+def test_unknown_strategy():
+    with pytest.raises(ConfigError, match="STRATEGY must be one of bank, noise, mixstyle, none; got 'fog'"):
+        restyler("fog")
+
+
+@pytest.mark.parametrize("settings", [{"beta": 0.0}, {"beta": -1.0}, {"noise_scale": -0.5}])
+def test_settings_out_of_range(settings):
+    (value,) = settings.values()
+    with pytest.raises(ConfigError, match=rf"BETA must be > 0 and NOISE_SCALE >= 0; got .*{value}"):
+        restyler("noise", **settings)
+
+
+@pytest.mark.parametrize("grid", [(3,), (3, 3, 3), (0, 3), (2, -1)])
+def test_grids_that_are_none(grid):
+    with pytest.raises(ConfigError, match="GRID"):
+        PatchRestyler(strategy="noise", grid=grid, beta=0.1)
+
+
+def test_a_grid_larger_than_the_map(labels):
+    with pytest.raises(ConfigError, match=r"map of \(1, 8\).*grid of \(2, 3\)"):
+        restyler()(torch.rand(3, 4, 1, 8), labels)
+
+
+def test_settings_come_from_the_config():
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25]
+    cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
+    made = PatchRestyler(cfg, class_names=("road",))
+    assert (made.strategy, made.grid, made.beta, made.stage) == ("noise", (4, 5), 0.7, "res3")
+    assert (made.ignore_label, made.class_names, made._source.scale) == (11, ("road",), 0.25)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 3.0])
+def test_alpha_has_the_moments_of_beta(beta):
+    alpha = sample_alpha((200, 200), beta, seeded())
+    assert alpha.shape == (200, 200, 1, 1) and alpha.dtype == torch.float64
+    assert alpha.min() >= 0 and alpha.max() <= 1
+    assert alpha.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert alpha.var().item() == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.02)
+    fourth = ((alpha - 0.5) ** 4).mean() / alpha.var() ** 2
+    assert fourth.item() == pytest.approx(3 - 6 / (2 * beta + 3), rel=0.03)
+
+
+def test_alpha_follows_its_generator():
+    assert torch.equal(sample_alpha((2, 3), 0.1, seeded(1)), sample_alpha((2, 3), 0.1, seeded(1)))
+    assert not torch.equal(sample_alpha((2, 3), 0.1, seeded(1)), sample_alpha((2, 3), 0.1, seeded(2)))

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from famix.style import BankStyles, MixStyle, NoiseStyles, Statistics, StyleBank
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def own_statistics(batch=2, channels=3, grid=(2, 2)):
+    mean, std = torch.rand(2, batch, channels, *grid, generator=seeded(9)) + 0.5
+    return Statistics(mean, std)
+
+
+def bank_of(*class_ids, channels=3):
+    bank = StyleBank()
+    mean = torch.rand(len(class_ids), channels, generator=seeded(8)) + 10
+    bank.add(torch.tensor(class_ids, dtype=torch.int64), mean, mean + 1)
+    return bank
+
+
+LABELS = torch.tensor([[[0, 1], [4, 255]], [[1, 1], [0, 4]]])
+
+
+def test_bank_styles_put_channels_where_features_have_them():
+    bank, own = bank_of(0, 1, 4, 255), own_statistics()
+    drawn = BankStyles(bank).sample(own, LABELS, seeded())
+    assert drawn.mean.shape == drawn.std.shape == (2, 3, 2, 2)
+    for image, row, col in torch.cartesian_prod(*map(torch.arange, (2, 2, 2))).tolist():
+        style = bank.class_ids.tolist().index(LABELS[image, row, col])
+        assert torch.equal(drawn.mean[image, :, row, col], bank.mean[style])
+        assert torch.equal(drawn.std[image, :, row, col], bank.std[style])
+
+
+def test_bank_styles_are_those_the_bank_draws():
+    bank = bank_of(0, 0, 0, 1, 1, 4, 255)
+    drawn = BankStyles(bank).sample(own_statistics(), LABELS, seeded(3))
+    assert torch.equal(drawn.mean.movedim(1, -1), bank.sample(LABELS, seeded(3))[0])
+
+
+def test_a_class_without_style_falls_back_to_unlabelled_patches():
+    bank = bank_of(0, 255)
+    drawn = BankStyles(bank).sample(own_statistics(), LABELS, seeded())
+    assert torch.equal(drawn.mean[0, :, 0, 1], bank.mean[1])
+
+
+@pytest.mark.parametrize("class_ids", [(0,), ()])
+def test_a_class_that_finds_no_style_keeps_its_own(class_ids):
+    own = own_statistics()
+    drawn = BankStyles(bank_of(*class_ids)).sample(own, LABELS, seeded())
+    keeps = (LABELS != 0) | (not class_ids)
+    for got, kept in ((drawn.mean, own.mean), (drawn.std, own.std)):
+        assert torch.equal((got == kept).all(1), keeps)
+        assert got.isfinite().all()
+
+
+def test_noise_of_scale_0_changes_nothing():
+    own = own_statistics()
+    drawn = NoiseStyles(0.0).sample(own, LABELS, seeded())
+    assert torch.equal(drawn.mean, own.mean) and torch.equal(drawn.std, own.std)
+
+
+def test_noise_is_relative_to_the_statistics():
+    own = own_statistics(batch=50, channels=40)
+    drawn = NoiseStyles(0.1).sample(own, LABELS, seeded())
+    noise = torch.stack([drawn.mean / own.mean, drawn.std / own.std]).flatten(1) - 1
+    assert noise.mean(1).abs().max() < 0.005
+    assert ((noise.std(1) - 0.1).abs() < 0.005).all()
+    assert torch.corrcoef(noise)[0, 1].abs() < 0.05, "mean and std get noise of their own"
+
+
+def test_noise_keeps_standard_deviations_positive():
+    own = own_statistics(batch=20)
+    drawn = NoiseStyles(5.0).sample(own, LABELS, seeded())
+    assert drawn.std.min() == pytest.approx(1e-5**0.5)
+    assert (drawn.mean < 0).any()
+
+
+def test_mixstyle_takes_the_same_patch_of_another_image():
+    own = own_statistics(batch=5)
+    drawn = MixStyle().sample(own, LABELS, seeded(2))
+    order = [int((own.mean == mean).flatten(1).all(1).nonzero()) for mean in drawn.mean]
+    assert sorted(order) == list(range(5)) and order != list(range(5))
+    assert torch.equal(drawn.std, own.std[order]), "mean and std come from one image"
+
+
+@pytest.mark.parametrize("strategy", [BankStyles(bank_of(0, 0, 0, 0, 255, 255)), NoiseStyles(0.5), MixStyle()])
+def test_draws_follow_the_generator_alone(strategy):
+    own = own_statistics(batch=8)
+    labels, before = LABELS.repeat(4, 1, 1), torch.get_rng_state()
+    first, again, other = (strategy.sample(own, labels, seeded(seed)).mean for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -35,7 +35,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise WeightsError(f"checkpoint {path} does not exist; correct MODEL.WEIGHTS or OUTPUT_DIR")
         if self.strict and not path:
             raise WeightsError("there is no checkpoint to evaluate; set MODEL.WEIGHTS to one")
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # or Detectron2 would refuse to load anything after a bad file
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
@@ -49,14 +52,30 @@ class SafeCheckpointer(DetectionCheckpointer):
             ) from error
         if not isinstance(checkpoint, dict):
             raise WeightsError(f"{filename} holds a {type(checkpoint).__name__}, expected a dictionary of tensors")
-        return checkpoint if "model" in checkpoint else {"model": checkpoint}
+        checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
+        _check_entries(filename, checkpoint["model"])
+        return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
-        unset = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
+        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
+        unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # what has another shape is missing too
         if self.strict and unset:
             raise WeightsError(
                 f"the checkpoint leaves {len(unset)} entries of the model unset or of another shape, e.g. "
                 f"{', '.join(unset[:3])}; evaluate it with the config that it was trained with"
             )
         return incompatible
+
+
+def _check_entries(filename: str, entries: Any) -> None:
+    if not isinstance(entries, dict):
+        raise WeightsError(
+            f"{filename} holds a {type(entries).__name__} as its model, expected a dictionary of tensors"
+        )
+    foreign = [name for name, value in entries.items() if not isinstance(value, torch.Tensor)]
+    if foreign:
+        raise WeightsError(
+            f"{filename} holds {foreign[0]!r}, a {type(entries[foreign[0]]).__name__}, among the weights, expected names "
+            "and tensors; it is a checkpoint of another program"
+        )

@@ -55,11 +55,12 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
 
 def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
     solver = cfg.SOLVER
+    floor = solver.POLY_LR_FLOOR / base_lr if base_lr else 0.0  # a group of rate 0 stands still
 
     def factor(iteration: int) -> float:
         decayed = poly_factor(iteration, solver.MAX_ITER, solver.POLY_LR_POWER)
         warmup = min(1.0, solver.WARMUP_FACTOR + (1 - solver.WARMUP_FACTOR) * iteration / max(1, solver.WARMUP_ITERS))
-        return max(decayed, solver.POLY_LR_FLOOR / base_lr) * (warmup if solver.WARMUP_ITERS else 1.0)
+        return max(decayed, floor) * (warmup if solver.WARMUP_ITERS else 1.0)
 
     return factor
 

@@ -84,14 +84,18 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     known = _keys(cfg)
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)  # Detectron2's default runs code that a YAML names
         cfg.merge_from_list(list(opts))
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename} does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"config file {error.filename} cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{config_file} is not valid YAML: {error}") from error
     except (KeyError, AssertionError, ValueError) as error:
         raise ConfigError(_explain(str(error).strip("'\""), known)) from error
+    except (AttributeError, TypeError) as error:  # yacs takes for granted that a file holds a mapping
+        raise ConfigError(f"{config_file} does not hold settings in the form KEY: value") from error
     return cfg
 
 
@@ -107,6 +111,8 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         DatasetError: a data set is unknown, or two have different classes.
     """
     training, testing = not args.eval_only, not args.mine_styles_only
+    if not (training or testing):
+        raise ConfigError("--eval-only and --mine-styles-only exclude each other; leave one out")
     if training and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty; name the labelled source data set")
     if testing and not cfg.DATASETS.TEST:
@@ -143,7 +149,11 @@ def _verify_together(names: Sequence[str]) -> None:
 
 
 def _check_device(device: str) -> None:
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE must be a device of torch such as cuda or cpu; got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {device}, but torch finds no GPU; add MODEL.DEVICE cpu to the command")
 
 

@@ -211,7 +211,11 @@ class CLIPResNet(Backbone):
 
         Returns:
             (N, D), of any length.
+
+        Raises:
+            ConfigError: an unknown stage, features of another size, or a network without attention pool.
         """
+        check_stage(stage)
         for later in STAGES[STAGES.index(stage) + 1 :]:
             features = self._run(later, features, self._clip_plan)
         if self.attnpool is None:

@@ -1,0 +1,189 @@
+"""Checkpoints: what is saved comes back, what could run code does not, what does not fit is said."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+
+from famix.engine import SafeCheckpointer
+from famix.errors import WeightsError
+
+
+class Hostile:
+    """Unpickling this would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def make_model(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, classes, 1))
+
+
+def same(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    SafeCheckpointer(make_model(), str(tmp_path)).save("model_final", iteration=7)
+    return tmp_path / "model_final.pth"
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_model_and_extra_data_come_back(checkpoint, strict):
+    model = make_model(seed=1)
+    assert not same(model, make_model())
+    rest = SafeCheckpointer(model, strict=strict).load(str(checkpoint))
+    assert same(model, make_model())
+    assert rest["iteration"] == 7
+
+
+def test_optimizer_and_schedule_come_back(tmp_path):
+    def make(seed):
+        model = make_model(seed=seed)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scheduler = StepLR(optimizer, 1)
+        return model, optimizer, SafeCheckpointer(model, str(tmp_path), optimizer=optimizer, scheduler=scheduler)
+
+    model, optimizer, checkpointer = make(0)
+    model(torch.randn(2, 3, 4, 4)).sum().backward()
+    optimizer.step()
+    checkpointer.checkpointables["scheduler"].step()
+    checkpointer.save("model_0000001", iteration=1)
+    other, other_optimizer, other_checkpointer = make(1)
+    assert other_checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    assert same(other, model)
+    assert other_optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    momenta = [[s["momentum_buffer"] for s in o.state_dict()["state"].values()] for o in (optimizer, other_optimizer)]
+    assert len(momenta[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
+
+
+def test_weights_without_a_wrapper(tmp_path):
+    torch.save(make_model().state_dict(), tmp_path / "weights.pth")
+    model = make_model(seed=1)
+    SafeCheckpointer(model, strict=True).load(str(tmp_path / "weights.pth"))
+    assert same(model, make_model())
+
+
+def test_without_a_file_the_model_stays_as_it_is():
+    model = make_model()
+    assert SafeCheckpointer(model).resume_or_load("", resume=True) == {}
+    assert same(model, make_model())
+
+
+# Files that are refused
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pyth"])
+@pytest.mark.parametrize("saver", ["torch", "pickle"])
+def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, name, saver):
+    trace, path = tmp_path / "trace", tmp_path / name
+    content = {"model": {"0.weight": torch.zeros(4, 3, 1, 1), "evil": Hostile(trace)}}
+    if saver == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    model = make_model()
+    with pytest.raises(WeightsError, match=rf"{name} is no checkpoint of tensors \(.*this program saved"):
+        SafeCheckpointer(model).load(str(path))
+    assert not trace.exists()
+    assert same(model, make_model())
+    pickle.loads(pickle.dumps(Hostile(trace)))
+    assert trace.exists(), "the attack itself does not work, so that the test proves nothing"
+
+
+def test_a_pickle_of_arrays_is_refused(tmp_path):
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(pickle.dumps({"model": {"weight": make_model()[0].weight.detach().numpy()}}, protocol=2))
+    with pytest.raises(WeightsError, match=r"R-50\.pkl is no checkpoint of tensors"):
+        SafeCheckpointer(make_model()).load(str(path))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"gone\.pth does not exist; correct MODEL.WEIGHTS or OUTPUT_DIR"):
+        SafeCheckpointer(make_model()).load(str(tmp_path / "gone.pth"))
+
+
+def test_a_last_checkpoint_that_is_gone(checkpoint, tmp_path):
+    checkpoint.unlink()
+    with pytest.raises(WeightsError, match=r"model_final\.pth does not exist; correct"):
+        SafeCheckpointer(make_model(), str(tmp_path)).resume_or_load("", resume=True)
+
+
+@pytest.mark.parametrize("size", [0, 100, 1500])
+def test_a_truncated_file(checkpoint, size):
+    content = checkpoint.read_bytes()
+    assert size < len(content)
+    checkpoint.write_bytes(content[:size])
+    with pytest.raises(WeightsError, match=r"model_final\.pth is no checkpoint of tensors"):
+        SafeCheckpointer(make_model()).load(str(checkpoint))
+
+
+def test_a_list(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match=r"list\.pth holds a list, expected a dictionary of tensors"):
+        SafeCheckpointer(make_model()).load(str(tmp_path / "list.pth"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"cur_itrs": 40000, "model_state": {"backbone.conv1.weight": torch.zeros(1)}},
+        {"model": {"0.weight": "text"}},
+        {"model": [1, 2]},
+    ],
+)
+def test_other_programs_dictionaries(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match=r"other\.pth holds .*, expected .*tensors"):
+        SafeCheckpointer(make_model()).load(str(tmp_path / "other.pth"))
+
+
+def test_after_a_refusal_another_file_can_be_loaded(checkpoint, tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"broken")
+    checkpointer = SafeCheckpointer(make_model(seed=1))
+    with pytest.raises(WeightsError):
+        checkpointer.load(str(tmp_path / "broken.pth"))
+    checkpointer.load(str(checkpoint))
+    assert same(checkpointer.model, make_model())
+
+
+# Checkpoints of other models
+
+
+def test_strict_names_other_shapes(checkpoint):
+    with pytest.raises(
+        WeightsError, match=r"leaves 2 entries .* of another shape, e\.g\. 2\.weight, 2\.bias; evaluate"
+    ):
+        SafeCheckpointer(make_model(classes=5), strict=True).load(str(checkpoint))
+
+
+def test_strict_names_missing_entries(checkpoint):
+    model = nn.Sequential(*make_model(), nn.Linear(2, 2))
+    with pytest.raises(
+        WeightsError, match=r"leaves 2 entries .* e\.g\. 3\.weight, 3\.bias; evaluate it with the config"
+    ):
+        SafeCheckpointer(model, strict=True).load(str(checkpoint))
+
+
+def test_strict_needs_a_checkpoint():
+    with pytest.raises(WeightsError, match=r"no checkpoint to evaluate; set MODEL\.WEIGHTS"):
+        SafeCheckpointer(make_model(), strict=True).resume_or_load("", resume=True)
+
+
+def test_otherwise_a_partial_checkpoint_is_taken(checkpoint):
+    model = make_model(classes=5, seed=1)
+    SafeCheckpointer(model).load(str(checkpoint))
+    assert torch.equal(model[0].weight, make_model()[0].weight)
+    assert model[2].weight.shape[0] == 5

@@ -1,0 +1,70 @@
+"""Tiny models and batches for tests."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from clip_factory import tiny_clip
+from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor
+from famix.style import PatchRestyler
+
+__all__ = ["NUM_CLASSES", "make_batch", "make_restyler", "tiny_backbone", "tiny_head", "tiny_segmentor"]
+
+NUM_CLASSES = 5
+
+
+def tiny_backbone(layers: tuple[int, ...] = (1, 1, 1, 1), output_stride: int = 16, **kwargs: Any) -> CLIPResNet:
+    """A CLIPResNet of width 8 with random norms, as a config builds it: without attention pool."""
+    kwargs = {"with_attention_pool": False, **kwargs}
+    return CLIPResNet.from_state_dict(_weights(layers), output_stride, **kwargs)
+
+
+def tiny_head(backbone: CLIPResNet, **kwargs: Any) -> CLIPDeepLabV3PlusHead:
+    """A narrow decoder without dropout for the stages of a backbone; seeded."""
+    torch.manual_seed(0)
+    return CLIPDeepLabV3PlusHead(
+        backbone.output_shape(),
+        **{
+            "in_features": ("res2", "res5"),
+            "num_classes": NUM_CLASSES,
+            "project_channels": 4,
+            "aspp_channels": 8,
+            "conv_dims": 8,
+            "aspp_dropout": 0.0,
+            **kwargs,
+        },
+    )
+
+
+def make_restyler(strategy: str = "noise", grid: tuple[int, int] = (2, 3), **kwargs: Any) -> PatchRestyler:
+    """A restyler whose alpha is not always 0 or 1."""
+    return PatchRestyler(strategy=strategy, grid=grid, beta=1.0, **kwargs)
+
+
+def tiny_segmentor(restyler: PatchRestyler | None = None, **kwargs: Any) -> FAMixSemanticSegmentor:
+    """A FAMixSemanticSegmentor whose forward is deterministic but for its styles; two calls give equal weights."""
+    backbone = kwargs.pop("backbone", None) or tiny_backbone()
+    head = kwargs.pop("sem_seg_head", None) or tiny_head(backbone)
+    mean, std = [120.0, 115.0, 100.0], [68.0, 66.0, 70.0]
+    return FAMixSemanticSegmentor(
+        backbone=backbone, sem_seg_head=head, pixel_mean=mean, pixel_std=std, restyler=restyler, **kwargs
+    )
+
+
+def make_batch(*sizes: Sequence[int], labels: bool = True, seed: int = 0) -> list[dict[str, Any]]:
+    """One random input of a semantic segmentor per (height, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for size in sizes:
+        inputs = {"image": torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8)}
+        if labels:
+            inputs["sem_seg"] = torch.randint(NUM_CLASSES, tuple(size), generator=generator)
+        batch.append(inputs)
+    return batch
+
+
+@cache
+def _weights(layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    return tiny_clip(layers).state_dict()

@@ -1,0 +1,195 @@
+"""The decoder: names and function of the released program's, and the corners that it did not have."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_sem_seg_head
+from torch import nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from famix.config import add_famix_config
+from famix.errors import ConfigError
+from famix.modeling import CLIPDeepLabV3PlusHead
+
+NORMED = ("project", *(f"aspp.convs.{i}" for i in range(4)), "aspp.project", "classifier")  # convolution 0, norm 1
+NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def shapes(low=256, high=2048):
+    return {"res2": ShapeSpec(channels=low, stride=4), "res5": ShapeSpec(channels=high, stride=16)}
+
+
+def make_head(low=16, high=32, **kwargs):
+    kwargs = {"aspp_channels": 8, "conv_dims": 8, "project_channels": 4, "aspp_dropout": 0.0, **kwargs}
+    torch.manual_seed(0)
+    return CLIPDeepLabV3PlusHead(shapes(low, high), in_features=("res2", "res5"), num_classes=5, **kwargs)
+
+
+def make_features(batch=2, low=(16, 24), high=(4, 6)):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "res2": torch.randn(batch, 16, *low, generator=generator),
+        "res5": torch.randn(batch, 32, *high, generator=generator),
+    }
+
+
+@pytest.fixture(scope="module")
+def full_head():
+    torch.manual_seed(0)
+    return CLIPDeepLabV3PlusHead(shapes(), in_features=("res2", "res5"), num_classes=19)
+
+
+# The released decoder
+
+
+def test_entries_are_the_released_decoders(full_head):
+    expected = {f"{name}.0.weight" for name in NORMED} | {f"{name}.1.{e}" for name in NORMED for e in NORM_ENTRIES}
+    expected |= {"aspp.convs.4.1.weight"} | {f"aspp.convs.4.2.{entry}" for entry in NORM_ENTRIES}
+    expected |= {"classifier.3.weight", "classifier.3.bias"}
+    assert full_head.state_dict().keys() == expected
+
+
+def test_default_shapes_are_the_recipes(full_head):
+    weights = {name: tuple(value.shape) for name, value in full_head.state_dict().items() if value.dim() == 4}
+    assert weights == {
+        "project.0.weight": (48, 256, 1, 1),
+        "aspp.convs.0.0.weight": (256, 2048, 1, 1),
+        "aspp.convs.1.0.weight": (256, 2048, 3, 3),
+        "aspp.convs.2.0.weight": (256, 2048, 3, 3),
+        "aspp.convs.3.0.weight": (256, 2048, 3, 3),
+        "aspp.convs.4.1.weight": (256, 2048, 1, 1),
+        "aspp.project.0.weight": (256, 1280, 1, 1),
+        "classifier.0.weight": (256, 304, 3, 3),
+        "classifier.3.weight": (19, 256, 1, 1),
+    }
+    assert [m.p for m in full_head.modules() if isinstance(m, nn.Dropout)] == [0.1]
+    assert [
+        m.dilation[0] for m in full_head.aspp.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
+    ] == [*(6, 12, 18)]
+
+
+def test_initialisation(full_head):
+    for name, module in full_head.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach()
+            std = (2 / weight[0].numel()) ** 0.5
+            assert weight.std().item() == pytest.approx(std, rel=0.05), name
+            assert weight.abs().max() > 2.5 * std, f"{name} is not normal"
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all() and (module.bias == 0).all(), name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_computes_what_torchvisions_aspp_and_a_plain_decoder_do(training):
+    head = make_head().train(training)
+    reference = ASPP(32, [6, 12, 18], 8).train(training)
+    reference.load_state_dict(head.aspp.state_dict())
+    reference.project[3].p = 0.0
+    features = make_features(high=(20, 22), low=(40, 44))
+    low = head.project(features["res2"])
+    high = F.interpolate(reference(features["res5"]), (40, 44), mode="bilinear", align_corners=False)
+    expected = head.classifier(torch.cat([low, high], dim=1))
+    torch.testing.assert_close(make_head().train(training).layers(features), expected)
+
+
+# Output
+
+
+@pytest.mark.parametrize(("low", "high"), [((16, 24), (4, 6)), ((17, 23), (4, 5)), ((5, 7), (1, 1))])
+def test_logits_are_as_large_as_the_low_level_feature_times_its_stride(low, high):
+    logits, losses = make_head().eval()(make_features(low=low, high=high))
+    assert logits.shape == (2, 5, low[0] * 4, low[1] * 4)
+    assert losses == {}
+
+
+def test_loss_is_smoothed_cross_entropy_at_the_labels_resolution():
+    head, features = make_head(loss_weight=2.0), make_features(low=(17, 23), high=(4, 5))
+    targets = torch.randint(5, (2, 70, 93))
+    targets[:, :30] = 255
+    nothing, losses = head(features, targets)
+    assert nothing is None and losses.keys() == {"loss_sem_seg"}
+    logits = F.interpolate(make_head().layers(features), (70, 93), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(logits, targets, ignore_index=255, label_smoothing=0.1)
+    torch.testing.assert_close(losses["loss_sem_seg"], 2 * expected)
+
+
+def test_a_batch_without_labels_gives_finite_gradients():
+    head = make_head()
+    _, losses = head(make_features(), torch.full((2, 64, 96), 255))
+    losses["loss_sem_seg"].backward()
+    assert losses["loss_sem_seg"].item() == 0
+    assert all(not p.grad.any() for p in head.parameters())  # which NaN would not satisfy
+
+
+def test_a_batch_of_one_image_trains():
+    head = make_head()
+    pooling = head.aspp.convs[4][2]
+    with torch.no_grad():
+        pooling.running_mean.fill_(-0.5)
+        pooling.running_var.fill_(2.0)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    _, losses = head(make_features(batch=1), torch.zeros(1, 64, 96, dtype=torch.int64))
+    losses["loss_sem_seg"].backward()
+    assert losses["loss_sem_seg"].isfinite() and pooling.weight.grad.any()
+    changed = {name for name, value in head.state_dict().items() if not torch.equal(value, before[name])}
+    norms = {f"{name}.1.{entry}" for name in NORMED for entry in NORM_ENTRIES[2:]}
+    assert changed == norms, "all norms but that of the pooling branch must update their statistics"
+    features = make_features(batch=1)["res5"]
+    torch.testing.assert_close(head.aspp.convs[4].train()(features), head.aspp.convs[4].eval()(features))
+
+
+def test_the_pooling_branchs_norm_uses_a_batch_of_two():
+    head = make_head()
+    head(make_features(), torch.zeros(2, 64, 96, dtype=torch.int64))
+    assert head.aspp.convs[4][2].num_batches_tracked == 1
+
+
+def test_dropout_is_active_in_training_only():
+    head, features = make_head(aspp_dropout=0.5), make_features()
+    assert not torch.equal(head.layers(features), head.layers(features))
+    head.eval()
+    assert torch.equal(head.layers(features), head.layers(features))
+
+
+# Configuration
+
+
+def test_from_config():
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    settings = cfg.MODEL.SEM_SEG_HEAD
+    settings.NAME, settings.IN_FEATURES, settings.NUM_CLASSES, settings.NORM = (
+        *("CLIPDeepLabV3PlusHead", ["res2", "res5"], 7),
+        "BN",
+    )
+    settings.PROJECT_CHANNELS, settings.ASPP_CHANNELS, settings.CONVS_DIM = [3], 6, 4
+    settings.ASPP_DILATIONS, settings.ASPP_DROPOUT = [2, 3], 0.25
+    settings.IGNORE_VALUE, settings.LABEL_SMOOTHING, settings.LOSS_WEIGHT = 9, 0.2, 3.0
+    head = build_sem_seg_head(cfg, shapes(16, 32))
+    assert isinstance(head, CLIPDeepLabV3PlusHead)
+    assert (head.ignore_value, head.label_smoothing, head.loss_weight, head.common_stride) == (9, 0.2, 3.0, 4)
+    assert head.project[0].weight.shape == (3, 16, 1, 1)
+    assert [branch[0].dilation for branch in head.aspp.convs[1:3]] == [(2, 2), (3, 3)]
+    assert head.aspp.project[0].weight.shape == (6, 4 * 6, 1, 1) and head.aspp.project[3].p == 0.25
+    assert head.classifier[3].weight.shape == (7, 4, 1, 1)
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("BN", nn.BatchNorm2d), ("GN", nn.GroupNorm), ("", nn.Identity)])
+def test_norms(norm, kind):
+    """Only a convolution without a norm behind it has a bias, besides the predictor."""
+    head = make_head(norm=norm, project_channels=64, aspp_channels=64, conv_dims=64)
+    assert {type(head.get_submodule(f"{name}.1")) for name in NORMED} == {kind}
+    biased = {
+        name for name, module in head.named_modules() if isinstance(module, nn.Conv2d) and module.bias is not None
+    }
+    every = {name for name, module in head.named_modules() if isinstance(module, nn.Conv2d)}
+    assert biased == (every if norm == "" else {"classifier.3"})
+    _, losses = head(make_features(batch=1), torch.zeros(1, 64, 96, dtype=torch.int64))
+    assert losses["loss_sem_seg"].isfinite()
+
+
+def test_two_features_are_needed():
+    with pytest.raises(ConfigError, match=r"IN_FEATURES needs a low- and a high-level feature, got \['res5'\]"):
+        CLIPDeepLabV3PlusHead(shapes(), in_features=["res5"], num_classes=5)

@@ -74,6 +74,13 @@ def test_class_ids_of_any_shape(shape):
     assert mean.shape == std.shape == (*shape, 4)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_class_ids_of_any_integer_type(dtype):
+    bank, ids = numbered_bank(), torch.tensor([7, 1, 0, 3])
+    assert torch.equal(bank.sample(ids.to(dtype), seeded())[0], bank.sample(ids, seeded())[0])
+    assert torch.equal(bank.has_style(ids.to(dtype)), bank.has_style(ids))
+
+
 def test_patches_draw_styles_of_their_class():
     ids = torch.tensor([0, 3, 7, 255]).repeat(50)
     mean, std = numbered_bank().sample(ids, seeded())

@@ -48,6 +48,12 @@ def test_unknown_keys(write, key, suggestion):
         load_config(write(yaml.safe_dump({**entry, "VERSION": 2})))
 
 
+@pytest.mark.parametrize("key", ["SOLVER", "SOLVER.BASE_LR.FACTOR"])
+def test_keys_that_hold_no_value(key):
+    with pytest.raises(ConfigError, match=rf"unknown config key {key}; (did you mean|see)"):
+        load_config("", [key, "1"])
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml.* does not exist"):
         load_config(str(tmp_path / "none.yaml"))

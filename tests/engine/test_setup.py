@@ -104,6 +104,11 @@ def test_unknown_data_sets(make_config, key):
     assert_refused(cfg, "'cityscape_val' is unknown. Did you mean .*'cityscapes_val'", error=DatasetError)
 
 
+def test_data_sets_that_the_run_does_not_read_do_not_matter(make_config):
+    check_config(make_config("DATASETS.TRAIN", "('absent',)"), parse("--eval-only"))
+    check_config(make_config("DATASETS.TEST", "('absent',)"), parse("--mine-styles-only"))
+
+
 def test_other_numbers_of_classes(make_config):
     message = r"data set tiny_train has 19 classes and ignore label 255; the config says .*NUM_CLASSES 11 .*_VALUE 255"
     assert_refused(make_config("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11"), message)

@@ -39,7 +39,7 @@ def clip_file(tmp_path_factory):
 def build(clip_file, changes=None):
     settings = {**SETTINGS, "MODEL.CLIP.WEIGHTS": clip_file, **(changes or {})}
     torch.manual_seed(0)
-    return build_model(load_config("", [item for pair in settings.items() for item in pair]))
+    return build_model(load_config("", [str(item) for pair in settings.items() for item in pair]))
 
 
 def forward(model, batch):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from famix.errors import ConfigError
-from famix.modeling import CLIPResNet
+from famix.modeling import CLIPResNet, PatchStyleMixin
 from famix.style import PatchRestyler, StyleBank
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_backbone, tiny_segmentor
 
@@ -103,6 +103,21 @@ def test_styles_never_touch_inference():
             assert torch.equal(got["sem_seg"], expected["sem_seg"])
     bare = tiny_segmentor(make_restyler("bank")).eval()  # not even a bank is needed
     assert len(bare(make_batch((64, 96), labels=False))) == 1
+
+
+def test_any_meta_architecture_can_be_mixed_with():
+    class Mixed(PatchStyleMixin, SemanticSegmentor):
+        """Detectron2's own forward, in training and in inference."""
+
+    parts = tiny_segmentor()
+    modules = {"backbone": parts.backbone, "sem_seg_head": parts.sem_seg_head}
+    pixels = {"pixel_mean": parts.pixel_mean.flatten().tolist(), "pixel_std": parts.pixel_std.flatten().tolist()}
+    model, plain = Mixed(**modules, **pixels), SemanticSegmentor(**modules, **pixels)
+    model.use_restyler(make_restyler())
+    batch = make_batch((64, 96), (64, 96))
+    assert not torch.equal(model.train()(batch)["loss_sem_seg"], plain.train()(batch)["loss_sem_seg"])
+    results = zip(model.eval()(batch), plain.eval()(batch), strict=True)
+    assert all(torch.equal(got["sem_seg"], expected["sem_seg"]) for got, expected in results)
 
 
 def test_a_failing_step_leaves_no_tap_behind():

@@ -82,6 +82,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_famix_config(cfg)
     known = _keys(cfg)
+    for key in opts[::2]:
+        if key not in known:
+            raise ConfigError(_unknown_key(key, known))
     try:
         if config_file:
             cfg.merge_from_file(config_file, allow_unsafe=False)  # Detectron2's default runs code that a YAML names
@@ -186,10 +189,11 @@ def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
 def _explain(message: str, known: Sequence[str]) -> str:
     unknown = re.fullmatch(r"Non-existent (?:config )?key: (?P<key>\S+)", message)
     if unknown:
-        return f"unknown config key {unknown['key']}{_suggest(unknown['key'], known)}"
+        return _unknown_key(unknown["key"], known)
     return f"the config cannot be read: {message}"
 
 
-def _suggest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else "; see the key table in projects/FAMix/README.md"
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=3)
+    advice = f"did you mean {' or '.join(close)}?" if close else "see the key table in projects/FAMix/README.md"
+    return f"unknown config key {key}; {advice}"

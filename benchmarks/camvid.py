@@ -28,8 +28,8 @@ def make_clip(path: Path, seed: int) -> None:
     """Write a CLIP of 1.7 M visual parameters with random weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sizes = ["--width", "16", "--layers", "2", "2", "2", "2", "--resolution", "64", "--embed-dim", "64"]
-    command = [sys.executable, PROJECT / "tools/make_random_clip.py", "--output", path, "--format", "safetensors"]
-    subprocess.run([*command, *sizes, "--seed", str(seed)], check=True)
+    form = ["--output", str(path), "--format", "safetensors", "--calibrated-norms", "--seed", str(seed)]
+    subprocess.run([sys.executable, str(PROJECT / "tools/make_random_clip.py"), *form, *sizes], check=True)
 
 
 def run(output: Path, clip: Path, strategy: str, options: list[str]) -> list[object]:
@@ -40,11 +40,11 @@ def run(output: Path, clip: Path, strategy: str, options: list[str]) -> list[obj
     """
     folder = output / strategy
     folder.mkdir(parents=True, exist_ok=True)
-    settings = ["MODEL.CLIP.WEIGHTS", clip, "OUTPUT_DIR", folder, "MODEL.STYLE.STRATEGY", strategy, *options]
+    settings = ["MODEL.CLIP.WEIGHTS", str(clip), "OUTPUT_DIR", str(folder), "MODEL.STYLE.STRATEGY", strategy, *options]
     print(f"Running strategy {strategy}; its log is {folder}/log.txt", file=sys.stderr)
     start = time.perf_counter()
     with (folder / "console.txt").open("w") as console:
-        command = [sys.executable, PROJECT / "train_net.py", "--config-file", CONFIG, *settings]
+        command = [sys.executable, str(PROJECT / "train_net.py"), "--config-file", str(CONFIG), *settings]
         status = subprocess.run(command, stdout=console, stderr=subprocess.STDOUT, check=False).returncode
     if status:
         sys.exit(f"train_net.py ended with status {status}; see {folder}/console.txt")

@@ -4,15 +4,23 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+import torch
 from detectron2.utils.logger import setup_logger
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
-def close_log_files() -> Iterator[None]:
-    """Take off the handlers that a run put on the loggers: the next test has another folder and another stdout."""
+def fresh_loggers() -> Iterator[None]:
+    """Undo what a run does to the loggers: the next test has another folder, another stdout, and may read the log."""
     yield
     for name in ("detectron2", "fvcore", "famix"):
         logger = logging.getLogger(name)
+        logger.propagate = True
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()

@@ -1,5 +1,4 @@
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -11,21 +10,6 @@ from torch import Tensor
 from clip_factory import tiny_clip
 from famix.mining import PromptTable, StyleMiner
 from famix.modeling import CLIPResNet
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def visible_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that was set up before, in another test, keeps the package's messages from pytest."""
-    monkeypatch.setattr(logging.getLogger("famix"), "propagate", True)
 
 
 @pytest.fixture(scope="session")

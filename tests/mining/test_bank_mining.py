@@ -94,14 +94,14 @@ def test_no_batch_at_all():
 
 def test_scalars_go_to_the_writers():
     writers = [Recorder(), Recorder()]
-    mine_bank(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], 2, {}, writers)
+    mine_bank(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], 2, {"class_names": '["road"]'}, writers)
     assert writers[0].seen == writers[1].seen
     (_, first), (_, second), (_, last) = writers[0].seen
     assert [iteration for iteration, _ in writers[0].seen] == [0, 1, 2]
     names = ("style_mining/initial_loss", "style_mining/final_loss", "style_mining/styles")
     assert first == dict(zip(names, (pytest.approx(0.4), pytest.approx(0.2), 1), strict=True))
     assert second == dict(zip(names, (pytest.approx(0.8), pytest.approx(0.4), 2), strict=True))
-    assert last == {"style_mining/styles_of/0": 2, "style_mining/styles_of/1": 1}
+    assert last == {"style_mining/styles_of/road": 2, "style_mining/styles_of/1": 1}
 
 
 def test_progress_is_logged_at_times_and_at_the_end(caplog, monkeypatch):

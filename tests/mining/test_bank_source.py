@@ -178,5 +178,5 @@ def test_scalars_are_in_the_event_file_when_mining_is_done(cfg, monkeypatch):
     assert [event.step for event in events.Scalars("style_mining/final_loss")] == [0, 1]
     assert [event.value for event in events.Scalars("style_mining/styles")] == [4, 2]
     assert {tag for tag in events.Tags()["scalars"] if "styles_of" in tag} == {
-        f"style_mining/styles_of/{class_id}" for class_id in (0, 1, 2, 255)
+        f"style_mining/styles_of/{name}" for name in (*NAMES, "unlabelled")
     }

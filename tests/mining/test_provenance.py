@@ -90,7 +90,15 @@ def test_a_bank_for_something_else_is_refused(expected, key, other, remedy):
     assert "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK" in message
 
 
-@pytest.mark.parametrize("key", ["clip_hash", "stage", "grid", "class_names"])
+def test_a_bank_that_does_not_say_its_clip_is_taken_with_a_warning(expected, caplog):
+    metadata = {name: value for name, value in expected.items() if name != "clip_hash"}
+    check_bank(bank_with(metadata), expected, "some/bank", 32)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Style bank some/bank does not say which CLIP it was mined with."
+    ]
+
+
+@pytest.mark.parametrize("key", ["stage", "grid", "class_names"])
 def test_a_bank_that_does_not_say_is_refused(expected, key):
     metadata = {name: value for name, value in expected.items() if name != key}
     with pytest.raises(BankError, match=f"mined for {key} nothing"):

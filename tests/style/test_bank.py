@@ -154,17 +154,6 @@ def test_a_moved_bank_is_the_same_bank(class_ids):
     assert torch.equal(moved.annotations["loss"], styles[:, 0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("class_ids", [CLASSES, []])
-def test_a_bank_on_the_gpu_draws_what_it_draws_on_the_cpu(class_ids):
-    bank, ids = numbered_bank(class_ids), torch.tensor([0, 3, 7, 255]).repeat(50)
-    moved = bank.to(torch.device("cuda"))
-    assert moved.mean.is_cuda and moved.class_ids.is_cuda and moved.has_style(ids).is_cuda
-    for got, expected in zip(moved.sample(ids.cuda(), seeded()), bank.sample(ids, seeded()), strict=True):
-        assert got.is_cuda
-        torch.testing.assert_close(got.cpu(), expected, equal_nan=True)
-
-
 @pytest.mark.parametrize(
     ("class_ids", "mean", "std"),
     [

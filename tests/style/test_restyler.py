@@ -17,7 +17,7 @@ def seeded(seed=0):
 
 
 def bank_of(*class_ids, channels=4):
-    bank = StyleBank()
+    bank = StyleBank({"class_names": '["road", "sky", "tree"]'})
     mean = torch.rand(len(class_ids), channels, generator=seeded(8)) + 1
     bank.add(torch.tensor(class_ids), mean, mean / 2)
     return bank
@@ -145,7 +145,7 @@ def test_gradients_pass(features, labels):
 )
 def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback):
     with caplog.at_level(logging.WARNING, logger="famix"):
-        draw = restyler(bank=bank, class_names=("road", "sky", "tree"))
+        draw = restyler(bank=bank)
         for _ in range(3):
             draw(features, labels)
     (record,) = caplog.records
@@ -153,7 +153,7 @@ def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback
 
 
 def test_a_complete_bank_is_not_commented_on(caplog):
-    restyler(class_names=("road", "sky", "tree"))
+    restyler()
     assert not caplog.records
 
 
@@ -191,9 +191,9 @@ def test_settings_come_from_the_config():
     keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25]
     cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
-    made = PatchRestyler(cfg, class_names=("road",))
+    made = PatchRestyler(cfg)
     assert (made.strategy, made.grid, made.beta, made.stage) == ("noise", (4, 5), 0.7, "res3")
-    assert (made.ignore_label, made.class_names, made._source.scale) == (11, ("road",), 0.25)
+    assert (made.ignore_label, made._source.scale) == (11, 0.25)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 3.0])

@@ -14,4 +14,5 @@ def derive_seed(*keys: int) -> int:
     Returns:
         An integer in [0, 2**63): equal for equal keys, unrelated for others.
     """
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # NumPy pads short sequences with zeros; their length in front keeps (1,) and (1, 0) apart.
+    return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -36,6 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     sizes.add_argument(
         "--random-norms", action="store_true", help="random batch norms too; otherwise residual branches start at 0"
     )
+    sizes.add_argument(
+        "--calibrated-norms", action="store_true", help="norm statistics of smooth noise, to train from scratch with"
+    )
     return parser
 
 
@@ -61,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             text_width=arguments.text_width,
             text_layers=arguments.text_layers,
             random_norms=arguments.random_norms,
+            calibrated_norms=arguments.calibrated_norms,
         )
         save_clip(model, arguments.output, arguments.format)
     except (FAMixError, OSError) as error:

@@ -76,7 +76,7 @@ def mine_bank(
         num_batches: how many of them this process gets, for the progress report.
         metadata: of the bank.
         writers: receive the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
-            style_mining/styles_of/<class id>.
+            style_mining/styles_of/<class name>.
 
     Returns:
         The same bank in every process, whatever their number: styles stand in the order of the batches.
@@ -94,7 +94,7 @@ def mine_bank(
             _write(writers, storage)
         bank = _merge(mined, metadata)
         for class_id, count in bank.counts().items():
-            storage.put_scalar(f"style_mining/styles_of/{class_id}", count, smoothing_hint=False)
+            storage.put_scalar(f"style_mining/styles_of/{bank.class_name(class_id)}", count, smoothing_hint=False)
         _write(writers, storage)
     return bank
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from famix.errors import ConfigError, WeightsError
 from famix.text.clip_package import CLIP, VOCAB_SIZE
@@ -81,6 +82,7 @@ def random_clip(
     text_width: int | None = None,
     text_layers: int | None = None,
     random_norms: bool = False,
+    calibrated_norms: bool = False,
 ) -> CLIP:
     """Make a CLIP with the clip package's own random initialisation, in eval mode and float32 on the CPU.
 
@@ -95,6 +97,9 @@ def random_clip(
         random_norms: also draw the batch norms' weights, biases and statistics. Without it the last norm of every
             bottleneck has weight 0, so that the residual branches add nothing: right to start a training from, but
             a test would not see what they compute.
+        calibrated_norms: set the image tower's batch norm statistics to those of smooth random images. Without it a
+            random network in eval mode lets its features fade from layer to layer, and styles that are mined from
+            them do not fit the network in training.
 
     Returns:
         The model; text of up to 77 tokens out of clip's vocabulary of 49408.
@@ -118,8 +123,11 @@ def random_clip(
             transformer_heads=text_width // _HEAD_CHANNELS,
             transformer_layers=text_layers or (12 if architecture.width >= 64 else 2),
         )
+    generator = torch.Generator().manual_seed(seed)
     if random_norms:
-        _randomize_norms(model, torch.Generator().manual_seed(seed))
+        _randomize_norms(model, generator)
+    if calibrated_norms:
+        _calibrate_norms(model, generator)
     return model.eval()
 
 
@@ -162,6 +170,19 @@ def _randomize_norms(model: nn.Module, generator: torch.Generator) -> None:
             module.bias.normal_(0.0, 0.1, generator=generator)
             module.running_mean.normal_(0.0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+@torch.no_grad()
+def _calibrate_norms(model: CLIP, generator: torch.Generator) -> None:
+    norms = [module for module in model.visual.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics of the one batch below
+    side = model.visual.input_resolution
+    noise = [torch.randn(16, 3, cells, cells, generator=generator) for cells in (2, 4, 8, 16, side)]
+    images = sum(functional.interpolate(layer, (side, side), mode="bilinear") for layer in noise) / len(noise) ** 0.5
+    model.visual.train()(images)
+    for norm in norms:
+        norm.momentum = nn.BatchNorm2d(1).momentum
 
 
 def _count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:

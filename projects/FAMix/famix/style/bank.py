@@ -4,6 +4,7 @@ File format, version 1. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_
 number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.provenance`.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from famix.errors import BankError
 from famix.style.dominant import IGNORE_CLASS
+from famix.style.released import RELEASED_CLASSES, read_released_styles
 
 __all__ = ["FORMAT_VERSION", "StyleBank"]
 
@@ -56,6 +58,16 @@ class StyleBank:
         """Number of styles of every class id that has any."""
         ids, counts = self.class_ids.unique(return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
+
+    def class_names(self) -> list[str]:
+        """Names of the label ids 0, 1, ... as the metadata has them; empty where it has none."""
+        return list(json.loads(self.metadata.get("class_names", "[]")))
+
+    def class_name(self, class_id: int) -> str:
+        """Name of a label id: "unlabelled" for 255, the number itself where the metadata has no name."""
+        names = self.class_names()
+        unnamed = "unlabelled" if class_id == IGNORE_CLASS else str(class_id)
+        return names[class_id] if class_id < len(names) else unnamed
 
     def add(
         self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor] | None = None
@@ -164,6 +176,19 @@ class StyleBank:
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
         except BankError as error:
             raise BankError(f"{path} is no sound style bank: {error}") from error
+        return bank
+
+    @classmethod
+    def from_released_pickle(cls, path: str | os.PathLike[str]) -> "StyleBank":
+        """Import a `saved_params.pkl` of the released FAMix program; nothing in it is executed.
+
+        The file does not say which CLIP made it, so that `check_bank` can only warn.
+
+        Raises:
+            BankError: the file is missing, damaged, of another form, or refers to anything but tensors.
+        """
+        bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": json.dumps(RELEASED_CLASSES)})
+        bank.add(*read_released_styles(path))
         return bank
 
     def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Style banks of the released FAMix program, read without executing anything in them."""
 
 import io
+import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from famix.errors import BankError
 from famix.style.dominant import IGNORE_CLASS
 
-__all__ = ["read_released_styles"]
+__all__ = ["RELEASED_CLASSES", "read_released_styles"]
 
 # Its files name the classes; these are those of its Cityscapes train ids 0, 1, ...
 RELEASED_CLASSES = (
@@ -22,7 +23,7 @@ RELEASED_CLASSES = (
 _MAX_BYTES = 4 << 30  # the released bank has about 25 MB
 
 
-def read_released_styles(path: str | Path) -> tuple[Tensor, Tensor, Tensor]:
+def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Read a `saved_params.pkl`: a pickled dict of lists of tensors (C, 1, 1), "<class>_mu" and "<class>_std".
 
     Args:
@@ -47,10 +48,12 @@ def read_released_styles(path: str | Path) -> tuple[Tensor, Tensor, Tensor]:
     return torch.tensor(ids), torch.stack(means), torch.stack(stds)
 
 
-def _stack(content: dict[str, Any], key: str, path: str | Path) -> Sequence[Tensor]:
+def _stack(content: dict[str, Any], key: str, path: str | os.PathLike[str]) -> Sequence[Tensor]:
     styles = content.get(key)
     if not isinstance(styles, list) or not all(isinstance(s, Tensor) and s.dim() == 3 for s in styles):
-        raise BankError(f"{path} lacks a list of tensors (C, 1, 1) under {key!r}; expected the released saved_params.pkl")
+        raise BankError(
+            f"{path} lacks a list of tensors (C, 1, 1) under {key!r}; expected the released saved_params.pkl"
+        )
     return [style.detach().float().flatten() for style in styles]
 
 

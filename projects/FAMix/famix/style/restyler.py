@@ -34,7 +34,6 @@ class PatchRestyler:
         stage: name of the backbone stage whose output is restyled, e.g. "res2".
         noise_scale: of strategy "noise".
         ignore_label: label id of pixels without a class.
-        class_names: names of the label ids 0, 1, ..., for messages.
 
     Raises:
         ConfigError: a value out of its range.
@@ -50,7 +49,6 @@ class PatchRestyler:
         stage: str = "res2",
         noise_scale: float = 0.5,
         ignore_label: int = 255,
-        class_names: Sequence[str] = (),
     ) -> None:
         if strategy not in _STRATEGIES:
             raise ConfigError(f"MODEL.STYLE.STRATEGY must be one of {', '.join(_STRATEGIES)}; got {strategy!r}")
@@ -65,7 +63,6 @@ class PatchRestyler:
         self.beta = beta
         self.stage = stage
         self.ignore_label = ignore_label
-        self.class_names = tuple(class_names)
         self.generator = torch.Generator()
         self._source: StyleStrategy | None = None
         if strategy == "noise":
@@ -74,7 +71,7 @@ class PatchRestyler:
             self._source = MixStyle()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, class_names: Sequence[str] = ()) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from MODEL.STYLE."""
         style = cfg.MODEL.STYLE
         return {
@@ -84,7 +81,6 @@ class PatchRestyler:
             "stage": style.STAGE,
             "noise_scale": style.NOISE_SCALE,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "class_names": class_names,
         }
 
     @property
@@ -101,7 +97,7 @@ class PatchRestyler:
         """Draw from a bank from now on; says once which classes have no style of their own in it."""
         self._source = BankStyles(bank)
         counts = bank.counts()
-        missing = [name for i, name in enumerate(self.class_names) if i not in counts]
+        missing = [name for i, name in enumerate(bank.class_names()) if i not in counts]
         if missing:
             fallback = "the styles of unlabelled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
             logging.getLogger(__name__).warning(

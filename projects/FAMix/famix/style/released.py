@@ -36,7 +36,9 @@ def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, 
         BankError: the file is missing, damaged, of another form, or refers to anything but tensors.
     """
     content = _unpickle(Path(path))
-    ids, means, stds = [], [], []
+    ids: list[int] = []
+    means: list[Tensor] = []
+    stds: list[Tensor] = []
     for class_id, name in [*enumerate(RELEASED_CLASSES), (IGNORE_CLASS, "255")]:
         mean, std = (_stack(content, f"{name}_{kind}", path) for kind in ("mu", "std"))
         if len(mean) != len(std):

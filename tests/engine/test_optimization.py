@@ -146,3 +146,22 @@ def test_an_unknown_schedule_is_refused():
 def test_poly_factor():
     assert [poly_factor(i, 4, 1.0) for i in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
     assert poly_factor(3, 4, 2.0) == 0.0625
+
+
+# Optimisers
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("SGD", torch.optim.SGD), ("ADAM", torch.optim.Adam), ("ADAMW", torch.optim.AdamW)]
+)
+def test_the_config_names_the_optimiser(name, kind):
+    optimizer = build_optimizer(config(OPTIMIZER=name), tiny_segmentor())
+    assert type(optimizer) is kind
+    assert {(round(group["lr"], 9), group["weight_decay"]) for group in optimizer.param_groups} == {
+        (0.01, 1e-4), (0.1, 1e-4), (0.01, 1e-3), (0.1, 1e-3)
+    }  # fmt: skip
+
+
+def test_an_optimiser_that_there_is_not():
+    with pytest.raises(ConfigError, match="OPTIMIZER must be one of SGD, ADAM, ADAMW; got 'LION'"):
+        build_optimizer(config(OPTIMIZER="LION"), tiny_segmentor())

@@ -83,6 +83,7 @@ def _add_input_keys(cfg: CN) -> None:
 
 
 def _add_solver_keys(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "SGD"  # SGD, ADAM or ADAMW
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # learning rate of the backbone over that of the head
     cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # LR_SCHEDULER_NAME PolyLR: no learning rate falls below this one
     cfg.SOLVER.AMP.DTYPE = "float16"  # of SOLVER.AMP.ENABLED: float16 (CUDA only) or bfloat16

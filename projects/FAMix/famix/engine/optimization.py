@@ -15,17 +15,18 @@ from famix.errors import ConfigError
 __all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor"]
 
 _BACKBONE = "backbone."
+_ADAMS = {"ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """SGD over the parameters that train, the backbone's at a learning rate of its own.
+    """The optimiser of SOLVER.OPTIMIZER over the parameters that train, the backbone's at a rate of their own.
 
     Args:
         cfg: reads SOLVER.
         model: a meta-architecture whose backbone is called `backbone`.
 
     Raises:
-        ConfigError: nothing trains.
+        ConfigError: nothing trains, or there is no such optimiser.
     """
     solver = cfg.SOLVER
     groups = get_default_optimizer_params(
@@ -39,7 +40,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     )
     if not groups:
         raise ConfigError("no parameter of the model trains; name some of the backbone's in MODEL.CLIP.TRAINABLE")
-    return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    if solver.OPTIMIZER == "SGD":
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    if solver.OPTIMIZER in _ADAMS:
+        return _ADAMS[solver.OPTIMIZER](groups, lr=solver.BASE_LR)
+    raise ConfigError(f"SOLVER.OPTIMIZER must be one of SGD, {', '.join(_ADAMS)}; got {solver.OPTIMIZER!r}")
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

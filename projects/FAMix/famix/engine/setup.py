@@ -79,7 +79,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: the file is missing or malformed, or a key or value does not fit.
     """
-    late = [word for word in opts if word.startswith("--")]
+    late = [word for word in map(str, opts) if word.startswith("--")]
     if late:
         raise ConfigError(f"{' '.join(late)} must stand before the KEY VALUE pairs, which end the command line")
     cfg = get_cfg()

@@ -11,14 +11,9 @@ import torch
 
 from clip_factory import save_tiny_clip, tiny_clip
 from famix.errors import ConfigError, WeightsError
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_export import save_clip
-from famix.modeling.clip_weights import (
-    ARCHITECTURES,
-    CLIPArchitecture,
-    clip_weights_hash,
-    load_clip_state_dict,
-    random_clip_state_dict,
-)
+from famix.modeling.clip_weights import clip_weights_hash, load_clip_state_dict
 from famix.text import clip_package
 
 FORMS = ("state_dict", "torchscript", "safetensors")
@@ -266,52 +261,6 @@ def test_vision_transformers_are_refused(name):
 def test_published_architectures_are_all_resnets_of_the_clip_package():
     assert set(ARCHITECTURES) == {name for name in clip_package.model_urls() if name.startswith("RN")}
     assert [architecture.heads for architecture in ARCHITECTURES.values()] == [32, 32, 40, 48, 64]
-
-
-def test_architecture_is_read_from_shapes():
-    model = tiny_clip(layers=(1, 2, 3, 1), width=12, resolution=96, embed_dim=24)
-    architecture = CLIPArchitecture.from_state_dict(model.state_dict())
-    assert architecture == CLIPArchitecture((1, 2, 3, 1), width=12, embed_dim=24, heads=6, input_resolution=96)
-    assert architecture.heads == model.visual.attnpool.num_heads
-
-
-def test_random_weights_follow_the_seed_alone():
-    architecture = CLIPArchitecture.of((1, 1, 1, 1), 8, 16, 64)
-    state = torch.get_rng_state()
-    first, second, third = (
-        clip_weights_hash(random_clip_state_dict(architecture, seed=seed, random_norms=True)) for seed in (1, 1, 2)
-    )
-    assert first == second != third
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_random_weights_are_in_the_form_of_loaded_ones(tmp_path):
-    architecture = CLIPArchitecture.of((1, 1, 1, 1), 8, 16, 64)
-    got = random_clip_state_dict(architecture)
-    assert got["ln_final.weight"].shape == (64,) and CLIPArchitecture.from_state_dict(got) == architecture
-    assert clip_weights_hash(load_clip_state_dict(save(got, tmp_path / "a.pt"))) == clip_weights_hash(got)
-
-
-def test_residual_branches_count_with_random_norms():
-    architecture = CLIPArchitecture.of((1, 1, 1, 1), 8, 16, 64)
-    for random_norms in (False, True):
-        weights = random_clip_state_dict(architecture, random_norms=random_norms)
-        assert bool(weights["visual.layer1.0.bn3.weight"].any()) == random_norms
-
-
-@pytest.mark.parametrize(
-    ("sizes", "text_width"),
-    [
-        (((1, 1, 1), 8, 16, 64), None),
-        (((1, 1, 1, 0), 8, 16, 64), None),
-        (((1, 1, 1, 1), 7, 16, 64), None),
-        (((1, 1, 1, 1), 8, 16, 60), None),
-        (((1, 1, 1, 1), 8, 16, 64), 100),
-    ],
-)
-def test_impossible_sizes(sizes, text_width):
-    with pytest.raises(ConfigError, match=r"expected 4 positive layers, an even width.*Correct these"):
-        random_clip_state_dict(CLIPArchitecture.of(*sizes), text_width=text_width)
 
 
 def test_unknown_form_of_a_file(tmp_path):

@@ -61,7 +61,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     register_datasets(cfg.DATASETS.FILES)
     check_config(cfg, args)
     if cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed() % 2**31  # a run without a seed can still be resumed and repeated
+        cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")

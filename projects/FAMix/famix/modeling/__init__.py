@@ -1,13 +1,9 @@
 """Networks: CLIP's image tower as a backbone, the decoder and the meta-architectures."""
 
 from famix.modeling.backbone import build_clip_resnet_backbone
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_resnet import STAGES, CLIPResNet
-from famix.modeling.clip_weights import (
-    ARCHITECTURES,
-    CLIPArchitecture,
-    clip_weights_hash,
-    load_clip_state_dict,
-)
+from famix.modeling.clip_weights import clip_weights_hash, load_clip_state_dict
 from famix.modeling.deeplab_head import CLIPDeepLabV3PlusHead
 from famix.modeling.semantic_segmentor import FAMixSemanticSegmentor
 from famix.modeling.style_mixin import PatchStyleMixin

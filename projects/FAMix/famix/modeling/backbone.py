@@ -5,8 +5,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
 from famix.errors import ConfigError
+from famix.modeling.clip_architecture import ARCHITECTURES
 from famix.modeling.clip_resnet import CLIPResNet
-from famix.modeling.clip_weights import ARCHITECTURES, load_clip_state_dict
+from famix.modeling.clip_weights import load_clip_state_dict
 
 __all__ = ["build_clip_resnet_backbone"]
 

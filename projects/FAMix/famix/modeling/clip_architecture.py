@@ -10,7 +10,7 @@ from torch.nn import functional
 from famix.errors import ConfigError, WeightsError
 from famix.text.clip_package import CLIP, VOCAB_SIZE
 
-__all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip", "random_clip_state_dict"]
+__all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip"]
 
 CONTEXT_LENGTH = 77  # tokens of a text, in all published models
 _STRIDE = 32  # of the attention pool's input to the image
@@ -129,21 +129,6 @@ def random_clip(
     if calibrated_norms:
         _calibrate_norms(model, generator)
     return model.eval()
-
-
-def random_clip_state_dict(
-    architecture: CLIPArchitecture,
-    *,
-    seed: int = 0,
-    text_width: int | None = None,
-    text_layers: int | None = None,
-    random_norms: bool = False,
-) -> dict[str, Tensor]:
-    """Return `random_clip(...)`'s weights as `load_clip_state_dict` would: float32 on the CPU, no integers."""
-    model = random_clip(
-        architecture, seed=seed, text_width=text_width, text_layers=text_layers, random_norms=random_norms
-    )
-    return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
 def _check_sizes(architecture: CLIPArchitecture, text_width: int | None) -> None:

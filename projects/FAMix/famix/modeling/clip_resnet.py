@@ -12,7 +12,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from famix.errors import ConfigError
-from famix.modeling.clip_weights import CLIPArchitecture
+from famix.modeling.clip_architecture import CLIPArchitecture
 from famix.modeling.freezing import freeze_except, train_only
 from famix.modeling.geometry import CLIP_STRIDE, BlockGeometry, plan_blocks
 from famix.text.clip_package import AttentionPool2d

@@ -11,23 +11,11 @@ from iopath.common.file_io import file_lock
 from torch import Tensor
 
 from famix.errors import WeightsError
-from famix.modeling.clip_architecture import (
-    ARCHITECTURES,
-    CLIPArchitecture,
-    random_clip,
-    random_clip_state_dict,
-)
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_files import read_tensors
 from famix.text import clip_package
 
-__all__ = [
-    "ARCHITECTURES",
-    "CLIPArchitecture",
-    "clip_weights_hash",
-    "load_clip_state_dict",
-    "random_clip",
-    "random_clip_state_dict",
-]
+__all__ = ["clip_weights_hash", "load_clip_state_dict"]
 
 
 def load_clip_state_dict(source: str) -> dict[str, Tensor]:

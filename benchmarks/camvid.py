@@ -39,7 +39,11 @@ def run(output: Path, clip: Path, strategy: str, options: list[str]) -> list[obj
         A row of the table: strategy, mIoU of every target, wall minutes.
     """
     folder = output / strategy
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        sys.exit(
+            f"{folder} holds an earlier run, whose style bank would be used again; remove it or name another --output"
+        )
+    folder.mkdir(parents=True)
     settings = ["MODEL.CLIP.WEIGHTS", str(clip), "OUTPUT_DIR", str(folder), "MODEL.STYLE.STRATEGY", strategy, *options]
     print(f"Running strategy {strategy}; its log is {folder}/log.txt", file=sys.stderr)
     start = time.perf_counter()

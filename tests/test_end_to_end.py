@@ -179,24 +179,46 @@ def test_bfloat16_trains_on_the_cpu(finished: Path, workspace: Workspace) -> Non
     assert all(value.isfinite().all() for value in weights.values())
 
 
+@pytest.mark.parametrize(
+    ("reader", "successes"), [("mapper.py", 6), ("evaluators.py", 3)], ids=["training sample", "label of a target"]
+)
 def test_bad_sample_in_mid_training_keeps_what_was_done(
-    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    reader: str, successes: int, finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    output = f"damaged_{reader}"
     read = LabelReader.read
-    reads = {"left": 6}  # 2 images in a batch: the fourth iteration fails
+    # 2 images in a batch: the fourth iteration fails; or the evaluation after the second iteration.
+    reads = {"left": successes}
 
-    def failing_read(reader: LabelReader, path: str) -> np.ndarray:
-        if inspect.stack()[1].filename.endswith("mapper.py"):
+    def failing_read(label_reader: LabelReader, path: str) -> np.ndarray:
+        if inspect.stack()[1].filename.endswith(reader):
             reads["left"] -= 1
             if reads["left"] < 0:
                 raise DatasetError(f"{path} is damaged")
-        return read(reader, path)
+        return read(label_reader, path)
 
-    options = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"), "SOLVER.CHECKPOINT_PERIOD", "100")
+    options = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"), "TEST.EVAL_PERIOD", "2")
     with monkeypatch.context() as patch:
         patch.setattr(LabelReader, "read", failing_read)
         with pytest.raises(DatasetError, match="is damaged"):
-            workspace.run("damaged", *options)
-    assert (workspace.folder / "damaged/last_checkpoint").read_text() == "model_0000002.pth"
-    workspace.run("damaged", *options, flags=("--resume",))
-    assert_equal_state(workspace.checkpoint("damaged")["model"], workspace.checkpoint("finished")["model"])
+            workspace.run(output, *options)
+    done = "model_0000002.pth" if reader == "mapper.py" else "model_0000001.pth"
+    assert (workspace.folder / output / "last_checkpoint").read_text() == done
+    workspace.run(output, *options, flags=("--resume",))
+    assert_equal_state(workspace.checkpoint(output)["model"], workspace.checkpoint("finished")["model"])
+
+
+def test_bank_without_a_class_says_so_once(
+    finished: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_bank(finished)
+    rest = whole.class_ids != 0
+    partial = StyleBank(whole.metadata)
+    annotations = {name: values[rest] for name, values in whole.annotations.items()}
+    partial.add(whole.class_ids[rest], whole.mean[rest], whole.std[rest], annotations)
+    path = workspace.folder / "partial.safetensors"
+    partial.save(path)
+    workspace.run("partial", "MODEL.STYLE.BANK", str(path), "SOLVER.MAX_ITER", "2")
+    warnings = [line for line in capfd.readouterr().out.splitlines() if "has no style of" in line]
+    assert len(warnings) == 1 and ": road, sidewalk" in warnings[0]
+    assert (workspace.folder / "partial/model_final.pth").exists()

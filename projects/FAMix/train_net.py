@@ -32,7 +32,8 @@ def main(args: argparse.Namespace) -> Any:
 
 def one_line(error: FAMixError) -> str:
     """The message alone, also of an error that a worker process of a data loader passed on with its traceback."""
-    return str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
+    message = str(error).rsplit(f"{type(error).__name__}: ", 1)[-1]
+    return " ".join(message.split())
 
 
 def run(args: argparse.Namespace) -> Any:

@@ -30,9 +30,9 @@ def test_defaults_without_a_file():
 @pytest.mark.parametrize(
     ("key", "suggestion"),
     [
-        ("SOLVER.BASELR", r"did you mean .*SOLVER\.BASE_LR"),
-        ("MODEL.STYLES.GRID", r"did you mean .*MODEL\.STYLE\.GRID"),
-        ("QWERTZ", "see the key table in projects/FAMix/README"),
+        ("SOLVER.BASELR", r"Did you mean .*SOLVER\.BASE_LR"),
+        ("MODEL.STYLES.GRID", r"Did you mean .*MODEL\.STYLE\.GRID"),
+        ("QWERTZ", "See the key table in projects/FAMix/README"),
     ],
 )
 def test_unknown_keys(write, key, suggestion):
@@ -50,7 +50,7 @@ def test_unknown_keys(write, key, suggestion):
 
 @pytest.mark.parametrize("key", ["SOLVER", "SOLVER.BASE_LR.FACTOR"])
 def test_keys_that_hold_no_value(key):
-    with pytest.raises(ConfigError, match=rf"unknown config key {key}; (did you mean|see)"):
+    with pytest.raises(ConfigError, match=rf"unknown config key {key}. (Did you mean|See)"):
         load_config("", [key, "1"])
 
 

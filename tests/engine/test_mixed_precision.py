@@ -122,7 +122,7 @@ def test_with_amp_it_has_the_configs_precision(model, batches):
     assert (trainer.device_type, trainer.precision, trainer.grad_scaler.is_enabled()) == ("cpu", torch.bfloat16, False)
 
 
-def test_float16_scales_gradients_on_a_gpu(model, batches, monkeypatch):
+def test_float16_scales_gradients_where_the_device_is_a_gpu(model, batches, monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     cfg = config(dtype="float16")
     cfg.MODEL.DEVICE = "cuda:1"

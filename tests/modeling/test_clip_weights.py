@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 
 from clip_factory import save_tiny_clip, tiny_clip
+from famix import clip_package
 from famix.errors import ConfigError, WeightsError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_export import save_clip
 from famix.modeling.clip_weights import clip_weights_hash, load_clip_state_dict
-from famix.text import clip_package
 
 FORMS = ("state_dict", "torchscript", "safetensors")
 TOOL = Path(__file__).parents[2] / "projects/FAMix/tools/make_random_clip.py"

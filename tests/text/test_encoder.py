@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from clip_factory import tiny_clip
+from famix.clip_package import tokenize
 from famix.errors import ConfigError, WeightsError
 from famix.text import IMAGENET_TEMPLATES, PromptEncoder
-from famix.text.clip_package import tokenize
 
 TEXTS = ["Urban Grit style road", "photo", "Haunting Shadows style traffic light"]
 

@@ -27,6 +27,9 @@ from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegme
 # Data sets, mapping and loading
 from famix.data import register_datasets
 
+# Files of the released program
+from famix.checkpoint import load_released_checkpoint
+
 # The offline pass that fills the bank, and the loop that trains with it
 from famix.mining import StyleMiner, StyleMiningHook
 from famix.engine import Trainer
@@ -45,6 +48,7 @@ __all__ = [
     "Trainer",
     "add_famix_config",
     "dominant_labels",
+    "load_released_checkpoint",
     "optimize_styles",
     "register_datasets",
     "restyle_patches",

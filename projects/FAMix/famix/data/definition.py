@@ -8,8 +8,8 @@ from pathlib import Path
 
 from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
 from famix.data.fields import Fields, read_yaml
-from famix.data.wording import did_you_mean
 from famix.errors import DatasetError
+from famix.wording import did_you_mean
 
 __all__ = ["DATASETS_VARIABLE", "DatasetDefinition", "SplitDefinition", "load_definition"]
 

@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from famix.data.wording import did_you_mean
 from famix.errors import DatasetError
+from famix.wording import did_you_mean
 
 __all__ = ["Fields", "read_yaml"]
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from famix.data.definition import DatasetDefinition
 from famix.data.images import open_image
-from famix.data.wording import first_few
 from famix.errors import DatasetError
+from famix.wording import first_few
 
 __all__ = ["LabelReader"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from famix.data.definition import DATASETS_VARIABLE, DatasetDefinition, SplitDefinition
-from famix.data.wording import first_few
 from famix.errors import DatasetError
+from famix.wording import first_few
 
 __all__ = ["SplitFiles"]
 

@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from famix.data.definition import DatasetDefinition, SplitDefinition, load_definition
 from famix.data.labels import LabelReader
 from famix.data.listing import SplitFiles
-from famix.data.wording import did_you_mean
 from famix.errors import DatasetError
+from famix.wording import did_you_mean
 
 __all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "require_same_classes"]
 

@@ -50,6 +50,7 @@ class MixedPrecisionTrainer(AMPTrainer):
         self.grad_scaler.scale(sum(loss_dict.values())).backward()
         self.after_backward()
         self._write_metrics(loss_dict, data_time)
+        self.grad_scaler.unscale_(self.optimizer)  # before the optimiser may clip them
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver import get_default_optimizer_params
+from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -41,9 +42,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if not groups:
         raise ConfigError("no parameter of the model trains; name some of the backbone's in MODEL.CLIP.TRAINABLE")
     if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        sgd = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+        return maybe_add_gradient_clipping(cfg, sgd)
     if solver.OPTIMIZER in _ADAMS:
-        return _ADAMS[solver.OPTIMIZER](groups, lr=solver.BASE_LR)
+        return maybe_add_gradient_clipping(cfg, _ADAMS[solver.OPTIMIZER](groups, lr=solver.BASE_LR))
     raise ConfigError(f"SOLVER.OPTIMIZER must be one of SGD, {', '.join(_ADAMS)}; got {solver.OPTIMIZER!r}")
 
 

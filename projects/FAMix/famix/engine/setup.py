@@ -1,35 +1,33 @@
 """From the command line to a checked config: whatever can be wrong is found before any work is done."""
 
 import argparse
-import difflib
-import os
+import logging
 import re
-import tempfile
 from collections.abc import Sequence
 
-import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from famix.config import add_famix_config
-from famix.data import register_datasets, require_same_classes, verify_datasets
-from famix.errors import ConfigError, DatasetError
-from famix.mining import style_bank_path
+from famix.data import register_datasets, verify_datasets
+from famix.engine.config_checks import check_config, used_datasets
+from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.modeling.freezing import ALL
+from famix.wording import did_you_mean
 
-__all__ = ["argument_parser", "check_config", "load_config", "setup"]
+__all__ = ["argument_parser", "load_config", "setup"]
 
 _EPILOG = """
 Examples:
-  train and evaluate            train_net.py --config-file configs/CamVid/famix_narrow.yaml
+  mine, train and evaluate      train_net.py --config-file configs/GTA5/famix_RN50.yaml
   mine the style bank only      train_net.py --config-file CONFIG --mine-styles-only
   evaluate a checkpoint         train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
   continue after a stop         train_net.py --config-file CONFIG --resume
   8 GPUs of one machine         train_net.py --config-file CONFIG --num-gpus 8
-  2 machines, on each           train_net.py --config-file CONFIG --num-gpus 8 --num-machines 2 --machine-rank 0|1
+  2 machines, on each           train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
                                 --dist-url tcp://FIRST_MACHINE:PORT
   other settings                train_net.py --config-file CONFIG SOLVER.BASE_LR 0.05 MODEL.DEVICE cpu
 """
@@ -65,7 +63,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
-    _verify_together(_used_datasets(cfg, args))
+    # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
+    _warn_of_random_weights(cfg, args)
+    _verify_together(used_datasets(cfg, args))
     return cfg
 
 
@@ -105,40 +106,16 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
-def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Find what cannot work, from the config and the registered data sets alone.
-
-    Args:
-        cfg: the effective config.
-        args: of the command line: what the run is to do.
-
-    Raises:
-        ConfigError: names the key, what it is and what it should be.
-        DatasetError: a data set is unknown, or two have different classes.
-    """
-    training, testing = not args.eval_only, not args.mine_styles_only
-    if not (training or testing):
-        raise ConfigError("--eval-only and --mine-styles-only exclude each other; leave one out")
-    if training and not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN is empty; name the labelled source data set")
-    if testing and not cfg.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
-    _check_device(cfg.MODEL.DEVICE)
-    _check_output(cfg.OUTPUT_DIR)
-    _check_classes(cfg, _used_datasets(cfg, args))
-    if training and cfg.MODEL.STYLE.STRATEGY == "bank" and not cfg.MODEL.CLIP.WEIGHTS:
-        path = style_bank_path(cfg)
-        if not os.path.isfile(path):
-            raise ConfigError(
-                f"MODEL.STYLE.STRATEGY bank needs styles, but there is no bank at {path} and no CLIP to mine one with; "
-                "set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file), MODEL.STYLE.BANK, or another strategy"
-            )
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], FAMixError))
 
 
-def _used_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
-    sources = () if args.eval_only else cfg.DATASETS.TRAIN
-    targets = () if args.mine_styles_only else cfg.DATASETS.TEST
-    return [*sources, *targets]
+def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    clip = cfg.MODEL.CLIP
+    if not (args.eval_only or args.resume or clip.WEIGHTS or cfg.MODEL.WEIGHTS or ALL in clip.TRAINABLE):
+        logging.getLogger(__name__).warning(
+            "The frozen part of the backbone has random weights: neither MODEL.CLIP.WEIGHTS nor MODEL.WEIGHTS is set."
+        )
 
 
 def _verify_together(names: Sequence[str]) -> None:
@@ -152,34 +129,6 @@ def _verify_together(names: Sequence[str]) -> None:
     problems = [found for found in comm.all_gather(problem) if found]
     if problems:
         raise DatasetError(problems[0])
-
-
-def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"MODEL.DEVICE must be a device of torch such as cuda or cpu; got {device!r}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE is {device}, but torch finds no GPU; add MODEL.DEVICE cpu to the command")
-
-
-def _check_output(folder: str) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f"OUTPUT_DIR {folder} cannot be written to ({error.strerror}); choose another") from error
-
-
-def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
-    require_same_classes(names)
-    head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(names[0])
-    if (len(metadata.stuff_classes), metadata.ignore_label) != (head.NUM_CLASSES, head.IGNORE_VALUE):
-        raise ConfigError(
-            f"data set {names[0]} has {len(metadata.stuff_classes)} classes and ignore label {metadata.ignore_label}; "
-            f"the config says MODEL.SEM_SEG_HEAD.NUM_CLASSES {head.NUM_CLASSES} and IGNORE_VALUE {head.IGNORE_VALUE}"
-        )
 
 
 def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -197,6 +146,4 @@ def _explain(message: str, known: Sequence[str]) -> str:
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=3)
-    advice = f"did you mean {' or '.join(close)}?" if close else "see the key table in projects/FAMix/README.md"
-    return f"unknown config key {key}; {advice}"
+    return f"unknown config key {key}.{did_you_mean(key, known) or ' See the key table in projects/FAMix/README.md.'}"

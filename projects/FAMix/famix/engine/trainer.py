@@ -3,8 +3,8 @@
 import logging
 import weakref
 from functools import partial
-from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from famix.data import build_test_loader, build_train_loader
-from famix.engine.checkpoint import SafeCheckpointer
+from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.mixed_precision import build_step_trainer
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -39,6 +39,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer's own __init__ wraps models for CUDA only and opens any pickle as a checkpoint.
         TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -49,15 +50,13 @@ class Trainer(DefaultTrainer):
         self.checkpointer = SafeCheckpointer(parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.register_hooks(self.build_hooks(model))
+        self._stepping = False
+        self.register_hooks(self.build_hooks())
 
-    def build_hooks(self, model: nn.Module) -> list[HookBase]:
-        """Detectron2's default hooks, with the style bank before and the seeding of every iteration.
-
-        Args:
-            model: the meta-architecture, unwrapped.
-        """
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's default hooks, behind the style bank and the seeding of every iteration."""
         hooks = super().build_hooks()
+        model = getattr(self.model, "module", self.model)
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
         reseed = restyler.reseed if restyler is not None else _ignore
         hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
@@ -71,19 +70,26 @@ class Trainer(DefaultTrainer):
         if self.start_iter:
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
-    def train(self) -> Any:
+    def train(self) -> Results:
         """Train; a bad sample stops the run only after a checkpoint of what was reached.
 
         Returns:
-            The results on DATASETS.TEST of the last evaluation, where there was one.
+            The results on DATASETS.TEST of the last evaluation, see `test`.
         """
         try:
-            return super().train()
+            super().train()
         except FAMixError:
-            if self.iter > self.start_iter and comm.is_main_process():
-                self.iter -= 1  # the iteration that failed has not touched the model
+            if self._stepping and self.iter > self.start_iter and comm.is_main_process():
+                self.iter -= 1  # the step that failed to get its samples has not touched the model
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             raise
+        return self._last_eval_results
+
+    def run_step(self) -> None:
+        """One iteration; remembers whether it was finished."""
+        self._stepping = True
+        super().run_step()
+        self._stepping = False
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -117,12 +123,20 @@ class Trainer(DefaultTrainer):
         Returns:
             Data set -> task -> metric -> percent, on the main process.
         """
+        _share_buffers(model)
         results = super().test(cfg, model, evaluators)
         if len(cfg.DATASETS.TEST) == 1:  # Detectron2 leaves the name of a single data set out
             results = {cfg.DATASETS.TEST[0]: results}
         if comm.is_main_process():
             logging.getLogger(__name__).info("Results in percent:\n%s", format_results(results))
         return results
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Give every process the main one's batch norm statistics: what is scored is what its checkpoint holds."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 def _ignore(seed: int) -> None:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from famix.errors import BankError, ConfigError
+from famix.errors import BankError
 from famix.mining.miner import MinedBatch, StyleMiner
 from famix.mining.prompt_table import PromptTable
 from famix.modeling.clip_resnet import CLIPResNet
@@ -35,11 +35,6 @@ def build_miner(cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_na
         ConfigError: settings out of their range.
     """
     mining = cfg.STYLE_MINING
-    if mining.STEPS < 0 or mining.LR <= 0 or mining.SEED < 0:
-        raise ConfigError(
-            "STYLE_MINING needs STEPS >= 0, LR > 0 and SEED >= 0; "
-            f"got STEPS {mining.STEPS}, LR {mining.LR}, SEED {mining.SEED}"
-        )
     device = torch.device(cfg.MODEL.DEVICE)
     encoder = PromptEncoder(clip_state_dict, device=device)
     templates = check_templates(mining.TEMPLATES)

@@ -42,7 +42,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     clip = load_clip_state_dict(weights) if weights else {}
     architecture = CLIPArchitecture.from_state_dict(clip) if clip else ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE]
     metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names)
-    channels = architecture.width * 4 * 2 ** STAGES.index(cfg.MODEL.STYLE.STAGE)
+    channels = architecture.channels(STAGES.index(cfg.MODEL.STYLE.STAGE))
 
     def mine() -> StyleBank:
         if not clip:

@@ -87,13 +87,16 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
             f"style bank {path} holds {len(bank)} styles of {bank.num_channels} channels, stage {expected['stage']} of "
             f"the backbone has {num_channels}; {_BINDING['clip_hash']}, {_MINE_ANEW}"
         )
-    for key in expected.keys() - _BINDING.keys() - {"famix_version"}:
-        got = bank.metadata.get(key, "nothing")
-        if got != expected[key]:
-            logging.getLogger(__name__).warning(
-                "Style bank %s was mined with %s %s; the config says %s. The bank is used as it is.",
-                path, key, _short(got), _short(expected[key])
-            )  # fmt: skip
+    others = [key for key in expected if key not in _BINDING and key != "famix_version"]
+    differences = [
+        f"{key} {_short(bank.metadata[key])} (config: {_short(expected[key])})"
+        for key in others
+        if bank.metadata.get(key, expected[key]) != expected[key]
+    ]
+    if differences:
+        logging.getLogger(__name__).warning(
+            "Style bank %s is used as it is, although it was mined with %s.", path, "; ".join(differences)
+        )
 
 
 def _short(text: str, limit: int = 80) -> str:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from famix.clip_package import CLIP, VOCAB_SIZE
 from famix.errors import ConfigError, WeightsError
-from famix.text.clip_package import CLIP, VOCAB_SIZE
 
 __all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip"]
 
@@ -34,6 +34,10 @@ class CLIPArchitecture:
     embed_dim: int
     heads: int
     input_resolution: int
+
+    def channels(self, stage: int) -> int:
+        """Channels that layer1 .. layer4, counted from 0, put out."""
+        return self.width * 4 * 2**stage
 
     @classmethod
     def of(cls, layers: tuple[int, ...], width: int, embed_dim: int, input_resolution: int) -> "CLIPArchitecture":

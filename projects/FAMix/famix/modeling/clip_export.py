@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import safetensors.torch
 import torch
 
+from famix.clip_package import CLIP, convert_weights, tokenize
 from famix.errors import ConfigError
-from famix.text.clip_package import CLIP, convert_weights, tokenize
 
 __all__ = ["CLIPFileForm", "save_clip"]
 

@@ -11,11 +11,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from famix.clip_package import AttentionPool2d
 from famix.errors import ConfigError
 from famix.modeling.clip_architecture import CLIPArchitecture
 from famix.modeling.freezing import freeze_except, train_only
 from famix.modeling.geometry import CLIP_STRIDE, BlockGeometry, plan_blocks
-from famix.text.clip_package import AttentionPool2d
 
 __all__ = ["STAGES", "CLIPResNet"]
 
@@ -261,7 +261,7 @@ class CLIPResNet(Backbone):
         shapes, stride = {}, 4
         for index, (stage, plan) in enumerate(zip(STAGES, self._dense_plan, strict=True)):
             stride *= plan[0].stride
-            shapes[stage] = ShapeSpec(channels=self.architecture.width * 2**index * _EXPANSION, stride=stride)
+            shapes[stage] = ShapeSpec(channels=self.architecture.channels(index), stride=stride)
         return shapes
 
     def _stem(self, x: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from iopath.common.file_io import file_lock
 from torch import Tensor
 
+from famix import clip_package
 from famix.errors import WeightsError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_files import read_tensors
-from famix.text import clip_package
 
 __all__ = ["clip_weights_hash", "load_clip_state_dict"]
 

@@ -52,7 +52,7 @@ class _ImagePooling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         pool, conv, norm, relu = self
         pooled = conv(pool(x))
-        if norm.training and len(x) == 1 and isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        if norm.training and len(x) == 1 and type(norm) is nn.BatchNorm2d:  # SyncBN sees other processes, too
             # A batch of one image has one value per channel here, which has no variance: use the running statistics.
             pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:

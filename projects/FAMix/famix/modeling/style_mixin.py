@@ -26,6 +26,7 @@ class PatchStyleMixin(nn.Module):
 
     restyler: PatchRestyler | None = None
     backbone: Any
+    device: torch.device
 
     def use_restyler(self, restyler: PatchRestyler | None) -> None:
         """Set the restyler.
@@ -53,21 +54,20 @@ class PatchStyleMixin(nn.Module):
         """Forward of the meta-architecture, with restyled features in train mode."""
         if not self.training or self.restyler is None or not self.restyler.active:
             return super().forward(batched_inputs)
-        with self._restyled(batched_inputs, self.restyler):
-            return super().forward(batched_inputs)
+        if any("sem_seg" not in x for x in batched_inputs):
+            raise ConfigError("styles are drawn by class: every training input needs 'sem_seg' labels")
+        # Moved once, for the styles and for the loss.
+        inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
+        with self._restyled(inputs, self.restyler):
+            return super().forward(inputs)
 
     def _restyled(self, inputs: list[dict[str, Any]], restyler: PatchRestyler) -> AbstractContextManager[None]:
-        labels = self._padded_labels(inputs, restyler.ignore_label)
+        labels = self._padded_labels([x["sem_seg"] for x in inputs], restyler.ignore_label)
         return self.clip_backbone.transform_stage(restyler.stage, lambda features: restyler(features, labels))
 
-    def _padded_labels(self, inputs: list[dict[str, Any]], ignore_label: int) -> Tensor:
+    def _padded_labels(self, labels: list[Tensor], ignore_label: int) -> Tensor:
         """Labels (B, H, W), padded just as the meta-architecture pads the images, so that the grids coincide."""
-        if any("sem_seg" not in x for x in inputs):
-            raise ConfigError("styles are drawn by class: every training input needs 'sem_seg' labels")
-        labels: list[Tensor] = [x["sem_seg"].to(self.device) for x in inputs]
-        padded = ImageList.from_tensors(
-            labels, self.backbone.size_divisibility, ignore_label, self.backbone.padding_constraints
-        )
-        return padded.tensor
-
-    device: torch.device
+        divisibility = getattr(self, "size_divisibility", 0)  # PanopticDeepLab's own goes before the backbone's
+        if divisibility <= 0:
+            divisibility = self.backbone.size_divisibility
+        return ImageList.from_tensors(labels, divisibility, ignore_label, self.backbone.padding_constraints).tensor

@@ -133,19 +133,24 @@ class StyleBank:
 
         Args:
             path: of the .safetensors file; its folder is made where it is missing.
+
+        Raises:
+            BankError: the file cannot be written.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"mean": self.mean, "std": self.std, "class_ids": self.class_ids}
         tensors |= {_ANNOTATION + name: values for name, values in self.annotations.items()}
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file(
                 {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
                 part,
                 metadata={**self.metadata, "format_version": FORMAT_VERSION},
             )
             os.replace(part, path)
+        except (OSError, SafetensorError) as error:
+            raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error
         finally:
             part.unlink(missing_ok=True)
 

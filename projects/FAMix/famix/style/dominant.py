@@ -37,7 +37,9 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
         ids = torch.where(ids == ignore_label, bins - 1, ids)
     patch = patch_index(height, rows, labels.device)[:, None] * cols + patch_index(width, cols, labels.device)
     image = torch.arange(batch, device=labels.device)[:, None, None] * (rows * cols)
-    histogram = torch.bincount(((image + patch) * bins + ids).flatten(), minlength=batch * rows * cols * bins)
+    bin_ids = ((image + patch) * bins + ids).flatten()
+    # Not bincount, which makes the host wait for a GPU.
+    histogram = bin_ids.new_zeros(batch * rows * cols * bins).scatter_add_(0, bin_ids, torch.ones_like(bin_ids))
     winners = histogram.view(batch, rows, cols, bins).argmax(-1)  # argmax returns the first of equals
     return torch.where(winners == bins - 1, ignore_label, winners) if foreign_ignore else winners
 

@@ -34,7 +34,9 @@ def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor, 
 
 def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor) -> Statistics:
     """alpha * own + (1 - alpha) * drawn, for the means and for the standard deviations."""
-    return Statistics(torch.lerp(drawn.mean, own.mean, alpha), torch.lerp(drawn.std, own.std, alpha))
+    alpha = alpha.to(own.mean)
+    mean, std = drawn.mean.to(own.mean), drawn.std.to(own.std)
+    return Statistics(torch.lerp(mean, own.mean, alpha), torch.lerp(std, own.std, alpha))
 
 
 def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid: Grid) -> Tensor:

@@ -122,7 +122,7 @@ class PatchRestyler:
             raise ConfigError("MODEL.STYLE.STRATEGY bank has no bank yet: call use_bank before training")
         patch_labels = patch_classes(labels, self.grid, self.ignore_label)
         drawn = self._source.sample(own, patch_labels, self.generator)
-        alpha = sample_alpha(own.mean.shape[:2], self.beta, self.generator).to(own.mean)
+        alpha = sample_alpha(own.mean.shape[:2], self.beta, self.generator)
         return mix_statistics(own, drawn, alpha)
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:

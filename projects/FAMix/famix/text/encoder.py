@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from famix.clip_package import VOCAB_SIZE, tokenize
 from famix.errors import ConfigError, WeightsError
-
-from .clip_package import VOCAB_SIZE, tokenize
-from .prompts import check_templates, fill_template
-from .templates import IMAGENET_TEMPLATES
-from .tower import TextTower
+from famix.text.prompts import check_templates, fill_template
+from famix.text.templates import IMAGENET_TEMPLATES
+from famix.text.tower import TextTower
 
 __all__ = ["PromptEncoder"]
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from famix.errors import ConfigError
-
-from .templates import IMAGENET_TEMPLATES
+from famix.text.templates import IMAGENET_TEMPLATES
 
 __all__ = ["IGNORE_PROMPT", "check_styles", "check_templates", "class_prompt"]
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from famix.clip_package import LayerNorm, Transformer
 from famix.errors import WeightsError
-
-from .clip_package import LayerNorm, Transformer
 
 __all__ = ["TextTower"]
 

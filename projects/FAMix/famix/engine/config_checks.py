@@ -1,0 +1,123 @@
+"""Whether a config can work, found out before any work is done."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
+
+from famix.data import require_same_classes
+from famix.errors import ConfigError
+from famix.mining import style_bank_path
+from famix.modeling import ARCHITECTURES
+from famix.modeling.clip_resnet import check_stage
+from famix.style import PatchRestyler
+from famix.text import check_styles, check_templates
+
+__all__ = ["check_config", "used_datasets"]
+
+
+def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Find what cannot work, from the config and the registered data sets alone.
+
+    Args:
+        cfg: the effective config.
+        args: of the command line: what the run is to do.
+
+    Raises:
+        ConfigError: names the key, what it is and what it should be.
+        DatasetError: a data set is unknown, or two have different classes.
+    """
+    training, testing = not args.eval_only, not args.mine_styles_only
+    if not (training or testing):
+        raise ConfigError("--eval-only and --mine-styles-only exclude each other; leave one out")
+    if training and not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty; name the labelled source data set")
+    if testing and not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
+    _check_device(cfg.MODEL.DEVICE)
+    _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
+    _check_classes(cfg, used_datasets(cfg, args))
+    if training and testing:
+        _check_batch(cfg.SOLVER.IMS_PER_BATCH)
+    if training:
+        _check_styles(cfg)
+
+
+def used_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
+    """Names of the data sets that a run reads, sources first."""
+    sources = () if args.eval_only else cfg.DATASETS.TRAIN
+    targets = () if args.mine_styles_only else cfg.DATASETS.TEST
+    return [*sources, *targets]
+
+
+def _check_batch(images: int) -> None:
+    processes = comm.get_world_size()
+    if images < 1 or images % processes:
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH is {images}, expected a multiple of the {processes} processes")
+
+
+def _check_styles(cfg: CfgNode) -> None:
+    restyler, weights = PatchRestyler(cfg), cfg.MODEL.CLIP.WEIGHTS
+    check_stage(restyler.stage)
+    if not weights and cfg.MODEL.CLIP.ARCHITECTURE not in ARCHITECTURES:
+        raise ConfigError(
+            f"MODEL.CLIP.ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, got {cfg.MODEL.CLIP.ARCHITECTURE!r}"
+        )
+    path = style_bank_path(cfg)
+    if not restyler.needs_bank or os.path.isfile(path):
+        return
+    if not weights:
+        raise ConfigError(
+            f"MODEL.STYLE.STRATEGY bank needs styles, but there is no bank at {path} and no CLIP to mine one with; "
+            "set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file), MODEL.STYLE.BANK, or another strategy"
+        )
+    _check_mining(cfg)
+    _check_folder("the folder of MODEL.STYLE.BANK", os.path.dirname(os.path.abspath(path)))
+
+
+def _check_mining(cfg: CfgNode) -> None:
+    mining = cfg.STYLE_MINING
+    check_styles(mining.STYLES)
+    check_templates(mining.TEMPLATES)
+    lowest = {"STEPS": 0, "LR": 0, "MOMENTUM": 0, "WEIGHT_DECAY": 0, "POOL_SIZE": 0, "SEED": 0, "MAX_BATCHES": 0}
+    for key, least in {**lowest, "IMS_PER_BATCH": 1}.items():
+        if mining[key] < least:
+            raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE must be a device of torch such as cuda or cpu; got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"MODEL.DEVICE is {device}, but torch finds no GPU; add MODEL.DEVICE cpu to the command")
+    if kind == "cpu" and comm.get_world_size() > 1 and torch.cuda.is_available():
+        raise ConfigError(
+            "several processes on the CPU of a machine with GPUs: Detectron2 would have them talk through the GPUs; "
+            "hide these with CUDA_VISIBLE_DEVICES= before the command, or set MODEL.DEVICE cuda"
+        )
+
+
+def _check_folder(name: str, folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{name} {folder} cannot be written to ({error.strerror}); choose another") from error
+
+
+def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
+    require_same_classes(names)
+    head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(names[0])
+    if (len(metadata.stuff_classes), metadata.ignore_label) != (head.NUM_CLASSES, head.IGNORE_VALUE):
+        raise ConfigError(
+            f"data set {names[0]} has {len(metadata.stuff_classes)} classes and ignore label {metadata.ignore_label}; "
+            f"the config says MODEL.SEM_SEG_HEAD.NUM_CLASSES {head.NUM_CLASSES} and IGNORE_VALUE {head.IGNORE_VALUE}"
+        )

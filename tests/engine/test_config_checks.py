@@ -1,0 +1,84 @@
+"""Settings of styles and mining that cannot work are found before anything is loaded."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from data_factory import make_dataset, registered
+from famix.engine import check_config, load_config
+from famix.errors import ConfigError
+
+BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
+TRAIN = Namespace(eval_only=False, mine_styles_only=False)
+
+Make = Callable[..., CfgNode]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Iterator[Make]:
+    """A config that passes all checks, with changes."""
+
+    def make(*opts: object) -> CfgNode:
+        sound = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "output")]
+        sound += ["DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)"]
+        return load_config(str(BASE), [*sound, *map(str, opts)])
+
+    with registered(make_dataset(tmp_path / "data", count=1)):
+        yield make
+
+
+def test_the_recipe_passes(make_config: Make) -> None:
+    check_config(make_config(), TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("STEPS", -1), ("LR", -1.0), ("MOMENTUM", -0.1), ("WEIGHT_DECAY", -1e-4), ("POOL_SIZE", -1), ("SEED", -1),
+        ("MAX_BATCHES", -1), ("IMS_PER_BATCH", 0),
+    ],
+)  # fmt: skip
+def test_mining_settings_out_of_range(make_config: Make, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"STYLE_MINING\.{key} is {value}, expected at least [01]"):
+        check_config(make_config(f"STYLE_MINING.{key}", value), TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("MODEL.STYLE.STAGE", "res9"), "stages .* are res2, res3, res4, res5; got 'res9'"),
+        (("MODEL.STYLE.STRATEGY", "fog"), "STRATEGY must be one of bank, noise, mixstyle, none"),
+        (("MODEL.STYLE.BETA", "0.0"), "BETA must be > 0"),
+        (("STYLE_MINING.TEMPLATES", "['no place']"), "TEMPLATES"),
+        (("STYLE_MINING.STYLES", "[]"), "STYLES"),
+        (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "ARCHITECTURE must be one of RN50"),
+        (("SOLVER.IMS_PER_BATCH", "0"), "IMS_PER_BATCH is 0"),
+    ],
+)
+def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_config(make_config(*options), TRAIN)
+
+
+def test_folder_of_the_bank_that_cannot_be_written_to(make_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"folder of MODEL\.STYLE\.BANK .*file/banks cannot be written"):
+        check_config(make_config("MODEL.STYLE.BANK", tmp_path / "file/banks/a.safetensors"), TRAIN)
+
+
+def test_batch_that_the_processes_cannot_share(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    with pytest.raises(ConfigError, match="IMS_PER_BATCH is 8, expected a multiple of the 3 processes"):
+        check_config(make_config(), TRAIN)
+
+
+def test_several_cpu_processes_beside_gpus(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES="):
+        check_config(make_config(), TRAIN)

@@ -36,7 +36,7 @@ def test_defaults_without_a_file():
     ],
 )
 def test_unknown_keys(write, key, suggestion):
-    message = rf"unknown config key {key}; {suggestion}"
+    message = rf"unknown config key {key}\. {suggestion}"
     with pytest.raises(ConfigError, match=message):
         load_config("", [key, "1"])
     entry = 1

@@ -80,7 +80,7 @@ def test_a_failing_save_leaves_the_old_file_and_no_litter(path, monkeypatch, whe
         monkeypatch.setattr(bank.os, "replace", fail)
     else:
         monkeypatch.setattr(bank, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BankError, match=r"cannot be written to .*disk full.*MODEL\.STYLE\.BANK"):
         small_bank().save(path)
     monkeypatch.undo()
     assert StyleBank.load(path).metadata["old"] == "yes"

@@ -6,9 +6,11 @@ import sys
 import warnings
 from typing import Any
 
-# Detectron2 and fvcore compile helpers with torch.jit.script at import; users can do nothing about it.
-warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+# Detectron2 and fvcore use what newer versions of torch deprecate; users can do nothing about it.
+for deprecated in ("torch.jit.script", "broadcast_buffers"):
+    warnings.filterwarnings("ignore", message=f".*{deprecated}.* is deprecated", category=FutureWarning)
 
+import torch  # noqa: E402
 from detectron2.engine import launch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
@@ -23,11 +25,17 @@ USER_ERROR = 2  # exit status
 def main(args: argparse.Namespace) -> Any:
     """One process of a run."""
     try:
-        return run(args)
+        results = run(args)
+        comm.synchronize()
+        return results
     except FAMixError as error:
         process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
         print(f"error{process}: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    finally:
+        # A process that ends with its group still open may be aborted by the threads of the group.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def one_line(error: FAMixError) -> str:

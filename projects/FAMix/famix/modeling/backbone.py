@@ -31,7 +31,7 @@ def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = Non
             clip.OUTPUT_STRIDE,
             trainable=clip.TRAINABLE,
             with_attention_pool=False,
-        )
+        ).train()  # as the rest of a new model is
     if clip.ARCHITECTURE not in ARCHITECTURES:
         raise ConfigError(
             f"MODEL.CLIP.ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, got {clip.ARCHITECTURE!r}; "

@@ -125,7 +125,7 @@ class CLIPResNet(Backbone):
             with_attention_pool: see the class.
 
         Returns:
-            The backbone, in train mode as every new module is.
+            The backbone, in eval mode as pretrained networks come.
 
         Raises:
             WeightsError: the entries do not describe a CLIP ResNet.
@@ -137,7 +137,7 @@ class CLIPResNet(Backbone):
             with_attention_pool=with_attention_pool,
         )
         model.load_visual(sd)
-        return model
+        return model.eval()
 
     def load_visual(self, sd: Mapping[str, Tensor]) -> None:
         """Copy the weights of a CLIP state_dict ("visual.*") of this architecture."""

@@ -40,7 +40,8 @@ def continue_from(finished: Path, output: Path, checkpoint: str = "model_0000001
     """Make a folder that looks as if the run had been stopped after a checkpoint."""
     output.mkdir()
     shutil.copy(finished / checkpoint, output)
-    shutil.copy(finished / "style_bank.safetensors", output)
+    for bank in finished.glob("*.safetensors"):
+        shutil.copy(bank, output)
     (output / "last_checkpoint").write_text(checkpoint)
 
 
@@ -127,6 +128,20 @@ def test_resumed_run_equals_an_undisturbed_one(finished: Path, workspace: Worksp
     continue_from(finished, workspace.folder / "resumed")
     workspace.run("resumed", "TEST.EVAL_PERIOD", "2", flags=("--resume",))
     assert_equal_state(workspace.checkpoint("resumed"), workspace.checkpoint("finished"))
+
+
+def test_resumed_run_equals_an_undisturbed_one_with_adamw_bfloat16_and_workers(
+    finished: Path, workspace: Workspace
+) -> None:
+    options = [
+        "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.AMP.ENABLED", "True",
+        "SOLVER.AMP.DTYPE", "bfloat16", "DATALOADER.NUM_WORKERS", "2",
+        "MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"),
+    ]  # fmt: skip
+    workspace.run("adamw", *options)
+    continue_from(workspace.folder / "adamw", workspace.folder / "adamw_resumed")
+    workspace.run("adamw_resumed", *options, flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("adamw_resumed"), workspace.checkpoint("adamw"))
 
 
 def test_same_seed_gives_the_same_run_with_workers_too(finished: Path, workspace: Workspace) -> None:

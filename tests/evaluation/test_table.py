@@ -1,6 +1,6 @@
 import pytest
 
-from famix.evaluation import format_results, mean_over_targets
+from famix.evaluation import format_class_results, format_results, mean_over_targets
 
 FOG = {"mIoU": 40.0, "fwIoU": 60.0, "mACC": 50.0, "pACC": 70.125, "IoU-road": 90.0}
 NIGHT = {"mIoU": 15.5, "fwIoU": 20.0, "mACC": 30.0, "pACC": 50.0}
@@ -42,3 +42,12 @@ def test_the_mean_gives_every_data_set_the_same_weight():
 def test_a_class_that_is_nowhere_shows_as_nan():
     table = format_results({"a": {"sem_seg": {**FOG, "mIoU": float("nan")}}})
     assert rows(table)[2][1] == "nan"
+
+
+def test_classes_that_some_data_set_shows():
+    nowhere = float("nan")
+    fog = {**FOG, "IoU-train": nowhere, "IoU-wall": nowhere, "ACC-road": 1.0, "BoundaryIoU-road": 2.0}
+    night = {**NIGHT, "IoU-road": 70.5, "IoU-train": nowhere, "IoU-wall": 12.25}
+    head, _, *body = rows(format_class_results({"fog": {"sem_seg": fog}, "night": {"sem_seg": night}}))
+    assert head == ["IoU", "fog", "night"]
+    assert body == [["road", "90.00", "70.50"], ["wall", "", "12.25"]]

@@ -20,7 +20,7 @@ from famix.engine.iteration_seed import IterationSeed
 from famix.engine.mixed_precision import build_step_trainer
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.errors import FAMixError
-from famix.evaluation import build_evaluator, format_results
+from famix.evaluation import build_evaluator, format_class_results, format_results
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 
@@ -128,7 +128,9 @@ class Trainer(DefaultTrainer):
         if len(cfg.DATASETS.TEST) == 1:  # Detectron2 leaves the name of a single data set out
             results = {cfg.DATASETS.TEST[0]: results}
         if comm.is_main_process():
-            logging.getLogger(__name__).info("Results in percent:\n%s", format_results(results))
+            logger = logging.getLogger(__name__)
+            logger.info("IoU in percent:\n%s", format_class_results(results))
+            logger.info("Results in percent:\n%s", format_results(results))
         return results
 
 

@@ -1,5 +1,6 @@
 """Detectron2's evaluators, set up for label files of any encoding."""
 
+import logging
 import os
 
 import numpy as np
@@ -26,6 +27,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     def load_label(path: str, dtype: type = np.int64) -> np.ndarray:
         return reader.read(path).astype(dtype)
 
+    # It logs a dictionary of some 80 numbers in one line; famix.evaluation.table lays the same out.
+    logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
     return SemSegEvaluator(
         dataset_name,
         distributed=True,

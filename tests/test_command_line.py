@@ -151,9 +151,7 @@ def test_process_of_its_own_tells_the_mistake_in_one_line(workspace: Workspace) 
 
 
 def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace) -> None:
-    process = call_train_net(
-        "--num-gpus", "2", "--dist-url", "auto", *workspace.arguments("two", "SOLVER.MAX_ITER", "2")
-    )
+    process = call_train_net("--num-gpus", "2", *workspace.arguments("two", "SOLVER.MAX_ITER", "2"))
     assert process.returncode == 0, process.stderr[-2000:]
     one = StyleBank.load(workspace.folder / "bank/style_bank.safetensors")
     two = StyleBank.load(workspace.folder / "two/style_bank.safetensors")
@@ -172,7 +170,28 @@ def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace) -> N
 
 def test_two_processes_report_a_mistake_and_exit_with_its_status(workspace: Workspace) -> None:
     first_label(workspace).unlink()
-    process = call_train_net("--num-gpus", "2", "--dist-url", "auto", *workspace.arguments("two"))
+    process = call_train_net("--num-gpus", "2", *workspace.arguments("two"))
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
     assert "error: " in process.stderr
+
+
+def test_several_machines_need_an_address() -> None:
+    process = call_train_net("--num-machines", "2", "--machine-rank", "0")
+    assert process.returncode == 2
+    assert "--dist-url tcp://FIRST_MACHINE:PORT" in process.stderr
+
+
+def test_interrupted_run_says_how_to_continue(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = train_net()
+
+    def interrupt(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "run", interrupt)
+    with pytest.raises(SystemExit) as exit_info:
+        script.main(workspace.parse("run"))
+    assert exit_info.value.code == 130
+    assert "--resume" in capfd.readouterr().err

@@ -2,9 +2,10 @@
 """Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
 
 import argparse
+import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 # Detectron2 and fvcore use what newer versions of torch deprecate; users can do nothing about it.
 for deprecated in ("torch.jit.script", "broadcast_buffers"):
@@ -19,7 +20,7 @@ from famix import FAMixError, Trainer  # noqa: E402
 from famix.engine import SafeCheckpointer, argument_parser, setup  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
 
-USER_ERROR = 2  # exit status
+USER_ERROR, INTERRUPTED = 2, 130  # exit status
 
 
 def main(args: argparse.Namespace) -> Any:
@@ -30,12 +31,22 @@ def main(args: argparse.Namespace) -> Any:
         return results
     except FAMixError as error:
         process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
-        print(f"error{process}: {one_line(error)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
+        leave(USER_ERROR)
+    except KeyboardInterrupt:
+        print("stopped; continue with --resume from the last checkpoint", file=sys.stderr, flush=True)
+        leave(INTERRUPTED)
     finally:
         # A process that ends with its group still open may be aborted by the threads of the group.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with an exit status, whatever the other processes of a run are doing."""
+    if torch.distributed.is_initialized():
+        os._exit(status)  # an orderly end would wait for them, or be aborted by the threads of the process group
+    sys.exit(status)
 
 
 def one_line(error: FAMixError) -> str:
@@ -61,7 +72,10 @@ def run(args: argparse.Namespace) -> Any:
 
 def launch_from_command_line() -> None:
     """Parse the command line and start a process per device."""
-    args = argument_parser().parse_args()
+    parser = argument_parser()
+    args = parser.parse_args()
+    if args.num_machines > 1 and args.dist_url == "auto":
+        parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
     try:
         launch(
             main,

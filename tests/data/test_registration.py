@@ -253,3 +253,10 @@ def test_definition_survives_a_change_of_the_environment(folder, monkeypatch):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(folder.parent))
         assert len(get_dataset_dicts(["tiny_train"])) == 6
     assert load_definition(file).root == folder.name
+
+
+def test_a_missing_absolute_root_is_not_blamed_on_the_variable(tmp_path):
+    file = write_definition(tmp_path, root=str(tmp_path / "nowhere"))
+    with registered(file), pytest.raises(DatasetError, match=r"nowhere does not exist\. Correct 'root'") as error:
+        get_dataset_dicts(["tiny_train"])
+    assert "DETECTRON2_DATASETS" not in str(error.value)

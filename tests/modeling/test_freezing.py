@@ -83,7 +83,9 @@ def test_frozen_parts_are_bit_identical_after_train_eval_train(trainable):
 
 @pytest.mark.parametrize("name", ["layer4.3", "layer5", "layer4.2.conv1.weight", "ALL"])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(ConfigError, match=rf"TRAINABLE names '{name}', which the backbone lacks.*layer1, layer2"):
+    with pytest.raises(
+        ConfigError, match=rf"TRAINABLE names '{name}', which the backbone lacks.*layer1, layer1.0, layer2"
+    ):
         tiny_backbone(LAYERS, trainable=("layer4", name))
 
 

@@ -12,6 +12,14 @@ Importing the package registers its backbone, head and meta-architectures with D
 
 # ruff: noqa: I001, the imports stand in the order in which the parts are used
 
+import warnings
+
+with warnings.catch_warnings():
+    # Detectron2 compiles helpers in a way that torch deprecates; users of FAMix can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+    import detectron2.engine
+    import detectron2.modeling  # noqa: F401
+
 from famix.config import add_famix_config
 from famix.errors import FAMixError
 

@@ -149,6 +149,8 @@ class SplitFiles:
         return DatasetError(f"Dataset '{name}' ({self.definition.source}): {problem}.")
 
     def _missing(self, problem: str) -> DatasetError:
+        if os.path.isabs(os.path.expanduser(os.path.expandvars(self.definition.root))):
+            return self._error(f"{problem}. Correct 'root' in the definition, or unpack the data there")
         value = os.environ.get(DATASETS_VARIABLE)
         state = f"is {value!r}" if value is not None else "is not set, so that 'datasets' is used"
         return self._error(

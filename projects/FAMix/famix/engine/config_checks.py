@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from famix.data import require_same_classes
@@ -39,6 +40,11 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError("DATASETS.TRAIN is empty; name the labelled source data set")
     if testing and not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
+    if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not registered; import the module that defines it "
+            "before the run, as projects/FAMix/README.md shows"
+        )
     _check_device(cfg.MODEL.DEVICE)
     _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     _check_classes(cfg, used_datasets(cfg, args))
@@ -119,5 +125,6 @@ def _check_classes(cfg: CfgNode, names: Sequence[str]) -> None:
     if (len(metadata.stuff_classes), metadata.ignore_label) != (head.NUM_CLASSES, head.IGNORE_VALUE):
         raise ConfigError(
             f"data set {names[0]} has {len(metadata.stuff_classes)} classes and ignore label {metadata.ignore_label}; "
-            f"the config says MODEL.SEM_SEG_HEAD.NUM_CLASSES {head.NUM_CLASSES} and IGNORE_VALUE {head.IGNORE_VALUE}"
+            f"the config says MODEL.SEM_SEG_HEAD.NUM_CLASSES {head.NUM_CLASSES} and IGNORE_VALUE {head.IGNORE_VALUE}; "
+            "set these to the data set's"
         )

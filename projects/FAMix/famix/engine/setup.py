@@ -39,6 +39,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mine-styles-only", action="store_true", help="mine the style bank, or check the one there is, and stop"
     )
+    # Detectron2's default is one port per user, on which two runs of a machine would collide.
+    parser.set_defaults(dist_url="auto")
     return parser
 
 

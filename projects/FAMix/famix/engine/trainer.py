@@ -76,6 +76,9 @@ class Trainer(DefaultTrainer):
         Returns:
             The results on DATASETS.TEST of the last evaluation, see `test`.
         """
+        for hook in self._hooks:
+            if isinstance(hook, StyleMiningHook):
+                hook.prepare()  # ahead of the loop, which would evaluate a finished run before it reports a bad bank
         try:
             super().train()
         except FAMixError:

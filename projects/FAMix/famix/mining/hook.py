@@ -22,7 +22,14 @@ class StyleMiningHook(HookBase):
     def __init__(self, *, obtain: Callable[[], StyleBank], use: Callable[[StyleBank], None]) -> None:
         self.obtain = obtain
         self.use = use
+        self._done = False
 
     def before_train(self) -> None:
-        """Obtain the bank."""
-        self.use(self.obtain())
+        """See to the bank, unless that was done ahead of the training loop."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Obtain the bank and hand it over; further calls do nothing."""
+        if not self._done:
+            self.use(self.obtain())
+            self._done = True

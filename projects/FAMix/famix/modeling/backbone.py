@@ -1,5 +1,7 @@
 """Registration of the CLIP backbone with Detectron2."""
 
+import logging
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -26,6 +28,7 @@ def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = Non
     """
     clip = cfg.MODEL.CLIP
     if clip.WEIGHTS:
+        logging.getLogger(__name__).info("The backbone starts from the CLIP weights %s", clip.WEIGHTS)
         return CLIPResNet.from_state_dict(
             load_clip_state_dict(clip.WEIGHTS),
             clip.OUTPUT_STRIDE,

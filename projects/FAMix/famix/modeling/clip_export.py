@@ -34,6 +34,7 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
         raise ConfigError(f"Got the form {form!r} of a CLIP file, expected one of {get_args(CLIPFileForm)}. Name one.")
     convert_weights(model)
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         if form == "torchscript":

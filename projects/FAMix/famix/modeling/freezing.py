@@ -49,6 +49,16 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
         return module.get_submodule(name)
     except AttributeError as error:
         raise ConfigError(
-            f"MODEL.CLIP.TRAINABLE names {name!r}, which the backbone lacks; expected e.g. layer4, layer4.2 or all "
-            f"(top level: {', '.join(name for name, _ in module.named_children())})"
+            f"MODEL.CLIP.TRAINABLE names {name!r}, which the backbone lacks; expected {ALL}, or some of "
+            f"{', '.join(_blocks(module))}"
         ) from error
+
+
+def _blocks(module: nn.Module) -> list[str]:
+    """Names of the submodules and, where these are sequences, of their members."""
+    names = []
+    for name, child in module.named_children():
+        names.append(name)
+        if isinstance(child, nn.Sequential):
+            names += [f"{name}.{index}" for index in range(len(child))]
+    return names

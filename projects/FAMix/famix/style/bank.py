@@ -143,11 +143,14 @@ class StyleBank:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            permissions = part.stat().st_mode  # what the user's files have; save_file would make it private
             save_file(
                 {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
                 part,
                 metadata={**self.metadata, "format_version": FORMAT_VERSION},
             )
+            part.chmod(permissions)
             os.replace(part, path)
         except (OSError, SafetensorError) as error:
             raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error

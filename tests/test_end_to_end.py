@@ -237,3 +237,28 @@ def test_bank_without_a_class_says_so_once(
     warnings = [line for line in capfd.readouterr().out.splitlines() if "has no style of" in line]
     assert len(warnings) == 1 and ": road, sidewalk" in warnings[0]
     assert (workspace.folder / "partial/model_final.pth").exists()
+
+
+def test_resuming_a_finished_run_with_a_bad_bank_ends_before_evaluating(
+    finished: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    continue_from(finished, workspace.folder / "finished_again", "model_final.pth")
+    with pytest.raises(BankError, match="grid"):
+        workspace.run("finished_again", "MODEL.STYLE.GRID", "[1, 1]", flags=("--resume",))
+    assert "Start inference" not in capfd.readouterr().out
+
+
+def test_reference_world_size_rescales_the_schedule(finished: Path, workspace: Workspace) -> None:
+    bank = str(finished / "style_bank.safetensors")
+    workspace.run("rescaled", "SOLVER.REFERENCE_WORLD_SIZE", "2", "MODEL.STYLE.BANK", bank)
+    # Made for two processes of one image each; one process takes twice as many iterations of one image.
+    assert workspace.checkpoint("rescaled")["iteration"] == 7
+
+
+def test_a_frozen_backbone_of_random_weights_is_warned_of(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("MODEL.STYLE.STRATEGY", "none", "SOLVER.MAX_ITER", "1", "INPUT.CROP.SIZE", "[32, 32]")
+    for weights, expected in (("", 1), (str(workspace.clip), 0)):
+        workspace.run(f"random_{expected}", *options, "MODEL.CLIP.WEIGHTS", weights)
+        assert capfd.readouterr().out.count("frozen part of the backbone has random weights") == expected

@@ -58,6 +58,7 @@ def test_mining_settings_out_of_range(make_config: Make, key: str, value: float)
         (("STYLE_MINING.STYLES", "[]"), "STYLES"),
         (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "ARCHITECTURE must be one of RN50"),
         (("SOLVER.IMS_PER_BATCH", "0"), "IMS_PER_BATCH is 0"),
+        (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor is not registered; import the module"),
     ],
 )
 def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], message: str) -> None:

@@ -165,3 +165,15 @@ def test_the_config_names_the_optimiser(name, kind):
 def test_an_optimiser_that_there_is_not():
     with pytest.raises(ConfigError, match="OPTIMIZER must be one of SGD, ADAM, ADAMW; got 'LION'"):
         build_optimizer(config(OPTIMIZER="LION"), tiny_segmentor())
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_gradients_are_clipped_where_the_config_says_so(name):
+    cfg = config(OPTIMIZER=name)
+    cfg.SOLVER.CLIP_GRADIENTS.merge_from_list(["ENABLED", True, "CLIP_TYPE", "value", "CLIP_VALUE", 0.5])
+    model = tiny_segmentor()
+    optimizer = build_optimizer(cfg, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 9.0)
+    optimizer.step()
+    assert all((parameter.grad == 0.5).all() for parameter in model.parameters())

@@ -309,3 +309,8 @@ def test_tool_says_what_is_wrong_in_one_line(tool, arguments, message, tmp_path,
         tool.main(["--output", str(tmp_path / "a"), *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_folder_of_the_file_is_made(tmp_path):
+    save_clip(tiny_clip(), tmp_path / "new/folder/a.pt")
+    assert load_clip_state_dict(str(tmp_path / "new/folder/a.pt"))

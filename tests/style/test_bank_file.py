@@ -151,3 +151,9 @@ def test_a_file_with_impossible_styles_is_named(path, changes, message):
 def test_styles_of_another_precision_load_as_float32(path, dtype):
     save_file(contents(mean=torch.ones(2, 3, dtype=dtype)), path, VERSION)
     assert StyleBank.load(path).mean.dtype == torch.float32
+
+
+def test_others_may_read_the_file_as_they_may_any_new_one(tmp_path):
+    small_bank().save(tmp_path / "bank.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "bank.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -6,19 +6,20 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from famix.data.definition import DatasetDefinition, SplitDefinition, load_definition
+from famix.data.definition import load_definition
 from famix.data.labels import LabelReader
 from famix.data.listing import SplitFiles
 from famix.errors import DatasetError
+from famix.minitown.datasets import minitown_files
 from famix.wording import did_you_mean
 
-__all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "require_same_classes"]
+__all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "register_minitown", "require_same_classes"]
 
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
 def register_datasets(files: Sequence[str] = ()) -> None:
-    """Register the built-in datasets and those of definition files; what is registered already stays as it is.
+    """Register the built-in datasets, minitown and those of definition files; what is registered already stays.
 
     Every split becomes a dataset `<name>_<split>` whose files are listed only when they are asked for. Its metadata
     has `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type` ("sem_seg"), `label_reader` (a `LabelReader`)
@@ -33,11 +34,23 @@ def register_datasets(files: Sequence[str] = ()) -> None:
     for file in (*sorted(_BUILTIN.glob("*.yaml")), *map(Path, files)):
         definition = load_definition(file)
         for split in definition.splits:
-            _register_split(definition, split)
+            _register_split(SplitFiles(definition, split))
+    register_minitown()
 
 
-def _register_split(definition: DatasetDefinition, split: SplitDefinition) -> None:
-    name, split_files = definition.dataset_name(split), SplitFiles(definition, split)
+def register_minitown() -> None:
+    """Register the data sets of the town that FAMix renders itself; each is made only when its files are asked for.
+
+    Raises:
+        DatasetError: a name is taken by another dataset.
+    """
+    for split_files in minitown_files():
+        _register_split(split_files)
+
+
+def _register_split(split_files: SplitFiles) -> None:
+    definition = split_files.definition
+    name = definition.dataset_name(split_files.split)
     if name in DatasetCatalog:
         taken_by = DatasetCatalog[name]
         if taken_by == split_files:

@@ -16,7 +16,7 @@ from famix.mining.miner import MinedBatch, StyleMiner
 from famix.mining.prompt_table import PromptTable
 from famix.modeling.clip_resnet import CLIPResNet
 from famix.style.bank import StyleBank
-from famix.text import PromptEncoder, check_templates
+from famix.text import PromptEncoder, check_templates, fill_template
 
 __all__ = ["build_miner", "mine_bank"]
 
@@ -38,6 +38,13 @@ def build_miner(cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_na
     device = torch.device(cfg.MODEL.DEVICE)
     encoder = PromptEncoder(clip_state_dict, device=device)
     templates = check_templates(mining.TEMPLATES)
+    unknown = encoder.unknown_words([*mining.STYLES, *class_names, *(fill_template(entry, "") for entry in templates)])
+    if unknown:
+        logging.getLogger(__name__).warning(
+            "This CLIP was never shown the words: %s. Styles mined with them mean nothing; change STYLE_MINING.STYLES "
+            "or TEMPLATES.",
+            ", ".join(unknown),
+        )
     return StyleMiner(
         clip=CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device),
         prompts=PromptTable(class_names, mining.STYLES),

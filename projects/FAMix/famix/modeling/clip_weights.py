@@ -13,9 +13,15 @@ from torch import Tensor
 from famix import clip_package
 from famix.errors import WeightsError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
+from famix.modeling.clip_compact import expand_compact, is_compact
 from famix.modeling.clip_files import read_tensors
 
-__all__ = ["clip_weights_hash", "load_clip_state_dict"]
+__all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict"]
+
+MINITOWN = "minitown"
+"""Name of the CLIP that comes with the package."""
+
+_MINITOWN_FILE = Path(__file__).parents[1] / "minitown" / "weights" / "clip.safetensors"
 
 
 def load_clip_state_dict(source: str) -> dict[str, Tensor]:
@@ -24,7 +30,8 @@ def load_clip_state_dict(source: str) -> dict[str, Tensor]:
     Args:
         source: the name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip
             package downloads to ~/.cache/clip once and checks; or the path of a TorchScript archive, a state_dict
-            saved by torch.save, or a .safetensors file.
+            saved by torch.save, or a .safetensors file, also a compact one; or "minitown", the CLIP of the miniature
+            town, which comes with the package.
 
     Returns:
         Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. All integers
@@ -34,10 +41,12 @@ def load_clip_state_dict(source: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file cannot be had or read, or is not such a CLIP.
     """
-    path = Path(_fetch(source) if source in clip_package.model_urls() else source)
+    path = _file_of(source)
     tensors = read_tensors(path)
-    state_dict = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
     try:
+        if is_compact(tensors):
+            tensors = expand_compact(tensors)
+        state_dict = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
         _check_layout(state_dict)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
@@ -59,6 +68,12 @@ def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).numpy().astype("<f4", copy=False).data)
     return digest.hexdigest()
+
+
+def _file_of(source: str) -> Path:
+    if source == MINITOWN:
+        return _MINITOWN_FILE
+    return Path(_fetch(source) if source in clip_package.model_urls() else source)
 
 
 def _fetch(name: str) -> str:

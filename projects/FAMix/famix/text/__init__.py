@@ -1,7 +1,7 @@
 """Text to CLIP's embedding space: the prompts styles are mined for, and their encoder."""
 
 from famix.text.encoder import PromptEncoder
-from famix.text.prompts import IGNORE_PROMPT, check_styles, check_templates, class_prompt
+from famix.text.prompts import IGNORE_PROMPT, check_styles, check_templates, class_prompt, fill_template
 from famix.text.templates import IMAGENET_TEMPLATES
 from famix.text.tower import TextTower
 
@@ -13,4 +13,5 @@ __all__ = [
     "check_styles",
     "check_templates",
     "class_prompt",
+    "fill_template",
 ]

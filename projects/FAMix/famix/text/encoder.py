@@ -74,6 +74,24 @@ class PromptEncoder:
             return torch.empty(0, self.tower.embed_dim, device=self.device)
         return torch.stack([self._embeddings[text, sentences] for text in texts])
 
+    def unknown_words(self, texts: Sequence[str]) -> list[str]:
+        """Words that the tower has nothing for: the embedding of one of their tokens is all zeros.
+
+        That happens with small CLIPs that were trained on few words, see `famix.modeling.clip_compact`.
+
+        Args:
+            texts: prompts.
+
+        Returns:
+            The words, each once, in the order in which they appear.
+        """
+        words = list(dict.fromkeys(word for text in texts for word in text.split()))
+        if not words:
+            return []
+        untrained = ~self.tower.token_embedding.weight.any(dim=1).cpu()
+        untrained[0] = False  # the padding
+        return [word for word, row in zip(words, self._tokenize(words), strict=True) if untrained[row].any()]
+
     # no_grad rather than inference_mode: the caller's loss must be able to save the result for its backward pass.
     @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:

@@ -1,0 +1,98 @@
+#!/usr/bin/env python
+"""Render scenes of minitown, FAMix's own street data set, into a folder laid out like Cityscapes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix.minitown.scene import SIZE
+from famix.minitown.writer import write_tree
+
+INTERRUPTED = 130  # exit status
+SMALLEST, LARGEST = 32, 4096  # sides of an image in pixels
+SEED_LIMIT = 10**12  # file names have room for twelve digits
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    known = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
+    side = partial(whole_number, lowest=SMALLEST, highest=LARGEST)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Example: minitown.py --out datasets/cityscapes --count 50 --condition clear night --split val",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, made if needed")
+    parser.add_argument(
+        "--count", required=True, type=partial(whole_number, lowest=1), metavar="N", help="scenes, at least 1"
+    )
+    parser.add_argument(
+        "--condition", nargs="+", default=["clear"], choices=known, help="weathers; each shows the same scenes as a "
+        "city of its own (default: clear)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", default=0, type=whole_number, metavar="FIRST", help="of the first scene, the others follow "
+        "(default: 0; 50000 to 50049 are those of the minitown_*_val data sets)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", nargs=2, default=SIZE, type=side, metavar=("H", "W"),
+        help=f"height and width in pixels (default: {SIZE[0]} {SIZE[1]})"
+    )  # fmt: skip
+    parser.add_argument("--split", default="train", type=folder_name, help="folder of the split (default: train)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write into a folder that has files already: those of the same name "
+        "are replaced, the others stay"
+    )  # fmt: skip
+    return parser
+
+
+def whole_number(text: str, lowest: int = 0, highest: int = SEED_LIMIT - 1) -> int:
+    """An argument that must be a whole number in a range, both ends included."""
+    expected = f"{text!r} is no whole number from {lowest} to {highest}"
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(expected) from error
+    if not lowest <= number <= highest:
+        raise argparse.ArgumentTypeError(expected)
+    return number
+
+
+def folder_name(text: str) -> str:
+    """An argument that must be the name of one folder."""
+    if not text.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a split: letters, digits and '_' only")
+    return text
+
+
+def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Exit with a message where the arguments do not fit together or the folder is in use."""
+    if arguments.seed + arguments.count > SEED_LIMIT:
+        parser.error(f"--seed {arguments.seed} and --count {arguments.count} lead beyond seed {SEED_LIMIT - 1}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        parser.error(f"--out {arguments.out} is no folder")
+    if not arguments.overwrite and arguments.out.is_dir() and any(arguments.out.iterdir()):
+        parser.error(f"--out {arguments.out} is not empty: name another folder, or add --overwrite")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    conditions = list(dict.fromkeys(arguments.condition))
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    try:
+        check(arguments, parser)
+        write_tree(arguments.out, arguments.split, conditions, seeds, tuple(arguments.size))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"stopped; {arguments.out} holds a part of the scenes", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    print(f"wrote {arguments.count} scenes in {', '.join(conditions)} to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

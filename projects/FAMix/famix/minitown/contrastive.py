@@ -1,0 +1,298 @@
+"""Training a small CLIP: images and sentences that belong together are pulled together, all others apart."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from famix.clip_package import CLIP, tokenize
+from famix.errors import ConfigError
+from famix.minitown.captions import caption, vocabulary
+from famix.minitown.crops import CROP_SIDE, attributes_of
+from famix.modeling.clip_architecture import CLIPArchitecture, random_clip
+from famix.modeling.clip_compact import full_embedding
+from famix.seeding import derive_seed
+
+__all__ = ["CompactCLIP", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
+
+logger = logging.getLogger(__name__)
+
+EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
+PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP's own normalisation, in 0..255
+PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
+
+_BATCHES, _NOISE = 1, 2  # streams of random numbers
+_LARGEST_SCALE = math.log(100.0)
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a CLIP is trained.
+
+    Attributes:
+        seed: of all random numbers.
+        steps: number of updates.
+        batch: crops of an update.
+        width: channels of the image tower's stem.
+        style_noise: relative noise of the channel statistics after layer1, see `style_noise`; 0 for none.
+        learning_rate: highest, reached after `warmup` updates, then falling as a half cosine to 0.
+        warmup: updates.
+        weight_decay: of matrices.
+        log_every, save_every: updates.
+    """
+
+    seed: int = 0
+    steps: int = 3000
+    batch: int = 128
+    width: int = 16
+    style_noise: float = 0.1
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    log_every: int = 50
+    save_every: int = 500
+
+
+class CompactCLIP(nn.Module):
+    """A CLIP that knows only the tokens of its captions.
+
+    Shapes: N images, M texts, L tokens, D channels of the embedding.
+
+    Args:
+        width: channels of the image tower's stem.
+        token_ids: tokens that it learns, sorted, without 0.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, width: int, token_ids: Sequence[int], seed: int) -> None:
+        super().__init__()
+        architecture = CLIPArchitecture.of((2, 2, 2, 2), width, EMBED_DIM, CROP_SIDE)
+        self.clip: CLIP = random_clip(architecture, seed=seed, text_width=TEXT_WIDTH, text_layers=TEXT_LAYERS)
+        self.token_ids = tuple(token_ids)
+        # Row 0 is the padding's. Sorted, so that the end token stays the highest id, by which CLIP finds it.
+        kept = self.clip.token_embedding.weight.detach()[[0, *self.token_ids]].clone()
+        self.clip.token_embedding = nn.Embedding.from_pretrained(kept, freeze=False)
+        self._places = {token: place for place, token in enumerate((0, *self.token_ids))}
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Rows of tokens (M, L) in the compact numbering, L that of the longest text.
+
+        Raises:
+            ConfigError: a text has a token that is not learnt.
+        """
+        tokens = tokenize(list(texts))
+        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+        try:
+            return torch.tensor([[self._places[token] for token in row] for row in tokens.tolist()])
+        except KeyError as error:
+            raise ConfigError(
+                f"Got a text with the token {error}, expected only tokens of captions. Use words of the captions."
+            ) from error
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(N, 3, 64, 64) normalised images to (N, D) of length 1."""
+        return F.normalize(self.clip.visual(images), dim=1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(M, L) compact tokens to (M, D) of length 1."""
+        clip = self.clip
+        features = clip.token_embedding(tokens) + clip.positional_embedding[: tokens.shape[1]]
+        features = clip.transformer(features.transpose(0, 1)).transpose(0, 1)
+        last = features[torch.arange(len(tokens)), tokens.argmax(dim=1)]
+        return F.normalize(clip.ln_final(last) @ clip.text_projection, dim=1)
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """Weights under the names of OpenAI's files, float32, with zeros for tokens that it does not know."""
+        state_dict = {name: tensor.detach().clone() for name, tensor in self.clip.state_dict().items()}
+        state_dict = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
+        rows = state_dict["token_embedding.weight"][1:]
+        state_dict["token_embedding.weight"] = full_embedding(rows, self.token_ids)
+        return {name: tensor.contiguous() for name, tensor in state_dict.items()}
+
+    def load_full_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Take over weights that `full_state_dict` gave."""
+        weights = dict(state_dict)
+        weights["token_embedding.weight"] = weights["token_embedding.weight"][[0, *self.token_ids]]
+        own = self.clip.state_dict()
+        self.clip.load_state_dict({**own, **weights})
+
+
+def to_input(images: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, 3) uint8 RGB to (N, 3, H, W) float32, normalised as CLIP expects it, in channels-last memory."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
+    return ((pixels - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).permute(0, 3, 1, 2)
+
+
+def soft_targets(keys: Tensor) -> Tensor:
+    """Targets of a batch in which several pictures show the same.
+
+    Args:
+        keys: (N,) int64, equal for pictures with the same looks and class.
+
+    Returns:
+        (N, N) float32, each row even over the equal ones.
+    """
+    same = (keys[:, None] == keys[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Change mean and standard deviation of every channel at random.
+
+    Gradients with respect to these statistics, which mining follows, are smoother in a network trained so.
+
+    Args:
+        features: (N, C, H, W).
+        amount: standard deviation of the relative change.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W).
+    """
+    shape = (2, *features.shape[:2], 1, 1)
+    factors = 1 + amount * torch.randn(shape, generator=generator).to(features.device)
+    mean = features.mean(dim=(2, 3), keepdim=True)
+    return (features - mean) * factors[0] + mean * factors[1]
+
+
+class _Batches:
+    """Draws crops and captions; each step has its own random numbers, so that a resumed run goes on as it would."""
+
+    def __init__(self, crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan) -> None:
+        self._crops, self._class_names, self._model, self._plan = crops, class_names, model, plan
+        self._keys: dict[tuple[frozenset[str], int], int] = {}
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step."""
+        rng = np.random.default_rng(derive_seed(self._plan.seed, _BATCHES, step))
+        records = self._crops[np.sort(rng.integers(len(self._crops), size=self._plan.batch))]
+        images = records["image"].copy()
+        flipped = rng.random(len(images)) < 0.5
+        images[flipped] = images[flipped, :, ::-1]
+        looks, labels = [attributes_of(record) for record in records], records["label"].tolist()
+        texts = [caption(look, self._class_names[label], rng) for look, label in zip(looks, labels, strict=True)]
+        pairs = [(frozenset(name for name, _ in look), label) for look, label in zip(looks, labels, strict=True)]
+        keys = [self._keys.setdefault(pair, len(self._keys)) for pair in pairs]
+        return to_input(images), self._model.tokenize(texts), torch.tensor(keys)
+
+
+def train_clip(
+    crops: NDArray[Any], class_names: Sequence[str], plan: TrainingPlan, checkpoint: Path | None = None
+) -> CompactCLIP:
+    """Train a CLIP.
+
+    Args:
+        crops: (N,) RECORDs.
+        class_names: of their labels.
+        plan: how.
+        checkpoint: file to save to and to resume from; None for neither.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        ConfigError: the checkpoint belongs to another plan.
+    """
+    model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
+    model.clip.visual.to(memory_format=torch.channels_last)
+    optimizer = _make_optimizer(model, plan)
+    first = _resume(model, optimizer, plan, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
+    hook = _hook_noise(model, plan.style_noise, noise)
+    progress = _Progress(plan, first)
+    for step in range(first, plan.steps):
+        noise.manual_seed(derive_seed(plan.seed, _NOISE, step))
+        _set_learning_rate(optimizer, plan, step)
+        progress(step + 1, _update(model, optimizer, batches(step)))
+        if checkpoint is not None and (step + 1) % plan.save_every == 0:
+            _save(model, optimizer, plan, step + 1, checkpoint)
+    hook.remove()
+    return model.eval()
+
+
+def _hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return style_noise(output, amount, generator) if module.training and amount > 0 else output
+
+    return model.clip.visual.layer1.register_forward_hook(change)
+
+
+def _make_optimizer(model: CompactCLIP, plan: TrainingPlan) -> torch.optim.AdamW:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [entry for entry in parameters if entry.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [entry for entry in parameters if entry.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> None:
+    rising = min(1.0, (step + 1) / plan.warmup)
+    falling = 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate * rising * falling
+
+
+def _update(model: CompactCLIP, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+    images, tokens, keys = batch
+    scale = model.clip.logit_scale.exp()
+    logits = scale * model.encode_image(images) @ model.encode_text(tokens).t()
+    targets = soft_targets(keys)
+    loss = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.t(), targets)) / 2
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.clip.logit_scale.clamp_(max=_LARGEST_SCALE)
+    return float(loss.detach())
+
+
+class _Progress:
+    """Logs the mean loss, the speed and the time left."""
+
+    def __init__(self, plan: TrainingPlan, first: int) -> None:
+        self._plan, self._first, self._start = plan, first, time.perf_counter()
+        self._losses: list[float] = []
+
+    def __call__(self, done: int, loss: float) -> None:
+        self._losses.append(loss)
+        if done % self._plan.log_every and done != self._plan.steps:
+            return
+        speed = (done - self._first) / (time.perf_counter() - self._start)
+        left = (self._plan.steps - done) / speed / 60
+        mean = sum(self._losses) / len(self._losses)
+        logger.info(f"Step {done} / {self._plan.steps}: loss {mean:.3f}, {speed:.2f} steps/s, {left:.1f} min left")
+        self._losses.clear()
+
+
+def _save(
+    model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int, checkpoint: Path
+) -> None:
+    part = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.part")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "plan": asdict(plan), "step": step}
+    torch.save(state, part)
+    os.replace(part, checkpoint)
+
+
+def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, checkpoint: Path) -> int:
+    state = torch.load(checkpoint, weights_only=True)
+    if state["plan"] != asdict(plan):
+        raise ConfigError(
+            f"{checkpoint}: got a checkpoint of {state['plan']}, expected one of {asdict(plan)}. Remove it to start anew."
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    logger.info(f"Resuming at step {state['step']} from {checkpoint}")
+    return int(state["step"])

@@ -1,0 +1,98 @@
+"""Random textures and pixel arithmetic in whole numbers, which gives the same bytes on every machine."""
+
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Image", "Plane", "add", "blend", "grain", "patches", "scale", "to_gray"]
+
+Image = NDArray[Any]  # not np.uint8, which OpenCV's own types do not promise
+"""(height, width, 3) uint8, RGB."""
+
+Plane = NDArray[Any]
+"""(height, width) uint8."""
+
+_TILE = 1024
+_SEED = 20240617
+
+
+@cache
+def _grain_tile() -> NDArray[np.int16]:
+    """Noise of single pixels: the sum of four even draws, about Gaussian, with standard deviation 64."""
+    values = np.random.default_rng(_SEED).integers(0, 111, (4, _TILE, _TILE), dtype=np.int16)
+    return (values.sum(0) - 220).astype(np.int16)
+
+
+@cache
+def _patches_tile(size: int) -> NDArray[np.int16]:
+    """Smooth noise with features of about `size` pixels, in -128..127."""
+    small = np.random.default_rng(_SEED + size).integers(0, 256, (_TILE // size, _TILE // size), dtype=np.uint8)
+    wide = cv2.resize(small, (_TILE, _TILE), interpolation=cv2.INTER_LINEAR_EXACT)
+    return wide.astype(np.int16) - 128
+
+
+def grain(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
+    """Noise without a scale, with standard deviation 64.
+
+    Args:
+        shape: (height, width).
+        rng: says which part of a fixed field it is.
+    """
+    return _window(_grain_tile(), shape, rng)
+
+
+def patches(shape: tuple[int, int], size: int, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Smooth noise in -128..127.
+
+    Args:
+        shape: (height, width).
+        size: of its features in pixels, a power of two.
+        rng: says which part of a fixed field it is.
+    """
+    return _window(_patches_tile(size), shape, rng)
+
+
+def _window(tile: NDArray[np.int16], shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
+    height, width = shape
+    if height > _TILE or width > _TILE:
+        tile = np.tile(tile, (-(-height // _TILE) + 1, -(-width // _TILE) + 1))
+    y = int(rng.integers(tile.shape[0] - height + 1))
+    x = int(rng.integers(tile.shape[1] - width + 1))
+    return tile[y : y + height, x : x + width]
+
+
+def blend(image: Image, other: Image | tuple[int, int, int], share: Plane | int) -> Image:
+    """Mix two images.
+
+    Args:
+        image: (H, W, 3).
+        other: the same shape, or one colour.
+        share: of `image`, 0..256; (H, W) or one number.
+    """
+    weight = np.asarray(share, np.uint16)
+    weight = weight[..., None] if weight.ndim == 2 else weight
+    mixed = image * weight + np.asarray(other, np.uint16) * (256 - weight)
+    mixed += 128
+    mixed >>= 8
+    return mixed.astype(np.uint8)
+
+
+def scale(image: Image, gain: Plane | int | tuple[int, int, int]) -> Image:
+    """Multiply by gain / 256; gains up to 257, so that 16 bits hold every product."""
+    factor = np.asarray(gain, np.uint16)
+    factor = factor[..., None] if factor.ndim == 2 else factor
+    return ((image * factor) >> 8).astype(np.uint8)
+
+
+def add(image: Image, offset: NDArray[np.int16]) -> Image:
+    """Add an offset (H, W) or (H, W, 3), cut to 0..255."""
+    offset = offset[..., None] if offset.ndim == 2 else offset
+    return (image + offset).clip(0, 255).astype(np.uint8)
+
+
+def to_gray(image: Image) -> Plane:
+    """Luminance."""
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

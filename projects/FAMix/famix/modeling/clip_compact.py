@@ -1,0 +1,92 @@
+"""A small CLIP in a small file: half precision, and of the token embedding only the rows that were trained.
+
+The file is a .safetensors with the names of OpenAI's files, whose `token_embedding.weight` has T rows, and with
+`token_rows` (T,), the tokens that they stand for.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from famix.clip_package import VOCAB_SIZE
+from famix.errors import WeightsError
+
+__all__ = ["expand_compact", "full_embedding", "is_compact", "rounded", "save_compact"]
+
+_EMBEDDING = "token_embedding.weight"
+_ROWS = "token_rows"
+
+
+def rounded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a compact file keeps of weights: float32 with the values that half precision has, vectors as they are."""
+    return {name: _store(tensor).float() for name, tensor in state_dict.items() if tensor.is_floating_point()}
+
+
+def _store(tensor: Tensor) -> Tensor:
+    # Vectors are norms and biases: few, and a variance can be below what half precision can hold.
+    return tensor.half() if tensor.ndim > 1 else tensor.float()
+
+
+def save_compact(
+    state_dict: Mapping[str, Tensor], path: str | Path, token_ids: Sequence[int], metadata: Mapping[str, str]
+) -> None:
+    """Write a CLIP to a file that is complete or not there at all.
+
+    Args:
+        state_dict: of a CLIP whose token embedding has all 49408 rows.
+        path: .safetensors file to write, replaced if it is there.
+        token_ids: T rows of the token embedding to keep; `expand_compact` fills the others with zeros.
+        metadata: texts to keep in the file.
+    """
+    rows = torch.tensor(token_ids, dtype=torch.int64)
+    kept = {**state_dict, _EMBEDDING: state_dict[_EMBEDDING][rows]}
+    tensors = {name: _store(tensor).contiguous() for name, tensor in kept.items() if tensor.is_floating_point()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file({**tensors, _ROWS: rows.int()}, part, metadata=dict(metadata))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_compact(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are those of a compact file."""
+    return _ROWS in tensors
+
+
+def expand_compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn the tensors of a compact file into those of a usual one, with zeros for tokens that were not trained.
+
+    Raises:
+        WeightsError: there is no embedding for the rows, or a row is no token.
+    """
+    rows, others = tensors[_ROWS].long(), {name: tensor for name, tensor in tensors.items() if name != _ROWS}
+    embedding = others.get(_EMBEDDING)
+    shape = () if embedding is None else tuple(embedding.shape)
+    if embedding is None or tuple(rows.shape) != shape[:1] or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
+        raise WeightsError(
+            f"Got {_ROWS} of shape {tuple(rows.shape)} for {_EMBEDDING} of shape {shape}, expected one token below "
+            f"{VOCAB_SIZE} for each row. Make the file again with train_mini_clip.py."
+        )
+    return {**others, _EMBEDDING: full_embedding(embedding, rows.tolist())}
+
+
+def full_embedding(rows: Tensor, token_ids: Sequence[int]) -> Tensor:
+    """Spread the rows of a compact token embedding.
+
+    Args:
+        rows: (T, C).
+        token_ids: their T places.
+
+    Returns:
+        (49408, C), 0 in all other places.
+    """
+    embedding = rows.new_zeros(VOCAB_SIZE, rows.shape[1])
+    embedding[torch.tensor(token_ids, dtype=torch.int64)] = rows
+    return embedding

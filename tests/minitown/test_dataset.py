@@ -1,0 +1,349 @@
+"""minitown as data sets: what the scenes' files hold, and when they are made."""
+
+import hashlib
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+import famix
+from data_factory import data_config, registered
+from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
+from famix.errors import DatasetError
+from famix.evaluation import build_evaluator
+from famix.minitown import cache, datasets, writer
+from famix.minitown.camera import FAR
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix.minitown.scene import SIZE, Scene, render_scene
+from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, FORMAT_VERSION, SPLITS
+
+SMALL = (64, 128)
+NAMES = [f"minitown_{name}" for name in SPLITS]
+ALL = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
+SKY, PERSON, RIDER, CAR = 10, 11, 12, 13
+
+# Importing all of famix takes seconds; the scenes and the cache need neither PyTorch nor Detectron2.
+ALONE = f"""
+import sys, types
+famix = types.ModuleType("famix")
+famix.__path__ = {famix.__path__!r}
+sys.modules["famix"] = famix
+from pathlib import Path
+from famix.minitown import cache, splits, writer
+"""
+
+
+def start(code: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Run code in another process."""
+    return subprocess.Popen([sys.executable, "-c", ALONE + code, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative path -> hash of every file."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return render_scene(50_000, SMALL)
+
+
+@pytest.fixture
+def small_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data sets of three scenes, in a cache of their own, whose folder is returned."""
+    monkeypatch.setenv("FAMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets, "SPLITS", {name: replace(split, count=3) for name, split in SPLITS.items()})
+    return tmp_path / "cache/minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
+
+
+# The scenes
+
+
+def test_scenes_of_different_purposes_are_disjoint() -> None:
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for name, split in SPLITS.items():
+        purpose = "oracle" if name.endswith("_train") else name.split("_")[-1]
+        seeds[purpose] |= set(split.seeds)
+    assert {purpose: len(found) for purpose, found in seeds.items()} == {
+        "train": 500, "val": 50, "dev": 50, "oracle": 100,
+    }  # fmt: skip
+    assert len(set().union(*seeds.values())) == 700
+    assert max(set().union(*seeds.values())) < CLIP_TRAIN_FIRST_SEED < CLIP_VAL_FIRST_SEED
+
+
+def test_table_of_splits() -> None:
+    assert set(SPLITS) == {
+        "train",
+        *(f"{name}_val" for name in CONDITIONS),
+        *(f"{name}_dev" for name in ("clear", *DEVELOPMENT_CONDITIONS)),
+        *(f"{name}_train" for name in CONDITIONS if name != "clear"),
+    }
+    for name, split in SPLITS.items():
+        assert name in ("train", f"{split.condition}_{split.folder}")
+    assert (SPLITS["train"].condition, SPLITS["train"].folder) == ("clear", "train")
+
+
+def test_two_runs_and_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    code = "writer.write_tree(Path(sys.argv[1]), 'val', sys.argv[2:], [3, 4], (64, 128))"
+    process = start(code, str(tmp_path / "process"), *ALL)
+    for name in ("first", "second"):
+        writer.write_tree(tmp_path / name, "val", ALL, [3, 4], SMALL)
+    finish(process)
+    expected = digests(tmp_path / "first")
+    assert len(expected) == 5 * 2 * len(ALL)
+    assert digests(tmp_path / "second") == expected
+    assert digests(tmp_path / "process") == expected
+
+
+def test_seeds_and_conditions_give_other_images(tmp_path: Path) -> None:
+    writer.write_tree(tmp_path, "val", ALL, [3, 4], SMALL)
+    assert len(set(digests(tmp_path / "leftImg8bit").values())) == 2 * len(ALL)
+
+
+def test_labels_instances_and_depth_agree() -> None:
+    classes = set()
+    for seed in range(8):
+        scene = render_scene(seed, SMALL)
+        assert scene.labels.max() < len(CITYSCAPES_CLASSES)
+        classes |= set(np.unique(scene.labels).tolist())
+        for instance in np.unique(scene.instances[scene.instances > 0]):
+            (label,) = np.unique(scene.labels[scene.instances == instance])
+            assert label in (CAR, PERSON)
+        assert scene.instances[np.isin(scene.labels, (CAR, PERSON))].all()
+        assert (scene.depth > 0).all()
+        assert (scene.depth[scene.labels == SKY] == FAR).all()
+    assert len(classes) == 10
+
+
+def test_fog_thickens_with_depth(scene: Scene) -> None:
+    clear, fog = (apply_condition(scene, name).astype(float).mean(2) for name in ("clear", "fog"))
+    sky = scene.labels == SKY
+    airlight = fog[sky].mean()
+    usable = ~sky & (np.abs(airlight - clear) > 30)
+    veil = (fog - clear)[usable] / (airlight - clear)[usable]
+    assert np.corrcoef(veil, 1 - np.exp(-scene.depth[usable] / 50))[0, 1] > 0.85
+
+
+# Their files
+
+
+def test_tree_holds_what_the_scene_holds(tmp_path: Path, scene: Scene) -> None:
+    writer.write_tree(tmp_path, "val", ["night"], [scene.seed], SMALL)
+    frame = "val/minitownnight/minitownnight_000000_050000"
+    assert sorted(digests(tmp_path)) == [
+        f"disparity/{frame}_disparity.png",
+        f"gtFine/{frame}_gtFine_instanceIds.png",
+        f"gtFine/{frame}_gtFine_labelIds.png",
+        f"gtFine/{frame}_gtFine_labelTrainIds.png",
+        f"leftImg8bit/{frame}_leftImg8bit.png",
+    ]
+    np.testing.assert_array_equal(
+        pixels(tmp_path / f"leftImg8bit/{frame}_leftImg8bit.png"), apply_condition(scene, "night")
+    )
+    np.testing.assert_array_equal(pixels(tmp_path / f"gtFine/{frame}_gtFine_labelTrainIds.png"), scene.labels)
+
+
+def test_file_names_have_room_for_large_seeds(tmp_path: Path) -> None:
+    writer.write_tree(tmp_path, "val", ["fog"], [12_000_034], SMALL)
+    assert "leftImg8bit/val/minitownfog/minitownfog_000012_000034_leftImg8bit.png" in digests(tmp_path)
+
+
+def test_instance_ids_follow_cityscapes(tmp_path: Path, scene: Scene) -> None:
+    writer.write_tree(tmp_path, "val", ["clear"], [scene.seed], SMALL)
+    folder = tmp_path / "gtFine/val/minitownclear"
+    ids = pixels(next(folder.glob("*_instanceIds.png")))
+    label_ids = pixels(next(folder.glob("*_labelIds.png")))
+    with_instance = scene.instances > 0
+    np.testing.assert_array_equal(ids[~with_instance], label_ids[~with_instance])
+    np.testing.assert_array_equal(ids[with_instance] // 1000, label_ids[with_instance])
+    for label_id in (24, 26):
+        numbers = np.unique(ids[ids // 1000 == label_id] % 1000)
+        assert len(numbers) > 1
+        np.testing.assert_array_equal(numbers, np.arange(len(numbers)))
+    pairs = np.unique(np.stack([ids[with_instance], scene.instances[with_instance]]), axis=1)
+    assert pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
+
+
+def test_disparity_gives_the_depth_back(tmp_path: Path, scene: Scene) -> None:
+    writer.write_tree(tmp_path, "val", ["clear"], [scene.seed], SMALL)
+    coded = pixels(next((tmp_path / "disparity").rglob("*.png"))).astype(float)
+    np.testing.assert_array_equal(coded == 0, scene.depth >= FAR)
+    assert (coded == 0).any()
+    known = coded > 0
+    expected = 0.22 * scene.focal / scene.depth[known]
+    np.testing.assert_allclose((coded[known] - 1) / 256, expected, atol=0.5 / 256 + 1e-9)
+
+
+# The registered data sets
+
+
+def test_registered_names_load_and_are_checked(small_splits: Path) -> None:
+    with registered():
+        assert not small_splits.exists()  # registering alone makes nothing
+        names = ["minitown_train", "minitown_night_val"]
+        records = get_dataset_dicts(names)
+        verify_datasets(names)
+        assert [record["image_id"] for record in records] == [
+            *(f"minitownclear/minitownclear_000000_{seed:06d}" for seed in range(3)),
+            *(f"minitownnight/minitownnight_000000_{seed:06d}" for seed in range(50_000, 50_003)),
+        ]
+        assert [record["dataset_name"] for record in records] == [names[0]] * 3 + [names[1]] * 3
+        night = records[3]
+        assert night["file_name"].startswith(f"{small_splits}/minitown_night_val/leftImg8bit/val/minitownnight/")
+        scene = render_scene(50_000)
+        np.testing.assert_array_equal(pixels(night["file_name"]), apply_condition(scene, "night"))
+        reader = get_label_readers(names)["minitown_night_val"]
+        np.testing.assert_array_equal(reader.read(night["sem_seg_file_name"]), scene.labels)
+
+
+def test_every_name_is_registered_with_the_metadata_of_other_datasets() -> None:
+    with registered():
+        assert set(NAMES) == {name for name in DatasetCatalog if name.startswith("minitown")}
+        require_same_classes([*NAMES, "cityscapes_val"])
+        for name in NAMES:
+            ours, others = MetadataCatalog.get(name), MetadataCatalog.get("bdd100k_val")
+            assert ours.stuff_colors == others.stuff_colors
+            assert (ours.ignore_label, ours.evaluator_type) == (255, "sem_seg")
+            assert ours.label_reader == others.label_reader
+            assert ours.definition.name == "minitown"
+        with pytest.raises(DatasetError, match=r"'minitown_nihgt_val' is unknown\. Did you mean 'minitown_night_val'"):
+            get_dataset_dicts(["minitown_nihgt_val"])
+
+
+def test_scores_count_the_classes_that_occur(small_splits: Path, tmp_path: Path) -> None:
+    cfg = data_config(train=())
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    with registered():
+        reader = get_label_readers(["minitown_fog_val"])["minitown_fog_val"]
+        evaluator = build_evaluator(cfg, "minitown_fog_val")
+        evaluator.reset()
+        for record in get_dataset_dicts(["minitown_fog_val"]):
+            labels = torch.from_numpy(reader.read(record["sem_seg_file_name"]).astype(np.int64))
+            labels[labels == PERSON] = RIDER  # which never occurs
+            evaluator.process([record], [{"sem_seg": torch.nn.functional.one_hot(labels, 19).permute(2, 0, 1)}])
+        scores = evaluator.evaluate()["sem_seg"]
+    assert scores["mIoU"] == pytest.approx(100 * 9 / 10)
+    assert np.isnan(scores["IoU-rider"])
+
+
+def test_files_are_made_once(small_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered():
+        records = get_dataset_dicts(["minitown_haze_dev"])
+        monkeypatch.setattr(cache, "write_tree", fail)
+        monkeypatch.setattr(cache, "file_lock", fail)  # which a read-only cache could not have
+        assert get_dataset_dicts(["minitown_haze_dev"]) == records
+
+
+def fail(*arguments: object) -> None:
+    raise AssertionError("called again")
+
+
+def stop_at(condition: str, count: int) -> Callable[[Scene, str], np.ndarray]:
+    """`apply_condition`, interrupted as if by Ctrl-C after some images."""
+    done: list[str] = []
+
+    def interrupted(scene: Scene, name: str) -> np.ndarray:
+        if len(done) == count:
+            raise KeyboardInterrupt
+        done.append(name)
+        return apply_condition(scene, condition)
+
+    return interrupted
+
+
+def test_interruption_leaves_nothing(small_splits: Path) -> None:
+    with registered():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(writer, "apply_condition", stop_at("dusk", 2))
+            with pytest.raises(KeyboardInterrupt):
+                get_dataset_dicts(["minitown_dusk_val"])
+        assert digests(small_splits).keys() <= {"minitown_dusk_val.lock"}
+        assert len(get_dataset_dicts(["minitown_dusk_val"])) == 3
+
+
+def test_what_a_killed_process_left_is_never_used(small_splits: Path) -> None:
+    code = """
+import os
+def die(scene, condition):
+    if done: os._exit(9)
+    done.append(condition)
+    return scene.image
+done, writer.apply_condition = [], die
+cache.generated_folder("minitown_snow_val", splits.MinitownSplit("snow", "val", 777, 3))
+"""
+    process = start(code)
+    process.communicate(timeout=60)
+    assert process.returncode == 9
+    assert any("000777" in path for path in digests(small_splits))  # it had begun
+    with registered():
+        assert len(get_dataset_dicts(["minitown_snow_val"])) == 3
+    assert not any("000777" in path for path in digests(small_splits))
+
+
+def test_processes_that_start_together_make_the_files_once(small_splits: Path) -> None:
+    code = """
+import time
+(folder, turn), split = sys.argv[1:], splits.SPLITS["rain_val"]
+write = cache.write_tree
+def slow(*arguments):
+    Path(folder, "made_by_" + turn).touch()
+    time.sleep(0.3)  # so that the other one comes in between
+    write(*arguments)
+cache.write_tree = slow
+Path(folder, "ready_" + turn).touch()
+while len(list(Path(folder).glob("ready_*"))) < 2: time.sleep(0.01)
+made = cache.generated_folder("minitown_rain_val", splits.MinitownSplit("rain", "val", 50000, 3))
+assert len(list(made.rglob("*.png"))) == 15, list(made.rglob("*.png"))
+"""
+    folder = small_splits.parents[2]
+    for process in [start(code, str(folder), turn) for turn in "ab"]:
+        finish(process)
+    assert len(list(folder.glob("made_by_*"))) == 1
+    with registered():
+        assert len(get_dataset_dicts(["minitown_rain_val"])) == 3
+    assert sorted(path.name for path in small_splits.iterdir()) == ["minitown_rain_val", "minitown_rain_val.lock"]
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value, expected in (("", ".cache/famix"), ("~/mine", "mine"), ("$HOME/ours", "ours")):
+        monkeypatch.setenv("FAMIX_CACHE", value)
+        assert cache.cache_folder() == tmp_path / expected
+    monkeypatch.delenv("FAMIX_CACHE")
+    assert cache.cache_folder() == tmp_path / ".cache/famix"
+
+
+def test_cache_that_cannot_be_written(small_splits: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with registered(), pytest.raises(DatasetError, match=r"minitown_fog_val'.*first use .*Set \$FAMIX_CACHE to a fold"):
+        get_dataset_dicts(["minitown_fog_val"])
+
+
+@pytest.mark.parametrize("kind", ["leftImg8bit", "gtFine"])
+def test_files_that_are_gone(small_splits: Path, kind: str) -> None:
+    with registered():
+        get_dataset_dicts(["minitown_fog_val"])
+        folder = small_splits / "minitown_fog_val"
+        for path in (folder / kind).rglob("*_000000_050001_*"):
+            path.unlink()
+        with pytest.raises(DatasetError, match=rf"minitown_fog_val.*elete {folder}: it is made anew then"):
+            get_dataset_dicts(["minitown_fog_val"])

@@ -1,0 +1,84 @@
+"""datasets/minitown.py: the tree that it writes, and what it says to mistakes."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from data_factory import registered
+from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
+from famix.minitown.scene import render_scene
+
+TOOL = Path(__file__).parents[2] / "datasets/minitown.py"
+SMALL = (64, 128)
+
+
+def files(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("minitown_tool", TOOL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    size = [str(side) for side in SMALL]
+    options = ["--count", "2", "--seed", "7", "--size", *size, "--split", "val", "--condition", "clear", "snow"]
+    tool.main(["--out", str(tmp_path / "cityscapes"), *options])
+    with registered():
+        records = get_dataset_dicts(["cityscapes_val"])
+        verify_datasets(["cityscapes_val"])
+        reader = get_label_readers(["cityscapes_val"])["cityscapes_val"]
+    assert [record["image_id"] for record in records] == [
+        f"minitown{name}/minitown{name}_000000_{seed:06d}" for name in ("clear", "snow") for seed in (7, 8)
+    ]
+    for record, seed in zip(records, (7, 8, 7, 8), strict=True):
+        np.testing.assert_array_equal(reader.read(record["sem_seg_file_name"]), render_scene(seed, SMALL).labels)
+
+
+def test_command_leaves_other_files_alone(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    arguments = ["--out", str(tmp_path), "--count", "1", "--size", "32", "32"]
+    with pytest.raises(SystemExit) as stop:
+        tool.main(arguments)
+    assert stop.value.code == 2
+    assert f"--out {tmp_path} is not empty: name another folder, or add --overwrite" in capsys.readouterr().err
+    assert files(tmp_path) == ["notes.txt"]
+    tool.main([*arguments, "--overwrite"])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert len(files(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "0"], "argument --count: '0' is no whole number from 1 to"),
+        (["--count", "many"], "argument --count: 'many' is no whole number"),
+        (["--seed", "-1"], "argument --seed: '-1' is no whole number from 0 to"),
+        (["--seed", "999999999999"], "--seed 999999999999 and --count 2 lead beyond seed 999999999999"),
+        (["--size", "16", "64"], "argument --size: '16' is no whole number from 32 to 4096"),
+        (["--size", "64"], "argument --size: expected 2 arguments"),
+        (["--condition", "hail"], "argument --condition: invalid choice: 'hail'"),
+        (["--split", "../val"], "argument --split: '../val' is no name of a split"),
+        (["--out", __file__], "test_dataset_command.py is no folder"),
+        (["--out", f"{__file__}/below"], "Not a directory"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--out", str(tmp_path / "new"), "--count", "2", *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

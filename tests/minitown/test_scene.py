@@ -1,0 +1,127 @@
+"""Scenes: the same bytes for the same seed, and labels, instances and depth that agree with each other."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from famix.minitown.camera import FAR
+from famix.minitown.canvas import TrainId
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix.minitown.scene import Scene, render_scene
+
+TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}
+
+HASHES = """
+import hashlib
+from famix.minitown.conditions import CONDITIONS, apply_condition
+from famix.minitown.scene import render_scene
+scene = render_scene(11)
+for array in (scene.image, scene.labels, scene.depth, *(apply_condition(scene, name) for name in CONDITIONS)):
+    print(hashlib.sha256(array.tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [render_scene(seed) for seed in range(12)]
+
+
+def test_same_bytes_in_another_process() -> None:
+    scene = render_scene(11)
+    arrays = (scene.image, scene.labels, scene.depth, *(apply_condition(scene, name) for name in CONDITIONS))
+    other = subprocess.run([sys.executable, "-c", HASHES], check=True, capture_output=True, text=True).stdout.split()
+    assert other == [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+
+
+def test_seeds_differ() -> None:
+    assert (render_scene(1).labels != render_scene(2).labels).any()
+
+
+@pytest.mark.parametrize("size", [(192, 384), (97, 131), (360, 480)])
+def test_any_size(size: tuple[int, int]) -> None:
+    scene = render_scene(3, size)
+    assert scene.image.shape == (*size, 3)
+    assert scene.labels.shape == scene.instances.shape == scene.depth.shape == scene.windows.shape == size
+    for condition in (*CONDITIONS, *DEVELOPMENT_CONDITIONS):
+        assert apply_condition(scene, condition).shape == (*size, 3)
+
+
+def test_too_small() -> None:
+    with pytest.raises(ValueError, match="16 x 64 pixels, expected at least 32 x 32"):
+        render_scene(0, (16, 64))
+
+
+def test_every_class_occurs_and_no_other(scenes: list[Scene]) -> None:
+    assert set(np.unique(np.stack([scene.labels for scene in scenes])).tolist()) == TOWN_CLASSES
+
+
+def test_instances_lie_on_their_class(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        countable = np.isin(scene.labels, (TrainId.PERSON, TrainId.CAR))
+        assert ((scene.instances > 0) == countable).all()
+        for number in np.unique(scene.instances[countable]):
+            of_one = scene.instances == number
+            assert len(np.unique(scene.labels[of_one])) == len(np.unique(scene.depth[of_one])) == 1
+
+
+def test_depth(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        sky = scene.labels == TrainId.SKY
+        assert (scene.depth[sky] == FAR).all()
+        assert ((scene.depth > 0.5) & (scene.depth < FAR))[~sky].all()
+        road = np.where(scene.labels == TrainId.ROAD, scene.depth, np.nan)
+        column = road[:, np.isfinite(road).sum(0).argmax()]
+        assert (np.diff(column[np.isfinite(column)]) < 0).all()  # lower in the image is nearer
+
+
+def test_fog_grows_with_depth(scenes: list[Scene]) -> None:
+    """Contrast between neighbouring pixels falls with distance, which fog does and a veil of one thickness does not."""
+    kept = {"near": [], "far": []}
+    for scene in scenes:
+        foggy, clear = (np.abs(np.diff(image.astype(float), axis=1)).sum(-1) for image in (_fog(scene), scene.image))
+        for name, low, high in (("near", 4, 9), ("far", 30, 60)):
+            at = (scene.depth[:, 1:] > low) & (scene.depth[:, 1:] < high)
+            kept[name].append(foggy[at].sum() / clear[at].sum())
+    assert np.median(kept["near"]) > 2 * np.median(kept["far"])
+
+
+def _fog(scene: Scene) -> np.ndarray:
+    return apply_condition(scene, "fog")
+
+
+def test_night_is_lit_by_lamps() -> None:
+    scene = next(scene for scene in map(render_scene, range(40)) if any(light.ground for light in scene.lights))
+    night, day = apply_condition(scene, "night"), scene.image
+    lamp = next(light for light in scene.lights if light.ground)
+    assert night.mean() < 0.6 * day.mean()
+    assert night[round(lamp.row), round(lamp.column)].mean() > 2 * night.mean()
+    dark = (scene.labels == TrainId.BUILDING) & (scene.windows == 0)
+    assert night[scene.windows > 0].mean() > 2 * night[dark].mean()
+
+
+def test_snow_lies_on_the_ground(scenes: list[Scene]) -> None:
+    for scene in scenes[:4]:
+        ground = scene.labels <= TrainId.SIDEWALK
+        assert apply_condition(scene, "snow")[ground].mean() > scene.image[ground].mean() + 30
+
+
+def test_dusk_is_warmer(scenes: list[Scene]) -> None:
+    def warmth(image: np.ndarray) -> float:
+        return float(image[..., 0].mean() / image[..., 2].mean())
+
+    assert all(warmth(apply_condition(scene, "dusk")) > warmth(scene.image) + 0.1 for scene in scenes)
+
+
+def test_condition_draws_another_severity() -> None:
+    scene = render_scene(0)
+    first, second = (apply_condition(scene, "fog", np.random.default_rng(seed)) for seed in (1, 2))
+    assert (first != second).any()
+    assert (apply_condition(scene, "fog") == apply_condition(scene, "fog")).all()
+
+
+def test_unknown_condition() -> None:
+    with pytest.raises(ValueError, match="'fgo', expected one of clear, night, fog"):
+        apply_condition(render_scene(0), "fgo")

@@ -5,6 +5,7 @@ The facades of a side are a vertical plane along the street, so that every colum
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +16,9 @@ from famix.minitown.texture import Image, patches
 
 __all__ = ["Backdrop", "paint_backdrop"]
 
-_ROAD = np.array((96, 96, 100), np.uint8)
-_PAVING = np.array((168, 158, 150), np.uint8)
-_KERB = np.array((196, 192, 186), np.uint8)
-_MARK = np.array((226, 226, 220), np.uint8)
+_ROAD, _LIGHT_PAVING, _DARK_PAVING, _KERB, _MARK = range(5)
+_GROUND = np.zeros((1, 256, 3), np.uint8)
+_GROUND[0, :5] = (96, 96, 100), (160, 150, 142), (152, 143, 135), (196, 192, 186), (226, 226, 220)
 _SURFACE_CLASS = {"building": TrainId.BUILDING, "wall": TrainId.WALL, "hedge": TrainId.VEGETATION}
 _HASH = np.random.default_rng(7).integers(0, 256, 1024, dtype=np.uint8)
 
@@ -81,14 +81,14 @@ def _paint_ground(backdrop: Backdrop, camera: Camera, street: Street) -> None:
     left, right = street.road
     road = (across > left) & (across < right)
     kerb = np.minimum(abs(across - left), abs(across - right)) < 0.14
-    dashes = (abs(across - street.middle) < 0.09) & (np.floor(depth / 3.0) % 3 == 0)
+    dashes = (abs(across - street.middle) < 0.09) & ((depth / 3).astype(np.int32) % 3 == 0)
     edges = abs(abs(across - street.middle) - (right - left) / 2 + 0.45) < 0.06
-    paving = (np.floor(across / 0.9) + np.floor(depth / 0.9)) % 2 < 1
-    image = backdrop.image[first:]
-    image[:] = np.where(paving & (depth < 18), 244, 232)[..., None] * _PAVING.astype(np.int32) >> 8
-    image[road] = _ROAD
-    image[kerb] = _KERB
-    image[dashes | (edges & road)] = _MARK
+    light = ((across * np.float32(1.1)).astype(np.int32) + (depth * np.float32(1.1)).astype(np.int32)) & 1 > 0
+    parts = np.where(light & (depth < 18), np.uint8(_LIGHT_PAVING), np.uint8(_DARK_PAVING))
+    parts[road] = _ROAD
+    parts[kerb] = _KERB
+    parts[dashes | (edges & road)] = _MARK
+    backdrop.image[first:] = cv2.LUT(cv2.merge([parts, parts, parts]), _GROUND)
     backdrop.labels[first:] = np.where(road, TrainId.ROAD, TrainId.SIDEWALK)
     backdrop.depth[first:] = depth
 

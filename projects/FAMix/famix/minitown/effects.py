@@ -1,7 +1,5 @@
 """What light and weather do to a picture, as far as they follow from depth, lamps and surfaces."""
 
-import math
-
 import cv2
 import numpy as np
 
@@ -30,13 +28,12 @@ _SNOW: Color = (236, 239, 244)
 def desaturate(image: Image, share: int) -> Image:
     """Move colours towards grey by share / 256."""
     gray = to_gray(image)
-    return blend(image, np.repeat(gray[..., None], 3, 2), 256 - share)
+    return blend(image, cv2.merge([gray, gray, gray]), 256 - share)
 
 
 def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Image:
     """Scatter light: what is `visibility` metres away keeps 5% of its own (Koschmieder's law)."""
-    distances = np.arange(256) / _STEPS_A_METER
-    table = np.array([round(256 * math.exp(-3.0 * d / visibility)) for d in distances], np.uint16)
+    table = np.rint(256 * np.exp(np.arange(256) * (-3.0 / _STEPS_A_METER / visibility))).astype(np.uint16)
     steps = (scene.depth * _STEPS_A_METER).astype(np.uint8)
     return blend(image, airlight, table[steps])
 
@@ -61,7 +58,8 @@ def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> I
         power: of the lamps, 0..256.
     """
     field = _light_field(scene, power)
-    gain = np.minimum(field.astype(np.uint16) * 3 // 2 + np.array(ambient, np.uint16), 257)
+    wide = field.astype(np.uint16)
+    gain = np.minimum(cv2.add(wide + (wide >> 1), (*ambient, 0)), np.uint16(257))
     lit = ((image * gain) >> 8).astype(np.uint8)
     lit = add(lit, (field >> 2).astype(np.int16))  # stray light, in the air and in the lens
     windows = scene.windows.astype(np.uint16) * power >> 8

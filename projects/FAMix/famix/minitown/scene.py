@@ -95,7 +95,8 @@ def _flatten(canvas: Canvas, backdrop: Backdrop) -> tuple[NDArray[np.uint8], NDA
 def _number_instances(canvas: Canvas) -> NDArray[np.uint16]:
     countable = np.isin(canvas.classes, _WITH_INSTANCES)
     countable[0] = False
-    return np.where(countable, np.cumsum(countable), 0).astype(np.uint16)[canvas.items]
+    numbers = np.where(countable, np.cumsum(countable), 0).astype(np.uint16)
+    return numbers[canvas.items]
 
 
 def _visible_lights(canvas: Canvas) -> tuple[Light, ...]:

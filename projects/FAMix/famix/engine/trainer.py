@@ -1,6 +1,7 @@
 """The training loop: Detectron2's, with style mining before it and all its randomness a function of the seed."""
 
 import logging
+import os
 import weakref
 from functools import partial
 
@@ -20,7 +21,7 @@ from famix.engine.iteration_seed import IterationSeed
 from famix.engine.mixed_precision import build_step_trainer
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.errors import FAMixError
-from famix.evaluation import build_evaluator, format_class_results, format_results
+from famix.evaluation import RESULTS_FILE, build_evaluator, format_class_results, format_results, write_results
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 
@@ -121,7 +122,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> Results:
-        """Evaluate a model on every data set of DATASETS.TEST and log one table.
+        """Evaluate a model on every data set of DATASETS.TEST, log one table and write OUTPUT_DIR/results.json.
 
         Returns:
             Data set -> task -> metric -> percent, on the main process.
@@ -134,6 +135,7 @@ class Trainer(DefaultTrainer):
             logger = logging.getLogger(__name__)
             logger.info("IoU in percent:\n%s", format_class_results(results))
             logger.info("Results in percent:\n%s", format_results(results))
+            write_results(results, os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE))
         return results
 
 

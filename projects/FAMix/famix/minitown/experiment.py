@@ -26,6 +26,7 @@ from famix.engine import load_config
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.minitown.conditions import CONDITIONS
+from famix.minitown.splits import FORMAT_VERSION
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.style import StyleBank
 
@@ -93,7 +94,7 @@ class Experiment:
         return load_config(str(self.config), self.overrides)
 
     def settings(self) -> dict[str, str]:
-        """What the result follows from, whatever the folders are called: config, and hashes of CLIP and of a given bank.
+        """What the result follows from, whatever the folders are called: config, CLIP, a given bank, the images.
 
         Raises:
             ConfigError: see `famix.engine.load_config`.
@@ -103,7 +104,8 @@ class Experiment:
         weights, bank = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.BANK
         clip_hash = clip_weights_hash(load_clip_state_dict(weights)) if weights else ""
         cfg.OUTPUT_DIR = cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.STYLE.BANK = ""
-        return {"config": cfg.dump(), "clip_hash": clip_hash, "bank": _bank_hash(bank)}
+        town = str(FORMAT_VERSION)  # its images change with it
+        return {"config": cfg.dump(), "clip_hash": clip_hash, "bank": _bank_hash(bank), "town": town}
 
     def seconds(self) -> float:
         """Time spent on it so far, over all starts."""

@@ -1,0 +1,282 @@
+"""The miniature town with every control: configs x seeds, and a report with spread, tests and the gap to the oracle.
+
+    python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
+
+The seed of a run is that of its mining, too: the spread over seeds contains that of mining. The noise of config "noise"
+moves statistics as far as the styles that config "famix" mined with the same seed. The bank of config "oracle" is
+measured first, on labelled images of the tested conditions. What is finished is kept, what was stopped continues.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import NoReturn
+
+import scipy.stats
+import torch
+from machine import describe_machine
+from tabulate import tabulate
+
+from famix.data import register_datasets
+from famix.errors import FAMixError
+from famix.evaluation import RESULTS_FILE, read_results
+from famix.mining.measured import measure_bank
+from famix.mining.noise_matching import matching_noise_scale
+from famix.minitown.conditions import CONDITIONS
+from famix.minitown.experiment import (
+    CONFIGS,
+    Experiment,
+    condition_of,
+    read_scores,
+    run_experiments,
+    unseen_mean,
+)
+from famix.style import StyleBank
+from famix.style.dominant import IGNORE_CLASS
+
+ALL_CONFIGS = ("baseline", "noise", "famix", "famix_web", "famix_weather", "full_finetuning", "oracle")
+ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
+    "no_freeze": ("MODEL.CLIP.TRAINABLE", "['all']"),
+    "class_agnostic": (),  # its banks are rewritten, see class_agnostic_bank
+    "grid_1x1": ("MODEL.STYLE.GRID", "[1, 1]"),
+}
+FROM_MINED_BANKS = ("noise", "class_agnostic")  # they need config famix to be finished
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
+UNSEEN = "unseen"
+
+Scores = dict[str, dict[int, dict[str, float]]]  # config -> seed -> condition -> mIoU in percent
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=list(ALL_CONFIGS), choices=ALL_CONFIGS, help="(default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="(default: 1 2 3 4 5)")
+    parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
+    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/minitown"), metavar="DIR", help="folder of the runs"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
+    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    return parser
+
+
+class Benchmark:
+    """The runs that a command line asks for.
+
+    Args:
+        arguments: see make_parser.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.output: Path = arguments.output
+        self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
+        self.names = [*dict.fromkeys(arguments.configs), *(ABLATIONS if arguments.ablations else ())]
+        self.jobs: int = arguments.jobs
+        self.noise_scales: dict[int, float] = {}
+        self.options = tuple(arguments.opts)
+        if arguments.quick is not None:
+            self.options += ("SOLVER.MAX_ITER", str(arguments.quick))
+        if arguments.clip:
+            self.options += ("MODEL.CLIP.WEIGHTS", arguments.clip)
+
+    def run(self) -> None:
+        """Make all runs, those first that others take their banks from."""
+        oracle = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle"))) if "oracle" in self.names else ()
+        first = [name for name in self.names if name not in FROM_MINED_BANKS]
+        run_experiments(
+            [self.experiment(name, seed, oracle if name == "oracle" else ()) for seed in self.seeds for name in first],
+            jobs=self.jobs,
+        )
+        second = [name for name in self.names if name in FROM_MINED_BANKS]
+        run_experiments([self.dependent(name, seed) for seed in self.seeds for name in second], jobs=self.jobs)
+
+    def experiment(self, name: str, seed: int, options: Sequence[str] = ()) -> Experiment:
+        """A run of a config or of an ablation of famix."""
+        config = CONFIGS / f"{'famix' if name in ABLATIONS else name}.yaml"
+        everything = (*self.options, *ABLATIONS.get(name, ()), *options)
+        return Experiment(f"{name}/{seed}", config, self.output / name / f"seed{seed}", everything, seed)
+
+    def dependent(self, name: str, seed: int) -> Experiment:
+        """A run that takes something from the bank that config famix mined with the same seed."""
+        mined = StyleBank.load(self.experiment("famix", seed).output / "style_bank.safetensors")
+        if name == "noise":
+            own = StyleBank.load(self.measured_bank("source"))
+            self.noise_scales[seed] = matching_noise_scale(mined, own)
+            return self.experiment(name, seed, ("MODEL.STYLE.NOISE_SCALE", f"{self.noise_scales[seed]:.6f}"))
+        path = self.output / "banks" / f"{name}_seed{seed}.safetensors"
+        class_agnostic_bank(mined).save(path)
+        return self.experiment(name, seed, ("MODEL.STYLE.BANK", str(path)))
+
+    def measured_bank(self, of: str) -> Path:
+        """The bank of measured statistics of the tested conditions ("oracle") or of the images trained on ("source").
+
+        It is measured once for the same CLIP and settings.
+        """
+        config = "oracle" if of == "oracle" else "famix"
+        experiment = self.experiment(config, self.seeds[0], ("MODEL.STYLE.BANK", ""))
+        cfg = experiment.load_config()
+        tested = [name.removesuffix("_val") for name in cfg.DATASETS.TEST if condition_of(name) != CONDITIONS[0]]
+        datasets = [f"{name}_train" for name in tested] if of == "oracle" else list(cfg.DATASETS.TRAIN)
+        key = hashlib.sha256(json.dumps([experiment.settings(), datasets], sort_keys=True).encode()).hexdigest()
+        path = self.output / "banks" / f"{of}_{key[:12]}.safetensors"
+        if not path.exists():
+            register_datasets(cfg.DATASETS.FILES)
+            measure_bank(cfg, datasets).save(path)
+        return path
+
+    def scores(self) -> Scores:
+        """Scores of all runs, the mean of the unseen conditions among them."""
+        table: Scores = {}
+        for name in self.names:
+            by_seed = {seed: read_scores(self.experiment(name, seed).output) for seed in self.seeds}
+            table[name] = {seed: {**scores, UNSEEN: unseen_mean(scores)} for seed, scores in by_seed.items()}
+        return table
+
+    def clear_classes(self) -> dict[str, float]:
+        """Class -> mean over the seeds of the baseline's IoU by clear day, in percent."""
+        values: dict[str, list[float]] = {}
+        for seed in self.seeds if "baseline" in self.names else ():
+            results = read_results(self.experiment("baseline", seed).output / RESULTS_FILE)
+            for name, tasks in results.items():
+                for metric, value in tasks["sem_seg"].items():
+                    if condition_of(name) == CONDITIONS[0] and metric.startswith("IoU-") and not math.isnan(value):
+                        values.setdefault(metric.removeprefix("IoU-"), []).append(value)
+        return {name: fmean(found) for name, found in values.items()}
+
+    def minutes(self, name: str) -> float:
+        """Mean time of a run."""
+        return fmean(self.experiment(name, seed).seconds() for seed in self.seeds) / 60
+
+
+def class_agnostic_bank(bank: StyleBank) -> StyleBank:
+    """A bank of the same styles from which every class draws any: a class without styles draws those of 255."""
+    rewritten = StyleBank(bank.metadata)
+    rewritten.add(torch.full_like(bank.class_ids, IGNORE_CLASS), bank.mean, bank.std, bank.annotations)
+    return rewritten
+
+
+def paired_gains(scores: Scores, name: str, reference: str) -> list[float]:
+    """Differences in the mean of the unseen conditions, seed by seed, in points."""
+    return [scores[name][seed][UNSEEN] - scores[reference][seed][UNSEEN] for seed in scores[name]]
+
+
+def format_spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and standard deviation (n - 1)."""
+    return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def format_p(gains: Sequence[float]) -> str:
+    """Two-sided p of the paired t-test; "-" where it has nothing to go by."""
+    if len(gains) < 2 or stdev(gains) == 0:
+        return "-"
+    p = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue)  # of the differences: that is the paired test
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
+
+
+def score_table(benchmark: Benchmark, scores: Scores) -> str:
+    """Configs by conditions: mean and spread over the seeds, and the mean time of a run."""
+    conditions = list(next(iter(next(iter(scores.values())).values())))
+    rows = [
+        [name, *(format_spread([s[c] for s in by_seed.values()]) for c in conditions), f"{benchmark.minutes(name):.1f}"]
+        for name, by_seed in scores.items()
+    ]
+    return tabulate(rows, headers=["config", *conditions, "minutes"], tablefmt="github", disable_numparse=True)
+
+
+def gain_table(scores: Scores) -> str:
+    """What every config gains on the unseen conditions over the baseline and over noise, and the gap that it closes."""
+    references = [name for name in ("baseline", "noise") if name in scores]
+    rows = []
+    for name in scores:
+        row = [name]
+        for reference in references:
+            gains = paired_gains(scores, name, reference)
+            row += [format_spread(gains, "+"), format_p(gains)] if name != reference else ["", ""]
+        rows.append([*row, gap_closed(scores, name)])
+    headers = ["config", *(text for name in references for text in (f"over {name}", "p")), "gap closed"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def gap_closed(scores: Scores, name: str) -> str:
+    """(config - baseline) / (oracle - baseline), of means over the seeds."""
+    if not {"baseline", "oracle"} <= scores.keys():
+        return ""
+    gap = fmean(paired_gains(scores, "oracle", "baseline"))
+    return f"{100 * fmean(paired_gains(scores, name, 'baseline')) / gap:.0f} %" if gap > 0 else "no gap"
+
+
+def class_table(classes: Mapping[str, float]) -> str:
+    """IoU of the classes."""
+    return tabulate(list(classes.items()), headers=["class", "IoU"], floatfmt=".1f", tablefmt="github")
+
+
+def write_report(benchmark: Benchmark, command: str) -> str:
+    """The report, in Markdown."""
+    scores = benchmark.scores()
+    clip_hash = benchmark.experiment(benchmark.names[0], benchmark.seeds[0]).settings()["clip_hash"]
+    parts = [
+        "# The miniature town",
+        f"Printed by `{command}`:",
+        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each",
+        f"Seeds {', '.join(map(str, benchmark.seeds))}; CLIP sha256 {clip_hash}",
+        "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of all conditions but "
+        f"{CONDITIONS[0]}.",
+        score_table(benchmark, scores),
+        "Gains on `unseen` in points, paired by seed, with p of the two-sided paired t-test. Gap closed: gain over the "
+        "baseline as a share of the oracle's.",
+        gain_table(scores),
+    ]
+    if benchmark.noise_scales:
+        scales = ", ".join(f"{scale:.3f} (seed {seed})" for seed, scale in benchmark.noise_scales.items())
+        parts.append(f"MODEL.STYLE.NOISE_SCALE of `noise`, matched to the styles of `famix`: {scales}.")
+    if classes := benchmark.clear_classes():
+        parts += [f"IoU of the baseline on {CONDITIONS[0]}, mean over the seeds:", class_table(classes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Run and print."""
+    parser = make_parser()
+    arguments = parser.parse_args()
+    benchmark = Benchmark(arguments)
+    needs_famix = [name for name in benchmark.names if name in FROM_MINED_BANKS]
+    if needs_famix and "famix" not in benchmark.names:
+        parser.error(f"{', '.join(needs_famix)} need the banks of famix: add it to --configs")
+    torch.set_num_threads(1)  # measured banks are the same on every number of cores
+    try:
+        benchmark.run()
+        report = write_report(benchmark, shlex.join(["python", "benchmarks/minitown.py", *sys.argv[1:]]))
+        if arguments.report:
+            arguments.report.parent.mkdir(parents=True, exist_ok=True)
+            arguments.report.write_text(report)
+    except (FAMixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues where it was", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    print(report)
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """End in order when asked to, so that no run outlives this process."""
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("famix.minitown").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, terminate)
+    main()

@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+"""FAMix in a miniature town, on a laptop: make its images, mine, train on clear days, score the rest, draw the story."""
+
+import argparse
+import logging
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).parents[3]
+sys.path.append(str(ROOT / "benchmarks"))
+
+from machine import describe_machine  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+
+from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
+from famix.errors import FAMixError  # noqa: E402
+from famix.minitown.experiment import CONFIGS, Experiment, ProgressLine, read_scores, run_experiments  # noqa: E402
+from famix.minitown.page import Story, format_gain, score_rows, write_page  # noqa: E402
+from famix.minitown.story import tell_story  # noqa: E402
+
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
+TITLES = {"baseline": "baseline", "famix": "FAMix"}  # config -> title
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the command line asks for.
+
+    Attributes:
+        output: folder of everything that is written.
+        runs: baseline and FAMix.
+        command: the command line, to be repeated.
+    """
+
+    output: Path
+    runs: tuple[Experiment, Experiment]
+    command: str
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="What was stopped continues when it is started again; what is finished is kept.",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default: output/demo)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of mining and training (default: 1)")
+    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    return parser
+
+
+def plan(arguments: argparse.Namespace, command: str) -> Demo:
+    """The two runs that the arguments ask for."""
+    options = list(arguments.opts)
+    if arguments.quick is not None:
+        options += ["SOLVER.MAX_ITER", str(arguments.quick)]
+    if arguments.clip:
+        options += ["MODEL.CLIP.WEIGHTS", arguments.clip]
+    baseline, famix = (
+        Experiment(title, CONFIGS / f"{name}.yaml", arguments.output / name, tuple(options), arguments.seed)
+        for name, title in TITLES.items()
+    )
+    return Demo(arguments.output, (baseline, famix), command)
+
+
+def show(demo: Demo) -> None:
+    """Do all of it, step by step.
+
+    Raises:
+        FAMixError: something that the user can mend, or an experiment that failed.
+    """
+    start = time.perf_counter()
+    heading(1, "images of the town")
+    make_images(demo.runs[0])
+    heading(2, "mining styles and training: the baseline and FAMix side by side, one processor core each")
+    run_experiments(demo.runs, jobs=2, threads=1, progress=ProgressLine())
+    heading(3, "scores")
+    baseline, famix = (read_scores(run.output) for run in demo.runs)
+    story = Story((demo.runs[0].name, demo.runs[1].name), (baseline, famix), facts(demo))
+    say(format_table(story))
+    heading(4, "picture and page")
+    picture, page = demo.output / "story.png", demo.output / "story.html"
+    tell_story([run.output for run in demo.runs], story.titles, picture)
+    write_page(story, picture, page)
+    say(f"picture  {picture}\npage     {page}\ntime     {duration(time.perf_counter() - start)}")
+
+
+def make_images(run: Experiment) -> None:
+    """Make the data sets, unless they are there, before two processes ask for them."""
+    cfg = run.load_config()
+    register_datasets(cfg.DATASETS.FILES)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        say(f"{len(get_dataset_dicts([name])):4d}  {name}")
+
+
+def facts(demo: Demo) -> dict[str, str]:
+    """What stands below the picture."""
+    spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
+    return {
+        "time": f"{spent}, side by side, mining and scoring included",
+        "machine": describe_machine(),
+        "seed": str(demo.runs[0].seed),
+        "CLIP": f"sha256 {demo.runs[0].settings()['clip_hash']}",
+        "command": demo.command,
+    }
+
+
+def format_table(story: Story) -> str:
+    """The table for a terminal."""
+    rows = [[label, *values, format_gain(values[1] - values[0])] for label, values in score_rows(story.scores)]
+    headers = ["mIoU in %", *story.titles, "gain"]
+    return tabulate(rows, headers=headers, floatfmt=".1f", disable_numparse=[3], colalign=("left", *["right"] * 3))
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def heading(number: int, text: str) -> None:
+    """Announce a step."""
+    say(f"\n{number}/{STEPS} {text}")
+
+
+def say(text: str) -> None:
+    """Write at once, also into a pipe, in step with the progress on standard error."""
+    print(text, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; a mistake, a failure or an interruption ends with a status and a line instead."""
+    arguments = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    demo = plan(arguments, shlex.join(["python", "projects/FAMix/tools/minitown_demo.py", *words]))
+    try:
+        show(demo)
+    except (FAMixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues where it was", file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """End in order when asked to."""
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("famix.minitown").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, terminate)  # the runs would outlive this process otherwise
+    main()

@@ -1,0 +1,136 @@
+"""Training the town's CLIP: crops, targets, noise, resuming, and the command from scenes to a file that mines."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from famix.data import CITYSCAPES_CLASSES
+from famix.errors import ConfigError
+from famix.minitown import contrastive
+from famix.minitown.captions import vocabulary
+from famix.minitown.contrastive import CompactCLIP, TrainingPlan, soft_targets, style_noise, train_clip
+from famix.minitown.crops import CropPlan, TownSource, attributes_of, crops_of_scene, load_or_make_crops
+from famix.minitown.zero_shot import zero_shot_accuracy
+from famix.modeling import load_clip_state_dict
+from famix.text import PromptEncoder
+from run_factory import load_tool
+
+CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
+TOWN = TownSource(100_000, 6)
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    return np.concatenate([crops_of_scene(TOWN, CropPlan(seed=1), index) for index in range(6)])
+
+
+def _plan(**changes: object) -> TrainingPlan:
+    return TrainingPlan(**{"steps": 4, "batch": 8, "width": 4, "warmup": 1, "log_every": 2, "save_every": 2, **changes})
+
+
+def test_crops_show_what_they_are_called(crops: np.ndarray) -> None:
+    assert len(crops) == 6 * 4 * 5 and crops["image"].shape[1:] == (64, 64, 3)
+    labels, counts = np.unique(crops["label"], return_counts=True)
+    assert set(labels.tolist()) == {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}
+    assert counts.max() < 0.4 * len(crops)
+    again = crops_of_scene(TOWN, CropPlan(seed=1), 3)
+    assert again.tobytes() == crops[60:80].tobytes()
+
+
+def test_single_looks_for_validation() -> None:
+    records = crops_of_scene(TOWN, CropPlan(seed=2, looks=12, crops=1, single_looks=True), 0)
+    looks = [attributes_of(record) for record in records]
+    assert all(len(look) <= 1 for look in looks) and any(looks)
+    assert all(0.7 <= strength <= 1 for look in looks for _, strength in look)
+
+
+def test_crops_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "crops.npy"
+    source = TownSource(100_000, 1)
+    made = load_or_make_crops(source, CropPlan(seed=1), path, workers=1)
+    assert made.tobytes() == crops_of_scene(source, CropPlan(seed=1), 0).tobytes()
+    with pytest.raises(ConfigError, match="Name another file"):
+        load_or_make_crops(source, CropPlan(seed=2), path, workers=1)
+
+
+def test_soft_targets_by_hand() -> None:
+    expected = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    assert torch.equal(soft_targets(torch.tensor([4, 7, 4])), expected)
+
+
+def test_style_noise_changes_statistics_only() -> None:
+    features = torch.rand(3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    changed = style_noise(features, 0.3, torch.Generator().manual_seed(1))
+    assert not torch.allclose(changed.mean((2, 3)), features.mean((2, 3)), rtol=0.01)
+
+    def normalised(x: torch.Tensor) -> torch.Tensor:
+        return (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True)
+
+    torch.testing.assert_close(normalised(changed), normalised(features), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(style_noise(features, 0.0, torch.Generator()), features)
+
+
+def test_tokens_are_those_of_clip() -> None:
+    model = CompactCLIP(4, vocabulary(CLASS_NAMES), seed=0).eval()
+    texts = ["a photo of the very golden blurry car.", "sky."]
+    encoder = PromptEncoder(model.full_state_dict())
+    with torch.no_grad():
+        own = model.encode_text(model.tokenize(texts))
+    torch.testing.assert_close(own, encoder(texts, ["{}"]), rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="only tokens of captions"):
+        model.tokenize(["zebra"])
+
+
+def test_resuming_gives_the_same_weights(
+    tmp_path: Path, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    whole = train_clip(crops, CLASS_NAMES, _plan()).full_state_dict()
+    update, calls = contrastive._update, []
+
+    def stop_in_third(*arguments: object) -> float:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return update(*arguments)
+
+    monkeypatch.setattr(contrastive, "_update", stop_in_third)
+    with pytest.raises(KeyboardInterrupt):
+        train_clip(crops, CLASS_NAMES, _plan(), checkpoint)
+    monkeypatch.undo()
+    resumed = train_clip(crops, CLASS_NAMES, _plan(), checkpoint).full_state_dict()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+    with pytest.raises(ConfigError, match="Remove it to start anew"):
+        train_clip(crops, CLASS_NAMES, _plan(seed=5), checkpoint)
+
+
+def test_learns_what_it_is_shown(crops: np.ndarray) -> None:
+    few = crops[:16]
+    model = train_clip(few, CLASS_NAMES, _plan(steps=60, batch=16, width=8, warmup=5, style_noise=0.0))
+    clear = few.copy()
+    clear["looks"][:, 1:] = -1
+    untrained = CompactCLIP(8, vocabulary(CLASS_NAMES), 0).eval()
+    before, after = (zero_shot_accuracy(network, clear, CLASS_NAMES)["class"] for network in (untrained, model))
+    assert after > before + 0.2
+
+
+def test_command_writes_a_clip_that_loads(tmp_path: Path) -> None:
+    tool = load_tool("train_mini_clip")
+    path = tmp_path / "clip.safetensors"
+    sizes = ["--scenes", "2", "--steps", "2", "--batch", "4", "--width", "4", "--workers", "1"]
+    tool.main(["--output", str(path), *sizes])
+    report = json.loads(path.with_suffix(".json").read_text())
+    assert report["made_by"]["steps"] == 2 and 0 <= report["zero_shot"]["look"] <= 1
+    state_dict = load_clip_state_dict(str(path))
+    assert PromptEncoder(state_dict).unknown_words(["sepia traffic sign", "zebra"]) == ["zebra"]
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*checkpoint*"))
+
+
+def test_command_with_a_wrong_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        load_tool("train_mini_clip").main(["--output", str(tmp_path / "clip"), "--dataset", "no_such_set"])
+    assert stop.value.code == 2
+    assert "no_such_set" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,347 @@
+"""The demo from end to end on a few small scenes, and how experiments are skipped, continued, stopped and reported."""
+
+import importlib.util
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_factory import save_tiny_clip
+from data_factory import registered, write_definition
+from famix.data import CITYSCAPES_CLASSES
+from famix.errors import ConfigError
+from famix.minitown import experiment as experiment_module
+from famix.minitown.conditions import CONDITIONS
+from famix.minitown.experiment import (
+    CONFIGS,
+    Experiment,
+    ExperimentError,
+    ProgressLine,
+    condition_of,
+    read_scores,
+    run_experiments,
+    unseen_mean,
+)
+from famix.minitown.page import Story, format_gain, write_page
+from famix.minitown.story import StoryRow, draw_story
+from famix.minitown.writer import write_tree
+
+ROOT = Path(__file__).parents[2]
+SIZE = (64, 128)
+RESULTS = {"minitown_clear_val": {"sem_seg": {"mIoU": 50.0}}, "minitown_fog_val": {"sem_seg": {"mIoU": 30.0}}}
+
+
+def write_small_town(folder: Path) -> Path:
+    """Two scenes for training and one per condition, under the names smalltown_*; returns the definition."""
+    write_tree(folder, "train", ["clear"], [0, 1], SIZE)
+    for condition in CONDITIONS:
+        write_tree(folder, f"{condition}_val", [condition], [50_000], SIZE)
+    return write_definition(
+        folder,
+        name="smalltown",
+        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
+        labels="gtFine/{split}/{key}_gtFine_labelTrainIds.png",
+        label_ids={index: entry.name for index, entry in enumerate(CITYSCAPES_CLASSES)} | {255: "ignore"},
+        splits={split: {} for split in ("train", *(f"{condition}_val" for condition in CONDITIONS))},
+    )
+
+
+def small_options(definition: Path) -> list[str]:
+    """Settings with which a run of two iterations takes seconds."""
+    targets = [f"smalltown_{condition}_val" for condition in CONDITIONS]
+    return [
+        "DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "['smalltown_train']", "DATASETS.TEST", str(targets),
+        "INPUT.CROP.SIZE", "[64, 64]", "INPUT.SCALE_RANGE", "[1.0, 1.0]", "SOLVER.IMS_PER_BATCH", "2",
+        "STYLE_MINING.IMS_PER_BATCH", "2", "STYLE_MINING.STEPS", "1", "STYLE_MINING.TEMPLATES", "['a {}']",
+        "DATALOADER.NUM_WORKERS", "0", "MODEL.CLIP.TRAINABLE", "['layer4']",
+    ]  # fmt: skip
+
+
+def load_script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses looks its module up
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_script("projects/FAMix/tools/minitown_demo.py", monkeypatch)
+
+
+class Tags(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    definition, clip = write_small_town(tmp_path / "data"), save_tiny_clip(tmp_path / "clip.pt")
+    output = tmp_path / "demo"
+    arguments = ["--output", str(output), "--quick", "2", "--clip", str(clip), "--", *small_options(definition)]
+    with registered():
+        tool.main(arguments)
+        printed = capsys.readouterr().out
+        logs = {name: (output / name / "console.log").stat() for name in ("baseline", "famix")}
+        tool.main(arguments)  # again
+    again = capsys.readouterr()
+
+    assert [line[:3] for line in printed.splitlines() if re.match(r"\d/4 ", line)] == ["1/4", "2/4", "3/4", "4/4"]
+    scores = [read_scores(output / name) for name in ("baseline", "famix")]
+    assert list(scores[0]) == list(CONDITIONS)
+    for condition in CONDITIONS:
+        values = [f"{score[condition]:.1f}" for score in scores]
+        assert re.search(rf"^{condition} +{values[0]} +{values[1]} +[+-]\d+\.\d$", printed, flags=re.MULTILINE)
+    assert re.search(r"^mean of the unseen +\d", printed, flags=re.MULTILINE)
+    assert str(output / "story.png") in printed and str(output / "story.html") in printed
+    assert (output / "famix/style_bank.safetensors").exists() and not list((output / "baseline").glob("*.safetensors"))
+
+    with Image.open(output / "story.png") as picture:
+        assert picture.width == 1600
+    page = (output / "story.html").read_text()
+    tags = Tags()
+    tags.feed(page)
+    assert [link[:22] for link in tags.links] == ["data:image/png;base64,"], "the page must stand on its own"
+    assert "http" not in page.replace(tags.links[0], "")
+    assert all(f"<td>{condition}</td>" in page for condition in CONDITIONS)
+
+    assert again.err.count("finished before, kept as it is") == 2
+    assert printed.split("3/4")[1].split("4/4")[0] == again.out.split("3/4")[1].split("4/4")[0]
+    assert {name: (output / name / "console.log").stat().st_mtime_ns for name in logs} == {
+        name: stat.st_mtime_ns for name, stat in logs.items()
+    }
+
+
+def test_mistakes_end_with_a_line(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--output", str(tmp_path), "--", "SOLVER.MAX_ITRE", "3"])
+    assert stop.value.code == 1
+    assert re.search("^error: .*SOLVER.MAX_ITER", capsys.readouterr().err, flags=re.MULTILINE)
+
+
+def test_interruption_says_how_to_go_on(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(demo: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "show", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        tool.main([])
+    assert stop.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+# Experiments, with a script in the place of train_net.py
+
+
+@pytest.fixture
+def use_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts code in the place of train_net.py; it finds its folder in `output`, and all arguments in sys.argv."""
+
+    def use(code: str) -> None:
+        script = tmp_path / "train_net.py"
+        head = "import sys, time, json, os\nfrom pathlib import Path\n"
+        head += "output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])\n"
+        script.write_text(f"{head}{code}\n(output / 'results.json').write_text({json.dumps(RESULTS)!r})\n")
+        monkeypatch.setattr(experiment_module, "TRAIN_NET", script)
+
+    return use
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Experiment]:
+    """Makes experiments without any CLIP."""
+
+    def make(*options: str, name: str = "run", seed: int = 1) -> Experiment:
+        return Experiment(
+            name, CONFIGS / "baseline.yaml", tmp_path / "runs" / name, ("MODEL.CLIP.WEIGHTS", "", *options), seed
+        )
+
+    return make
+
+
+def run(*experiments: Experiment, jobs: int = 2) -> str:
+    stream = io.StringIO()
+    run_experiments(experiments, jobs=jobs, threads=3, progress=ProgressLine(stream, interval=0.0))
+    return stream.getvalue()
+
+
+def test_a_finished_experiment_is_kept(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
+    use_script("print(os.environ['OMP_NUM_THREADS'], *sys.argv[1:])")
+    assert "run: finished after" in run(make())
+    assert "run: finished before" in run(make())
+    lines = (make().output / "console.log").read_text().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("3 --config-file") and " --resume MODEL.CLIP.WEIGHTS " in lines[0]
+    assert lines[0].endswith("SEED 1 STYLE_MINING.SEED 1")
+    assert read_scores(make().output) == {"clear": 50.0, "fog": 30.0}
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"options": ("SOLVER.MAX_ITER", "7")}])
+def test_other_settings_start_anew(
+    use_script: Callable[[str], None], make: Callable[..., Experiment], change: dict
+) -> None:
+    use_script("print('trained')")
+    run(make())
+    (make().output / "model_final.pth").touch()
+    run(make(*change.get("options", ()), seed=change.get("seed", 1)))
+    assert not (make().output / "model_final.pth").exists()
+    assert (make().output / "console.log").read_text() == "trained\n"
+
+
+def test_a_folder_of_something_else_is_left_alone(
+    use_script: Callable[[str], None], make: Callable[..., Experiment]
+) -> None:
+    use_script("")
+    make().output.mkdir(parents=True)
+    (make().output / "thesis.tex").touch()
+    with pytest.raises(ExperimentError, match="holds no experiment"):
+        run(make())
+    assert (make().output / "thesis.tex").exists()
+
+
+def test_a_failure_shows_the_end_of_the_log_and_stops_the_others(
+    use_script: Callable[[str], None], make: Callable[..., Experiment]
+) -> None:
+    use_script(
+        "if output.name == 'bad':\n    print(*range(100), 'the reason', sep='\\n')\n    sys.exit(2)\ntime.sleep(60)"
+    )
+    start = time.monotonic()
+    with pytest.raises(ExperimentError, match="bad ended with exit status 2") as failure:
+        run(make(name="good"), make(name="bad"))
+    assert str(failure.value).splitlines()[-1].strip() == "the reason"
+    assert len(str(failure.value).splitlines()) == 16
+    assert time.monotonic() - start < 30, "the other one must have been stopped"
+
+
+def test_what_was_stopped_continues(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
+    use_script("print('first')\n(output / 'checkpoint').touch()\nsys.exit(1)")
+    with pytest.raises(ExperimentError):
+        run(make())
+    use_script("print('second', (output / 'checkpoint').exists())")
+    run(make())
+    assert (make().output / "console.log").read_text() == "first\nsecond True\n"
+
+
+def test_interruption_ends_the_processes(
+    use_script: Callable[[str], None], make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_script("(output / 'pid').write_text(str(os.getpid()))\ntime.sleep(60)")
+
+    class Interrupted(ProgressLine):
+        def show(self, line: str) -> None:
+            if (make().output / "pid").exists() and (make().output / "pid").read_text():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiments([make()], progress=Interrupted(io.StringIO()))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((make().output / "pid").read_text()), 0)
+    assert make().seconds() > 0
+
+
+def test_progress_is_read_from_the_log(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
+    use_script(
+        "for line in ('Mining: batch 3/62, 20 styles, cosine loss 0.9 -> 0.8, 1.00 s/batch, ETA 0:00:59',\n"
+        "    'eta: 0:01:10  iter: 219  total_loss: 1.5', 'Start inference on 50 batches'):\n"
+        "    print(line)\n    time.sleep(0.5)"
+    )
+    shown = run(make(), make(name="other"), jobs=1)
+    assert "run: mining 3/62, 0:00:59 left | 1 more wait" in shown
+    assert re.search(r"run: training 220/\d+, 0:01:10 left", shown)
+    assert "other: scoring 1/6" in shown
+
+
+def test_a_clone_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(experiment_module, "TRAIN_NET", tmp_path / "train_net.py")
+    with pytest.raises(ConfigError, match="clone of the repository"):
+        run_experiments([])
+
+
+def test_names_and_means() -> None:
+    assert [condition_of(name) for name in ("minitown_night_val", "smalltown_clear_val", "other")] == [
+        "night", "clear", "other",
+    ]  # fmt: skip
+    assert unseen_mean({"clear": 90.0, "fog": 20.0, "night": 40.0}) == 30.0
+    assert np.isnan(unseen_mean({"clear": 90.0}))
+    assert format_gain(1.25) == "+1.2" and format_gain(float("nan")) == "-"
+
+
+def test_report_of_the_benchmark(
+    use_script: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_script(
+        "seed = int(sys.argv[sys.argv.index('SEED') + 1])\n"
+        "fog = 20 + seed + {'baseline': 0, 'famix': 2 + 2 * seed}[output.parent.name]\n"
+        "scores = {'clear': {'mIoU': 50.0, 'IoU-road': 80.0 + seed}, 'fog': {'mIoU': fog, 'IoU-road': 1.0}}\n"
+        "results = {f'minitown_{name}_val': {'sem_seg': score} for name, score in scores.items()}\n"
+        "(output / 'results.json').write_text(json.dumps(results))\n"
+        "sys.exit()"
+    )
+    report = tmp_path / "new/report.md"
+    arguments = ["--configs", "baseline", "famix", "--seeds", "1", "2", "--output", str(tmp_path / "runs")]
+    options = ["--report", str(report), "--", "MODEL.CLIP.WEIGHTS", ""]
+    monkeypatch.setattr(sys, "argv", ["minitown.py", *arguments, *options])
+    load_script("benchmarks/minitown.py", monkeypatch).main()
+    rows = {line.split("|")[1].strip(): line for line in report.read_text().splitlines() if line.startswith("|")}
+    cells = [cell.strip() for cell in rows["famix"].split("|")[1:-1]]  # the last table that has it: gains 4 and 6
+    assert cells == ["famix", "+5.0 ± 1.4", "0.1257", ""]  # t = 5 / (sqrt(2) / sqrt(2)), one degree of freedom
+    assert "| baseline | 50.0 ± 0.0 | 21.5 ± 0.7 | 21.5 ± 0.7 |" in re.sub(r" +", " ", report.read_text())
+    assert re.search(r"\| road +\| +81.5 \|", report.read_text())
+    assert capsys.readouterr().out.strip() == report.read_text().strip()
+
+
+# Picture and page
+
+
+def test_picture_and_page_mark_the_winner(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        StoryRow(
+            condition,
+            rng.integers(0, 256, (96, 192, 3), dtype=np.uint8),
+            rng.choice(np.array([0, 1, 2, 10, 255], np.uint8), (96, 192)),
+            (np.zeros((96, 192), np.uint8), np.full((96, 192), 13, np.uint8)),
+            (12.3, 45.6),
+        )
+        for condition in CONDITIONS
+    ]
+    picture = tmp_path / "new/story.png"
+    draw_story(rows, ("baseline", "FAMix"), picture)
+    with Image.open(picture) as image:
+        assert image.width == 1600 and image.mode == "RGB"
+        assert image.getpixel((2, 2)) == (255, 255, 255)
+        colours = {colour for _, colour in image.getcolors(1 << 24)}
+    assert {CITYSCAPES_CLASSES[index].color for index in (0, 1, 2, 10, 13)} <= colours
+    assert picture.stat().st_size < 1_500_000, "noise is the worst that it can be asked to hold"
+
+    story = Story(("baseline", "FAMix"), ({"clear": 70.0, "fog": 30.0}, {"clear": 69.0, "fog": 40.0}), {"a<b": "x & y"})
+    write_page(story, picture, tmp_path / "story.html")
+    page = (tmp_path / "story.html").read_text()
+    assert "+10.0 points" in page
+    assert '<td>clear</td><td class="best">70.0 ★</td><td>69.0</td><td>-1.0</td>' in page
+    assert '<td>fog</td><td>30.0</td><td class="best">40.0 ★</td><td>+10.0</td>' in page
+    assert "<dt>a&lt;b</dt><dd>x &amp; y</dd>" in page
+    assert len(page) > picture.stat().st_size

@@ -45,6 +45,7 @@ from famix.style.dominant import IGNORE_CLASS
 ALL_CONFIGS = ("baseline", "noise", "famix", "famix_web", "famix_weather", "full_finetuning", "oracle")
 ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
     "no_freeze": ("MODEL.CLIP.TRAINABLE", "['all']"),
+    "no_mix": ("MODEL.STYLE.MIX", "False"),
     "class_agnostic": (),  # its banks are rewritten, see class_agnostic_bank
     "grid_1x1": ("MODEL.STYLE.GRID", "[1, 1]"),
 }

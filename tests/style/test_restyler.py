@@ -8,6 +8,7 @@ from famix import add_famix_config
 from famix.errors import ConfigError
 from famix.style import PatchRestyler, StyleBank, patch_classes, patch_mean_std, restyle_patches
 from famix.style.restyler import sample_alpha
+from famix.style.strategies import MixStyle
 
 GRID = (2, 3)
 
@@ -185,14 +186,24 @@ def test_a_grid_larger_than_the_map(labels):
         restyler()(torch.rand(3, 4, 1, 8), labels)
 
 
+def test_unmixed_patches_get_the_drawn_style_itself(features, labels):
+    own, source = patch_mean_std(features, GRID), MixStyle()
+    unmixed = restyler("mixstyle", mix=False)
+    unmixed.reseed(3)
+    new = unmixed.sample(own, labels)
+    drawn = source.sample(own, labels, torch.Generator().manual_seed(3))
+    assert torch.equal(new.mean, drawn.mean) and torch.equal(new.std, drawn.std)
+    assert not torch.equal(restyler("mixstyle").sample(own, labels).mean, own.mean)
+
+
 def test_settings_come_from_the_config():
     cfg = get_cfg()
     add_famix_config(cfg)
-    keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25]
+    keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25, "MIX", False]
     cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
     made = PatchRestyler(cfg)
-    assert (made.strategy, made.grid, made.beta, made.stage) == ("noise", (4, 5), 0.7, "res3")
+    assert (made.strategy, made.grid, made.beta, made.stage, made.mix) == ("noise", (4, 5), 0.7, "res3", False)
     assert (made.ignore_label, made._source.scale) == (11, 0.25)
 
 

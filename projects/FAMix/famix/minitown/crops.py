@@ -257,6 +257,10 @@ def _log_progress(done: int, total: int, start: float) -> None:
 
 def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Iterator[NDArray[Any]]:
     chunks = [range(first, min(first + _CHUNK, len(source))) for first in range(0, len(source), _CHUNK)]
+    if workers == 1:
+        _start_worker(source, plan)
+        yield from map(_make_chunk, chunks)
+        return
     # Spawned rather than forked: this process may have threads of PyTorch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (source, plan)) as pool:

@@ -31,6 +31,7 @@ class PatchRestyler:
         strategy: "bank" (a bank must be given before the first batch, see `use_bank`), "noise", "mixstyle" or "none".
         grid: (rows, cols) of patches.
         beta: alpha ~ Beta(beta, beta) weighs a patch's own statistics; > 0.
+        mix: False gives a patch the drawn style unmixed, as if alpha were 0.
         stage: name of the backbone stage whose output is restyled, e.g. "res2".
         noise_scale: of strategy "noise".
         ignore_label: label id of pixels without a class.
@@ -46,6 +47,7 @@ class PatchRestyler:
         strategy: str,
         grid: Grid,
         beta: float,
+        mix: bool = True,
         stage: str = "res2",
         noise_scale: float = 0.5,
         ignore_label: int = 255,
@@ -61,6 +63,7 @@ class PatchRestyler:
         self.strategy = strategy
         self.grid: Grid = (int(grid[0]), int(grid[1]))
         self.beta = beta
+        self.mix = mix
         self.stage = stage
         self.ignore_label = ignore_label
         self.generator = torch.Generator()
@@ -78,6 +81,7 @@ class PatchRestyler:
             "strategy": style.STRATEGY,
             "grid": tuple(style.GRID),
             "beta": style.BETA,
+            "mix": style.MIX,
             "stage": style.STAGE,
             "noise_scale": style.NOISE_SCALE,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -109,7 +113,7 @@ class PatchRestyler:
         self.generator.manual_seed(seed)
 
     def sample(self, own: Statistics, labels: Tensor) -> Statistics:
-        """Draw the new statistics of every patch, already mixed with its own.
+        """Draw the new statistics of every patch, already mixed with its own where `mix` asks for it.
 
         Args:
             own: the patches' own statistics, (B, C, rows, cols).
@@ -122,7 +126,8 @@ class PatchRestyler:
             raise ConfigError("MODEL.STYLE.STRATEGY bank has no bank yet: call use_bank before training")
         patch_labels = patch_classes(labels, self.grid, self.ignore_label)
         drawn = self._source.sample(own, patch_labels, self.generator)
-        alpha = sample_alpha(own.mean.shape[:2], self.beta, self.generator)
+        shape = own.mean.shape[:2]
+        alpha = sample_alpha(shape, self.beta, self.generator) if self.mix else torch.zeros(*shape, 1, 1)
         return mix_statistics(own, drawn, alpha)
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -84,9 +84,7 @@ def test_tokens_are_those_of_clip() -> None:
         model.tokenize(["zebra"])
 
 
-def test_resuming_gives_the_same_weights(
-    tmp_path: Path, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_gives_the_same_weights(tmp_path: Path, crops: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoint.pt"
     whole = train_clip(crops, CLASS_NAMES, _plan()).full_state_dict()
     update, calls = contrastive._update, []
@@ -126,6 +124,12 @@ def test_command_writes_a_clip_that_loads(tmp_path: Path) -> None:
     assert report["made_by"]["steps"] == 2 and 0 <= report["zero_shot"]["look"] <= 1
     state_dict = load_clip_state_dict(str(path))
     assert PromptEncoder(state_dict).unknown_words(["sepia traffic sign", "zebra"]) == ["zebra"]
+    further = tmp_path / "further.safetensors"
+    untouched = ["--initial", str(path), "--steps", "0"]
+    tool.main(["--output", str(further), "--crops-cache", f"{path}.crops.npy", *sizes, *untouched])
+    again = load_clip_state_dict(str(further))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in state_dict.items())
+    assert len(json.loads(further.with_suffix(".json").read_text())["made_by"]["initial"]) == 64
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*checkpoint*"))
 
 

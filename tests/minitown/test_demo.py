@@ -100,19 +100,20 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.C
     with registered():
         tool.main(arguments)
         printed = capsys.readouterr().out
-        logs = {name: (output / name / "console.log").stat() for name in ("baseline", "famix")}
+        logs = {name: (output / name / "console.log").stat() for name in ("baseline", "famix_weather")}
         tool.main(arguments)  # again
     again = capsys.readouterr()
 
     assert [line[:3] for line in printed.splitlines() if re.match(r"\d/4 ", line)] == ["1/4", "2/4", "3/4", "4/4"]
-    scores = [read_scores(output / name) for name in ("baseline", "famix")]
+    scores = [read_scores(output / name) for name in ("baseline", "famix_weather")]
     assert list(scores[0]) == list(CONDITIONS)
     for condition in CONDITIONS:
         values = [f"{score[condition]:.1f}" for score in scores]
         assert re.search(rf"^{condition} +{values[0]} +{values[1]} +[+-]\d+\.\d$", printed, flags=re.MULTILINE)
     assert re.search(r"^mean of the unseen +\d", printed, flags=re.MULTILINE)
     assert str(output / "story.png") in printed and str(output / "story.html") in printed
-    assert (output / "famix/style_bank.safetensors").exists() and not list((output / "baseline").glob("*.safetensors"))
+    assert (output / "famix_weather/style_bank.safetensors").exists()
+    assert not list((output / "baseline").glob("*.safetensors"))
 
     with Image.open(output / "story.png") as picture:
         assert picture.width == 1600

@@ -15,6 +15,7 @@ from famix.errors import ConfigError, WeightsError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
 from famix.modeling.clip_export import save_clip
 from famix.modeling.clip_weights import clip_weights_hash, load_clip_state_dict
+from famix.text import PromptEncoder
 
 FORMS = ("state_dict", "torchscript", "safetensors")
 TOOL = Path(__file__).parents[2] / "projects/FAMix/tools/make_random_clip.py"
@@ -314,3 +315,11 @@ def test_tool_says_what_is_wrong_in_one_line(tool, arguments, message, tmp_path,
 def test_the_folder_of_the_file_is_made(tmp_path):
     save_clip(tiny_clip(), tmp_path / "new/folder/a.pt")
     assert load_clip_state_dict(str(tmp_path / "new/folder/a.pt"))
+
+
+def test_the_towns_clip_comes_with_the_package():
+    state_dict = load_clip_state_dict("minitown")
+    architecture = CLIPArchitecture.from_state_dict(state_dict)
+    assert (architecture.width, architecture.input_resolution, architecture.embed_dim) == (16, 64, 128)
+    known = PromptEncoder(state_dict)
+    assert known.unknown_words(["a photo of a very sepia foggy traffic sign.", "zebra"]) == ["zebra"]

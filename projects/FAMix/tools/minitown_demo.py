@@ -25,7 +25,7 @@ from famix.minitown.page import Story, format_gain, score_rows, write_page  # no
 from famix.minitown.story import tell_story  # noqa: E402
 
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
-TITLES = {"baseline": "baseline", "famix": "FAMix"}  # config -> title
+PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
 STEPS = 4
 
 
@@ -56,6 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of mining and training (default: 1)")
     parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
+    parser.add_argument(
+        "--prompts",
+        choices=PROMPTS,
+        default="weather",
+        help="words to mine styles from: those of the tested weathers (default), looks of pictures on the web, or of "
+        "these only the looks that resemble no tested weather",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
 
@@ -69,7 +76,7 @@ def plan(arguments: argparse.Namespace, command: str) -> Demo:
         options += ["MODEL.CLIP.WEIGHTS", arguments.clip]
     baseline, famix = (
         Experiment(title, CONFIGS / f"{name}.yaml", arguments.output / name, tuple(options), arguments.seed)
-        for name, title in TITLES.items()
+        for name, title in (("baseline", "baseline"), (PROMPTS[arguments.prompts], "FAMix"))
     )
     return Demo(arguments.output, (baseline, famix), command)
 
@@ -108,6 +115,7 @@ def facts(demo: Demo) -> dict[str, str]:
     """What stands below the picture."""
     spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
     return {
+        "words": ", ".join(demo.runs[1].load_config().STYLE_MINING.STYLES),
         "time": f"{spent}, side by side, mining and scoring included",
         "machine": describe_machine(),
         "seed": str(demo.runs[0].seed),

@@ -15,6 +15,7 @@ from famix.errors import FAMixError
 from famix.minitown.contrastive import CompactCLIP, TrainingPlan, train_clip
 from famix.minitown.crops import CropPlan, CropSource, DatasetSource, TownSource, load_or_make_crops
 from famix.minitown.zero_shot import zero_shot_accuracy
+from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.modeling.clip_compact import rounded, save_compact
 
 logger = logging.getLogger("train_mini_clip")
@@ -50,6 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="S",
         help=f"relative noise of the channel statistics after layer1 (default: {plan.style_noise})",
     )
+    parser.add_argument(
+        "--learning-rate", default=plan.learning_rate, type=float, help=f"highest (default: {plan.learning_rate})"
+    )
+    parser.add_argument("--warmup", default=plan.warmup, type=int, help=f"updates (default: {plan.warmup})")
+    parser.add_argument("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
     data = parser.add_argument_group("data")
@@ -85,6 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
         batch=arguments.batch,
         width=arguments.width,
         style_noise=arguments.style_noise,
+        learning_rate=arguments.learning_rate,
+        warmup=arguments.warmup,
     )
     sources, output = sources_of(arguments), arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,10 +102,12 @@ def run(arguments: argparse.Namespace) -> None:
     validation_plan = CropPlan(VALIDATION_CROPS, single_looks=True)
     validation = load_or_make_crops(sources.validation, validation_plan, held_out, arguments.workers)
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
-    model = train_clip(crops, sources.train.class_names, plan, checkpoint)
+    initial = load_clip_state_dict(arguments.initial) if arguments.initial else None
+    model = train_clip(crops, sources.train.class_names, plan, checkpoint, initial)
     model.load_full_state_dict(rounded(model.full_state_dict()))  # so that the accuracy is that of the file
     accuracy = zero_shot_accuracy(model, validation, sources.train.class_names)
-    _write(model, output, {**vars(plan), "source": sources.train.identity}, accuracy)
+    made_by = {**vars(plan), "source": sources.train.identity, "initial": clip_weights_hash(initial) if initial else ""}
+    _write(model, output, made_by, accuracy)
     checkpoint.unlink(missing_ok=True)
 
 

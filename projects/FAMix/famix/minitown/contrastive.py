@@ -188,7 +188,11 @@ class _Batches:
 
 
 def train_clip(
-    crops: NDArray[Any], class_names: Sequence[str], plan: TrainingPlan, checkpoint: Path | None = None
+    crops: NDArray[Any],
+    class_names: Sequence[str],
+    plan: TrainingPlan,
+    checkpoint: Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> CompactCLIP:
     """Train a CLIP.
 
@@ -197,6 +201,7 @@ def train_clip(
         class_names: of their labels.
         plan: how.
         checkpoint: file to save to and to resume from; None for neither.
+        initial: weights to start from, as `full_state_dict` gives them; None for random ones.
 
     Returns:
         The model in eval mode.
@@ -205,6 +210,8 @@ def train_clip(
         ConfigError: the checkpoint belongs to another plan.
     """
     model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
+    if initial is not None:
+        model.load_full_state_dict(initial)
     model.clip.visual.to(memory_format=torch.channels_last)
     optimizer = _make_optimizer(model, plan)
     first = _resume(model, optimizer, plan, checkpoint) if checkpoint is not None and checkpoint.exists() else 0

@@ -1,0 +1,127 @@
+"""Do mined styles point where those of real images lie? Measured in the miniature town, where every look can be had.
+
+    python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--patches 200]
+
+A patch of a clear street has a style, and the same patch under a look has another. The difference of the two is what
+mining should find from the look's name alone. The table tells how well it does: the cosine between both differences
+(over all looks, over weathers, over looks that resemble no weather, and, as a control, with the looks exchanged), and
+the length of the mined difference over that of the true one.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from machine import describe_machine
+from tabulate import tabulate
+from torch import Tensor
+
+from famix.data import CITYSCAPES_CLASSES
+from famix.engine import load_config
+from famix.minitown.experiment import CONFIGS
+from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
+from famix.minitown.looks import apply_looks
+from famix.minitown.scene import render_scene
+from famix.modeling import CLIPResNet, load_clip_state_dict
+from famix.style import channel_mean_std, optimize_styles, patch_classes
+from famix.text import PromptEncoder
+
+FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
+SIDE = 192  # of the crops that training takes
+STRENGTH = 0.85
+
+
+@dataclass(frozen=True)
+class Patches:
+    """N patches of clear streets and what a look makes of each.
+
+    Attributes:
+        features: (N, C, h, w), at the mined stage.
+        truth: (N, 2C), how the look changes means and standard deviations.
+        classes: names of what most of a patch shows.
+        looks: names of the looks.
+    """
+
+    features: Tensor
+    truth: Tensor
+    classes: list[str]
+    looks: list[str]
+
+
+def statistics(patches: Tensor) -> Tensor:
+    """Means and standard deviations of patches (N, C, h, w), side by side: (N, 2C)."""
+    return torch.cat([values.flatten(1) for values in channel_mean_std(patches)], dim=1)
+
+
+@torch.no_grad()
+def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
+    """Draw patches and looks; a scene gives one patch, in the middle cell of a crop's 3 x 3 or beside it."""
+    cfg, rng = load_config(str(CONFIGS / "famix.yaml")), np.random.default_rng(seed)
+    pixel_mean, pixel_std = (torch.tensor(v).view(-1, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+
+    def patch_of(image: np.ndarray, cell: tuple[int, int]) -> Tensor:
+        pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - pixel_mean) / pixel_std
+        features = clip.features_at("res2", pixels[None])
+        side = features.shape[-1] // 3
+        return features[..., cell[0] * side :, cell[1] * side :][..., :side, :side]
+
+    clear, changed, classes, looks = [], [], [], []
+    for index in range(count):
+        scene, look = render_scene(FIRST_SCENE + index), list(LOOKS)[int(rng.integers(len(LOOKS)))]
+        left = int(rng.integers(scene.labels.shape[1] - SIDE + 1))
+        crop, cell = (slice(None), slice(left, left + SIDE)), (int(rng.integers(3)), int(rng.integers(3)))
+        labels = torch.from_numpy(scene.labels[crop].astype(np.int64))[None]
+        classes.append(CITYSCAPES_CLASSES[int(patch_classes(labels, (3, 3), 255)[0][cell])].name)
+        looks.append(look)
+        clear.append(patch_of(scene.image[crop], cell))
+        changed.append(patch_of(apply_looks(scene, ((look, STRENGTH),), rng)[crop], cell))
+    features = torch.cat(clear)
+    return Patches(features, statistics(torch.cat(changed)) - statistics(features), classes, looks)
+
+
+def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int) -> list[object]:
+    """A row of the table."""
+    cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
+    texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
+    styles = optimize_styles(
+        patches.features,
+        prompts(texts, tuple(cfg.TEMPLATES)),
+        lambda restyled: clip.encode_from("res2", restyled),
+        steps=steps,
+        lr=len(texts),  # the loss is a mean over the styles: 1 for each, as in the configs
+        momentum=0.0,
+        weight_decay=cfg.WEIGHT_DECAY,
+    )
+    mined = torch.cat([styles.mean, styles.std], dim=1) - statistics(patches.features)
+    cosine = F.cosine_similarity(mined, patches.truth)
+    exchanged = F.cosine_similarity(mined, patches.truth.roll(len(mined) // 2, 0)).mean()
+    weather = torch.tensor([LOOKS[look].family == WEATHER for look in patches.looks])
+    strict = torch.tensor([look in STRICT_LOOKS for look in patches.looks])
+    length = (mined.norm(dim=1) / patches.truth.norm(dim=1)).median()
+    loss = f"{styles.style_losses[0].mean():.3f} -> {styles.style_losses[-1].mean():.3f}"
+    values = (cosine.mean(), cosine[weather].mean(), cosine[strict].mean(), exchanged, length)
+    return [steps, loss, *(f"{float(value):.2f}" for value in values)]
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
+    parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
+    parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
+    parser.add_argument("--seed", type=int, default=1, help="of patches and looks (default: 1)")
+    arguments = parser.parse_args()
+    weights = load_clip_state_dict(arguments.clip)
+    clip, prompts = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False), PromptEncoder(weights)
+    patches = collect(clip, arguments.patches, arguments.seed)
+    rows = [measure(clip, prompts, patches, steps) for steps in arguments.steps]
+    headers = ["steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length"]
+    print(describe_machine())
+    print(f"CLIP {arguments.clip}, {arguments.patches} patches, seed {arguments.seed}\n")
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from famix.minitown.camera import FAR
 from famix.minitown.canvas import TrainId
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
 from famix.minitown.scene import Scene, render_scene
+from famix.minitown.splits import FORMAT_VERSION
 
 TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}
 
@@ -34,6 +35,18 @@ def test_same_bytes_in_another_process() -> None:
     arrays = (scene.image, scene.labels, scene.depth, *(apply_condition(scene, name) for name in CONDITIONS))
     other = subprocess.run([sys.executable, "-c", HASHES], check=True, capture_output=True, text=True).stdout.split()
     assert other == [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+
+
+def test_bytes_are_those_of_the_format_version() -> None:
+    """Cached images and finished experiments know the version alone: whoever changes a picture must raise it."""
+    scene, digest = render_scene(50_000), hashlib.sha256()
+    images = (apply_condition(scene, name) for name in (*CONDITIONS, *DEVELOPMENT_CONDITIONS))
+    for array in (scene.labels, scene.instances, scene.depth, *images):
+        digest.update(array.tobytes())
+    assert (FORMAT_VERSION, digest.hexdigest()) == (
+        1,
+        "f7d8e4a2079b2a83f0cec6100122c953373b872d55dbfcffa7ec5a051d392497",
+    )
 
 
 def test_seeds_differ() -> None:

@@ -59,7 +59,7 @@ def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> I
     """
     field = _light_field(scene, power)
     wide = field.astype(np.uint16)
-    gain = np.minimum(cv2.add(wide + (wide >> 1), (*ambient, 0)), np.uint16(257))
+    gain = np.minimum(cv2.add(wide + (wide >> 1), np.array((*ambient, 0), np.float64)), np.uint16(257))
     lit = ((image * gain) >> 8).astype(np.uint8)
     lit = add(lit, (field >> 2).astype(np.int16))  # stray light, in the air and in the lens
     windows = scene.windows.astype(np.uint16) * power >> 8

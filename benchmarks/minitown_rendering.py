@@ -1,0 +1,51 @@
+"""How fast the miniature town is rendered, on one core: scenes, and conditions on top of them.
+
+python benchmarks/minitown_rendering.py [--scenes 60] [--size 192 384]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+from machine import describe_machine
+from tabulate import tabulate
+
+from famix.minitown.conditions import CONDITIONS, apply_condition
+from famix.minitown.scene import SIZE, render_scene
+
+FIRST_SCENE = 500_000
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    size = (arguments.size[0], arguments.size[1])
+    render_scene(FIRST_SCENE, size)  # makes the noise that all scenes share
+    seeds = range(FIRST_SCENE, FIRST_SCENE + arguments.scenes)
+    scene_time = statistics.median(milliseconds(partial(render_scene, seed, size)) for seed in seeds)
+    scenes = [render_scene(seed, size) for seed in seeds]
+    rows = [["scene", scene_time, 1000 / scene_time]]
+    for condition in CONDITIONS:
+        spent = statistics.median(milliseconds(partial(apply_condition, scene, condition)) for scene in scenes)
+        rows.append([f"scene + {condition}", scene_time + spent, 1000 / (scene_time + spent)])
+    print(describe_machine())
+    print(f"{size[0]} x {size[1]} pixels, median of {arguments.scenes} scenes, one core\n")
+    print(tabulate(rows, headers=["image", "ms", "images/s"], floatfmt=".1f", tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from famix.data import build_mining_batches
+from famix.data import build_mining_batches, require_same_classes
 from famix.mining.provenance import bank_metadata
 from famix.modeling import CLIPResNet, clip_weights_hash, load_clip_state_dict
 from famix.style.bank import StyleBank
@@ -35,6 +35,7 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
     Raises:
         ConfigError, DatasetError, WeightsError: as `famix.data.build_mining_batches` and `load_clip_state_dict`.
     """
+    require_same_classes(datasets)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = tuple(datasets)

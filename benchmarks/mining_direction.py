@@ -1,6 +1,6 @@
 """Do mined styles point where those of real images lie? Measured in the miniature town, where every look can be had.
 
-    python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--patches 200]
+    python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--metric euclidean source] [--patches 200]
 
 A patch of a clear street has a style, and the same patch under a look has another. The difference of the two is what
 mining should find from the look's name alone. The table tells how well it does: the cosine between both differences
@@ -25,7 +25,7 @@ from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
 from famix.minitown.looks import apply_looks
 from famix.minitown.scene import render_scene
 from famix.modeling import CLIPResNet, load_clip_state_dict
-from famix.style import channel_mean_std, optimize_styles, patch_classes
+from famix.style import METRICS, channel_mean_std, optimize_styles, patch_classes, source_basis
 from famix.text import PromptEncoder
 
 FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
@@ -40,12 +40,14 @@ class Patches:
     Attributes:
         features: (N, C, h, w), at the mined stage.
         truth: (N, 2C), how the look changes means and standard deviations.
+        source: (P, 2C), statistics of all patches of these streets, clear.
         classes: names of what most of a patch shows.
         looks: names of the looks.
     """
 
     features: Tensor
     truth: Tensor
+    source: Tensor
     classes: list[str]
     looks: list[str]
 
@@ -61,13 +63,15 @@ def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
     cfg, rng = load_config(str(CONFIGS / "famix.yaml")), np.random.default_rng(seed)
     pixel_mean, pixel_std = (torch.tensor(v).view(-1, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
 
-    def patch_of(image: np.ndarray, cell: tuple[int, int]) -> Tensor:
+    def features_of(image: np.ndarray) -> Tensor:
         pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - pixel_mean) / pixel_std
-        features = clip.features_at("res2", pixels[None])
+        return clip.features_at("res2", pixels[None])
+
+    def cut(features: Tensor, cell: tuple[int, int]) -> Tensor:
         side = features.shape[-1] // 3
         return features[..., cell[0] * side :, cell[1] * side :][..., :side, :side]
 
-    clear, changed, classes, looks = [], [], [], []
+    clear, changed, source, classes, looks = [], [], [], [], []
     for index in range(count):
         scene, look = render_scene(FIRST_SCENE + index), list(LOOKS)[int(rng.integers(len(LOOKS)))]
         left = int(rng.integers(scene.labels.shape[1] - SIDE + 1))
@@ -75,13 +79,15 @@ def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
         labels = torch.from_numpy(scene.labels[crop].astype(np.int64))[None]
         classes.append(CITYSCAPES_CLASSES[int(patch_classes(labels, (3, 3), 255)[0][cell])].name)
         looks.append(look)
-        clear.append(patch_of(scene.image[crop], cell))
-        changed.append(patch_of(apply_looks(scene, ((look, STRENGTH),), rng)[crop], cell))
+        features = features_of(scene.image[crop])
+        source += [statistics(cut(features, (row, column))) for row in range(3) for column in range(3)]
+        clear.append(cut(features, cell))
+        changed.append(cut(features_of(apply_looks(scene, ((look, STRENGTH),), rng)[crop]), cell))
     features = torch.cat(clear)
-    return Patches(features, statistics(torch.cat(changed)) - statistics(features), classes, looks)
+    return Patches(features, statistics(torch.cat(changed)) - statistics(features), torch.cat(source), classes, looks)
 
 
-def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int) -> list[object]:
+def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int, metric: str) -> list[object]:
     """A row of the table."""
     cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
     texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
@@ -93,6 +99,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
         lr=len(texts),  # the loss is a mean over the styles: 1 for each, as in the configs
         momentum=0.0,
         weight_decay=cfg.WEIGHT_DECAY,
+        basis=source_basis(patches.source) if metric == "source" else None,
     )
     mined = torch.cat([styles.mean, styles.std], dim=1) - statistics(patches.features)
     cosine = F.cosine_similarity(mined, patches.truth)
@@ -102,7 +109,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
     length = (mined.norm(dim=1) / patches.truth.norm(dim=1)).median()
     loss = f"{styles.style_losses[0].mean():.3f} -> {styles.style_losses[-1].mean():.3f}"
     values = (cosine.mean(), cosine[weather].mean(), cosine[strict].mean(), exchanged, length)
-    return [steps, loss, *(f"{float(value):.2f}" for value in values)]
+    return [metric, steps, loss, *(f"{float(value):.2f}" for value in values)]
 
 
 def main() -> None:
@@ -110,14 +117,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
     parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
+    parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="of the steps (default: both)")
     parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of patches and looks (default: 1)")
     arguments = parser.parse_args()
     weights = load_clip_state_dict(arguments.clip)
     clip, prompts = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False), PromptEncoder(weights)
     patches = collect(clip, arguments.patches, arguments.seed)
-    rows = [measure(clip, prompts, patches, steps) for steps in arguments.steps]
-    headers = ["steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length"]
+    rows = [measure(clip, prompts, patches, steps, metric) for metric in arguments.metric for steps in arguments.steps]
+    headers = ["metric", "steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length"]
     print(describe_machine())
     print(f"CLIP {arguments.clip}, {arguments.patches} patches, seed {arguments.seed}\n")
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))

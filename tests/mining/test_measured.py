@@ -7,8 +7,10 @@ import torch
 
 from famix.data import build_mining_batches
 from famix.engine import load_config
+from famix.mining import obtain_style_bank
+from famix.mining.measured import measure_bank, measure_source_basis
 from famix.modeling import CLIPResNet, load_clip_state_dict
-from famix.style import StyleBank, channel_mean_std
+from famix.style import StyleBank, channel_mean_std, source_basis
 from run_factory import CONFIG, Workspace, load_tool
 
 
@@ -43,6 +45,29 @@ def test_every_patch_with_its_own_statistics(workspace: Workspace) -> None:
     patch = sample["sem_seg"][: sample["sem_seg"].shape[0] // 2, : -(-sample["sem_seg"].shape[1] // 3)]
     assert bank.class_ids[0] == patch.flatten().mode().values
     assert bank.metadata["measured"] == "tiny_night"
+
+
+def test_source_basis_is_that_of_the_patches_of_the_source(workspace: Workspace) -> None:
+    settings = _command(workspace, "tiny_day")[-4:]
+    with workspace.registered():
+        cfg = load_config(str(CONFIG), settings)
+        bank = measure_bank(cfg, cfg.DATASETS.TRAIN)
+        basis = measure_source_basis(cfg, load_clip_state_dict(str(workspace.clip)))
+    torch.testing.assert_close(basis, source_basis(torch.cat([bank.mean, bank.std], dim=1)))
+    assert basis.shape == (2 * bank.num_channels, 2 * bank.num_channels)
+
+
+def test_metric_source_mines_other_styles(workspace: Workspace) -> None:
+    def mine(metric: str) -> StyleBank:
+        settings = [*_command(workspace, "tiny_day")[-4:], "STYLE_MINING.METRIC", metric, "STYLE_MINING.STEPS", "3"]
+        path = str(workspace.folder / f"{metric}.safetensors")
+        return obtain_style_bank(load_config(str(CONFIG), [*settings, "MODEL.STYLE.BANK", path]))
+
+    with workspace.registered():
+        plain, along = mine("euclidean"), mine("source")
+    assert (plain.metadata["metric"], along.metadata["metric"]) == ("euclidean", "source")
+    assert torch.equal(plain.class_ids, along.class_ids)
+    assert not torch.allclose(plain.mean, along.mean)
 
 
 def test_unknown_dataset_is_one_line(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

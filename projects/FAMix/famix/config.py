@@ -41,6 +41,8 @@ def add_famix_config(cfg: CN) -> None:
     _add_mining_keys(cfg)
     _add_input_keys(cfg)
     _add_solver_keys(cfg)
+    _add_test_keys(cfg)
+    _add_selection_keys(cfg)
 
 
 def _add_model_keys(cfg: CN) -> None:
@@ -68,6 +70,7 @@ def _add_mining_keys(cfg: CN) -> None:
     mining.LR = 1.0  # of SGD on the style's means and standard deviations
     mining.MOMENTUM = 0.9
     mining.WEIGHT_DECAY = 1e-4
+    mining.METRIC = "euclidean"  # of the steps: euclidean (the paper) or source, how styles vary among source patches
     mining.IMS_PER_BATCH = 16  # images that share a batch, over which a class gets one style
     mining.MAX_BATCHES = 0  # stop after so many batches; 0 = one pass over the source
     mining.POOL_SIZE = 0  # side, in cells, of the square that a patch is pooled to; 0 = that of CLIP's own input
@@ -88,3 +91,22 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # learning rate of the backbone over that of the head
     cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # LR_SCHEDULER_NAME PolyLR: no learning rate falls below this one
     cfg.SOLVER.AMP.DTYPE = "float16"  # of SOLVER.AMP.ENABLED: float16 (CUDA only) or bfloat16
+
+
+def _add_test_keys(cfg: CN) -> None:
+    test = cfg.TEST
+    test.PROTOCOL = "native"  # how targets are scored: parts of docs/PROTOCOLS.md joined by +, e.g. half+flip
+    test.PROTOCOL_OF = []  # other protocols of single data sets: ["mapillary_val=robustnet1536"]
+    test.CLASSES = "all"  # that mIoU is the mean of: all, synthia16 or synthia13 (also "16" and "13")
+    test.RELEASED_PADDING = False  # True: a protocol's crop pads labels with road, as the released program, not ignore
+
+
+def _add_selection_keys(cfg: CN) -> None:
+    cfg.TEST.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (that data set's own script)
+    cfg.TEST.SOURCE = []  # data sets of DATASETS.TEST that are no targets; [] = those of the domain of DATASETS.TRAIN
+
+    selection = cfg.MODEL_SELECTION = CN()
+    selection.USE = "last"  # weights that are scored after training: last, best (on SOURCE_VAL) or ema; never by targets
+    selection.SOURCE_VAL = ""  # data set of the source that is scored every PERIOD iterations; "" = none
+    selection.PERIOD = 0  # iterations; 0 = TEST.EVAL_PERIOD, or where that is 0 SOLVER.CHECKPOINT_PERIOD
+    selection.EMA_DECAY = 0.0  # of the moving average of the weights, in [0, 1); 0 = none

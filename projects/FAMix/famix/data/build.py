@@ -89,12 +89,13 @@ class MiningBatches:
         yield from zip(self._numbers, self._loader, strict=True)
 
 
-def build_mining_batches(cfg: CfgNode) -> MiningBatches:
+def build_mining_batches(cfg: CfgNode, shared: bool = False) -> MiningBatches:
     """Batches that styles are mined from; what they hold does not depend on the number of processes or workers.
 
     Args:
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
             DATALOADER.NUM_WORKERS.
+        shared: every process gets all batches, instead of its share of them.
 
     Returns:
         Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). Images that do not fill a batch are
@@ -122,8 +123,8 @@ def build_mining_batches(cfg: CfgNode) -> MiningBatches:
         stream=SampleStream(dicts, mapper, mining.SEED),
         batch_size=mining.IMS_PER_BATCH,
         num_batches=min(num_batches, mining.MAX_BATCHES or num_batches),
-        rank=comm.get_rank(),
-        world_size=comm.get_world_size(),
+        rank=0 if shared else comm.get_rank(),
+        world_size=1 if shared else comm.get_world_size(),
         worker_options=_worker_options(cfg),
     )
 

@@ -12,11 +12,14 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from famix.data import require_same_classes
+from famix.engine.model_selection import check_selection
 from famix.errors import ConfigError
+from famix.evaluation import check_evaluation
+from famix.evaluation.domains import require_known_sources
 from famix.mining import style_bank_path
 from famix.modeling import ARCHITECTURES
 from famix.modeling.clip_resnet import check_stage
-from famix.style import PatchRestyler
+from famix.style import METRICS, PatchRestyler
 from famix.text import check_styles, check_templates
 
 __all__ = ["check_config", "used_datasets"]
@@ -48,7 +51,11 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     _check_device(cfg.MODEL.DEVICE)
     _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     _check_classes(cfg, used_datasets(cfg, args))
+    if testing:
+        require_known_sources(cfg)
+        check_evaluation(cfg, _scored_datasets(cfg, args))
     if training and testing:
+        check_selection(cfg)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
     if training:
         _check_styles(cfg)
@@ -57,8 +64,14 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
 def used_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     """Names of the data sets that a run reads, sources first."""
     sources = () if args.eval_only else cfg.DATASETS.TRAIN
-    targets = () if args.mine_styles_only else cfg.DATASETS.TEST
-    return [*sources, *targets]
+    return list(dict.fromkeys([*sources, *_scored_datasets(cfg, args)]))
+
+
+def _scored_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
+    if args.mine_styles_only:
+        return []
+    source_val = cfg.MODEL_SELECTION.SOURCE_VAL
+    return [*cfg.DATASETS.TEST, *([source_val] if source_val and not args.eval_only else [])]
 
 
 def _check_batch(images: int) -> None:
@@ -94,6 +107,10 @@ def _check_mining(cfg: CfgNode) -> None:
     for key, least in {**lowest, "IMS_PER_BATCH": 1}.items():
         if mining[key] < least:
             raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
+
+
+    if mining.METRIC not in METRICS:
+        raise ConfigError(f"STYLE_MINING.METRIC is {mining.METRIC!r}, expected one of {', '.join(METRICS)}")
 
 
 def _check_device(device: str) -> None:

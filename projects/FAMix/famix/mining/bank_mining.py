@@ -23,13 +23,19 @@ __all__ = ["build_miner", "mine_bank"]
 _LOG_SECONDS = 10.0
 
 
-def build_miner(cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_names: Sequence[str]) -> StyleMiner:
+def build_miner(
+    cfg: CfgNode,
+    clip_state_dict: dict[str, torch.Tensor],
+    class_names: Sequence[str],
+    basis: torch.Tensor | None = None,
+) -> StyleMiner:
     """Build the miner that MODEL.STYLE and STYLE_MINING describe.
 
     Args:
         cfg: the effective config.
         clip_state_dict: the whole CLIP, image and text tower.
         class_names: of the source data set.
+        basis: of the changes of a style, see `optimize_styles`.
 
     Raises:
         ConfigError: settings out of their range.
@@ -60,6 +66,7 @@ def build_miner(cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_na
         lr=mining.LR,
         momentum=mining.MOMENTUM,
         weight_decay=mining.WEIGHT_DECAY,
+        basis=basis,
     )
 
 

@@ -13,6 +13,7 @@ from detectron2.utils.events import TensorboardXWriter
 from famix.data import build_mining_batches
 from famix.errors import ConfigError
 from famix.mining.bank_mining import build_miner, mine_bank
+from famix.mining.measured import measure_source_basis
 from famix.mining.provenance import bank_metadata, check_bank
 from famix.modeling import ARCHITECTURES, STAGES, CLIPArchitecture, clip_weights_hash, load_clip_state_dict
 from famix.style.bank import StyleBank
@@ -47,10 +48,11 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     def mine() -> StyleBank:
         if not clip:
             raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
+        basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
         batches = build_mining_batches(cfg)
         writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         try:
-            return mine_bank(build_miner(cfg, clip, class_names), batches, len(batches), metadata, writers)
+            return mine_bank(build_miner(cfg, clip, class_names, basis), batches, len(batches), metadata, writers)
         finally:
             for writer in writers:
                 writer.close()  # or a process that ends now loses what waits to be written

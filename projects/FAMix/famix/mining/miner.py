@@ -55,7 +55,7 @@ class StyleMiner:
         pool_size: side in cells that a patch is pooled to; 0 takes that of CLIP's own input at the stage.
         ignore_label: label id of pixels without a class.
         seed: of the draw of prompts, >= 0.
-        steps, lr, momentum, weight_decay: of `optimize_styles`.
+        steps, lr, momentum, weight_decay, basis: of `optimize_styles`.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class StyleMiner:
         lr: float = 1.0,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
+        basis: Tensor | None = None,
     ) -> None:
         self.clip = clip.eval().requires_grad_(False)
         self.prompts = prompts
@@ -88,6 +89,7 @@ class StyleMiner:
         self.ignore_label = ignore_label
         self.seed = seed
         self.steps = steps
+        self.basis = None if basis is None else basis.to(self.device)
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
 
     def mine_batch(self, index: int, samples: Sequence[dict[str, Any]]) -> MinedBatch:
@@ -112,6 +114,7 @@ class StyleMiner:
             self.encode_prompts(self.prompts.texts(prompt_ids)).to(self.device),
             self._encode_image,
             steps=self.steps,
+            basis=self.basis,
             **self.sgd,
         )
         losses = styles.style_losses.cpu()

@@ -2,6 +2,7 @@
 
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes
+from famix.style.metric import METRICS, source_basis
 from famix.style.optimize import OptimizedStyles, optimize_styles
 from famix.style.restyle import mix_statistics, restyle_patches, transfer_statistics
 from famix.style.restyler import PatchRestyler
@@ -10,6 +11,7 @@ from famix.style.strategies import BankStyles, MixStyle, NoiseStyles, StyleStrat
 
 __all__ = [
     "IGNORE_CLASS",
+    "METRICS",
     "BankStyles",
     "MixStyle",
     "NoiseStyles",
@@ -25,5 +27,6 @@ __all__ = [
     "patch_classes",
     "patch_mean_std",
     "restyle_patches",
+    "source_basis",
     "transfer_statistics",
 ]

@@ -41,6 +41,7 @@ def optimize_styles(
     lr: float,
     momentum: float,
     weight_decay: float,
+    basis: Tensor | None = None,
 ) -> OptimizedStyles:
     """Find for every patch the statistics under which CLIP sees its text.
 
@@ -55,7 +56,9 @@ def optimize_styles(
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
         momentum: of SGD.
-        weight_decay: of SGD, on means and standard deviations alike.
+        weight_decay: of SGD, on means and standard deviations alike; with a basis, on the changes of them.
+        basis: (2C, 2C), in which the changes are optimised, see `source_basis`; None optimises means and standard
+            deviations themselves.
 
     Returns:
         The optimised statistics in float32, with the losses of every style.
@@ -63,10 +66,17 @@ def optimize_styles(
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalised = (patches - own_mean) / own_std
-    mean, std = (own.clone().requires_grad_() for own in (own_mean, own_std))
-    optimizer = torch.optim.SGD([mean, std], lr=lr, momentum=momentum, weight_decay=weight_decay)
+    own = torch.cat([own_mean, own_std], dim=1).flatten(1)
+    free = (own.clone() if basis is None else torch.zeros_like(own)).requires_grad_()
+    optimizer = torch.optim.SGD([free], lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def mean_std() -> tuple[Tensor, Tensor]:
+        style = free if basis is None else own + free @ basis.t()
+        mean, std = style[:, :, None, None].chunk(2, dim=1)
+        return mean, std
 
     def style_losses() -> Tensor:
+        mean, std = mean_std()
         restyled = torch.addcmul(mean, normalised, std).relu()
         return 1 - F.cosine_similarity(encode_image(restyled).float(), text_embeddings.float())
 
@@ -74,9 +84,10 @@ def optimize_styles(
     for _ in range(steps):
         with torch.enable_grad():
             losses = style_losses()
-            mean.grad, std.grad = torch.autograd.grad(losses.mean(), (mean, std))
+            (free.grad,) = torch.autograd.grad(losses.mean(), (free,))
         optimizer.step()
         history.append(losses.detach())
     with torch.no_grad():
         history.append(style_losses())
+        mean, std = mean_std()
     return OptimizedStyles(mean.detach().flatten(1), std.detach().flatten(1), torch.stack(history))

@@ -1,0 +1,106 @@
+"""Any semantic model of Detectron2's, used as an evaluation protocol says."""
+
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from famix.errors import ConfigError
+from famix.evaluation.framing import Size, resize_scores, size_of
+from famix.evaluation.protocol_parts import LOGITS
+from famix.evaluation.protocols import Protocol
+from famix.evaluation.sliding import slide
+
+__all__ = ["ProtocolInference"]
+
+
+class ProtocolInference(nn.Module):
+    """A model that predicts as a protocol says; in train mode it is the model itself.
+
+    Views of an image (scales, mirror images) are predicted one after the other and summed up, windows into one map of
+    their view, so that memory does not grow with the number of either. A protocol that averages nothing returns what
+    the model returns, e.g. logits; one that averages returns the mean of softmax probabilities, or of what the model
+    returns where it has the part `logits`.
+
+    Args:
+        model: takes Detectron2's inputs and returns a dict with "sem_seg" per image, scores (K, height, width).
+        protocol: see `famix.evaluation.parse_protocol`.
+        window_batch: windows that the model gets at once.
+    """
+
+    def __init__(self, model: nn.Module, protocol: Protocol, window_batch: int = 1) -> None:
+        super().__init__()
+        self.model = model
+        self.protocol = protocol
+        self.window_batch = window_batch
+        self.training = model.training  # what evaluates a model puts it back into the mode that it was in
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: dicts with "image" (C, H, W) and optionally "height" and "width", the size of the image
+                file; other entries reach the model in train mode and under the protocol "native" alone.
+
+        Returns:
+            In training what the model returns; otherwise one dict per image with "sem_seg" (K, height, width), scores
+            of the size that `Protocol.prepare_labels` gives to labels of the image file's size.
+
+        Raises:
+            ConfigError: the model's predictions are not of the size that it was asked for.
+        """
+        if self.training or self.protocol.is_native:
+            return self.model(batched_inputs)
+        with torch.no_grad():
+            return [{"sem_seg": self._score(inputs)} for inputs in batched_inputs]
+
+    def _score(self, inputs: dict[str, Any]) -> Tensor:
+        image = inputs["image"].to(self._device(inputs["image"]))
+        size = inputs.get("height", image.shape[-2]), inputs.get("width", image.shape[-1])
+        scored_size, views = self.protocol.scored_size(size), self.protocol.views
+        if not self.protocol.averages:
+            ((scale, _),) = views
+            return self._predict([self.protocol.image.view(image, size, scale)], scored_size)[0]
+        total: Tensor | None = None
+        for scale, mirrored in views:
+            total = _add(total, self._view_scores(self.protocol.image.view(image, size, scale), mirrored, scored_size))
+        assert total is not None
+        return total.div_(len(views))
+
+    def _view_scores(self, view: Tensor, mirrored: bool, size: Size) -> Tensor:
+        """What is averaged, of one view; the tensor is the caller's to change."""
+        view, window = view.flip(-1) if mirrored else view, self.protocol.window
+        if window is None or window.count(size_of(view)) == 1:
+            scores = self._averaged(self._predict([view], size)[0])
+        else:
+            scores = resize_scores(slide(view, window, self._window_scores, self.window_batch), size)
+        return scores.flip(-1) if mirrored else scores
+
+    def _window_scores(self, windows: list[Tensor]) -> list[Tensor]:
+        return [self._averaged(scores) for scores in self._predict(windows, size_of(windows[0]))]
+
+    def _averaged(self, scores: Tensor) -> Tensor:
+        if self.protocol.average == LOGITS:
+            return scores.to(torch.float32, copy=True)
+        return scores.softmax(dim=0, dtype=torch.float32)
+
+    def _predict(self, images: list[Tensor], size: Size) -> list[Tensor]:
+        height, width = size
+        results = self.model([{"image": image, "height": height, "width": width} for image in images])
+        scores = [result["sem_seg"] for result in results]
+        for got in scores:
+            if size_of(got) != size:
+                raise ConfigError(
+                    f"protocol '{self.protocol.name}' asked the model for scores of {height} x {width} pixels, but got a "
+                    f"tensor of shape {tuple(got.shape)}; the model must keep to 'height' and 'width' of its inputs"
+                )
+        return scores
+
+    def _device(self, image: Tensor) -> torch.device:
+        weights = next(chain(self.model.parameters(), self.model.buffers()), image)
+        return weights.device
+
+
+def _add(total: Tensor | None, scores: Tensor) -> Tensor:
+    return scores if total is None else total.add_(scores)

@@ -1,0 +1,154 @@
+"""Sizes under each rule, by hand; pixels, beside Pillow's."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from famix.evaluation.framing import (
+    Fit,
+    Frame,
+    Height,
+    Scale,
+    ShortEdge,
+    resize_image,
+    resize_labels,
+    resize_scores,
+)
+
+CITYSCAPES, MAPILLARY, PORTRAIT, BDD = (1024, 2048), (2448, 3264), (3264, 2448), (720, 1280)
+
+
+@pytest.mark.parametrize(
+    ("frame", "size", "expected"),
+    [
+        (Frame(), (37, 11), (37, 11)),
+        (Frame(Scale(0.5)), CITYSCAPES, (512, 1024)),
+        (Frame(Scale(0.5)), (5, 7), (3, 4)),  # .5 ends upwards: 2.5 -> 3, 3.5 -> 4
+        (Frame(Scale(0.5)), (1, 9), (1, 5)),
+        (Frame(Scale(0.01)), (9, 300), (1, 3)),  # never below 1
+        (Frame(ShortEdge(1024)), BDD, (1024, 1820)),  # 1280 * 1024 / 720 = 1820.4
+        (Frame(ShortEdge(1024)), PORTRAIT, (1365, 1024)),
+        (Frame(Height(1536)), MAPILLARY, (1536, 2048)),
+        (Frame(Height(1536)), PORTRAIT, (1536, 1152)),
+        (Frame(Fit(1024, 512)), CITYSCAPES, (512, 1024)),
+        (Frame(Fit(1024, 512)), MAPILLARY, (512, 683)),  # the height limits: 3264 * 512 / 2448 = 682.7
+        (Frame(Fit(1024, 512)), (1000, 5000), (205, 1024)),  # the width limits: 1000 * 1024 / 5000 = 204.8
+        (Frame(Fit(1024, 512)), PORTRAIT, (683, 512)),  # a landscape on its side
+        (Frame(Fit(1024, 512)), (100, 150), (512, 768)),  # small images grow
+    ],
+)
+def test_size(frame, size, expected):
+    assert frame.framed(size) == frame.resized(size) == expected
+    assert frame.view(torch.zeros(3, *size, dtype=torch.uint8), size).shape == (3, *expected)
+    assert frame.labels(np.zeros(size, np.uint8), 255).shape == expected
+
+
+def test_a_crop_has_the_crops_size_whatever_the_image_has():
+    frame = Frame(Height(6), crop=(6, 6))
+    for size in [(12, 20), (3, 2), (12, 12), (5, 7)]:
+        assert frame.framed(size) == (6, 6)
+        assert frame.view(torch.zeros(1, *size), size).shape == (1, 6, 6)
+        assert frame.labels(np.zeros(size, np.int64), 255).shape == (6, 6)
+    assert frame.resized((12, 20)) == (6, 10)
+
+
+# Pixels: image and labels in which every pixel has its own value
+
+
+def grid(height, width):
+    return np.arange(height * width).reshape(height, width)
+
+
+def shown(frame, pixels):
+    """What a frame makes of pixels as an image, and as labels."""
+    image = frame.view(torch.from_numpy(pixels[None]), pixels.shape)
+    return image[0].numpy(), frame.labels(pixels, 255)
+
+
+def test_crop_from_the_centre():
+    image, labels = shown(Frame(crop=(2, 4)), grid(4, 6))
+    expected = [[7, 8, 9, 10], [13, 14, 15, 16]]
+    assert image.tolist() == labels.tolist() == expected
+
+
+def test_padding_is_black_and_has_the_label_that_is_asked_for():
+    image, labels = shown(Frame(crop=(4, 2)), 1 + grid(2, 4))
+    assert image.tolist() == [[0, 0], [2, 3], [6, 7], [0, 0]]
+    assert labels.tolist() == [[255, 255], [2, 3], [6, 7], [255, 255]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 8), (4, 5), (5, 4), (7, 7), (9, 2)])
+@pytest.mark.parametrize("crop", [(4, 4), (5, 3), (1, 6)])
+def test_image_and_labels_are_cropped_alike(size, crop):
+    image, labels = shown(Frame(crop=crop), 1 + grid(*size))
+    assert image.shape == labels.shape == crop
+    assert (labels == np.where(image == 0, 255, image)).all()
+    assert (image > 0).sum() == min(size[0], crop[0]) * min(size[1], crop[1])
+
+
+def test_a_view_is_a_scale_of_the_crop():
+    pixels = torch.from_numpy(grid(8, 12)[None]).float()
+    view = Frame(crop=(4, 8)).view(pixels, (8, 12), scale=0.5)
+    torch.testing.assert_close(view, resize_image(pixels[:, 2:6, 2:10], (2, 4)))
+
+
+def test_without_a_crop_a_view_is_one_resampling():
+    pixels = torch.rand(3, 20, 30)
+    view = Frame(Fit(24, 16)).view(pixels, (20, 30), scale=0.5)
+    torch.testing.assert_close(view, resize_image(pixels, (8, 12)))
+
+
+def test_the_frame_follows_the_files_size_not_the_tensors():
+    """Something before may have resized the image."""
+    assert Frame(Scale(0.5)).view(torch.zeros(3, 10, 10), (40, 60)).shape == (3, 20, 30)
+
+
+def test_what_has_the_size_already_is_left_alone():
+    image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5), np.uint8)
+    assert resize_image(image, (4, 5)) is image
+    assert resize_scores(image, (4, 5)) is image
+    assert resize_labels(labels, (4, 5)) is labels
+
+
+# Resampling
+
+
+def test_labels_take_the_nearest_pixel():
+    labels = np.array([[0, 1, 2, 3, 4, 5]], np.uint8)
+    assert resize_labels(labels, (1, 3)).tolist() == [[1, 3, 5]]
+    assert resize_labels(labels, (1, 2)).tolist() == [[1, 4]]
+    assert resize_labels(labels[:, :2], (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
+    assert resize_labels(labels, (1, 3)).dtype == np.uint8
+
+
+@pytest.mark.parametrize("size", [(17, 29), (30, 11), (61, 47), (5, 5)])
+@pytest.mark.parametrize("new_size", [(8, 14), (31, 40), (64, 9), (1, 1)])
+def test_labels_as_pillow(size, new_size):
+    labels = np.random.default_rng(0).integers(0, 19, size).astype(np.uint8)
+    expected = Image.fromarray(labels).resize(new_size[::-1], Image.Resampling.NEAREST)
+    assert (resize_labels(labels, new_size) == np.asarray(expected)).all()
+
+
+@pytest.mark.parametrize("new_size", [(8, 14), (31, 40), (64, 9), (17, 58)])
+def test_images_as_pillow(new_size):
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 29)).astype(np.float32)
+    expected = Image.fromarray(pixels).resize(new_size[::-1], Image.Resampling.BILINEAR)
+    got = resize_image(torch.from_numpy(pixels)[None].to(torch.uint8), new_size)
+    assert got.dtype == torch.float32
+    np.testing.assert_allclose(got[0].numpy(), np.asarray(expected), atol=1e-3)
+
+
+def test_image_and_labels_stay_aligned():
+    """The edge of an object lies at the same place in both."""
+    edge = np.zeros((40, 60), np.uint8)
+    edge[10:, 24:] = 1
+    for frame in (Frame(Scale(0.5)), Frame(ShortEdge(60)), Frame(Height(20), crop=(16, 16)), Frame(Fit(50, 30))):
+        image, labels = shown(frame, edge.astype(np.float32))[0], frame.labels(edge, 255)
+        assert ((image > 0.5) == (labels == 1)).mean() > 0.96
+
+
+def test_scores_as_detectron2():
+    scores = torch.rand(3, 8, 12)
+    expected = torch.nn.functional.interpolate(scores[None], (5, 20), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(resize_scores(scores, (5, 20)), expected)

@@ -1,0 +1,399 @@
+"""ProtocolInference around toy models whose predictions are known, and around the real one."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import nn
+
+from famix.errors import ConfigError
+from famix.evaluation.framing import resize_image
+from famix.evaluation.inference import ProtocolInference
+from famix.evaluation.protocols import Protocol, parse_protocol
+from famix.evaluation.sliding import Window
+from model_factory import NUM_CLASSES, make_batch, tiny_segmentor
+
+
+class PerPixel(nn.Module):
+    """Logits are a function of the pixel alone, so that whole image, windows and mirror images agree."""
+
+    num_classes = 4
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Conv2d(3, self.num_classes, 1)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            self.projection.weight.copy_(torch.randn(self.projection.weight.shape, generator=generator) / 64)
+            self.projection.bias.zero_()
+        self.seen = []
+
+    def forward(self, batched_inputs):
+        if self.training:
+            return {"loss": self.projection(batched_inputs[0]["image"][None].float()).mean()}
+        self.seen.append([tuple(inputs["image"].shape[-2:]) for inputs in batched_inputs])
+        return [{"sem_seg": self.predict(**inputs)} for inputs in batched_inputs]
+
+    def predict(self, image, height=None, width=None, **others):
+        size = tuple(image.shape[-2:])
+        return sem_seg_postprocess(self.logits(image.float()), size, height or size[0], width or size[1])
+
+    def logits(self, image):
+        return self.projection(image[None])[0]
+
+
+class Contextual(PerPixel):
+    """Logits depend on the surroundings and on where in the image a pixel lies."""
+
+    def logits(self, image):
+        ramp = torch.linspace(0, 1, image.shape[-1])
+        return super().logits(F.avg_pool2d(image[None], 3, 1, 1)[0]) + ramp
+
+
+def predict(model, protocol, batch, **options):
+    protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
+    with torch.no_grad():
+        return [result["sem_seg"] for result in ProtocolInference(model.eval(), protocol, **options)(batch)]
+
+
+def windowed(size, stride, **fields):
+    return Protocol(name="test", window=Window(size, stride), **fields)
+
+
+SIZES = [(24, 40), (41, 23), (1, 1), (3, 50), (17, 17)]
+every_size = pytest.mark.parametrize("size", SIZES)
+
+
+# Where the maths is the same
+
+
+class Recorder(nn.Module):
+    """Returns a tensor of its own and keeps what it got."""
+
+    def __init__(self):
+        super().__init__()
+        self.returned = [{"sem_seg": torch.rand(3, 4, 5), "panoptic_seg": "too"}]
+
+    def forward(self, batched_inputs):
+        self.got = batched_inputs
+        return self.returned
+
+
+def test_native_is_the_model_itself():
+    model, batch = Recorder(), make_batch((8, 9))
+    assert ProtocolInference(model.eval(), parse_protocol("native"))(batch) is model.returned
+    assert model.got is batch
+
+
+@every_size
+def test_one_window_over_the_whole_image_is_the_whole_image(size):
+    batch = make_batch(size, labels=False)
+    for model in (PerPixel(), Contextual()):
+        (plain,) = predict(model, "native", batch)
+        torch.testing.assert_close(predict(model, "slide512", batch)[0], plain.softmax(0))
+        torch.testing.assert_close(predict(model, "slide512+logits", batch)[0], plain)
+
+
+def test_one_window_over_a_scaled_image_is_the_scaled_image():
+    batch = make_batch((24, 40), labels=False)
+    (half,) = predict(Contextual(), "half", batch)
+    torch.testing.assert_close(predict(Contextual(), "half+slide512", batch)[0], half.softmax(0))
+
+
+@every_size
+@pytest.mark.parametrize("window", [(8, 8), (8, 5), (50, 20), (1, 1)])
+@pytest.mark.parametrize("window_batch", [1, 3])
+def test_windows_of_a_model_without_context_are_the_whole_image(size, window, window_batch):
+    batch = make_batch(size, labels=False)
+    (plain,) = predict(PerPixel(), "native", batch)
+    (got,) = predict(PerPixel(), windowed(*window), batch, window_batch=window_batch)
+    torch.testing.assert_close(got, plain.softmax(0))
+    (logits,) = predict(PerPixel(), windowed(*window, average="logits"), batch)
+    torch.testing.assert_close(logits, plain)
+
+
+@every_size
+def test_flip_of_a_model_that_does_not_care_is_the_plain_image(size):
+    batch = make_batch(size, labels=False)
+    (plain,) = predict(PerPixel(), "native", batch)
+    torch.testing.assert_close(predict(PerPixel(), "flip", batch)[0], plain.softmax(0))
+    (windows,) = predict(PerPixel(), windowed(8, 5, flip=True), batch)
+    torch.testing.assert_close(windows, plain.softmax(0))
+
+
+def test_an_ensemble_of_a_flat_image_is_the_plain_image():
+    batch = [{"image": torch.full((3, 20, 30), 77, dtype=torch.uint8)}]
+    (plain,) = predict(PerPixel(), "native", batch)
+    for protocol in ("half", "ensemble+logits", "multiscale+flip+logits", "fit64x32+slide512/300+logits"):
+        torch.testing.assert_close(predict(PerPixel(), protocol, batch)[0], plain)
+
+
+# Where it is not: beside plain loops
+
+
+def show(model, image, size):
+    """What a model says of an image, at a size."""
+    with torch.no_grad():
+        (result,) = model.eval()([{"image": image, "height": size[0], "width": size[1]}])
+    return result["sem_seg"]
+
+
+def test_half_is_the_models_own_answer_to_the_image_at_half_size():
+    batch = make_batch((25, 40), labels=False)
+    half = resize_image(batch[0]["image"], (13, 20))
+    (got,) = predict(Contextual(), "half", batch)
+    assert torch.equal(got, show(Contextual(), half, (25, 40)))
+
+
+@pytest.mark.parametrize("size", [(24, 40), (41, 23), (2, 3)])
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_multiscale_and_flip(size, average):
+    (inputs,) = make_batch(size, labels=False)
+    model, scores = Contextual(), []
+    for scale in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75):
+        height, width = (max(1, int(side * scale + 0.5)) for side in size)
+        image = resize_image(inputs["image"], (height, width))
+        scores += [show(model, image, size), show(model, image.flip(-1), size).flip(-1)]
+    if average == "softmax":
+        scores = [score.softmax(0) for score in scores]
+    text = "multiscale+flip" + ("+logits" if average == "logits" else "")
+    torch.testing.assert_close(predict(model, text, [inputs])[0], torch.stack(scores).mean(0))
+
+
+@pytest.mark.parametrize("size", [(11, 19), (19, 11), (6, 14)])
+@pytest.mark.parametrize("average", ["softmax", "logits"])
+def test_windows_of_a_scaled_and_mirrored_image(size, average):
+    """Windows of 8 at steps of 5 on the double image, plain and mirrored, put together and brought back to size."""
+    (inputs,) = make_batch(size, labels=False)
+    model, views = Contextual(), []
+    image = resize_image(inputs["image"], (2 * size[0], 2 * size[1]))
+    for mirrored in (False, True):
+        view = image.flip(-1) if mirrored else image
+        total, count = torch.zeros(4, *view.shape[1:]), torch.zeros(view.shape[1:])
+        for top in sorted({min(t, view.shape[1] - 8) for t in range(0, view.shape[1], 5)}):
+            for left in sorted({min(t, view.shape[2] - 8) for t in range(0, view.shape[2], 5)}):
+                scores = show(model, view[:, top : top + 8, left : left + 8], (8, 8))
+                total[:, top : top + 8, left : left + 8] += scores.softmax(0) if average == "softmax" else scores
+                count[top : top + 8, left : left + 8] += 1
+        score = F.interpolate((total / count)[None], size, mode="bilinear", align_corners=False)[0]
+        views.append(score.flip(-1) if mirrored else score)
+    protocol = windowed(8, 5, scales=(2.0,), flip=True, average=average)
+    for window_batch in (1, 4):
+        (got,) = predict(model, protocol, [inputs], window_batch=window_batch)
+        torch.testing.assert_close(got, torch.stack(views).mean(0))
+
+
+def test_a_mirror_image_is_put_back():
+    """A model that finds class 1 in the left half of whatever it sees: with its mirror image, it finds nothing."""
+
+    class LeftHalf(PerPixel):
+        def logits(self, image):
+            left = torch.zeros(2, *image.shape[-2:])
+            left[1, :, : image.shape[-1] // 2] = 2.0
+            return left
+
+    batch = make_batch((2, 4), labels=False)
+    (got,) = predict(LeftHalf(), "flip+logits", batch)
+    assert got[1].tolist() == [[1.0] * 4] * 2
+    (got,) = predict(LeftHalf(), "flip", batch)
+    likely = torch.tensor([0.0, 2.0]).softmax(0)[1].item()
+    torch.testing.assert_close(got[1], torch.full((2, 4), (likely + 0.5) / 2))
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("native", [(30, 48)]),
+        ("half", [(15, 24)]),
+        ("ensemble", [(30, 48), (15, 24)]),
+        ("fit64x32", [(32, 51)]),
+        ("short60", [(60, 96)]),
+        ("crop20x40", [(40, 20)]),
+        ("crop20x40+half", [(20, 10)]),
+        ("halftruth", [(30, 48)]),
+        ("fit64x32+halftruth+flip", [(32, 51)] * 2),
+        ("slide24/16", [(24, 24)] * 6),
+        ("half+slide20/20", [(15, 20)] * 2),
+        ("slide40/30", [(30, 40)] * 2),
+    ],
+)
+def test_what_the_model_sees_and_what_comes_back(text, shown):
+    model, protocol = PerPixel(), parse_protocol(text)
+    batch = [{**inputs, "height": 30, "width": 48} for inputs in make_batch((30, 48), labels=False)]
+    (got,) = predict(model, text, batch)
+    assert [sizes for (sizes,) in model.seen] == shown
+    assert len(shown) == protocol.forwards((30, 48))
+    assert got.shape[1:] == protocol.prepare_labels(np.zeros((30, 48), np.uint8)).shape
+
+
+def test_scores_lie_where_the_labels_lie():
+    """A picture of its own classes is scored almost without mistakes under every frame, portraits included."""
+
+    class Reader(PerPixel):
+        def logits(self, image):
+            return torch.stack([-(image[0] - 60 * label).abs() for label in range(3)])
+
+    for size in ((60, 90), (90, 60)):
+        labels = np.zeros(size, np.uint8)
+        labels[10:40, 20:50], labels[45:, :33] = 1, 2
+        image = torch.from_numpy(labels * np.uint8(60))[None].repeat(3, 1, 1)
+        for text in (
+            "short40",
+            "short100",
+            "crop50x50",
+            "crop80x80",
+            "crop80x80+half",
+            "fit64x32",
+            "halftruth",
+            "half",
+        ):
+            protocol = parse_protocol(text)
+            (scores,) = predict(Reader(), text, [{"image": image}])
+            truth = protocol.prepare_labels(labels)
+            right = scores.argmax(0).numpy()[truth < 255] == truth[truth < 255]
+            assert right.mean() > 0.94, (text, size)
+
+
+def test_height_and_width_are_those_of_the_file():
+    """A loader may have resized the image already; the protocol's sizes count from the file's."""
+    model = PerPixel()
+    batch = [{**inputs, "height": 40, "width": 60} for inputs in make_batch((20, 30), labels=False)]
+    (got,) = predict(model, "short20", batch)
+    assert (model.seen, got.shape[1:]) == ([[(20, 30)]], (20, 30))
+    (got,) = predict(model, "half", batch)
+    assert (model.seen[1:], got.shape[1:]) == ([[(20, 30)]], (40, 60))
+
+
+def test_images_of_a_batch_have_their_own_sizes():
+    batch = make_batch((24, 40), (41, 23), labels=False)
+    got = predict(PerPixel(), "ensemble", batch)
+    for scores, inputs in zip(got, batch, strict=True):
+        torch.testing.assert_close(scores, predict(PerPixel(), "ensemble", [inputs])[0])
+
+
+def test_any_number_of_channels():
+    class TwoChannels(PerPixel):
+        def logits(self, image):
+            return torch.cat([image] * 20) / 255
+
+    batch = [{"image": torch.rand(2, 13, 17)}]
+    (got,) = predict(TwoChannels(), windowed(8, 5, scales=(1.0, 0.5), flip=True), batch)
+    assert got.shape == (40, 13, 17)
+    torch.testing.assert_close(got.sum(0), torch.ones(13, 17))
+
+
+def test_labels_do_not_reach_the_model():
+    """Those of the image would not fit its scales and windows."""
+    model = Recorder()
+    model.returned = [{"sem_seg": torch.rand(3, 8, 9)}]
+    predict(model, "half", make_batch((8, 9), labels=True))
+    assert model.got[0].keys() == {"image", "height", "width"}
+
+
+def test_a_model_that_does_not_keep_to_the_size_is_named():
+    class Stubborn(PerPixel):
+        def predict(self, image, **others):
+            return self.logits(image.float())
+
+    for text in ("half", "ensemble"):
+        with pytest.raises(
+            ConfigError, match=rf"protocol '{text}' asked the model for scores of 20 x 30 .*\(4, 10, 15\)"
+        ):
+            predict(Stubborn(), text, make_batch((20, 30), labels=False))
+
+
+# Memory
+
+
+class Spy(PerPixel):
+    """Counts its score maps that somebody still holds while it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.most_alive, self.calls = weakref.WeakSet(), 0, 0
+
+    def forward(self, batched_inputs):
+        self.calls += 1
+        self.most_alive = max(self.most_alive, len(self.alive))
+        results = super().forward(batched_inputs)
+        for result in results:
+            self.alive.add(result["sem_seg"])
+        return results
+
+
+@pytest.mark.parametrize(
+    ("protocol", "window_batch", "calls"),
+    [
+        (parse_protocol("multiscale+flip"), 1, 12),
+        (parse_protocol("multiscale+flip+logits"), 1, 12),
+        (windowed(8, 5), 1, 40),
+        (windowed(8, 5, average="logits"), 1, 40),
+        (windowed(8, 5), 4, 10),
+        (windowed(8, 8, scales=(0.5, 1.0, 1.5), flip=True), 1, 2 * (6 + 15 + 40)),
+    ],
+)
+def test_no_map_of_an_earlier_call_is_held(protocol, window_batch, calls):
+    spy = Spy()
+    predict(spy, protocol, make_batch((24, 40), labels=False), window_batch=window_batch)
+    assert (spy.calls, spy.most_alive) == (calls, 0)
+
+
+def test_nothing_is_kept_for_a_backward_pass():
+    batch = make_batch((24, 40), labels=False)
+    for text, kept in (("half", False), ("ensemble", False), ("slide24/16+flip", False), ("native", True)):
+        inference = ProtocolInference(PerPixel().eval(), parse_protocol(text))
+        assert inference(batch)[0]["sem_seg"].requires_grad is kept  # native gives what the model gives
+
+
+# Modes
+
+
+def test_train_mode_is_the_models():
+    model, batch = PerPixel().train(), make_batch((8, 8))
+    inference = ProtocolInference(model, parse_protocol("ensemble"))
+    assert inference.training
+    inference(batch)["loss"].backward()
+    assert model.projection.weight.grad is not None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_evaluation_leaves_the_mode_as_it_was(training):
+    model, modes = PerPixel().train(training), []
+
+    class Evaluator(DatasetEvaluator):
+        def process(self, inputs, outputs):
+            modes.append((model.training, tuple(outputs[0]["sem_seg"].shape)))
+
+    inference_on_dataset(
+        ProtocolInference(model, parse_protocol("short12")), [make_batch((8, 8), labels=False)] * 2, [Evaluator()]
+    )
+    assert modes == [(False, (4, 12, 12))] * 2
+    assert model.training is training
+
+
+# The real model
+
+
+@pytest.mark.parametrize("size", [(70, 93), (93, 70)])
+def test_the_real_segmentor(size):
+    model, batch = tiny_segmentor().eval(), make_batch(size, labels=False)
+    with torch.no_grad():
+        plain = model(batch)[0]["sem_seg"]
+    with torch.no_grad():
+        assert torch.equal(predict(model, "native", batch)[0], plain)
+    torch.testing.assert_close(predict(model, "slide512", batch)[0], plain.softmax(0))
+    half = resize_image(batch[0]["image"], tuple(int(side * 0.5 + 0.5) for side in size))
+    assert torch.equal(predict(model, "half", batch)[0], show(model, half, size))
+    expected = (plain + show(model, half, size)) / 2
+    torch.testing.assert_close(predict(model, "ensemble+logits", batch)[0], expected)
+    one, several = (predict(model, "multiscale+slide48+flip", batch, window_batch=count)[0] for count in (1, 5))
+    assert one.shape == (NUM_CLASSES, *size)
+    torch.testing.assert_close(one, several, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.sum(0), torch.ones(size))

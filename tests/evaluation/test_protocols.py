@@ -1,0 +1,275 @@
+"""Protocols from texts and configs: what each part sets, what contradicts what, and the ground truth that is scored."""
+
+import numpy as np
+import pytest
+
+from data_factory import data_config, make_dataset, registered
+from famix.engine import load_config
+from famix.errors import ConfigError
+from famix.evaluation.framing import Fit, Frame, Height, Scale, ShortEdge
+from famix.evaluation.protocol_parts import PART_FORMS, PART_NAMES
+from famix.evaluation.protocols import Protocol, parse_protocol, protocol_of
+from famix.evaluation.sliding import Window
+
+
+def both(frame):
+    return {"image": frame, "truth": frame}
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("native", {}),
+        ("short1024", both(Frame(ShortEdge(1024)))),
+        ("short720", both(Frame(ShortEdge(720)))),
+        ("robustnet1536", both(Frame(Height(1536), crop=(1536, 1536)))),
+        ("crop1914x1046", both(Frame(crop=(1046, 1914)))),
+        ("fit1024x512", {"image": Frame(Fit(1024, 512))}),
+        ("fit2048x1024", {"image": Frame(Fit(2048, 1024))}),
+        ("fit960x540", {"image": Frame(Fit(960, 540))}),
+        ("halftruth", {"truth": Frame(Scale(0.5))}),
+        ("half", {"scales": (0.5,)}),
+        ("scale0.75", {"scales": (0.75,)}),
+        ("scale2", {"scales": (2.0,)}),
+        ("ensemble", {"scales": (1.0, 0.5)}),
+        ("multiscale", {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}),
+        ("slide512", {"window": Window(512, 341)}),
+        ("slide1024", {"window": Window(1024, 683)}),
+        ("slide768", {"window": Window(768, 512)}),
+        ("slide512/256", {"window": Window(512, 256)}),
+        ("flip", {"flip": True}),
+        ("flip+logits", {"flip": True, "average": "logits"}),
+        ("robustnet1536+roadpadding", {**both(Frame(Height(1536), crop=(1536, 1536))), "pad_label": 0}),
+        ("fit1024x512+slide512+flip", {"image": Frame(Fit(1024, 512)), "window": Window(512, 341), "flip": True}),
+        (
+            "fit1024x512+halftruth+slide512",
+            {"image": Frame(Fit(1024, 512)), "truth": Frame(Scale(0.5)), "window": Window(512, 341)},
+        ),
+        ("robustnet1536+half", {**both(Frame(Height(1536), crop=(1536, 1536))), "scales": (0.5,)}),
+    ],
+)
+def test_fields(text, fields):
+    name = {"slide768": "slide768/512"}.get(text, text)
+    assert parse_protocol(text) == Protocol(name=name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("flip+slide512+fit1024x512", "fit1024x512+slide512+flip"),
+        ("logits + flip+ multiscale +short1024", "short1024+multiscale+flip+logits"),
+        ("roadpadding+half+robustnet1536", "robustnet1536+half+roadpadding"),
+        ("slide512+halftruth+fit1024x512", "fit1024x512+halftruth+slide512"),
+        ("native+half", "half"),
+        ("scale0.5", "half"),
+        ("scale0.50+flip", "half+flip"),
+        ("scale1", "native"),
+        ("scale1.0+native", "native"),
+        ("scale1.250", "scale1.25"),
+        ("slide512/341", "slide512"),
+        ("slide0512", "slide512"),
+        ("slide900", "slide900/600"),
+        ("fit512x1024", "fit1024x512"),
+        ("fit540x960", "fit960x540"),
+        ("short01024", "short1024"),
+    ],
+)
+def test_texts_of_the_same_meaning_are_the_same_protocol(text, name):
+    protocol = parse_protocol(text)
+    assert protocol.name == name
+    assert parse_protocol(protocol.name) == protocol and hash(parse_protocol(protocol.name)) == hash(protocol)
+
+
+def test_only_the_image_as_it_is_is_native():
+    assert parse_protocol("native").is_native and parse_protocol("scale1").is_native
+    others = [name for name in PART_NAMES if name not in ("native", "logits", "roadpadding")]
+    assert len(others) == 11
+    for name in (*others, "crop8x8", "scale0.7", "ensemble+logits", "robustnet1536+roadpadding"):
+        assert not parse_protocol(name).is_native, name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("short1024+fit1024x512", "'short1024' and 'fit1024x512' both set the size of the image; keep one"),
+        ("robustnet1536+short1024", "'robustnet1536' and 'short1024' both set the size of the image"),
+        ("native+fit1024x512", "'native' and 'fit1024x512' both set the size of the image"),
+        ("halftruth+short1024", "'halftruth' and 'short1024' both set the size of the ground truth"),
+        ("half+ensemble", "'half' and 'ensemble' both set the scales"),
+        ("slide512+flip+slide1024", "'slide512' and 'slide1024' both set the sliding window"),
+        ("flip+flip", "'flip' and 'flip' both set the flip"),
+        ("half+logits", "'logits' says what to average, but nothing is averaged"),
+        ("short1024+roadpadding", "'roadpadding' says how a crop is padded, but nothing is cropped"),
+        ("multi-scale", "unknown part 'multi-scale'. Did you mean 'multiscale'?"),
+        ("robustnet", "unknown part 'robustnet'. Did you mean 'robustnet1536'?"),
+        ("half++flip", "unknown part ''. Known: native, short1024, "),
+        ("", "unknown part ''. Known: native"),
+        ("Native", "unknown part 'Native'. Did you mean 'native'?"),
+        ("fit1024", "unknown part 'fit1024'"),
+        ("scale-1", "unknown part 'scale-1'"),
+        ("short٣", "unknown part"),
+        ("fit0x512", "'fit0x512' has a zero, expected numbers above 0"),
+        ("scale0.0", "'scale0.0' has a zero"),
+        ("slide512/0", "'slide512/0' has a zero"),
+        ("slide512/513", "'slide512/513' leaves gaps between its windows; expected a step of 512 or less"),
+    ],
+)
+def test_texts_that_cannot_work(text, message):
+    with pytest.raises(ConfigError) as error:
+        parse_protocol(text)
+    assert str(error.value).startswith(f"protocol '{text}': {message}")
+
+
+def test_an_unknown_part_is_answered_with_the_list():
+    with pytest.raises(ConfigError) as error:
+        parse_protocol("nothing")
+    assert all(known in str(error.value) for known in (*PART_NAMES, *PART_FORMS))
+
+
+# Sizes and costs
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "scored", "forwards"),
+    [
+        ("native", (1024, 2048), (1024, 2048), 1),
+        ("half", (1024, 2048), (1024, 2048), 1),
+        ("ensemble", (1024, 2048), (1024, 2048), 2),
+        ("multiscale+flip", (1024, 2048), (1024, 2048), 12),
+        ("slide512", (1024, 2048), (1024, 2048), 18),
+        ("slide1024", (1024, 2048), (1024, 2048), 3),
+        ("slide1024", (1080, 1920), (1080, 1920), 6),
+        ("slide1024+flip", (1024, 2048), (1024, 2048), 6),
+        ("half+slide512", (1024, 2048), (1024, 2048), 3),
+        ("ensemble+slide512", (1024, 2048), (1024, 2048), 18 + 3),
+        ("fit1024x512+slide512", (1024, 2048), (1024, 2048), 3),
+        ("fit1024x512+slide512", (2448, 3264), (2448, 3264), 2),
+        ("fit1024x512+slide512", (3264, 2448), (3264, 2448), 2),
+        ("fit1024x512+halftruth+slide512", (2448, 3264), (1224, 1632), 2),
+        ("short1024", (720, 1280), (1024, 1820), 1),
+        ("robustnet1536", (2448, 3264), (1536, 1536), 1),
+        ("robustnet1536", (3264, 2448), (1536, 1536), 1),
+        ("robustnet1536+half", (2448, 3264), (1536, 1536), 1),
+        ("crop1914x1046", (1052, 1914), (1046, 1914), 1),
+        ("slide512", (3, 2), (3, 2), 1),
+    ],
+)
+def test_size_and_cost(text, size, scored, forwards):
+    protocol = parse_protocol(text)
+    assert protocol.scored_size(size) == scored
+    assert protocol.prepare_labels(np.zeros(size, np.uint8)).shape == scored
+    assert protocol.forwards(size) == forwards
+
+
+# Ground truth
+
+
+def test_labels_stay_as_they_are_unless_the_protocol_takes_them_along():
+    labels = np.random.default_rng(0).integers(0, 19, (7, 5))
+    for text in ("native", "half", "fit1024x512+slide512", "multiscale+flip"):
+        assert parse_protocol(text).prepare_labels(labels) is labels
+
+
+def test_labels_of_a_half():
+    labels = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 255]], np.uint8)
+    got = parse_protocol("halftruth").prepare_labels(labels)
+    assert got.tolist() == [[5, 7], [13, 255]] and got.dtype == np.uint8
+
+
+def test_labels_of_a_portrait_are_padded_with_ignore_or_as_released():
+    labels = np.full((40, 20), 7, np.uint8)
+    for text, padding in (("crop30x30", 255), ("crop30x30+roadpadding", 0)):
+        got = parse_protocol(text).prepare_labels(labels)
+        assert got.shape == (30, 30)
+        assert (got[:, 5:25] == 7).all() and (got[:, :5] == padding).all() and (got[:, 25:] == padding).all()
+
+
+def test_labels_as_robustnet_scores_mapillary():
+    """3264 x 2448 becomes 2048 x 1536; 256 columns of either side are not scored."""
+    columns = np.arange(3264, dtype=np.int32)[None].repeat(2448, axis=0)
+    got = parse_protocol("robustnet1536").prepare_labels(columns)
+    nearest = ((np.arange(256, 256 + 1536) + 0.5) * 3264 / 2048).astype(int)
+    assert (got == nearest).all()
+
+
+# Configs
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    with registered(make_dataset(tmp_path, count=1)):
+        yield data_config()
+
+
+def test_the_default_is_native_for_every_data_set(cfg):
+    assert protocol_of(cfg, "tiny_val") == Protocol()
+
+
+def test_a_data_set_may_have_its_own(cfg):
+    cfg.TEST.PROTOCOL = "half"
+    cfg.TEST.PROTOCOL_OF = ["mapillary_val=robustnet1536", " tiny_train = fit64x32 + slide512 "]
+    assert protocol_of(cfg, "tiny_val") == parse_protocol("half")
+    assert protocol_of(cfg, "tiny_train") == parse_protocol("fit64x32+slide512")
+    assert protocol_of(cfg, "mapillary_val") == parse_protocol("robustnet1536")
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["tiny_va=half"], "names an unknown data set, 'tiny_va'. Did you mean 'tiny_val'"),
+        (["zzz=half"], "names an unknown data set, 'zzz'. Names are those of DATASETS.TEST."),
+        (["tiny_val"], "has the entry 'tiny_val', expected DATA_SET=PROTOCOL, e.g. mapillary_val=short1024"),
+        (["tiny_val="], "has the entry 'tiny_val=', expected"),
+        (["=half"], "has the entry '=half', expected"),
+        (["tiny_val=half", "tiny_val=flip"], "names the data set 'tiny_val' twice; keep one entry"),
+        (["tiny_val=halv"], ": protocol 'halv': unknown part 'halv'. Did you mean 'half'"),
+    ],
+)
+def test_overrides_that_cannot_work(cfg, entries, message):
+    cfg.TEST.PROTOCOL_OF = entries
+    with pytest.raises(ConfigError) as error:
+        protocol_of(cfg, "cityscapes_val")  # also where another data set is asked about
+    assert str(error.value).removeprefix("TEST.PROTOCOL_OF").lstrip().startswith(message)
+
+
+def test_a_general_protocol_that_cannot_work(cfg):
+    cfg.TEST.PROTOCOL = "fit"
+    cfg.TEST.PROTOCOL_OF = ["tiny_val=half"]
+    with pytest.raises(ConfigError, match=r"TEST.PROTOCOL: protocol 'fit': unknown part 'fit'"):
+        protocol_of(cfg, "tiny_val")
+
+
+def test_padding_has_the_configs_ignore_label_or_the_released_programs(cfg):
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
+    cfg.TEST.PROTOCOL = "crop8x8"
+    cfg.TEST.PROTOCOL_OF = ["tiny_train=half"]
+    assert (
+        protocol_of(cfg, "tiny_val").prepare_labels(np.ones((8, 4), int)).tolist()
+        == [[11] * 2 + [1] * 4 + [11] * 2] * 8
+    )
+    cfg.TEST.RELEASED_PADDING = True
+    released = protocol_of(cfg, "tiny_val")
+    assert released == parse_protocol("crop8x8+roadpadding")
+    assert released.prepare_labels(np.ones((8, 4), int)).tolist() == [[0] * 2 + [1] * 4 + [0] * 2] * 8
+    assert protocol_of(cfg, "tiny_train") == parse_protocol("half")  # pads nothing, so nothing changes
+
+
+def test_a_protocol_that_names_the_released_padding_keeps_it(cfg):
+    cfg.TEST.PROTOCOL = "crop8x8+roadpadding"
+    for switch in (False, True):
+        cfg.TEST.RELEASED_PADDING = switch
+        assert protocol_of(cfg, "tiny_val") == parse_protocol("crop8x8+roadpadding")
+
+
+def test_keys_are_set_on_the_command_line():
+    opts = ["TEST.PROTOCOL", "fit1024x512+slide512", "TEST.PROTOCOL_OF", "['mapillary_val=half']"]
+    cfg = load_config("", [*opts, "TEST.CLASSES", "synthia16", "TEST.RELEASED_PADDING", "True"])
+    assert (cfg.TEST.PROTOCOL, cfg.TEST.CLASSES, cfg.TEST.RELEASED_PADDING) == (
+        "fit1024x512+slide512",
+        "synthia16",
+        True,
+    )
+    assert cfg.TEST.PROTOCOL_OF == ["mapillary_val=half"]

@@ -17,10 +17,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NoReturn
 
-import scipy.stats
 import torch
 from machine import describe_machine
 from tabulate import tabulate
@@ -28,6 +27,7 @@ from tabulate import tabulate
 from famix.data import register_datasets
 from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
+from famix.evaluation.significance import format_p, format_spread
 from famix.mining.measured import measure_bank
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS
@@ -171,19 +171,6 @@ def class_agnostic_bank(bank: StyleBank) -> StyleBank:
 def paired_gains(scores: Scores, name: str, reference: str) -> list[float]:
     """Differences in the mean of the unseen conditions, seed by seed, in points."""
     return [scores[name][seed][UNSEEN] - scores[reference][seed][UNSEEN] for seed in scores[name]]
-
-
-def format_spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and standard deviation (n - 1)."""
-    return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def format_p(gains: Sequence[float]) -> str:
-    """Two-sided p of the paired t-test; "-" where it has nothing to go by."""
-    if len(gains) < 2 or stdev(gains) == 0:
-        return "-"
-    p = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue)  # of the differences: that is the paired test
-    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def score_table(benchmark: Benchmark, scores: Scores) -> str:

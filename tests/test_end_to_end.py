@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -55,12 +54,12 @@ def test_run_writes_bank_checkpoint_config_and_scores(finished: Path) -> None:
     assert all(0 <= m[f"tiny_{split}/sem_seg/mIoU"] <= 100 for m in scores for split in ("val", "night"))
 
 
-def test_log_ends_with_one_table_over_all_targets(finished: Path) -> None:
+def test_log_ends_with_one_table_over_all_data_sets(finished: Path) -> None:
     table = (finished / "log.txt").read_text().rsplit("Results in percent:", 1)[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
-    assert [row[0] for row in rows if not row[0].startswith("-")] == ["data set", "tiny_val", "tiny_night", "mean"]
-    scores = {row[0]: float(row[1]) for row in rows if re.fullmatch(r"[\d.]+", row[1])}
-    assert scores["mean"] == pytest.approx((scores["tiny_val"] + scores["tiny_night"]) / 2, abs=0.01)
+    assert [row[:2] for row in rows] == [
+        ["data set", "role"], [":-----------", ":-------"], ["tiny_night", "target"], ["tiny_val", "source"],
+    ]  # fmt: skip
 
 
 def test_bank_has_at_most_one_style_per_class_and_batch(finished: Path) -> None:

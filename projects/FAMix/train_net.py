@@ -17,7 +17,7 @@ from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
-from famix.engine import SafeCheckpointer, argument_parser, setup  # noqa: E402
+from famix.engine import argument_parser, load_for_scoring, setup  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
 
 USER_ERROR, INTERRUPTED = 2, 130  # exit status
@@ -62,9 +62,8 @@ def run(args: argparse.Namespace) -> Any:
         return obtain_style_bank(cfg)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
+        weights = load_for_scoring(cfg, model, resume=args.resume)
+        return Trainer.test(cfg, model, weights=weights)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

@@ -2,17 +2,28 @@
 
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_checks import check_config
+from famix.engine.model_selection import ModelSelection, check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.setup import argument_parser, load_config, setup
+from famix.engine.source_validation import SourceValidation
 from famix.engine.trainer import Trainer
+from famix.engine.weight_average import WeightAverage, WeightAverageHook
+from famix.engine.weights_file import load_for_scoring, save_weights
 
 __all__ = [
+    "ModelSelection",
     "SafeCheckpointer",
+    "SourceValidation",
     "Trainer",
+    "WeightAverage",
+    "WeightAverageHook",
     "argument_parser",
     "build_lr_scheduler",
     "build_optimizer",
     "check_config",
+    "check_selection",
     "load_config",
+    "load_for_scoring",
+    "save_weights",
     "setup",
 ]

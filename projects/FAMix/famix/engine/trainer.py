@@ -1,14 +1,17 @@
 """The training loop: Detectron2's, with style mining before it and all its randomness a function of the seed."""
 
 import logging
-import os
+import math
 import weakref
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
@@ -19,15 +22,26 @@ from famix.data import build_test_loader, build_train_loader
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.mixed_precision import build_step_trainer
+from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.errors import FAMixError
-from famix.evaluation import RESULTS_FILE, build_evaluator, format_class_results, format_results, write_results
+from famix.evaluation import (
+    ProtocolInference,
+    ScoredWeights,
+    build_evaluator,
+    format_classes,
+    format_scores,
+    make_report,
+    protocol_of,
+    write_report,
+)
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 
 __all__ = ["Trainer"]
 
-Results = dict[str, dict[str, dict[str, float]]]  # data set -> task -> metric -> percent
+Scores = dict[str, dict[str, float]]  # task -> metric -> percent
+Results = dict[str, Scores]  # of each data set
 
 
 class Trainer(DefaultTrainer):
@@ -55,9 +69,13 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's default hooks, behind the style bank and the seeding of every iteration."""
+        """Detectron2's default hooks, those of model selection, and first the style bank and every iteration's seed."""
         hooks = super().build_hooks()
-        model = getattr(self.model, "module", self.model)
+        model: Any = getattr(self.model, "module", self.model)
+        place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[place] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)
+        self._selection = ModelSelection(self.cfg, model, self._score_source)
+        hooks = self._selection.add_hooks(hooks, place)
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
         reseed = restyler.reseed if restyler is not None else _ignore
         hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
@@ -121,22 +139,68 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> Results:
-        """Evaluate a model on every data set of DATASETS.TEST, log one table and write OUTPUT_DIR/results.json.
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: Sequence[DatasetEvaluator] | None = None,
+        weights: ScoredWeights | None = None,
+    ) -> Results:
+        """Score a model on every data set of DATASETS.TEST, log tables and write results.json, .csv and .md.
+
+        Args:
+            cfg: the effective config; the files go to its OUTPUT_DIR.
+            model: with its weights.
+            evaluators: one for each data set; None builds those that the config names.
+            weights: says what is scored, for the files.
 
         Returns:
-            Data set -> task -> metric -> percent, on the main process.
+            Data set -> task -> metric -> percent, on the main process; empty on others.
+        """
+        names = cfg.DATASETS.TEST
+        given = evaluators or [None] * len(names)
+        results = {name: cls.score(cfg, model, name, one) for name, one in zip(names, given, strict=True)}
+        if not comm.is_main_process():
+            return {}
+        report = make_report(cfg, results, weights or ScoredWeights())
+        logger = logging.getLogger(__name__)
+        logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
+        logger.info("Results in percent:\n%s", format_scores(report, digits=2))
+        write_report(report, cfg.OUTPUT_DIR)
+        return results
+
+    @classmethod
+    def score(
+        cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None = None
+    ) -> Scores:
+        """Score a model on one data set, by the protocol that the config names for it.
+
+        Args:
+            cfg: the effective config.
+            model: with its weights.
+            dataset_name: a registered data set.
+            evaluator: None builds the one that the config names.
+
+        Returns:
+            Task -> metric -> percent, on the main process; empty on others.
         """
         _share_buffers(model)
-        results = super().test(cfg, model, evaluators)
-        if len(cfg.DATASETS.TEST) == 1:  # Detectron2 leaves the name of a single data set out
-            results = {cfg.DATASETS.TEST[0]: results}
-        if comm.is_main_process():
-            logger = logging.getLogger(__name__)
-            logger.info("IoU in percent:\n%s", format_class_results(results))
-            logger.info("Results in percent:\n%s", format_results(results))
-            write_results(results, os.path.join(cfg.OUTPUT_DIR, RESULTS_FILE))
-        return results
+        inference = ProtocolInference(model, protocol_of(cfg, dataset_name))
+        evaluator = evaluator or cls.build_evaluator(cfg, dataset_name)
+        return inference_on_dataset(inference, cls.build_test_loader(cfg, dataset_name), evaluator)
+
+    def _score_targets(self) -> Results:
+        """The evaluation of DATASETS.TEST that is due: of the weights as they are, or when all is done, the selected."""
+        if self.iter < self.max_iter:
+            self._last_eval_results = self.test(self.cfg, self.model, weights=ScoredWeights(iterations=self.iter + 1))
+        else:
+            with self._selection.selected(self.iter) as weights:
+                self._last_eval_results = self.test(self.cfg, self.model, weights=weights)
+        return self._last_eval_results
+
+    def _score_source(self, dataset_name: str) -> float:
+        """mIoU of the weights as they are, on the main process."""
+        return self.score(self.cfg, self.model, dataset_name).get("sem_seg", {}).get("mIoU", math.nan)
 
 
 def _share_buffers(model: nn.Module) -> None:

@@ -1,37 +1,99 @@
-"""Detectron2's evaluators, set up for label files of any encoding."""
+"""Which evaluator scores a data set, and whether it can."""
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
-__all__ = ["build_evaluator"]
+from famix.errors import ConfigError
+from famix.evaluation.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
+from famix.evaluation.class_subsets import class_subset
+from famix.evaluation.framing import Frame
+from famix.evaluation.protocols import protocol_of
+from famix.evaluation.streaming import StreamingSemSegEvaluator
+from famix.wording import did_you_mean
+
+__all__ = ["EVALUATORS", "build_evaluator", "check_evaluation", "scored_classes"]
+
+EVALUATORS = ("streaming", "detectron2", "cityscapes")
+"""Values of TEST.EVALUATOR."""
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """The evaluator of a data set.
 
     Args:
-        cfg: the effective config.
+        cfg: reads TEST.
         dataset_name: a registered data set.
-        output_folder: where the evaluator writes; None for OUTPUT_DIR/inference/<data set>.
+        output_folder: where Detectron2's SemSegEvaluator writes; None for OUTPUT_DIR/inference/<data set>.
 
     Returns:
-        Detectron2's SemSegEvaluator, reading labels with the data set's own reader.
+        The one that TEST.EVALUATOR names, scoring labels as the protocol of the data set prepares them:
+        "streaming", "detectron2" (SemSegEvaluator, which keeps all predictions) or "cityscapes" (the script of that
+        data set).
+
+    Raises:
+        ConfigError: see `check_evaluation`.
     """
+    check_evaluation(cfg, [dataset_name])
+    if cfg.TEST.EVALUATOR == "cityscapes":
+        return CityscapesScriptEvaluator(dataset_name)
+    prepare = protocol_of(cfg, dataset_name).prepare_labels
     reader = MetadataCatalog.get(dataset_name).label_reader
 
-    def load_label(path: str, dtype: type = np.int64) -> np.ndarray:
-        return reader.read(path).astype(dtype)
+    def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
+        return reader.read(path).astype(dtype, copy=False)
 
+    if cfg.TEST.EVALUATOR == "streaming":
+        classes = scored_classes(cfg, dataset_name)
+        return StreamingSemSegEvaluator(dataset_name, read_labels=read_labels, prepare_labels=prepare, classes=classes)
+    return _detectron2_evaluator(
+        dataset_name,
+        lambda path, dtype: prepare(read_labels(path, dtype)),
+        output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+    )
+
+
+def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Find out whether data sets can be scored as the config says, without reading an image.
+
+    Args:
+        cfg: reads TEST.
+        names: of registered data sets.
+
+    Raises:
+        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF or CLASSES cannot work, alone or together.
+    """
+    kind = cfg.TEST.EVALUATOR
+    if kind not in EVALUATORS:
+        raise ConfigError(
+            f"TEST.EVALUATOR is {kind!r}, expected one of {', '.join(EVALUATORS)}.{did_you_mean(kind, EVALUATORS)}"
+        )
+    for name in names:
+        protocol, classes = protocol_of(cfg, name), scored_classes(cfg, name)
+        if kind != "streaming" and len(classes) < len(MetadataCatalog.get(name).stuff_classes):
+            raise ConfigError(f"TEST.CLASSES {cfg.TEST.CLASSES} needs TEST.EVALUATOR streaming, got {kind}")
+        if kind == "cityscapes":
+            if protocol.truth != Frame():
+                raise ConfigError(
+                    f"TEST.EVALUATOR cityscapes scores labels as they are; the protocol '{protocol.name}' of {name} "
+                    "resizes them: set TEST.EVALUATOR streaming"
+                )
+            require_cityscapes_files(name)
+
+
+def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:
+    """Train ids that TEST.CLASSES makes the means of a data set's scores be over."""
+    return class_subset(cfg.TEST.CLASSES, MetadataCatalog.get(dataset_name).stuff_classes)
+
+
+def _detectron2_evaluator(
+    dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str
+) -> SemSegEvaluator:
     # It logs a dictionary of some 80 numbers in one line; famix.evaluation.table lays the same out.
     logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
-    return SemSegEvaluator(
-        dataset_name,
-        distributed=True,
-        output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-        sem_seg_loading_fn=load_label,
-    )
+    return SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)

@@ -1,66 +1,129 @@
-"""The scores of a run as a file for other programs."""
+"""The scores of a run as files for other programs: results.json, results.csv and results.md.
 
+results.json holds, for every data set, task -> metric -> percent as the evaluators return them, and under "report"
+what they are of, with a format version and the means. Files of before had the data sets alone.
+"""
+
+import csv
+import io
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from famix.errors import DatasetError
+from famix.evaluation.report import MEAN, METRICS, TASK, Report
+from famix.evaluation.report_text import format_report
+from famix.evaluation.text_file import write_whole
 
-__all__ = ["RESULTS_FILE", "read_results", "write_results"]
+__all__ = ["FORMAT_VERSION", "RESULTS_FILE", "read_report", "read_results", "write_report"]
 
 RESULTS_FILE = "results.json"
 """Name of the file in OUTPUT_DIR."""
 
-Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # data set -> task -> metric -> percent
+FORMAT_VERSION = 2
+"""Of results.json; the first had no number."""
+
+_REPORT = "report"
 
 
-def write_results(results: Results, path: str | os.PathLike[str]) -> None:
-    """Write scores as JSON; the file appears whole or not at all.
+def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
+    """Write results.json, results.csv and results.md; each appears whole or not at all.
+
+    NaN, the score of a class that is nowhere, becomes null in JSON and empty in CSV.
 
     Args:
-        results: data set -> task -> metric -> percent. NaN, the score of a class that is nowhere, becomes null.
-        path: of the file, which is replaced; its folder is made where it is missing.
+        report: scores and facts.
+        folder: of the files, which are replaced; made where it is missing.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
     """
-    path = Path(path)
-    plain = {
-        name: {task: {metric: _to_json(value) for metric, value in scores.items()} for task, scores in tasks.items()}
-        for name, tasks in results.items()
-    }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    path = Path(folder) / RESULTS_FILE
+    plain = {_REPORT: {"format_version": FORMAT_VERSION, **report.to_json()}, **report.results}
+    write_whole(path, json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n")
+    write_whole(path.with_suffix(".csv"), _to_csv(report))
+    write_whole(path.with_suffix(".md"), format_report(report))
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Read what `write_results` wrote; null becomes NaN again.
+    """Read the scores of a results.json, of any format version; null becomes NaN again.
+
+    Returns:
+        Data set -> task -> metric -> percent.
 
     Raises:
         DatasetError: the file is missing or holds something else.
     """
+    return _read(path)[0]
+
+
+def read_report(path: str | os.PathLike[str]) -> Report:
+    """Read a results.json with all that it says.
+
+    Raises:
+        DatasetError: the file is missing, holds something else, or is of another format version.
+    """
+    results, plain = _read(path)
+    if plain is None or plain.get("format_version") != FORMAT_VERSION:
+        found = "none" if plain is None else plain.get("format_version")
+        raise DatasetError(
+            f"{path} has the format version {found}, expected {FORMAT_VERSION}, which says seed, protocol and "
+            "checkpoint; score the checkpoint again with --eval-only"
+        )
+    try:
+        return Report.from_json(plain, results)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, float]]], Mapping[str, Any] | None]:
     try:
         plain = json.loads(Path(path).read_text())
-        return {
+        report = plain.pop(_REPORT, None)
+        results = {
             name: {
-                task: {metric: _from_json(value) for metric, value in scores.items()} for task, scores in tasks.items()
+                task: {metric: math.nan if value is None else float(value) for metric, value in scores.items()}
+                for task, scores in tasks.items()
             }
             for name, tasks in plain.items()
         }
+        return results, None if report is None else dict(report)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
 
 
-def _to_json(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
-def _from_json(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _to_csv(report: Report) -> str:
+    """A row per data set, then the means; numbers in full."""
+    run, weights = report.run, report.run.weights
+    scores = {name: tasks.get(TASK, {}) for name, tasks in report.results.items()}
+    metrics = list(dict.fromkeys((*METRICS, *(metric for score in scores.values() for metric in score))))
+    head = ["method", "seed", "weights", "sha256", "data_set", "role", "protocol", "num_classes", *metrics]
+    same = [run.method, run.seed, weights.label, weights.sha256 or ""]
+    rows = [
+        [*same, name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes)]
+        + [_cell(scores[name].get(metric)) for metric in metrics]
+        for name, scored in report.data_sets.items()
+    ]
+    rows += [
+        [*same, MEAN if group == MEAN else f"{MEAN} of {group}", MEAN, "", ""]
+        + [_cell(means.get(metric)) for metric in metrics]
+        for group, means in report.means().items()
+    ]
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([head, *rows])
+    return stream.getvalue()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(float(value))

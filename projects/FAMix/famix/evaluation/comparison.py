@@ -1,0 +1,144 @@
+"""Runs compared: those that differ in nothing but the seed are one row, and only what was scored alike shares a table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from famix.errors import ConfigError
+from famix.evaluation.report import Report
+from famix.wording import did_you_mean
+
+__all__ = ["GROUPINGS", "Comparison", "Group", "compare_reports", "require_baseline"]
+
+GROUPINGS = ("config", "method")
+"""What makes runs one group: an equal config but for the seeds, or an equal name."""
+
+Scoring = tuple[tuple[str, str, tuple[str, ...], bool], ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of several seeds.
+
+    Attributes:
+        name: the method's; with the weights or the config's hash behind it where others of a table share it.
+        weights: which were scored, see `ScoredWeights.label`.
+        reports: seed -> report.
+    """
+
+    name: str
+    weights: str
+    reports: Mapping[int, Report]
+
+    def values(self, heading: str) -> list[float]:
+        """Scores under a heading of `Report.row`, seed by seed."""
+        return [report.row()[heading] for report in self.reports.values()]
+
+    def gains(self, baseline: "Group", heading: str) -> list[float]:
+        """Differences in points to a baseline, for every seed that both have."""
+        common = [seed for seed in self.reports if seed in baseline.reports]
+        return [self.reports[seed].row()[heading] - baseline.reports[seed].row()[heading] for seed in common]
+
+    def gain(self, baseline: "Group", heading: str) -> float:
+        """Difference in points to a baseline, of the means over all seeds."""
+        return fmean(self.values(heading)) - fmean(baseline.values(heading))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups whose scores may be compared: of the same data sets, by the same protocols, over the same classes.
+
+    Attributes:
+        groups: in the order of their first run.
+    """
+
+    groups: tuple[Group, ...]
+
+    @property
+    def example(self) -> Report:
+        """One of the reports, for all that they share."""
+        return next(iter(self.groups[0].reports.values()))
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of the scores."""
+        return tuple(self.example.row())
+
+    def group(self, name: str) -> Group | None:
+        """The group of that name, if it is here."""
+        return next((group for group in self.groups if group.name == name), None)
+
+    def scored_how(self) -> str:
+        """The protocols and classes in words."""
+        scored = self.example.data_sets
+        protocols = {one.protocol for one in scored.values()}
+        classes = {len(one.classes) for one in scored.values()}
+        if len(protocols) == 1:
+            words = f"protocol {protocols.pop()}"
+        else:
+            words = "protocols " + ", ".join(f"{one.heading} {one.protocol}" for one in scored.values())
+        return f"{words}; {' or '.join(map(str, sorted(classes)))} classes"
+
+
+def compare_reports(reports: Mapping[str, Report], by: str = "config") -> list[Comparison]:
+    """Group runs.
+
+    Args:
+        reports: where it was read -> report.
+        by: one of GROUPINGS.
+
+    Returns:
+        One comparison for every way of scoring. Runs of one group are never scored differently: they are two groups,
+        of two comparisons.
+
+    Raises:
+        ConfigError: two runs of a group have the same seed.
+    """
+    tables: dict[Scoring, dict[tuple[str, str], dict[int, str]]] = {}
+    for path, report in reports.items():
+        run = report.run
+        key = run.method_hash if by == "config" else run.method, run.weights.label
+        seeds = tables.setdefault(_scoring(report), {}).setdefault(key, {})
+        if run.seed in seeds:
+            raise ConfigError(
+                f"{seeds[run.seed]} and {path} are runs of '{run.method}' with the same seed, {run.seed}; leave one out, or "
+                "say which is which with SEED when they are scored"
+            )
+        seeds[run.seed] = path
+    return [
+        Comparison(_named([{seed: reports[path] for seed, path in seeds.items()} for seeds in groups.values()]))
+        for groups in tables.values()
+    ]
+
+
+def require_baseline(comparisons: Sequence[Comparison], name: str) -> None:
+    """Raise unless some comparison has a group of that name.
+
+    Raises:
+        ConfigError: none has.
+    """
+    names = [group.name for comparison in comparisons for group in comparison.groups]
+    if name not in names:
+        raise ConfigError(f"no run is called '{name}'.{did_you_mean(name, names)} There are: {', '.join(names)}")
+
+
+def _scoring(report: Report) -> Scoring:
+    """What must be equal for two scores, and two means, to be comparable."""
+    return tuple(sorted((name, one.protocol, one.classes, one.is_source) for name, one in report.data_sets.items()))
+
+
+def _named(groups: Sequence[Mapping[int, Report]]) -> tuple[Group, ...]:
+    runs = [next(iter(reports.values())).run for reports in groups]
+    methods = [run.method for run in runs]
+    with_weights = [(run.method, run.weights.label) for run in runs]
+    named = []
+    for reports, run in zip(groups, runs, strict=True):
+        label = run.weights.label
+        if methods.count(run.method) == 1:
+            name = run.method
+        elif with_weights.count((run.method, label)) == 1:
+            name = f"{run.method} ({label})"
+        else:
+            name = f"{run.method} ({label}, {run.method_hash[:6]})"
+        named.append(Group(name, label, dict(sorted(reports.items()))))
+    return tuple(named)

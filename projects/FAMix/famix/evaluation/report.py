@@ -1,0 +1,167 @@
+"""The scores of a run on all its data sets, with what one must know to compare them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from famix.evaluation.domains import domain_groups, is_source, short_names
+from famix.evaluation.evaluators import scored_classes
+from famix.evaluation.protocols import protocol_of
+from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run
+
+__all__ = ["MEAN", "METRICS", "TASK", "Report", "Results", "ScoredDataset", "make_report"]
+
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Data set -> task -> metric -> percent."""
+
+METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
+"""Over all classes, of the task "sem_seg"."""
+
+MEAN = "mean"
+"""Name of the mean over all targets among the means of a report."""
+
+TASK = "sem_seg"
+"""The task of the results that is reported on."""
+
+
+@dataclass(frozen=True)
+class ScoredDataset:
+    """How a data set was scored.
+
+    Attributes:
+        heading: short name for tables.
+        is_source: it shows the domain that was trained on, and is no part of the mean.
+        group: whole that it is a condition of, e.g. "acdc"; "" where it stands alone.
+        protocol: name of the evaluation protocol.
+        classes: names of the classes that the means are over.
+    """
+
+    heading: str
+    is_source: bool
+    group: str
+    protocol: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Scores and facts of one run.
+
+    Attributes:
+        run: what was run.
+        data_sets: name -> how it was scored, in the order of DATASETS.TEST.
+        results: name -> task -> metric -> percent, for the same names.
+    """
+
+    run: RunFacts
+    data_sets: Mapping[str, ScoredDataset]
+    results: Results
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the data sets that the mean is over."""
+        return tuple(name for name, scored in self.data_sets.items() if not scored.is_source)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the data sets that show the source domain."""
+        return tuple(name for name, scored in self.data_sets.items() if scored.is_source)
+
+    def score(self, name: str, metric: str = "mIoU") -> float:
+        """A score of a data set in percent; NaN where it has none of that name."""
+        return float(self.results[name].get(TASK, {}).get(metric, math.nan))
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Means over data sets, each counted once, in percent.
+
+        Returns:
+            Name of a group of targets, or `MEAN` for all targets -> metric -> mean. NaN where a data set lacks the
+            score.
+        """
+        groups: dict[str, list[str]] = {}
+        for name in self.targets:
+            if self.data_sets[name].group:
+                groups.setdefault(self.data_sets[name].group, []).append(name)
+        return {group: self._mean_scores(names) for group, names in {**groups, MEAN: list(self.targets)}.items()}
+
+    def row(self) -> dict[str, float]:
+        """What stands in a row of a table.
+
+        Returns:
+            Heading -> mIoU in percent, NaN where there is none: every target, the mean of each group behind its last
+            one, the mean of all targets where there are several, the data sets of the source.
+        """
+        means, cells = self.means(), {}
+        last_of_group = {self.data_sets[name].group: name for name in self.targets}
+        for name in self.targets:
+            scored = self.data_sets[name]
+            cells[scored.heading] = self.score(name)
+            if scored.group and last_of_group[scored.group] == name:
+                cells[f"{MEAN} of {scored.group}"] = means[scored.group]["mIoU"]
+        if len(self.targets) > 1:
+            cells[MEAN] = means[MEAN]["mIoU"]
+        return cells | {f"source: {self.data_sets[name].heading}": self.score(name) for name in self.sources}
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the results, as `from_json` takes it."""
+        return {
+            "run": asdict(self.run),
+            "data_sets": {name: asdict(scored) for name, scored in self.data_sets.items()},
+            "means": self.means(),
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], results: Results) -> "Report":
+        """A report as `to_json` wrote it, whatever numbers it says are means.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it has another form.
+        """
+        run = dict(plain["run"])
+        run |= {"weights": ScoredWeights(**run["weights"]), "trained_on": tuple(run["trained_on"])}
+        data_sets = {
+            name: ScoredDataset(**{**scored, "classes": tuple(scored["classes"])})
+            for name, scored in plain["data_sets"].items()
+        }
+        if data_sets.keys() != results.keys():
+            raise ValueError(f"facts of {sorted(data_sets)}, but scores of {sorted(results)}")
+        return cls(RunFacts(**run), data_sets, results)
+
+    def _mean_scores(self, names: Sequence[str]) -> dict[str, float]:
+        means = {}
+        for metric in METRICS:
+            values = [self.score(name, metric) for name in names]
+            means[metric] = sum(values) / len(values) if values else math.nan
+        return means
+
+
+def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:
+    """Report on what was just scored.
+
+    Args:
+        cfg: the effective config.
+        results: data set of DATASETS.TEST -> task -> metric -> percent.
+        weights: what was scored.
+    """
+    names = list(results)
+    headings = short_names(names)
+    targets = [name for name in names if not is_source(cfg, name)]
+    group_of = {name: group for group, members in domain_groups(targets).items() for name in members}
+    return Report(
+        describe_run(cfg, weights),
+        {
+            name: ScoredDataset(
+                heading=headings[name],
+                is_source=name not in targets,
+                group=group_of.get(name, ""),
+                protocol=protocol_of(cfg, name).name,
+                classes=tuple(MetadataCatalog.get(name).stuff_classes[index] for index in scored_classes(cfg, name)),
+            )
+            for name in names
+        },
+        results,
+    )

@@ -1,0 +1,94 @@
+"""A report in Markdown: a row that a paper could paste, how every data set was scored, classes, and the run."""
+
+import math
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from famix.evaluation.report import MEAN, METRICS, Report
+
+__all__ = ["format_classes", "format_number", "format_report", "format_scores", "markdown_table"]
+
+_CLASS_PREFIX = "IoU-"
+
+
+def format_report(report: Report) -> str:
+    """Lay out a report; scores are in percent with one decimal, and one that does not exist is a dash."""
+    run = report.run
+    classes = {len(scored.classes) for scored in report.data_sets.values()}
+    over = f"{min(classes)} classes" if len(classes) == 1 else "the classes named below"
+    mean = "the mean counts every target once" if report.targets else "no data set is a target"
+    parts = [
+        f"# {run.method}",
+        f"mIoU in percent over {over}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
+        f"seed {run.seed}; scored: {run.weights.describe()}.",
+        _row_table(report),
+        "How each data set was scored:",
+        format_scores(report),
+        "IoU of every class that a data set shows:",
+        format_classes(report),
+        "The run:",
+        _facts_table(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_scores(report: Report, digits: int = 1) -> str:
+    """A row per target, their means, and a row per data set of the source: role, protocol, classes and scores."""
+    rows = [_score_row(report, name, digits) for name in report.targets]
+    for group, means in report.means().items() if len(report.targets) > 1 else ():
+        name = MEAN if group == MEAN else f"{MEAN} of {group}"
+        rows.append([name, "", "", "", *(format_number(means[metric], digits) for metric in METRICS)])
+    rows += [_score_row(report, name, digits) for name in report.sources]
+    return markdown_table(rows, ["data set", "role", "protocol", "classes", *METRICS], 3)
+
+
+def format_classes(report: Report, digits: int = 1) -> str:
+    """The IoU of every class that some data set shows, a column per data set."""
+    found = (metric for tasks in report.results.values() for scores in tasks.values() for metric in scores)
+    rows = []
+    for metric in dict.fromkeys(metric for metric in found if metric.startswith(_CLASS_PREFIX)):
+        values = [report.score(name, metric) for name in report.data_sets]
+        if not all(map(math.isnan, values)):
+            rows.append([metric.removeprefix(_CLASS_PREFIX), *(format_number(value, digits) for value in values)])
+    return markdown_table(rows, ["IoU", *(scored.heading for scored in report.data_sets.values())], 1)
+
+
+def format_number(value: float, digits: int = 1) -> str:
+    """A score with so many decimals; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str], numbers_from: int) -> str:
+    """A Markdown table of texts, whose columns from some number on are numbers, and right-aligned."""
+    align = ["left"] * numbers_from + ["right"] * (len(headers) - numbers_from)
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
+
+
+def _row_table(report: Report) -> str:
+    row = report.row()
+    cells = [report.run.method, report.run.weights.label, *map(format_number, row.values())]
+    return markdown_table([cells], ["method", "weights", *row], 2)
+
+
+def _score_row(report: Report, name: str, digits: int) -> list[str]:
+    scored = report.data_sets[name]
+    role = "source" if scored.is_source else "target"
+    scores = (format_number(report.score(name, metric), digits) for metric in METRICS)
+    return [name, role, scored.protocol, str(len(scored.classes)), *scores]
+
+
+def _facts_table(report: Report) -> str:
+    run, weights = report.run, report.run.weights
+    facts = {
+        "weights": weights.describe(),
+        "file": weights.file or "none, in memory",
+        "sha256": weights.sha256 or "",
+        "seed": str(run.seed),
+        "trained on": ", ".join(run.trained_on),
+        "evaluator": run.evaluator,
+        "config": run.config_hash,
+        "date": run.date,
+        "versions": ", ".join(f"{name} {number}" for name, number in run.versions.items()),
+    }
+    return markdown_table([[name, value] for name, value in facts.items()], ["", ""], 2)

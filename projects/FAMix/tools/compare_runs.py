@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Merge runs into one table: mean and standard deviation over the seeds of every method, on every target.
+
+Runs whose configs differ in nothing but seeds and places are one method. Scores of different data sets, protocols or
+classes never share a table.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from famix.errors import ConfigError, FAMixError
+from famix.evaluation import RESULTS_FILE, read_report
+from famix.evaluation.comparison import GROUPINGS, compare_reports, require_baseline
+from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
+from famix.evaluation.text_file import write_whole
+
+USER_ERROR = 2  # exit status
+FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Example: compare_runs.py output/baseline/seed* output/famix/seed* --baseline baseline --output table.md",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"an OUTPUT_DIR or its {RESULTS_FILE}")
+    parser.add_argument(
+        "--group-by",
+        choices=GROUPINGS,
+        default="config",
+        help="what runs of several seeds must share: their config (default), or only their method's name, which is the "
+        "last part of OUTPUT_DIR that names no seed",
+    )
+    parser.add_argument("--baseline", metavar="NAME", help="also show the differences to this method, and their p")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there, too: .md or .csv")
+    return parser
+
+
+def compare(arguments: argparse.Namespace) -> str:
+    """The table that a command line asks for, in Markdown; writes the file, too.
+
+    Raises:
+        FAMixError: runs cannot be read or compared, or an argument cannot work.
+        OSError: the file cannot be written.
+    """
+    output: Path | None = arguments.output
+    if output is not None and output.suffix not in FORMATS:
+        raise ConfigError(f"--output is {output}, expected a file that ends with {' or '.join(FORMATS)}")
+    paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
+    comparisons = compare_reports({str(path): read_report(path) for path in paths}, arguments.group_by)
+    if arguments.baseline is not None:
+        require_baseline(comparisons, arguments.baseline)
+    if output is not None:
+        write_whole(output, FORMATS[output.suffix](comparisons, arguments.baseline))
+    return format_comparisons(comparisons, arguments.baseline)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    try:
+        print(compare(make_parser().parse_args(argv)), end="")
+    except (FAMixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

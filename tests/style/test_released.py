@@ -9,25 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from famix.data import CITYSCAPES_CLASSES
 from famix.errors import BankError
 from famix.style import StyleBank
 from famix.style.released import RELEASED_CLASSES
-
-
-def released(count: int = 2) -> dict[str, list[torch.Tensor]]:
-    """What saved_params.pkl holds: "<class>_mu" and "<class>_std", lists of tensors (256, 1, 1)."""
-    generator = torch.Generator().manual_seed(0)
-    names = [*RELEASED_CLASSES, "255"]
-    return {
-        f"{name}_{kind}": [torch.rand(256, 1, 1, generator=generator) for _ in range(count)]
-        for name in names
-        for kind in ("mu", "std")
-    }
-
-
-def write(path: Path, content: Any) -> Path:
-    path.write_bytes(pickle.dumps(content))
-    return path
+from released_factory import released_styles, write_bank
 
 
 class Calls:
@@ -40,9 +26,13 @@ class Calls:
         return self.call
 
 
+def read(tmp_path: Path, content: Any) -> StyleBank:
+    return StyleBank.from_released_pickle(write_bank(tmp_path / "saved_params.pkl", content))
+
+
 def test_styles_come_with_their_classes(tmp_path: Path) -> None:
-    content = released()
-    bank = StyleBank.from_released_pickle(write(tmp_path / "saved_params.pkl", content))
+    content = released_styles()
+    bank = read(tmp_path, content)
     assert bank.counts() == dict.fromkeys([*range(19), 255], 2)
     for class_id, name in [(0, "road"), (6, "traffic light"), (18, "bicycle"), (255, "255")]:
         rows = bank.class_ids == class_id
@@ -50,9 +40,32 @@ def test_styles_come_with_their_classes(tmp_path: Path) -> None:
         assert torch.equal(bank.std[rows], torch.stack(content[f"{name}_std"]).flatten(1))
 
 
+def test_its_classes_are_those_of_the_built_in_data_sets() -> None:
+    assert tuple(entry.name for entry in CITYSCAPES_CLASSES) == RELEASED_CLASSES
+
+
+@pytest.mark.parametrize("channels", [8, 320])
+def test_a_bank_of_any_width_is_read(tmp_path: Path, channels: int) -> None:
+    assert read(tmp_path, released_styles(channels=channels)).num_channels == channels
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_pickle_protocol_is_read(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "saved_params.pkl"
+    path.write_bytes(pickle.dumps(released_styles(), protocol))
+    assert torch.equal(StyleBank.from_released_pickle(path).mean, read(tmp_path, released_styles()).mean)
+
+
+def test_parameters_halves_and_views_of_a_batch_are_styles_too(tmp_path: Path) -> None:
+    batch = torch.rand(3, 256, 1, 1)
+    styles = [torch.nn.Parameter(batch[0]), batch[1].half(), batch[2]]
+    bank = read(tmp_path, released_styles(0) | {"road_mu": styles, "road_std": styles})
+    torch.testing.assert_close(bank.mean, batch.flatten(1), rtol=0, atol=5e-4)
+    assert bank.mean.dtype == torch.float32 and not bank.mean.requires_grad
+
+
 def test_a_class_without_styles_and_an_imported_bank_saved_anew(tmp_path: Path) -> None:
-    content = released() | {"train_mu": [], "train_std": []}
-    bank = StyleBank.from_released_pickle(write(tmp_path / "saved_params.pkl", content))
+    bank = read(tmp_path, released_styles() | {"train_mu": [], "train_std": []})
     bank.save(tmp_path / "bank.safetensors")
     loaded = StyleBank.load(tmp_path / "bank.safetensors")
     assert 16 not in loaded.counts() and loaded.class_names()[16] == "train"
@@ -68,10 +81,25 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, n
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         hostile = Calls(torch.storage._load_from_bytes, buffer.getvalue())
-    path = write(tmp_path / "saved_params.pkl", released() | {"road_mu": [hostile]})
-    with pytest.raises(BankError, match=r"mkdir|no pickle of tensors"):
-        StyleBank.from_released_pickle(path)
+    with pytest.raises(BankError, match=r"saved_params.pkl.*(mkdir.*nothing was executed|no pickle of tensors)"):
+        read(tmp_path, released_styles() | {"road_mu": [hostile]})
     assert not trace.exists()
+
+
+def test_a_pickle_cannot_change_the_functions_that_it_may_call(tmp_path: Path) -> None:
+    rebuild = torch._utils._rebuild_tensor_v2
+    before = rebuild.__defaults__, dict(vars(rebuild))
+    set_defaults = [
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n",  # the function
+        b"N}X\x0c\x00\x00\x00__defaults__)s\x86b.",  # its state: no dictionary, but attributes {"__defaults__": ()}
+    ]
+    path = tmp_path / "saved_params.pkl"
+    path.write_bytes(b"".join(set_defaults))
+    assert pickle.loads(path.read_bytes()) is rebuild and rebuild.__defaults__ == ()  # what an open door would do
+    rebuild.__defaults__ = before[0]
+    with pytest.raises(BankError, match="no pickle of tensors"):
+        StyleBank.from_released_pickle(path)
+    assert (rebuild.__defaults__, vars(rebuild)) == before
 
 
 @pytest.mark.parametrize(
@@ -79,21 +107,27 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, n
     [
         ([1, 2], "holds a list, expected a dict"),
         ({}, "lacks a list of tensors .* 'road_mu'"),
-        (released() | {"sky_std": "blue"}, "'sky_std'"),
-        (released() | {"sky_std": [torch.rand(256)]}, "'sky_std'"),
-        (released() | {"sky_std": []}, "2 means and 0 standard deviations of 'sky'"),
-        (released(0), "holds no style"),
+        (released_styles() | {"sky_std": "blue"}, "'sky_std'"),
+        (released_styles() | {"sky_std": [torch.rand(256)]}, "'sky_std'"),
+        (released_styles() | {"sky_std": [torch.rand(16, 4, 4)]}, "'sky_std'"),
+        (released_styles() | {"sky_std": [torch.ones(256, 1, 1, dtype=torch.int64)] * 2}, "'sky_std'"),
+        (released_styles() | {"sky_std": [torch.rand(1).expand(10**12, 1, 1)] * 2}, "'sky_std'"),
+        (released_styles() | {"sky_std": []}, "2 means and 0 standard deviations of 'sky'"),
+        (released_styles() | {"tree_mu": []}, "entries of other classes .*tree_mu"),
+        (released_styles() | {"sky_std": [torch.rand(64, 1, 1)] * 2}, "styles of 64, 256 channels"),
+        (released_styles() | {"sky_std": [torch.full((256, 1, 1), torch.nan)] * 2}, "NaN or infinite"),
+        (released_styles(0), "holds no style"),
     ],
 )
 def test_another_content_is_refused(tmp_path: Path, content: Any, message: str) -> None:
-    with pytest.raises(BankError, match=message):
-        StyleBank.from_released_pickle(write(tmp_path / "saved_params.pkl", content))
+    with pytest.raises(BankError, match=f"saved_params.pkl.*{message}"):
+        read(tmp_path, content)
 
 
 def test_missing_and_truncated_files(tmp_path: Path) -> None:
     with pytest.raises(BankError, match="does not exist"):
         StyleBank.from_released_pickle(tmp_path / "saved_params.pkl")
-    path = write(tmp_path / "saved_params.pkl", released())
+    path = write_bank(tmp_path / "saved_params.pkl", released_styles())
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(BankError, match="no pickle of tensors"):
         StyleBank.from_released_pickle(path)

@@ -1,6 +1,9 @@
 """Checkpoints of the released FAMix program, under this project's names."""
 
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,37 +12,119 @@ import torch
 from torch import Tensor
 
 from famix.errors import WeightsError
+from famix.wording import first_few
 
-__all__ = ["load_released_checkpoint"]
+__all__ = ["ReleasedCheckpoint", "load_released_checkpoint", "read_released_checkpoint", "require_fit", "save_weights"]
 
 # The decoder is this project's semantic head; the backbone has CLIP's names in both.
 _PREFIXES = {"backbone.": "backbone.", "classifier.": "sem_seg_head."}
+# Convolutions that any of its networks has, whatever its CLIP.
 _REQUIRED = ("backbone.conv1.weight", "classifier.aspp.project.0.weight", "classifier.classifier.3.weight")
 
 
+@dataclass(frozen=True)
+class ReleasedCheckpoint:
+    """A checkpoint of the released program.
+
+    Attributes:
+        weights: of a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead, under their names there.
+        iterations: that were trained; None where the file does not say.
+        best_score: mIoU of the best validation so far, 0-1; None where the file does not say.
+    """
+
+    weights: dict[str, Tensor]
+    iterations: int | None
+    best_score: float | None
+
+
 def load_released_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read a checkpoint of the released program.
+    """Read the weights of a checkpoint of the released program.
 
     Args:
         path: a file with {"model_state": ..., "cur_itrs": ..., "best_score": ..., ...}. Nothing in it is executed.
 
     Returns:
-        The weights of a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead. Saved as {"model": ...} with torch.save,
-        they are what MODEL.WEIGHTS takes.
+        The weights of a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead. Written by `save_weights`, they are what
+        MODEL.WEIGHTS takes.
 
     Raises:
         WeightsError: the file is missing, damaged, would run code, or holds something else.
     """
-    state = _model_state(_load(Path(path)), path)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    return read_released_checkpoint(path).weights
+
+
+def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
+    """Read a checkpoint of the released program with what it says of itself.
+
+    Args:
+        path: see `load_released_checkpoint`.
+
+    Raises:
+        WeightsError: see `load_released_checkpoint`.
+    """
+    checkpoint = _load(Path(path))
+    state = {name.removeprefix("module."): value for name, value in _model_state(checkpoint, path).items()}
     foreign = [name for name in state if not name.startswith(tuple(_PREFIXES))]
-    missing = [name for name in _REQUIRED if name not in state]
+    missing = [name for name in _REQUIRED if name not in state or state[name].dim() != 4]
     if foreign or missing:
         raise WeightsError(
             f"{path} is no checkpoint of the released program: expected only backbone.* and classifier.*, among them "
             f"{', '.join(_REQUIRED)}; unknown {foreign[:3]}, missing {missing}"
         )
-    return {_rename(name): value for name, value in state.items()}
+    weights = {_rename(name): value for name, value in state.items()}
+    iterations = _number(checkpoint, "cur_itrs")
+    return ReleasedCheckpoint(
+        weights, None if iterations is None else int(iterations), _number(checkpoint, "best_score")
+    )
+
+
+def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise unless weights have exactly the names and shapes of a model's.
+
+    Args:
+        weights: to be loaded.
+        expected: the model's state_dict; its values do not matter.
+
+    Raises:
+        WeightsError: names are missing or left over, or shapes differ; names the first of each.
+    """
+    missing = [name for name in expected if name not in weights]
+    extra = [name for name in weights if name not in expected]
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    kinds = {"missing": missing, "left over": extra, "of another shape": misshapen}
+    problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
+    if problems:
+        raise WeightsError(f"the weights are not those of the config's model; {'; '.join(problems)}")
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Write weights as a file for MODEL.WEIGHTS; it appears whole or not at all.
+
+    Args:
+        weights: names to tensors.
+        path: of the file, .pth by custom; its folder is made where it is missing.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save({"model": dict(weights)}, file)
+        os.replace(part, path)
+    except OSError as error:
+        raise WeightsError(
+            f"the weights cannot be written to {path} ({error.strerror}); choose another file"
+        ) from error
+    finally:
+        if part.exists():
+            part.unlink()
 
 
 def _load(path: Path) -> Any:
@@ -50,8 +135,17 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises another type for every kind of damage
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise WeightsError(f"{path} is no checkpoint that can be read safely: {reason}") from error
+        raise WeightsError(f"{path} is no checkpoint that can be read safely: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line; torch's own words are many, and advise to read the file unsafely."""
+    refused = re.search(r"GLOBAL:? ([\w.]+)", str(error))
+    if refused:
+        return f"it refers to {refused[1]}, which weights have no use for; nothing was executed"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"it is truncated, damaged or no file that torch saved ({type(error).__name__})"
 
 
 def _numpy_scalars() -> list[Any]:
@@ -62,10 +156,17 @@ def _numpy_scalars() -> list[Any]:
 
 def _model_state(checkpoint: Any, path: str | Path) -> Mapping[str, Tensor]:
     state = checkpoint.get("model_state") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         found = sorted(map(str, checkpoint))[:5] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise WeightsError(f"{path} has no 'model_state' of tensors as the released program saves it; it holds {found}")
     return state
+
+
+def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
+    value = checkpoint.get(key)
+    return float(value) if isinstance(value, (int, float, np.floating)) else None
 
 
 def _rename(name: str) -> str:

@@ -1,0 +1,185 @@
+"""Turn files of the released FAMix program into this project's: a checkpoint for MODEL.WEIGHTS, a style bank for
+MODEL.STYLE.BANK. Which of the two a file is, its content says; nothing in it is executed."""
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.data import MetadataCatalog  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from famix.checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights  # noqa: E402
+from famix.data import register_datasets, require_same_classes  # noqa: E402
+from famix.engine import load_config  # noqa: E402
+from famix.errors import ConfigError, FAMixError  # noqa: E402
+from famix.mining.provenance import bank_metadata, check_bank  # noqa: E402
+from famix.modeling import ARCHITECTURES  # noqa: E402
+from famix.style import IGNORE_CLASS, StyleBank  # noqa: E402
+from famix.style.released import RELEASED_CLASSES  # noqa: E402
+
+# How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
+_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
+_CHECKPOINT_SUFFIX, _BANK_SUFFIX = ".pth", ".safetensors"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Example: import_released.py released.pth --output model.pth --config-file configs/GTA5/famix_RN50.yaml",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint (.pth) or saved_params.pkl")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help=f"{_CHECKPOINT_SUFFIX} for a checkpoint, {_BANK_SUFFIX} for a bank; replaced if there",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="write nothing unless the file fits this config")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 2 with one line on stderr for a file that cannot be imported.
+    """
+    arguments = make_parser().parse_intermixed_args(argv)
+    try:
+        _check_paths(arguments)
+        cfg = _load_config(arguments.config_file, arguments.opts)
+        print(f"Reading {arguments.file}")
+        if _is_torch_file(arguments.file):
+            _import_checkpoint(arguments.file, arguments.output, cfg)
+        else:
+            _import_bank(arguments.file, arguments.output, cfg)
+    except FAMixError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    file, output = arguments.file, arguments.output
+    if not file.is_file():
+        raise ConfigError(f"{file} does not exist; expected a checkpoint or a saved_params.pkl of the released program")
+    if output.is_dir() or output.resolve() == file.resolve():
+        raise ConfigError(f"--output {output} is {'a folder' if output.is_dir() else 'the input'}; name another file")
+    if arguments.opts and not arguments.config_file:
+        raise ConfigError(f"{' '.join(arguments.opts)}: settings override a config; name it with --config-file")
+
+
+def _load_config(file: str | None, opts: Sequence[str]) -> CfgNode | None:
+    """The config, with a network that needs no file of CLIP's where its architecture is a published one."""
+    if not file:
+        return None
+    cfg = load_config(file, opts)
+    register_datasets(cfg.DATASETS.FILES)
+    if cfg.MODEL.CLIP.WEIGHTS in ARCHITECTURES:
+        cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def _is_torch_file(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(max(map(len, _TORCH_FILES)))
+    return start.startswith(_TORCH_FILES)
+
+
+def _import_checkpoint(file: Path, output: Path, cfg: CfgNode | None) -> None:
+    _require_suffix(output, _CHECKPOINT_SUFFIX, "a checkpoint")
+    checkpoint = read_released_checkpoint(file)
+    print(describe_checkpoint(checkpoint))
+    if cfg is not None:
+        require_fit(checkpoint.weights, build_model(cfg).state_dict())
+        _require_released_classes(cfg)
+        print("Fits the config: no weight is missing or left over, all have its shapes, and its classes are the same")
+    save_weights(checkpoint.weights, output)
+    print(f"Wrote {output}: set MODEL.WEIGHTS to it")
+
+
+def _import_bank(file: Path, output: Path, cfg: CfgNode | None) -> None:
+    _require_suffix(output, _BANK_SUFFIX, "a style bank")
+    bank = StyleBank.from_released_pickle(file)
+    print(describe_bank(bank))
+    if cfg is not None:
+        _require_released_classes(cfg)
+        channels = build_model(cfg).backbone.output_shape()[cfg.MODEL.STYLE.STAGE].channels
+        check_bank(bank, bank_metadata(cfg, "", RELEASED_CLASSES), str(file), channels)
+        print("Fits the config: its stage, grid, channels and classes are the same")
+    bank.metadata["imported_from"] = file.name
+    bank.save(output)
+    print(f"Wrote {output}: set MODEL.STYLE.BANK to it")
+
+
+def _require_suffix(output: Path, suffix: str, what: str) -> None:
+    if output.suffix != suffix:
+        raise ConfigError(f"the file is {what}, which is written as {suffix}, but --output is {output}; rename that")
+
+
+def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
+    """Lines that say what a checkpoint holds."""
+    weights = checkpoint.weights
+    parts = {
+        part: [value for name, value in weights.items() if name.startswith(part)]
+        for part in ("backbone.", "sem_seg_head.")
+    }
+    lines = [f"checkpoint of the released program: {_architecture(weights)}"]
+    lines += [
+        f"  {part}*: {len(values)} tensors, {sum(value.numel() for value in values):,} numbers"
+        for part, values in parts.items()
+    ]
+    lines += [f"  classes: {len(weights['sem_seg_head.classifier.3.weight'])}"]
+    if checkpoint.iterations is not None:
+        lines += [f"  trained for {checkpoint.iterations:,} iterations"]
+    if checkpoint.best_score is not None:
+        lines += [f"  best mIoU of its own validation: {100 * checkpoint.best_score:.2f} %"]
+    return "\n".join(lines)
+
+
+def describe_bank(bank: StyleBank) -> str:
+    """Lines that say how many styles of which classes a bank holds."""
+    counts = bank.counts()
+    lines = [f"style bank of the released program: {len(bank)} styles of {bank.num_channels} channels"]
+    lines += [
+        f"  {counts.get(id_, 0):6} {bank.class_name(id_)}" for id_ in (*range(len(RELEASED_CLASSES)), IGNORE_CLASS)
+    ]
+    return "\n".join(lines)
+
+
+def _architecture(weights: Mapping[str, Tensor]) -> str:
+    blocks = {tuple(name.split(".")[1:3]) for name in weights if name.startswith("backbone.layer")}
+    layers = tuple(sum(layer == f"layer{stage}" for layer, _ in blocks) for stage in range(1, 5))
+    width = 2 * len(weights["backbone.conv1.weight"])
+    known = [name for name, sizes in ARCHITECTURES.items() if (sizes.layers, sizes.width) == (layers, width)]
+    return f"CLIP {known[0]}" if known else f"a CLIP ResNet of {layers} blocks and width {width}"
+
+
+def _require_released_classes(cfg: CfgNode) -> None:
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise ConfigError("the config names no data set to compare classes with; set DATASETS.TRAIN or DATASETS.TEST")
+    require_same_classes(names)
+    classes = MetadataCatalog.get(names[0]).stuff_classes
+    if tuple(classes) != RELEASED_CLASSES:
+        raise ConfigError(
+            f"the released program's classes are the 19 of Cityscapes, those of the config's data set {names[0]} are "
+            f"{', '.join(classes)}; use data sets with the same classes in the same order"
+        )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""Released files, imported by the command and then used by train_net, in miniature and at RN50's full size."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from clip_factory import save_tiny_clip
+from data_factory import registered, write_definition
+from famix.checkpoint import ReleasedCheckpoint, load_released_checkpoint, require_fit
+from famix.engine import SafeCheckpointer, load_config
+from famix.mining import StyleMiner
+from famix.style import StyleBank
+from model_factory import make_batch
+from released_factory import (
+    RN101_LAYERS,
+    released_logits,
+    released_shapes,
+    released_state,
+    released_styles,
+    write_bank,
+    write_checkpoint,
+)
+from run_factory import CONFIG, ROOT, Workspace, load_tool
+
+TOOL = ROOT / "projects/FAMix/tools/import_released.py"
+RN50, RN101 = (str(ROOT / f"projects/FAMix/configs/GTA5/famix_{name}.yaml") for name in ("RN50", "RN101"))
+TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature data set's files
+SMALL = {"layers": (1, 1, 1, 1), "width": 8, "decoder": 8, "low": 4}  # the miniature CLIP, decoder as in configs/Tiny
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    return released_state(seed=3, **SMALL)
+
+
+def run_tool(*arguments: object) -> int:
+    with registered():
+        return load_tool("import_released").main([str(argument) for argument in arguments])
+
+
+def tiny_config(workspace: Workspace) -> list[str]:
+    """Arguments that name the miniature network and data, with the grid of released banks."""
+    return [
+        "--config-file", str(CONFIG), "DATASETS.FILES", f"['{workspace.definition}']",
+        "MODEL.CLIP.WEIGHTS", str(workspace.clip), "MODEL.STYLE.GRID", "[3, 3]",
+    ]  # fmt: skip
+
+
+# Imported files at work
+
+
+def test_evaluation_scores_an_imported_checkpoint(workspace: Workspace, tmp_path: Path, state: dict[str, Any]) -> None:
+    released, model = write_checkpoint(tmp_path / "released.pth", state), tmp_path / "new/model.pth"
+    assert run_tool(released, "--output", model, *tiny_config(workspace)) == 0
+    results = workspace.run("scores", "MODEL.WEIGHTS", str(model), flags=("--eval-only",))
+    expected = reference_ious(state, workspace)
+    assert len(expected) == 3
+    got = {train_id: results["tiny_val"]["sem_seg"][f"IoU-{name}"] for train_id, name in
+           [(0, "road"), (10, "sky"), (13, "car")]}  # fmt: skip
+    assert got == pytest.approx(expected, abs=0.05)
+    assert max(got.values()) > 5, "a network that predicts none of the classes shows nothing"
+
+
+def reference_ious(state: dict[str, torch.Tensor], workspace: Workspace) -> dict[int, float]:
+    """IoU of every class in tiny_val in percent, from the released network written out as formulas."""
+    confusion = np.zeros((19, 20), dtype=np.int64)  # prediction x truth, 19 = ignored
+    for image in sorted((workspace.folder / "data/images/val").iterdir()):
+        pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)
+        predicted = released_logits(state, pixels, SMALL["layers"]).argmax(0).numpy()
+        ids = np.array(Image.open(workspace.folder / "data/labels/val" / image.name))
+        truth = np.select([ids == label for label in TRAIN_IDS], list(TRAIN_IDS.values()), 19)
+        np.add.at(confusion, (predicted, truth), 1)
+    confusion = confusion[:, :19]
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    return {train_id: 100 * confusion[train_id, train_id] / union[train_id] for train_id in TRAIN_IDS.values()}
+
+
+def test_training_starts_from_imported_weights_and_takes_imported_styles(
+    workspace: Workspace, tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    styles = write_bank(tmp_path / "saved_params.pkl", released_styles(channels=32))
+    released = write_checkpoint(tmp_path / "released.pth", state)
+    model, bank = tmp_path / "model.pth", tmp_path / "bank.safetensors"
+    assert run_tool(released, "--output", model) == run_tool(styles, "--output", bank, *tiny_config(workspace)) == 0
+    monkeypatch.setattr(StyleMiner, "mine_batch", None)
+    options = ["MODEL.WEIGHTS", str(model), "MODEL.STYLE.GRID", "[3, 3]", "SOLVER.MAX_ITER", "2"]
+    workspace.run("styled", *options, "MODEL.STYLE.BANK", str(bank))
+    workspace.run("plain", *options, "MODEL.STYLE.STRATEGY", "none")
+    styled, plain = (workspace.checkpoint(run)["model"] for run in ("styled", "plain"))
+    for name, value in load_released_checkpoint(released).items():
+        if name.startswith("backbone.") and not name.startswith("backbone.layer4"):
+            assert torch.equal(styled[name], value), name
+    assert not torch.equal(styled["sem_seg_head.project.0.weight"], plain["sem_seg_head.project.0.weight"])
+    assert StyleBank.load(bank).metadata["imported_from"] == "saved_params.pkl"
+
+
+def test_the_full_rn50_checkpoint_loads_into_its_config_and_gives_the_released_logits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = released_state()
+    released = write_checkpoint(tmp_path / "released.pth", state)
+    assert run_tool(released, "--output", tmp_path / "model.pth", "--config-file", RN50) == 0
+    output = capsys.readouterr().out
+    assert "CLIP RN50" in output and "40,000 iterations" in output and "48.51 %" in output and "classes: 19" in output
+    assert "no weight is missing or left over" in output
+    model = build_model(load_config(RN50, ["MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu"])).eval()
+    incompatible = SafeCheckpointer(model, strict=True)._load_model(torch.load(tmp_path / "model.pth"))
+    assert not (incompatible.missing_keys or incompatible.unexpected_keys or incompatible.incorrect_shapes)
+    batch = make_batch((64, 96), labels=False)
+    with torch.no_grad():
+        got, expected = model(batch)[0]["sem_seg"], released_logits(state, batch[0]["image"])
+    assert got.shape == (19, 64, 96) and expected.std() > 0.1
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert run_tool(released, "--output", tmp_path / "other.pth", "--config-file", RN101) == 2
+    error = capsys.readouterr().err
+    assert "missing: backbone.layer3.6.conv1.weight" in error and not (tmp_path / "other.pth").exists()
+
+
+def test_a_bank_fits_rn50_and_rn101_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    styles = write_bank(tmp_path / "saved_params.pkl", released_styles(3) | {"train_mu": [], "train_std": []})
+    assert run_tool(styles, "--output", tmp_path / "bank.safetensors", "--config-file", RN50) == 0
+    output = capsys.readouterr().out
+    assert "57 styles of 256 channels" in output
+    rows = dict(reversed(row) for row in re.findall(r"^ +(\d+) ([^\d\n]+)$", output, flags=re.MULTILINE))
+    assert len(rows) == 20 and (rows["road"], rows["train"], rows["unlabelled"]) == ("3", "0", "3")
+    assert len(StyleBank.load(tmp_path / "bank.safetensors")) == 57
+
+
+def test_rn101_has_the_released_names_and_shapes_too() -> None:
+    shapes = released_shapes(layers=RN101_LAYERS)
+    weights = {name.replace("classifier.", "sem_seg_head.", 1): torch.empty(shape, device="meta")
+               for name, shape in shapes.items()}  # fmt: skip
+    options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN101", "MODEL.DEVICE", "meta"]
+    with torch.device("meta"):
+        require_fit(weights, build_model(load_config(RN101, options)).state_dict())
+    description = load_tool("import_released").describe_checkpoint(ReleasedCheckpoint(weights, None, None))
+    assert "CLIP RN101" in description and "best" not in description
+
+
+# Files and settings that do not do
+
+
+class Hostile:
+    """Unpickling this would make a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_hostile_bank_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    bank = write_bank(tmp_path / "saved_params.pkl", {"road_mu": [Hostile(tmp_path / "executed")]})
+    command = [sys.executable, str(TOOL), str(bank), "--output", str(tmp_path / "bank.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: [^\n]*saved_params.pkl[^\n]*mkdir[^\n]*nothing was executed\n", done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved_params.pkl"]
+
+
+def hostile_checkpoint(folder: Path) -> list[object]:
+    torch.save({"model_state": Hostile(folder / "executed")}, folder / "released.pth")
+    return [folder / "released.pth", "--output", folder / "out.pth"]
+
+
+def checkpoint_to_safetensors(folder: Path) -> list[object]:
+    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "out.safetensors"]
+
+
+def bank_to_pth(folder: Path) -> list[object]:
+    return [write_bank(folder / "s.pkl", released_styles()), "--output", folder / "out.pth"]
+
+
+def missing_file(folder: Path) -> list[object]:
+    return [folder / "r.pth", "--output", folder / "out.pth"]
+
+
+def output_over_input(folder: Path) -> list[object]:
+    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "r.pth"]
+
+
+def output_is_a_folder(folder: Path) -> list[object]:
+    (folder / "out.pth").mkdir()
+    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "out.pth"]
+
+
+def output_below_a_file(folder: Path) -> list[object]:
+    released = write_checkpoint(folder / "r.pth", released_state(**SMALL))
+    return [released, "--output", folder / "r.pth/out.pth"]
+
+
+def settings_without_config(folder: Path) -> list[object]:
+    return [*bank_to_pth(folder), "MODEL.STYLE.GRID", "[1, 1]"]
+
+
+def misspelt_setting(folder: Path) -> list[object]:
+    return [*bank_to_pth(folder), "--config-file", RN50, "MODEL.STYLE.GIRD", "[1, 1]"]
+
+
+def bank_for_another(*settings: str) -> Callable[[Path], list[object]]:
+    def arguments(folder: Path) -> list[object]:
+        bank = write_bank(folder / "s.pkl", released_styles())
+        return [bank, "--output", folder / "out.safetensors", "--config-file", RN50, *settings]
+
+    return arguments
+
+
+def checkpoint_for_other_classes(folder: Path) -> list[object]:
+    classes = [{"name": name, "color": [0, 0, index]} for index, name in enumerate(("sky", "road", "car"))]
+    definition = write_definition(folder / "data", classes=classes)
+    released = write_checkpoint(folder / "r.pth", released_state(**SMALL, classes=3))
+    return [
+        released, "--output", folder / "out.pth", "--config-file", CONFIG, "DATASETS.FILES", f"['{definition}']",
+        "MODEL.CLIP.WEIGHTS", save_tiny_clip(folder / "clip.pt"), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
+        "DATASETS.TRAIN", "['tiny_train']", "DATASETS.TEST", "['tiny_val']",
+    ]  # fmt: skip
+
+
+MISTAKES = {
+    "hostile checkpoint": (hostile_checkpoint, "mkdir.*nothing was executed"),
+    "checkpoint to .safetensors": (checkpoint_to_safetensors, r"a checkpoint, which is written as \.pth.*rename"),
+    "bank to .pth": (bank_to_pth, r"a style bank, which is written as \.safetensors.*rename"),
+    "missing file": (missing_file, r"r\.pth does not exist"),
+    "output over input": (output_over_input, "is the input"),
+    "output is a folder": (output_is_a_folder, "is a folder"),
+    "output below a file": (output_below_a_file, r"cannot be written to .*out\.pth"),
+    "settings without a config": (settings_without_config, "--config-file"),
+    "misspelt setting": (misspelt_setting, "MODEL.STYLE.GIRD.*MODEL.STYLE.GRID"),
+    "missing config": (lambda folder: [*bank_to_pth(folder), "--config-file", folder / "c.yaml"], r"c\.yaml' does not"),
+    "bank for another grid": (bank_for_another("MODEL.STYLE.GRID", "[2, 2]"), r"grid \[3, 3\].*\[2, 2\]"),
+    "bank for another stage": (bank_for_another("MODEL.STYLE.STAGE", "res3"), "stage res2.*res3"),
+    "bank of another width": (bank_for_another("MODEL.CLIP.WEIGHTS", "RN50x4"), "256 channels.*320"),
+    "no data sets": (bank_for_another("DATASETS.TEST", "()", "DATASETS.TRAIN", "()"), "names no data set"),
+    "other classes": (checkpoint_for_other_classes, "the 19 of Cityscapes.*sky, road, car"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_end_with_one_line_and_write_nothing(
+    arguments: Callable[[Path], list[object]], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = arguments(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert run_tool(*command) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.startswith("error: ") and error.count("\n") == 1, error
+    assert sorted(tmp_path.rglob("*")) == before

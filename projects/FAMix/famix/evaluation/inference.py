@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from famix.errors import ConfigError
-from famix.evaluation.framing import Size, resize_scores, size_of
 from famix.evaluation.protocol_parts import LOGITS
 from famix.evaluation.protocols import Protocol
+from famix.evaluation.resampling import Size, resize_scores, size_of
 from famix.evaluation.sliding import slide
 
 __all__ = ["ProtocolInference"]

@@ -10,8 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from famix.errors import ConfigError
-from famix.evaluation.framing import NATIVE_FRAME, Frame, Size, scaled
+from famix.evaluation.framing import NATIVE_FRAME, Frame, scaled
 from famix.evaluation.protocol_parts import FIELDS, LOGITS, NATIVE, ROAD_PADDING, find_part
+from famix.evaluation.resampling import Size
 from famix.evaluation.sliding import Window
 from famix.wording import did_you_mean
 

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from famix.evaluation.framing import Size, size_of
+from famix.evaluation.resampling import Size, size_of
 
 __all__ = ["Window", "slide"]
 

@@ -1,54 +1,109 @@
-"""Every shipped config loads, builds its model, and says what the recipe says."""
+"""Every shipped config loads, says what the recipe says, and trains and evaluates in miniature."""
 
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from torch import nn
 
+from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import registered, write_definition
-from famix.engine import load_config
+from famix.engine import Trainer, argument_parser, check_config, load_config
+from famix.evaluation import protocol_of
 from famix.modeling import ARCHITECTURES
+from famix.style import StyleBank
+from run_factory import load_tool
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "projects/FAMix/configs"
+ZOO = ROOT / "projects/FAMix/MODEL_ZOO.md"
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
-PAPERS = [file for file in FILES if file.split("/")[0] in ("GTA5", "SYNTHIA", "Cityscapes")]
+LEAVES = [file for file in FILES if not Path(file).name.startswith("Base-")]
+SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
+NETWORKS = ("RN50", "RN101")
+FAMIX = [f"{source}/famix_{network}.yaml" for source in SOURCES for network in NETWORKS]
+VARIANTS = [file for file in LEAVES if file.split("/")[0] in SOURCES and file not in FAMIX]
 TRAINED = {"GTA5": ["layer4.2"], "SYNTHIA": ["layer4.2"], "Cityscapes": ["layer4"]}
+# Not experiments: what the tests themselves run; and a list of words, which is long by nature.
+LONG = ("Tiny/famix_tiny.yaml", "minitown/famix_web.yaml")
 
-every_config = pytest.mark.parametrize("file", FILES)
-papers_configs = pytest.mark.parametrize("file", PAPERS)
+SHARED_BANK = {"MODEL.STYLE.BANK": "output/GTA5_RN50/style_bank.safetensors"}
+NO_STYLES = {"MODEL.STYLE.STRATEGY": "none"}
+# Variant -> all settings, but for OUTPUT_DIR, in which it differs from FAMix with the same source and network.
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    **{f"{source}/source_only_{network}.yaml": NO_STYLES for source in SOURCES for network in NETWORKS},
+    "GTA5/famix_RN50_no_freeze.yaml": {"MODEL.CLIP.TRAINABLE": ["all"], **SHARED_BANK},
+    "GTA5/famix_RN50_layer4.yaml": {"MODEL.CLIP.TRAINABLE": ["layer4"], **SHARED_BANK},
+    "GTA5/famix_RN50_no_mix.yaml": {"MODEL.STYLE.MIX": False, **SHARED_BANK},
+    "GTA5/famix_RN50_beta0.5.yaml": {"MODEL.STYLE.BETA": 0.5, **SHARED_BANK},
+    "GTA5/famix_RN50_beta1.yaml": {"MODEL.STYLE.BETA": 1.0, **SHARED_BANK},
+    "GTA5/famix_RN50_grid1x1.yaml": {"MODEL.STYLE.GRID": [1, 1]},
+    "GTA5/famix_RN50_grid2x2.yaml": {"MODEL.STYLE.GRID": [2, 2]},
+    "GTA5/noise_RN50.yaml": {"MODEL.STYLE.STRATEGY": "noise"},
+    "GTA5/mixstyle_RN50.yaml": {"MODEL.STYLE.STRATEGY": "mixstyle"},
+    "GTA5/finetuning_RN50.yaml": {"MODEL.CLIP.TRAINABLE": ["all"], **NO_STYLES},
+}
+
+every_file = pytest.mark.parametrize("file", FILES)
+every_leaf = pytest.mark.parametrize("file", LEAVES)
+every_famix = pytest.mark.parametrize("file", FAMIX)
 
 
-def load(file, *opts):
+def load(file: str, *opts: str) -> CfgNode:
     return load_config(str(CONFIGS / file), opts)
 
 
-def build(file, *opts):
+def build(file: str) -> nn.Module:
     """The config's model with random weights, without any of their memory: only shapes are computed."""
     weights = load(file).MODEL.CLIP.WEIGHTS
     architecture = weights if weights in ARCHITECTURES else "RN50"
-    opts = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", architecture, "MODEL.DEVICE", "meta", *opts)
+    opts = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", architecture, "MODEL.DEVICE", "meta")
     with torch.device("meta"):
         return build_model(load(file, *opts))
 
 
-def test_the_papers_sources_are_there():
-    assert {file.split("/")[0] for file in PAPERS} == set(TRAINED)
-    assert {"GTA5/famix_RN50.yaml", "GTA5/famix_RN101.yaml"} <= set(PAPERS)
+def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return flat
 
 
-@every_config
-def test_builds_and_predicts(file):
-    cfg, model = load(file), build(file)
-    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
-    (result,) = model.eval()([{"image": torch.empty(3, 250, 333, device="meta"), "height": 500, "width": 666}])
-    assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 500, 666)
+# All files
 
 
-@every_config
-def test_its_data_sets_are_known_and_of_its_classes(file, monkeypatch, tmp_path):
+@every_file
+def test_loads_and_stands_on_at_most_two_others(file: str) -> None:
+    load(file)
+    path, bases = CONFIGS / file, 0
+    while base := yaml.safe_load(path.read_text()).get("_BASE_"):
+        path, bases = path.parent / base, bases + 1
+    assert bases <= 2
+
+
+@every_leaf
+def test_a_leaf_is_short_and_names_its_own_output(file: str) -> None:
+    lines = (CONFIGS / file).read_text().splitlines()
+    assert len(lines) <= 25 or file in LONG
+    assert any(line.startswith("OUTPUT_DIR: output/") for line in lines)
+
+
+def test_no_two_runs_write_to_the_same_folder() -> None:
+    folders = [load(file).OUTPUT_DIR for file in LEAVES]
+    assert len(set(folders)) == len(folders)
+
+
+@every_leaf
+def test_its_data_sets_and_protocols_are_known(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tests_own = write_definition(tmp_path, splits={"train": {}, "val": {}, "night": {}})  # what configs/Tiny is for
     monkeypatch.chdir(ROOT)  # relative DATASETS.FILES start where the README's commands are given
     cfg = load(file)
@@ -58,30 +113,100 @@ def test_its_data_sets_are_known_and_of_its_classes(file, monkeypatch, tmp_path)
             metadata = MetadataCatalog.get(name)
             assert len(metadata.stuff_classes) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
             assert metadata.ignore_label == cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        for name in cfg.DATASETS.TEST:
+            protocol_of(cfg, name)
 
 
-@papers_configs
-def test_the_parts_that_train_are_the_recipes(file):
+@pytest.mark.parametrize("file", [file for file in LEAVES if file not in VARIANTS])  # which have the same network
+def test_builds_and_predicts_at_full_size(file: str) -> None:
+    cfg, model = load(file), build(file)
+    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
+    (result,) = model.eval()([{"image": torch.empty(3, 250, 333, device="meta"), "height": 500, "width": 666}])
+    assert result["sem_seg"].shape == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, 500, 666)
+
+
+# All runs, in miniature
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all data sets and a CLIP; runs that are made there share their style bank as real ones do."""
+    folder = tmp_path_factory.mktemp("miniature")
+    make_street_datasets(folder / "datasets")
+    save_quick_clip(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
+        patch.chdir(folder)
+        yield folder
+
+
+@every_leaf
+def test_trains_a_step_and_scores_every_target(file: str, miniature: Path) -> None:
+    options = [*quick_options(miniature), *small_crops(load(file))]
+    if file.split("/")[0] in ("minitown", "Tiny"):  # data sets that are rendered, or that a test gives
+        options += ["DATASETS.TRAIN", "['camvid_train_day']", "DATASETS.TEST", "['camvid_val_day', 'camvid_val_dusk']"]
+    cfg = load(file, *options)
+    with registered():
+        check_config(cfg, argparse.Namespace(eval_only=False, mine_styles_only=False))
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        results = trainer.train()
+    assert results.keys() == set(cfg.DATASETS.TEST)
+    assert all(0 <= results[name]["sem_seg"]["mIoU"] <= 100 for name in cfg.DATASETS.TEST)
+    output = Path(cfg.OUTPUT_DIR)
+    assert (output / "model_final.pth").exists() and (output / "results.json").exists()
+    assert (output / "model_best.pth").exists() == bool(cfg.MODEL_SELECTION.SOURCE_VAL)
+    if cfg.MODEL.STYLE.STRATEGY == "bank":
+        assert len(StyleBank.load(cfg.MODEL.STYLE.BANK or output / "style_bank.safetensors"))
+
+
+# The paper's experiments
+
+
+def test_every_variant_is_described() -> None:
+    assert DIFFERENCES.keys() == set(VARIANTS)
+
+
+@pytest.mark.parametrize("file", DIFFERENCES)
+def test_a_variant_differs_in_what_it_is_about_alone(file: str) -> None:
+    network = "RN101" if "RN101" in file else "RN50"
+    variant, famix = (flatten(load(name)) for name in (file, f"{file.split('/')[0]}/famix_{network}.yaml"))
+    changed = {key: value for key, value in variant.items() if value != famix[key]}
+    assert changed.pop("OUTPUT_DIR")
+    assert changed == DIFFERENCES[file]
+
+
+@every_famix
+def test_sources_and_targets_are_the_papers(file: str) -> None:
+    cfg, source = load(file), SOURCES[file.split("/")[0]]
+    acdc = {f"acdc_{condition}_val" for condition in ("fog", "night", "rain", "snow")}
+    every = {f"{name}_val" for name in ("cityscapes", "bdd100k", "mapillary", "gta5", "synthia")} | acdc
+    assert (f"{source}_train",) == cfg.DATASETS.TRAIN
+    assert set(cfg.DATASETS.TEST) == every and len(cfg.DATASETS.TEST) == len(every)
+    assert cfg.DATASETS.TEST[-1] == cfg.MODEL_SELECTION.SOURCE_VAL == f"{source}_val"
+    assert (cfg.MODEL_SELECTION.USE, cfg.TEST.PROTOCOL) == ("last", "native")
+
+
+@every_famix
+def test_the_parts_that_train_are_the_recipes(file: str) -> None:
     expected = TRAINED[file.split("/")[0]]
-    cfg = load(file)
-    assert expected == cfg.MODEL.CLIP.TRAINABLE
+    assert expected == load(file).MODEL.CLIP.TRAINABLE
     trained = {name for name, parameter in build(file).named_parameters() if parameter.requires_grad}
     blocks = {".".join(name.split(".")[1:3]) for name in trained if name.startswith("backbone.")}
     assert blocks == ({"layer4.2"} if expected == ["layer4.2"] else {"layer4.0", "layer4.1", "layer4.2"})
 
 
-@papers_configs
-def test_its_clip_is_the_one_in_its_name(file):
-    cfg = load(file)
-    assert Path(file).stem.split("_")[1] == cfg.MODEL.CLIP.WEIGHTS
-    assert cfg.DATASETS.TRAIN[0].startswith(file.split("/")[0].lower())
+@every_famix
+def test_its_clip_is_the_one_in_its_name(file: str) -> None:
+    clip = load(file).MODEL.CLIP
+    assert clip.WEIGHTS == clip.ARCHITECTURE == Path(file).stem.split("_")[1]
 
 
-@papers_configs
-def test_training_is_the_recipes(file):
+@every_famix
+def test_training_is_the_recipes(file: str) -> None:
     cfg = load(file)
     solver = cfg.SOLVER
-    assert (solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == (0.1, 0.1)
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("SGD", 0.1, 0.1)
     assert (solver.LR_SCHEDULER_NAME, solver.POLY_LR_POWER, solver.POLY_LR_FLOOR) == ("PolyLR", 0.9, 1e-6)
     assert (solver.WARMUP_ITERS, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0, 40_000, 8)
     assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.9, 1e-4, 1e-4)
@@ -91,8 +216,8 @@ def test_training_is_the_recipes(file):
     assert (head.LABEL_SMOOTHING, head.IGNORE_VALUE, head.LOSS_WEIGHT, head.NUM_CLASSES) == (0.1, 255, 1.0, 19)
 
 
-@papers_configs
-def test_the_model_is_the_recipes(file):
+@every_famix
+def test_the_model_is_the_recipes(file: str) -> None:
     cfg = load(file)
     head = cfg.MODEL.SEM_SEG_HEAD
     assert (cfg.MODEL.META_ARCHITECTURE, head.NAME) == ("FAMixSemanticSegmentor", "CLIPDeepLabV3PlusHead")
@@ -104,8 +229,8 @@ def test_the_model_is_the_recipes(file):
     assert cfg.INPUT.FORMAT == "RGB"
 
 
-@papers_configs
-def test_augmentation_is_the_recipes(file):
+@every_famix
+def test_augmentation_is_the_recipes(file: str) -> None:
     data = load(file).INPUT
     assert (data.COLOR_JITTER, data.RANDOM_FLIP) == ([0.8, 0.8, 0.8], "horizontal")
     assert (data.CROP.ENABLED, data.CROP.TYPE, data.CROP.SINGLE_CATEGORY_MAX_AREA) == (True, "absolute", 1.0)
@@ -116,12 +241,51 @@ def test_augmentation_is_the_recipes(file):
         assert got == ([768, 768], [], [1.0, 1.0])
 
 
-@papers_configs
-def test_styles_are_the_recipes(file):
+@every_famix
+def test_styles_are_the_recipes(file: str) -> None:
     cfg = load(file)
     style, mining = cfg.MODEL.STYLE, cfg.STYLE_MINING
-    assert (style.STRATEGY, style.STAGE, style.GRID, style.BETA) == ("bank", "res2", [3, 3], 0.1)
+    assert (style.STRATEGY, style.STAGE, style.GRID, style.BETA, style.MIX) == ("bank", "res2", [3, 3], 0.1, True)
     assert (mining.STEPS, mining.LR, mining.MOMENTUM, mining.WEIGHT_DECAY) == (100, 1.0, 0.9, 1e-4)
     assert (mining.IMS_PER_BATCH, mining.MAX_BATCHES, mining.TEMPLATES) == (16, 0, [])
+    assert mining.METRIC == "euclidean"
     assert len(set(mining.STYLES)) == 20 and all(text.endswith(" style") for text in mining.STYLES)
     assert {"Ethereal Mist style", "Urban Grit style", "Magical Realism style"} <= set(mining.STYLES)
+
+
+# The model zoo
+
+
+def zoo_commands() -> list[list[str]]:
+    """Every command of the page, as the shell would split it."""
+    joined = ZOO.read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^    python (.*)$", joined, flags=re.MULTILINE)]
+
+
+def test_the_zoo_lists_every_experiment_and_nothing_else() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", ZOO.read_text())
+    local = [link for link in links if "://" not in link]
+    assert all((ZOO.parent / link).exists() for link in local)
+    assert {link.removeprefix("configs/") for link in local if link.endswith(".yaml")} == {*FAMIX, *VARIANTS}
+
+
+@pytest.mark.parametrize("command", zoo_commands(), ids=lambda command: " ".join(command)[-60:])
+def test_the_commands_of_the_zoo_can_be_given(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program, *rest = command
+    if program.endswith("import_released.py"):
+        arguments = load_tool("import_released").make_parser().parse_intermixed_args(rest)
+    else:
+        assert program == "projects/FAMix/train_net.py"
+        arguments = argument_parser().parse_args(rest)
+    cfg = load_config(arguments.config_file, arguments.opts)
+    with registered():
+        protocols = [protocol_of(cfg, name) for name in cfg.DATASETS.TEST]
+    assert len({(protocol.scales, protocol.average) for protocol in protocols}) == 1, "a row is of one scale"
+
+
+def test_the_zoo_says_whose_numbers_it_shows() -> None:
+    text = ZOO.read_text()
+    scores = [match.start() for match in re.finditer(r"\| \d\d\.\d\d (?=\|)", text)]
+    assert len(scores) == 2 * 3 * 6  # networks, scales, data sets
+    assert text.index("**published (Fahes et al., CVPR 2024), not measured here**") < scores[0]

@@ -1,16 +1,22 @@
-"""The evaluator's scores on generated images, beside scores computed by hand."""
+"""Which evaluator a config gets, and that all of them give the score computed by hand."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.evaluation import SemSegEvaluator
+from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
-from famix.evaluation import build_evaluator
+from famix.errors import ConfigError
+from famix.evaluation import StreamingSemSegEvaluator, build_evaluator, check_evaluation
 
 CLASSES = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car"))]
 LABEL_IDS = {7: "road", 23: "sky", 26: "car", 0: "ignore"}
+NAME = "tiny_val"
 
 # One row a pixel: id in the label file, predicted train id. Road 4, sky 4, car 2 and ignored 2 pixels.
 PIXELS = np.array(
@@ -21,7 +27,7 @@ IOU = {"road": 3 / 5, "sky": 2 / 5, "car": 1 / 4}
 
 
 @pytest.fixture
-def cfg(tmp_path):
+def cfg(tmp_path: Path) -> Iterator[CfgNode]:
     """A data set of two images of 2 x 3 pixels."""
     for index in range(2):
         ids = PIXELS[6 * index : 6 * index + 6, 0].reshape(2, 3).astype(np.uint8)
@@ -34,20 +40,28 @@ def cfg(tmp_path):
         yield cfg
 
 
-def evaluate(evaluator):
-    """Feed the predictions of PIXELS."""
+def evaluate(evaluator: DatasetEvaluator, repeats: int = 1) -> dict[str, float]:
+    """Feed the predictions of PIXELS, every pixel so many times as wide and high."""
     evaluator.reset()
-    for index, record in enumerate(DatasetCatalog.get("tiny_val")):
+    for index, record in enumerate(DatasetCatalog.get(NAME)):
         predicted = torch.from_numpy(PIXELS[6 * index : 6 * index + 6, 1].reshape(2, 3))
+        predicted = predicted.repeat_interleave(repeats, 0).repeat_interleave(repeats, 1)
         logits = torch.nn.functional.one_hot(predicted, 3).permute(2, 0, 1).float()
         evaluator.process([record], [{"sem_seg": logits}])
     return evaluator.evaluate()["sem_seg"]
 
 
-def test_scores_equal_those_computed_by_hand(cfg):
-    evaluator = build_evaluator(cfg, "tiny_val")
-    assert isinstance(evaluator, SemSegEvaluator)
-    scores = evaluate(evaluator)
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("streaming", StreamingSemSegEvaluator), ("detectron2", SemSegEvaluator)]
+)
+@pytest.mark.parametrize(("protocol", "repeats"), [("native", 1), ("short8", 4)])
+def test_scores_equal_those_computed_by_hand(
+    cfg: CfgNode, kind: str, expected: type[DatasetEvaluator], protocol: str, repeats: int
+) -> None:
+    cfg.TEST.EVALUATOR, cfg.TEST.PROTOCOL = kind, protocol
+    evaluator = build_evaluator(cfg, NAME)
+    assert isinstance(evaluator, expected)
+    scores = evaluate(evaluator, repeats)
     for name, iou in IOU.items():
         assert scores[f"IoU-{name}"] == pytest.approx(100 * iou)
     assert scores["mIoU"] == pytest.approx(100 * sum(IOU.values()) / 3)
@@ -56,12 +70,53 @@ def test_scores_equal_those_computed_by_hand(cfg):
     assert scores["fwIoU"] == pytest.approx(100 * (0.4 * 3 / 5 + 0.4 * 2 / 5 + 0.2 * 1 / 4))
 
 
-def test_files_go_to_the_data_sets_own_folder(cfg, tmp_path):
-    evaluate(build_evaluator(cfg, "tiny_val"))
-    assert (tmp_path / "output/inference/tiny_val/sem_seg_evaluation.pth").is_file()
-
-
-def test_or_to_the_folder_that_is_named(cfg, tmp_path):
-    evaluate(build_evaluator(cfg, "tiny_val", str(tmp_path / "elsewhere")))
-    assert (tmp_path / "elsewhere/sem_seg_evaluation.pth").is_file()
+def test_streaming_is_the_default_and_writes_nothing(cfg: CfgNode, tmp_path: Path) -> None:
+    evaluate(build_evaluator(cfg, NAME))
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+def test_files_of_detectron2_go_to_the_data_sets_own_folder_or_a_named_one(
+    cfg: CfgNode, tmp_path: Path, folder: str | None
+) -> None:
+    cfg.TEST.EVALUATOR = "detectron2"
+    evaluate(build_evaluator(cfg, NAME, folder and str(tmp_path / folder)))
+    place = tmp_path / (folder or f"output/inference/{NAME}")
+    assert (place / "sem_seg_evaluation.pth").is_file()
+    assert (tmp_path / "output").exists() == (folder is None)
+
+
+def test_a_subset_of_the_classes(tmp_path: Path) -> None:
+    write_label(tmp_path / "labels/val/a.png", np.zeros((2, 3), np.uint8))
+    write_image(tmp_path / "images/val/a.png", np.zeros((2, 3, 3), np.uint8))
+    cfg = data_config(train=())
+    cfg.TEST.CLASSES = "synthia16"
+    with registered(write_definition(tmp_path, splits={"val": {}})):
+        evaluator = build_evaluator(cfg, NAME)
+        wrong_in_one_of_six = torch.zeros(19, 2, 3)
+        wrong_in_one_of_six[9, 0, 0] = 1  # terrain, which is not among the 16
+        evaluator.process(DatasetCatalog.get(NAME), [{"sem_seg": wrong_in_one_of_six}])
+        scores = evaluator.evaluate()["sem_seg"]
+        assert scores["mIoU"] == scores["IoU-road"] == pytest.approx(100 * 5 / 6)
+        cfg.TEST.EVALUATOR = "detectron2"
+        with pytest.raises(ConfigError, match=r"TEST.CLASSES synthia16 needs TEST.EVALUATOR streaming, got detectron2"):
+            check_evaluation(cfg, [NAME])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"EVALUATOR": "streeming"}, "expected one of streaming, detectron2, cityscapes. Did you mean 'streaming'"),
+        ({"EVALUATOR": "cityscapes"}, "_gtFine_labelIds.png alone"),
+        ({"EVALUATOR": "cityscapes", "PROTOCOL": "short8"}, "'short8' of tiny_val resizes them"),
+        ({"PROTOCOL": "shirt8"}, "TEST.PROTOCOL: protocol 'shirt8'"),
+        ({"CLASSES": "16"}, "lack "),
+    ],
+)
+def test_what_cannot_work_is_found_before_an_image_is_read(
+    cfg: CfgNode, settings: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    for key, value in settings.items():
+        cfg.TEST[key] = value
+    with pytest.raises(ConfigError, match=message):
+        check_evaluation(cfg, [NAME])

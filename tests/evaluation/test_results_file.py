@@ -1,35 +1,107 @@
+"""results.json, .csv and .md: what is written comes back, also what was written before there was a version."""
+
+import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from famix.errors import DatasetError
-from famix.evaluation import read_results, write_results
+from famix.evaluation import Report, ScoredWeights, format_report, read_report, read_results, write_report
+from report_factory import fake_report
 
 
-def test_scores_come_back_and_nan_is_null(tmp_path: Path) -> None:
-    path = tmp_path / "new/results.json"
-    write_results({"a": {"sem_seg": {"mIoU": np.float64(12.5), "IoU-train": float("nan")}}}, path)
-    assert json.loads(path.read_text()) == {"a": {"sem_seg": {"mIoU": 12.5, "IoU-train": None}}}
+@pytest.fixture
+def report() -> Report:
+    weights = ScoredWeights("best", "model_best.pth", "ef" * 32, 300, "gta5_val", 71.5)
+    report = fake_report({"gta5_val": 70.25, "acdc_fog_val": 41.0}, sources=("gta5_val",), weights=weights)
+    results = {
+        "gta5_val": {"sem_seg": {"mIoU": 70.25, "fwIoU": 80.0, "IoU-train": math.nan}},
+        "acdc_fog_val": {"sem_seg": {"mIoU": float(np.float64(41.0))}},
+    }
+    return replace(report, results=results)
+
+
+def test_everything_comes_back(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "new")
+    back = read_report(tmp_path / "new/results.json")
+    assert (back.run, back.data_sets) == (report.run, report.data_sets)
+    assert list(back.results) == list(report.results)
+    assert back.results["acdc_fog_val"] == report.results["acdc_fog_val"]
+    assert math.isnan(back.results["gta5_val"]["sem_seg"]["IoU-train"])
+
+
+def test_scores_stay_where_readers_of_scores_look(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    plain = json.loads((tmp_path / "results.json").read_text())
+    assert plain["gta5_val"]["sem_seg"] == {"mIoU": 70.25, "fwIoU": 80.0, "IoU-train": None}
+    assert plain["report"]["format_version"] == 2
+    assert plain["report"]["means"]["mean"] == {"mIoU": 41.0, "fwIoU": None, "mACC": None, "pACC": None}
+    assert read_results(tmp_path / "results.json")["acdc_fog_val"] == {"sem_seg": {"mIoU": 41.0}}
+
+
+def test_files_without_a_version_are_scores_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('{"a": {"sem_seg": {"mIoU": 12.5, "IoU-train": null}}}')
     scores = read_results(path)["a"]["sem_seg"]
     assert scores["mIoU"] == 12.5 and math.isnan(scores["IoU-train"])
+    with pytest.raises(DatasetError, match=r"results\.json has the format version none, expected 2, .*--eval-only"):
+        read_report(path)
 
 
-def test_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_later_version_is_refused(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
     path = tmp_path / "results.json"
-    write_results({"a": {"sem_seg": {"mIoU": 1.0}}}, path)
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
+    with pytest.raises(DatasetError, match="has the format version 3, expected 2"):
+        read_report(path)
+
+
+def test_rows_of_the_csv_file(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [(row["data_set"], row["role"], row["mIoU"]) for row in rows] == [
+        ("gta5_val", "source", "70.25"), ("acdc_fog_val", "target", "41.0"), ("mean", "mean", "41.0"),
+    ]  # fmt: skip
+    first = rows[0]
+    assert (first["method"], first["seed"], first["weights"], first["sha256"]) == ("famix", "1", "best", "ef" * 32)
+    assert (first["protocol"], first["num_classes"], first["fwIoU"], first["IoU-train"]) == ("native", "2", "80.0", "")
+
+
+def test_the_text_stands_beside_them(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    assert (tmp_path / "results.md").read_text() == format_report(report)
+
+
+def test_files_are_replaced_whole(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    broken = replace(report, results={**report.results, "gta5_val": {"sem_seg": {"mIoU": object()}}})
     with pytest.raises(TypeError):
-        write_results({"a": {"sem_seg": {"mIoU": "high"}}}, path)  # type: ignore[dict-item]
-    assert read_results(path) == {"a": {"sem_seg": {"mIoU": 1.0}}}
-    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+        write_report(broken, tmp_path)
+    assert read_report(tmp_path / "results.json").score("gta5_val") == 70.25
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.csv", "results.md"}
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", '{"a": 3}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", "[1]", '{"a": 3}', '{"report": 3}', '{"a": {"sem_seg": {"mIoU": "x"}}}']
+)
 def test_other_files_are_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(DatasetError, match=r"got no scores from .*results\.json"):
         read_results(path)
+
+
+@pytest.mark.parametrize("missing", ["run", "data_sets"])
+def test_incomplete_files_are_refused(report: Report, tmp_path: Path, missing: str) -> None:
+    write_report(report, tmp_path)
+    path = tmp_path / "results.json"
+    plain = json.loads(path.read_text())
+    del plain["report"][missing]
+    path.write_text(json.dumps(plain))
+    with pytest.raises(DatasetError, match=rf"got no scores from .*{missing}"):
+        read_report(path)

@@ -51,7 +51,7 @@ def compare(arguments: argparse.Namespace) -> str:
     if output is not None and output.suffix not in FORMATS:
         raise ConfigError(f"--output is {output}, expected a file that ends with {' or '.join(FORMATS)}")
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
-    comparisons = compare_reports({str(path): read_report(path) for path in paths}, arguments.group_by)
+    comparisons = compare_reports({str(path.resolve()): read_report(path) for path in paths}, arguments.group_by)
     if arguments.baseline is not None:
         require_baseline(comparisons, arguments.baseline)
     if output is not None:

@@ -1,5 +1,6 @@
 """The score of Cityscapes' own script, through Detectron2's CityscapesSemSegEvaluator."""
 
+import glob
 import importlib
 import os
 from collections import OrderedDict
@@ -62,7 +63,7 @@ def require_cityscapes_files(dataset_name: str) -> str:
         The folder of the labels, <folder>/<city>/<image>_gtFine_labelIds.png.
 
     Raises:
-        ConfigError: the script is not installed, or the labels are called otherwise.
+        ConfigError: the script is not installed, the labels are called otherwise, or they are not all of the folder's.
     """
     _import_script()
     labels = [record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)]
@@ -72,7 +73,14 @@ def require_cityscapes_files(dataset_name: str) -> str:
             f"TEST.EVALUATOR cityscapes scores files FOLDER/CITY/*{_LABEL_SUFFIX} alone, but {dataset_name} has "
             f"{labels[0]}; set TEST.EVALUATOR streaming"
         )
-    return folders.pop()
+    (folder,) = folders
+    found = glob.glob(os.path.join(folder, "*", f"*{_LABEL_SUFFIX}"))
+    if len(found) != len(labels):  # the script would end the program over a label without a prediction
+        raise ConfigError(
+            f"TEST.EVALUATOR cityscapes scores every label below {folder}, of which there are {len(found)}, but "
+            f"{dataset_name} has {len(labels)}; set TEST.EVALUATOR streaming"
+        )
+    return folder
 
 
 def _import_script() -> Any:

@@ -1,0 +1,246 @@
+"""Whole runs whose scored weights are the last, the best on the source, or the moving average."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_factory import data_config, registered
+from famix.engine import Trainer, check_selection, load_for_scoring, setup
+from famix.errors import ConfigError, WeightsError
+from famix.evaluation import Report, read_report
+from famix.evaluation.run_facts import file_sha256
+from run_factory import Workspace, assert_equal_state
+
+PLAIN = ("MODEL.STYLE.STRATEGY", "none", "INPUT.CROP.SIZE", "[32, 48]")
+SELECTION = (
+    *PLAIN, "SOLVER.CHECKPOINT_PERIOD", "1", "MODEL_SELECTION.EMA_DECAY", "0.15",
+    "MODEL_SELECTION.SOURCE_VAL", "tiny_val", "MODEL_SELECTION.PERIOD", "2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A data set and a CLIP."""
+    return Workspace(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def average(workspace: Workspace) -> Path:
+    """A run of 4 iterations that keeps everything and scores the average; the source is scored after 2 and 4."""
+    workspace.run("average", *SELECTION, "MODEL_SELECTION.USE", "ema")
+    return workspace.folder / "average"
+
+
+def report(folder: Path) -> Report:
+    return read_report(folder / "results.json")
+
+
+def scored_again(workspace: Workspace, weights: Path) -> Report:
+    """Evaluation of a file."""
+    name = f"again_{weights.stem}"
+    workspace.run(name, *PLAIN, "MODEL.WEIGHTS", str(weights), flags=("--eval-only",))
+    return report(workspace.folder / name)
+
+
+# The moving average
+
+
+def test_the_average_is_that_of_the_checkpoints(average: Path, workspace: Workspace) -> None:
+    steps = [workspace.checkpoint("average", f"model_{index:07d}") for index in range(4)]
+    averages = [step["trainer"]["hooks"]["WeightAverageHook"]["tensors"] for step in steps]
+    assert "backbone.layer4.0.bn1.running_mean" in averages[0] and "backbone.conv1.weight" not in averages[0]
+    for index in range(1, 4):
+        decay = min(0.15, (index + 1) / (10 + index))
+        for name, value in averages[index].items():
+            expected = decay * averages[index - 1][name] + (1 - decay) * steps[index]["model"][name]
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+    saved = workspace.checkpoint("average", "model_ema")["model"]
+    last = workspace.checkpoint("average")["model"]
+    assert saved.keys() == last.keys()
+    for name, value in saved.items():
+        assert torch.equal(value, averages[3].get(name, last[name])), name
+
+
+def test_the_average_is_what_was_scored(average: Path, workspace: Workspace) -> None:
+    weights = report(average).run.weights
+    assert (weights.selection, weights.file, weights.iterations) == ("ema", "model_ema.pth", 4)
+    assert weights.sha256 == file_sha256(average / "model_ema.pth")
+    again = scored_again(workspace, average / "model_ema.pth")
+    assert again.run.weights == weights
+    assert_equal_state(round_all(again.results), round_all(report(average).results))
+    last = scored_again(workspace, average / "model_final.pth")
+    assert (last.run.weights.selection, last.run.weights.iterations) == ("last", 4)
+    assert last.score("tiny_night", "fwIoU") != again.score("tiny_night", "fwIoU")
+
+
+def round_all(results: Any) -> Any:
+    """Scores without their last digits, and NaN as text, so that they can be compared."""
+    if isinstance(results, float):
+        return f"{results:.6f}"
+    return {key: round_all(value) for key, value in results.items()}
+
+
+def test_the_average_does_not_change_the_training(average: Path, workspace: Workspace) -> None:
+    workspace.run("plain", *PLAIN)
+    assert_equal_state(workspace.checkpoint("plain")["model"], workspace.checkpoint("average")["model"])
+    assert not (workspace.folder / "plain/model_ema.pth").exists()
+    weights = report(workspace.folder / "plain").run.weights
+    assert (weights.selection, weights.file) == ("last", "model_final.pth")
+    assert weights.sha256 == file_sha256(workspace.folder / "plain/model_final.pth")
+
+
+def test_a_resumed_run_has_the_same_average_and_best(average: Path, workspace: Workspace) -> None:
+    folder = workspace.folder / "resumed"
+    folder.mkdir()
+    shutil.copy(average / "model_0000001.pth", folder)
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    workspace.run("resumed", *SELECTION, "MODEL_SELECTION.USE", "ema", flags=("--resume",))
+    for name in ("model_final", "model_ema", "model_best"):
+        assert_equal_state(workspace.checkpoint("resumed", name), workspace.checkpoint("average", name), name)
+
+
+# The best on the source
+
+
+def test_the_source_is_scored_and_its_best_kept(average: Path, workspace: Workspace) -> None:
+    logged = re.findall(r"after (\d) iterations: mIoU ([\d.]+) on tiny_val", (average / "log.txt").read_text())
+    scores = {int(done): float(score) for done, score in logged}
+    weights = scored_again(workspace, average / "model_best.pth").run.weights
+    assert (weights.selection, weights.source_val) == ("best", "tiny_val")
+    assert scores.keys() == {2, 4} and weights.iterations == max(scores, key=lambda done: scores[done])
+    assert weights.source_score == pytest.approx(scores[weights.iterations], abs=0.006)
+    assert "best on tiny_val" in (workspace.folder / "again_model_best/results.md").read_text()
+    assert report(workspace.folder / "again_model_best").score("tiny_val") == pytest.approx(weights.source_score)
+
+
+def test_the_best_is_scored_where_it_is_not_the_last(
+    average: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([50.0, 40.0])
+    monkeypatch.setattr(Trainer, "_score_source", lambda trainer, name: next(scores))
+    workspace.run("best", *SELECTION, "MODEL_SELECTION.USE", "best")
+    folder = workspace.folder / "best"
+    weights = report(folder).run.weights
+    assert (weights.label, weights.file, weights.iterations, weights.source_score) == ("best", "model_best.pth", 2, 50)
+    assert_equal_state(
+        workspace.checkpoint("best", "model_best")["model"], workspace.checkpoint("best", "model_0000001")["model"]
+    )
+    halfway = scored_again(workspace, folder / "model_0000001.pth")
+    assert (halfway.run.weights.label, halfway.run.weights.iterations) == ("model_0000001", 2)
+    assert round_all(halfway.results) == round_all(report(folder).results)
+    assert_equal_state(workspace.checkpoint("best")["model"], workspace.checkpoint("average")["model"])
+
+
+def test_no_target_is_opened_before_the_end(workspace: Workspace, watch_files: Callable[[], list[str]]) -> None:
+    with workspace.registered():
+        cfg = setup(workspace.parse("watched", *SELECTION, "MODEL_SELECTION.USE", "best"))
+        opened = watch_files()  # set-up has looked at all files, for damage
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+    end = max(index for index, path in enumerate(opened) if path.endswith("model_final.pth"))
+    first = {split: min(i for i, path in enumerate(opened) if f"/{split}/" in path) for split in ("val", "night")}
+    assert first["val"] < end < first["night"]
+    assert len([path for path in opened[:end] if "/val/" in path]) >= 4  # two images and labels after two iterations
+
+
+@pytest.fixture
+def watch_files() -> Any:
+    """Starts a list of the files that Python opens from then on."""
+    lists: list[list[str]] = []
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and lists and isinstance(arguments[0], (str, bytes, Path)):
+            lists[0].append(str(arguments[0]))
+
+    sys.addaudithook(note)  # for good, but it does nothing once the list is gone
+
+    def start() -> list[str]:
+        lists.append([])
+        return lists[0]
+
+    yield start
+    lists.clear()
+
+
+def test_a_best_file_that_is_gone_is_named(average: Path, workspace: Workspace) -> None:
+    shutil.copytree(average, workspace.folder / "gone")
+    (workspace.folder / "gone/model_best.pth").unlink()
+    scores = {"scored": 4, "best": 99.0, "best_at": 2}
+    checkpoint = workspace.checkpoint("gone")
+    checkpoint["trainer"]["hooks"]["SourceValidation"] = scores
+    torch.save(checkpoint, workspace.folder / "gone/model_final.pth")
+    with pytest.raises(WeightsError, match=r"gone/model_best\.pth cannot be read"):
+        workspace.run("gone", *SELECTION, "MODEL_SELECTION.USE", "best", flags=("--resume",))
+
+
+# In mid-training, and what cannot work
+
+
+def test_scores_in_mid_training_say_so(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        Trainer, "test", classmethod(lambda cls, cfg, model, weights: seen.append(weights) or {})
+    )  # fmt: skip
+    workspace.run("midway", *PLAIN, "TEST.EVAL_PERIOD", "2")
+    assert [(weights.selection, weights.file, weights.iterations) for weights in seen] == [
+        ("memory", None, 2), ("last", "model_final.pth", 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"USE": "first"}, "MODEL_SELECTION.USE is 'first', expected one of last, best, ema"),
+        ({"USE": "ema"}, "USE ema needs MODEL_SELECTION.EMA_DECAY"),
+        ({"USE": "best"}, "USE best needs MODEL_SELECTION.SOURCE_VAL"),
+        ({"EMA_DECAY": 1.0}, "EMA_DECAY is 1.0, expected 0"),
+        ({"EMA_DECAY": -0.5}, "EMA_DECAY is -0.5, expected 0"),
+        ({"SOURCE_VAL": "gta5_train"}, "SOURCE_VAL gta5_train is trained on"),
+        ({"SOURCE_VAL": "cityscapes_val"}, r"cityscapes_val, .*\(gta5_train\): weights would be chosen on a target"),
+        ({"SOURCE_VAL": "gta5_val", "PERIOD": -1}, "PERIOD is -1, expected"),
+    ],
+)
+def test_what_cannot_work(settings: dict[str, Any], message: str) -> None:
+    cfg = data_config(train=("gta5_train",))
+    for key, value in settings.items():
+        cfg.MODEL_SELECTION[key] = value
+    with registered(), pytest.raises(ConfigError, match=message):
+        check_selection(cfg)
+
+
+def test_what_can_work() -> None:
+    cfg = data_config(train=("gta5_train",))
+    cfg.MODEL_SELECTION.SOURCE_VAL, cfg.MODEL_SELECTION.USE, cfg.MODEL_SELECTION.EMA_DECAY = "gta5_val", "best", 0.999
+    with registered():
+        check_selection(cfg)
+        cfg.MODEL_SELECTION.SOURCE_VAL, cfg.TEST.SOURCE = "synthia_val", ["synthia_val"]
+        check_selection(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("MODEL_SELECTION.USE", "best"), "needs MODEL_SELECTION.SOURCE_VAL"),
+        (("MODEL_SELECTION.SOURCE_VAL", "tiny_night"), "chosen on a target"),
+        (("TEST.EVALUATOR", "other"), "TEST.EVALUATOR is 'other'"),
+        (("TEST.SOURCE", "['tiny_vall']"), "TEST.SOURCE names an unknown data set"),
+    ],
+)
+def test_mistakes_are_found_before_the_run(options: tuple[str, ...], message: str, workspace: Workspace) -> None:
+    with pytest.raises(ConfigError, match=message):
+        workspace.run("mistake", *PLAIN, *options)
+    assert not (workspace.folder / "mistake/log.txt").exists()
+
+
+def test_nothing_to_score_is_an_error(workspace: Workspace) -> None:
+    with workspace.registered():
+        cfg = setup(workspace.parse("nothing", *PLAIN, flags=("--eval-only",)))
+        with pytest.raises(WeightsError, match=r"no checkpoint to evaluate; set MODEL\.WEIGHTS"):
+            load_for_scoring(cfg, Trainer.build_model(cfg))

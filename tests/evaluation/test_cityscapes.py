@@ -1,0 +1,126 @@
+"""Cityscapes' own script on files of that data set's format, beside the streaming evaluator."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import CityscapesSemSegEvaluator
+from PIL import Image
+
+from data_factory import registered, write_definition, write_image, write_label
+from famix.data import CITYSCAPES_CLASSES
+from famix.errors import ConfigError
+from famix.evaluation import StreamingSemSegEvaluator
+from famix.evaluation.cityscapes import CityscapesScriptEvaluator
+
+SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+NAME = "town_val"
+SIZE = (48, 96)
+TRAIN_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # label ids by train id
+NAMES_BY_ID = {label_id: entry.name for label_id, entry in zip(TRAIN_IDS, CITYSCAPES_CLASSES, strict=True)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Four images of two cities with every label id of Cityscapes; scores are those of `predict`."""
+    folder = tmp_path_factory.mktemp("cityscapes")
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        city = ("aachen", "bochum")[index % 2]
+        key = f"val/{city}/{city}_00000{index}_000019"
+        write_label(folder / f"gtFine/{key}_gtFine_labelIds.png", rng.integers(0, 34, SIZE).astype(np.uint8))
+        write_image(folder / f"leftImg8bit/{key}_leftImg8bit.png", np.zeros((*SIZE, 3), np.uint8))
+    definition = write_definition(
+        folder,
+        name="town",
+        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
+        labels="gtFine/{split}/{key}_gtFine_labelIds.png",
+        label_ids=NAMES_BY_ID,
+        other_ids="ignore",
+        splits={"val": {}},
+    )
+    with registered(definition):
+        yield
+
+
+def predict(record: dict[str, str]) -> torch.Tensor:
+    """Scores (19, H, W) that are right more often than not."""
+    rng = np.random.default_rng(sum(map(ord, record["image_id"])))
+    scores = torch.from_numpy(rng.random((19, *SIZE), dtype=np.float32))
+    labels = torch.from_numpy(read_train_ids(record["sem_seg_file_name"]).astype(np.int64))
+    known = labels < 19
+    right = torch.from_numpy(rng.random(SIZE) < 0.6) & known
+    scores[labels.clamp(max=18), *torch.meshgrid(*map(torch.arange, SIZE), indexing="ij")] += right.float()
+    return scores
+
+
+def read_train_ids(path: str) -> np.ndarray:
+    """Labels of the data set, read without the project."""
+    table = np.full(256, 255, np.uint8)
+    table[TRAIN_IDS] = range(19)
+    with Image.open(path) as image:
+        return table[np.asarray(image)]
+
+
+def feed(evaluator: StreamingSemSegEvaluator | CityscapesSemSegEvaluator) -> dict[str, float]:
+    evaluator.reset()
+    for record in DatasetCatalog.get(NAME):
+        evaluator.process([record], [{"sem_seg": predict(record)}])
+    return evaluator.evaluate()["sem_seg"]
+
+
+def test_the_script_gives_the_streaming_evaluators_score(capsys: pytest.CaptureFixture[str]) -> None:
+    scores, streamed = feed(CityscapesScriptEvaluator(NAME)), feed(StreamingSemSegEvaluator(NAME))
+    assert scores["mIoU"] == pytest.approx(streamed["mIoU"], rel=0, abs=1e-9)
+    assert scores.keys() == {"mIoU", "mIoU-categories"} and 20 < scores["mIoU"] < scores["mIoU-categories"]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_script_gives_every_class_the_same_iou(tmp_path: Path) -> None:
+    script = importlib.import_module(SCRIPT)
+    script.args.evalInstLevelScore, script.args.quiet, script.args.JSONOutput = False, True, False
+    predictions, truths = [], []
+    for record in DatasetCatalog.get(NAME):
+        ids = np.array(TRAIN_IDS, np.uint8)[predict(record).argmax(dim=0).numpy()]
+        predictions.append(str(write_label(tmp_path / f"{len(truths)}.png", ids)))
+        truths.append(record["sem_seg_file_name"])
+    expected = script.evaluateImgLists(predictions, truths, script.args)["classScores"]
+    streamed = feed(StreamingSemSegEvaluator(NAME))
+    for name in NAMES_BY_ID.values():
+        assert streamed[f"IoU-{name}"] == pytest.approx(100 * expected[name], rel=0, abs=1e-9)
+
+
+def test_labels_of_another_name_are_refused(tmp_path: Path) -> None:
+    write_label(tmp_path / "labels/val/a.png", np.zeros(SIZE, np.uint8))
+    write_image(tmp_path / "images/val/a.png", np.zeros((*SIZE, 3), np.uint8))
+    definition = write_definition(tmp_path, name="other", splits={"val": {}})
+    with (
+        registered(definition),
+        pytest.raises(ConfigError, match=r"_gtFine_labelIds\.png alone, but other_val has .*a\.png; set TEST.EVAL"),
+    ):
+        CityscapesScriptEvaluator("other_val")
+
+
+def test_labels_that_are_not_all_of_the_folders_are_refused(tmp_path: Path) -> None:
+    for key in ("x_000000_000019", "x_000001_000019"):
+        write_label(tmp_path / f"gtFine/val/x/{key}_gtFine_labelIds.png", np.zeros(SIZE, np.uint8))
+        write_image(tmp_path / f"images/val/x/{key}.png", np.zeros((*SIZE, 3), np.uint8))
+    labels = "gtFine/{split}/{key}_gtFine_labelIds.png"
+    splits = {"val": {"skip": ["x/x_000000_000019"]}}
+    definition = write_definition(tmp_path, name="part", labels=labels, splits=splits)
+    with (
+        registered(definition),
+        pytest.raises(ConfigError, match=r"every label below .*gtFine/val, of which there are 2, but part_val has 1"),
+    ):
+        CityscapesScriptEvaluator("part_val")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, SCRIPT, None)
+    with pytest.raises(ConfigError, match=r"needs the package cityscapesscripts, .*pip install cityscapesscripts"):
+        CityscapesScriptEvaluator(NAME)

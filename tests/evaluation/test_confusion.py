@@ -1,0 +1,113 @@
+"""Counts of pixels and the scores that follow from them, beside loops over pixels and numbers computed by hand."""
+
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from famix.evaluation.confusion import ConfusionCounts, segmentation_scores
+
+NAMES = ["road", "sky", "car"]
+# Rows are true, columns predicted classes. Road 10 pixels of which 8 found, sky 4 of which 3, car 2 of which 0.
+MATRIX = np.array([[8, 1, 1], [1, 3, 0], [2, 0, 0]])
+
+
+def random_image(seed: int, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions, and labels of which some are ignored."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.array([*range(classes), 255], dtype=np.uint8), (13, 17))
+    return torch.from_numpy(rng.integers(0, classes, (13, 17))), torch.from_numpy(labels)
+
+
+def counted(*images: tuple[torch.Tensor, torch.Tensor], classes: int = 4) -> np.ndarray:
+    counts = ConfusionCounts(classes)
+    for predicted, labels in images:
+        counts.add(predicted, labels)
+    total = counts.total(over_processes=False)
+    assert total is not None
+    return total
+
+
+def test_counts_are_those_of_a_loop_over_the_pixels() -> None:
+    images = [random_image(seed) for seed in range(3)]
+    loop: Counter[tuple[int, int]] = Counter()
+    for predicted, labels in images:
+        loop.update(zip(labels.flatten().tolist(), predicted.flatten().tolist(), strict=True))
+    total = counted(*images)
+    assert total.shape == (256, 4) and total.dtype == np.int64
+    assert {(row, column): int(total[row, column]) for row, column in np.argwhere(total)} == loop
+
+
+def test_the_largest_label_and_class_have_their_own_place() -> None:
+    total = counted((torch.tensor([[254, 0]]), torch.tensor([[255, 254]], dtype=torch.uint8)), classes=255)
+    assert np.argwhere(total).tolist() == [[254, 0], [255, 254]]
+
+
+def test_predictions_may_have_any_integer_type() -> None:
+    predicted, labels = random_image(0)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert np.array_equal(counted((predicted.to(dtype), labels)), counted((predicted, labels)))
+
+
+def test_scores_by_hand() -> None:
+    scores = segmentation_scores(MATRIX, NAMES)
+    assert list(scores) == [
+        "mIoU", "fwIoU", "IoU-road", "IoU-sky", "IoU-car", "mACC", "pACC", "ACC-road", "ACC-sky", "ACC-car",
+    ]  # fmt: skip
+    iou = [8 / 13, 3 / 5, 0 / 3]
+    expected = {
+        "mIoU": sum(iou) / 3, "fwIoU": (10 * iou[0] + 4 * iou[1] + 2 * iou[2]) / 16,
+        "mACC": (8 / 10 + 3 / 4 + 0) / 3, "pACC": 11 / 16,
+        "IoU-road": iou[0], "IoU-sky": iou[1], "IoU-car": iou[2], "ACC-road": 8 / 10, "ACC-sky": 3 / 4, "ACC-car": 0,
+    }  # fmt: skip
+    assert scores == pytest.approx({name: 100 * value for name, value in expected.items()}, abs=1e-12)
+
+
+def test_a_class_that_is_only_predicted_has_no_score_but_counts_as_missed() -> None:
+    matrix = np.array([[8, 0, 2], [0, 5, 0], [0, 0, 0]])
+    scores = segmentation_scores(matrix, NAMES)
+    assert np.isnan(scores["IoU-car"]) and np.isnan(scores["ACC-car"])
+    assert scores["IoU-road"] == pytest.approx(80) and scores["mIoU"] == pytest.approx(90)
+
+
+def test_a_subset_is_the_mean_over_its_classes_whose_own_scores_stay() -> None:
+    whole, subset = segmentation_scores(MATRIX, NAMES), segmentation_scores(MATRIX, NAMES, classes=[0, 1])
+    assert (subset["IoU-road"], subset["IoU-sky"]) == (whole["IoU-road"], whole["IoU-sky"])
+    assert np.isnan(subset["IoU-car"]) and np.isnan(subset["ACC-car"])
+    assert subset["mIoU"] == pytest.approx(100 * (8 / 13 + 3 / 5) / 2)
+    assert subset["mACC"] == pytest.approx(100 * (8 / 10 + 3 / 4) / 2)
+    assert subset["fwIoU"] == pytest.approx(100 * (10 * 8 / 13 + 4 * 3 / 5) / 14)
+    assert subset["pACC"] == pytest.approx(100 * 11 / 14)
+
+
+def test_without_a_labelled_pixel_there_is_no_score_and_no_warning() -> None:
+    assert np.isnan(list(segmentation_scores(np.zeros((3, 3), int), NAMES).values())).all()
+
+
+def test_two_processes_have_the_counts_of_one(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=count_in_process, args=(rank, tmp_path, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    parts = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert [rank for rank, total in parts if total is None] == [1]
+    (total,) = [total for _, total in parts if total is not None]
+    assert np.array_equal(total, counted(random_image(0), random_image(1), random_image(2)))
+
+
+def count_in_process(rank: int, folder: Path, queue: "multiprocessing.Queue[tuple[int, np.ndarray | None]]") -> None:
+    """The first process has the images 0 and 2, the second has 1."""
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    counts = ConfusionCounts(4)
+    for seed in range(rank, 3, 2):
+        counts.add(*random_image(seed))
+    queue.put((rank, counts.total()))
+    torch.distributed.destroy_process_group()

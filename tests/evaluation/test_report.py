@@ -1,0 +1,149 @@
+"""Means, rows and the text of a report."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from data_factory import data_config, registered
+from famix.errors import ConfigError
+from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
+from famix.evaluation.domains import domain_of, is_source, require_known_sources
+from report_factory import fake_report
+
+SCORES = {
+    "gta5_val": 70.0, "cityscapes_val": 48.5, "acdc_fog_val": 41.0, "acdc_night_val": 15.0, "mapillary_val": 52.4,
+}  # fmt: skip
+
+
+def table(text: str) -> list[list[str]]:
+    """Cells of a Markdown table, without the rule."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+    assert all(set(cell) <= {"-", ":"} for cell in rows[1])
+    return [rows[0], *rows[2:]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def builtin_datasets() -> Iterator[None]:
+    """Registers them."""
+    with registered():
+        yield
+
+
+@pytest.fixture
+def report() -> Report:
+    return fake_report(SCORES, sources=("gta5_val",), group="acdc")
+
+
+# Domains
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("gta5_train", "gta5"), ("gta5_all", "gta5"), ("acdc_night_val", "acdc_night"), ("camvid_val_dusk", "camvid_dusk"),
+        ("minitown_clear_val", "minitown_clear"), ("minitown_train", "minitown"), ("own_city_val", "own_city"),
+        ("val", "val"),
+    ],
+)  # fmt: skip
+def test_domain_of_a_name(name: str, domain: str) -> None:
+    assert domain_of(name) == domain
+
+
+@pytest.mark.parametrize(
+    ("train", "sources", "targets"),
+    [
+        ("gta5_train", ["gta5_val", "gta5_all"], ["cityscapes_val", "acdc_fog_val"]),
+        ("camvid_train_day", ["camvid_val_day"], ["camvid_val_dusk"]),
+        ("minitown_train", ["minitown_clear_val"], ["minitown_night_val", "minitown_dusk_val"]),
+        ("acdc_fog_train", ["acdc_fog_val"], ["acdc_night_val"]),
+    ],
+)
+def test_what_is_of_the_domain_that_was_trained_on(train: str, sources: list[str], targets: list[str]) -> None:
+    cfg = data_config(train=(train,))
+    assert [name for name in (*sources, *targets) if is_source(cfg, name)] == sources
+    cfg.TEST.SOURCE = targets[:1]
+    assert [name for name in (*sources, *targets) if is_source(cfg, name)] == targets[:1]
+
+
+def test_a_mistyped_source_is_named() -> None:
+    cfg = data_config()
+    cfg.TEST.SOURCE = ["gta5_vall"]
+    with pytest.raises(
+        ConfigError, match=r"TEST\.SOURCE names an unknown data set, 'gta5_vall'\. Did you mean 'gta5_val"
+    ):
+        require_known_sources(cfg)
+
+
+# Means
+
+
+def test_means_count_every_target_once_and_the_source_never(report: Report) -> None:
+    assert report.means()["acdc"]["mIoU"] == pytest.approx((41 + 15) / 2)
+    assert report.means()["mean"]["mIoU"] == pytest.approx((48.5 + 41 + 15 + 52.4) / 4)
+    assert math.isnan(report.means()["mean"]["fwIoU"])
+
+
+def test_the_mean_without_a_target_is_nan() -> None:
+    assert math.isnan(fake_report({"gta5_val": 1.0}, sources=("gta5_val",)).means()["mean"]["mIoU"])
+
+
+def test_one_row_for_a_paper(report: Report) -> None:
+    assert report.row() == pytest.approx(
+        {
+            "cityscapes": 48.5, "acdc_fog": 41, "acdc_night": 15, "mean of acdc": 28, "mapillary": 52.4, "mean": 39.225,
+            "source: gta5": 70,
+        }
+    )  # fmt: skip
+    assert list(report.row())[-3:] == ["mapillary", "mean", "source: gta5"]
+    assert list(fake_report({"cityscapes_val": 1.0}).row()) == ["cityscapes"]
+
+
+def test_report_of_a_config() -> None:
+    cfg = data_config(train=("gta5_train",))
+    cfg.OUTPUT_DIR, cfg.TEST.PROTOCOL_OF, cfg.TEST.CLASSES = "output/famix/seed3", ["acdc_fog_val=half"], "synthia16"
+    results = {name: {"sem_seg": {"mIoU": score}} for name, score in SCORES.items()}
+    report = make_report(cfg, results, ScoredWeights())
+    assert report.sources == ("gta5_val",) and report.means()["acdc"]["mIoU"] == 28
+    assert {name for name, scored in report.data_sets.items() if scored.group} == {"acdc_fog_val", "acdc_night_val"}
+    assert [scored.protocol for scored in report.data_sets.values()] == ["native", "native", "half", "native", "native"]
+    assert "terrain" not in report.data_sets["gta5_val"].classes and len(report.data_sets["gta5_val"].classes) == 16
+    assert (report.run.method, report.run.seed, report.run.trained_on) == ("famix", 5, ("gta5_train",))
+
+
+# Text
+
+
+def test_scores_of_every_data_set(report: Report) -> None:
+    rows = table(format_scores(report, digits=2))
+    assert rows[0] == ["data set", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
+    assert rows[1] == ["cityscapes_val", "target", "native", "2", "48.50", "-", "-", "-"]
+    assert [row[0] for row in rows[2:]] == [
+        "acdc_fog_val",
+        "acdc_night_val",
+        "mapillary_val",
+        "mean of acdc",
+        "mean",
+        "gta5_val",
+    ]
+    assert rows[-2][4] == "39.23" and rows[-1][1] == "source"
+
+
+def test_classes_that_some_data_set_shows() -> None:
+    nowhere = math.nan
+    report = fake_report({"fog_val": 1.0, "night_val": 2.0})
+    fog = {"IoU-road": 90.0, "IoU-train": nowhere, "IoU-wall": nowhere, "ACC-road": 1.0}
+    night = {"IoU-road": 70.55, "IoU-train": nowhere, "IoU-wall": 12.25}
+    report = Report(report.run, report.data_sets, {"fog_val": {"sem_seg": fog}, "night_val": {"sem_seg": night}})
+    assert table(format_classes(report)) == [["IoU", "fog", "night"], ["road", "90.0", "70.5"], ["wall", "-", "12.2"]]
+
+
+def test_the_whole_text(report: Report) -> None:
+    text = format_report(report)
+    assert text.startswith("# famix\n\nmIoU in percent over 2 classes; the mean counts every target once. Trained on")
+    row = table(text.split("\n\n")[2])
+    assert row[0] == [
+        "method", "weights", "cityscapes", "acdc_fog", "acdc_night", "mean of acdc", "mapillary", "mean", "source: gta5",
+    ]  # fmt: skip
+    assert row[1] == ["famix", "last", "48.5", "41.0", "15.0", "28.0", "52.4", "39.2", "70.0"]
+    assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "the last, after 40000 iterations" in text

@@ -1,5 +1,6 @@
 """Miniature datasets, written to a temporary folder, and configs that read them."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "write_image",
     "write_label",
     "write_palette_label",
+    "write_panoptic_label",
     "write_synthia_label",
 ]
 
@@ -58,6 +60,32 @@ def write_synthia_label(path: Path, ids: np.ndarray, instances: np.ndarray) -> P
     if not cv2.imwrite(str(path), blue_green_red):
         raise OSError(f"cannot write {path}")
     return path
+
+
+def write_panoptic_label(path: Path, ids: np.ndarray, segments_file: Path, categories: dict[int, str]) -> Path:
+    """Write (H, W) ids of categories as COCO's panoptic format does: a segment of each, and one black pixel.
+
+    Args:
+        path: of the PNG.
+        ids: the last one, at the bottom right, becomes black, which is no segment.
+        segments_file: JSON file, which gets the segments and the names of the categories.
+        categories: id -> name.
+    """
+    # Numbers beyond 8 and 16 bits, and in another order than the categories.
+    numbers = {int(label_id): 70_000_003 - 1_000_003 * place for place, label_id in enumerate(np.unique(ids))}
+    coded = np.array([numbers[label_id] % (1 << 24) for label_id in ids.ravel().tolist()])
+    coded[-1] = 0
+    pixels = np.stack([coded % 256, coded // 256 % 256, coded // 65536], axis=1).reshape(*ids.shape, 3)
+    segments = [{"id": number % (1 << 24), "category_id": label_id} for label_id, number in numbers.items()]
+    segments_file.write_text(
+        json.dumps(
+            {
+                "annotations": [{"file_name": path.name, "segments_info": segments}],
+                "categories": [{"id": label_id, "name": name} for label_id, name in categories.items()],
+            }
+        )
+    )
+    return write_image(path, pixels.astype(np.uint8))
 
 
 def write_definition(folder: Path, **changes: object) -> Path:

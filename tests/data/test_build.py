@@ -99,6 +99,18 @@ def test_training_sets_must_agree_on_classes(tmp_path):
         build_train_loader(data_config(train=["tiny_train", "b_train"]))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_balanced_sources(tmp_path, balanced):
+    cfg = data_config(train=["tiny_train", "b_train"])
+    cfg.DATASETS.BALANCED = balanced
+    with registered(make_dataset(tmp_path / "b", count=45, folders=("train",), name="b")):
+        batches = list(islice(build_train_loader(cfg), 10))
+        again = train_batches(cfg, 3, start_iter=7)
+    names = [sample["dataset_name"] for batch in batches for sample in batch]
+    assert (names.count("tiny_train") == 10) == balanced
+    assert again == [contents(batch) for batch in batches[7:]]
+
+
 def test_broken_file_reaches_the_caller_from_a_worker(folder):
     for path in (folder / "images/train/a").iterdir():
         path.write_bytes(path.read_bytes()[:100])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from data_factory import write_definition, write_image, write_label, write_palette_label, write_synthia_label
-from famix.data import LabelReader, load_definition
+from famix.data import LabelReader, label_reader_of, load_definition
 from famix.errors import DatasetError
 
 IDS = np.array([[0, 7, 7], [26, 0, 7]], dtype=np.uint8)
@@ -61,7 +61,7 @@ def test_ids_without_a_class_are_an_error_or_ignored(tmp_path):
 
 def test_ignore_label_of_the_definition(tmp_path):
     definition = load_definition(write_definition(tmp_path, ignore_label=50, other_ids="ignore"))
-    reader = LabelReader.from_definition(definition)
+    reader = label_reader_of(definition)
     np.testing.assert_array_equal(
         reader.read(write_label(tmp_path / "label.png", np.array([[9, 200, 2]], dtype=np.uint8))), [[50, 50, 13]]
     )

@@ -51,3 +51,48 @@ def test_processes_share_every_batch(world_size):
 def test_sampler_starts_anew_and_pickles():
     sampler = pickle.loads(pickle.dumps(StreamSampler(5, 1, 3)))
     assert list(islice(sampler, 3)) == list(islice(sampler, 3)) == [6, 9, 12]
+
+
+# Several datasets, equally often
+
+SIZES = {"large": 11, "small": 2, "middle": 5}
+MIXED = [{"dataset_name": name, "image_id": index} for name, size in SIZES.items() for index in range(size)]
+
+
+@pytest.fixture
+def balanced():
+    return SampleStream(MIXED, draw_number, seed=3, balanced=True)
+
+
+def test_every_round_has_each_dataset_once_in_random_order(balanced):
+    rounds = [[balanced[3 * turn + place]["dataset_name"] for place in range(3)] for turn in range(60)]
+    assert all(sorted(names) == sorted(SIZES) for names in rounds)
+    assert len({tuple(names) for names in rounds}) == 6, "every order occurs, so that no process sees one dataset only"
+
+
+def test_every_dataset_goes_through_its_own_epochs(balanced):
+    samples = [balanced[position] for position in range(3 * 22)]
+    for name, size in SIZES.items():
+        indices = [sample["image_id"] for sample in samples if sample["dataset_name"] == name]
+        epochs = [indices[first : first + size] for first in range(0, 22 - size + 1, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_a_balanced_position_always_gives_the_same_sample(balanced):
+    forwards = [balanced[position] for position in range(40)]
+    assert [balanced[position] for position in reversed(range(40))] == forwards[::-1]
+    assert pickle.loads(pickle.dumps(balanced))[33] == forwards[33]
+    other = SampleStream(MIXED, draw_number, seed=4, balanced=True)
+    assert [other[position]["image_id"] for position in range(40)] != [sample["image_id"] for sample in forwards]
+
+
+def test_one_dataset_is_balanced(balanced):
+    stream = SampleStream(MIXED[:11], draw_number, seed=3, balanced=True)
+    assert sorted(stream[position]["image_id"] for position in range(11)) == list(range(11))
+
+
+def test_without_balance_large_datasets_come_more_often():
+    stream = SampleStream(MIXED, draw_number, seed=3)
+    names = [stream[position]["dataset_name"] for position in range(18)]
+    assert {name: names.count(name) for name in SIZES} == SIZES

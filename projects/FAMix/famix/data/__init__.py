@@ -7,6 +7,8 @@ from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
 from famix.data.definition import DatasetDefinition, SplitDefinition, load_definition
 from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
+from famix.data.layout import LabelEncoding, Layout
+from famix.data.layout_reader import label_reader_of
 from famix.data.listing import SplitFiles
 from famix.data.mapper import FAMixDatasetMapper
 from famix.data.registration import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
@@ -18,9 +20,12 @@ __all__ = [
     "ClassDefinition",
     "DatasetDefinition",
     "SplitDefinition",
+    "Layout",
+    "LabelEncoding",
     "load_definition",
     # Its files
     "LabelReader",
+    "label_reader_of",
     "SplitFiles",
     "image_size",
     "read_image",

@@ -27,7 +27,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
     config alone, so that a run which is taken up again continues as if it had never stopped.
 
     Args:
-        cfg: reads DATASETS.TRAIN, INPUT, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and SEED.
+        cfg: reads DATASETS.{TRAIN, BALANCED}, INPUT, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and SEED.
         start_iter: iterations that are done already.
 
     Returns:
@@ -45,7 +45,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
     mapper = FAMixDatasetMapper(cfg, is_train=True)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return DataLoader(
-        SampleStream(_train_dicts(cfg), mapper, seed),
+        SampleStream(_train_dicts(cfg), mapper, seed, balanced=cfg.DATASETS.BALANCED),
         batch_size=batch_size // world_size,
         sampler=StreamSampler(start_iter * batch_size, comm.get_rank(), world_size),
         **_worker_options(cfg),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["CITYSCAPES_CLASSES", "ClassDefinition"]
+__all__ = ["CITYSCAPES_CLASSES", "CITYSCAPES_LABEL_IDS", "HIGHEST_LABEL_ID", "ClassDefinition", "cityscapes_label_ids"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,22 @@ CITYSCAPES_CLASSES = (
     ClassDefinition("bicycle", (119, 11, 32)),
 )
 """Cityscapes' train classes; the place in the tuple is the train id."""
+
+CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Label ids of these classes in files named labelIds; the place in the tuple is the train id."""
+
+HIGHEST_LABEL_ID = 34
+"""The highest of Cityscapes' label ids: 0 to 33, and 34 for GTA5's licence plates."""
+
+
+def cityscapes_label_ids(ignore_label: int) -> dict[int, int]:
+    """What the ids in Cityscapes' files named labelIds mean.
+
+    Args:
+        ignore_label: train id of what is not learnt: void classes, licence plates, and 255.
+
+    Returns:
+        Label id -> train id.
+    """
+    ignored = {label_id: ignore_label for label_id in (*range(HIGHEST_LABEL_ID + 1), 255)}
+    return ignored | {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}

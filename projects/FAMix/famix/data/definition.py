@@ -2,25 +2,23 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
 from famix.data.fields import Fields, read_yaml
+from famix.data.layout import LabelEncoding, Layout, mentions_split
+from famix.data.layout_fields import ENCODING_KEYS, IGNORE, PLACE_KEYS, read_layouts
 from famix.errors import DatasetError
-from famix.wording import did_you_mean
 
 __all__ = ["DATASETS_VARIABLE", "DatasetDefinition", "SplitDefinition", "load_definition"]
 
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 """Environment variable of the folder that relative roots start from, as in Detectron2; "datasets" where it is unset."""
 
-_REQUIRED = ("name", "root", "images", "labels", "classes", "label_ids", "splits")
-_OPTIONAL = ("other_ids", "label_channel", "ignore_label")
+_OWN_KEYS = ("name", "root", "classes", "splits", "layouts", "ignore_label", "unpaired")
 _SPLIT_KEYS = ("folder", "keys", "skip")
-_IGNORE = "ignore"
-_MAX_ID = 65535
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class DatasetDefinition:
     Attributes:
         name: prefix of the registered names.
         root: folder of the dataset as written, see `root_folder`.
-        images, labels: path templates below the root with {key} and perhaps {split}.
+        images, labels, label_ids, other_ids_ignored, label_channel: of the first layout, see `Layout` and
+            `LabelEncoding`.
         classes: the classes; the place in the tuple is the train id.
-        label_ids: id in the label files -> train id, or `ignore_label`.
-        other_ids_ignored: ids that `label_ids` lacks are ignored; otherwise they are an error.
-        label_channel: 0, 1, 2 (red, green, blue) or 3 (alpha) of multi-channel labels; None for labels of one channel.
         ignore_label: value of pixels that count neither in the loss nor in the score, 0-255.
         splits: the parts of the dataset, in the file's order.
         source: the definition file.
+        layouts: in the order in which they are looked for; by default the one that the attributes above describe.
+        skips_unpaired: images without a label are left out; otherwise they are an error.
     """
 
     name: str
@@ -68,6 +66,13 @@ class DatasetDefinition:
     ignore_label: int
     splits: tuple[SplitDefinition, ...]
     source: str = field(compare=False)
+    layouts: tuple[Layout, ...] = ()
+    skips_unpaired: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layouts:
+            encoding = LabelEncoding(self.label_ids, self.other_ids_ignored, channel=self.label_channel)
+            object.__setattr__(self, "layouts", (Layout(self.images, self.labels, encoding),))
 
     def dataset_name(self, split: SplitDefinition) -> str:
         """Name under which a split is registered."""
@@ -102,22 +107,25 @@ def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
         DatasetError: the file is missing, is no YAML, or has an unknown, missing, repeated or wrong entry.
     """
     file = Path(path)
-    fields = Fields(file, read_yaml(file), _REQUIRED + _OPTIONAL)
+    fields = Fields(file, read_yaml(file), (*_OWN_KEYS, *PLACE_KEYS, *ENCODING_KEYS))
     classes = _read_classes(fields)
     ignore_label = _read_ignore_label(fields, len(classes))
-    images, labels = _read_templates(fields)
+    layouts = read_layouts(fields, classes, ignore_label)
+    first = layouts[0]
     return DatasetDefinition(
         name=_read_name(fields),
         root=fields.required("root", str),
-        images=images,
-        labels=labels,
+        images=first.images,
+        labels=first.labels,
         classes=classes,
-        label_ids=_read_label_ids(fields, classes, ignore_label),
-        other_ids_ignored=_read_other_ids(fields),
-        label_channel=_read_label_channel(fields),
+        label_ids=first.encoding.label_ids,
+        other_ids_ignored=first.encoding.other_ids_ignored,
+        label_channel=first.encoding.channel,
         ignore_label=ignore_label,
-        splits=_read_splits(fields, images),
+        splits=_read_splits(fields, layouts),
         source=str(file),
+        layouts=layouts,
+        skips_unpaired=_read_unpaired(fields),
     )
 
 
@@ -126,19 +134,6 @@ def _read_name(fields: Fields) -> str:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise fields.error("name", name, "letters, digits, '_', '-' and '.'")
     return name
-
-
-def _read_templates(fields: Fields) -> tuple[str, str]:
-    images, labels = fields.required("images", str), fields.required("labels", str)
-    for key, template in (("images", images), ("labels", labels)):
-        placeholders = re.findall(r"{[^}]*}", template)
-        if placeholders.count("{key}") != 1 or set(placeholders) - {"{key}", "{split}"}:
-            raise fields.error(key, template, "a path with {key} once and, where splits are folders, {split}")
-        if os.path.isabs(template) or ".." in template.split("/"):
-            raise fields.error(key, template, "a path below the root")
-    if images == labels:
-        raise fields.error("labels", labels, "another path than that of the images")
-    return images, labels
 
 
 def _read_classes(fields: Fields) -> tuple[ClassDefinition, ...]:
@@ -158,8 +153,8 @@ def _read_classes(fields: Fields) -> tuple[ClassDefinition, ...]:
 def _read_class(fields: Fields, index: int, entry: object) -> ClassDefinition:
     inner = Fields(fields.file, entry, ("name", "color"), within=fields.path(f"classes.{index}"))
     name, color = inner.required("name", str), inner.required("color", list)
-    if not name.strip() or name == _IGNORE:
-        raise inner.error("name", name, f"a name, other than '{_IGNORE}', which marks pixels without a class")
+    if not name.strip() or name == IGNORE:
+        raise inner.error("name", name, f"a name, other than '{IGNORE}', which marks pixels without a class")
     if len(color) != 3 or any(type(value) is not int or not 0 <= value <= 255 for value in color):
         raise inner.error("color", color, "[red, green, blue] with values from 0 to 255")
     return ClassDefinition(name, (color[0], color[1], color[2]))
@@ -173,46 +168,37 @@ def _read_ignore_label(fields: Fields, num_classes: int) -> int:
     return value
 
 
-def _read_label_ids(fields: Fields, classes: tuple[ClassDefinition, ...], ignore_label: int) -> Mapping[int, int]:
-    if fields.any_of("label_ids") == "identity":
-        return {index: index for index in range(len(classes))} | {ignore_label: ignore_label}
-    train_ids = {entry.name: index for index, entry in enumerate(classes)} | {_IGNORE: ignore_label}
-    ids = {}
-    for raw, name in fields.required("label_ids", dict).items():
-        if type(raw) is not int or not 0 <= raw <= _MAX_ID:
-            raise fields.error("label_ids", raw, f"label ids from 0 to {_MAX_ID}, or 'identity'")
-        if not isinstance(name, str) or name not in train_ids:
-            expected = f"a class name or '{_IGNORE}'; the classes are {', '.join(c.name for c in classes)}"
-            raise fields.error(f"label_ids.{raw}", name, expected, did_you_mean(name, train_ids))
-        ids[raw] = train_ids[name]
-    return ids
+def _read_unpaired(fields: Fields) -> bool:
+    value = fields.any_of("unpaired")
+    if value not in (None, "error", "skip"):
+        raise fields.error("unpaired", value, "'skip' or 'error'")
+    return value == "skip"
 
 
-def _read_other_ids(fields: Fields) -> bool:
-    value = fields.any_of("other_ids")
-    if value not in (None, "error", _IGNORE):
-        raise fields.error("other_ids", value, f"'{_IGNORE}' or 'error'")
-    return value == _IGNORE
-
-
-def _read_label_channel(fields: Fields) -> int | None:
-    value = fields.optional("label_channel", int)
-    if value is not None and not 0 <= value <= 3:
-        raise fields.error("label_channel", value, "0, 1 or 2 (red, green, blue) or 3 (alpha)")
-    return value
-
-
-def _read_splits(fields: Fields, images: str) -> tuple[SplitDefinition, ...]:
+def _read_splits(fields: Fields, layouts: Sequence[Layout]) -> tuple[SplitDefinition, ...]:
     entries = fields.required("splits", dict)
     if not entries:
         raise fields.error("splits", entries, "at least one split, such as {train: {}}")
     splits = tuple(_read_split(fields, name, entry) for name, entry in entries.items())
-    whole = [split.name for split in splits if split.keys is None]
-    if "{split}" not in images and len(whole) > 1:
-        raise fields.error(
-            "splits", whole, "at most one split without 'keys', since 'images' has no {split} to tell them apart"
-        )
+    _require_fitting_layouts(fields, splits, layouts)
     return splits
+
+
+def _require_fitting_layouts(fields: Fields, splits: Sequence[SplitDefinition], layouts: Sequence[Layout]) -> None:
+    """Raise unless every split has a layout, and every layout tells its splits apart."""
+    names = [split.name for split in splits]
+    for place, layout in enumerate(layouts):
+        for name in (*layout.folders, *(layout.splits or ())):
+            if name not in names:
+                raise fields.error(f"layouts.{place}", name, f"one of the splits {', '.join(names)}")
+        whole = [split.name for split in splits if layout.holds(split.name) and split.keys is None]
+        if not mentions_split(layout.images) and layout.keys is None and len(whole) > 1:
+            raise fields.error(
+                "splits", whole, "at most one split without 'keys', since 'images' has no {split} to tell them apart"
+            )
+    for name in names:
+        if not any(layout.holds(name) for layout in layouts):
+            raise fields.error("splits", name, "a split that some layout holds, see 'layouts'")
 
 
 def _read_split(fields: Fields, name: object, entry: object) -> SplitDefinition:

@@ -88,6 +88,10 @@ class Fields:
         where = f"key '{self.path(key)}'" if self.path(key) else "the file"
         return DatasetError(f"{self.file}: {where}: got {got!r}, expected {expected}.{hint}")
 
+    def has(self, key: str) -> bool:
+        """Whether a key is there."""
+        return key in self._values
+
     def required(self, key: str, kind: type[T]) -> T:
         """Value of a key that must be there.
 

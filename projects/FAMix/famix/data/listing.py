@@ -1,46 +1,45 @@
-"""The files of a split: which images there are, and which label belongs to which image.
+"""The files of a split: which images there are, and which label belongs to which image."""
 
-An image and its label are a pair when the part of their paths that {key} stands for is the same.
-"""
-
+import logging
 import os
-import posixpath
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from detectron2.utils.logger import log_first_n
+
 from famix.data.definition import DATASETS_VARIABLE, DatasetDefinition, SplitDefinition
+from famix.data.layout import Layout
+from famix.data.patterns import FileTree, PathPattern, resolve_keys
+from famix.data.split_lists import read_split_list
 from famix.errors import DatasetError
 from famix.wording import first_few
 
-__all__ = ["SplitFiles"]
+__all__ = ["SplitFiles", "SplitSurvey"]
+
+_SHOWN = 5  # files of a list that an error names
 
 
 @dataclass(frozen=True)
-class _PathPattern:
-    """A path template, cut at {key}: <folder>/<prefix>{key}<suffix>, relative to the root."""
+class SplitSurvey:
+    """What was found of a split.
 
-    folder: str
-    prefix: str
-    suffix: str
+    Attributes:
+        images, labels: where they lie, relative to the root, with {key}.
+        records: Detectron2's standard dicts of the pairs, ordered by key.
+        without_label: images of the split that have no label.
+        without_image: labels that have no image; of splits that a list makes, none.
+        absent: entries of the split's list without an image.
+        list_file: the list; None where the split has none.
+    """
 
-    @classmethod
-    def from_template(cls, template: str, split_folder: str) -> "_PathPattern":
-        head, suffix = template.replace("{split}", split_folder).split("{key}")
-        folder, _, prefix = head.rpartition("/")
-        return cls(posixpath.normpath(folder), prefix, suffix)
-
-    def key_of(self, path: str) -> str | None:
-        """Key of a path relative to the folder; None for other files."""
-        if len(path) <= len(self.prefix) + len(self.suffix):
-            return None
-        if not (path.startswith(self.prefix) and path.endswith(self.suffix)):
-            return None
-        return path[len(self.prefix) : len(path) - len(self.suffix)]
-
-    def key_of_line(self, line: str) -> str:
-        """Key that a line of a list of keys means: lists in use name keys, files, or paths from the root."""
-        path = line.removeprefix(f"{self.folder}/")
-        return self.key_of(path) or path
+    images: str
+    labels: str
+    records: list[dict[str, str]]
+    without_label: list[str]
+    without_image: list[str]
+    absent: list[str]
+    list_file: str | None
 
 
 @dataclass(frozen=True)
@@ -66,78 +65,149 @@ class SplitFiles:
             DatasetError: a folder or list is missing, there is no image, an image has no label, or the list names
                 an image twice or one that is not there.
         """
+        survey = self.survey()
+        self.require_complete(survey)
+        if survey.without_label:
+            name, there = self.definition.dataset_name(self.split), len(survey.records)
+            log_first_n(
+                logging.WARNING,
+                f"Dataset '{name}' in {self.definition.root_folder()}: {len(survey.without_label)} images without a "
+                f"label and {len(survey.without_image)} labels without an image are left out, {there} pairs are used.",
+                key="message",
+            )
+        return survey.records
+
+    def require_complete(self, survey: SplitSurvey) -> None:
+        """Raise unless a split can be used.
+
+        Raises:
+            DatasetError: what is missing, and where it was expected.
+        """
+        absent, without_label = survey.absent, survey.without_label
+        if absent:
+            raise self._error(
+                f"{len(absent)} key(s) of {survey.list_file} have no image, the first: {first_few(absent, _SHOWN)}; "
+                f"expected files like {self._example(survey.images, absent[0])}"
+            )
+        if without_label and not self.definition.skips_unpaired:
+            total = len(survey.records) + len(without_label)
+            raise self._error(
+                f"{len(without_label)} of {total} images have no label, the first: {first_few(without_label)}; "
+                f"expected files like {self._example(survey.labels)}"
+            )
+        if not survey.records:
+            raise self._error(f"no image found; expected files like {self._example(survey.images)}")
+
+    def survey(self) -> SplitSurvey:
+        """Look for the files of the split.
+
+        Raises:
+            DatasetError: the root or every layout is missing, or a list cannot be read.
+        """
         root = self.definition.root_folder()
         if not os.path.isdir(root):
             raise self._missing(f"its folder {root} does not exist")
-        labels = self._scan(root, self._pattern(self.definition.labels))
-        images = self._scan(root, self._pattern(self.definition.images))
-        label_paths = set(labels.values())  # both may lie in one folder and have the same suffix
-        images = {key: path for key, path in images.items() if path not in label_paths}
-        keys = self._select(root, images)
-        self._require_labels(keys, images, labels)
+        tree = FileTree(root, self._cannot_list)
+        layouts = [layout for layout in self.definition.layouts if layout.holds(self.split.name)]
+        return self._survey_layout(tree, self._choose(tree, layouts))
+
+    def _choose(self, tree: FileTree, layouts: list[Layout]) -> Layout:
+        """The first layout of which there is a pair, and the list if it needs one."""
+        if len(layouts) == 1:
+            self._require_folders(tree, layouts[0])
+            return layouts[0]
+        for layout in layouts:
+            list_file = self._list_file(layout)
+            if list_file is None or self.split.keys or os.path.isfile(os.path.join(tree.root, list_file)):
+                images, labels = self._match(tree, layout)
+                if images.keys() & labels.keys():
+                    return layout
+        looked_for = "; ".join(f"{place}) {self._describe(tree, layout)}" for place, layout in enumerate(layouts, 1))
+        raise self._missing(f"{tree.root} holds no pair of image and label, looked for: {looked_for}")
+
+    def _survey_layout(self, tree: FileTree, layout: Layout) -> SplitSurvey:
+        images, labels = self._match(tree, layout)
+        list_file = self._list_file(layout)
+        skipped = {key for key in resolve_keys(self.split.skip, images).values() if key is not None}
+        if list_file is None:
+            listed: dict[str, str | None] = {key: key for key in sorted(images)}
+        else:
+            listed = resolve_keys(self._read_keys(tree.root, list_file, layout), images)
+        keys = sorted({key for key in listed.values() if key is not None} - skipped)
         name = self.definition.dataset_name(self.split)
-        return [
-            {"file_name": images[key], "sem_seg_file_name": labels[key], "image_id": key, "dataset_name": name}
-            for key in keys
-        ]
+        return SplitSurvey(
+            images=self._pattern(layout.images, layout).path_of(),
+            labels=self._pattern(layout.labels, layout).path_of(),
+            records=[
+                {"file_name": images[key], "sem_seg_file_name": labels[key], "image_id": key, "dataset_name": name}
+                for key in keys
+                if key in labels
+            ],
+            without_label=[images[key] for key in keys if key not in labels],
+            without_image=[] if list_file else self._without_image(tree, images, labels),
+            absent=[key for key, found in listed.items() if found is None and key not in self.split.skip],
+            list_file=list_file,
+        )
 
-    def _pattern(self, template: str) -> _PathPattern:
-        return _PathPattern.from_template(template, self.split.folder)
+    def _match(self, tree: FileTree, layout: Layout) -> tuple[dict[str, str], dict[str, str]]:
+        labels = tree.match(self._pattern(layout.labels, layout))
+        label_paths = set(labels.values())  # both may lie in one folder and have the same suffix
+        images = tree.match(self._pattern(layout.images, layout))
+        return {key: path for key, path in images.items() if path not in label_paths}, labels
 
-    def _scan(self, root: str, pattern: _PathPattern) -> dict[str, str]:
-        """Key -> absolute path of every file that matches, in one walk and without asking for any single file."""
-        top = os.path.normpath(os.path.join(root, pattern.folder))
-        if not os.path.isdir(top):
-            raise self._missing(f"its folder {top} does not exist")
-        found = {}
-        for folder, subfolders, names in os.walk(top, onerror=self._cannot_list, followlinks=True):
-            # Hidden files are other programs' (thumbnails, "._name.png" of macOS).
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            below = folder[len(top) :].replace(os.sep, "/").strip("/")
-            for name in names:
-                key = pattern.key_of(posixpath.join(below, name))
-                if key is not None and not name.startswith("."):
-                    found[key] = os.path.join(folder, name)
-        return found
+    def _without_image(self, tree: FileTree, images: dict[str, str], labels: dict[str, str]) -> list[str]:
+        # The same label in another encoding may lie beside it: 1_labelTrainIds.png beside 1.png.
+        others = {
+            path
+            for layout in self.definition.layouts
+            for key, path in tree.match(self._pattern(layout.labels, layout)).items()
+            if key in images
+        }
+        return sorted(path for key, path in labels.items() if key not in images and path not in others)
 
-    def _select(self, root: str, images: dict[str, str]) -> list[str]:
-        listed = sorted(images) if self.split.keys is None else self._read_keys(root)
-        keys = [key for key in listed if key not in self.split.skip]
-        absent = [key for key in keys if key not in images]
-        if absent:
-            raise self._error(
-                f"{len(absent)} key(s) of {self.split.keys} have no image, the first: {first_few(absent)}; expected "
-                f"files like {self._example(root, self.definition.images, absent[0])}"
-            )
-        if not keys:
-            raise self._error(f"no image found; expected files like {self._example(root, self.definition.images)}")
-        return keys
+    def _pattern(self, template: str, layout: Layout) -> PathPattern:
+        return PathPattern.from_template(template, layout.folders.get(self.split.name, self.split.folder))
 
-    def _read_keys(self, root: str) -> list[str]:
-        path = os.path.join(root, self.split.keys or "")
+    def _list_file(self, layout: Layout) -> str | None:
+        if self.split.keys is not None or layout.keys is None:
+            return self.split.keys
+        return layout.keys.replace("{split}", layout.folders.get(self.split.name, self.split.folder))
+
+    def _read_keys(self, root: str, list_file: str, layout: Layout) -> list[str]:
+        path = os.path.join(root, list_file)
         try:
-            with open(path, encoding="utf-8") as stream:
-                lines = [line.strip() for line in stream]
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_split_list(Path(path), layout.folders.get(self.split.name, self.split.folder))
+        except (OSError, ValueError) as error:
             raise self._error(f"its list of keys {path} cannot be read: {error}.{self._without_list()}") from error
-        pattern = self._pattern(self.definition.images)
-        keys = [pattern.key_of_line(line) for line in lines if line]
+        pattern = self._pattern(layout.images, layout)
+        keys = [pattern.key_of_line(line) for line in lines]
         if len(set(keys)) < len(keys):
             repeated = sorted({key for key in keys if keys.count(key) > 1})
             raise self._error(f"{path} lists {len(repeated)} key(s) more than once: {first_few(repeated)}")
         return sorted(keys)
 
-    def _require_labels(self, keys: list[str], images: dict[str, str], labels: dict[str, str]) -> None:
-        unlabelled = [images[key] for key in keys if key not in labels]
-        if unlabelled:
-            raise self._error(
-                f"{len(unlabelled)} of {len(keys)} images have no label, the first: {first_few(unlabelled)}; expected "
-                f"files like {self._example(self.definition.root_folder(), self.definition.labels)}"
-            )
+    def _require_folders(self, tree: FileTree, layout: Layout) -> None:
+        for template in (layout.labels, layout.images):
+            pattern = self._pattern(template, layout)
+            if not tree.has_folder(pattern):
+                raise self._missing(f"its folder {tree.folder_of(pattern)} does not exist")
 
-    def _example(self, root: str, template: str, key: str = "{key}") -> str:
-        pattern = self._pattern(template)
-        return os.path.normpath(os.path.join(root, pattern.folder, f"{pattern.prefix}{key}{pattern.suffix}"))
+    def _describe(self, tree: FileTree, layout: Layout) -> str:
+        """What a layout expects, and what of it is there."""
+        parts = []
+        for what, files, template in zip(
+            ("image", "label"), self._match(tree, layout), (layout.images, layout.labels), strict=True
+        ):
+            pattern = self._pattern(template, layout)
+            found = f"{len(files)} found" if tree.has_folder(pattern) else "no such folder"
+            parts.append(f"{what} {pattern.path_of()} ({found})")
+        list_file = self._list_file(layout)
+        if list_file is not None and not os.path.isfile(os.path.join(tree.root, list_file)):
+            parts.append(f"list {list_file} (missing)")
+        return ", ".join(parts)
+
+    def _example(self, path: str, key: str = "{key}") -> str:
+        return os.path.join(self.definition.root_folder(), path.replace("{key}", key))
 
     def _without_list(self) -> str:
         whole = [self.definition.dataset_name(split) for split in self.definition.splits if split.keys is None]

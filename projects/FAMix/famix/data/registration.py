@@ -8,6 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from famix.data.definition import load_definition
 from famix.data.labels import LabelReader
+from famix.data.layout_reader import label_reader_of
 from famix.data.listing import SplitFiles
 from famix.errors import DatasetError
 from famix.minitown.datasets import minitown_files
@@ -66,7 +67,7 @@ def _register_split(split_files: SplitFiles) -> None:
         stuff_colors=[entry.color for entry in definition.classes],
         ignore_label=definition.ignore_label,
         evaluator_type="sem_seg",
-        label_reader=LabelReader.from_definition(definition),
+        label_reader=label_reader_of(definition),
         definition=definition,
     )
 

@@ -1,0 +1,118 @@
+#!/usr/bin/env python
+"""Check datasets: files, sizes, encodings and classes. The exit status says whether all of them can be used."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from famix.data import get_label_readers, register_datasets
+from famix.data.inspection import (
+    DatasetReport,
+    check_dataset,
+    draw_contact_sheet,
+    evenly_spaced,
+    format_report,
+    save_picture,
+)
+from famix.errors import FAMixError
+
+USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
+SHOWN = 12  # images of a contact sheet
+MOST_WORKERS = 16
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Exit status: 0 all datasets are usable, 1 problems were found, 2 unknown name or wrong usage. "
+        "Example: check.py gta5_train cityscapes_val --sheet sheets/look.png",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, such as cityscapes_val")
+    parser.add_argument(
+        "--definition", action="append", default=[], metavar="YAML", help="file that defines own datasets; may be repeated"
+    )  # fmt: skip
+    parser.add_argument(
+        "--sample", default=1000, type=natural_number, metavar="N",
+        help="pairs of each dataset whose pixels are read, evenly spaced; 0 reads all (default: 1000). Sizes and ends of "
+        "all files are looked at in any case",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG",
+        help=f"picture to write, of {SHOWN} images under their labels; several datasets get PNG-NAME.png",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports for other programs, too")
+    parser.add_argument(
+        "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=natural_number, metavar="N",
+        help="processes (default: one for each processor, at most 16); 0 works in this one",
+    )  # fmt: skip
+    return parser
+
+
+def natural_number(text: str) -> int:
+    """An argument that must be a whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
+    """Check one dataset, print its report and draw its contact sheet."""
+    report, sound = check_dataset(name, arguments.sample, arguments.workers, show_progress=True)
+    print(format_report(report), flush=True)
+    if arguments.sheet is not None:
+        path = sheet_path(name, arguments)
+        if sound:
+            save_picture(draw_contact_sheet(report, evenly_spaced(sound, SHOWN)), path)
+        print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since no pair is sound'}")
+    print()
+    return report
+
+
+def sheet_path(name: str, arguments: argparse.Namespace) -> Path:
+    """Where the contact sheet of a dataset goes."""
+    path: Path = arguments.sheet
+    return path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status; a mistake on the command line exits with status 2 and one line.
+    """
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    arguments.names = list(dict.fromkeys(arguments.names))
+    if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
+        parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
+    try:
+        register_datasets(arguments.definition)
+        get_label_readers(arguments.names)
+        reports = [check(name, arguments) for name in arguments.names]
+        if arguments.json is not None:
+            write_json(reports, arguments.json)
+    except (FAMixError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    return USABLE if all(report.is_usable for report in reports) else PROBLEMS
+
+
+def write_json(reports: Sequence[DatasetReport], path: Path) -> None:
+    """Write reports as a JSON list, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

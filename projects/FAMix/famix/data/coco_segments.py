@@ -1,0 +1,75 @@
+"""COCO's panoptic labels: PNGs whose colours number segments, and a JSON file that tells each segment's category."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from famix.data.label_names import read_json
+from famix.errors import DatasetError
+from famix.wording import first_few
+
+__all__ = ["VOID_ID", "decode_categories"]
+
+VOID_ID = 65535
+"""Stands for the category of pixels that belong to no segment."""
+
+_Segments = dict[int, int]  # number of a segment -> id of its category
+
+
+def decode_categories(path: Path, image: Image.Image, segments_file: Path) -> NDArray[np.uint16]:
+    """Category of every pixel.
+
+    Args:
+        path: of the PNG; its name is looked up in the JSON file.
+        image: the PNG, opened.
+        segments_file: the JSON file, with a list `annotations` of {file_name, segments_info: [{id, category_id}]}.
+
+    Returns:
+        (H, W) ids of categories, VOID_ID where the PNG is black.
+
+    Raises:
+        DatasetError: the PNG is no RGB image, or it or one of its segments is not in the JSON file.
+    """
+    if image.mode != "RGB":
+        raise DatasetError(
+            f"Label {path} is an image of mode {image.mode}, expected RGB: the definition says that it is a panoptic "
+            "label of COCO's format. Correct 'label_format' there, or the path of the labels."
+        )
+    segments = _segments_of(path, segments_file)
+    numbers = np.asarray(image).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.uint32)
+    known = np.array(sorted({0, *segments}), dtype=np.uint32)
+    places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
+    absent = np.unique(numbers[known[places] != numbers]).tolist()
+    if absent:
+        raise DatasetError(
+            f"Label {path} has segments that {segments_file} does not list: {first_few(absent)}. The two do not belong "
+            "together, or the PNG was changed."
+        )
+    categories = np.array([segments.get(number, VOID_ID) for number in known.tolist()], dtype=np.uint16)
+    return categories[places]
+
+
+def _segments_of(path: Path, segments_file: Path) -> _Segments:
+    found = _read_segments(segments_file, segments_file.stat().st_mtime_ns if segments_file.exists() else 0)
+    if path.name not in found:
+        raise DatasetError(f"{segments_file} has no annotation of {path.name}. Leave the image out, or mend the file.")
+    return found[path.name]
+
+
+@lru_cache(maxsize=1)
+def _read_segments(file: Path, modified: int) -> dict[str, _Segments]:
+    content = read_json(file)
+    try:
+        return {
+            str(entry["file_name"]).rsplit("/", 1)[-1]: {
+                int(segment["id"]): int(segment["category_id"]) for segment in entry["segments_info"]
+            }
+            for entry in content["annotations"]
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{file} lists no panoptic segments: expected 'annotations' with 'file_name' and 'segments_info'."
+        ) from error

@@ -1,0 +1,114 @@
+"""Path templates and the files that fit them.
+
+An image and its label are a pair when the part of their paths that {key} stands for is the same.
+"""
+
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+__all__ = ["FileTree", "PathPattern", "resolve_keys"]
+
+
+@dataclass(frozen=True)
+class PathPattern:
+    """A path template, cut at {key}: <folder>/<prefix>{key}<suffix>, relative to the root."""
+
+    folder: str
+    prefix: str
+    suffix: str
+
+    @classmethod
+    def from_template(cls, template: str, split_folder: str) -> "PathPattern":
+        """Put a split's folder into a template and cut it."""
+        head, suffix = template.replace("{split}", split_folder).split("{key}")
+        folder, _, prefix = head.rpartition("/")
+        return cls(posixpath.normpath(folder), prefix, suffix)
+
+    def key_of(self, path: str) -> str | None:
+        """Key of a path relative to the folder; None for other files."""
+        if len(path) <= len(self.prefix) + len(self.suffix):
+            return None
+        if not (path.startswith(self.prefix) and path.endswith(self.suffix)):
+            return None
+        return path[len(self.prefix) : len(path) - len(self.suffix)]
+
+    def key_of_line(self, line: str) -> str:
+        """Key that a line of a list of keys means: lists in use name keys, files, or paths from the root."""
+        path = line.removeprefix(f"{self.folder}/")
+        return self.key_of(path) or path
+
+    def path_of(self, key: str = "{key}") -> str:
+        """Path of a key, relative to the root."""
+        return posixpath.normpath(posixpath.join(self.folder, f"{self.prefix}{key}{self.suffix}"))
+
+
+class FileTree:
+    """The files below a root; every folder is walked once, and no single file is asked for.
+
+    Args:
+        root: absolute folder.
+        on_error: called with what `os.walk` meets when a folder cannot be listed; it must raise.
+    """
+
+    def __init__(self, root: str, on_error: Callable[[OSError], NoReturn]) -> None:
+        self.root = root
+        self._on_error = on_error
+        self._walked: dict[str, dict[str, str] | None] = {}
+
+    def has_folder(self, pattern: PathPattern) -> bool:
+        """Whether the folder of a pattern is there."""
+        return os.path.isdir(self.folder_of(pattern))
+
+    def folder_of(self, pattern: PathPattern) -> str:
+        """Absolute folder of a pattern."""
+        return os.path.normpath(os.path.join(self.root, pattern.folder))
+
+    def match(self, pattern: PathPattern) -> dict[str, str]:
+        """Key -> absolute path of every file that fits a pattern; empty where its folder is missing."""
+        found = {}
+        for below, path in self._files(self.folder_of(pattern)).items():
+            key = pattern.key_of(below)
+            if key is not None:
+                found[key] = path
+        return found
+
+    def _files(self, top: str) -> Mapping[str, str]:
+        """Path relative to a folder -> absolute path, of every file below it."""
+        if top not in self._walked:
+            self._walked[top] = dict(self._walk(top))
+        return self._walked[top] or {}
+
+    def _walk(self, top: str) -> Iterable[tuple[str, str]]:
+        if not os.path.isdir(top):
+            return
+        for folder, subfolders, names in os.walk(top, onerror=self._on_error, followlinks=True):
+            # Hidden files are other programs' (thumbnails, "._name.png" of macOS).
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            below = folder[len(top) :].replace(os.sep, "/").strip("/")
+            for name in names:
+                if not name.startswith("."):
+                    yield posixpath.join(below, name), os.path.join(folder, name)
+
+
+def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
+    """Find the keys that a list means.
+
+    A list names an image as it lay where the list was made. So the last part of a path is enough ("00001" for
+    "train/folder/00001"), as long as only one key ends so.
+
+    Args:
+        listed: keys as a list names them.
+        known: keys of the images that there are.
+
+    Returns:
+        Listed key -> key, or None where there is no such image, or several.
+    """
+    known = set(known)
+    by_name: dict[str, str | None] = {}
+    for key in known:
+        name = posixpath.basename(key)
+        by_name[name] = None if name in by_name else key
+    return {entry: entry if entry in known else by_name.get(posixpath.basename(entry)) for entry in listed}

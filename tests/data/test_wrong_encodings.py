@@ -1,0 +1,136 @@
+"""Labels of another encoding than registered are named as what they look like."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_factory import registered, write_image, write_label, write_palette_label, write_synthia_label
+from famix.data import CITYSCAPES_CLASSES, LabelReader, get_label_readers
+from famix.data.wrong_encodings import UnknownIdsError, WrongEncodingError
+from famix.errors import DatasetError
+
+RNG = np.random.default_rng(0)
+SHAPE = (12, 16)
+TRAIN_IDS = np.append(RNG.integers(0, 19, 191), 255).reshape(SHAPE).astype(np.uint8)
+LABEL_IDS = np.append(RNG.integers(0, 34, 191), 33).reshape(SHAPE).astype(np.uint8)
+COLORS = np.array([entry.color for entry in CITYSCAPES_CLASSES], np.uint8)[RNG.integers(0, 19, SHAPE)]
+OPAQUE = np.full((*SHAPE, 1), 255, np.uint8)
+
+PATHS = {
+    "cityscapes_val": "gtFine/val/ulm/1_gtFine_labelIds.png",
+    "gta5_all": "labels/00001.png",
+    "synthia_all": "GT/LABELS/0000001.png",
+    "bdd100k_val": "labels/sem_seg/masks/val/1.png",
+    "mapillary_val": "validation/labels/1.png",
+    "acdc_fog_val": "gt/fog/val/s/1_gt_labelIds.png",
+    "dark_zurich_val": "gt/val/night/s/1_gt_labelTrainIds.png",
+    "idd_val": "gtFine/val/1/1_gtFine_labelcsTrainIds.png",
+}
+FOLDERS = {"dark_zurich_val": "dark_zurich"}
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Write a label with a function and read it as a dataset."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+
+    def write_and_read(name, write, *pixels):
+        path = tmp_path / FOLDERS.get(name, name.split("_")[0]) / PATHS[name]
+        write(path, *pixels)
+        return get_label_readers([name])[name].read(path)
+
+    with registered():
+        yield write_and_read
+
+
+@pytest.mark.parametrize("name", ["cityscapes_val", "gta5_all", "acdc_fog_val"])
+def test_train_ids_where_label_ids_are_expected(read, name):
+    with pytest.raises(
+        WrongEncodingError, match=r"png looks like train ids .*expects Cityscapes' label ids .*identity"
+    ):
+        read(name, write_label, TRAIN_IDS)
+
+
+def test_train_ids_of_mapillary(read):
+    with pytest.raises(UnknownIdsError, match=r"id\(s\) 255, expected none above 65\. It looks like train ids"):
+        read("mapillary_val", write_label, TRAIN_IDS)
+
+
+@pytest.mark.parametrize("name", ["bdd100k_val", "dark_zurich_val", "idd_val"])
+def test_label_ids_where_train_ids_are_expected(read, name):
+    with pytest.raises(
+        UnknownIdsError, match=r"19, 20, .*It looks like Cityscapes' label ids .*train ids are expected"
+    ):
+        read(name, write_label, LABEL_IDS)
+
+
+def test_mapillary_of_another_version(read):
+    with pytest.raises(UnknownIdsError, match=r"has the id\(s\) 66, 123, expected none above 65"):
+        read("mapillary_val", write_palette_label, np.array([[13, 65, 66, 123]], np.uint8))
+
+
+def test_label_ids_with_255_are_no_train_ids(read):
+    ids = np.array([[7, 23, 255]], np.uint8)  # 23, the sky, is no train id
+    assert read("cityscapes_val", write_label, ids).tolist() == [[0, 10, 255]]
+    assert read("cityscapes_val", write_label, np.full((2, 2), 255, np.uint8)).min() == 255
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("name", ["gta5_all", "bdd100k_val", "cityscapes_val"])
+def test_colours_of_the_classes(read, name, alpha):
+    pixels = np.concatenate([COLORS, OPAQUE], axis=2) if alpha else COLORS
+    mode = "RGBA with 4" if alpha else "RGB with 3"
+    with pytest.raises(
+        WrongEncodingError,
+        match=rf"image of mode {mode} channels.* looks like a picture in the classes' colours \(100 %",
+    ):
+        read(name, write_image, pixels)
+
+
+def test_other_colours(read):
+    photo = RNG.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
+    with pytest.raises(WrongEncodingError, match="expected one channel of ids") as error:
+        read("gta5_all", write_image, photo)
+    assert "looks like" not in str(error.value)
+
+
+def test_grey_values_are_no_ids(read):
+    with pytest.raises(UnknownIdsError, match=r"looks like a picture \(grey values or colours\), not like ids"):
+        read("cityscapes_val", write_label, np.arange(256, dtype=np.uint8).reshape(16, 16))
+
+
+def test_synthia_cut_down_to_eight_bits(read, tmp_path):
+    ids = RNG.integers(0, 23, SHAPE)
+    original = write_synthia_label(tmp_path / "original.png", ids, np.full(SHAPE, 976))
+
+    def convert(path):
+        write_image(path, np.asarray(Image.open(original)))  # Pillow keeps the upper eight bits: 976 becomes 3
+        assert np.asarray(Image.open(path)).max() == 3
+
+    with pytest.raises(WrongEncodingError, match=r"has 8 bits a channel, expected 16\. It looks like .* cut down to 8"):
+        read("synthia_all", convert)
+    with pytest.raises(WrongEncodingError, match=r"has 1 channel\(s\), .*It looks like a converted label"):
+        read("synthia_all", write_label, ids.astype(np.uint8))
+
+
+def test_more_bits_than_expected(tmp_path):
+    path = write_label(tmp_path / "label.png", np.array([[1, 700]], np.uint16))
+    with pytest.raises(
+        WrongEncodingError, match=r"has 16 bits a channel, expected 8\. It looks like .*another dataset"
+    ):
+        LabelReader({1: 1, 700: 2}, bits=8).read(path)
+    assert LabelReader({1: 1, 700: 2}, bits=16).read(path).tolist() == [[1, 2]]
+
+
+def test_own_ids_are_not_taken_for_train_ids(tmp_path):
+    path = write_label(tmp_path / "label.png", np.array([[0, 1, 255]], np.uint8))
+    assert LabelReader({0: 5, 1: 6}, other_ids_ignored=True).read(path).tolist() == [[5, 6, 255]]
+
+
+def test_highest_id(tmp_path):
+    reader = LabelReader({0: 5, 9: 6}, other_ids_ignored=True, highest_id=3)
+    path = write_label(tmp_path / "label.png", np.array([[0, 3, 9]], np.uint8))
+    assert reader.read(path).tolist() == [[5, 255, 6]]
+    for function in (reader.read, reader.count_pixels):
+        with pytest.raises(DatasetError, match=r"id\(s\) 4, 8, expected none above 3"):
+            function(write_label(path, np.array([[4, 8]], np.uint8)))

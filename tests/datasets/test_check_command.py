@@ -1,0 +1,311 @@
+"""datasets/check.py: whole trees, trees broken in every way that it names, and its output."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
+
+TOOL = Path(__file__).parents[2] / "datasets/check.py"
+SIZE = (24, 32)
+LABEL = np.zeros(SIZE, np.uint8)
+PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("check_tool", TOOL)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def check(tool, tmp_path, capsys):
+    """Run the command on a dataset `tiny`; returns its status, its output and its JSON report."""
+
+    def run(definition, *options, names=("tiny_train",), workers=0):
+        report = tmp_path / "out" / "report.json"
+        arguments = [*names, "--definition", str(definition), "--workers", str(workers), "--json", str(report)]
+        with registered():
+            status = tool.main([*arguments, *map(str, options)])
+        return status, capsys.readouterr().out, json.loads(report.read_text())
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "tiny"
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def test_a_whole_dataset(check, folder):
+    ids = np.zeros(SIZE, np.uint8)
+    ids[:12] = 1  # half of it sky
+    file = make_dataset(folder, count=4)
+    for index in range(4):
+        write_label(folder / f"labels/train/a/{index}.png", ids if index < 3 else np.full(SIZE, 9, np.uint8))
+    write_image(folder / "images/train/a/3.png", PHOTO)
+    status, text, (report,) = check(file)
+    assert status == 0
+    assert text.endswith("tiny_train: usable\n\n")
+    assert "images/train/{key}.png, labels/train/{key}.png" in text
+    assert (report["usable"], report["pairs"], report["decoded"], report["problems"]) == (True, 4, 4, {})
+    assert report["sizes"] == [{"height": 24, "width": 32, "images": 4}]
+    shares = {entry["name"]: (entry["pixel_percent"], entry["image_percent"]) for entry in report["classes"]}
+    assert shares["road"] == shares["sky"] == (37.5, 75.0)
+    assert shares["(ignored)"] == (25.0, 25.0)
+    assert shares["car"] == (0, 0)
+    assert "| road          |        37.500 |          75.0 |" in text
+    (note,) = report["notes"]
+    assert note.startswith("classes that occur in no label that was read: sidewalk, building,")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_kind_of_problem_is_collected(check, folder, workers):
+    file = make_dataset(folder, count=30)
+    images, labels = folder / "images/train/a", folder / "labels/train/a"
+    for index in range(7):
+        write_label(labels / f"{index}.png", np.zeros((32, 24), np.uint8))  # another size
+    write_image(images / "7.jpg", PHOTO)
+    damage(images / "8.png")
+    (labels / "9.png").write_bytes(b"no image")
+    write_label(labels / "10.png", np.full(SIZE, 77, np.uint8))
+    write_image(labels / "11.png", PHOTO)
+    (labels / "12.png").unlink()
+    (images / "13.png").unlink()
+    damage(labels / "14.png")
+    status, text, (report,) = check(file, workers=workers)
+    assert status == 1
+    counts = {kind: group["count"] for kind, group in report["problems"].items()}
+    assert counts == {
+        "missing label": 1, "unreadable image": 1, "unreadable label": 2, "size": 7, "encoding": 1, "unknown id": 1,
+    }  # fmt: skip
+    sizes = report["problems"]["size"]["first"]
+    assert [f"labels/train/a/{index}.png is 32 x 24" in sizes[place] for place, index in enumerate("01234")] == [
+        True
+    ] * 5
+    assert "PROBLEM: labels of another size than the image: 7\n" in text
+    assert "    and 2 more\n" in text
+    assert text.endswith("tiny_train: NOT usable, 13 problem(s)\n\n")
+    assert "11.png is an image of mode RGB" in text
+    assert "has the id(s) 77" in text
+    assert any(note.startswith("1 labels have no image, which does not matter") for note in report["notes"])
+    assert report["decoded"] == 28 - 10 - 2  # pairs, less those of bad headers, less those of bad pixels
+
+
+def test_damage_that_only_the_pixels_show(check, folder):
+    file = make_dataset(folder, count=3, images="images/{split}/{key}.jpg")
+    for index in range(3):
+        path = folder / f"images/train/a/{index}.jpg"
+        write_image(path, PHOTO)
+    path = folder / "labels/train/a/1.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF  # the checksum does not fit
+    path.write_bytes(data)
+    status, text, (report,) = check(file)
+    assert status == 1
+    assert list(report["problems"]) == ["unreadable label"]
+    assert "labels/train/a/1.png cannot be read, it is damaged" in text
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_files_cut_short_are_found_without_a_sample(check, folder, suffix):
+    file = make_dataset(folder, count=30, images=f"images/{{split}}/{{key}}.{suffix}")
+    for index in range(30):
+        write_image(folder / f"images/train/a/{index}.{suffix}", PHOTO)
+    damage(folder / f"images/train/a/17.{suffix}")
+    status, text, (report,) = check(file, "--sample", 2)
+    assert status == 1
+    assert report["problems"]["unreadable image"]["count"] == 1
+    assert f"17.{suffix} cannot be read, it is damaged" in text
+    assert report["decoded"] == 2
+
+
+def test_bytes_behind_the_end_of_a_file_do_not_matter(check, folder):
+    file = make_dataset(folder, count=1, images="images/{split}/{key}.jpg")
+    path = write_image(folder / "images/train/a/0.jpg", PHOTO)
+    path.write_bytes(path.read_bytes() + bytes(10_000))
+    assert check(file)[0] == 0
+
+
+def test_sample(check, folder):
+    file = make_dataset(folder, count=10)
+    write_label(folder / "labels/train/a/4.png", np.full(SIZE, 77, np.uint8))
+    status, _, (report,) = check(file, "--sample", 2)  # the first and the last
+    assert (status, report["decoded"]) == (0, 2)
+    assert "the pixels of 8 pairs were not read; --sample 0 reads all" in report["notes"]
+    status, _, (report,) = check(file, "--sample", 0)
+    assert (status, report["decoded"]) == (1, 9)
+
+
+def test_labels_without_any_class(check, folder):
+    file = make_dataset(folder, count=2)
+    for index in range(2):
+        write_label(folder / f"labels/train/a/{index}.png", np.full(SIZE, 9, np.uint8))
+    status, text, (report,) = check(file)
+    assert (status, list(report["problems"])) == (1, ["no class"])
+    assert "every pixel of all 2 labels that were read is ignored" in text
+
+
+def test_missing_folder_and_empty_folder(check, folder):
+    file = make_dataset(folder, folders=("train",), splits={"train": {}, "night": {}})
+    status, text, (report,) = check(file, names=["tiny_night"])
+    assert (status, list(report["problems"]), report["pairs"]) == (1, ["listing"], 0)
+    assert "labels/night does not exist" in text
+    (folder / "images/night").mkdir()
+    (folder / "labels/night").mkdir()
+    status, _, (report,) = check(file, names=["tiny_night"])
+    assert (status, list(report["problems"])) == (1, ["empty"])
+
+
+def test_a_list_that_names_missing_files(check, folder):
+    file = make_dataset(folder, splits={"few": {"folder": "train", "keys": "few.txt"}})
+    (folder / "few.txt").write_text("\n".join(["a/1", *(f"a/9{index}" for index in range(7))]))
+    status, text, (report,) = check(file, names=["tiny_few"])
+    assert (status, report["pairs"]) == (1, 1)
+    assert report["problems"] == {"list": {"count": 7, "first": [f"a/9{index}" for index in range(5)]}}
+    assert "labels/train/{key}.png, few.txt" in text
+    assert not [note for note in report["notes"] if "no image" in note]
+
+
+def test_unpaired_files_that_the_definition_allows(check, folder):
+    file = make_dataset(folder, unpaired="skip")
+    (folder / "labels/train/a/2.png").unlink()
+    status, _, (report,) = check(file)
+    assert (status, report["pairs"]) == (0, 5)
+    assert report["notes"][0] == f"1 images without a label are left out: {folder}/images/train/a/2.png"
+
+
+def test_synthia_of_eight_bits_is_named(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    label = tmp_path / "synthia/GT/LABELS/0000001.png"
+    write_image(tmp_path / "synthia/RGB/0000001.png", PHOTO)
+    write_synthia_label(label, np.full(SIZE, 3), np.full(SIZE, 976))
+    with registered():
+        assert tool.main(["synthia_all", "--workers", "0"]) == 0
+        Image.open(label).save(label)
+        assert tool.main(["synthia_all", "--workers", "0"]) == 1
+    text = capsys.readouterr().out
+    assert "PROBLEM: labels of another encoding: 1" in text
+    assert "looks like a label that some program cut down to 8 bits" in text
+
+
+def test_datasets_of_other_code(tool, folder, capsys):
+    file = make_dataset(folder, count=2)
+    with registered(file):
+        records, meta = DatasetCatalog.get("tiny_train"), DatasetCatalog["tiny_train"]
+        DatasetCatalog.remove("tiny_train")
+        DatasetCatalog.register("tiny_train", lambda: records)
+        assert tool.main(["tiny_train", "--workers", "0"]) == 0
+        DatasetCatalog.remove("tiny_train")
+        DatasetCatalog.register("tiny_train", meta)
+    assert "layout" not in capsys.readouterr().out
+
+
+# Contact sheet
+
+
+def test_contact_sheet_shows_images_labels_and_legend(check, folder):
+    file = make_dataset(folder, count=14)
+    for index in range(14):
+        ids = np.zeros(SIZE, np.uint8)
+        ids[:, 16:] = 9 if index else 2
+        write_image(folder / f"images/train/a/{index}.png", np.full((*SIZE, 3), 200, np.uint8))
+        write_label(folder / f"labels/train/a/{index}.png", ids)
+    sheet = folder.parent / "sheets/tiny.png"
+    status, text, _ = check(file, "--sheet", sheet)
+    assert status == 0
+    assert f"contact sheet in {sheet}" in text
+    pixels = Image.open(sheet).convert("RGB")
+    found = {color: count for count, color in pixels.getcolors(pixels.width * pixels.height)}
+    road, car, dark = (156, 118, 156), (80, 80, 165), (60, 60, 60)  # 0.6 of the colour, 0.4 of 200; 0.3 of 200
+    half = 304 * 228 // 2
+    assert 0.98 * 12 * half < found[road] <= 12 * half, "twelve of fourteen images, half of each"
+    assert 0.98 * half < found[car] <= half, "the first image is one of them"
+    assert 0.98 * 11 * half < found[dark] <= 11 * half
+    assert found[200, 200, 200] >= 12 * 304 * 228, "the images themselves"
+    assert found[128, 64, 128] > 300, "the legend"
+
+
+def test_contact_sheets_of_portraits_and_of_several_datasets(check, folder):
+    file = make_dataset(folder, count=1, size=(320, 60))
+    sheet = folder.parent / "look.png"
+    status, _, _ = check(file, "--sheet", sheet, names=["tiny_train", "tiny_val", "tiny_train"])
+    assert status == 0
+    assert sorted(path.name for path in sheet.parent.glob("*.png")) == ["look-tiny_train.png", "look-tiny_val.png"]
+    assert Image.open(sheet.parent / "look-tiny_val.png").height < 800
+
+
+def test_no_sound_pair_no_contact_sheet(check, folder):
+    file = make_dataset(folder, count=1)
+    damage(folder / "images/train/a/0.png")
+    sheet = folder.parent / "look.png"
+    status, text, _ = check(file, "--sheet", sheet)
+    assert (status, sheet.exists()) == (1, False)
+    assert "no contact sheet, since no pair is sound" in text
+
+
+# Mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny_trian"], "'tiny_trian' is unknown. Did you mean 'tiny_train'"),
+        (["tiny_train", "--sample", "-1"], "argument --sample: '-1' is no whole number of at least 0"),
+        (["tiny_train", "--workers", "two"], "argument --workers: 'two' is no whole number"),
+        (["tiny_train", "--sheet", "look.jpg"], "--sheet look.jpg: expected a name that ends in .png"),
+        (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
+        (["tiny_train", "--definition", "none.yaml"], "none.yaml cannot be read"),
+        ([], "the following arguments are required: NAME"),
+    ],
+)
+def test_mistakes_on_the_command_line(tool, folder, capsys, arguments, message):
+    file = make_dataset(folder, count=1)
+    with registered(), pytest.raises(SystemExit) as stop:
+        tool.main([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_check_says_so(tool, folder, capsys, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool, "check_dataset", stop)
+    with registered():
+        assert tool.main(["tiny_train", "--definition", str(make_dataset(folder, count=1))]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_as_a_command(folder, monkeypatch, capsys):
+    file = make_dataset(folder, count=2)
+    write_label(folder / "labels/val/a/1.png", np.full(SIZE, 77, np.uint8))
+    command = [str(TOOL), "tiny_train", "tiny_val", "--definition", str(file), "--workers", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    with registered(), pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert stop.value.code == 1
+    text = capsys.readouterr().out
+    assert "tiny_train: usable" in text
+    assert "tiny_val: NOT usable, 1 problem(s)" in text
+
+
+def test_a_definition_cannot_take_the_name_of_another(tool, folder, capsys):
+    other = write_definition(folder / "other", name="cityscapes")
+    with registered(), pytest.raises(SystemExit):
+        tool.main(["cityscapes_val", "--definition", str(other)])
+    assert "'cityscapes_train' is already registered" in capsys.readouterr().err

@@ -1,0 +1,316 @@
+"""Every urban dataset in a miniature of its published format: each id of its table becomes the train id it should.
+
+The tables below are written from the datasets' documentation, not read from the definitions.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog
+from PIL import Image
+from scipy.io import savemat
+
+from data_factory import (
+    registered,
+    write_image,
+    write_label,
+    write_palette_label,
+    write_panoptic_label,
+    write_synthia_label,
+)
+from famix.data import SplitFiles, get_dataset_dicts, get_label_readers, verify_datasets
+from famix.data.inspection import check_dataset
+
+Table = Mapping[int, int]
+Write = Callable[[Path, np.ndarray], object]
+
+TRAIN_IDS: Table = {**{index: index for index in range(19)}, 255: 255}
+LABEL_IDS: Table = {
+    0: 255, 1: 255, 2: 255, 3: 255, 4: 255, 5: 255, 6: 255, 7: 0, 8: 1, 9: 255, 10: 255, 11: 2, 12: 3, 13: 4,
+    14: 255, 15: 255, 16: 255, 17: 5, 18: 255, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
+    28: 15, 29: 255, 30: 255, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+GTA5: Table = {**LABEL_IDS, 34: 255}
+SYNTHIA: Table = {
+    0: 255, 1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17, 13: 255, 14: 255, 15: 6,
+    16: 9, 17: 12, 18: 14, 19: 15, 20: 16, 21: 3, 22: 255,
+}  # fmt: skip
+MAP_A: Table = {label_id: 255 for label_id in range(66)} | {
+    13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11,
+    20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
+}  # fmt: skip
+MAP_B: Table = {
+    **MAP_A, 7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7, 41: 255,
+}  # fmt: skip
+IDD: Table = {label_id: 255 for label_id in range(40)} | {
+    0: 0, 3: 1, 5: 9, 6: 11, 8: 12, 9: 17, 10: 18, 12: 13, 13: 14, 14: 15, 17: 16, 20: 3, 21: 4, 24: 7, 25: 6, 26: 5,
+    29: 2, 32: 8, 33: 10,
+}  # fmt: skip
+CAMVID: Table = {0: 10, 1: 2, 2: 5, 3: 0, 4: 1, 5: 8, 6: 7, 7: 4, 8: 13, 9: 11, 10: 12, 11: 255}
+
+# Mapillary 2.0: name -> train id in map A and map B; the order, and so the ids, are not those of any release.
+V2_NAMES: dict[str, tuple[int, int]] = {
+    "void--unlabeled": (255, 255),
+    "object--vehicle--bicycle": (18, 18),
+    "object--vehicle--bus": (15, 15),
+    "object--vehicle--car": (13, 13),
+    "object--vehicle--caravan": (255, 255),
+    "object--vehicle--motorcycle": (17, 17),
+    "object--vehicle--on-rails": (16, 16),
+    "object--vehicle--truck": (14, 14),
+    "human--person--individual": (11, 11),
+    "human--person--person-group": (11, 11),
+    "human--rider--bicyclist": (12, 12),
+    "human--rider--motorcyclist": (12, 12),
+    "human--rider--other-rider": (12, 12),
+    "nature--mountain": (255, 255),
+    "nature--sky": (10, 10),
+    "nature--terrain": (9, 9),
+    "nature--vegetation": (8, 8),
+    "object--traffic-sign--back": (255, 7),
+    "object--traffic-sign--direction-front": (7, 7),
+    "object--traffic-sign--front": (7, 7),
+    "object--traffic-light--general-single": (6, 6),
+    "object--traffic-light--pedestrians": (6, 6),
+    "object--support--pole": (5, 5),
+    "object--support--pole-group": (5, 5),
+    "object--support--utility-pole": (5, 5),
+    "object--support--traffic-sign-frame": (255, 7),
+    "object--street-light": (255, 5),
+    "object--manhole": (0, 255),
+    "construction--barrier--curb": (1, 1),
+    "construction--barrier--fence": (4, 4),
+    "construction--barrier--guard-rail": (255, 255),
+    "construction--barrier--wall": (3, 3),
+    "construction--flat--bike-lane": (255, 0),
+    "construction--flat--crosswalk-plain": (255, 0),
+    "construction--flat--curb-cut": (255, 1),
+    "construction--flat--parking": (255, 0),
+    "construction--flat--pedestrian-area": (255, 1),
+    "construction--flat--road": (0, 0),
+    "construction--flat--road-shoulder": (255, 255),
+    "construction--flat--service-lane": (255, 0),
+    "construction--flat--sidewalk": (1, 1),
+    "construction--structure--building": (2, 2),
+    "construction--structure--bridge": (255, 255),
+    "marking--continuous--dashed": (0, 0),
+    "marking--discrete--arrow--left": (0, 0),
+    "marking--discrete--crosswalk-zebra": (255, 0),
+}
+V2_A: Table = {place: train_ids[0] for place, train_ids in enumerate(V2_NAMES.values())}
+V2_B: Table = {place: train_ids[1] for place, train_ids in enumerate(V2_NAMES.values())}
+
+# WildDash 2: name -> train id; the last one is laid under the pixel without a segment.
+WILDDASH_NAMES: dict[str, int] = {
+    "unlabeled": 255, "road": 0, "sidewalk": 1, "building": 2, "wall": 3, "fence": 4, "pole": 5, "traffic light": 6,
+    "traffic sign": 7, "vegetation": 8, "terrain": 9, "sky": 10, "person": 11, "rider": 12, "car": 13, "truck": 14,
+    "bus": 15, "train": 16, "motorcycle": 17, "bicycle": 18, "pickup": 14, "van": 13, "Road Marking": 0, "manhole": 0,
+    "pothole": 0, "bikelane": 0, "tramtrack": 0, "curb": 1, "bike-lane-sidewalk": 1, "trafficsignframe": 5,
+    "utility-pole": 5, "motorcyclist": 12, "bicyclist": 12, "otherrider": 12, "autorickshaw": 17, "otherbarrier": 3,
+    "billboard": 255, "streetlight": 255, "sign-back": 255, "bench": 255, "mountain": 255, "nothing": 255,
+}  # fmt: skip
+WILDDASH: Table = dict(enumerate(WILDDASH_NAMES.values()))
+
+
+def synthia_label(path: Path, ids: np.ndarray) -> None:
+    write_synthia_label(path, ids, np.full(ids.shape, 976))
+
+
+def wilddash_label(path: Path, ids: np.ndarray) -> None:
+    write_panoptic_label(path, ids, path.parents[1] / "panoptic.json", dict(enumerate(WILDDASH_NAMES)))
+
+
+def write_photo(path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    write_image(path, pixels)
+    if "synthia" in path.parts:  # whose images have four channels
+        Image.fromarray(pixels).convert("RGBA").save(path)
+
+
+CASES: list[tuple[str, str, str, Write, Table]] = [
+    *(
+        (f"cityscapes_{split}", f"cityscapes/leftImg8bit/{split}/ulm/ulm_000000_000019_leftImg8bit.png",
+         f"cityscapes/gtFine/{split}/ulm/ulm_000000_000019_gtFine_{kind}.png", write_label, table)
+        for split in ("train", "val") for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
+    ),
+    ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001.png", write_palette_label, GTA5),
+    ("gta5_all", "gta5/images/train/00001.png", "gta5/labels/train/00001.png", write_palette_label, GTA5),
+    ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001_labelTrainIds.png", write_label, TRAIN_IDS),
+    *(
+        (f"gta5_official_{split}", f"gta5/images/{folder}/00001.png", f"gta5/labels/{folder}/00001.png",
+         write_palette_label, GTA5)
+        for split, folder in (("train", "train"), ("val", "val"), ("test", "test"), ("train", "train/folder"),
+                              ("val", "valid/folder"), ("test", "test/folder"))
+    ),
+    ("synthia_all", "synthia/RGB/0000001.png", "synthia/GT/LABELS/0000001.png", synthia_label, SYNTHIA),
+    ("synthia_all", "synthia/RGB/val/0000001.png", "synthia/GT/LABELS/val/0000001.png", synthia_label, SYNTHIA),
+    ("synthia_train", "synthia/RGB/train/0000001.png", "synthia/GT/LABELS/train/0000001.png", synthia_label, SYNTHIA),
+    *(
+        (f"bdd100k_{split}", f"bdd100k/{image}", f"bdd100k/{label}", write_label, TRAIN_IDS)
+        for split in ("train", "val")
+        for image, label in (
+            (f"images/10k/{split}/7d06fefd-f7be05a6.jpg", f"labels/sem_seg/masks/{split}/7d06fefd-f7be05a6.png"),
+            (f"images/{split}/7d06fefd-f7be05a6.jpg", f"labels/{split}/7d06fefd-f7be05a6.png"),
+            (f"images/{split}/7d06fefd-f7be05a6.jpg", f"labels/{split}/7d06fefd-f7be05a6_train_id.png"),
+        )
+    ),
+    *(
+        (f"{name}_{split}", f"mapillary/{folder}/images/-0kzsYVHlYZ.jpg",
+         f"mapillary/{folder}/{labels}/-0kzsYVHlYZ.png", write_palette_label, table)
+        for split, folder in (("train", "training"), ("val", "validation"))
+        for name, labels, table in (
+            ("mapillary", "labels", MAP_A), ("mapillary", "v1.2/labels", MAP_A), ("mapillary_mapb", "labels", MAP_B),
+            ("mapillary_mapb", "v1.2/labels", MAP_B), ("mapillary_v2", "v2.0/labels", V2_A),
+            ("mapillary_v2_mapb", "v2.0/labels", V2_B),
+        )
+    ),
+    *(
+        (f"acdc_{weather}_{split}", f"acdc/rgb_anon/{weather}/{split}/GP010476/GP010476_frame_000054_rgb_anon.png",
+         f"acdc/gt/{weather}/{split}/GP010476/GP010476_frame_000054_gt_{kind}.png", write_label, table)
+        for weather in ("fog", "night", "rain", "snow") for split in ("train", "val")
+        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
+    ),
+    *(
+        ("dark_zurich_val", "dark_zurich/rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png",
+         f"dark_zurich/gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_{kind}.png", write_label, table)
+        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
+    ),
+    *(
+        ("nighttime_driving_test", "nighttime_driving/leftImg8bit/test/night/1_leftImg8bit.png",
+         f"nighttime_driving/gtCoarse_daytime_trainvaltest/test/night/1_gtCoarse_{kind}.png", write_label, table)
+        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
+    ),
+    *(
+        (f"idd_{split}", f"idd/leftImg8bit/{split}/119/903127_leftImg8bit.png",
+         f"idd/gtFine/{split}/119/903127_gtFine_label{kind}.png", write_label, table)
+        for split in ("train", "val") for kind, table in (("csTrainIds", TRAIN_IDS), ("ids", IDD))
+    ),
+    ("wilddash2_val", "wilddash2/images/aa0000.jpg", "wilddash2/panoptic/aa0000.png", wilddash_label, WILDDASH),
+    *(
+        (f"camvid_{split}", f"camvid/images/{split}/x.jpg", f"camvid/labels/{split}/x.png", write_label, CAMVID)
+        for split in ("train_day", "val_day", "val_dusk")
+    ),
+]  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with registered():
+        yield tmp_path
+
+
+def ids_of(table: Table, shape: tuple[int, int], dtype: type = np.uint8) -> np.ndarray:
+    """Every id of a table, and the last one over and over."""
+    values = np.full(shape[0] * shape[1], max(table), dtype=dtype)
+    values[: len(table)] = list(table)
+    return values.reshape(shape)
+
+
+def write_pair(root: Path, image: str, label: str, write: Write, table: Table) -> np.ndarray:
+    """Write a pair that shows every id, and what Mapillary's archive tells of its names; returns the ids."""
+    size = (13, 8) if "mapillary" in image else (8, 13)  # portrait and landscape
+    write_photo(root / image, size)
+    ids = ids_of(table, size)
+    (root / label).parent.mkdir(parents=True, exist_ok=True)
+    write(root / label, ids)
+    if "v2.0" in label:
+        labels = [{"name": name, "readable": name.split("--")[-1].title()} for name in V2_NAMES]
+        (root / "mapillary/config_v2.0.json").write_text(json.dumps({"labels": labels}))
+    return ids
+
+
+@pytest.mark.parametrize(("name", "image", "label", "write", "table"), CASES, ids=[f"{c[0]}-{c[2]}" for c in CASES])
+def test_every_id_of_every_format(root, name, image, label, write, table):
+    ids = write_pair(root, image, label, write, table)
+    (record,) = get_dataset_dicts([name])
+    assert (record["file_name"], record["sem_seg_file_name"]) == (str(root / image), str(root / label))
+    reader = get_label_readers([name])[name]
+    expected = np.vectorize(table.get)(ids)
+    found = reader.read(record["sem_seg_file_name"])
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, expected)
+    pixels, size = reader.count_pixels(record["sem_seg_file_name"])
+    assert size == expected.shape
+    np.testing.assert_array_equal(pixels, np.bincount(expected.ravel(), minlength=256))
+
+
+def test_every_registered_name_is_covered():
+    by_lists = {"gta5_train", "gta5_val", "synthia_val"}  # below
+    with registered():
+        ours = {name for name, files in DatasetCatalog.items() if type(files) is SplitFiles}
+    assert {case[0] for case in CASES} | by_lists == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "raw", "converted"),
+    [
+        ("cityscapes_val", "cityscapes/leftImg8bit/val/u/1_leftImg8bit.png",
+         "cityscapes/gtFine/val/u/1_gtFine_labelIds.png", "cityscapes/gtFine/val/u/1_gtFine_labelTrainIds.png"),
+        ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001.png", "gta5/labels/00001_labelTrainIds.png"),
+    ],
+)  # fmt: skip
+def test_raw_labels_go_before_converted_ones(root, name, image, raw, converted):
+    write_pair(root, image, converted, write_label, TRAIN_IDS)
+    write_pair(root, image, raw, write_label, LABEL_IDS)
+    (record,) = get_dataset_dicts([name])
+    assert record["sem_seg_file_name"] == str(root / raw)
+    report, _ = check_dataset(name)
+    assert not [note for note in report.notes if "no image" in note], "the converted label is no label without an image"
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[6], CASES[12], CASES[15], CASES[-4]], ids=lambda case: case[0])
+def test_a_whole_tree_is_usable(root, case):
+    name, *files = case
+    write_pair(root, *files)
+    verify_datasets([name])
+    report, (record,) = check_dataset(name)
+    assert report.is_usable, list(report.problems)
+    assert (report.num_pairs, report.num_decoded, record["file_name"]) == (1, 1, str(root / files[0]))
+
+
+# Splits that a list makes
+
+
+@pytest.mark.parametrize("folder", ["", "train/", "train/folder/"])
+@pytest.mark.parametrize("line", ["00002", "00002.png", "images/00002.png"])
+def test_lists_of_the_released_program_fit_flat_and_nested_trees(root, folder, line):
+    for key in ("00001", "00002"):
+        write_pair(root, f"gta5/images/{folder}{key}.png", f"gta5/labels/{folder}{key}.png", write_label, GTA5)
+    (root / "gta5/gtav_split_val.txt").write_text(f"{line}\n")
+    assert [record["image_id"] for record in get_dataset_dicts(["gta5_val"])] == [f"{folder}00002"]
+
+
+@pytest.mark.parametrize("folder", ["", "valid/folder/"])
+def test_known_bad_frames_are_left_out_wherever_they_lie(root, folder):
+    for key in ("00001", "15188", "20801"):
+        write_pair(root, f"gta5/images/{folder}{key}.png", f"gta5/labels/{folder}{key}.png", write_label, GTA5)
+    assert [record["image_id"] for record in get_dataset_dicts(["gta5_all"])] == [f"{folder}00001"]
+
+
+@pytest.mark.parametrize("by", ["matlab", "text"])
+def test_official_splits_of_a_flat_tree_come_from_a_list(root, by):
+    numbers = {"train": [1, 15188], "val": [24966], "test": [700]}  # 15188 is a bad frame, which is left out
+    for number in (1, 24966, 700):
+        key = f"{number:05d}"
+        write_pair(root, f"gta5/images/{key}.png", f"gta5/labels/{key}.png", write_palette_label, GTA5)
+    if by == "matlab":
+        arrays = {f"{split}Ids": np.array(values)[:, None] for split, values in numbers.items()}
+        savemat(root / "gta5/split.mat", arrays)
+    else:
+        for split, values in numbers.items():
+            (root / f"gta5/split_{split}.txt").write_text("".join(f"{value:05d}.png\n" for value in values))
+    found = {split: [r["image_id"] for r in get_dataset_dicts([f"gta5_official_{split}"])] for split in numbers}
+    assert found == {"train": ["00001"], "val": ["24966"], "test": ["00700"]}
+
+
+def test_splits_of_a_flat_synthia_come_from_a_list(root):
+    for key in ("0000001", "0000002"):
+        write_pair(root, f"synthia/RGB/{key}.png", f"synthia/GT/LABELS/{key}.png", synthia_label, SYNTHIA)
+    (root / "synthia/synthia_split_val.txt").write_text("0000002.png\n")
+    (record,) = get_dataset_dicts(["synthia_val"])
+    assert record["image_id"] == "0000002"
+    assert len(get_dataset_dicts(["synthia_all"])) == 2

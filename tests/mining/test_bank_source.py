@@ -119,7 +119,7 @@ def cfg(tmp_path, weights, make_samples, monkeypatch):
     MetadataCatalog.get("bank_source_town").set(stuff_classes=NAMES)
     labels = [[0, 1, 1], [255, 0, 2]], [[1, 1, 0], [0, 0, 0]]
     batches = [(0, make_samples(*labels)), (1, make_samples(labels[1], labels[1], seed=1))]
-    monkeypatch.setattr(bank_source, "build_mining_batches", lambda cfg: batches)
+    monkeypatch.setattr(bank_source, "build_mining_batches", lambda cfg, skip: batches)
     yield cfg
     MetadataCatalog.remove("bank_source_town")
 

@@ -1,6 +1,6 @@
 """Data loaders for training, for mining styles and for tests."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import cv2
@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from famix.data.mapper import FAMixDatasetMapper
+from famix.data.panoptic_mapper import build_train_mapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
 from famix.data.stream import SampleStream, StreamSampler
 from famix.errors import ConfigError
@@ -42,7 +43,7 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {batch_size}, expected a multiple of the {world_size} processes that train."
         )
-    mapper = FAMixDatasetMapper(cfg, is_train=True)
+    mapper = build_train_mapper(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return DataLoader(
         SampleStream(_train_dicts(cfg), mapper, seed, balanced=cfg.DATASETS.BALANCED),
@@ -61,6 +62,7 @@ class MiningBatches:
         num_batches: batches of all processes together.
         rank: of this process, which gets the batches rank, rank + world_size, ...
         world_size: number of processes.
+        skip: numbers of batches that nobody gets; the others are shared out evenly.
         worker_options: arguments of torch's DataLoader about worker processes.
 
     Attributes:
@@ -75,10 +77,11 @@ class MiningBatches:
         num_batches: int,
         rank: int = 0,
         world_size: int = 1,
+        skip: Collection[int] = (),
         worker_options: dict[str, Any] | None = None,
     ) -> None:
         self.num_batches = num_batches
-        self._numbers = range(rank, num_batches, world_size)
+        self._numbers = [number for number in range(num_batches) if number not in skip][rank::world_size]
         positions = [list(range(number * batch_size, (number + 1) * batch_size)) for number in self._numbers]
         self._loader = DataLoader(stream, batch_sampler=positions, **(worker_options or {"collate_fn": list}))
 
@@ -89,13 +92,14 @@ class MiningBatches:
         yield from zip(self._numbers, self._loader, strict=True)
 
 
-def build_mining_batches(cfg: CfgNode, shared: bool = False) -> MiningBatches:
+def build_mining_batches(cfg: CfgNode, shared: bool = False, skip: Collection[int] = ()) -> MiningBatches:
     """Batches that styles are mined from; what they hold does not depend on the number of processes or workers.
 
     Args:
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
             DATALOADER.NUM_WORKERS.
         shared: every process gets all batches, instead of its share of them.
+        skip: numbers of batches to leave out.
 
     Returns:
         Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). Images that do not fill a batch are
@@ -125,6 +129,7 @@ def build_mining_batches(cfg: CfgNode, shared: bool = False) -> MiningBatches:
         num_batches=min(num_batches, mining.MAX_BATCHES or num_batches),
         rank=0 if shared else comm.get_rank(),
         world_size=1 if shared else comm.get_world_size(),
+        skip=skip,
         worker_options=_worker_options(cfg),
     )
 

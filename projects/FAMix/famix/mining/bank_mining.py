@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -76,6 +76,8 @@ def mine_bank(
     num_batches: int,
     metadata: dict[str, str],
     writers: Sequence[EventWriter] = (),
+    finished: Sequence[MinedBatch] = (),
+    keep: Callable[[MinedBatch], None] | None = None,
 ) -> StyleBank:
     """Mine this process's batches, then put those of all processes together.
 
@@ -86,6 +88,8 @@ def mine_bank(
         metadata: of the bank.
         writers: receive the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
             style_mining/styles_of/<class name>.
+        finished: batches that were mined before; of all processes' batches each stands in one place only.
+        keep: called with every batch as soon as it is mined, to save it.
 
     Returns:
         The same bank in every process, whatever their number: styles stand in the order of the batches.
@@ -98,10 +102,12 @@ def mine_bank(
     with EventStorage() as storage:
         for index, samples in batches:
             mined.append(miner.mine_batch(index, samples))
+            if keep is not None:
+                keep(mined[-1])
             progress.report(mined)
             _put_scalars(storage, mined[-1])
             _write(writers, storage)
-        bank = _merge(mined, metadata)
+        bank = _merge([*finished, *mined], metadata)
         for class_id, count in bank.counts().items():
             storage.put_scalar(f"style_mining/styles_of/{bank.class_name(class_id)}", count, smoothing_hint=False)
         _write(writers, storage)

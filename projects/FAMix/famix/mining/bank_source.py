@@ -14,7 +14,9 @@ from famix.data import build_mining_batches
 from famix.errors import ConfigError
 from famix.mining.bank_mining import build_miner, mine_bank
 from famix.mining.measured import measure_source_basis
+from famix.mining.miner import MinedBatch
 from famix.mining.provenance import bank_metadata, check_bank
+from famix.mining.shards import MiningShards
 from famix.modeling import ARCHITECTURES, STAGES, CLIPArchitecture, clip_weights_hash, load_clip_state_dict
 from famix.style.bank import StyleBank
 
@@ -43,30 +45,52 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     clip = load_clip_state_dict(weights) if weights else {}
     architecture = CLIPArchitecture.from_state_dict(clip) if clip else ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE]
     metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names)
+    shards = MiningShards(path, metadata)
     channels = architecture.channels(STAGES.index(cfg.MODEL.STYLE.STAGE))
 
     def mine() -> StyleBank:
         if not clip:
             raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
+        finished, skip = _gather_finished(shards)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
-        batches = build_mining_batches(cfg)
+        batches, miner = build_mining_batches(cfg, skip=skip), build_miner(cfg, clip, class_names, basis)
         writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         try:
-            return mine_bank(build_miner(cfg, clip, class_names, basis), batches, len(batches), metadata, writers)
+            return mine_bank(miner, batches, len(batches), metadata, writers, finished, shards.write)
         finally:
             for writer in writers:
                 writer.close()  # or a process that ends now loses what waits to be written
 
-    return load_or_mine(path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels))
+    return load_or_mine(
+        path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels), clean_up=shards.remove
+    )
 
 
-def load_or_mine(path: str, *, mine: Callable[[], StyleBank], check: Callable[[StyleBank], Any]) -> StyleBank:
+def _gather_finished(shards: MiningShards) -> tuple[list[MinedBatch], set[int]]:
+    """The batches on disk that this process contributes, and the numbers of those of all processes."""
+    present = comm.all_gather(shards.indices())
+    everywhere = set().union(*present)
+    # Processes of one machine see the same files: the first of them takes them all.
+    before = set().union(*present[: comm.get_rank()])
+    if everywhere:
+        logging.getLogger(__name__).info("Going on: %d batches were mined before", len(everywhere))
+    return [shards.read(index) for index in present[comm.get_rank()] if index not in before], everywhere
+
+
+def load_or_mine(
+    path: str,
+    *,
+    mine: Callable[[], StyleBank],
+    check: Callable[[StyleBank], Any],
+    clean_up: Callable[[], None] = lambda: None,
+) -> StyleBank:
     """The bank at `path`, mined and saved there where there is none yet.
 
     Args:
         path: of the bank.
         mine: mines a bank; called in every process of the job.
         check: raises BankError for a bank that does not fit.
+        clean_up: called in every process once a mined bank is saved.
 
     Returns:
         The bank, the same one in every process.
@@ -86,4 +110,5 @@ def load_or_mine(path: str, *, mine: Callable[[], StyleBank], check: Callable[[S
         bank.save(path)
         logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
     comm.synchronize()
+    clean_up()
     return bank

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from famix.clip_package import CLIP, tokenize
 from famix.errors import ConfigError
+from famix.files import whole_file
 from famix.minitown.captions import caption, vocabulary
 from famix.minitown.crops import CROP_SIDE, attributes_of
 from famix.modeling.clip_architecture import CLIPArchitecture, random_clip
@@ -287,10 +287,9 @@ class _Progress:
 def _save(
     model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int, checkpoint: Path
 ) -> None:
-    part = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.part")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "plan": asdict(plan), "step": step}
-    torch.save(state, part)
-    os.replace(part, checkpoint)
+    with whole_file(checkpoint) as part:
+        torch.save(state, part)
 
 
 def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, checkpoint: Path) -> int:

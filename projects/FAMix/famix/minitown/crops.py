@@ -3,7 +3,6 @@
 import json
 import logging
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, read_image
 from famix.errors import ConfigError
+from famix.files import whole_file
 from famix.minitown.captions import MOST_ATTRIBUTES, Attributes, draw_look
 from famix.minitown.look_table import LOOKS
 from famix.minitown.looks import apply_looks, scene_of_image
@@ -232,10 +232,8 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
         path: .npy file to write.
         workers: processes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     per_scene = plan.looks * plan.crops
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
         done, start = 0, time.perf_counter()
         for records in _parallel(source, plan, workers):
@@ -244,9 +242,6 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
             _log_progress(done, len(source), start)
         crops.flush()
         del crops
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _log_progress(done: int, total: int, start: float) -> None:

@@ -25,6 +25,7 @@ from detectron2.config import CfgNode
 from famix.engine import load_config
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
+from famix.files import whole_file
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.splits import FORMAT_VERSION
 from famix.modeling import clip_weights_hash, load_clip_state_dict
@@ -318,6 +319,5 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    part = folder / f".{_RECORD}.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(part, folder / _RECORD)
+    with whole_file(folder / _RECORD) as part:
+        part.write_text(json.dumps(record, indent=2) + "\n")

@@ -4,7 +4,6 @@ The file is a .safetensors with the names of OpenAI's files, whose `token_embedd
 `token_rows` (T,), the tokens that they stand for.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from famix.clip_package import VOCAB_SIZE
 from famix.errors import WeightsError
+from famix.files import whole_file
 
 __all__ = ["expand_compact", "full_embedding", "is_compact", "rounded", "save_compact"]
 
@@ -45,14 +45,8 @@ def save_compact(
     rows = torch.tensor(token_ids, dtype=torch.int64)
     kept = {**state_dict, _EMBEDDING: state_dict[_EMBEDDING][rows]}
     tensors = {name: _store(tensor).contiguous() for name, tensor in kept.items() if tensor.is_floating_point()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         save_file({**tensors, _ROWS: rows.int()}, part, metadata=dict(metadata))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_compact(tensors: Mapping[str, Tensor]) -> bool:

@@ -1,7 +1,6 @@
 """Writing a CLIP in the three forms in which its weights are passed around; `clip_files` reads them back."""
 
 import copy
-import os
 import warnings
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,6 +10,7 @@ import torch
 
 from famix.clip_package import CLIP, convert_weights, tokenize
 from famix.errors import ConfigError
+from famix.files import whole_file
 
 __all__ = ["CLIPFileForm", "save_clip"]
 
@@ -33,19 +33,13 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
     if form not in get_args(CLIPFileForm):
         raise ConfigError(f"Got the form {form!r} of a CLIP file, expected one of {get_args(CLIPFileForm)}. Name one.")
     convert_weights(model)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         if form == "torchscript":
             _save_torchscript(model, part)
         elif form == "safetensors":
             safetensors.torch.save_file(model.state_dict(), part)
         else:
             torch.save(model.state_dict(), part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ number of annotations, one value per style, under `annotation.<name>` (N,). Meta
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from famix.errors import BankError
+from famix.files import whole_file
 from famix.style.dominant import IGNORE_CLASS
 from famix.style.released import RELEASED_CLASSES, read_released_styles
 
@@ -137,25 +137,17 @@ class StyleBank:
         Raises:
             BankError: the file cannot be written.
         """
-        path = Path(path)
         tensors = {"mean": self.mean, "std": self.std, "class_ids": self.class_ids}
         tensors |= {_ANNOTATION + name: values for name, values in self.annotations.items()}
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.touch()
-            permissions = part.stat().st_mode  # what the user's files have; save_file would make it private
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                part,
-                metadata={**self.metadata, "format_version": FORMAT_VERSION},
-            )
-            part.chmod(permissions)
-            os.replace(part, path)
+            with whole_file(path) as part:
+                save_file(
+                    {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+                    part,
+                    metadata={**self.metadata, "format_version": FORMAT_VERSION},
+                )
         except (OSError, SafetensorError) as error:
             raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "StyleBank":

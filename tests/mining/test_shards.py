@@ -1,0 +1,108 @@
+"""Mining that is stopped at any moment goes on where it was, and ends with the same bank."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from famix.engine import load_config
+from famix.errors import BankError
+from famix.mining import StyleMiner, obtain_style_bank
+from famix.mining.miner import MinedBatch
+from famix.mining.shards import MiningShards
+from famix.style import StyleBank
+from run_factory import CONFIG, Workspace
+
+
+def _batch(index: int, styles: int = 2) -> MinedBatch:
+    ids = torch.arange(styles)
+    values = torch.rand(styles, 3, generator=torch.Generator().manual_seed(index))
+    return MinedBatch(index, ids, values, values + 1, ids, values[:, 0], values[:, 1])
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> MiningShards:
+    return MiningShards(tmp_path / "bank.safetensors", {"seed": "1"})
+
+
+@pytest.mark.parametrize("styles", [0, 2])
+def test_a_batch_comes_back_as_it_was(shards: MiningShards, styles: int) -> None:
+    batch = _batch(7, styles)
+    shards.write(batch)
+    assert shards.indices() == [7]
+    back = shards.read(7)
+    assert back.index == 7
+    for field in fields(MinedBatch):
+        if field.name != "index":
+            assert torch.equal(getattr(back, field.name), getattr(batch, field.name))
+
+
+def test_other_settings_do_not_see_them(shards: MiningShards, tmp_path: Path) -> None:
+    shards.write(_batch(1))
+    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "2"}).indices() == []
+    assert MiningShards(tmp_path / "other.safetensors", {"seed": "1"}).indices() == []
+    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "1"}).indices() == [1]
+
+
+def test_damaged_and_half_written_files_are_mined_again(shards: MiningShards, caplog: pytest.LogCaptureFixture) -> None:
+    for index in (1, 2, 3):
+        shards.write(_batch(index))
+    torn = shards.folder / "000002.safetensors"
+    torn.write_bytes(torn.read_bytes()[:50])
+    (shards.folder / ".000004.host.9.part.safetensors").write_bytes(b"half")
+    with caplog.at_level(logging.WARNING, logger="famix"):
+        assert shards.indices() == [1, 3]
+    assert "000002.safetensors is no mined batch" in caplog.text and not torn.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BankError, match=r"mined batch 3 cannot be written to .* set MODEL.STYLE.BANK"):
+        MiningShards(tmp_path / "file" / "bank", {}).write(_batch(3))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = Workspace(tmp_path)
+    with made.registered():
+        yield made
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "source"])
+def test_a_stopped_pass_goes_on_to_the_same_bank(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, metric: str
+) -> None:
+    def mine(name: str) -> StyleBank:
+        settings = ["DATASETS.FILES", f"['{workspace.definition}']", "MODEL.CLIP.WEIGHTS", str(workspace.clip)]
+        settings += ["STYLE_MINING.METRIC", metric, "STYLE_MINING.IMS_PER_BATCH", "1"]
+        settings += ["MODEL.STYLE.BANK", str(workspace.folder / name), "OUTPUT_DIR", str(workspace.folder)]
+        return obtain_style_bank(load_config(str(CONFIG), settings))
+
+    whole = mine("whole.safetensors")
+    batches = len(whole.annotations["batch_id"].unique())
+    assert batches >= 3
+    mined: list[int] = []
+    mine_batch = StyleMiner.mine_batch
+
+    def stop_in_third(miner: StyleMiner, index: int, samples: list) -> MinedBatch:
+        if len(mined) == 2:
+            raise KeyboardInterrupt
+        mined.append(index)
+        return mine_batch(miner, index, samples)
+
+    monkeypatch.setattr(StyleMiner, "mine_batch", stop_in_third)
+    with pytest.raises(KeyboardInterrupt):
+        mine("stopped.safetensors")
+    assert not (workspace.folder / "stopped.safetensors").exists()
+    first, mined[:] = list(mined), [-1, -1, -1]  # never stopped again
+    with caplog.at_level(logging.INFO, logger="famix"):
+        resumed = mine("stopped.safetensors")
+    assert "Going on: 2 batches were mined before" in caplog.text
+    assert not set(mined) & set(first), "finished batches are not mined again"
+    for name in ("mean", "std", "class_ids"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    assert all(torch.equal(resumed.annotations[name], values) for name, values in whole.annotations.items())
+    assert not list(workspace.folder.glob("*.mining-*")), "the bank has them now"

@@ -34,15 +34,26 @@ def add_famix_config(cfg: CN) -> None:
 
     Args:
         cfg: the node that `detectron2.config.get_cfg` returns. The keys of `detectron2.projects.deeplab`
-            (ASPP_*, PROJECT_*, POLY_LR_POWER, ...) are added first, since both families of heads share them.
+            (ASPP_*, PROJECT_*, POLY_LR_POWER, ...) are added first, since both families of heads share them, then those
+            of `detectron2.projects.panoptic_deeplab`.
     """
     add_deeplab_config(cfg)
+    _add_panoptic_keys(cfg)
     _add_model_keys(cfg)
     _add_mining_keys(cfg)
     _add_input_keys(cfg)
     _add_solver_keys(cfg)
     _add_test_keys(cfg)
     _add_selection_keys(cfg)
+
+
+def _add_panoptic_keys(cfg: CN) -> None:
+    try:
+        from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
+    except ImportError:  # it needs panopticapi, which semantic segmentation does without
+        return
+    add_panoptic_deeplab_config(cfg)
+    cfg.MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY = 32  # images are padded to multiples; CLIP's stride fits any image
 
 
 def _add_model_keys(cfg: CN) -> None:

@@ -12,7 +12,15 @@ from famix.data.layout import LabelEncoding, Layout, mentions_split
 from famix.data.layout_fields import ENCODING_KEYS, IGNORE, PLACE_KEYS, read_layouts
 from famix.errors import DatasetError
 
-__all__ = ["DATASETS_VARIABLE", "DatasetDefinition", "SplitDefinition", "load_definition"]
+__all__ = [
+    "DATASETS_VARIABLE",
+    "DatasetDefinition",
+    "SplitDefinition",
+    "load_definition",
+    "read_ignore_label",
+    "read_name",
+    "resolve_root",
+]
 
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 """Environment variable of the folder that relative roots start from, as in Detectron2; "datasets" where it is unset."""
@@ -84,14 +92,27 @@ class DatasetDefinition:
         Raises:
             DatasetError: the root names an environment variable that is not set.
         """
-        below = os.environ.get(DATASETS_VARIABLE, "datasets")
-        path = os.path.join(below, os.path.expanduser(os.path.expandvars(self.root)))
-        if "$" in path:
-            raise DatasetError(
-                f"{self.source}: key 'root': got {self.root!r}, in which an environment variable is not set. "
-                "Set it, or write the folder itself."
-            )
-        return os.path.abspath(os.path.expanduser(path))
+        return resolve_root(self.root, self.source)
+
+
+def resolve_root(root: str, source: str) -> str:
+    """Absolute folder of a dataset, from today's environment variables.
+
+    Args:
+        root: as a definition has it.
+        source: the definition file, named in the error.
+
+    Raises:
+        DatasetError: the root names an environment variable that is not set.
+    """
+    below = os.environ.get(DATASETS_VARIABLE, "datasets")
+    path = os.path.join(below, os.path.expanduser(os.path.expandvars(root)))
+    if "$" in path:
+        raise DatasetError(
+            f"{source}: key 'root': got {root!r}, in which an environment variable is not set. "
+            "Set it, or write the folder itself."
+        )
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
@@ -109,11 +130,11 @@ def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
     file = Path(path)
     fields = Fields(file, read_yaml(file), (*_OWN_KEYS, *PLACE_KEYS, *ENCODING_KEYS))
     classes = _read_classes(fields)
-    ignore_label = _read_ignore_label(fields, len(classes))
+    ignore_label = read_ignore_label(fields, len(classes))
     layouts = read_layouts(fields, classes, ignore_label)
     first = layouts[0]
     return DatasetDefinition(
-        name=_read_name(fields),
+        name=read_name(fields),
         root=fields.required("root", str),
         images=first.images,
         labels=first.labels,
@@ -129,7 +150,12 @@ def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
     )
 
 
-def _read_name(fields: Fields) -> str:
+def read_name(fields: Fields) -> str:
+    """Read the `name` of a dataset.
+
+    Raises:
+        DatasetError: it is missing, or cannot be part of the name of a dataset.
+    """
     name = fields.required("name", str)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise fields.error("name", name, "letters, digits, '_', '-' and '.'")
@@ -160,7 +186,12 @@ def _read_class(fields: Fields, index: int, entry: object) -> ClassDefinition:
     return ClassDefinition(name, (color[0], color[1], color[2]))
 
 
-def _read_ignore_label(fields: Fields, num_classes: int) -> int:
+def read_ignore_label(fields: Fields, num_classes: int) -> int:
+    """Read the `ignore_label` of a dataset; 255 where it is missing.
+
+    Raises:
+        DatasetError: it is a train id, or more than 8 bits hold.
+    """
     value = fields.optional("ignore_label", int)
     value = 255 if value is None else value
     if not num_classes <= value <= 255:

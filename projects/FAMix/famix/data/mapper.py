@@ -88,7 +88,7 @@ class FAMixDatasetMapper:
         rng = np.random.default_rng() if rng is None else rng
         transforms = self._crop.draw(image.shape[:2], rng)
         result["image"] = _to_tensor(transforms.apply_image(image))
-        result["sem_seg"] = torch.from_numpy(transforms.apply_segmentation(label).astype(np.int64))
+        result |= self._make_targets(dataset_dict, transforms.apply_segmentation(label))
         if self._jitter is not None:
             result["image"] = adjust_colors(result["image"], self._jitter.draw(rng))
         return result
@@ -98,6 +98,10 @@ class FAMixDatasetMapper:
         label = self._label_readers[dataset_dict["dataset_name"]].read(label_file)
         require_same_size(dataset_dict["file_name"], image_shape, label_file, label.shape)
         return label
+
+    def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
+        """Entries of a sample, from the part of `_read_label`'s result that the crop shows."""
+        return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

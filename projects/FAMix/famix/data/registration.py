@@ -10,6 +10,9 @@ from famix.data.definition import load_definition
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of
 from famix.data.listing import SplitFiles
+from famix.data.panoptic_definition import is_panoptic_file
+from famix.data.panoptic_files import PanopticFiles
+from famix.data.panoptic_registration import register_panoptic_datasets
 from famix.errors import DatasetError
 from famix.minitown.datasets import minitown_files
 from famix.wording import did_you_mean
@@ -32,11 +35,13 @@ def register_datasets(files: Sequence[str] = ()) -> None:
     Raises:
         DatasetError: a file has a mistake, or a name is taken by another dataset.
     """
-    for file in (*sorted(_BUILTIN.glob("*.yaml")), *map(Path, files)):
+    panoptic = [file for file in files if is_panoptic_file(file)]
+    for file in (*sorted(_BUILTIN.glob("*.yaml")), *(Path(file) for file in files if file not in panoptic)):
         definition = load_definition(file)
         for split in definition.splits:
             _register_split(SplitFiles(definition, split))
     register_minitown()
+    register_panoptic_datasets(panoptic)
 
 
 def register_minitown() -> None:
@@ -140,7 +145,7 @@ def require_same_classes(names: Sequence[str]) -> None:
 
 def _require_registered(name: str) -> None:
     if name not in DatasetCatalog:
-        ours = [known for known, function in DatasetCatalog.items() if isinstance(function, SplitFiles)]
+        ours = [known for known, function in DatasetCatalog.items() if isinstance(function, SplitFiles | PanopticFiles)]
         raise DatasetError(
             f"Dataset '{name}' is unknown.{did_you_mean(name, ours)} Known datasets: {', '.join(sorted(ours))}. "
             "Define your own in a YAML file and name that in DATASETS.FILES."

@@ -16,6 +16,7 @@ from famix.engine.model_selection import check_selection
 from famix.errors import ConfigError
 from famix.evaluation import check_evaluation
 from famix.evaluation.domains import require_known_sources
+from famix.evaluation.panoptic import check_panoptic
 from famix.mining import style_bank_path
 from famix.modeling import ARCHITECTURES
 from famix.modeling.clip_resnet import check_stage
@@ -51,6 +52,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     _check_device(cfg.MODEL.DEVICE)
     _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     _check_classes(cfg, used_datasets(cfg, args))
+    check_panoptic(cfg, used_datasets(cfg, args))
     if testing:
         require_known_sources(cfg)
         check_evaluation(cfg, _scored_datasets(cfg, args))

@@ -15,7 +15,7 @@ from famix.errors import ConfigError
 
 __all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor"]
 
-_BACKBONE = "backbone."
+_BACKBONE, _BOTTOM_UP = "backbone.", "backbone.bottom_up."
 _ADAMS = {"ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
 
@@ -30,6 +30,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         ConfigError: nothing trains, or there is no such optimiser.
     """
     solver = cfg.SOLVER
+    # The convolutions of a feature pyramid start from nothing, as those of a head do.
+    pretrained = _BOTTOM_UP if hasattr(getattr(model, "backbone", None), "bottom_up") else _BACKBONE
     groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -37,7 +39,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(_BACKBONE) else 1.0,
+        lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(pretrained) else 1.0,
     )
     if not groups:
         raise ConfigError("no parameter of the model trains; name some of the backbone's in MODEL.CLIP.TRAINABLE")

@@ -35,6 +35,7 @@ from famix.evaluation import (
     protocol_of,
     write_report,
 )
+from famix.evaluation.panoptic import format_panoptic_results, with_panoptic_evaluators
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 
@@ -136,7 +137,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """See famix.evaluation."""
-        return build_evaluator(cfg, dataset_name)
+        return with_panoptic_evaluators(cfg, dataset_name, build_evaluator(cfg, dataset_name))
 
     @classmethod
     def test(
@@ -166,6 +167,8 @@ class Trainer(DefaultTrainer):
         logger = logging.getLogger(__name__)
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
+        if panoptic := format_panoptic_results(report.results):
+            logger.info("Panoptic results in percent:\n%s", panoptic)
         write_report(report, cfg.OUTPUT_DIR)
         return results
 

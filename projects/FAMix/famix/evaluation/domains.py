@@ -13,6 +13,7 @@ __all__ = ["domain_groups", "domain_of", "is_source", "require_known_sources", "
 
 _PARTS = ("train", "training", "trainval", "val", "validation", "valid", "dev", "test", "all", "whole", "full")
 _LISTS = ("official", "famix", "robustnet")  # whose list of files it is
+_KINDS = ("panoptic",)  # of labels
 _CLEAR = "clear"  # the weather that data sets without one in their name show
 
 
@@ -26,7 +27,7 @@ def domain_of(name: str) -> str:
         E.g. "gta5" or "acdc_night".
     """
     family = _family(name)
-    words = [word for word in re.split("_", name.removeprefix(family)) if word and word not in _PARTS + _LISTS]
+    words = [word for word in re.split("_", name.removeprefix(family)) if word and word not in _PARTS + _LISTS + _KINDS]
     return "_".join([family, *words] if family else words) or name
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from iopath.common.file_io import file_lock
@@ -13,7 +14,7 @@ from famix.minitown.scene import SIZE
 from famix.minitown.splits import FORMAT_VERSION, MinitownSplit
 from famix.minitown.writer import write_tree
 
-__all__ = ["CACHE_VARIABLE", "cache_folder", "generated_folder"]
+__all__ = ["CACHE_VARIABLE", "cache_folder", "generated_folder", "make_once", "town_folder"]
 
 CACHE_VARIABLE = "FAMIX_CACHE"
 """Environment variable of the folder for what FAMix makes and keeps; "~/.cache/famix" where it is unset."""
@@ -27,10 +28,13 @@ def cache_folder() -> Path:
     return Path(os.path.abspath(os.path.expanduser(os.path.expandvars(folder))))
 
 
+def town_folder() -> Path:
+    """Folder of all data sets of the town, of today's look; it need not exist."""
+    return cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
+
+
 def generated_folder(name: str, split: MinitownSplit) -> Path:
     """The folder of a data set, which is made now unless it is there already.
-
-    It appears whole or not at all, however many processes ask for it at once and wherever one of them ends.
 
     Args:
         name: of the data set, and of its folder.
@@ -42,14 +46,37 @@ def generated_folder(name: str, split: MinitownSplit) -> Path:
     Raises:
         DatasetError: the folder cannot be written.
     """
-    folder = cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}" / name
+    return make_once(
+        name,
+        f"{split.count} images",
+        lambda folder: write_tree(folder, split.folder, [split.condition], split.seeds),
+    )
+
+
+def make_once(name: str, what: str, write: Callable[[Path], None]) -> Path:
+    """A folder of the town, which is made now unless it is there already.
+
+    It appears whole or not at all, however many processes ask for it at once and wherever one of them ends.
+
+    Args:
+        name: of the data set, and of its folder.
+        what: it holds, for the log.
+        write: makes it, under another name that it is given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
+    folder = town_folder() / name
     if folder.is_dir():
         return folder  # not even a lock: a finished cache may be read-only
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
             if not folder.is_dir():  # another process may have made it meanwhile
-                _generate(folder, split)
+                _make(folder, what, write)
     except OSError as error:
         raise DatasetError(
             f"Got no folder {folder} for the dataset '{name}', which is made on first use ({error}). Set "
@@ -58,15 +85,15 @@ def generated_folder(name: str, split: MinitownSplit) -> Path:
     return folder
 
 
-def _generate(folder: Path, split: MinitownSplit) -> None:
+def _make(folder: Path, what: str, write: Callable[[Path], None]) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)  # of a process that was killed: the lock says that nobody works on it any more
-    logger.info(f"Making {split.count} images in {folder}, once, in a minute or less...")
+    logger.info(f"Making {what} in {folder}, once, in a minute or less...")
     start = time.perf_counter()
     try:
-        write_tree(partial, split.folder, [split.condition], split.seeds)
+        write(partial)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    logger.info(f"Made {split.count} images in {time.perf_counter() - start:.1f} s.")
+    logger.info(f"Made {what} in {time.perf_counter() - start:.1f} s.")

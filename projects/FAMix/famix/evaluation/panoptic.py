@@ -1,0 +1,108 @@
+"""Panoptic scores beside the semantic ones: which evaluators a data set gets, what must fit, and their table."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+
+from famix.data.panoptic_classes import is_panoptic, panoptic_classes, require_same_things
+from famix.data.panoptic_targets import CENTERS, INSTANCES, targets_of
+from famix.errors import ConfigError
+from famix.evaluation.panoptic_instances import InstanceAPEvaluator
+from famix.evaluation.panoptic_quality import PanopticQualityEvaluator, require_panopticapi
+from famix.evaluation.panoptic_truth import TruthReader
+from famix.evaluation.protocols import protocol_of
+from famix.evaluation.report_text import format_number, markdown_table
+
+__all__ = ["PANOPTIC_ARCHITECTURES", "check_panoptic", "format_panoptic_results", "with_panoptic_evaluators"]
+
+PANOPTIC_ARCHITECTURES = {"FAMixPanopticDeepLab": CENTERS, "FAMixPanopticFPN": INSTANCES}
+"""Meta-architectures that predict "panoptic_seg" -> kind of targets they train with."""
+
+_QUALITY = "panoptic_seg"
+_COLUMNS = {
+    **{name: (_QUALITY, name) for name in ("PQ", "SQ", "RQ")},
+    **{f"{name} things": (_QUALITY, f"{name}_th") for name in ("PQ", "SQ", "RQ")},
+    **{f"{name} stuff": (_QUALITY, f"{name}_st") for name in ("PQ", "SQ", "RQ")},
+    "mask AP": ("segm", "AP"),
+    "mIoU": ("sem_seg", "mIoU"),
+}
+
+
+def with_panoptic_evaluators(cfg: CfgNode, dataset_name: str, semantic: DatasetEvaluator) -> DatasetEvaluator:
+    """Add to a semantic evaluator what else a panoptic model is scored by.
+
+    Args:
+        cfg: reads MODEL.META_ARCHITECTURE.
+        dataset_name: a registered data set.
+        semantic: scores "sem_seg".
+
+    Returns:
+        For panoptic models and data sets evaluators of "sem_seg", "panoptic_seg" (PQ) and "segm" (mask AP), as for
+        Detectron2's Panoptic-DeepLab; otherwise `semantic`.
+    """
+    if cfg.MODEL.META_ARCHITECTURE not in PANOPTIC_ARCHITECTURES or not is_panoptic(dataset_name):
+        return semantic
+    truths = TruthReader(panoptic_classes(dataset_name).things)
+    quality = PanopticQualityEvaluator(dataset_name, truths)
+    return DatasetEvaluators([semantic, quality, InstanceAPEvaluator(dataset_name, truths)])
+
+
+def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Find out whether a panoptic model can be built, trained and scored as the config says.
+
+    Args:
+        cfg: the effective config; those of other models are not looked at.
+        names: of the data sets that the run reads.
+
+    Raises:
+        ConfigError: names the key, what it is and what it should be.
+    """
+    architecture, head = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD
+    if architecture not in PANOPTIC_ARCHITECTURES:
+        return
+    require_panopticapi()
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(f"DATASETS.TRAIN is empty; {architecture} is told by its first data set what is a thing")
+    classes = require_same_things([cfg.DATASETS.TRAIN[0], *names])
+    for name in set(names).intersection(cfg.DATASETS.TEST):
+        if not protocol_of(cfg, name).is_native:
+            raise ConfigError(
+                f"the protocol '{protocol_of(cfg, name).name}' of {name} averages scores of classes, which panoptic "
+                "predictions have not; set TEST.PROTOCOL native, and leave the data set out of TEST.PROTOCOL_OF"
+            )
+    if targets_of(cfg) == CENTERS:
+        _require(
+            "MODEL.SEM_SEG_HEAD.LOSS_TYPE", head.LOSS_TYPE, "hard_pixel_mining", "the only one with weights of pixels"
+        )
+    else:
+        _require(
+            "MODEL.SEM_SEG_HEAD.NAME", head.NAME, "StuffSemSegFPNHead", "the head that takes the things for one class"
+        )
+        _require(
+            "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES, len(classes.things), "the data set's things"
+        )
+        _require("MODEL.MASK_ON", cfg.MODEL.MASK_ON, True, "without masks there are no segments")
+
+
+def format_panoptic_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The panoptic scores of several data sets as one Markdown table, in percent.
+
+    Args:
+        results: data set -> task -> metric -> percent.
+
+    Returns:
+        A row for every data set with the task "panoptic_seg"; "" where there is none.
+    """
+    rows = []
+    for name, tasks in results.items():
+        if _QUALITY in tasks:
+            scores = (tasks.get(task, {}).get(metric, math.nan) for task, metric in _COLUMNS.values())
+            rows.append([name, *map(format_number, scores)])
+    return markdown_table(rows, ["data set", *_COLUMNS], 1) if rows else ""
+
+
+def _require(key: str, got: object, expected: object, reason: str) -> None:
+    if got != expected:
+        raise ConfigError(f"{key} is {got!r}, expected {expected!r} ({reason}); set it so")

@@ -1,0 +1,134 @@
+"""Panoptic quality through COCO's panopticapi, by way of Detectron2's COCOPanopticEvaluator."""
+
+import importlib
+import io
+import itertools
+import json
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.utils import comm
+from PIL import Image
+
+from famix.data.panoptic_classes import PanopticClasses, panoptic_classes
+from famix.data.panoptic_segments import encode_ids
+from famix.errors import ConfigError
+from famix.evaluation.panoptic_truth import PanopticTruth, TruthReader
+
+__all__ = ["PanopticQualityEvaluator", "require_panopticapi"]
+
+_FAST = 1  # compression of PNGs that are read once
+
+
+class PanopticQualityEvaluator(COCOPanopticEvaluator):
+    """COCOPanopticEvaluator in train ids, for data sets whose categories are not the classes one by one.
+
+    Several categories of a data set may be one class, and some none; panopticapi compares category ids. So ground truth
+    goes to it as it is trained with, and pixels without a class are void.
+
+    Args:
+        dataset_name: a registered panoptic data set.
+        truths: shared by the evaluators of a data set.
+
+    Raises:
+        ConfigError: panopticapi is not installed, or the data set is not panoptic.
+    """
+
+    def __init__(self, dataset_name: str, truths: TruthReader | None = None) -> None:
+        require_panopticapi()
+        classes, metadata = panoptic_classes(dataset_name), MetadataCatalog.get(dataset_name)
+        super().__init__(dataset_name)
+        things, stuff = ({train_id: train_id for train_id in kind} for kind in (classes.things, classes.stuff))
+        # What the base class goes by: train ids in the place of category ids, and files that `evaluate` writes.
+        self._thing_contiguous_id_to_dataset_id, self._stuff_contiguous_id_to_dataset_id = things, stuff
+        self._metadata = SimpleNamespace(
+            label_divisor=metadata.label_divisor,
+            thing_dataset_id_to_contiguous_id=things,
+            panoptic_root=None,
+            panoptic_json=None,
+        )
+        self._truths = truths or TruthReader(classes.things)
+        self._categories = _categories(classes, metadata.stuff_classes)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._annotations: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Take note of the predictions of some images and of their ground truth.
+
+        Args:
+            inputs: dicts with "pan_seg_file_name", "segments_info" and perhaps "void_segments".
+            outputs: dicts with "panoptic_seg", of the size of the labels: a pair of (H, W) ids and their segments, or
+                of train id * label divisor + instance, -1 where nothing was found, and None.
+
+        Raises:
+            DatasetError: a label cannot be read.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            panoptic, segments = output["panoptic_seg"]
+            # Files of one folder: images of different folders may have the same name.
+            name = f"{comm.get_rank()}_{len(self._annotations)}.png"
+            # Copies, because the base class adds 1 to the ids in place and renumbers the segments.
+            copied = (panoptic.clone(), None if segments is None else [dict(segment) for segment in segments])
+            super().process([{"file_name": name, "image_id": name}], [{"panoptic_seg": copied}])
+            self._annotations.append(_annotation(name, self._truths.read(image)))
+
+    def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
+        """Scores of all images.
+
+        Returns:
+            {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for stuff}} in percent on
+            the main process, None on others.
+        """
+        annotations = list(itertools.chain(*comm.gather(self._annotations)))
+        with tempfile.TemporaryDirectory(prefix="famix_panoptic_") as folder:
+            self._metadata.panoptic_root, self._metadata.panoptic_json = f"{folder}/truth", f"{folder}/truth.json"
+            if comm.is_main_process():
+                self._write_truth(annotations)
+            results = super().evaluate()
+        if results is None:
+            return None
+        return OrderedDict(panoptic_seg={name: float(value) for name, value in results["panoptic_seg"].items()})
+
+    def _write_truth(self, annotations: list[dict[str, Any]]) -> None:
+        pngs = Path(self._metadata.panoptic_root)
+        pngs.mkdir()
+        for annotation in annotations:
+            (pngs / annotation["file_name"]).write_bytes(annotation.pop("png"))
+        content = {"annotations": annotations, "categories": self._categories}
+        Path(self._metadata.panoptic_json).write_text(json.dumps(content))
+
+
+def require_panopticapi() -> None:
+    """Raise ConfigError unless panopticapi is installed."""
+    try:
+        importlib.import_module("panopticapi.evaluation")
+    except ImportError as error:
+        raise ConfigError(
+            f"panoptic models need the package panopticapi, which cannot be imported ({error}); run make setup, or pip "
+            "install --no-deps panopticapi-lite"
+        ) from error
+
+
+def _categories(classes: PanopticClasses, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"id": train_id, "name": name, "isthing": int(train_id in classes.things)}
+        for train_id, name in enumerate(names)
+    ]
+
+
+def _annotation(name: str, truth: PanopticTruth) -> dict[str, Any]:
+    with io.BytesIO() as stream:
+        Image.fromarray(encode_ids(truth.numbers)).save(stream, format="PNG", compress_level=_FAST)
+        png = stream.getvalue()
+    segments = [{**segment, "area": area} for segment, area in zip(truth.segments, truth.areas(), strict=True)]
+    return {"image_id": name, "file_name": name, "segments_info": segments, "png": png}

@@ -1,0 +1,38 @@
+"""FAMix for panoptic segmentation without boxes."""
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.projects.panoptic_deeplab import PanopticDeepLab
+
+from famix.modeling.style_mixin import PatchStyleMixin
+from famix.style.restyler import PatchRestyler
+
+__all__ = ["FAMixPanopticDeepLab"]
+
+
+@META_ARCH_REGISTRY.register()
+class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
+    """Detectron2's PanopticDeepLab with restyled patches in training.
+
+    The heads pool over the whole image, in training and in tests; Detectron2's would pool over windows of the size of
+    a training crop, and take no image whose size is no multiple of it.
+
+    Args:
+        cfg: of PanopticDeepLab.
+        restyler: see PatchStyleMixin.
+    """
+
+    @configurable
+    def __init__(self, *, cfg: CfgNode, restyler: PatchRestyler | None = None) -> None:
+        super().__init__(cfg)
+        self.use_restyler(restyler)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from a config."""
+        global_pooling = cfg.clone()
+        global_pooling.defrost()
+        global_pooling.INPUT.CROP.ENABLED = False  # the heads read nothing else of it
+        return {"cfg": global_pooling, "restyler": PatchRestyler(cfg)}

@@ -1,0 +1,110 @@
+"""FAMix for panoptic segmentation with boxes and masks."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, PanopticFPN
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from torch import Tensor
+
+from famix.data.panoptic_classes import PanopticClasses, panoptic_classes
+from famix.modeling.style_mixin import PatchStyleMixin
+from famix.style.restyler import PatchRestyler
+
+__all__ = ["FAMixPanopticFPN", "StuffSemSegFPNHead"]
+
+_NUM_LABELS = 256  # of semantic labels of 8 bits
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class StuffSemSegFPNHead(SemSegFPNHead):
+    """Detectron2's SemSegFPNHead for stuff: the things are one class, 0, which boxes and masks take care of.
+
+    It trains with labels of all classes, which styles are drawn by, too.
+
+    Args:
+        input_shape: shapes of the backbone's features.
+        classes: of the dataset.
+        **kwargs: of SemSegFPNHead, but for `num_classes`.
+    """
+
+    @configurable
+    def __init__(self, input_shape: Any, *, classes: PanopticClasses, **kwargs: Any) -> None:
+        super().__init__(input_shape, num_classes=len(classes.stuff) + 1, **kwargs)
+        labels = torch.full((_NUM_LABELS,), self.ignore_value)
+        for train_id, label in classes.stuff_labels().items():
+            labels[train_id] = label
+        self.register_buffer("stuff_labels", labels, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:
+        """Arguments of the constructor from MODEL.SEM_SEG_HEAD and the dataset's metadata."""
+        arguments = super().from_config(cfg, input_shape)
+        del arguments["num_classes"]
+        return {**arguments, "classes": panoptic_classes(cfg.DATASETS.TRAIN[0])}
+
+    def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy over the stuff and the things as one class; 0 where nothing is labelled.
+
+        Args:
+            predictions: logits (B, 1 + number of stuff classes, h, w).
+            targets: (B, H, W) int64 train ids of all classes, or the ignore label.
+        """
+        labels = self.stuff_labels[targets]
+        if not (labels != self.ignore_value).any():
+            return {"loss_sem_seg": predictions.sum() * 0}  # a mean over nothing is NaN
+        return super().losses(predictions, labels)
+
+
+@META_ARCH_REGISTRY.register()
+class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
+    """Detectron2's PanopticFPN with restyled patches in training, and with one numbering of classes.
+
+    Detectron2 numbers things and stuff apart. Here all that comes out has train ids, as of Panoptic-DeepLab: the
+    segments of "panoptic_seg", the classes of "instances", and the channels of "sem_seg".
+
+    Args:
+        classes: of the dataset.
+        restyler: see PatchStyleMixin.
+        **kwargs: of PanopticFPN.
+    """
+
+    @configurable
+    def __init__(self, *, classes: PanopticClasses, restyler: PatchRestyler | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.use_restyler(restyler)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from a config."""
+        classes = panoptic_classes(cfg.DATASETS.TRAIN[0])
+        return {**super().from_config(cfg), "classes": classes, "restyler": PatchRestyler(cfg)}
+
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+        """Predictions, see PanopticFPN.
+
+        Returns:
+            One dict per image. "panoptic_seg" and "instances" are Detectron2's but for the numbers of classes; "sem_seg"
+            (K, height, width) are scores of all K classes, of which the highest says what "panoptic_seg" shows: where
+            it has an instance the class of that, elsewhere the best stuff class.
+        """
+        results = super().inference(batched_inputs, do_postprocess)
+        return [self._renumber(result) for result in results] if do_postprocess else results
+
+    def _renumber(self, result: dict[str, Any]) -> dict[str, Any]:
+        things, stuff = self.classes.things, self.classes.stuff
+        panoptic, segments = result["panoptic_seg"]
+        stuff_scores = result["sem_seg"][1:]
+        scores = stuff_scores.new_full((len(things) + len(stuff), *stuff_scores.shape[1:]), -torch.inf)
+        scores[list(stuff)] = stuff_scores
+        highest = stuff_scores.max() + 1
+        for segment in segments:
+            place = segment["category_id"]
+            segment["category_id"] = things[place] if segment["isthing"] else stuff[place - 1]
+            if segment["isthing"]:
+                scores[segment["category_id"]][panoptic == segment["id"]] = highest
+        instances = result["instances"]
+        instances.pred_classes = torch.tensor(things, device=instances.pred_classes.device)[instances.pred_classes]
+        return {**result, "sem_seg": scores}

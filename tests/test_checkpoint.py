@@ -128,16 +128,25 @@ def test_saved_weights_are_what_a_model_loads(tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left"),
+        (RuntimeError("writer failed\nat ..."), "writer failed"),
+    ],
+)
+def test_a_file_appears_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
     path = tmp_path / "model.pth"
     path.write_text("before")
 
-    def fail(content: Any, file: Any) -> None:
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
+    def fail(content: Any, part: Path) -> None:
+        part.write_bytes(b"half of it")
+        raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(WeightsError, match=r"model\.pth .No space left"):
+    with pytest.raises(WeightsError, match=rf"model\.pth \({reason}\w*"):
         save_weights({}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
     assert path.read_text() == "before"

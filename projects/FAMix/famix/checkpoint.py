@@ -1,6 +1,5 @@
 """Checkpoints of the released FAMix program, under this project's names."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from famix.errors import WeightsError
+from famix.files import whole_file
 from famix.wording import first_few
 
 __all__ = ["ReleasedCheckpoint", "load_released_checkpoint", "read_released_checkpoint", "require_fit", "save_weights"]
@@ -111,20 +111,12 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     Raises:
         WeightsError: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save({"model": dict(weights)}, file)
-        os.replace(part, path)
-    except OSError as error:
-        raise WeightsError(
-            f"the weights cannot be written to {path} ({error.strerror}); choose another file"
-        ) from error
-    finally:
-        if part.exists():
-            part.unlink()
+        with whole_file(path) as part:
+            torch.save({"model": dict(weights)}, part)
+    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise WeightsError(f"the weights cannot be written to {path} ({reason}); choose another file") from error
 
 
 def _load(path: Path) -> Any:

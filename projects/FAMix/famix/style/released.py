@@ -150,7 +150,5 @@ def _data_of_parameter(data: Tensor, requires_grad: bool, backward_hooks: object
 
 
 def _bytes_of_text(text: str, encoding: str) -> bytes:
-    """How pickles before protocol 3 hold bytes."""
-    if encoding != "latin1":
-        raise BankError(f"it holds bytes as {encoding!r}, expected latin1")
+    """How pickles before protocol 3 hold bytes; the encoding is always the same."""
     return text.encode("latin1")

@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from famix import FAMixError, Trainer  # noqa: E402
 from famix.engine import argument_parser, load_for_scoring, setup  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
 
-USER_ERROR, INTERRUPTED = 2, 130  # exit status
+USER_ERROR, SIGNALLED = 2, 128  # exit status; that of a signal is its number more, as in a shell
 
 
 def main(args: argparse.Namespace) -> Any:
@@ -33,9 +34,9 @@ def main(args: argparse.Namespace) -> Any:
         process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
         print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
         leave(USER_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; continue with --resume from the last checkpoint", file=sys.stderr, flush=True)
-        leave(INTERRUPTED)
+        leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
     finally:
         # A process that ends with its group still open may be aborted by the threads of the group.
         if torch.distributed.is_initialized():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from famix.engine import SafeCheckpointer
+from famix.engine.checkpointer import KeepingCheckpointer
 from famix.errors import WeightsError
 
 
@@ -187,3 +188,53 @@ def test_otherwise_a_partial_checkpoint_is_taken(checkpoint):
     SafeCheckpointer(model).load(str(checkpoint))
     assert torch.equal(model[0].weight, make_model()[0].weight)
     assert model[2].weight.shape[0] == 5
+
+
+# Whole files, and what was before a damaged one
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    saver = SafeCheckpointer(make_model(seed=3), str(tmp_path))
+    for iteration in (1, 3, 5):
+        saver.save(f"model_{iteration:07d}", iteration=iteration)
+    torn = tmp_path / "model_0000005.pth"
+    torn.write_bytes(torn.read_bytes()[:-200])
+    with caplog.at_level("WARNING"):
+        rest = SafeCheckpointer(make_model(seed=1), str(tmp_path)).resume_or_load("", resume=True)
+    assert rest["iteration"] == 3
+    assert f"Going on from {tmp_path / 'model_0000003.pth'}, since {torn} is no checkpoint of tensors" in caplog.text
+
+
+def test_where_no_checkpoint_can_be_read_the_last_is_named(tmp_path):
+    saver = SafeCheckpointer(make_model(), str(tmp_path))
+    for iteration in (1, 3):
+        saver.save(f"model_{iteration:07d}", iteration=iteration)
+        (tmp_path / f"model_{iteration:07d}.pth").write_bytes(b"torn")
+    with pytest.raises(WeightsError, match=r"model_0000003\.pth is no checkpoint"):
+        saver.resume_or_load("", resume=True)
+
+
+def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    saver = SafeCheckpointer(make_model(), str(tmp_path))
+    saver.save("model_0000001", iteration=1)
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(WeightsError, match=r"model_0000003.pth cannot be written .*No space left.*--resume"):
+        saver.save("model_0000003", iteration=3)
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
+    assert SafeCheckpointer(make_model(), str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    keeping = KeepingCheckpointer(SafeCheckpointer(make_model(), str(tmp_path)), period=2, kept=2)
+    keeping.max_iter = 9
+    (tmp_path / "model_best.pth").touch()
+    for iteration in range(9):
+        keeping.step(iteration)
+    names = sorted(path.name for path in tmp_path.glob("*.pth"))
+    assert names == ["model_0000005.pth", "model_0000007.pth", "model_best.pth", "model_final.pth"]

@@ -102,6 +102,9 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD, ADAM or ADAMW
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # learning rate of the backbone over that of the head
     cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # LR_SCHEDULER_NAME PolyLR: no learning rate falls below this one
+    cfg.SOLVER.ACCUMULATE = 1  # parts that a process's batch is cut into, whose gradients are added up: saves memory
+    cfg.SOLVER.MAX_SKIPPED_BATCHES = 0  # batches with a loss that is not finite to leave out before the training stops
+    cfg.SOLVER.CHECKPOINTS_KEPT = 0  # of those that SOLVER.CHECKPOINT_PERIOD saves, how many stay; 0 = all
     cfg.SOLVER.AMP.DTYPE = "float16"  # of SOLVER.AMP.ENABLED: float16 (CUDA only) or bfloat16
 
 

@@ -24,3 +24,7 @@ class WeightsError(FAMixError):
 
 class BankError(FAMixError):
     """A style bank that is unreadable or was mined for something else than the config asks for."""
+
+
+class TrainingError(FAMixError):
+    """A training whose numbers break down."""

@@ -1,5 +1,6 @@
 """Data loaders for training, for mining styles and for tests."""
 
+import signal
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -174,3 +175,6 @@ def _worker_options(cfg: CfgNode) -> dict[str, Any]:
 def _start_worker(worker_id: int) -> None:
     # The workers already share the cores; OpenCV would start a thread for every core in each of them.
     cv2.setNumThreads(0)
+    # A signal to all processes of a job is the training's to answer; it still needs its samples to end the iteration.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

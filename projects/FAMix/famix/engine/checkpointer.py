@@ -1,14 +1,24 @@
 """Detectron2's checkpointer, restricted to files that cannot run code, and strict where it matters."""
 
+import logging
+import os
+from contextlib import suppress
+from glob import escape as glob_escape
+from glob import glob
 from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import nn
 
 from famix.errors import WeightsError
+from famix.files import whole_file
 
-__all__ = ["SafeCheckpointer"]
+__all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
+
+_LAST = "last_checkpoint"  # Detectron2's name of the file that names the last checkpoint
+_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # how it names those in between
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -24,6 +34,64 @@ class SafeCheckpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model, the checkpointables and more; the file appears whole or not at all.
+
+        Args:
+            name: of the file, without ".pth".
+            **kwargs: what else to save.
+
+        Raises:
+            WeightsError: the file cannot be written; the checkpoints before it stay.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            with whole_file(path) as part:
+                torch.save({"model": self.model.state_dict(), **states, **kwargs}, part)
+            self.tag_last_checkpoint(os.path.basename(path))
+        except (OSError, RuntimeError) as error:  # torch's own error where a disk is full
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise WeightsError(
+                f"checkpoint {path} cannot be written ({reason}); make room, then go on from the one before with --resume"
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which checkpoint is the last one."""
+        with whole_file(os.path.join(self.save_dir, _LAST)) as part:
+            part.write_text(last_filename_basename)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """See DetectionCheckpointer.resume_or_load; a last checkpoint that is damaged gives way to the one before.
+
+        Raises:
+            WeightsError: see `load`; of the last checkpoint, where none can be read.
+        """
+        if not resume or not self.has_checkpoint():
+            return self.load(path, checkpointables=[])
+        last, *before = self.resumable_files()
+        try:
+            return self.load(last)
+        except WeightsError as error:
+            for file in before:
+                with suppress(WeightsError):
+                    content = self.load(file)
+                    logging.getLogger(__name__).warning("Going on from %s, since %s", file, error)
+                    return content
+            raise
+
+    def resumable_files(self) -> list[str]:
+        """Checkpoints of the folder that a training can go on from: the last one, then others from late to early."""
+        last = self.get_checkpoint_file()
+        return [last, *(file for file in self.numbered_files() if file != last)]
+
+    def numbered_files(self) -> list[str]:
+        """The checkpoints before the final one, from late to early."""
+        return sorted(glob(os.path.join(glob_escape(self.save_dir), _NUMBERED)), reverse=True)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """See DetectionCheckpointer.load.
@@ -66,6 +134,27 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"{', '.join(unset[:3])}; evaluate it with the config that it was trained with"
             )
         return incompatible
+
+
+class KeepingCheckpointer(PeriodicCheckpointer):
+    """Detectron2's hook that saves now and then, which removes the oldest checkpoints of the folder, too.
+
+    Args:
+        checkpointer: saves them.
+        period: iterations from one to the next.
+        kept: how many stay beside the final one; 0 for all.
+    """
+
+    def __init__(self, checkpointer: SafeCheckpointer, period: int, kept: int) -> None:
+        super().__init__(checkpointer, period)
+        self.kept = kept
+
+    def step(self, iteration: int, **kwargs: Any) -> None:
+        """Save if it is time to, then remove what is too much."""
+        super().step(iteration, **kwargs)
+        if self.kept and (iteration + 1) % self.period == 0:
+            for file in self.checkpointer.numbered_files()[self.kept :]:
+                os.remove(file)
 
 
 def _check_entries(filename: str, entries: Any) -> None:

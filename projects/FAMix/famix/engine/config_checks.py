@@ -110,7 +110,6 @@ def _check_mining(cfg: CfgNode) -> None:
         if mining[key] < least:
             raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
 
-
     if mining.METRIC not in METRICS:
         raise ConfigError(f"STYLE_MINING.METRIC is {mining.METRIC!r}, expected one of {', '.join(METRICS)}")
 

@@ -100,7 +100,8 @@ class ModelSelection:
     def _describe(self, file: str, content: Mapping[str, Any]) -> ScoredWeights:
         if not comm.is_main_process():
             return ScoredWeights()
-        return weights_of_file(self._path(file), content)
+        path = self._path(file)
+        return weights_of_file(path, content) if os.path.exists(path) else ScoredWeights()  # no iteration, no file
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)

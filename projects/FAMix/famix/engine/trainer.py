@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
@@ -19,17 +19,19 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from famix.data import build_test_loader, build_train_loader
-from famix.engine.checkpointer import SafeCheckpointer
+from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
-from famix.engine.mixed_precision import build_step_trainer
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
-from famix.errors import FAMixError
+from famix.engine.step_trainer import build_step_trainer
+from famix.engine.stop_signals import StopOnSignal
+from famix.errors import FAMixError, TrainingError
 from famix.evaluation import (
     ProtocolInference,
     ScoredWeights,
     build_evaluator,
     format_classes,
+    format_row,
     format_scores,
     make_report,
     protocol_of,
@@ -71,10 +73,13 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's default hooks, those of model selection, and first the style bank and every iteration's seed."""
-        hooks = super().build_hooks()
+        solver = self.cfg.SOLVER
+        saving = KeepingCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT)
+        hooks = [saving if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
         model: Any = getattr(self.model, "module", self.model)
         place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[place] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)
+        hooks.insert(place, StopOnSignal())
         self._selection = ModelSelection(self.cfg, model, self._score_source)
         hooks = self._selection.add_hooks(hooks, place)
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
@@ -101,6 +106,8 @@ class Trainer(DefaultTrainer):
                 hook.prepare()  # ahead of the loop, which would evaluate a finished run before it reports a bad bank
         try:
             super().train()
+        except TrainingError:
+            raise  # its weights may be what is wrong; the checkpoint before is sound
         except FAMixError:
             if self._stepping and self.iter > self.start_iter and comm.is_main_process():
                 self.iter -= 1  # the step that failed to get its samples has not touched the model
@@ -166,6 +173,7 @@ class Trainer(DefaultTrainer):
         report = make_report(cfg, results, weights or ScoredWeights())
         logger = logging.getLogger(__name__)
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
+        logger.info("mIoU in percent, as a row:\n%s", format_row(report))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
         if panoptic := format_panoptic_results(report.results):
             logger.info("Panoptic results in percent:\n%s", panoptic)

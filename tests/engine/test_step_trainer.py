@@ -1,4 +1,4 @@
-"""Training steps under autocast, off CUDA too."""
+"""Training steps: under autocast off CUDA too, in parts, and with losses that are not finite."""
 
 import copy
 
@@ -10,8 +10,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from famix.config import add_famix_config
-from famix.engine.mixed_precision import MixedPrecisionTrainer, build_step_trainer
-from famix.errors import ConfigError
+from famix.engine.step_trainer import StepTrainer, build_step_trainer
+from famix.errors import ConfigError, TrainingError
 
 
 class Model(nn.Module):
@@ -44,7 +44,7 @@ def sgd(model):
 
 
 def make_trainer(model, batches, dtype=torch.bfloat16):
-    return MixedPrecisionTrainer(model, batches, sgd(model), device_type="cpu", dtype=dtype)
+    return StepTrainer(model, batches, sgd(model), device_type="cpu", dtype=dtype)
 
 
 def run(trainer, steps):
@@ -110,11 +110,12 @@ def test_state_survives_a_round_trip(model, batches, dtype):
 # Choice of the trainer
 
 
-def test_without_amp_it_is_detectron2s_trainer(model, batches):
-    trainer = build_step_trainer(config(enabled=False), model, batches, sgd(model))
-    assert type(trainer) is SimpleTrainer
-    run(trainer, steps=1)
-    assert model.dtypes == [torch.float32]
+def test_without_amp_its_steps_are_those_of_detectron2s_trainer(model, batches):
+    reference = copy.deepcopy(model)
+    run(SimpleTrainer(reference, batches, sgd(reference)), steps=3)
+    run(build_step_trainer(config(enabled=False), model, batches, sgd(model)), steps=3)
+    assert model.dtypes == [torch.float32] * 3
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
 
 
 def test_with_amp_it_has_the_configs_precision(model, batches):
@@ -135,3 +136,85 @@ def test_float16_scales_gradients_where_the_device_is_a_gpu(model, batches, monk
 def test_what_the_device_lacks_is_refused(model, batches, dtype):
     with pytest.raises(ConfigError, match=rf"DTYPE must be float16 \(not on.*bfloat16; got '{dtype}'.*DEVICE cpu"):
         build_step_trainer(config(dtype=dtype), model, batches, sgd(model))
+
+
+# Parts of a batch
+
+
+def test_gradients_of_parts_add_up_to_that_of_the_whole(model, batches):
+    whole = copy.deepcopy(model)
+    trainer = StepTrainer(whole, batches, sgd(whole), device_type="cpu")
+    run(trainer, steps=2)
+    before = copy.deepcopy(whole.state_dict())
+    with EventStorage():
+        trainer.run_step()
+    storage = run(StepTrainer(model, batches, sgd(model), device_type="cpu", accumulate=4), steps=3)
+    assert len(model.dtypes) == 12 and len(whole.dtypes) == 3
+    for got, expected in zip(model.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(got, expected)
+    expected = Model()
+    expected.load_state_dict({name: value.clone() for name, value in before.items()})
+    assert storage.latest()["total_loss"][0] == pytest.approx(sum(expected(batches[2]).values()).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("ACCUMULATE", 3, "ACCUMULATE is 3, expected a divisor of the 16 images"),
+        ("ACCUMULATE", 0, "ACCUMULATE is 0, expected a divisor"),
+        ("MAX_SKIPPED_BATCHES", -1, "MAX_SKIPPED_BATCHES is -1, expected 0 or more"),
+    ],
+)
+def test_parts_and_skips_that_cannot_be_are_refused(model, batches, key, value, says):
+    cfg = config(enabled=False)
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    cfg.SOLVER[key] = value
+    with pytest.raises(ConfigError, match=says):
+        build_step_trainer(cfg, model, batches, sgd(model))
+
+
+# Losses that are not finite
+
+
+class FileModel(nn.Module):
+    """Takes Detectron2's samples; its loss is infinite where a pixel is."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        return {"loss": (self.scale * torch.stack([sample["image"] for sample in batch])).mean()}
+
+
+def samples(*values):
+    return [[{"file_name": f"image_{value}.png", "image": torch.full((1, 2, 2), value)}] for value in values]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_files_and_what_reproduces_it(tmp_path):
+    model = FileModel()
+    trainer = StepTrainer(model, samples(1.0, float("nan")), sgd(model), device_type="cpu", folder=str(tmp_path))
+    run(trainer, steps=1)
+    before = model.scale.detach().clone()
+    trainer.iter = 1
+    with (
+        EventStorage(),
+        pytest.raises(TrainingError, match=r"iteration 1: the loss is not finite \(loss nan\).*image_nan"),
+    ):
+        trainer.run_step()
+    assert torch.equal(model.scale, before)
+    saved = torch.load(tmp_path / "not_finite_0000001_rank0.pth", weights_only=True)
+    assert saved["samples"][0]["file_name"] == "image_nan.png" and saved["iteration"] == 1
+    assert torch.equal(saved["model"]["scale"], before)
+
+
+def test_some_batches_may_be_left_out(tmp_path, caplog):
+    model, clean = FileModel(), FileModel()
+    loader = samples(1.0, float("inf"), 2.0, float("nan"))
+    trainer = StepTrainer(model, loader, sgd(model), device_type="cpu", folder=str(tmp_path), max_skipped=1)
+    run(trainer, steps=3)
+    run(StepTrainer(clean, samples(1.0, 2.0), sgd(clean), device_type="cpu"), steps=2)
+    assert torch.equal(model.scale, clean.scale)
+    assert "image_inf.png; left out, 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)" in caplog.text
+    with EventStorage(), pytest.raises(TrainingError, match="image_nan"):
+        trainer.run_step()

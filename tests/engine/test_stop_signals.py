@@ -1,0 +1,117 @@
+"""Signals: the iteration is finished, a checkpoint saved, and what is resumed equals what was never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+
+from famix.engine import stop_signals
+from famix.engine.stop_signals import StopOnSignal, StoppedBySignal
+from run_factory import TRAIN_NET, Workspace, assert_equal_state, train_net
+
+ITERATIONS = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0", "MODEL.STYLE.STRATEGY", "noise")
+
+
+class SignalHook(HookBase):
+    """Sends this process a signal in the middle of an iteration."""
+
+    def __init__(self, number: int, iteration: int) -> None:
+        self.number, self.iteration = number, iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("signals"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_iteration_ends_with_a_checkpoint(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    module, name = train_net(), f"stopped_{number.name}"
+    build_hooks, before = module.Trainer.build_hooks, signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), SignalHook(number, 1)])
+        with workspace.registered(), pytest.raises(StoppedBySignal) as stop:
+            module.run(workspace.parse(name, *ITERATIONS))
+    assert stop.value.signal == number and signal.getsignal(number) is before
+    assert (workspace.folder / name / "last_checkpoint").read_text() == "model_0000001.pth"
+    workspace.run(name, *ITERATIONS, flags=("--resume",))
+    if not (workspace.folder / "whole").exists():
+        workspace.run("whole", *ITERATIONS)
+    assert_equal_state(workspace.checkpoint(name), workspace.checkpoint("whole"))
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    hook = StopOnSignal()
+    hook.before_train()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        hook.after_train()
+
+
+@pytest.mark.parametrize(("iteration", "asked"), [(8, False), (9, True), (10, False)])
+def test_several_processes_stop_at_the_same_iteration(
+    monkeypatch: pytest.MonkeyPatch, iteration: int, asked: bool
+) -> None:
+    """This process got no signal, another did: it hears of it where they agree, every tenth iteration."""
+    reduced: list[object] = []
+
+    def all_reduce(value: torch.Tensor, operation: object) -> None:
+        reduced.append(operation)
+        value.fill_(signal.SIGTERM)
+
+    saved: list[str] = []
+    checkpointer = SimpleNamespace(save=lambda name, iteration: saved.append(name))
+    hook_trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), checkpointer=checkpointer, iter=iteration)
+    hook = StopOnSignal()
+    hook.trainer = hook_trainer
+    monkeypatch.setattr(stop_signals.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(stop_signals.comm, "synchronize", lambda: None)
+    monkeypatch.setattr(stop_signals.torch.distributed, "all_reduce", all_reduce)
+    if asked:
+        with pytest.raises(StoppedBySignal):
+            hook.after_step()
+        assert saved == ["model_0000009"]
+    else:
+        hook.after_step()
+    assert bool(reduced) == asked
+
+
+def test_the_command_ends_with_a_status_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
+    options = ["SOLVER.MAX_ITER", "100000", "MODEL.STYLE.STRATEGY", "noise", "DATALOADER.NUM_WORKERS", "1"]
+    arguments = workspace.arguments("command", *options)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "out").open("w+") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(TRAIN_NET), *arguments],
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+        log = workspace.folder / "command" / "log.txt"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "Starting training" in log.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
+        out.seek(0)
+        assert "continue with --resume" in out.read()
+    assert (workspace.folder / "command" / "last_checkpoint").exists()

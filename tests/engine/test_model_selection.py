@@ -144,7 +144,7 @@ def test_no_target_is_opened_before_the_end(workspace: Workspace, watch_files: C
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         trainer.train()
-    end = max(index for index, path in enumerate(opened) if path.endswith("model_final.pth"))
+    end = min(index for index, path in enumerate(opened) if "model_final" in path)
     first = {split: min(i for i, path in enumerate(opened) if f"/{split}/" in path) for split in ("val", "night")}
     assert first["val"] < end < first["night"]
     assert len([path for path in opened[:end] if "/val/" in path]) >= 4  # two images and labels after two iterations

@@ -69,8 +69,8 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
             ScoredWeights("best", "model_best.pth", None, 30, "gta5_val", 71.26),
             "best", "the best on gta5_val (71.3), after 30 iterations",
         ),
-        (ScoredWeights("file", "weights/model_0000019.pth"), "model_0000019", "of a file"),
-        (ScoredWeights(iterations=20), "memory", "in memory, after 20 iterations"),
+        (ScoredWeights("file", "model_0000019.pth"), "model_0000019", "those of model_0000019.pth"),
+        (ScoredWeights(iterations=20), "memory", "those in memory, after 20 iterations"),
     ],
 )  # fmt: skip
 def test_words_for_weights(weights: ScoredWeights, label: str, words: str) -> None:

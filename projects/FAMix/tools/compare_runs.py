@@ -14,7 +14,7 @@ from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE, read_report
 from famix.evaluation.comparison import GROUPINGS, compare_reports, require_baseline
 from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
-from famix.evaluation.text_file import write_whole
+from famix.files import whole_file
 
 USER_ERROR = 2  # exit status
 FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
@@ -55,7 +55,8 @@ def compare(arguments: argparse.Namespace) -> str:
     if arguments.baseline is not None:
         require_baseline(comparisons, arguments.baseline)
     if output is not None:
-        write_whole(output, FORMATS[output.suffix](comparisons, arguments.baseline))
+        with whole_file(output) as part:
+            part.write_text(FORMATS[output.suffix](comparisons, arguments.baseline))
     return format_comparisons(comparisons, arguments.baseline)
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.errors import WeightsError
 from famix.evaluation.run_facts import FILE, LAST, ScoredWeights, file_sha256
+from famix.files import whole_file
 
 __all__ = ["LAST_FILE", "load_for_scoring", "read_checkpoint", "save_weights", "weights_of_file"]
 
@@ -27,7 +27,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: 
 
     Args:
         model: whose state is saved.
-        path: of the file, which is replaced; its folder exists.
+        path: of the file, which is replaced.
         iterations: that were done.
         facts: selection, source_val and source_score as in `ScoredWeights`.
 
@@ -35,12 +35,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: 
         OSError: the file cannot be written.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         torch.save({"model": state, "iteration": iterations - 1, **facts}, part)  # checkpoints name the last one done
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

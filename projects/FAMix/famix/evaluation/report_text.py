@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from famix.evaluation.report import MEAN, METRICS, Report
 
-__all__ = ["format_classes", "format_number", "format_report", "format_scores", "markdown_table"]
+__all__ = ["format_classes", "format_number", "format_report", "format_row", "format_scores", "markdown_table"]
 
 _CLASS_PREFIX = "IoU-"
 
@@ -21,8 +21,8 @@ def format_report(report: Report) -> str:
     parts = [
         f"# {run.method}",
         f"mIoU in percent over {over}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
-        f"seed {run.seed}; scored: {run.weights.describe()}.",
-        _row_table(report),
+        f"seed {run.seed}; weights: {run.weights.describe()}.",
+        format_row(report),
         "How each data set was scored:",
         format_scores(report),
         "IoU of every class that a data set shows:",
@@ -31,6 +31,13 @@ def format_report(report: Report) -> str:
         _facts_table(report),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def format_row(report: Report) -> str:
+    """The row that a paper could paste: mIoU on every target, their means, and on the source."""
+    row = report.row()
+    cells = [report.run.method, report.run.weights.label, *map(format_number, row.values())]
+    return markdown_table([cells], ["method", "weights", *row], 2)
 
 
 def format_scores(report: Report, digits: int = 1) -> str:
@@ -63,12 +70,6 @@ def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str], number
     """A Markdown table of texts, whose columns from some number on are numbers, and right-aligned."""
     align = ["left"] * numbers_from + ["right"] * (len(headers) - numbers_from)
     return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
-
-
-def _row_table(report: Report) -> str:
-    row = report.row()
-    cells = [report.run.method, report.run.weights.label, *map(format_number, row.values())]
-    return markdown_table([cells], ["method", "weights", *row], 2)
 
 
 def _score_row(report: Report, name: str, digits: int) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 from famix.errors import DatasetError
 from famix.evaluation.report import MEAN, METRICS, TASK, Report
 from famix.evaluation.report_text import format_report
-from famix.evaluation.text_file import write_whole
+from famix.files import whole_file
 
 __all__ = ["FORMAT_VERSION", "RESULTS_FILE", "read_report", "read_results", "write_report"]
 
@@ -43,9 +43,14 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
     """
     path = Path(folder) / RESULTS_FILE
     plain = {_REPORT: {"format_version": FORMAT_VERSION, **report.to_json()}, **report.results}
-    write_whole(path, json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n")
-    write_whole(path.with_suffix(".csv"), _to_csv(report))
-    write_whole(path.with_suffix(".md"), format_report(report))
+    texts = {
+        path: json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n",
+        path.with_suffix(".csv"): _to_csv(report),
+        path.with_suffix(".md"): format_report(report),
+    }
+    for file, text in texts.items():
+        with whole_file(file) as part:
+            part.write_text(text)
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, float]]]:

@@ -59,8 +59,8 @@ class ScoredWeights:
 
     def describe(self) -> str:
         """A phrase for the text beside a table."""
-        known = {LAST: "the last", BEST: "the best", AVERAGE: "the moving average", MEMORY: "in memory"}
-        words = known.get(self.selection, "of a file")
+        known = {LAST: "the last", BEST: "the best", AVERAGE: "the moving average", MEMORY: "those in memory"}
+        words = known.get(self.selection, f"those of {self.file}")
         if self.source_val is not None and self.source_score is not None:
             words += f" on {self.source_val} ({self.source_score:.1f})"
         return words if self.iterations is None else f"{words}, after {self.iterations} iterations"

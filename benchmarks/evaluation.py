@@ -1,0 +1,165 @@
+"""What scoring costs beside the network: the streaming evaluator against Detectron2's SemSegEvaluator.
+
+Speed: both get the same scores (19, 1024, 2048) of smooth regions and read the same label files, in turns, so that
+whatever else the machine does meets both alike. Memory: each scores 20 and 200 smaller images in a process of its own.
+
+    python benchmarks/evaluation.py [--images 6] [--rounds 5] [--device cuda] [--skip-memory]
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from machine import describe_machine
+from PIL import Image
+from tabulate import tabulate
+
+from famix.data import CITYSCAPES_CLASSES
+from famix.evaluation import StreamingSemSegEvaluator
+
+NAME = "evaluation_benchmark"
+NUM_CLASSES, IGNORE = len(CITYSCAPES_CLASSES), 255
+LARGE, SMALL = (1024, 2048), (256, 512)
+FEW, MANY = 20, 200  # images of the measurement of memory
+STREAMING, DETECTRON2 = "streaming", "SemSegEvaluator"
+
+
+def smooth_scores(size: tuple[int, int], seed: int) -> torch.Tensor:
+    """Scores (19, H, W) whose highest change from region to region, as those of a network do."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, NUM_CLASSES, size[0] // 64, size[1] // 64, generator=generator)
+    return F.interpolate(coarse, size, mode="bicubic")[0]
+
+
+def write_labels(folder: Path, size: tuple[int, int], count: int) -> None:
+    """Write label files, a tenth of whose rows is ignored, and register them as a data set."""
+    records = []
+    for index in range(count):
+        labels = smooth_scores(size, 1000 + index).max(dim=0).indices.to(torch.uint8).numpy()
+        labels[: size[0] // 10] = IGNORE
+        path = folder / f"{index}.png"
+        Image.fromarray(labels).save(path)
+        records.append({"file_name": f"{index}.jpg", "sem_seg_file_name": str(path)})
+    DatasetCatalog.register(NAME, partial(list, records))
+    MetadataCatalog.get(NAME).set(stuff_classes=[entry.name for entry in CITYSCAPES_CLASSES], ignore_label=IGNORE)
+
+
+def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
+    """Read a label file."""
+    with Image.open(path) as image:
+        return np.asarray(image).astype(dtype)
+
+
+def make_evaluators() -> dict[str, Callable[[], DatasetEvaluator]]:
+    """Both evaluators, to be made for the registered data set."""
+    return {
+        STREAMING: lambda: StreamingSemSegEvaluator(NAME, read_labels=read_labels),
+        DETECTRON2: lambda: SemSegEvaluator(NAME, sem_seg_loading_fn=read_labels),
+    }
+
+
+def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
+    """mIoU of one prediction for every image of the data set."""
+    evaluator.reset()
+    for record in DatasetCatalog.get(NAME):
+        evaluator.process([record], [{"sem_seg": scores}])
+    return evaluator.evaluate()["sem_seg"]["mIoU"]
+
+
+def measure_speed(args: argparse.Namespace) -> str:
+    """A table of seconds an image; raises where the evaluators disagree."""
+    scores = smooth_scores(LARGE, 0).to(args.device)
+    seconds: dict[str, list[float]] = {STREAMING: [], DETECTRON2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_labels(Path(folder), LARGE, args.images)
+        evaluators = {name: make() for name, make in make_evaluators().items()}
+        results = {name: score_all(evaluator, scores) for name, evaluator in evaluators.items()}  # not timed
+        if abs(results[STREAMING] - results[DETECTRON2]) > 1e-9:
+            raise AssertionError(f"the evaluators disagree: {results}")
+        for _ in range(args.rounds):
+            for name, evaluator in evaluators.items():
+                start = time.perf_counter()
+                score_all(evaluator, scores)
+                seconds[name].append((time.perf_counter() - start) / args.images)
+    ratios = [theirs / ours for ours, theirs in zip(seconds[STREAMING], seconds[DETECTRON2], strict=True)]
+    rows = [[f"{name}, s an image", *spread(values)] for name, values in seconds.items()]
+    rows.append([f"{DETECTRON2} / {STREAMING}", *spread(ratios)])
+    return tabulate(rows, headers=["", "median", "min", "max"], floatfmt=".3f", tablefmt="github")
+
+
+def measure_memory() -> str:
+    """A table of what evaluators hold, and of what their processes have grown by."""
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    for name in make_evaluators():
+        with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+            (few, few_grown), (many, many_grown) = pool.map(memory_of, [name] * 2, [FEW, MANY])
+        rows.append([name, few, many, (many - few) / (MANY - FEW) * 1024, few_grown, many_grown])
+    headers = ["", *(f"held after {n}, MiB" for n in (FEW, MANY)), "per image, KiB"]
+    headers += [f"process grown after {n}, MiB" for n in (FEW, MANY)]
+    return tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github")
+
+
+def memory_of(name: str, count: int) -> tuple[float, float]:
+    """MiB of Python objects and arrays that an evaluator holds after so many images, and that its process has gained.
+
+    Its first image, which loads and allocates what is needed once, does not count.
+    """
+    torch.set_num_threads(1)
+    scores = smooth_scores(SMALL, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_labels(Path(folder), SMALL, count + 1)
+        evaluator = make_evaluators()[name]()
+        evaluator.reset()
+        first, *others = DatasetCatalog.get(NAME)
+        evaluator.process([first], [{"sem_seg": scores}])
+        tracemalloc.start()
+        before = resident_mib()
+        for record in others:
+            evaluator.process([record], [{"sem_seg": scores}])
+        held = tracemalloc.get_traced_memory()[0]
+    return held / 2**20, resident_mib() - before
+
+
+def resident_mib() -> float:
+    """Memory of this process, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, least and largest."""
+    return median(values), min(values), max(values)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="of the predictions: cpu or cuda (default: cpu)")
+    parser.add_argument("--images", type=int, default=6, help="of a round (default: 6)")
+    parser.add_argument("--rounds", type=int, default=5, help="of both evaluators (default: 5)")
+    parser.add_argument("--skip-memory", action="store_true", help="measure speed alone")
+    args = parser.parse_args()
+    print(describe_machine(args.device))
+    print(f"Predictions {NUM_CLASSES} x {LARGE[0]} x {LARGE[1]}, {args.images} images a round, {args.rounds} rounds\n")
+    print(measure_speed(args))
+    if not args.skip_memory:
+        print(f"\nMemory, images of {SMALL[0]} x {SMALL[1]}\n")
+        print(measure_memory())
+
+
+if __name__ == "__main__":
+    main()

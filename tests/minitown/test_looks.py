@@ -9,6 +9,7 @@ from famix.minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabul
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
 from famix.minitown.looks import apply_looks
+from famix.minitown.resemblance import RESEMBLING, image_statistics, look_resemblance
 from famix.minitown.scene import Scene, render_scene
 from run_factory import ROOT
 
@@ -67,6 +68,23 @@ def test_captions_name_every_look_and_the_class() -> None:
 def test_strict_looks_resemble_no_condition() -> None:
     assert {LOOKS[name].resembles for name in STRICT_LOOKS} == {None}
     assert {look.resembles for look in LOOKS.values()} - {None} == set(CONDITIONS) - {"clear"}
+
+
+def test_looks_resemble_what_they_measure_to_resemble() -> None:
+    for name, cosines in look_resemblance([render_scene(420_000 + index) for index in range(8)]).items():
+        nearest = max(cosines, key=lambda condition: cosines[condition])
+        if cosines[nearest] >= RESEMBLING + 0.05:
+            assert LOOKS[name].resembles == nearest, name
+        elif cosines[nearest] < RESEMBLING - 0.05:
+            assert LOOKS[name].resembles is None, name
+
+
+def test_image_statistics_by_hand() -> None:
+    image = np.zeros((6, 12, 3), np.uint8)
+    image[:2, :2] = [[[10, 0, 0], [30, 0, 0]], [[10, 0, 0], [30, 0, 0]]]  # the first of 3 x 6 patches
+    mean, std = image_statistics(image).reshape(2, 3, 6, 4)
+    assert mean[0, 0, :3].tolist() == [20, 0, 0] and std[0, 0, :3].tolist() == [10, 0, 0]
+    assert mean[1, 3].tolist() == [0, 0, 0, 0]
 
 
 def _styles(config: str) -> list[str]:

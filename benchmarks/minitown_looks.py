@@ -1,0 +1,39 @@
+"""Which looks of the web resemble a tested condition? The list of "strict" looks rests on this table.
+
+    python benchmarks/minitown_looks.py [--scenes 30]
+
+For every look and condition: the cosine between what both change in the means and deviations of colour and detail of
+the patches of clear scenes, which are in none of the data sets.
+"""
+
+import argparse
+
+from machine import describe_machine
+from tabulate import tabulate
+
+from famix.minitown.look_table import LOOKS
+from famix.minitown.resemblance import RESEMBLING, look_resemblance
+from famix.minitown.scene import render_scene
+
+FIRST_SCENE = 420_000
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=30, help="(default: 30)")
+    count = parser.parse_args().scenes
+    table = look_resemblance([render_scene(FIRST_SCENE + index) for index in range(count)])
+    rows = []
+    for look, cosines in table.items():
+        nearest = max(cosines, key=lambda name: cosines[name])
+        verdict = nearest if cosines[nearest] >= RESEMBLING else ""
+        rows.append([LOOKS[look].phrases[0], *(f"{value:.2f}" for value in cosines.values()), verdict])
+    print(describe_machine())
+    print(f"{count} scenes; a look resembles a condition from a cosine of {RESEMBLING} on\n")
+    headers = ["look", *next(iter(table.values())), "resembles"]
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

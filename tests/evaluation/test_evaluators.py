@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
-from famix.errors import ConfigError
+from famix.errors import ConfigError, DatasetError
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator, check_evaluation
+from famix.evaluation.confusion_file import read_confusion
 
 CLASSES = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car"))]
 LABEL_IDS = {7: "road", 23: "sky", 26: "car", 0: "ignore"}
@@ -70,9 +71,21 @@ def test_scores_equal_those_computed_by_hand(
     assert scores["fwIoU"] == pytest.approx(100 * (0.4 * 3 / 5 + 0.4 * 2 / 5 + 0.2 * 1 / 4))
 
 
-def test_streaming_is_the_default_and_writes_nothing(cfg: CfgNode, tmp_path: Path) -> None:
+def test_streaming_is_the_default_and_writes_its_confusion_matrix_alone(cfg: CfgNode, tmp_path: Path) -> None:
     evaluate(build_evaluator(cfg, NAME))
-    assert not (tmp_path / "output").exists()
+    files = [path for path in (tmp_path / "output").rglob("*") if path.is_file()]
+    assert files == [tmp_path / f"output/inference/{NAME}/confusion.json"]
+    matrix = read_confusion(files[0])
+    assert matrix.class_names == ("road", "sky", "car")
+    assert matrix.counts.tolist() == [[3, 1, 0], [0, 2, 2], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"class_names": ["a"], "counts": [[1, 2]]}'])
+def test_what_is_no_confusion_matrix_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "confusion.json"
+    file.write_text(text)
+    with pytest.raises(DatasetError, match=r"no confusion matrix from \S+confusion\.json .*again"):
+        read_confusion(file)
 
 
 @pytest.mark.parametrize("folder", [None, "elsewhere"])

@@ -29,7 +29,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     Args:
         cfg: reads TEST.
         dataset_name: a registered data set.
-        output_folder: where Detectron2's SemSegEvaluator writes; None for OUTPUT_DIR/inference/<data set>.
+        output_folder: where Detectron2's SemSegEvaluator writes, and "streaming" its confusion matrix; None for
+            OUTPUT_DIR/inference/<data set>.
 
     Returns:
         The one that TEST.EVALUATOR names, scoring labels as the protocol of the data set prepares them:
@@ -43,6 +44,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if cfg.TEST.EVALUATOR == "cityscapes":
         return CityscapesScriptEvaluator(dataset_name)
     prepare = protocol_of(cfg, dataset_name).prepare_labels
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     reader = MetadataCatalog.get(dataset_name).label_reader
 
     def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
@@ -50,12 +52,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     if cfg.TEST.EVALUATOR == "streaming":
         classes = scored_classes(cfg, dataset_name)
-        return StreamingSemSegEvaluator(dataset_name, read_labels=read_labels, prepare_labels=prepare, classes=classes)
-    return _detectron2_evaluator(
-        dataset_name,
-        lambda path, dtype: prepare(read_labels(path, dtype)),
-        output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
-    )
+        return StreamingSemSegEvaluator(
+            dataset_name, read_labels=read_labels, prepare_labels=prepare, classes=classes, output_folder=folder
+        )
+    return _detectron2_evaluator(dataset_name, lambda path, dtype: prepare(read_labels(path, dtype)), folder)
 
 
 def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:

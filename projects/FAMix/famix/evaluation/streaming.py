@@ -1,9 +1,11 @@
 """Semantic segmentation scored image by image: a confusion matrix is all that is kept."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from famix.errors import DatasetError
 from famix.evaluation.confusion import NUM_LABELS, ConfusionCounts, segmentation_scores
+from famix.evaluation.confusion_file import CONFUSION_FILE, write_confusion
 from famix.wording import first_few
 
 __all__ = ["StreamingSemSegEvaluator"]
@@ -33,6 +36,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         prepare_labels: train ids -> (h, w) train ids as they are scored, e.g. `Protocol.prepare_labels`.
         classes: train ids that the means are over, see `segmentation_scores`; None for all.
         distributed: add up the counts of all processes.
+        output_folder: gets the confusion matrix, see `famix.evaluation.confusion_file`; None keeps it in memory.
     """
 
     def __init__(
@@ -43,6 +47,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         prepare_labels: Callable[[np.ndarray], np.ndarray] | None = None,
         classes: Sequence[int] | None = None,
         distributed: bool = True,
+        output_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._name = dataset_name
@@ -53,6 +58,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._prepare = prepare_labels
         self._classes = classes
         self._distributed = distributed
+        self._output_folder = output_folder
         self.reset()
 
     def reset(self) -> None:
@@ -99,7 +105,10 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
                 f"labels of {self._name} have the train id(s) {first_few(strange)}, expected 0 to {num_classes - 1} or "
                 f"{self._ignore_label} for ignored pixels; correct the data set's definition"
             )
-        return OrderedDict(sem_seg=segmentation_scores(counts[:num_classes], self._class_names, self._classes))
+        confusion = counts[:num_classes]
+        if self._output_folder is not None:
+            write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, confusion)
+        return OrderedDict(sem_seg=segmentation_scores(confusion, self._class_names, self._classes))
 
     def _require_fit(self, scores: Tensor, labels: np.ndarray, image_file: str) -> None:
         expected = (len(self._class_names), *labels.shape)

@@ -161,6 +161,7 @@ def test_a_table_without_the_baseline_says_so() -> None:
     reports = {**runs("baseline", BASELINE), **runs("famix", FAMIX, protocol="half")}
     text = format_comparisons(compare_reports(reports), "baseline")
     assert "protocol half; 2 classes" in text and "No run of baseline was scored this way." in text
+    assert len(tables(text)) == 2, "a baseline on its own differs from nothing"
 
 
 def test_csv_has_every_number_in_full() -> None:

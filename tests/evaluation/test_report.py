@@ -136,6 +136,7 @@ def test_classes_that_some_data_set_shows() -> None:
     night = {"IoU-road": 70.55, "IoU-train": nowhere, "IoU-wall": 12.25}
     report = Report(report.run, report.data_sets, {"fog_val": {"sem_seg": fog}, "night_val": {"sem_seg": night}})
     assert table(format_classes(report)) == [["IoU", "fog", "night"], ["road", "90.0", "70.5"], ["wall", "-", "12.2"]]
+    assert format_classes(report) in format_report(report)
 
 
 def test_the_whole_text(report: Report) -> None:
@@ -146,4 +147,5 @@ def test_the_whole_text(report: Report) -> None:
         "method", "weights", "cityscapes", "acdc_fog", "acdc_night", "mean of acdc", "mapillary", "mean", "source: gta5",
     ]  # fmt: skip
     assert row[1] == ["famix", "last", "48.5", "41.0", "15.0", "28.0", "52.4", "39.2", "70.0"]
+    assert "IoU of every class" not in text, "these scores have none"
     assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "the last, after 40000 iterations" in text

@@ -38,7 +38,7 @@ def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None =
         reference = comparison.group(baseline)
         if reference is None:
             parts.append(f"No run of {baseline} was scored this way.")
-        else:
+        elif len(comparison.groups) > 1:
             parts += [
                 f"Differences to {baseline} in points, over the seeds that both have, and p of the two-sided paired "
                 "t-test. Without a common seed it is the difference of the means.",

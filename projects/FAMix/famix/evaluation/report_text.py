@@ -25,12 +25,10 @@ def format_report(report: Report) -> str:
         format_row(report),
         "How each data set was scored:",
         format_scores(report),
-        "IoU of every class that a data set shows:",
-        format_classes(report),
-        "The run:",
-        _facts_table(report),
     ]
-    return "\n\n".join(parts) + "\n"
+    if by_class := format_classes(report):
+        parts += ["IoU of every class that a data set shows:", by_class]
+    return "\n\n".join([*parts, "The run:", _facts_table(report)]) + "\n"
 
 
 def format_row(report: Report) -> str:
@@ -51,13 +49,15 @@ def format_scores(report: Report, digits: int = 1) -> str:
 
 
 def format_classes(report: Report, digits: int = 1) -> str:
-    """The IoU of every class that some data set shows, a column per data set."""
+    """The IoU of every class that some data set shows, a column per data set; nothing where there is none."""
     found = (metric for tasks in report.results.values() for scores in tasks.values() for metric in scores)
     rows = []
     for metric in dict.fromkeys(metric for metric in found if metric.startswith(_CLASS_PREFIX)):
         values = [report.score(name, metric) for name in report.data_sets]
         if not all(map(math.isnan, values)):
             rows.append([metric.removeprefix(_CLASS_PREFIX), *(format_number(value, digits) for value in values)])
+    if not rows:
+        return ""
     return markdown_table(rows, ["IoU", *(scored.heading for scored in report.data_sets.values())], 1)
 
 
@@ -69,7 +69,7 @@ def format_number(value: float, digits: int = 1) -> str:
 def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str], numbers_from: int) -> str:
     """A Markdown table of texts, whose columns from some number on are numbers, and right-aligned."""
     align = ["left"] * numbers_from + ["right"] * (len(headers) - numbers_from)
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
+    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _score_row(report: Report, name: str, digits: int) -> list[str]:

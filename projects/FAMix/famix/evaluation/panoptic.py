@@ -66,11 +66,11 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(f"DATASETS.TRAIN is empty; {architecture} is told by its first data set what is a thing")
     classes = require_same_things([cfg.DATASETS.TRAIN[0], *names])
-    for name in set(names).intersection(cfg.DATASETS.TEST):
-        if not protocol_of(cfg, name).is_native:
+    for name in cfg.DATASETS.TEST:
+        if name in names and not protocol_of(cfg, name).is_native:
             raise ConfigError(
-                f"the protocol '{protocol_of(cfg, name).name}' of {name} averages scores of classes, which panoptic "
-                "predictions have not; set TEST.PROTOCOL native, and leave the data set out of TEST.PROTOCOL_OF"
+                f"the protocol '{protocol_of(cfg, name).name}' of {name} resizes or averages scores of classes, which "
+                "says nothing of instances; set TEST.PROTOCOL native, and leave the data set out of TEST.PROTOCOL_OF"
             )
     if targets_of(cfg) == CENTERS:
         _require(

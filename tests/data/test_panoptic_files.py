@@ -1,0 +1,282 @@
+"""Panoptic data sets: their definition, their JSON files, their images, and what can be wrong with each."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
+
+from data_factory import registered, write_image
+from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
+from famix.data.panoptic_builtin import BUILTIN_PANOPTIC
+from famix.data.panoptic_classes import panoptic_classes, require_same_things
+from famix.data.panoptic_definition import load_panoptic_definition
+from famix.data.panoptic_files import PanopticFiles
+from famix.errors import ConfigError, DatasetError
+from panoptic_factory import CATEGORIES, make_panoptic, write_annotations, write_recipe
+
+NAME = "tiny_train_panoptic"
+IDS = np.array([[7, 7, 23, 23], [26_000, 26_000, 26_001, 0]])
+
+
+def tiny(folder: Path, ids: np.ndarray = IDS, crowds: tuple[int, ...] = (), **changes: Any) -> Path:
+    """A data set of one image of 2 x 4 pixels; `changes` are entries of the JSON file."""
+    write_image(folder / "images/train/a.png", np.zeros((*ids.shape, 3), np.uint8))
+    write_annotations(folder, "train", {"a": ids}, crowds, **changes)
+    return write_recipe(folder)
+
+
+def edit_json(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = folder / "annotations/panoptic_train.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def list_files(recipe: Path) -> list[dict[str, Any]]:
+    return PanopticFiles(load_panoptic_definition(recipe), "train")()
+
+
+# What is there
+
+
+def test_records_are_detectron2s_in_train_ids(tmp_path: Path) -> None:
+    with registered(tiny(tmp_path)):
+        (record,) = get_dataset_dicts([NAME])
+        label = str(tmp_path / "panoptic/train/a.png")
+        assert record == {
+            "file_name": str(tmp_path / "images/train/a.png"),
+            "image_id": "a",
+            "pan_seg_file_name": label,
+            "sem_seg_file_name": label,
+            "segments_info": [
+                {"id": 7, "category_id": 0, "iscrowd": 0},
+                {"id": 23, "category_id": 10, "iscrowd": 0},
+                {"id": 26_000, "category_id": 13, "iscrowd": 0},
+                {"id": 26_001, "category_id": 13, "iscrowd": 0},
+            ],
+            "void_segments": [],
+            "dataset_name": NAME,
+        }
+        got = get_label_readers([NAME])[NAME].read(label)
+        assert got.tolist() == [[0, 0, 10, 10], [13, 13, 13, 255]]
+        verify_datasets([NAME])
+        assert panoptic_classes(NAME).things == tuple(range(11, 19))
+
+
+def test_the_json_file_is_read_again_when_it_changed(tmp_path: Path) -> None:
+    files = PanopticFiles(load_panoptic_definition(tiny(tmp_path)), "train")
+    assert files()[0]["segments_info"][0]["category_id"] == 0
+    edit_json(tmp_path, lambda content: content["annotations"][0]["segments_info"][0].update(category_id=23))
+    os.utime(tmp_path / "annotations/panoptic_train.json", ns=(1, 1))
+    assert files()[0]["segments_info"][0]["category_id"] == 10
+
+
+def test_own_classes_own_ids_and_ignored_categories(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    classes = [{"name": "ground", "color": [1, 2, 3]}, {"name": "vehicle", "color": [4, 5, 6], "thing": True}]
+    changes = {"classes": classes, "categories": {7: "ground", "CAR": "vehicle"}, "other_categories": "ignore"}
+    with registered(write_recipe(tmp_path, **changes, ignore_label=9)):
+        (record,) = get_dataset_dicts([NAME])
+        assert [segment["category_id"] for segment in record["segments_info"]] == [0, 1, 1]
+        assert record["void_segments"] == [23]
+        got = get_label_readers([NAME])[NAME].read(record["sem_seg_file_name"])
+        assert got.tolist() == [[0, 0, 9, 9], [1, 1, 1, 9]]
+        assert panoptic_classes(NAME).stuff_labels() == {0: 1, 1: 0}
+
+
+def test_an_image_is_found_by_file_name_id_or_label(tmp_path: Path) -> None:
+    tiny(tmp_path, images=[{"id": 139, "file_name": "elsewhere/a.jpg"}])
+    edit_json(tmp_path, lambda content: content["annotations"][0].update(image_id=139))
+    assert list_files(write_recipe(tmp_path))[0]["image_id"] == "a"
+    edit_json(tmp_path, lambda content: content.update(images=[]))
+    assert list_files(write_recipe(tmp_path))[0]["image_id"] == "a"  # by a.png
+
+
+def test_cityscapes_is_read_as_detectron2_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    root, frame = tmp_path / "cityscapes", "ulm_000000_000019"
+    write_image(root / f"leftImg8bit/val/ulm/{frame}_leftImg8bit.png", np.zeros((2, 4, 3), np.uint8))
+    write_image(root / f"gtFine/val/ulm/{frame}_gtFine_labelTrainIds.png", np.zeros((2, 4), np.uint8))
+    write_annotations(tmp_path / "made", "val", {f"{frame}_gtFine_panoptic": IDS})
+    content = json.loads((tmp_path / "made/annotations/panoptic_val.json").read_text())
+    content["annotations"][0]["image_id"] = frame
+    content["images"] = [{"id": frame, "file_name": f"{frame}_gtFine_leftImg8bit.png"}]  # as the script writes it
+    (root / "gtFine").mkdir(exist_ok=True)
+    (root / "gtFine/cityscapes_panoptic_val.json").write_text(json.dumps(content))
+    (tmp_path / "made/panoptic/val").rename(root / "gtFine/cityscapes_panoptic_val")
+    with registered():
+        (ours,) = get_dataset_dicts(["cityscapes_val_panoptic"])
+        metadata = MetadataCatalog.get("cityscapes_fine_panoptic_val").as_dict()
+        theirs = load_cityscapes_panoptic(
+            str(root / "leftImg8bit/val"), str(root / "gtFine/cityscapes_panoptic_val"),
+            str(root / "gtFine/cityscapes_panoptic_val.json"), metadata,
+        )[0]  # fmt: skip
+        for key in ("file_name", "pan_seg_file_name", "segments_info"):
+            assert ours[key] == theirs[key]
+        assert ours["image_id"].endswith(theirs["image_id"])
+        # Theirs can be named as well.
+        assert require_same_things(["cityscapes_fine_panoptic_val", "cityscapes_val_panoptic"])
+        assert get_label_readers(["cityscapes_fine_panoptic_val"])
+
+
+def test_several_categories_of_mapillary_are_one_class() -> None:
+    (mapillary,) = (definition for definition in BUILTIN_PANOPTIC if definition.name == "mapillary")
+    of_class: dict[str, list[int | str]] = {entry.name: [] for entry in mapillary.classes}
+    for category, train_id in mapillary.categories.items():
+        of_class[mapillary.classes[train_id].name].append(category)
+    assert of_class["rider"] == ["Bicyclist", "Motorcyclist", "Other Rider"]
+    assert of_class["road"] == ["Road", "Lane Marking - General", "Manhole"]
+    assert all(of_class.values())
+
+
+# What can be wrong
+
+
+def test_a_missing_png_image_json_or_folder_is_named(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    for path, message in (
+        ("panoptic/train/a.png", r"names 1 PNG\(s\) that are not in .*panoptic/train, the first: a\.png"),
+        (
+            "images/train/a.png",
+            r"1 of 1 annotations have no image.*first: a; expected files like .*images/train/\{key\}",
+        ),
+        ("annotations/panoptic_train.json", r"panoptic JSON file .*panoptic_train\.json does not exist"),
+    ):
+        (tmp_path / path).rename(tmp_path / "aside")
+        with pytest.raises(DatasetError, match=f"{NAME}.*{message}"):
+            list_files(recipe)
+        (tmp_path / "aside").rename(tmp_path / path)
+    with pytest.raises(DatasetError, match=r"its folder .*gone does not exist\. \$DETECTRON2_DATASETS"):
+        list_files(write_recipe(tmp_path, root=str(tmp_path / "gone")))
+
+
+def test_a_segment_that_the_png_lacks_is_found_before_training(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    segment = {"id": 24_000, "category_id": 24, "iscrowd": 0}
+    edit_json(tmp_path, lambda content: content["annotations"][0]["segments_info"].append(segment))
+    with registered(recipe), pytest.raises(DatasetError, match=r"a\.png does not show the segment\(s\) 24000"):
+        verify_datasets([NAME])
+
+
+def test_a_category_without_a_class_is_an_error(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    edit_json(tmp_path, lambda content: content["annotations"][0]["segments_info"][0].update(category_id=99))
+    with pytest.raises(DatasetError, match=r"segment of a\.png has the category 99, which its 'categories' lack"):
+        list_files(recipe)
+    edit_json(tmp_path, lambda content: content["categories"].append({"id": 99, "name": "moon", "isthing": 0}))
+    with pytest.raises(DatasetError, match=r"category 99, 'moon', which is no class of .*other_categories: ignore"):
+        list_files(recipe)
+
+
+def test_a_mistyped_category_name_is_an_error(tmp_path: Path) -> None:
+    tiny(tmp_path)
+    recipe = write_recipe(tmp_path, categories={"raod": "road", "car": "car"}, other_categories="ignore")
+    with pytest.raises(DatasetError, match=r"'categories' names raod, which .* lacks\. Did you mean 'road'\?"):
+        list_files(recipe)
+
+
+def test_things_without_instances_are_an_error(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path, np.array([[7, 7], [23, 0]]))
+    with pytest.raises(DatasetError, match=r"has no segment of any of the things \(person, rider"):
+        list_files(recipe)
+    recipe = tiny(tmp_path, IDS, crowds=(26_000, 26_001))
+    with pytest.raises(DatasetError, match=r"has no segment of any of the things"):
+        list_files(recipe)
+    recipe = tiny(tmp_path, np.array([[26_000, 0]]))
+    with pytest.raises(DatasetError, match=r"has no segment of any of the stuff \(road"):
+        list_files(recipe)
+    recipe = tiny(
+        tmp_path, categories=[{"id": key, "name": name, "isthing": 0} for key, (name, _) in CATEGORIES.items()]
+    )
+    with pytest.raises(DatasetError, match=r"category 24, 'person', has no instances.*is a thing in"):
+        list_files(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("categories"), r"is no panoptic JSON file \(KeyError: 'categories'\)"),
+        (lambda c: c.update(annotations=5), r"is no panoptic JSON file"),
+        (lambda c: c["annotations"][0].pop("segments_info"), r"is no panoptic JSON file \(KeyError: 'segments_info'\)"),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(id=0),
+            r"a\.png has the id 0, expected 1 to 16777215",
+        ),
+        (lambda c: c["annotations"][0]["segments_info"][1].update(id=7), r"has the segment\(s\) 7 more than once"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), r"several annotations of the PNG a\.png"),
+    ],
+)
+def test_a_malformed_json_file_is_one_error(
+    change: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
+) -> None:
+    recipe = tiny(tmp_path)
+    edit_json(tmp_path, change)
+    with pytest.raises(DatasetError, match=message):
+        list_files(recipe)
+
+
+def test_a_file_that_is_no_json_is_one_error(tmp_path: Path) -> None:
+    recipe = tiny(tmp_path)
+    (tmp_path / "annotations/panoptic_train.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"panoptic_train\.json cannot be read"):
+        list_files(recipe)
+
+
+STUFF, THING = {"name": "a", "color": [0, 0, 0]}, {"name": "b", "color": [0, 0, 0], "thing": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "images"}, r"key 'images': got 'images', expected a path with \{key\}"),
+        ({"classes": [STUFF]}, r"key 'classes': .*expected both things \('thing: true'\) and stuff"),
+        (
+            {"classes": [STUFF, {**THING, "thing": "yes"}]},
+            r"key 'classes\.1\.thing': got 'yes', expected true or false",
+        ),
+        ({"classes": [STUFF, {**THING, "color": [0, 0]}]}, r"key 'classes\.1\.color'"),
+        ({"classes": [STUFF, {**THING, "name": "a"}]}, r"key 'classes': got 'a', expected every name once"),
+        ({"classes": "camvid"}, r"key 'classes': got 'camvid', expected 'cityscapes' or a list"),
+        ({"categories": {1: "raod"}}, r"key 'categories\.1': got 'raod', expected a class name.* Did you mean 'road'"),
+        (
+            {"categories": "cityscapes", "classes": [STUFF, THING]},
+            r"key 'categories': got 'cityscapes', expected a mapping",
+        ),
+        ({"other_categories": "drop"}, r"key 'other_categories': got 'drop', expected 'ignore' or 'error'"),
+        ({"splits": []}, r"key 'splits'"),
+        ({"panoptic_root": None}, r"the key 'panoptic_root' is missing"),
+        ({"labels": "x"}, r"unknown key 'labels'"),
+    ],
+)
+def test_a_mistake_in_a_definition_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, **changes)
+    with pytest.raises(DatasetError, match=message):
+        load_panoptic_definition(recipe)
+
+
+def test_names_are_taken_once_and_known_to_suggestions(tmp_path: Path) -> None:
+    recipe = make_panoptic(tmp_path / "one", {"train": 1})
+    other = write_recipe(tmp_path / "one", splits=["train"], images="other/{split}/{key}.png").rename(
+        tmp_path / "b.yaml"
+    )
+    with registered(make_panoptic(tmp_path / "one", {"train": 1})):
+        with registered(recipe):  # the same again
+            assert NAME in DatasetCatalog
+        with pytest.raises(DatasetError, match=r"'tiny_train_panoptic' is already registered by .*panoptic\.yaml"):
+            registered(other).__enter__()
+        with pytest.raises(
+            DatasetError, match=r"'tiny_train_panotpic' is unknown\. Did you mean 'tiny_train_panoptic'"
+        ):
+            get_dataset_dicts(["tiny_train_panotpic"])
+        with pytest.raises(ConfigError, match=r"minitown_train has no panoptic labels"):
+            panoptic_classes("minitown_train")
+        with pytest.raises(
+            ConfigError, match=r"tiny_train_panoptic and minitown_train_panoptic differ in what is a thing"
+        ):
+            require_same_things([NAME, "minitown_train_panoptic"])

@@ -1,0 +1,235 @@
+"""Panoptic quality and mask AP against numbers computed by hand, and the config's checks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import BitMasks, Instances
+
+from data_factory import registered, write_image
+from famix.data import get_dataset_dicts
+from famix.engine import load_config
+from famix.errors import ConfigError
+from famix.evaluation import build_evaluator
+from famix.evaluation.panoptic import check_panoptic, format_panoptic_results, with_panoptic_evaluators
+from famix.evaluation.panoptic_instances import InstanceAPEvaluator
+from famix.evaluation.panoptic_quality import PanopticQualityEvaluator
+from famix.evaluation.panoptic_truth import TruthReader
+from panoptic_factory import CONFIGS, make_panoptic, write_annotations, write_recipe
+
+NAME = "tiny_train_panoptic"
+ROAD, SKY, PERSON, CAR = 0, 10, 11, 13  # train ids
+VOID = -1
+
+# 6 x 10 pixels: road, two cars of a row each, unlabelled, sky
+TRUTH = np.repeat([[7], [7], [26_000], [26_001], [0], [23]], 10, axis=1)
+
+
+def deeplab(labels: np.ndarray) -> dict[str, Any]:
+    """A prediction as Panoptic-DeepLab makes it, of train id * 1000 + instance."""
+    return {"panoptic_seg": (torch.from_numpy(labels.astype(np.int64)), None)}
+
+
+def fpn(labels: np.ndarray) -> dict[str, Any]:
+    """The same prediction as Panoptic FPN makes it, of numbered segments."""
+    found = [int(label) for label in np.unique(labels) if label != VOID]
+    numbers = sum((labels == label) * number for number, label in enumerate(found, 1))
+    segments = [
+        {"id": number, "category_id": label // 1000, "isthing": label // 1000 in (PERSON, CAR)}
+        for number, label in enumerate(found, 1)
+    ]
+    return {"panoptic_seg": (torch.from_numpy(np.asarray(numbers, np.int32)), segments)}
+
+
+def in_train_ids(record: dict[str, Any]) -> np.ndarray:
+    """Ground truth in the form of `deeplab`."""
+    truth = TruthReader((PERSON, CAR)).read(record)
+    labels = np.full(truth.numbers.shape, VOID)
+    for segment in truth.segments:
+        labels[truth.numbers == segment["id"]] = segment["category_id"] * 1000 + segment["id"]
+    return labels
+
+
+def instances_of(labels: np.ndarray) -> Instances:
+    """The things of a prediction with equal scores."""
+    things = [int(label) for label in np.unique(labels) if label // 1000 in (PERSON, CAR)]
+    masks = BitMasks(torch.from_numpy(np.stack([labels == label for label in things])))
+    found = Instances(labels.shape)
+    found.pred_classes = torch.tensor([label // 1000 for label in things])
+    found.scores, found.pred_boxes, found.pred_masks = torch.ones(len(things)), masks.get_bounding_boxes(), masks.tensor
+    return found
+
+
+def quality(records: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dict[str, float]:
+    evaluator = PanopticQualityEvaluator(NAME)
+    for record, output in zip(records, outputs, strict=True):
+        evaluator.process([record], [output])
+    results = evaluator.evaluate()
+    assert results is not None
+    return results["panoptic_seg"]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The one image of a registered data set, TRUTH."""
+    write_image(tmp_path / "images/train/a.png", np.zeros((*TRUTH.shape, 3), np.uint8))
+    write_annotations(tmp_path, "train", {"a": TRUTH})
+    with registered(write_recipe(tmp_path)):
+        yield get_dataset_dicts([NAME])[0]
+
+
+def by_hand() -> np.ndarray:
+    labels = np.full(TRUTH.shape, VOID)
+    labels[:2] = ROAD * 1000
+    labels[0, :4] = VOID  # 16 of 20 pixels of road: IoU 0.8
+    labels[2, :6] = CAR * 1000 + 1  # 6 of 10 pixels of the first car: IoU 0.6
+    labels[4, :5] = CAR * 1000 + 1  # unlabelled pixels do not count against it
+    labels[3] = PERSON * 1000 + 1  # the second car is taken for a person: missed, and one person too many
+    labels[5] = SKY * 1000  # IoU 1
+    return labels
+
+
+@pytest.mark.parametrize("form", [deeplab, fpn])
+def test_panoptic_quality_is_what_it_is_by_hand(form: Any, record: dict[str, Any]) -> None:
+    """PQ of a class: sum of IoUs of matches / (matches + half of the missed and of the superfluous segments)."""
+    output = form(by_hand())
+    before = output["panoptic_seg"][0].clone()
+    scores = quality([record], [output])
+    road, sky, car, person = 0.8, 1.0, 0.6 / 1.5, 0.0
+    assert scores["PQ"] == pytest.approx(100 * (road + sky + car + person) / 4)
+    assert scores["PQ_th"] == pytest.approx(100 * (car + person) / 2)
+    assert scores["PQ_st"] == pytest.approx(100 * (road + sky) / 2)
+    assert scores["SQ"] == pytest.approx(100 * (0.8 + 1.0 + 0.6 + 0) / 4)
+    assert scores["RQ"] == pytest.approx(100 * (1 + 1 + 1 / 1.5 + 0) / 4)
+    assert scores["SQ_th"] == pytest.approx(30) and scores["RQ_st"] == pytest.approx(100)
+    assert torch.equal(output["panoptic_seg"][0], before)  # it is not the evaluator's to change
+
+
+def test_ground_truth_as_prediction_is_perfect(tmp_path: Path) -> None:
+    with registered(make_panoptic(tmp_path, {"train": 3})):
+        records = get_dataset_dicts([NAME])
+        cfg = config("famix_panoptic_fpn.yaml")
+        cfg.DATASETS.TEST = (NAME,)
+        evaluators = with_panoptic_evaluators(cfg, NAME, build_evaluator(cfg, NAME))
+        evaluators.reset()
+        for record in records:
+            labels = in_train_ids(record)
+            semantic = torch.from_numpy(np.arange(19)[:, None, None] == labels // 1000)
+            evaluators.process([record], [{"sem_seg": semantic, "instances": instances_of(labels), **fpn(labels)}])
+        results = evaluators.evaluate()
+    assert results.keys() == {"sem_seg", "panoptic_seg", "segm"}
+    assert set(results["panoptic_seg"].values()) == {100.0}
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100)
+    assert results["segm"] == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
+    table = format_panoptic_results({"tiny": results})
+    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == ["tiny", *["100.0"] * 11]
+
+
+def test_categories_of_one_class_are_one_segment_and_ignored_ones_are_void(tmp_path: Path) -> None:
+    """Road and lane markings are both road; a prediction over an ignored category costs nothing."""
+    ids = np.repeat([[7], [8], [26_000], [23]], 10, axis=1)
+    write_image(tmp_path / "images/train/a.png", np.zeros((*ids.shape, 3), np.uint8))
+    names = {7: ("road", 0), 8: ("lane", 0), 23: ("billboard", 0), 26: ("car", 1)}
+    categories = [{"id": key, "name": name, "isthing": thing} for key, (name, thing) in names.items()]
+    write_annotations(tmp_path, "train", {"a": ids}, categories=categories)
+    recipe = write_recipe(
+        tmp_path, categories={"road": "road", "lane": "road", "car": "car"}, other_categories="ignore"
+    )
+    prediction = np.repeat([[ROAD], [ROAD], [CAR], [CAR]], 10, axis=1) * 1000
+    prediction[2:] += 1
+    with registered(recipe):
+        scores = quality(get_dataset_dicts([NAME]), [deeplab(prediction)])
+    assert scores["PQ_st"] == pytest.approx(100)  # as two segments, at most one of them would match
+    assert scores["PQ_th"] == pytest.approx(100)  # the half of it over the billboard is not counted
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    with registered(make_panoptic(tmp_path, {"train": 2})):
+        first, second = get_dataset_dicts([NAME])
+        truths = [fpn(in_train_ids(record)) for record in (first, second)]
+        second["file_name"] = first["file_name"]
+        assert quality([first, second], truths)["PQ"] == pytest.approx(100)
+
+
+def test_mask_ap_by_hand(record: dict[str, Any]) -> None:
+    """One of two cars is found with IoU 0.6: at thresholds 0.5, 0.55 and 0.6 half the recall at full precision."""
+    labels = np.full(TRUTH.shape, VOID)
+    labels[2, :6] = CAR * 1000
+    evaluator = InstanceAPEvaluator(NAME)
+    evaluator.process([record], [{"instances": instances_of(labels)}])
+    results = evaluator.evaluate()
+    assert results is not None
+    of_one_threshold = 100 * 51 / 101  # COCO interpolates at the recalls 0, 0.01, ..., 0.5 of 101
+    assert results["segm"]["AP50"] == pytest.approx(of_one_threshold)
+    assert results["segm"]["AP"] == pytest.approx(of_one_threshold * 3 / 10)
+    assert results["segm"]["AP75"] == 0
+
+
+def test_no_instance_at_all_scores_0(record: dict[str, Any]) -> None:
+    evaluator = InstanceAPEvaluator(NAME)
+    evaluator.process([record], [{}])
+    results = evaluator.evaluate()
+    assert results is not None and set(results["segm"].values()) == {0.0}
+
+
+# The table
+
+
+def test_the_table_has_a_row_for_every_panoptic_data_set() -> None:
+    scores = {"PQ": 50.04, "SQ": 80, "RQ": 60, "PQ_th": 1, "SQ_th": 2, "RQ_th": 3, "PQ_st": 4, "SQ_st": 5, "RQ_st": 6}
+    results = {"a": {"panoptic_seg": scores, "sem_seg": {"mIoU": 70}}, "b": {"sem_seg": {"mIoU": 1}}}
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in format_panoptic_results(results).split("\n")
+    ]
+    assert head[:5] == ["data set", "PQ", "SQ", "RQ", "PQ things"] and head[-2:] == ["mask AP", "mIoU"]
+    assert rows == [["a", "50.0", "80.0", "60.0", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "-", "70.0"]]
+    assert format_panoptic_results({"b": results["b"]}) == ""
+
+
+# The checks
+
+
+def config(file: str, *options: str) -> CfgNode:
+    return load_config(str(CONFIGS / file), options)
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        (
+            "deeplab",
+            ("MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy"),
+            r"LOSS_TYPE is 'cross_entropy', expected 'hard_pixel",
+        ),
+        (
+            "fpn",
+            ("MODEL.ROI_HEADS.NUM_CLASSES", "80"),
+            r"ROI_HEADS\.NUM_CLASSES is 80, expected 8 \(the data set's things\)",
+        ),
+        ("fpn", ("MODEL.MASK_ON", "False"), r"MODEL\.MASK_ON is False, expected True"),
+        ("fpn", ("MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"), r"expected 'StuffSemSegFPNHead'"),
+        ("fpn", ("TEST.PROTOCOL", "half"), r"the protocol 'half' of tiny_val_panoptic .*set TEST\.PROTOCOL native"),
+        ("deeplab", ("DATASETS.TEST", "['cityscapes_val']"), r"cityscapes_val has no panoptic labels"),
+        ("deeplab", ("DATASETS.TEST", "['minitown_clear_val_panoptic']"), r"differ in what is a thing"),
+        ("deeplab", ("DATASETS.TRAIN", "[]"), r"DATASETS\.TRAIN is empty"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(file: str, options: tuple[str, str], message: str, tmp_path: Path) -> None:
+    cfg = config(f"famix_panoptic_{file}.yaml", *options)
+    with registered(write_recipe(tmp_path, splits=["train", "val", "night"])):
+        with pytest.raises(ConfigError, match=message):
+            check_panoptic(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        sound = config(f"famix_panoptic_{file}.yaml")
+        check_panoptic(sound, [*sound.DATASETS.TRAIN, *sound.DATASETS.TEST])
+
+
+def test_semantic_models_are_left_alone(tmp_path: Path) -> None:
+    cfg = config("famix_tiny.yaml")
+    semantic = object()
+    with registered(write_recipe(tmp_path)):
+        check_panoptic(cfg, [NAME])
+        assert with_panoptic_evaluators(cfg, NAME, semantic) is semantic  # type: ignore[arg-type]

@@ -1,0 +1,256 @@
+"""Panoptic meta-architectures around the same tap: what styles reach, what stays frozen, how classes are numbered."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN, build_model
+from detectron2.modeling.backbone import FPN
+from detectron2.projects.panoptic_deeplab import PanopticDeepLab
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from clip_factory import save_tiny_clip
+from data_factory import registered
+from famix.data import build_train_loader
+from famix.data.panoptic_classes import PanopticClasses
+from famix.engine import build_optimizer, load_config
+from famix.errors import ConfigError
+from famix.evaluation.panoptic_quality import require_panopticapi
+from famix.modeling import (
+    CLIPResNet,
+    FAMixPanopticDeepLab,
+    FAMixPanopticFPN,
+    PatchStyleMixin,
+    StuffSemSegFPNHead,
+    build_clip_resnet_fpn_backbone,
+)
+from famix.style import PatchRestyler
+from panoptic_factory import CONFIGS, make_panoptic
+
+LOSSES = {
+    "deeplab": {"loss_sem_seg", "loss_center", "loss_offset"},
+    "fpn": {"loss_sem_seg", "loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"},
+}
+both_heads = pytest.mark.parametrize("head", ["deeplab", "fpn"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registered panoptic data set and a CLIP."""
+    folder = tmp_path_factory.mktemp("panoptic")
+    save_tiny_clip(folder / "clip.pt")
+    with registered(make_panoptic(folder)):
+        yield folder
+
+
+def config(folder: Path, head: str, *options: str) -> Any:
+    options = ("MODEL.CLIP.WEIGHTS", str(folder / "clip.pt"), "MODEL.STYLE.STRATEGY", "noise", *options)
+    return load_config(str(CONFIGS / f"famix_panoptic_{head}.yaml"), options)
+
+
+def make_model(cfg: Any) -> nn.Module:
+    """The config's model without dropout, whose weights follow from the config alone."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    return model
+
+
+def losses(model: nn.Module, batch: list[dict[str, Any]], seed: int = 0) -> dict[str, torch.Tensor]:
+    model.train()
+    torch.manual_seed(0)  # of the proposals that are sampled
+    if model.restyler is not None:
+        model.restyler.reseed(seed)
+    with EventStorage(), torch.no_grad():
+        return model(batch)
+
+
+@both_heads
+def test_styles_reach_every_loss_in_training_and_nothing_in_tests(head: str, folder: Path) -> None:
+    cfg = config(folder, head)
+    model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
+    styled, other = losses(model, batch), losses(model, batch, seed=1)
+    restyler, model.restyler = model.restyler, None
+    plain = losses(model, batch)
+    assert styled.keys() == LOSSES[head]
+    for name in styled:
+        assert styled[name].isfinite() and not torch.equal(styled[name], plain[name]), name
+    assert not torch.equal(styled["loss_sem_seg"], other["loss_sem_seg"])
+
+    model.eval()
+    inputs = [{"image": sample["image"], "height": 70, "width": 90} for sample in batch]
+    with torch.no_grad():
+        without = model(inputs)
+        model.restyler = restyler
+        active = model(inputs)
+    for one, two in zip(without, active, strict=True):
+        assert torch.equal(one["sem_seg"], two["sem_seg"]) and torch.equal(
+            one["panoptic_seg"][0], two["panoptic_seg"][0]
+        )
+
+
+@both_heads
+def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: Path) -> None:
+    cfg = config(folder, head, "INPUT.CROP.SIZE", "[50, 70]")
+    model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
+    seen = {}
+
+    class Spy(PatchRestyler):
+        def __call__(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            seen.update(features=features.shape, labels=labels)
+            return super().__call__(features, labels)
+
+    model.restyler = Spy(cfg)
+    losses(model, batch)
+    assert seen["features"][-2:] == (16, 24) and seen["labels"].shape == (2, 64, 96)
+    for labels, sample in zip(seen["labels"], batch, strict=True):
+        assert torch.equal(labels[:50, :70], sample["sem_seg"])
+        assert (labels[50:] == 255).all() and (labels[:, 70:] == 255).all()
+
+
+@both_heads
+def test_only_named_stages_and_heads_train_and_a_pyramid_learns_as_fast_as_a_head(head: str, folder: Path) -> None:
+    cfg = config(folder, head)
+    model = make_model(cfg).train()
+    clip = "backbone.bottom_up." if head == "fpn" else "backbone."
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if name.startswith(clip)} == {
+        name for name, _ in model.named_parameters() if name.startswith(f"{clip}layer4.")
+    }
+    for name, module in model.clip_backbone.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training == name.startswith("layer4.")
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(cfg, model)
+    rates = {names[parameter]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates.keys() == trained
+    for name, rate in rates.items():
+        assert rate == pytest.approx(cfg.SOLVER.BASE_LR * (0.1 if name.startswith(clip) else 1.0))
+
+
+def test_they_are_detectron2s_with_the_mixin_before(folder: Path) -> None:
+    for ours, theirs, head in (
+        (FAMixPanopticDeepLab, PanopticDeepLab, "deeplab"),
+        (FAMixPanopticFPN, PanopticFPN, "fpn"),
+    ):
+        assert ours.__mro__[1] is PatchStyleMixin and issubclass(ours, theirs)
+        assert ours.forward is PatchStyleMixin.forward  # nobody's forward is copied
+        assert isinstance(make_model(config(folder, head)), META_ARCH_REGISTRY.get(ours.__name__))
+
+
+def test_any_other_architecture_needs_the_mixin_alone(folder: Path) -> None:
+    """What docs/PANOPTIC.md shows."""
+    from detectron2.config import configurable
+
+    class FAMixMaskRCNN(PatchStyleMixin, GeneralizedRCNN):
+        @configurable
+        def __init__(self, *, restyler: PatchRestyler | None = None, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.use_restyler(restyler)
+
+        @classmethod
+        def from_config(cls, cfg: Any) -> dict[str, Any]:
+            return {**super().from_config(cfg), "restyler": PatchRestyler(cfg)}
+
+    cfg = config(folder, "fpn")
+    batch = next(iter(build_train_loader(cfg)))
+    torch.manual_seed(0)
+    model = FAMixMaskRCNN(cfg)
+    styled = losses(model, batch)
+    model.restyler = None
+    assert not torch.equal(styled["loss_mask"], losses(model, batch)["loss_mask"])
+
+
+def test_panoptic_deeplab_takes_images_of_any_size(folder: Path) -> None:
+    """Detectron2's heads pool over windows of a training crop, and refuse what is no multiple of it."""
+    model = make_model(config(folder, "deeplab")).eval()
+    with torch.no_grad():
+        (result,) = model([{"image": torch.zeros(3, 75, 101), "height": 75, "width": 101}])
+    assert result["sem_seg"].shape == (19, 75, 101) and result["panoptic_seg"][0].shape == (75, 101)
+
+
+def test_pyramid_wraps_clip(folder: Path) -> None:
+    backbone = build_clip_resnet_fpn_backbone(config(folder, "fpn"))
+    assert isinstance(backbone, FPN) and isinstance(backbone.bottom_up, CLIPResNet)
+    shapes = {name: tuple(value.shape) for name, value in backbone(torch.zeros(1, 3, 64, 96)).items()}
+    assert shapes == {f"p{level}": (1, 16, 64 // 2**level, 96 // 2**level) for level in (2, 3, 4, 5)} | {
+        "p6": (1, 16, 1, 2)
+    }
+    with pytest.raises(ConfigError, match=r"MODEL\.CLIP\.OUTPUT_STRIDE is 16, expected 32"):
+        build_clip_resnet_fpn_backbone(config(folder, "fpn", "MODEL.CLIP.OUTPUT_STRIDE", "16"))
+
+
+# Numbers of classes
+
+
+def test_stuff_head_takes_all_things_for_one_class() -> None:
+    head = StuffSemSegFPNHead(
+        FPN(CLIPStub(), ["res2"], 4).output_shape(),
+        classes=PanopticClasses(things=(1, 3), stuff=(0, 2)), conv_dims=4, common_stride=4, ignore_value=9,
+    )  # fmt: skip
+    logits = (
+        torch.randn(1, 3, 1, 5, generator=torch.Generator().manual_seed(0))
+        .repeat_interleave(4, 2)
+        .repeat_interleave(4, 3)
+    )
+    head.common_stride = 1
+    targets = torch.tensor([[0, 1, 2, 3, 9]]).repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
+    expected = nn.functional.cross_entropy(
+        logits[..., :16], torch.tensor([1, 0, 2, 0]).repeat_interleave(4).expand(1, 4, 16)
+    )
+    assert torch.allclose(head.losses(logits, targets)["loss_sem_seg"], expected)
+    assert head.losses(logits, torch.full_like(targets, 9))["loss_sem_seg"] == 0
+
+
+class CLIPStub(CLIPResNet):
+    """Only the shape of a stage."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def output_shape(self) -> dict[str, Any]:
+        from detectron2.layers import ShapeSpec
+
+        return {"res2": ShapeSpec(channels=4, stride=4)}
+
+
+def test_panoptic_fpn_speaks_train_ids(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectron2 numbers things from 0 and stuff from 1; metadata, evaluators and Panoptic-DeepLab have one numbering."""
+    model = make_model(config(folder, "fpn", "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "1")).eval()
+    stuff = torch.full((1, 12, 32, 32), -1.0)  # the things, then Cityscapes' 11 stuff classes
+    stuff[0, 1], stuff[0, 11, :16] = 0.0, 5.0  # road, and sky above
+    box = Instances((32, 32))
+    box.pred_boxes, box.scores = Boxes(torch.tensor([[4.0, 10.0, 14.0, 20.0]])), torch.tensor([0.9])
+    box.pred_classes, box.pred_masks = torch.tensor([2]), torch.ones(1, 1, 28, 28)  # cars are the third of the things
+    monkeypatch.setattr(model.sem_seg_head, "forward", lambda *_: (stuff, {}))
+    monkeypatch.setattr(model.proposal_generator, "forward", lambda *_: ([None], {}))
+    monkeypatch.setattr(model.roi_heads, "forward", lambda *_: ([box], {}))
+    with torch.no_grad():
+        (result,) = model([{"image": torch.zeros(3, 32, 32)}])
+    panoptic, segments = result["panoptic_seg"]
+    car, road, sky = (next(s["id"] for s in segments if s["category_id"] == train_id) for train_id in (13, 0, 10))
+    assert [segment["isthing"] for segment in segments] == [True, False, False]
+    assert (panoptic[10:20, 4:14] == car).all() and panoptic[0, 0] == sky and panoptic[31, 31] == road
+    assert result["instances"].pred_classes.tolist() == [13]
+    classes = result["sem_seg"].argmax(dim=0)
+    assert classes.shape == (32, 32) and classes.unique().tolist() == [0, 10, 13]
+    assert (classes[panoptic == car] == 13).all() and (classes[panoptic == sky] == 10).all()
+    assert MetadataCatalog.get("tiny_train_panoptic").thing_dataset_id_to_contiguous_id[13] == 13
+
+
+def test_without_panopticapi_the_config_loads_and_panoptic_models_say_what_they_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2.projects.panoptic_deeplab", None)
+    monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
+    assert "PANOPTIC_DEEPLAB" not in load_config(str(CONFIGS / "famix_tiny.yaml")).MODEL
+    with pytest.raises(ConfigError, match=r"panoptic models need the package panopticapi.*make setup"):
+        require_panopticapi()

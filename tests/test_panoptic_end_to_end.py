@@ -1,0 +1,72 @@
+"""Whole panoptic runs through train_net, with both heads: mine, train, evaluate, stop and continue."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from famix.errors import DatasetError
+from famix.style import StyleBank
+from panoptic_factory import PanopticWorkspace
+from run_factory import assert_equal_state
+
+DATA_SETS = ("tiny_val_panoptic", "tiny_night_panoptic")
+
+
+@pytest.fixture(scope="module", params=["deeplab", "fpn"])
+def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PanopticWorkspace:
+    """A data set, a CLIP and one whole run of a head, in "finished"."""
+    workspace = PanopticWorkspace(tmp_path_factory.mktemp("workspace"), f"famix_panoptic_{request.param}.yaml")
+    workspace.run("finished")
+    return workspace
+
+
+def test_styles_are_mined_and_all_targets_scored_in_one_table(workspace: PanopticWorkspace) -> None:
+    output = workspace.folder / "finished"
+    bank = StyleBank.load(output / "style_bank.safetensors")
+    assert set(bank.class_ids.tolist()) <= {0, 10, 11, 13, 255} and len(bank.counts()) >= 2
+    results = json.loads((output / "results.json").read_text())
+    for name in DATA_SETS:
+        assert results[name].keys() == {"sem_seg", "panoptic_seg", "segm"}
+        assert len(results[name]["panoptic_seg"]) == 9
+        assert all(0 <= value <= 100 for value in results[name]["panoptic_seg"].values())
+    table = (output / "log.txt").read_text().rsplit("Panoptic results in percent:", 1)[1]
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == "data set" and tuple(rows[2:4]) == DATA_SETS
+
+
+def test_frozen_weights_are_clips_bit_for_bit(workspace: PanopticWorkspace) -> None:
+    start, after = torch.load(workspace.clip, weights_only=True), workspace.checkpoint("finished")["model"]
+    clip = "backbone.bottom_up." if any("bottom_up" in name for name in after) else "backbone."
+    own = {name.removeprefix(clip): value for name, value in after.items() if name.startswith(clip)}
+    frozen = {name: value for name, value in own.items() if not name.startswith("layer4.")}
+    assert {name.split(".")[0] for name in frozen} >= {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    for name, value in frozen.items():
+        assert torch.equal(value, start[f"visual.{name}"].to(value.dtype)), name
+    trained = [name for name in own if name.startswith("layer4.") and name.endswith(("weight", "running_mean"))]
+    assert trained and not any(torch.equal(own[name], start[f"visual.{name}"].to(own[name].dtype)) for name in trained)
+
+
+def test_resumed_run_equals_an_undisturbed_one(workspace: PanopticWorkspace) -> None:
+    output = workspace.folder / "resumed"
+    output.mkdir()
+    for name in ("model_0000001.pth", "style_bank.safetensors"):
+        shutil.copy(workspace.folder / "finished" / name, output)
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    workspace.run("resumed", flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("resumed"), workspace.checkpoint("finished"))
+
+
+def test_a_bad_data_set_stops_the_run_before_any_work(workspace: PanopticWorkspace, tmp_path: Path) -> None:
+    file = workspace.folder / "data/panoptic/train/3.png"
+    file.rename(tmp_path / "aside.png")
+    try:
+        with pytest.raises(
+            DatasetError, match=r"tiny_train_panoptic.*names 1 PNG\(s\) that are not in .*first: 3\.png"
+        ):
+            workspace.run("bad")
+    finally:
+        (tmp_path / "aside.png").rename(file)
+    assert not list((workspace.folder / "bad").glob("*.safetensors"))

@@ -89,6 +89,15 @@ def test_padding_is_ignored(record):
     assert (sample["sem_seg"][:24, :32] != 255).any()
 
 
+def test_padding_is_road_where_the_released_program_is_asked_for(record):
+    cfg = data_config(crop=(30, 40))
+    cfg.INPUT.RELEASED_PADDING = True
+    padded = FAMixDatasetMapper(cfg)(record)["sem_seg"]
+    assert (padded[24:] == 0).all() and (padded[:, 32:] == 0).all()
+    mined = FAMixDatasetMapper(cfg, is_mining=True)(record)["sem_seg"]
+    assert (mined[24:] == 255).all(), "mining would take styles of padding for those of road"
+
+
 def test_size_mismatch_names_both_files(record, folder):
     write_label(folder / "labels/train/a/0.png", np.zeros((24, 31), dtype=np.uint8))
     with pytest.raises(DatasetError, match=r"images/train/a/0\.png is 24 x 32 .*labels/train/a/0\.png is 24 x 31"):

@@ -15,6 +15,8 @@ from famix.errors import ConfigError
 
 __all__ = ["FAMixDatasetMapper"]
 
+_ROAD = 0  # with which the released program labels what it pads
+
 
 class FAMixDatasetMapper:
     """Reads an image, for training with its label as a randomly changed crop, for tests whole and alone.
@@ -126,7 +128,7 @@ def _crop_sampler(cfg: CfgNode, is_mining: bool) -> CropSampler:
         scale_range=tuple(cfg.INPUT.SCALE_RANGE),
         resized_to=tuple(resized_to) if resized_to else None,
         flip=flip == "horizontal",
-        ignore_label=ignore_label,
+        ignore_label=_ROAD if cfg.INPUT.RELEASED_PADDING else ignore_label,
     )
 
 

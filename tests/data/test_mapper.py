@@ -91,7 +91,7 @@ def test_padding_is_ignored(record):
 
 def test_padding_is_road_where_the_released_program_is_asked_for(record):
     cfg = data_config(crop=(30, 40))
-    cfg.INPUT.RELEASED_PADDING = True
+    cfg.INPUT.RELEASED_PADDING, cfg.INPUT.RANDOM_FLIP = True, "none"
     padded = FAMixDatasetMapper(cfg)(record)["sem_seg"]
     assert (padded[24:] == 0).all() and (padded[:, 32:] == 0).all()
     mined = FAMixDatasetMapper(cfg, is_mining=True)(record)["sem_seg"]

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from famix.data import get_label_readers, register_datasets
@@ -15,9 +16,10 @@ from famix.data.inspection import (
     draw_contact_sheet,
     evenly_spaced,
     format_report,
-    save_picture,
 )
+from famix.data.panoptic_registration import register_panoptic_datasets
 from famix.errors import FAMixError
+from famix.files import whole_file
 
 USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
 SHOWN = 12  # images of a contact sheet
@@ -66,7 +68,9 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
     if arguments.sheet is not None:
         path = sheet_path(name, arguments)
         if sound:
-            save_picture(draw_contact_sheet(report, evenly_spaced(sound, SHOWN)), path)
+            sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN))
+            with whole_file(path) as part:
+                sheet.save(part)
         print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since no pair is sound'}")
     print()
     return report
@@ -91,27 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
     try:
         register_datasets(arguments.definition)
+        register_panoptic_datasets()
         get_label_readers(arguments.names)
         reports = [check(name, arguments) for name in arguments.names]
         if arguments.json is not None:
-            write_json(reports, arguments.json)
+            with whole_file(arguments.json) as part:
+                part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
     except (FAMixError, OSError) as error:
         parser.error(str(error))
+    except BrokenExecutor:
+        parser.error("a process was ended from outside, probably for lack of memory: try fewer --workers")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
     return USABLE if all(report.is_usable for report in reports) else PROBLEMS
-
-
-def write_json(reports: Sequence[DatasetReport], path: Path) -> None:
-    """Write reports as a JSON list, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

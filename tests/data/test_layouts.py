@@ -197,11 +197,14 @@ def test_unpaired_files_are_left_out_and_counted_once(tmp_path, caplog):
         (tmp_path / "images/train/a/5.png").unlink()
         with caplog.at_level(logging.WARNING, logger="famix"):
             assert keys("tiny_train") == keys("tiny_train") == ["a/0", "a/3", "a/4"]
-    (record,) = caplog.records
-    assert record.message == (
+            (tmp_path / "labels/val/a/0.png").unlink()
+            assert len(keys("tiny_val")) == len(keys("tiny_val")) == 5
+    assert [record.message for record in caplog.records] == [
         f"Dataset 'tiny_train' in {tmp_path}: 2 images without a label and 1 labels without an image are left out, "
-        "3 pairs are used."
-    )
+        "3 pairs are used.",
+        f"Dataset 'tiny_val' in {tmp_path}: 1 images without a label and 0 labels without an image are left out, "
+        "5 pairs are used.",
+    ]
 
 
 def test_no_pair_is_left(tmp_path):

@@ -29,6 +29,12 @@ PATHS = {
 FOLDERS = {"dark_zurich_val": "dark_zurich"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def all_registered():
+    with registered():
+        yield
+
+
 @pytest.fixture
 def read(tmp_path, monkeypatch):
     """Write a label with a function and read it as a dataset."""
@@ -39,8 +45,7 @@ def read(tmp_path, monkeypatch):
         write(path, *pixels)
         return get_label_readers([name])[name].read(path)
 
-    with registered():
-        yield write_and_read
+    return write_and_read
 
 
 @pytest.mark.parametrize("name", ["cityscapes_val", "gta5_all", "acdc_fog_val"])

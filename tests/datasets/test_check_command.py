@@ -4,6 +4,7 @@ import importlib.util
 import json
 import runpy
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
+from famix.data.panoptic_registration import register_panoptic_datasets
+from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
 SIZE = (24, 32)
@@ -215,6 +218,17 @@ def test_datasets_of_other_code(tool, folder, capsys):
     assert "layout" not in capsys.readouterr().out
 
 
+def test_panoptic_datasets(tool, folder, capsys):
+    file = make_panoptic(folder, {"val": 2})
+    with registered():
+        register_panoptic_datasets([str(file)])
+        assert tool.main(["tiny_val_panoptic", "--workers", "0", "--sheet", str(folder / "look.png")]) == 0
+        for label in folder.glob("panoptic/val/*.png"):
+            damage(label)
+        assert tool.main(["tiny_val_panoptic", "--workers", "0"]) == 1
+    assert "PROBLEM: labels that cannot be read: 2" in capsys.readouterr().out
+
+
 # Contact sheet
 
 
@@ -279,6 +293,17 @@ def test_mistakes_on_the_command_line(tool, folder, capsys, arguments, message):
         tool.main([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_worker_that_the_system_ends(tool, folder, capsys, monkeypatch):
+    def break_pool(*_args, **_kwargs):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(tool, "check_dataset", break_pool)
+    with registered(), pytest.raises(SystemExit) as stop:
+        tool.main(["tiny_train", "--definition", str(make_dataset(folder, count=1))])
+    assert stop.value.code == 2
+    assert "a process was ended from outside, probably for lack of memory" in capsys.readouterr().err
 
 
 def test_an_interrupted_check_says_so(tool, folder, capsys, monkeypatch):

@@ -196,11 +196,16 @@ CASES: list[tuple[str, str, str, Write, Table]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def all_registered():
+    with registered():
+        yield
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with registered():
-        yield tmp_path
+    return tmp_path
 
 
 def ids_of(table: Table, shape: tuple[int, int], dtype: type = np.uint8) -> np.ndarray:
@@ -240,8 +245,7 @@ def test_every_id_of_every_format(root, name, image, label, write, table):
 
 def test_every_registered_name_is_covered():
     by_lists = {"gta5_train", "gta5_val", "synthia_val"}  # below
-    with registered():
-        ours = {name for name, files in DatasetCatalog.items() if type(files) is SplitFiles}
+    ours = {name for name, files in DatasetCatalog.items() if type(files) is SplitFiles}
     assert {case[0] for case in CASES} | by_lists == ours
 
 
@@ -262,14 +266,35 @@ def test_raw_labels_go_before_converted_ones(root, name, image, raw, converted):
     assert not [note for note in report.notes if "no image" in note], "the converted label is no label without an image"
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[6], CASES[12], CASES[15], CASES[-4]], ids=lambda case: case[0])
-def test_a_whole_tree_is_usable(root, case):
-    name, *files = case
-    write_pair(root, *files)
+FIRST_OF_EACH = list({case[1].split("/")[0]: case for case in CASES}.values())
+
+
+@pytest.mark.parametrize("case", FIRST_OF_EACH, ids=[case[0] for case in FIRST_OF_EACH])
+def test_a_tree_whole_and_broken(root, case):
+    name, image, label, write, table = case
+    pixels = write_pair(root, *case[1:])
     verify_datasets([name])
     report, (record,) = check_dataset(name)
     assert report.is_usable, list(report.problems)
-    assert (report.num_pairs, report.num_decoded, record["file_name"]) == (1, 1, str(root / files[0]))
+    assert (report.num_pairs, report.num_decoded, record["file_name"]) == (1, 1, str(root / image))
+
+    def problems() -> list[str]:
+        return [kind for kind, _ in check_dataset(name)[0].problems]
+
+    write(root / label, pixels[:-1])
+    assert problems() == ["size"]
+    write(root / label, pixels)
+    whole = (root / label).read_bytes()
+    (root / label).write_bytes(whole[: len(whole) // 2])
+    assert problems() == ["unreadable label"]
+    if write is not wilddash_label:
+        unknown = np.full_like(pixels, max(table) + 1 if max(table) < 255 else 200)
+        write(root / label, unknown)
+        assert problems() == ["unknown id"] or name.startswith(("idd", "wilddash")), "which name no highest id"
+        write_photo(root / label, pixels.shape)
+        assert problems() == ["encoding"]
+    (root / label).unlink()
+    assert problems() in (["missing label"], ["listing"], ["empty"])
 
 
 # Splits that a list makes
@@ -314,3 +339,18 @@ def test_splits_of_a_flat_synthia_come_from_a_list(root):
     (record,) = get_dataset_dicts(["synthia_val"])
     assert record["image_id"] == "0000002"
     assert len(get_dataset_dicts(["synthia_all"])) == 2
+
+
+def test_the_older_archive_of_bdd_has_files_without_a_partner(root, caplog):
+    for index in range(4):
+        write_pair(root, f"bdd100k/images/val/{index}.jpg", f"bdd100k/labels/val/{index}.png", write_label, TRAIN_IDS)
+    (root / "bdd100k/labels/val/1.png").unlink()
+    (root / "bdd100k/images/val/2.jpg").unlink()
+    assert [record["image_id"] for record in get_dataset_dicts(["bdd100k_val"])] == ["0", "3"]
+    assert "1 images without a label and 1 labels without an image are left out, 2 pairs are used" in caplog.text
+    report, _ = check_dataset("bdd100k_val")
+    assert report.is_usable
+    assert [note.split(":")[0] for note in report.notes[:2]] == [
+        "1 images without a label are left out",
+        "1 labels have no image, which does not matter",
+    ]

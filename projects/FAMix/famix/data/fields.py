@@ -9,6 +9,11 @@ import yaml
 from famix.errors import DatasetError
 from famix.wording import did_you_mean
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # several times as fast
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 __all__ = ["Fields", "read_yaml"]
 
 T = TypeVar("T")
@@ -16,7 +21,7 @@ T = TypeVar("T")
 _KIND_NAMES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(SafeLoader):
     """PyYAML's safe loader, except that a key given twice is an error: YAML forbids it, PyYAML lets the last one win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -66,7 +67,7 @@ class SplitFiles:
                 an image twice or one that is not there.
         """
         survey = self.survey()
-        self.require_complete(survey)
+        self._require_complete(survey)
         if survey.without_label:
             name, there = self.definition.dataset_name(self.split), len(survey.records)
             log_first_n(
@@ -77,7 +78,7 @@ class SplitFiles:
             )
         return survey.records
 
-    def require_complete(self, survey: SplitSurvey) -> None:
+    def _require_complete(self, survey: SplitSurvey) -> None:
         """Raise unless a split can be used.
 
         Raises:
@@ -181,8 +182,8 @@ class SplitFiles:
             raise self._error(f"its list of keys {path} cannot be read: {error}.{self._without_list()}") from error
         pattern = self._pattern(layout.images, layout)
         keys = [pattern.key_of_line(line) for line in lines]
-        if len(set(keys)) < len(keys):
-            repeated = sorted({key for key in keys if keys.count(key) > 1})
+        repeated = sorted(key for key, count in Counter(keys).items() if count > 1)
+        if repeated:
             raise self._error(f"{path} lists {len(repeated)} key(s) more than once: {first_few(repeated)}")
         return sorted(keys)
 

@@ -1,6 +1,5 @@
 """A picture of a dataset: some of its images, each beside itself under its label, and what the colours mean."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from famix.data.images import read_image
 from famix.data.inspection.report import IGNORED, DatasetReport
 from famix.data.labels import LabelReader
 
-__all__ = ["draw_contact_sheet", "overlay_labels", "save_picture"]
+__all__ = ["draw_contact_sheet", "overlay_labels"]
 
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -96,21 +95,6 @@ def overlay_labels(image: Pixels, labels: Pixels, colors: Mapping[int, Color]) -
     edges[1:] |= labels[1:] != labels[:-1]
     result[edges] = 0.5 * result[edges] + 127
     return result.astype(np.uint8)
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all; its folder is made where it is missing.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        picture.save(part, format="PNG")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read_cell(record: dict[str, Any], reader: LabelReader, colors: Mapping[int, Color]) -> _Cell:

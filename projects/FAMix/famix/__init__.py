@@ -12,6 +12,7 @@ Importing the package registers its backbone, head and meta-architectures with D
 
 # ruff: noqa: I001, the imports stand in the order in which the parts are used
 
+import contextlib
 import warnings
 
 with warnings.catch_warnings():
@@ -30,7 +31,16 @@ from famix.style import PatchRestyler, StyleBank, dominant_labels, optimize_styl
 from famix.text import PromptEncoder
 
 # Networks, registered with Detectron2 on import
-from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor, PatchStyleMixin
+from famix.modeling import (
+    CLIPDeepLabV3PlusHead,
+    CLIPResNet,
+    FAMixPanopticFPN,
+    FAMixSemanticSegmentor,
+    PatchStyleMixin,
+)
+
+with contextlib.suppress(ImportError):  # without panopticapi
+    from famix.modeling import FAMixPanopticDeepLab
 
 # Data sets, mapping and loading
 from famix.data import register_datasets
@@ -46,6 +56,8 @@ __all__ = [
     "CLIPDeepLabV3PlusHead",
     "CLIPResNet",
     "FAMixError",
+    "FAMixPanopticDeepLab",
+    "FAMixPanopticFPN",
     "FAMixSemanticSegmentor",
     "PatchRestyler",
     "PatchStyleMixin",

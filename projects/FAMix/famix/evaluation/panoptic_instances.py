@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from famix.data.panoptic_classes import panoptic_classes
-from famix.evaluation.panoptic_truth import PanopticTruth, TruthReader
+from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader
 
 __all__ = ["InstanceAPEvaluator"]
 
@@ -95,7 +95,7 @@ class InstanceAPEvaluator(DatasetEvaluator):
             evaluation.summarize()
         return OrderedDict(segm=dict(zip(_SCORES, (100 * evaluation.stats[:3]).tolist(), strict=True)))
 
-    def _instances(self, truth: PanopticTruth) -> list[dict[str, Any]]:
+    def _instances(self, truth: PanopticSegments) -> list[dict[str, Any]]:
         instances = []
         for segment, area in zip(truth.segments, truth.areas(), strict=True):
             if segment["category_id"] in self._things:

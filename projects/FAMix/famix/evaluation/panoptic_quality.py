@@ -19,7 +19,7 @@ from PIL import Image
 from famix.data.panoptic_classes import PanopticClasses, panoptic_classes
 from famix.data.panoptic_segments import encode_ids
 from famix.errors import ConfigError
-from famix.evaluation.panoptic_truth import PanopticTruth, TruthReader
+from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader
 
 __all__ = ["PanopticQualityEvaluator", "require_panopticapi"]
 
@@ -126,7 +126,7 @@ def _categories(classes: PanopticClasses, names: Sequence[str]) -> list[dict[str
     ]
 
 
-def _annotation(name: str, truth: PanopticTruth) -> dict[str, Any]:
+def _annotation(name: str, truth: PanopticSegments) -> dict[str, Any]:
     with io.BytesIO() as stream:
         Image.fromarray(encode_ids(truth.numbers)).save(stream, format="PNG", compress_level=_FAST)
         png = stream.getvalue()

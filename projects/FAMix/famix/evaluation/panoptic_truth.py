@@ -1,4 +1,4 @@
-"""What panoptic predictions are compared with: the ground truth of an image in train ids, one segment a stuff class."""
+"""Segments of an image in train ids: the ground truth, one segment a stuff class, and predictions of either head."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from famix.data.panoptic_segments import read_segments
 
-__all__ = ["PanopticTruth", "TruthReader"]
+__all__ = ["PanopticSegments", "TruthReader", "predicted_segments"]
 
 
 @dataclass(frozen=True)
-class PanopticTruth:
+class PanopticSegments:
     """Segments of an image.
 
     Attributes:
@@ -40,9 +41,9 @@ class TruthReader:
 
     def __init__(self, things: tuple[int, ...]) -> None:
         self._things = things
-        self._last: tuple[str, PanopticTruth] | None = None
+        self._last: tuple[str, PanopticSegments] | None = None
 
-    def read(self, inputs: Mapping[str, Any]) -> PanopticTruth:
+    def read(self, inputs: Mapping[str, Any]) -> PanopticSegments:
         """Ground truth of an input.
 
         Args:
@@ -56,7 +57,7 @@ class TruthReader:
             self._last = file, self._read(file, inputs["segments_info"], inputs.get("void_segments", ()))
         return self._last[1]
 
-    def _read(self, file: str, segments: list[dict[str, Any]], void_segments: list[int]) -> PanopticTruth:
+    def _read(self, file: str, segments: list[dict[str, Any]], void_segments: list[int]) -> PanopticSegments:
         numbers = read_segments(file, segments, void_segments)
         merged: dict[tuple[int, int], dict[str, Any]] = {}
         number_of = [0]
@@ -66,4 +67,25 @@ class TruthReader:
             key = (train_id, len(number_of) if is_instance else -crowd)
             entry = {"id": len(merged) + 1, "category_id": train_id, "iscrowd": crowd}
             number_of.append(merged.setdefault(key, entry)["id"])
-        return PanopticTruth(np.array(number_of, dtype=np.int32)[numbers], list(merged.values()))
+        return PanopticSegments(np.array(number_of, dtype=np.int32)[numbers], list(merged.values()))
+
+
+def predicted_segments(panoptic: Tensor, segments: list[dict[str, Any]] | None, label_divisor: int) -> PanopticSegments:
+    """A prediction in one form, whichever head made it.
+
+    Args:
+        panoptic: (H, W) ids; without `segments` train id * label divisor + instance, or -1 where nothing was found.
+        segments: {"id", "category_id": train id}, or None.
+        label_divisor: of the data set's metadata.
+    """
+    ids = panoptic.cpu().numpy()
+    if segments is None:
+        found = [int(label) for label in np.unique(ids) if label >= 0]
+        segments = [{"id": label, "category_id": label // label_divisor} for label in found]
+    numbers = np.zeros(ids.shape, dtype=np.int32)
+    for number, segment in enumerate(segments, 1):
+        numbers[ids == segment["id"]] = number
+    own = [
+        {"id": number, "category_id": entry["category_id"], "iscrowd": 0} for number, entry in enumerate(segments, 1)
+    ]
+    return PanopticSegments(numbers, own)

@@ -1,0 +1,248 @@
+"""Panoptic heads in the miniature town: trained on clear days alone, with and without styles, scored in all weather.
+
+    python benchmarks/panoptic.py [--heads deeplab fpn] [--seeds 1 2 3] [--report FILE] [--picture FILE]
+
+Every head is trained twice a seed with the same config: "source only" without styles, "FAMix" with styles that are mined
+first, with the same seed. What is finished is kept, what was stopped continues.
+"""
+
+import argparse
+import logging
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import NoReturn
+
+import numpy as np
+import scipy.stats
+import torch
+from detectron2.data import MetadataCatalog
+from machine import describe_machine
+from tabulate import tabulate
+
+from famix.data import get_dataset_dicts, read_image, register_datasets
+from famix.data.panoptic_classes import panoptic_classes
+from famix.engine import SafeCheckpointer, Trainer
+from famix.errors import FAMixError
+from famix.evaluation import RESULTS_FILE, read_results
+from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
+from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
+from famix.files import whole_file
+from famix.minitown.conditions import CONDITIONS
+from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
+
+HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
+METHODS: dict[str, tuple[str, ...]] = {"source only": ("MODEL.STYLE.STRATEGY", "none"), "FAMix": ()}
+SCORES = {
+    **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
+       for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
+    "mask AP": ("segm", "AP"),
+    "mIoU": ("sem_seg", "mIoU"),
+}  # fmt: skip
+SHOWN = ("clear", "night", "fog", "snow")  # conditions of the picture
+SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
+UNSEEN = "unseen"
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
+
+Run = tuple[str, str]  # head, method
+Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/panoptic"), metavar="DIR", help="(default: output/panoptic)"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw what the first head predicts, first seed")
+    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    return parser
+
+
+class Benchmark:
+    """The runs that a command line asks for.
+
+    Args:
+        arguments: see make_parser.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.output: Path = arguments.output
+        self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
+        self.runs: list[Run] = [(head, method) for head in dict.fromkeys(arguments.heads) for method in METHODS]
+        self.jobs: int = arguments.jobs
+        self.options = tuple(arguments.opts)
+        if arguments.quick is not None:
+            self.options += ("SOLVER.MAX_ITER", str(arguments.quick))
+
+    def run(self) -> None:
+        """Train and score all."""
+        run_experiments(
+            [self.experiment(run, seed) for seed in self.seeds for run in self.runs], jobs=self.jobs, threads=1
+        )
+
+    def experiment(self, run: Run, seed: int) -> Experiment:
+        """One run; a folder of its own for every head, method and seed."""
+        head, method = run
+        folder = self.output / f"{head}_{method.replace(' ', '_').lower()}" / f"seed{seed}"
+        config = CONFIGS / f"famix_panoptic_{head}.yaml"
+        return Experiment(f"{head} {method}/{seed}", config, folder, (*METHODS[method], *self.options), seed)
+
+    def table(self, score: str) -> Table:
+        """A score of all runs, and its mean over the unseen conditions."""
+        return {run: {seed: self._conditions(run, seed, score) for seed in self.seeds} for run in self.runs}
+
+    def minutes(self, run: Run) -> float:
+        """Mean time of a run, mining and scoring included."""
+        return fmean(self.experiment(run, seed).seconds() for seed in self.seeds) / 60
+
+    def _conditions(self, run: Run, seed: int, score: str) -> dict[str, float]:
+        task, metric = SCORES[score]
+        results = read_results(self.experiment(run, seed).output / RESULTS_FILE)
+        found = {condition_of(name): tasks[task][metric] for name, tasks in results.items()}
+        return {**found, UNSEEN: fmean(value for condition, value in found.items() if condition != CONDITIONS[0])}
+
+
+def condition_of(dataset_name: str) -> str:
+    """Condition of a data set: "night" of "minitown_night_val_panoptic"."""
+    return dataset_name.removesuffix("_val_panoptic").rsplit("_", 1)[-1]
+
+
+def format_spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and standard deviation (n - 1)."""
+    return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def quality_table(benchmark: Benchmark) -> str:
+    """PQ by condition: mean and spread over the seeds, and the mean time of a run."""
+    table = benchmark.table("PQ")
+    conditions = list(next(iter(next(iter(table.values())).values())))
+    rows = []
+    for (head, method), by_seed in table.items():
+        cells = [format_spread([scores[name] for scores in by_seed.values()]) for name in conditions]
+        rows.append([HEADS[head], method, *cells, f"{benchmark.minutes((head, method)):.1f}"])
+    return markdown([["head", "method", *conditions, "minutes"], *rows])
+
+
+def detail_table(benchmark: Benchmark) -> str:
+    """Every score, on clear days and as the mean of the unseen conditions."""
+    columns = [(head, method, where) for head, method in benchmark.runs for where in (CONDITIONS[0], UNSEEN)]
+    rows = []
+    for score in SCORES:
+        table = benchmark.table(score)
+        cells = [
+            format_spread([scores[where] for scores in table[head, method].values()]) for head, method, where in columns
+        ]
+        rows.append([score, *cells])
+    heading = [f"{HEADS[head]}, {method}, {where}" for head, method, where in columns]
+    return markdown([["", *heading], *rows])
+
+
+def gain_lines(benchmark: Benchmark) -> list[str]:
+    """What styles gain in PQ over the unseen conditions, seed by seed."""
+    table, lines = benchmark.table("PQ"), []
+    for head in dict.fromkeys(head for head, _ in benchmark.runs):
+        with_styles, without = table[head, "FAMix"], table[head, "source only"]
+        gains = [with_styles[seed][UNSEEN] - without[seed][UNSEEN] for seed in benchmark.seeds]
+        p = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if len(gains) > 1 and stdev(gains) else math.nan
+        certainty = "" if math.isnan(p) else f" (paired t-test over the seeds: p = {p:.3f})"
+        lines.append(f"{HEADS[head]}: FAMix gains {format_spread(gains, '+')} points of PQ on `{UNSEEN}`{certainty}.")
+    return lines
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is the heading."""
+    return tabulate(rows[1:], headers=rows[0], tablefmt="github", disable_numparse=True)
+
+
+def write_report(benchmark: Benchmark, command: str) -> str:
+    """The report, in Markdown."""
+    parts = [
+        "# Panoptic heads in the miniature town",
+        f"Printed by `{command}`:",
+        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each",
+        f"Seeds {', '.join(map(str, benchmark.seeds))}. PQ in percent, mean ± standard deviation (n - 1) over the seeds; "
+        f"`{CONDITIONS[0]}` is the source, `{UNSEEN}` the mean of all other conditions.",
+        quality_table(benchmark),
+        *gain_lines(benchmark),
+        f"All scores on `{CONDITIONS[0]}` and `{UNSEEN}`:",
+        detail_table(benchmark),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(benchmark: Benchmark, path: Path) -> None:
+    """The picture: a scene in some conditions, its ground truth, and what the first head sees without and with styles."""
+    register_datasets()
+    head, seed = benchmark.runs[0][0], benchmark.seeds[0]
+    names = [f"minitown_{condition}_val_panoptic" for condition in SHOWN]
+    metadata, things = MetadataCatalog.get(names[0]), panoptic_classes(names[0]).things
+    records = [get_dataset_dicts([name])[SCENE] for name in names]
+    images = [np.asarray(read_image(record["file_name"])) for record in records]
+    columns: list[list[PanopticSegments]] = [[TruthReader(things).read(record) for record in records]]
+    columns += [predict(benchmark.experiment((head, method), seed), images) for method in METHODS]
+    quality = {method: benchmark.table("PQ")[head, method][seed] for method in METHODS}
+    rows = []
+    for place, (condition, image) in enumerate(zip(SHOWN, images, strict=True)):
+        overlays = [overlay_segments(image, column[place], metadata.stuff_colors, things) for column in columns]
+        notes = (f"PQ {quality[method][condition]:.1f}" for method in METHODS)
+        rows.append(PictureRow(condition, (image, *overlays), ("", "", *notes)))
+    draw_picture(rows, ("image", "ground truth", *(f"{HEADS[head]}, {method}" for method in METHODS)), path)
+
+
+@torch.inference_mode()
+def predict(run: Experiment, images: Sequence[np.ndarray]) -> list[PanopticSegments]:
+    """What the last checkpoint of a run sees in images."""
+    cfg = run.load_config()
+    model = Trainer.build_model(cfg).eval()
+    SafeCheckpointer(model, str(run.output), strict=True).load(str(run.output / "model_final.pth"))
+    divisor = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).label_divisor
+    found = []
+    for image in images:
+        inputs = {"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}
+        (result,) = model([{**inputs, "height": image.shape[0], "width": image.shape[1]}])
+        panoptic, segments = result["panoptic_seg"]
+        found.append(predicted_segments(panoptic, segments, divisor))
+    return found
+
+
+def main() -> None:
+    """Run, print and draw."""
+    arguments = make_parser().parse_args()
+    benchmark = Benchmark(arguments)
+    try:
+        benchmark.run()
+        report = write_report(benchmark, shlex.join(["python", "benchmarks/panoptic.py", *sys.argv[1:]]))
+        if arguments.report:
+            with whole_file(arguments.report) as part:
+                part.write_text(report)
+        if arguments.picture:
+            draw(benchmark, arguments.picture)
+    except (FAMixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues where it was", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    print(report)
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """End in order when asked to, so that no run outlives this process."""
+    sys.exit(TERMINATED)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("famix.minitown").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, terminate)
+    main()

@@ -53,7 +53,7 @@ def test_key_table_lists_every_key_with_its_default() -> None:
     ours, cfg = get_cfg(), get_cfg()
     add_famix_config(cfg)
     add_panoptic_deeplab_config(ours)  # which has DeepLab's keys, too
-    del ours.SOLVER.OPTIMIZER  # FAMix's own has more choices, and another default
+    del ours.SOLVER["OPTIMIZER"]  # FAMix's own has more choices, and another default
     added = {key: value for key, value in flatten(cfg).items() if key not in flatten(ours)}
     assert rows.keys() == added.keys()
     for key, value in added.items():

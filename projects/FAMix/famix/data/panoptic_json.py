@@ -76,7 +76,7 @@ class _Categories:
         self._train_ids: dict[int, int] = {}
         found = set()
         for entry in entries:
-            for key in (int(entry["id"]), str(entry["name"]), str(entry.get("supercategory", ""))):
+            for key in (int(entry["id"]), str(entry["name"])):
                 if _plain(key) in self._by_key:
                     found.add(_plain(key))
                     self._train_ids[int(entry["id"])] = self._by_key[_plain(key)]

@@ -17,7 +17,6 @@ from famix.data.inspection import (
     evenly_spaced,
     format_report,
 )
-from famix.data.panoptic_registration import register_panoptic_datasets
 from famix.errors import FAMixError
 from famix.files import whole_file
 
@@ -95,7 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
     try:
         register_datasets(arguments.definition)
-        register_panoptic_datasets()
         get_label_readers(arguments.names)
         reports = [check(name, arguments) for name in arguments.names]
         if arguments.json is not None:

@@ -13,7 +13,6 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
-from famix.data.panoptic_registration import register_panoptic_datasets
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -220,8 +219,7 @@ def test_datasets_of_other_code(tool, folder, capsys):
 
 def test_panoptic_datasets(tool, folder, capsys):
     file = make_panoptic(folder, {"val": 2})
-    with registered():
-        register_panoptic_datasets([str(file)])
+    with registered(file):
         assert tool.main(["tiny_val_panoptic", "--workers", "0", "--sheet", str(folder / "look.png")]) == 0
         for label in folder.glob("panoptic/val/*.png"):
             damage(label)

@@ -12,8 +12,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import nn
 
-from famix.errors import WeightsError
+from famix.errors import FAMixError, WeightsError
 from famix.files import whole_file
+from famix.intake import load_tensors
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
 
@@ -34,6 +35,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+        self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save the model, the checkpointables and more; the file appears whole or not at all.
@@ -74,6 +76,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
         last, *before = self.resumable_files()
+        self._resuming = True
         try:
             return self.load(last)
         except WeightsError as error:
@@ -83,6 +86,15 @@ class SafeCheckpointer(DetectionCheckpointer):
                     logging.getLogger(__name__).warning("Going on from %s, since %s", file, error)
                     return content
             raise
+        finally:
+            self._resuming = False
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint; of no file where the one that names it is damaged."""
+        try:
+            return super().get_checkpoint_file()
+        except ValueError:  # it is no text
+            return os.path.join(self.save_dir, _LAST)
 
     def resumable_files(self) -> list[str]:
         """Checkpoints of the folder that a training can go on from: the last one, then others from late to early."""
@@ -97,26 +109,32 @@ class SafeCheckpointer(DetectionCheckpointer):
         """See DetectionCheckpointer.load.
 
         Raises:
-            WeightsError: the file is missing, no checkpoint of tensors, or, if strict, not of this model.
+            WeightsError: the file is missing, damaged, no checkpoint of tensors, of another run where it is to be gone
+                on from, or, if strict, not of this model.
         """
-        if path and not self.path_manager.exists(path):
+        if path and not self.path_manager.isfile(path):
             raise WeightsError(f"checkpoint {path} does not exist; correct MODEL.WEIGHTS or OUTPUT_DIR")
         if self.strict and not path:
             raise WeightsError("there is no checkpoint to evaluate; set MODEL.WEIGHTS to one")
         try:
             return super().load(path, *args, **kwargs)
+        except FAMixError:
+            raise
+        except Exception as error:  # of those who take their part of its content
+            raise WeightsError(
+                f"{path} does not fit this run ({type(error).__name__}: {_first_line(error)})"
+            ) from error
         finally:
             self._parsed_url_during_load = None  # or Detectron2 would refuse to load anything after a bad file
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
             with self.path_manager.open(filename, "rb") as file:
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+                checkpoint = load_tensors(file)
         except Exception as error:  # torch raises another type for every kind of damage
-            reason = str(error).strip().splitlines() or [""]
             raise WeightsError(
-                f"{filename} is no checkpoint of tensors ({type(error).__name__}: {reason[0]}); expected a file that "
-                "this program saved"
+                f"{filename} is no checkpoint of tensors ({type(error).__name__}: {_first_line(error)}); expected a file "
+                "that this program saved"
             ) from error
         if not isinstance(checkpoint, dict):
             raise WeightsError(f"{filename} holds a {type(checkpoint).__name__}, expected a dictionary of tensors")
@@ -125,13 +143,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        lost = [key for key in self.checkpointables if key not in checkpoint]
+        if self._resuming and lost:
+            raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, without which a training cannot go on")
         incompatible = super()._load_model(checkpoint)
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # what has another shape is missing too
-        if self.strict and unset:
+        if (self.strict or self._resuming) and unset:
             raise WeightsError(
                 f"the checkpoint leaves {len(unset)} entries of the model unset or of another shape, e.g. "
-                f"{', '.join(unset[:3])}; evaluate it with the config that it was trained with"
+                f"{', '.join(unset[:3])}; {'go on' if self._resuming else 'evaluate it'} with the config that it was "
+                "trained with"
             )
         return incompatible
 
@@ -155,6 +177,10 @@ class KeepingCheckpointer(PeriodicCheckpointer):
         if self.kept and (iteration + 1) % self.period == 0:
             for file in self.checkpointer.numbered_files()[self.kept :]:
                 os.remove(file)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _check_entries(filename: str, entries: Any) -> None:

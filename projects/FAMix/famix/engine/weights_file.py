@@ -13,6 +13,7 @@ from famix.engine.checkpointer import SafeCheckpointer
 from famix.errors import WeightsError
 from famix.evaluation.run_facts import FILE, LAST, ScoredWeights, file_sha256
 from famix.files import whole_file
+from famix.intake import load_tensors
 
 __all__ = ["LAST_FILE", "load_for_scoring", "read_checkpoint", "save_weights", "weights_of_file"]
 
@@ -46,10 +47,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         WeightsError: the file is missing or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            return load_tensors(file)
     except Exception as error:  # torch raises another type for every kind of damage
+        reason = (str(error).strip().splitlines() or [""])[0]
         raise WeightsError(
-            f"{path} cannot be read ({type(error).__name__}: {error}); expected what training saved"
+            f"{path} cannot be read ({type(error).__name__}: {reason}); expected what training saved"
         ) from error
 
 

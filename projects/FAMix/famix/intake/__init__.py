@@ -1,0 +1,29 @@
+"""Files from outside, looked at before they are believed: what they claim is compared with what they are.
+
+Sizes are read from headers before anything is decoded, structures are walked before anything is built from them, and
+no code of a file is ever run. Everything here raises `DoubtfulFileError`, or OSError where a file cannot be read; the
+loaders turn both into their own error, which names the file and says what to do.
+"""
+
+from famix.intake.archives import check_zip, is_zip
+from famix.intake.doubt import DoubtfulFileError
+from famix.intake.pickles import check_pickle
+from famix.intake.plain_files import parse_json, read_text, require_plain_file
+from famix.intake.tensors import check_tensors, load_tensors
+from famix.intake.torchscript import read_torchscript
+from famix.intake.yaml_nodes import check_nodes, check_yaml
+
+__all__ = [
+    "DoubtfulFileError",
+    "check_nodes",
+    "check_pickle",
+    "check_tensors",
+    "check_yaml",
+    "check_zip",
+    "is_zip",
+    "load_tensors",
+    "parse_json",
+    "read_text",
+    "read_torchscript",
+    "require_plain_file",
+]

@@ -1,0 +1,171 @@
+"""Tensors of a TorchScript archive, read without TorchScript: neither its code nor its compiler is run.
+
+An archive is a zip file with a pickle of the modules, whose tensors lie in entries of their own, and their code. torch
+would compile the code to load the tensors, and hostile code can crash the compiler or run what a module defines for
+being loaded. Here the modules become containers of what the pickle puts into them, and of the code only the lists of
+their parameters and buffers are read.
+"""
+
+import io
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+from zipfile import ZipFile
+
+import torch
+from torch import Tensor
+
+from famix.intake.archives import check_zip
+from famix.intake.doubt import DoubtfulFileError
+from famix.intake.pickles import check_pickle
+from famix.intake.tensors import check_tensors
+
+__all__ = ["Sealed", "read_torchscript"]
+
+_DTYPES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+_CODE = "__torch__"
+_MAX_MODULES = 100_000
+_MAX_DEPTH = 100
+_CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  .*\n)*)", re.MULTILINE)
+_LIST = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
+
+
+class Sealed:
+    """A function that a pickle may call, but not change: pickles can set attributes of whatever they can name."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function."""
+        return self._function(*arguments)
+
+
+def read_torchscript(stream: BinaryIO) -> dict[str, Tensor]:
+    """The parameters and buffers of an archive, by the names that its state_dict would have.
+
+    Args:
+        stream: of the archive.
+
+    Raises:
+        DoubtfulFileError: the archive is damaged, claims what it does not hold, or refers to anything but modules,
+            tensors, numbers and texts.
+    """
+    check_zip(stream)
+    size = stream.seek(0, 2)
+    try:
+        with ZipFile(stream) as archive:
+            tensors = dict(_tensors_of(archive))
+    except DoubtfulFileError:
+        raise
+    except Exception as error:  # a damaged pickle raises anything
+        raise DoubtfulFileError(f"its modules cannot be read: {type(error).__name__}: {error}") from error
+    check_tensors(tensors, size)
+    return tensors
+
+
+def _tensors_of(archive: ZipFile) -> Iterator[tuple[str, Tensor]]:
+    folder = archive.namelist()[0].split("/")[0]
+    content = archive.read(f"{folder}/data.pkl")
+    check_pickle(io.BytesIO(content))
+    root = _ModuleUnpickler(content, archive, folder).load()
+    if not isinstance(root, _Module):
+        raise DoubtfulFileError(f"it holds a {type(root).__name__}, expected a module")
+    declared = _Declarations(archive, folder)
+    pending, count = [("", root)], 0
+    while pending:
+        prefix, module = pending.pop()
+        count += 1
+        if count > _MAX_MODULES or prefix.count(".") > _MAX_DEPTH:
+            raise DoubtfulFileError("its modules hold each other")
+        for name, value in vars(module).items():
+            if isinstance(value, _Module):
+                pending.append((f"{prefix}{name}.", value))
+            elif isinstance(value, Tensor) and declared.has(module, name):
+                yield prefix + name, value
+
+
+class _Module:
+    """In the place of a module's class: holds what the pickle sets.
+
+    Attributes:
+        kind: the class's path in the archive's code and its name.
+    """
+
+    kind = ("", "")
+
+
+class _ModuleUnpickler(pickle.Unpickler):
+    """Resolves modules, and the functions that rebuild tensors."""
+
+    def __init__(self, content: bytes, archive: ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(content))
+        self._archive = archive
+        self._folder = folder
+        self._flat: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == _CODE:
+            return type(name, (_Module,), {"kind": (module, name)})
+        if module == "torch" and name in _DTYPES:
+            return name
+        if module == "torch.jit._pickle":
+            return Sealed(_first)  # lists of numbers, and values with the name of their type
+        allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch._utils", "_rebuild_tensor_v2"): _view,
+            ("collections", "OrderedDict"): dict,
+        }
+        if (module, name) not in allowed:
+            raise DoubtfulFileError(f"it refers to {module}.{name}, which weights have no use for")
+        return Sealed(allowed[module, name])
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, kind, key, _, count = pid
+        if key not in self._flat:
+            content, dtype = self._archive.read(f"{self._folder}/data/{key}"), _DTYPES[kind]
+            self._flat[key] = (
+                torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            )
+        if len(self._flat[key]) != count or self._flat[key].dtype != _DTYPES[kind]:
+            raise DoubtfulFileError(f"its tensor {key} has another size than it claims")
+        return self._flat[key]
+
+
+def _view(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
+    return flat.as_strided(size, stride, offset)
+
+
+def _first(value: Any, *_: object) -> Any:
+    return value
+
+
+class _Declarations:
+    """Which attributes of modules are parameters or buffers; tensors that are neither belong to no state_dict."""
+
+    def __init__(self, archive: ZipFile, folder: str) -> None:
+        self._archive = archive
+        self._folder = folder
+        self._classes: dict[str, dict[str, set[str] | None]] = {}  # by the path of their code
+
+    def has(self, module: _Module, name: str) -> bool:
+        """Whether an attribute is one. Code before torch 1.6 does not tell buffers: all tensors count there."""
+        path, class_name = type(module).kind
+        if path not in self._classes:
+            self._classes[path] = self._read(path)
+        names = self._classes[path][class_name]
+        return names is None or name in names
+
+    def _read(self, path: str) -> dict[str, set[str] | None]:
+        code = self._archive.read(f"{self._folder}/code/{path.replace('.', '/')}.py").decode("utf-8")
+        classes: dict[str, set[str] | None] = {}
+        for name, body in _CLASS.findall(code):
+            lists = _LIST.findall(body)
+            classes[name] = set(re.findall(r'"([^"]+)"', " ".join(lists))) if len(lists) == 2 else None
+        return classes

@@ -11,11 +11,11 @@ from famix.intake.pickles import check_pickle
 from famix.intake.plain_files import parse_json, read_text, require_plain_file
 from famix.intake.tensors import check_tensors, load_tensors
 from famix.intake.torchscript import read_torchscript
-from famix.intake.yaml_nodes import check_nodes, check_yaml
+from famix.intake.yaml_text import MAX_YAML_BYTES, check_yaml
 
 __all__ = [
+    "MAX_YAML_BYTES",
     "DoubtfulFileError",
-    "check_nodes",
     "check_pickle",
     "check_tensors",
     "check_yaml",

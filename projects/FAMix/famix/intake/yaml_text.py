@@ -1,0 +1,64 @@
+"""YAML that would unfold to far more than the file holds, or that is nested too deeply, found before it is built."""
+
+from collections.abc import Iterator
+
+import yaml
+
+from famix.intake.doubt import DoubtfulFileError
+
+try:
+    from yaml import CSafeLoader as SafeLoader  # several times as fast
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+__all__ = ["MAX_YAML_BYTES", "check_yaml"]
+
+MAX_YAML_BYTES = 1 << 20
+"""Of a definition or a config; the largest one that comes with the package has a few thousand."""
+
+_MAX_UNFOLDED = 4 << 20  # characters and entries with all aliases written out
+_MAX_DEPTH = 100  # libyaml's composer overflows the stack at some ten thousand
+
+
+def check_yaml(text: str) -> None:
+    """Raise unless YAML has a sensible depth, and a sensible size also when all its aliases are written out.
+
+    Nothing is built: ten lines of aliases to aliases stand for a billion entries, and whatever shows or merges them
+    fills the memory.
+
+    Raises:
+        DoubtfulFileError: it has not, or an alias stands for what it is part of.
+        yaml.YAMLError: it is no YAML.
+    """
+    if any(size > _MAX_UNFOLDED for size in _sizes(text)):
+        raise DoubtfulFileError("its YAML aliases unfold to more than any such file needs")
+
+
+def _sizes(text: str) -> Iterator[int]:
+    """Sizes of all nodes, from the inside out."""
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and size so far
+    anchors: dict[str | None, int | None] = {}  # None while a node is open
+    for event in yaml.parse(text, Loader=SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > _MAX_DEPTH:
+                raise DoubtfulFileError("its YAML is nested too deeply")
+            if event.anchor is not None:
+                anchors[event.anchor] = None
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            known = anchors.get(event.anchor, 1)
+            if known is None:
+                raise DoubtfulFileError("a YAML alias stands for what it is part of")
+            anchor, size = None, known
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1 + len(event.value)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+        else:
+            continue
+        if anchor is not None:
+            anchors[anchor] = size
+        if open_nodes:
+            open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)
+        yield size

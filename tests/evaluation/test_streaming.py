@@ -2,6 +2,7 @@
 
 import re
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def test_every_label_is_read_once_and_one_ahead_in_a_thread() -> None:
         assert all_read.acquire(timeout=10)
     assert all_read.acquire(timeout=10)
     assert reads == [("0", True), ("1", False), ("2", False), ("3", False)]
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    record = DatasetCatalog.get(NAME)[4]  # the last, behind which no label is read ahead
+    outputs = [{"sem_seg": random_scores(4, SIZE)}]
+    held = {}
+    for evaluator in (
+        StreamingSemSegEvaluator(NAME),
+        SemSegEvaluator(NAME, sem_seg_loading_fn=lambda p, dtype: read(p)),
+    ):
+        evaluator.reset()
+        evaluator.process([record], outputs)
+        tracemalloc.start()
+        for _ in range(50):
+            evaluator.process([record], outputs)
+        held[type(evaluator)] = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+    assert held[StreamingSemSegEvaluator] < 16384 < held[SemSegEvaluator]
 
 
 def test_images_may_come_in_another_order() -> None:

@@ -61,8 +61,6 @@ class InstanceAPEvaluator(DatasetEvaluator):
             truth = self._truths.read(image)
             height, width = truth.numbers.shape
             found = instances_to_coco_json(output["instances"].to("cpu"), 0) if "instances" in output else []
-            for instance in found:
-                del instance["bbox"]  # or pycocotools takes the area of the box for that of the mask
             self._images.append(({"height": height, "width": width}, self._instances(truth), found))
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":

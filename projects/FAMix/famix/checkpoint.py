@@ -12,6 +12,7 @@ from torch import Tensor
 
 from famix.errors import WeightsError
 from famix.files import whole_file
+from famix.intake import DoubtfulFileError, load_tensors
 from famix.wording import first_few
 
 __all__ = ["ReleasedCheckpoint", "load_released_checkpoint", "read_released_checkpoint", "require_fit", "save_weights"]
@@ -124,8 +125,8 @@ def _load(path: Path) -> Any:
         raise WeightsError(f"checkpoint {path} does not exist; expected one that the released program saved")
     try:
         # "best_score" is a NumPy number, which torch's safe loader takes only when told to.
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, torch.serialization.safe_globals(_numpy_scalars()):
+            return load_tensors(file)
     except Exception as error:  # torch raises another type for every kind of damage
         raise WeightsError(f"{path} is no checkpoint that can be read safely: {_reason(error)}") from error
 
@@ -137,13 +138,26 @@ def _reason(error: Exception) -> str:
         return f"it refers to {refused[1]}, which weights have no use for; nothing was executed"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"it is truncated, damaged or no file that torch saved ({type(error).__name__})"
+    detail = error if isinstance(error, DoubtfulFileError | WeightsError) else type(error).__name__
+    return f"it is truncated, damaged or no file that torch saved ({detail})"
 
 
 def _numpy_scalars() -> list[Any]:
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]  # the function that pickles of NumPy numbers call
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since NumPy 2
-    return [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, *((scalar, name) for name in names)]
+    types = [np.dtypes.Float64DType, np.dtypes.Float32DType]
+    return [(_float_type, "numpy.dtype"), *types, *((_float, name) for name in names)]
+
+
+def _float_type(name: str, *_: object) -> "np.dtype[Any]":
+    """In the place of np.dtype, which makes types of any size."""
+    if name.lstrip("<=") not in ("f4", "f8"):
+        raise WeightsError(f"it has a NumPy number of type {name}, expected f4 or f8")
+    return np.dtype(name)
+
+
+def _float(kind: "np.dtype[Any]", content: bytes) -> Any:
+    """In the place of the function that pickles of NumPy numbers call, which would make up what is not there."""
+    return np.frombuffer(content, dtype=kind, count=1)[0]
 
 
 def _model_state(checkpoint: Any, path: str | Path) -> Mapping[str, Tensor]:

@@ -3,11 +3,23 @@
 `train_net.py` and the tools print them as one line and exit with status 2; everything else keeps its traceback.
 """
 
-__all__ = ["BankError", "ConfigError", "DatasetError", "FAMixError", "WeightsError"]
+__all__ = ["BankError", "ConfigError", "DatasetError", "FAMixError", "TrainingError", "WeightsError"]
+
+_LONGEST = 1800  # characters of a message
 
 
 class FAMixError(ValueError):
-    """Base of the errors below."""
+    """Base of the errors below.
+
+    Args:
+        message: what a person is to read; of one that quotes a megabyte of a file, beginning and end are kept.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        # What a worker process passes on has its traceback in front of the message.
+        if len(message) > _LONGEST and "Traceback (most recent call last)" not in message:
+            message = f"{message[: 2 * _LONGEST // 3]} [...] {message[-_LONGEST // 4 :]}"
+        super().__init__(message)
 
 
 class ConfigError(FAMixError):

@@ -41,7 +41,7 @@ def check_zip(stream: BinaryIO) -> None:
     except Exception as error:  # of a kind for every kind of damage
         raise DoubtfulFileError(f"it is a damaged archive: {str(error) or type(error).__name__}") from error
     if damaged is not None:
-        raise DoubtfulFileError(f"its entry {damaged} is not what was written: the checksum differs")
+        raise DoubtfulFileError(f"its entry {damaged} is not what was written")
     stream.seek(0)
 
 

@@ -63,16 +63,12 @@ def check_tensors(content: Any, size: int) -> None:
     shown, seen, pending = 0, set(), [content]
     while pending:
         value = pending.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor):  # which counts as often as it is shown
             if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
                 raise DoubtfulFileError("it has sparse, quantised or empty tensors, expected plain ones")
             shown += value.numel() * value.element_size()
-        elif isinstance(value, Mapping):
-            pending.extend(value.values())
-        elif isinstance(value, (list, tuple)):
-            pending.extend(value)
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            pending.extend(value.values() if isinstance(value, Mapping) else value)
     if shown > _SHARING * size + _SMALL:
         raise DoubtfulFileError(f"its tensors show {shown} bytes, but the file has {size}")

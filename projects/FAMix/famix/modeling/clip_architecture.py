@@ -15,6 +15,8 @@ __all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip"]
 CONTEXT_LENGTH = 77  # tokens of a text, in all published models
 _STRIDE = 32  # of the attention pool's input to the image
 _HEAD_CHANNELS = 64  # of every attention in CLIP
+_MOST_BLOCKS = 100  # of a layer; RN50x64 has 36
+_MOST_CHANNELS = 1 << 14  # of anything; RN50x64 has 4096
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,32 @@ class CLIPArchitecture:
         """
         try:
             positions = state_dict["visual.attnpool.positional_embedding"].shape[0]
-            return cls.of(
+            found = cls.of(
                 layers=tuple(_count_blocks(state_dict, f"visual.layer{stage}.") for stage in range(1, 5)),
                 width=state_dict["visual.layer1.0.conv1.weight"].shape[0],
                 embed_dim=state_dict["visual.attnpool.c_proj.weight"].shape[0],
-                input_resolution=_STRIDE * round((positions - 1) ** 0.5),
+                input_resolution=_STRIDE * round(max(0, positions - 1) ** 0.5),
             )
+            found.require_sensible()
+            return found
         except (KeyError, IndexError) as error:
             raise WeightsError(
                 f"Got {_describe_foreign(state_dict)}, expected a CLIP with a ResNet image tower "
                 '("visual.layer1.0.conv1.weight", "visual.attnpool.positional_embedding", ...). '
                 "Use one of OpenAI's ResNet models, e.g. RN50, or its state_dict."
             ) from error
+
+    def require_sensible(self) -> None:
+        """Raise unless a network of these sizes can be thought of: a file can claim any.
+
+        Raises:
+            WeightsError: a size is 0, or far beyond those of the published models.
+        """
+        sizes = (self.width, self.embed_dim, self.input_resolution)
+        if not (min(*self.layers, *sizes) > 0 and max(self.layers) <= _MOST_BLOCKS and max(sizes) <= _MOST_CHANNELS):
+            raise WeightsError(
+                f"Got {self}, expected positive sizes of about those of OpenAI's models. Use one of these."
+            )
 
 
 ARCHITECTURES: dict[str, CLIPArchitecture] = {

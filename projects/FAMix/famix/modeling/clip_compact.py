@@ -19,6 +19,7 @@ __all__ = ["expand_compact", "full_embedding", "is_compact", "rounded", "save_co
 
 _EMBEDDING = "token_embedding.weight"
 _ROWS = "token_rows"
+_MOST_CHANNELS = 4096  # of the embedding: a row in the file becomes as many as there are tokens
 
 
 def rounded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,10 +64,11 @@ def expand_compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     rows, others = tensors[_ROWS].long(), {name: tensor for name, tensor in tensors.items() if name != _ROWS}
     embedding = others.get(_EMBEDDING)
     shape = () if embedding is None else tuple(embedding.shape)
-    if embedding is None or tuple(rows.shape) != shape[:1] or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
+    fits = len(shape) == 2 and tuple(rows.shape) == shape[:1] and 0 < shape[1] <= _MOST_CHANNELS
+    if embedding is None or not fits or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
         raise WeightsError(
             f"Got {_ROWS} of shape {tuple(rows.shape)} for {_EMBEDDING} of shape {shape}, expected one token below "
-            f"{VOCAB_SIZE} for each row. Make the file again with train_mini_clip.py."
+            f"{VOCAB_SIZE} for each row of at most {_MOST_CHANNELS}. Make the file again with train_mini_clip.py."
         )
     return {**others, _EMBEDDING: full_embedding(embedding, rows.tolist())}
 

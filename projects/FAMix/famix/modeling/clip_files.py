@@ -5,18 +5,15 @@ The form is told from the content, never from the suffix: OpenAI's TorchScript a
 
 import pickle
 import re
-import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from famix.errors import WeightsError
+from famix.intake import DoubtfulFileError, load_tensors, read_torchscript
 
 __all__ = ["read_tensors"]
 
@@ -57,55 +54,46 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:  # whatever a damaged one leads to; it will be refused with what is wrong
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+    except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
         raise WeightsError(f"Got a damaged safetensors file {path} ({error}), {_EXPECTED}. {_DAMAGED}") from error
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
-        # Loading an archive runs no method but __setstate__, which no CLIP has: nothing of the files let through runs.
-        if _defines_setstate(path):
-            raise WeightsError(
-                f"Got the TorchScript archive {path} that would run code of its own when loaded, {_EXPECTED}. "
-                "Convert it to a state_dict where you trust it."
-            )
-        with warnings.catch_warnings():
-            # The format is deprecated for new models; the published ones stay what they are.
-            warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated")
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-    except (RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as file:
+            return read_torchscript(file)
+    except (DoubtfulFileError, OSError) as error:
         raise WeightsError(
             f"Got a damaged TorchScript archive {path} ({_first_line(error)}), {_EXPECTED}. {_DAMAGED}"
         ) from error
 
 
-def _defines_setstate(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(b"__setstate__" in archive.read(name) for name in archive.namelist() if name.endswith(".py"))
-
-
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = load_tensors(file)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Got {path}, which is no file of plain tensors ({_foreign_part(error)}), {_EXPECTED}. Objects in a pickle "
             "can run code and are never loaded: save the model's state_dict() where you trust it."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # torch raises another type for every kind of damage
         raise WeightsError(f"Got a damaged file {path} ({_first_line(error)}), {_EXPECTED}. {_DAMAGED}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise WeightsError(
             f"Got {path} with a {type(content).__name__} that is no state_dict, {_EXPECTED}. "
             'Save the model\'s state_dict() alone or as {"state_dict": ...}.'

@@ -21,6 +21,7 @@ __all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict"]
 MINITOWN = "minitown"
 """Name of the CLIP that comes with the package."""
 
+_MOST = 1000  # blocks of a text tower, or tokens of a text: a file can claim any number; published are 16 and 77
 _MINITOWN_FILE = Path(__file__).parents[1] / "minitown" / "weights" / "clip.safetensors"
 
 
@@ -48,7 +49,7 @@ def load_clip_state_dict(source: str) -> dict[str, Tensor]:
             tensors = expand_compact(tensors)
         state_dict = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
         _check_layout(state_dict)
-    except WeightsError as error:
+    except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
     return state_dict
 
@@ -129,6 +130,11 @@ def _expected_shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, .
             "Use the weights of the whole CLIP, with which styles are mined."
         ) from error
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
+    if not (min(context_length, text_width, vocab_size) > 0 and max(len(blocks), context_length) <= _MOST):
+        raise WeightsError(
+            f"Got a CLIP with a text tower of {len(blocks)} blocks for {context_length} of {vocab_size} tokens in "
+            f"{text_width} channels, expected positive sizes of about those of OpenAI's models. Use one of these."
+        )
     with torch.device("meta"):
         model = clip_package.CLIP(
             embed_dim=architecture.embed_dim,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from famix.errors import BankError
+from famix.intake import DoubtfulFileError, Sealed, check_pickle, load_tensors
 from famix.style.dominant import IGNORE_CLASS
 from famix.wording import first_few
 
@@ -87,6 +88,8 @@ def _stack(styles: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
             f"holds styles of {first_few(channels)} channels; expected one number" if channels else "holds no style"
         )
         raise BankError(f"{path} {problem}")
+    if len(styles) * channels[0] > os.stat(path).st_size:  # one tensor can stand in a list any number of times
+        raise BankError(f"{path} shows {len(styles)} styles of {channels[0]} channels, which it is too small for")
     stacked = torch.stack([style.detach().float().flatten() for style in styles])
     if not stacked.isfinite().all():
         raise BankError(f"{path} holds styles that are NaN or infinite; its mining went astray")
@@ -100,8 +103,10 @@ def _unpickle(path: Path) -> dict[str, Any]:
         raise BankError(f"{path} has {path.stat().st_size >> 20} MiB, more than any released style bank")
     try:
         with path.open("rb") as file:
+            check_pickle(file)
+            file.seek(0)
             content = _TensorUnpickler(file).load()
-    except BankError as error:
+    except (BankError, DoubtfulFileError) as error:
         raise BankError(f"{path} is no released style bank: {error}") from error
     except Exception as error:  # a damaged pickle raises anything
         raise BankError(
@@ -110,18 +115,6 @@ def _unpickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BankError(f"{path} holds a {type(content).__name__}, expected a dict of lists of tensors")
     return content
-
-
-class _Sealed:
-    """A function that a pickle may call, but not change: pickles can set attributes of whatever they can name."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -137,12 +130,12 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if (module, name) not in allowed:
             raise BankError(f"it refers to {module}.{name}, which styles have no use for; nothing was executed")
-        return _Sealed(allowed[module, name])
+        return Sealed(allowed[module, name])
 
 
 def _load_storage(content: bytes) -> Any:
     """torch's own function of this name unpickles without restriction."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return load_tensors(io.BytesIO(content))
 
 
 def _data_of_parameter(data: Tensor, requires_grad: bool, backward_hooks: object) -> Tensor:

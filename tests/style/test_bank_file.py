@@ -19,7 +19,7 @@ def contents(**changes):
     return tensors | changes
 
 
-VERSION = {"format_version": "1"}
+VERSION = {"format_version": "1"}  # which needs no checksum
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_round_trip(path):
     saved = small_bank()
     saved.save(path)
     loaded = StyleBank.load(path)
-    assert loaded.metadata == {**saved.metadata, "format_version": "1"}
+    assert loaded.metadata == {**saved.metadata, "format_version": "2"}
     for name in ("mean", "std", "class_ids"):
         torch.testing.assert_close(getattr(loaded, name), getattr(saved, name), atol=0, rtol=0)
     assert loaded.annotations.keys() == {"batch_id", "loss"}
@@ -121,13 +121,13 @@ def test_a_folder(tmp_path):
     [
         ({"weight": torch.rand(2)}, None, r"version None and tensors \['weight'\]"),
         (contents(), None, "version None"),
-        (contents(), {"format_version": "2"}, "version 2"),
+        (contents(), {"format_version": "3"}, "version 3"),
         ({"mean": torch.rand(1, 1), "std": torch.rand(1, 1)}, VERSION, r"version 1 and tensors \['mean', 'std'\]"),
     ],
 )
 def test_a_file_of_something_else(path, tensors, metadata, got):
     save_file(tensors, path, metadata)
-    with pytest.raises(BankError, match=rf"bank\.safetensors is not a style bank of format version 1.*{got}.*again"):
+    with pytest.raises(BankError, match=rf"bank\.safetensors is not a style bank of format version 2.*{got}.*again"):
         StyleBank.load(path)
 
 
@@ -157,3 +157,37 @@ def test_others_may_read_the_file_as_they_may_any_new_one(tmp_path):
     small_bank().save(tmp_path / "bank.safetensors")
     (tmp_path / "other").touch()
     assert (tmp_path / "bank.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.parametrize("where", ["a style", "the metadata", "the checksum's name"])
+def test_a_flipped_bit_is_noticed(path, where):
+    small_bank().save(path)
+    content = bytearray(path.read_bytes())
+    place = {
+        "a style": len(content) - 5,
+        "the metadata": content.find(b"res2"),
+        "the checksum's name": content.find(b"checksum"),
+    }
+    content[place[where]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        BankError, match=r"bank\.safetensors is not what was saved: its checksum differs; copy it again"
+    ):
+        StyleBank.load(path)
+
+
+def test_files_of_the_first_version_are_read(path):
+    save_file(contents(), path, VERSION)
+    assert StyleBank.load(path).counts() == {0: 1, 255: 1}
+
+
+def test_names_that_are_no_list(path):
+    StyleBank({"class_names": "{"}).save(path)
+    with pytest.raises(BankError, match=r"no sound style bank: class_names must be a list of names in JSON"):
+        StyleBank.load(path)
+
+
+def test_styles_beyond_float32_are_not_finite(path):
+    save_file(contents(mean=torch.full((2, 3), 1e300, dtype=torch.float64)), path, VERSION)
+    with pytest.raises(BankError, match="finite"):
+        StyleBank.load(path)

@@ -1,9 +1,11 @@
 """The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
 
-File format, version 1. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
-number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.provenance`.
+File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
+number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.provenance`,
+and `checksum`, without which a flipped bit would become a style. Files of version 1, which had none, are read as well.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,12 +17,14 @@ from torch import Tensor
 
 from famix.errors import BankError
 from famix.files import whole_file
+from famix.intake import parse_json, require_plain_file
 from famix.style.dominant import IGNORE_CLASS
 from famix.style.released import RELEASED_CLASSES, read_released_styles
 
 __all__ = ["FORMAT_VERSION", "StyleBank"]
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"
+_WITHOUT_CHECKSUM = "1"
 _NUM_CLASSES = 256
 _ANNOTATION = "annotation."
 
@@ -60,8 +64,15 @@ class StyleBank:
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def class_names(self) -> list[str]:
-        """Names of the label ids 0, 1, ... as the metadata has them; empty where it has none."""
-        return list(json.loads(self.metadata.get("class_names", "[]")))
+        """Names of the label ids 0, 1, ... as the metadata has them; empty where it has none.
+
+        Raises:
+            BankError: the metadata has something else.
+        """
+        try:
+            return [str(name) for name in parse_json(self.metadata.get("class_names", "[]"))]
+        except (ValueError, TypeError) as error:
+            raise BankError(f"class_names must be a list of names in JSON ({error})") from error
 
     def class_name(self, class_id: int) -> str:
         """Name of a label id: "unlabelled" for 255, the number itself where the metadata has no name."""
@@ -139,13 +150,11 @@ class StyleBank:
         """
         tensors = {"mean": self.mean, "std": self.std, "class_ids": self.class_ids}
         tensors |= {_ANNOTATION + name: values for name, values in self.annotations.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {**self.metadata, "format_version": FORMAT_VERSION}
         try:
             with whole_file(path) as part:
-                save_file(
-                    {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                    part,
-                    metadata={**self.metadata, "format_version": FORMAT_VERSION},
-                )
+                save_file(tensors, part, metadata={**metadata, "checksum": _checksum(tensors, metadata)})
         except (OSError, SafetensorError) as error:
             raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error
 
@@ -157,24 +166,32 @@ class StyleBank:
             BankError: the file is missing, no style bank, damaged or of another format version.
         """
         try:
+            require_plain_file(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration
+            is_as_saved = metadata.pop("checksum", None) == _checksum(tensors, metadata)
         except FileNotFoundError as error:
             raise BankError(f"style bank {path} does not exist; mine one with --mine-styles-only") from error
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
             raise BankError(f"{path} is not a readable .safetensors file ({error}); mine the bank again") from error
         version = metadata.get("format_version")
-        if version != FORMAT_VERSION or not {"mean", "std", "class_ids"} <= tensors.keys():
+        known = version in (FORMAT_VERSION, _WITHOUT_CHECKSUM)
+        if not known or not {"mean", "std", "class_ids"} <= tensors.keys():
             raise BankError(
                 f"{path} is not a style bank of format version {FORMAT_VERSION}: got version {version} and tensors "
                 f"{sorted(tensors)}; mine the bank again"
+            )
+        if version != _WITHOUT_CHECKSUM and not is_as_saved:
+            raise BankError(
+                f"{path} is not what was saved: its checksum differs; copy it again, or mine the bank again"
             )
         bank = cls(metadata)
         annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
         try:
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
-        except BankError as error:
+            bank.class_names()
+        except (BankError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
             raise BankError(f"{path} is no sound style bank: {error}") from error
         return bank
 
@@ -207,7 +224,7 @@ class StyleBank:
         ids = class_ids.long()  # uint8 cannot be compared with 256
         if class_ids.is_floating_point() or ((ids < 0) | (ids >= _NUM_CLASSES)).any():
             raise BankError(f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()}")
-        if not (mean.isfinite().all() and std.isfinite().all()):
+        if not (mean.float().isfinite().all() and std.float().isfinite().all()):
             raise BankError("styles must be finite, got NaN or infinity; lower STYLE_MINING.LR")
 
     def _index(self) -> None:
@@ -223,3 +240,13 @@ class StyleBank:
         self._count = torch.where(empty, count[IGNORE_CLASS], count)
         first = torch.where(empty, first[IGNORE_CLASS], first)
         self._first = torch.where(self._count == 0, len(self), first)
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of everything in a file but itself."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

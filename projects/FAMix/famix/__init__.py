@@ -52,6 +52,9 @@ from famix.checkpoint import load_released_checkpoint
 from famix.mining import StyleMiner, StyleMiningHook
 from famix.engine import Trainer
 
+# A trained network as a function of an image
+from famix.inference import Predictor
+
 __all__ = [
     "CLIPDeepLabV3PlusHead",
     "CLIPResNet",
@@ -61,6 +64,7 @@ __all__ = [
     "FAMixSemanticSegmentor",
     "PatchRestyler",
     "PatchStyleMixin",
+    "Predictor",
     "PromptEncoder",
     "StyleBank",
     "StyleMiner",

@@ -1,0 +1,132 @@
+"""What reading, drawing and writing a video cost the demo: its frames per second over those of the bare network.
+
+The video has 60 frames of 480 x 360 pixels, rendered scenes of the miniature town. Every round first sends the decoded
+frames through the network alone, one by one, then has demo.py make a video of overlays of them, from opening the one
+file to closing the other, with the network loaded before. The table gives the median and the extremes of the rounds, by
+the clock and by the processor time of the program, which other programs on the machine do not disturb; that of a GPU is
+not in it. The network is the miniature town's with a random decoder, or that of another config; its weights make no
+difference.
+
+    python benchmarks/demo.py [--frames 60] [--size 360 480] [--rounds 5] [--config-file FILE] [--device cuda]
+"""
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import torch
+from machine import describe_machine
+from tabulate import tabulate
+
+from famix.data import register_datasets
+from famix.engine import Trainer, load_config, save_weights
+from famix.inference import Predictor
+from famix.inference.images import RGBImage
+from famix.inference.video import VideoReader, VideoWriter
+from famix.minitown.conditions import CONDITIONS, apply_condition
+from famix.minitown.scene import render_scene
+
+PROJECT = Path(__file__).parent.parent / "projects/FAMix"
+CONFIG = PROJECT / "configs/minitown/baseline.yaml"
+FIRST_SEED = 400_000  # of scenes that nothing else uses
+RATE = 10.0
+
+
+def load_demo() -> ModuleType:
+    """projects/FAMix/demo.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("famix_demo", PROJECT / "demo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_video(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """Render scenes, each in another condition than the one before."""
+    conditions = list(CONDITIONS)
+    with VideoWriter(path, RATE, size) as writer:
+        for number in range(frames):
+            scene = render_scene(FIRST_SEED + number, size)
+            writer.write(apply_condition(scene, conditions[number % len(conditions)]))
+
+
+def make_predictor(config: Path, folder: Path, device: str) -> Predictor:
+    """A network with a random decoder."""
+    cfg = load_config(str(config), ["MODEL.DEVICE", device])
+    register_datasets(cfg.DATASETS.FILES)
+    torch.manual_seed(0)
+    save_weights(Trainer.build_model(cfg), folder / "model.pth", iterations=0)
+    return Predictor.from_checkpoint(folder / "model.pth", config, device=device)
+
+
+def run_network(predictor: Predictor, frames: Sequence[RGBImage]) -> None:
+    """Send frames that lie ready through the network alone."""
+    with torch.inference_mode():
+        for frame in frames:
+            image = torch.from_numpy(frame.transpose(2, 0, 1).copy())
+            scores = predictor.inference.model([{"image": image}])[0]["sem_seg"]
+    scores[0, 0, 0].item()  # waits for the device
+
+
+def run_demo(demo: ModuleType, arguments: Sequence[str]) -> None:
+    """Have the demo do the same with a file."""
+    with redirect_stdout(StringIO()):
+        demo.run(demo.make_parser().parse_args(arguments))
+
+
+def rates(frames: int, function: Callable[..., None], *arguments: Any) -> tuple[float, float]:
+    """Frames per second by the clock, and per second of the processor."""
+    start = time.perf_counter(), time.process_time()
+    function(*arguments)
+    return frames / (time.perf_counter() - start[0]), frames / (time.process_time() - start[1])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("H", "W"), help="in pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: the miniature town's baseline)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    args = parser.parse_args()
+
+    demo, size = load_demo(), (args.size[0], args.size[1])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        predictor = make_predictor(args.config_file, folder, args.device)
+        vars(demo)["load_predictor"] = lambda _: predictor
+        video, seen = folder / "video.avi", folder / "seen.avi"
+        write_video(video, args.frames, size)
+        with VideoReader(video) as reader:
+            frames = list(reader)
+        run_network(predictor, frames[:3])  # warms up
+        rows = []
+        for _ in range(args.rounds):
+            alone = rates(len(frames), run_network, predictor, frames)
+            whole = rates(len(frames), run_demo, demo, ["--video-input", str(video), "--output", str(seen)])
+            rows.append([*alone, *whole, *(one / other for one, other in zip(whole, alone, strict=True))])
+    print(describe_machine(args.device))
+    print(f"{len(frames)} frames of {size[1]} x {size[0]} pixels, {args.rounds} rounds, {args.config_file.name}\n")
+    names = [
+        f"{what}, by the {clock}"
+        for what in ("frames per second, network alone", "frames per second, demo", "demo / network")
+        for clock in ("clock", "processor")
+    ]
+    table = [
+        (name, median(values), min(values), max(values))
+        for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    ]
+    print(tabulate(table, headers=["", "median", "min", "max"], floatfmt=".2f", tablefmt="github"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What a trained network calls its classes, taken along where the data set's definition is not at hand."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.colormap import colormap
+
+from famix.data.panoptic_classes import is_panoptic, panoptic_classes
+from famix.data.panoptic_registration import LABEL_DIVISOR
+from famix.errors import ConfigError, DatasetError
+
+__all__ = ["ClassTable", "classes_of"]
+
+Color = tuple[int, int, int]  # red, green, blue, each 0-255
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes that a network tells apart; the place in a tuple is the train id.
+
+    Attributes:
+        names: of the K classes.
+        colors: of drawings, RGB.
+        things: train ids of the classes whose instances count, ascending; empty for a data set without instances.
+        ignore_label: of pixels without a class, in the labels that the network was trained with.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    things: tuple[int, ...] = ()
+    ignore_label: int = 255
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "ClassTable":
+        """Undo `to_dict`."""
+        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in entries["colors"])
+        return cls(tuple(entries["names"]), colors, tuple(entries["things"]), int(entries["ignore_label"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Lists of strings and numbers, which JSON and torch's safe loader take."""
+        return {
+            "names": list(self.names),
+            "colors": [list(color) for color in self.colors],
+            "things": list(self.things),
+            "ignore_label": self.ignore_label,
+        }
+
+    def register(self) -> str:
+        """Put the classes into Detectron2's catalogues, as a data set without files, for models that look them up.
+
+        Returns:
+            The name of that data set, the same for the same classes.
+        """
+        content = json.dumps(self.to_dict(), sort_keys=True).encode()
+        name = f"classes_{hashlib.sha256(content).hexdigest()[:16]}"
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, _no_files)
+            MetadataCatalog.get(name).set(**self._metadata())
+        return name
+
+    def _metadata(self) -> dict[str, Any]:
+        names, colors = list(self.names), list(self.colors)
+        metadata = {"stuff_classes": names, "stuff_colors": colors, "ignore_label": self.ignore_label}
+        if not self.things:
+            return metadata
+        stuff = [train_id for train_id in range(len(names)) if train_id not in self.things]
+        return metadata | {
+            "thing_classes": names,
+            "thing_colors": colors,
+            "thing_dataset_id_to_contiguous_id": {train_id: train_id for train_id in self.things},
+            "stuff_dataset_id_to_contiguous_id": {train_id: train_id for train_id in stuff},
+            "panoptic_json": "",
+            "label_divisor": LABEL_DIVISOR,
+        }
+
+
+def classes_of(cfg: CfgNode) -> ClassTable:
+    """The classes of the data sets that a config names.
+
+    Args:
+        cfg: reads DATASETS.TRAIN, DATASETS.TEST and MODEL.SEM_SEG_HEAD.
+
+    Raises:
+        ConfigError: none of its data sets is registered, or the first that is has another number of classes.
+    """
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    known = [name for name in names if name in DatasetCatalog]
+    if not known:
+        raise ConfigError(
+            f"the classes of the config's data sets ({', '.join(names) or 'none'}) are unknown; name their definition in "
+            "DATASETS.FILES, register them, or use a checkpoint of tools/export.py --format stripped, which holds them"
+        )
+    metadata = MetadataCatalog.get(known[0])
+    classes, expected = metadata.get("stuff_classes", []), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(classes) != expected:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}, but data set {known[0]} has {len(classes)} classes; use the "
+            "config that the checkpoint was trained with"
+        )
+    palette = colormap(rgb=True).astype(int).tolist()  # for data sets that other code registered without colours
+    colors = metadata.get("stuff_colors") or [palette[index % len(palette)] for index in range(len(classes))]
+    things = panoptic_classes(known[0]).things if is_panoptic(known[0]) else ()
+    ignore_label = metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    return ClassTable(tuple(classes), tuple(map(tuple, colors)), things, ignore_label)
+
+
+def _no_files() -> list[dict[str, Any]]:
+    raise DatasetError("these are the classes of a trained network, not a data set: there are no images to list")

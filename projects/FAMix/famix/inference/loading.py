@@ -1,0 +1,193 @@
+"""From a checkpoint to a network that predicts: neither CLIP's file nor a style bank nor the training data is needed."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from famix.data import register_datasets
+from famix.engine import SafeCheckpointer, load_config
+from famix.engine.model_selection import AVERAGE_FILE, BEST_FILE
+from famix.engine.weights_file import LAST_FILE, read_checkpoint
+from famix.errors import ConfigError, DatasetError, WeightsError
+from famix.evaluation.run_facts import AVERAGE, BEST
+from famix.inference.classes import ClassTable, classes_of
+from famix.modeling import ARCHITECTURES, CLIPArchitecture
+
+__all__ = ["CONFIG_FILE", "SHIPPED", "LoadedModel", "default_device", "load_model"]
+
+CONFIG_FILE = "config.yaml"
+"""What a run calls its effective config, beside its checkpoints."""
+
+SHIPPED = "inference"
+"""Entry of a stripped checkpoint with what else inference needs: {"config": {key: value}, "classes": a table}."""
+
+_SELECTED = {BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}
+_BACKBONES = ("backbone.bottom_up.", "backbone.")  # with and without a feature pyramid
+_building = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network.
+
+    Attributes:
+        model: in eval mode, without gradients.
+        cfg: that it was built with, frozen.
+        classes: that it tells apart.
+        checkpoint: its file.
+        facts: what else the file says of itself: "iteration", "selection", ...
+    """
+
+    model: nn.Module
+    cfg: CfgNode
+    classes: ClassTable
+    checkpoint: Path
+    facts: Mapping[str, Any]
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
+    device: str | torch.device | None = None,
+) -> LoadedModel:
+    """Build the network of a checkpoint.
+
+    Args:
+        path: a checkpoint; or the folder of a run, which stands for the weights that MODEL_SELECTION.USE names.
+        config: the config that it was trained with; None takes the one inside a stripped checkpoint, else the
+            config.yaml beside the checkpoint.
+        opts: KEY VALUE KEY VALUE ..., which override the config.
+        device: of torch; None takes a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no config, it cannot be read, or its data sets or the device are unknown.
+        WeightsError: there is no checkpoint, it is damaged, or of another config.
+    """
+    checkpoint = _find_checkpoint(Path(path), config, opts)
+    content = read_checkpoint(checkpoint)
+    shipped = content.get(SHIPPED) if isinstance(content, dict) else None
+    cfg = _read_config(checkpoint, config, shipped, opts)
+    cfg.MODEL.DEVICE = str(_usable(default_device() if device is None else device))
+    if shipped:
+        classes = ClassTable.from_dict(shipped["classes"])
+        cfg.DATASETS.TRAIN = (classes.register(),)
+    else:
+        _register(cfg)
+        classes = classes_of(cfg)
+    model = _build(cfg, content)
+    facts = _load_weights(model, checkpoint)
+    return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
+
+
+def default_device() -> torch.device:
+    """A GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {device} cannot be used ({str(error).splitlines()[0]}); take cpu, or a GPU that torch finds"
+        ) from error
+    return wanted
+
+
+def _find_checkpoint(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]) -> Path:
+    if not path.is_dir():
+        if path.is_file():
+            return path
+        raise WeightsError(
+            f"checkpoint {path} does not exist; expected a file such as model_final.pth, or a run's folder"
+        )
+    cfg = _read_config(path / LAST_FILE, config, None, opts)
+    checkpoint = path / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
+    if checkpoint.is_file():
+        return checkpoint
+    others = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "none"
+    raise WeightsError(
+        f"the run {path} has no {checkpoint.name} (checkpoints there: {others}); finish the training, or name a file"
+    )
+
+
+def _read_config(
+    checkpoint: Path, config: str | os.PathLike[str] | None, shipped: Mapping[str, Any] | None, opts: Sequence[str]
+) -> CfgNode:
+    if config is not None:
+        return load_config(os.fspath(config), opts)
+    if shipped:
+        # Values as Python writes them, which the config reads back as what they are, strings of digits included.
+        pairs = [text for key, value in shipped["config"].items() for text in (key, repr(value))]
+        return load_config("", [*pairs, *opts])
+    beside = checkpoint.with_name(CONFIG_FILE)
+    if beside.is_file():
+        return load_config(str(beside), opts)
+    raise ConfigError(
+        f"there is no {CONFIG_FILE} beside {checkpoint}; name the config that it was trained with (--config-file, or "
+        "`config` in Python)"
+    )
+
+
+def _register(cfg: CfgNode) -> None:
+    try:
+        register_datasets(cfg.DATASETS.FILES)
+    except DatasetError as error:
+        raise ConfigError(
+            f"the names of the classes cannot be had: {error} Correct DATASETS.FILES, whose paths count from the current "
+            "folder, or use a checkpoint of tools/export.py --format stripped, which needs no such file"
+        ) from error
+
+
+def _build(cfg: CfgNode, content: Any) -> nn.Module:
+    """The network of a config, with the backbone that a checkpoint holds; sets in the config what it was built with."""
+    architecture = _architecture_of(content.get("model", content)) if isinstance(content, dict) else None
+    cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.STYLE.STRATEGY = "none"
+    with nullcontext(cfg.MODEL.CLIP.ARCHITECTURE) if architecture is None else _named(architecture) as name:
+        cfg.MODEL.CLIP.ARCHITECTURE = name
+        cfg.freeze()
+        return build_model(cfg)
+
+
+def _architecture_of(state: Mapping[str, Tensor]) -> CLIPArchitecture | None:
+    """Sizes of the CLIP backbone that a state_dict holds; None where there is none."""
+    for prefix in _BACKBONES:
+        names = [name.removeprefix(prefix).split(".") for name in state if name.startswith(prefix)]
+        layers = tuple(len({name[1] for name in names if name[0] == f"layer{stage}"}) for stage in range(1, 5))
+        stem = state.get(f"{prefix}layer1.0.conv1.weight")
+        if all(layers) and stem is not None:
+            # Of CLIP's own head, which a segmentation network lacks, nothing is known nor asked.
+            return CLIPArchitecture.of(layers, width=len(stem), embed_dim=1, input_resolution=224)
+    return None
+
+
+@contextmanager
+def _named(architecture: CLIPArchitecture) -> Iterator[str]:
+    """Give the backbone's builder, which goes by name, another architecture for a while."""
+    name = f"of the checkpoint: {architecture.layers} blocks of width {architecture.width}"
+    with _building:
+        ARCHITECTURES[name] = architecture
+        try:
+            yield name
+        finally:
+            del ARCHITECTURES[name]
+
+
+def _load_weights(model: nn.Module, checkpoint: Path) -> dict[str, Any]:
+    try:
+        content = SafeCheckpointer(model, strict=True).load(str(checkpoint), checkpointables=[])
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint} does not fit its config: {error}") from error
+    return {key: value for key, value in content.items() if isinstance(value, str | int | float)}

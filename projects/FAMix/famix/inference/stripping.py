@@ -1,0 +1,61 @@
+"""Checkpoints that hold what inference needs and nothing else."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from famix.errors import WeightsError
+from famix.files import whole_file
+from famix.inference.loading import SHIPPED, LoadedModel
+
+__all__ = ["halve", "strip_checkpoint"]
+
+_LOCAL = {  # keys that name files of the machine that trained -> what they are where a checkpoint is shipped
+    "MODEL.WEIGHTS": "",
+    "MODEL.STYLE.BANK": "",
+    "DATASETS.FILES": [],
+    "OUTPUT_DIR": "./output",
+}
+
+
+def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write the weights of a network with its config and its classes, as one file that MODEL.WEIGHTS and Predictor take.
+
+    What goes is the optimiser's state, the trainer's, and weights that the network does not use, e.g. CLIP's attention
+    pool; what stays of the rest says how the network was trained.
+
+    Args:
+        loaded: of the checkpoint.
+        path: of the file, replaced if there.
+        half: keep matrices and kernels in half precision. Vectors, which are norms and biases, stay as they are.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    state = {name: value.cpu() for name, value in loaded.model.state_dict().items()}
+    shipped = {"config": _settings(loaded.cfg) | _LOCAL, "classes": loaded.classes.to_dict()}
+    content = {**loaded.facts, "model": halve(state) if half else state, SHIPPED: shipped}
+    try:
+        with whole_file(path) as part:
+            torch.save(content, part)
+    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise WeightsError(f"{path} cannot be written ({reason}); choose another file") from error
+
+
+def halve(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in half precision; a variance can be below what that can hold."""
+    return {
+        name: value.half() if value.is_floating_point() and value.ndim > 1 else value for name, value in state.items()
+    }
+
+
+def _settings(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= _settings(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return flat

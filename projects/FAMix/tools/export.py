@@ -1,0 +1,220 @@
+#!/usr/bin/env python
+"""Turn a trained network into files for use elsewhere: ONNX, torch.export, or a checkpoint that holds what inference
+needs. What is written is first compared with the network, and timed."""
+
+import argparse
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+# Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+
+import torch  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from famix.errors import ConfigError, FAMixError  # noqa: E402
+from famix.evaluation.run_facts import file_sha256  # noqa: E402
+from famix.files import whole_file  # noqa: E402
+from famix.inference.export import OPSET, OnnxModel, onnx_metadata, require_onnx, write_onnx  # noqa: E402
+from famix.inference.graph import SemanticGraph, export_graph  # noqa: E402
+from famix.inference.loading import LoadedModel, load_model  # noqa: E402
+from famix.inference.outputs import require_writable  # noqa: E402
+from famix.inference.parity import (  # noqa: E402
+    Agreement,
+    Network,
+    compare,
+    make_image,
+    measure_latency,
+    require_agreement,
+)
+from famix.inference.stripping import strip_checkpoint  # noqa: E402
+
+ONNX, TORCH_EXPORT, STRIPPED = "onnx", "torch_export", "stripped"
+ENDINGS = {ONNX: ".onnx", TORCH_EXPORT: ".pt2", STRIPPED: "_stripped.pth"}
+SIZES = ((384, 768), (271, 417))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Example: export.py output/famix --format onnx stripped --output shipped"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file, or folder of a run")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=ENDINGS,
+        required=True,
+        help="onnx and torch_export: a graph of a semantic network from RGB pixels, 0-255, of any size to logits of that "
+        "size; stripped: a checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="folder, or the file of a single format (default: beside the checkpoint)",
+    )
+    parser.add_argument("--config-file", metavar="FILE", help="(default: the config.yaml beside the checkpoint)")
+    parser.add_argument(
+        "--float-input", action="store_true", help="graphs take float32 pixels instead of uint8, 0-255, too"
+    )
+    parser.add_argument("--half", action="store_true", help="stripped: weights in half precision, at half the size")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=parse_size,
+        default=SIZES,
+        metavar="HxW",
+        help=f"of the images to compare and time with (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=5, help="of a timing, which is their median; 0 skips it (default: 5)"
+    )
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="override the config")
+    return parser
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of a word such as 512x1024."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, e.g. 512x1024")
+    return int(found[1]), int(found[2])
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write every format.
+
+    Raises:
+        FAMixError: the network cannot be loaded or exported, or a file disagrees with it.
+    """
+    if ONNX in args.format:
+        require_onnx()
+    loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
+    paths = choose_paths(loaded.checkpoint, args.format, args.output)
+    print(
+        f"{loaded.checkpoint}: {loaded.cfg.MODEL.META_ARCHITECTURE}, {len(loaded.classes.names)} classes, {size_of(loaded.checkpoint)}"
+    )
+    if {ONNX, TORCH_EXPORT} & paths.keys():
+        graph = SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT)
+        program = export_graph(graph, float_input=args.float_input)
+    for name, path in paths.items():
+        if name == STRIPPED:
+            strip(loaded, path, args)
+            continue
+        with whole_file(path) as part:
+            if name == ONNX:
+                write_onnx(program, part, onnx_metadata(loaded.classes, **facts(loaded)))
+                exported: Network = OnnxModel(part, torch.get_num_threads())
+            else:
+                torch.export.save(program, part)
+                exported = torch.export.load(part).module()
+            check(network(loaded.model), exported, path, args)
+        kind = "float32" if args.float_input else "uint8"
+        opset = f", opset {OPSET}" if name == ONNX else ""
+        print(f"{path}: {size_of(path)}{opset}; image (batch, 3, height, width) {kind} RGB -> logits\n")
+
+
+def strip(loaded: LoadedModel, path: Path, args: argparse.Namespace) -> None:
+    """Write a stripped checkpoint, and say what half precision changes."""
+    strip_checkpoint(loaded, path, half=args.half)
+    if args.half:
+        images = [make_image(size) for size in args.sizes]
+        print(format_agreement(compare(network(loaded.model), network(load_model(path, device="cpu").model), images)))
+    print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; config and classes inside\n")
+
+
+def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:
+    """The file of every format.
+
+    Raises:
+        ConfigError: one file is given for several formats, is the checkpoint, or cannot be written.
+    """
+    folder = checkpoint.parent if output is None else output
+    if output is not None and output.suffix and not output.is_dir():
+        if len(formats) > 1:
+            raise ConfigError(f"--output {output} is one file, but there are {len(formats)} formats; name a folder")
+        folder, paths = output.parent, {formats[0]: output}
+    else:
+        paths = {name: folder / f"{checkpoint.stem}{ENDINGS[name]}" for name in formats}
+    if any(path.resolve() == checkpoint.resolve() for path in paths.values()):
+        raise ConfigError(f"--output {output} is the checkpoint, which would be lost; name another file")
+    require_writable(folder)
+    return paths
+
+
+def check(reference: Network, exported: Network, path: Path, args: argparse.Namespace) -> None:
+    """Compare and time an exported network.
+
+    Raises:
+        WeightsError: it disagrees.
+    """
+    images = [make_image(size) for size in args.sizes]
+    images = [image.float() for image in images] if args.float_input else images
+    agreements = compare(reference, exported, images)
+    print(format_agreement(agreements))
+    require_agreement(agreements, path.name)
+    if args.runs:
+        times = [[measure_latency(one, image, args.runs) for one in (reference, exported)] for image in images]
+        rows = [[shape(size), *row] for size, row in zip(args.sizes, times, strict=True)]
+        print(f"\nmilliseconds an image, median of {args.runs}, {torch.get_num_threads()} thread(s)")
+        print(tabulate(rows, headers=["height x width", "PyTorch", path.suffix], floatfmt=".1f", tablefmt="github"))
+
+
+def network(model: nn.Module) -> Network:
+    """Detectron2's model as a function of a batch of images of one size."""
+
+    def predict(images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        results = model([{"image": image, "height": height, "width": width} for image in images])
+        return torch.stack([result["sem_seg"] for result in results])
+
+    return predict
+
+
+def format_agreement(agreements: Sequence[Agreement]) -> str:
+    """The table of a comparison."""
+    rows = [[shape(found.size), f"{found.difference:.1e}", f"{found.equal:.4%}"] for found in agreements]
+    headers = ["height x width", "largest difference of softmax", "equal labels"]
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def facts(loaded: LoadedModel) -> dict[str, str]:
+    """Where a file comes from."""
+    return {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
+
+
+def shape(size: tuple[int, int]) -> str:
+    """A size for a table."""
+    return f"{size[0]} x {size[1]}"
+
+
+def size_of(path: Path) -> str:
+    """Size of a file for people."""
+    return f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 2 with one line on stderr for a network that cannot be exported.
+    """
+    args = make_parser().parse_args(argv)
+    try:
+        run(args)
+    except FAMixError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    sys.exit(main())

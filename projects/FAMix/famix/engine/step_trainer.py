@@ -110,7 +110,7 @@ class StepTrainer(AMPTrainer):
             logging.getLogger(__name__).warning(message, what, self.skipped, self.max_skipped)
             return
         path = self.folder / f"not_finite_{self.iter:07d}_rank{comm.get_rank()}.pth"
-        model: nn.Module = getattr(self.model, "module", self.model)
+        model: Any = getattr(self.model, "module", self.model)
         with whole_file(path) as part:
             torch.save({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, part)
         raise TrainingError(

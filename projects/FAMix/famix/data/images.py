@@ -11,11 +11,16 @@ from detectron2.data import detection_utils
 from PIL import ExifTags, Image
 
 from famix.errors import DatasetError
+from famix.intake import require_plain_file
 
 __all__ = ["image_size", "open_image", "read_image", "require_same_size"]
 
 # What Pillow raises on damaged files; it looks at content, so the type depends on where the damage is.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
+    *(struct.error, zlib.error),
+)
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow knows more, some of which start programs
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -38,11 +43,13 @@ def _explain_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def open_image(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Image.Image]:
     """Open an image file with only its header read, and explain every error that Pillow raises meanwhile.
 
     Args:
         path: the file.
+        whole: first compare the checksums that a PNG has. Decoding compares none, so that a flipped bit becomes another
+            id of a label.
 
     Yields:
         The opened image; it is closed afterwards.
@@ -50,8 +57,14 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     Raises:
         DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
     """
-    with _explain_unreadable(path), Image.open(path) as image:
-        yield image
+    with _explain_unreadable(path):
+        require_plain_file(path)
+        if whole:
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.format == "PNG":
+                    image.verify()
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
@@ -67,7 +80,7 @@ def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.nd
     Raises:
         DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
     """
-    with _explain_unreadable(path):
+    with open_image(path, whole=True):
         return detection_utils.read_image(os.fspath(path), format=image_format)
 
 

@@ -117,15 +117,10 @@ class LabelReader:
         return self
 
     def _read_ids(self, path: str | os.PathLike[str]) -> np.ndarray:
-        with open_image(path) as image:
+        with open_image(path, whole=True) as image:
             if self.segments_file is not None:
                 return decode_categories(Path(path), image, self.segments_file)
-            if self.channel is None:
-                ids = _decode_single(path, image)
-            else:
-                # Before decoding: OpenCV returns what it got of a damaged file, Pillow checks the checksums.
-                image.verify()
-                ids = _decode_channel(path, self.channel)
+            ids = _decode_single(path, image) if self.channel is None else _decode_channel(path, self.channel)
         if self.bits is not None:
             _require_bits(path, 8 * ids.dtype.itemsize, self.bits)
         if self._refuses_train_ids and has_train_ids(ids):

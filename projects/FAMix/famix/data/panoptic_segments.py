@@ -90,7 +90,7 @@ def encode_ids(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
 
 
 def _read_ids(path: str | os.PathLike[str]) -> NDArray[np.uint32]:
-    with open_image(path) as image:
+    with open_image(path, whole=True) as image:
         if image.mode != "RGB":
             raise DatasetError(
                 f"Panoptic label {path} is an image of mode {image.mode}, expected RGB: its colours number segments. "

@@ -2,8 +2,9 @@
 
     python benchmarks/panoptic.py [--heads deeplab fpn] [--seeds 1 2 3] [--report FILE] [--picture FILE]
 
-Every head is trained twice a seed with the same config: "source only" without styles, "FAMix" with styles that are mined
-first, with the same seed. What is finished is kept, what was stopped continues.
+Every method trains the same network for as long, with the same seed: source_only without styles; famix with styles that
+are mined first, from looks that resemble no tested weather; famix_weather with styles of the weathers' own words. What is
+finished is kept, what was stopped continues.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, read_image, register_datasets
 from famix.data.panoptic_classes import panoptic_classes
-from famix.engine import SafeCheckpointer, Trainer
+from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
@@ -36,7 +37,8 @@ from famix.minitown.conditions import CONDITIONS
 from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
-METHODS: dict[str, tuple[str, ...]] = {"source only": ("MODEL.STYLE.STRATEGY", "none"), "FAMix": ()}
+SOURCE_ONLY = "source_only"
+METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, strict looks", "famix_weather": "FAMix, weather's words"}
 SCORES = {
     **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
        for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
@@ -56,6 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
+    parser.add_argument(
+        "--methods", nargs="+", default=[SOURCE_ONLY, "famix_weather"], choices=METHODS,
+        help=f"(default: {SOURCE_ONLY} famix_weather)",
+    )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
     parser.add_argument(
@@ -78,7 +84,8 @@ class Benchmark:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.output: Path = arguments.output
         self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
-        self.runs: list[Run] = [(head, method) for head in dict.fromkeys(arguments.heads) for method in METHODS]
+        self.methods = list(dict.fromkeys(arguments.methods))
+        self.runs: list[Run] = [(head, method) for head in dict.fromkeys(arguments.heads) for method in self.methods]
         self.jobs: int = arguments.jobs
         self.options = tuple(arguments.opts)
         if arguments.quick is not None:
@@ -93,9 +100,9 @@ class Benchmark:
     def experiment(self, run: Run, seed: int) -> Experiment:
         """One run; a folder of its own for every head, method and seed."""
         head, method = run
-        folder = self.output / f"{head}_{method.replace(' ', '_').lower()}" / f"seed{seed}"
-        config = CONFIGS / f"famix_panoptic_{head}.yaml"
-        return Experiment(f"{head} {method}/{seed}", config, folder, (*METHODS[method], *self.options), seed)
+        folder, config = self.output / f"{head}_{method}" / f"seed{seed}", CONFIGS / f"famix_panoptic_{head}.yaml"
+        options = (*method_options(method), *self.options)
+        return Experiment(f"{head}, {method}/{seed}", config, folder, options, seed)
 
     def table(self, score: str) -> Table:
         """A score of all runs, and its mean over the unseen conditions."""
@@ -110,6 +117,14 @@ class Benchmark:
         results = read_results(self.experiment(run, seed).output / RESULTS_FILE)
         found = {condition_of(name): tasks[task][metric] for name, tasks in results.items()}
         return {**found, UNSEEN: fmean(value for condition, value in found.items() if condition != CONDITIONS[0])}
+
+
+def method_options(method: str) -> tuple[str, ...]:
+    """Settings that make a panoptic config that of a method."""
+    if method == SOURCE_ONLY:
+        return ("MODEL.STYLE.STRATEGY", "none")
+    semantic = load_config(str(CONFIGS / f"{method}.yaml"))  # the same words as without instances
+    return ("STYLE_MINING.STYLES", str(list(semantic.STYLE_MINING.STYLES)))
 
 
 def condition_of(dataset_name: str) -> str:
@@ -129,7 +144,7 @@ def quality_table(benchmark: Benchmark) -> str:
     rows = []
     for (head, method), by_seed in table.items():
         cells = [format_spread([scores[name] for scores in by_seed.values()]) for name in conditions]
-        rows.append([HEADS[head], method, *cells, f"{benchmark.minutes((head, method)):.1f}"])
+        rows.append([HEADS[head], METHODS[method], *cells, f"{benchmark.minutes((head, method)):.1f}"])
     return markdown([["head", "method", *conditions, "minutes"], *rows])
 
 
@@ -143,19 +158,22 @@ def detail_table(benchmark: Benchmark) -> str:
             format_spread([scores[where] for scores in table[head, method].values()]) for head, method, where in columns
         ]
         rows.append([score, *cells])
-    heading = [f"{HEADS[head]}, {method}, {where}" for head, method, where in columns]
+    heading = [f"{HEADS[head]}, {METHODS[method]}, {where}" for head, method, where in columns]
     return markdown([["", *heading], *rows])
 
 
 def gain_lines(benchmark: Benchmark) -> list[str]:
     """What styles gain in PQ over the unseen conditions, seed by seed."""
     table, lines = benchmark.table("PQ"), []
-    for head in dict.fromkeys(head for head, _ in benchmark.runs):
-        with_styles, without = table[head, "FAMix"], table[head, "source only"]
+    for head, method in benchmark.runs:
+        if method == SOURCE_ONLY or SOURCE_ONLY not in benchmark.methods:
+            continue
+        with_styles, without = table[head, method], table[head, SOURCE_ONLY]
         gains = [with_styles[seed][UNSEEN] - without[seed][UNSEEN] for seed in benchmark.seeds]
         p = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if len(gains) > 1 and stdev(gains) else math.nan
         certainty = "" if math.isnan(p) else f" (paired t-test over the seeds: p = {p:.3f})"
-        lines.append(f"{HEADS[head]}: FAMix gains {format_spread(gains, '+')} points of PQ on `{UNSEEN}`{certainty}.")
+        gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` over {METHODS[SOURCE_ONLY]}{certainty}"
+        lines.append(f"{HEADS[head]}, {METHODS[method]}: {gain}.")
     return lines
 
 
@@ -189,14 +207,14 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     records = [get_dataset_dicts([name])[SCENE] for name in names]
     images = [np.asarray(read_image(record["file_name"])) for record in records]
     columns: list[list[PanopticSegments]] = [[TruthReader(things).read(record) for record in records]]
-    columns += [predict(benchmark.experiment((head, method), seed), images) for method in METHODS]
-    quality = {method: benchmark.table("PQ")[head, method][seed] for method in METHODS}
+    columns += [predict(benchmark.experiment((head, method), seed), images) for method in benchmark.methods]
+    quality = {method: benchmark.table("PQ")[head, method][seed] for method in benchmark.methods}
     rows = []
     for place, (condition, image) in enumerate(zip(SHOWN, images, strict=True)):
         overlays = [overlay_segments(image, column[place], metadata.stuff_colors, things) for column in columns]
-        notes = (f"PQ {quality[method][condition]:.1f}" for method in METHODS)
+        notes = (f"PQ {quality[method][condition]:.1f}" for method in benchmark.methods)
         rows.append(PictureRow(condition, (image, *overlays), ("", "", *notes)))
-    draw_picture(rows, ("image", "ground truth", *(f"{HEADS[head]}, {method}" for method in METHODS)), path)
+    draw_picture(rows, ("image", "ground truth", *(METHODS[method] for method in benchmark.methods)), path)
 
 
 @torch.inference_mode()

@@ -35,6 +35,8 @@ def test_styles_are_mined_and_all_targets_scored_in_one_table(workspace: Panopti
     table = (output / "log.txt").read_text().rsplit("Panoptic results in percent:", 1)[1]
     rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
     assert rows[0] == "data set" and tuple(rows[2:4]) == DATA_SETS
+    page = (output / "results.md").read_text()
+    assert all(f"| {name} " in page.split("Panoptic scores in percent", 1)[1] for name in DATA_SETS)
 
 
 def test_frozen_weights_are_clips_bit_for_bit(workspace: PanopticWorkspace) -> None:

@@ -15,7 +15,13 @@ from famix.evaluation.panoptic_truth import TruthReader
 from famix.evaluation.protocols import protocol_of
 from famix.evaluation.report_text import format_number, markdown_table
 
-__all__ = ["PANOPTIC_ARCHITECTURES", "check_panoptic", "format_panoptic_results", "with_panoptic_evaluators"]
+__all__ = [
+    "PANOPTIC_ARCHITECTURES",
+    "check_panoptic",
+    "format_panoptic_results",
+    "format_panoptic_section",
+    "with_panoptic_evaluators",
+]
 
 PANOPTIC_ARCHITECTURES = {"FAMixPanopticDeepLab": CENTERS, "FAMixPanopticFPN": INSTANCES}
 """Meta-architectures that predict "panoptic_seg" -> kind of targets they train with."""
@@ -101,6 +107,12 @@ def format_panoptic_results(results: Mapping[str, Mapping[str, Mapping[str, floa
             scores = (tasks.get(task, {}).get(metric, math.nan) for task, metric in _COLUMNS.values())
             rows.append([name, *map(format_number, scores)])
     return markdown_table(rows, ["data set", *_COLUMNS], 1) if rows else ""
+
+
+def format_panoptic_section(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """What results.md says of panoptic scores below the semantic ones; "" where there are none."""
+    table = format_panoptic_results(results)
+    return f"\nPanoptic scores in percent, of all classes, of things and of stuff:\n\n{table}\n" if table else ""
 
 
 def _require(key: str, got: object, expected: object, reason: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from famix.errors import DatasetError
+from famix.evaluation.panoptic import format_panoptic_section
 from famix.evaluation.report import MEAN, METRICS, TASK, Report
 from famix.evaluation.report_text import format_report
 from famix.files import whole_file
@@ -46,7 +47,7 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
     texts = {
         path: json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n",
         path.with_suffix(".csv"): _to_csv(report),
-        path.with_suffix(".md"): format_report(report),
+        path.with_suffix(".md"): format_report(report) + format_panoptic_section(report.results),
     }
     for file, text in texts.items():
         with whole_file(file) as part:

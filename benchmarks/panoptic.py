@@ -45,7 +45,7 @@ SCORES = {
     "mask AP": ("segm", "AP"),
     "mIoU": ("sem_seg", "mIoU"),
 }  # fmt: skip
-SHOWN = ("clear", "night", "fog", "snow")  # conditions of the picture
+SHOWN = ("clear", "night", "fog", "snow")  # conditions of the picture, as far as they are scored
 SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
 UNSEEN = "unseen"
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
@@ -202,15 +202,16 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     """The picture: a scene in some conditions, its ground truth, and what the first head sees without and with styles."""
     register_datasets()
     head, seed = benchmark.runs[0][0], benchmark.seeds[0]
-    names = [f"minitown_{condition}_val_panoptic" for condition in SHOWN]
+    quality = {method: benchmark.table("PQ")[head, method][seed] for method in benchmark.methods}
+    shown = [condition for condition in SHOWN if condition in quality[benchmark.methods[0]]]
+    names = [f"minitown_{condition}_val_panoptic" for condition in shown]
     metadata, things = MetadataCatalog.get(names[0]), panoptic_classes(names[0]).things
     records = [get_dataset_dicts([name])[SCENE] for name in names]
     images = [np.asarray(read_image(record["file_name"])) for record in records]
     columns: list[list[PanopticSegments]] = [[TruthReader(things).read(record) for record in records]]
     columns += [predict(benchmark.experiment((head, method), seed), images) for method in benchmark.methods]
-    quality = {method: benchmark.table("PQ")[head, method][seed] for method in benchmark.methods}
     rows = []
-    for place, (condition, image) in enumerate(zip(SHOWN, images, strict=True)):
+    for place, (condition, image) in enumerate(zip(shown, images, strict=True)):
         overlays = [overlay_segments(image, column[place], metadata.stuff_colors, things) for column in columns]
         notes = (f"PQ {quality[method][condition]:.1f}" for method in benchmark.methods)
         rows.append(PictureRow(condition, (image, *overlays), ("", "", *notes)))

@@ -1,0 +1,70 @@
+"""The report of benchmarks/panoptic.py, from runs whose scores are known."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from run_factory import ROOT
+
+SCORES = {"PQ": 0.0, **{f"{name}{kind}": 40.0 for name in ("PQ", "SQ", "RQ") for kind in ("", "_th", "_st")}}
+# Method -> seed -> PQ on clear days, at night and in fog
+QUALITY = {"source_only": {1: (60, 10, 20), 2: (62, 12, 20)}, "famix_weather": {1: (58, 20, 26), 2: (60, 18, 24)}}
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        spec = importlib.util.spec_from_file_location("panoptic_benchmark", ROOT / "benchmarks/panoptic.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    sys.modules.pop("machine", None)
+    return module
+
+
+def write_runs(script: ModuleType, folder: Path) -> object:
+    arguments = script.make_parser().parse_args(["--seeds", "1", "2", "--output", str(folder)])
+    benchmark = script.Benchmark(arguments)
+    for method, by_seed in QUALITY.items():
+        for seed, values in by_seed.items():
+            output = benchmark.experiment(("deeplab", method), seed).output
+            output.mkdir(parents=True)
+            (output / "experiment.json").write_text(json.dumps({"seconds": 60.0 * seed}))
+            (output / "results.json").write_text(json.dumps({
+                f"minitown_{condition}_val_panoptic": {
+                    "panoptic_seg": {**SCORES, "PQ": value}, "segm": {"AP": 5.0}, "sem_seg": {"mIoU": 50.0},
+                }
+                for condition, value in zip(("clear", "night", "fog"), values, strict=True)
+            }))  # fmt: skip
+    return benchmark
+
+
+def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path: Path) -> None:
+    report = script.write_report(write_runs(script, tmp_path), "the command")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("|")]
+    assert rows[0] == ["head", "method", "clear", "night", "fog", "unseen", "minutes"]
+    assert rows[2] == ["Panoptic-DeepLab", "source only", "61.0 ± 1.4", "11.0 ± 1.4", "20.0 ± 0.0", "15.5 ± 0.7", "1.5"]
+    assert rows[3][-2] == "22.0 ± 1.4"  # of 23 and 21
+    assert "FAMix, weather's words: +6.5 ± 2.1 points of PQ on `unseen` over source only" in report  # of 8 and 5
+    assert "Printed by `the command`" in report
+
+
+def test_methods_differ_in_their_styles_alone(script: ModuleType, tmp_path: Path) -> None:
+    arguments = script.make_parser().parse_args(
+        ["--methods", *script.METHODS, "--heads", "fpn", "--output", str(tmp_path)]
+    )
+    benchmark = script.Benchmark(arguments)
+    configs = {method: benchmark.experiment(("fpn", method), 3).load_config() for _, method in benchmark.runs}
+    assert configs["source_only"].MODEL.STYLE.STRATEGY == "none"
+    assert configs["famix_weather"].STYLE_MINING.STYLES == ["night", "foggy", "rainy", "snowy", "dusk"]
+    assert configs["famix"].STYLE_MINING.STYLES != configs["famix_weather"].STYLE_MINING.STYLES
+    assert len({cfg.OUTPUT_DIR for cfg in configs.values()}) == 3
+    for cfg in configs.values():
+        assert (cfg.SEED, cfg.STYLE_MINING.SEED, cfg.MODEL.META_ARCHITECTURE) == (3, 3, "FAMixPanopticFPN")
+        cfg.OUTPUT_DIR, cfg.STYLE_MINING.STYLES, cfg.MODEL.STYLE.STRATEGY = "", [], "bank"
+    assert configs["famix"] == configs["famix_weather"] == configs["source_only"]

@@ -1,0 +1,163 @@
+"""What a run left in its OUTPUT_DIR, read for a report."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from famix.errors import DatasetError
+from famix.evaluation import RESULTS_FILE, Report, read_report
+from famix.evaluation.confusion import segmentation_scores
+from famix.evaluation.confusion_file import CONFUSION_FILE, ConfusionMatrix, read_confusion
+from famix.evaluation.report import TASK
+
+__all__ = ["Curve", "Run", "differing_settings", "read_runs"]
+
+_METRICS, _CONFIG = "metrics.json", "config.yaml"
+_TOTAL, _LOSS = "total_loss", "loss"
+_SAME = 0.01  # percent: scores of one evaluation differ by rounding alone
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss over the training: iterations, ascending, and values, of one length."""
+
+    iterations: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run.
+
+    Attributes:
+        name: unlike those of all others.
+        folder: OUTPUT_DIR.
+        report: its scores.
+        losses: name -> curve, the total first; none where nothing was trained here.
+        confusions: data set -> matrix, of those that the scoring left.
+        settings: the config, KEY.OF.IT -> value; empty where it is missing.
+        missing: what could not be read, in words.
+    """
+
+    name: str
+    folder: Path
+    report: Report
+    losses: Mapping[str, Curve]
+    confusions: Mapping[str, ConfusionMatrix]
+    settings: Mapping[str, Any]
+    missing: tuple[str, ...]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read runs, and name them by method and, where that is not enough, by seed, weights or folder.
+
+    Args:
+        folders: OUTPUT_DIRs with a results.json.
+
+    Raises:
+        DatasetError: a folder has no scores, or an unreadable file.
+    """
+    runs = [_read_run(folder) for folder in dict.fromkeys(folders)]
+    facts = [(run.report.run.method, f"seed {run.report.run.seed}", run.report.run.weights.label) for run in runs]
+    for parts in range(1, 4):
+        names = [" ".join(fact[:parts]) for fact in facts]
+        if max(Counter(names).values()) == 1:
+            break
+    else:
+        names = [str(run.folder) for run in runs]
+    return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Settings in which runs differ: key -> the value of each run, None where it has none."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    values = {key: [run.settings.get(key) for run in runs] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _read_run(folder: Path) -> Run:
+    report = read_report(folder / RESULTS_FILE)
+    missing: list[str] = []
+    losses = _read_losses(folder / _METRICS)
+    if not losses:
+        missing.append(f"no losses in {_METRICS}")
+    confusions = {}
+    for name in report.data_sets:
+        try:
+            confusions[name] = _read_confusion(folder / "inference" / name / CONFUSION_FILE, report, name)
+        except DatasetError as error:
+            missing.append(str(error))
+    settings = _read_settings(folder / _CONFIG)
+    if not settings:
+        missing.append(f"no {_CONFIG}")
+    return Run(report.run.method, folder, report, losses, confusions, settings, tuple(missing))
+
+
+def _read_losses(path: Path) -> dict[str, Curve]:
+    """Losses by name; what a run wrote before it was taken up again at an earlier iteration is replaced."""
+    points: dict[str, dict[int, float]] = {}
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # a line that was being written when the run was stopped
+        for key, value in record.items():
+            if (key == _TOTAL or key.startswith(_LOSS)) and isinstance(value, (int, float)):
+                points.setdefault(key, {})[int(record["iteration"])] = float(value)
+    ordered = sorted(points, key=lambda name: (name != _TOTAL, name))
+    return {name: Curve(*map(np.array, zip(*sorted(points[name].items()), strict=True))) for name in ordered}
+
+
+def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
+    """The matrix of a data set.
+
+    Raises:
+        DatasetError: it is missing, or of another evaluation than the report.
+    """
+    if not path.is_file():
+        raise DatasetError(f"no confusion matrix of {name}; TEST.EVALUATOR streaming leaves one when it scores")
+    matrix = read_confusion(path)
+    scores = segmentation_scores(matrix.counts, matrix.class_names)
+    for metric, value in scores.items():
+        expected = report.results[name].get(TASK, {}).get(metric, math.nan)
+        if metric.startswith("IoU-") and not math.isnan(expected) and not abs(value - expected) <= _SAME:
+            raise DatasetError(f"the confusion matrix of {name} is of another evaluation than {RESULTS_FILE}: left out")
+    return matrix
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        plain = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DatasetError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
+    if not isinstance(plain, dict):
+        raise DatasetError(
+            f"{path} does not hold settings in the form KEY: value, expected the config that a run leaves"
+        )
+    folder = str(plain.get("OUTPUT_DIR") or path.parent)
+    # Files of the run's own folder are the same setting wherever that is.
+    return {
+        key: value.replace(folder, "OUTPUT_DIR") if isinstance(value, str) else value
+        for key, value in _flatten(plain).items()
+    }
+
+
+def _flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

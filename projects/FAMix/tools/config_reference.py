@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""Write the reference of config keys, docs/CONFIG.md, from the code that adds them: defaults as they are at run time,
+meanings as the comments beside the assignments say.
+"""
+
+import argparse
+import ast
+import io
+import sys
+import tokenize
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from famix import config
+from famix.engine import load_config
+from famix.errors import ConfigError, FAMixError
+from famix.files import whole_file
+
+# isort: split
+from detectron2.config import CfgNode, get_cfg
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs/CONFIG.md"
+BASE = ROOT / "projects/FAMix/configs/Base-FAMix.yaml"
+STALE, USER_ERROR = 1, 2  # exit status
+
+HEAD = """# Config keys
+
+All keys that FAMix adds to [Detectron2's own](https://detectron2.readthedocs.io/en/latest/modules/config.html), generated
+from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. A key is set in a YAML file, or as
+`KEY VALUE` at the end of a command. Texts with blanks, brackets or braces need quotes there:
+`STYLE_MINING.STYLES "['foggy', 'rainy']"`. The config that took effect stands in `OUTPUT_DIR/config.yaml`.
+"""
+PROJECTS = """## Keys of Detectron2's DeepLab and Panoptic-DeepLab projects
+
+FAMix's heads read those that apply to them; the meanings stand in the projects'
+[DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/DeepLab) and
+[Panoptic-DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/Panoptic-DeepLab) code.
+"""
+RECIPE = """## What the recipe sets
+
+[Base-FAMix.yaml](../projects/FAMix/configs/Base-FAMix.yaml), on which all shipped configs stand, changes these defaults:
+"""
+
+
+def read_comments(source: str) -> dict[str, str]:
+    """Keys that a module assigns to `cfg`, also through names that stand for a node of it, and the comments beside.
+
+    Args:
+        source: of the module.
+
+    Returns:
+        Key -> comment, "" where there is none, in the order of the assignments.
+    """
+    lines = {
+        token.start[0]: token.string.removeprefix("#").strip()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found: dict[str, str] = {}
+    for function in ast.parse(source).body:
+        if isinstance(function, ast.FunctionDef):
+            nodes = {"cfg": ""}
+            for statement in ast.walk(function):
+                if isinstance(statement, ast.Assign):
+                    found |= {key: lines.get(statement.lineno, "") for key in _assigned(statement, nodes)}
+    return found
+
+
+def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
+    """Keys that a statement assigns a value; notes in `nodes` which names stand for a node of the config."""
+    places = [place for target in statement.targets if (place := _place(target, nodes)) is not None]
+    names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+    prefix = places[0] if places else _place(statement.value, nodes)
+    if names and prefix is not None:
+        nodes |= dict.fromkeys(names, f"{prefix}.")
+        return []
+    return places
+
+
+def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
+    """ "MODEL.CLIP" for cfg.MODEL.CLIP; None for what is no attribute of a node of the config."""
+    parts: list[str] = []
+    while isinstance(target, ast.Attribute):
+        parts.append(target.attr)
+        target = target.value
+    if not (parts and isinstance(target, ast.Name) and target.id in nodes):
+        return None
+    return nodes[target.id] + ".".join(reversed(parts))
+
+
+def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
+    """Key -> value."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return flat
+
+
+def write_reference() -> str:
+    """The document.
+
+    Raises:
+        ConfigError: a key's assignment in the source does not exist at run time.
+    """
+    comments = read_comments(Path(config.__file__).read_text())
+    before, after = flatten(get_cfg()), flatten(load_config(""))
+    gone = [key for key in comments if key not in after]
+    if gone:
+        raise ConfigError(f"{config.__file__} assigns {', '.join(gone)}, which a config does not have")
+    groups: dict[str, list[list[str]]] = {}
+    for key, comment in comments.items():
+        groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), escape(comment)])
+    parts = [HEAD]
+    parts += [f"## {group}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()]
+    projects = [[f"`{key}`", show(value)] for key, value in after.items() if key not in before and key not in comments]
+    parts += [PROJECTS, format_table(["key", "default"], sorted(projects))]
+    recipe = flatten(load_config(str(BASE)))
+    changed = [[f"`{key}`", show(after[key]), show(value)] for key, value in recipe.items() if value != after[key]]
+    parts += [RECIPE, format_table(["key", "default", "recipe"], sorted(changed))]
+    return "\n".join(parts)
+
+
+def show(value: object) -> str:
+    """A value as code."""
+    return f"`{escape(str(value))}`" if value != "" else '`""`'
+
+
+def escape(text: str) -> str:
+    """Text for a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if the file is not up to date, only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    arguments = make_parser().parse_args(argv)
+    try:
+        text = write_reference()
+        if not arguments.check:
+            with whole_file(arguments.output) as part:
+                part.write_text(text)
+        elif not arguments.output.is_file() or arguments.output.read_text() != text:
+            print(
+                f"{arguments.output} is not up to date: run projects/FAMix/tools/config_reference.py", file=sys.stderr
+            )
+            sys.exit(STALE)
+    except (FAMixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

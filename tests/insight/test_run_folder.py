@@ -1,0 +1,214 @@
+"""What is read from the folders of runs, and the tables and drawings that are made of it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from famix.errors import DatasetError
+from famix.evaluation import write_report
+from famix.evaluation.confusion import segmentation_scores
+from famix.evaluation.confusion_file import ConfusionMatrix, write_confusion
+from famix.insight.confusion_view import draw_confusion, largest_confusions
+from famix.insight.label_pictures import color_labels, mark_errors, right_share, shrink
+from famix.insight.run_examples import chosen_images
+from famix.insight.run_folder import differing_settings, read_runs
+from famix.insight.run_page import render_runs
+from famix.insight.run_tables import winners
+from insight.pages import assert_sound
+from report_factory import CLASSES, fake_report
+
+COUNTS = np.array([[90, 10], [30, 20]])  # of road and sky; rows are true
+
+
+def write_run(
+    folder: Path, fog: float = 40.0, *, settings: dict | None = None, lines: str | None = None, **facts: object
+) -> Path:
+    """A folder as a run leaves it: scores of fog and of the source, a confusion matrix of fog, losses and a config."""
+    report = fake_report({"gta5_val": 70.0, "acdc_fog_val": fog}, sources=("gta5_val",), **facts)  # type: ignore[arg-type]
+    scores = segmentation_scores(COUNTS, CLASSES) | {"mIoU": fog}
+    results = {"gta5_val": {"sem_seg": {"mIoU": 70.0, "IoU-road": math.nan}}, "acdc_fog_val": {"sem_seg": scores}}
+    write_report(replace(report, results=results), folder)
+    write_confusion(folder / "inference/acdc_fog_val/confusion.json", CLASSES, COUNTS)
+    default = "".join(
+        json.dumps({"iteration": 20 * i, "total_loss": 2.0 - 0.1 * i, "lr": 0.1}) + "\n" for i in range(5)
+    )
+    (folder / "metrics.json").write_text(default if lines is None else lines)
+    config = {"OUTPUT_DIR": str(folder), "SEED": 1, "SOLVER": {"BASE_LR": 0.1, "FILE": f"{folder}/x"}} | (
+        settings or {}
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_a_run_is_read_as_it_was_left(tmp_path: Path) -> None:
+    (run,) = read_runs([write_run(tmp_path / "famix")])
+    assert run.name == "famix"
+    assert list(run.losses) == ["total_loss"]
+    assert run.losses["total_loss"].iterations.tolist() == [0, 20, 40, 60, 80]
+    assert run.losses["total_loss"].values.tolist() == pytest.approx([2.0, 1.9, 1.8, 1.7, 1.6])
+    assert run.confusions["acdc_fog_val"].counts.tolist() == COUNTS.tolist()
+    assert run.settings["SOLVER.BASE_LR"] == 0.1
+    assert run.missing == ("no confusion matrix of gta5_val; TEST.EVALUATOR streaming leaves one when it scores",)
+
+
+def test_losses_of_a_resumed_run_replace_those_before(tmp_path: Path) -> None:
+    lines = [
+        {"iteration": 40, "total_loss": 9.0, "loss_mask": 1.0},
+        {"iteration": 60, "total_loss": 8.0},
+        {"iteration": 20, "total_loss": 3.0},  # taken up again here
+        {"iteration": 40, "total_loss": 2.0},
+        {"iteration": 80, "a_val/sem_seg/mIoU": 50.0},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 60, "total'
+    (run,) = read_runs([write_run(tmp_path / "a", lines=text)])
+    assert list(run.losses) == ["total_loss", "loss_mask"]
+    assert run.losses["total_loss"].iterations.tolist() == [20, 40, 60]
+    assert run.losses["total_loss"].values.tolist() == [3.0, 2.0, 8.0]
+
+
+def test_what_is_missing_is_said_and_the_rest_is_read(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "metrics.json").unlink()
+    (folder / "config.yaml").unlink()
+    (run,) = read_runs([folder])
+    assert not run.losses and not run.settings
+    assert {"no losses in metrics.json", "no config.yaml"} <= set(run.missing)
+    assert "no losses in metrics.json" in assert_sound(render_runs([run], {})).text
+
+
+def test_a_confusion_matrix_of_other_scores_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    write_confusion(folder / "inference/acdc_fog_val/confusion.json", CLASSES, COUNTS + 5)
+    (run,) = read_runs([folder])
+    assert not run.confusions
+    assert any("acdc_fog_val is of another evaluation than results.json" in reason for reason in run.missing)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("config.yaml", "[1, 2]"), ("config.yaml", "a: ["), ("results.json", "{}x")]
+)
+def test_damaged_files_are_one_error(tmp_path: Path, file: str, text: str) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / file).write_text(text)
+    with pytest.raises(DatasetError, match=file):
+        read_runs([folder])
+
+
+def test_names_tell_runs_apart(tmp_path: Path) -> None:
+    def names(*facts: dict) -> list[str]:
+        folders = [write_run(tmp_path / f"{len(facts)}_{number}", **fact) for number, fact in enumerate(facts)]
+        return [run.name for run in read_runs([*folders, folders[0]])]  # the same folder twice is one run
+
+    assert names({"method": "a"}, {"method": "b"}) == ["a", "b"]
+    assert names({"seed": 1}, {"seed": 2}, {"method": "b"}) == ["famix seed 1", "famix seed 2", "b seed 1"]
+    same = names({}, {}, {}, {})
+    assert len(set(same)) == 4 and all(name.startswith(str(tmp_path)) for name in same)
+
+
+def test_settings_that_differ_are_found_whatever_the_folders_are_called(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a")
+    second = write_run(tmp_path / "b", settings={"SOLVER": {"BASE_LR": 0.2, "FILE": f"{tmp_path}/b/x"}, "NEW": True})
+    assert differing_settings(read_runs([first, second])) == {"SOLVER.BASE_LR": [0.1, 0.2], "NEW": [None, True]}
+
+
+@pytest.mark.parametrize(
+    ("texts", "places"),
+    [
+        (["1.0", "2.0"], [1]),
+        (["2.0", "2.0", "1.0"], [0, 1]),
+        (["2.0", "2.0"], []),
+        (["2.0"], []),
+        (["-", "1.0", "0.5"], [1]),
+        (["-", "-"], []),
+        (["10.5 ± 3.0", "9.9 ± 0.1"], [0]),
+    ],
+)
+def test_winners_are_those_that_read_best(texts: list[str], places: list[int]) -> None:
+    assert winners(texts) == places
+
+
+def test_the_page_shows_the_scores_and_their_winners(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "a", 40.0, method="base"), write_run(tmp_path / "b", 45.26, method="famix")])
+    html = render_runs(runs, {}, ["a note"])
+    page = assert_sound(html)
+    assert page.column("base") == {"acdc_fog": "40.0", "source: gta5": "70.0"}
+    assert page.column("famix") == {"acdc_fog": "45.3 ★", "source: gta5": "70.0"}
+    assert "base and famix" in page.text and "a note" in page.text and "total loss" in page.text
+    # 30 of 50 pixels of sky are taken for road, 10 of 100 of road for sky
+    assert page.text.count("sky taken for road 60 %; road taken for sky 10 %") == 2
+    assert page.column("IoU in %", 1)["road"] == "69.2" * 2  # 90 / 130, a bar for each run
+
+
+def test_seeds_are_put_together(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"{seed}", 40.0 + seed, seed=seed) for seed in (1, 3)]
+    page = assert_sound(render_runs(read_runs(folders), {}))
+    assert page.column("famix, 2 seeds", 1) == {"acdc_fog": "42.0 ± 1.4", "source: gta5": "70.0 ± 0.0"}
+
+
+def test_runs_that_were_scored_differently_share_no_table(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a", protocol="half"), write_run(tmp_path / "b", 41.0, method="b")]
+    page = assert_sound(render_runs(read_runs(folders), {}))
+    assert "cannot be compared" in page.text
+    assert [head for head, *_ in page.tables if head[0] == "mIoU in %"] == [["mIoU in %", "famix"], ["mIoU in %", "b"]]
+
+
+def test_panoptic_scores_have_a_table(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    plain = json.loads((folder / "results.json").read_text())
+    plain["acdc_fog_val"] |= {"panoptic_seg": {"PQ": 30.5}, "segm": {"AP": 12.25}}
+    (folder / "results.json").write_text(json.dumps(plain))
+    page = assert_sound(render_runs(read_runs([folder]), {}))
+    assert page.column("famix", 1) == {"acdc_fog: PQ": "30.5", "acdc_fog: mask AP": "12.2"}
+
+
+def test_names_of_runs_cannot_become_markup(tmp_path: Path) -> None:
+    html = render_runs(read_runs([write_run(tmp_path / "a", method="<script>alert(1)</script>")]), {})
+    assert_sound(html)
+    assert "<script>" not in html
+
+
+def test_heat_maps_show_the_classes_that_are_there() -> None:
+    counts = np.zeros((3, 3), np.int64)
+    counts[0], counts[2] = [99, 0, 1], [50, 0, 50]
+    svg = draw_confusion(ConfusionMatrix(("road", "bus", "sky"), counts))
+    assert "bus" not in svg
+    assert "99.0 % of road is found" in svg and "50.0 % of sky is taken for road" in svg
+    assert svg.count('class="right"') == 2 and svg.count('class="wrong"') == 2
+    assert draw_confusion(ConfusionMatrix(("road",), np.zeros((1, 1), np.int64))) == ""
+
+
+def test_largest_confusions_leave_hardly_labelled_classes_out() -> None:
+    counts = np.array([[9000, 1000, 0], [0, 5000, 0], [4, 0, 0]])
+    (only,) = largest_confusions(ConfusionMatrix(("road", "car", "sign"), counts))
+    assert (only.true, only.predicted, only.share) == ("road", "car", 0.1)
+
+
+def test_errors_are_red_on_a_dim_image() -> None:
+    truth, predicted = np.array([[0, 1, 255, 1]], np.uint8), np.array([[0, 0, 0, 1]], np.uint8)
+    picture = mark_errors(np.full((2, 8, 3), 200, np.uint8), truth, predicted, 255)
+    assert picture.shape == (1, 4, 3)
+    assert picture[0, 1].tolist() == [232, 30, 60]
+    assert picture[0, [0, 2, 3]].tolist() == [[110, 110, 110]] * 3
+    assert right_share(truth, predicted, 255) == pytest.approx(2 / 3)
+    assert math.isnan(right_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
+
+
+def test_labels_keep_their_colours_when_they_shrink() -> None:
+    ids = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (50, 100))
+    colored = color_labels(ids, [(10, 20, 30), (1, 2, 3)])
+    small = shrink(colored, 40, smooth=False)
+    assert small.shape == (20, 40, 3)
+    assert {tuple(pixel) for pixel in small.reshape(-1, 3).tolist()} == {(10, 20, 30), (1, 2, 3), (225, 225, 225)}
+    assert shrink(colored, 100, smooth=True) is colored
+    assert len(np.unique(shrink(colored, 40, smooth=True).reshape(-1, 3), axis=0)) > 3
+
+
+def test_examples_are_spread_over_the_data_set() -> None:
+    assert chosen_images(50, 2) == [12, 37]
+    assert chosen_images(3, 5) == [0, 1, 2]
+    assert chosen_images(1, 1) == [0]

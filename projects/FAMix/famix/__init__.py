@@ -5,7 +5,8 @@ One labelled source domain, CLIP's robustness kept by freezing almost everything
     setup    engine.setup: config -> data registration -> checks; engine.Trainer: the mining hook comes first
     mine     mining: source crops -> CLIP up to res2 -> one style per class of a batch, optimised towards a prompt -> bank
     train    data mapper -> meta-architecture -> class of each patch -> style from the bank -> restyled res2 -> the rest
-    test     meta-architecture in eval mode (no styles) -> Detectron2's evaluators -> one table over all targets
+    test     meta-architecture in eval mode (no styles) -> named protocol -> evaluators -> one table over all targets
+    use      Predictor.from_checkpoint(path)(image); the style bank and the text tower are not needed any more
 
 Importing the package registers its backbone, head and meta-architectures with Detectron2.
 """

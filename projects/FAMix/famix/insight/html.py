@@ -57,6 +57,7 @@ thead th { color: var(--faint); font-weight: 600; }
 tbody th { font-weight: 400; }
 tr.total td { border-top: 2px solid var(--line); font-weight: 700; }
 .scores { width: auto; min-width: min(100%, 24rem); }
+.scores th, .scores td:first-child { white-space: normal; }
 td.best { color: var(--best); font-weight: 700; }
 td.bar { width: 75%; min-width: 9rem; }
 td.bar div { display: flex; align-items: center; gap: .5rem; line-height: 1.15; }
@@ -71,6 +72,7 @@ dt { color: var(--faint); }
 dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 dd details { border: 0; padding: 0; }
 dd summary { font-weight: 400; }
+@media (max-width: 30rem) { th, td { padding-left: .35rem; padding-right: .35rem; font-size: .92rem; } }
 code { background: var(--bar); padding: .1rem .35rem; border-radius: 4px; font-size: .9em; }
 $css</style>
 </head>

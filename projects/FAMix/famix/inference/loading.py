@@ -73,10 +73,10 @@ def load_model(
         ConfigError: there is no config, it cannot be read, or its data sets or the device are unknown.
         WeightsError: there is no checkpoint, it is damaged, or of another config.
     """
-    checkpoint = _find_checkpoint(Path(path), config, opts)
+    checkpoint, cfg = _find(Path(path), config, opts)
     content = read_checkpoint(checkpoint)
     shipped = content.get(SHIPPED) if isinstance(content, dict) else None
-    cfg = _read_config(checkpoint, config, shipped, opts)
+    cfg = cfg or _read_config(checkpoint, config, shipped, opts)
     cfg.MODEL.DEVICE = str(_usable(default_device() if device is None else device))
     if shipped:
         classes = ClassTable.from_dict(shipped["classes"])
@@ -105,17 +105,18 @@ def _usable(device: str | torch.device) -> torch.device:
     return wanted
 
 
-def _find_checkpoint(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]) -> Path:
+def _find(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]) -> tuple[Path, CfgNode | None]:
+    """The checkpoint, and for the folder of a run the config, which says which one that is."""
     if not path.is_dir():
         if path.is_file():
-            return path
+            return path, None
         raise WeightsError(
             f"checkpoint {path} does not exist; expected a file such as model_final.pth, or a run's folder"
         )
     cfg = _read_config(path / LAST_FILE, config, None, opts)
     checkpoint = path / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
     if checkpoint.is_file():
-        return checkpoint
+        return checkpoint, cfg
     others = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "none"
     raise WeightsError(
         f"the run {path} has no {checkpoint.name} (checkpoints there: {others}); finish the training, or name a file"

@@ -39,6 +39,7 @@ VIEWS = {OVERLAY: "_overlay.jpg", SIDE_BY_SIDE: "_side-by-side.jpg", LABELS: "_l
 
 Files = dict[str, Path]  # view -> where it goes
 
+_JPEG = {".jpg", ".jpeg"}
 _JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
@@ -117,10 +118,11 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
+    quality = _JPEG_QUALITY if path.suffix.lower() in _JPEG else []
     stored = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     try:
         with whole_file(path) as part:
-            if not cv2.imwrite(str(part), stored, _JPEG_QUALITY):
+            if not cv2.imwrite(str(part), stored, quality):
                 raise OSError(f"OpenCV could not encode {pixels.shape[1]} x {pixels.shape[0]} pixels")
     except (OSError, cv2.error) as error:
         reason = getattr(error, "strerror", None) or str(error)

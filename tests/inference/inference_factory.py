@@ -1,0 +1,78 @@
+"""Trained networks in miniature, to predict with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+from torch import nn
+
+from clip_factory import save_tiny_clip
+from data_factory import registered, write_definition
+from famix.engine import load_config, save_weights
+
+__all__ = ["forgotten_datasets", "make_image", "make_run", "save_run"]
+
+
+@contextmanager
+def forgotten_datasets() -> Iterator[None]:
+    """Forget the data sets that are registered meanwhile."""
+    before = set(DatasetCatalog)
+    try:
+        yield
+    finally:
+        for name in set(DatasetCatalog) - before:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.pop(name, None)
+
+
+def make_run(folder: Path, config: Path, *options: str, definition: Path | None = None) -> Path:
+    """Leave a folder as a run does: config.yaml, and model_final.pth with random weights that tell pixels apart.
+
+    Args:
+        folder: gets the run, and beside it the definition of its data set, which has no files.
+        config: of the run.
+        options: override it.
+        definition: of the data set; None writes one with Cityscapes' classes.
+
+    Returns:
+        The folder of the run, without the CLIP that it started from.
+    """
+    definition = definition or write_definition(folder / "data", splits={"train": {}, "val": {}, "night": {}})
+    clip, run = save_tiny_clip(folder / "clip.pt"), folder / "run"
+    paths = ["DATASETS.FILES", f"['{definition}']", "MODEL.CLIP.WEIGHTS", str(clip), "OUTPUT_DIR", str(run)]
+    cfg = load_config(str(config), [*paths, *options])
+    torch.manual_seed(0)
+    with registered(definition):
+        model = build_model(cfg)
+    spread_scores(model)
+    save_run(cfg, model, run)
+    clip.unlink()
+    return run
+
+
+def save_run(cfg: CfgNode, model: nn.Module, run: Path) -> None:
+    """Write config and weights, and beside them what only training needs."""
+    save_weights(model, run / "model_final.pth", iterations=4)
+    content = torch.load(run / "model_final.pth", weights_only=True)
+    torch.save({**content, "optimizer": {"state": {0: torch.zeros(1000)}}}, run / "model_final.pth")
+    (run / "config.yaml").write_text(cfg.dump())
+
+
+def spread_scores(model: nn.Module) -> None:
+    """Make the scores of a random decoder differ from pixel to pixel, so that labels do, too."""
+    head = model.sem_seg_head
+    last = [module for module in head.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)][-1]
+    with torch.no_grad():
+        last.weight.normal_(generator=torch.Generator().manual_seed(1))
+
+
+def make_image(height: int = 72, width: int = 112, seed: int = 0) -> np.ndarray:
+    """Blocks of colour and noise, (height, width, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 12 + 1, width // 12 + 1, 3)).repeat(12, 0).repeat(12, 1)[:height, :width]
+    return (blocks + rng.normal(0, 8, blocks.shape)).clip(0, 255).astype(np.uint8)

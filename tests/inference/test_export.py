@@ -1,0 +1,250 @@
+"""Exported networks say what the network says, for images of any size; stripped checkpoints need nothing else."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from famix.errors import ConfigError, WeightsError
+from famix.inference import ClassTable, LoadedModel, Predictor, load_model
+from famix.inference.export import OPSET, OnnxModel, require_onnx
+from famix.inference.graph import SemanticGraph
+from famix.inference.parity import Agreement, compare, make_image, measure_latency, require_agreement
+from famix.inference.stripping import halve
+from famix.modeling import CLIPResNet
+from inference.inference_factory import forgotten_datasets
+from inference.inference_factory import make_image as make_picture
+from model_factory import tiny_segmentor
+from run_factory import ROOT, load_tool
+
+EXAMPLE = ROOT / "projects/FAMix/examples/onnx_runtime_example.py"
+SIZES = ((64, 96), (37, 131))
+
+
+@pytest.fixture(scope="module")
+def shipped(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what the tool writes, in all formats, and "said", what it prints; tracing takes seconds."""
+    pytest.importorskip("onnxruntime")
+    output = tmp_path_factory.mktemp("shipped")
+    arguments = [str(pristine_run), "--format", "onnx", "torch_export", "stripped", "--output", str(output)]
+    with forgotten_datasets(), redirect_stdout(StringIO()) as said:
+        assert load_tool("export").main([*arguments, "--sizes", "64x96", "37x131", "--runs", "1"]) == 0
+    (output / "said").write_text(said.getvalue())
+    return output
+
+
+def logits_of(loaded: LoadedModel, images: torch.Tensor) -> torch.Tensor:
+    """What the network itself returns, image by image."""
+    with torch.no_grad():
+        return torch.stack([loaded.model([{"image": image}])[0]["sem_seg"] for image in images])
+
+
+@pytest.mark.parametrize("size", [*SIZES, (33, 32)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_onnx_is_the_network(shipped: Path, loaded: LoadedModel, size: tuple[int, int], batch: int) -> None:
+    images = torch.cat([make_image(size, seed) for seed in range(batch)])
+    logits, expected = OnnxModel(shipped / "model_final.onnx", threads=1)(images), logits_of(loaded, images)
+    assert logits.shape == (batch, 19, *size)
+    assert (logits.softmax(1) - expected.softmax(1)).abs().max() < 1e-5
+    assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.999
+    assert expected.argmax(1).unique().numel() > 3  # or equality would say little
+
+
+def test_both_graphs_are_compared_at_both_sizes_as_they_were_written(shipped: Path) -> None:
+    rows = re.findall(
+        r"^\| (\d+ x \d+) +\| ([\d.e-]+) +\| ([\d.]+)% ", (shipped / "said").read_text(), flags=re.MULTILINE
+    )
+    assert [size for size, *_ in rows] == 2 * ["64 x 96", "37 x 131"]
+    assert all(float(difference) < 1e-5 and float(equal) > 99.9 for _, difference, equal in rows)
+    assert zipfile.is_zipfile(shipped / "model_final.pt2")
+
+
+def test_onnx_file_speaks_for_itself(shipped: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(shipped / "model_final.onnx")
+    onnx.checker.check_model(model)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    axes = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert axes == {"image": ["batch", 3, "height", "width"], "logits": ["batch", 19, "height", "width"]}
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["class_names"])[0] == "road"
+    assert json.loads(metadata["colors"])[0] == [128, 64, 128]
+    assert "RGB" in metadata["input"]
+
+
+def test_example_needs_the_onnx_file_alone(shipped: Path, predictor: Predictor, tmp_path: Path) -> None:
+    picture = make_picture(60, 83)
+    cv2.imwrite(str(tmp_path / "street.png"), picture[..., ::-1])
+    command = [sys.executable, str(EXAMPLE), *(str(p) for p in (shipped / "model_final.onnx", tmp_path / "street.png"))]
+    result = subprocess.run(
+        [*command, str(tmp_path / "seen.png")], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    prediction = predictor(picture)
+    shares = {line.split("% ")[1]: float(line.split("%")[0]) for line in result.stdout.splitlines()}
+    expected = {prediction.class_names[k]: 100 * (prediction.labels == k).mean() for k in np.unique(prediction.labels)}
+    assert shares == pytest.approx(expected, abs=0.06)
+    np.testing.assert_allclose(cv2.imread(str(tmp_path / "seen.png"))[..., ::-1], prediction.overlay(picture), atol=1)
+    source = EXAMPLE.read_text()
+    assert len(source.splitlines()) <= 30
+    assert "famix" not in source and "torch" not in source
+
+
+def test_stripped_checkpoint_predicts_the_same_by_itself(shipped: Path, predictor: Predictor, tmp_path: Path) -> None:
+    file = shutil.copy(shipped / "model_final_stripped.pth", tmp_path / "street.pth")
+    alone, image = Predictor.from_checkpoint(file, device="cpu"), make_picture()
+    np.testing.assert_array_equal(alone(image).scores, predictor(image).scores)
+    assert alone.classes == predictor.classes
+
+
+def test_stripped_checkpoint_holds_what_inference_needs(shipped: Path, pristine_run: Path) -> None:
+    content = torch.load(shipped / "model_final_stripped.pth", weights_only=True)
+    assert content.keys() == {"model", "iteration", "inference"}
+    assert content["iteration"] == 3
+    paths = ("MODEL.CLIP.WEIGHTS", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "DATASETS.FILES")
+    assert not any(content["inference"]["config"][key] for key in paths)
+    assert str(pristine_run.parent) not in repr(content["inference"])
+
+
+def test_network_does_not_count_weights_that_it_does_not_use(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "model_final.pth", weights_only=True)
+    content["model"]["backbone.attnpool.c_proj.weight"] = torch.zeros(16, 256)
+    torch.save(content, run / "model_final.pth")
+    tool = load_tool("export")
+    assert (
+        tool.main([str(run), "--format", "stripped", "--output", str(tmp_path / "a.pth"), "--half", "--sizes", "32x40"])
+        == 0
+    )
+    stripped = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
+    assert not any("attnpool" in name for name in stripped)
+    assert {value.dtype for value in stripped.values() if value.ndim > 1} == {torch.float16}
+    assert {value.dtype for name, value in stripped.items() if name.endswith("running_var")} == {torch.float32}
+    weights = load_model(tmp_path / "a.pth", device="cpu").model.state_dict()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, content["model"][name], rtol=1e-3, atol=1e-3)
+
+
+def test_halving_keeps_what_half_precision_cannot_hold() -> None:
+    halved = halve({"w": torch.ones(2, 2), "var": torch.tensor([1e-9]), "count": torch.tensor([[3]])})
+    assert (halved["w"].dtype, halved["var"].item(), halved["count"].dtype) == (
+        torch.float16,
+        pytest.approx(1e-9),
+        torch.int64,
+    )
+
+
+def test_config_inside_keeps_every_value(shipped: Path, pristine_run: Path) -> None:
+    alone, before = (
+        load_model(path, device="cpu").cfg for path in (shipped / "model_final_stripped.pth", pristine_run)
+    )
+    assert alone.MODEL.SEM_SEG_HEAD == before.MODEL.SEM_SEG_HEAD
+    assert alone.SOLVER == before.SOLVER
+    assert alone.STYLE_MINING == before.STYLE_MINING
+
+
+def test_stripped_checkpoint_can_have_options(shipped: Path) -> None:
+    loaded = load_model(shipped / "model_final_stripped.pth", opts=["INPUT.FORMAT", "BGR"], device="cpu")
+    assert loaded.cfg.INPUT.FORMAT == "BGR"
+
+
+def test_graph_takes_rgb_whatever_the_network_takes() -> None:
+    model, image = tiny_segmentor().eval(), make_image((40, 64))
+    with torch.no_grad():
+        torch.testing.assert_close(SemanticGraph(model, "BGR")(image.flip(1)), SemanticGraph(model, "RGB")(image))
+        torch.testing.assert_close(SemanticGraph(model)(image.float()), SemanticGraph(model)(image))
+
+
+def test_graph_refuses_what_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"only a FAMixSemanticSegmentor .*, got Identity with NoneType"):
+        SemanticGraph(nn.Identity())
+    monkeypatch.setattr(CLIPResNet, "size_divisibility", 32)  # as of a feature pyramid
+    with pytest.raises(ConfigError, match="CLIPResNet pads images to multiples of 32 pixels"):
+        SemanticGraph(tiny_segmentor())
+
+
+def constant(*scores: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A network that says the same of every pixel."""
+    return lambda images: torch.tensor(scores).reshape(1, -1, 1, 1).expand(len(images), -1, *images.shape[-2:])
+
+
+def test_agreement_is_measured_by_probabilities_and_labels() -> None:
+    image = make_image((32, 40))
+    (same,) = compare(constant(1.0, 0.0), constant(2.0, 1.0), [image])  # logits that differ by a constant
+    assert same == Agreement((32, 40), pytest.approx(0, abs=1e-7), 1.0)
+    (other,) = compare(constant(0.0, 0.0), constant(0.0, float(np.log(3))), [image])
+    assert other == Agreement((32, 40), pytest.approx(0.25), 0.0)
+    require_agreement([same], "a.onnx")
+    with pytest.raises(WeightsError, match=r"a\.onnx disagrees .* 32 x 40 .* up to 0\.25 .* 0\.00% of the labels"):
+        require_agreement([same, other], "a.onnx")
+    with pytest.raises(WeightsError):
+        require_agreement([Agreement((32, 40), float("nan"), 1.0)], "a.onnx")
+
+
+def test_latency_is_the_median() -> None:
+    assert 0 < measure_latency(constant(1.0), make_image((32, 40)), runs=3) < 1000
+
+
+def test_file_that_disagrees_is_not_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load_tool("export")
+    monkeypatch.setattr(tool, "export_graph", lambda graph, float_input: None)
+    monkeypatch.setattr(tool, "write_onnx", lambda program, part, metadata: part.write_text("another network"))
+    monkeypatch.setattr(tool, "OnnxModel", lambda part, threads: constant(*map(float, range(19))))
+    before = sorted(run.iterdir())
+    assert tool.main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2
+    assert "model_final.onnx disagrees with the network" in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN/gone.pth", "--format", "stripped"], "gone.pth does not exist"),
+        (["RUN", "--format", "stripped", "--output", "RUN/model_final.pth"], "is the checkpoint, which would be lost"),
+        (["RUN", "--format", "onnx", "stripped", "--output", "a.onnx"], "is one file, but there are 2 formats"),
+        (["RUN", "--format", "stripped", "--output", "RUN/config.yaml/a.pth"], "cannot be written to"),
+    ],
+)
+def test_mistake_is_one_line_and_status_2(
+    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert load_tool("export").main([argument.replace("RUN", str(run)) for argument in arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["64", "64x", "axb", "64x96x3"])
+def test_size_that_is_none_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_tool("export").main(["run", "--format", "stripped", "--sizes", word])
+    assert "expected HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(
+        ConfigError, match=r"ONNX needs the package onnxscript, .* pip install onnx onnxscript onnxruntime"
+    ):
+        require_onnx()
+
+
+def test_classes_survive_a_file() -> None:
+    table = ClassTable(("a", "b"), ((1, 2, 3), (4, 5, 6)), (1,), 7)
+    assert ClassTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+    assert table.register() == table.register()

@@ -1,0 +1,158 @@
+"""Which checkpoint, which config: found, or one clear error."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from data_factory import write_definition
+from famix.engine import load_config
+from famix.errors import ConfigError, FAMixError
+from famix.inference.loading import load_model
+from famix.modeling import ARCHITECTURES
+
+
+def edit_config(run: Path, *options: str) -> CfgNode:
+    cfg = load_config(str(run / "config.yaml"), options)
+    (run / "config.yaml").write_text(cfg.dump())
+    return cfg
+
+
+def save_other_weights(run: Path, name: str) -> None:
+    content = torch.load(run / "model_final.pth", weights_only=True)
+    torch.save({"model": {key: value + 1 for key, value in content["model"].items()}, "iteration": 1}, run / name)
+
+
+def test_network_is_built_without_clip_and_bank(run: Path) -> None:
+    cfg = load_config(str(run / "config.yaml"))
+    assert not Path(cfg.MODEL.CLIP.WEIGHTS).exists()  # the CLIP of 8 channels that it started from
+    assert cfg.MODEL.STYLE.STRATEGY == "bank"
+    loaded = load_model(run / "model_final.pth", device="cpu")
+    expected = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_nothing_is_left_behind(run: Path) -> None:
+    before = dict(ARCHITECTURES)
+    assert load_model(run, device="cpu").facts == {"iteration": 3}
+    assert before == ARCHITECTURES
+
+
+@pytest.mark.parametrize(("use", "name"), [("last", "model_final"), ("best", "model_best"), ("ema", "model_ema")])
+def test_folder_of_a_run_stands_for_the_weights_that_it_selects(run: Path, use: str, name: str) -> None:
+    for other in ("model_best.pth", "model_ema.pth"):
+        save_other_weights(run, other)
+    assert load_model(run, opts=["MODEL_SELECTION.USE", use], device="cpu").checkpoint == run / f"{name}.pth"
+
+
+def test_config_and_options_can_be_given(run: Path, tmp_path: Path) -> None:
+    shutil.move(run / "config.yaml", tmp_path / "other.yaml")
+    loaded = load_model(run / "model_final.pth", tmp_path / "other.yaml", ["INPUT.FORMAT", "BGR"], "cpu")
+    assert loaded.cfg.INPUT.FORMAT == "BGR"
+
+
+def lose_config(run: Path) -> Path:
+    (run / "config.yaml").unlink()
+    return run / "model_final.pth"
+
+
+def lose_checkpoint(run: Path) -> Path:
+    (run / "model_final.pth").rename(run / "model_0000999.pth")
+    return run
+
+
+def name_nothing(run: Path) -> Path:
+    return run / "modle_final.pth"
+
+
+def cut_checkpoint(run: Path) -> Path:
+    file = run / "model_final.pth"
+    file.write_bytes(file.read_bytes()[:3000])
+    return file
+
+
+def write_code(run: Path) -> Path:
+    torch.save({"model": Path}, run / "model_final.pth")
+    return run
+
+
+def widen_decoder(run: Path) -> Path:
+    edit_config(run, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16")
+    return run
+
+
+def add_class(run: Path) -> Path:
+    edit_config(run, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "20")
+    return run
+
+
+def lose_backbone(run: Path) -> Path:
+    content = torch.load(run / "model_final.pth", weights_only=True)
+    state = {name: value for name, value in content["model"].items() if "layer3" not in name}
+    torch.save({"model": state}, run / "model_final.pth")
+    return run
+
+
+def forget_definition(run: Path) -> Path:
+    edit_config(run, "DATASETS.FILES", "['gone.yaml']")
+    return run
+
+
+def forget_data_set(run: Path) -> Path:
+    edit_config(run, "DATASETS.FILES", "[]")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lose_config, r"no config\.yaml beside .*model_final\.pth; name the config"),
+        (lose_checkpoint, r"has no model_final\.pth \(checkpoints there: model_0000999\.pth\)"),
+        (name_nothing, r"modle_final\.pth does not exist; expected a file"),
+        (cut_checkpoint, r"model_final\.pth cannot be read"),
+        (write_code, r"model_final\.pth cannot be read"),
+        (widen_decoder, r"model_final\.pth does not fit its config: the checkpoint leaves \d+ entries .* sem_seg_head"),
+        (add_class, r"NUM_CLASSES is 20, but data set tiny_train has 19 classes"),
+        (lose_backbone, r"does not fit its config: .* backbone"),
+        (forget_definition, r"names of the classes cannot be had: .*gone\.yaml.* stripped"),
+        (forget_data_set, r"classes of the config's data sets \(tiny_train, tiny_val, tiny_night\) are unknown"),
+    ],
+)
+def test_mistake_is_one_error(run: Path, spoil: object, message: str) -> None:
+    path = spoil(run)  # type: ignore[operator]
+    with pytest.raises(FAMixError, match=message):
+        load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "no device"])
+def test_device_that_is_not_there_is_one_error(run: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device {device} cannot be used .* take cpu"):
+        load_model(run, device=device)
+
+
+def test_classes_of_own_data_are_those_of_its_file(run: Path, tmp_path: Path) -> None:
+    colors = [[1, 2, 3]] + [[0, 0, index] for index in range(18)]
+    classes = [{"name": f"class {index}", "color": color} for index, color in enumerate(colors)]
+    changes = {"name": "own", "classes": classes, "label_ids": {0: "class 0"}}
+    definition = write_definition(tmp_path / "own", **changes)
+    edit_config(run, "DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "['own_train']", "DATASETS.TEST", "[]")
+    loaded = load_model(run, device="cpu")
+    assert loaded.classes.names[0] == "class 0"
+    assert loaded.classes.colors[0] == (1, 2, 3)
+
+
+def test_data_set_of_other_code_needs_no_colours(run: Path) -> None:
+    DatasetCatalog.register("foreign", list)
+    MetadataCatalog.get("foreign").set(stuff_classes=[f"c{index}" for index in range(19)])
+    edit_config(run, "DATASETS.TRAIN", "['foreign']")
+    classes = load_model(run, device="cpu").classes
+    assert classes.names[18] == "c18"
+    assert len(set(classes.colors)) == 19
+    assert np.array(classes.colors).max() <= 255

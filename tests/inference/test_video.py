@@ -1,0 +1,165 @@
+"""Video files: what is written is read again, at its rate and size; whatever is wrong is one error."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from famix.errors import ConfigError, DatasetError
+from famix.inference import ClassTable, Prediction
+from famix.inference.sinks import VideoSink, WindowClosed, WindowSink
+from famix.inference.video import USUAL_RATE, VideoReader, VideoWriter
+from famix.inference.views import Look
+
+CLASSES = ClassTable(("road", "car"), ((128, 0, 0), (0, 0, 255)))
+RED = np.full((36, 64, 3), (200, 30, 30), np.uint8)
+
+
+def prediction(shape: tuple[int, int] = (36, 64)) -> Prediction:
+    labels = np.zeros(shape, np.uint8)
+    labels[: shape[0] // 2] = 1
+    return Prediction(labels, CLASSES)
+
+
+def write(path: Path, frames: int = 5, rate: float = 12.5, size: tuple[int, int] = (36, 64)) -> Path:
+    with VideoWriter(path, rate, size) as writer:
+        for number in range(frames):
+            writer.write(np.full((*size, 3), (200, 30 + 20 * number, 30), np.uint8))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.AVI"])
+def test_frames_rate_and_colours_come_back(tmp_path: Path, name: str) -> None:
+    with VideoReader(write(tmp_path / name)) as reader:
+        frames = list(reader)
+    assert (reader.rate, reader.frames, len(frames)) == (12.5, 5, 5)
+    for number, frame in enumerate(frames):
+        assert frame.shape == (36, 64, 3)
+        np.testing.assert_allclose(
+            frame.mean((0, 1)), (200, 30 + 20 * number, 30), atol=8
+        )  # red first; codecs lose some
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
+def test_odd_frames_lose_no_pixel(tmp_path: Path, name: str) -> None:
+    with VideoReader(write(tmp_path / name, size=(35, 63))) as reader:
+        frame = next(iter(reader))
+    assert frame.shape == (36, 64, 3)
+    np.testing.assert_allclose(frame[:34, :62].mean((0, 1)), (200, 30, 30), atol=10)
+
+
+def test_video_without_a_rate_gets_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.avi")
+    get = cv2.VideoCapture.get
+
+    class Silent:
+        def __init__(self, source: str) -> None:
+            self.capture = cv2_capture(source)
+
+        def isOpened(self) -> bool:
+            return True
+
+        def get(self, key: int) -> float:
+            return 0.0 if key == cv2.CAP_PROP_FPS else get(self.capture, key)
+
+        def release(self) -> None:
+            self.capture.release()
+
+    cv2_capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Silent)
+    with VideoReader(path) as reader:
+        assert reader.rate == USUAL_RATE
+
+
+def test_missing_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"gone\.mp4 does not exist; expected a file that OpenCV reads"):
+        VideoReader(tmp_path / "gone.mp4")
+    (tmp_path / "text.mp4").write_text("no video at all")
+    with pytest.raises(DatasetError, match=r"text\.mp4 cannot be read: it is damaged, no video"):
+        VideoReader(tmp_path / "text.mp4")
+
+
+def test_video_without_frames_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.avi")
+    reader = VideoReader(path)
+    list(reader)
+    with pytest.raises(DatasetError, match=r"a\.avi has no frame that can be read"):
+        list(reader)  # nothing is left, as in a file that holds none
+
+
+def test_camera_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="camera 77 cannot be opened; is it plugged in"):
+        VideoReader(77)
+
+
+def test_other_kind_of_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a\.gif for a video, expected a file that ends with \.mp4 or \.avi"):
+        VideoWriter(tmp_path / "a.gif", 10, (36, 64))
+
+
+def test_missing_codec_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codecs = {".mp4": "nope"}
+    monkeypatch.setattr("famix.inference.video.CODECS", {**codecs, ".avi": "MJPG"})
+    with pytest.raises(ConfigError, match=r"cannot write .*a\.mp4: its codec nope is missing here.* try \.avi"):
+        VideoWriter(tmp_path / "a.mp4", 10, (36, 64))
+
+
+def test_sink_writes_videos_and_labels(tmp_path: Path) -> None:
+    files = {"overlay": tmp_path / "o.avi", "side-by-side": tmp_path / "s.avi", "labels": tmp_path / "labels"}
+    with VideoSink(files, 10, Look(alpha=1.0)) as sink:
+        for _ in range(3):
+            sink.write(RED, prediction())
+    with VideoReader(tmp_path / "o.avi") as reader:
+        frames = list(reader)
+    assert len(frames) == 3
+    np.testing.assert_allclose(frames[0][4:14].mean((0, 1)), (0, 0, 255), atol=10)
+    with VideoReader(tmp_path / "s.avi") as reader:
+        assert next(iter(reader)).shape == (36, 64 + 4 + 64, 3)
+    labels = [
+        cv2.imread(str(tmp_path / f"labels/{number:06d}_labels.png"), cv2.IMREAD_UNCHANGED) for number in range(3)
+    ]
+    for read in labels:
+        np.testing.assert_array_equal(read, prediction().labels)
+
+
+def test_legend_of_a_video_has_one_height_whatever_is_seen(tmp_path: Path) -> None:
+    with VideoSink({"color": tmp_path / "c.avi"}, 10, Look(legend=True)) as sink:
+        sink.write(RED, prediction())
+        sink.write(RED, Prediction(np.zeros((36, 64), np.uint8), CLASSES))
+    with VideoReader(tmp_path / "c.avi") as reader:
+        frames = list(reader)
+    assert len(frames) == 2
+    assert frames[0].shape[0] > 36
+
+
+def test_video_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.avi")
+    before = path.read_bytes()
+    with suppress(RuntimeError), VideoSink({"color": path}, 10, Look()) as sink:
+        sink.write(RED, prediction())
+        raise RuntimeError("stopped")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.avi"]
+
+
+def test_window_shows_bgr_and_closes_on_q(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[np.ndarray] = []
+    keys = iter([-1, ord("q")])
+    monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
+    window = WindowSink("color", Look())
+    window.write(RED, prediction())
+    assert shown[0][0, 0].tolist() == [255, 0, 0]  # a blue car
+    with pytest.raises(WindowClosed):
+        window.write(RED, prediction())
+
+
+def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def imshow(title: str, picture: np.ndarray) -> None:
+        raise cv2.error("not implemented")
+
+    monkeypatch.setattr(cv2, "imshow", imshow)
+    with pytest.raises(ConfigError, match=r"there are no windows: .* give --output"):
+        WindowSink("overlay", Look()).write(RED, prediction())

@@ -1,0 +1,278 @@
+"""demo.py as a user meets it: pictures of images and videos, exit status and message of every mistake."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from famix.inference import Predictor
+from famix.inference.video import VideoReader, VideoWriter
+from inference.inference_factory import forgotten_datasets, make_image, make_run
+from run_factory import CONFIG, ROOT
+
+JPEG_LOSS = 15  # of pictures of noise, on average; other colours would be off by 80
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("famix_demo", ROOT / "projects/FAMix/demo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def own_catalogue() -> Iterator[None]:
+    with forgotten_datasets():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("demo"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> Predictor:
+    with forgotten_datasets():
+        return Predictor.from_checkpoint(run, device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(make_image(seed=number)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    with VideoWriter(tmp_path / "drive.avi", 12.5, (48, 64)) as writer:
+        for number in range(4):
+            writer.write(make_image(48, 64, seed=number))
+    return tmp_path / "drive.avi"
+
+
+@pytest.fixture
+def loaded_once(demo: ModuleType, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare tests of other things the loading."""
+    monkeypatch.setattr(demo, "load_predictor", lambda _: predictor)
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_all_views_of_a_folder(demo: ModuleType, run: Path, predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--weights", str(run), "--input", str(photos), "--output", str(out), "--view", "all", "--alpha", "0.7"]
+    assert demo.main([*arguments, "--device", "cpu"]) == 0
+    assert len(list(out.iterdir())) == 3 * 4
+    for number in range(3):
+        image = make_image(seed=number)
+        prediction = predictor(image)
+        np.testing.assert_array_equal(read(out / f"{number}_labels.png"), prediction.labels)
+        np.testing.assert_array_equal(read(out / f"{number}_color.png"), prediction.color_image())
+        overlay = prediction.overlay(image, 0.7)
+        assert np.abs(read(out / f"{number}_overlay.jpg").astype(int) - overlay).mean() < JPEG_LOSS
+        both = read(out / f"{number}_side-by-side.jpg").astype(int)
+        assert np.abs(both[:, :112] - image).mean() < JPEG_LOSS
+        assert np.abs(both[:, -112:] - overlay).mean() < JPEG_LOSS
+
+
+def test_weights_protocol_and_options_reach_the_network(
+    demo: ModuleType, run: Path, photos: Path, tmp_path: Path
+) -> None:
+    arguments = ["--input", str(photos / "0.png"), "--output", str(tmp_path / "0.png"), "--view", "labels"]
+    options = ["MODEL.WEIGHTS", str(run / "model_final.pth"), "INPUT.FORMAT", "BGR"]
+    assert demo.main([*arguments, "--protocol", "flip", "--device", "cpu", "--opts", *options]) == 0
+    predictor = Predictor.from_checkpoint(run, protocol="flip", device="cpu", opts=["INPUT.FORMAT", "BGR"])
+    np.testing.assert_array_equal(read(tmp_path / "0.png"), predictor(make_image()).labels)
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_unreadable_files_are_named_and_the_others_go_on(
+    demo: ModuleType, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.png").write_bytes((photos / "1.png").read_bytes()[:100])
+    Image.fromarray(make_image(20, 20)).save(photos / "2.png")
+    assert demo.main(["--input", str(photos), str(photos / "0.png"), "--output", str(tmp_path / "out")]) == 1
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["0_overlay.jpg"]
+    out, err = capsys.readouterr()
+    assert out == f"1 of 3 images -> {tmp_path / 'out'}\n"
+    lines = err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"error: Image file {photos / '1.png'} cannot be read")
+    assert lines[1].startswith(f"error: {photos / '2.png'}: got an image of 20 x 20 pixels")
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_inputs_in_the_output_folder_stay(demo: ModuleType, photos: Path) -> None:
+    shutil.copy(photos / "1.png", photos / "0_labels.png")
+    before = (photos / "0_labels.png").read_bytes()
+    assert demo.main(["--input", str(photos), "--output", str(photos), "--view", "labels"]) == 0
+    assert (photos / "0_labels.png").read_bytes() == before
+    assert (photos / "0_png_labels.png").exists()
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_legend_stands_below(demo: ModuleType, photos: Path, tmp_path: Path, predictor: Predictor) -> None:
+    arguments = ["--input", str(photos / "0.png"), "--output", str(tmp_path / "out"), "--view", "color"]
+    assert demo.main([*arguments, "--legend"]) == 0
+    prediction, picture = predictor(make_image()), read(tmp_path / "out/0_color.png")
+    np.testing.assert_array_equal(picture[:72], prediction.color_image())
+    assert len(picture) > 72
+    shown = {tuple(color) for color in picture[72:].reshape(-1, 3).tolist()}
+    seen = np.unique(prediction.labels).tolist()
+    assert {tuple(color) for color in prediction.colors[seen].tolist()} <= shown
+    assert tuple(prediction.colors[next(k for k in range(19) if k not in seen)].tolist()) not in shown
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_video_keeps_its_rate_and_length(demo: ModuleType, video: Path, tmp_path: Path, predictor: Predictor) -> None:
+    out = tmp_path / "out"
+    assert demo.main(["--video-input", str(video), "--output", str(out), "--view", "all"]) == 0
+    with VideoReader(video) as reader:
+        predictions = [(frame, predictor(frame)) for frame in reader]
+    with VideoReader(out / "drive_overlay.mp4") as reader:
+        assert reader.rate == 12.5
+        frames = list(reader)
+    assert len(frames) == 4
+    for number, (image, prediction) in enumerate(predictions):
+        np.testing.assert_array_equal(read(out / f"drive_labels/{number:06d}_labels.png"), prediction.labels)
+        assert np.abs(frames[number].astype(int) - prediction.overlay(image, 0.5)).mean() < JPEG_LOSS
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_damaged_video_is_one_error(demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "drive.mp4").write_text("no video")
+    assert demo.main(["--video-input", str(tmp_path / "drive.mp4"), "--output", str(tmp_path / "seen.mp4")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "drive.mp4 cannot be read" in line
+    assert not (tmp_path / "seen.mp4").exists()
+
+
+class Camera:
+    """A camera that the user stops after some frames."""
+
+    def __init__(self, number: int) -> None:
+        assert number == 0
+        self.left = 3
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, key: int) -> float:
+        return -1.0
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return True, make_image(48, 64)
+
+    def release(self) -> None:
+        self.left = 0
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_camera_is_recorded_until_it_is_stopped(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    assert demo.main(["--webcam", "--output", str(tmp_path / "live.avi")]) == 0
+    assert capsys.readouterr().out == f"3 frames at 25 per second -> {tmp_path / 'live.avi'}\n"
+    monkeypatch.undo()
+    with VideoReader(tmp_path / "live.avi") as reader:
+        assert len(list(reader)) == 3
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_stopped_video_leaves_nothing(
+    demo: ModuleType, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(image: np.ndarray, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "load_predictor", lambda _: stop)
+    assert demo.main(["--video-input", str(video), "--output", str(tmp_path / "seen.avi")]) == 130
+    assert {file.name for file in tmp_path.iterdir()} == {"drive.avi"}
+
+
+@pytest.mark.usefixtures("loaded_once")
+@pytest.mark.parametrize("source", ["images", "video"])
+def test_without_output_pictures_are_shown(
+    demo: ModuleType, photos: Path, video: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    shown: list[tuple[int, ...]] = []
+    waits: list[int] = []
+    monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture.shape))
+    monkeypatch.setattr(cv2, "waitKey", lambda wait: waits.append(wait) or (-1 if len(waits) < 2 else 27))  # type: ignore[func-returns-value]
+    assert demo.main(["--input", str(photos)] if source == "images" else ["--video-input", str(video)]) == 0
+    assert shown == ([(72, 112, 3)] * 2 if source == "images" else [(48, 64, 3)] * 2)  # Escape after the second
+    assert waits == ([0, 0] if source == "images" else [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "nowhere/*.png", "--output", "out"], "no input matched nowhere/*.png"),
+        (["--input", "PHOTOS", "--output", "PHOTOS/0.png/out"], "cannot be written to"),
+        (["--input", "PHOTOS", "--output", "out", "--alpha", "2"], "--alpha is 2.0, expected a number from 0 to 1"),
+        (["--input", "PHOTOS", "--view", "labels"], "--view labels needs --output"),
+        (["--input", "PHOTOS", "--output", "out"], "there is no network: give --weights"),
+        (["--input", "PHOTOS", "--output", "out", "--weights", "gone.pth"], "checkpoint gone.pth does not exist"),
+        (["--input", "PHOTOS", "--output", "out", "--weights", "RUN", "--protocol", "quarter"], "protocol 'quarter'"),
+        (
+            ["--input", "PHOTOS", "--output", "out", "--weights", "RUN/model_final.pth", "--config-file", "OTHER"],
+            "does not fit its config",
+        ),
+        (["--webcam", "77", "--output", "out.avi"], "camera 77 cannot be opened"),
+        (["--video-input", "VIDEO", "--output", "VIDEO"], "is the input, which would be lost"),
+        (["--video-input", "VIDEO", "--output", "out.mkv"], "is no video; expected a file that ends with"),
+    ],
+)
+def test_mistake_is_one_line_and_status_2(
+    demo: ModuleType, run: Path, photos: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    other = (run / "config.yaml").read_text().replace("ASPP_CHANNELS: 8", "ASPP_CHANNELS: 16")
+    (tmp_path / "other.yaml").write_text(other)
+    places = {"PHOTOS": photos, "RUN": run, "VIDEO": video, "OTHER": tmp_path / "other.yaml"}
+    for word, place in places.items():
+        arguments = [argument.replace(word, str(place)) for argument in arguments]
+    assert demo.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1 and err.startswith("error: ")
+    assert not out
+
+
+def test_panoptic_network_writes_its_segments(demo: ModuleType, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("panopticapi")
+    from panoptic_factory import CONFIGS, write_recipe
+
+    (tmp_path / "data").mkdir()
+    definition = write_recipe(tmp_path / "data", splits=("train", "val", "night"))
+    run = make_run(tmp_path, CONFIGS / "famix_panoptic_deeplab.yaml", definition=definition)
+    out = tmp_path / "out"
+    arguments = ["--weights", str(run), "--input", str(photos), "--output", str(out), "--view", "all", "--legend"]
+    assert demo.main([*arguments, "--device", "cpu"]) == 0
+    assert len(list(out.iterdir())) == 3 * 6
+    described = json.loads((out / "0_segments.json").read_text())
+    ids = read(out / "0_segments.png").astype(int) @ [1, 256, 65536]
+    assert {int(value) for value in np.unique(ids)} - {0} == {segment["id"] for segment in described}
+    assert all((ids == segment["id"]).sum() == segment["area"] for segment in described)
+    assert torch.from_numpy(read(out / "0_labels.png").copy()).unique().numel() > 1

@@ -1,4 +1,4 @@
-"""What the READMEs say is so: links, make targets, the table of keys and the Python examples."""
+"""What the READMEs say is so: links, make targets and the Python examples."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
 from clip_factory import save_tiny_clip
-from famix import PatchStyleMixin, StyleBank, add_famix_config
+from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
 from run_factory import CONFIG
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
+DOCUMENTS = [*READMES, ROOT / "projects/FAMix/MODEL_ZOO.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT_README = READMES[1]
 
 
@@ -24,14 +23,7 @@ def python_blocks(path: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat
-
-
-@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", path.read_text())
     missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
@@ -46,20 +38,6 @@ def test_make_targets_exist() -> None:
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert re.search(r"^\s*(run )?.*make test", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-
-
-def test_key_table_lists_every_key_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `([A-Z][\w.]+)` \| (.*?) \|", PROJECT_README.read_text(), flags=re.MULTILINE))
-    ours, cfg = get_cfg(), get_cfg()
-    add_famix_config(cfg)
-    add_panoptic_deeplab_config(ours)  # which has DeepLab's keys, too
-    del ours.SOLVER["OPTIMIZER"]  # FAMix's own has more choices, and another default
-    added = {key: value for key, value in flatten(cfg).items() if key not in flatten(ours)}
-    assert rows.keys() == added.keys()
-    for key, value in added.items():
-        if key != "STYLE_MINING.STYLES":
-            shown = f"`{value}`" if value != "" else '`""`'
-            assert rows[key] == shown, key
 
 
 def test_commands_name_configs_that_load() -> None:

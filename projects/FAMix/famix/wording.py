@@ -3,7 +3,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["did_you_mean", "first_few"]
+__all__ = ["did_you_mean", "first_few", "shown"]
+
+_LONGEST = 300  # characters of a value in a message
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
@@ -20,6 +22,15 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
     return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def first_few(items: Sequence[object], limit: int = 3) -> str:

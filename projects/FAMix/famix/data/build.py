@@ -1,7 +1,9 @@
 """Data loaders for training, for mining styles and for tests."""
 
+import multiprocessing
 import signal
 from collections.abc import Collection, Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
@@ -162,6 +164,8 @@ def _train_dicts(cfg: CfgNode) -> Batch:
 
 
 def _worker_options(cfg: CfgNode) -> dict[str, Any]:
+    if cfg.DATALOADER.NUM_WORKERS:
+        Finalize(None, _end_workers, exitpriority=1)
     return {
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "collate_fn": list,
@@ -170,6 +174,13 @@ def _worker_options(cfg: CfgNode) -> dict[str, Any]:
         # would shift dropout in a run that is taken up again.
         "generator": torch.Generator(),
     }
+
+
+def _end_workers() -> None:
+    """At exit, end the workers that are left: Python would send them SIGTERM, which they ignore, and wait for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _start_worker(worker_id: int) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "load_definition",
     "read_ignore_label",
     "read_name",
+    "require_numbered_by_a_byte",
     "resolve_root",
 ]
 
@@ -168,12 +169,23 @@ def _read_classes(fields: Fields) -> tuple[ClassDefinition, ...]:
         return CITYSCAPES_CLASSES
     if not isinstance(value, list) or not value:
         raise fields.error("classes", value, "'cityscapes' or a list of {name: ..., color: [red, green, blue]}")
+    require_numbered_by_a_byte(fields, value)
     classes = tuple(_read_class(fields, index, entry) for index, entry in enumerate(value))
     names = [entry.name for entry in classes]
     for name in names:
         if names.count(name) > 1:
             raise fields.error("classes", name, "every name once")
     return classes
+
+
+def require_numbered_by_a_byte(fields: Fields, classes: Sequence[object]) -> None:
+    """Raise unless classes and the ignore label have different numbers from 0 to 255.
+
+    Raises:
+        DatasetError: there are too many.
+    """
+    if len(classes) > 255:
+        raise fields.error("classes", f"{len(classes)} classes", "at most 255")
 
 
 def _read_class(fields: Fields, index: int, entry: object) -> ClassDefinition:
@@ -236,9 +248,12 @@ def _read_split(fields: Fields, name: object, entry: object) -> SplitDefinition:
     if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
         raise fields.error("splits", name, "names of letters, digits, '_', '-' and '.'")
     inner = Fields(fields.file, {} if entry is None else entry, _SPLIT_KEYS, within=fields.path(f"splits.{name}"))
-    folder = inner.optional("folder", str)
+    folder, keys = inner.optional("folder", str), inner.optional("keys", str)
+    for key, path in (("folder", folder), ("keys", keys)):
+        if path is not None:
+            inner.below_root(key, path)
     skip = inner.optional("skip", list) or []
     for key in skip:
         if not isinstance(key, str):
             raise inner.error("skip", key, "keys as texts, in quotes where they look like numbers")
-    return SplitDefinition(name, name if folder is None else folder, inner.optional("keys", str), frozenset(skip))
+    return SplitDefinition(name, name if folder is None else folder, keys, frozenset(skip))

@@ -1,5 +1,6 @@
 """Strict reading of YAML: every mistake is reported with its file, its key, what was found and what was expected."""
 
+import os
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,7 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from famix.errors import DatasetError
-from famix.wording import did_you_mean
+from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text
+from famix.wording import did_you_mean, shown
 
 try:
     from yaml import CSafeLoader as SafeLoader  # several times as fast
@@ -47,15 +49,16 @@ def read_yaml(file: Path) -> object:
         What the file holds: mappings, lists, texts, numbers, booleans or None.
 
     Raises:
-        DatasetError: the file is missing, unreadable, no YAML, or gives a key twice.
+        DatasetError: the file is missing, unreadable, no YAML, unfolds to far more than it holds, or gives a key twice.
     """
     try:
-        with open(file, encoding="utf-8") as stream:
-            # A subclass of the safe loader: it builds plain data only.
-            return yaml.load(stream, Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(file, MAX_YAML_BYTES)
+        check_yaml(text)
+        # A subclass of the safe loader: it builds plain data only.
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError, DoubtfulFileError) as error:
         raise DatasetError(f"Dataset definition {file} cannot be read: {error}. See DATASETS.FILES.") from error
-    except yaml.YAMLError as error:
+    except Exception as error:  # YAMLError, and what PyYAML raises of dates and numbers that are none
         raise DatasetError(f"Dataset definition {file} is no valid YAML: {error}") from error
 
 
@@ -91,7 +94,7 @@ class Fields:
     def error(self, key: object, got: object, expected: str, hint: str = "") -> DatasetError:
         """An error about one key; `hint` starts with a blank."""
         where = f"key '{self.path(key)}'" if self.path(key) else "the file"
-        return DatasetError(f"{self.file}: {where}: got {got!r}, expected {expected}.{hint}")
+        return DatasetError(f"{self.file}: {where}: got {shown(got)}, expected {expected}.{hint}")
 
     def has(self, key: str) -> bool:
         """Whether a key is there."""
@@ -121,6 +124,16 @@ class Fields:
     def any_of(self, key: str) -> object:
         """Value of a key that may have several types; None when it is not there."""
         return self._values.get(key)
+
+    def below_root(self, key: str, path: str) -> str:
+        """A path that a key has named, after a look at whether it stays below the dataset's root.
+
+        Raises:
+            DatasetError: it is absolute, or leads upwards.
+        """
+        if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
+            raise self.error(key, path, "a path below the root")
+        return path
 
     def _typed(self, key: str, kind: type[T]) -> T:
         value = self._values[key]

@@ -1,6 +1,5 @@
 """Reading the parts of a definition that are about files: layouts and the encoding of labels."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -65,11 +64,13 @@ def _read_layout(fields: Fields, whole: Fields, train_ids: Mapping[str, int]) ->
     for key, names in (("folders", [*folders, *folders.values()]), ("splits", splits or [])):
         if any(not isinstance(name, str) for name in names):
             raise fields.error(key, names, "names as texts")
+    for folder in folders.values():
+        fields.below_root("folders", folder)
     return Layout(
         images=images,
         labels=labels,
         encoding=encoding,
-        keys=fields.optional("keys", str),
+        keys=fields.below_root("keys", keys) if (keys := fields.optional("keys", str)) is not None else None,
         folders=folders,
         splits=None if splits is None else frozenset(splits),
     )
@@ -81,8 +82,7 @@ def _read_templates(fields: Fields) -> tuple[str, str]:
         placeholders = re.findall(r"{[^}]*}", template)
         if placeholders.count("{key}") != 1 or set(placeholders) - {"{key}", "{split}"}:
             raise fields.error(key, template, "a path with {key} once and, where splits are folders, {split}")
-        if os.path.isabs(template) or ".." in template.split("/"):
-            raise fields.error(key, template, "a path below the root")
+        fields.below_root(key, template)
     if images == labels:
         raise fields.error("labels", labels, "another path than that of the images")
     return images, labels
@@ -122,8 +122,9 @@ def _read_names(fields: Fields, train_ids: Mapping[str, int]) -> tuple[str | Non
     names_file, names = fields.optional("label_names_file", str), fields.optional("label_names", dict)
     if (names_file is None) != (names is None):
         raise fields.error("label_names", names, "both 'label_names' and 'label_names_file', or neither")
-    if names is None:
+    if names is None or names_file is None:
         return None, {}
+    fields.below_root("label_names_file", names_file)
     if fields.has("label_ids"):
         raise fields.error("label_ids", fields.any_of("label_ids"), "either 'label_ids' or 'label_names'")
     for name in names:

@@ -180,6 +180,12 @@ class SplitFiles:
             lines = read_split_list(Path(path), layout.folders.get(self.split.name, self.split.folder))
         except (OSError, ValueError) as error:
             raise self._error(f"its list of keys {path} cannot be read: {error}.{self._without_list()}") from error
+        outside = [line for line in lines if os.path.isabs(line) or ".." in line.split("/")]
+        if outside:
+            raise self._error(
+                f"{path} names {first_few(outside)}, expected keys, names of files or paths below the root: no list reaches "
+                "out of a dataset"
+            )
         pattern = self._pattern(layout.images, layout)
         keys = [pattern.key_of_line(line) for line in lines]
         repeated = sorted(key for key, count in Counter(keys).items() if count > 1)

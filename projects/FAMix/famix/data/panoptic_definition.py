@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, ClassDefinition
-from famix.data.definition import read_ignore_label, read_name, resolve_root
+from famix.data.definition import read_ignore_label, read_name, require_numbered_by_a_byte, resolve_root
 from famix.data.fields import Fields, read_yaml
 from famix.wording import did_you_mean
 
@@ -112,8 +112,8 @@ def load_panoptic_definition(path: str | os.PathLike[str]) -> PanopticDefinition
         name=read_name(fields),
         root=fields.required("root", str),
         images=_read_images(fields),
-        panoptic_root=fields.required("panoptic_root", str),
-        panoptic_json=fields.required("panoptic_json", str),
+        panoptic_root=fields.below_root("panoptic_root", fields.required("panoptic_root", str)),
+        panoptic_json=fields.below_root("panoptic_json", fields.required("panoptic_json", str)),
         splits=_read_splits(fields),
         classes=classes,
         things=things,
@@ -128,7 +128,7 @@ def _read_images(fields: Fields) -> str:
     template = fields.required("images", str)
     if template.count("{key}") != 1:
         raise fields.error("images", template, "a path with {key} once, such as images/{split}/{key}.jpg")
-    return template
+    return fields.below_root("images", template)
 
 
 def _read_classes(fields: Fields) -> tuple[tuple[ClassDefinition, ...], tuple[int, ...]]:
@@ -138,6 +138,7 @@ def _read_classes(fields: Fields) -> tuple[tuple[ClassDefinition, ...], tuple[in
     if not isinstance(value, list) or not value:
         expected = "'cityscapes' or a list of {name: ..., color: [red, green, blue], thing: true or false}"
         raise fields.error("classes", value, expected)
+    require_numbered_by_a_byte(fields, value)
     read = [_read_class(fields, index, entry) for index, entry in enumerate(value)]
     classes = tuple(entry for entry, _ in read)
     names = [entry.name for entry in classes]
@@ -175,7 +176,7 @@ def _read_categories(
     for key, name in fields.required("categories", dict).items():
         if type(key) is not int and not isinstance(key, str):
             raise fields.error("categories", key, "ids or names of categories in the JSON file")
-        if name not in train_ids:
+        if not isinstance(name, str) or name not in train_ids:
             known = ", ".join(entry.name for entry in classes)
             expected = f"a class name or '{_IGNORE}'; the classes are {known}"
             raise fields.error(f"categories.{key}", name, expected, did_you_mean(name, train_ids))
@@ -198,6 +199,7 @@ def _read_splits(fields: Fields) -> Mapping[str, str]:
     for name, entry in entries.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
             raise fields.error("splits", name, "names of letters, digits, '_', '-' and '.'")
-        folder = Fields(fields.file, entry or {}, ("folder",), within=f"splits.{name}").optional("folder", str)
-        splits[name] = name if folder is None else folder
+        inner = Fields(fields.file, entry or {}, ("folder",), within=f"splits.{name}")
+        folder = inner.optional("folder", str)
+        splits[name] = name if folder is None else inner.below_root("folder", folder)
     return splits

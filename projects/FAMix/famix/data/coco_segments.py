@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,14 @@ from PIL import Image
 
 from famix.data.label_names import read_json
 from famix.errors import DatasetError
-from famix.wording import first_few
+from famix.wording import first_few, shown
 
 __all__ = ["VOID_ID", "decode_categories"]
 
 VOID_ID = 65535
 """Stands for the category of pixels that belong to no segment."""
+
+_NUM_SEGMENTS = 1 << 24  # of three channels of 8 bits
 
 _Segments = dict[int, int]  # number of a segment -> id of its category
 
@@ -65,11 +68,20 @@ def _read_segments(file: Path, modified: int) -> dict[str, _Segments]:
     try:
         return {
             str(entry["file_name"]).rsplit("/", 1)[-1]: {
-                int(segment["id"]): int(segment["category_id"]) for segment in entry["segments_info"]
+                _checked(segment["id"], _NUM_SEGMENTS): _checked(segment["category_id"], VOID_ID)
+                for segment in entry["segments_info"]
             }
             for entry in content["annotations"]
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{file} lists no panoptic segments: expected 'annotations' with 'file_name' and 'segments_info'."
+            f"{file} lists no panoptic segments ({type(error).__name__}: {error}): expected 'annotations' with 'file_name' "
+            "and 'segments_info'."
         ) from error
+
+
+def _checked(value: Any, limit: int) -> int:
+    number = int(value)
+    if not 0 <= number < limit:
+        raise ValueError(f"the id {shown(number)}, expected one below {limit}")
+    return number

@@ -1,16 +1,17 @@
 """Ids that a dataset's own JSON file names, for label files whose numbering has no fixed table."""
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from famix.errors import DatasetError
-from famix.wording import first_few
+from famix.intake import MAX_JSON_BYTES, parse_json, read_text
+from famix.wording import first_few, shown
 
 __all__ = ["ids_by_name", "read_id_names", "read_json"]
 
+_HIGHEST_ID = 65535  # of a 16-bit file
 _SEPARATOR = "--"  # between the levels of Mapillary's names: human--person--individual
 
 
@@ -68,13 +69,18 @@ def read_id_names(file: Path) -> dict[int, str]:
     content = read_json(file)
     try:
         if "labels" in content:
-            return {place: str(entry["name"]) for place, entry in enumerate(content["labels"])}
-        return {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
-    except (KeyError, TypeError, ValueError) as error:
+            names = {place: str(entry["name"]) for place, entry in enumerate(content["labels"])}
+        else:
+            names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{file} does not name label ids: expected a list 'labels' of entries with 'name', or a list 'categories' "
             "of entries with 'id' and 'name'."
         ) from error
+    outside = [label_id for label_id in names if not 0 <= label_id <= _HIGHEST_ID]
+    if outside:
+        raise DatasetError(f"{file} names the label id {shown(outside[0])}, expected 0 to {_HIGHEST_ID}.")
+    return names
 
 
 def read_json(file: Path) -> Any:
@@ -94,7 +100,7 @@ def read_json(file: Path) -> Any:
 
 @lru_cache(maxsize=4)
 def _read_json(file: Path, modified: int) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return parse_json(read_text(file, MAX_JSON_BYTES))
 
 
 def _levels(name: str) -> tuple[str, ...]:

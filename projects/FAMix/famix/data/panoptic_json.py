@@ -1,6 +1,7 @@
 """COCO's panoptic JSON files: which segments a PNG has, and which class each of them is."""
 
-import json
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 from famix.data.panoptic_definition import PanopticDefinition
 from famix.data.panoptic_segments import Segment
 from famix.errors import DatasetError
-from famix.wording import did_you_mean, first_few
+from famix.intake import MAX_JSON_BYTES, parse_json, read_text
+from famix.wording import did_you_mean, first_few, shown
 
 __all__ = ["PanopticAnnotation", "read_annotations"]
 
 _HIGHEST_ID = (1 << 24) - 1
+_MOST_SEGMENTS = (1 << 16) - 2  # of an image, whose pixels are numbered in 16 bits
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def read_annotations(definition: PanopticDefinition, file: Path) -> list[Panopti
         categories = _Categories(definition, file, content["categories"])
         names = {image["id"]: image["file_name"] for image in content.get("images", ())}
         annotations = [_annotation(entry, names, categories) for entry in content["annotations"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
@@ -126,7 +129,7 @@ class _Categories:
 def _annotation(
     entry: Mapping[str, Any], image_names: Mapping[Any, str], categories: _Categories
 ) -> PanopticAnnotation:
-    label = str(entry["file_name"])
+    label = _label_below_root(str(entry["file_name"]), categories.file)
     segments, void = [], []
     for segment in entry["segments_info"]:
         segment_id, train_id = int(segment["id"]), categories.train_id(int(segment["category_id"]), label)
@@ -138,15 +141,27 @@ def _annotation(
             void.append(segment_id)
         else:
             segments.append({"id": segment_id, "category_id": train_id, "iscrowd": int(segment.get("iscrowd", 0))})
-    ids = [segment["id"] for segment in segments] + void
-    if len(set(ids)) < len(ids):
-        repeated = sorted({segment_id for segment_id in ids if ids.count(segment_id) > 1})
+    if len(segments) > _MOST_SEGMENTS:
+        raise DatasetError(
+            f"{categories.file}: {label} has {len(segments)} segments, expected at most {_MOST_SEGMENTS}."
+        )
+    counts = Counter([*(segment["id"] for segment in segments), *void])
+    repeated = sorted(segment_id for segment_id, count in counts.items() if count > 1)
+    if repeated:
         raise DatasetError(f"{categories.file}: {label} has the segment(s) {first_few(repeated)} more than once.")
     image_id = entry["image_id"]
     names = [str(image_id), Path(label).stem]
     if image_id in image_names:
         names.insert(0, Path(image_names[image_id]).stem)
     return PanopticAnnotation(tuple(names), label, tuple(segments), tuple(void))
+
+
+def _label_below_root(label: str, file: Path) -> str:
+    if os.path.isabs(label) or ".." in label.split("/") or "\0" in label:
+        raise DatasetError(
+            f"{file} names the PNG {shown(label)}, expected a path below its folder: no file reaches out of a dataset."
+        )
+    return label
 
 
 def _require_both_kinds(definition: PanopticDefinition, file: Path, annotations: list[PanopticAnnotation]) -> None:
@@ -162,7 +177,7 @@ def _require_both_kinds(definition: PanopticDefinition, file: Path, annotations:
 
 def _read(definition: PanopticDefinition, file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse_json(read_text(file, MAX_JSON_BYTES))
     except (OSError, ValueError) as error:
         raise DatasetError(
             f"{definition.source}: the panoptic JSON file {file} cannot be read: {error}. Put it there; docs/PANOPTIC.md "

@@ -3,6 +3,7 @@
 An image and its label are a pair when the part of their paths that {key} stands for is the same.
 """
 
+import errno
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
@@ -84,13 +85,28 @@ class FileTree:
     def _walk(self, top: str) -> Iterable[tuple[str, str]]:
         if not os.path.isdir(top):
             return
+        walked = {os.path.realpath(top): top}
         for folder, subfolders, names in os.walk(top, onerror=self._on_error, followlinks=True):
             # Hidden files are other programs' (thumbnails, "._name.png" of macOS).
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            visible = [name for name in subfolders if not name.startswith(".")]
+            subfolders[:] = [name for name in visible if self._is_new(os.path.join(folder, name), walked)]
             below = folder[len(top) :].replace(os.sep, "/").strip("/")
             for name in names:
                 if not name.startswith("."):
                     yield posixpath.join(below, name), os.path.join(folder, name)
+
+    def _is_new(self, folder: str, walked: dict[str, str]) -> bool:
+        """Whether a folder was not walked before: links are followed, but must not multiply a dataset.
+
+        Args:
+            folder: to be walked.
+            walked: those that were, by their path without links; gets this one.
+        """
+        path = os.path.realpath(folder)
+        first = walked.setdefault(path, folder)
+        if first != folder and not folder.startswith(first + os.sep):  # a link to a folder that it lies in adds nothing
+            self._on_error(OSError(errno.ELOOP, f"it is the same folder as {first}; remove one of the links", folder))
+        return first == folder
 
 
 def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:

@@ -1,14 +1,17 @@
 """Lists of the images of a split: text files, and the split.mat that GTA5 comes with."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
+
+from famix.data.matlab_arrays import read_matlab_arrays
+from famix.intake import read_text
 
 __all__ = ["read_split_list"]
 
 _DIGITS = 5  # of GTA5's file names
+_MOST_IMAGES = 10**9
+_MAX_BYTES = 256 << 20  # of a list
 
 
 def read_split_list(path: Path, split_folder: str) -> list[str]:
@@ -28,22 +31,19 @@ def read_split_list(path: Path, split_folder: str) -> list[str]:
     """
     if path.suffix == ".mat":
         return _read_matlab(path, split_folder)
-    with open(path, encoding="utf-8") as stream:
-        return [line.strip() for line in stream if line.strip()]
+    return [line.strip() for line in read_text(path, _MAX_BYTES).split("\n") if line.strip()]
 
 
 def _read_matlab(path: Path, split_folder: str) -> list[str]:
-    with open(path, "rb") as stream:
-        try:
-            arrays = loadmat(stream)
-        except Exception as error:  # SciPy raises whatever a damaged or foreign file leads it to
-            raise ValueError(f"it is no MATLAB file that SciPy reads ({error})") from error
+    arrays = read_matlab_arrays(path)
     names = [name for name in arrays if name.lower().startswith(split_folder.lower())]
-    if len(names) != 1 or not np.issubdtype(arrays[names[0]].dtype, np.number):
-        there = _public_names(arrays)
+    numbers = arrays[names[0]] if len(names) == 1 else None
+    if numbers is None:
+        there = ", ".join(arrays) or "(none)"
         raise ValueError(f"it has the arrays {there}, expected one of numbers whose name starts with '{split_folder}'")
-    return [f"{int(number):0{_DIGITS}d}" for number in arrays[names[0]].ravel()]
-
-
-def _public_names(names: Iterable[str]) -> str:
-    return ", ".join(name for name in names if not name.startswith("_")) or "(none)"
+    values = numbers.astype(np.float64)
+    if not ((values >= 0) & (values < _MOST_IMAGES) & (values == np.floor(values))).all():
+        raise ValueError(
+            f"its array {names[0]} has numbers that no image has, expected whole ones below {_MOST_IMAGES}"
+        )
+    return [f"{int(value):0{_DIGITS}d}" for value in values]

@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from famix.errors import DatasetError
 from famix.files import whole_file
+from famix.intake import MAX_JSON_BYTES, parse_json, read_text
 
 __all__ = ["CONFUSION_FILE", "ConfusionMatrix", "read_confusion", "write_confusion"]
 
@@ -53,10 +53,10 @@ def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
         DatasetError: the file is missing or holds something else.
     """
     try:
-        plain = json.loads(Path(path).read_text())
+        plain = parse_json(read_text(path, MAX_JSON_BYTES))
         names, counts = tuple(map(str, plain["class_names"])), np.array(plain["counts"], dtype=np.int64)
         if counts.shape != (len(names), len(names)):
             raise ValueError(f"{len(names)} classes and counts of shape {counts.shape}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(f"got no confusion matrix from {path} ({error}); score the checkpoint again") from error
     return ConfusionMatrix(names, counts)

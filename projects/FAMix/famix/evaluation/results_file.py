@@ -18,6 +18,7 @@ from famix.evaluation.panoptic import format_panoptic_section
 from famix.evaluation.report import MEAN, METRICS, TASK, Report
 from famix.evaluation.report_text import format_report
 from famix.files import whole_file
+from famix.intake import MAX_JSON_BYTES, parse_json, read_text
 
 __all__ = ["FORMAT_VERSION", "RESULTS_FILE", "read_report", "read_results", "write_report"]
 
@@ -87,7 +88,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, float]]], Mapping[str, Any] | None]:
     try:
-        plain = json.loads(Path(path).read_text())
+        plain = parse_json(read_text(path, MAX_JSON_BYTES))
         report = plain.pop(_REPORT, None)
         results = {
             name: {
@@ -97,7 +98,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, f
             for name, tasks in plain.items()
         }
         return results, None if report is None else dict(report)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
 
 

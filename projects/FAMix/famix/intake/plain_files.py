@@ -8,7 +8,10 @@ from typing import Any
 
 from famix.intake.doubt import DoubtfulFileError
 
-__all__ = ["parse_json", "read_text", "require_plain_file"]
+__all__ = ["MAX_JSON_BYTES", "parse_json", "read_text", "require_plain_file"]
+
+MAX_JSON_BYTES = 2 << 30
+"""Of a file of annotations; COCO's panoptic ones have about a quarter of it."""
 
 
 def require_plain_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:

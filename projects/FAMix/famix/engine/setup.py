@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 from famix.config import add_famix_config
 from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
+from famix.engine.config_files import check_config_files
 from famix.errors import ConfigError, DatasetError, FAMixError
 from famix.modeling.freezing import ALL
 from famix.wording import did_you_mean
@@ -93,8 +94,11 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             raise ConfigError(_unknown_key(key, known))
     try:
         if config_file:
+            check_config_files(config_file)
             cfg.merge_from_file(config_file, allow_unsafe=False)  # Detectron2's default runs code that a YAML names
         cfg.merge_from_list(list(opts))
+    except ConfigError:
+        raise
     except FileNotFoundError as error:
         raise ConfigError(f"config file {error.filename} does not exist") from error
     except OSError as error:
@@ -105,6 +109,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise ConfigError(_explain(str(error).strip("'\""), known)) from error
     except (AttributeError, TypeError) as error:  # yacs takes for granted that a file holds a mapping
         raise ConfigError(f"{config_file} does not hold settings in the form KEY: value") from error
+    except Exception as error:  # of values that are written as Python literals, and are none
+        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
     return cfg
 
 

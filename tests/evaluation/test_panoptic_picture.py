@@ -45,6 +45,6 @@ def test_stuff_has_its_colour_things_a_shade_each_and_unlabelled_pixels_stay() -
 def test_every_tile_is_drawn_under_its_title(tmp_path: Path) -> None:
     tiles = tuple(np.full((20, 40, 3), value, np.uint8) for value in (10, 120, 230))
     draw_picture([PictureRow("night", tiles, ("", "", "PQ 1.0"))] * 2, ("a", "b", "c"), tmp_path / "new/picture.png")
-    page = np.asarray(Image.open(tmp_path / "new/picture.png"))
+    page = np.asarray(Image.open(tmp_path / "new/picture.png").convert("RGB"))
     for value in (10, 120, 230):
         assert (page == value).all(axis=2).sum() > 2 * 0.9 * 384 * 192 - 2 * 100 * 40

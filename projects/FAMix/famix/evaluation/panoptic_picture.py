@@ -94,7 +94,7 @@ def draw_picture(rows: Sequence[PictureRow], titles: Sequence[str], path: Path) 
                 pen.rectangle((corner[0] - pen.textlength(note, _font(18)) - 12, corner[1] - 28, *corner), _PAPER)
                 pen.text((corner[0] - 6, corner[1] - 14), note, _INK, _font(18), anchor="rm")
     with whole_file(path) as part:
-        page.save(part, format="PNG", optimize=True)
+        page.quantize(256).save(part, format="PNG", optimize=True)  # a third of the size
 
 
 def _shade(color: Color, place: int) -> Color:

@@ -261,7 +261,6 @@ def test_mistake_is_one_line_and_status_2(
 
 
 def test_panoptic_network_writes_its_segments(demo: ModuleType, photos: Path, tmp_path: Path) -> None:
-    pytest.importorskip("panopticapi")
     from panoptic_factory import CONFIGS, write_recipe
 
     (tmp_path / "data").mkdir()

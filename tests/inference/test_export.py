@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -36,7 +37,6 @@ SIZES = ((64, 96), (37, 131))
 @pytest.fixture(scope="module")
 def shipped(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of what the tool writes, in all formats, and "said", what it prints; tracing takes seconds."""
-    pytest.importorskip("onnxruntime")
     output = tmp_path_factory.mktemp("shipped")
     arguments = [str(pristine_run), "--format", "onnx", "torch_export", "stripped", "--output", str(output)]
     with forgotten_datasets(), redirect_stdout(StringIO()) as said:
@@ -72,7 +72,6 @@ def test_both_graphs_are_compared_at_both_sizes_as_they_were_written(shipped: Pa
 
 
 def test_onnx_file_speaks_for_itself(shipped: Path) -> None:
-    onnx = pytest.importorskip("onnx")
     model = onnx.load(shipped / "model_final.onnx")
     onnx.checker.check_model(model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]

@@ -13,7 +13,6 @@ from inference.inference_factory import make_image, make_run
 from panoptic_factory import CONFIGS, write_recipe
 from run_factory import load_tool
 
-pytest.importorskip("panopticapi")
 HEADS = ("famix_panoptic_deeplab", "famix_panoptic_fpn")
 ROAD, CAR = 0, 13
 

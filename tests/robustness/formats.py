@@ -1,0 +1,221 @@
+"""Every kind of file that the package reads: how to write a small sound one, and how the package reads it."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from scipy.io import savemat
+
+from data_factory import TINY_LABEL_IDS, make_dataset, write_definition, write_image, write_panoptic_label
+from data_factory import write_synthia_label as write_16_bit_label
+from famix.data import LabelReader, image_size, load_definition, read_image
+from famix.data.label_names import read_id_names
+from famix.data.listing import SplitFiles
+from famix.data.panoptic_definition import load_panoptic_definition
+from famix.data.panoptic_files import PanopticFiles
+from famix.data.panoptic_reader import panoptic_label_reader
+from famix.engine import load_config
+from famix.evaluation import read_report, write_report
+from panoptic_factory import make_panoptic, write_recipe
+from report_factory import fake_report
+from robustness.format import Format
+from robustness.mutations import in_json, in_png, in_text_lines, mutate_tree
+
+__all__ = ["FORMATS", "inside"]
+
+
+def inside(folder: Path, files: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record, after a look at whether all files that it names lie in a folder."""
+    for key, file in files.items():
+        if key.endswith("file_name"):
+            assert Path(os.path.abspath(file)).is_relative_to(folder), f"{key} {file} is outside of {folder}"
+    return files
+
+
+# Definitions and configs
+
+
+def _in_yaml(content: bytes, rng: np.random.Generator) -> bytes:
+    tree = mutate_tree(yaml.safe_load(content), rng)
+    return yaml.safe_dump(tree).encode("utf-8", "surrogatepass")
+
+
+def _make_definition(folder: Path) -> Path:
+    make_dataset(folder, count=2, size=(4, 6), folders=("train",))
+    return write_definition(
+        folder,
+        images=None,
+        labels=None,
+        label_ids=None,
+        layouts=[
+            {"images": "images/{split}/{key}.png", "labels": "labels/{split}/{key}.png", "label_ids": TINY_LABEL_IDS},
+            {"images": "rgb/{key}.png", "labels": "ids/{key}.png", "keys": "{split}.txt", "label_ids": "cityscapes"},
+        ],
+        splits={"train": {"skip": ["a/7"]}},
+    )
+
+
+def _load_definition(path: Path) -> Any:
+    definition = load_definition(path)
+    if definition.root == str(path.parent):  # elsewhere there may be anything
+        return definition, [
+            inside(path.parent, record) for s in definition.splits for record in SplitFiles(definition, s)()
+        ]
+    return definition
+
+
+def _make_recipe(folder: Path) -> Path:
+    make_panoptic(folder, {"train": 2})
+    return write_recipe(folder, splits=["train"], other_categories="ignore", categories={7: "road", "car": "car"})
+
+
+def _load_recipe(path: Path) -> Any:
+    definition = load_panoptic_definition(path)
+    if definition.root == str(path.parent):
+        return [
+            inside(path.parent, record) for split in definition.splits for record in PanopticFiles(definition, split)()
+        ]
+    return definition
+
+
+def _make_config(folder: Path) -> Path:
+    (folder / "base.yaml").write_text("SOLVER: {MAX_ITER: 30}\n")
+    entries = {
+        "_BASE_": "base.yaml",
+        "SEED": 3,
+        "SOLVER": {"BASE_LR": 0.01, "STEPS": [10, 20], "AMP": {"ENABLED": True}},
+        "DATASETS": {"TRAIN": ["tiny_train"], "TEST": ["tiny_val"]},
+        "MODEL": {"STYLE": {"GRID": [2, 3], "BANK": "bank.safetensors"}, "PIXEL_MEAN": [1.0, 2.0, 3.0]},
+        "VERSION": 2,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(entries))
+    return folder / "config.yaml"
+
+
+# Images
+
+
+_PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+_IDS = np.random.default_rng(0).choice(np.array([0, 1, 2, 9], dtype=np.uint8), (20, 30))
+
+
+def _image_maker(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        image = Image.fromarray(_PIXELS)
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(folder / name, exif=exif)
+        return folder / name
+
+    return make
+
+
+def _load_image(path: Path) -> Any:
+    pixels, size = read_image(path), image_size(path)
+    assert pixels.shape[:2] == size
+    return pixels
+
+
+def _load_label(path: Path) -> Any:
+    reader = LabelReader({int(value): int(value) for value in np.unique(_IDS)})
+    counts, _ = reader.count_pixels(path)
+    return reader.read(path), counts
+
+
+def _make_panoptic_png(folder: Path) -> Path:
+    make_panoptic(folder, {"train": 1})
+    return folder / "panoptic/train/0.png"
+
+
+def _load_panoptic_png(path: Path) -> Any:
+    definition = load_panoptic_definition(path.parents[2] / "panoptic.yaml")
+    return panoptic_label_reader(PanopticFiles(definition, "train")).read(path)
+
+
+# JSON and lists
+
+
+def _make_panoptic_json(folder: Path) -> Path:
+    make_panoptic(folder, {"train": 2})
+    return folder / "annotations/panoptic_train.json"
+
+
+def _load_panoptic_json(path: Path) -> Any:
+    root = path.parents[1]
+    files = PanopticFiles(load_panoptic_definition(root / "panoptic.yaml"), "train")
+    records = [inside(root, record) for record in files()]
+    return records, [panoptic_label_reader(files).read(record["pan_seg_file_name"]) for record in records]
+
+
+def _make_segments(folder: Path) -> Path:
+    write_panoptic_label(
+        folder / "label.png", np.array([[3, 7, 3], [7, 7, 7]]), folder / "names.json", {3: "a", 7: "b"}
+    )
+    return folder / "names.json"
+
+
+def _load_segments(path: Path) -> Any:
+    names = read_id_names(path)
+    reader = LabelReader({label_id: 0 for label_id in names}, segments_file=path)
+    return names, reader.read(path.with_name("label.png"))
+
+
+def _make_results(folder: Path) -> Path:
+    write_report(fake_report({"gta5_val": 70.25, "acdc_fog_val": 41.0}, sources=("gta5_val",)), folder)
+    return folder / "results.json"
+
+
+def _load_results(path: Path) -> Any:
+    report = read_report(path)
+    return report.results, report.run, report.means(), report.row()
+
+
+def _make_list(folder: Path) -> Path:
+    make_dataset(folder, count=4, size=(4, 6), folders=("train",), splits={"train": {"keys": "list.txt"}})
+    (folder / "list.txt").write_text("a/0\nimages/train/a/1.png\n3.png\n")
+    return folder / "list.txt"
+
+
+def _load_list(path: Path) -> Any:
+    definition = load_definition(path.with_name("definition.yaml"))
+    return [inside(path.parent, record) for record in SplitFiles(definition, definition.splits[0])()]
+
+
+def _make_matlab(folder: Path) -> Path:
+    write_definition(
+        folder, images="images/{key}.png", labels="labels/{key}.png", splits={"train": {"keys": "split.mat"}}
+    )
+    for number in range(1, 9):
+        write_image(folder / f"images/{number:05d}.png", _PIXELS)
+        write_image(folder / f"labels/{number:05d}.png", _IDS)
+    savemat(folder / "split.mat", {"trainIds": np.arange(1.0, 9), "valIds": np.arange(3.0)}, do_compression=True)
+    return folder / "split.mat"
+
+
+FORMATS: dict[str, Format] = {
+    **TENSOR_FORMATS,
+    "definition": Format(_make_definition, _load_definition, (_in_yaml,)),
+    "panoptic definition": Format(_make_recipe, _load_recipe, (_in_yaml,)),
+    "config": Format(_make_config, lambda path: load_config(str(path)), (_in_yaml,)),
+    "image, PNG": Format(_image_maker("image.png"), _load_image, (in_png,), has_checksum=True),
+    "image, JPEG": Format(_image_maker("image.jpg"), _load_image),
+    "label, 8 bits": Format(
+        lambda folder: write_image(folder / "label.png", _IDS), _load_label, (in_png,), has_checksum=True
+    ),
+    "label, 16 bits": Format(
+        lambda folder: write_16_bit_label(folder / "label.png", _IDS, _IDS * 3),
+        lambda path: LabelReader({0: 0, 1: 1, 2: 2, 9: 9}, channel=0, bits=16).read(path),
+        (in_png,),
+        has_checksum=True,
+    ),
+    "label, panoptic": Format(_make_panoptic_png, _load_panoptic_png, (in_png,), has_checksum=True),
+    "panoptic JSON": Format(_make_panoptic_json, _load_panoptic_json, (in_json,)),
+    "label names JSON": Format(_make_segments, _load_segments, (in_json,)),
+    "results.json": Format(_make_results, _load_results, (in_json,)),
+    "split list": Format(_make_list, _load_list, (in_text_lines,)),
+    "split.mat": Format(_make_matlab, _load_list),
+}

@@ -1,0 +1,86 @@
+"""Damaged files of every kind load or are refused by the package's own error; `make soak` tries hundreds of each."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from famix.errors import BankError
+from robustness import fuzzing
+from robustness.format import Format
+from robustness.formats import FORMATS
+from robustness.fuzzing import LOADED, REFUSED, WRONG, Trials, digest
+
+TRIED = 12
+SLOW = ("CLIP", "released checkpoint", "checkpoint")  # to load, by tens of milliseconds
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_files_load_or_are_refused(tmp_path: Path, name: str) -> None:
+    trials = Trials(name, tmp_path, seed=0)
+    outcomes = [trials.run(number) for number in range(TRIED // 2 if name.startswith(SLOW) else TRIED)]
+    assert not [(number, outcome) for number, outcome in enumerate(outcomes) if outcome.kind == WRONG]
+    assert any(outcome.kind == REFUSED for outcome in outcomes)
+
+
+def _leave_out_a_key(path: Path) -> Any:
+    raise KeyError("mean")
+
+
+def _hang(path: Path) -> Any:
+    time.sleep(5)
+
+
+def _take_memory(path: Path) -> Any:
+    return torch.ones(1 << 22)
+
+
+def _write_a_novel(path: Path) -> Any:
+    raise BankError("Traceback (most recent call last)" + "x" * 3000)
+
+
+def _take_anything(path: Path) -> Any:
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        (_leave_out_a_key, "KeyError: 'mean'"),
+        (_hang, "not done after 1 s"),
+        (_take_memory, r"took \d+ MiB"),
+        (_write_a_novel, "a message of 3033 characters"),
+        (_take_anything, "damage went unnoticed"),
+    ],
+)
+def test_what_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Any, says: str) -> None:
+    """The trials themselves: a loader with each fault does not pass."""
+    sound = FORMATS["style bank"]
+    monkeypatch.setitem(FORMATS, "style bank", Format(sound.make, _take_anything, has_checksum=True))
+    monkeypatch.setattr(fuzzing, "_SECONDS", 1)
+    monkeypatch.setattr(fuzzing, "_BYTES", 8 << 20)
+    trials = Trials("style bank", tmp_path, seed=0)
+    trials.format = Format(sound.make, load, has_checksum=True)
+    outcome = trials.run(0)
+    assert outcome.kind == WRONG
+    assert re.search(says, outcome.detail)
+
+
+def test_a_trial_follows_from_its_number(tmp_path: Path) -> None:
+    trials = Trials("results.json", tmp_path, seed=3)
+    written = []
+    for number in (4, 5, 4):
+        trials.run(number)
+        written.append(trials.path.read_bytes())
+    assert written[0] == written[2] != written[1]
+
+
+def test_digests_tell_bits_types_and_shapes_apart() -> None:
+    values = [
+        torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int32), torch.tensor([0.0, -0.0]), {"a": 1},
+        {"a": 2}, {"b": 1}, [1, 2], [[1], 2], "1", 1, LOADED,
+    ]  # fmt: skip
+    assert len({digest(value) for value in values}) == len(values)

@@ -193,3 +193,19 @@ def test_norms(norm, kind):
 def test_two_features_are_needed():
     with pytest.raises(ConfigError, match=r"IN_FEATURES needs a low- and a high-level feature, got \['res5'\]"):
         CLIPDeepLabV3PlusHead(shapes(), in_features=["res5"], num_classes=5)
+
+
+def test_channels_last_stays_so_up_to_the_logits():
+    """Every layer sees the faster order of memory; what reads the logits class by class gets them channels first."""
+    head, orders = make_head(), []
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(
+                lambda _, x: orders.append(x[0].is_contiguous(memory_format=torch.channels_last))
+            )
+    features = make_features()
+    last = {name: value.contiguous(memory_format=torch.channels_last) for name, value in features.items()}
+    logits = head.layers(last)
+    assert all(orders) and len(orders) == 9
+    assert logits.is_contiguous()
+    torch.testing.assert_close(logits, head.layers(features), rtol=1e-4, atol=1e-5)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from famix.errors import ConfigError
-from famix.style import channel_mean_std, patch_mean_std
+from famix.style import channel_mean_std, patch_mean_std, statistics
 
 SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((9, 4), (1, 1))]
 
@@ -53,6 +53,20 @@ def test_hand_computed_example():
     assert std.item() == pytest.approx(4.00001**0.5)
     assert channel_mean_std(x, eps=5.0)[1].item() == pytest.approx(3.0)
     assert patch_mean_std(x, (1, 1), eps=5.0).std.item() == pytest.approx(3.0)
+
+
+def test_a_small_spread_around_a_large_mean_is_seen():
+    x = 1000 + 0.01 * torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    expected = x.double().unflatten(-1, (2, -1)).unflatten(-3, (2, -1)).var((-3, -1)).sqrt()
+    torch.testing.assert_close(patch_mean_std(x, (2, 2), eps=0.0).std.double(), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_large_maps_are_squared_slab_by_slab(features, monkeypatch, memory_format):
+    x = features(2, 8, (7, 9)).contiguous(memory_format=memory_format)
+    expected = patch_mean_std(x, (3, 2)).std
+    monkeypatch.setattr(statistics, "_SLAB", 16)
+    torch.testing.assert_close(patch_mean_std(x, (3, 2)).std, expected)
 
 
 def test_memory_format_does_not_matter(features):

@@ -6,6 +6,7 @@ Shapes: B images of 3 x H x W, normalised; C = width * 4 channels at res2, doubl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from famix.clip_package import AttentionPool2d
 from famix.errors import ConfigError
 from famix.modeling.clip_architecture import CLIPArchitecture
+from famix.modeling.folding import conv_norm
 from famix.modeling.freezing import freeze_except, train_only
 from famix.modeling.geometry import CLIP_STRIDE, BlockGeometry, plan_blocks
 
@@ -51,14 +53,13 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor, geometry: BlockGeometry) -> Tensor:
         """Map (B, in_channels, H, W) to (B, 4 * channels, H // stride, W // stride)."""
         stride, dilation = geometry
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.conv2d(out, self.conv2.weight, padding=dilation, dilation=dilation)
-        out = F.relu(self.bn2(out), inplace=True)
+        out = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
+        out = F.relu(conv_norm(out, self.conv2, self.bn2, dilation), inplace=True)
         if stride > 1:
             out, x = F.avg_pool2d(out, stride), F.avg_pool2d(x, stride)
-        out = self.bn3(self.conv3(out))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(out + shortcut, inplace=True)
+        out = conv_norm(out, self.conv3, self.bn3)
+        shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
+        return F.relu(out.add_(shortcut), inplace=True)
 
 
 class CLIPResNet(Backbone):
@@ -216,6 +217,7 @@ class CLIPResNet(Backbone):
             ConfigError: an unknown stage, features of another size, or a network without attention pool.
         """
         check_stage(stage)
+        features = _channels_last(features)
         for later in STAGES[STAGES.index(stage) + 1 :]:
             features = self._run(later, features, self._clip_plan)
         if self.attnpool is None:
@@ -265,8 +267,9 @@ class CLIPResNet(Backbone):
         return shapes
 
     def _stem(self, x: Tensor) -> Tensor:
+        x = _channels_last(x)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(norm(conv(x)), inplace=True)
+            x = F.relu(conv_norm(x, conv, norm), inplace=True)
         return F.avg_pool2d(x, 2)
 
     def _run(self, stage: str, x: Tensor, plan: Sequence[Sequence[BlockGeometry]]) -> Tensor:
@@ -275,6 +278,11 @@ class CLIPResNet(Backbone):
         for block, geometry in zip(layer.children(), plan[index], strict=True):
             x = block(x, geometry)
         return x
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    # The order of memory in which convolutions are fastest on most devices; every layer behind keeps it.
+    return x if torch.compiler.is_compiling() else x.contiguous(memory_format=torch.channels_last)
 
 
 def check_stage(stage: str) -> None:

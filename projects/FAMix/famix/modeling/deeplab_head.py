@@ -57,7 +57,8 @@ class _ImagePooling(nn.Sequential):
             pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             pooled = norm(pooled)
-        return relu(pooled).expand(-1, -1, *x.shape[-2:])
+        # Laid out as the other branches are, or joining them would change the order of memory for all layers behind.
+        return relu(pooled).expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -160,7 +161,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         low = self.project(features[self.low_level])
         high = self.aspp(features[self.high_level])
         high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        return self.classifier(torch.cat([low, high], dim=1))
+        logits = self.classifier(torch.cat([low, high], dim=1))
+        return logits.contiguous()  # channels first again, which what reads classes pixel by pixel is faster with
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of logits at any resolution, enlarged to that of the targets (B, H, W)."""

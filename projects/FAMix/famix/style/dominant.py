@@ -32,14 +32,16 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
     rows, cols = grid
     foreign_ignore = not 0 <= ignore_label < _NUM_IDS
     bins = _NUM_IDS + foreign_ignore
-    ids = labels.long()
-    if foreign_ignore:
-        ids = torch.where(ids == ignore_label, bins - 1, ids)
     patch = patch_index(height, rows, labels.device)[:, None] * cols + patch_index(width, cols, labels.device)
-    image = torch.arange(batch, device=labels.device)[:, None, None] * (rows * cols)
-    bin_ids = ((image + patch) * bins + ids).flatten()
+    first_bin = patch * bins
     # Not bincount, which makes the host wait for a GPU.
-    histogram = bin_ids.new_zeros(batch * rows * cols * bins).scatter_add_(0, bin_ids, torch.ones_like(bin_ids))
+    histogram = patch.new_zeros(batch, rows * cols * bins)
+    one = histogram.new_ones(())
+    for counts, ids in zip(histogram, labels, strict=True):  # one by one, what is needed stays in a processor's cache
+        if foreign_ignore:
+            ids = torch.where(ids == ignore_label, bins - 1, ids)
+        bin_ids = (first_bin + ids).flatten()
+        counts.scatter_add_(0, bin_ids, one.expand_as(bin_ids))
     winners = histogram.view(batch, rows, cols, bins).argmax(-1)  # argmax returns the first of equals
     return torch.where(winners == bins - 1, ignore_label, winners) if foreign_ignore else winners
 

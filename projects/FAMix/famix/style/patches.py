@@ -15,7 +15,7 @@ from torch import Tensor
 
 from famix.errors import ConfigError
 
-__all__ = ["Grid", "check_grid", "join_blocks", "map_blocks", "patch_index", "patch_starts"]
+__all__ = ["Grid", "check_grid", "map_blocks", "patch_index", "patch_starts"]
 
 Grid = tuple[int, int]  # (rows, cols)
 
@@ -41,33 +41,37 @@ def check_grid(size: Sequence[int], grid: Grid) -> None:
         )
 
 
-def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> list[list[Tensor]]:
-    """Apply a function to every block of a map, at most 2 x 2 of them.
+def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
+    """Apply a function to every block of a map, at most 2 x 2 of them, and join what it returns.
+
+    The function sees the map in the order of its memory, channels first or channels last, so that it runs through it
+    in one go; its result keeps that order.
 
     Args:
-        function: takes the block's patches, a view of shape (..., rows, h, cols, w), and for each tensor in
-            `per_patch` the part that belongs to them, (..., rows, 1, cols, 1).
-        x: (..., H, W).
+        function: takes the block's patches, a view of shape (P, rows, h, cols, w, Q), and for each tensor in `per_patch`
+            the part that belongs to them, (P, rows, 1, cols, 1, Q). P and Q stand for the images and the channels: P
+            for both and Q = 1, or P for the images and Q for the channels. It returns a tensor like the patches, or one
+            with h = w = 1 that holds a value for every patch.
+        x: (B, C, H, W).
         grid: (rows, cols) of the whole map.
-        per_patch: tensors of shape (..., rows, cols) that hold one value for every patch.
+        per_patch: tensors (B, C, rows, cols) that hold a value for every patch.
 
     Returns:
-        The results as they lie in the map: a list of rows of blocks.
+        (B, C, H, W), or (B, C, rows, cols) where the function returns a value for every patch.
     """
     check_grid(x.shape[-2:], grid)
+    channels_last = x.stride(1) == 1 and x.shape[1] > 1
+    x_ordered, *others = (_ordered(tensor, channels_last) for tensor in (x, *per_patch))
 
     def block(y: Span, z: Span) -> Tensor:
-        patches = x[..., y.cells, z.cells].unflatten(-1, (z.length, -1)).unflatten(-3, (y.length, -1))
-        parts = (p[..., y.patches, None, z.patches, None] for p in per_patch)
-        return function(patches, *parts)
+        patches = x_ordered[:, y.cells, z.cells].unflatten(2, (z.length, -1)).unflatten(1, (y.length, -1))
+        parts = (other[:, y.patches, None, z.patches, None] for other in others)
+        return function(patches, *parts).flatten(3, 4).flatten(1, 2)
 
-    return [[block(y, z) for z in _spans(x.shape[-1], grid[1])] for y in _spans(x.shape[-2], grid[0])]
-
-
-def join_blocks(blocks: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Put the blocks of a map, or of a grid, together: the blocks' (..., height, width) become one (..., H, W)."""
-    rows = [_cat(row, dim=-1) for row in blocks]
-    return _cat(rows, dim=-2)
+    spans = _spans(x.shape[-1], grid[1])
+    rows = [_cat([block(y, z) for z in spans], dim=2) for y in _spans(x.shape[-2], grid[0])]
+    joined = _cat(rows, dim=1)
+    return joined.movedim(-1, 1) if channels_last else joined.squeeze(-1).unflatten(0, x.shape[:2])
 
 
 def patch_starts(side: int, patches: int, device: torch.device | None = None) -> Tensor:
@@ -88,6 +92,11 @@ def _spans(side: int, patches: int) -> list[Span]:
     cut = longer * (short + 1)
     spans = [Span(slice(0, cut), slice(0, longer)), Span(slice(cut, side), slice(longer, patches))]
     return [span for span in spans if span.length]
+
+
+def _ordered(x: Tensor, channels_last: bool) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C), or as (B * C, H, W, 1)."""
+    return x.movedim(1, -1) if channels_last else x.flatten(0, 1).unsqueeze(-1)
 
 
 def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:

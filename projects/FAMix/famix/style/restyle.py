@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from famix.style.patches import Grid, join_blocks, map_blocks
+from famix.style.patches import Grid, map_blocks
 from famix.style.statistics import Statistics, patch_mean_std
 
 __all__ = ["mix_statistics", "restyle_patches", "transfer_statistics"]
@@ -23,7 +23,7 @@ def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor, 
         grid: (rows, cols), at most (H, W).
 
     Returns:
-        (B, C, H, W) in the features' dtype. Gradients reach features, mean, std and alpha.
+        (B, C, H, W) in the features' dtype and order of memory. Gradients reach features, mean, std and alpha.
 
     Raises:
         ConfigError: the map is smaller than the grid.
@@ -54,9 +54,9 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
     # Both normalisations in one affine map per patch: the map is read once and written once.
     scale = new.std / own.std
     shift = new.mean - scale * own.mean
-    return join_blocks(map_blocks(_affine_relu, features, grid, scale, shift))
+    return map_blocks(_affine_relu, features, grid, scale, shift)
 
 
 def _affine_relu(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     # Half-precision patches meet float32 statistics: the map is computed in float32 and rounded once.
-    return torch.addcmul(shift, patches, scale).relu_().to(patches.dtype).flatten(-2).flatten(-3, -2)
+    return torch.addcmul(shift, patches, scale).relu_().to(patches.dtype)

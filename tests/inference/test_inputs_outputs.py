@@ -89,13 +89,13 @@ def test_files_of_segments_overwrite_no_input(tmp_path: Path, name: str) -> None
     assert files[0]["labels"] == tmp_path / "a_png_labels.png"
 
 
-def test_input_behind_a_link_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("inputs", "output"), [("linked", "real"), ("real", "linked")])
+def test_input_behind_a_link_is_not_overwritten(tmp_path: Path, inputs: str, output: str) -> None:
     (tmp_path / "real").mkdir()
-    (tmp_path / "real/a_color.png").touch()
     (tmp_path / "linked").symlink_to(tmp_path / "real")
-    inputs = [tmp_path / "linked/a.png", tmp_path / "linked/a_color.png"]
-    files = image_files(inputs, tmp_path / "real", ["color"])
-    assert files[0]["color"].resolve() != inputs[1].resolve()
+    files = [tmp_path / inputs / name for name in ("a.png", "a_color.png")]
+    planned = image_files(files, tmp_path / output, ["color"])
+    assert planned[0]["color"].resolve() != files[1].resolve()
 
 
 def test_one_image_can_have_a_file(tmp_path: Path) -> None:

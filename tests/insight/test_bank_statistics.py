@@ -79,8 +79,11 @@ def test_patches_of_the_source_have_a_distance_of_about_one() -> None:
 def test_rare_classes_are_compared_with_all_patches() -> None:
     own = make_bank(30)
     rare = StyleBank(own.metadata)
-    rare.add(torch.tensor([255]), own.mean[:1] + 100, own.std[:1])
-    assert source_distance(rare, own) > 50
+    rare.add(torch.tensor([255]), own.mean[:1] + 3, own.std[:1])
+    sources = torch.cat([own.mean, own.std], dim=1)
+    style = torch.cat([rare.mean, rare.std], dim=1)
+    expected = ((style - sources.mean(dim=0)) / sources.std(dim=0)).square().mean().sqrt()
+    assert float(source_distance(rare, own)) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(

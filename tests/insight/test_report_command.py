@@ -7,12 +7,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from famix.evaluation import read_results
 from famix.evaluation.report_text import format_number
+from famix.inference.loading import load_model
 from famix.insight.bank_view import BankView, render_bank
+from famix.insight.run_examples import predict_examples
+from famix.insight.run_folder import read_runs
 from insight.banks import make_bank
 from insight.pages import assert_sound
 from run_factory import ROOT, Workspace, load_tool
@@ -68,6 +73,25 @@ def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path
     shares = [int(share) for share in re.findall(r"errors, (\d+) % right", text)][:4]
     # The data set has two images of one size, and both are shown: each by two runs.
     assert sum(shares) / 4 == pytest.approx(accuracy, abs=0.5)
+
+
+def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> None:
+    (run,) = read_runs(runs[:1])
+    with workspace.registered():
+        examples = predict_examples(run, 2, "cpu")
+        model = load_model(runs[0], device="cpu").model
+    expected = [(name, f"{index}.png") for name in ("tiny_val", "tiny_night") for index in range(2)]
+    assert [(one.data_set, one.title) for one in examples] == expected
+    for one in examples:
+        folder = one.data_set.removeprefix("tiny_")
+        files = (workspace.folder / f"data/{kind}/{folder}/{one.title}" for kind in ("images", "labels"))
+        image, label = (np.asarray(Image.open(file)) for file in files)
+        assert np.array_equal(one.image, image)
+        truth = np.select([label == 0, label == 1, label == 2], [0, 10, 13], 255)  # road, sky and car
+        assert np.array_equal(one.truth, truth)
+        with torch.no_grad():
+            (result,) = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
+        assert np.array_equal(one.predicted, result["sem_seg"].argmax(0))
 
 
 def test_a_run_without_its_weights_has_a_page_without_examples(

@@ -14,11 +14,17 @@ from famix.errors import BankError
 from famix.insight.bank_looks import looks_of
 from famix.style.bank import StyleBank
 
-__all__ = ["GroupStatistics", "class_statistics", "look_statistics", "source_distance", "style_points"]
+__all__ = [
+    "GroupStatistics",
+    "class_statistics",
+    "look_statistics",
+    "require_compatible",
+    "source_distance",
+    "style_points",
+]
 
-_FLOOR = (
-    0.05  # of the usual spread: statistics that hardly vary in the source are not counted as if any change were far
-)
+# Share of the usual spread: statistics that hardly vary in the source are not counted as if any change were far.
+_FLOOR = 0.05
 
 
 @dataclass(frozen=True)

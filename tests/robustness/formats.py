@@ -24,6 +24,7 @@ from panoptic_factory import make_panoptic, write_recipe
 from report_factory import fake_report
 from robustness.format import Format
 from robustness.mutations import in_json, in_png, in_text_lines, mutate_tree
+from robustness.tensor_formats import TENSOR_FORMATS
 
 __all__ = ["FORMATS", "inside"]
 

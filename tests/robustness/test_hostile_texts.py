@@ -1,0 +1,129 @@
+"""YAML and JSON made to unfold, to nest or to claim numbers beyond all bounds."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_factory import make_dataset, write_image
+from famix.data import LabelReader, load_definition
+from famix.data.label_names import read_id_names
+from famix.data.panoptic_definition import load_panoptic_definition
+from famix.data.panoptic_files import PanopticFiles
+from famix.engine import load_config
+from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.evaluation import read_report
+from famix.evaluation.confusion_file import read_confusion
+from panoptic_factory import make_panoptic, write_recipe
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
+TEXTS = {
+    "billion laughs": LAUGHS,
+    "merges of merges": MERGES,
+    "an alias to itself": "classes: &a [*a]",
+    "lists a hundred thousand deep": "[" * 100_000,
+    "mappings a hundred thousand deep": "{a: " * 100_000,
+    "a day that no month has": "name: 2001-99-99",
+    "a number of five thousand digits": "name: " + "9" * 5000,
+    "a hexadecimal number of five thousand digits": "ignore_label: 0x" + "f" * 5000,
+    "a number that is none": "name: !!int many",
+    "a moment that is none": "name: !!timestamp now",
+    "a name of a megabyte": "name: " + "a" * (1 << 21),
+    "code": "name: !!python/object/apply:os.mkdir [canary]",
+}
+YAML_READERS: dict[str, Callable[[Path], Any]] = {
+    "definition": load_definition,
+    "panoptic definition": load_panoptic_definition,
+    "config": lambda path: load_config(str(path)),
+}
+
+
+@pytest.mark.parametrize("attack", TEXTS)
+@pytest.mark.parametrize("reader", YAML_READERS)
+def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str, attack: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file.yaml"
+    path.write_text(TEXTS[attack])
+    with pytest.raises(FAMixError) as error:
+        YAML_READERS[reader](path)
+    assert len(str(error.value)) < 2000
+    assert not (tmp_path / "canary").exists()
+
+
+def test_honest_aliases_are_welcome(tmp_path: Path) -> None:
+    file = make_dataset(tmp_path, count=1)
+    text = file.read_text().replace("train: {}", "train: &all {skip: []}").replace("val: {}", "val: *all")
+    file.write_text(text)
+    assert "*all" in text
+    assert len(load_definition(file).splits) == 2
+
+
+@pytest.mark.parametrize("bases", ["config.yaml", "[b.yaml, b.yaml]"])
+def test_configs_that_name_each_other(tmp_path: Path, bases: str) -> None:
+    """The second would be read two to the power of its depth times."""
+    (tmp_path / "config.yaml").write_text(f"_BASE_: {bases}\nVERSION: 2")
+    (tmp_path / "b.yaml").write_text("_BASE_: [config.yaml, config.yaml]")
+    with pytest.raises(ConfigError, match=r"config\.yaml is based on itself, or on more than 50 files"):
+        load_config(str(tmp_path / "config.yaml"))
+
+
+JSON_READERS: dict[str, Callable[[Path], Any]] = {
+    "names": read_id_names,
+    "segments": lambda path: LabelReader({0: 0}, segments_file=path).read(
+        write_image(path.with_suffix(".png"), PIXELS)
+    ),
+    "panoptic": lambda path: _panoptic_files(path)(),
+    "results": read_report,
+    "confusion": read_confusion,
+}
+PIXELS = np.zeros((2, 3, 3), dtype=np.uint8)
+
+
+def _panoptic_files(json_file: Path) -> PanopticFiles:
+    root = json_file.parent
+    for folder in ("panoptic/train", "images/train"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    return PanopticFiles(load_panoptic_definition(write_recipe(root, panoptic_json=json_file.name)), "train")
+
+
+@pytest.mark.parametrize("reader", JSON_READERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, '{"a":' * 100_000, "9" * 5000, "\ufeff{}", "null", "[]", '"a"', "{}", "NaN", "1e999",
+        '{"categories": [{"id": Infinity, "name": "a"}], "annotations": []}',
+        '{"categories": [{"id": 1e999, "name": "a"}], "annotations": [{"file_name": "file.png", "segments_info": [{"id": 1e999, "category_id": 1}]}]}',
+        '{"annotations": [{"file_name": "file.png", "segments_info": [{"id": 1, "category_id": 1e30}]}]}',
+        '{"class_names": ["a"], "counts": [[1e999]]}', '{"class_names": ["a"], "counts": [[99999999999999999999]]}',
+        '{"labels": 3}', '{"report": {"format_version": 2}}',
+    ],
+)  # fmt: skip
+def test_json(tmp_path: Path, reader: str, text: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=r"file\.(json|png)"):
+        JSON_READERS[reader](path)
+
+
+@pytest.mark.parametrize("label_id", [-1, 65536, 10**30])
+def test_ids_that_no_label_has(tmp_path: Path, label_id: int) -> None:
+    (tmp_path / "names.json").write_text(json.dumps({"categories": [{"id": label_id, "name": "a"}]}))
+    with pytest.raises(DatasetError, match=rf"names the label id {label_id}, expected 0 to 65535"):
+        read_id_names(tmp_path / "names.json")
+
+
+def test_more_segments_than_can_be_numbered(tmp_path: Path) -> None:
+    segments = [{"id": number, "category_id": 7} for number in range(1, 65536)]
+    make_panoptic(tmp_path, {"train": 1})
+    file = tmp_path / "annotations/panoptic_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segments_info"] = segments
+    file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"0\.png has 65535 segments, expected at most 65534"):
+        PanopticFiles(load_panoptic_definition(tmp_path / "panoptic.yaml"), "train")()

@@ -2,6 +2,7 @@
 """Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
@@ -70,12 +71,22 @@ def run(args: argparse.Namespace) -> Any:
     return trainer.train()
 
 
+def pass_on(number: int, frame: object) -> None:
+    """Send SIGTERM on to the processes of the run, which it may not have reached."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
 def launch_from_command_line() -> None:
     """Parse the command line and start a process per device."""
     parser = argument_parser()
     args = parser.parse_args()
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
+    if args.num_gpus * args.num_machines > 1:
+        # The processes of the run answer signals; the end of this one, which waits for them, would interrupt them.
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGINT, lambda number, frame: None)  # a terminal sends it to all of them
     try:
         launch(
             main,
@@ -86,7 +97,8 @@ def launch_from_command_line() -> None:
             args=(args,),
         )
     except ProcessExitedException as error:  # a process of several has said what is wrong
-        sys.exit(error.exit_code or 1)
+        # A process that a signal ended, e.g. while mining, has the negative of its number.
+        sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
 
 
 if __name__ == "__main__":

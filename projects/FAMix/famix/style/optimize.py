@@ -77,7 +77,7 @@ def optimize_styles(
 
     def style_losses() -> Tensor:
         mean, std = mean_std()
-        restyled = torch.addcmul(mean, normalised, std).relu()
+        restyled = torch.addcmul(mean, normalised, std).relu_()
         return 1 - F.cosine_similarity(encode_image(restyled).float(), text_embeddings.float())
 
     history = []

@@ -118,11 +118,15 @@ def _add_test_keys(cfg: CN) -> None:
 
 
 def _add_selection_keys(cfg: CN) -> None:
-    cfg.TEST.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (that data set's own script)
+    cfg.TEST.EVALUATOR = (
+        "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (that data set's own script)
+    )
     cfg.TEST.SOURCE = []  # data sets of DATASETS.TEST that are no targets; [] = those of the domain of DATASETS.TRAIN
 
     selection = cfg.MODEL_SELECTION = CN()
-    selection.USE = "last"  # weights that are scored after training: last, best (on SOURCE_VAL) or ema; never by targets
+    selection.USE = (
+        "last"  # weights that are scored after training: last, best (on SOURCE_VAL) or ema; never by targets
+    )
     selection.SOURCE_VAL = ""  # data set of the source that is scored every PERIOD iterations; "" = none
     selection.PERIOD = 0  # iterations; 0 = TEST.EVAL_PERIOD, or where that is 0 SOLVER.CHECKPOINT_PERIOD
     selection.EMA_DECAY = 0.0  # of the moving average of the weights, in [0, 1); 0 = none

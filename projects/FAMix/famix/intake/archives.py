@@ -47,7 +47,7 @@ def check_zip(stream: BinaryIO) -> None:
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     claimed = sum(entry.file_size for entry in entries)
-    if False:
+    if claimed > size + _CODE_BYTES:
         raise DoubtfulFileError(f"its entries claim {claimed} bytes, but the file has {size}")
     if len({entry.filename.lower() for entry in entries}) < len(entries):  # readers differ in which one they take
         raise DoubtfulFileError("it has two entries of one name")

@@ -1,7 +1,6 @@
 """demo.py as a user meets it: pictures of images and videos, exit status and message of every mistake."""
 
 import importlib.util
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from famix.inference import Predictor
@@ -258,20 +256,3 @@ def test_mistake_is_one_line_and_status_2(
     assert message in err
     assert err.count("\n") == 1 and err.startswith("error: ")
     assert not out
-
-
-def test_panoptic_network_writes_its_segments(demo: ModuleType, photos: Path, tmp_path: Path) -> None:
-    from panoptic_factory import CONFIGS, write_recipe
-
-    (tmp_path / "data").mkdir()
-    definition = write_recipe(tmp_path / "data", splits=("train", "val", "night"))
-    run = make_run(tmp_path, CONFIGS / "famix_panoptic_deeplab.yaml", definition=definition)
-    out = tmp_path / "out"
-    arguments = ["--weights", str(run), "--input", str(photos), "--output", str(out), "--view", "all", "--legend"]
-    assert demo.main([*arguments, "--device", "cpu"]) == 0
-    assert len(list(out.iterdir())) == 3 * 6
-    described = json.loads((out / "0_segments.json").read_text())
-    ids = read(out / "0_segments.png").astype(int) @ [1, 256, 65536]
-    assert {int(value) for value in np.unique(ids)} - {0} == {segment["id"] for segment in described}
-    assert all((ids == segment["id"]).sum() == segment["area"] for segment in described)
-    assert torch.from_numpy(read(out / "0_labels.png").copy()).unique().numel() > 1

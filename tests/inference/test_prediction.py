@@ -1,13 +1,19 @@
 """Labels, segments and colours as pictures, with values worked out by hand."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from famix.errors import DatasetError
+from famix.errors import ConfigError, DatasetError
 from famix.inference import ClassTable, Prediction
+from famix.inference.legend import draw_legend
 from famix.inference.prediction import read_result
 from famix.inference.segments import read_segments
+from famix.inference.views import Look, draw_view, write_image, write_views
 
 ROAD, CAR = 0, 1
 CLASSES = ClassTable(("road", "car", "sky"), ((100, 0, 0), (0, 200, 0), (0, 0, 50)), things=(CAR,))
@@ -100,3 +106,37 @@ def test_overlay_outlines_things_and_leaves_what_is_in_no_segment() -> None:
 def test_visible_classes_are_those_of_the_picture() -> None:
     assert Prediction(LABELS, CLASSES).visible_classes() == [0, 1, 2]
     assert panoptic_prediction().visible_classes() == [ROAD, CAR]
+
+
+def test_labels_of_a_panoptic_prediction_are_three_files(tmp_path: Path) -> None:
+    prediction, image = panoptic_prediction(), np.zeros((3, 4, 3), np.uint8)
+    write_views({"labels": tmp_path / "a_labels.png"}, image, prediction, Look())
+    assert {file.name for file in tmp_path.iterdir()} == {"a_labels.png", "a_segments.png", "a_segments.json"}
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a_labels.png")), prediction.labels)
+    described = json.loads((tmp_path / "a_segments.json").read_text())
+    assert [(entry["id"], entry["class_name"], entry["is_thing"], entry["area"]) for entry in described] == [
+        (1, "road", False, 9), (2, "car", True, 1), (3, "car", True, 1),
+    ]  # fmt: skip
+    ids = np.asarray(Image.open(tmp_path / "a_segments.png")).astype(int) @ [1, 256, 65536]
+    np.testing.assert_array_equal(ids, prediction.segment_ids)  # type: ignore[arg-type]
+
+
+def test_labels_of_many_classes_keep_their_values_in_a_file(tmp_path: Path) -> None:
+    labels = np.array([[0, 300], [65535, 7]], np.uint16)
+    write_image(tmp_path / "a.png", labels)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), labels)
+
+
+def test_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/a\.png cannot be written \(.*; make room, or choose another --output"):
+        write_image(tmp_path / "file/a.png", np.zeros((2, 2), np.uint8))
+
+
+def test_legend_breaks_lines_and_shows_what_is_seen() -> None:
+    wide, narrow = (draw_legend(CLASSES, [0, 1, 2], width) for width in (400, 70))
+    assert wide.shape[1] == 400 and narrow.shape[1] == 70
+    assert narrow.shape[0] > wide.shape[0]
+    seen = draw_view("color", np.zeros((2, 2, 3), np.uint8), Prediction(LABELS[:1], CLASSES), Look(legend=True))
+    colors = {tuple(color) for color in seen[1:].reshape(-1, 3).tolist()}
+    assert (0, 0, 50) not in colors

@@ -19,7 +19,7 @@ from detectron2.utils import comm  # noqa: E402
 from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
-from famix.engine import argument_parser, load_for_scoring, setup  # noqa: E402
+from famix.engine import argument_parser, explain_disk_errors, load_for_scoring, setup  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
 
 USER_ERROR, SIGNALLED = 2, 128  # exit status; that of a signal is its number more, as in a shell
@@ -28,7 +28,8 @@ USER_ERROR, SIGNALLED = 2, 128  # exit status; that of a signal is its number mo
 def main(args: argparse.Namespace) -> Any:
     """One process of a run."""
     try:
-        results = run(args)
+        with explain_disk_errors():
+            results = run(args)
         comm.synchronize()
         return results
     except FAMixError as error:

@@ -181,7 +181,7 @@ def test_a_flipped_bit_becomes_no_other_label(tmp_path: Path) -> None:
     path = write_label(tmp_path / "a.png", np.zeros((4, 4), dtype=np.uint8))
     sound = bytes(png(4, 4, color=0, data=b"\0" * 20))
     wrong = bytes(png(4, 4, color=0, data=b"\0" * 19 + b"\1"))
-    checksum = sound.index(b"IEND") - 8
+    checksum = wrong.index(b"IEND") - 8
     path.write_bytes(sound)
     assert LabelReader({0: 0, 1: 1}).read(path).max() == 0
     path.write_bytes(

@@ -3,7 +3,7 @@
 `train_net.py` and the tools print them as one line and exit with status 2; everything else keeps its traceback.
 """
 
-__all__ = ["BankError", "ConfigError", "DatasetError", "FAMixError", "TrainingError", "WeightsError"]
+__all__ = ["BankError", "ConfigError", "DatasetError", "FAMixError", "OutputError", "TrainingError", "WeightsError"]
 
 _LONGEST = 1800  # characters of a message
 
@@ -36,6 +36,10 @@ class WeightsError(FAMixError):
 
 class BankError(FAMixError):
     """A style bank that is unreadable or was mined for something else than the config asks for."""
+
+
+class OutputError(FAMixError):
+    """Files of a run that cannot be written."""
 
 
 class TrainingError(FAMixError):

@@ -2,6 +2,7 @@
 
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_checks import check_config
+from famix.engine.disk_errors import explain_disk_errors
 from famix.engine.model_selection import ModelSelection, check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.setup import argument_parser, load_config, setup
@@ -22,6 +23,7 @@ __all__ = [
     "build_optimizer",
     "check_config",
     "check_selection",
+    "explain_disk_errors",
     "load_config",
     "load_for_scoring",
     "save_weights",

@@ -1,6 +1,7 @@
 """Whether a config can work, found out before any work is done."""
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     if training and testing:
         check_selection(cfg)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
+        _check_crop(cfg)
     if training:
         _check_styles(cfg)
 
@@ -80,6 +82,22 @@ def _check_batch(images: int) -> None:
     processes = comm.get_world_size()
     if images < 1 or images % processes:
         raise ConfigError(f"SOLVER.IMS_PER_BATCH is {images}, expected a multiple of the {processes} processes")
+
+
+def _check_crop(cfg: CfgNode) -> None:
+    """Batch norm needs two values a channel, of which the deepest map of a small crop has one."""
+    crop, stride = cfg.INPUT.CROP, cfg.MODEL.CLIP.OUTPUT_STRIDE
+    if cfg.MODEL.META_ARCHITECTURE != "FAMixSemanticSegmentor" or not crop.ENABLED or crop.TYPE != "absolute":
+        return
+    size = cfg.INPUT.CROP_RESIZED_TO or crop.SIZE
+    cells = [(int(side) + 1) // 2 // max(1, stride // 2) for side in size]
+    images = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() // max(1, cfg.SOLVER.ACCUMULATE)
+    if math.prod(cells) * images < 2:
+        raise ConfigError(
+            f"INPUT.CROP makes images of {size} pixels, of which MODEL.CLIP.OUTPUT_STRIDE {stride} leaves {cells} cells, too "
+            f"few for the batch norm of {images} image(s) at once; enlarge the crop to {[2 * stride] * 2} or more, or raise "
+            "SOLVER.IMS_PER_BATCH"
+        )
 
 
 def _check_styles(cfg: CfgNode) -> None:

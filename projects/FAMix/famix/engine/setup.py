@@ -15,6 +15,7 @@ from famix.config import add_famix_config
 from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.config_files import check_config_files
+from famix.engine.disk_errors import is_disk_error
 from famix.errors import ConfigError, DatasetError, FAMixError
 from famix.modeling.freezing import ALL
 from famix.wording import did_you_mean
@@ -115,7 +116,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], FAMixError))
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, FAMixError) or is_disk_error(error))
 
 
 def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -181,6 +181,20 @@ def test_config_inside_keeps_every_value(shipped: Path, pristine_run: Path) -> N
     assert alone.STYLE_MINING == before.STYLE_MINING
 
 
+def test_damaged_stripped_checkpoint_is_one_error(shipped: Path, tmp_path: Path) -> None:
+    content = torch.load(shipped / "model_final_stripped.pth", weights_only=True)
+    classes = content["inference"]["classes"]
+    broken = [
+        "text", {}, {**content["inference"], "classes": {**classes, "colors": classes["colors"][1:]}},
+        {**content["inference"], "classes": {**classes, "colors": [[0, 0, 256]] * 19}},
+        {**content["inference"], "classes": {**classes, "things": [19]}}, {**content["inference"], "config": []},
+    ]  # fmt: skip
+    for entry in broken:
+        torch.save({**content, "inference": entry}, tmp_path / "a.pth")
+        with pytest.raises(WeightsError, match=r"a\.pth is damaged: its entry 'inference' cannot be read"):
+            load_model(tmp_path / "a.pth", device="cpu")
+
+
 def test_stripped_checkpoint_can_have_options(shipped: Path) -> None:
     loaded = load_model(shipped / "model_final_stripped.pth", opts=["INPUT.FORMAT", "BGR"], device="cpu")
     assert loaded.cfg.INPUT.FORMAT == "BGR"

@@ -37,9 +37,20 @@ class ClassTable:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "ClassTable":
-        """Undo `to_dict`."""
-        colors = tuple((int(red), int(green), int(blue)) for red, green, blue in entries["colors"])
-        return cls(tuple(entries["names"]), colors, tuple(entries["things"]), int(entries["ignore_label"]))
+        """Undo `to_dict`.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is none.
+        """
+        names, colors = tuple(map(str, entries["names"])), tuple(map(tuple, entries["colors"]))
+        things, ignore_label = tuple(map(int, entries["things"])), int(entries["ignore_label"])
+        if not len(names) == len(colors) > 0 or any(len(color) != 3 for color in colors):
+            raise ValueError(f"{len(names)} classes with {len(colors)} colours")
+        if any(value not in range(256) for color in colors for value in color):
+            raise ValueError("colours beyond 0 to 255")
+        if any(train_id not in range(len(names)) for train_id in things):
+            raise ValueError(f"things {things} beyond the {len(names)} classes")
+        return cls(names, colors, things, ignore_label)
 
     def to_dict(self) -> dict[str, Any]:
         """Lists of strings and numbers, which JSON and torch's safe loader take."""

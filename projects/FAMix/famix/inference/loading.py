@@ -36,6 +36,14 @@ _building = threading.Lock()
 
 
 @dataclass(frozen=True)
+class _Shipped:
+    """What a stripped checkpoint holds beside the weights."""
+
+    config: list[str]  # KEY VALUE KEY VALUE ...
+    classes: ClassTable
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A trained network.
 
@@ -75,15 +83,15 @@ def load_model(
     """
     checkpoint, cfg = _find(Path(path), config, opts)
     content = read_checkpoint(checkpoint)
-    shipped = content.get(SHIPPED) if isinstance(content, dict) else None
+    shipped = _read_shipped(checkpoint, content)
     cfg = cfg or _read_config(checkpoint, config, shipped, opts)
     cfg.MODEL.DEVICE = str(_usable(default_device() if device is None else device))
-    if shipped:
-        classes = ClassTable.from_dict(shipped["classes"])
-        cfg.DATASETS.TRAIN = (classes.register(),)
-    else:
+    if shipped is None:
         _register(cfg)
         classes = classes_of(cfg)
+    else:
+        classes = shipped.classes
+        cfg.DATASETS.TRAIN = (classes.register(),)
     model = _build(cfg, content)
     facts = _load_weights(model, checkpoint)
     return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
@@ -123,15 +131,27 @@ def _find(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]
     )
 
 
+def _read_shipped(checkpoint: Path, content: Any) -> _Shipped | None:
+    if not isinstance(content, dict) or SHIPPED not in content:
+        return None
+    try:
+        # Values as Python writes them, which the config reads back as what they are, strings of digits included.
+        pairs = [text for key, value in content[SHIPPED]["config"].items() for text in (str(key), repr(value))]
+        return _Shipped(pairs, ClassTable.from_dict(content[SHIPPED]["classes"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{checkpoint} is damaged: its entry '{SHIPPED}' cannot be read ({type(error).__name__}: {error}); strip the "
+            "checkpoint of the run anew with tools/export.py"
+        ) from error
+
+
 def _read_config(
-    checkpoint: Path, config: str | os.PathLike[str] | None, shipped: Mapping[str, Any] | None, opts: Sequence[str]
+    checkpoint: Path, config: str | os.PathLike[str] | None, shipped: _Shipped | None, opts: Sequence[str]
 ) -> CfgNode:
     if config is not None:
         return load_config(os.fspath(config), opts)
-    if shipped:
-        # Values as Python writes them, which the config reads back as what they are, strings of digits included.
-        pairs = [text for key, value in shipped["config"].items() for text in (key, repr(value))]
-        return load_config("", [*pairs, *opts])
+    if shipped is not None:
+        return load_config("", [*shipped.config, *opts])
     beside = checkpoint.with_name(CONFIG_FILE)
     if beside.is_file():
         return load_config(str(beside), opts)

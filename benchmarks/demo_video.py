@@ -7,7 +7,7 @@ the clock and by the processor time of the program, which other programs on the 
 not in it. The network is the miniature town's with a random decoder, or that of another config; its weights make no
 difference.
 
-    python benchmarks/demo.py [--frames 60] [--size 360 480] [--rounds 5] [--config-file FILE] [--device cuda]
+    python benchmarks/demo_video.py [--frames 60] [--size 360 480] [--rounds 5] [--config-file FILE] [--device cuda]
 """
 
 import argparse

@@ -1,0 +1,82 @@
+"""Whether a network of CLIP RN50's shape survives its export, and how fast it is then.
+
+The network of configs/GTA5/famix_RN50.yaml with random weights: CLIP's image tower with random norms, and a decoder whose
+predictor is drawn so that labels differ from pixel to pixel. tools/export.py writes it as ONNX, for torch.export and
+stripped, compares what it wrote with the network, and times both.
+
+    python benchmarks/export.py [--config-file FILE] [--sizes 512x1024 385x769] [--runs 3] [--format onnx ...]
+"""
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from machine import describe_machine
+from torch import nn
+
+from famix.data import register_datasets
+from famix.engine import Trainer, load_config, save_weights
+from famix.inference import Predictor
+from famix.inference.parity import make_image
+from famix.modeling.clip_architecture import ARCHITECTURES, random_clip
+
+PROJECT = Path(__file__).parent.parent / "projects/FAMix"
+CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
+
+
+def load_tool() -> ModuleType:
+    """projects/FAMix/tools/export.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("famix_export", PROJECT / "tools/export.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_run(config: Path, run: Path) -> None:
+    """Leave a folder as a training does."""
+    cfg = load_config(str(config), ["MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    register_datasets(cfg.DATASETS.FILES)
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg)
+    model.backbone.load_visual(
+        random_clip(ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE], text_layers=1, random_norms=True).state_dict()
+    )
+    predictor = [module for module in model.sem_seg_head.modules() if isinstance(module, nn.Conv2d)][-1]
+    nn.init.normal_(predictor.weight)
+    save_weights(model, run / "model_final.pth", iterations=0)
+    (run / "config.yaml").write_text(cfg.dump())
+
+
+def main() -> int:
+    """Export and print what the tool says.
+
+    Returns:
+        The exit status of the tool.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: configs/GTA5/famix_RN50.yaml)")
+    parser.add_argument("--sizes", nargs="+", default=("512x1024", "385x769"), metavar="HxW", help="of images")
+    parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
+    parser.add_argument("--format", nargs="+", default=("onnx", "torch_export", "stripped"), help="(default: all)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        make_run(args.config_file, run)
+        print(describe_machine(), flush=True)
+        seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
+        print(
+            f"{args.config_file.name}, random weights, which see {len(seen.visible_classes())} classes in a test image\n"
+        )
+        tool = load_tool()
+        return int(
+            tool.main([str(run), "--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs])
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Processes killed at any file operation, full and read-only disks, data that disappears: what was done is kept."""
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils.events import JSONWriter
+
+from data_factory import data_config, make_dataset, registered
+from famix import files
+from famix.data import build_train_loader
+from famix.engine import SafeCheckpointer
+from famix.errors import FAMixError
+from famix.files import whole_file
+from famix.mining import StyleMiner
+from famix.mining.miner import MinedBatch
+from famix.mining.shards import MiningShards
+from famix.style import StyleBank
+from run_factory import Workspace, assert_equal_state, train_net
+
+OPERATIONS = ("touch", "fsync", "replace", "fsync of the folder", "unlink")
+
+
+def run_and_kill(work: Callable[[], Any], operation: int | None) -> int:
+    """Run in a process of its own, which kills itself with SIGKILL before a file operation of `whole_file`.
+
+    Args:
+        work: what to run.
+        operation: how many operations pass before; None lets all pass.
+
+    Returns:
+        How the process ended, as os.waitstatus_to_exitcode tells it.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if operation is not None:
+                _kill_at(operation)
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _kill_at(operation: int) -> None:
+    passed = iter(range(1000))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(passed) == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    Path.touch, Path.unlink = counted(Path.touch), counted(Path.unlink)  # type: ignore[method-assign]
+    files.os.fsync, files.os.replace = counted(os.fsync), counted(os.replace)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
+def test_a_file_is_the_old_one_or_the_new_one_wherever_the_writer_dies(tmp_path: Path, operation: int) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with whole_file(path) as part:
+            part.write_text("new" * 10_000)
+
+    assert run_and_kill(write, operation) == -signal.SIGKILL
+    assert path.read_text() in ("old", "new" * 10_000)
+    assert (path.read_text() == "old") == (OPERATIONS[operation] in ("touch", "fsync", "replace"))
+
+
+@pytest.mark.parametrize("operation", range(2 * len(OPERATIONS)))
+def test_a_checkpoint_can_be_gone_on_from_wherever_its_writer_dies(tmp_path: Path, operation: int) -> None:
+    """The file and the name of the last one are written one after the other."""
+    SafeCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).save("model_0000001", iteration=1)
+    saver = SafeCheckpointer(torch.nn.Linear(2, 2), str(tmp_path))
+    assert run_and_kill(lambda: saver.save("model_0000003", iteration=3), operation) == -signal.SIGKILL
+    found = SafeCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
+    assert found["iteration"] == (1 if operation < len(OPERATIONS) + 3 else 3)
+
+
+@pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
+def test_mined_batches_and_banks_are_whole_wherever_their_writer_dies(tmp_path: Path, operation: int) -> None:
+    shards, ids, values = MiningShards(tmp_path / "bank", {}), torch.arange(2), torch.rand(2, 3)
+    batches = [MinedBatch(index, ids, values, values, ids, values[:, 0], values[:, 1]) for index in range(2)]
+    shards.write(batches[0])
+    bank = StyleBank({"a": "b"})
+    bank.add(ids, values, values)
+    for write in (lambda: shards.write(batches[1]), lambda: bank.save(tmp_path / "bank")):
+        assert run_and_kill(write, operation) == -signal.SIGKILL
+    late = OPERATIONS[operation] in OPERATIONS[3:]
+    assert shards.indices() == ([0, 1] if late else [0])
+    assert (tmp_path / "bank").exists() == late
+    assert not late or torch.equal(StyleBank.load(tmp_path / "bank").mean, values)
+
+
+# Disks
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = Workspace(tmp_path_factory.mktemp("pristine") / "space")
+    workspace.run("whole", *OPTIONS)
+    return workspace.folder
+
+
+@pytest.fixture
+def workspace(pristine: Path, tmp_path: Path) -> Workspace:
+    """A copy that a test may break, with a finished run in it."""
+    shutil.copytree(pristine, tmp_path / "space")
+    return Workspace.existing(tmp_path / "space")
+
+
+# Metrics are written every twenty iterations.
+OPTIONS = ("SOLVER.MAX_ITER", "22", "SOLVER.CHECKPOINT_PERIOD", "5", "STYLE_MINING.IMS_PER_BATCH", "1")
+
+
+class FaultHook(HookBase):
+    """Does something before an iteration."""
+
+    def __init__(self, iteration: int, fault: Callable[[], Any]) -> None:
+        self.iteration, self.fault = iteration, fault
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            self.fault()
+
+
+def run_with_fault(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, iteration: int, fault: Callable[[], Any], *options: str
+) -> int:
+    """Run train_net's `main` with a fault in mid-training; returns its exit status."""
+    module = train_net()
+    build_hooks = module.Trainer.build_hooks
+    with monkeypatch.context() as patch, workspace.registered():
+        patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), FaultHook(iteration, fault)])
+        with pytest.raises(SystemExit) as stop:
+            module.main(workspace.parse("faulty", *OPTIONS, *options))
+    return stop.value.code
+
+
+def assert_one_line(capfd: pytest.CaptureFixture[str], *words: str) -> None:
+    output = capfd.readouterr()
+    lines = [line for line in (output.out + output.err).splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert "Traceback" not in output.out + output.err
+
+
+@pytest.mark.parametrize(
+    ("writer", "number", "says"),
+    [("metrics", errno.ENOSPC, "No space left on device"), ("checkpoint", errno.EROFS, "Read-only file system")],
+)
+def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    writer: str,
+    number: int,
+    says: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "the file")
+
+    def fill_up() -> None:
+        if writer == "metrics":
+            monkeypatch.setattr(JSONWriter, "write", fail)
+        else:
+            monkeypatch.setattr(torch, "save", fail)
+
+    assert run_with_fault(workspace, monkeypatch, 7, fill_up) == 2
+    assert_one_line(capfd, says, "--resume")
+    monkeypatch.undo()
+    last = (workspace.folder / "faulty/last_checkpoint").read_text()
+    assert last == ("model_0000019.pth" if writer == "metrics" else "model_0000004.pth")
+    workspace.run("faulty", *OPTIONS, flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("faulty"), workspace.checkpoint("whole"))
+
+
+def test_a_disk_that_fills_up_while_mining(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write, mined = MiningShards.write, []
+
+    def write_two(shards: MiningShards, batch: MinedBatch) -> None:
+        mined.append(batch.index)
+        if len(mined) > 2:
+            monkeypatch.setattr(os, "fsync", _full)
+        write(shards, batch)
+
+    def _full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MiningShards, "write", write_two)
+    with workspace.registered(), pytest.raises(SystemExit) as stop:
+        train_net().main(workspace.parse("faulty", *OPTIONS))
+    assert stop.value.code == 2
+    assert_one_line(capfd, "mined batch", "No space left on device", "The batches before it are kept")
+    monkeypatch.undo()
+    again, mine_batch = [], StyleMiner.mine_batch
+    monkeypatch.setattr(StyleMiner, "mine_batch", lambda *args: again.append(args[1]) or mine_batch(*args))
+    workspace.run("faulty", *OPTIONS, flags=("--mine-styles-only",))
+    assert not set(again) & set(mined[:2])
+    banks = [StyleBank.load(workspace.folder / name / "style_bank.safetensors") for name in ("faulty", "whole")]
+    assert torch.equal(banks[0].mean, banks[1].mean)
+
+
+# Data
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_dataset_that_is_removed_in_mid_run(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], workers: str
+) -> None:
+    data, gone = workspace.folder / "data/images", workspace.folder / "gone"
+    options = ("DATALOADER.NUM_WORKERS", workers)
+    assert run_with_fault(workspace, monkeypatch, 2, lambda: data.rename(gone), *options) == 2
+    assert_one_line(capfd, "data/images/train/", "does not exist")
+    last = (workspace.folder / "faulty/last_checkpoint").read_text()
+    assert last == "model_0000001.pth" or workers == "1"  # which has samples of some more iterations ready
+    gone.rename(data)
+    workspace.run("faulty", *OPTIONS, *options, flags=("--resume",))
+    assert_equal_state(workspace.checkpoint("faulty"), workspace.checkpoint("whole"))
+
+
+# Processes
+
+
+def leave_with_workers(folder: Path) -> None:
+    cfg = data_config()
+    cfg.DATALOADER.NUM_WORKERS = 1
+    with registered(folder / "definition.yaml"):
+        batches = iter(build_train_loader(cfg))
+        assert len(next(batches)) == 2
+        globals()["kept"] = batches  # beyond the end of the process
+
+
+def test_a_process_that_ends_does_not_wait_for_its_workers(tmp_path: Path) -> None:
+    """Workers ignore SIGTERM, which a cluster sends to all processes of a job, and by which Python ends its own."""
+    make_dataset(tmp_path, count=3)
+    process = multiprocessing.get_context("fork").Process(target=leave_with_workers, args=(tmp_path,))
+    process.start()
+    process.join(timeout=30)
+    alive = process.is_alive()
+    process.kill()
+    assert not alive and process.exitcode == 0
+
+
+def test_errors_keep_both_ends_of_what_they_quote() -> None:
+    message = str(FAMixError("begin " + "x" * 5000 + " end"))
+    assert len(message) < 2000 and message.startswith("begin") and message.endswith("end")
+    assert str(FAMixError("Traceback (most recent call last)" + "x" * 5000)).count("x") == 5000
+    assert all(str(FAMixError(text)) == text for text in ("", "short", "x" * 1800))

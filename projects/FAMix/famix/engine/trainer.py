@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from famix.data import build_test_loader, build_train_loader
+from famix.engine.bounded_history import BoundedHistory
 from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.model_selection import ModelSelection
@@ -84,6 +85,7 @@ class Trainer(DefaultTrainer):
         hooks = self._selection.add_hooks(hooks, place)
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
         reseed = restyler.reseed if restyler is not None else _ignore
+        hooks.insert(0, BoundedHistory())
         hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
         if restyler is not None and restyler.needs_bank:
             hooks.insert(0, StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))

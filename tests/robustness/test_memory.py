@@ -1,0 +1,30 @@
+"""A training's memory does not grow with its iterations; `make soak` measures it over two thousand."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.engine import HookBase
+
+from famix.engine import bounded_history
+from run_factory import Workspace, train_net
+
+
+class Lengths(HookBase):
+    """Notes how many values of every scalar are kept at the end."""
+
+    found: dict[str, int]
+
+    def after_train(self) -> None:
+        histories = self.trainer.storage.histories()
+        type(self).found = {name: len(history.values()) for name, history in histories.items()}
+
+
+def test_a_training_remembers_its_scalars_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detectron2 keeps a million values of each, half a kilobyte an iteration in all."""
+    workspace, module = Workspace(tmp_path), train_net()
+    build_hooks = module.Trainer.build_hooks
+    monkeypatch.setattr(bounded_history, "_KEPT", 3)
+    monkeypatch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), Lengths()])
+    with workspace.registered():
+        module.run(workspace.parse("run", "SOLVER.MAX_ITER", "6", "MODEL.STYLE.STRATEGY", "noise"))
+    assert Lengths.found["total_loss"] == 3 and max(Lengths.found.values()) == 3

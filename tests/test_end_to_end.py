@@ -91,7 +91,7 @@ def test_second_run_loads_the_bank_instead_of_mining(
 ) -> None:
     bank = finished / "style_bank.safetensors"
     before = bank.stat().st_mtime_ns
-    monkeypatch.setattr(StyleMiner, "mine_batch", None)
+    monkeypatch.setattr(StyleMiner, "mine_batches", None)
     workspace.run("second", "MODEL.STYLE.BANK", str(bank), "SOLVER.MAX_ITER", "1")
     assert bank.stat().st_mtime_ns == before
     assert not (workspace.folder / "second/style_bank.safetensors").exists()

@@ -143,6 +143,24 @@ def test_mining_depends_on_neither_workers_nor_processes(monkeypatch):
         assert found == {number: alone[number] for number in expected}
 
 
+@pytest.mark.parametrize(
+    ("skip", "shares"),
+    [
+        ((), ([0, 1, 4], [2, 3])),
+        ((0, 1, 2), ([2, 3], [4])),  # half of a group is as good as nothing
+        ((0, 1, 3, 4), ([2, 3], [])),
+    ],
+)
+def test_a_group_of_mining_batches_goes_to_one_process_whole(monkeypatch, skip, shares):
+    cfg = data_config()
+    cfg.STYLE_MINING.IMS_PER_BATCH = 1
+    for rank, expected in enumerate(shares):
+        play_rank(monkeypatch, rank, 2)
+        batches = build_mining_batches(cfg, group=2, skip=skip)
+        assert [number for number, _ in batches] == expected
+        assert batches.remaining == set(shares[0]) | set(shares[1])
+
+
 def test_mining_stops_early_and_shuffles_by_its_own_seed():
     cfg = data_config()
     cfg.STYLE_MINING.MAX_BATCHES = 1

@@ -20,8 +20,15 @@ LABELS = [[[0, 1, 1], [255, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[2, 0, 0], [0, 0, 0
 class NumberedMiner:
     """Mines, without any network, styles that tell which batch they come from: as many as the batch has samples."""
 
-    def mine_batch(self, index, samples):
-        number = len(samples)
+    def __init__(self, group=1):
+        self.group = group
+        self.groups = []
+
+    def mine_batches(self, batches):
+        self.groups.append([index for index, _ in batches])
+        return [self.mine(index, len(samples)) for index, samples in batches]
+
+    def mine(self, index, number):
         values = torch.full((number,), float(index))
         ids = torch.arange(number)
         return MinedBatch(index, ids, values[:, None], values[:, None] + 1, ids + 50, values / 10, values / 20)
@@ -84,6 +91,15 @@ def test_styles_stand_in_the_order_of_the_batches():
     assert bank.annotations["initial_loss"].tolist() == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.6, 0.6])
     assert bank.annotations["final_loss"].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3, 0.3])
     assert bank.metadata == {"stage": "res2"} and bank.counts() == {0: 3, 1: 2, 2: 1}
+
+
+def test_neighbours_are_mined_together_in_fixed_groups():
+    """Of three: 0 to 2, 3 to 5, ...; batch 4 was mined before."""
+    miner, kept = NumberedMiner(group=3), []
+    numbers = [0, 1, 2, 3, 5, 6, 7]
+    bank = mine_bank(miner, ((n, ["a"]) for n in numbers), 7, {}, keep=lambda batch: kept.append(batch.index))
+    assert miner.groups == [[0, 1, 2], [3, 5], [6, 7]]
+    assert kept == bank.annotations["batch_id"].tolist() == numbers
 
 
 def test_no_batch_at_all():

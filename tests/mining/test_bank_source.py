@@ -107,6 +107,12 @@ def weights(tmp_path_factory):
     return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt"))
 
 
+class TwoBatches(list):
+    """In place of MiningBatches."""
+
+    remaining = frozenset({0, 1})
+
+
 @pytest.fixture
 def cfg(tmp_path, weights, make_samples, monkeypatch):
     """Two batches of two crops, one optimiser step and short prompts."""
@@ -119,7 +125,7 @@ def cfg(tmp_path, weights, make_samples, monkeypatch):
     MetadataCatalog.get("bank_source_town").set(stuff_classes=NAMES)
     labels = [[0, 1, 1], [255, 0, 2]], [[1, 1, 0], [0, 0, 0]]
     batches = [(0, make_samples(*labels)), (1, make_samples(labels[1], labels[1], seed=1))]
-    monkeypatch.setattr(bank_source, "build_mining_batches", lambda cfg, skip: batches)
+    monkeypatch.setattr(bank_source, "build_mining_batches", lambda cfg, group, skip: TwoBatches(batches))
     yield cfg
     MetadataCatalog.remove("bank_source_town")
 

@@ -131,6 +131,26 @@ def test_a_batch_depends_on_its_number_samples_and_seed_alone(make_miner, make_s
     assert all(torch.equal(getattr(alone, name), getattr(after_others, name)) for name in ("mean", "std", "prompt_ids"))
 
 
+@pytest.mark.parametrize("basis", [None, torch.eye(64).roll(1, 0)], ids=["euclidean", "basis"])
+def test_batches_mined_together_are_those_mined_alone(make_miner, make_samples, basis):
+    """Each style's gradient has the size that it has in its own batch, whatever the sizes of the others."""
+    batches = [
+        (index, make_samples(*crops, seed=index))
+        for index, crops in enumerate([(CROP,), (CROP, OTHER_CROP), ([[1, 1, 1], [1, 1, 1]],), (OTHER_CROP,)])
+    ]
+    miner = make_miner(steps=5, lr=2.0, weight_decay=0.01, basis=basis)
+    together = miner.mine_batches(batches)
+    assert [len(mined.class_ids) for mined in together] == [4, 4, 1, 2]
+    for mined, batch in zip(together, batches, strict=True):
+        alone = miner.mine_batch(*batch)
+        assert mined.index == alone.index
+        assert torch.equal(mined.class_ids, alone.class_ids) and torch.equal(mined.prompt_ids, alone.prompt_ids)
+        for name in ("mean", "std", "initial_loss", "final_loss"):
+            got, expected = getattr(mined, name), getattr(alone, name)
+            assert ((got - expected).norm() / expected.norm()).item() < 1e-4, name
+        assert ((alone.final_loss - alone.initial_loss) / alone.initial_loss).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("vary", ["seed", "index"])
 def test_seed_and_number_decide_the_prompts(make_miner, make_samples, vary):
     samples = make_samples(CROP)

@@ -10,7 +10,7 @@ import torch
 
 from famix.engine import load_config
 from famix.errors import BankError
-from famix.mining import StyleMiner, obtain_style_bank
+from famix.mining import StyleMiner, bank_mining, obtain_style_bank
 from famix.mining.miner import MinedBatch
 from famix.mining.shards import MiningShards
 from famix.style import StyleBank
@@ -71,10 +71,26 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
         yield made
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "source"])
+@pytest.mark.parametrize(
+    ("group", "metric", "mined_again"),
+    [
+        (1, "euclidean", {3, 4, 5}),
+        (1, "source", {3, 4, 5}),
+        (2, "euclidean", {2, 3, 4, 5}),
+        (9, "euclidean", set(range(6))),
+    ],
+)
 def test_a_stopped_pass_goes_on_to_the_same_bank(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, metric: str
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    group: int,
+    metric: str,
+    mined_again: set[int],
 ) -> None:
+    """Of six batches three are on disk; where the third is the first of a group, that group is mined again, whole."""
+    monkeypatch.setattr(bank_mining, "batches_per_group", lambda *sizes: group)
+
     def mine(name: str) -> StyleBank:
         settings = ["DATASETS.FILES", f"['{workspace.definition}']", "MODEL.CLIP.WEIGHTS", str(workspace.clip)]
         settings += ["STYLE_MINING.METRIC", metric, "STYLE_MINING.IMS_PER_BATCH", "1"]
@@ -82,26 +98,32 @@ def test_a_stopped_pass_goes_on_to_the_same_bank(
         return obtain_style_bank(load_config(str(CONFIG), settings))
 
     whole = mine("whole.safetensors")
-    batches = len(whole.annotations["batch_id"].unique())
-    assert batches >= 3
-    mined: list[int] = []
-    mine_batch = StyleMiner.mine_batch
+    assert whole.annotations["batch_id"].unique().tolist() == list(range(6))
+    written: list[int] = []
+    write = MiningShards.write
 
-    def stop_in_third(miner: StyleMiner, index: int, samples: list) -> MinedBatch:
-        if len(mined) == 2:
+    def stop_after_third(shards: MiningShards, batch: MinedBatch) -> None:
+        if len(written) == 3:
             raise KeyboardInterrupt
-        mined.append(index)
-        return mine_batch(miner, index, samples)
+        written.append(batch.index)
+        write(shards, batch)
 
-    monkeypatch.setattr(StyleMiner, "mine_batch", stop_in_third)
-    with pytest.raises(KeyboardInterrupt):
-        mine("stopped.safetensors")
-    assert not (workspace.folder / "stopped.safetensors").exists()
-    first, mined[:] = list(mined), [-1, -1, -1]  # never stopped again
+    with monkeypatch.context() as stopping:
+        stopping.setattr(MiningShards, "write", stop_after_third)
+        with pytest.raises(KeyboardInterrupt):
+            mine("stopped.safetensors")
+    assert not (workspace.folder / "stopped.safetensors").exists() and written == [0, 1, 2]
+    again: list[int] = []
+    mine_batches = StyleMiner.mine_batches
+    monkeypatch.setattr(
+        StyleMiner,
+        "mine_batches",
+        lambda miner, batches: again.extend(index for index, _ in batches) or mine_batches(miner, batches),
+    )
     with caplog.at_level(logging.INFO, logger="famix"):
         resumed = mine("stopped.safetensors")
-    assert "Going on: 2 batches were mined before" in caplog.text
-    assert not set(mined) & set(first), "finished batches are not mined again"
+    assert "Going on: 3 batches were mined before" in caplog.text
+    assert set(again) == mined_again
     for name in ("mean", "std", "class_ids"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name))
     assert all(torch.equal(resumed.annotations[name], values) for name, values in whole.annotations.items())

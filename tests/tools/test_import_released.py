@@ -97,7 +97,7 @@ def test_training_starts_from_imported_weights_and_takes_imported_styles(
     released = write_checkpoint(tmp_path / "released.pth", state)
     model, bank = tmp_path / "model.pth", tmp_path / "bank.safetensors"
     assert run_tool(released, "--output", model) == run_tool(styles, "--output", bank, *tiny_config(workspace)) == 0
-    monkeypatch.setattr(StyleMiner, "mine_batch", None)
+    monkeypatch.setattr(StyleMiner, "mine_batches", None)
     options = ["MODEL.WEIGHTS", str(model), "MODEL.STYLE.GRID", "[3, 3]", "SOLVER.MAX_ITER", "2"]
     workspace.run("styled", *options, "MODEL.STYLE.BANK", str(bank))
     workspace.run("plain", *options, "MODEL.STYLE.STRATEGY", "none")

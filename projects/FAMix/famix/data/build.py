@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Collection, Iterator
+from itertools import chain
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -63,13 +64,16 @@ class MiningBatches:
         stream: the samples; batch b has those at positions b * batch_size up to (b + 1) * batch_size.
         batch_size: images of a batch.
         num_batches: batches of all processes together.
-        rank: of this process, which gets the batches rank, rank + world_size, ...
+        rank: of this process, which gets the groups rank, rank + world_size, ...
         world_size: number of processes.
-        skip: numbers of batches that nobody gets; the others are shared out evenly.
+        group: batches of a group: batch b belongs to group b // group, and one process gets all of it.
+        skip: numbers of batches that are not needed. A group is left out where none of its batches is; the others are
+            shared out evenly.
         worker_options: arguments of torch's DataLoader about worker processes.
 
     Attributes:
         num_batches: batches of all processes together; `len` is the number of this process's.
+        remaining: the numbers that all processes together get.
     """
 
     def __init__(
@@ -80,11 +84,15 @@ class MiningBatches:
         num_batches: int,
         rank: int = 0,
         world_size: int = 1,
+        group: int = 1,
         skip: Collection[int] = (),
         worker_options: dict[str, Any] | None = None,
     ) -> None:
         self.num_batches = num_batches
-        self._numbers = [number for number in range(num_batches) if number not in skip][rank::world_size]
+        groups = [range(first, min(first + group, num_batches)) for first in range(0, num_batches, group)]
+        groups = [numbers for numbers in groups if not all(number in skip for number in numbers)]
+        self.remaining = frozenset(chain.from_iterable(groups))
+        self._numbers = list(chain.from_iterable(groups[rank::world_size]))
         positions = [list(range(number * batch_size, (number + 1) * batch_size)) for number in self._numbers]
         self._loader = DataLoader(stream, batch_sampler=positions, **(worker_options or {"collate_fn": list}))
 
@@ -95,14 +103,16 @@ class MiningBatches:
         yield from zip(self._numbers, self._loader, strict=True)
 
 
-def build_mining_batches(cfg: CfgNode, shared: bool = False, skip: Collection[int] = ()) -> MiningBatches:
+def build_mining_batches(
+    cfg: CfgNode, shared: bool = False, group: int = 1, skip: Collection[int] = ()
+) -> MiningBatches:
     """Batches that styles are mined from; what they hold does not depend on the number of processes or workers.
 
     Args:
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
             DATALOADER.NUM_WORKERS.
         shared: every process gets all batches, instead of its share of them.
-        skip: numbers of batches to leave out.
+        group, skip: see MiningBatches.
 
     Returns:
         Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). Images that do not fill a batch are
@@ -132,6 +142,7 @@ def build_mining_batches(cfg: CfgNode, shared: bool = False, skip: Collection[in
         num_batches=min(num_batches, mining.MAX_BATCHES or num_batches),
         rank=0 if shared else comm.get_rank(),
         world_size=1 if shared else comm.get_world_size(),
+        group=group,
         skip=skip,
         worker_options=_worker_options(cfg),
     )

@@ -1,6 +1,7 @@
 """From a config to a style bank: the mining pass over the source, sharded over the processes of a job."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -12,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
 from famix.errors import BankError
+from famix.mining.groups import batches_per_group, in_groups
 from famix.mining.miner import MinedBatch, StyleMiner
 from famix.mining.prompt_table import PromptTable
 from famix.modeling.clip_resnet import CLIPResNet
@@ -51,17 +53,22 @@ def build_miner(
             "or TEMPLATES.",
             ", ".join(unknown),
         )
+    clip = CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device)
+    stage, grid = cfg.MODEL.STYLE.STAGE, tuple(cfg.MODEL.STYLE.GRID)
+    side = mining.POOL_SIZE or clip.input_side(stage)
+    values = clip.output_shape()[stage].channels * side**2
     return StyleMiner(
-        clip=CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device),
+        clip=clip,
         prompts=PromptTable(class_names, mining.STYLES),
         encode_prompts=lambda texts: encoder(texts, templates),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
-        stage=cfg.MODEL.STYLE.STAGE,
-        grid=tuple(cfg.MODEL.STYLE.GRID),
-        pool_size=mining.POOL_SIZE,
+        stage=stage,
+        grid=grid,
+        pool_size=side,
         ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         seed=mining.SEED,
+        group=batches_per_group(mining.IMS_PER_BATCH, math.prod(grid), len(class_names), values),
         steps=mining.STEPS,
         lr=mining.LR,
         momentum=mining.MOMENTUM,
@@ -83,7 +90,8 @@ def mine_bank(
 
     Args:
         miner: see StyleMiner.
-        batches: pairs of a batch's number in the pass and its samples; every process of the job gets others.
+        batches: pairs of a batch's number in the pass and its samples, by ascending number; every process of the job
+            gets other groups of them.
         num_batches: how many of them this process gets, for the progress report.
         metadata: of the bank.
         writers: receive the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
@@ -100,13 +108,14 @@ def mine_bank(
     mined: list[MinedBatch] = []
     progress = _Progress(num_batches)
     with EventStorage() as storage:
-        for index, samples in batches:
-            mined.append(miner.mine_batch(index, samples))
-            if keep is not None:
-                keep(mined[-1])
+        for group in in_groups(batches, miner.group):
+            for batch in miner.mine_batches(group):
+                mined.append(batch)
+                if keep is not None:
+                    keep(batch)
+                _put_scalars(storage, batch)
+                _write(writers, storage)
             progress.report(mined)
-            _put_scalars(storage, mined[-1])
-            _write(writers, storage)
         bank = _merge([*finished, *mined], metadata)
         for class_id, count in bank.counts().items():
             storage.put_scalar(f"style_mining/styles_of/{bank.class_name(class_id)}", count, smoothing_hint=False)

@@ -14,7 +14,6 @@ from famix.data import build_mining_batches
 from famix.errors import ConfigError
 from famix.mining.bank_mining import build_miner, mine_bank
 from famix.mining.measured import measure_source_basis
-from famix.mining.miner import MinedBatch
 from famix.mining.provenance import bank_metadata, check_bank
 from famix.mining.shards import MiningShards
 from famix.modeling import ARCHITECTURES, STAGES, CLIPArchitecture, clip_weights_hash, load_clip_state_dict
@@ -51,12 +50,14 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     def mine() -> StyleBank:
         if not clip:
             raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
-        finished, skip = _gather_finished(shards)
+        present, finished = _find_finished(shards)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
-        batches, miner = build_mining_batches(cfg, skip=skip), build_miner(cfg, clip, class_names, basis)
+        miner = build_miner(cfg, clip, class_names, basis)
+        batches = build_mining_batches(cfg, group=miner.group, skip=finished)
         writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         try:
-            return mine_bank(miner, batches, len(batches), metadata, writers, finished, shards.write)
+            kept = [shards.read(index) for index in present if index not in batches.remaining]
+            return mine_bank(miner, batches, len(batches), metadata, writers, kept, shards.write)
         finally:
             for writer in writers:
                 writer.close()  # or a process that ends now loses what waits to be written
@@ -66,15 +67,15 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     )
 
 
-def _gather_finished(shards: MiningShards) -> tuple[list[MinedBatch], set[int]]:
-    """The batches on disk that this process contributes, and the numbers of those of all processes."""
+def _find_finished(shards: MiningShards) -> tuple[list[int], set[int]]:
+    """Numbers of the batches on disk that are this process's to contribute, and of those of all processes."""
     present = comm.all_gather(shards.indices())
     everywhere = set().union(*present)
     # Processes of one machine see the same files: the first of them takes them all.
     before = set().union(*present[: comm.get_rank()])
     if everywhere:
         logging.getLogger(__name__).info("Going on: %d batches were mined before", len(everywhere))
-    return [shards.read(index) for index in present[comm.get_rank()] if index not in before], everywhere
+    return [index for index in present[comm.get_rank()] if index not in before], everywhere
 
 
 def load_or_mine(

@@ -20,6 +20,8 @@ from famix.style.patches import Grid, check_grid, patch_starts
 
 __all__ = ["MinedBatch", "StyleMiner", "first_patches", "take_patches"]
 
+Sample = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class MinedBatch:
@@ -43,7 +45,7 @@ class MinedBatch:
 
 
 class StyleMiner:
-    """Optimises one style for every class that owns a patch of a batch.
+    """Optimises one style for every class that owns a patch of a batch, for several batches at a time.
 
     Args:
         clip: the network whose features are restyled, with its attention pool; it is frozen and put into eval mode.
@@ -55,6 +57,7 @@ class StyleMiner:
         pool_size: side in cells that a patch is pooled to; 0 takes that of CLIP's own input at the stage.
         ignore_label: label id of pixels without a class.
         seed: of the draw of prompts, >= 0.
+        group: neighbouring batches that are to be mined together, see `famix.mining.groups`.
         steps, lr, momentum, weight_decay, basis: of `optimize_styles`.
     """
 
@@ -71,6 +74,7 @@ class StyleMiner:
         pool_size: int = 0,
         ignore_label: int = 255,
         seed: int = 1,
+        group: int = 1,
         steps: int = 100,
         lr: float = 1.0,
         momentum: float = 0.9,
@@ -88,42 +92,71 @@ class StyleMiner:
         self.pool_size = pool_size or clip.input_side(stage)
         self.ignore_label = ignore_label
         self.seed = seed
+        self.group = group
         self.steps = steps
         self.basis = None if basis is None else basis.to(self.device)
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
 
-    def mine_batch(self, index: int, samples: Sequence[dict[str, Any]]) -> MinedBatch:
-        """Mine one batch. The outcome depends on its number, its samples and the seed alone.
+    def mine_batch(self, index: int, samples: Sequence[Sample]) -> MinedBatch:
+        """Mine one batch alone, see `mine_batches`."""
+        return self.mine_batches([(index, samples)])[0]
+
+    def mine_batches(self, batches: Sequence[tuple[int, Sequence[Sample]]]) -> list[MinedBatch]:
+        """Mine batches together, which keeps a device busier than one after the other.
+
+        The outcome depends on their numbers, their samples and the seed alone; on the other batches by rounding only.
 
         Args:
-            index: number of the batch in the pass over the source.
-            samples: B dicts with "image" (3, H, W) in pixel values 0-255 and "sem_seg" (H, W) int64, of one size.
+            batches: pairs of a batch's number in the pass over the source and its samples: B dicts with "image"
+                (3, H, W) in pixel values 0-255 and "sem_seg" (H, W) int64, all of one size.
 
         Returns:
-            One style for every class that owns a patch.
+            For each batch one style for every class that owns a patch of it.
         """
-        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
-        labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
-        with torch.no_grad():
-            features = self.clip.features_at(self.stage, (images - self.pixel_mean) / self.pixel_std)
-        patches = first_patches(patch_classes(labels, self.grid, self.ignore_label))
-        class_ids = patches.class_ids.cpu()
-        prompt_ids = self.prompts.draw(class_ids, torch.Generator().manual_seed(derive_seed(self.seed, index)))
+        found = [self._find(index, samples) for index, samples in batches]
+        prompt_ids = torch.cat([one.prompt_ids for one in found])
         styles = optimize_styles(
-            take_patches(features, patches, self.grid),
+            torch.cat([one.patches for one in found]),
             self.encode_prompts(self.prompts.texts(prompt_ids)).to(self.device),
             self._encode_image,
+            # Of the mean over its own batch, as if that were optimised alone.
+            weights=torch.cat([torch.full((len(one.class_ids),), 1 / len(one.class_ids)) for one in found]),
             steps=self.steps,
             basis=self.basis,
             **self.sgd,
         )
-        losses = styles.style_losses.cpu()
-        return MinedBatch(
-            index, class_ids, styles.mean.cpu(), styles.std.cpu(), prompt_ids, losses[0].clone(), losses[-1].clone()
+        losses = styles.style_losses[[0, -1]].t().cpu()
+        sizes = [len(one.class_ids) for one in found]
+        parts = zip(
+            found, *(values.split(sizes) for values in (styles.mean.cpu(), styles.std.cpu(), losses)), strict=True
         )
+        return [
+            MinedBatch(one.index, one.class_ids, mean, std, one.prompt_ids, *loss.unbind(1))
+            for one, mean, std, loss in parts
+        ]
+
+    @torch.no_grad()
+    def _find(self, index: int, samples: Sequence[Sample]) -> "_Found":
+        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
+        labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
+        features = self.clip.features_at(self.stage, (images - self.pixel_mean) / self.pixel_std)
+        positions = first_patches(patch_classes(labels, self.grid, self.ignore_label))
+        class_ids = positions.class_ids.cpu()
+        prompt_ids = self.prompts.draw(class_ids, torch.Generator().manual_seed(derive_seed(self.seed, index)))
+        return _Found(index, class_ids, prompt_ids, take_patches(features, positions, self.grid))
 
     def _encode_image(self, patches: Tensor) -> Tensor:
         return self.clip.encode_from(self.stage, F.adaptive_avg_pool2d(patches, self.pool_size))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is optimised of a batch: class_ids and prompt_ids (N,) on the CPU, patches (N, C, h, w)."""
+
+    index: int
+    class_ids: Tensor
+    prompt_ids: Tensor
+    patches: Tensor
 
 
 @dataclass(frozen=True)
@@ -176,4 +209,4 @@ def take_patches(features: Tensor, positions: PatchPositions, grid: Grid) -> Ten
     x = patch_starts(width, cols, device)[positions.col, None] + torch.arange(width // cols, device=device)
     # Advanced indices around the channel slice put it last.
     patches = features[positions.image[:, None, None], :, y[:, :, None], x[:, None, :]]
-    return patches.movedim(-1, 1).contiguous()
+    return patches.movedim(-1, 1)  # channels last, as the optimisation wants them

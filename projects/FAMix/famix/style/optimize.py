@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from famix.style.statistics import channel_mean_std
 
@@ -28,7 +30,7 @@ class OptimizedStyles:
 
     @property
     def losses(self) -> Tensor:
-        """(steps,), the objective at each step: the mean over the styles."""
+        """(steps,), the mean over the styles at each step, which is the objective where there are no weights."""
         return self.style_losses[:-1].mean(1)
 
 
@@ -42,6 +44,7 @@ def optimize_styles(
     momentum: float,
     weight_decay: float,
     basis: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> OptimizedStyles:
     """Find for every patch the statistics under which CLIP sees its text.
 
@@ -59,6 +62,8 @@ def optimize_styles(
         weight_decay: of SGD, on means and standard deviations alike; with a basis, on the changes of them.
         basis: (2C, 2C), in which the changes are optimised, see `source_basis`; None optimises means and standard
             deviations themselves.
+        weights: (N,), of every style's loss in the objective; None gives each 1 / N. Styles do not see each other, so
+            that those of several objectives can be optimised at once.
 
     Returns:
         The optimised statistics in float32, with the losses of every style.
@@ -67,6 +72,7 @@ def optimize_styles(
     own_mean, own_std = channel_mean_std(patches)
     normalised = (patches - own_mean) / own_std
     own = torch.cat([own_mean, own_std], dim=1).flatten(1)
+    shares = own.new_full((len(own),), 1 / len(own)) if weights is None else weights.to(own)
     free = (own.clone() if basis is None else torch.zeros_like(own)).requires_grad_()
     optimizer = torch.optim.SGD([free], lr=lr, momentum=momentum, weight_decay=weight_decay)
 
@@ -77,17 +83,38 @@ def optimize_styles(
 
     def style_losses() -> Tensor:
         mean, std = mean_std()
-        restyled = torch.addcmul(mean, normalised, std).relu_()
+        restyled = _Restyled.apply(normalised, mean, std)
         return 1 - F.cosine_similarity(encode_image(restyled).float(), text_embeddings.float())
 
     history = []
     for _ in range(steps):
         with torch.enable_grad():
             losses = style_losses()
-            (free.grad,) = torch.autograd.grad(losses.mean(), (free,))
+            (free.grad,) = torch.autograd.grad((losses * shares).sum(), (free,))
         optimizer.step()
         history.append(losses.detach())
     with torch.no_grad():
         history.append(style_losses())
         mean, std = mean_std()
     return OptimizedStyles(mean.detach().flatten(1), std.detach().flatten(1), torch.stack(history))
+
+
+class _Restyled(torch.autograd.Function):
+    """relu(std * normalised + mean) with gradients of mean and std alone, in few passes over memory.
+
+    normalised is (N, C, h, w), mean and std are (N, C, 1, 1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, normalised: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        restyled = torch.addcmul(mean, normalised, std).relu_()
+        ctx.save_for_backward(normalised, restyled)
+        return restyled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, Tensor]:
+        normalised, restyled = ctx.saved_tensors
+        gradient = torch.ops.aten.threshold_backward(outer, restyled, 0)
+        mean = gradient.sum((2, 3), keepdim=True)
+        return None, mean, gradient.mul_(normalised).sum((2, 3), keepdim=True)

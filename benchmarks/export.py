@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 from types import ModuleType
 
@@ -64,14 +65,13 @@ def main() -> int:
     parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
     parser.add_argument("--format", nargs="+", default=("onnx", "torch_export", "stripped"), help="(default: all)")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder)
-        make_run(args.config_file, run)
+    config = args.config_file.resolve()
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        run = Path("run")
+        make_run(config, run)
         print(describe_machine(), flush=True)
         seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
-        print(
-            f"{args.config_file.name}, random weights, which see {len(seen.visible_classes())} classes in a test image\n"
-        )
+        print(f"{config.name}, random weights, which see {len(seen.visible_classes())} classes in a test image\n")
         tool = load_tool()
         return int(
             tool.main([str(run), "--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs])

@@ -21,7 +21,7 @@ from famix.errors import ConfigError, WeightsError
 from famix.inference import ClassTable, LoadedModel, Predictor, load_model
 from famix.inference.export import OPSET, OnnxModel, require_onnx
 from famix.inference.graph import SemanticGraph
-from famix.inference.parity import Agreement, compare, make_image, measure_latency, require_agreement
+from famix.inference.parity import Agreement, Latency, compare, make_image, measure_latency, require_agreement
 from famix.inference.stripping import halve
 from famix.modeling import CLIPResNet
 from inference.inference_factory import forgotten_datasets
@@ -66,8 +66,8 @@ def test_tool_compares_and_times_at_every_size(shipped: Path) -> None:
     compared = re.findall(r"^\| (\d+ x \d+) +\| ([\d.e-]+) +\| ([\d.]+)% ", said, flags=re.MULTILINE)
     assert [size for size, *_ in compared] == ["64 x 96", "37 x 131"]
     assert all(float(difference) < 1e-5 and float(equal) > 99.9 for _, difference, equal in compared)
-    timed = re.findall(r"^\| (\d+ x \d+) +\| +([\d.]+) \| +([\d.]+) \|$", said, flags=re.MULTILINE)
-    assert [size for size, *_ in timed] == ["64 x 96", "37 x 131"]
+    timed = re.findall(r"^\| (\d+ x \d+) +(?:\| +[\d.]+ ){4}\|$", said, flags=re.MULTILINE)
+    assert timed == ["64 x 96", "37 x 131"]
     assert f"model_final.onnx: {(shipped / 'model_final.onnx').stat().st_size / 2**20:.1f} MiB, opset 18" in said
 
 
@@ -233,8 +233,23 @@ def test_agreement_is_measured_by_probabilities_and_labels() -> None:
         require_agreement([Agreement((32, 40), float("nan"), 1.0)], "a.onnx")
 
 
-def test_latency_is_the_median() -> None:
-    assert 0 < measure_latency(constant(1.0), make_image((32, 40)), runs=3) < 1000
+def test_networks_are_timed_in_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], ""
+
+    def network(name: str, seconds: list[float]) -> Callable[[torch.Tensor], torch.Tensor]:
+        def run(images: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += name
+            clock[0] += seconds[calls.count(name) - 1]
+            return images
+
+        return run
+
+    monkeypatch.setattr("famix.inference.parity.time.perf_counter", lambda: clock[0])
+    one, other = network("a", [9.0, 0.5, 0.125, 0.25]), network("b", [9.0, 1.0, 1.0, 2.0])
+    latencies = measure_latency([one, other], make_image((32, 40)), runs=3)
+    assert calls == "abababab"
+    assert latencies == [Latency(250, 125), Latency(1000, 1000)]
 
 
 def test_file_that_disagrees_is_not_written(

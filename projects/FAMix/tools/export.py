@@ -73,9 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help=f"of the images to compare and time with (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})",
     )
-    parser.add_argument(
-        "--runs", type=int, default=5, help="of a timing, which is their median; 0 skips it (default: 5)"
-    )
+    parser.add_argument("--runs", type=int, default=5, help="of a timing; 0 skips it (default: 5)")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="override the config")
     return parser
 
@@ -161,10 +159,14 @@ def check(reference: Network, exported: Network, path: Path, args: argparse.Name
     print(format_agreement(agreements))
     require_agreement(agreements, path.name)
     if args.runs:
-        times = [[measure_latency(one, image, args.runs) for one in (reference, exported)] for image in images]
-        rows = [[shape(size), *row] for size, row in zip(args.sizes, times, strict=True)]
-        print(f"\nmilliseconds an image, median of {args.runs}, {torch.get_num_threads()} thread(s)")
-        print(tabulate(rows, headers=["height x width", "PyTorch", path.suffix], floatfmt=".1f", tablefmt="github"))
+        rows = []
+        for image in images:
+            before, after = measure_latency([reference, exported], image, args.runs)
+            rows.append([shape_of(image.shape[-2:]), before.median, after.median, before.lowest, after.lowest])
+        kind = path.suffix
+        headers = ["height x width", "PyTorch, median", f"{kind}, median", "PyTorch, lowest", f"{kind}, lowest"]
+        print(f"\nmilliseconds an image, {args.runs} runs, {torch.get_num_threads()} thread(s)")
+        print(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
 
 
 def network(model: nn.Module) -> Network:
@@ -180,7 +182,7 @@ def network(model: nn.Module) -> Network:
 
 def format_agreement(agreements: Sequence[Agreement]) -> str:
     """The table of a comparison."""
-    rows = [[shape(found.size), f"{found.difference:.1e}", f"{found.equal:.4%}"] for found in agreements]
+    rows = [[shape_of(found.size), f"{found.difference:.1e}", f"{found.equal:.4%}"] for found in agreements]
     headers = ["height x width", "largest difference of softmax", "equal labels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
@@ -190,8 +192,8 @@ def facts(loaded: LoadedModel) -> dict[str, str]:
     return {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
 
 
-def shape(size: tuple[int, int]) -> str:
-    """A size for a table."""
+def shape_of(size: Sequence[int]) -> str:
+    """Height and width for a table."""
     return f"{size[0]} x {size[1]}"
 
 

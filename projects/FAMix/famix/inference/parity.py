@@ -16,6 +16,7 @@ __all__ = [
     "LARGEST_DIFFERENCE",
     "LEAST_EQUAL",
     "Agreement",
+    "Latency",
     "compare",
     "measure_latency",
     "require_agreement",
@@ -47,6 +48,19 @@ class Agreement:
     def is_close(self) -> bool:
         """Whether they can stand for each other; NaN never is."""
         return self.difference <= LARGEST_DIFFERENCE and self.equal >= LEAST_EQUAL
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that a network takes for an image.
+
+    Attributes:
+        median: of some runs.
+        lowest: of them, which other programs on the machine disturb the least.
+    """
+
+    median: float
+    lowest: float
 
 
 def make_image(size: Size, seed: int = 0) -> Tensor:
@@ -96,18 +110,19 @@ def require_agreement(agreements: Sequence[Agreement], what: str) -> None:
 
 
 @torch.no_grad()
-def measure_latency(network: Network, image: Tensor, runs: int) -> float:
-    """Median time of an image in milliseconds, after a warm-up.
+def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> list[Latency]:
+    """Time networks on an image, in turns, so that what else the machine does meets all alike.
 
     Args:
-        network: on the CPU.
+        networks: on the CPU.
         image: (B, 3, H, W).
-        runs: to take the median of.
+        runs: of each, after one to warm up.
     """
-    network(image)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        network(image)
-        times.append(time.perf_counter() - start)
-    return 1000 * median(times)
+    times: list[list[float]] = [[] for _ in networks]
+    for run in range(runs + 1):
+        for network, taken in zip(networks, times, strict=True):
+            start = time.perf_counter()
+            network(image)
+            if run:
+                taken.append(1000 * (time.perf_counter() - start))
+    return [Latency(median(taken), min(taken)) for taken in times]

@@ -152,7 +152,8 @@ def find_browser() -> str | None:
 def browser(executable: str) -> Iterator[Browser]:
     """Start a browser with a profile of its own, and end it."""
     to_browser, from_browser = os.pipe(), os.pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    # Its helper processes may still write to the profile when it has ended.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             # The protocol's pipes are the file descriptors 3 and 4, wherever ours are.
             ["bash", "-c", f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}', executable,

@@ -35,7 +35,7 @@ def _hang(path: Path) -> Any:
 
 
 def _take_memory(path: Path) -> Any:
-    return torch.ones(1 << 22)
+    return torch.ones(1 << 24)  # 64 MiB: too large for memory that earlier tests left behind in the heap
 
 
 def _write_a_novel(path: Path) -> Any:

@@ -242,7 +242,7 @@ MISTAKES = {
     "output below a file": (output_below_a_file, r"cannot be written to .*out\.pth"),
     "settings without a config": (settings_without_config, "--config-file"),
     "misspelt setting": (misspelt_setting, "MODEL.STYLE.GIRD.*MODEL.STYLE.GRID"),
-    "missing config": (lambda folder: [*bank_to_pth(folder), "--config-file", folder / "c.yaml"], r"c\.yaml' does not"),
+    "missing config": (lambda folder: [*bank_to_pth(folder), "--config-file", folder / "c.yaml"], r"c\.yaml does not"),
     "bank for another grid": (bank_for_another("MODEL.STYLE.GRID", "[2, 2]"), r"grid \[3, 3\].*\[2, 2\]"),
     "bank for another stage": (bank_for_another("MODEL.STYLE.STAGE", "res3"), "stage res2.*res3"),
     "bank of another width": (bank_for_another("MODEL.CLIP.WEIGHTS", "RN50x4"), "256 channels.*320"),

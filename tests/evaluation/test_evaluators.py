@@ -125,10 +125,11 @@ def test_a_subset_of_the_classes(tmp_path: Path) -> None:
         ({"EVALUATOR": "cityscapes", "PROTOCOL": "short8"}, "'short8' of tiny_val resizes them"),
         ({"PROTOCOL": "shirt8"}, "TEST.PROTOCOL: protocol 'shirt8'"),
         ({"CLASSES": "16"}, "lack "),
+        ({"WINDOW_BATCH": 0}, "TEST.WINDOW_BATCH is 0, expected at least 1"),
     ],
 )
 def test_what_cannot_work_is_found_before_an_image_is_read(
-    cfg: CfgNode, settings: dict[str, str], message: str, tmp_path: Path
+    cfg: CfgNode, settings: dict[str, str | int], message: str, tmp_path: Path
 ) -> None:
     for key, value in settings.items():
         cfg.TEST[key] = value

@@ -74,6 +74,19 @@ def test_networks_of_bgr_images_get_their_order(predictor: Predictor, pristine_r
     np.testing.assert_array_equal(predictor(image).scores, bgr(image[..., ::-1]).scores)
 
 
+def test_windows_that_go_together_give_the_same(pristine_run: Path) -> None:
+    image, predictions, batches = make_image(), [], []
+    for windows in (1, 4):
+        options = ["TEST.WINDOW_BATCH", str(windows)]
+        predictor = Predictor.from_checkpoint(pristine_run, protocol="slide64/40", device="cpu", opts=options)
+        sizes: list[int] = []
+        predictor.inference.model.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+        predictions.append(predictor(image).scores)
+        batches.append(sizes)
+    np.testing.assert_allclose(predictions[0], predictions[1], atol=1e-5)
+    assert max(batches[0]) == 1 and max(batches[1]) == 4 and sum(batches[0]) == sum(batches[1])
+
+
 @pytest.mark.parametrize("name", ["half+flip", "flip+logits", "slide64/40+flip"])
 def test_protocol_is_followed(loaded: LoadedModel, name: str) -> None:
     image = make_image(64, 100)

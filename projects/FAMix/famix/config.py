@@ -79,8 +79,8 @@ def _add_mining_keys(cfg: CN) -> None:
     mining = cfg.STYLE_MINING = CN()
     mining.STEPS = 100  # optimiser steps of a style
     mining.LR = 1.0  # of SGD on the style's means and standard deviations
-    mining.MOMENTUM = 0.9
-    mining.WEIGHT_DECAY = 1e-4
+    mining.MOMENTUM = 0.9  # of that SGD
+    mining.WEIGHT_DECAY = 1e-4  # of that SGD
     mining.METRIC = "euclidean"  # of the steps: euclidean (the paper) or source, how styles vary among source patches
     mining.IMS_PER_BATCH = 16  # images that share a batch, over which a class gets one style
     mining.MAX_BATCHES = 0  # stop after so many batches; 0 = one pass over the source
@@ -113,6 +113,7 @@ def _add_test_keys(cfg: CN) -> None:
     test = cfg.TEST
     test.PROTOCOL = "native"  # how targets are scored: parts of docs/PROTOCOLS.md joined by +, e.g. half+flip
     test.PROTOCOL_OF = []  # other protocols of single data sets: ["mapillary_val=robustnet1536"]
+    test.WINDOW_BATCH = 1  # windows of a sliding window that the network gets at once: faster on a GPU, more memory
     test.CLASSES = "all"  # that mIoU is the mean of: all, synthia16 or synthia13 (also "16" and "13")
     test.RELEASED_PADDING = False  # True: a protocol's crop pads labels with road, as the released program, not ignore
 

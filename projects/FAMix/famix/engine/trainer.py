@@ -198,7 +198,7 @@ class Trainer(DefaultTrainer):
             Task -> metric -> percent, on the main process; empty on others.
         """
         _share_buffers(model)
-        inference = ProtocolInference(model, protocol_of(cfg, dataset_name))
+        inference = ProtocolInference(model, protocol_of(cfg, dataset_name), cfg.TEST.WINDOW_BATCH)
         evaluator = evaluator or cls.build_evaluator(cfg, dataset_name)
         return inference_on_dataset(inference, cls.build_test_loader(cfg, dataset_name), evaluator)
 

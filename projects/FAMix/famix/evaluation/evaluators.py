@@ -66,13 +66,15 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         names: of registered data sets.
 
     Raises:
-        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF or CLASSES cannot work, alone or together.
+        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH or CLASSES cannot work, alone or together.
     """
     kind = cfg.TEST.EVALUATOR
     if kind not in EVALUATORS:
         raise ConfigError(
             f"TEST.EVALUATOR is {kind!r}, expected one of {', '.join(EVALUATORS)}.{did_you_mean(kind, EVALUATORS)}"
         )
+    if cfg.TEST.WINDOW_BATCH < 1:
+        raise ConfigError(f"TEST.WINDOW_BATCH is {cfg.TEST.WINDOW_BATCH}, expected at least 1")
     for name in names:
         protocol, classes = protocol_of(cfg, name), scored_classes(cfg, name)
         if kind != "streaming" and len(classes) < len(MetadataCatalog.get(name).stuff_classes):

@@ -42,13 +42,20 @@ class Predictor:
         protocol: how it looks at an image, see docs/PROTOCOLS.md. Predictions have the size of the image, also where
             the protocol scores at another one.
         image_format: of the images that the network takes, RGB or BGR.
+        window_batch: windows of a sliding window that the network gets at once.
 
     Raises:
         ConfigError: the protocol crops, so that parts of an image would be without prediction; another image format.
     """
 
     def __init__(
-        self, model: nn.Module, classes: ClassTable, *, protocol: str | Protocol = "native", image_format: str = "RGB"
+        self,
+        model: nn.Module,
+        classes: ClassTable,
+        *,
+        protocol: str | Protocol = "native",
+        image_format: str = "RGB",
+        window_batch: int = 1,
     ) -> None:
         protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
         if protocol.image.crop is not None:
@@ -61,7 +68,7 @@ class Predictor:
         self.classes = classes
         self.protocol = replace(protocol, truth=NATIVE_FRAME)
         self.image_format = image_format
-        self.inference = ProtocolInference(model.eval(), self.protocol)
+        self.inference = ProtocolInference(model.eval(), self.protocol, window_batch)
 
     @classmethod
     def from_checkpoint(
@@ -94,7 +101,9 @@ class Predictor:
                 f"protocol '{parsed.name}' resizes or averages scores of classes, which says nothing of instances; use "
                 f"native with {architecture}"
             )
-        return cls(loaded.model, loaded.classes, protocol=parsed, image_format=loaded.cfg.INPUT.FORMAT)
+        cfg = loaded.cfg
+        options = {"image_format": cfg.INPUT.FORMAT, "window_batch": cfg.TEST.WINDOW_BATCH}
+        return cls(loaded.model, loaded.classes, protocol=parsed, **options)
 
     def __call__(self, image: ImageSource, *, keep_scores: bool = True) -> Prediction:
         """Predict one image.

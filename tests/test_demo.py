@@ -161,6 +161,38 @@ def test_damaged_video_is_one_error(demo: ModuleType, tmp_path: Path, capsys: py
     assert not (tmp_path / "seen.mp4").exists()
 
 
+@pytest.mark.usefixtures("loaded_once")
+def test_folder_of_frames_becomes_a_video_in_the_order_of_their_numbers(
+    demo: ModuleType, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = tmp_path / "frames"
+    (frames / "below").mkdir(parents=True)
+    for number in (9, 10, 100):
+        Image.fromarray(make_image(48, 64, seed=number)).save(frames / f"frame{number}.png")
+    Image.fromarray(make_image(48, 64, seed=1)).save(frames / "below/frame1.png")
+    arguments = ["--video-input", str(frames), "--output", str(tmp_path / "seen.avi"), "--rate", "12.5"]
+    assert demo.main(arguments) == 0
+    assert capsys.readouterr().out == f"3 frames at 12.5 per second -> {tmp_path / 'seen.avi'}\n"
+    with VideoReader(tmp_path / "seen.avi") as reader:
+        assert reader.rate == 12.5
+        for number, seen in zip((9, 10, 100), reader, strict=True):
+            image = make_image(48, 64, seed=number)
+            assert np.abs(seen.astype(int) - predictor(image).overlay(image)).mean() < JPEG_LOSS
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_frames_of_two_sizes_and_none_at_all_are_one_error(
+    demo: ModuleType, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(make_image(48, 64)).save(photos / "2.png")
+    (tmp_path / "empty").mkdir()
+    for folder, message in ((photos, "2.png has 48 x 64 pixels, the first one 72 x 112"), ("empty", "holds no frame")):
+        assert demo.main(["--video-input", str(tmp_path / folder), "--output", str(tmp_path / "seen.avi")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert not (tmp_path / "seen.avi").exists()
+
+
 class Camera:
     """A camera that the user stops after some frames."""
 
@@ -238,6 +270,9 @@ def test_without_output_pictures_are_shown(
         ),
         (["--webcam", "77", "--output", "out.avi"], "camera 77 cannot be opened"),
         (["--video-input", "VIDEO", "--output", "VIDEO"], "is the input, which would be lost"),
+        (["--input", "PHOTOS", "--output", "out.mp4"], "out.mp4 is a video, --input are images"),
+        (["--video-input", "VIDEO", "--output", "out.mp4", "--rate", "5"], "--rate is the frames per second"),
+        (["--video-input", "PHOTOS", "--output", "out.mp4", "--rate", "0"], "--rate is the frames per second"),
         (["--video-input", "VIDEO", "--output", "out.mkv"], "is no video; expected a file that ends with"),
     ],
 )

@@ -23,11 +23,12 @@ from famix.engine import load_config  # noqa: E402
 from famix.errors import ConfigError, DatasetError, FAMixError  # noqa: E402
 from famix.inference import Prediction, Predictor  # noqa: E402
 from famix.inference.background import WriteBehind, read_ahead  # noqa: E402
+from famix.inference.frames import FrameFolder  # noqa: E402
 from famix.inference.images import RGBImage, load_rgb  # noqa: E402
 from famix.inference.inputs import find_images  # noqa: E402
 from famix.inference.outputs import image_files, require_writable, video_files  # noqa: E402
 from famix.inference.sinks import VideoSink, WindowClosed, WindowSink  # noqa: E402
-from famix.inference.video import VideoReader  # noqa: E402
+from famix.inference.video import USUAL_RATE, VideoReader  # noqa: E402
 from famix.inference.views import LABELS, OVERLAY, VIEWS, Files, Look, write_views  # noqa: E402
 
 UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
@@ -36,6 +37,7 @@ EPILOG = """
 Examples:
   images       demo.py --weights output/famix --input street.jpg photos 'frames/*.png' --output out
   video        demo.py --weights output/famix --video-input drive.mp4 --output drive_seen.mp4
+  frames       demo.py --weights output/famix --video-input frames --rate 10 --output drive_seen.mp4
   camera       demo.py --weights output/famix --webcam --output live.avi       (Ctrl-C ends it)
   label files  demo.py --weights output/famix --input photos --output out --view labels --protocol ensemble+flip
 Exit status: 0; 1 if some input could not be read; 2 if the command cannot work.
@@ -51,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", metavar="FILE", help="(default: the config.yaml beside the weights)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="images, folders of images, or quoted patterns")
-    source.add_argument("--video-input", type=Path, metavar="FILE", help="a video")
+    source.add_argument("--video-input", type=Path, metavar="FILE", help="a video, or a folder with its frames")
     source.add_argument(
         "--webcam", type=int, nargs="?", const=0, metavar="NUMBER", help="a camera (the first one is 0, the default)"
     )
@@ -61,6 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder; or the file of a single image or video; files of the same name are replaced, inputs never (default: "
         "a window, which q closes)",
+    )
+    parser.add_argument(
+        "--rate", type=float, metavar="N", help=f"frames per second of a folder (default: {USUAL_RATE:g})"
     )
     parser.add_argument("--view", choices=[*VIEWS, "all"], default=OVERLAY, help="(default: overlay)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of the colours in an overlay (default: 0.5)")
@@ -86,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.alpha <= 1:
         raise ConfigError(f"--alpha is {args.alpha}, expected a number from 0 to 1")
+    if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
+        raise ConfigError("--rate is the frames per second, more than 0, of a folder that --video-input names")
     views = list(VIEWS) if args.view == "all" else [args.view]
     if args.output is None and args.view in (LABELS, "all"):
         raise ConfigError(f"--view {args.view} needs --output: a window shows one picture")
@@ -120,7 +127,7 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
     files = video_files(source, args.output, views) if args.output else {}
     check_folders([files])
     frames = 0
-    with VideoReader(args.webcam if is_camera else source) as reader:
+    with open_frames(args) as reader:
         predictor = load_predictor(args)
         with make_sink(files, reader.rate, views, look) as sink, WriteBehind() as writer:
             put = partial(writer.call, sink.write) if files else sink.write
@@ -133,6 +140,13 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
                     raise  # a part of a video would look like the whole
         print(f"{frames} frames at {reader.rate:g} per second{f' -> {args.output}' if files else ''}")
     return 0
+
+
+def open_frames(args: argparse.Namespace) -> VideoReader | FrameFolder:
+    """The camera, the video, or the folder of frames."""
+    if args.webcam is None and args.video_input.is_dir():
+        return FrameFolder(args.video_input, args.rate or USUAL_RATE)
+    return VideoReader(args.video_input if args.webcam is None else args.webcam)
 
 
 def make_sink(

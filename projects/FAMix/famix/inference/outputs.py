@@ -29,8 +29,12 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
         For every input: view -> file.
 
     Raises:
-        ConfigError: one file is given for more than one picture, is an input, or cannot hold the view.
+        ConfigError: one file is given for more than one picture, is an input or a video, or cannot hold the view.
     """
+    if output.suffix.lower() in CODECS and not output.is_dir():
+        raise ConfigError(
+            f"--output {output} is a video, --input are images; give their folder as --video-input instead"
+        )
     if output.suffix.lower() not in IMAGE_SUFFIXES or output.is_dir():
         return [_named(stem, views) for stem in _stems(inputs, output, views)]
     if len(inputs) > 1 or len(views) > 1:

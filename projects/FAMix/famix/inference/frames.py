@@ -1,0 +1,72 @@
+"""Videos that lie as a folder of images, one a frame, as CamVid's do."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from famix.errors import DatasetError
+from famix.inference.images import RGBImage, load_rgb
+from famix.inference.inputs import IMAGE_SUFFIXES
+from famix.inference.video import USUAL_RATE
+
+__all__ = ["FrameFolder"]
+
+
+class FrameFolder:
+    """Iterates over the images of a folder, those below it aside, as the frames of a video.
+
+    They go by their names, numbers by their value: frame9.png comes before frame10.png.
+
+    Args:
+        folder: with the images.
+        rate: frames per second.
+
+    Attributes:
+        rate: frames per second.
+        frames: how many there are.
+
+    Raises:
+        DatasetError: the folder holds no image.
+    """
+
+    def __init__(self, folder: Path, rate: float = USUAL_RATE) -> None:
+        self._files = sorted((file for file in folder.iterdir() if _is_frame(file)), key=_place)
+        if not self._files:
+            raise DatasetError(f"folder {folder} holds no frame; expected images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        self.rate = rate
+        self.frames = len(self._files)
+
+    def __enter__(self) -> "FrameFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is open: files are read one by one."""
+
+    def __iter__(self) -> Iterator[RGBImage]:
+        """The frames.
+
+        Raises:
+            DatasetError: one cannot be read, or has another size than the first.
+        """
+        size = None
+        for file in self._files:
+            frame = load_rgb(file)
+            size = size or frame.shape
+            if frame.shape != size:
+                raise DatasetError(
+                    f"frame {file} has {frame.shape[0]} x {frame.shape[1]} pixels, the first one {size[0]} x {size[1]}; "
+                    "the frames of a video have one size: use --input for others"
+                )
+            yield frame
+
+
+def _is_frame(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _place(file: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", file.name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

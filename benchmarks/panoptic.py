@@ -32,6 +32,7 @@ from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
 from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
+from famix.evaluation.report import PANOPTIC_METRICS, TASK
 from famix.files import whole_file
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
@@ -39,12 +40,7 @@ from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"
 METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, strict looks", "famix_weather": "FAMix, weather's words"}
-SCORES = {
-    **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
-       for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
-    "mask AP": ("segm", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-}  # fmt: skip
+SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
 UNSEEN = "unseen"
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status

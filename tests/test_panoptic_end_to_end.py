@@ -1,5 +1,6 @@
 """Whole panoptic runs through train_net, with both heads: mine, train, evaluate, stop and continue."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -32,11 +33,19 @@ def test_styles_are_mined_and_all_targets_scored_in_one_table(workspace: Panopti
         assert results[name].keys() == {"sem_seg", "panoptic_seg", "segm"}
         assert len(results[name]["panoptic_seg"]) == 9
         assert all(0 <= value <= 100 for value in results[name]["panoptic_seg"].values())
-    table = (output / "log.txt").read_text().rsplit("Panoptic results in percent:", 1)[1]
-    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
-    assert rows[0] == "data set" and tuple(rows[2:4]) == DATA_SETS
-    page = (output / "results.md").read_text()
-    assert all(f"| {name} " in page.split("Panoptic scores in percent", 1)[1] for name in DATA_SETS)
+    log, page = (output / "log.txt").read_text(), (output / "results.md").read_text()
+    for text in (log.rsplit("Results in percent:", 1)[1], page.split("How each data set was scored:", 1)[1]):
+        head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+        scored = {row[0]: row for row in rows[: len(DATA_SETS)]}
+        assert head[:8] == ["data set", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
+        assert head[8:12] == ["PQ", "SQ", "RQ", "PQ things"] and head[-1] == "mask AP"
+        for name in DATA_SETS:
+            assert float(scored[name][8]) == pytest.approx(results[name]["panoptic_seg"]["PQ"], abs=0.06)
+    with (output / "results.csv").open() as file:
+        table = {row["data_set"]: row for row in csv.DictReader(file)}
+    for name in DATA_SETS:
+        assert float(table[name]["PQ things"]) == results[name]["panoptic_seg"]["PQ_th"]
+        assert float(table[name]["mask AP"]) == results[name]["segm"]["AP"]
 
 
 def test_frozen_weights_are_clips_bit_for_bit(workspace: PanopticWorkspace) -> None:

@@ -4,6 +4,7 @@ import csv
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,22 @@ def test_two_runs_of_the_same_seed_are_refused() -> None:
         compare_reports(reports)
 
 
+def test_panoptic_runs_are_compared_by_what_is_asked_for() -> None:
+    reports = {}
+    for name, report in both().items():
+        scored = {
+            key: {**tasks, "panoptic_seg": {"PQ": tasks["sem_seg"]["mIoU"] / 2}}
+            for key, tasks in report.results.items()
+        }
+        reports[name] = replace(report, results=scored)
+    (comparison,) = compare_reports(reports, metric="PQ")
+    baseline, famix = comparison.groups
+    assert famix.values("fog") == [12.5, 13.0, 15.0] and famix.gain(baseline, "fog") == 2.5
+    assert "PQ in percent; protocol native" in format_comparisons([comparison])
+    with pytest.raises(ConfigError, match="baseline0/seed1 has no score 'PQ', only mIoU, fwIoU, mACC, pACC"):
+        compare_reports(both(), metric="PQ")
+
+
 def test_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"no run is called 'basline'. Did you mean 'baseline'. There are: baseline, famix"
@@ -173,6 +190,7 @@ def test_csv_has_every_number_in_full() -> None:
     assert (float(row["mean"]), float(row["gain"]), float(row["paired_gain"])) == (27, 5, 5)
     assert float(row["std"]) == pytest.approx(math.sqrt(7)) and float(row["p"]) == pytest.approx(0.0131, abs=1e-4)
     assert (row["runs"], row["pairs"], row["scored"]) == ("3", "3", "protocol native; 2 classes")
+    assert row["metric"] == "mIoU"
     assert (rows[0]["gain"], rows[0]["p"]) == ("", "")
 
 
@@ -204,6 +222,7 @@ def test_command_merges_runs(folders: list[str], tmp_path: Path, capsys: pytest.
         (["{tmp}"], r"got no scores from .*results\.json"),
         (["{run}", "{copy}"], "with the same seed, 1; leave one out"),
         (["{run}", "--baseline", "nothing"], "no run is called 'nothing'. There are: baseline"),
+        (["{run}", "--metric", "PQ"], r"results\.json has no score 'PQ', only mIoU"),
         (["{run}", "--output", "{tmp}/table.txt"], r"table\.txt, expected a file that ends with \.md or \.csv"),
         (["{run}", "--output", "{run}/results.json/table.md"], "results.json"),
     ],

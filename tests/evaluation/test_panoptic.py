@@ -15,7 +15,7 @@ from famix.data import get_dataset_dicts
 from famix.engine import load_config
 from famix.errors import ConfigError
 from famix.evaluation import build_evaluator
-from famix.evaluation.panoptic import check_panoptic, format_panoptic_results, with_panoptic_evaluators
+from famix.evaluation.panoptic import check_panoptic, with_panoptic_evaluators
 from famix.evaluation.panoptic_instances import InstanceAPEvaluator
 from famix.evaluation.panoptic_quality import PanopticQualityEvaluator
 from famix.evaluation.panoptic_truth import TruthReader
@@ -125,8 +125,6 @@ def test_ground_truth_as_prediction_is_perfect(tmp_path: Path) -> None:
     assert set(results["panoptic_seg"].values()) == {100.0}
     assert results["sem_seg"]["mIoU"] == pytest.approx(100)
     assert results["segm"] == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
-    table = format_panoptic_results({"tiny": results})
-    assert [cell.strip() for cell in table.splitlines()[2].split("|")[1:-1]] == ["tiny", *["100.0"] * 11]
 
 
 def test_categories_of_one_class_are_one_segment_and_ignored_ones_are_void(tmp_path: Path) -> None:
@@ -174,20 +172,6 @@ def test_no_instance_at_all_scores_0(record: dict[str, Any]) -> None:
     evaluator.process([record], [{}])
     results = evaluator.evaluate()
     assert results is not None and set(results["segm"].values()) == {0.0}
-
-
-# The table
-
-
-def test_the_table_has_a_row_for_every_panoptic_data_set() -> None:
-    scores = {"PQ": 50.04, "SQ": 80, "RQ": 60, "PQ_th": 1, "SQ_th": 2, "RQ_th": 3, "PQ_st": 4, "SQ_st": 5, "RQ_st": 6}
-    results = {"a": {"panoptic_seg": scores, "sem_seg": {"mIoU": 70}}, "b": {"sem_seg": {"mIoU": 1}}}
-    head, _, *rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in format_panoptic_results(results).split("\n")
-    ]
-    assert head[:5] == ["data set", "PQ", "SQ", "RQ", "PQ things"] and head[-2:] == ["mask AP", "mIoU"]
-    assert rows == [["a", "50.0", "80.0", "60.0", "1.0", "2.0", "3.0", "4.0", "5.0", "6.0", "-", "70.0"]]
-    assert format_panoptic_results({"b": results["b"]}) == ""
 
 
 # The checks

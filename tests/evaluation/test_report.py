@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,8 @@ from data_factory import data_config, registered
 from famix.errors import ConfigError
 from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.evaluation.domains import domain_of, is_source, require_known_sources
+from famix.evaluation.report import PANOPTIC_METRICS
+from famix.evaluation.report_text import format_row
 from report_factory import fake_report
 
 SCORES = {
@@ -112,6 +115,28 @@ def test_report_of_a_config() -> None:
 
 
 # Text
+
+
+def test_panoptic_scores_stand_in_the_same_tables(report: Report) -> None:
+    quality = {"PQ": 30.04, "SQ": 80.0, "RQ": 40.0, "PQ_th": 20.0}
+    scored = {name: {**tasks, "panoptic_seg": quality} for name, tasks in report.results.items()}
+    scored["mapillary_val"] = report.results["mapillary_val"]
+    report = replace(report, results={**scored, "acdc_fog_val": {**scored["acdc_fog_val"], "segm": {"AP": 7.0}}})
+    head, *rows = table(format_scores(report))
+    assert head[4:] == ["mIoU", "fwIoU", "mACC", "pACC", *PANOPTIC_METRICS] and head[8:12] == [
+        "PQ",
+        "SQ",
+        "RQ",
+        "PQ things",
+    ]
+    cells = {row[0]: row for row in rows}
+    assert cells["acdc_fog_val"][8:] == ["30.0", "80.0", "40.0", "20.0", "-", "-", "-", "-", "-", "7.0"]
+    assert cells["mapillary_val"][4] == "52.4" and set(cells["mapillary_val"][8:]) == {"-"}
+    assert cells["mean of acdc"][8] == "30.0" and cells["mean"][8] == "-"  # which lacks Mapillary's
+    head, *rows = table(format_row(report))
+    assert head[:4] == ["method", "weights", "score", "cityscapes"]
+    assert [row[2:4] for row in rows] == [["PQ", "30.0"], ["mIoU", "48.5"]]
+    assert format_report(report).count("PQ and mIoU in percent over 2 classes") == 1
 
 
 def test_scores_of_every_data_set(report: Report) -> None:

@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="what runs of several seeds must share: their config (default), or only their method's name, which is the "
         "last part of OUTPUT_DIR that names no seed",
     )
+    parser.add_argument("--metric", default="mIoU", help="score to compare, e.g. PQ of panoptic models (default: mIoU)")
     parser.add_argument("--baseline", metavar="NAME", help="also show the differences to this method, and their p")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there, too: .md or .csv")
     return parser
@@ -51,7 +52,8 @@ def compare(arguments: argparse.Namespace) -> str:
     if output is not None and output.suffix not in FORMATS:
         raise ConfigError(f"--output is {output}, expected a file that ends with {' or '.join(FORMATS)}")
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
-    comparisons = compare_reports({str(path.resolve()): read_report(path) for path in paths}, arguments.group_by)
+    reports = {str(path.resolve()): read_report(path) for path in paths}
+    comparisons = compare_reports(reports, arguments.group_by, arguments.metric)
     if arguments.baseline is not None:
         require_baseline(comparisons, arguments.baseline)
     if output is not None:

@@ -38,7 +38,7 @@ from famix.evaluation import (
     protocol_of,
     write_report,
 )
-from famix.evaluation.panoptic import format_panoptic_results, with_panoptic_evaluators
+from famix.evaluation.panoptic import with_panoptic_evaluators
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 
@@ -175,10 +175,8 @@ class Trainer(DefaultTrainer):
         report = make_report(cfg, results, weights or ScoredWeights())
         logger = logging.getLogger(__name__)
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
-        logger.info("mIoU in percent, as a row:\n%s", format_row(report))
+        logger.info("In percent, as a row:\n%s", format_row(report))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
-        if panoptic := format_panoptic_results(report.results):
-            logger.info("Panoptic results in percent:\n%s", panoptic)
         write_report(report, cfg.OUTPUT_DIR)
         return results
 

@@ -24,24 +24,29 @@ class Group:
         name: the method's; with the weights or the config's hash behind it where others of a table share it.
         weights: which were scored, see `ScoredWeights.label`.
         reports: seed -> report.
+        metric: name of the score that is compared.
     """
 
     name: str
     weights: str
     reports: Mapping[int, Report]
+    metric: str = "mIoU"
 
     def values(self, heading: str) -> list[float]:
         """Scores under a heading of `Report.row`, seed by seed."""
-        return [report.row()[heading] for report in self.reports.values()]
+        return [self._score(seed, heading) for seed in self.reports]
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
         """Differences in points to a baseline, for every seed that both have."""
         common = [seed for seed in self.reports if seed in baseline.reports]
-        return [self.reports[seed].row()[heading] - baseline.reports[seed].row()[heading] for seed in common]
+        return [self._score(seed, heading) - baseline._score(seed, heading) for seed in common]
 
     def gain(self, baseline: "Group", heading: str) -> float:
         """Difference in points to a baseline, of the means over all seeds."""
         return fmean(self.values(heading)) - fmean(baseline.values(heading))
+
+    def _score(self, seed: int, heading: str) -> float:
+        return self.reports[seed].row(self.metric)[heading]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,11 @@ class Comparison:
     def example(self) -> Report:
         """One of the reports, for all that they share."""
         return next(iter(self.groups[0].reports.values()))
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that is compared."""
+        return self.groups[0].metric
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -80,22 +90,25 @@ class Comparison:
         return f"{words}; {' or '.join(map(str, sorted(classes)))} classes"
 
 
-def compare_reports(reports: Mapping[str, Report], by: str = "config") -> list[Comparison]:
+def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: str = "mIoU") -> list[Comparison]:
     """Group runs.
 
     Args:
         reports: where it was read -> report.
         by: one of GROUPINGS.
+        metric: name of the score to compare, one of `Report.metrics`.
 
     Returns:
         One comparison for every way of scoring. Runs of one group are never scored differently: they are two groups,
         of two comparisons.
 
     Raises:
-        ConfigError: two runs of a group have the same seed.
+        ConfigError: two runs of a group have the same seed, or a run has no such score.
     """
     tables: dict[Scoring, dict[tuple[str, str], dict[int, str]]] = {}
     for path, report in reports.items():
+        if metric not in report.metrics:
+            raise ConfigError(f"{path} has no score '{metric}', only {', '.join(report.metrics)}")
         run = report.run
         key = run.method_hash if by == "config" else run.method, run.weights.label
         seeds = tables.setdefault(_scoring(report), {}).setdefault(key, {})
@@ -106,7 +119,7 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config") -> list[C
             )
         seeds[run.seed] = path
     return [
-        Comparison(_named([{seed: reports[path] for seed, path in seeds.items()} for seeds in groups.values()]))
+        Comparison(_named([{seed: reports[path] for seed, path in seeds.items()} for seeds in groups.values()], metric))
         for groups in tables.values()
     ]
 
@@ -127,7 +140,7 @@ def _scoring(report: Report) -> Scoring:
     return tuple(sorted((name, one.protocol, one.classes, one.is_source) for name, one in report.data_sets.items()))
 
 
-def _named(groups: Sequence[Mapping[int, Report]]) -> tuple[Group, ...]:
+def _named(groups: Sequence[Mapping[int, Report]], metric: str) -> tuple[Group, ...]:
     runs = [next(iter(reports.values())).run for reports in groups]
     methods = [run.method for run in runs]
     with_weights = [(run.method, run.weights.label) for run in runs]
@@ -140,5 +153,5 @@ def _named(groups: Sequence[Mapping[int, Report]]) -> tuple[Group, ...]:
             name = f"{run.method} ({label})"
         else:
             name = f"{run.method} ({label}, {run.method_hash[:6]})"
-        named.append(Group(name, label, dict(sorted(reports.items()))))
+        named.append(Group(name, label, dict(sorted(reports.items())), metric))
     return tuple(named)

@@ -13,7 +13,7 @@ from famix.evaluation.significance import format_p, format_spread, paired_p
 __all__ = ["format_comparisons", "write_comparisons_csv"]
 
 _CSV_HEAD = (
-    *("method", "weights", "seeds", "scored", "data_set", "mean", "std", "runs"),
+    *("method", "weights", "seeds", "scored", "metric", "data_set", "mean", "std", "runs"),
     *("gain", "paired_gain", "p", "pairs"),
 )
 
@@ -32,7 +32,7 @@ def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None =
     if len(comparisons) > 1:
         parts.append("Runs that were scored in different ways stand in different tables and cannot be compared.")
     for comparison in comparisons:
-        parts += [f"mIoU in percent; {comparison.scored_how()}.", _score_table(comparison)]
+        parts += [f"{comparison.metric} in percent; {comparison.scored_how()}.", _score_table(comparison)]
         if baseline is None:
             continue
         reference = comparison.group(baseline)
@@ -100,7 +100,7 @@ def _gain(group: Group, baseline: Group, heading: str) -> str:
 
 def _csv_row(comparison: Comparison, group: Group, heading: str, baseline: Group | None) -> list[str]:
     values = group.values(heading)
-    row = [group.name, group.weights, _seeds(group), comparison.scored_how(), heading]
+    row = [group.name, group.weights, _seeds(group), comparison.scored_how(), comparison.metric, heading]
     row += [_number(fmean(values)), _number(stdev(values) if len(values) > 1 else math.nan), str(len(values))]
     if baseline is None or group is baseline:
         return [*row, "", "", "", ""]

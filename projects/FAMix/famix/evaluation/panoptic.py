@@ -1,7 +1,6 @@
-"""Panoptic scores beside the semantic ones: which evaluators a data set gets, what must fit, and their table."""
+"""Panoptic scores beside the semantic ones: which evaluators a data set gets, and what must fit."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
@@ -13,27 +12,15 @@ from famix.evaluation.panoptic_instances import InstanceAPEvaluator
 from famix.evaluation.panoptic_quality import PanopticQualityEvaluator, require_panopticapi
 from famix.evaluation.panoptic_truth import TruthReader
 from famix.evaluation.protocols import protocol_of
-from famix.evaluation.report_text import format_number, markdown_table
 
 __all__ = [
     "PANOPTIC_ARCHITECTURES",
     "check_panoptic",
-    "format_panoptic_results",
-    "format_panoptic_section",
     "with_panoptic_evaluators",
 ]
 
 PANOPTIC_ARCHITECTURES = {"FAMixPanopticDeepLab": CENTERS, "FAMixPanopticFPN": INSTANCES}
 """Meta-architectures that predict "panoptic_seg" -> kind of targets they train with."""
-
-_QUALITY = "panoptic_seg"
-_COLUMNS = {
-    **{name: (_QUALITY, name) for name in ("PQ", "SQ", "RQ")},
-    **{f"{name} things": (_QUALITY, f"{name}_th") for name in ("PQ", "SQ", "RQ")},
-    **{f"{name} stuff": (_QUALITY, f"{name}_st") for name in ("PQ", "SQ", "RQ")},
-    "mask AP": ("segm", "AP"),
-    "mIoU": ("sem_seg", "mIoU"),
-}
 
 
 def with_panoptic_evaluators(cfg: CfgNode, dataset_name: str, semantic: DatasetEvaluator) -> DatasetEvaluator:
@@ -90,29 +77,6 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
             "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES, len(classes.things), "the data set's things"
         )
         _require("MODEL.MASK_ON", cfg.MODEL.MASK_ON, True, "without masks there are no segments")
-
-
-def format_panoptic_results(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The panoptic scores of several data sets as one Markdown table, in percent.
-
-    Args:
-        results: data set -> task -> metric -> percent.
-
-    Returns:
-        A row for every data set with the task "panoptic_seg"; "" where there is none.
-    """
-    rows = []
-    for name, tasks in results.items():
-        if _QUALITY in tasks:
-            scores = (tasks.get(task, {}).get(metric, math.nan) for task, metric in _COLUMNS.values())
-            rows.append([name, *map(format_number, scores)])
-    return markdown_table(rows, ["data set", *_COLUMNS], 1) if rows else ""
-
-
-def format_panoptic_section(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """What results.md says of panoptic scores below the semantic ones; "" where there are none."""
-    table = format_panoptic_results(results)
-    return f"\nPanoptic scores in percent, of all classes, of things and of stuff:\n\n{table}\n" if table else ""
 
 
 def _require(key: str, got: object, expected: object, reason: str) -> None:

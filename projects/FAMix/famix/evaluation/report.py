@@ -13,13 +13,20 @@ from famix.evaluation.evaluators import scored_classes
 from famix.evaluation.protocols import protocol_of
 from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run
 
-__all__ = ["MEAN", "METRICS", "TASK", "Report", "Results", "ScoredDataset", "make_report"]
+__all__ = ["MEAN", "METRICS", "PANOPTIC_METRICS", "TASK", "Report", "Results", "ScoredDataset", "make_report"]
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Data set -> task -> metric -> percent."""
 
 METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
 """Over all classes, of the task "sem_seg"."""
+
+PANOPTIC_METRICS = {
+    **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
+       for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
+    "mask AP": ("segm", "AP"),
+}  # fmt: skip
+"""Name of a score of panoptic models -> task and metric in the results."""
 
 MEAN = "mean"
 """Name of the mean over all targets among the means of a report."""
@@ -71,9 +78,21 @@ class Report:
         """Names of the data sets that show the source domain."""
         return tuple(name for name, scored in self.data_sets.items() if scored.is_source)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the scores over all classes; those of panoptic models where a data set has them."""
+        tasks = {task for scores in self.results.values() for task in scores}
+        return (*METRICS, *(metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks))
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """Names of the scores that a row of a table is made of: mIoU, and PQ where there is one."""
+        return tuple(metric for metric in ("PQ", "mIoU") if metric in self.metrics)
+
     def score(self, name: str, metric: str = "mIoU") -> float:
         """A score of a data set in percent; NaN where it has none of that name."""
-        return float(self.results[name].get(TASK, {}).get(metric, math.nan))
+        task, key = PANOPTIC_METRICS.get(metric, (TASK, metric))
+        return float(self.results[name].get(task, {}).get(key, math.nan))
 
     def means(self) -> dict[str, dict[str, float]]:
         """Means over data sets, each counted once, in percent.
@@ -88,23 +107,26 @@ class Report:
                 groups.setdefault(self.data_sets[name].group, []).append(name)
         return {group: self._mean_scores(names) for group, names in {**groups, MEAN: list(self.targets)}.items()}
 
-    def row(self) -> dict[str, float]:
+    def row(self, metric: str = "mIoU") -> dict[str, float]:
         """What stands in a row of a table.
 
+        Args:
+            metric: name of a score.
+
         Returns:
-            Heading -> mIoU in percent, NaN where there is none: every target, the mean of each group behind its last
+            Heading -> score in percent, NaN where there is none: every target, the mean of each group behind its last
             one, the mean of all targets where there are several, the data sets of the source.
         """
         means, cells = self.means(), {}
         last_of_group = {self.data_sets[name].group: name for name in self.targets}
         for name in self.targets:
             scored = self.data_sets[name]
-            cells[scored.heading] = self.score(name)
+            cells[scored.heading] = self.score(name, metric)
             if scored.group and last_of_group[scored.group] == name:
-                cells[f"{MEAN} of {scored.group}"] = means[scored.group]["mIoU"]
+                cells[f"{MEAN} of {scored.group}"] = means[scored.group][metric]
         if len(self.targets) > 1:
-            cells[MEAN] = means[MEAN]["mIoU"]
-        return cells | {f"source: {self.data_sets[name].heading}": self.score(name) for name in self.sources}
+            cells[MEAN] = means[MEAN][metric]
+        return cells | {f"source: {self.data_sets[name].heading}": self.score(name, metric) for name in self.sources}
 
     def to_json(self) -> dict[str, Any]:
         """All but the results, as `from_json` takes it."""
@@ -133,7 +155,7 @@ class Report:
 
     def _mean_scores(self, names: Sequence[str]) -> dict[str, float]:
         means = {}
-        for metric in METRICS:
+        for metric in self.metrics:
             values = [self.score(name, metric) for name in names]
             means[metric] = sum(values) / len(values) if values else math.nan
         return means

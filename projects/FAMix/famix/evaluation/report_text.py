@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from famix.evaluation.report import MEAN, METRICS, Report
+from famix.evaluation.report import MEAN, Report
 
 __all__ = ["format_classes", "format_number", "format_report", "format_row", "format_scores", "markdown_table"]
 
@@ -20,7 +20,7 @@ def format_report(report: Report) -> str:
     mean = "the mean counts every target once" if report.targets else "no data set is a target"
     parts = [
         f"# {run.method}",
-        f"mIoU in percent over {over}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
+        f"{' and '.join(report.headlines)} in percent over {over}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
         f"seed {run.seed}; weights: {run.weights.describe()}.",
         format_row(report),
         "How each data set was scored:",
@@ -32,10 +32,13 @@ def format_report(report: Report) -> str:
 
 
 def format_row(report: Report) -> str:
-    """The row that a paper could paste: mIoU on every target, their means, and on the source."""
-    row = report.row()
-    cells = [report.run.method, report.run.weights.label, *map(format_number, row.values())]
-    return markdown_table([cells], ["method", "weights", *row], 2)
+    """The row that a paper could paste: mIoU on every target, their means, and on the source; also PQ where it exists."""
+    facts = {"method": report.run.method, "weights": report.run.weights.label}
+    rows = [[*facts.values(), metric, *map(format_number, report.row(metric).values())] for metric in report.headlines]
+    head = [*facts, "score", *report.row()]
+    if len(rows) == 1:  # the text above the table names the score
+        rows, head = [[*facts.values(), *rows[0][3:]]], [*facts, *report.row()]
+    return markdown_table(rows, head, len(head) - len(report.row()))
 
 
 def format_scores(report: Report, digits: int = 1) -> str:
@@ -43,9 +46,9 @@ def format_scores(report: Report, digits: int = 1) -> str:
     rows = [_score_row(report, name, digits) for name in report.targets]
     for group, means in report.means().items() if len(report.targets) > 1 else ():
         name = MEAN if group == MEAN else f"{MEAN} of {group}"
-        rows.append([name, "", "", "", *(format_number(means[metric], digits) for metric in METRICS)])
+        rows.append([name, "", "", "", *(format_number(means[metric], digits) for metric in report.metrics)])
     rows += [_score_row(report, name, digits) for name in report.sources]
-    return markdown_table(rows, ["data set", "role", "protocol", "classes", *METRICS], 3)
+    return markdown_table(rows, ["data set", "role", "protocol", "classes", *report.metrics], 3)
 
 
 def format_classes(report: Report, digits: int = 1) -> str:
@@ -75,7 +78,7 @@ def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str], number
 def _score_row(report: Report, name: str, digits: int) -> list[str]:
     scored = report.data_sets[name]
     role = "source" if scored.is_source else "target"
-    scores = (format_number(report.score(name, metric), digits) for metric in METRICS)
+    scores = (format_number(report.score(name, metric), digits) for metric in report.metrics)
     return [name, role, scored.protocol, str(len(scored.classes)), *scores]
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from famix.errors import DatasetError
-from famix.evaluation.panoptic import format_panoptic_section
-from famix.evaluation.report import MEAN, METRICS, TASK, Report
+from famix.evaluation.report import MEAN, TASK, Report
 from famix.evaluation.report_text import format_report
 from famix.files import whole_file
 from famix.intake import MAX_JSON_BYTES, parse_json, read_text
@@ -48,7 +47,7 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
     texts = {
         path: json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n",
         path.with_suffix(".csv"): _to_csv(report),
-        path.with_suffix(".md"): format_report(report) + format_panoptic_section(report.results),
+        path.with_suffix(".md"): format_report(report),
     }
     for file, text in texts.items():
         with whole_file(file) as part:
@@ -113,13 +112,13 @@ def _without_nan(value: Any) -> Any:
 def _to_csv(report: Report) -> str:
     """A row per data set, then the means; numbers in full."""
     run, weights = report.run, report.run.weights
-    scores = {name: tasks.get(TASK, {}) for name, tasks in report.results.items()}
-    metrics = list(dict.fromkeys((*METRICS, *(metric for score in scores.values() for metric in score))))
+    by_class = (metric for tasks in report.results.values() for metric in tasks.get(TASK, {}))
+    metrics = list(dict.fromkeys((*report.metrics, *by_class)))
     head = ["method", "seed", "weights", "sha256", "data_set", "role", "protocol", "num_classes", *metrics]
     same = [run.method, run.seed, weights.label, weights.sha256 or ""]
     rows = [
         [*same, name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes)]
-        + [_cell(scores[name].get(metric)) for metric in metrics]
+        + [_cell(report.score(name, metric)) for metric in metrics]
         for name, scored in report.data_sets.items()
     ]
     rows += [

@@ -14,7 +14,7 @@ from famix.insight.run_folder import Run, differing_settings
 __all__ = ["class_bars", "panoptic_table", "seed_table", "settings_table", "target_table", "winners"]
 
 _IOU = "IoU-"
-_PANOPTIC = (("panoptic_seg", "PQ", "PQ"), ("segm", "AP", "mask AP"))  # task, metric, what it is called
+_PANOPTIC = ("PQ", "mask AP")
 _LONG = 60  # characters of a setting
 
 
@@ -52,11 +52,11 @@ def panoptic_table(runs: Sequence[Run]) -> str:
         runs: that were scored alike.
     """
     cells = {}
-    for task, metric, words in _PANOPTIC:
+    for metric in _PANOPTIC:
         for name, scored in runs[0].report.data_sets.items():
-            values = [run.report.results[name].get(task, {}).get(metric, math.nan) for run in runs]
+            values = [run.report.score(name, metric) for run in runs]
             if not all(map(math.isnan, values)):
-                cells[f"{scored.heading}: {words}"] = list(map(format_number, values))
+                cells[f"{scored.heading}: {metric}"] = list(map(format_number, values))
     return _score_table("in %", [run.name for run in runs], cells) if cells else ""
 
 

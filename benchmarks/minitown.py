@@ -10,22 +10,17 @@ measured first, on labelled images of the tested conditions. What is finished is
 import argparse
 import hashlib
 import json
-import logging
 import math
-import shlex
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NoReturn
 
 import torch
 from machine import describe_machine
+from reporting import print_report
 from tabulate import tabulate
 
 from famix.data import register_datasets
-from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
 from famix.mining.measured import measure_bank
@@ -50,7 +45,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
     "grid_1x1": ("MODEL.STYLE.GRID", "[1, 1]"),
 }
 FROM_MINED_BANKS = ("noise", "class_agnostic")  # they need config famix to be finished
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
 UNSEEN = "unseen"
 
 Scores = dict[str, dict[int, dict[str, float]]]  # config -> seed -> condition -> mIoU in percent
@@ -243,28 +237,13 @@ def main() -> None:
     if needs_famix and "famix" not in benchmark.names:
         parser.error(f"{', '.join(needs_famix)} need the banks of famix: add it to --configs")
     torch.set_num_threads(1)  # measured banks are the same on every number of cores
-    try:
+
+    def work(command: str) -> str:
         benchmark.run()
-        report = write_report(benchmark, shlex.join(["python", "benchmarks/minitown.py", *sys.argv[1:]]))
-        if arguments.report:
-            arguments.report.parent.mkdir(parents=True, exist_ok=True)
-            arguments.report.write_text(report)
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues where it was", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    print(report)
+        return write_report(benchmark, command)
 
-
-def terminate(number: int, frame: object) -> NoReturn:
-    """End in order when asked to, so that no run outlives this process."""
-    sys.exit(TERMINATED)
+    print_report("minitown.py", work, arguments.report)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("famix.minitown").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, terminate)
     main()

@@ -8,32 +8,25 @@ finished is kept, what was stopped continues.
 """
 
 import argparse
-import logging
-import math
-import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import NoReturn
+from statistics import fmean
 
 import numpy as np
-import scipy.stats
 import torch
 from detectron2.data import MetadataCatalog
 from machine import describe_machine
+from reporting import print_report
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, read_image, register_datasets
 from famix.data.panoptic_classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
-from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
 from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
 from famix.evaluation.report import PANOPTIC_METRICS, TASK
-from famix.files import whole_file
+from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
 
@@ -43,7 +36,6 @@ METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, strict looks", "famix_we
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
 UNSEEN = "unseen"
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
 
 Run = tuple[str, str]  # head, method
 Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
@@ -127,11 +119,6 @@ def condition_of(dataset_name: str) -> str:
     return dataset_name.removesuffix("_val_panoptic").rsplit("_", 1)[-1]
 
 
-def format_spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and standard deviation (n - 1)."""
-    return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def quality_table(benchmark: Benchmark) -> str:
     """PQ by condition: mean and spread over the seeds, and the mean time of a run."""
     table = benchmark.table("PQ")
@@ -165,8 +152,8 @@ def gain_lines(benchmark: Benchmark) -> list[str]:
             continue
         with_styles, without = table[head, method], table[head, SOURCE_ONLY]
         gains = [with_styles[seed][UNSEEN] - without[seed][UNSEEN] for seed in benchmark.seeds]
-        p = float(scipy.stats.ttest_1samp(gains, 0.0).pvalue) if len(gains) > 1 and stdev(gains) else math.nan
-        certainty = "" if math.isnan(p) else f" (paired t-test over the seeds: p = {p:.3f})"
+        p = format_p(gains)
+        certainty = "" if p == "-" else f" (paired t-test over the seeds: p = {p})"
         gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` over {METHODS[SOURCE_ONLY]}{certainty}"
         lines.append(f"{HEADS[head]}, {METHODS[method]}: {gain}.")
     return lines
@@ -233,30 +220,15 @@ def main() -> None:
     """Run, print and draw."""
     arguments = make_parser().parse_args()
     benchmark = Benchmark(arguments)
-    try:
+
+    def work(command: str) -> str:
         benchmark.run()
-        report = write_report(benchmark, shlex.join(["python", "benchmarks/panoptic.py", *sys.argv[1:]]))
-        if arguments.report:
-            with whole_file(arguments.report) as part:
-                part.write_text(report)
         if arguments.picture:
             draw(benchmark, arguments.picture)
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues where it was", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    print(report)
+        return write_report(benchmark, command)
 
-
-def terminate(number: int, frame: object) -> NoReturn:
-    """End in order when asked to, so that no run outlives this process."""
-    sys.exit(TERMINATED)
+    print_report("panoptic.py", work, arguments.report)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("famix.minitown").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, terminate)
     main()

@@ -14,13 +14,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from data_factory import (
-    registered,
-    write_image,
-    write_label,
-    write_palette_label,
-    write_panoptic_label,
-    write_synthia_label,
-)
+    registered, write_image, write_label, write_palette_label, write_panoptic_label, write_synthia_label,
+)  # fmt: skip
 from famix.data import SplitFiles, get_dataset_dicts, get_label_readers, verify_datasets
 from famix.data.inspection import check_dataset
 
@@ -42,9 +37,7 @@ MAP_A: Table = {label_id: 255 for label_id in range(66)} | {
     13: 0, 24: 0, 41: 0, 2: 1, 15: 1, 17: 2, 6: 3, 3: 4, 45: 5, 47: 5, 48: 6, 50: 7, 30: 8, 29: 9, 27: 10, 19: 11,
     20: 12, 21: 12, 22: 12, 55: 13, 61: 14, 54: 15, 58: 16, 57: 17, 52: 18,
 }  # fmt: skip
-MAP_B: Table = {
-    **MAP_A, 7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7, 41: 255,
-}  # fmt: skip
+MAP_B: Table = {**MAP_A, 7: 0, 8: 0, 10: 0, 14: 0, 23: 0, 9: 1, 11: 1, 44: 5, 46: 7, 49: 7, 41: 255}
 IDD: Table = {label_id: 255 for label_id in range(40)} | {
     0: 0, 3: 1, 5: 9, 6: 11, 8: 12, 9: 17, 10: 18, 12: 13, 13: 14, 14: 15, 17: 16, 20: 3, 21: 4, 24: 7, 25: 6, 26: 5,
     29: 2, 32: 8, 33: 10,

@@ -11,7 +11,7 @@ TYPED := projects/FAMix benchmarks datasets
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench demo demo-full clean distclean
+.PHONY: help setup test lint format bench soak demo demo-full clean distclean
 
 help:  ## Show this list
 	@echo "FAMix for Detectron2"
@@ -19,7 +19,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=...      interpreter for the set-up, 3.11 or newer (now: $(PYTHON)); a Detectron2 that it has is used"
-	@echo "  ARGS=...        more arguments for pytest or the demo, e.g. make test ARGS='-k grid -x'"
+	@echo "  ARGS=...        more arguments for pytest, the soak or the demo, e.g. make test ARGS='-k grid -x'"
 
 setup: $(STAMP)  ## Make .venv with tested versions of everything (no compiler, no GPU)
 
@@ -41,6 +41,9 @@ format: $(STAMP)  ## Format the code and mend what can be mended
 
 bench: $(STAMP)  ## Run the benchmarks; each prints one table
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script || exit 1; done
+
+soak: $(STAMP)  ## Kill, starve and feed runs with damaged files, and print what became of them (under 20 minutes)
+	@timeout 1200 $(VENV)/python benchmarks/soak.py $(ARGS)
 
 demo: $(STAMP)  ## Mine, train on clear days and score night, fog, rain, snow and dusk, in a miniature town, on a CPU
 	@$(VENV)/python projects/FAMix/tools/minitown_demo.py $(ARGS)

@@ -219,7 +219,7 @@ def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     saver.save("model_0000001", iteration=1)
 
     def full(content, path):
-        path.write_bytes(b"half")
+        path.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -218,3 +218,32 @@ def test_some_batches_may_be_left_out(tmp_path, caplog):
     assert "image_inf.png; left out, 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)" in caplog.text
     with EventStorage(), pytest.raises(TrainingError, match="image_nan"):
         trainer.run_step()
+
+
+class NormModel(nn.Module):
+    """Has a batch norm, whose statistics every forward pass changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, batch):
+        return {"loss": self.norm(torch.stack([sample["image"] for sample in batch])).square().mean()}
+
+
+def test_a_batch_that_is_left_out_leaves_no_trace_in_batch_norms():
+    model = NormModel()
+    trainer = StepTrainer(model, samples(1.0, float("nan")), sgd(model), device_type="cpu", max_skipped=1)
+    run(trainer, steps=1)
+    before = copy.deepcopy(model.state_dict())
+    run(trainer, steps=1)
+    assert trainer.skipped == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(tmp_path):
+    (tmp_path / "file").touch()
+    model = FileModel()
+    trainer = StepTrainer(model, samples(float("nan")), sgd(model), device_type="cpu", folder=str(tmp_path / "file"))
+    with pytest.raises(TrainingError, match=r"loss is not finite .*which would hold the samples, cannot be written"):
+        run(trainer, steps=1)

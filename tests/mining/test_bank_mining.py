@@ -167,3 +167,20 @@ def test_the_miner_is_what_the_config_says(cfg, clip_state_dict):
         torch.testing.assert_close(miner.clip.encode_image(images), reference.encode_image(images))
     cfg.STYLE_MINING.POOL_SIZE = 9
     assert build_miner(cfg, clip_state_dict, ("road",)).pool_size == 9
+
+
+def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():
+    """A pass that goes on has not encoded the prompts of the batches before; rounding would make another bank."""
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.STYLE.STAGE = "cpu", "res2"
+    names = [f"class {number}" for number in range(19)]
+    texts = [f"Foggy style {name}" for name in names]
+
+    def encode(*parts):
+        miner = build_miner(cfg, tiny_clip().state_dict(), names)
+        return torch.cat([miner.encode_prompts(part) for part in parts])
+
+    whole = encode(texts)
+    assert torch.equal(encode(texts[-3:]), whole[-3:])
+    assert torch.equal(encode(texts[:7], texts[7:]), whole)

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from data_factory import data_config, make_dataset, registered
 from famix import files
 from famix.data import build_train_loader
 from famix.engine import SafeCheckpointer
+from famix.engine.weights_file import save_weights
 from famix.errors import FAMixError
 from famix.files import whole_file
 from famix.mining import StyleMiner
@@ -87,6 +89,7 @@ def test_a_checkpoint_can_be_gone_on_from_wherever_its_writer_dies(tmp_path: Pat
     assert run_and_kill(lambda: saver.save("model_0000003", iteration=3), operation) == -signal.SIGKILL
     found = SafeCheckpointer(torch.nn.Linear(2, 2), str(tmp_path)).resume_or_load("", resume=True)
     assert found["iteration"] == (1 if operation < len(OPERATIONS) + 3 else 3)
+    assert not list(tmp_path.glob(".model*")), "what was half written fills no disk"
 
 
 @pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
@@ -105,6 +108,24 @@ def test_mined_batches_and_banks_are_whole_wherever_their_writer_dies(tmp_path: 
 
 
 # Disks
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_tensors_that_find_no_room_are_an_error_of_the_disk(tmp_path: Path, old: bytes | None) -> None:
+    """torch has an error of its own for that, which tells users nothing."""
+    path = tmp_path / "model_ema.pth"
+    if old:
+        path.write_bytes(old)
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+        try:
+            save_weights(torch.nn.Linear(100, 100), path, iterations=1)
+        except OSError as error:
+            os._exit(error.errno or 0)
+
+    assert run_and_kill(write, None) == errno.EFBIG
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([old] if old else [])
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +233,30 @@ def test_a_disk_that_fills_up_while_mining(
     assert not set(again) & set(mined[:2])
     banks = [StyleBank.load(workspace.folder / name / "style_bank.safetensors") for name in ("faulty", "whole")]
     assert torch.equal(banks[0].mean, banks[1].mean)
+
+
+# The last iteration
+
+
+@pytest.mark.parametrize("fault", ["torn", "killed before it was written"])
+def test_a_run_without_its_final_checkpoint_gets_it_though_no_iteration_is_left(
+    workspace: Workspace, fault: str
+) -> None:
+    """The numbered checkpoint of the last iteration, which comes first, is all that there is to go on from."""
+    options = ("MODEL.STYLE.STRATEGY", "noise", "SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "2")
+    options += ("MODEL_SELECTION.EMA_DECAY", "0.9", "MODEL_SELECTION.USE", "ema")
+    workspace.run("ends", *options)
+    folder = workspace.folder / "ends"
+    whole = [workspace.checkpoint("ends", name) for name in ("model_final", "model_ema")]
+    final = folder / "model_final.pth"
+    if fault == "torn":
+        final.write_bytes(final.read_bytes()[:1000])
+    else:
+        final.unlink()
+        (folder / "last_checkpoint").write_text("model_0000001.pth")
+    workspace.run("ends", *options, flags=("--resume",))
+    assert_equal_state([workspace.checkpoint("ends", name) for name in ("model_final", "model_ema")], whole)
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
 
 
 # Data

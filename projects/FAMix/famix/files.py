@@ -5,8 +5,11 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["whole_file"]
+import torch
+
+__all__ = ["save_tensors", "whole_file"]
 
 
 @contextmanager
@@ -36,6 +39,30 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
+    """What torch.save does, to a file that appears whole or not at all.
+
+    Args:
+        content: tensors, numbers and texts in dictionaries and lists.
+        path: of the file, see `whole_file`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with whole_file(path) as part, open(part, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise _disk_error(error) or error from None
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """What the system said of the disk; torch closes its archive after that, and fails once more with another error."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _flush(path: Path) -> None:

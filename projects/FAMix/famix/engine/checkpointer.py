@@ -13,7 +13,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from torch import nn
 
 from famix.errors import FAMixError, WeightsError
-from famix.files import whole_file
+from famix.files import save_tensors, whole_file
 from famix.intake import load_tensors
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
@@ -30,11 +30,15 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: folder of the checkpoints.
         strict: refuse a checkpoint that leaves some of the model unset, which is otherwise only a logged warning.
         **checkpointables: saved and loaded along with the model.
+
+    Attributes:
+        resumed: the file that a training went on from; "" where it began anew.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+        self.resumed = ""
         self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -53,13 +57,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
-            with whole_file(path) as part:
-                torch.save({"model": self.model.state_dict(), **states, **kwargs}, part)
+            save_tensors({"model": self.model.state_dict(), **states, **kwargs}, path)
             self.tag_last_checkpoint(os.path.basename(path))
-        except (OSError, RuntimeError) as error:  # torch's own error where a disk is full
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except OSError as error:
             raise WeightsError(
-                f"checkpoint {path} cannot be written ({reason}); make room, then go on from the one before with --resume"
+                f"checkpoint {path} cannot be written ({error.strerror or error}); make room, then go on from the one before with --resume"
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -75,19 +77,27 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
+        self._remove_parts()
         last, *before = self.resumable_files()
-        self._resuming = True
+        self._resuming, self.resumed = True, last
         try:
             return self.load(last)
         except WeightsError as error:
             for file in before:
                 with suppress(WeightsError):
-                    content = self.load(file)
+                    content, self.resumed = self.load(file), file
                     logging.getLogger(__name__).warning("Going on from %s, since %s", file, error)
                     return content
             raise
         finally:
             self._resuming = False
+
+    def _remove_parts(self) -> None:
+        """Remove what a process that was killed had written of a file: it would fill the disk in the long run."""
+        if self.save_to_disk:
+            for part in glob(os.path.join(glob_escape(self.save_dir), ".model_*.part.pth")):
+                with suppress(OSError):
+                    os.remove(part)
 
     def get_checkpoint_file(self) -> str:
         """Path of the last checkpoint; of no file where the one that names it is damaged."""

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from famix.errors import ConfigError, TrainingError
-from famix.files import whole_file
+from famix.files import save_tensors
 from famix.wording import first_few
 
 __all__ = ["StepTrainer", "build_step_trainer"]
@@ -71,9 +71,11 @@ class StepTrainer(AMPTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
         self.optimizer.zero_grad()
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.skipped < self.max_skipped else []
         losses = self._backward(data)
         if not _finite_everywhere(losses):
             self._skip_or_stop(data, losses)
+            self._restore(buffers)
             return
         self.after_backward()
         self._write_metrics(losses, data_time)
@@ -111,12 +113,20 @@ class StepTrainer(AMPTrainer):
             return
         path = self.folder / f"not_finite_{self.iter:07d}_rank{comm.get_rank()}.pth"
         model: Any = getattr(self.model, "module", self.model)
-        with whole_file(path) as part:
-            torch.save({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, part)
+        saved = f"{path} holds these samples and the weights"
+        try:
+            save_tensors({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, path)
+        except OSError as error:  # of less concern than what led here
+            saved = f"{path}, which would hold the samples, cannot be written ({error.strerror or error})"
         raise TrainingError(
-            f"{what}. {path} holds these samples and the weights. Lower SOLVER.BASE_LR, look at the files, or leave such "
+            f"{what}. {saved}. Lower SOLVER.BASE_LR, look at the files, or leave such "
             "batches out with SOLVER.MAX_SKIPPED_BATCHES; --resume goes on from the last checkpoint"
         )
+
+    def _restore(self, buffers: Sequence[Tensor]) -> None:
+        """Undo what a batch that is left out did to the statistics of batch norms."""
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
 
 def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:

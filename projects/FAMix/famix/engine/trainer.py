@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
+from famix.engine.weights_file import LAST_FILE
 from famix.errors import FAMixError, TrainingError
 from famix.evaluation import (
     ProtocolInference,
@@ -106,6 +108,7 @@ class Trainer(DefaultTrainer):
         for hook in self._hooks:
             if isinstance(hook, StyleMiningHook):
                 hook.prepare()  # ahead of the loop, which would evaluate a finished run before it reports a bad bank
+        self._complete_final_checkpoint()
         try:
             super().train()
         except TrainingError:
@@ -116,6 +119,12 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             raise
         return self._last_eval_results
+
+    def _complete_final_checkpoint(self) -> None:
+        """Save the final checkpoint of a run that was killed before, or whose file is damaged, if nothing is left to do."""
+        resumed = os.path.basename(self.checkpointer.resumed)
+        if resumed and resumed != LAST_FILE and self.start_iter >= self.max_iter:
+            self.checkpointer.save(LAST_FILE.removesuffix(".pth"), iteration=self.iter)
 
     def run_step(self) -> None:
         """One iteration; remembers whether it was finished."""
@@ -205,7 +214,8 @@ class Trainer(DefaultTrainer):
         if self.iter < self.max_iter:
             self._last_eval_results = self.test(self.cfg, self.model, weights=ScoredWeights(iterations=self.iter + 1))
         else:
-            with self._selection.selected(self.iter) as weights:
+            done = max(self.max_iter, self.start_iter)  # self.iter counts one more where nothing was left to do
+            with self._selection.selected(done) as weights:
                 self._last_eval_results = self.test(self.cfg, self.model, weights=weights)
         return self._last_eval_results
 

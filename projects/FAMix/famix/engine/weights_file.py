@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -12,7 +11,7 @@ from torch import nn
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.errors import WeightsError
 from famix.evaluation.run_facts import FILE, LAST, ScoredWeights, file_sha256
-from famix.files import whole_file
+from famix.files import save_tensors
 from famix.intake import load_tensors
 
 __all__ = ["LAST_FILE", "load_for_scoring", "read_checkpoint", "save_weights", "weights_of_file"]
@@ -36,8 +35,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: 
         OSError: the file cannot be written.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    with whole_file(path) as part:
-        torch.save({"model": state, "iteration": iterations - 1, **facts}, part)  # checkpoints name the last one done
+    save_tensors({"model": state, "iteration": iterations - 1, **facts}, path)  # checkpoints name the last one done
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

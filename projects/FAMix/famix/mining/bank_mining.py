@@ -60,7 +60,8 @@ def build_miner(
     return StyleMiner(
         clip=clip,
         prompts=PromptTable(class_names, mining.STYLES),
-        encode_prompts=lambda texts: encoder(texts, templates),
+        # One by one: rounding depends on what is encoded together, and a pass that goes on has not encoded all of it.
+        encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         stage=stage,

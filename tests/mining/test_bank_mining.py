@@ -107,6 +107,28 @@ def test_no_batch_at_all():
         mine_bank(NumberedMiner(), [], 0, {})
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_styles_that_are_not_finite_stop_with_the_files_and_what_reproduces_them(tmp_path, full):
+    class Diverging(NumberedMiner):
+        def mine(self, index, number):
+            batch = super().mine(index, number)
+            batch.std[1:] = float("nan") if index == 3 else 1.0
+            return batch
+
+    folder = tmp_path / "run"
+    folder.touch() if full else folder.mkdir()
+    batches = [(n, [{"file_name": f"{n}{place}.png", "image": torch.ones(1)} for place in "ab"]) for n in range(5)]
+    kept, says = [], "cannot be written" if full else "holds these samples"
+    with pytest.raises(
+        BankError, match=rf"batch 3: .* class ids \[1\] are not finite, with 3a.png, 3b.png.*000003.pth.* {says}.*LR"
+    ):
+        mine_bank(Diverging(2), batches, 5, {}, keep=lambda batch: kept.append(batch.index), folder=str(folder))
+    assert kept == [0, 1, 2], "what was mined before"
+    if not full:
+        saved = torch.load(folder / "not_finite_mining_000003.pth", weights_only=True)
+        assert [sample["file_name"] for sample in saved["samples"]] == ["3a.png", "3b.png"] and saved["batch"] == 3
+
+
 def test_scalars_go_to_the_writers():
     writers = [Recorder(), Recorder()]
     mine_bank(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], 2, {"class_names": '["road"]'}, writers)

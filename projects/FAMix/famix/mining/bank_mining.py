@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
 from famix.errors import BankError
+from famix.mining.finite import check_finite
 from famix.mining.groups import batches_per_group, in_groups
 from famix.mining.miner import MinedBatch, StyleMiner
 from famix.mining.prompt_table import PromptTable
@@ -86,6 +87,7 @@ def mine_bank(
     writers: Sequence[EventWriter] = (),
     finished: Sequence[MinedBatch] = (),
     keep: Callable[[MinedBatch], None] | None = None,
+    folder: str = "",
 ) -> StyleBank:
     """Mine this process's batches, then put those of all processes together.
 
@@ -99,18 +101,20 @@ def mine_bank(
             style_mining/styles_of/<class name>.
         finished: batches that were mined before; of all processes' batches each stands in one place only.
         keep: called with every batch as soon as it is mined, to save it.
+        folder: for the samples of a batch whose styles are not finite; "" to keep none.
 
     Returns:
         The same bank in every process, whatever their number: styles stand in the order of the batches.
 
     Raises:
-        BankError: no batch held any patch.
+        BankError: no batch held any patch, or styles are not finite.
     """
     mined: list[MinedBatch] = []
     progress = _Progress(num_batches)
     with EventStorage() as storage:
         for group in in_groups(batches, miner.group):
             for batch in miner.mine_batches(group):
+                check_finite(batch, dict(group)[batch.index], folder)
                 mined.append(batch)
                 if keep is not None:
                     keep(batch)

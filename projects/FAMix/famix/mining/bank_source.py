@@ -57,7 +57,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
         writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         try:
             kept = [shards.read(index) for index in present if index not in batches.remaining]
-            return mine_bank(miner, batches, len(batches), metadata, writers, kept, shards.write)
+            return mine_bank(miner, batches, len(batches), metadata, writers, kept, shards.write, cfg.OUTPUT_DIR)
         finally:
             for writer in writers:
                 writer.close()  # or a process that ends now loses what waits to be written

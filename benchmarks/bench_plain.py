@@ -1,0 +1,132 @@
+"""What the project's fast paths are compared with: the same computations, as one would write them first.
+
+Mining runs OpenAI's own implementation of CLIP, whose layers are not folded and lie channels first in memory, encodes
+rows of 77 tokens and remembers no prompt. The segmentor keeps the project's modules, but runs each convolution and
+each norm by itself, channels first, and its loss takes logits that are enlarged as a whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from famix.clip_package import CLIP, tokenize
+from famix.modeling import clip_resnet, deeplab_head
+from famix.text.prompts import fill_template
+
+__all__ = [
+    "PlainSteps",
+    "plain_class_patches",
+    "plain_features",
+    "plain_layers",
+    "plain_loss",
+    "plain_prompts",
+    "plain_tail",
+]
+
+
+def plain_features(clip: CLIP, images: Tensor) -> Tensor:
+    """Output (B, C, H / 4, W / 4) of the first stage for normalised images (B, 3, H, W)."""
+    tower = clip.visual
+    x = tower.relu1(tower.bn1(tower.conv1(images)))
+    x = tower.relu2(tower.bn2(tower.conv2(x)))
+    x = tower.avgpool(tower.relu3(tower.bn3(tower.conv3(x))))
+    return tower.layer1(x)
+
+
+def plain_tail(clip: CLIP, patches: Tensor) -> Tensor:
+    """Embeddings (N, D) of patches (N, C, h, w) at the first stage."""
+    tower = clip.visual
+    x = F.adaptive_avg_pool2d(patches, tower.input_resolution // 4)
+    return tower.attnpool(tower.layer4(tower.layer3(tower.layer2(x))))
+
+
+def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Embeddings (N, D) of unit length, each sentence as a row of 77 tokens."""
+    device = clip.visual.conv1.weight.device
+    means = []
+    with torch.no_grad():
+        for text in texts:
+            tokens = tokenize([fill_template(template, text) for template in templates]).to(device)
+            means.append(clip.encode_text(tokens).mean(dim=0))
+    return F.normalize(torch.stack(means), dim=1)
+
+
+def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The first patch of each class (N, C, h, w), by ascending class: loops over cells of the grid and images.
+
+    Args:
+        features: (B, C, H, W), divisible by the grid.
+        labels: (B, H', W') int64.
+        grid: (rows, cols).
+    """
+    found: dict[int, Tensor] = {}
+    columns = zip(features.chunk(grid[0], 2), labels.chunk(grid[0], 1), strict=True)
+    for feature_rows, label_rows in columns:
+        for cell, cell_labels in zip(feature_rows.chunk(grid[1], 3), label_rows.chunk(grid[1], 2), strict=True):
+            for patch, patch_labels in zip(cell, cell_labels, strict=True):
+                found.setdefault(int(patch_labels.flatten().bincount().argmax()), patch)
+    return torch.stack([found[class_id] for class_id in sorted(found)])
+
+
+class PlainSteps:
+    """The optimisation of styles, by autograd and torch's SGD alone.
+
+    Args:
+        clip: frozen.
+        patches: (N, C, h, w).
+        texts: (N, D).
+        lr, momentum, weight_decay: of SGD.
+    """
+
+    def __init__(
+        self, clip: CLIP, patches: Tensor, texts: Tensor, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        patches = patches.contiguous()
+        mean = patches.mean((2, 3), keepdim=True)
+        std = (patches.var((2, 3), keepdim=True) + 1e-5).sqrt()
+        self.clip, self.texts = clip, texts
+        self.normalised = (patches - mean) / std
+        self.mean, self.std = mean.requires_grad_(), std.requires_grad_()
+        self.optimizer = torch.optim.SGD([self.mean, self.std], lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def loss(self) -> Tensor:
+        """Mean of 1 - cosine similarity."""
+        restyled = F.relu(self.normalised * self.std + self.mean)
+        return (1 - F.cosine_similarity(plain_tail(self.clip, restyled), self.texts)).mean()
+
+    def step(self) -> None:
+        """Optimise once."""
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.optimizer.step()
+
+
+@contextmanager
+def plain_layers() -> Iterator[None]:
+    """While it is open, the project's networks run unfolded and channels first."""
+    with (
+        mock.patch.object(clip_resnet, "conv_norm", _conv_norm),
+        mock.patch.object(clip_resnet, "_channels_last", Tensor.contiguous),
+    ):
+        yield
+
+
+@contextmanager
+def plain_loss() -> Iterator[None]:
+    """While it is open, the loss takes logits that are enlarged as a whole."""
+    with mock.patch.object(deeplab_head, "segmentation_loss", _loss):
+        yield
+
+
+def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
+    padding = [dilation * int(side) for side in conv.padding]
+    return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
+
+
+def _loss(logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
+    enlarged = F.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(enlarged, targets, ignore_index=ignore_value, label_smoothing=label_smoothing)

@@ -61,7 +61,7 @@ def make_miner(setting: Setting, group: int = 1) -> tuple[StyleMiner, PromptEnco
     miner = StyleMiner(
         clip=CLIPResNet.from_state_dict(setting.clip.state_dict(), trainable=()).to(setting.device),
         prompts=PromptTable([entry.name for entry in CITYSCAPES_CLASSES], cfg.STYLE_MINING.STYLES),
-        encode_prompts=lambda texts: encoder(texts, templates),
+        encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         grid=GRID,

@@ -9,7 +9,7 @@ from detectron2.utils.events import EventWriter, get_event_storage
 
 from clip_factory import tiny_clip
 from famix import add_famix_config
-from famix.errors import BankError
+from famix.errors import BankError, ConfigError
 from famix.mining import MinedBatch, bank_mining, build_miner, mine_bank
 from famix.modeling import CLIPResNet
 from famix.text import PromptEncoder
@@ -187,8 +187,15 @@ def test_the_miner_is_what_the_config_says(cfg, clip_state_dict):
     reference = CLIPResNet.from_state_dict(clip_state_dict).eval()
     with torch.no_grad():
         torch.testing.assert_close(miner.clip.encode_image(images), reference.encode_image(images))
-    cfg.STYLE_MINING.POOL_SIZE = 9
-    assert build_miner(cfg, clip_state_dict, ("road",)).pool_size == 9
+    cfg.STYLE_MINING.POOL_SIZE, cfg.STYLE_MINING.DTYPE = 9, "bfloat16"
+    other = build_miner(cfg, clip_state_dict, ("road",))
+    assert (other.pool_size, other.dtype, miner.dtype) == (9, torch.bfloat16, torch.float32)
+
+
+def test_an_unknown_precision_is_refused(cfg, clip_state_dict):
+    cfg.STYLE_MINING.DTYPE = "float16"
+    with pytest.raises(ConfigError, match=r"STYLE_MINING\.DTYPE is 'float16', expected one of float32, bfloat16"):
+        build_miner(cfg, clip_state_dict, ("road",))
 
 
 def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():

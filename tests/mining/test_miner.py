@@ -151,6 +151,18 @@ def test_batches_mined_together_are_those_mined_alone(make_miner, make_samples, 
         assert ((alone.final_loss - alone.initial_loss) / alone.initial_loss).abs().max() > 0.01
 
 
+def test_bfloat16_rounds_the_network_alone(make_miner, make_samples):
+    """Styles are close to those of float32 and not the same; what they start from is the same."""
+    samples, steps = make_samples(CROP, OTHER_CROP), {"steps": 20, "lr": 4.0, "momentum": 0.0}
+    exact = make_miner(**steps).mine_batch(0, samples)
+    rounded = make_miner(**steps, dtype=torch.bfloat16).mine_batch(0, samples)
+    assert rounded.mean.dtype == rounded.final_loss.dtype == torch.float32
+    assert not torch.equal(rounded.mean, exact.mean)
+    torch.testing.assert_close(rounded.final_loss, exact.final_loss, rtol=0.05, atol=0.02)
+    unchanged = [make_miner(steps=0, dtype=dtype).mine_batch(0, samples) for dtype in (torch.float32, torch.bfloat16)]
+    assert torch.equal(unchanged[0].mean, unchanged[1].mean) and torch.equal(unchanged[0].std, unchanged[1].std)
+
+
 @pytest.mark.parametrize("vary", ["seed", "index"])
 def test_seed_and_number_decide_the_prompts(make_miner, make_samples, vary):
     samples = make_samples(CROP)

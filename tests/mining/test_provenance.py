@@ -53,6 +53,7 @@ def test_metadata_tells_all_that_the_styles_depend_on(expected):
         "momentum": "0.9",
         "weight_decay": "0.0001",
         "metric": "euclidean",
+        "dtype": "float32",
         "seed": "1",
         "images_per_batch": "16",
         "max_batches": "5",
@@ -124,7 +125,7 @@ def test_an_empty_bank_is_refused(expected):
 
 
 FREE = (
-    "prompts", "templates", "pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "seed", "images_per_batch",
+    "prompts", "templates", "pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "dtype", "seed", "images_per_batch",
     "max_batches", "crop_size", "source",
 )  # fmt: skip
 

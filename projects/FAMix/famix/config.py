@@ -82,6 +82,7 @@ def _add_mining_keys(cfg: CN) -> None:
     mining.MOMENTUM = 0.9  # of that SGD
     mining.WEIGHT_DECAY = 1e-4  # of that SGD
     mining.METRIC = "euclidean"  # of the steps: euclidean (the paper) or source, how styles vary among source patches
+    mining.DTYPE = "float32"  # of CLIP's layers behind the mined stage, or bfloat16; styles and statistics stay float32
     mining.IMS_PER_BATCH = 16  # images that share a batch, over which a class gets one style
     mining.MAX_BATCHES = 0  # stop after so many batches; 0 = one pass over the source
     mining.POOL_SIZE = 0  # side, in cells, of the square that a patch is pooled to; 0 = that of CLIP's own input

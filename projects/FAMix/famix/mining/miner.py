@@ -58,6 +58,7 @@ class StyleMiner:
         ignore_label: label id of pixels without a class.
         seed: of the draw of prompts, >= 0.
         group: neighbouring batches that are to be mined together, see `famix.mining.groups`.
+        dtype: of the layers behind the stage, float32 or bfloat16. Features, statistics and styles are always float32.
         steps, lr, momentum, weight_decay, basis: of `optimize_styles`.
     """
 
@@ -75,6 +76,7 @@ class StyleMiner:
         ignore_label: int = 255,
         seed: int = 1,
         group: int = 1,
+        dtype: torch.dtype = torch.float32,
         steps: int = 100,
         lr: float = 1.0,
         momentum: float = 0.9,
@@ -93,6 +95,7 @@ class StyleMiner:
         self.ignore_label = ignore_label
         self.seed = seed
         self.group = group
+        self.dtype = dtype
         self.steps = steps
         self.basis = None if basis is None else basis.to(self.device)
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
@@ -146,7 +149,8 @@ class StyleMiner:
         return _Found(index, class_ids, prompt_ids, take_patches(features, positions, self.grid))
 
     def _encode_image(self, patches: Tensor) -> Tensor:
-        return self.clip.encode_from(self.stage, F.adaptive_avg_pool2d(patches, self.pool_size))
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            return self.clip.encode_from(self.stage, F.adaptive_avg_pool2d(patches, self.pool_size))
 
 
 @dataclass(frozen=True)

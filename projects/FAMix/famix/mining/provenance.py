@@ -1,7 +1,7 @@
 """What a style bank says of itself, and whether that is what the config asks for.
 
 Metadata, all strings (JSON where noted): clip_hash, stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
-prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, metric, seed,
+prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, metric, dtype, seed,
 images_per_batch, max_batches, crop_size (JSON), source (JSON list of data sets) and famix_version.
 """
 
@@ -54,6 +54,7 @@ def bank_metadata(cfg: CfgNode, clip_hash: str, class_names: Sequence[str]) -> d
         "momentum": str(mining.MOMENTUM),
         "weight_decay": str(mining.WEIGHT_DECAY),
         "metric": mining.METRIC,
+        "dtype": mining.DTYPE,
         "seed": str(mining.SEED),
         "images_per_batch": str(mining.IMS_PER_BATCH),
         "max_batches": str(mining.MAX_BATCHES),

@@ -1,0 +1,229 @@
+"""Every command line of every document works, word for word, on miniature data; none is left out."""
+
+import re
+import runpy
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+
+from command_lines import Command, find_blocks, find_commands
+from command_workspace import CONFIG, Miniature
+from famix import PatchStyleMixin
+from famix.engine import argument_parser, load_config
+from inference.inference_factory import forgotten_datasets
+from insight.test_documents import run_job
+from run_factory import ROOT
+
+COMMANDS = find_commands()
+
+# Behind a documented command, where it would take minutes: the later one of two values counts.
+QUICKER = {
+    "datasets/minitown.py --out": ("--count", "1", "--size", "64", "96", "--overwrite"),
+    "benchmarks/mining_direction.py": ("--steps", "1", "--patches", "8", "--metric", "source"),
+    "tools/export.py": ("--runs", "1", "--sizes", "64x96"),
+    "tools/make_random_clip.py": ("--width", "4", "--layers", "1", "1", "1", "1"),
+}
+# Words of a command that are left out for their time -> the test that runs the same script with them.
+LEFT_OUT = {
+    "onnx": "tests/inference/test_export.py::test_onnx_is_the_network",
+    "torch_export": "tests/inference/test_export.py::test_torch_export_is_compared_as_it_was_written",
+}
+# Words of a command -> the file that stands for what is downloaded.
+STANDS_FOR = {"RN50": "clip.pt", "minitown": "clip.pt"}
+# Only planned here, which takes their whole command line; the test of the same script that runs it on small things.
+PLANNED = {
+    "projects/FAMix/tools/minitown_demo.py": "tests/minitown/test_demo.py::test_demo_from_end_to_end",
+    "benchmarks/minitown.py": "tests/minitown/test_demo.py::test_report_of_the_benchmark",
+    "benchmarks/panoptic.py": "tests/test_panoptic_benchmark.py::test_report_has_mean_spread_and_the_paired_gain",
+    "projects/FAMix/tools/train_mini_clip.py": "tests/minitown/test_clip_training.py::test_command_writes_a_clip_that_loads",
+}
+# Run by a test of its own.
+ELSEWHERE = {
+    "projects/FAMix/examples/onnx_runtime_example.py": "tests/inference/test_export.py::"
+    "test_example_needs_the_onnx_file_alone",
+    "projects/FAMix/examples/tutorial.py": "tests/inference/test_tutorial.py::test_tutorial_ends_with_a_table",
+}
+# Target of make -> the part of CI that calls it; all other targets are scripts, see PLANNED.
+IN_CI = ("setup", "test", "lint")
+# First lines of Python examples -> the test that runs them.
+EXAMPLES = {
+    "import torch": "tests/test_readme.py::test_bank_example_runs",
+    "from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor": "tests/test_readme.py::"
+    "test_mixin_example_makes_a_model_whose_training_is_styled",
+    "import sys": "tests/test_commands.py::test_a_script_of_ones_own_starts_a_training",
+    "import famix": "tests/test_commands.py::test_the_predictor_example",
+    "from detectron2.config import configurable": "tests/test_commands.py::test_the_example_of_another_meta_architecture",
+    "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols_document.py::"
+    "test_the_python_example",
+}
+# Blocks that are neither commands nor Python.
+PICTURES = {
+    "projects/FAMix/          train_net.py, configs, tools, and the package famix: start at famix/__init__.py",
+    "@InProceedings{fahes2024simple,",
+    "MINE, once                                                                              famix.mining",
+    "_BASE_: /path/to/projects/FAMix/configs/Base-FAMix.yaml",
+    "$DETECTRON2_DATASETS/",
+    "/data/fields/",
+}
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield Miniature(tmp_path_factory.mktemp("user"), patch)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_command_works(command: Command, miniature: Miniature, tmp_path: Path, capfd: Any) -> None:
+    miniature.provide(command.text.splitlines()[-1])
+    program, *arguments = miniature.words(command.text)
+    if program.startswith("tools/"):  # from the project's folder
+        program, arguments = "python", [f"projects/FAMix/{program}", *arguments]
+    if program in RUNNERS:
+        RUNNERS[program](miniature, tmp_path, arguments, command)
+        return
+    assert re.fullmatch(r"[A-Z][A-Z0-9_]*=\S+", program) and not arguments, f"no test runs {command.text}"
+    assert (miniature.folder / program.partition("=")[2]).exists()
+
+
+def run_python(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    script, *rest = arguments
+    assert (ROOT / script).is_file(), f"{script} does not exist"
+    if script in ELSEWHERE:
+        return
+    if script in PLANNED and rest != ["--help"]:
+        check_plan(script, rest)
+        return
+    rest = [STANDS_FOR.get(word, word) for word in rest if word not in LEFT_OUT]
+    for start, more in QUICKER.items():
+        rest += more if start in " ".join(arguments) else ()
+    miniature.launches.clear()
+    assert miniature.run(script, *rest) == 0
+    if script.endswith("train_net.py"):
+        check_launch(miniature, rest)
+    for name in re.findall(r"--(?:output|html|out|sheet) ([^\s.]+)", " ".join(rest)):
+        assert list(miniature.folder.glob(f"{name}*"))
+
+
+def check_launch(miniature: Miniature, arguments: list[str]) -> None:
+    args = argument_parser().parse_args(arguments)
+    (launch,) = miniature.launches
+    assert launch["processes"] == args.num_gpus
+    assert (launch["num_machines"], launch["machine_rank"]) == (args.num_machines, args.machine_rank)
+    assert launch["dist_url"].startswith("tcp://") == (args.num_machines > 1)
+    output = miniature.folder / load_config(args.config_file, args.opts).OUTPUT_DIR
+    assert (output / ("style_bank.safetensors" if args.mine_styles_only else "results.json")).is_file()
+
+
+def check_plan(script: str, arguments: list[str]) -> None:
+    """Have a script parse its command line, and plan what it would do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str((ROOT / script).parent))
+        names = runpy.run_path(str(ROOT / script))
+        parsed = names["make_parser"]().parse_args(arguments)
+        if "plan" in names:
+            assert all(run.load_config() for run in names["plan"](parsed, script).runs)
+        elif "Benchmark" in names:
+            benchmark = names["Benchmark"](parsed)
+            assert all(benchmark.experiment(run, 1).load_config() for run in benchmark.runs)
+
+
+def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    (target,) = arguments
+    makefile = (ROOT / "Makefile").read_text()
+    recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+|)", makefile, flags=re.MULTILINE)
+    assert recipe is not None, f"no target {target}"
+    if target in IN_CI:
+        assert re.search(rf"^make {target}\b", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
+        return
+    scripts = re.findall(r"/python (\S+\.py)", recipe[1])
+    assert scripts and all((ROOT / script).is_file() and script in PLANNED for script in scripts)
+
+
+def run_export(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    (assignment,) = arguments
+    assert assignment == "DETECTRON2_DATASETS=/path/to/datasets"  # which the other commands run with
+
+
+def run_sbatch(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    script = arguments.index("docs/famix.sbatch")
+    assert all(re.fullmatch(r"--[a-z-]+=\S+", word) for word in arguments[:script])
+    subprocess.run(["bash", "-n", str(ROOT / "docs/famix.sbatch")], check=True)
+    status, calls = run_job(tmp_path, 0, *arguments[script + 1 :])
+    assert status == 0
+    (call,) = (call for call in calls if call.startswith("python projects/FAMix/train_net.py "))
+    args = argument_parser().parse_args(call.split()[2:])
+    cfg = load_config(str(miniature.folder / args.config_file), args.opts)
+    assert args.resume and args.num_gpus == 4 and args.num_machines == 2 and "$" not in cfg.OUTPUT_DIR
+    assert cfg.OUTPUT_DIR in call
+
+
+Runner = Callable[[Miniature, Path, list[str], Command], None]
+RUNNERS: dict[str, Runner] = {
+    "python": run_python,
+    ".venv/bin/python": run_python,
+    "make": run_make,
+    "export": run_export,
+    "sbatch": run_sbatch,
+}
+
+
+def find_example(first_line: str) -> str:
+    return next(block.text for block in find_blocks() if block.lines[0] == first_line)
+
+
+def test_a_script_of_ones_own_starts_a_training(miniature: Miniature, tmp_path: Path) -> None:
+    script = find_example("import sys").replace("projects/FAMix", str(ROOT / "projects/FAMix"))
+    (tmp_path / "my_script.py").write_text(script)
+    (tmp_path / "my_models.py").write_text("")
+    arguments = ["--config-file", CONFIG, "--mine-styles-only", "OUTPUT_DIR", "output/own_script"]
+    assert miniature.run(str(tmp_path / "my_script.py"), *arguments) == 0
+    assert (miniature.folder / "output/own_script/style_bank.safetensors").is_file()
+
+
+def test_the_predictor_example(miniature: Miniature) -> None:
+    miniature.provide("output/GTA5_RN50 output/demo/")
+    for example in (block.text for block in find_blocks() if block.lines[0] == "import famix"):
+        names: dict[str, Any] = {}
+        with forgotten_datasets():
+            exec(example, names)
+        assert names["predictor"]("street.jpg").labels.shape == (72, 112)
+
+
+def test_the_example_of_another_meta_architecture(miniature: Miniature) -> None:
+    options = ["MODEL.STYLE.STRATEGY", "noise", "MODEL.CLIP.WEIGHTS", str(miniature.folder / "clip.pt")]
+    config = ROOT / "projects/FAMix/configs/minitown/famix_panoptic_fpn.yaml"
+    cfg = load_config(str(config), [*options, "MODEL.META_ARCHITECTURE", "FAMixMaskRCNN"])
+    try:
+        exec(find_example("from detectron2.config import configurable"), {})
+        model = build_model(cfg)
+    finally:
+        META_ARCH_REGISTRY._obj_map.pop("FAMixMaskRCNN", None)
+    assert isinstance(model, PatchStyleMixin) and isinstance(model, GeneralizedRCNN)
+
+
+def test_nothing_is_left_out() -> None:
+    assert len(COMMANDS) > 50
+    others = [block for block in find_blocks() if not block.is_commands and block.language != "yaml"]
+    assert {block.lines[0] for block in others} == PICTURES | EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", [*PLANNED.values(), *LEFT_OUT.values(), *ELSEWHERE.values(), *EXAMPLES.values()])
+def test_what_runs_elsewhere_does_so(name: str) -> None:
+    file, _, function = name.partition("::")
+    assert f"\ndef {function}(" in (ROOT / file).read_text()
+
+
+def test_a_command_that_does_not_work_is_noticed(miniature: Miniature, tmp_path: Path) -> None:
+    for text in (
+        f"python projects/FAMix/train_net.py --config-file {CONFIG} --eval-only MODEL.WEIGHTS gone.pth",
+        "make cake",
+    ):
+        command = Command("README.md", 1, text)
+        program, *arguments = miniature.words(text)
+        with pytest.raises(AssertionError):
+            RUNNERS[program](miniature, tmp_path, arguments, command)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from safetensors.torch import load_file
 from soak_workspace import IMAGES, Progress, assert_equal_state, run_in_child
 
 from famix import files
@@ -27,6 +28,7 @@ FAULTS = {"mining": (KILL, KILL_WRITING, FULL_DISK, TORN), "training": (KILL, KI
 BATCHES, GROUP = IMAGES // 2, 3
 """Of a mining pass, and of those what is mined together."""
 
+_SHARDS = "*.mining-*/[0-9]*.safetensors"
 _FAULTS_OF_A_ROUND = 6  # after which a run may finish
 _PATIENCE = 300.0  # seconds after which an attempt counts as hanging
 _OPTIONS = (
@@ -42,7 +44,7 @@ class FaultReport:
     Attributes:
         injected: how many there were.
         survived: after how many the run went on and ended with what the undisturbed one ended with.
-        lost: finished batches or iterations that had to be done again, of every fault.
+        lost: finished batches or iterations that are to be done again, of every fault.
         wrong: what went otherwise than it should.
     """
 
@@ -61,6 +63,10 @@ class Soaked:
 
     def prepare(self, module: Any, progress: Progress) -> None:
         """Have a run note its progress; called in its process."""
+        raise NotImplementedError
+
+    def kept(self, output: Path) -> set[int]:
+        """The units that need not be done again."""
         raise NotImplementedError
 
     def last_file(self, output: Path) -> Path | None:
@@ -92,9 +98,18 @@ class Mining(Soaked):
         StyleMiner.mine_batches = noting  # type: ignore[method-assign,assignment]
         bank_mining.batches_per_group = lambda *sizes: GROUP
 
+    def kept(self, output: Path) -> set[int]:
+        """See Soaked; what is mined together is kept together."""
+        if (output / "style_bank.safetensors").exists():
+            return set(range(BATCHES))
+        found = {int(path.stem) for path in output.glob(_SHARDS) if _is_sound(load_file, path)}
+        return {
+            index for index in found if found.issuperset(range(index // GROUP * GROUP, (index // GROUP + 1) * GROUP))
+        }
+
     def last_file(self, output: Path) -> Path | None:
         """See Soaked."""
-        shards = list(output.glob("*.mining-*/[0-9]*.safetensors"))
+        shards = list(output.glob(_SHARDS))
         return max(shards, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def differences(self, output: Path, whole: Path) -> str:
@@ -140,6 +155,11 @@ class Training(Soaked):
         build_hooks = module.Trainer.build_hooks
         module.Trainer.build_hooks = lambda trainer: [*build_hooks(trainer), IterationHook(progress)]
 
+    def kept(self, output: Path) -> set[int]:
+        """See Soaked."""
+        sound = [path for path in output.glob("model_0*.pth") if _is_sound(torch.load, path)]
+        return set(range(max((int(path.stem.removeprefix("model_")) + 1 for path in sound), default=0)))
+
     def last_file(self, output: Path) -> Path | None:
         """See Soaked."""
         if len(list(output.glob("model_0*.pth"))) < 2:
@@ -184,12 +204,12 @@ def soak(soaked: Soaked, workspace: Any, folder: Path, faults: int, seed: int) -
         run = _Run(soaked, workspace, folder / f"round_{rounds}", rng, seconds)
         injected = list(run.disturb(queue))
         difference = soaked.differences(run.output, whole.output) if not run.wrong else run.wrong
-        for kind, lost in zip(injected, run.lost(len(injected)), strict=True):
+        for kind, lost in injected:
             reports[kind].injected += 1
             reports[kind].survived += not difference
             reports[kind].lost.append(lost)
         if difference:
-            reports[injected[-1] if injected else queue[-1]].wrong.append(difference)
+            reports[injected[-1][0] if injected else queue[-1]].wrong.append(difference)
     return reports, rounds
 
 
@@ -208,8 +228,9 @@ class _Run:
         self._rng = rng
         self._seconds = seconds
 
-    def disturb(self, queue: list[str]) -> Iterator[str]:
-        """Inject faults out of a queue into attempts, then let one finish; yields those that happened."""
+    def disturb(self, queue: list[str]) -> Iterator[tuple[str, int]]:
+        """Inject faults out of a queue into attempts, then let one finish; yields those that happened, and what they lost."""
+        kept: set[int] = set()
         for _ in range(_FAULTS_OF_A_ROUND):
             if not queue or self.wrong:
                 break
@@ -219,10 +240,12 @@ class _Run:
                 return  # done before the fault came, which waits for the next run
             self._check_end(kind, status)
             if kind == TORN and not self._tear():
-                yield KILL  # is all that came of it: there was no file yet, or none before it
-                continue
-            queue.pop()
-            yield kind
+                kind = KILL  # is all that came of it: there was no file yet, or none before it
+            else:
+                queue.pop()
+            done = kept.union(self.progress.last_attempt())
+            kept = self.soaked.kept(self.output)
+            yield kind, len(done - kept)
         if not self.wrong and self.attempt(None) != 0:
             self.wrong = f"the run could not be finished: {self.log.read_text()[-500:]}"
 
@@ -238,12 +261,6 @@ class _Run:
         pid = run_in_child(self.workspace, arguments, self.log, lambda module: self._prepare(module, operation), limit)
         signals = {KILL: signal.SIGKILL, TORN: signal.SIGKILL, TERMINATE: signal.SIGTERM}
         return _wait(pid, signals.get(kind or ""), float(self._rng.uniform(0, 1.2 * self._seconds)))
-
-    def lost(self, faults: int) -> list[int]:
-        """Units that had been finished in the attempts that ended with a fault, and were done again."""
-        attempts = self.progress.attempts()
-        later = [{unit for attempt in attempts[place + 1 :] for unit in attempt} for place in range(len(attempts))]
-        return [len(later[place].intersection(attempts[place])) for place in range(faults)]
 
     def _prepare(self, module: Any, operation: int | None) -> None:
         self.soaked.prepare(module, self.progress)
@@ -264,6 +281,14 @@ class _Run:
         content = last.read_bytes()
         last.write_bytes(content[: int(self._rng.integers(len(content)))])
         return True
+
+
+def _is_sound(load: Callable[[Path], Any], path: Path) -> bool:
+    try:
+        load(path)
+    except Exception:  # torch raises another type for every kind of damage
+        return False
+    return True
 
 
 def _kill_at(operation: int) -> None:

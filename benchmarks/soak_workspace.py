@@ -47,15 +47,9 @@ class Progress:
         """Note that a batch or an iteration is finished."""
         self._write(str(unit))
 
-    def attempts(self) -> list[list[int]]:
-        """The units that every attempt has finished."""
-        attempts: list[list[int]] = []
-        for line in self.path.read_text().split():
-            if line == "attempt":
-                attempts.append([])
-            else:
-                attempts[-1].append(int(line))
-        return attempts
+    def last_attempt(self) -> list[int]:
+        """The units that the last attempt has finished."""
+        return [int(line) for line in self.path.read_text().rpartition("attempt")[2].split()]
 
     def _write(self, line: str) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -74,6 +74,14 @@ def test_definitions_lead_nowhere_else(tmp_path: Path, make: Any, changes: Any, 
         load(file)
 
 
+@pytest.mark.parametrize("key", ["panoptic_json", "panoptic_root"])
+def test_names_longer_than_a_disk_takes(tmp_path: Path, key: str) -> None:
+    make_panoptic(tmp_path, {"train": 1})
+    file = write_recipe(tmp_path, **{key: "a" * 300})
+    with pytest.raises(DatasetError, match=r"does not exist|that are not in"):
+        PanopticFiles(load_panoptic_definition(file), "train")()
+
+
 def test_folders_of_panoptic_splits_lead_nowhere_else(tmp_path: Path) -> None:
     file = write_recipe(tmp_path)
     file.write_text(file.read_text().replace("train: {}", "train: {folder: ../other}"))
@@ -130,10 +138,10 @@ def test_two_links_to_one_folder_are_said(tmp_path: Path) -> None:
 # Images
 
 
-def png(width: int, height: int, color: int = 2, data: bytes = b"") -> bytes:
+def png(width: int, height: int, color: int = 2, data: bytes = b"", interlaced: bool = False) -> bytes:
     """A PNG with a sound header and any size."""
     chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, color, 0, 0, interlaced)),
         (b"IDAT", zlib.compress(data)),
         (b"IEND", b""),
     ]
@@ -156,6 +164,21 @@ def test_images_that_claim_gigapixels(tmp_path: Path, reader: str, size: tuple[i
     (tmp_path / "a.png").write_bytes(png(*size))
     with pytest.raises(DatasetError, match=r"a\.png (claims to be too large|cannot be read)"):
         IMAGE_READERS[reader](tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("reader", IMAGE_READERS)
+def test_images_that_claim_more_than_their_bytes_can_hold(tmp_path: Path, reader: str) -> None:
+    """Below Pillow's limit, and interlaced: it would fill up what is missing, in gigabytes."""
+    (tmp_path / "a.png").write_bytes(png(112, 1_052_744, interlaced=True))
+    with pytest.raises(DatasetError, match=r"a\.png claims to be too large.*112 x 1052744.*more than its \d+ bytes"):
+        IMAGE_READERS[reader](tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("P", 2), ("L", 8), ("I;16", 16), ("RGB", 24), ("RGBA", 32)])
+def test_images_of_nothing_but_one_colour_can_be_small(tmp_path: Path, mode: str, bits: int) -> None:
+    Image.new(mode, (2048, 3000)).save(tmp_path / "a.png", compress_level=9, **({"bits": 2} if mode == "P" else {}))
+    assert image_size(tmp_path / "a.png") == (3000, 2048)
+    assert 2048 * 3000 * bits / 8 / (tmp_path / "a.png").stat().st_size > 300, "the test needs what compresses well"
 
 
 @pytest.mark.parametrize("reader", IMAGE_READERS)

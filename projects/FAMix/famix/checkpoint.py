@@ -1,5 +1,6 @@
 """Checkpoints of the released FAMix program, under this project's names."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"checkpoint {path} does not exist; expected one that the released program saved")
     try:
         # "best_score" is a NumPy number, which torch's safe loader takes only when told to.

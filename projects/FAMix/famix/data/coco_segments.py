@@ -1,5 +1,6 @@
 """COCO's panoptic labels: PNGs whose colours number segments, and a JSON file that tells each segment's category."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def decode_categories(path: Path, image: Image.Image, segments_file: Path) -> ND
 
 
 def _segments_of(path: Path, segments_file: Path) -> _Segments:
-    found = _read_segments(segments_file, segments_file.stat().st_mtime_ns if segments_file.exists() else 0)
+    found = _read_segments(segments_file, segments_file.stat().st_mtime_ns if os.path.isfile(segments_file) else 0)
     if path.name not in found:
         raise DatasetError(f"{segments_file} has no annotation of {path.name}. Leave the image out, or mend the file.")
     return found[path.name]

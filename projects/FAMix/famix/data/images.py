@@ -21,6 +21,8 @@ _DAMAGE = (
     *(struct.error, zlib.error),
 )
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow knows more, some of which start programs
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of PNGs
+_INFLATION = 1032  # bytes that the compression of PNGs makes of one, at most
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -61,10 +63,29 @@ def open_image(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator
         require_plain_file(path)
         if whole:
             with Image.open(path, formats=_FORMATS) as image:
+                _require_content(path, image)
                 if image.format == "PNG":
                     image.verify()
         with Image.open(path, formats=_FORMATS) as image:
+            _require_content(path, image)
             yield image
+
+
+def _require_content(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Raise where a PNG claims more pixels than its bytes can hold: Pillow would make them all of nothing."""
+    if image.format != "PNG":
+        return
+    with open(path, "rb") as file:
+        header = file.read(26)
+    if header[12:16] != b"IHDR":
+        raise ValueError("its header is not where that of a PNG is")
+    bits = header[24] * _CHANNELS.get(header[25], 1)
+    needed = image.height * (image.width * bits // 8)
+    if needed > _INFLATION * os.path.getsize(path):
+        raise DatasetError(
+            f"Image file {path} claims to be too large: its header says {image.width} x {image.height} pixels (width x "
+            f"height), more than its {os.path.getsize(path)} bytes can hold. Replace it, or leave it out of the dataset."
+        )
 
 
 def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:

@@ -100,7 +100,7 @@ class PanopticFiles:
     def _list(self, file: Path) -> list[dict[str, Any]]:
         if not os.path.isdir(self.root):
             self._missing(f"its folder {self.root} does not exist")
-        if not file.is_file():
+        if not os.path.isfile(file):  # also where its name is longer than a disk takes
             self._missing(f"its panoptic JSON file {file} does not exist")
         labels = self.panoptic_root
         annotations = read_annotations(self.definition, file)

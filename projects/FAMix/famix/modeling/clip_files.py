@@ -3,6 +3,7 @@
 The form is told from the content, never from the suffix: OpenAI's TorchScript archives are called ".pt" as well.
 """
 
+import os
 import pickle
 import re
 import zipfile
@@ -32,7 +33,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: the file is missing, damaged, or holds something else than tensors.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(
             f"Got no file of weights at {path}, {_EXPECTED}. Correct the path, or name a published model, e.g. RN50."
         )

@@ -97,7 +97,7 @@ def _stack(styles: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BankError(f"style bank {path} does not exist; expected the released saved_params.pkl")
     if path.stat().st_size > _MAX_BYTES:
         raise BankError(f"{path} has {path.stat().st_size >> 20} MiB, more than any released style bank")

@@ -1,8 +1,8 @@
 """What reading, drawing and writing a video cost the demo: its frames per second over those of the bare network.
 
-The video has 60 frames of 480 x 360 pixels, rendered scenes of the miniature town. Every round first sends the decoded
-frames through the network alone, one by one, then has demo.py make a video of overlays of them, from opening the one
-file to closing the other, with the network loaded before. The table gives the median and the extremes of the rounds, by
+The frames, 60 of 480 x 360 pixels, lie as PNGs in a folder, as CamVid's do; they are rendered scenes of the miniature town.
+Every round first sends the decoded frames through the network alone, one by one, then has demo.py make a video of
+overlays of the folder, from listing it to closing the video, with the network loaded before. The table gives the median and the extremes of the rounds, by
 the clock and by the processor time of the program, which other programs on the machine do not disturb; that of a GPU is
 not in it. The network is the miniature town's with a random decoder, or that of another config; its weights make no
 difference.
@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 from machine import describe_machine
+from PIL import Image
 from tabulate import tabulate
 
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.images import RGBImage
-from famix.inference.video import VideoReader, VideoWriter
 from famix.minitown.conditions import CONDITIONS, apply_condition
 from famix.minitown.scene import render_scene
 
@@ -49,13 +49,15 @@ def load_demo() -> ModuleType:
     return module
 
 
-def write_video(path: Path, frames: int, size: tuple[int, int]) -> None:
-    """Render scenes, each in another condition than the one before."""
-    conditions = list(CONDITIONS)
-    with VideoWriter(path, RATE, size) as writer:
-        for number in range(frames):
-            scene = render_scene(FIRST_SEED + number, size)
-            writer.write(apply_condition(scene, conditions[number % len(conditions)]))
+def write_frames(folder: Path, frames: int, size: tuple[int, int]) -> list[RGBImage]:
+    """Render scenes, each in another condition than the one before, and save them; returns them."""
+    folder.mkdir()
+    conditions, images = list(CONDITIONS), []
+    for number in range(frames):
+        scene = render_scene(FIRST_SEED + number, size)
+        images.append(apply_condition(scene, conditions[number % len(conditions)]))
+        Image.fromarray(images[-1]).save(folder / f"0001TP_{number:06d}.png")
+    return images
 
 
 def make_predictor(config: Path, folder: Path, device: str) -> Predictor:
@@ -77,7 +79,7 @@ def run_network(predictor: Predictor, frames: Sequence[RGBImage]) -> None:
 
 
 def run_demo(demo: ModuleType, arguments: Sequence[str]) -> None:
-    """Have the demo do the same with a file."""
+    """Have the demo do the same, and more, with files."""
     with redirect_stdout(StringIO()):
         demo.run(demo.make_parser().parse_args(arguments))
 
@@ -104,15 +106,13 @@ def main() -> None:
         folder = Path(name)
         predictor = make_predictor(args.config_file, folder, args.device)
         vars(demo)["load_predictor"] = lambda _: predictor
-        video, seen = folder / "video.avi", folder / "seen.avi"
-        write_video(video, args.frames, size)
-        with VideoReader(video) as reader:
-            frames = list(reader)
+        frames = write_frames(folder / "frames", args.frames, size)
+        arguments = ["--video-input", str(folder / "frames"), "--output", str(folder / "seen.mp4"), "--rate", str(RATE)]
         run_network(predictor, frames[:3])  # warms up
         rows = []
         for _ in range(args.rounds):
             alone = rates(len(frames), run_network, predictor, frames)
-            whole = rates(len(frames), run_demo, demo, ["--video-input", str(video), "--output", str(seen)])
+            whole = rates(len(frames), run_demo, demo, arguments)
             rows.append([*alone, *whole, *(one / other for one, other in zip(whole, alone, strict=True))])
     print(describe_machine(args.device))
     print(f"{len(frames)} frames of {size[1]} x {size[0]} pixels, {args.rounds} rounds, {args.config_file.name}\n")

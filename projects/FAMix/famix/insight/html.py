@@ -166,7 +166,7 @@ def folded(summary: str, content: str, is_open: bool = False) -> str:
 
 def category_color(index: int) -> str:
     """A CSS colour for the index-th of some categories, that can be told from its neighbours on light and on dark."""
-    lightness = (50, 60, 42)[index // 8 % 3]
+    lightness = (50, 64, 38)[index // 5 % 3]  # hues come close to each other again after 5 and after 8
     return f"hsl({(225 + index * _GOLDEN_ANGLE) % 360:.0f} 62% {lightness}%)"
 
 

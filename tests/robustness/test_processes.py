@@ -1,4 +1,4 @@
-"""Several processes that mine when a cluster asks them to stop: they end with its signal, and what was mined is kept."""
+"""Processes that are killed while they mine or train, or are asked to stop: what was done is kept, and goes on."""
 
 import os
 import signal
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import HookBase
 
 from famix.mining import StyleMiner, bank_mining
 from famix.style import StyleBank
-from run_factory import Workspace, train_net
+from run_factory import Workspace, assert_equal_state, train_net
 
 # Some tenths of a second for a batch; every batch is a group of its own.
 OPTIONS = ("STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "50")
@@ -23,6 +24,60 @@ OPTIONS = ("STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "50")
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(bank_mining, "batches_per_group", lambda *sizes: 1)
     return Workspace(tmp_path / "space")
+
+
+def kill_in(run: Callable[[], object]) -> None:
+    """Run in a process of its own, which is to kill itself."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KillHook(HookBase):
+    """Kills the process in the middle of an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            kill()
+
+
+def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("STYLE_MINING.IMS_PER_BATCH", "1", "SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2")
+    options += ("MODEL_SELECTION.EMA_DECAY", "0.9", "MODEL_SELECTION.USE", "ema")
+    resume = ("--resume",)
+    workspace.run("whole", *options)
+    mine_batches, mined = StyleMiner.mine_batches, []
+
+    def killing(miner: StyleMiner, batches: list[tuple[int, object]]) -> object:
+        mined.append(batches)
+        return mine_batches(miner, batches) if len(mined) < 4 else kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StyleMiner, "mine_batches", killing)
+        kill_in(lambda: workspace.run("killed", *options))
+    assert len(list(workspace.folder.glob("killed/*.mining-*/[0-9]*"))) == 3
+    module = train_net()
+    build_hooks = module.Trainer.build_hooks
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), KillHook(3)])
+        kill_in(lambda: workspace.run("killed", *options, flags=resume))
+    assert (workspace.folder / "killed/last_checkpoint").read_text() == "model_0000001.pth"
+    workspace.run("killed", *options, flags=resume)
+    banks = [StyleBank.load(workspace.folder / name / "style_bank.safetensors") for name in ("killed", "whole")]
+    assert torch.equal(banks[0].mean, banks[1].mean) and torch.equal(banks[0].std, banks[1].std)
+    for name in ("model_final", "model_ema"):
+        assert_equal_state(workspace.checkpoint("killed", name), workspace.checkpoint("whole", name))
 
 
 def start_command(arguments: list[str], log: Path) -> int:

@@ -12,6 +12,7 @@ from famix.errors import DatasetError
 from famix.inference.classes import ClassTable
 from famix.inference.drawing import blend, colorize, draw_outlines, shade_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
+from famix.inference.labels import best_classes
 from famix.inference.segments import Segment, read_segments
 
 __all__ = ["Prediction", "read_result"]
@@ -127,8 +128,7 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
         averaged: whether the scores are probabilities.
     """
     scores: Tensor = result["sem_seg"]
-    best = scores.max(dim=0).indices.cpu().numpy()  # on a CPU several times as fast as argmax
-    labels = best.astype(np.uint8) if len(classes.names) <= 256 else best.astype(np.uint16)
+    labels = best_classes(scores)
     kept = scores if keep_scores else None
     if "panoptic_seg" not in result:
         return Prediction(labels, classes, kept_scores=kept, averaged=averaged)

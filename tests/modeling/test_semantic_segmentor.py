@@ -128,6 +128,19 @@ def test_predictions_have_the_size_that_is_asked_for():
     assert [tuple(logits.shape) for logits in got] == [(NUM_CLASSES, 141, 187), (NUM_CLASSES, 48, 61)]
 
 
+def test_logits_of_the_images_own_size_are_enlarged_once(monkeypatch):
+    """Twice would hold a second copy of the largest tensor there is."""
+    sizes, interpolate = [], F.interpolate
+
+    def counting(x, size=None, **kwargs):
+        sizes.append(size)
+        return interpolate(x, size, **kwargs)
+
+    monkeypatch.setattr(F, "interpolate", counting)
+    forward(tiny_segmentor(), make_batch((64, 96), (64, 96), labels=False))
+    assert sizes.count((64, 96)) == 2, "once for each image"
+
+
 def test_padding_is_cut_off():
     """Each image of a padded batch keeps its own corner of the logits, not a squeezed copy of all of them."""
     model, batch = tiny_segmentor().eval(), make_batch((64, 96), (32, 48), labels=False)

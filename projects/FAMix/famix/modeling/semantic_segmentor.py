@@ -56,12 +56,17 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         batch = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
-        features = self.backbone(batch.tensor)
-        logits = F.interpolate(self._logits(features), batch.tensor.shape[-2:], mode="bilinear", align_corners=False)
         results = []
-        for result, inputs, (height, width) in zip(logits, batched_inputs, batch.image_sizes, strict=True):
-            size = inputs.get("height", height), inputs.get("width", width)
-            results.append({"sem_seg": sem_seg_postprocess(result, (height, width), *size)})
+        for logits, inputs, size in zip(
+            self._logits(self.backbone(batch.tensor)), batched_inputs, batch.image_sizes, strict=True
+        ):
+            # Image by image, and once only where that is all: enlarged logits are the largest tensors by far.
+            enlarged = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
+            wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
+            if tuple(size) == wanted:
+                results.append({"sem_seg": enlarged[:, : size[0], : size[1]]})
+            else:
+                results.append({"sem_seg": sem_seg_postprocess(enlarged, size, *wanted)})
         return results
 
     def _logits(self, features: dict[str, Tensor]) -> Tensor:

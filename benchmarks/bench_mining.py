@@ -144,19 +144,16 @@ def _size_rows(setting: Setting) -> Iterator[Row]:
 
 
 def _prompt_rows(setting: Setting) -> Iterator[Row]:
-    texts = ["Urban Grit style road", "Haunting Shadows style traffic light"]
-    templates = IMAGENET_TEMPLATES[: setting.sizes.templates]
-    weights, clock = setting.clip.state_dict(), setting.clock
-    sentences = len(texts) * len(templates)
+    """One prompt in all of its sentences, as the miner asks for it."""
+    texts, weights, clock = ["Haunting Shadows style traffic light"], setting.clip.state_dict(), setting.clock
     seconds = in_turns(
         {
-            "short": clock.timed(lambda: PromptEncoder(weights, device=setting.device)(texts, templates)),
-            "full": clock.timed(lambda: plain_prompts(setting.clip, texts, templates)),
+            "short": clock.timed(lambda: PromptEncoder(weights, device=setting.device)(texts, IMAGENET_TEMPLATES)),
+            "full": clock.timed(lambda: plain_prompts(setting.clip, texts, IMAGENET_TEMPLATES)),
         },
         setting.sizes.rounds,
     )
-    short, full = (1000 * value / sentences for value in seconds.values())
     yield Row(
-        "prompt, per sentence", short, "as a row of 77 tokens", full, unit="ms",
+        f"prompt in {len(IMAGENET_TEMPLATES)} sentences", seconds["short"], "as rows of 77 tokens", seconds["full"],
         target="prompt over rows of 77 tokens (3 times faster)", at_most=1 / 3,
     )  # fmt: skip

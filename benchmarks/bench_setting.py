@@ -35,7 +35,7 @@ class Sizes:
         styles: of a mining step.
         mining_images: of a batch of mining.
         mining_steps: of the optimiser, in what is measured as a whole batch or pass.
-        templates: sentences of a prompt, where prompts are measured.
+        templates: sentences of a prompt in these.
         crop: side of the square crops of mining and training, in pixels.
         images: of a training step.
         evaluated: height and width of whole images.
@@ -60,7 +60,7 @@ class Sizes:
         return (
             f"crops of {self.crop} x {self.crop}; training steps of {self.images} images; mining steps of {self.styles} "
             f"styles; mining batches of {self.mining_images} images, {self.mining_steps} steps (the recipe: 16 images, "
-            f"100 steps), {self.templates} templates (80) where prompts are measured; whole images of {height} x {width}"
+            f"100 steps), {self.templates} sentences of a prompt (80); whole images of {height} x {width}"
         )
 
 

@@ -104,7 +104,7 @@ def test_a_quick_run_has_every_row(
     text = report.read_text()
     assert text.strip() in capsys.readouterr().out
     for what in (
-        "mining step, per style", "in bfloat16", "prompt, per sentence", "mining batch", "mining pass, 2 batches",
+        "mining step, per style", "in bfloat16", "prompt in 80 sentences", "mining batch", "mining pass, 2 batches",
         "bank of grouped batches", "prompts encoded", "styles of a bank", "noise as styles", "SemanticSegmentor",
         "unfolded", "restyling alone", "dominant labels", "evaluation, per image",
     ):  # fmt: skip

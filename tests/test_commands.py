@@ -79,7 +79,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
 def test_command_works(command: Command, miniature: Miniature, tmp_path: Path, capfd: Any) -> None:
-    miniature.provide(command.text.splitlines()[-1])
+    miniature.provide(command.text)
     program, *arguments = miniature.words(command.text)
     if program.startswith("tools/"):  # from the project's folder
         program, arguments = "python", [f"projects/FAMix/{program}", *arguments]

@@ -15,6 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
 
 from famix.errors import DatasetError
+from famix.evaluation.best_classes import best_classes
 from famix.evaluation.confusion import NUM_LABELS, ConfusionCounts, segmentation_scores
 from famix.evaluation.confusion_file import CONFUSION_FILE, write_confusion
 from famix.wording import first_few
@@ -82,9 +83,9 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             if self._prepare is not None:
                 labels = self._prepare(labels)
             self._require_fit(output["sem_seg"], labels, image["file_name"])
-            # The index beside a maximum; on a CPU several times faster than argmax over the first dimension.
-            predicted = output["sem_seg"].max(dim=0).indices
-            self._counts.add(predicted, torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)))
+            self._counts.add(
+                best_classes(output["sem_seg"]), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
+            )
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
         """Scores of all images so far.

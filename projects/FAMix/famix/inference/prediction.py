@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from famix.errors import DatasetError
+from famix.evaluation.best_classes import best_classes
 from famix.inference.classes import ClassTable
 from famix.inference.drawing import blend, colorize, draw_outlines, shade_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
-from famix.inference.labels import best_classes
 from famix.inference.segments import Segment, read_segments
 
 __all__ = ["Prediction", "read_result"]
@@ -128,7 +128,9 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
         averaged: whether the scores are probabilities.
     """
     scores: Tensor = result["sem_seg"]
-    labels = best_classes(scores)
+    labels = best_classes(scores).cpu().numpy()
+    if labels.dtype != np.uint8:
+        labels = labels.astype(np.uint16)  # of more classes than a byte can name
     kept = scores if keep_scores else None
     if "panoptic_seg" not in result:
         return Prediction(labels, classes, kept_scores=kept, averaged=averaged)

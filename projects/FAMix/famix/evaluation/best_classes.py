@@ -10,20 +10,20 @@ __all__ = ["best_classes"]
 _SMALL = 256  # classes that a byte can name
 
 
-def best_classes(scores: Tensor) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def best_classes(scores: Tensor) -> Tensor:
     """Find the class with the highest score of every pixel; of equal ones, on a CPU, the first.
 
     Args:
         scores: (K, H, W), on any device.
 
     Returns:
-        (H, W) uint8, or uint16 where there are more than 256 classes.
+        (H, W) on the same device: uint8, or int64 where there are more than 256 classes.
     """
     if len(scores) > _SMALL:
-        return scores.max(dim=0).indices.cpu().numpy().astype(np.uint16)
+        return scores.max(dim=0).indices
     if scores.dtype != torch.float32 or scores.device.type != "cpu":
-        return scores.max(dim=0).indices.to(torch.uint8).cpu().numpy()
-    return _class_by_class(scores.numpy())
+        return scores.max(dim=0).indices.to(torch.uint8)
+    return torch.from_numpy(_class_by_class(scores.detach().numpy()))
 
 
 def _class_by_class(scores: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -119,7 +119,13 @@ def _loss_of_half(setting: Setting) -> tuple[float, float]:
 
     def loss(mined_with: Encode) -> float:
         styles = optimize_styles(
-            patches, texts, mined_with, steps=100, lr=len(texts), momentum=0.0, weight_decay=SGD["weight_decay"]
+            patches,
+            texts,
+            mined_with,
+            steps=5 * setting.sizes.mining_steps,
+            lr=len(texts),
+            momentum=0.0,
+            weight_decay=SGD["weight_decay"],
         )
         mean, std = (values[:, :, None, None] for values in (styles.mean, styles.std))
         with torch.no_grad():

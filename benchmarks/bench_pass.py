@@ -15,10 +15,11 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from famix.data import CITYSCAPES_CLASSES, build_mining_batches
-from famix.mining import PromptTable, StyleMiner
-from famix.mining.bank_mining import mine_bank
+from famix.engine import load_config
+from famix.mining import MinedBatch, PromptTable, StyleMiner, build_miner, mine_bank
 from famix.mining.miner import first_patches, take_patches
-from famix.modeling import CLIPResNet
+from famix.minitown.experiment import CONFIGS
+from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.style import StyleBank, optimize_styles, patch_classes
 from famix.text import IMAGENET_TEMPLATES, PromptEncoder
 
@@ -34,6 +35,7 @@ def pass_rows(setting: Setting) -> Iterator[Row]:
     yield from _batch_rows(setting)
     with registered_images(_source(setting, "pass")) as name:
         yield from _whole_rows(setting, pass_config(setting, name, workers=1))
+    yield from _group_rows(setting)
 
 
 def process_rows(setting: Setting) -> Iterator[Row]:
@@ -42,8 +44,8 @@ def process_rows(setting: Setting) -> Iterator[Row]:
         return
     definition = _source(setting, "processes")
     (one, alone), (two, shared) = (mine_in_processes(setting, definition, count) for count in (1, 2))
-    yield Row(f"mining pass, {BATCHES} batches, 2 processes", two, "1 process", one)
-    yield _same_row("bank of 2 processes", alone, shared)
+    yield Row(f"mining pass, {BATCHES} batches, 2 processes of a thread", two, "1 process of a thread", one)
+    yield _same_row("bank of 2 processes", torch.cat([alone.mean, alone.std]), torch.cat([shared.mean, shared.std]))
 
 
 def _source(setting: Setting, folder: str) -> Path:
@@ -53,7 +55,7 @@ def _source(setting: Setting, folder: str) -> Path:
     return write_images(setting.folder / folder, BATCHES * sizes.mining_images, larger, setting.seed)
 
 
-def make_miner(setting: Setting, group: int = 1) -> tuple[StyleMiner, PromptEncoder]:
+def make_miner(setting: Setting) -> tuple[StyleMiner, PromptEncoder]:
     """The recipe's miner with the sizes of the setting, and what encodes its prompts."""
     sizes, cfg = setting.sizes, setting.config()
     encoder = PromptEncoder(setting.clip.state_dict(), device=setting.device)
@@ -65,7 +67,6 @@ def make_miner(setting: Setting, group: int = 1) -> tuple[StyleMiner, PromptEnco
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         grid=GRID,
-        group=group,
         steps=sizes.mining_steps,
         **SGD,
     )
@@ -88,15 +89,19 @@ def mine(miner: StyleMiner, cfg: CfgNode) -> StyleBank:
     return mine_bank(miner, batches, len(batches), {"class_names": names})
 
 
+def patch_labels(crop: int) -> Tensor:
+    """Labels (crop, crop) of four classes, each patch of one of them."""
+    classes = torch.arange(GRID[0] * GRID[1]).view(GRID) % 4
+    return classes.repeat_interleave(crop // GRID[0], 0).repeat_interleave(crop // GRID[1], 1)
+
+
 def _batch_rows(setting: Setting) -> Iterator[Row]:
     """Prompts of a class set are few, so that nearly all were drawn by a batch before."""
     sizes, clock = setting.sizes, setting.clock
     miner, _ = make_miner(setting)
     batch = random_batch(sizes.mining_images, sizes.crop, setting.generator())
-    classes = torch.arange(9).view(GRID) % 4
-    side = sizes.crop // 3
     for sample in batch:
-        sample["sem_seg"] = classes.repeat_interleave(side, 0).repeat_interleave(side, 1)
+        sample["sem_seg"] = patch_labels(sizes.crop)
     mined = miner.mine_batch(0, batch)
     texts, templates = miner.prompts.texts(mined.prompt_ids), IMAGENET_TEMPLATES[: sizes.templates]
     plain_runs: list[PlainSteps] = []
@@ -123,44 +128,61 @@ def _batch_rows(setting: Setting) -> Iterator[Row]:
 
 
 def _whole_rows(setting: Setting, cfg: CfgNode) -> Iterator[Row]:
-    single, encoder = make_miner(setting)
-    grouped, _ = make_miner(setting, group=BATCHES)
-    banks: dict[int, StyleBank] = {}
-
-    def run(miner: StyleMiner) -> None:
-        banks[miner.group] = mine(miner, cfg)
-
+    miner, encoder = make_miner(setting)
+    banks: list[StyleBank] = []
     loaded = [samples for _, samples in build_mining_batches(cfg)]
-    stages = _Stages(single, setting)
-    clock = setting.clock
+    stages, clock = _Stages(miner, setting), setting.clock
     seconds = in_turns(
         {
-            "pass": clock.timed(lambda: run(single)),
-            "grouped": clock.timed(lambda: run(grouped)),
+            "pass": clock.timed(lambda: banks.append(mine(miner, cfg))),
             "load": clock.timed(lambda: list(build_mining_batches(cfg))),
             "find": clock.timed(lambda: stages.find(loaded)),
             "optimise": clock.timed(stages.optimise),
         },
-        rounds=2,
+        setting.sizes.rounds,
         warm_up=False,
     )
-    slowest = max(("load", "find", "optimise"), key=seconds.__getitem__)
     names = {"load": "loading", "find": "features and classes of patches", "optimise": "optimising"}
+    slowest = max(names, key=seconds.__getitem__)
     yield Row(
-        f"mining pass, {BATCHES} batches",
-        seconds["pass"],
-        f"its slowest stage alone: {names[slowest]}",
+        f"mining pass, {BATCHES} batches", seconds["pass"], f"its slowest stage alone: {names[slowest]}",
         seconds[slowest],
-    )
+    )  # fmt: skip
     for stage in ("load", "find"):
-        yield Row(f"  {names[stage]}", seconds[stage], names["optimise"], seconds["optimise"])
-    distinct = len(set(banks[1].annotations["prompt_id"].tolist()))
+        yield Row(f"its {names[stage]}", seconds[stage], names["optimise"], seconds["optimise"])
+    distinct = len(set(banks[0].annotations["prompt_id"].tolist()))
     yield Row(
         "prompts encoded", encoder.num_encoded, "distinct prompts of the bank", distinct, unit="",
         target="prompts encoded over distinct prompts", at_most=1.0,
     )  # fmt: skip
-    yield Row("mining pass, both batches as a group", seconds["grouped"], "one after the other", seconds["pass"])
-    yield _same_row("bank of grouped batches", banks[1], banks[BATCHES])
+
+
+def _group_rows(setting: Setting) -> Iterator[Row]:
+    """Of a small network: a batch of RN50's shape is work enough by itself, and no group of any config has two."""
+    weights, cfg = load_clip_state_dict("minitown"), load_config(str(CONFIGS / "famix.yaml"))
+    cfg.merge_from_list(["MODEL.DEVICE", setting.device, "STYLE_MINING.METRIC", "euclidean"])
+    cfg.STYLE_MINING.STEPS = setting.sizes.mining_steps
+    miner = build_miner(cfg, weights, [entry.name for entry in CITYSCAPES_CLASSES])
+    crop, generator = cfg.INPUT.CROP.SIZE[0], setting.generator()
+    batches = []
+    for number in range(miner.group):
+        batch = random_batch(cfg.STYLE_MINING.IMS_PER_BATCH, crop, generator)
+        batches.append((number, [{**sample, "sem_seg": patch_labels(crop)} for sample in batch]))
+
+    def styles(mined: list[MinedBatch]) -> Tensor:
+        return torch.cat([torch.cat([one.mean, one.std]) for one in mined])
+
+    together, clock = styles(miner.mine_batches(batches)), setting.clock
+    apart = styles([miner.mine_batch(*batch) for batch in batches])
+    seconds = in_turns(
+        {
+            "together": clock.timed(lambda: miner.mine_batches(batches)),
+            "apart": clock.timed(lambda: [miner.mine_batch(*batch) for batch in batches]),
+        },
+        setting.sizes.rounds,
+    )
+    yield Row(f"the town's CLIP: {miner.group} batches as a group", seconds["together"], "one by one", seconds["apart"])
+    yield _same_row("bank of grouped batches", apart, together)
 
 
 class _Stages:
@@ -202,18 +224,18 @@ class _Stages:
 
 
 def mine_in_processes(setting: Setting, definition: Path, count: int) -> tuple[float, StyleBank]:
-    """A pass by so many processes, which share the threads of this one.
+    """A pass by so many processes of one thread each: rounding depends on the number of threads.
 
     Returns:
         Seconds of the pass, without starting the processes, and the bank.
     """
-    torch.multiprocessing.spawn(_mine_rank, (setting, definition, count, torch.get_num_threads() // count), count)
+    torch.multiprocessing.spawn(_mine_rank, (setting, definition, count), count)
     seconds = float((setting.folder / _SECONDS.format(count)).read_text())
     return seconds, StyleBank.load(setting.folder / _BANK.format(count))
 
 
-def _mine_rank(rank: int, setting: Setting, definition: Path, count: int, threads: int) -> None:
-    torch.set_num_threads(max(1, threads))
+def _mine_rank(rank: int, setting: Setting, definition: Path, count: int) -> None:
+    torch.set_num_threads(1)
     backend = "gloo"
     if setting.device.startswith("cuda"):
         torch.cuda.set_device(rank)
@@ -233,14 +255,9 @@ def _mine_rank(rank: int, setting: Setting, definition: Path, count: int, thread
     torch.distributed.destroy_process_group()
 
 
-def _same_row(what: str, expected: StyleBank, got: StyleBank) -> Row:
-    difference = relative_difference(torch.cat([expected.mean, expected.std]), torch.cat([got.mean, got.std]))
+def _same_row(what: str, expected: Tensor, got: Tensor) -> Row:
+    difference = float((expected - got).norm() / expected.norm())
     return Row(
         f"{what}: difference", difference, "allowed, relative", LIKE_ONE, unit="",
         target=f"{what}: the same as without, difference over 1e-4", at_most=1.0,
     )  # fmt: skip
-
-
-def relative_difference(expected: Tensor, got: Tensor) -> float:
-    """Length of the difference over the length of what is expected."""
-    return float((expected - got).norm() / expected.norm())

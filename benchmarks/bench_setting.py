@@ -36,7 +36,8 @@ class Sizes:
         mining_images: of a batch of mining.
         mining_steps: of the optimiser, in what is measured as a whole batch or pass.
         templates: sentences of a prompt in these.
-        crop: side of the square crops of mining and training, in pixels.
+        crop: side of the square crops of mining, in pixels, and of training where memory is measured.
+        step_crop: side of the crops where the time of training steps is.
         images: of a training step.
         evaluated: height and width of whole images.
         evaluated_images: of a pass over a test set.
@@ -50,15 +51,17 @@ class Sizes:
     mining_steps: int = 20
     templates: int = 16
     crop: int = 768
+    step_crop: int = 384
     images: int = 2
     evaluated: tuple[int, int] = (1024, 2048)
-    evaluated_images: int = 2
+    evaluated_images: int = 3
     rounds: int = 3
 
     def __str__(self) -> str:
         height, width = self.evaluated
         return (
-            f"crops of {self.crop} x {self.crop}; training steps of {self.images} images; mining steps of {self.styles} "
+            f"crops of {self.crop} x {self.crop}, in timed training steps {self.step_crop} x {self.step_crop}; training steps of "
+            f"{self.images} images; mining steps of {self.styles} "
             f"styles; mining batches of {self.mining_images} images, {self.mining_steps} steps (the recipe: 16 images, "
             f"100 steps), {self.templates} sentences of a prompt (80); whole images of {height} x {width}"
         )
@@ -66,7 +69,16 @@ class Sizes:
 
 SIZES = {
     "cpu": Sizes(),
-    "cuda": Sizes(styles=20, mining_images=16, mining_steps=100, templates=80, images=8, evaluated_images=8, rounds=10),
+    "cuda": Sizes(
+        styles=20,
+        mining_images=16,
+        mining_steps=100,
+        templates=80,
+        step_crop=768,
+        images=8,
+        evaluated_images=8,
+        rounds=10,
+    ),
     "quick": Sizes(
         architecture=CLIPArchitecture.of((1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64),
         text_layers=1,
@@ -74,6 +86,7 @@ SIZES = {
         mining_steps=2,
         templates=2,
         crop=96,
+        step_crop=48,
         evaluated=(64, 128),
         evaluated_images=2,
         rounds=1,

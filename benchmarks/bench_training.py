@@ -81,8 +81,9 @@ class TrainingStep:
 def _step_rows(setting: Setting) -> Iterator[Row]:
     sizes, clock = setting.sizes, setting.clock
     step = TrainingStep(setting)
-    batch = random_batch(sizes.images, sizes.crop, setting.generator())
-    images = torch.randn(sizes.images, 3, sizes.crop, sizes.crop, generator=setting.generator()).to(setting.device)
+    batch = random_batch(sizes.images, sizes.step_crop, setting.generator())
+    side = sizes.step_crop
+    images = torch.randn(sizes.images, 3, side, side, generator=setting.generator()).to(setting.device)
     seconds = in_turns(
         {
             **{strategy: clock.timed(step.styled(strategy, batch)) for strategy in STRATEGIES},
@@ -90,7 +91,7 @@ def _step_rows(setting: Setting) -> Iterator[Row]:
             "detectron2": clock.timed(lambda: step(step.detectron2, batch)),
             "unfolded": clock.timed(lambda: step.unfolded(batch)),
         },
-        sizes.rounds,
+        4 * sizes.rounds,  # for a ratio to a hundredth
     )
     bank, none = seconds["bank"], seconds["none"]
     yield Row(
@@ -108,7 +109,7 @@ def _step_rows(setting: Setting) -> Iterator[Row]:
 
 def _size_rows(setting: Setting) -> Iterator[Row]:
     """Cost for an image where the batch grows, and for a pixel where the crop does."""
-    crop, clock = setting.sizes.crop // 2, setting.clock
+    crop, clock = setting.sizes.step_crop, setting.clock
     step = TrainingStep(setting)
     step.model.use_restyler(setting.restyler("bank"))
     most = 2 * setting.sizes.images

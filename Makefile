@@ -4,7 +4,7 @@ PYTHON ?= python3
 
 VENV := .venv/bin
 STAMP := .venv/.setup-stamp
-BENCHMARKS := benchmarks/restyling_overhead.py
+BENCHMARKS := benchmarks/bench.py benchmarks/evaluation.py
 TYPED := projects/FAMix benchmarks datasets
 
 # Modules from outside .venv would be imported instead of the tested versions; PYTHONHOME breaks any virtual environment.
@@ -19,7 +19,7 @@ help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  PYTHON=...      interpreter for the set-up, 3.11 or newer (now: $(PYTHON)); a Detectron2 that it has is used"
-	@echo "  ARGS=...        more arguments for pytest, the soak or the demo, e.g. make test ARGS='-k grid -x'"
+	@echo "  ARGS=...        more arguments for pytest, the benchmarks, the soak or the demo, e.g. make test ARGS='-k grid -x'"
 
 setup: $(STAMP)  ## Make .venv with tested versions of everything (no compiler, no GPU)
 
@@ -39,8 +39,8 @@ format: $(STAMP)  ## Format the code and mend what can be mended
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 
-bench: $(STAMP)  ## Run the benchmarks; each prints one table
-	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script || exit 1; done
+bench: $(STAMP)  ## Measure speed: mining, training, evaluation and scoring against what limits them (a quarter of an hour)
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script $(ARGS) || exit 1; done
 
 soak: $(STAMP)  ## Kill, starve and feed runs with damaged files, and print what became of them (under 20 minutes)
 	@timeout 1200 $(VENV)/python benchmarks/soak.py $(ARGS)

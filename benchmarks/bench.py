@@ -1,6 +1,6 @@
 """How far mining, training and evaluation are from what limits them: one table, all of it from one run.
 
-    python benchmarks/bench.py [--device cuda] [--quick] [--only mining passes ...] [--report FILE]
+    python benchmarks/bench.py [--device cuda] [--quick] [--only mining passes ...] [--step-crop 768] [--rounds 3]
 
 Every row is a figure, the limit that it is compared with, and their ratio. What is compared takes turns, so that
 whatever else the machine does meets both alike; a time is the least of its rounds. The network has the shape of CLIP's
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,6 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything works")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default: all)")
+    parser.add_argument("--step-crop", type=int, metavar="PIXELS", help="side of the crops of timed training steps")
+    parser.add_argument("--rounds", type=int, help="in which what is compared takes turns; where times are short, more")
     parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the tables there, too")
     return parser
@@ -61,6 +64,7 @@ def main() -> None:
     args = make_parser().parse_args()
     torch.manual_seed(args.seed)
     sizes = SIZES["quick" if args.quick else args.device.split(":")[0]]
+    sizes = replace(sizes, step_crop=args.step_crop or sizes.step_crop, rounds=args.rounds or sizes.rounds)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows = list(measure(Setting(sizes, args.device, args.seed, Path(folder)), args.only))

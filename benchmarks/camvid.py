@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from machine import describe_machine
+from project import PROJECT
 from tabulate import tabulate
 
-PROJECT = Path(__file__).parent.parent / "projects/FAMix"
 CONFIG = PROJECT / "configs/CamVid/famix_narrow.yaml"
 TARGETS = ("camvid_val_day", "camvid_val_dusk")
 

@@ -16,19 +16,18 @@ from statistics import fmean
 
 import torch
 from machine import describe_machine
-from reporting import print_report
+from measured_banks import measured_bank
+from project import PROJECT
+from reporting import make_run_parser, print_report
 from tabulate import tabulate
 
-from famix.data import register_datasets
 from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
-from famix.mining.measured import measure_bank
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.experiment import Experiment, run_experiments
 from famix.style import StyleBank
 
-PROJECT = Path(__file__).parent.parent / "projects/FAMix"
 CONFIG = PROJECT / "configs/CamVid/famix_dusk.yaml"
 TARGETS = {"day": "camvid_val_day", "dusk": "camvid_val_dusk"}
 NO_JITTER = ("INPUT.COLOR_JITTER", "[0.0, 0.0, 0.0]")
@@ -45,15 +44,8 @@ CLIP_STEPS = 800
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
+    parser = make_run_parser(__doc__, "output/camvid_dusk")
     parser.add_argument("--clip", type=Path, metavar="FILE", help="CLIP to start from (default: one is trained first)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/camvid_dusk"), metavar="DIR", help="(default: output/camvid_dusk)"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, behind --")
     return parser
 
 
@@ -88,11 +80,9 @@ class Benchmark:
     def noise(self, seed: int) -> Experiment:
         """The run with noise that moves statistics as far as the styles that were mined with the same seed."""
         mined = self.experiment(MINED, seed)
-        own = self.output / "source_bank.safetensors"
-        if not own.exists():
-            register_datasets()
-            cfg = mined.load_config()
-            measure_bank(cfg, list(cfg.DATASETS.TRAIN)).save(own)
+        own = measured_bank(
+            self.experiment(MINED, self.seeds[0]), list(mined.load_config().DATASETS.TRAIN), self.output, "source"
+        )
         scale = matching_noise_scale(StyleBank.load(mined.output / "style_bank.safetensors"), StyleBank.load(own))
         return self.experiment(NOISE, seed, ("MODEL.STYLE.NOISE_SCALE", f"{scale:.6f}"))
 

@@ -11,7 +11,6 @@ difference.
 """
 
 import argparse
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from machine import describe_machine
 from PIL import Image
+from project import PROJECT, load_script
 from tabulate import tabulate
 
 from famix.data import register_datasets
@@ -34,19 +34,9 @@ from famix.inference.images import RGBImage
 from famix.minitown.conditions import CONDITIONS, apply_condition
 from famix.minitown.scene import render_scene
 
-PROJECT = Path(__file__).parent.parent / "projects/FAMix"
 CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 FIRST_SEED = 400_000  # of scenes that nothing else uses
 RATE = 10.0
-
-
-def load_demo() -> ModuleType:
-    """projects/FAMix/demo.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("famix_demo", PROJECT / "demo.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_frames(folder: Path, frames: int, size: tuple[int, int]) -> list[RGBImage]:
@@ -101,7 +91,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     args = parser.parse_args()
 
-    demo, size = load_demo(), (args.size[0], args.size[1])
+    demo, size = load_script("demo.py"), (args.size[0], args.size[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         predictor = make_predictor(args.config_file, folder, args.device)

@@ -8,15 +8,14 @@ stripped, compares what it wrote with the network, and times both.
 """
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from contextlib import chdir
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from machine import describe_machine
+from project import PROJECT, load_script
 from torch import nn
 
 from famix.data import register_datasets
@@ -25,17 +24,7 @@ from famix.inference import Predictor
 from famix.inference.parity import make_image
 from famix.modeling.clip_architecture import ARCHITECTURES, random_clip
 
-PROJECT = Path(__file__).parent.parent / "projects/FAMix"
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
-
-
-def load_tool() -> ModuleType:
-    """projects/FAMix/tools/export.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location("famix_export", PROJECT / "tools/export.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_run(config: Path, run: Path) -> None:
@@ -72,7 +61,7 @@ def main() -> int:
         print(describe_machine(), flush=True)
         seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
         print(f"{config.name}, random weights, which see {len(seen.visible_classes())} classes in a test image\n")
-        tool = load_tool()
+        tool = load_script("tools/export.py")
         return int(
             tool.main([str(run), "--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs])
         )

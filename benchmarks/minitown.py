@@ -8,8 +8,6 @@ measured first, on labelled images of the tested conditions. What is finished is
 """
 
 import argparse
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +15,12 @@ from statistics import fmean
 
 import torch
 from machine import describe_machine
-from reporting import print_report
+from measured_banks import measured_bank
+from reporting import make_run_parser, print_report
 from tabulate import tabulate
 
-from famix.data import register_datasets
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
-from famix.mining.measured import measure_bank
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.experiment import (
@@ -52,18 +49,11 @@ Scores = dict[str, dict[int, dict[str, float]]]  # config -> seed -> condition -
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_run_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
     parser.add_argument("--configs", nargs="+", default=list(ALL_CONFIGS), choices=ALL_CONFIGS, help="(default: all)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="(default: 1 2 3 4 5)")
     parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/minitown"), metavar="DIR", help="folder of the runs"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
     parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
 
 
@@ -124,12 +114,7 @@ class Benchmark:
         cfg = experiment.load_config()
         tested = [name.removesuffix("_val") for name in cfg.DATASETS.TEST if condition_of(name) != CONDITIONS[0]]
         datasets = [f"{name}_train" for name in tested] if of == "oracle" else list(cfg.DATASETS.TRAIN)
-        key = hashlib.sha256(json.dumps([experiment.settings(), datasets], sort_keys=True).encode()).hexdigest()
-        path = self.output / "banks" / f"{of}_{key[:12]}.safetensors"
-        if not path.exists():
-            register_datasets(cfg.DATASETS.FILES)
-            measure_bank(cfg, datasets).save(path)
-        return path
+        return measured_bank(experiment, datasets, self.output / "banks", of)
 
     def scores(self) -> Scores:
         """Scores of all runs, the mean of the unseen conditions among them."""

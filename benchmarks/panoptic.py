@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from machine import describe_machine
-from reporting import print_report
+from reporting import make_run_parser, print_report
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, read_image, register_datasets
@@ -43,21 +43,14 @@ Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_run_parser(__doc__, "output/panoptic")
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
     parser.add_argument(
         "--methods", nargs="+", default=[SOURCE_ONLY, "famix_weather"], choices=METHODS,
         help=f"(default: {SOURCE_ONLY} famix_weather)",
     )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/panoptic"), metavar="DIR", help="(default: output/panoptic)"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw what the first head predicts, first seed")
     parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
 
 

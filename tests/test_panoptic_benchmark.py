@@ -1,14 +1,12 @@
 """The report of benchmarks/panoptic.py, from runs whose scores are known."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from run_factory import ROOT
+from run_factory import load_benchmark
 
 SCORES = {"PQ": 0.0, **{f"{name}{kind}": 40.0 for name in ("PQ", "SQ", "RQ") for kind in ("", "_th", "_st")}}
 # Method -> seed -> PQ on clear days, at night and in fog
@@ -17,14 +15,7 @@ QUALITY = {"source_only": {1: (60, 10, 20), 2: (62, 12, 20)}, "famix_weather": {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        spec = importlib.util.spec_from_file_location("panoptic_benchmark", ROOT / "benchmarks/panoptic.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    sys.modules.pop("machine", None)
-    return module
+    return load_benchmark("panoptic")
 
 
 def write_runs(script: ModuleType, folder: Path) -> object:

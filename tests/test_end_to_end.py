@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from famix.data import LabelReader
 from famix.errors import BankError, DatasetError
 from famix.mining import StyleMiner
+from famix.modeling import FAMixSemanticSegmentor
 from famix.style import StyleBank
 from run_factory import Workspace, assert_equal_state
 
@@ -164,6 +166,26 @@ def test_evaluation_only_reproduces_the_final_scores(finished: Path, workspace: 
         score = results[f"tiny_{split}"]["sem_seg"]["mIoU"]
         assert score == pytest.approx(last[f"tiny_{split}/sem_seg/mIoU"])
     assert not (workspace.folder / "scores/style_bank.safetensors").exists()
+
+
+def test_windows_of_an_evaluation_go_through_the_network_together(
+    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, batches = FAMixSemanticSegmentor.forward, []
+
+    def watched(model: FAMixSemanticSegmentor, inputs: list[Any]) -> Any:
+        batches.append(len(inputs))
+        return forward(model, inputs)
+
+    monkeypatch.setattr(FAMixSemanticSegmentor, "forward", watched)
+    scores = []
+    for windows in (1, 4):
+        batches.clear()
+        options = ("MODEL.WEIGHTS", str(finished / "model_final.pth"), "TEST.PROTOCOL", "slide48/32")
+        results = workspace.run("windows", *options, "TEST.WINDOW_BATCH", str(windows), flags=("--eval-only",))
+        scores.append(results["tiny_night"]["sem_seg"]["mIoU"])
+        assert max(batches) == windows
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
 def test_mining_only_writes_the_same_bank_and_stops(finished: Path, workspace: Workspace) -> None:

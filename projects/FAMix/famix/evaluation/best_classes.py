@@ -14,7 +14,7 @@ def best_classes(scores: Tensor) -> Tensor:
     """Find the class with the highest score of every pixel; of equal ones, on a CPU, the first.
 
     Args:
-        scores: (K, H, W), on any device.
+        scores: (K, H, W), on any device, none of them NaN.
 
     Returns:
         (H, W) on the same device: uint8, or int64 where there are more than 256 classes.

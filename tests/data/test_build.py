@@ -1,3 +1,6 @@
+import multiprocessing
+import os
+import signal
 from itertools import islice
 
 import pytest
@@ -56,6 +59,7 @@ def test_global_random_state_is_neither_used_nor_changed(num_workers):
     state = torch.get_rng_state()
     first = train_batches(cfg, 2)
     list(build_mining_batches(cfg))
+    list(build_test_loader(cfg, "tiny_val"))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert train_batches(cfg, 2) == first
@@ -202,3 +206,15 @@ def test_test_loader_splits_over_processes(monkeypatch):
         play_rank(monkeypatch, rank, 2)
         seen += [batch[0]["image_id"] for batch in build_test_loader(data_config(), "tiny_val")]
     assert sorted(seen) == [f"a/{index}" for index in range(5)]
+
+
+def test_workers_of_a_test_loader_outlive_a_signal_to_all_processes_of_a_job():
+    """It is the training's to answer: after the evaluation it saves and leaves."""
+    cfg = data_config()
+    cfg.DATALOADER.NUM_WORKERS = 1
+    batches = iter(build_test_loader(cfg, "tiny_val"))
+    first = next(batches)
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert workers and len([first, *batches]) == 5

@@ -1,5 +1,6 @@
 """Signals: the iteration is finished, a checkpoint saved, and what is resumed equals what was never stopped."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -61,6 +62,22 @@ def test_a_second_interrupt_does_not_wait() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
+        hook.after_train()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_children_are_not_kept_alive(number: signal.Signals) -> None:
+    """Or a pool that an evaluator forks waits for ever for the workers that it has told to end."""
+    hook = StopOnSignal()
+    hook.before_train()
+    try:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        child.start()
+        os.kill(child.pid or 0, number)
+        child.join(timeout=30)
+        assert child.exitcode == -number
+    finally:
+        child.kill()
         hook.after_train()
 
 

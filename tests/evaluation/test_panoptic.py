@@ -1,5 +1,6 @@
 """Panoptic quality and mask AP against numbers computed by hand, and the config's checks."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from data_factory import registered, write_image
 from famix.data import get_dataset_dicts
 from famix.engine import load_config
 from famix.errors import ConfigError
-from famix.evaluation import build_evaluator
+from famix.evaluation import build_evaluator, panoptic_quality
 from famix.evaluation.panoptic import check_panoptic, with_panoptic_evaluators
 from famix.evaluation.panoptic_instances import InstanceAPEvaluator
 from famix.evaluation.panoptic_quality import PanopticQualityEvaluator
@@ -107,6 +108,39 @@ def test_panoptic_quality_is_what_it_is_by_hand(form: Any, record: dict[str, Any
     assert scores["RQ"] == pytest.approx(100 * (1 + 1 + 1 / 1.5 + 0) / 4)
     assert scores["SQ_th"] == pytest.approx(30) and scores["RQ_st"] == pytest.approx(100)
     assert torch.equal(output["panoptic_seg"][0], before)  # it is not the evaluator's to change
+
+
+def test_no_process_is_forked(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of a process with threads and signal handlers, as a training is, forked pools may never end."""
+
+    def refuse() -> int:
+        raise AssertionError("forked")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert quality([record], [deeplab(by_hand())])["PQ_st"] == pytest.approx(90)
+
+
+def test_processes_score_their_own_images_and_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with registered(make_panoptic(tmp_path, {"train": 3})):
+        records = get_dataset_dicts([NAME])
+        outputs = [fpn(in_train_ids(record)) for record in records]
+        outputs[0] = deeplab(np.full(outputs[0]["panoptic_seg"][0].shape, SKY * 1000))
+        expected = quality(records, outputs)
+        other = PanopticQualityEvaluator(NAME)
+        other.process(records[1:], outputs[1:])
+        counts = other._count()
+        monkeypatch.setattr(panoptic_quality.comm, "gather", lambda own: [own, counts])
+        assert quality(records[:1], outputs[:1]) == pytest.approx(expected)
+    assert 0 < expected["PQ"] < 100
+
+
+def test_where_all_instances_are_crowds_things_have_no_score(record: dict[str, Any]) -> None:
+    crowds = [{**segment, "iscrowd": int(segment["category_id"] == CAR)} for segment in record["segments_info"]]
+    prediction = by_hand()
+    prediction[2:5] = VOID
+    scores = quality([{**record, "segments_info": crowds}], [deeplab(prediction)])
+    assert scores["PQ"] == scores["PQ_st"] == pytest.approx(90)
+    assert all(np.isnan(scores[name]) for name in ("PQ_th", "SQ_th", "RQ_th"))
 
 
 def test_ground_truth_as_prediction_is_perfect(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
@@ -162,11 +163,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, 
         ConfigError: INPUT.FORMAT cannot work.
         DatasetError: the dataset is unknown or its files are incomplete.
     """
-    return build_detection_test_loader(
-        get_dataset_dicts([dataset_name]),
-        mapper=FAMixDatasetMapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
+    # As Detectron2's build_detection_test_loader, whose workers a signal to all processes of a job would end.
+    dicts = get_dataset_dicts([dataset_name])
+    images = MapDataset(DatasetFromList(dicts, copy=False), FAMixDatasetMapper(cfg, is_train=False))
+    return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **_worker_options(cfg))
 
 
 def _train_dicts(cfg: CfgNode) -> Batch:

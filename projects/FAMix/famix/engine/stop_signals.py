@@ -1,6 +1,7 @@
 """Stopping when asked to: a signal ends the iteration, saves a checkpoint and leaves, as pre-emption on clusters needs."""
 
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -32,14 +33,17 @@ class StopOnSignal(HookBase):
     """On SIGTERM or SIGINT, saves a checkpoint after the running iteration and raises StoppedBySignal.
 
     Several processes stop at the same iteration, one that is a multiple of ten. A second SIGINT stops at once.
+    Children forked during the training end at once, unless they have handlers of their own.
     """
 
     def __init__(self) -> None:
+        self._process = 0
         self._received = 0
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
         """Begin to listen; only a main thread can."""
+        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
@@ -65,6 +69,10 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A child, as of a pool of some evaluator: who ends pools with SIGTERM would wait for ever if it did not work.
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number

@@ -1,12 +1,13 @@
 """Panoptic quality through COCO's panopticapi, by way of Detectron2's COCOPanopticEvaluator."""
 
+import contextlib
 import importlib
 import io
-import itertools
-import json
+import math
 import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +25,17 @@ from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader
 __all__ = ["PanopticQualityEvaluator", "require_panopticapi"]
 
 _FAST = 1  # compression of PNGs that are read once
+_NUM_THREADS = 4  # sorting pixels and decoding PNGs are done without Python's lock
+_SCORES = ("PQ", "SQ", "RQ")
+_KINDS = {"": None, "_th": True, "_st": False}  # suffix -> of things, of stuff, or of both
 
 
 class PanopticQualityEvaluator(COCOPanopticEvaluator):
     """COCOPanopticEvaluator in train ids, for data sets whose categories are not the classes one by one.
 
     Several categories of a data set may be one class, and some none; panopticapi compares category ids. So ground truth
-    goes to it as it is trained with, and pixels without a class are void.
+    goes to it as it is trained with, and pixels without a class are void. Every process scores its own images, in
+    threads: panopticapi's own way forks as many processes as the machine has cores, out of a process with threads.
 
     Args:
         dataset_name: a registered panoptic data set.
@@ -45,14 +50,9 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         classes, metadata = panoptic_classes(dataset_name), MetadataCatalog.get(dataset_name)
         super().__init__(dataset_name)
         things, stuff = ({train_id: train_id for train_id in kind} for kind in (classes.things, classes.stuff))
-        # What the base class goes by: train ids in the place of category ids, and files that `evaluate` writes.
+        # What the base class goes by: train ids in the place of category ids.
         self._thing_contiguous_id_to_dataset_id, self._stuff_contiguous_id_to_dataset_id = things, stuff
-        self._metadata = SimpleNamespace(
-            label_divisor=metadata.label_divisor,
-            thing_dataset_id_to_contiguous_id=things,
-            panoptic_root=None,
-            panoptic_json=None,
-        )
+        self._metadata = SimpleNamespace(label_divisor=metadata.label_divisor, thing_dataset_id_to_contiguous_id=things)
         self._truths = truths or TruthReader(classes.things)
         self._categories = _categories(classes, metadata.stuff_classes)
         self.reset()
@@ -87,25 +87,35 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
 
         Returns:
             {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for stuff}} in percent on
-            the main process, None on others.
+            the main process, None on others. NaN where no image shows or is predicted to show a class of the kind.
         """
-        annotations = list(itertools.chain(*comm.gather(self._annotations)))
-        with tempfile.TemporaryDirectory(prefix="famix_panoptic_") as folder:
-            self._metadata.panoptic_root, self._metadata.panoptic_json = f"{folder}/truth", f"{folder}/truth.json"
-            if comm.is_main_process():
-                self._write_truth(annotations)
-            results = super().evaluate()
-        if results is None:
+        gathered = comm.gather(self._count())
+        if not comm.is_main_process():
             return None
-        return OrderedDict(panoptic_seg={name: float(value) for name, value in results["panoptic_seg"].items()})
+        total, *others = gathered
+        for counts in others:
+            total += counts
+        return OrderedDict(panoptic_seg=_scores(total, self._categories))
 
-    def _write_truth(self, annotations: list[dict[str, Any]]) -> None:
-        pngs = Path(self._metadata.panoptic_root)
-        pngs.mkdir()
-        for annotation in annotations:
-            (pngs / annotation["file_name"]).write_bytes(annotation.pop("png"))
-        content = {"annotations": annotations, "categories": self._categories}
-        Path(self._metadata.panoptic_json).write_text(json.dumps(content))
+    def _count(self) -> Any:
+        """The panopticapi.evaluation.PQStat of this process's images."""
+        panopticapi = importlib.import_module("panopticapi.evaluation")
+        with (
+            tempfile.TemporaryDirectory(prefix="famix_panoptic_") as folder,
+            contextlib.redirect_stdout(io.StringIO()),  # panopticapi prints two lines an image
+            ThreadPoolExecutor(_NUM_THREADS) as pool,
+        ):
+            truth, predicted = Path(folder, "truth"), Path(folder, "predicted")
+            for root, annotations in ((truth, self._annotations), (predicted, self._predictions)):
+                root.mkdir()
+                for annotation in annotations:
+                    (root / annotation["file_name"]).write_bytes(annotation.pop("png_string"))
+            pairs = zip(self._annotations, self._predictions, strict=True)
+            total = panopticapi.PQStat()
+            arguments = truth, predicted, self._categories
+            for counts in pool.map(lambda pair: panopticapi.pq_compute_single_core(0, [pair], *arguments), pairs):
+                total += counts
+        return total
 
 
 def require_panopticapi() -> None:
@@ -119,11 +129,22 @@ def require_panopticapi() -> None:
         ) from error
 
 
-def _categories(classes: PanopticClasses, names: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {"id": train_id, "name": name, "isthing": int(train_id in classes.things)}
+def _scores(counts: Any, categories: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for suffix, of_things in _KINDS.items():
+        try:
+            average = counts.pq_average(categories, isthing=of_things)[0]
+        except ZeroDivisionError:  # the mean over no class
+            average = dict.fromkeys(map(str.lower, _SCORES), math.nan)
+        scores |= {name + suffix: 100 * float(average[name.lower()]) for name in _SCORES}
+    return scores
+
+
+def _categories(classes: PanopticClasses, names: Sequence[str]) -> dict[int, dict[str, Any]]:
+    return {
+        train_id: {"id": train_id, "name": name, "isthing": int(train_id in classes.things)}
         for train_id, name in enumerate(names)
-    ]
+    }
 
 
 def _annotation(name: str, truth: PanopticSegments) -> dict[str, Any]:
@@ -131,4 +152,4 @@ def _annotation(name: str, truth: PanopticSegments) -> dict[str, Any]:
         Image.fromarray(encode_ids(truth.numbers)).save(stream, format="PNG", compress_level=_FAST)
         png = stream.getvalue()
     segments = [{**segment, "area": area} for segment, area in zip(truth.segments, truth.areas(), strict=True)]
-    return {"image_id": name, "file_name": name, "segments_info": segments, "png": png}
+    return {"image_id": name, "file_name": name, "segments_info": segments, "png_string": png}

@@ -203,10 +203,15 @@ def test_other_settings_start_anew(
 ) -> None:
     use_script("print('trained')")
     run(make())
-    (make().output / "model_final.pth").touch()
-    run(make(*change.get("options", ()), seed=change.get("seed", 1)))
-    assert not (make().output / "model_final.pth").exists()
-    assert (make().output / "console.log").read_text() == "trained\n"
+    output = make().output
+    for number in (1, 2):  # nothing of before is lost
+        (output / "model_final.pth").write_text(str(number))
+        said = run(make(*change.get("options", ()), seed=change.get("seed", 1)) if number == 1 else make())
+        kept = output.with_name(f"run.before{number}")
+        assert f"run: made with other settings, now in {kept}; made anew" in said
+        assert (kept / "model_final.pth").read_text() == str(number) and (kept / "results.json").exists()
+        assert not (output / "model_final.pth").exists()
+        assert (output / "console.log").read_text() == "trained\n"
 
 
 def test_a_folder_of_something_else_is_left_alone(

@@ -5,6 +5,7 @@ A folder of an experiment holds what train_net.py leaves in OUTPUT_DIR, and
     console.log         all output of train_net.py
 """
 
+import itertools
 import json
 import math
 import os
@@ -118,7 +119,7 @@ def run_experiments(
 ) -> None:
     """Run experiments side by side. Those that are finished are skipped, those that were stopped continue.
 
-    An experiment whose settings differ from those of its folder starts anew, in a cleared folder.
+    An experiment whose settings differ from those of its folder starts anew; the folder of before is kept beside it.
 
     Args:
         experiments: each with a folder of its own.
@@ -134,7 +135,7 @@ def run_experiments(
     if not TRAIN_NET.is_file():
         raise ConfigError(f"got no {TRAIN_NET}, which runs an experiment; use a clone of the repository")
     progress = progress or ProgressLine()
-    pending = [experiment for experiment in experiments if not _prepare(experiment)]
+    pending = [experiment for experiment in experiments if not _prepare(experiment, progress)]
     for experiment in experiments:
         if experiment not in pending:
             progress.say(f"{experiment.name}: finished before, kept as it is")
@@ -287,7 +288,7 @@ class _Run:
         _write_record(self.experiment.output, {**record, "seconds": seconds, "finished": finished})
 
 
-def _prepare(experiment: Experiment) -> bool:
+def _prepare(experiment: Experiment, progress: ProgressLine) -> bool:
     """Make the folder fit for a start; returns whether there is nothing left to do."""
     folder, settings = experiment.output, experiment.settings()
     record = _read_record(folder)
@@ -296,10 +297,16 @@ def _prepare(experiment: Experiment) -> bool:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not record:  # whatever it is, it is not ours to remove
             raise ExperimentError(f"{folder} holds no experiment but something else; name another folder")
-        shutil.rmtree(folder)
+        progress.say(f"{experiment.name}: made with other settings, now in {_set_aside(folder)}; made anew")
     folder.mkdir(parents=True, exist_ok=True)
     _write_record(folder, {"settings": settings, "seconds": 0.0, "finished": False})
     return False
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder to one that does not exist yet, beside it."""
+    names = (folder.with_name(f"{folder.name}.before{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not name.exists()))
 
 
 def _bank_hash(path: str) -> str:

@@ -62,14 +62,15 @@ def _paint_sky(camera: Camera, rng: np.random.Generator) -> Image:
     zenith = np.array((70, 130, 205)) + rng.integers(-22, 23, 3)
     low = np.array((188, 212, 232)) + rng.integers(-14, 15, 3)
     seen = min(round(camera.horizon) + 8, camera.height)
-    share = np.clip((camera.rows()[:seen] + camera.horizon) / camera.horizon, 0, 1).astype(np.float32)[:, None, None]
-    colors = zenith.astype(np.float32) * (1 - share) + low.astype(np.float32) * share
+    share = np.clip((camera.rows()[:seen] + camera.horizon) / camera.horizon, 0, 1).astype(np.float32)[:, None]
     size = max(8, 1 << int(camera.width // 6).bit_length() - 1)
     shape = (seen, camera.width)
     clouds = patches(shape, size, rng) + patches(shape, max(size // 4, 2), rng) // 3
-    cover = ((clouds - np.float32(rng.uniform(0, 60))) / np.float32(90)).clip(0, 0.85).astype(np.float32)[..., None]
+    cover = ((clouds - np.float32(rng.uniform(0, 60))) / np.float32(90)).clip(0, 0.85).astype(np.float32)
     image = np.zeros((camera.height, camera.width, 3), np.uint8)
-    image[:seen] = colors + (244 - colors) * cover
+    for channel in range(3):
+        color = np.float32(zenith[channel]) * (1 - share) + np.float32(low[channel]) * share
+        image[:seen, :, channel] = color + (244 - color) * cover
     return image
 
 
@@ -95,23 +96,36 @@ def _paint_ground(backdrop: Backdrop, camera: Camera, street: Street) -> None:
 
 def _paint_facades(backdrop: Backdrop, camera: Camera, facades: tuple[Facade, ...], x: float, shade: int) -> None:
     """Paint the facades of one side, seen in the columns on that side, where nothing nearer is painted yet."""
-    side = camera.columns() * x > 0
-    depth = np.full(camera.width, FAR, np.float32)
-    depth[side] = np.minimum(camera.focal * abs(x) / abs(camera.columns()[side]), FAR * 0.97)
+    side = _columns_on_side(camera, x)
+    depth = np.minimum(camera.focal * abs(x) / abs(camera.columns()[side]), FAR * 0.97).astype(np.float32)
     index = np.searchsorted([facade.start for facade in facades], depth, side="right") - 1
     above = np.float32(camera.elevation) - camera.rows().astype(np.float32)[:, None] * (
         depth / np.float32(camera.focal)
     )
     height = np.array([facade.height for facade in facades], np.float32)[index]
-    free = (backdrop.labels == TrainId.SKY) | (backdrop.depth > depth)
-    rows, columns = np.nonzero((above >= 0) & (above < height) & free & side)
+    free = (backdrop.labels[:, side] == TrainId.SKY) | (backdrop.depth[:, side] > depth)
+    rows, columns = np.nonzero((above >= 0) & (above < height) & free)
     variant, lit = _facade_details(facades, index, depth, columns, above[rows, columns])
-    facade = index[columns]
-    backdrop.image[rows, columns] = _palettes(facades, shade)[facade, variant]
-    backdrop.windows[rows, columns] = lit
+    facade, palettes = index[columns], _palettes(facades, shade)
     surfaces = np.array([_SURFACE_CLASS[facade.surface] for facade in facades], np.uint8)
-    backdrop.labels[rows, columns] = surfaces[facade]
-    backdrop.depth[rows, columns] = depth[columns]
+    places = rows * camera.width + (columns + side.start)
+    _pixels(backdrop.image)[places] = _pixels(palettes)[facade * palettes.shape[1] + variant]
+    backdrop.windows.reshape(-1)[places] = lit
+    backdrop.labels.reshape(-1)[places] = surfaces[facade]
+    backdrop.depth.reshape(-1)[places] = depth[columns]
+
+
+def _columns_on_side(camera: Camera, x: float) -> slice:
+    """Columns of pixels to the left of the vanishing point, or to the right of it."""
+    columns = camera.columns()
+    if x > 0:
+        return slice(int(np.argmax(columns > 0)), camera.width)
+    return slice(0, int(np.argmax(columns >= 0)))
+
+
+def _pixels(colors: Image) -> NDArray[np.void]:
+    """Pixels of (..., 3) uint8 in a row, in the same memory, each one item, which numpy moves faster than three."""
+    return colors.reshape(-1, 3).view("V3")[:, 0]
 
 
 _PLAIN, _COURSE, _CORNICE, _GLASS = 0, 1, 2, 3

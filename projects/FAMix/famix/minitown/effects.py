@@ -40,12 +40,14 @@ def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Imag
 
 def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 256) -> Image:
     """Replace the sky by a gradient between two colours, share / 256 of it."""
-    height = image.shape[0]
-    share_of_low = (np.arange(height) * 256 // max(round(scene.horizon), 1)).clip(0, 256)[:, None]
+    sky = scene.labels == TrainId.SKY
+    rows = int(np.flatnonzero(sky.any(1)).max(initial=-1)) + 1
+    share_of_low = (np.arange(rows) * 256 // max(round(scene.horizon), 1)).clip(0, 256)[:, None]
     colors = (np.array(low, np.int64) * share_of_low + np.array(top, np.int64) * (256 - share_of_low)) >> 8
-    full = np.broadcast_to(colors[:, None].astype(np.uint8), image.shape)
-    weight = np.where(scene.labels == TrainId.SKY, 256 - share, 256).astype(np.uint16)
-    return blend(image, full, weight)
+    full = np.broadcast_to(colors[:, None].astype(np.uint8), (rows, *image.shape[1:]))
+    painted = image.copy()
+    painted[:rows] = blend(image[:rows], full, np.where(sky[:rows], np.uint16(256 - share), np.uint16(256)))
+    return painted
 
 
 def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> Image:
@@ -60,7 +62,7 @@ def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> I
     field = _light_field(scene, power)
     wide = field.astype(np.uint16)
     gain = np.minimum(cv2.add(wide + (wide >> 1), np.array((*ambient, 0), np.float64)), np.uint16(257))
-    lit = ((image * gain) >> 8).astype(np.uint8)
+    lit = scale(image, gain)
     lit = add(lit, (field >> 2).astype(np.int16))  # stray light, in the air and in the lens
     windows = scene.windows.astype(np.uint16) * power >> 8
     lit = blend(lit, _WINDOW_LIGHT, 256 - windows)

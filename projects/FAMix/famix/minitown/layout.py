@@ -1,5 +1,6 @@
 """What stands where in a street: drawn at random, in metres, before anything is painted."""
 
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,7 +98,7 @@ def _draw_facades(rng: np.random.Generator, tall: bool = False) -> tuple[Facade,
     while start < FAR:
         surface: Surface = "building"
         if not tall:
-            surface = _SURFACES[int(rng.choice(3, p=(0.56, 0.27, 0.17)))]
+            surface = _SURFACES[bisect(_SURFACE_SHARES, rng.random())]
         facades.append(_draw_facade(surface, start, rng))
         length = rng.uniform(7, 20) if surface == "building" else rng.uniform(6, 13)
         start += length + (_NEAREST_FACADE if not start else 0)
@@ -105,13 +106,15 @@ def _draw_facades(rng: np.random.Generator, tall: bool = False) -> tuple[Facade,
 
 
 _SURFACES: tuple[Surface, ...] = ("building", "wall", "hedge")
+_SURFACE_SHARES = (0.56, 0.83)  # cumulative
 
 
 def _draw_facade(surface: Surface, start: float, rng: np.random.Generator) -> Facade:
     colors = {"building": _FACADES, "wall": _WALLS, "hedge": _HEDGES}[surface]
     low, high = {"building": (5.5, 17.0), "wall": (2.0, 3.2), "hedge": (1.6, 3.0)}[surface]
-    base = np.asarray(colors[int(rng.integers(len(colors)))]) + rng.integers(-14, 15, 3)
-    red, green, blue = (int(value) for value in base.clip(0, 255))
+    base = colors[int(rng.integers(len(colors)))]
+    changes = rng.integers(-14, 15, 3).tolist()
+    red, green, blue = (min(max(value + change, 0), 255) for value, change in zip(base, changes, strict=True))
     glass = int(rng.integers(40, 120))
     return Facade(
         surface=surface,

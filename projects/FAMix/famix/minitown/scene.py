@@ -1,6 +1,8 @@
 """A scene: a street drawn at random and painted as a camera sees it on a clear day."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,10 +88,18 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
 
 def _flatten(canvas: Canvas, backdrop: Backdrop) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Labels and depth with the objects in front of the backdrop."""
-    covered = canvas.items > 0
-    labels = np.where(covered, np.array(canvas.classes, np.uint8)[canvas.items], backdrop.labels)
-    depth = np.where(covered, np.array(canvas.depths, np.float32)[canvas.items], backdrop.depth)
+    free = canvas.items == 0
+    labels, depth = _look_up(canvas.classes, np.uint8, canvas.items), _look_up(canvas.depths, np.float32, canvas.items)
+    np.copyto(labels, backdrop.labels, where=free)
+    np.copyto(depth, backdrop.depth, where=free)
     return labels, depth
+
+
+def _look_up(values: Sequence[float], dtype: type[np.generic], places: NDArray[np.uint8]) -> NDArray[Any]:
+    """values[places], several times as fast as numpy does it."""
+    table = np.zeros(256, dtype)
+    table[: len(values)] = values
+    return cv2.LUT(places, table)
 
 
 def _number_instances(canvas: Canvas) -> NDArray[np.uint16]:
@@ -111,10 +121,8 @@ def _visible_lights(canvas: Canvas) -> tuple[Light, ...]:
 
 def _finish(image: Image, labels: NDArray[np.uint8], rng: np.random.Generator) -> Image:
     """Give surfaces their grain, and the whole the slight softness of a lens."""
-    strength = np.zeros(256, np.int16)
-    for class_id, amount in _GRAIN.items():
-        strength[class_id] = amount
+    strength = [_GRAIN.get(class_id, 0) for class_id in range(256)]
     shape = labels.shape
     noise = (grain(shape, rng) >> 1) + patches(shape, 4, rng) // 2 + patches(shape, 16, rng) // 2
-    textured = add(image, noise * strength[labels] >> 7)
+    textured = add(image, noise * _look_up(strength, np.int16, labels) >> 7)
     return cv2.GaussianBlur(textured, (3, 3), 0.6)

@@ -73,7 +73,8 @@ def blend(image: Image, other: Image | tuple[int, int, int], share: Plane | int)
         share: of `image`, 0..256; (H, W) or one number.
     """
     weight = _for_channels(share)
-    mixed = image * weight
+    mixed = image.astype(np.uint16)  # once: numpy is slow where it has to convert on the way
+    mixed *= weight
     mixed += _times(other, 256 - weight)
     mixed += 128
     mixed >>= 8
@@ -90,14 +91,16 @@ def _for_channels(plane: Plane | int) -> Plane:
 
 def _times(other: Image | tuple[int, int, int], weight: Plane) -> Plane:
     if isinstance(other, np.ndarray) or weight.ndim < 3:
-        return np.asarray(other, np.uint16) * weight
+        product = np.array(other, np.uint16)
+        return np.multiply(product, weight, out=product if product.ndim == 3 else None)
     plane = np.ascontiguousarray(weight[..., 0])
     return cv2.merge([plane * np.uint16(value) for value in other])
 
 
 def scale(image: Image, gain: Plane | int | tuple[int, int, int]) -> Image:
     """Multiply by gain / 256; gains up to 257, so that 16 bits hold every product."""
-    product = image * (np.asarray(gain, np.uint16) if isinstance(gain, tuple) else _for_channels(gain))
+    product = image.astype(np.uint16)
+    product *= np.asarray(gain, np.uint16) if isinstance(gain, tuple) else _for_channels(gain)
     product >>= 8
     return product.astype(np.uint8)
 
@@ -105,7 +108,7 @@ def scale(image: Image, gain: Plane | int | tuple[int, int, int]) -> Image:
 def add(image: Image, offset: NDArray[np.int16]) -> Image:
     """Add an offset (H, W) or (H, W, 3), cut to 0..255."""
     full = cv2.merge([offset, offset, offset]) if offset.ndim == 2 else offset
-    return cv2.add(image.astype(np.int16), full).clip(0, 255).astype(np.uint8)
+    return cv2.add(image, full, dtype=cv2.CV_8U)
 
 
 def to_gray(image: Image) -> Plane:

@@ -71,8 +71,16 @@ def test_children_are_not_kept_alive(number: signal.Signals) -> None:
     hook = StopOnSignal()
     hook.before_train()
     try:
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+        fork = multiprocessing.get_context("fork")
+        started = fork.Event()
+
+        def work() -> None:
+            started.set()
+            time.sleep(60)
+
+        child = fork.Process(target=work, daemon=True)
         child.start()
+        assert started.wait(timeout=30)
         os.kill(child.pid or 0, number)
         child.join(timeout=30)
         assert child.exitcode == -number

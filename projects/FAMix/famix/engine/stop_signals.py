@@ -37,13 +37,11 @@ class StopOnSignal(HookBase):
     """
 
     def __init__(self) -> None:
-        self._process = 0
         self._received = 0
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
         """Begin to listen; only a main thread can."""
-        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
@@ -69,10 +67,6 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A child, as of a pool of some evaluator: who ends pools with SIGTERM would wait for ever if it did not work.
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
@@ -87,3 +81,13 @@ class StopOnSignal(HookBase):
         received = torch.tensor([self._received], device=next(self.trainer.model.parameters()).device)
         torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
         return int(received)
+
+
+def _leave_children_alone() -> None:
+    """In a forked child, of a pool of some evaluator for one: who ends it with SIGTERM would wait for ever otherwise."""
+    for number in _SIGNALS:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopOnSignal):
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_leave_children_alone)

@@ -1,4 +1,4 @@
-"""From day to dusk on real images: no randomisation, colour jitter, noise, FAMix, and FAMix with colour jitter.
+"""From day to dusk on real images: no randomisation, colour jitter, noise, FAMix, both, and FAMix with one style a picture.
 
     DETECTRON2_DATASETS=... python benchmarks/camvid_dusk.py [--seeds 1 2 3] [--clip FILE] [--report FILE]
 
@@ -37,6 +37,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "noise": ("MODEL.STYLE.STRATEGY", "noise", *NO_JITTER),
     "FAMix": NO_JITTER,
     "FAMix and jitter": (),
+    "FAMix 1x1": ("MODEL.STYLE.GRID", "[1, 1]", *NO_JITTER),
 }
 NOISE, MINED = "noise", "FAMix"
 CLIP_STEPS = 800

@@ -39,7 +39,8 @@ ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
     "no_freeze": ("MODEL.CLIP.TRAINABLE", "['all']"),
     "no_mix": ("MODEL.STYLE.MIX", "False"),
     "class_agnostic": (),  # its banks are rewritten, see class_agnostic_bank
-    "grid_1x1": ("MODEL.STYLE.GRID", "[1, 1]"),
+    "grid_2x2": ("MODEL.STYLE.GRID", "[2, 2]"),
+    "grid_3x3": ("MODEL.STYLE.GRID", "[3, 3]"),
 }
 FROM_MINED_BANKS = ("noise", "class_agnostic")  # they need config famix to be finished
 UNSEEN = "unseen"

@@ -16,6 +16,7 @@ SCORES = {
     "noise": {1: (39.0, 20.0), 2: (41.0, 24.0)},
     "FAMix": {1: (38.0, 25.0), 2: (40.0, 29.0)},
     "FAMix and jitter": {1: (37.0, 20.0), 2: (39.0, 20.0)},
+    "FAMix 1x1": {1: (38.0, 24.0), 2: (40.0, 26.0)},
 }
 
 
@@ -46,15 +47,20 @@ def test_report_has_both_times_of_day_and_the_paired_gain(script: ModuleType, tm
     assert "Printed by `the command`:" in lines
 
 
-def test_methods_differ_in_jitter_and_styles_alone(script: ModuleType, tmp_path: Path) -> None:
+def test_methods_differ_in_jitter_styles_and_grid_alone(script: ModuleType, tmp_path: Path) -> None:
     benchmark = make_benchmark(script, tmp_path)
     configs = {name: benchmark.experiment(name, 1).load_config() for name in SCORES}
-    found = {name: (cfg.MODEL.STYLE.STRATEGY, any(cfg.INPUT.COLOR_JITTER)) for name, cfg in configs.items()}
+    found = {
+        name: (cfg.MODEL.STYLE.STRATEGY, any(cfg.INPUT.COLOR_JITTER), tuple(cfg.MODEL.STYLE.GRID))
+        for name, cfg in configs.items()
+    }
+    patches, picture = (3, 3), (1, 1)
     assert found == {
-        "none": ("none", False), "colour jitter": ("none", True), "noise": ("noise", False), "FAMix": ("bank", False),
-        "FAMix and jitter": ("bank", True),
+        "none": ("none", False, patches), "colour jitter": ("none", True, patches), "noise": ("noise", False, patches),
+        "FAMix": ("bank", False, patches), "FAMix and jitter": ("bank", True, patches),
+        "FAMix 1x1": ("bank", False, picture),
     }  # fmt: skip
     assert len({cfg.OUTPUT_DIR for cfg in configs.values()}) == len(SCORES)
     for cfg in configs.values():
-        cfg.OUTPUT_DIR, cfg.MODEL.STYLE.STRATEGY, cfg.INPUT.COLOR_JITTER = "", "", []
+        cfg.OUTPUT_DIR, cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.STYLE.GRID, cfg.INPUT.COLOR_JITTER = "", "", [], []
     assert len({cfg.dump() for cfg in configs.values()}) == 1

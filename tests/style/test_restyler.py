@@ -196,15 +196,36 @@ def test_unmixed_patches_get_the_drawn_style_itself(features, labels):
     assert not torch.equal(restyler("mixstyle").sample(own, labels).mean, own.mean)
 
 
+@pytest.mark.parametrize("settings", [{}, {"mix": False}])
+def test_a_share_of_the_images_is_restyled_and_the_others_come_through_bit_for_bit(settings):
+    images, labels = torch.rand(400, 4, 4, 6, generator=seeded(1)), torch.zeros(400, 8, 12, dtype=torch.int64)
+    restyled = restyler(probability=0.25, **settings)(images, labels)
+    changed = (restyled != images).flatten(1).any(1)
+    assert changed.float().mean().item() == pytest.approx(0.25, abs=0.05)
+    always = restyler(**settings)(images, labels)
+    assert torch.equal(restyled[changed], always[changed]), "the styles are those of every image's draw"
+
+
+def test_probability_zero_restyles_nothing(features, labels):
+    assert torch.equal(restyler(probability=0.0)(features, labels), features)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5, float("nan")])
+def test_probabilities_that_are_none(probability):
+    with pytest.raises(ConfigError, match=f"PROBABILITY must be from 0 to 1; got {probability}"):
+        restyler(probability=probability)
+
+
 def test_settings_come_from_the_config():
     cfg = get_cfg()
     add_famix_config(cfg)
     keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25, "MIX", False]
+    keys += ["PROBABILITY", 0.75]
     cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
     made = PatchRestyler(cfg)
     assert (made.strategy, made.grid, made.beta, made.stage, made.mix) == ("noise", (4, 5), 0.7, "res3", False)
-    assert (made.ignore_label, made._source.scale) == (11, 0.25)
+    assert (made.ignore_label, made._source.scale, made.probability) == (11, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 3.0])

@@ -69,6 +69,7 @@ def _add_model_keys(cfg: CN) -> None:
     style.GRID = [3, 3]  # (rows, cols) of patches of an image
     style.BETA = 0.1  # alpha ~ Beta(BETA, BETA), the weight of a patch's own statistics
     style.MIX = True  # False: a patch takes the drawn style as it is, without its own (an ablation)
+    style.PROBABILITY = 1.0  # share of training images that are restyled; the others keep their own statistics
     style.STAGE = "res2"  # stage whose output is restyled: res2, res3 or res4
     style.NOISE_SCALE = 0.5  # strategy noise: standard deviation of the noise, relative to the statistic itself
 

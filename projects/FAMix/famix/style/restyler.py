@@ -32,6 +32,7 @@ class PatchRestyler:
         grid: (rows, cols) of patches.
         beta: alpha ~ Beta(beta, beta) weighs a patch's own statistics; > 0.
         mix: False gives a patch the drawn style unmixed, as if alpha were 0.
+        probability: share of images that are restyled, in [0, 1]; the others keep their own statistics.
         stage: name of the backbone stage whose output is restyled, e.g. "res2".
         noise_scale: of strategy "noise".
         ignore_label: label id of pixels without a class.
@@ -48,6 +49,7 @@ class PatchRestyler:
         grid: Grid,
         beta: float,
         mix: bool = True,
+        probability: float = 1.0,
         stage: str = "res2",
         noise_scale: float = 0.5,
         ignore_label: int = 255,
@@ -58,12 +60,15 @@ class PatchRestyler:
             raise ConfigError(
                 f"MODEL.STYLE.BETA must be > 0 and NOISE_SCALE >= 0; got BETA {beta} and NOISE_SCALE {noise_scale}"
             )
+        if not 0 <= probability <= 1:
+            raise ConfigError(f"MODEL.STYLE.PROBABILITY must be from 0 to 1; got {probability}")
         if len(grid) != 2 or min(grid) < 1:
             raise ConfigError(f"MODEL.STYLE.GRID must be (rows, cols), each at least 1; got {tuple(grid)}")
         self.strategy = strategy
         self.grid: Grid = (int(grid[0]), int(grid[1]))
         self.beta = beta
         self.mix = mix
+        self.probability = probability
         self.stage = stage
         self.ignore_label = ignore_label
         self.generator = torch.Generator()
@@ -82,6 +87,7 @@ class PatchRestyler:
             "grid": tuple(style.GRID),
             "beta": style.BETA,
             "mix": style.MIX,
+            "probability": style.PROBABILITY,
             "stage": style.STAGE,
             "noise_scale": style.NOISE_SCALE,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -128,6 +134,9 @@ class PatchRestyler:
         drawn = self._source.sample(own, patch_labels, self.generator)
         shape = own.mean.shape[:2]
         alpha = sample_alpha(shape, self.beta, self.generator) if self.mix else torch.zeros(*shape, 1, 1)
+        if self.probability < 1:
+            kept = torch.rand(len(alpha), 1, 1, 1, generator=self.generator) >= self.probability
+            alpha = alpha.masked_fill(kept, 1.0)  # all of its own statistics: the image comes through unchanged
         return mix_statistics(own, drawn, alpha)
 
     def __call__(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -115,6 +115,15 @@ def test_learns_what_it_is_shown(crops: np.ndarray) -> None:
     assert after > before + 0.2
 
 
+def test_half_of_the_bits_change_the_products_alone(crops: np.ndarray) -> None:
+    exact, rounded = (train_clip(crops, CLASS_NAMES, _plan(dtype=name)).full_state_dict() for name in contrastive.DTYPES)
+    start = CompactCLIP(4, vocabulary(CLASS_NAMES), seed=0).full_state_dict()
+    name = "visual.layer1.0.conv1.weight"
+    moved, apart = (exact[name] - start[name]).norm(), (exact[name] - rounded[name]).norm()
+    assert 0 < apart < 0.5 * moved
+    assert all(tensor.dtype == torch.float32 for tensor in rounded.values())
+
+
 def test_command_writes_a_clip_that_loads(tmp_path: Path) -> None:
     tool = load_tool("train_mini_clip")
     path = tmp_path / "clip.safetensors"

@@ -12,7 +12,7 @@ import torch
 
 from famix.data import register_datasets
 from famix.errors import FAMixError
-from famix.minitown.contrastive import CompactCLIP, TrainingPlan, train_clip
+from famix.minitown.contrastive import DTYPES, CompactCLIP, TrainingPlan, train_clip
 from famix.minitown.crops import CropPlan, CropSource, DatasetSource, TownSource, load_or_make_crops
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import clip_weights_hash, load_clip_state_dict
@@ -55,6 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--learning-rate", default=plan.learning_rate, type=float, help=f"highest (default: {plan.learning_rate})"
     )
     parser.add_argument("--warmup", default=plan.warmup, type=int, help=f"updates (default: {plan.warmup})")
+    parser.add_argument(
+        "--dtype", default=plan.dtype, choices=DTYPES, help=f"of the towers' products (default: {plan.dtype})"
+    )
     parser.add_argument("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
     parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
@@ -93,6 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         style_noise=arguments.style_noise,
         learning_rate=arguments.learning_rate,
         warmup=arguments.warmup,
+        dtype=arguments.dtype,
     )
     sources, output = sources_of(arguments), arguments.output
     output.parent.mkdir(parents=True, exist_ok=True)

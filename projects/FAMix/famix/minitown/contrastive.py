@@ -23,11 +23,12 @@ from famix.modeling.clip_architecture import CLIPArchitecture, random_clip
 from famix.modeling.clip_compact import full_embedding
 from famix.seeding import derive_seed
 
-__all__ = ["CompactCLIP", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
+__all__ = ["DTYPES", "CompactCLIP", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
 
 logger = logging.getLogger(__name__)
 
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP's own normalisation, in 0..255
 PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
 
@@ -49,6 +50,7 @@ class TrainingPlan:
         learning_rate: highest, reached after `warmup` updates, then falling as a half cosine to 0.
         warmup: updates.
         weight_decay: of matrices.
+        dtype: of both towers' products, "float32" or "bfloat16"; weights and losses are float32.
         log_every, save_every: updates.
     """
 
@@ -60,6 +62,7 @@ class TrainingPlan:
     learning_rate: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.05
+    dtype: str = "float32"
     log_every: int = 50
     save_every: int = 500
 
@@ -217,11 +220,11 @@ def train_clip(
     first = _resume(model, optimizer, plan, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
     hook = _hook_noise(model, plan.style_noise, noise)
-    progress = _Progress(plan, first)
+    progress, dtype = _Progress(plan, first), DTYPES[plan.dtype]
     for step in range(first, plan.steps):
         noise.manual_seed(derive_seed(plan.seed, _NOISE, step))
         _set_learning_rate(optimizer, plan, step)
-        progress(step + 1, _update(model, optimizer, batches(step)))
+        progress(step + 1, _update(model, optimizer, batches(step), dtype))
         if checkpoint is not None and (step + 1) % plan.save_every == 0:
             _save(model, optimizer, plan, step + 1, checkpoint)
     hook.remove()
@@ -251,10 +254,13 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, ste
         group["lr"] = plan.learning_rate * rising * falling
 
 
-def _update(model: CompactCLIP, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+def _update(
+    model: CompactCLIP, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> float:
     images, tokens, keys = batch
-    scale = model.clip.logit_scale.exp()
-    logits = scale * model.encode_image(images) @ model.encode_text(tokens).t()
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        pictures, sentences = model.encode_image(images), model.encode_text(tokens)
+    logits = model.clip.logit_scale.exp() * pictures.float() @ sentences.float().t()
     targets = soft_targets(keys)
     loss = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.t(), targets)) / 2
     optimizer.zero_grad(set_to_none=True)

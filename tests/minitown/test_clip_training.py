@@ -116,7 +116,9 @@ def test_learns_what_it_is_shown(crops: np.ndarray) -> None:
 
 
 def test_half_of_the_bits_change_the_products_alone(crops: np.ndarray) -> None:
-    exact, rounded = (train_clip(crops, CLASS_NAMES, _plan(dtype=name)).full_state_dict() for name in contrastive.DTYPES)
+    exact, rounded = (
+        train_clip(crops, CLASS_NAMES, _plan(dtype=name)).full_state_dict() for name in contrastive.DTYPES
+    )
     start = CompactCLIP(4, vocabulary(CLASS_NAMES), seed=0).full_state_dict()
     name = "visual.layer1.0.conv1.weight"
     moved, apart = (exact[name] - start[name]).norm(), (exact[name] - rounded[name]).norm()

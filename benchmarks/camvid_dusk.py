@@ -25,7 +25,8 @@ from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.experiment import Experiment, run_experiments
+from famix.minitown.experiment import Experiment
+from famix.minitown.runner import run_experiments
 from famix.style import StyleBank
 
 CONFIG = PROJECT / "configs/CamVid/famix_dusk.yaml"

@@ -23,14 +23,8 @@ from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import (
-    CONFIGS,
-    Experiment,
-    condition_of,
-    read_scores,
-    run_experiments,
-    unseen_mean,
-)
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_scores, unseen_mean
+from famix.minitown.runner import run_experiments
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 

@@ -28,7 +28,8 @@ from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predi
 from famix.evaluation.report import PANOPTIC_METRICS, TASK
 from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, run_experiments
+from famix.minitown.experiment import CONFIGS, Experiment
+from famix.minitown.runner import run_experiments
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"

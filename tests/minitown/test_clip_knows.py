@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from famix.data import CITYSCAPES_CLASSES
-from famix.minitown.contrastive import to_input
-from famix.minitown.crops import CropPlan, TownSource, crops_of_scene
+from famix.minitown.compact_clip import to_input
+from famix.minitown.crop_sources import TownSource
+from famix.minitown.crops import CropPlan, crops_of_scene
 from famix.minitown.look_table import LOOKS
 from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.text import PromptEncoder

@@ -11,8 +11,11 @@ from famix.data import CITYSCAPES_CLASSES
 from famix.errors import ConfigError
 from famix.minitown import contrastive
 from famix.minitown.captions import vocabulary
-from famix.minitown.contrastive import CompactCLIP, TrainingPlan, soft_targets, style_noise, train_clip
-from famix.minitown.crops import CropPlan, TownSource, attributes_of, crops_of_scene, load_or_make_crops
+from famix.minitown.compact_clip import CompactCLIP
+from famix.minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
+from famix.minitown.crop_files import load_or_make_crops
+from famix.minitown.crop_sources import TownSource
+from famix.minitown.crops import CropPlan, attributes_of, crops_of_scene
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import load_clip_state_dict
 from famix.text import PromptEncoder

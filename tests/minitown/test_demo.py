@@ -20,19 +20,12 @@ from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
 from famix.data import CITYSCAPES_CLASSES
 from famix.errors import ConfigError
-from famix.minitown import experiment as experiment_module
+from famix.minitown import runner
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import (
-    CONFIGS,
-    Experiment,
-    ExperimentError,
-    ProgressLine,
-    condition_of,
-    read_scores,
-    run_experiments,
-    unseen_mean,
-)
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_scores, unseen_mean
 from famix.minitown.page import Story, format_gain, write_page
+from famix.minitown.progress_line import ProgressLine
+from famix.minitown.runner import ExperimentError, run_experiments
 from famix.minitown.story import StoryRow, draw_story
 from famix.minitown.writer import write_tree
 
@@ -163,7 +156,7 @@ def use_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
         head = "import sys, time, json, os\nfrom pathlib import Path\n"
         head += "output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])\n"
         script.write_text(f"{head}{code}\n(output / 'results.json').write_text({json.dumps(RESULTS)!r})\n")
-        monkeypatch.setattr(experiment_module, "TRAIN_NET", script)
+        monkeypatch.setattr(runner, "TRAIN_NET", script)
 
     return use
 
@@ -278,15 +271,14 @@ def test_progress_is_read_from_the_log(use_script: Callable[[str], None], make: 
 
 
 def test_a_clone_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(experiment_module, "TRAIN_NET", tmp_path / "train_net.py")
+    monkeypatch.setattr(runner, "TRAIN_NET", tmp_path / "train_net.py")
     with pytest.raises(ConfigError, match="clone of the repository"):
         run_experiments([])
 
 
 def test_names_and_means() -> None:
-    assert [condition_of(name) for name in ("minitown_night_val", "smalltown_clear_val", "other")] == [
-        "night", "clear", "other",
-    ]  # fmt: skip
+    names = ("minitown_night_val", "smalltown_clear_val", "minitown_haze_dev", "other")
+    assert [condition_of(name) for name in names] == ["night", "clear", "haze", "other"]
     assert unseen_mean({"clear": 90.0, "fog": 20.0, "night": 40.0}) == 30.0
     assert np.isnan(unseen_mean({"clear": 90.0}))
     assert format_gain(1.25) == "+1.2" and format_gain(float("nan")) == "-"

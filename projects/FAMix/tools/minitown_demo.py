@@ -20,8 +20,10 @@ from tabulate import tabulate  # noqa: E402
 
 from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
 from famix.errors import FAMixError  # noqa: E402
-from famix.minitown.experiment import CONFIGS, Experiment, ProgressLine, read_scores, run_experiments  # noqa: E402
+from famix.minitown.experiment import CONFIGS, Experiment, read_scores  # noqa: E402
 from famix.minitown.page import Story, format_gain, score_rows, write_page  # noqa: E402
+from famix.minitown.progress_line import ProgressLine  # noqa: E402
+from famix.minitown.runner import run_experiments  # noqa: E402
 from famix.minitown.story import tell_story  # noqa: E402
 
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status

@@ -12,8 +12,11 @@ import torch
 
 from famix.data import register_datasets
 from famix.errors import FAMixError
-from famix.minitown.contrastive import DTYPES, CompactCLIP, TrainingPlan, train_clip
-from famix.minitown.crops import CropPlan, CropSource, DatasetSource, TownSource, load_or_make_crops
+from famix.minitown.compact_clip import CompactCLIP
+from famix.minitown.contrastive import DTYPES, TrainingPlan, train_clip
+from famix.minitown.crop_files import load_or_make_crops
+from famix.minitown.crop_sources import CropSource, DatasetSource, TownSource
+from famix.minitown.crops import CropPlan
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.modeling.clip_compact import rounded, save_compact

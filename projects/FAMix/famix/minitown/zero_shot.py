@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from famix.minitown.captions import PLAIN_PHRASES, TEMPLATES
-from famix.minitown.contrastive import CompactCLIP, to_input
+from famix.minitown.compact_clip import CompactCLIP, to_input
 from famix.minitown.look_table import LOOKS
 
 __all__ = ["zero_shot_accuracy"]

@@ -28,7 +28,7 @@ from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predi
 from famix.evaluation.report import PANOPTIC_METRICS, TASK
 from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of
 from famix.minitown.runner import run_experiments
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
@@ -96,7 +96,7 @@ class Benchmark:
     def _conditions(self, run: Run, seed: int, score: str) -> dict[str, float]:
         task, metric = SCORES[score]
         results = read_results(self.experiment(run, seed).output / RESULTS_FILE)
-        found = {condition_of(name): tasks[task][metric] for name, tasks in results.items()}
+        found = {condition_of(name.removesuffix("_panoptic")): tasks[task][metric] for name, tasks in results.items()}
         return {**found, UNSEEN: fmean(value for condition, value in found.items() if condition != CONDITIONS[0])}
 
 
@@ -106,11 +106,6 @@ def method_options(method: str) -> tuple[str, ...]:
         return ("MODEL.STYLE.STRATEGY", "none")
     semantic = load_config(str(CONFIGS / f"{method}.yaml"))  # the same words as without instances
     return ("STYLE_MINING.STYLES", str(list(semantic.STYLE_MINING.STYLES)))
-
-
-def condition_of(dataset_name: str) -> str:
-    """Condition of a data set: "night" of "minitown_night_val_panoptic"."""
-    return dataset_name.removesuffix("_val_panoptic").rsplit("_", 1)[-1]
 
 
 def quality_table(benchmark: Benchmark) -> str:

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"stopped; {arguments.out} holds a part of the scenes", file=sys.stderr)
+        print(f"stopped; {arguments.out} holds a part of the scenes: --overwrite makes all of them", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(f"wrote {arguments.count} scenes in {', '.join(conditions)} to {arguments.out}")
 

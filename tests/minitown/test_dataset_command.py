@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_factory import registered
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
@@ -44,6 +45,24 @@ def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(
     ]
     for record, seed in zip(records, (7, 8, 7, 8), strict=True):
         np.testing.assert_array_equal(reader.read(record["sem_seg_file_name"]), render_scene(seed, SMALL).labels)
+
+
+def test_a_picture_is_whole_or_not_there(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = Image.Image.save
+
+    def fill_the_disk(self: Image.Image, path: Path, **options: object) -> None:
+        save(self, path, **options)
+        if "labelIds" in path.name:
+            path.write_bytes(path.read_bytes()[:20])
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill_the_disk)
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--out", str(tmp_path), "--count", "1", "--size", "32", "32"])
+    assert stop.value.code == 2 and "No space left" in capsys.readouterr().err
+    assert files(tmp_path) == ["minitownclear_000000_000000_leftImg8bit.png"]
 
 
 def test_command_leaves_other_files_alone(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from famix.minitown.camera import FAR
 from famix.minitown.canvas import TrainId
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix.minitown.effects import draw_flakes, draw_streaks
 from famix.minitown.scene import Scene, render_scene
 from famix.minitown.splits import FORMAT_VERSION
+from famix.minitown.texture import patches
 
 TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}
 
@@ -53,6 +56,19 @@ def test_seeds_differ() -> None:
     assert (render_scene(1).labels != render_scene(2).labels).any()
 
 
+@pytest.mark.parametrize("condition", ["rain", "snow"])
+def test_weather_is_as_dense_in_pictures_of_every_size(condition: str) -> None:
+    """On an even grey surface, so that only what falls changes it."""
+    shares = []
+    for size in ((96, 192), (192, 384), (768, 1536)):
+        plain = np.full((*size, 3), 60, np.uint8)
+        count = {"rain": 220, "snow": 900}[condition]
+        draw = {"rain": partial(draw_streaks, strength=200), "snow": draw_flakes}[condition]
+        fallen = draw(plain, np.random.default_rng(3), count=count)
+        shares.append(float((fallen.astype(int) - 60).mean()))
+    assert min(shares) > 0.6 * max(shares) > 0
+
+
 @pytest.mark.parametrize("size", [(192, 384), (97, 131), (360, 480)])
 def test_any_size(size: tuple[int, int]) -> None:
     scene = render_scene(3, size)
@@ -60,6 +76,19 @@ def test_any_size(size: tuple[int, int]) -> None:
     assert scene.labels.shape == scene.instances.shape == scene.depth.shape == scene.windows.shape == size
     for condition in (*CONDITIONS, *DEVELOPMENT_CONDITIONS):
         assert apply_condition(scene, condition).shape == (*size, 3)
+
+
+def test_a_street_that_hides_the_sky() -> None:
+    narrow = (render_scene(seed, (64, 512)) for seed in range(60))
+    scene = next(scene for scene in narrow if not (scene.labels == TrainId.SKY).any())
+    for condition in (*CONDITIONS, *DEVELOPMENT_CONDITIONS):
+        assert apply_condition(scene, condition).shape == (64, 512, 3)
+
+
+def test_smooth_noise_has_no_seams_in_large_pictures() -> None:
+    for seed in range(4):
+        noise = patches((1200, 1400), 64, np.random.default_rng(seed)).astype(int)
+        assert max(np.abs(np.diff(noise, axis=axis)).max() for axis in (0, 1)) <= 8
 
 
 def test_too_small() -> None:

@@ -41,7 +41,9 @@ def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Imag
 def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 256) -> Image:
     """Replace the sky by a gradient between two colours, share / 256 of it."""
     sky = scene.labels == TrainId.SKY
-    rows = int(np.flatnonzero(sky.any(1)).max(initial=-1)) + 1
+    if not sky.any():
+        return image.copy()
+    rows = int(np.flatnonzero(sky.any(1)).max()) + 1
     share_of_low = (np.arange(rows) * 256 // max(round(scene.horizon), 1)).clip(0, 256)[:, None]
     colors = (np.array(low, np.int64) * share_of_low + np.array(top, np.int64) * (256 - share_of_low)) >> 8
     full = np.broadcast_to(colors[:, None].astype(np.uint8), (rows, *image.shape[1:]))
@@ -109,13 +111,14 @@ def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int)
 def draw_streaks(image: Image, rng: np.random.Generator, count: int, strength: int) -> Image:
     """Draw falling rain: `count` streaks a picture of 192 x 384, share strength / 256 of white."""
     height, width = image.shape[:2]
-    count = count * height * width // (192 * 384)
+    thickness = max(width // 384, 1)
+    count = count * width // (384 * thickness)  # length and thickness grow with the picture, so their number need not
     layer: Plane = np.zeros((height, width), np.uint8)
     start = np.stack([rng.integers(-width // 16, width, count), rng.integers(-height // 8, height, count)], 1)
     length = rng.integers(height // 24, height // 9, count)
     slant = int(rng.integers(-3, 4))
     end = start + np.stack([length * slant // 10, length], 1)
-    cv2.polylines(layer, list(np.stack([start, end], 1).astype(np.int32)), False, 255, max(width // 384, 1))
+    cv2.polylines(layer, list(np.stack([start, end], 1).astype(np.int32)), False, 255, thickness)
     layer = cv2.blur(layer, (2, 3))
     return blend(image, (214, 218, 224), 256 - (layer.astype(np.uint16) * strength >> 8))
 
@@ -123,21 +126,28 @@ def draw_streaks(image: Image, rng: np.random.Generator, count: int, strength: i
 def draw_flakes(image: Image, rng: np.random.Generator, count: int) -> Image:
     """Draw falling snow: `count` flakes of three sizes a picture of 192 x 384."""
     height, width = image.shape[:2]
-    count = count * height * width // (192 * 384)
+    unit = max(height // 192, 1)  # of the flakes' size, in pixels
+    count = count * height * width // (192 * 384 * unit * unit)
     layer: Plane = np.zeros((height, width), np.uint8)
     for size, share in ((5, 0.06), (3, 0.3), (1, 0.64)):
         amount = int(count * share)
         layer[rng.integers(0, height, amount), rng.integers(0, width, amount)] = 255
         if size > 1:
-            layer = cv2.dilate(layer, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+            layer = cv2.dilate(layer, _disc(2 * unit + 1))
+    layer = cv2.dilate(layer, _disc(unit)) if unit > 1 else layer
     layer = cv2.blur(layer, (2, 2))
     return blend(image, (248, 249, 252), 256 - (layer.astype(np.uint16) * 3 >> 2))
+
+
+def _disc(side: int) -> Plane:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
 
 def cover_with_snow(image: Image, scene: Scene, rng: np.random.Generator, amount: int) -> Image:
     """Lay snow on the ground, on the tops of things and in the trees; amount 0..256."""
     shape = scene.labels.shape
-    drift = patches(shape, 16, rng) + patches(shape, 4, rng) // 3
+    unit = 1 << max(shape[0] // 192, 1).bit_length() - 1  # a power of two, as patches are
+    drift = patches(shape, 16 * unit, rng) + patches(shape, 4 * unit, rng) // 3
     share = np.zeros(shape, np.int32)
     ground, leaves = scene.labels <= TrainId.SIDEWALK, scene.labels == TrainId.VEGETATION
     sidewalk = np.where(scene.labels == TrainId.SIDEWALK, 40, 0)

@@ -18,7 +18,7 @@ _SENTENCES = (
     "Both networks start from the same CLIP, which knows pictures of many looks and weathers by their captions, keep most "
     "of it frozen, and learn from the same labelled images of clear days in a rendered town. FAMix also turned short "
     "prompts, each of the words below with the name of a class, into feature styles through CLIP, and mixed these into "
-    "its features patch by patch while it trained; the baseline did not. Both were then scored on the same other scenes "
+    "the features of pictures while it trained; the baseline did not. Both were then scored on the same other scenes "
     "by clear day and in light and weather of which their training had no image, only, in the words, perhaps the name."
 )
 

@@ -1,4 +1,4 @@
-"""Random textures and pixel arithmetic in whole numbers, which gives the same bytes on every machine."""
+"""Random textures and pixel arithmetic in whole numbers, whose bytes do not depend on the processor."""
 
 from functools import cache
 from typing import Any
@@ -58,7 +58,8 @@ def patches(shape: tuple[int, int], size: int, rng: np.random.Generator) -> NDAr
 def _window(tile: NDArray[np.int16], shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
     height, width = shape
     if height > _TILE or width > _TILE:
-        tile = np.tile(tile, (-(-height // _TILE) + 1, -(-width // _TILE) + 1))
+        more = [(0, -(-side // _TILE) * _TILE) for side in shape]
+        tile = np.pad(tile, more, mode="symmetric")  # its edges do not match those opposite
     y = int(rng.integers(tile.shape[0] - height + 1))
     x = int(rng.integers(tile.shape[1] - width + 1))
     return tile[y : y + height, x : x + width]

@@ -73,7 +73,17 @@ def _write_scene(folder: Path, split: str, condition: str, scene: Scene) -> None
     for (kind, suffix), pixels in pictures.items():
         path = folder / kind / split / city / f"{frame}_{suffix}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path, compress_level=_COMPRESSION)
+        _save(pixels, path)
+
+
+def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> None:
+    """Write a picture that is whole or not there; famix.files would wait for the disk, longer than for the picture."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(pixels).save(part, format="PNG", compress_level=_COMPRESSION)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _instance_ids(scene: Scene) -> NDArray[np.uint16]:

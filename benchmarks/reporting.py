@@ -12,9 +12,33 @@ from typing import NoReturn
 from famix.errors import FAMixError
 from famix.files import whole_file
 
-__all__ = ["make_run_parser", "print_report"]
+__all__ = ["at_least", "end_in_order", "make_run_parser", "print_report"]
 
-_FAILED, _INTERRUPTED, _TERMINATED = 1, 130, 143  # exit status
+_FAILED, _SIGNALLED = 1, 128  # exit status; that of a signal is its number more, as in a shell
+_INTERRUPTED = _SIGNALLED + signal.SIGINT
+_REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Make a type of arguments, for argparse: whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")
+        return number
+
+    return parse
+
+
+def end_in_order() -> None:
+    """Have SIGTERM and SIGHUP (a closed terminal) end this process with 143 and 129, so that no run outlives it."""
+    for number in _REQUESTS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # else nohup has asked to go on without a terminal
+            signal.signal(number, _terminate)
 
 
 def make_run_parser(description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3)) -> argparse.ArgumentParser:
@@ -28,7 +52,9 @@ def make_run_parser(description: str | None, output: str, seeds: Sequence[int] =
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     said = " ".join(map(str, seeds))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help=f"(default: {said})")
-    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each (default: 2)")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=2, help="runs side by side, of one thread each (default: 2)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder of the runs (default: {output})"
     )
@@ -47,7 +73,7 @@ def print_report(script: str, work: Callable[[str], str], file: Path | None) -> 
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("famix.minitown").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, _terminate)
+    end_in_order()
     try:
         report = work(shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]))
         if file is not None:
@@ -63,5 +89,6 @@ def print_report(script: str, work: Callable[[str], str], file: Path | None) -> 
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    """End in order when asked to, so that no run outlives this process."""
-    sys.exit(_TERMINATED)
+    for request in _REQUESTS:
+        signal.signal(request, signal.SIG_IGN)  # a shell that closes sends several; the runs shall end in order, too
+    sys.exit(_SIGNALLED + number)

@@ -58,12 +58,19 @@ def test_mining_settings_out_of_range(make_config: Make, key: str, value: float)
         (("STYLE_MINING.STYLES", "[]"), "STYLES"),
         (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "ARCHITECTURE must be one of RN50"),
         (("SOLVER.IMS_PER_BATCH", "0"), "IMS_PER_BATCH is 0"),
+        (("SOLVER.MAX_ITER", "0"), "MAX_ITER is 0, expected at least 1"),
+        (("SOLVER.MAX_ITER", "-5"), "MAX_ITER is -5, expected at least 1"),
         (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor is not registered; import the module"),
     ],
 )
 def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_config(make_config(*options), TRAIN)
+
+
+@pytest.mark.parametrize("what", ["eval_only", "mine_styles_only"])
+def test_iterations_matter_to_a_training_alone(make_config: Make, what: str) -> None:
+    check_config(make_config("SOLVER.MAX_ITER", "0"), Namespace(**{**vars(TRAIN), what: True}))
 
 
 def test_folder_of_the_bank_that_cannot_be_written_to(make_config: Make, tmp_path: Path) -> None:

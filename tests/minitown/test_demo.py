@@ -1,13 +1,12 @@
-"""The demo from end to end on a few small scenes, and how experiments are skipped, continued, stopped and reported."""
+"""The demo from end to end on a few small scenes, and how it ends before that; the report of its benchmark."""
 
 import importlib.util
-import io
-import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -19,19 +18,19 @@ from PIL import Image
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import ConfigError
 from famix.minitown import runner
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_scores, unseen_mean
+from famix.minitown.experiment import condition_of, read_scores, unseen_mean
 from famix.minitown.page import Story, format_gain, write_page
-from famix.minitown.progress_line import ProgressLine
-from famix.minitown.runner import ExperimentError, run_experiments
 from famix.minitown.story import StoryRow, draw_story
 from famix.minitown.writer import write_tree
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 128)
-RESULTS = {"minitown_clear_val": {"sem_seg": {"mIoU": 50.0}}, "minitown_fog_val": {"sem_seg": {"mIoU": 30.0}}}
+HEAD = """import json, os, sys, time
+from pathlib import Path
+output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])
+"""  # of a script in the place of train_net.py
 
 
 def write_small_town(folder: Path) -> Path:
@@ -144,136 +143,84 @@ def test_interruption_says_how_to_go_on(
     assert "the same command continues" in capsys.readouterr().err
 
 
-# Experiments, with a script in the place of train_net.py
-
-
-@pytest.fixture
-def use_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts code in the place of train_net.py; it finds its folder in `output`, and all arguments in sys.argv."""
-
-    def use(code: str) -> None:
-        script = tmp_path / "train_net.py"
-        head = "import sys, time, json, os\nfrom pathlib import Path\n"
-        head += "output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])\n"
-        script.write_text(f"{head}{code}\n(output / 'results.json').write_text({json.dumps(RESULTS)!r})\n")
-        monkeypatch.setattr(runner, "TRAIN_NET", script)
-
-    return use
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Experiment]:
-    """Makes experiments without any CLIP."""
-
-    def make(*options: str, name: str = "run", seed: int = 1) -> Experiment:
-        return Experiment(
-            name, CONFIGS / "baseline.yaml", tmp_path / "runs" / name, ("MODEL.CLIP.WEIGHTS", "", *options), seed
-        )
-
-    return make
-
-
-def run(*experiments: Experiment, jobs: int = 2) -> str:
-    stream = io.StringIO()
-    run_experiments(experiments, jobs=jobs, threads=3, progress=ProgressLine(stream, interval=0.0))
-    return stream.getvalue()
-
-
-def test_a_finished_experiment_is_kept(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
-    use_script("print(os.environ['OMP_NUM_THREADS'], *sys.argv[1:])")
-    assert "run: finished after" in run(make())
-    assert "run: finished before" in run(make())
-    lines = (make().output / "console.log").read_text().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("3 --config-file") and " --resume MODEL.CLIP.WEIGHTS " in lines[0]
-    assert lines[0].endswith("SEED 1 STYLE_MINING.SEED 1")
-    assert read_scores(make().output) == {"clear": 50.0, "fog": 30.0}
-
-
-@pytest.mark.parametrize("change", [{"seed": 2}, {"options": ("SOLVER.MAX_ITER", "7")}])
-def test_other_settings_start_anew(
-    use_script: Callable[[str], None], make: Callable[..., Experiment], change: dict
+@pytest.mark.parametrize(
+    ("option", "value", "least"), [("--quick", "0", 1), ("--quick", "-3", 1), ("--quick", "x", 1), ("--seed", "-1", 0)]
+)
+def test_numbers_that_make_no_sense_are_refused_before_any_work(
+    tool: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    value: str,
+    least: int,
 ) -> None:
-    use_script("print('trained')")
-    run(make())
-    output = make().output
-    for number in (1, 2):  # nothing of before is lost
-        (output / "model_final.pth").write_text(str(number))
-        said = run(make(*change.get("options", ()), seed=change.get("seed", 1)) if number == 1 else make())
-        kept = output.with_name(f"run.before{number}")
-        assert f"run: made with other settings, now in {kept}; made anew" in said
-        assert (kept / "model_final.pth").read_text() == str(number) and (kept / "results.json").exists()
-        assert not (output / "model_final.pth").exists()
-        assert (output / "console.log").read_text() == "trained\n"
+    monkeypatch.setattr(tool, "show", lambda demo: pytest.fail("it has begun"))
+    with pytest.raises(SystemExit) as stop:
+        tool.main([option, value])
+    assert stop.value.code == 2
+    message = f"argument {option}: got '{value}', expected a whole number of at least {least}"
+    assert message in capsys.readouterr().err
 
 
-def test_a_folder_of_something_else_is_left_alone(
-    use_script: Callable[[str], None], make: Callable[..., Experiment]
-) -> None:
-    use_script("")
-    make().output.mkdir(parents=True)
-    (make().output / "thesis.tex").touch()
-    with pytest.raises(ExperimentError, match="holds no experiment"):
-        run(make())
-    assert (make().output / "thesis.tex").exists()
-
-
-def test_a_failure_shows_the_end_of_the_log_and_stops_the_others(
-    use_script: Callable[[str], None], make: Callable[..., Experiment]
-) -> None:
-    use_script(
-        "if output.name == 'bad':\n    print(*range(100), 'the reason', sep='\\n')\n    sys.exit(2)\ntime.sleep(60)"
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal on this system")
+@pytest.mark.parametrize("of", ["demo", "benchmark"])
+def test_a_closed_terminal_ends_the_runs(tmp_path: Path, of: str) -> None:
+    script, output = tmp_path / "train_net.py", tmp_path / "runs"
+    script.write_text(
+        f"{HEAD}(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\ntime.sleep(100)\n"
     )
-    start = time.monotonic()
-    with pytest.raises(ExperimentError, match="bad ended with exit status 2") as failure:
-        run(make(name="good"), make(name="bad"))
-    assert str(failure.value).splitlines()[-1].strip() == "the reason"
-    assert len(str(failure.value).splitlines()) == 16
-    assert time.monotonic() - start < 30, "the other one must have been stopped"
-
-
-def test_what_was_stopped_continues(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
-    use_script("print('first')\n(output / 'checkpoint').touch()\nsys.exit(1)")
-    with pytest.raises(ExperimentError):
-        run(make())
-    use_script("print('second', (output / 'checkpoint').exists())")
-    run(make())
-    assert (make().output / "console.log").read_text() == "first\nsecond True\n"
-
-
-def test_interruption_ends_the_processes(
-    use_script: Callable[[str], None], make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_script("(output / 'pid').write_text(str(os.getpid()))\ntime.sleep(60)")
-
-    class Interrupted(ProgressLine):
-        def show(self, line: str) -> None:
-            if (make().output / "pid").exists() and (make().output / "pid").read_text():
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_experiments([make()], progress=Interrupted(io.StringIO()))
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((make().output / "pid").read_text()), 0)
-    assert make().seconds() > 0
-
-
-def test_progress_is_read_from_the_log(use_script: Callable[[str], None], make: Callable[..., Experiment]) -> None:
-    use_script(
-        "for line in ('Mining: batch 3/62, 20 styles, cosine loss 0.9 -> 0.8, 1.00 s/batch, ETA 0:00:59',\n"
-        "    'eta: 0:01:10  iter: 219  total_loss: 1.5', 'Start inference on 50 batches'):\n"
-        "    print(line)\n    time.sleep(0.5)"
+    options = ["--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
+    if of == "demo":
+        program, folders = "projects/FAMix/tools/minitown_demo.py", ["baseline", "famix_weather"]
+        options += small_options(write_small_town(tmp_path / "data"))
+    else:
+        program, folders = "benchmarks/minitown.py", ["baseline/seed1", "baseline/seed2"]
+        options = ["--configs", "baseline", "--seeds", "1", "2", *options]
+    code = (
+        "import pathlib, runpy, signal, sys\n"
+        "from famix.minitown import runner\n"
+        f"runner.TRAIN_NET = pathlib.Path({str(script)!r})\n"
+        "for number in (signal.SIGHUP, signal.SIGTERM):\n"
+        "    signal.signal(number, signal.SIG_DFL)  # whatever the tests run in\n"
+        f"sys.path.append({str(ROOT / 'benchmarks')!r})\n"
+        f"sys.argv[1:] = {options!r}\n"
+        f"runpy.run_path({str(ROOT / program)!r}, run_name='__main__')"
     )
-    shown = run(make(), make(name="other"), jobs=1)
-    assert "run: mining 3/62, 0:00:59 left | 1 more wait" in shown
-    assert re.search(r"run: training 220/\d+, 0:01:10 left", shown)
-    assert "other: scoring 1/6" in shown
+    pids = [output / folder / "pid" for folder in folders]
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        deadline = time.monotonic() + 60
+        while not all(pid.exists() for pid in pids):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        for _ in range(2):  # the system sends one, the shell another
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(40) == 129
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_a_clone_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runner, "TRAIN_NET", tmp_path / "train_net.py")
-    with pytest.raises(ConfigError, match="clone of the repository"):
-        run_experiments([])
+def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        load_script("benchmarks/reporting.py", monkeypatch).end_in_order()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert callable(signal.getsignal(signal.SIGTERM))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_jobs_of_a_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], jobs: str) -> None:
+    reporting = load_script("benchmarks/reporting.py", monkeypatch)
+    parser = reporting.make_run_parser("does something", "output/something")
+    assert parser.parse_args(["--jobs", "3"]).jobs == 3
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--jobs", jobs])
+    assert stop.value.code == 2
+    assert f"argument --jobs: got '{jobs}', expected a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_names_and_means() -> None:
@@ -285,18 +232,15 @@ def test_names_and_means() -> None:
 
 
 def test_report_of_the_benchmark(
-    use_script: Callable[[str], None],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    use_script(
-        "seed = int(sys.argv[sys.argv.index('SEED') + 1])\n"
+    monkeypatch.setattr(runner, "TRAIN_NET", tmp_path / "train_net.py")
+    runner.TRAIN_NET.write_text(
+        HEAD + "seed = int(sys.argv[sys.argv.index('SEED') + 1])\n"
         "fog = 20 + seed + {'baseline': 0, 'famix': 2 + 2 * seed}[output.parent.name]\n"
         "scores = {'clear': {'mIoU': 50.0, 'IoU-road': 80.0 + seed}, 'fog': {'mIoU': fog, 'IoU-road': 1.0}}\n"
         "results = {f'minitown_{name}_val': {'sem_seg': score} for name, score in scores.items()}\n"
         "(output / 'results.json').write_text(json.dumps(results))\n"
-        "sys.exit()"
     )
     report = tmp_path / "new/report.md"
     arguments = ["--configs", "baseline", "famix", "--seeds", "1", "2", "--output", str(tmp_path / "runs")]

@@ -4,18 +4,17 @@
 import argparse
 import logging
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from machine import describe_machine  # noqa: E402
+from reporting import at_least, end_in_order  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
@@ -26,7 +25,7 @@ from famix.minitown.progress_line import ProgressLine  # noqa: E402
 from famix.minitown.runner import run_experiments  # noqa: E402
 from famix.minitown.story import tell_story  # noqa: E402
 
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143  # exit status
+FAILED, INTERRUPTED = 1, 130  # exit status
 PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
 STEPS = 4
 
@@ -55,8 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default: output/demo)"
     )
-    parser.add_argument("--seed", type=int, default=1, help="of mining and training (default: 1)")
-    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="of mining and training (default: 1)")
+    parser.add_argument(
+        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+    )
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
         "--prompts",
@@ -164,13 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
 
 
-def terminate(number: int, frame: object) -> NoReturn:
-    """End in order when asked to."""
-    sys.exit(TERMINATED)
-
-
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("famix.minitown").setLevel(logging.INFO)
-    signal.signal(signal.SIGTERM, terminate)  # the runs would outlive this process otherwise
+    end_in_order()
     main()

@@ -59,6 +59,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         check_evaluation(cfg, _scored_datasets(cfg, args))
     if training and testing:
         check_selection(cfg)
+        _check_iterations(cfg.SOLVER.MAX_ITER)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
         _check_crop(cfg)
     if training:
@@ -76,6 +77,13 @@ def _scored_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
         return []
     source_val = cfg.MODEL_SELECTION.SOURCE_VAL
     return [*cfg.DATASETS.TEST, *([source_val] if source_val and not args.eval_only else [])]
+
+
+def _check_iterations(iterations: int) -> None:
+    if iterations < 1:
+        raise ConfigError(
+            f"SOLVER.MAX_ITER is {iterations}, expected at least 1; to score without training, use --eval-only"
+        )
 
 
 def _check_batch(images: int) -> None:

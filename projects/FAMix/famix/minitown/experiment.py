@@ -1,12 +1,14 @@
 """Experiments of the town: what they follow from, and what they scored. `runner` runs them.
 
 A folder of an experiment holds what train_net.py leaves in OUTPUT_DIR, and
-    experiment.json     the settings, the seconds spent so far, and whether it is finished
+    experiment.json     the settings, the processor, the seconds spent so far, and whether it is finished
+    experiment.lock     locked by the processes that write into the folder
     console.log         all output of train_net.py
 """
 
 import json
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = [
     "CONFIGS",
     "Experiment",
     "condition_of",
+    "processor_name",
     "read_record",
     "read_scores",
     "unseen_mean",
@@ -121,7 +124,7 @@ def _bank_hash(path: str) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is noted about the experiment of a folder: settings, seconds, finished; empty where it holds none."""
+    """What is noted about the experiment of a folder, see the top of this module; empty where it holds none."""
     try:
         record = json.loads((folder / _RECORD).read_text())
     except (OSError, ValueError):
@@ -133,3 +136,11 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Note something about the experiment of a folder, whole or not at all."""
     with whole_file(folder / _RECORD) as part:
         part.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def processor_name() -> str:
+    """Model of the processor, as far as the system knows it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

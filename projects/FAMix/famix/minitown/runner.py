@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, it is up to the user that no two write into one folder
+    _HAS_LOCKS = False
+else:
+    _HAS_LOCKS = True
 
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE
-from famix.minitown.experiment import Experiment, read_record, write_record
+from famix.minitown.experiment import Experiment, processor_name, read_record, write_record
 from famix.minitown.progress_line import ProgressLine
 
 __all__ = ["ExperimentError", "run_experiments"]
@@ -21,6 +28,7 @@ __all__ = ["ExperimentError", "run_experiments"]
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"  # only a clone has it
 
 _CONSOLE = "console.log"
+_LOCK = "experiment.lock"
 _LINES_OF_A_FAILURE = 15
 _POLL_SECONDS = 0.2
 _SECONDS_TO_STOP = 15.0
@@ -42,6 +50,7 @@ def run_experiments(
     """Run experiments side by side. Those that are finished are skipped, those that were stopped continue.
 
     An experiment whose settings differ from those of its folder starts anew; the folder of before is kept beside it.
+    All folders that are written into are locked from the start to the end, also against other calls.
 
     Args:
         experiments: each with a folder of its own.
@@ -51,52 +60,98 @@ def run_experiments(
 
     Raises:
         ExperimentError: one failed, with the end of its log, and the others were stopped; or a folder holds something
-            else than an experiment.
-        ConfigError, WeightsError, BankError: see `Experiment.settings`.
+            else than an experiment, or another process writes into it.
+        ConfigError: jobs or threads is below 1, or see `Experiment.settings`.
+        WeightsError, BankError: see `Experiment.settings`.
     """
+    for key, value in {"jobs": jobs, "threads": threads}.items():
+        if value < 1:
+            raise ConfigError(f"{key} is {value}, expected at least 1")
     if not TRAIN_NET.is_file():
         raise ConfigError(f"got no {TRAIN_NET}, which runs an experiment; use a clone of the repository")
     progress = progress or ProgressLine()
-    pending = [experiment for experiment in experiments if not _prepare(experiment, progress)]
-    for experiment in experiments:
-        if experiment not in pending:
-            progress.say(f"{experiment.name}: finished before, kept as it is")
+    with ExitStack() as locks:
+        pending = []
+        for experiment in experiments:
+            settings = experiment.settings()
+            if _is_finished(experiment.output, settings):  # no lock: nobody writes there
+                progress.say(f"{experiment.name}: finished before, kept as it is")
+            else:
+                pending.append(_Run(experiment, threads, _prepare(experiment, settings, progress, locks)))
+        _run_all(pending, jobs, progress)
+
+
+def _run_all(pending: list["_Run"], jobs: int, progress: ProgressLine) -> None:
+    """Run what is pending, so many at a time; whatever ends this, none of them runs on."""
     running: list[_Run] = []
     try:
         while pending or running:
             while pending and len(running) < jobs:
-                running.append(_Run(pending.pop(0), threads))
+                running.append(pending.pop(0))
+                running[-1].start()
             time.sleep(_POLL_SECONDS)
-            for run in [run for run in running if run.process.poll() is not None]:
+            ended = [run for run in running if run.has_ended()]
+            for run in ended:  # before one that failed ends it all
+                run.record_end()
                 running.remove(run)
-                run.finish()
+            for run in ended:
+                run.require_success()
                 progress.say(f"{run.experiment.name}: finished after {run.experiment.seconds():.0f} s")
             waiting = [f"{len(pending)} more wait"] if pending else []
             progress.show(" | ".join([*(run.status() for run in running), *waiting]))
     finally:
-        for run in running:
-            run.stop()
+        _stop(running)
+
+
+def _stop(runs: Sequence["_Run"]) -> None:
+    """End all processes and their workers; checkpoints stay. They have a while, unless a signal comes meanwhile."""
+    try:
+        for run in runs:
+            run.send(signal.SIGINT)
+        deadline = time.monotonic() + _SECONDS_TO_STOP
+        for run in runs:
+            run.wait_until(deadline)
+    finally:
+        for run in runs:
+            run.send(signal.SIGKILL)
+        for run in runs:
+            run.record_end()
 
 
 class _Run:
-    """An experiment whose process runs."""
+    """An experiment, and the process that does it.
 
-    def __init__(self, experiment: Experiment, threads: int) -> None:
+    Args:
+        experiment: in a folder that is prepared.
+        threads: see `run_experiments`.
+        lock: of the folder, see `_lock`.
+    """
+
+    process: "subprocess.Popen[bytes] | None" = None  # until it is started
+
+    def __init__(self, experiment: Experiment, threads: int, lock: int | None) -> None:
         self.experiment = experiment
-        self.start = time.monotonic()
+        self.threads = threads
+        self.lock = lock
         cfg = experiment.load_config()
         self.iterations, self.targets = cfg.SOLVER.MAX_ITER, len(cfg.DATASETS.TEST)
         self.log = experiment.output / _CONSOLE
         self._read = self.log.stat().st_size if self.log.exists() else 0  # what earlier starts wrote
+        self._seconds = experiment.seconds()  # of earlier starts
         self._scored = 0
         self._status = "starting"
-        command = [sys.executable, str(TRAIN_NET), "--config-file", str(experiment.config), "--resume"]
+
+    def start(self) -> None:
+        """Start the process."""
+        self._start = time.monotonic()
+        command = [sys.executable, str(TRAIN_NET), "--config-file", str(self.experiment.config), "--resume"]
         with self.log.open("a") as console:
             self.process = subprocess.Popen(
-                [*command, *experiment.overrides],
+                [*command, *self.experiment.overrides],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # an interruption reaches it once, from here, with all its workers
+                pass_fds=() if self.lock is None else (self.lock,),  # it keeps the lock if it outlives this process
             )  # fmt: skip
 
     def status(self) -> str:
@@ -119,50 +174,111 @@ class _Run:
         self._scored += 1
         return f"scoring {min(self._scored, self.targets)}/{self.targets}"
 
-    def finish(self) -> None:
-        """Take note of the end of the process."""
-        succeeded = self.process.returncode == 0 and (self.experiment.output / RESULTS_FILE).exists()
-        self._record_end(succeeded)
-        if not succeeded:
-            lines = self.log.read_text(errors="replace").splitlines()[-_LINES_OF_A_FAILURE:]
-            raise ExperimentError(
-                f"{self.experiment.name} ended with exit status {self.process.returncode}; the end of {self.log}:\n"
-                + "\n".join(f"    {line}" for line in lines)
-            )
+    def has_ended(self) -> bool:
+        """Whether the process was started and has ended."""
+        return self.process is not None and self.process.poll() is not None
 
-    def stop(self) -> None:
-        """End the process and its workers; its checkpoints stay."""
-        self._signal(signal.SIGINT)
-        try:
-            self.process.wait(_SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
+    def wait_until(self, deadline: float) -> None:
+        """Wait for the end of the process, if it was started, but not for ever."""
+        if self.process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(0.0, deadline - time.monotonic()))
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process and its workers a signal, unless it has ended."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def record_end(self) -> None:
+        """Take note of the end of the process, which is near."""
+        if self.process is not None:
             self.process.wait()
-        self._record_end(finished=False)
+            record = read_record(self.experiment.output)
+            seconds = self._seconds + time.monotonic() - self._start
+            write_record(self.experiment.output, {**record, "seconds": seconds, "finished": self._succeeded()})
 
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    def require_success(self) -> None:
+        """Raise ExperimentError with the end of the log, if the process has failed."""
+        if self._succeeded():
+            return
+        assert self.process is not None
+        lines = self.log.read_text(errors="replace").splitlines()[-_LINES_OF_A_FAILURE:]
+        raise ExperimentError(
+            f"{self.experiment.name} ended with exit status {self.process.returncode}; the end of {self.log}:\n"
+            + "\n".join(f"    {line}" for line in lines)
+        )
 
-    def _record_end(self, finished: bool) -> None:
-        record = read_record(self.experiment.output)
-        seconds = record.get("seconds", 0.0) + time.monotonic() - self.start
-        write_record(self.experiment.output, {**record, "seconds": seconds, "finished": finished})
+    def _succeeded(self) -> bool:
+        """Whether it has done all of it, even if it was asked to stop meanwhile."""
+        return (
+            self.process is not None
+            and self.process.returncode == 0
+            and (self.experiment.output / RESULTS_FILE).exists()
+        )
 
 
-def _prepare(experiment: Experiment, progress: ProgressLine) -> bool:
-    """Make the folder fit for a start; returns whether there is nothing left to do."""
-    folder, settings = experiment.output, experiment.settings()
+def _is_finished(folder: Path, settings: Mapping[str, str]) -> bool:
     record = read_record(folder)
-    if record.get("settings") == settings:
-        return bool(record.get("finished")) and (folder / RESULTS_FILE).exists()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not record:  # whatever it is, it is not ours to remove
-            raise ExperimentError(f"{folder} holds no experiment but something else; name another folder")
+    return record.get("settings") == settings and bool(record.get("finished")) and (folder / RESULTS_FILE).exists()
+
+
+def _prepare(
+    experiment: Experiment, settings: Mapping[str, str], progress: ProgressLine, locks: ExitStack
+) -> int | None:
+    """Make the folder fit for a start, and lock it; returns the lock."""
+    folder = experiment.output
+    if not _is_ours(folder):
+        raise ExperimentError(f"{folder} holds no experiment but something else; name another folder")
+    lock = _lock(folder, locks)
+    record = read_record(folder)
+    if record and record.get("settings") != settings:
         progress.say(f"{experiment.name}: made with other settings, now in {_set_aside(folder)}; made anew")
+        lock, record = _lock(folder, locks), {}
+    seconds = record.get("seconds", 0.0)
+    machine = processor_name()  # which goes on with it now
+    write_record(folder, {"settings": settings, "machine": machine, "seconds": seconds, "finished": False})
+    return lock
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether there is an experiment or nothing; whatever else it is, it is not ours to remove."""
+    if not folder.exists() or read_record(folder):
+        return True
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}  # a start may have come no further
+
+
+def _lock(folder: Path, locks: ExitStack) -> int | None:
+    """Lock a folder, which is made if there is none, against all other processes that would write into it.
+
+    Args:
+        folder: of an experiment.
+        locks: gives the lock back at its end.
+
+    Returns:
+        The file descriptor that holds the lock, as every process that inherits it does; None where there are no locks.
+
+    Raises:
+        ExperimentError: another process has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder, {"settings": settings, "seconds": 0.0, "finished": False})
-    return False
+    if not _HAS_LOCKS:
+        return None
+    path = folder / _LOCK
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    locks.callback(os.close, lock)  # not unlocked: the lock stays with a process that inherited it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = path.exists() and os.path.samestat(os.fstat(lock), path.stat())  # else the folder was just set aside
+    except BlockingIOError:
+        ours = False
+    except OSError:  # a file system without locks
+        return None
+    if not ours:
+        raise ExperimentError(
+            f"{folder} is being written by another process; wait for it to end, or name another folder"
+        )
+    return lock
 
 
 def _set_aside(folder: Path) -> Path:

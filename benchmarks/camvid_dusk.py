@@ -18,7 +18,7 @@ import torch
 from machine import describe_machine
 from measured_banks import measured_bank
 from project import PROJECT
-from reporting import make_run_parser, print_report
+from reporting import make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
 from famix.errors import FAMixError
@@ -107,7 +107,8 @@ class Benchmark:
         return "\n\n".join([
             "# CamVid, from day to dusk",
             f"Printed by `{command}`:",
-            f"{describe_machine()}; {self.jobs} runs side by side, a thread each",
+            f"{describe_machine()}; {self.jobs} runs side by side, a thread each, "
+            f"on {processors_of(self.experiment(name, seed) for name in METHODS for seed in self.seeds)}",
             f"Seeds {', '.join(map(str, self.seeds))}. mIoU over CamVid's 11 classes in percent, mean ± standard deviation "
             "(n - 1) over the seeds; gains over `none` in points, paired by seed, with p of the two-sided paired t-test.",
             tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),

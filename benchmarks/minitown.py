@@ -16,7 +16,7 @@ from statistics import fmean
 import torch
 from machine import describe_machine
 from measured_banks import measured_bank
-from reporting import make_run_parser, print_report
+from reporting import at_least, make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
 from famix.evaluation import RESULTS_FILE, read_results
@@ -48,7 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--configs", nargs="+", default=list(ALL_CONFIGS), choices=ALL_CONFIGS, help="(default: all)")
     parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
-    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument(
+        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+    )
     return parser
 
 
@@ -191,7 +193,8 @@ def write_report(benchmark: Benchmark, command: str) -> str:
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
-        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each",
+        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each, "
+        f"on {processors_of(benchmark.experiment(name, seed) for name in benchmark.names for seed in benchmark.seeds)}",
         f"Seeds {', '.join(map(str, benchmark.seeds))}; CLIP sha256 {clip_hash}",
         "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of all conditions but "
         f"{CONDITIONS[0]}.",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from machine import describe_machine
-from reporting import make_run_parser, print_report
+from reporting import at_least, make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, read_image, register_datasets
@@ -51,7 +51,9 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"(default: {SOURCE_ONLY} famix_weather)",
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw what the first head predicts, first seed")
-    parser.add_argument("--quick", type=int, metavar="N", help="train N iterations only, to see that everything works")
+    parser.add_argument(
+        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+    )
     return parser
 
 
@@ -158,7 +160,8 @@ def write_report(benchmark: Benchmark, command: str) -> str:
     parts = [
         "# Panoptic heads in the miniature town",
         f"Printed by `{command}`:",
-        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each",
+        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each, "
+        f"on {processors_of(benchmark.experiment(run, seed) for run in benchmark.runs for seed in benchmark.seeds)}",
         f"Seeds {', '.join(map(str, benchmark.seeds))}. PQ in percent, mean ± standard deviation (n - 1) over the seeds; "
         f"`{CONDITIONS[0]}` is the source, `{UNSEEN}` the mean of all other conditions.",
         quality_table(benchmark),

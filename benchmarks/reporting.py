@@ -5,14 +5,15 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from famix.errors import FAMixError
 from famix.files import whole_file
+from famix.minitown.experiment import Experiment, read_record
 
-__all__ = ["at_least", "end_in_order", "make_run_parser", "print_report"]
+__all__ = ["at_least", "end_in_order", "make_run_parser", "print_report", "processors_of"]
 
 _FAILED, _SIGNALLED = 1, 128  # exit status; that of a signal is its number more, as in a shell
 _INTERRUPTED = _SIGNALLED + signal.SIGINT
@@ -51,7 +52,7 @@ def make_run_parser(description: str | None, output: str, seeds: Sequence[int] =
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     said = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help=f"(default: {said})")
+    parser.add_argument("--seeds", nargs="+", type=at_least(0), default=list(seeds), help=f"(default: {said})")
     parser.add_argument(
         "--jobs", type=at_least(1), default=2, help="runs side by side, of one thread each (default: 2)"
     )
@@ -61,6 +62,15 @@ def make_run_parser(description: str | None, output: str, seeds: Sequence[int] =
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
+
+
+def processors_of(experiments: Iterable[Experiment]) -> str:
+    """The processors that finished runs were made on, which may be others than the one that prints their report."""
+    names = {
+        str(read_record(experiment.output).get("machine", "a processor that was not noted"))
+        for experiment in experiments
+    }
+    return " and ".join(sorted(names))
 
 
 def print_report(script: str, work: Callable[[str], str], file: Path | None) -> None:

@@ -35,7 +35,9 @@ def test_report_has_both_times_of_day_and_the_paired_gain(script: ModuleType, tm
         for seed, (day, dusk) in by_seed.items():
             output = benchmark.experiment(name, seed).output
             output.mkdir(parents=True)
-            (output / "experiment.json").write_text(json.dumps({"seconds": 60.0 * seed}))
+            (output / "experiment.json").write_text(
+                json.dumps({"seconds": 60.0 * seed, "machine": f"processor {seed}"})
+            )
             scores = {"camvid_val_day": day, "camvid_val_dusk": dusk}
             results = {name: {"sem_seg": {"mIoU": value}} for name, value in scores.items()}
             (output / "results.json").write_text(json.dumps(results))
@@ -45,6 +47,7 @@ def test_report_has_both_times_of_day_and_the_paired_gain(script: ModuleType, tm
     assert rows["FAMix"] == ["39.0 ± 1.4", "27.0 ± 2.8", "+6.0 ± 1.4", "0.1051", "1.5"]  # t = 6, one degree of freedom
     assert rows["FAMix and jitter"][2].startswith("-1.0")
     assert "Printed by `the command`:" in lines
+    assert any("a thread each, on processor 1 and processor 2" in line for line in lines)
 
 
 def test_methods_differ_in_jitter_styles_and_grid_alone(script: ModuleType, tmp_path: Path) -> None:

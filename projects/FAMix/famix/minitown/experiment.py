@@ -8,7 +8,6 @@ A folder of an experiment holds what train_net.py leaves in OUTPUT_DIR, and
 
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ __all__ = [
     "CONFIGS",
     "Experiment",
     "condition_of",
-    "processor_name",
     "read_record",
     "read_scores",
     "unseen_mean",
@@ -136,11 +134,3 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Note something about the experiment of a folder, whole or not at all."""
     with whole_file(folder / _RECORD) as part:
         part.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def processor_name() -> str:
-    """Model of the processor, as far as the system knows it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -20,8 +20,9 @@ else:
 
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE
-from famix.minitown.experiment import Experiment, processor_name, read_record, write_record
+from famix.minitown.experiment import Experiment, read_record, write_record
 from famix.minitown.progress_line import ProgressLine
+from famix.processor import processor_name
 
 __all__ = ["ExperimentError", "run_experiments"]
 

@@ -108,6 +108,74 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, crops: np.ndarray, monk
         train_clip(crops, CLASS_NAMES, _plan(seed=5), checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"made_of": {"source": "other", "scenes": 6}}, r": source of crops 'town' rather than 'other'\."),
+        ({"made_of": None}, "source of crops 'town' rather than None, scenes of crops 6 rather than None"),
+        ({"initial": None}, "weights of initial '[0-9a-f]{64}' rather than ''"),
+        ({"plan": _plan(steps=2, seed=5, batch=4)}, "seed of plan 0 rather than 5, batch of plan 8 rather than 4"),
+    ],
+)
+def test_a_checkpoint_of_another_origin_is_refused(
+    tmp_path: Path, crops: np.ndarray, change: dict, difference: str
+) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    own = {
+        "plan": _plan(steps=2),
+        "initial": CompactCLIP(4, vocabulary(CLASS_NAMES), seed=9).full_state_dict(),
+        "made_of": {"source": "town", "scenes": 6},
+    }
+    first = train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **own).full_state_dict()
+    again = train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **own).full_state_dict()
+    assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
+    with pytest.raises(ConfigError, match=f"{difference}.* Remove it to start anew"):
+        train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **{**own, **change})
+
+
+def test_a_start_of_another_width_is_refused(crops: np.ndarray) -> None:
+    start = CompactCLIP(8, vocabulary(CLASS_NAMES), seed=0).full_state_dict()
+    with pytest.raises(ConfigError, match=r"Got a CLIP of width 8 .* expected one of width 4 "):
+        train_clip(crops, CLASS_NAMES, _plan(), initial=start)
+    shallow = {name: tensor for name, tensor in start.items() if not name.startswith("transformer.resblocks.3.")}
+    with pytest.raises(ConfigError, match=r"3 blocks, 77 .* expected one of width 8 .* 4 blocks, 77 "):
+        CompactCLIP(8, vocabulary(CLASS_NAMES), seed=0).load_full_state_dict(shallow)
+
+
+def test_no_warmup_is_that_of_one_update(crops: np.ndarray) -> None:
+    one, none = (train_clip(crops, CLASS_NAMES, _plan(warmup=updates)).full_state_dict() for updates in (1, 0))
+    assert all(torch.equal(tensor, none[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("device", ["meta", "no_such_device", "cuda:98"])
+def test_devices_that_cannot_be_used(crops: np.ndarray, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"Got the device '{device}', which cannot be used"):
+        train_clip(crops, CLASS_NAMES, _plan(), device=device)
+
+
+def test_everything_is_where_the_model_is(crops: np.ndarray) -> None:
+    """On torch's "meta" device, which refuses to mix with others as a GPU does."""
+    model = CompactCLIP(4, vocabulary(CLASS_NAMES), seed=0).to("meta")
+    contrastive._hook_noise(model.train(), 0.1, torch.Generator())
+    images, tokens, keys = contrastive._Batches(crops, CLASS_NAMES, model, _plan())(0)
+    logits = model.encode_image(images) @ model.encode_text(tokens).t()
+    loss = torch.nn.functional.cross_entropy(logits, soft_targets(keys))
+    assert {entry.device.type for entry in (images, tokens, keys, loss)} == {"meta"}
+
+
+def test_scores_are_made_where_the_model_is(crops: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, devices = CompactCLIP(4, vocabulary(CLASS_NAMES), seed=0).eval().to("meta"), []
+
+    def encode(inputs: torch.Tensor) -> torch.Tensor:
+        devices.append(inputs.device.type)
+        return torch.ones(len(inputs), 2)
+
+    monkeypatch.setattr(model, "encode_text", encode)
+    monkeypatch.setattr(model, "encode_image", encode)
+    zero_shot_accuracy(model, crops, CLASS_NAMES)
+    assert len(devices) > 2 and set(devices) == {"meta"}
+
+
 def test_learns_what_it_is_shown(crops: np.ndarray) -> None:
     few = crops[:16]
     model = train_clip(few, CLASS_NAMES, _plan(steps=60, batch=16, width=8, warmup=5, style_noise=0.0))

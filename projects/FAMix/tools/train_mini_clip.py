@@ -1,31 +1,44 @@
-"""Train a small CLIP on street scenes in many looks, on a CPU: by default on the town, which needs no files."""
+"""Train a small CLIP on street scenes in many looks, fast enough on a CPU: by default on the town, which needs no files."""
 
 import argparse
 import json
 import logging
-from collections.abc import Sequence
+import math
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 from famix.data import register_datasets
-from famix.errors import FAMixError
-from famix.minitown.compact_clip import CompactCLIP
+from famix.errors import ConfigError, FAMixError
+from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
 from famix.minitown.contrastive import DTYPES, TrainingPlan, train_clip
-from famix.minitown.crop_files import load_or_make_crops
+from famix.minitown.crop_files import describe_crops, load_or_make_crops
 from famix.minitown.crop_sources import CropSource, DatasetSource, TownSource
-from famix.minitown.crops import CropPlan
+from famix.minitown.crops import RECORD, CropPlan
+from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.modeling.clip_compact import rounded, save_compact
 
 logger = logging.getLogger("train_mini_clip")
 
-TRAIN_SCENES, VALIDATION_SCENES = 100_000, 200_000  # first seeds, apart from those of the segmentation data
+INTERRUPTED, TERMINATED = 130, 143  # exit status
 VALIDATION_SHARE = 10  # one of so many scenes
-TRAIN_CROPS, VALIDATION_CROPS = 1, 2  # seeds of the drawing, the same for CLIPs of all seeds
+TRAIN_CROPS = CropPlan(seed=1)  # the same for CLIPs of all seeds
+VALIDATION_CROPS = CropPlan(seed=2, single_looks=True)
+SCENES = 4000
+MOST_SCENES = CLIP_VAL_FIRST_SEED - CLIP_TRAIN_FIRST_SEED
+MOST = 10**9  # of numbers that have no limit of their own
+MOST_SEED = 2**32 - 1
+MOST_PROCESSORS, MOST_CHANNELS = 1024, 1024
 
 
 @dataclass(frozen=True)
@@ -36,48 +49,105 @@ class Sources:
     validation: CropSource
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops the command as Ctrl-C does."""
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    plan = TrainingPlan()
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: train_mini_clip.py --output clip_0.safetensors --crops-cache crops.npy"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="compact .safetensors to write")
-    parser.add_argument("--seed", default=plan.seed, type=int, help="of weights, batches and captions (default: 0)")
-    parser.add_argument("--steps", default=plan.steps, type=int, help=f"updates (default: {plan.steps})")
-    parser.add_argument("--batch", default=plan.batch, type=int, help=f"crops of an update (default: {plan.batch})")
-    parser.add_argument("--width", default=plan.width, type=int, help=f"channels of the stem (default: {plan.width})")
-    parser.add_argument(
-        "--style-noise",
-        default=plan.style_noise,
-        type=float,
-        metavar="S",
-        help=f"relative noise of the channel statistics after layer1 (default: {plan.style_noise})",
-    )
-    parser.add_argument(
-        "--learning-rate", default=plan.learning_rate, type=float, help=f"highest (default: {plan.learning_rate})"
-    )
-    parser.add_argument("--warmup", default=plan.warmup, type=int, help=f"updates (default: {plan.warmup})")
-    parser.add_argument(
-        "--dtype", default=plan.dtype, choices=DTYPES, help=f"of the towers' products (default: {plan.dtype})"
-    )
+    parser.add_argument("--output", required=True, type=file, metavar="FILE", help="compact .safetensors to write")
+    add_plan(parser)
     parser.add_argument("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="also write the log here")
+    parser.add_argument(
+        "--device", default="cpu", help="of torch, such as cuda; what was stopped can go on elsewhere (default: cpu)"
+    )
+    processors = partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
+    parser.add_argument("--threads", type=processors, metavar="N", help="of PyTorch (default: its own choice)")
+    parser.add_argument("--log", type=file, metavar="FILE", help="also write the log here")
     data = parser.add_argument_group("data")
-    data.add_argument("--scenes", default=4000, type=int, help="scenes of the town, 20 crops each (default: 4000)")
+    per_scene = TRAIN_CROPS.looks * TRAIN_CROPS.crops
+    size = per_scene * RECORD.itemsize / 1e6  # MB
+    data.add_argument(
+        "--scenes", default=SCENES, type=partial(whole_number, lowest=1, highest=MOST_SCENES), metavar="N",
+        help=f"scenes of the town, {per_scene} crops each (default: {SCENES})"
+    )  # fmt: skip
     data.add_argument("--dataset", metavar="NAME", help="registered dataset to take instead, such as camvid_train_day")
     data.add_argument(
         "--definition", action="append", default=[], metavar="YAML", help="of the dataset, if not built in"
     )
     data.add_argument(
-        "--crops-cache",
-        type=Path,
-        metavar="FILE",
-        help=".npy for the crops, made if it is not there (default: by output)",
+        "--crops-cache", type=file, metavar="FILE",
+        help=".npy for the crops, made if it is not there, and kept: "
+        f"{size:.2f} MB a scene, {SCENES * size / 1000:.1f} GB for {SCENES} scenes, and a tenth of it for those to "
+        "validate with, beside it (default: beside the output)"
+    )  # fmt: skip
+    data.add_argument(
+        "--workers", default=2, type=processors, metavar="N", help="processes that make crops (default: 2)"
     )
-    data.add_argument("--workers", default=2, type=int, help="processes that make crops (default: 2)")
     return parser
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the training itself; their defaults are those of TrainingPlan."""
+    plan, number, count = TrainingPlan(), real_number, partial(whole_number, highest=MOST)
+    kinds: dict[str, tuple[Any, str, str]] = {
+        "seed": (partial(whole_number, highest=MOST_SEED), "N", "of weights, batches and captions"),
+        "steps": (count, "N", "updates"),
+        "batch": (partial(count, lowest=2), "N", "crops of an update, at least 2"),
+        "width": (stem_width, "N", "channels of the stem, an even number"),
+        "style_noise": (number, "S", "relative noise of the channel statistics after layer1"),
+        "learning_rate": (partial(number, positive=True), "LR", "highest"),
+        "warmup": (count, "N", "updates until the learning rate is highest, 0 for none"),
+    }
+    for name, (kind, metavar, text) in kinds.items():
+        default = getattr(plan, name)
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, default=default, type=kind, metavar=metavar, help=f"{text} (default: {default})")
+    parser.add_argument(
+        "--dtype", default=plan.dtype, choices=DTYPES, help=f"of the towers' products (default: {plan.dtype})"
+    )
+
+
+def whole_number(text: str, lowest: int = 0, highest: int = MOST) -> int:
+    """An argument that must be a whole number in a range, both ends included."""
+    expected = f"{text!r} is no whole number from {lowest} to {highest}"
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(expected) from error
+    if not lowest <= number <= highest:
+        raise argparse.ArgumentTypeError(expected)
+    return number
+
+
+def stem_width(text: str) -> int:
+    """An argument that must be a number of channels that CLIP's stem can have."""
+    width = whole_number(text, 2, MOST_CHANNELS)
+    if width % 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is odd, and the stem's first half has half of the channels")
+    return width
+
+
+def real_number(text: str, positive: bool = False) -> float:
+    """An argument that must be a finite number of at least 0, or above it."""
+    expected = f"{text!r} is no finite number {'above 0' if positive else 'of at least 0'}"
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(expected) from error
+    if not math.isfinite(number) or number < 0 or (positive and number == 0):
+        raise argparse.ArgumentTypeError(expected)
+    return number
+
+
+def file(text: str) -> Path:
+    """An argument that must be the path of a file, there or not."""
+    if not text or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder, not a file")
+    return Path(text)
 
 
 def sources_of(arguments: argparse.Namespace) -> Sources:
@@ -86,12 +156,12 @@ def sources_of(arguments: argparse.Namespace) -> Sources:
         register_datasets(arguments.definition)
         return Sources(*DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE))
     validation = max(arguments.scenes // VALIDATION_SHARE, 10)
-    return Sources(TownSource(TRAIN_SCENES, arguments.scenes), TownSource(VALIDATION_SCENES, validation))
+    return Sources(TownSource(CLIP_TRAIN_FIRST_SEED, arguments.scenes), TownSource(CLIP_VAL_FIRST_SEED, validation))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Make or open the crops, train, validate and write the file."""
-    plan = TrainingPlan(
+def plan_of(arguments: argparse.Namespace) -> TrainingPlan:
+    """The training that the arguments ask for."""
+    return TrainingPlan(
         seed=arguments.seed,
         steps=arguments.steps,
         batch=arguments.batch,
@@ -101,21 +171,37 @@ def run(arguments: argparse.Namespace) -> None:
         warmup=arguments.warmup,
         dtype=arguments.dtype,
     )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make or open the crops, train, validate and write the file."""
+    # What can be wrong with the arguments shows before the crops are made, which takes minutes.
+    plan, device, initial = plan_of(arguments), usable_device(arguments.device), _load_initial(arguments)
     sources, output = sources_of(arguments), arguments.output
+    names, made_of = sources.train.class_names, describe_crops(sources.train, TRAIN_CROPS)
     output.parent.mkdir(parents=True, exist_ok=True)
     cache = arguments.crops_cache or output.with_name(f"{output.name}.crops.npy")
     held_out = cache.with_name(f"{cache.stem}.validation.npy")
-    crops = load_or_make_crops(sources.train, CropPlan(TRAIN_CROPS), cache, arguments.workers)
-    validation_plan = CropPlan(VALIDATION_CROPS, single_looks=True)
-    validation = load_or_make_crops(sources.validation, validation_plan, held_out, arguments.workers)
+    crops = load_or_make_crops(sources.train, TRAIN_CROPS, cache, arguments.workers)
+    validation = load_or_make_crops(sources.validation, VALIDATION_CROPS, held_out, arguments.workers)
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
-    initial = load_clip_state_dict(arguments.initial) if arguments.initial else None
-    model = train_clip(crops, sources.train.class_names, plan, checkpoint, initial)
+    model = train_clip(crops, names, plan, checkpoint, initial, made_of, device)
     model.load_full_state_dict(rounded(model.full_state_dict()))  # so that the accuracy is that of the file
-    accuracy = zero_shot_accuracy(model, validation, sources.train.class_names)
+    accuracy = zero_shot_accuracy(model, validation, names)
     made_by = {**vars(plan), "source": sources.train.identity, "initial": clip_weights_hash(initial) if initial else ""}
     _write(model, output, made_by, accuracy)
     checkpoint.unlink(missing_ok=True)
+
+
+def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
+    if not arguments.initial:
+        return None
+    initial = load_clip_state_dict(arguments.initial)
+    try:
+        require_same_sizes(initial, arguments.width)
+    except FAMixError as error:
+        raise ConfigError(f"--initial {arguments.initial}, --width {arguments.width}: {error}") from error
+    return initial
 
 
 def _write(model: CompactCLIP, output: Path, made_by: dict[str, Any], accuracy: dict[str, Any]) -> None:
@@ -131,21 +217,44 @@ def _write(model: CompactCLIP, output: Path, made_by: dict[str, Any], accuracy: 
     logger.info(f"Wrote {output}, {output.stat().st_size / 1e6:.1f} MB. Zero-shot: {numbers}")
 
 
+@contextmanager
+def _log_file(path: Path | None) -> Iterator[None]:
+    """Write the log to a file, too."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def terminate(number: int, frame: object) -> NoReturn:
+    """End in order when asked to, so that no process outlives this one."""
+    raise Terminated
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; a mistake of the user ends with status 2 and one line, an interruption with another."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if arguments.log is not None:
-        arguments.log.parent.mkdir(parents=True, exist_ok=True)
-        logging.getLogger().addHandler(logging.FileHandler(arguments.log))
     try:
-        run(arguments)
+        with _log_file(arguments.log):
+            run(arguments)
     except (FAMixError, OSError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt as stop:
+        print("stopped; the same command continues where it was", file=sys.stderr)
+        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    signal.signal(signal.SIGTERM, terminate)
     main()

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famix.errors import ConfigError
-from famix.files import whole_file
+from famix.files import save_tensors
 from famix.minitown.captions import caption, vocabulary
-from famix.minitown.compact_clip import CompactCLIP, to_input
+from famix.minitown.compact_clip import CompactCLIP, to_input, usable_device
 from famix.minitown.crops import attributes_of
+from famix.modeling import clip_weights_hash
 from famix.seeding import derive_seed
 
 __all__ = ["DTYPES", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
@@ -29,7 +30,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _BATCHES, _NOISE = 1, 2  # streams of random numbers
 _LARGEST_SCALE = math.log(100.0)
-_EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TrainingPlan:
         width: channels of the image tower's stem.
         style_noise: relative noise of the channel statistics after layer1, see `style_noise`; 0 for none.
         learning_rate: highest, reached after `warmup` updates, then falling as a half cosine to 0.
-        warmup: updates.
+        warmup: updates; 0 for none.
         weight_decay: of matrices.
         dtype: of both towers' products, "float32" or "bfloat16"; weights and losses are float32.
         log_every, save_every: updates.
@@ -102,7 +102,7 @@ class _Batches:
         self._keys: dict[tuple[frozenset[str], int], int] = {}
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step."""
+        """Images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step, on the model's device."""
         rng = np.random.default_rng(derive_seed(self._plan.seed, _BATCHES, step))
         records = self._crops[np.sort(rng.integers(len(self._crops), size=self._plan.batch))]
         images = records["image"].copy()
@@ -112,7 +112,8 @@ class _Batches:
         texts = [caption(look, self._class_names[label], rng) for look, label in zip(looks, labels, strict=True)]
         pairs = [(frozenset(name for name, _ in look), label) for look, label in zip(looks, labels, strict=True)]
         keys = [self._keys.setdefault(pair, len(self._keys)) for pair in pairs]
-        return to_input(images), self._model.tokenize(texts), torch.tensor(keys)
+        device = self._model.device
+        return to_input(images).to(device), self._model.tokenize(texts).to(device), torch.tensor(keys, device=device)
 
 
 def train_clip(
@@ -121,6 +122,8 @@ def train_clip(
     plan: TrainingPlan,
     checkpoint: Path | None = None,
     initial: Mapping[str, Tensor] | None = None,
+    made_of: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
 ) -> CompactCLIP:
     """Train a CLIP.
 
@@ -130,19 +133,23 @@ def train_clip(
         plan: how.
         checkpoint: file to save to and to resume from; None for neither.
         initial: weights to start from, as `full_state_dict` gives them; None for random ones.
+        made_of: what the crops are made of, see `describe_crops`; a checkpoint is resumed with the same crops only.
+        device: to train on. A checkpoint can be resumed on another one.
 
     Returns:
-        The model in eval mode.
+        The model in eval mode, on the device.
 
     Raises:
-        ConfigError: the checkpoint belongs to another plan.
+        ConfigError: the checkpoint belongs to another plan, other crops or another start; the initial weights have
+            other sizes; or the device cannot be used.
     """
+    device = usable_device(device)
     model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
     if initial is not None:
         model.load_full_state_dict(initial)
-    model.clip.visual.to(memory_format=torch.channels_last)
-    optimizer = _make_optimizer(model, plan)
-    first = _resume(model, optimizer, plan, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    model.to(device).clip.visual.to(memory_format=torch.channels_last)
+    optimizer, origin = _make_optimizer(model, plan), _origin(plan, made_of, initial)
+    first = _resume(model, optimizer, origin, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
     hook = _hook_noise(model, plan.style_noise, noise)
     progress, dtype = _Progress(plan, first), DTYPES[plan.dtype]
@@ -151,7 +158,7 @@ def train_clip(
         _set_learning_rate(optimizer, plan, step)
         progress(step + 1, _update(model, optimizer, batches(step), dtype))
         if checkpoint is not None and (step + 1) % plan.save_every == 0:
-            _save(model, optimizer, plan, step + 1, checkpoint)
+            _save(model, optimizer, origin, step + 1, checkpoint)
     hook.remove()
     return model.eval()
 
@@ -173,7 +180,7 @@ def _make_optimizer(model: CompactCLIP, plan: TrainingPlan) -> torch.optim.AdamW
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> None:
-    rising = min(1.0, (step + 1) / plan.warmup)
+    rising = min(1.0, (step + 1) / max(plan.warmup, 1))
     falling = 0.5 * (1 + math.cos(math.pi * step / plan.steps))
     for group in optimizer.param_groups:
         group["lr"] = plan.learning_rate * rising * falling
@@ -215,21 +222,36 @@ class _Progress:
         self._losses.clear()
 
 
-def _save(
-    model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int, checkpoint: Path
-) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "plan": asdict(plan), "step": step}
-    with whole_file(checkpoint) as part:
-        torch.save(state, part)
+_Origin = dict[str, dict[str, Any]]
+"""What a training starts from; two with the same origin give the same weights."""
 
 
-def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, plan: TrainingPlan, checkpoint: Path) -> int:
-    state = torch.load(checkpoint, weights_only=True)
-    if state["plan"] != asdict(plan):
+def _origin(plan: TrainingPlan, made_of: Mapping[str, Any] | None, initial: Mapping[str, Tensor] | None) -> _Origin:
+    start = "" if initial is None else clip_weights_hash(initial)
+    return {"plan": asdict(plan), "crops": dict(made_of or {}), "initial": {"weights": start}}
+
+
+def _save(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, step: int, checkpoint: Path) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **origin, "step": step}
+    save_tensors(state, checkpoint)
+
+
+def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, checkpoint: Path) -> int:
+    state = torch.load(checkpoint, map_location=model.device, weights_only=True)
+    differences = _compare({part: state.get(part, {}) for part in origin}, origin)
+    if differences:
         raise ConfigError(
-            f"{checkpoint}: got a checkpoint of {state['plan']}, expected one of {asdict(plan)}. Remove it to start anew."
+            f"{checkpoint}: got a checkpoint of another training, expected one of this: {', '.join(differences)}. "
+            "Remove it to start anew."
         )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     logger.info(f"Resuming at step {state['step']} from {checkpoint}")
     return int(state["step"])
+
+
+def _compare(got: _Origin, expected: _Origin) -> list[str]:
+    """Each difference in words, e.g. "seed of plan 0 rather than 5"."""
+    pairs = [(part, key) for part in expected for key in {**expected[part], **got[part]}]
+    values = [(part, key, got[part].get(key), expected[part].get(key)) for part, key in pairs]
+    return [f"{key} of {part} {old!r} rather than {new!r}" for part, key, old, new in values if old != new]

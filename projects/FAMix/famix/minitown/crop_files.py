@@ -3,9 +3,11 @@
 import json
 import logging
 import multiprocessing
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from famix.files import whole_file
 from famix.minitown.crop_sources import CropSource
 from famix.minitown.crops import LOOK_NAMES, RECORD, CropPlan, crops_of_scene
 
-__all__ = ["load_or_make_crops", "make_crops"]
+__all__ = ["describe_crops", "load_or_make_crops", "make_crops"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
     Args:
         source: scenes.
         plan: how crops are drawn.
-        path: .npy file; beside it a .json tells what it was made of.
+        path: .npy file; beside it a .json tells what it was made of. Without a sound one, it is made anew.
         workers: processes.
 
     Returns:
@@ -39,20 +41,43 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
 
     Raises:
         ConfigError: the file was made of something else.
+        DatasetError: files of the source cannot be read, or show no class.
     """
-    about, wanted = path.with_name(f"{path.name}.json"), _describe(source, plan)
-    if not path.exists():
-        make_crops(source, plan, path, workers)
-        about.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-    made_of = json.loads(about.read_text(encoding="utf-8")) if about.exists() else None
-    if made_of != wanted:
+    about, wanted = path.with_name(f"{path.name}.json"), describe_crops(source, plan)
+    made_of = _read_description(about) if path.exists() else None
+    if made_of is None:
+        if path.exists():
+            logger.info(f"{path} lacks {about.name}, which tells what it was made of, or that is damaged: made anew")
+            path.unlink()  # first, or a stop would leave it with the description of the new crops
+        _make_described(source, plan, path, workers)
+    elif made_of != wanted:
         raise ConfigError(f"{path}: got crops of {made_of}, expected those of {wanted}. Name another file.")
     return np.load(path, mmap_mode="r")
 
 
-def _describe(source: CropSource, plan: CropPlan) -> dict[str, Any]:
+def _read_description(about: Path) -> dict[str, Any] | None:
+    """What a file was made of; None if that is not written there, as after a crash."""
+    try:
+        made_of = json.loads(about.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return made_of if isinstance(made_of, dict) else None
+
+
+def _make_described(source: CropSource, plan: CropPlan, path: Path, workers: int) -> None:
+    size = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
+    logger.info(f"Making crops of {len(source)} scenes in {path}, {size:.0f} MB, which stay for other trainings")
+    # The description comes first, so that a stop at any moment leaves no crops without one.
+    with whole_file(path.with_name(f"{path.name}.json")) as part:
+        part.write_text(json.dumps(describe_crops(source, plan), indent=1), encoding="utf-8")
+    make_crops(source, plan, path, workers)
+
+
+def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
+    """What crops are made of: equal for equal crops. It can be written as JSON."""
     return {
         "source": source.identity,
+        "class_names": list(source.class_names),
         "scenes": len(source),
         "seed": plan.seed,
         "looks": plan.looks,
@@ -75,10 +100,11 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
     with whole_file(path) as part:
         crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
         done, start = 0, time.perf_counter()
-        for records in _parallel(source, plan, workers):
-            crops[done * per_scene : done * per_scene + len(records)] = records
-            done += len(records) // per_scene
-            _log_progress(done, len(source), start)
+        with closing(_parallel(source, plan, workers)) as chunks:  # an interruption ends the processes, too
+            for records in chunks:
+                crops[done * per_scene : done * per_scene + len(records)] = records
+                done += len(records) // per_scene
+                _log_progress(done, len(source), start)
         crops.flush()
         del crops
 
@@ -89,7 +115,7 @@ def _log_progress(done: int, total: int, start: float) -> None:
         logger.info(f"Crops of {done} / {total} scenes, {spent:.0f} s, {spent / done * (total - done):.0f} s left")
 
 
-def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Iterator[NDArray[Any]]:
+def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Generator[NDArray[Any], None, None]:
     chunks = [range(first, min(first + _CHUNK, len(source))) for first in range(0, len(source), _CHUNK)]
     if workers == 1:
         _start_worker(source, plan)
@@ -97,8 +123,24 @@ def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Iterator[NDAr
         return
     # Spawned rather than forked: this process may have threads of PyTorch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (source, plan)) as pool:
-        yield from pool.map(_make_chunk, chunks)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (source, plan))
+    try:
+        with _children_without_interrupts():
+            made = pool.map(_make_chunk, chunks)  # starts all processes
+        yield from made
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _children_without_interrupts() -> Iterator[None]:
+    """Processes that are started here never see Ctrl-C, which a terminal sends to all: this one ends them in order."""
+    # Children inherit the mask of the thread that starts them; the other threads here, and so Python, still see it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _job: tuple[CropSource, CropPlan] | None = None  # of a worker process, sent once

@@ -1,18 +1,22 @@
 """Labelled scenes that crops are cut from: those of the town, or the images of a registered dataset."""
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
+from numpy.typing import NDArray
 
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, read_image
+from famix.errors import DatasetError
 from famix.minitown.looks import scene_of_image
 from famix.minitown.scene import SIZE, Scene, render_scene
+from famix.minitown.splits import FORMAT_VERSION
 
-__all__ = ["NO_CLASS", "CropSource", "DatasetSource", "TownSource"]
+__all__ = ["NO_CLASS", "CropSource", "DatasetSource", "TownSource", "with_cityscapes_ids"]
 
 NO_CLASS = 255
 """Label of pixels that show none of the classes."""
@@ -53,8 +57,8 @@ class TownSource:
 
     @property
     def identity(self) -> str:
-        """The seeds."""
-        return f"town {self.first} + {self.count}"
+        """The seeds, and the version of the town that draws them."""
+        return f"town v{FORMAT_VERSION} {self.first} + {self.count}"
 
     def __len__(self) -> int:
         return self.count
@@ -90,7 +94,16 @@ class DatasetSource:
         return cls(name, tuple(MetadataCatalog.get(name).stuff_classes), files, get_label_readers([name])[name])
 
     def split(self, every: int) -> tuple["DatasetSource", "DatasetSource"]:
-        """Divide into the scenes to learn from and every `every`-th one, to validate with."""
+        """Divide into the scenes to learn from and every `every`-th one, to validate with.
+
+        Raises:
+            DatasetError: it has too few images to leave one for each.
+        """
+        if len(self.files) < 2:
+            raise DatasetError(
+                f"{self.name}: got {len(self.files)} image(s), expected at least 2, one to learn from and one to "
+                "validate with. Name a dataset with more images."
+            )
         rest = tuple(pair for place, pair in enumerate(self.files) if place % every)
         return replace(self, files=rest), replace(self, files=self.files[::every])
 
@@ -109,4 +122,31 @@ class DatasetSource:
         size = (round(image.shape[1] * SIZE[0] / image.shape[0]), SIZE[0])
         scene = scene_of_image(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
         small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        if (small == NO_CLASS).all():
+            raise DatasetError(
+                f"{label_file}: got no pixel of any class at {size[0]} x {size[1]} pixels, expected some to cut crops "
+                f"around. Leave the image out of {self.name}, or correct its labels."
+            )
         return replace(scene, labels=small, seed=index)
+
+
+def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
+    """The scene as effects know it: with Cityscapes' train ids, by which they find sky, road and so on.
+
+    Args:
+        scene: with labels that are places in `class_names`, or NO_CLASS.
+        class_names: of its source.
+
+    Returns:
+        The scene with Cityscapes' id of each class of the same name, and NO_CLASS for all others.
+    """
+    return replace(scene, labels=_cityscapes_ids(class_names)[scene.labels])
+
+
+@cache
+def _cityscapes_ids(class_names: tuple[str, ...]) -> NDArray[np.uint8]:
+    """(256,), Cityscapes' train id of every label."""
+    known = {entry.name: train_id for train_id, entry in enumerate(CITYSCAPES_CLASSES)}
+    table = np.full(256, NO_CLASS, np.uint8)
+    table[: len(class_names)] = [known.get(name, NO_CLASS) for name in class_names]
+    return table

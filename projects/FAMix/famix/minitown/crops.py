@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix.minitown.captions import MOST_ATTRIBUTES, Attributes, draw_look
-from famix.minitown.crop_sources import NO_CLASS, CropSource
+from famix.minitown.crop_sources import NO_CLASS, CropSource, with_cityscapes_ids
 from famix.minitown.look_table import LOOKS
 from famix.minitown.looks import apply_looks
 from famix.minitown.texture import Image
@@ -77,15 +77,19 @@ def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[An
 
     Returns:
         (plan.looks * plan.crops,) RECORDs.
+
+    Raises:
+        DatasetError: the scene's files cannot be read, or show no class.
     """
     rng = np.random.default_rng(derive_seed(plan.seed, index))
     scene = source[index]
+    seen = with_cityscapes_ids(scene, source.class_names)
     present = [int(label) for label in np.unique(scene.labels) if label != NO_CLASS]
     places = {label: np.flatnonzero(scene.labels == label) for label in present}
     records = np.zeros(plan.looks * plan.crops, RECORD)
     for first in range(0, len(records), plan.crops):
         attributes = plan.draw(rng)
-        image = apply_looks(scene, attributes, rng)
+        image = apply_looks(seen, attributes, rng)
         block = records[first : first + plan.crops]
         block["looks"] = NO_LOOK
         for slot, (name, strength) in enumerate(attributes):

@@ -23,7 +23,7 @@ def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Seq
     """Guess look and class of each crop: those of the nearest of all sentences "{look} {class}".
 
     Args:
-        model: in eval mode.
+        model: in eval mode, on any device.
         crops: (N,) RECORDs with one look each or none.
         class_names: of their labels.
 
@@ -64,12 +64,12 @@ def _embed_prompts(model: CompactCLIP, nouns: Sequence[str]) -> Tensor:
     adjectives = [*(look.phrases[0] for look in LOOKS.values()), PLAIN_PHRASES[0]]
     texts = [template.format(f"{first} {noun}") for first in adjectives for noun in nouns for template in TEMPLATES]
     chunks = [texts[first : first + _CHUNK] for first in range(0, len(texts), _CHUNK)]
-    embeddings = torch.cat([model.encode_text(model.tokenize(chunk)) for chunk in chunks])
+    embeddings = torch.cat([model.encode_text(model.tokenize(chunk).to(model.device)) for chunk in chunks])
     return F.normalize(embeddings.unflatten(0, (-1, len(TEMPLATES))).mean(dim=1), dim=1)
 
 
 def _guess(model: CompactCLIP, crops: NDArray[Any], prompts: Tensor) -> NDArray[np.int64]:
     """(N,), place of the nearest prompt of each crop."""
     chunks = [crops["image"][first : first + _CHUNK] for first in range(0, len(crops), _CHUNK)]
-    nearest = [(model.encode_image(to_input(chunk)) @ prompts.t()).argmax(dim=1) for chunk in chunks]
-    return torch.cat(nearest).numpy()
+    images = (to_input(chunk).to(model.device) for chunk in chunks)
+    return torch.cat([(model.encode_image(batch) @ prompts.t()).argmax(dim=1) for batch in images]).cpu().numpy()

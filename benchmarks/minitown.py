@@ -64,7 +64,7 @@ class Benchmark:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.output: Path = arguments.output
         self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
-        self.names = [*dict.fromkeys(arguments.configs), *(ABLATIONS if arguments.ablations else ())]
+        self.runs = [*dict.fromkeys(arguments.configs), *(ABLATIONS if arguments.ablations else ())]
         self.jobs: int = arguments.jobs
         self.noise_scales: dict[int, float] = {}
         self.options = tuple(arguments.opts)
@@ -75,13 +75,13 @@ class Benchmark:
 
     def run(self) -> None:
         """Make all runs, those first that others take their banks from."""
-        oracle = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle"))) if "oracle" in self.names else ()
-        first = [name for name in self.names if name not in FROM_MINED_BANKS]
+        oracle = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle"))) if "oracle" in self.runs else ()
+        first = [name for name in self.runs if name not in FROM_MINED_BANKS]
         run_experiments(
             [self.experiment(name, seed, oracle if name == "oracle" else ()) for seed in self.seeds for name in first],
             jobs=self.jobs,
         )
-        second = [name for name in self.names if name in FROM_MINED_BANKS]
+        second = [name for name in self.runs if name in FROM_MINED_BANKS]
         run_experiments([self.dependent(name, seed) for seed in self.seeds for name in second], jobs=self.jobs)
 
     def experiment(self, name: str, seed: int, options: Sequence[str] = ()) -> Experiment:
@@ -116,7 +116,7 @@ class Benchmark:
     def scores(self) -> Scores:
         """Scores of all runs, the mean of the unseen conditions among them."""
         table: Scores = {}
-        for name in self.names:
+        for name in self.runs:
             by_seed = {seed: read_scores(self.experiment(name, seed).output) for seed in self.seeds}
             table[name] = {seed: {**scores, UNSEEN: unseen_mean(scores)} for seed, scores in by_seed.items()}
         return table
@@ -124,7 +124,7 @@ class Benchmark:
     def clear_classes(self) -> dict[str, float]:
         """Class -> mean over the seeds of the baseline's IoU by clear day, in percent."""
         values: dict[str, list[float]] = {}
-        for seed in self.seeds if "baseline" in self.names else ():
+        for seed in self.seeds if "baseline" in self.runs else ():
             results = read_results(self.experiment("baseline", seed).output / RESULTS_FILE)
             for name, tasks in results.items():
                 for metric, value in tasks["sem_seg"].items():
@@ -189,12 +189,12 @@ def class_table(classes: Mapping[str, float]) -> str:
 def write_report(benchmark: Benchmark, command: str) -> str:
     """The report, in Markdown."""
     scores = benchmark.scores()
-    clip_hash = benchmark.experiment(benchmark.names[0], benchmark.seeds[0]).settings()["clip_hash"]
+    clip_hash = benchmark.experiment(benchmark.runs[0], benchmark.seeds[0]).settings()["clip_hash"]
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
         f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each, "
-        f"on {processors_of(benchmark.experiment(name, seed) for name in benchmark.names for seed in benchmark.seeds)}",
+        f"on {processors_of(benchmark.experiment(name, seed) for name in benchmark.runs for seed in benchmark.seeds)}",
         f"Seeds {', '.join(map(str, benchmark.seeds))}; CLIP sha256 {clip_hash}",
         "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of all conditions but "
         f"{CONDITIONS[0]}.",
@@ -216,8 +216,8 @@ def main() -> None:
     parser = make_parser()
     arguments = parser.parse_args()
     benchmark = Benchmark(arguments)
-    needs_famix = [name for name in benchmark.names if name in FROM_MINED_BANKS]
-    if needs_famix and "famix" not in benchmark.names:
+    needs_famix = [name for name in benchmark.runs if name in FROM_MINED_BANKS]
+    if needs_famix and "famix" not in benchmark.runs:
         parser.error(f"{', '.join(needs_famix)} need the banks of famix: add it to --configs")
     torch.set_num_threads(1)  # measured banks are the same on every number of cores
 

@@ -32,6 +32,7 @@ ALL_CONFIGS = ("baseline", "noise", "famix", "famix_web", "famix_weather", "full
 ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
     "no_freeze": ("MODEL.CLIP.TRAINABLE", "['all']"),
     "no_mix": ("MODEL.STYLE.MIX", "False"),
+    "every_picture": ("MODEL.STYLE.PROBABILITY", "1.0"),
     "class_agnostic": (),  # its banks are rewritten, see class_agnostic_bank
     "grid_2x2": ("MODEL.STYLE.GRID", "[2, 2]"),
     "grid_3x3": ("MODEL.STYLE.GRID", "[3, 3]"),

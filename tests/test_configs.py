@@ -249,6 +249,7 @@ def test_styles_are_the_recipes(file: str) -> None:
     cfg = load(file)
     style, mining = cfg.MODEL.STYLE, cfg.STYLE_MINING
     assert (style.STRATEGY, style.STAGE, style.GRID, style.BETA, style.MIX) == ("bank", "res2", [3, 3], 0.1, True)
+    assert style.PROBABILITY == 1.0
     assert (mining.STEPS, mining.LR, mining.MOMENTUM, mining.WEIGHT_DECAY) == (100, 1.0, 0.9, 1e-4)
     assert (mining.IMS_PER_BATCH, mining.MAX_BATCHES, mining.TEMPLATES) == (16, 0, [])
     assert mining.METRIC == "euclidean"

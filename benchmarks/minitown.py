@@ -10,15 +10,17 @@ measured first, on labelled images of the tested conditions. What is finished is
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from machine import describe_machine
 from measured_banks import measured_bank
-from reporting import at_least, make_run_parser, print_report, processors_of
+from reporting import make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
+from famix.arguments import whole_number
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
@@ -50,7 +52,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
-        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+        "--quick",
+        type=partial(whole_number, lowest=1),
+        metavar="N",
+        help="train N iterations only, to see that everything works",
     )
     return parser
 

@@ -9,6 +9,7 @@ finished is kept, what was stopped continues.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from machine import describe_machine
-from reporting import at_least, make_run_parser, print_report, processors_of
+from reporting import make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
+from famix.arguments import whole_number
 from famix.data import get_dataset_dicts, read_image, register_datasets
 from famix.data.panoptic_classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
@@ -52,7 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw what the first head predicts, first seed")
     parser.add_argument(
-        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+        "--quick",
+        type=partial(whole_number, lowest=1),
+        metavar="N",
+        help="train N iterations only, to see that everything works",
     )
     return parser
 

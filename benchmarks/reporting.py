@@ -6,33 +6,20 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from famix.arguments import whole_number
 from famix.errors import FAMixError
 from famix.files import whole_file
 from famix.minitown.experiment import Experiment, read_record
 
-__all__ = ["at_least", "end_in_order", "make_run_parser", "print_report", "processors_of"]
+__all__ = ["end_in_order", "make_run_parser", "print_report", "processors_of"]
 
 _FAILED, _SIGNALLED = 1, 128  # exit status; that of a signal is its number more, as in a shell
 _INTERRUPTED = _SIGNALLED + signal.SIGINT
 _REQUESTS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Make a type of arguments, for argparse: whole numbers from `least` on."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least {least}")
-        return number
-
-    return parse
 
 
 def end_in_order() -> None:
@@ -52,9 +39,12 @@ def make_run_parser(description: str | None, output: str, seeds: Sequence[int] =
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     said = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", nargs="+", type=at_least(0), default=list(seeds), help=f"(default: {said})")
+    parser.add_argument("--seeds", nargs="+", type=whole_number, default=list(seeds), help=f"(default: {said})")
     parser.add_argument(
-        "--jobs", type=at_least(1), default=2, help="runs side by side, of one thread each (default: 2)"
+        "--jobs",
+        type=partial(whole_number, lowest=1),
+        default=2,
+        help="runs side by side, of one thread each (default: 2)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder of the runs (default: {output})"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from famix.arguments import whole_number
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.scene import SIZE
 from famix.minitown.writer import write_tree
@@ -19,6 +20,7 @@ SEED_LIMIT = 10**12  # file names have room for twelve digits
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     known = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
+    number = partial(whole_number, highest=SEED_LIMIT - 1)
     side = partial(whole_number, lowest=SMALLEST, highest=LARGEST)
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -26,14 +28,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, made if needed")
     parser.add_argument(
-        "--count", required=True, type=partial(whole_number, lowest=1), metavar="N", help="scenes, at least 1"
+        "--count", required=True, type=partial(number, lowest=1), metavar="N", help="scenes, at least 1"
     )
     parser.add_argument(
         "--condition", nargs="+", default=["clear"], choices=known, help="weathers; each shows the same scenes as a "
         "city of its own (default: clear)"
     )  # fmt: skip
     parser.add_argument(
-        "--seed", default=0, type=whole_number, metavar="FIRST", help="of the first scene, the others follow "
+        "--seed", default=0, type=number, metavar="FIRST", help="of the first scene, the others follow "
         "(default: 0; 50000 to 50049 are those of the minitown_*_val data sets)"
     )  # fmt: skip
     parser.add_argument(
@@ -46,18 +48,6 @@ def make_parser() -> argparse.ArgumentParser:
         "are replaced, the others stay"
     )  # fmt: skip
     return parser
-
-
-def whole_number(text: str, lowest: int = 0, highest: int = SEED_LIMIT - 1) -> int:
-    """An argument that must be a whole number in a range, both ends included."""
-    expected = f"{text!r} is no whole number from {lowest} to {highest}"
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(expected) from error
-    if not lowest <= number <= highest:
-        raise argparse.ArgumentTypeError(expected)
-    return number
 
 
 def folder_name(text: str) -> str:

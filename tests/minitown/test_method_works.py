@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from data_factory import registered, write_definition
-from famix.data import CITYSCAPES_CLASSES
+from data_factory import registered
 from famix.engine import argument_parser
 from famix.minitown.experiment import CONFIGS, read_scores
 from famix.minitown.writer import write_tree
 from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.text import PromptEncoder
 from run_factory import load_benchmark, train_net
+from town_factory import define_town
 
 SIZE = (128, 256)
 
@@ -23,14 +23,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(folder, "train", ["clear"], range(48), SIZE)
     for condition in ("clear", "dusk"):
         write_tree(folder, f"{condition}_val", [condition], range(50_000, 50_006), SIZE)
-    return write_definition(
-        folder,
-        name="halftown",
-        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
-        labels="gtFine/{split}/{key}_gtFine_labelTrainIds.png",
-        label_ids={index: entry.name for index, entry in enumerate(CITYSCAPES_CLASSES)} | {255: "ignore"},
-        splits={split: {} for split in ("train", "clear_val", "dusk_val")},
-    )
+    return define_town(folder, "halftown", ["train", "clear_val", "dusk_val"])
 
 
 def score(town: Path, config: str, output: Path) -> dict[str, float]:

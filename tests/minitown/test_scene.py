@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 
@@ -67,6 +68,16 @@ def test_weather_is_as_dense_in_pictures_of_every_size(condition: str) -> None:
         fallen = draw(plain, np.random.default_rng(3), count=count)
         shares.append(float((fallen.astype(int) - 60).mean()))
     assert min(shares) > 0.6 * max(shares) > 0
+
+
+def test_flakes_grow_with_the_picture() -> None:
+    areas = []
+    for size in ((192, 384), (768, 1536)):
+        fallen = draw_flakes(np.zeros((*size, 3), np.uint8), np.random.default_rng(3), count=40)
+        areas.append(
+            cv2.connectedComponentsWithStats((fallen[..., 0] > 60).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA].max()
+        )
+    assert 8 < areas[1] / areas[0] < 32  # four times as large in both directions
 
 
 @pytest.mark.parametrize("size", [(192, 384), (97, 131), (360, 480)])

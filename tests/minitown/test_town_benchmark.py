@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from data_factory import registered, write_definition
-from famix.data import CITYSCAPES_CLASSES
+from data_factory import registered
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.writer import write_tree
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from run_factory import load_benchmark
+from town_factory import define_town
 
 SIZE = (64, 128)
 
@@ -29,14 +29,7 @@ def benchmark(script: ModuleType, tmp_path: Path) -> Iterator[Any]:
     """The benchmark on 4 clear scenes, and 2 of fog for the oracle."""
     write_tree(tmp_path / "data", "train", ["clear"], range(4), SIZE)
     write_tree(tmp_path / "data", "fog_train", ["fog"], range(2), SIZE)
-    definition = write_definition(
-        tmp_path / "data",
-        name="smalltown",
-        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
-        labels="gtFine/{split}/{key}_gtFine_labelTrainIds.png",
-        label_ids={index: entry.name for index, entry in enumerate(CITYSCAPES_CLASSES)} | {255: "ignore"},
-        splits={"train": {}, "fog_train": {}},
-    )
+    definition = define_town(tmp_path / "data", "smalltown", ["train", "fog_train"])
     options = [
         "DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "['smalltown_train']", "INPUT.CROP.SIZE", "[64, 64]",
         "DATASETS.TEST", "['smalltown_clear_val', 'smalltown_fog_val']", "STYLE_MINING.IMS_PER_BATCH", "2",

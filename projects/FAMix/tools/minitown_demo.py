@@ -8,15 +8,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from machine import describe_machine  # noqa: E402
-from reporting import at_least, end_in_order  # noqa: E402
+from reporting import end_in_order  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
+from famix.arguments import whole_number  # noqa: E402
 from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
 from famix.errors import FAMixError  # noqa: E402
 from famix.minitown.experiment import CONFIGS, Experiment, read_scores  # noqa: E402
@@ -54,9 +56,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default: output/demo)"
     )
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of mining and training (default: 1)")
+    parser.add_argument("--seed", type=whole_number, default=1, help="of mining and training (default: 1)")
     parser.add_argument(
-        "--quick", type=at_least(1), metavar="N", help="train N iterations only, to see that everything works"
+        "--quick",
+        type=partial(whole_number, lowest=1),
+        metavar="N",
+        help="train N iterations only, to see that everything works",
     )
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(

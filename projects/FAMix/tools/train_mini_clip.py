@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from famix.arguments import whole_number
 from famix.data import register_datasets
 from famix.errors import ConfigError, FAMixError
 from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
@@ -109,18 +110,6 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default=plan.dtype, choices=DTYPES, help=f"of the towers' products (default: {plan.dtype})"
     )
-
-
-def whole_number(text: str, lowest: int = 0, highest: int = MOST) -> int:
-    """An argument that must be a whole number in a range, both ends included."""
-    expected = f"{text!r} is no whole number from {lowest} to {highest}"
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(expected) from error
-    if not lowest <= number <= highest:
-        raise argparse.ArgumentTypeError(expected)
-    return number
 
 
 def stem_width(text: str) -> int:

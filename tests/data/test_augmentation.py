@@ -3,6 +3,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 
+from error_matching import expect_error
 from famix.data import ColorJitter, CropSampler, adjust_colors
 from famix.errors import ConfigError
 
@@ -114,6 +115,21 @@ def test_jitter_draws_factors_in_range_and_any_order():
     assert 0 <= min(factors["saturation"]) < 0.1
     assert 2.9 < max(factors["saturation"]) <= 3.0
     assert len({tuple(name for name, _ in draw) for draw in draws}) == 6
+
+
+def test_jitter_with_a_share_leaves_the_other_images_as_they_are():
+    always, half = (ColorJitter((0.8, 0.8, 0.8), probability) for probability in (1.0, 0.5))
+    draws = [(always.draw(one), half.draw(other)) for one, other in zip(rngs(400), rngs(400), strict=True)]
+    assert {bool(drawn) for _, drawn in draws} == {True, False}
+    assert all(drawn in ([], full) for full, drawn in draws)
+    assert 160 < sum(bool(drawn) for _, drawn in draws) < 240
+    assert ColorJitter((0.8, 0.8, 0.8), 0.0).draw(next(iter(rngs(1)))) == []
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5, float("nan")])
+def test_jitter_with_a_share_that_cannot_be(probability):
+    with expect_error(ConfigError, key="INPUT.COLOR_JITTER_PROBABILITY", value=probability, remedy="1"):
+        ColorJitter((0.1, 0.1, 0.1), probability)
 
 
 def test_adjusting_colours():

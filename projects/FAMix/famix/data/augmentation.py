@@ -107,18 +107,25 @@ class ColorJitter:
 
     Attributes:
         strengths: v >= 0 of brightness, contrast and saturation; the factor is drawn from [max(0, 1 - v), 1 + v].
+        probability: share of images that are changed, in [0, 1].
 
     Raises:
-        ConfigError: there are not three strengths or one is negative.
+        ConfigError: there are not three strengths, one is negative, or the probability is outside [0, 1].
     """
 
     strengths: tuple[float, float, float]
+    probability: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.strengths) != len(_ADJUSTMENTS) or min(self.strengths) < 0:
             raise ConfigError(
                 f"INPUT.COLOR_JITTER is {list(self.strengths)}, expected three numbers of at least 0: brightness, "
                 "contrast and saturation; [0, 0, 0] switches it off."
+            )
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(
+                f"INPUT.COLOR_JITTER_PROBABILITY must be a number from 0 to 1, got {self.probability}. "
+                "1 jitters every image."
             )
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
@@ -129,11 +136,17 @@ class ColorJitter:
 
         Returns:
             (what, factor) in random order; what is "brightness", "contrast" or "saturation", factor 1 changes nothing.
+            Empty for an image that is left as it is.
         """
         strengths = np.asarray(self.strengths, dtype=float)
         factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
         names = list(_ADJUSTMENTS)
-        return [(names[place], float(factors[place])) for place in rng.permutation(len(names))]
+        order = rng.permutation(len(names))
+        if (
+            self.probability < 1 and rng.random() >= self.probability
+        ):  # last: the share leaves the other draws as they are
+            return []
+        return [(names[place], float(factors[place])) for place in order]
 
 
 _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {

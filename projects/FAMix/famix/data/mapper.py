@@ -133,8 +133,8 @@ def _crop_sampler(cfg: CfgNode, is_mining: bool) -> CropSampler:
 
 
 def _color_jitter(cfg: CfgNode) -> ColorJitter | None:
-    jitter = ColorJitter(tuple(cfg.INPUT.COLOR_JITTER))
-    return jitter if any(jitter.strengths) else None
+    jitter = ColorJitter(tuple(cfg.INPUT.COLOR_JITTER), cfg.INPUT.COLOR_JITTER_PROBABILITY)
+    return jitter if any(jitter.strengths) and jitter.probability else None
 
 
 def _require_ignore_value(cfg: CfgNode, readers: Mapping[str, LabelReader]) -> None:

@@ -13,7 +13,7 @@ from famix.errors import ConfigError, WeightsError
 from famix.modeling import ARCHITECTURES, STAGES, CLIPResNet
 from famix.modeling.clip_architecture import random_clip
 
-LAYERS = {"RN50": (3, 4, 6, 3), "RN101": (3, 4, 23, 3), "narrow": (1, 2, 1, 1)}
+LAYERS = {"RN50": (3, 4, 6, 3), "RN101": (3, 4, 23, 3), "narrow": (1, 2, 1, 1), "deep": (1, 2, 4, 5)}
 
 
 def reference_stages(visual, images):
@@ -30,11 +30,11 @@ def dilated(visual, output_stride):
     """Clip's network at another output stride: written out block by block, as the released program has it."""
     visual = copy.deepcopy(visual)
     dilations = {16: {"layer4": (1, 2)}, 8: {"layer3": (1, 2), "layer4": (2, 4)}}[output_stride]
-    for name, (first_blocks, last_block) in dilations.items():
+    for name, (middle_blocks, last_block) in dilations.items():
         layer = getattr(visual, name)
         layer[0].avgpool = layer[0].downsample[0] = nn.Identity()
         for block in layer:
-            value = last_block if block is layer[-1] else first_blocks
+            value = last_block if block is layer[-1] else 1 if block is layer[0] else middle_blocks
             block.conv2.dilation = block.conv2.padding = (value, value)
     return visual
 
@@ -157,7 +157,7 @@ def test_another_network_is_refused():
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
-@pytest.mark.parametrize(("layers", "size"), [("RN50", (64, 96)), ("RN50", (70, 93)), ("RN101", (38, 51))])
+@pytest.mark.parametrize(("layers", "size"), [("RN50", (64, 96)), ("RN50", (70, 93)), ("RN101", (38, 51)), ("deep", (70, 93))])
 def test_dilated_stages_are_the_released_programs(output_stride, layers, size):
     clip, model = make(layers, output_stride, with_attention_pool=False)
     images = random_images(*size)

@@ -1,9 +1,13 @@
 import pytest
 
+from error_matching import expect_error
 from famix.errors import ConfigError
 from famix.modeling.geometry import plan_blocks
 
 RN50, RN101 = (3, 4, 6, 3), (3, 4, 23, 3)
+RESNETS = {
+    "RN50": RN50, "RN101": RN101, "RN50x4": (4, 6, 10, 6), "RN50x16": (6, 8, 18, 8), "RN50x64": (3, 15, 36, 10),
+}  # fmt: skip
 
 
 def strides(plan):
@@ -33,19 +37,27 @@ def test_clip_itself_has_no_dilation():
     assert {d for stage in dilations(plan_blocks(RN101, 32)) for d in stage} == {1}
 
 
-@pytest.mark.parametrize("layers", [RN50, RN101])
-def test_stride_16_dilates_the_last_block_of_layer4(layers):
-    *earlier, last = dilations(plan_blocks(layers, 16))
-    assert last == [1, 1, 2]
-    assert {d for stage in earlier for d in stage} == {1}
+# Dilations in the released program, by hand: of the first block, of those between, of the last block.
+OS16 = {"layer3": (1, 1, 1), "layer4": (1, 1, 2)}
+OS8 = {"layer3": (1, 1, 2), "layer4": (1, 2, 4)}
 
 
-@pytest.mark.parametrize("layers", [RN50, RN101])
-def test_stride_8_dilates_the_last_blocks_of_layer3_and_layer4(layers):
-    layer1, layer2, layer3, layer4 = dilations(plan_blocks(layers, 8))
+@pytest.mark.parametrize("layers", RESNETS.values(), ids=RESNETS)
+@pytest.mark.parametrize(("output_stride", "table"), [(16, OS16), (8, OS8)])
+def test_dilations_are_the_released_programs(layers, output_stride, table):
+    layer1, layer2, layer3, layer4 = dilations(plan_blocks(layers, output_stride))
     assert set(layer1) == set(layer2) == {1}
-    assert layer3 == [1] * (layers[2] - 1) + [2]
-    assert layer4 == [2, 2, 4]
+    for stage, (first, between, last) in zip((layer3, layer4), table.values(), strict=True):
+        assert (stage[0], stage[-1]) == (first, last)
+        assert stage[1:-1] == [between] * (len(stage) - 2)
+
+
+def test_dilations_of_rn50_at_stride_8_block_by_block():
+    assert dilations(plan_blocks(RN50, 8)) == [[1] * 3, [1] * 4, [1, 1, 1, 1, 1, 2], [1, 2, 4]]
+
+
+def test_stages_of_two_blocks_have_a_first_and_a_last_one():
+    assert dilations(plan_blocks((2, 2, 2, 2), 8)) == [[1, 1], [1, 1], [1, 2], [1, 4]]
 
 
 def test_a_stage_of_one_block_has_its_stride_and_the_new_dilation():
@@ -55,5 +67,5 @@ def test_a_stage_of_one_block_has_its_stride_and_the_new_dilation():
 
 @pytest.mark.parametrize("output_stride", [0, 4, 12, 64])
 def test_other_output_strides_are_refused(output_stride):
-    with pytest.raises(ConfigError, match=rf"OUTPUT_STRIDE must be one of \(8, 16, 32\), got {output_stride}"):
+    with expect_error(ConfigError, "MODEL.CLIP.OUTPUT_STRIDE", output_stride, "16"):
         plan_blocks(RN50, output_stride)

@@ -22,8 +22,9 @@ class BlockGeometry(NamedTuple):
 def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeometry]]:
     """Stride and dilation of every block.
 
-    A stage that would exceed the output stride keeps its resolution. As in the released program, only the last block
-    of such a stage gets the larger dilation; the blocks before keep the dilation of the stage before.
+    A stage that would exceed the output stride keeps its resolution and doubles the dilation. As in the released
+    program, only the last block of such a stage gets the new dilation: the first block has dilation 1, those between
+    keep the dilation of the stage before. The only block of a stage counts as its last one.
 
     Args:
         layers: number of blocks of every stage, e.g. (3, 4, 6, 3).
@@ -36,15 +37,17 @@ def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeo
         ConfigError: another output stride.
     """
     if output_stride not in OUTPUT_STRIDES:
-        raise ConfigError(f"MODEL.CLIP.OUTPUT_STRIDE must be one of {OUTPUT_STRIDES}, got {output_stride}")
+        raise ConfigError(
+            f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. Set one of them; the recipe's is 16."
+        )
     plan, stride, dilation = [], _STEM_STRIDE, 1
     for stage, blocks in enumerate(layers):
         first_stride = 1 if stage == 0 else 2
         last_dilation = dilation
         if stride * first_stride > output_stride:
             first_stride, last_dilation = 1, dilation * 2
-        stage_plan = [BlockGeometry(1, dilation)] * (blocks - 1) + [BlockGeometry(1, last_dilation)]
-        stage_plan[0] = stage_plan[0]._replace(stride=first_stride)
-        plan.append(stage_plan)
+        dilations = [1, *[dilation] * (blocks - 2), last_dilation][-blocks:]
+        strides = [first_stride, *[1] * (blocks - 1)]
+        plan.append([BlockGeometry(*geometry) for geometry in zip(strides, dilations, strict=True)])
         stride, dilation = stride * first_stride, last_dilation
     return plan

@@ -157,7 +157,9 @@ def test_another_network_is_refused():
 
 
 @pytest.mark.parametrize("output_stride", [16, 8])
-@pytest.mark.parametrize(("layers", "size"), [("RN50", (64, 96)), ("RN50", (70, 93)), ("RN101", (38, 51)), ("deep", (70, 93))])
+@pytest.mark.parametrize(
+    ("layers", "size"), [("RN50", (64, 96)), ("RN50", (70, 93)), ("RN101", (38, 51)), ("deep", (70, 93))]
+)
 def test_dilated_stages_are_the_released_programs(output_stride, layers, size):
     clip, model = make(layers, output_stride, with_attention_pool=False)
     images = random_images(*size)

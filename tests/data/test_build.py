@@ -1,14 +1,16 @@
 import multiprocessing
 import os
+import pickle
 import signal
 from itertools import islice
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from data_factory import data_config, make_dataset, registered, write_definition
-from famix.data import build_mining_batches, build_test_loader, build_train_loader
+from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
 from famix.errors import ConfigError, DatasetError
 
 
@@ -218,3 +220,28 @@ def test_workers_of_a_test_loader_outlive_a_signal_to_all_processes_of_a_job():
     for worker in workers:
         os.kill(worker.pid, signal.SIGTERM)
     assert workers and len([first, *batches]) == 5
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_what_a_loader_hands_to_a_spawned_worker_is_picklable(balanced):
+    """Processes of a run with several start their workers anew, which get all they need as a pickle."""
+    cfg = data_config()
+    cfg.DATASETS.BALANCED = balanced
+    mining = build_mining_batches(cfg)._loader
+    for loader in (build_train_loader(cfg), mining, build_test_loader(cfg, "tiny_val")):
+        parts = loader.dataset, loader.batch_sampler, loader.collate_fn, loader.worker_init_fn, loader.generator
+        dataset, sampler, collate, *_ = pickle.loads(pickle.dumps(parts))
+        first = next(iter(sampler))
+        sample, again = loader.collate_fn([loader.dataset[first[0]]])[0], collate([dataset[first[0]]])[0]
+        assert sample.keys() == again.keys() and torch.equal(sample["image"], again["image"])
+
+
+def test_readers_of_every_kind_of_labels_are_picklable():
+    names = [name for name in DatasetCatalog if not name.endswith("_panoptic") and "label_reader" in metadata_of(name)]
+    readers = get_label_readers(names)
+    assert len(readers) > 20
+    assert pickle.loads(pickle.dumps(readers)) == readers
+
+
+def metadata_of(name):
+    return MetadataCatalog.get(name).as_dict()

@@ -1,5 +1,6 @@
 """Training samples with instances: image, classes, boxes, masks and centres change together."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def test_each_architecture_gets_its_targets(tmp_path: Path) -> None:
                 "image", "sem_seg", "height", "width", *entries
             }  # fmt: skip
         assert type(build_train_mapper(config("FAMixSemanticSegmentor"))) is FAMixDatasetMapper
+
+
+@pytest.mark.parametrize("architecture", ["FAMixPanopticFPN", "FAMixPanopticDeepLab"])
+def test_a_spawned_worker_gets_the_mapper_as_a_pickle(architecture: str, tmp_path: Path) -> None:
+    with registered(make_street(tmp_path)):
+        mapper = build_train_mapper(config(architecture))
+        (record,) = get_dataset_dicts([NAME])
+        again = pickle.loads(pickle.dumps(mapper))
+        one, other = (found(record, np.random.default_rng(0)) for found in (mapper, again))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
 
 
 def test_styles_are_mined_from_the_semantic_part(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What panoptic heads are trained with, made from the part of a panoptic label that a crop shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,13 @@ def center_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
         small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
         ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
     )
-    return lambda numbers, segments: generate(numbers, visible_segments(numbers, segments))
+    return partial(_center_entries, generate)  # no closure: a spawned worker of a loader gets it pickled
+
+
+def _center_entries(
+    generate: Callable[..., dict[str, Any]], numbers: NDArray[np.int32], segments: list[Segment]
+) -> dict[str, Any]:
+    return generate(numbers, visible_segments(numbers, segments))
 
 
 def instance_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
@@ -75,22 +82,23 @@ def instance_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
         A function whose results have "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`,
         `gt_masks` (BitMasks) and `gt_classes`, the place of the class among the things. Crowds are no instances.
     """
-    ignore_label = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     place_of = {train_id: place for place, train_id in enumerate(classes.things)}
+    return partial(_instance_entries, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, place_of)
 
-    def make(numbers: NDArray[np.int32], segments: list[Segment]) -> dict[str, Any]:
-        chosen = [
-            segment
-            for segment in visible_segments(numbers, segments)
-            if segment["category_id"] in place_of and not segment["iscrowd"]
-        ]
-        own_numbers = np.array([segment["id"] for segment in chosen], dtype=numbers.dtype)
-        masks = BitMasks(torch.from_numpy(numbers[None] == own_numbers[:, None, None]))
-        instances = Instances(numbers.shape)
-        instances.gt_boxes = masks.get_bounding_boxes()
-        instances.gt_masks = masks
-        instances.gt_classes = torch.tensor([place_of[segment["category_id"]] for segment in chosen], dtype=torch.int64)
-        semantic = semantic_labels(numbers, segments, ignore_label).astype(np.int64)
-        return {"sem_seg": torch.from_numpy(semantic), "instances": instances}
 
-    return make
+def _instance_entries(
+    ignore_label: int, place_of: Mapping[int, int], numbers: NDArray[np.int32], segments: list[Segment]
+) -> dict[str, Any]:
+    chosen = [
+        segment
+        for segment in visible_segments(numbers, segments)
+        if segment["category_id"] in place_of and not segment["iscrowd"]
+    ]
+    own_numbers = np.array([segment["id"] for segment in chosen], dtype=numbers.dtype)
+    masks = BitMasks(torch.from_numpy(numbers[None] == own_numbers[:, None, None]))
+    instances = Instances(numbers.shape)
+    instances.gt_boxes = masks.get_bounding_boxes()
+    instances.gt_masks = masks
+    instances.gt_classes = torch.tensor([place_of[segment["category_id"]] for segment in chosen], dtype=torch.int64)
+    semantic = semantic_labels(numbers, segments, ignore_label).astype(np.int64)
+    return {"sem_seg": torch.from_numpy(semantic), "instances": instances}

@@ -1,54 +1,46 @@
-"""The miniature town with every control: configs x seeds, and a report with spread, tests and the gap to the oracle.
+"""The miniature town with every control: methods x seeds, and a report with spread, paired tests and the oracle's gap.
 
     python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
 
-The seed of a run is that of its mining, too: the spread over seeds contains that of mining. The noise of config "noise"
-moves statistics as far as the styles that config "famix" mined with the same seed. The bank of config "oracle" is
-measured first, on labelled images of the tested conditions. What is finished is kept, what was stopped continues.
+Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun does that. The seed of a run is
+that of its mining, too: the spread over seeds contains that of mining. The noise of method "noise" moves statistics as
+far as the styles that "famix" mined with the same seed. The bank of "oracle" is measured first, on labelled images of the
+tested conditions. Finished runs are kept, stopped ones continue.
 """
 
 import argparse
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import torch
-from machine import describe_machine
 from measured_banks import measured_bank
-from reporting import make_run_parser, print_report, processors_of
-from tabulate import tabulate
+from minitown_methods import ABLATIONS, METHODS, MINED, Method, Needs
+from minitown_report import class_table, gain_table, language_table, score_table, scores_of
+from reporting import make_run_parser, print_report
+from run_records import RUNS, RunRecord, record_of
 
 from famix.arguments import whole_number
-from famix.evaluation import RESULTS_FILE, read_results
-from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_scores, unseen_mean
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of
 from famix.minitown.runner import run_experiments
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 
-ALL_CONFIGS = ("baseline", "noise", "famix", "famix_web", "famix_weather", "full_finetuning", "oracle")
-ABLATIONS: dict[str, tuple[str, ...]] = {  # of config famix
-    "no_freeze": ("MODEL.CLIP.TRAINABLE", "['all']"),
-    "no_mix": ("MODEL.STYLE.MIX", "False"),
-    "every_picture": ("MODEL.STYLE.PROBABILITY", "1.0"),
-    "class_agnostic": (),  # its banks are rewritten, see class_agnostic_bank
-    "grid_2x2": ("MODEL.STYLE.GRID", "[2, 2]"),
-    "grid_3x3": ("MODEL.STYLE.GRID", "[3, 3]"),
-}
-FROM_MINED_BANKS = ("noise", "class_agnostic")  # they need config famix to be finished
-UNSEEN = "unseen"
+SCORED = [
+    *(f"minitown_{name}_val" for name in CONDITIONS),
+    *(f"minitown_{name}_dev" for name in DEVELOPMENT_CONDITIONS),
+]
 
-Scores = dict[str, dict[int, dict[str, float]]]  # config -> seed -> condition -> mIoU in percent
+Run = tuple[str, int]  # method, seed
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = make_run_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
-    parser.add_argument("--configs", nargs="+", default=list(ALL_CONFIGS), choices=ALL_CONFIGS, help="(default: all)")
+    parser.add_argument("--configs", nargs="+", default=list(METHODS), choices=METHODS, help="methods (default: all)")
     parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
@@ -57,6 +49,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="train N iterations only, to see that everything works",
     )
+    parser.add_argument(
+        "--records",
+        type=Path,
+        metavar="DIR",
+        help="folder of the records of finished runs (default: benchmarks/results/runs/minitown, and records in that of "
+        "the runs with --quick, --clip or settings of your own)",
+    )
+    parser.add_argument("--rerun", action="store_true", help="make runs again that have a record, and replace it")
     return parser
 
 
@@ -65,82 +65,106 @@ class Benchmark:
 
     Args:
         arguments: see make_parser.
+
+    Attributes:
+        records: method -> seed -> finished run.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.output: Path = arguments.output
         self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
-        self.runs = [*dict.fromkeys(arguments.configs), *(ABLATIONS if arguments.ablations else ())]
+        ablations = ABLATIONS if arguments.ablations else {}
+        self.methods: dict[str, Method] = {name: METHODS[name] for name in arguments.configs} | ablations
         self.jobs: int = arguments.jobs
-        self.noise_scales: dict[int, float] = {}
         self.options = tuple(arguments.opts)
         if arguments.quick is not None:
             self.options += ("SOLVER.MAX_ITER", str(arguments.quick))
         if arguments.clip:
             self.options += ("MODEL.CLIP.WEIGHTS", arguments.clip)
+        self.folder: Path = arguments.records or (self.output / "records" if self.options else RUNS)
+        self.rerun: bool = arguments.rerun
+        self.records: dict[str, dict[int, RunRecord]] = {}
 
     def run(self) -> None:
-        """Make all runs, those first that others take their banks from."""
-        oracle = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle"))) if "oracle" in self.runs else ()
-        first = [name for name in self.runs if name not in FROM_MINED_BANKS]
-        run_experiments(
-            [self.experiment(name, seed, oracle if name == "oracle" else ()) for seed in self.seeds for name in first],
-            jobs=self.jobs,
-        )
-        second = [name for name in self.runs if name in FROM_MINED_BANKS]
-        run_experiments([self.dependent(name, seed) for seed in self.seeds for name in second], jobs=self.jobs)
+        """Read the records, and make all other runs, those first that others take their banks from."""
+        found = {run: self._recorded(run) for run in self._runs()}
+        pending = [run for run, record in found.items() if record is None]
+        second = [run for run in pending if self.methods[run[0]].needs_mined_bank]
+        mined = [(MINED, seed) for _, seed in second]
+        found |= self._make(list(dict.fromkeys([*mined, *(run for run in pending if run not in second)])))
+        found |= self._make(second)
+        for name, seed in self._runs():
+            record = found[name, seed]
+            assert record is not None, "each run has one now"
+            self.records.setdefault(name, {})[seed] = record
+
+    def _runs(self) -> list[Run]:
+        """All runs, seed by seed."""
+        return [
+            (name, seed)
+            for place, seed in enumerate(self.seeds)
+            for name, method in self.methods.items()
+            if place < method.seeds
+        ]
+
+    def _recorded(self, run: Run) -> RunRecord | None:
+        """The record of a run, if there is one that fits."""
+        name, seed = run
+        record = None if self.rerun else RunRecord.load(self.folder, name, seed)
+        return record if record and record.fits(self.experiment(name, seed), self.methods[name].derived) else None
+
+    def _make(self, runs: Sequence[Run]) -> dict[Run, RunRecord]:
+        """Make runs; the record of each is written as soon as it is finished."""
+        experiments = {self.prepared(*run): run for run in runs}
+        records: dict[Run, RunRecord] = {}
+
+        def keep(experiment: Experiment) -> None:
+            run = experiments[experiment]
+            records[run] = record_of(experiment, run[0], experiment.settings())
+            records[run].save(self.folder)
+
+        run_experiments(list(experiments), jobs=self.jobs, on_finish=keep)
+        return records
 
     def experiment(self, name: str, seed: int, options: Sequence[str] = ()) -> Experiment:
-        """A run of a config or of an ablation of famix."""
-        config = CONFIGS / f"{'famix' if name in ABLATIONS else name}.yaml"
-        everything = (*self.options, *ABLATIONS.get(name, ()), *options)
-        return Experiment(f"{name}/{seed}", config, self.output / name / f"seed{seed}", everything, seed)
+        """A run of a method."""
+        method = self.methods.get(name) or METHODS[name]
+        everything = ("DATASETS.TEST", str(SCORED), *self.options, *method.options, *options)
+        folder = self.output / name / f"seed{seed}"
+        return Experiment(f"{name}/{seed}", CONFIGS / f"{method.config}.yaml", folder, everything, seed)
 
-    def dependent(self, name: str, seed: int) -> Experiment:
-        """A run that takes something from the bank that config famix mined with the same seed."""
-        mined = StyleBank.load(self.experiment("famix", seed).output / "style_bank.safetensors")
-        if name == "noise":
-            own = StyleBank.load(self.measured_bank("source"))
-            self.noise_scales[seed] = matching_noise_scale(mined, own)
-            return self.experiment(name, seed, ("MODEL.STYLE.NOISE_SCALE", f"{self.noise_scales[seed]:.6f}"))
-        path = self.output / "banks" / f"{name}_seed{seed}.safetensors"
-        class_agnostic_bank(mined).save(path)
-        return self.experiment(name, seed, ("MODEL.STYLE.BANK", str(path)))
+    def prepared(self, name: str, seed: int) -> Experiment:
+        """A run of a method with the bank or the noise that it needs, which are made first."""
+        match self.methods[name].needs if name in self.methods else Needs.NOTHING:
+            case Needs.MEASURED_BANK:
+                options = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle")))
+            case Needs.AGNOSTIC_BANK:
+                path = self.output / "banks" / f"{name}_seed{seed}.safetensors"
+                class_agnostic_bank(self._mined_bank(seed)).save(path)
+                options = ("MODEL.STYLE.BANK", str(path))
+            case Needs.NOISE_SCALE:
+                scale = matching_noise_scale(self._mined_bank(seed), StyleBank.load(self.measured_bank("source")))
+                options = (Needs.NOISE_SCALE.value, f"{scale:.6f}")
+            case _:
+                return self.experiment(name, seed)
+        return self.experiment(name, seed, options)
+
+    def _mined_bank(self, seed: int) -> StyleBank:
+        return StyleBank.load(self.experiment(MINED, seed).output / "style_bank.safetensors")
 
     def measured_bank(self, of: str) -> Path:
         """The bank of measured statistics of the tested conditions ("oracle") or of the images trained on ("source").
 
         It is measured once for the same CLIP and settings.
         """
-        config = "oracle" if of == "oracle" else "famix"
+        config = "oracle" if of == "oracle" else MINED
         experiment = self.experiment(config, self.seeds[0], ("MODEL.STYLE.BANK", ""))
         cfg = experiment.load_config()
-        tested = [name.removesuffix("_val") for name in cfg.DATASETS.TEST if condition_of(name) != CONDITIONS[0]]
-        datasets = [f"{name}_train" for name in tested] if of == "oracle" else list(cfg.DATASETS.TRAIN)
-        return measured_bank(experiment, datasets, self.output / "banks", of)
-
-    def scores(self) -> Scores:
-        """Scores of all runs, the mean of the unseen conditions among them."""
-        table: Scores = {}
-        for name in self.runs:
-            by_seed = {seed: read_scores(self.experiment(name, seed).output) for seed in self.seeds}
-            table[name] = {seed: {**scores, UNSEEN: unseen_mean(scores)} for seed, scores in by_seed.items()}
-        return table
-
-    def clear_classes(self) -> dict[str, float]:
-        """Class -> mean over the seeds of the baseline's IoU by clear day, in percent."""
-        values: dict[str, list[float]] = {}
-        for seed in self.seeds if "baseline" in self.runs else ():
-            results = read_results(self.experiment("baseline", seed).output / RESULTS_FILE)
-            for name, tasks in results.items():
-                for metric, value in tasks["sem_seg"].items():
-                    if condition_of(name) == CONDITIONS[0] and metric.startswith("IoU-") and not math.isnan(value):
-                        values.setdefault(metric.removeprefix("IoU-"), []).append(value)
-        return {name: fmean(found) for name, found in values.items()}
-
-    def minutes(self, name: str) -> float:
-        """Mean time of a run."""
-        return fmean(self.experiment(name, seed).seconds() for seed in self.seeds) / 60
+        unseen = [name for name in cfg.DATASETS.TEST if name.endswith("_val") and condition_of(name) != CONDITIONS[0]]
+        datasets = [f"{name.removesuffix('_val')}_train" for name in unseen]
+        return measured_bank(
+            experiment, datasets if of == "oracle" else list(cfg.DATASETS.TRAIN), self.output / "banks", of
+        )
 
 
 def class_agnostic_bank(bank: StyleBank) -> StyleBank:
@@ -150,81 +174,60 @@ def class_agnostic_bank(bank: StyleBank) -> StyleBank:
     return rewritten
 
 
-def paired_gains(scores: Scores, name: str, reference: str) -> list[float]:
-    """Differences in the mean of the unseen conditions, seed by seed, in points."""
-    return [scores[name][seed][UNSEEN] - scores[reference][seed][UNSEEN] for seed in scores[name]]
-
-
-def score_table(benchmark: Benchmark, scores: Scores) -> str:
-    """Configs by conditions: mean and spread over the seeds, and the mean time of a run."""
-    conditions = list(next(iter(next(iter(scores.values())).values())))
-    rows = [
-        [name, *(format_spread([s[c] for s in by_seed.values()]) for c in conditions), f"{benchmark.minutes(name):.1f}"]
-        for name, by_seed in scores.items()
-    ]
-    return tabulate(rows, headers=["config", *conditions, "minutes"], tablefmt="github", disable_numparse=True)
-
-
-def gain_table(scores: Scores) -> str:
-    """What every config gains on the unseen conditions over the baseline and over noise, and the gap that it closes."""
-    references = [name for name in ("baseline", "noise") if name in scores]
-    rows = []
-    for name in scores:
-        row = [name]
-        for reference in references:
-            gains = paired_gains(scores, name, reference)
-            row += [format_spread(gains, "+"), format_p(gains)] if name != reference else ["", ""]
-        rows.append([*row, gap_closed(scores, name)])
-    headers = ["config", *(text for name in references for text in (f"over {name}", "p")), "gap closed"]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
-
-
-def gap_closed(scores: Scores, name: str) -> str:
-    """(config - baseline) / (oracle - baseline), of means over the seeds."""
-    if not {"baseline", "oracle"} <= scores.keys():
-        return ""
-    gap = fmean(paired_gains(scores, "oracle", "baseline"))
-    return f"{100 * fmean(paired_gains(scores, name, 'baseline')) / gap:.0f} %" if gap > 0 else "no gap"
-
-
-def class_table(classes: Mapping[str, float]) -> str:
-    """IoU of the classes."""
-    return tabulate(list(classes.items()), headers=["class", "IoU"], floatfmt=".1f", tablefmt="github")
-
-
 def write_report(benchmark: Benchmark, command: str) -> str:
     """The report, in Markdown."""
-    scores = benchmark.scores()
-    clip_hash = benchmark.experiment(benchmark.runs[0], benchmark.seeds[0]).settings()["clip_hash"]
+    records, scores = benchmark.records, scores_of(benchmark.records)
+    runs = [record for by_seed in records.values() for record in by_seed.values()]
+    minutes = {name: fmean(run.seconds for run in by_seed.values()) / 60 for name, by_seed in records.items()}
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
-        f"{describe_machine()}; {benchmark.jobs} runs side by side, a thread each, "
-        f"on {processors_of(benchmark.experiment(name, seed) for name in benchmark.runs for seed in benchmark.seeds)}",
-        f"Seeds {', '.join(map(str, benchmark.seeds))}; CLIP sha256 {clip_hash}",
-        "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of all conditions but "
-        f"{CONDITIONS[0]}.",
-        score_table(benchmark, scores),
-        "Gains on `unseen` in points, paired by seed, with p of the two-sided paired t-test. Gap closed: gain over the "
-        "baseline as a share of the oracle's.",
+        describe_runs(runs),
+        "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
+        f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
+        "Gains in points are paired by seed, with p of the two-sided paired t-test.",
+        "## Styles over the same training without them",
+        language_table(scores),
+        "## Scores",
+        score_table(scores, minutes),
+        "## Gains on the unseen conditions",
+        "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
         gain_table(scores),
     ]
-    if benchmark.noise_scales:
-        scales = ", ".join(f"{scale:.3f} (seed {seed})" for seed, scale in benchmark.noise_scales.items())
+    if scales := noise_scales(benchmark):
         parts.append(f"MODEL.STYLE.NOISE_SCALE of `noise`, matched to the styles of `famix`: {scales}.")
-    if classes := benchmark.clear_classes():
-        parts += [f"IoU of the baseline on {CONDITIONS[0]}, mean over the seeds:", class_table(classes)]
+    if "baseline" in records:
+        parts += [
+            f"IoU of the baseline on {CONDITIONS[0]}, mean over the seeds:",
+            class_table(records["baseline"]),
+        ]
     return "\n\n".join(parts) + "\n"
+
+
+def describe_runs(runs: Sequence[RunRecord]) -> str:
+    """When, where and with what the runs were made."""
+    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
+    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
+    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
+    seeds = sorted({run.seed for run in runs})
+    return (
+        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
+        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, seeds))}; CLIP sha256 {' and '.join(clips)}"
+    )
+
+
+def noise_scales(benchmark: Benchmark) -> str:
+    """The matched strength of the noise, seed by seed."""
+    return ", ".join(
+        f"{record.settings['config'].get(Needs.NOISE_SCALE.value, 1.0):.3f} (seed {seed})"
+        for seed, record in benchmark.records.get("noise", {}).items()
+    )
 
 
 def main() -> None:
     """Run and print."""
-    parser = make_parser()
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     benchmark = Benchmark(arguments)
-    needs_famix = [name for name in benchmark.runs if name in FROM_MINED_BANKS]
-    if needs_famix and "famix" not in benchmark.runs:
-        parser.error(f"{', '.join(needs_famix)} need the banks of famix: add it to --configs")
     torch.set_num_threads(1)  # measured banks are the same on every number of cores
 
     def work(command: str) -> str:

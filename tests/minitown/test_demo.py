@@ -20,7 +20,7 @@ from data_factory import registered
 from famix.data import CITYSCAPES_CLASSES
 from famix.minitown import runner
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import condition_of, read_scores, unseen_mean
+from famix.minitown.experiment import condition_of, development_mean, read_scores, unseen_mean
 from famix.minitown.page import Story, format_gain, write_page
 from famix.minitown.story import StoryRow, draw_story
 from famix.minitown.writer import write_tree
@@ -219,8 +219,9 @@ def test_jobs_of_a_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_names_and_means() -> None:
     names = ("minitown_night_val", "smalltown_clear_val", "minitown_haze_dev", "other")
     assert [condition_of(name) for name in names] == ["night", "clear", "haze", "other"]
-    assert unseen_mean({"clear": 90.0, "fog": 20.0, "night": 40.0}) == 30.0
-    assert np.isnan(unseen_mean({"clear": 90.0}))
+    everything = {"clear": 90.0, "fog": 20.0, "night": 40.0, "haze": 50.0, "drizzle": 70.0}
+    assert unseen_mean(everything) == 30.0 and development_mean(everything) == 60.0
+    assert np.isnan(unseen_mean({"clear": 90.0, "haze": 50.0})) and np.isnan(development_mean({"fog": 20.0}))
     assert format_gain(1.25) == "+1.2" and format_gain(float("nan")) == "-"
 
 
@@ -244,7 +245,7 @@ def test_report_of_the_benchmark(
     cells = [cell.strip() for cell in rows["famix"].split("|")[1:-1]]  # the last table that has it: gains 4 and 6
     assert cells == ["famix", "+5.0 ± 1.4", "0.1257", ""]  # t = 5 / (sqrt(2) / sqrt(2)), one degree of freedom
     assert "| baseline | 50.0 ± 0.0 | 21.5 ± 0.7 | 21.5 ± 0.7 |" in re.sub(r" +", " ", report.read_text())
-    assert re.search(r"\| road +\| +81.5 \|", report.read_text())
+    assert re.search(r"\| road +\| 81.5 +\|", report.read_text())
     assert capsys.readouterr().out.strip() == report.read_text().strip()
 
 

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from famix.errors import ConfigError
 from famix.minitown import runner
@@ -81,6 +83,39 @@ def test_other_settings_start_anew(use_script: Use, make: Make, change: dict) ->
         assert (kept / "model_final.pth").read_text() == str(number) and (kept / "results.json").exists()
         assert not (output / "model_final.pth").exists()
         assert (output / "console.log").read_text() == "trained\n"
+
+
+def record_as_0_1_did(experiment: Experiment, change: Callable[[dict[str, Any]], None] = lambda config: None) -> None:
+    """Replace the settings of an experiment's record by the text of its whole config."""
+    cfg = experiment.load_config()
+    cfg.OUTPUT_DIR = cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.STYLE.BANK = ""
+    config = yaml.safe_load(cfg.dump())
+    change(config)
+    record = read_record(experiment.output)
+    settings = {**record["settings"], "config": yaml.safe_dump(config)}
+    write_record(experiment.output, {**record, "settings": settings})
+
+
+def test_a_finished_experiment_of_an_earlier_version_is_kept(use_script: Use, make: Make) -> None:
+    """It lacks keys that the package has gained meanwhile, and has others of no effect."""
+    use_script("print('trained')")
+    run(make())
+    record_as_0_1_did(
+        make(), lambda config: (config["INPUT"].pop("RELEASED_PADDING"), config["INPUT"].update(MIN_SIZE_TEST=7))
+    )
+    assert "finished before" in run(make())
+    assert "made with other settings" in run(make("INPUT.RELEASED_PADDING", "True"))
+    record_as_0_1_did(make(), lambda config: config["SOLVER"].update(MAX_ITER=7))
+    assert "made with other settings" in run(make())
+
+
+@pytest.mark.parametrize("config", ["a: [", "7", [1], None, "&a [*a]", "a: " + "[" * 200, {"SOLVER.MAX_ITER": 7}])
+def test_damaged_settings_fit_nothing(use_script: Use, make: Make, config: object) -> None:
+    use_script("")
+    run(make())
+    record = read_record(make().output)
+    write_record(make().output, {**record, "settings": {**record["settings"], "config": config}})
+    assert "made with other settings" in run(make())
 
 
 def test_a_folder_of_something_else_is_left_alone(use_script: Use, make: Make) -> None:

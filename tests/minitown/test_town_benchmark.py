@@ -1,6 +1,8 @@
-"""benchmarks/minitown.py: the banks and the noise that its controls are made of, and the numbers of its report."""
+"""benchmarks/minitown.py: the banks and the noise of its controls, the records of finished runs, and its report."""
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +11,11 @@ import pytest
 import torch
 
 from data_factory import registered
+from error_matching import expect_error
+from famix.errors import FAMixError
 from famix.mining.noise_matching import matching_noise_scale
+from famix.minitown import runner
+from famix.minitown.experiment import same_settings
 from famix.minitown.writer import write_tree
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
@@ -61,7 +67,7 @@ def test_noise_is_as_strong_as_the_styles_of_the_same_seed(benchmark: Any) -> No
     folder = benchmark.experiment("famix", 1).output
     folder.mkdir(parents=True)
     mined.save(folder / "style_bank.safetensors")
-    scale = float(benchmark.dependent("noise", 1).load_config().MODEL.STYLE.NOISE_SCALE)
+    scale = float(benchmark.prepared("noise", 1).load_config().MODEL.STYLE.NOISE_SCALE)
     assert scale == pytest.approx(matching_noise_scale(mined, own), abs=1e-6) and scale > 0.4
 
 
@@ -75,7 +81,167 @@ def test_a_class_agnostic_bank_gives_every_class_any_style(script: ModuleType) -
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in mean.tolist()}
 
 
-def test_gains_and_the_gap_by_hand(script: ModuleType) -> None:
+# Records
+
+
+@pytest.fixture
+def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs the benchmark without CLIP, with a script in the place of train_net.py that counts its calls in a file.
+
+    Clear days score 60 + seed. The other conditions score the number that `levels` gives the method, + seed, and the
+    development conditions 10 more.
+    """
+    levels = {"baseline": 20, "jitter08half": 25, "jitter08": 26, "famix": 24, "famix_jitter08half": 30, "noise": 22}
+    train_net = tmp_path / "train_net.py"
+    train_net.write_text(
+        "import json, sys\nfrom pathlib import Path\n"
+        "output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])\n"
+        "names = eval(sys.argv[sys.argv.index('DATASETS.TEST') + 1])\n"
+        f"level, seed = {levels}[output.parent.name], int(sys.argv[sys.argv.index('SEED') + 1])\n"
+        "value = lambda name: 60 if 'clear' in name else level + 10 * name.endswith('_dev')\n"
+        "results = {name: {'sem_seg': {'mIoU': value(name) + seed, 'IoU-road': 80.0}} for name in names}\n"
+        "(output / 'results.json').write_text(json.dumps(results))\n"
+        f"print(output.parent.name, seed, file=open({str(tmp_path / 'calls')!r}, 'a'))\n"
+    )
+    monkeypatch.setattr(runner, "TRAIN_NET", train_net)
+
+    def run(*arguments: str, output: str = "runs", options: Sequence[str] = ()) -> tuple[Any, list[str]]:
+        (tmp_path / "calls").write_text("")
+        places = ["--output", str(tmp_path / output), "--records", str(tmp_path / "records")]
+        everything = [*arguments, *places, "--", "MODEL.CLIP.WEIGHTS", "", *options]
+        made = script.Benchmark(script.make_parser().parse_args(everything))
+        made.run()
+        return made, sorted((tmp_path / "calls").read_text().splitlines())
+
+    return run
+
+
+PAIR = ("--configs", "baseline", "famix", "--seeds", "1", "2")
+
+
+def test_recorded_runs_are_not_made_again_without_their_folders(town: Callable[..., Any]) -> None:
+    first, calls = town(*PAIR)
+    assert calls == ["baseline 1", "baseline 2", "famix 1", "famix 2"]
+    again, calls = town(*PAIR, output="elsewhere")
+    assert not calls and not (again.output).exists()
+    assert again.records == first.records
+    record = again.records["famix"][2]
+    assert (record.method, record.seed, record.scores["fog"]) == ("famix", 2, {"mIoU": 26, "IoU": {"road": 80.0}})
+    assert record.machine and record.seconds > 0
+    _, calls = town("--configs", "famix", "--seeds", "2", "3", output="elsewhere")
+    assert calls == ["famix 3"]
+    _, calls = town(*PAIR, "--rerun", output="elsewhere")
+    assert calls == ["baseline 1", "baseline 2", "famix 1", "famix 2"]
+
+
+def test_a_finished_folder_becomes_a_record(town: Callable[..., Any], tmp_path: Path) -> None:
+    town(*PAIR)
+    for path in (tmp_path / "records").iterdir():
+        path.unlink()
+    made, calls = town(*PAIR)
+    assert not calls and len(list((tmp_path / "records").iterdir())) == 4 == sum(map(len, made.records.values()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "makes_again"),
+    [
+        ("SOLVER.MAX_ITER", "7", True),
+        ("INPUT.COLOR_JITTER_PROBABILITY", "0.25", True),
+        ("INPUT.COLOR_JITTER_PROBABILITY", "1.0", False),
+        ("VIS_PERIOD", "5", False),
+    ],
+)
+def test_records_fit_settings_not_versions(
+    town: Callable[..., Any], tmp_path: Path, key: str, value: str, makes_again: bool
+) -> None:
+    """A key that a record lacks counts with its default, whether it is older or younger than the record."""
+    town("--configs", "baseline", "--seeds", "1")
+    record = json.loads((tmp_path / "records/baseline_seed1.json").read_text())
+    assert "INPUT.COLOR_JITTER_PROBABILITY" not in record["settings"]["config"]
+    _, calls = town("--configs", "baseline", "--seeds", "1", options=(key, value), output="elsewhere")
+    assert calls == (["baseline 1"] if makes_again else [])
+
+
+def test_settings_of_your_own_leave_the_committed_records_alone(script: ModuleType) -> None:
+    parse = script.make_parser().parse_args
+    assert script.Benchmark(parse([])).folder == script.RUNS
+    for arguments in (["--quick", "3"], ["--clip", "x"], ["--", "SOLVER.MAX_ITER", "3"]):
+        assert script.Benchmark(parse(["--output", "there", *arguments])).folder == Path("there/records")
+
+
+def test_a_damaged_record_is_named(town: Callable[..., Any], tmp_path: Path) -> None:
+    town("--configs", "baseline", "--seeds", "1")
+    path = tmp_path / "records/baseline_seed1.json"
+    whole = path.read_text()
+    for text in (whole[:-40], "[]", whole.replace('"seed": 1', '"seed": 2'), whole.replace("61", "NaN")):
+        path.write_text(text)
+        with expect_error(FAMixError, key=str(path), remedy="delete"):
+            town("--configs", "baseline", "--seeds", "1")
+
+
+def test_noise_and_the_oracle_fit_with_any_strength_and_bank_but_no_other_setting(town: Callable[..., Any]) -> None:
+    made, _ = town("--configs", "baseline", "--seeds", "1")
+    for name, derived in (("noise", "MODEL.STYLE.NOISE_SCALE"), ("oracle", "bank")):
+        method = minitown_methods(made).METHODS[name]
+        settings = made.experiment(name, 1).settings()
+        other = {**settings, "bank": "f00"} if derived == "bank" else with_config(settings, derived, 1.23)
+        assert method.derived == (derived,)
+        assert same_settings(other, settings, method.derived) and not same_settings(other, settings)
+        assert not same_settings(with_config(other, "SOLVER.MAX_ITER", 7), settings, method.derived)
+
+
+def with_config(settings: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+    return {**settings, "config": {**settings["config"], key: value}}
+
+
+def minitown_methods(benchmark: Any) -> ModuleType:
+    return sys.modules[type(next(iter(benchmark.methods.values()))).__module__]
+
+
+def test_committed_records_are_those_of_the_methods_today(script: ModuleType) -> None:
+    """Whoever changes a config or a default that shapes the results runs the benchmark again."""
+    benchmark = script.Benchmark(script.make_parser().parse_args([]))
+    runs = benchmark._runs()
+    assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
+    recorded = [run for run in runs if (script.RUNS / f"{run[0]}_seed{run[1]}.json").exists()]
+    assert recorded and [run for run in recorded if benchmark._recorded(run) is None] == []
+
+
+# The report
+
+
+def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], script: ModuleType) -> None:
+    methods = ("baseline", "jitter08half", "jitter08", "famix", "famix_jitter08half")
+    made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
+    report = script.write_report(made, "the command")
+    tables = [
+        {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+        for lines in (block.splitlines() for block in report.split("\n\n") if block.startswith("|"))
+    ]
+    language, scores, gains, classes = tables
+    assert language["method"] == ["over", "unseen", "p", "development", "p", "clear", "p", "seeds"]
+    assert language["famix_jitter08half"][:4] == ["jitter08half", "+5.0 ± 0.0", "-", "+5.0 ± 0.0"]
+    assert language["famix"][:2] == ["baseline", "+4.0 ± 0.0"] and "jitter08half" not in language
+    assert scores["method"] == [
+        "clear", "night", "fog", "rain", "snow", "dusk", "unseen", "development", "seeds", "minutes"
+    ]  # fmt: skip
+    assert scores["baseline"][:1] + scores["baseline"][6:9] == ["62.0 ± 1.0", "22.0 ± 1.0", "32.0 ± 1.0", "3"]
+    assert gains["method"][::2] == ["over jitter08half", "over jitter08", "over baseline", "gap closed"][:4]
+    assert gains["famix_jitter08half"][::2][:3] == ["+5.0 ± 0.0", "+4.0 ± 0.0", "+10.0 ± 0.0"]
+    assert classes["road"] == ["80.0"]
+
+
+def test_gains_are_paired_over_the_seeds_that_both_have(script: ModuleType) -> None:
+    report = load_benchmark("minitown_report")
+    scores = {
+        "jitter08half": {seed: {"clear": 70.0, "unseen": 20.0 + seed} for seed in (1, 2, 3)},
+        "famix_jitter08half": {seed: {"clear": 70.0, "unseen": 22.0 + 3 * seed} for seed in (1, 2)},
+    }
+    assert report.paired_gains(scores, "famix_jitter08half", "jitter08half") == [4.0, 6.0]
+
+
+def test_gains_and_the_gap_by_hand() -> None:
+    script = load_benchmark("minitown_report")
     unseen = {"baseline": (20.0, 22.0), "famix": (26.0, 28.0), "oracle": (30.0, 32.0)}
     scores = {
         name: {seed: {"clear": 70.0, "unseen": value} for seed, value in enumerate(values)}

@@ -8,17 +8,20 @@ A folder of an experiment holds what train_net.py leaves in OUTPUT_DIR, and
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
 
 from famix.engine import load_config
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.files import whole_file
-from famix.minitown.conditions import CONDITIONS
+from famix.intake import MAX_JSON_BYTES, check_yaml, parse_json, read_text
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.splits import FORMAT_VERSION
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.style import StyleBank
@@ -27,8 +30,11 @@ __all__ = [
     "CONFIGS",
     "Experiment",
     "condition_of",
+    "development_mean",
+    "is_finished",
     "read_record",
     "read_scores",
+    "same_settings",
     "unseen_mean",
     "write_record",
 ]
@@ -36,6 +42,13 @@ __all__ = [
 CONFIGS = Path(__file__).parents[2] / "configs/minitown"  # only a clone has them
 
 _RECORD = "experiment.json"
+
+# Where files lie, which hashes stand for; what only steers the log; what Detectron2's mappers read and those here do not.
+_WITHOUT_EFFECT = (
+    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK"),
+    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
+)
+_ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # of a random CLIP only: weights know theirs
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,12 @@ class Experiment:
         """
         return load_config(str(self.config), self.overrides)
 
-    def settings(self) -> dict[str, str]:
-        """What the result follows from, whatever the folders are called: config, CLIP, a given bank, the images.
+    def settings(self) -> dict[str, Any]:
+        """Collect what determines the result, independent of folder names.
+
+        Returns:
+            "config": config key -> value, of the keys that differ from their defaults; "clip_hash" and "bank": hashes of
+            CLIP and of a given style bank, or ""; "town": version of the rendered images.
 
         Raises:
             ConfigError: see `famix.engine.load_config`.
@@ -80,13 +97,79 @@ class Experiment:
         cfg = self.load_config()
         weights, bank = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.BANK
         clip_hash = clip_weights_hash(load_clip_state_dict(weights)) if weights else ""
-        cfg.OUTPUT_DIR = cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.STYLE.BANK = ""
-        town = str(FORMAT_VERSION)  # its images change with it
-        return {"config": cfg.dump(), "clip_hash": clip_hash, "bank": _bank_hash(bank), "town": town}
+        defaults = _flat(load_config(""))
+        changed = {key: value for key, value in _flat(cfg).items() if value != defaults.get(key)}
+        config = _with_effect(changed, bool(clip_hash))
+        return {"config": config, "clip_hash": clip_hash, "bank": _bank_hash(bank), "town": str(FORMAT_VERSION)}
 
     def seconds(self) -> float:
         """Time spent on it so far, over all starts."""
         return float(read_record(self.output).get("seconds", 0.0))
+
+
+def same_settings(
+    recorded: Mapping[str, Any] | None, current: Mapping[str, Any], derived: Collection[str] = ()
+) -> bool:
+    """Compare settings, which an earlier version of this package may have recorded.
+
+    A config key that one of them lacks counts with its default of today. A key that the package has gained meanwhile
+    therefore invalidates a record only where an experiment sets it to something else.
+
+    Args:
+        recorded: see `Experiment.settings`; of 0.1, whose "config" is the text of the whole config; or nothing.
+        current: of `Experiment.settings`.
+        derived: config keys, or "bank", that follow from another experiment and are not compared.
+    """
+    if not recorded or any(recorded.get(name) != current[name] for name in ("clip_hash", "town")):
+        return False
+    if "bank" not in derived and recorded.get("bank") != current["bank"]:
+        return False
+    try:
+        config = _with_effect(_recorded_config(recorded.get("config")), bool(current["clip_hash"]))
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError):  # damaged: it fits nothing
+        return False
+    defaults = _flat(load_config(""))
+    return all(
+        config.get(key, defaults.get(key)) == current["config"].get(key, defaults.get(key))
+        for key in (config.keys() | current["config"].keys()) - set(derived)
+    )
+
+
+def _recorded_config(config: Any) -> dict[str, Any]:
+    """Config key -> value; 0.1 recorded the YAML text of all keys."""
+    if not isinstance(config, str):
+        return dict(config)
+    check_yaml(config)
+    return _flat(yaml.safe_load(config))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Config keys with dots -> values as JSON has them: lists instead of tuples."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
+
+
+def _with_effect(config: Mapping[str, Any], has_weights: bool) -> dict[str, Any]:
+    ignored = (*_WITHOUT_EFFECT, _ARCHITECTURE) if has_weights else _WITHOUT_EFFECT
+    return {key: value for key, value in config.items() if key not in ignored}
+
+
+def is_finished(folder: Path, settings: Mapping[str, Any], derived: Collection[str] = ()) -> bool:
+    """Whether a folder holds a finished experiment with these settings.
+
+    Args:
+        folder: of an experiment; need not exist.
+        settings: of `Experiment.settings`.
+        derived: see `same_settings`.
+    """
+    record = read_record(folder)
+    done = bool(record.get("finished")) and (folder / RESULTS_FILE).exists()
+    return done and same_settings(record.get("settings"), settings, derived)
 
 
 def condition_of(dataset_name: str) -> str:
@@ -108,9 +191,27 @@ def read_scores(folder: Path) -> dict[str, float]:
 
 
 def unseen_mean(scores: Mapping[str, float]) -> float:
-    """Mean over the conditions that training has not seen; NaN where there is none."""
-    unseen = [score for condition, score in scores.items() if condition != CONDITIONS[0]]
-    return sum(unseen) / len(unseen) if unseen else math.nan
+    """Mean over the tested conditions that training has not seen; NaN where there is none.
+
+    The development conditions, on which settings were chosen, do not count.
+
+    Args:
+        scores: condition -> score.
+    """
+    return _mean([value for name, value in scores.items() if name not in (CONDITIONS[0], *DEVELOPMENT_CONDITIONS)])
+
+
+def development_mean(scores: Mapping[str, float]) -> float:
+    """Mean over the development conditions, on which settings are chosen; NaN where there is none.
+
+    Args:
+        scores: condition -> score.
+    """
+    return _mean([value for name, value in scores.items() if name in DEVELOPMENT_CONDITIONS])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
 
 
 def _bank_hash(path: str) -> str:
@@ -124,7 +225,7 @@ def _bank_hash(path: str) -> str:
 def read_record(folder: Path) -> dict[str, Any]:
     """What is noted about the experiment of a folder, see the top of this module; empty where it holds none."""
     try:
-        record = json.loads((folder / _RECORD).read_text())
+        record = parse_json(read_text(folder / _RECORD, MAX_JSON_BYTES))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -20,7 +21,7 @@ else:
 
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE
-from famix.minitown.experiment import Experiment, read_record, write_record
+from famix.minitown.experiment import Experiment, is_finished, read_record, same_settings, write_record
 from famix.minitown.progress_line import ProgressLine
 from famix.processor import processor_name
 
@@ -46,7 +47,12 @@ class ExperimentError(FAMixError):
 
 
 def run_experiments(
-    experiments: Sequence[Experiment], *, jobs: int = 2, threads: int = 1, progress: ProgressLine | None = None
+    experiments: Sequence[Experiment],
+    *,
+    jobs: int = 2,
+    threads: int = 1,
+    progress: ProgressLine | None = None,
+    on_finish: Callable[[Experiment], None] = lambda experiment: None,
 ) -> None:
     """Run experiments side by side. Those that are finished are skipped, those that were stopped continue.
 
@@ -58,6 +64,7 @@ def run_experiments(
         jobs: how many run at a time.
         threads: of each, as OMP_NUM_THREADS.
         progress: where to show how far they are.
+        on_finish: called with every experiment as soon as it is finished, also with those that were before.
 
     Raises:
         ExperimentError: one failed, with the end of its log, and the others were stopped; or a folder holds something
@@ -75,14 +82,15 @@ def run_experiments(
         pending = []
         for experiment in experiments:
             settings = experiment.settings()
-            if _is_finished(experiment.output, settings):  # no lock: nobody writes there
+            if is_finished(experiment.output, settings):  # no lock: nobody writes there
                 progress.say(f"{experiment.name}: finished before, kept as it is")
+                on_finish(experiment)
             else:
                 pending.append(_Run(experiment, threads, _prepare(experiment, settings, progress, locks)))
-        _run_all(pending, jobs, progress)
+        _run_all(pending, jobs, progress, on_finish)
 
 
-def _run_all(pending: list["_Run"], jobs: int, progress: ProgressLine) -> None:
+def _run_all(pending: list["_Run"], jobs: int, progress: ProgressLine, on_finish: Callable[[Experiment], None]) -> None:
     """Run what is pending, so many at a time; whatever ends this, none of them runs on."""
     running: list[_Run] = []
     try:
@@ -98,6 +106,7 @@ def _run_all(pending: list["_Run"], jobs: int, progress: ProgressLine) -> None:
             for run in ended:
                 run.require_success()
                 progress.say(f"{run.experiment.name}: finished after {run.experiment.seconds():.0f} s")
+                on_finish(run.experiment)
             waiting = [f"{len(pending)} more wait"] if pending else []
             progress.show(" | ".join([*(run.status() for run in running), *waiting]))
     finally:
@@ -219,13 +228,8 @@ class _Run:
         )
 
 
-def _is_finished(folder: Path, settings: Mapping[str, str]) -> bool:
-    record = read_record(folder)
-    return record.get("settings") == settings and bool(record.get("finished")) and (folder / RESULTS_FILE).exists()
-
-
 def _prepare(
-    experiment: Experiment, settings: Mapping[str, str], progress: ProgressLine, locks: ExitStack
+    experiment: Experiment, settings: Mapping[str, Any], progress: ProgressLine, locks: ExitStack
 ) -> int | None:
     """Make the folder fit for a start, and lock it; returns the lock."""
     folder = experiment.output
@@ -233,7 +237,7 @@ def _prepare(
         raise ExperimentError(f"{folder} holds no experiment but something else; name another folder")
     lock = _lock(folder, locks)
     record = read_record(folder)
-    if record and record.get("settings") != settings:
+    if record and not same_settings(record.get("settings"), settings):
         progress.say(f"{experiment.name}: made with other settings, now in {_set_aside(folder)}; made anew")
         lock, record = _lock(folder, locks), {}
     seconds = record.get("seconds", 0.0)

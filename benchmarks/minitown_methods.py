@@ -1,0 +1,95 @@
+"""The methods that the town's benchmark compares: a config each, and what is set beside it."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["ABLATIONS", "CHOSEN", "METHODS", "MINED", "STRONGEST", "Method", "Needs"]
+
+MINED = "famix"
+"""The method whose mined banks other methods start from."""
+
+CHOSEN = "jitter08half"
+"""The jitter whose strength was chosen on the development conditions, see results/minitown_design.md."""
+
+STRONGEST = "jitter08"
+"""The jitter of the paper: 0.8, on all images."""
+
+_ALL_SEEDS, _SEEDS_TO_CHOOSE = 5, 3
+
+
+class Needs(Enum):
+    """What a method takes from other runs or from labelled images; the value names the setting that holds it."""
+
+    NOTHING = ""
+    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # as far as the styles that MINED mined with the same seed
+    AGNOSTIC_BANK = "bank, class-agnostic"  # that of MINED with the same seed, rewritten
+    MEASURED_BANK = "bank, measured"  # on labelled images of the tested conditions
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes:
+        config: name of a config of the town.
+        options: KEY VALUE KEY VALUE ..., set beside it.
+        same_without: the method that differs by having no styles; None where there is none.
+        seeds: it takes so many of the seeds that are asked for. Fewer than five served to choose a strength of jitter.
+        needs: what must be made before it.
+    """
+
+    config: str
+    options: tuple[str, ...] = ()
+    same_without: str | None = None
+    seeds: int = _ALL_SEEDS
+    needs: Needs = Needs.NOTHING
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Settings that follow from other runs and images, see `famix.minitown.experiment.same_settings`."""
+        return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
+
+    @property
+    def needs_mined_bank(self) -> bool:
+        """Whether a run of MINED with the same seed must be finished."""
+        return self.needs in (Needs.NOISE_SCALE, Needs.AGNOSTIC_BANK)
+
+
+def _jitter(strength: float, share: float = 1.0) -> tuple[str, ...]:
+    return ("INPUT.COLOR_JITTER", f"[{strength}, {strength}, {strength}]", "INPUT.COLOR_JITTER_PROBABILITY", f"{share}")
+
+
+_STRENGTHS = {"jitter04": _jitter(0.4), "jitter08half": _jitter(0.8, 0.5), "jitter08": _jitter(0.8)}
+
+
+def _with_jitter(config: str) -> dict[str, Method]:
+    return {
+        f"{config}_{name}": Method(
+            config, options, same_without=name, seeds=_ALL_SEEDS if name == CHOSEN else _SEEDS_TO_CHOOSE
+        )
+        for name, options in _STRENGTHS.items()
+    }
+
+
+METHODS: dict[str, Method] = {
+    "baseline": Method("baseline"),
+    **{name: Method("jitter", options) for name, options in _STRENGTHS.items()},
+    "noise": Method("noise", same_without="baseline", needs=Needs.NOISE_SCALE),
+    "famix": Method("famix", same_without="baseline"),
+    "famix_web": Method("famix_web", same_without="baseline"),
+    "famix_weather": Method("famix_weather", same_without="baseline"),
+    f"noise_{CHOSEN}": Method("noise", _STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.NOISE_SCALE),
+    **_with_jitter("famix"),
+    **_with_jitter("famix_weather"),
+    "full_finetuning": Method("full_finetuning"),
+    "oracle": Method("oracle", same_without="baseline", needs=Needs.MEASURED_BANK),
+}
+
+ABLATIONS: dict[str, Method] = {
+    "no_freeze": Method("famix", ("MODEL.CLIP.TRAINABLE", "['all']")),
+    "no_mix": Method("famix", ("MODEL.STYLE.MIX", "False")),
+    "every_picture": Method("famix", ("MODEL.STYLE.PROBABILITY", "1.0")),
+    "class_agnostic": Method("famix", needs=Needs.MEASURED_BANK),
+    "grid_2x2": Method("famix", ("MODEL.STYLE.GRID", "[2, 2]")),
+    "grid_3x3": Method("famix", ("MODEL.STYLE.GRID", "[3, 3]")),
+}

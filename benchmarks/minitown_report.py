@@ -1,0 +1,109 @@
+"""The tables of the town's benchmark: scores, gains over jitter and the other references, and the gap to the oracle."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from minitown_methods import CHOSEN, METHODS, STRONGEST
+from run_records import RunRecord
+from tabulate import tabulate
+
+from famix.evaluation.significance import format_p, format_spread
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix.minitown.experiment import development_mean, unseen_mean
+
+__all__ = ["UNSEEN", "Records", "Scores", "class_table", "gain_table", "language_table", "score_table", "scores_of"]
+
+UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
+
+Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
+Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
+
+_REFERENCES = (CHOSEN, STRONGEST, "noise", "baseline")
+
+
+def scores_of(records: Records) -> Scores:
+    """Collect clear days, the tested conditions and their mean, and the mean of the development conditions."""
+    return {
+        method: {seed: _columns(record.miou) for seed, record in by_seed.items()} for method, by_seed in records.items()
+    }
+
+
+def _columns(miou: Mapping[str, float]) -> dict[str, float]:
+    tested = {condition: value for condition, value in miou.items() if condition not in DEVELOPMENT_CONDITIONS}
+    columns = {**tested, UNSEEN: unseen_mean(miou)}
+    return columns | ({DEVELOPMENT: development_mean(miou)} if tested.keys() < miou.keys() else {})
+
+
+def paired_gains(scores: Scores, method: str, reference: str, column: str = UNSEEN) -> list[float]:
+    """Differences to a reference in points, one for every seed that both have."""
+    pairs = [(own[column], scores[reference].get(seed)) for seed, own in scores[method].items()]
+    return [value - other[column] for value, other in pairs if other is not None]
+
+
+def _column_names(scores: Scores) -> list[str]:
+    return list(next(iter(next(iter(scores.values())).values())))
+
+
+def score_table(scores: Scores, minutes: Mapping[str, float]) -> str:
+    """Make the table of methods by conditions: mean and spread over the seeds, and the mean time of a run."""
+    columns = _column_names(scores)
+    rows = [
+        [
+            name,
+            *(format_spread([score[column] for score in by_seed.values()]) for column in columns),
+            str(len(by_seed)),
+            f"{minutes[name]:.1f}",
+        ]
+        for name, by_seed in scores.items()
+    ]
+    return _markdown(["method", *columns, "seeds", "minutes"], rows)
+
+
+def language_table(scores: Scores) -> str:
+    """Make the table of what styles add to the same training without them, the same jitter included."""
+    columns = [column for column in (UNSEEN, DEVELOPMENT, CLEAR) if column in _column_names(scores)]
+    rows = []
+    for name, method in METHODS.items():
+        reference = method.same_without
+        if name in scores and reference in scores:
+            cells: list[str] = []
+            for column in columns:
+                gains = paired_gains(scores, name, reference, column)
+                cells += [format_spread(gains, "+"), format_p(gains)] if gains else ["", ""]
+            rows.append([name, reference, *cells, str(len(paired_gains(scores, name, reference)))])
+    return _markdown(["method", "over", *(text for column in columns for text in (column, "p")), "seeds"], rows)
+
+
+def gain_table(scores: Scores) -> str:
+    """Make the table of gains on the unseen conditions over each reference, and of the gap to the oracle."""
+    references = [name for name in _REFERENCES if name in scores]
+    rows = []
+    for name in scores:
+        row = [name]
+        for reference in references:
+            gains = paired_gains(scores, name, reference)
+            row += [format_spread(gains, "+"), format_p(gains)] if name != reference and gains else ["", ""]
+        rows.append([*row, gap_closed(scores, name)])
+    headers = ["method", *(text for name in references for text in (f"over {name}", "p")), "gap closed"]
+    return _markdown(headers, rows)
+
+
+def gap_closed(scores: Scores, name: str) -> str:
+    """(method - baseline) / (oracle - baseline), of means over the seeds; nothing with jitter, which the oracle lacks."""
+    if not {"baseline", "oracle"} <= scores.keys() or "jitter" in name:
+        return ""
+    gap = fmean(paired_gains(scores, "oracle", "baseline"))
+    return f"{100 * fmean(paired_gains(scores, name, 'baseline')) / gap:.0f} %" if gap > 0 else "no gap"
+
+
+def class_table(records: Mapping[int, RunRecord]) -> str:
+    """Make the table of the classes' IoU on clear days, mean over the seeds."""
+    values: dict[str, list[float]] = {}
+    for record in records.values():
+        for name, value in record.scores.get(CLEAR, {}).get("IoU", {}).items():
+            values.setdefault(name, []).append(value)
+    return _markdown(["class", "IoU"], [[name, f"{fmean(found):.1f}"] for name, found in values.items()])
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -214,6 +214,22 @@ def test_where_no_checkpoint_can_be_read_the_last_is_named(tmp_path):
         saver.resume_or_load("", resume=True)
 
 
+@pytest.mark.parametrize(
+    "name", ["a?b", "a\nb", "a#b", "a%20b", "[a]", "a*", " a ", "~", "a:b", "A:b", "ü", "a;b", "a\tb", "$A"]
+)
+def test_a_folder_of_any_name_can_be_resumed(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder in (name, str(tmp_path / name)):
+        SafeCheckpointer(make_model(seed=3), folder).save("model_0000003", iteration=3)
+        SafeCheckpointer(make_model(seed=3), folder).save("model_0000005", iteration=5)
+        Path(folder, "model_0000005.pth").write_bytes(b"torn")
+        model = make_model(seed=1)
+        checkpointer = SafeCheckpointer(model, folder)
+        assert checkpointer.resume_or_load("", resume=True)["iteration"] == 3
+        assert same(model, make_model(seed=3))
+        assert SafeCheckpointer(model).load(f"{folder}/model_0000003.pth")["iteration"] == 3
+
+
 def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     saver = SafeCheckpointer(make_model(), str(tmp_path))
     saver.save("model_0000001", iteration=1)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from famix import files
 from famix.errors import ConfigError
 from famix.minitown import runner
 from famix.minitown.experiment import CONFIGS, Experiment, read_record, read_scores, write_record
@@ -270,13 +271,13 @@ def test_a_folder_that_is_set_aside_at_this_moment(
 ) -> None:
     use_script("")
     output = make().output
-    lock = runner.fcntl.flock
+    lock = files.fcntl.flock
 
     def other_process(descriptor: int, operation: int) -> None:
         output.rename(output.with_name("aside"))
         lock(descriptor, operation)
 
-    monkeypatch.setattr(runner.fcntl, "flock", other_process)
+    monkeypatch.setattr(files.fcntl, "flock", other_process)
     with pytest.raises(ExperimentError, match="another process"):
         run(make())
 
@@ -285,10 +286,10 @@ def test_a_folder_that_is_set_aside_at_this_moment(
 def test_without_locks(use_script: Use, make: Make, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     use_script("")
     if why == "no fcntl":
-        monkeypatch.setattr(runner, "_HAS_LOCKS", False)
-        monkeypatch.delattr(runner, "fcntl")
+        monkeypatch.setattr(files, "_HAS_LOCKS", False)
+        monkeypatch.delattr(files, "fcntl")
     else:
-        monkeypatch.setattr(runner.fcntl, "flock", lambda *arguments: (_ for _ in ()).throw(OSError(37, "no locks")))
+        monkeypatch.setattr(files.fcntl, "flock", lambda *arguments: (_ for _ in ()).throw(OSError(37, "no locks")))
     assert "run: finished after" in run(make())
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from famix.arguments import whole_number
 from famix.data import register_datasets
 from famix.errors import ConfigError, FAMixError
+from famix.files import whole_file
 from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
 from famix.minitown.contrastive import DTYPES, TrainingPlan, train_clip
 from famix.minitown.crop_files import describe_crops, load_or_make_crops
@@ -201,7 +202,8 @@ def _write(model: CompactCLIP, output: Path, made_by: dict[str, Any], accuracy: 
         {"made_by": json.dumps(made_by), "zero_shot": json.dumps(accuracy)},
     )
     report = json.dumps({"made_by": made_by, "zero_shot": accuracy}, indent=1)
-    output.with_suffix(".json").write_text(report + "\n", encoding="utf-8")
+    with whole_file(output.with_suffix(".json")) as part:
+        part.write_text(report + "\n", encoding="utf-8")
     numbers = ", ".join(f"{name} {100 * share:.1f} %" for name, share in accuracy.items() if isinstance(share, float))
     logger.info(f"Wrote {output}, {output.stat().st_size / 1e6:.1f} MB. Zero-shot: {numbers}")
 

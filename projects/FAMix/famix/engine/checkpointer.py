@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine.hooks import PeriodicCheckpointer
+from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from famix.errors import FAMixError, WeightsError
-from famix.files import save_tensors, whole_file
+from famix.files import remove_stale_parts, save_tensors, whole_file
 from famix.intake import load_tensors
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
@@ -77,7 +78,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
-        self._remove_parts()
+        if self.save_to_disk:
+            remove_stale_parts(self.save_dir)  # of checkpoints, which would fill the disk in the long run
         last, *before = self.resumable_files()
         self._resuming, self.resumed = True, last
         try:
@@ -91,13 +93,6 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise
         finally:
             self._resuming = False
-
-    def _remove_parts(self) -> None:
-        """Remove what a process that was killed had written of a file: it would fill the disk in the long run."""
-        if self.save_to_disk:
-            for part in glob(os.path.join(glob_escape(self.save_dir), ".model_*.part.pth")):
-                with suppress(OSError):
-                    os.remove(part)
 
     def get_checkpoint_file(self) -> str:
         """Path of the last checkpoint; of no file where the one that names it is damaged."""
@@ -127,15 +122,14 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self.strict and not path:
             raise WeightsError("there is no checkpoint to evaluate; set MODEL.WEIGHTS to one")
         try:
-            return super().load(path, *args, **kwargs)
+            # Not DetectionCheckpointer's, which reads the path as a URL: of one with ? it would open another file.
+            return Checkpointer.load(self, path, *args, **kwargs)
         except FAMixError:
             raise
         except Exception as error:  # of those who take their part of its content
             raise WeightsError(
                 f"{path} does not fit this run ({type(error).__name__}: {_first_line(error)})"
             ) from error
-        finally:
-            self._parsed_url_during_load = None  # or Detectron2 would refuse to load anything after a bad file
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:

@@ -74,7 +74,7 @@ def require_cityscapes_files(dataset_name: str) -> str:
             f"{labels[0]}; set TEST.EVALUATOR streaming"
         )
     (folder,) = folders
-    found = glob.glob(os.path.join(folder, "*", f"*{_LABEL_SUFFIX}"))
+    found = glob.glob(os.path.join(glob.escape(folder), "*", f"*{_LABEL_SUFFIX}"))
     if len(found) != len(labels):  # the script would end the program over a label without a prediction
         raise ConfigError(
             f"TEST.EVALUATOR cityscapes scores every label below {folder}, of which there are {len(found)}, but "

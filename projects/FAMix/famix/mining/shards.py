@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from famix.errors import BankError
 from famix.files import whole_file
@@ -66,9 +66,8 @@ class MiningShards:
         try:
             with whole_file(path) as part:
                 # Clones, as the format has no place for tensors that share memory.
-                save_file(
-                    {name: getattr(batch, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}, part
-                )
+                tensors = {name: getattr(batch, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}
+                part.write_bytes(save(tensors))  # its save_file would write to another file, and leave that if killed
         except (OSError, SafetensorError) as error:
             raise BankError(
                 f"mined batch {batch.index} cannot be written to {path} ({error}); make room or set MODEL.STYLE.BANK to "

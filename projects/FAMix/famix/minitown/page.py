@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from famix.files import whole_file
 from famix.insight.html import facts_list, html_page, paragraph, table
 from famix.minitown.experiment import unseen_mean
 
@@ -89,8 +90,8 @@ def write_page(story: Story, picture: Path, path: Path) -> None:
         f'<figure><img src="{uri}" alt="One scene in every condition: image, truth, and what both networks see"></figure>',
         facts_list(story.facts),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html_page("FAMix in a miniature town", "\n".join(body)), encoding="utf-8")
+    with whole_file(path) as part:
+        part.write_text(html_page("FAMix in a miniature town", "\n".join(body)), encoding="utf-8")
 
 
 def _headline(story: Story) -> str:

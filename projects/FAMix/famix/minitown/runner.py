@@ -12,15 +12,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there, it is up to the user that no two write into one folder
-    _HAS_LOCKS = False
-else:
-    _HAS_LOCKS = True
-
 from famix.errors import ConfigError, FAMixError
 from famix.evaluation import RESULTS_FILE
+from famix.files import FileLock
 from famix.minitown.experiment import Experiment, is_finished, read_record, same_settings, write_record
 from famix.minitown.progress_line import ProgressLine
 from famix.processor import processor_name
@@ -267,23 +261,14 @@ def _lock(folder: Path, locks: ExitStack) -> int | None:
         ExperimentError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not _HAS_LOCKS:
-        return None
-    path = folder / _LOCK
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    locks.callback(os.close, lock)  # not unlocked: the lock stays with a process that inherited it
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ours = path.exists() and os.path.samestat(os.fstat(lock), path.stat())  # else the folder was just set aside
-    except BlockingIOError:
-        ours = False
-    except OSError:  # a file system without locks
-        return None
-    if not ours:
+        lock = FileLock(folder / _LOCK)
+    except (BlockingIOError, FileNotFoundError):  # or the folder was just set aside
         raise ExperimentError(
             f"{folder} is being written by another process; wait for it to end, or name another folder"
-        )
-    return lock
+        ) from None
+    locks.callback(lock.close)  # the file stays: so does the lock, with a process that inherited it
+    return lock.descriptor
 
 
 def _set_aside(folder: Path) -> Path:

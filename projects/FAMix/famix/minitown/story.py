@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, read_image, register_datasets
 from famix.engine import SafeCheckpointer, Trainer, load_config
+from famix.files import whole_file
 from famix.minitown.experiment import condition_of, read_scores
 
 __all__ = ["SCENE", "StoryRow", "draw_story", "tell_story"]
@@ -109,8 +110,8 @@ def draw_story(rows: Sequence[StoryRow], titles: Sequence[str], path: Path) -> N
     for number, row in enumerate(rows):
         _draw_row(page, row, lefts, top + number * (cell[1] + _GAP), cell)
     _draw_legend(page, legend, (lefts[0], legend_top))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path, optimize=True)
+    with whole_file(path) as part:
+        page.save(part, format="PNG", optimize=True)
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

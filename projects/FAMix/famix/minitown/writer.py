@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from famix.files import whole_file
 from famix.minitown.camera import FAR
 from famix.minitown.conditions import apply_condition
 from famix.minitown.scene import SIZE, Scene, render_scene
@@ -77,13 +78,8 @@ def _write_scene(folder: Path, split: str, condition: str, scene: Scene) -> None
 
 
 def _save(pixels: NDArray[np.uint8] | NDArray[np.uint16], path: Path) -> None:
-    """Write a picture that is whole or not there; famix.files would wait for the disk, longer than for the picture."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path, durable=False) as part:
         Image.fromarray(pixels).save(part, format="PNG", compress_level=_COMPRESSION)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _instance_ids(scene: Scene) -> NDArray[np.uint16]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from famix.clip_package import VOCAB_SIZE
@@ -47,7 +47,7 @@ def save_compact(
     kept = {**state_dict, _EMBEDDING: state_dict[_EMBEDDING][rows]}
     tensors = {name: _store(tensor).contiguous() for name, tensor in kept.items() if tensor.is_floating_point()}
     with whole_file(path) as part:
-        save_file({**tensors, _ROWS: rows.int()}, part, metadata=dict(metadata))
+        part.write_bytes(save({**tensors, _ROWS: rows.int()}, metadata=dict(metadata)))
 
 
 def is_compact(tensors: Mapping[str, Tensor]) -> bool:

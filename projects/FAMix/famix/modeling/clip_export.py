@@ -37,7 +37,7 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
         if form == "torchscript":
             _save_torchscript(model, part)
         elif form == "safetensors":
-            safetensors.torch.save_file(model.state_dict(), part)
+            part.write_bytes(safetensors.torch.save(model.state_dict()))
         else:
             torch.save(model.state_dict(), part)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from famix.errors import BankError
@@ -154,7 +154,8 @@ class StyleBank:
         metadata = {**self.metadata, "format_version": FORMAT_VERSION}
         try:
             with whole_file(path) as part:
-                save_file(tensors, part, metadata={**metadata, "checksum": _checksum(tensors, metadata)})
+                # save_file would write to another file, and leave that if killed
+                part.write_bytes(save(tensors, metadata={**metadata, "checksum": _checksum(tensors, metadata)}))
         except (OSError, SafetensorError) as error:
             raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.errors import BankError
 from famix.insight.bank_editing import Selection, filter_bank, find_problems, merge_banks
 from famix.insight.bank_looks import bank_prompts
@@ -77,6 +78,17 @@ def test_annotations_that_one_bank_lacks_are_left_out() -> None:
 def test_banks_of_different_kinds_do_not_merge(change: dict, message: str) -> None:
     with pytest.raises(BankError, match=message):
         merge_banks({"a": make_bank(), "b": make_bank(**change)})
+
+
+def test_banks_of_different_text_towers_do_not_merge() -> None:
+    gelu = {"activation": "gelu", "causal": "true"}
+    with expect_error(BankError, "a", remedy="gelu"):
+        merge_banks({"a": make_bank(), "b": make_bank(**gelu)})
+    mined, measured = make_bank(**gelu), make_bank(prompts=None)
+    for banks in ({"a": mined, "b": mined}, {"a": mined, "b": measured}, {"a": measured, "b": mined}):
+        metadata = merge_banks(banks).metadata
+        assert {key: metadata[key] for key in gelu} == gelu
+    assert merge_banks({"a": make_bank(), "b": make_bank()}).metadata["activation"] == "quick_gelu"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clip_factory import save_tiny_clip
+from clip_factory import save_tiny_clip, tiny_clip
+from error_matching import expect_error
 from famix import add_famix_config
 from famix.errors import BankError, ConfigError
 from famix.mining import bank_source, load_or_mine, obtain_style_bank, style_bank_path
@@ -152,6 +153,21 @@ def test_from_a_config_to_a_bank_and_back(cfg, weights, monkeypatch):
     assert torch.equal(obtain_style_bank(cfg).mean, mined.mean)
     cfg.MODEL.STYLE.GRID = [2, 2]
     with pytest.raises(BankError, match=r"mined for grid \[2, 3\], the config asks for \[2, 2\]"):
+        obtain_style_bank(cfg)
+
+
+def test_the_text_tower_of_the_prompts_must_be_known(cfg, tmp_path):
+    torch.save(tiny_clip().state_dict(), tmp_path / "unmarked.pt")
+    cfg.MODEL.CLIP.WEIGHTS = str(tmp_path / "unmarked.pt")
+    with expect_error(ConfigError, "MODEL.CLIP.ARCHITECTURE", "", "open_clip:RN50"):
+        obtain_style_bank(cfg)
+    banks = {}
+    for name in ("RN50", "open_clip:RN50"):
+        cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.STYLE.BANK = name, str(tmp_path / f"{name}.safetensors")
+        banks[name] = obtain_style_bank(cfg)
+    assert not torch.equal(banks["RN50"].mean, banks["open_clip:RN50"].mean), "the prompts' embeddings differ"
+    with expect_error(BankError, str(tmp_path / "RN50.safetensors"), remedy="MODEL.CLIP.ARCHITECTURE"):
+        cfg.MODEL.STYLE.BANK = str(tmp_path / "RN50.safetensors")
         obtain_style_bank(cfg)
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
+from error_matching import expect_error
 from famix import add_famix_config
 from famix.errors import BankError, ConfigError
 from famix.mining import bank_metadata, check_bank
 from famix.style import StyleBank
-from famix.text import IMAGENET_TEMPLATES
+from famix.text import IMAGENET_TEMPLATES, OPEN_CLIP_TEXT, TextDesign
 
 NAMES = ("road", "sky")
 
@@ -40,6 +41,8 @@ def bank_with(metadata, channels=32):
 def test_metadata_tells_all_that_the_styles_depend_on(expected):
     assert expected == {
         "clip_hash": "abc123",
+        "activation": "quick_gelu",
+        "causal": "true",
         "stage": "res2",
         "grid": "[3, 3]",
         "class_names": '["road", "sky"]',
@@ -90,6 +93,25 @@ def test_a_bank_for_something_else_is_refused(expected, key, other, remedy):
     message = str(error.value)
     assert f"style bank some/bank was mined for {key} {other}, the config asks for {expected[key]}; {remedy}" in message
     assert "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK" in message
+
+
+def test_a_bank_of_another_text_tower_is_refused(cfg, expected):
+    for key, other in (("activation", "gelu"), ("causal", "false")):
+        with expect_error(BankError, "some/bank", other if key == "activation" else None, "MODEL.CLIP.ARCHITECTURE"):
+            check_bank(bank_with({**expected, key: other}), expected, "some/bank", 32)
+    of_open_clip = bank_metadata(cfg, "abc123", NAMES, OPEN_CLIP_TEXT)
+    check_bank(bank_with(of_open_clip), of_open_clip, "some/bank", 32)
+
+
+def test_banks_of_version_01_were_mined_with_openais_tower(cfg, expected, caplog):
+    old = {name: value for name, value in expected.items() if name not in ("activation", "causal")}
+    check_bank(bank_with(old), expected, "some/bank", 32)
+    with expect_error(BankError, "some/bank", "gelu", "MODEL.CLIP.ARCHITECTURE"):
+        check_bank(bank_with(old), bank_metadata(cfg, "abc123", NAMES, OPEN_CLIP_TEXT), "some/bank", 32)
+    measured = {name: value for name, value in old.items() if name != "prompts"}
+    check_bank(bank_with(measured), bank_metadata(cfg, "abc123", NAMES, OPEN_CLIP_TEXT), "some/bank", 32)
+    check_bank(bank_with(expected), bank_metadata(cfg, "abc123", NAMES, TextDesign()), "some/bank", 32)
+    assert not caplog.records
 
 
 def test_a_bank_that_does_not_say_its_clip_is_taken_with_a_warning(expected, caplog):
@@ -149,4 +171,13 @@ def test_all_differences_are_warned_of_but_the_version(expected, caplog):
 
 
 def test_every_fact_is_either_binding_or_warned_of(expected):
-    assert set(expected) == {"clip_hash", "stage", "grid", "class_names", "famix_version", *FREE}
+    assert set(expected) == {
+        "clip_hash",
+        "activation",
+        "causal",
+        "stage",
+        "grid",
+        "class_names",
+        "famix_version",
+        *FREE,
+    }

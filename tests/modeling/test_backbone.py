@@ -4,6 +4,7 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from clip_factory import save_tiny_clip, tiny_clip
+from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.errors import ConfigError, WeightsError
 from famix.modeling import ARCHITECTURES, CLIPArchitecture, CLIPResNet
@@ -66,7 +67,7 @@ def test_the_recipes_default_is_stride_16_and_the_last_block():
 
 
 def test_unknown_architecture():
-    with pytest.raises(ConfigError, match=r"one of RN50, RN101, .*got 'RN34'; .*set MODEL.CLIP.WEIGHTS to its file"):
+    with expect_error(ConfigError, "MODEL.CLIP.ARCHITECTURE", "RN34", "MODEL.CLIP.WEIGHTS"):
         build_backbone(config(ARCHITECTURE="RN34"))
 
 

@@ -278,7 +278,7 @@ def test_unknown_form_of_a_file(tmp_path):
 
 
 def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
-    def fail(tensors, path):
+    def fail(tensors, path, metadata):
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 

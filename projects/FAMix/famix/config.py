@@ -58,7 +58,7 @@ def _add_panoptic_keys(cfg: CN) -> None:
 
 def _add_model_keys(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
-    clip.ARCHITECTURE = "RN50"  # RN50, RN101, RN50x4, RN50x16 or RN50x64; read only where WEIGHTS is empty
+    clip.ARCHITECTURE = ""  # RN50, RN101, RN50x4, RN50x16, RN50x64 or open_clip:NAME; "" = decided by WEIGHTS, or RN50
     clip.WEIGHTS = ""  # a name of the clip package, "minitown" or a file; "" = random, for MODEL.WEIGHTS to fill
     clip.OUTPUT_STRIDE = 16  # stride of res5: 8, 16 or 32
     clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train: e.g. "layer4"; "all"; [] freezes everything

@@ -29,6 +29,7 @@ from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.modeling.clip_compact import rounded, save_compact
+from famix.text import OPENAI_TEXT
 
 logger = logging.getLogger("train_mini_clip")
 
@@ -187,6 +188,11 @@ def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
     if not arguments.initial:
         return None
     initial = load_clip_state_dict(arguments.initial)
+    if initial.text_design.or_else(OPENAI_TEXT) != OPENAI_TEXT:
+        raise ConfigError(
+            f"--initial must be a CLIP with {OPENAI_TEXT}, got {arguments.initial} with {initial.text_design}. "
+            "Start from a CLIP that train_mini_clip.py made."
+        )
     try:
         require_same_sizes(initial, arguments.width)
     except FAMixError as error:

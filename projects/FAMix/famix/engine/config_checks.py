@@ -19,7 +19,7 @@ from famix.evaluation import check_evaluation
 from famix.evaluation.domains import require_known_sources
 from famix.evaluation.panoptic import check_panoptic
 from famix.mining import style_bank_path
-from famix.modeling import ARCHITECTURES
+from famix.modeling import architecture_of
 from famix.modeling.clip_resnet import check_stage
 from famix.style import METRICS, PatchRestyler
 from famix.text import check_styles, check_templates
@@ -111,10 +111,7 @@ def _check_crop(cfg: CfgNode) -> None:
 def _check_styles(cfg: CfgNode) -> None:
     restyler, weights = PatchRestyler(cfg), cfg.MODEL.CLIP.WEIGHTS
     check_stage(restyler.stage)
-    if not weights and cfg.MODEL.CLIP.ARCHITECTURE not in ARCHITECTURES:
-        raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, got {cfg.MODEL.CLIP.ARCHITECTURE!r}"
-        )
+    architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
     path = style_bank_path(cfg)
     if not restyler.needs_bank or os.path.isfile(path):
         return

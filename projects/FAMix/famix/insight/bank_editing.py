@@ -16,6 +16,8 @@ from torch import Tensor
 from famix.errors import BankError
 from famix.insight.bank_looks import bank_prompts, json_list
 from famix.insight.bank_statistics import require_compatible
+from famix.mining.provenance import bank_text_design
+from famix.modeling.clip_files import design_marks
 from famix.modeling.clip_weights import clip_weights_hash
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS
@@ -150,6 +152,7 @@ def _merged_metadata(banks: Mapping[str, StyleBank], prompts: Sequence[str]) -> 
     metadata = {**agreed, HISTORY: _history(list(banks.values()), {"step": "merge", "inputs": inputs})}
     if prompts:
         metadata["prompts"] = json.dumps(list(prompts))
+        metadata |= design_marks(next(filter(lambda found: found.known, map(bank_text_design, banks.values()))))
     sources = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "source")))
     return metadata | ({"source": json.dumps(sources)} if sources else {})
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from famix.errors import BankError
 from famix.insight.bank_looks import looks_of
+from famix.mining.provenance import bank_text_design
 from famix.style.bank import StyleBank
 
 __all__ = [
@@ -112,6 +113,12 @@ def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]
                 f"{names[0]} was made for {key} {values[0]}, {names[1]} for {values[1]}; only banks of the same CLIP, "
                 "stage, grid and classes go together"
             )
+    designs = [bank_text_design(bank) for bank in (first, second)]
+    if designs[0].known and designs[1].known and designs[0] != designs[1]:
+        raise BankError(
+            f"{names[0]} was mined with a text tower of {designs[0]}, {names[1]} with {designs[1]}; only banks of the same "
+            "text tower go together"
+        )
     if first.num_channels != second.num_channels:
         raise BankError(
             f"{names[0]} has styles of {first.num_channels} channels, {names[1]} of {second.num_channels}; only banks "

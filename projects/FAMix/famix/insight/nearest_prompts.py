@@ -18,6 +18,7 @@ from torch import Tensor
 
 from famix.errors import BankError
 from famix.insight.bank_looks import bank_prompts, json_list
+from famix.mining.provenance import bank_text_design
 from famix.modeling import CLIPResNet, clip_weights_hash
 from famix.modeling.clip_resnet import check_stage
 from famix.style.bank import StyleBank
@@ -106,7 +107,8 @@ def find_nearest_prompts(
     embed = _style_encoder(bank, clip, images)
     embeddings = torch.stack([embed(row) for row in progress(rows)])
     directions = embeddings - embeddings.mean(dim=0)
-    encoder = PromptEncoder(clip_state_dict)
+    mined_with = bank_text_design(bank)
+    encoder = PromptEncoder(clip_state_dict, activation=mined_with.activation, causal=mined_with.causal)
     templates = check_templates(json.loads(bank.metadata.get("templates", "[]")))
     own, ordered, ranks = bank_prompts(bank), [], []
     for row, direction in zip(rows, directions, strict=True):

@@ -13,7 +13,8 @@ from famix.errors import BankError, ConfigError
 from famix.inference.classes import ClassTable, classes_of
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path
-from famix.modeling import clip_weights_hash, load_clip_state_dict
+from famix.modeling import clip_weights_hash, load_configured_clip
+from famix.modeling.clip_files import CLIPStateDict
 from famix.modeling.clip_resnet import check_stage
 from famix.style.bank import StyleBank
 
@@ -72,6 +73,7 @@ def _load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
     bank, weights = StyleBank.load(path), cfg.MODEL.CLIP.WEIGHTS
     if not len(bank):
         raise BankError(f"style bank {path} has no styles")
-    clip_hash = clip_weights_hash(load_clip_state_dict(weights)) if weights else ""
-    check_bank(bank, bank_metadata(cfg, clip_hash, classes.names), path, bank.num_channels)
+    clip = load_configured_clip(cfg) if weights else CLIPStateDict()
+    clip_hash = clip_weights_hash(clip) if weights else ""
+    check_bank(bank, bank_metadata(cfg, clip_hash, classes.names, clip.text_design), path, bank.num_channels)
     return bank

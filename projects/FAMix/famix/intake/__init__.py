@@ -10,7 +10,7 @@ from famix.intake.doubt import DoubtfulFileError
 from famix.intake.pickles import check_pickle
 from famix.intake.plain_files import MAX_JSON_BYTES, parse_json, read_text, require_plain_file
 from famix.intake.tensors import check_tensors, load_tensors
-from famix.intake.torchscript import Sealed, read_torchscript
+from famix.intake.torchscript import Sealed, TorchScript, read_torchscript
 from famix.intake.yaml_text import MAX_YAML_BYTES, check_yaml
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MAX_YAML_BYTES",
     "DoubtfulFileError",
     "Sealed",
+    "TorchScript",
     "check_pickle",
     "check_tensors",
     "check_yaml",

@@ -9,7 +9,8 @@ their parameters and buffers are read.
 import io
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 from zipfile import ZipFile
 
@@ -21,7 +22,7 @@ from famix.intake.doubt import DoubtfulFileError
 from famix.intake.pickles import check_pickle
 from famix.intake.tensors import check_tensors
 
-__all__ = ["Sealed", "read_torchscript"]
+__all__ = ["Sealed", "TorchScript", "read_torchscript"]
 
 _DTYPES = {
     "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
@@ -48,8 +49,23 @@ class Sealed:
         return self._function(*arguments)
 
 
-def read_torchscript(stream: BinaryIO) -> dict[str, Tensor]:
-    """The parameters and buffers of an archive, by the names that its state_dict would have.
+@dataclass(frozen=True)
+class TorchScript:
+    """Content of an archive.
+
+    Attributes:
+        tensors: parameters and buffers, by the names that they would have in a state_dict.
+        classes: class name of each module, by its path, such as "layer1.0.conv1"; that of the archive itself is "".
+        others: tensors that are neither parameters nor buffers: plain attributes and constants of the code.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+    others: list[Tensor] = field(default_factory=list)
+
+
+def read_torchscript(stream: BinaryIO) -> TorchScript:
+    """Read an archive.
 
     Args:
         stream: of the archive.
@@ -62,34 +78,47 @@ def read_torchscript(stream: BinaryIO) -> dict[str, Tensor]:
     size = stream.seek(0, 2)
     try:
         with ZipFile(stream) as archive:
-            tensors = dict(_tensors_of(archive))
+            content = _content_of(archive)
     except DoubtfulFileError:
         raise
     except Exception as error:  # a damaged pickle raises anything
         raise DoubtfulFileError(f"its modules cannot be read: {type(error).__name__}: {error}") from error
-    check_tensors(tensors, size)
-    return tensors
+    check_tensors(content.tensors, size)
+    check_tensors(content.others, size)
+    return content
 
 
-def _tensors_of(archive: ZipFile) -> Iterator[tuple[str, Tensor]]:
+def _content_of(archive: ZipFile) -> TorchScript:
     folder = archive.namelist()[0].split("/")[0]
-    content = archive.read(f"{folder}/data.pkl")
-    check_pickle(io.BytesIO(content))
-    root = _ModuleUnpickler(content, archive, folder).load()
+    root = _unpickle(archive, folder, "data")
     if not isinstance(root, _Module):
         raise DoubtfulFileError(f"it holds a {type(root).__name__}, expected a module")
     declared = _Declarations(archive, folder)
-    pending, count = [("", root)], 0
+    content, pending, count = TorchScript(), [("", root)], 0
     while pending:
         prefix, module = pending.pop()
         count += 1
         if count > _MAX_MODULES or prefix.count(".") > _MAX_DEPTH:
             raise DoubtfulFileError("its modules hold each other")
+        content.classes[prefix.removesuffix(".")] = type(module).kind[1]
         for name, value in vars(module).items():
             if isinstance(value, _Module):
                 pending.append((f"{prefix}{name}.", value))
             elif isinstance(value, Tensor) and declared.has(module, name):
-                yield prefix + name, value
+                content.tensors[prefix + name] = value
+            elif isinstance(value, Tensor):
+                content.others.append(value)
+    if f"{folder}/constants.pkl" in archive.namelist():
+        constants = _unpickle(archive, folder, "constants")
+        content.others.extend(value for value in constants if isinstance(value, Tensor))
+    return content
+
+
+def _unpickle(archive: ZipFile, folder: str, name: str) -> Any:
+    """Read {name}.pkl, whose tensors lie in the folder {name}."""
+    content = archive.read(f"{folder}/{name}.pkl")
+    check_pickle(io.BytesIO(content))
+    return _ModuleUnpickler(content, archive, f"{folder}/{name}").load()
 
 
 class _Module:
@@ -129,7 +158,7 @@ class _ModuleUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         _, kind, key, _, count = pid
         if key not in self._flat:
-            content, dtype = self._archive.read(f"{self._folder}/data/{key}"), _DTYPES[kind]
+            content, dtype = self._archive.read(f"{self._folder}/{key}"), _DTYPES[kind]
             self._flat[key] = (
                 torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
             )

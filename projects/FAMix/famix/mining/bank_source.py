@@ -16,7 +16,15 @@ from famix.mining.bank_mining import build_miner, mine_bank
 from famix.mining.measured import measure_source_basis
 from famix.mining.provenance import bank_metadata, check_bank
 from famix.mining.shards import MiningShards
-from famix.modeling import ARCHITECTURES, STAGES, CLIPArchitecture, clip_weights_hash, load_clip_state_dict
+from famix.modeling import (
+    STAGES,
+    CLIPArchitecture,
+    architecture_of,
+    clip_weights_hash,
+    load_configured_clip,
+    require_text_design,
+)
+from famix.modeling.clip_files import CLIPStateDict
 from famix.style.bank import StyleBank
 
 __all__ = ["load_or_mine", "obtain_style_bank", "style_bank_path"]
@@ -37,19 +45,20 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
 
     Raises:
         BankError: the bank was mined for something else.
-        ConfigError: there is no bank, and no CLIP to mine one with.
+        ConfigError: there is no bank, and no CLIP to mine one with, or how its text tower computes is not known.
     """
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
-    clip = load_clip_state_dict(weights) if weights else {}
-    architecture = CLIPArchitecture.from_state_dict(clip) if clip else ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE]
-    metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names)
+    clip = load_configured_clip(cfg) if weights else CLIPStateDict()
+    architecture = CLIPArchitecture.from_state_dict(clip) if clip else architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
+    metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
     shards = MiningShards(path, metadata)
     channels = architecture.channels(STAGES.index(cfg.MODEL.STYLE.STAGE))
 
     def mine() -> StyleBank:
         if not clip:
             raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
+        require_text_design(clip, weights)
         present, finished = _find_finished(shards)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
         miner = build_miner(cfg, clip, class_names, basis)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.provenance import bank_metadata
-from famix.modeling import CLIPResNet, clip_weights_hash, load_clip_state_dict
+from famix.modeling import CLIPResNet, clip_weights_hash, load_configured_clip
 from famix.style.bank import StyleBank
 from famix.style.dominant import patch_classes
 from famix.style.metric import source_basis
@@ -37,13 +37,13 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
         One style per patch, of the class that most of its pixels bear.
 
     Raises:
-        ConfigError, DatasetError, WeightsError: as `famix.data.build_mining_batches` and `load_clip_state_dict`.
+        ConfigError, DatasetError, WeightsError: as `famix.data.build_mining_batches` and `load_configured_clip`.
     """
     require_same_classes(datasets)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = tuple(datasets)
-    weights = load_clip_state_dict(cfg.MODEL.CLIP.WEIGHTS)
+    weights = load_configured_clip(cfg)
     class_names = MetadataCatalog.get(datasets[0]).stuff_classes
     metadata = bank_metadata(cfg, clip_weights_hash(weights), class_names)
     bank = StyleBank({key: metadata[key] for key in _DESCRIBES_MEASURING} | {"measured": ", ".join(datasets)})

@@ -1,6 +1,6 @@
 """What a style bank says of itself, and whether that is what the config asks for.
 
-Metadata, all strings (JSON where noted): clip_hash, stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
+Metadata, all strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
 prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, metric, dtype, seed,
 images_per_batch, max_batches, crop_size (JSON), source (JSON list of data sets) and famix_version.
 """
@@ -14,10 +14,11 @@ from detectron2.config import CfgNode
 
 from famix.errors import BankError
 from famix.mining.prompt_table import PromptTable
+from famix.modeling.clip_files import design_marks, design_of_marks
 from famix.style.bank import StyleBank
-from famix.text import check_templates
+from famix.text import OPENAI_TEXT, TextDesign, check_templates
 
-__all__ = ["bank_metadata", "check_bank"]
+__all__ = ["bank_metadata", "bank_text_design", "check_bank"]
 
 # A bank that differs in these cannot serve the config, whoever wants it to.
 _BINDING = {
@@ -29,13 +30,16 @@ _BINDING = {
 _MINE_ANEW = "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK"
 
 
-def bank_metadata(cfg: CfgNode, clip_hash: str, class_names: Sequence[str]) -> dict[str, str]:
+def bank_metadata(
+    cfg: CfgNode, clip_hash: str, class_names: Sequence[str], text_design: TextDesign = OPENAI_TEXT
+) -> dict[str, str]:
     """Metadata of the bank that a config would mine.
 
     Args:
         cfg: the effective config.
         clip_hash: of the CLIP weights, see `clip_weights_hash`; "" where they are unknown, which is never compared.
         class_names: of the source data set.
+        text_design: of the CLIP's text tower; unknown properties become "", which is never compared.
 
     Returns:
         The strings listed in the module's docstring.
@@ -43,6 +47,7 @@ def bank_metadata(cfg: CfgNode, clip_hash: str, class_names: Sequence[str]) -> d
     mining = cfg.STYLE_MINING
     return {
         "clip_hash": clip_hash,
+        **design_marks(text_design),
         "stage": cfg.MODEL.STYLE.STAGE,
         "grid": json.dumps(list(cfg.MODEL.STYLE.GRID)),
         "class_names": json.dumps(list(class_names)),
@@ -84,12 +89,19 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
             raise BankError(
                 f"style bank {path} was mined for {key} {got}, the config asks for {wanted}; {remedy}, {_MINE_ANEW}"
             )
+    mined, used = bank_text_design(bank), design_of_marks(expected)
+    if mined.known and used.or_else(mined) != mined:
+        raise BankError(
+            f"style bank {path} was mined with a text tower of {mined}, MODEL.CLIP.ARCHITECTURE asks for {used}; set "
+            f"MODEL.CLIP.ARCHITECTURE to that of the bank, {_MINE_ANEW}"
+        )
     if bank.num_channels != num_channels:
         raise BankError(
             f"style bank {path} holds {len(bank)} styles of {bank.num_channels} channels, stage {expected['stage']} of "
             f"the backbone has {num_channels}; {_BINDING['clip_hash']}, {_MINE_ANEW}"
         )
-    others = [key for key in expected if key not in _BINDING and key != "famix_version"]
+    compared = {*_BINDING, *design_marks(mined), "famix_version"}
+    others = [key for key in expected if key not in compared]
     differences = [
         f"{key} {_short(bank.metadata[key])} (config: {_short(expected[key])})"
         for key in others
@@ -99,6 +111,14 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
         logging.getLogger(__name__).warning(
             "Style bank %s is used as it is, although it was mined with %s.", path, "; ".join(differences)
         )
+
+
+def bank_text_design(bank: StyleBank) -> TextDesign:
+    """Return the design of the text tower that read a bank's prompts; unknown for a bank without prompts.
+
+    Banks of version 0.1 do not say it: they were mined with OpenAI's.
+    """
+    return design_of_marks(bank.metadata).or_else(OPENAI_TEXT) if "prompts" in bank.metadata else TextDesign()
 
 
 def _short(text: str, limit: int = 80) -> str:

@@ -3,9 +3,14 @@
 from contextlib import suppress
 
 from famix.modeling.backbone import build_clip_resnet_backbone
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, architecture_of
 from famix.modeling.clip_resnet import STAGES, CLIPResNet
-from famix.modeling.clip_weights import clip_weights_hash, load_clip_state_dict
+from famix.modeling.clip_weights import (
+    clip_weights_hash,
+    load_clip_state_dict,
+    load_configured_clip,
+    require_text_design,
+)
 from famix.modeling.deeplab_head import CLIPDeepLabV3PlusHead
 from famix.modeling.panoptic_backbone import build_clip_resnet_fpn_backbone
 from famix.modeling.panoptic_fpn import FAMixPanopticFPN, StuffSemSegFPNHead
@@ -26,8 +31,11 @@ __all__ = [
     "FAMixSemanticSegmentor",
     "PatchStyleMixin",
     "StuffSemSegFPNHead",
+    "architecture_of",
     "build_clip_resnet_backbone",
     "build_clip_resnet_fpn_backbone",
     "clip_weights_hash",
     "load_clip_state_dict",
+    "load_configured_clip",
+    "require_text_design",
 ]

@@ -6,10 +6,9 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 
-from famix.errors import ConfigError
-from famix.modeling.clip_architecture import ARCHITECTURES
+from famix.modeling.clip_architecture import architecture_of
 from famix.modeling.clip_resnet import CLIPResNet
-from famix.modeling.clip_weights import load_clip_state_dict
+from famix.modeling.clip_weights import load_configured_clip
 
 __all__ = ["build_clip_resnet_backbone"]
 
@@ -19,27 +18,26 @@ def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = Non
     """Build the backbone that MODEL.CLIP describes, without CLIP's attention pool.
 
     Args:
-        cfg: reads MODEL.CLIP. With WEIGHTS the file decides the architecture; without, ARCHITECTURE does and the
-            weights are random until a checkpoint fills them.
+        cfg: reads MODEL.CLIP. With WEIGHTS the file decides the sizes; without, ARCHITECTURE does and the weights are
+            random until a checkpoint fills them.
         input_shape: unused; CLIP takes 3 channels.
 
     Returns:
         The backbone, frozen but for TRAINABLE.
+
+    Raises:
+        ConfigError: ARCHITECTURE is unknown, or does not fit the file.
+        WeightsError: see `load_clip_state_dict`.
     """
     clip = cfg.MODEL.CLIP
     if clip.WEIGHTS:
         logging.getLogger(__name__).info("The backbone starts from the CLIP weights %s", clip.WEIGHTS)
         return CLIPResNet.from_state_dict(
-            load_clip_state_dict(clip.WEIGHTS),
+            load_configured_clip(cfg),
             clip.OUTPUT_STRIDE,
             trainable=clip.TRAINABLE,
             with_attention_pool=False,
         ).train()  # as the rest of a new model is
-    if clip.ARCHITECTURE not in ARCHITECTURES:
-        raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE must be one of {', '.join(ARCHITECTURES)}, got {clip.ARCHITECTURE!r}; "
-            "for any other network set MODEL.CLIP.WEIGHTS to its file"
-        )
     return CLIPResNet(
-        ARCHITECTURES[clip.ARCHITECTURE], clip.OUTPUT_STRIDE, trainable=clip.TRAINABLE, with_attention_pool=False
+        architecture_of(clip.ARCHITECTURE), clip.OUTPUT_STRIDE, trainable=clip.TRAINABLE, with_attention_pool=False
     )

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from famix.clip_package import CLIP, VOCAB_SIZE
 from famix.errors import ConfigError, WeightsError
+from famix.text.tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
 
-__all__ = ["ARCHITECTURES", "CLIPArchitecture", "random_clip"]
+__all__ = ["ARCHITECTURES", "CLIPArchitecture", "architecture_of", "random_clip", "text_design_of"]
 
 CONTEXT_LENGTH = 77  # tokens of a text, in all published models
 _STRIDE = 32  # of the attention pool's input to the image
@@ -93,6 +94,46 @@ ARCHITECTURES: dict[str, CLIPArchitecture] = {
     "RN50x16": CLIPArchitecture.of((6, 8, 18, 8), width=96, embed_dim=768, input_resolution=384),
     "RN50x64": CLIPArchitecture.of((3, 15, 36, 10), width=128, embed_dim=1024, input_resolution=448),
 }
+"""Published by OpenAI. open_clip has networks of the same names and sizes."""
+
+_OPEN_CLIP = "open_clip:"
+_QUICK_GELU = "-quickgelu"
+_DEFAULT = "RN50"
+
+
+def architecture_of(name: str) -> CLIPArchitecture:
+    """Return the sizes that a value of MODEL.CLIP.ARCHITECTURE stands for; "" stands for RN50.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    return ARCHITECTURES[_split_name(name)[0]]
+
+
+def text_design_of(name: str) -> TextDesign:
+    """Return the design of the text tower that a value of MODEL.CLIP.ARCHITECTURE stands for; unknown for "".
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    return _split_name(name)[1]
+
+
+def _split_name(name: str) -> tuple[str, TextDesign]:
+    sizes = name.removeprefix(_OPEN_CLIP)
+    of_open_clip, quick = sizes != name, sizes.endswith(_QUICK_GELU)
+    if of_open_clip:
+        sizes = sizes.removesuffix(_QUICK_GELU)
+    if name and sizes not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ConfigError(
+            f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known} (OpenAI's), {_OPEN_CLIP}NAME or "
+            f"{_OPEN_CLIP}NAME{_QUICK_GELU} with the same names, got {name!r}. For a network of other sizes set "
+            "MODEL.CLIP.WEIGHTS to its file, and ARCHITECTURE to any name with the same text tower."
+        )
+    if not name:
+        return _DEFAULT, TextDesign()
+    return sizes, OPEN_CLIP_TEXT if of_open_clip and not quick else OPENAI_TEXT
 
 
 def random_clip(

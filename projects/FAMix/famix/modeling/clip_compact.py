@@ -14,6 +14,8 @@ from torch import Tensor
 from famix.clip_package import VOCAB_SIZE
 from famix.errors import WeightsError
 from famix.files import whole_file
+from famix.modeling.clip_files import design_marks
+from famix.text.tower import OPENAI_TEXT
 
 __all__ = ["expand_compact", "full_embedding", "is_compact", "rounded", "save_compact"]
 
@@ -47,11 +49,11 @@ def save_compact(
     kept = {**state_dict, _EMBEDDING: state_dict[_EMBEDDING][rows]}
     tensors = {name: _store(tensor).contiguous() for name, tensor in kept.items() if tensor.is_floating_point()}
     with whole_file(path) as part:
-        part.write_bytes(save({**tensors, _ROWS: rows.int()}, metadata=dict(metadata)))
+        part.write_bytes(save({**tensors, _ROWS: rows.int()}, metadata={**metadata, **design_marks(OPENAI_TEXT)}))
 
 
 def is_compact(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are those of a compact file."""
+    """Whether tensors are those of a compact file. All of these have OpenAI's text tower."""
     return _ROWS in tensors
 
 
@@ -65,9 +67,10 @@ def expand_compact(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     embedding = others.get(_EMBEDDING)
     shape = () if embedding is None else tuple(embedding.shape)
     fits = len(shape) == 2 and tuple(rows.shape) == shape[:1] and 0 < shape[1] <= _MOST_CHANNELS
+    fits &= not tensors[_ROWS].is_floating_point()  # half precision cannot count to the last token
     if embedding is None or not fits or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
         raise WeightsError(
-            f"Got {_ROWS} of shape {tuple(rows.shape)} for {_EMBEDDING} of shape {shape}, expected one token below "
+            f"Got {_ROWS} of {tensors[_ROWS].dtype} and shape {tuple(rows.shape)} for {_EMBEDDING} of shape {shape}, expected one integer below "
             f"{VOCAB_SIZE} for each row of at most {_MOST_CHANNELS}. Make the file again with train_mini_clip.py."
         )
     return {**others, _EMBEDDING: full_embedding(embedding, rows.tolist())}

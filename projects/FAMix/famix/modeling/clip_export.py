@@ -11,6 +11,8 @@ import torch
 from famix.clip_package import CLIP, convert_weights, tokenize
 from famix.errors import ConfigError
 from famix.files import whole_file
+from famix.modeling.clip_files import design_marks
+from famix.text.tower import OPENAI_TEXT
 
 __all__ = ["CLIPFileForm", "save_clip"]
 
@@ -23,7 +25,7 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
     Args:
         model: with a ResNet image tower, on the CPU. Its convolutions, linear layers and projections are turned into
             half precision, in place, as in OpenAI's files; so all forms hold equal values.
-        path: to write, replaced if it is there.
+        path: to write, replaced if it is there. The file is marked as one with OpenAI's text tower.
         form: "state_dict" (torch.save), "safetensors" or "torchscript", which is a traced model with the integers
             input_resolution, context_length and vocab_size among its buffers, as OpenAI publishes.
 
@@ -37,9 +39,11 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
         if form == "torchscript":
             _save_torchscript(model, part)
         elif form == "safetensors":
-            part.write_bytes(safetensors.torch.save(model.state_dict()))
+            part.write_bytes(safetensors.torch.save(model.state_dict(), metadata=design_marks(OPENAI_TEXT)))
         else:
-            torch.save(model.state_dict(), part)
+            state_dict = model.state_dict()
+            state_dict._metadata[""].update(design_marks(OPENAI_TEXT))  # type: ignore[attr-defined]
+            torch.save(state_dict, part)
 
 
 @torch.no_grad()

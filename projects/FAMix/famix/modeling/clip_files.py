@@ -1,34 +1,72 @@
-"""Reading tensors by name from the three forms in which CLIP weights are passed around, without running their code.
+"""Reading CLIP weights from the three forms in which they are passed around, without running their code.
 
 The form is told from the content, never from the suffix: OpenAI's TorchScript archives are called ".pt" as well.
 """
 
+import hashlib
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
-import safetensors.torch
+import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from famix.clip_package import model_urls
 from famix.errors import WeightsError
-from famix.intake import DoubtfulFileError, load_tensors, read_torchscript
+from famix.intake import DoubtfulFileError, TorchScript, load_tensors, read_torchscript
+from famix.text.tower import OPENAI_TEXT, Activation, TextDesign, causal_mask
 
-__all__ = ["read_tensors"]
+__all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "read_clip"]
 
 _EXPECTED = "expected a TorchScript archive of OpenAI, a state_dict saved by torch.save or a .safetensors file"
 _DAMAGED = "It may be a part of a download: fetch or copy it again."
+_ACTIVATION, _CAUSAL = "activation", "causal"  # marks in a file
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put them before all names
+_CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}  # of modules in TorchScript
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+class CLIPStateDict(dict[str, Tensor]):
+    """Names to tensors of a CLIP, with the design of its text tower as far as the file shows it.
+
+    Attributes:
+        text_design: the mark that `PromptEncoder` reads. Copies into plain dictionaries lose it.
+    """
+
+    text_design = TextDesign()
+
+
+def design_marks(design: TextDesign) -> dict[str, str]:
+    """Write a design as metadata of a file; unknown properties become ""."""
+    return {_ACTIVATION: design.activation or "", _CAUSAL: "" if design.causal is None else str(design.causal).lower()}
+
+
+def design_of_marks(marks: object) -> TextDesign:
+    """Read the design that `design_marks` wrote among other metadata; unknown where there is no such mark."""
+    entries = marks if isinstance(marks, Mapping) else {}
+    activation, causal = (entries.get(key) for key in (_ACTIVATION, _CAUSAL))
+    masks = {"true": True, "false": False}
+    return TextDesign(
+        cast(Activation, activation) if activation in _CLASSES.values() else None,
+        masks.get(causal) if isinstance(causal, str) else None,
+    )
+
+
+def read_clip(path: Path) -> CLIPStateDict:
     """Read all tensors of a file onto the CPU, in the precision they are stored in.
 
     Args:
         path: a TorchScript archive; a state_dict (names to tensors) saved by torch.save, by itself or as the entry
-            "state_dict" of a dictionary; or a .safetensors file. The prefix "module." that DataParallel puts before
-            all names is removed.
+            "state_dict" of a dictionary; or a .safetensors file. Prefixes of all names that DataParallel ("module.")
+            and torch.compile ("_orig_mod.") make are removed.
+
+    Returns:
+        The tensors. Their design is known from archives, whose modules have names, from files of this project, which
+        have marks, and from OpenAI's own files; other files do not show it.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds something else than tensors.
@@ -38,14 +76,42 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"Got no file of weights at {path}, {_EXPECTED}. Correct the path, or name a published model, e.g. RN50."
         )
     if _is_safetensors(path):
-        tensors = _read_safetensors(path)
+        tensors, design = _read_safetensors(path)
     elif _is_torchscript(path):
-        tensors = _read_torchscript(path)
+        archive = _read_torchscript(path)
+        tensors, design = archive.tensors, _design_in_archive(archive)
+        if not design.known and _is_published(path):
+            design = OPENAI_TEXT
     else:
-        tensors = _read_state_dict(path)
-    if tensors and all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+        tensors, design = _read_state_dict(path)
+    while prefix := next(
+        (prefix for prefix in _WRAPPERS if tensors and all(n.startswith(prefix) for n in tensors)), ""
+    ):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    content = CLIPStateDict(tensors)
+    content.text_design = design
+    return content
+
+
+def _design_in_archive(archive: TorchScript) -> TextDesign:
+    """The activation from the classes of the text tower's modules, and the mask from the tensors in its code."""
+    found = {
+        _CLASSES[name]
+        for path, name in archive.classes.items()
+        if path.startswith("transformer.resblocks.") and name in _CLASSES
+    }
+    positions = archive.tensors.get("positional_embedding")
+    length = len(positions) if positions is not None and positions.ndim == 2 else 0
+    masks = [other for other in archive.others if length and tuple(other.shape) == (length, length)]
+    causal = any(torch.equal(mask.float(), causal_mask(length)) for mask in masks if mask.is_floating_point())
+    return TextDesign(found.pop() if len(found) == 1 else None, causal or None)
+
+
+def _is_published(path: Path) -> bool:
+    """Whether a file is one that OpenAI published: the URLs of those name their SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return any(digest in url.split("/") for url in model_urls().values())
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -62,14 +128,16 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], TextDesign]:
     try:
-        return safetensors.torch.load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration
+            return tensors, design_of_marks(file.metadata())
     except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
         raise WeightsError(f"Got a damaged safetensors file {path} ({error}), {_EXPECTED}. {_DAMAGED}") from error
 
 
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
+def _read_torchscript(path: Path) -> TorchScript:
     try:
         with path.open("rb") as file:
             return read_torchscript(file)
@@ -79,7 +147,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], TextDesign]:
     try:
         with path.open("rb") as file:
             content = load_tensors(file)
@@ -99,7 +167,13 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"Got {path} with a {type(content).__name__} that is no state_dict, {_EXPECTED}. "
             'Save the model\'s state_dict() alone or as {"state_dict": ...}.'
         )
-    return dict(content)
+    return dict(content), design_of_marks(_own_metadata(content))
+
+
+def _own_metadata(state_dict: Mapping[str, Any]) -> object:
+    """What a state_dict says of the model as a whole: torch keeps it beside the tensors, and in files."""
+    metadata = getattr(state_dict, "_metadata", None)
+    return metadata.get("") if isinstance(metadata, Mapping) else None
 
 
 def _foreign_part(error: pickle.UnpicklingError) -> str:

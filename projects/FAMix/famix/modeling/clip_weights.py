@@ -1,31 +1,89 @@
 """CLIP weights by name or path, checked and in one normal form, and the hash that identifies them."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.utils.logger import log_first_n
 from iopath.common.file_io import file_lock
 from torch import Tensor
 
 from famix import clip_package
-from famix.errors import WeightsError
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
+from famix.errors import ConfigError, WeightsError
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, text_design_of
 from famix.modeling.clip_compact import expand_compact, is_compact
-from famix.modeling.clip_files import read_tensors
+from famix.modeling.clip_files import CLIPStateDict, read_clip
+from famix.text.tower import OPENAI_TEXT, TextDesign
 
-__all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict"]
+__all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict", "load_configured_clip"]
 
 MINITOWN = "minitown"
 """Name of the CLIP that comes with the package."""
 
 _MOST = 1000  # blocks of a text tower, or tokens of a text: a file can claim any number; published are 16 and 77
 _MINITOWN_FILE = Path(__file__).parents[1] / "minitown" / "weights" / "clip.safetensors"
+_COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
+_COUNTER_SUFFIX = ".num_batches_tracked"
 
 
-def load_clip_state_dict(source: str) -> dict[str, Tensor]:
+def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
+    """Load MODEL.CLIP.WEIGHTS, with MODEL.CLIP.ARCHITECTURE for what the file does not show of its text tower.
+
+    Args:
+        cfg: reads MODEL.CLIP.{WEIGHTS, ARCHITECTURE}.
+
+    Returns:
+        The weights. Their `text_design` has unknown properties only if ARCHITECTURE is empty.
+
+    Raises:
+        ConfigError: ARCHITECTURE is unknown, or names another text tower than the file shows.
+        WeightsError: see `load_clip_state_dict`.
+    """
+    source, name = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.ARCHITECTURE
+    named = text_design_of(name)
+    state_dict = load_clip_state_dict(source)
+    shown = state_dict.text_design
+    if named.known and shown.or_else(named) != named:
+        raise ConfigError(
+            f"MODEL.CLIP.ARCHITECTURE must fit MODEL.CLIP.WEIGHTS, got {name} (text tower with {named}) for {source} "
+            f"(with {shown}). Set MODEL.CLIP.ARCHITECTURE '', which lets the file decide."
+        )
+    if named.known and not shown.known:
+        log_first_n(
+            logging.WARNING,
+            f"MODEL.CLIP.WEIGHTS {source} does not show its text tower: it is read with {named}, as "
+            f"MODEL.CLIP.ARCHITECTURE {name} says.",
+            key="message",
+        )
+    state_dict.text_design = shown.or_else(named)
+    return state_dict
+
+
+def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
+    """Return the design of a text tower.
+
+    Args:
+        state_dict: of a CLIP, see `load_configured_clip`.
+        source: MODEL.CLIP.WEIGHTS, for the message.
+
+    Raises:
+        ConfigError: it is not known.
+    """
+    if state_dict.text_design.known:
+        return state_dict.text_design
+    raise ConfigError(
+        f"MODEL.CLIP.ARCHITECTURE must name the text tower of MODEL.CLIP.WEIGHTS {source}, which the file does not show, "
+        f"got {''!r}. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip "
+        "with GELU, or to open_clip:RN50-quickgelu; RN101, RN50x4, RN50x16 and RN50x64 likewise."
+    )
+
+
+def load_clip_state_dict(source: str) -> CLIPStateDict:
     """Load the weights of a CLIP with a ResNet image tower.
 
     Args:
@@ -37,20 +95,23 @@ def load_clip_state_dict(source: str) -> dict[str, Tensor]:
     Returns:
         Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. All integers
         are dropped: input_resolution, context_length and vocab_size can be read from shapes, and the batch norms'
-        num_batches_tracked plays no role. So every form of the same weights gives the same dictionary.
+        num_batches_tracked plays no role, in whatever precision a file has them. So every form of the same weights gives
+        the same dictionary. Its `text_design` says how the text tower computes, as far as the file shows it.
 
     Raises:
         WeightsError: the file cannot be had or read, or is not such a CLIP.
     """
     path = _file_of(source)
-    tensors = read_tensors(path)
+    content = read_clip(path)
+    design, tensors = content.text_design, dict(content)
     try:
         if is_compact(tensors):
-            tensors = expand_compact(tensors)
-        state_dict = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
+            design, tensors = design.or_else(OPENAI_TEXT), expand_compact(tensors)
+        state_dict = CLIPStateDict({name: tensor.float() for name, tensor in tensors.items() if _counts(name, tensor)})
         _check_layout(state_dict)
     except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
+    state_dict.text_design = OPENAI_TEXT if source in ARCHITECTURES else design
     return state_dict
 
 
@@ -58,17 +119,21 @@ def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
     """Identify weights, whatever file, precision or device they are kept in.
 
     Args:
-        state_dict: names to tensors. Integers do not count, see `load_clip_state_dict`.
+        state_dict: names to tensors. Integers and counters do not count, see `load_clip_state_dict`.
 
     Returns:
         sha256 over the sorted names, shapes and float32 values, in hex.
     """
     digest = hashlib.sha256()
-    for name in sorted(name for name, tensor in state_dict.items() if tensor.is_floating_point()):
+    for name in sorted(name for name, tensor in state_dict.items() if _counts(name, tensor)):
         tensor = state_dict[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).numpy().astype("<f4", copy=False).data)
     return digest.hexdigest()
+
+
+def _counts(name: str, tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and name not in _COUNTERS and not name.endswith(_COUNTER_SUFFIX)
 
 
 def _file_of(source: str) -> Path:

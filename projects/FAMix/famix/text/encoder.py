@@ -1,5 +1,6 @@
 """Texts to unit-length CLIP embeddings, each averaged over sentence templates."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from famix.clip_package import VOCAB_SIZE, tokenize
 from famix.errors import ConfigError, WeightsError
 from famix.text.prompts import check_templates, fill_template
 from famix.text.templates import IMAGENET_TEMPLATES
-from famix.text.tower import TextTower
+from famix.text.tower import OPENAI_TEXT, Activation, TextDesign, TextTower
 
 __all__ = ["PromptEncoder"]
 
@@ -22,19 +23,31 @@ class PromptEncoder:
     """
 
     def __init__(
-        self, clip_state_dict: Mapping[str, Tensor], *, device: torch.device | str = "cpu", chunk_size: int = 64
+        self,
+        clip_state_dict: Mapping[str, Tensor],
+        *,
+        activation: Activation | None = None,
+        causal: bool | None = None,
+        device: torch.device | str = "cpu",
+        chunk_size: int = 64,
     ) -> None:
         """Take the text tower out of a CLIP.
 
         Args:
             clip_state_dict: of a whole CLIP, see `famix.modeling.load_clip_state_dict`.
+            activation: of the tower's MLPs, "quick_gelu" (OpenAI) or "gelu" (most of open_clip's models). None reads
+                it from the mark that `load_clip_state_dict` leaves where the file shows it; without a mark, OpenAI's
+                is assumed and a warning is logged.
+            causal: whether a token attends to itself and earlier tokens only; None as for `activation`.
             device: on which texts are encoded and results are kept.
             chunk_size: most sentences encoded at a time, which bounds the memory; no influence on the result.
 
         Raises:
+            ConfigError: `activation` or `causal` has another value.
             WeightsError: the text tower is incomplete or made for another vocabulary.
         """
-        self.tower = TextTower.from_state_dict(clip_state_dict).to(device)
+        design = _design_of(clip_state_dict, TextDesign(activation, causal))
+        self.tower = TextTower.from_state_dict(clip_state_dict, design).to(device)
         if self.tower.vocab_size != VOCAB_SIZE:
             raise WeightsError(
                 f"Got a text tower for {self.tower.vocab_size} tokens, expected {VOCAB_SIZE} as clip's tokenizer makes. "
@@ -105,9 +118,9 @@ class PromptEncoder:
         return torch.empty_like(embeddings).index_copy_(0, order.to(self.device), embeddings)
 
     def _chunks(self, tokens: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        """Rows of tokens, cut to the longest sentence of each chunk, which changes nothing but the time."""
+        """Rows of tokens, cut to the longest sentence of each chunk if the tower is causal: it saves time only."""
         for rows, sizes in zip(tokens.split(self.chunk_size), lengths.split(self.chunk_size), strict=True):
-            yield rows[:, : int(sizes.max())]
+            yield rows[:, : int(sizes.max())] if self.tower.causal else rows
 
     def _tokenize(self, sentences: list[str]) -> Tensor:
         """(len(sentences), context_length) int64."""
@@ -118,3 +131,15 @@ class PromptEncoder:
                 f"Got a prompt that cannot be encoded ({error}), expected at most {self.tower.context_length} tokens "
                 "with its template. Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
             ) from error
+
+
+def _design_of(clip_state_dict: Mapping[str, Tensor], asked: TextDesign) -> TextDesign:
+    """Complete the asked design with the state_dict's mark, and what is unknown then with OpenAI's."""
+    design = asked.or_else(getattr(clip_state_dict, "text_design", TextDesign()))
+    if not design.known:
+        logging.getLogger(__name__).warning(
+            "This CLIP state_dict does not show its text tower's activation and mask: reading it with %s, as OpenAI's. "
+            "Pass activation= and causal= to PromptEncoder if it comes from open_clip.",
+            design.or_else(OPENAI_TEXT),
+        )
+    return design.or_else(OPENAI_TEXT)

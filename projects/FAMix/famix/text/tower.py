@@ -1,16 +1,62 @@
-"""CLIP's text tower alone: a causal transformer from tokens to one embedding."""
+"""CLIP's text tower alone: a transformer from tokens to one embedding."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from famix.clip_package import LayerNorm, Transformer
-from famix.errors import WeightsError
+from famix.errors import ConfigError, WeightsError
 
-__all__ = ["TextTower"]
+__all__ = ["OPENAI_TEXT", "OPEN_CLIP_TEXT", "Activation", "TextDesign", "TextTower"]
+
+Activation = Literal["quick_gelu", "gelu"]
 
 _HEAD_CHANNELS = 64  # of every attention in CLIP
+
+
+@dataclass(frozen=True)
+class TextDesign:
+    """Properties of a text tower that the names and shapes of its weights do not show.
+
+    Attributes:
+        activation: of the MLPs: "quick_gelu", x * sigmoid(1.702 x), or "gelu"; None if unknown.
+        causal: whether a token attends to itself and earlier tokens only; None if unknown.
+    """
+
+    activation: Activation | None = None
+    causal: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation is not None and self.activation not in get_args(Activation):
+            raise ConfigError(
+                f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}. "
+                "Name that of the text tower."
+            )
+        if self.causal is not None and not isinstance(self.causal, bool):
+            raise ConfigError(f"causal must be True or False, got {self.causal!r}. Name the mask of the text tower.")
+
+    @property
+    def known(self) -> bool:
+        """Whether both properties are known."""
+        return self.activation is not None and self.causal is not None
+
+    def or_else(self, other: "TextDesign") -> "TextDesign":
+        """Fill unknown properties with those of `other`."""
+        return TextDesign(
+            other.activation if self.activation is None else self.activation,
+            other.causal if self.causal is None else self.causal,
+        )
+
+    def __str__(self) -> str:
+        mask = {None: "an unknown mask", True: "a causal mask", False: "no causal mask"}[self.causal]
+        return f"{self.activation or 'an unknown activation'} and {mask}"
+
+
+OPENAI_TEXT = TextDesign("quick_gelu", True)
+OPEN_CLIP_TEXT = TextDesign("gelu", True)
 
 
 class TextTower(nn.Module):
@@ -20,7 +66,15 @@ class TextTower(nn.Module):
     """
 
     def __init__(
-        self, *, vocab_size: int, context_length: int, width: int, layers: int, embed_dim: int, mask: Tensor
+        self,
+        *,
+        vocab_size: int,
+        context_length: int,
+        width: int,
+        layers: int,
+        embed_dim: int,
+        mask: Tensor | None,
+        activation: Activation = "quick_gelu",
     ) -> None:
         """Make a tower whose weights are to be loaded.
 
@@ -30,21 +84,27 @@ class TextTower(nn.Module):
             width: channels of the transformer, a multiple of 64.
             layers: its depth.
             embed_dim: D.
-            mask: (context_length, context_length), see `causal_mask`.
+            mask: (context_length, context_length), see `causal_mask`; None lets every token attend to all.
+            activation: of the MLPs.
         """
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
+        self.causal = mask is not None
         self.transformer = Transformer(width, layers, width // _HEAD_CHANNELS, mask)
+        if activation == "gelu":
+            for block in self.transformer.resblocks:
+                block.mlp.gelu = nn.GELU()
         self.ln_final = LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "TextTower":
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], design: TextDesign = OPENAI_TEXT) -> "TextTower":
         """Build the tower of a CLIP. float32 tensors are shared with `state_dict`, not copied.
 
         Args:
             state_dict: a CLIP's; the image tower may be absent.
+            design: of the tower, both properties known.
 
         Raises:
             WeightsError: tensors of the text tower are missing or do not fit together.
@@ -57,7 +117,7 @@ class TextTower(nn.Module):
         try:
             vocab_size, width = weights["token_embedding.weight"].shape
             context_length = weights["positional_embedding"].shape[0]
-            mask = causal_mask(context_length)
+            mask = causal_mask(context_length) if design.causal else None
             with torch.device("meta"):  # no memory, and no random numbers drawn, for weights that are replaced
                 tower = cls(
                     vocab_size=vocab_size,
@@ -66,6 +126,7 @@ class TextTower(nn.Module):
                     layers=len({name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")}),
                     embed_dim=weights["text_projection"].shape[1],
                     mask=mask,
+                    activation=design.activation or "quick_gelu",
                 )
             tower.load_state_dict(weights, assign=True)
         except (KeyError, IndexError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
@@ -95,8 +156,9 @@ class TextTower(nn.Module):
         """Embed texts.
 
         Args:
-            tokens: (N, L) int64, L <= context_length: start token, text, end token (the highest id), zeros. Zeros
-                after the end token have no influence on the result, as no token sees a later one.
+            tokens: (N, L) int64, L <= context_length: start token, text, end token (the highest id), zeros. With a
+                causal mask, zeros after the end token do not change the result and can be cut off. Without one they
+                do: CLIPs of that kind were trained with L = context_length.
 
         Returns:
             (N, D) float32, not normalised.

@@ -85,6 +85,7 @@ def test_banks_of_different_text_towers_do_not_merge() -> None:
     with expect_error(BankError, "a", remedy="gelu"):
         merge_banks({"a": make_bank(), "b": make_bank(**gelu)})
     mined, measured = make_bank(**gelu), make_bank(prompts=None)
+    del measured.annotations["prompt_id"]
     for banks in ({"a": mined, "b": mined}, {"a": mined, "b": measured}, {"a": measured, "b": mined}):
         metadata = merge_banks(banks).metadata
         assert {key: metadata[key] for key in gelu} == gelu

@@ -42,7 +42,7 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
             part.write_bytes(safetensors.torch.save(model.state_dict(), metadata=design_marks(OPENAI_TEXT)))
         else:
             state_dict = model.state_dict()
-            state_dict._metadata[""].update(design_marks(OPENAI_TEXT))  # type: ignore[attr-defined]
+            state_dict._metadata[""].update(design_marks(OPENAI_TEXT))
             torch.save(state_dict, part)
 
 

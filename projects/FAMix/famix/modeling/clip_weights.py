@@ -78,7 +78,7 @@ def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
         return state_dict.text_design
     raise ConfigError(
         f"MODEL.CLIP.ARCHITECTURE must name the text tower of MODEL.CLIP.WEIGHTS {source}, which the file does not show, "
-        f"got {''!r}. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip "
+        "got ''. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip "
         "with GELU, or to open_clip:RN50-quickgelu; RN101, RN50x4, RN50x16 and RN50x64 likewise."
     )
 

@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 from clip_factory import save_tiny_clip, tiny_clip

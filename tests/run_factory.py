@@ -116,8 +116,10 @@ class Workspace:
         return argument_parser().parse_args(self.arguments(output, *options, flags=flags))
 
     def checkpoint(self, output: str, name: str = "model_final") -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return torch.load(self.folder / output / f"{name}.pth", weights_only=True)
+        """What a checkpoint holds, but for the settings of its run, which differ at least in OUTPUT_DIR."""
+        content = torch.load(self.folder / output / f"{name}.pth", weights_only=True)
+        content.pop("settings", None)
+        return content
 
 
 def train_net() -> ModuleType:

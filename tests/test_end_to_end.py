@@ -263,9 +263,14 @@ def test_bank_without_a_class_says_so_once(
 def test_resuming_a_finished_run_with_a_bad_bank_ends_before_evaluating(
     finished: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    continue_from(finished, workspace.folder / "finished_again", "model_final.pth")
+    output = workspace.folder / "finished_again"
+    continue_from(finished, output, "model_final.pth")
+    whole = load_bank(finished)
+    other = StyleBank({**whole.metadata, "grid": "[1, 1]"})
+    other.add(whole.class_ids, whole.mean, whole.std, whole.annotations)
+    other.save(output / "style_bank.safetensors")
     with pytest.raises(BankError, match="grid"):
-        workspace.run("finished_again", "MODEL.STYLE.GRID", "[1, 1]", flags=("--resume",))
+        workspace.run("finished_again", flags=("--resume",))
     assert "Start inference" not in capfd.readouterr().out
 
 

@@ -5,6 +5,7 @@ import torch
 from detectron2.config import get_cfg
 from torch import nn
 
+from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.engine import build_lr_scheduler, build_optimizer
 from famix.engine.optimization import poly_factor
@@ -139,7 +140,7 @@ def test_detectron2s_schedules_can_be_chosen(name, after_50):
 
 
 def test_an_unknown_schedule_is_refused():
-    with pytest.raises(ValueError, match="Unknown LR scheduler: LinearLR"):
+    with expect_error(ConfigError, "SOLVER.LR_SCHEDULER_NAME", "LinearLR"):
         rates(config(LR_SCHEDULER_NAME="LinearLR"), 1)
 
 

@@ -1,9 +1,11 @@
 """Every config key that FAMix adds to Detectron2, with the recipe's values as defaults."""
 
+from typing import Any
+
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
-__all__ = ["add_famix_config"]
+__all__ = ["add_famix_config", "flat_settings"]
 
 _STYLES = (
     "Ethereal Mist",
@@ -45,6 +47,19 @@ def add_famix_config(cfg: CN) -> None:
     _add_solver_keys(cfg)
     _add_test_keys(cfg)
     _add_selection_keys(cfg)
+
+
+def flat_settings(cfg: CN, prefix: str = "") -> dict[str, Any]:
+    """All settings of a config: "KEY.OF.IT" -> value.
+
+    Args:
+        cfg: a config, or a node of one.
+        prefix: of all keys.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, CN) else {prefix + key: value}
+    return flat
 
 
 def _add_panoptic_keys(cfg: CN) -> None:

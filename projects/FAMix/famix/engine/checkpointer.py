@@ -1,7 +1,9 @@
 """Detectron2's checkpointer, restricted to files that cannot run code, and strict where it matters."""
 
 import logging
+import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from glob import escape as glob_escape
 from glob import glob
@@ -13,7 +15,7 @@ from detectron2.engine.hooks import PeriodicCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from famix.errors import FAMixError, WeightsError
+from famix.errors import FAMixError, TrainingError, WeightsError
 from famix.files import remove_stale_parts, save_tensors, whole_file
 from famix.intake import load_tensors
 
@@ -30,16 +32,28 @@ class SafeCheckpointer(DetectionCheckpointer):
         model: see DetectionCheckpointer, as all other arguments.
         save_dir: folder of the checkpoints.
         strict: refuse a checkpoint that leaves some of the model unset, which is otherwise only a logged warning.
+        record: plain data that every checkpoint gets, such as the settings of the run.
         **checkpointables: saved and loaded along with the model.
 
     Attributes:
         resumed: the file that a training went on from; "" where it began anew.
+        loaded: entries of the file that is being loaded, but for the model.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict: bool = False,
+        record: Mapping[str, Any] | None = None,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.strict = strict
+        self.record = dict(record or {})
         self.resumed = ""
+        self.loaded: dict[str, Any] = {}
         self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -58,7 +72,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         try:
-            save_tensors({"model": self.model.state_dict(), **states, **kwargs}, path)
+            save_tensors({"model": self.model.state_dict(), **states, **self.record, **kwargs}, path)
             self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             raise WeightsError(
@@ -87,12 +101,28 @@ class SafeCheckpointer(DetectionCheckpointer):
         except WeightsError as error:
             for file in before:
                 with suppress(WeightsError):
-                    content, self.resumed = self.load(file), file
+                    self.resumed = file
+                    content = self.load(file)
                     logging.getLogger(__name__).warning("Going on from %s, since %s", file, error)
                     return content
             raise
         finally:
             self._resuming = False
+
+    def read_resumable(self) -> tuple[str, dict[str, Any]]:
+        """The file that `resume_or_load` would take up, and its content, without loading it into the model.
+
+        Raises:
+            WeightsError: of the last checkpoint, where none can be read.
+        """
+        first: WeightsError | None = None
+        for file in self.resumable_files():
+            try:
+                self._require_file(file)
+                return file, self._load_file(file)
+            except WeightsError as error:
+                first = first or error
+        raise first or WeightsError(f"{self.save_dir} holds no checkpoint; leave --resume out")
 
     def get_checkpoint_file(self) -> str:
         """Path of the last checkpoint; of no file where the one that names it is damaged."""
@@ -117,8 +147,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             WeightsError: the file is missing, damaged, no checkpoint of tensors, of another run where it is to be gone
                 on from, or, if strict, not of this model.
         """
-        if path and not self.path_manager.isfile(path):
-            raise WeightsError(f"checkpoint {path} does not exist; correct MODEL.WEIGHTS or OUTPUT_DIR")
+        if path:
+            self._require_file(path)
         if self.strict and not path:
             raise WeightsError("there is no checkpoint to evaluate; set MODEL.WEIGHTS to one")
         try:
@@ -130,6 +160,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise WeightsError(
                 f"{path} does not fit this run ({type(error).__name__}: {_first_line(error)})"
             ) from error
+
+    def _require_file(self, path: str) -> None:
+        if not self.path_manager.isfile(path):
+            raise WeightsError(f"checkpoint {path} does not exist; correct MODEL.WEIGHTS or OUTPUT_DIR")
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         try:
@@ -150,6 +184,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         lost = [key for key in self.checkpointables if key not in checkpoint]
         if self._resuming and lost:
             raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, without which a training cannot go on")
+        broken = first_not_finite(checkpoint["model"]) if self._resuming else None
+        if broken is not None:
+            raise WeightsError(f"{broken} of the checkpoint is not finite: the training had broken down before")
+        self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
         incompatible = super()._load_model(checkpoint)
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # what has another shape is missing too
@@ -165,6 +203,8 @@ class SafeCheckpointer(DetectionCheckpointer):
 class KeepingCheckpointer(PeriodicCheckpointer):
     """Detectron2's hook that saves now and then, which removes the oldest checkpoints of the folder, too.
 
+    A model whose weights are not finite is not saved, so that --resume finds a sound checkpoint.
+
     Args:
         checkpointer: saves them.
         period: iterations from one to the next.
@@ -176,11 +216,27 @@ class KeepingCheckpointer(PeriodicCheckpointer):
         self.kept = kept
 
     def step(self, iteration: int, **kwargs: Any) -> None:
-        """Save if it is time to, then remove what is too much."""
+        """Save if it is time to, then remove what is too much.
+
+        Raises:
+            TrainingError: the weights are not finite.
+        """
+        if (iteration + 1) % self.period == 0 or iteration + 1 >= (self.max_iter or math.inf):
+            broken = first_not_finite(self.checkpointer.model.state_dict())
+            if broken is not None:
+                raise TrainingError(
+                    f"iteration {iteration}: {broken} is not finite, so that no checkpoint is saved. Go on from the last one "
+                    "with --resume and a lower SOLVER.BASE_LR"
+                )
         super().step(iteration, **kwargs)
         if self.kept and (iteration + 1) % self.period == 0:
             for file in self.checkpointer.numbered_files()[self.kept :]:
                 os.remove(file)
+
+
+def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the first tensor of a state_dict that holds infinity or NaN; None where all numbers are finite."""
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
 def _first_line(error: Exception) -> str:

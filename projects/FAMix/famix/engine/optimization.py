@@ -1,6 +1,7 @@
 """Optimiser groups and learning-rate schedule of the recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -11,11 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from famix.errors import ConfigError
+from famix.errors import ConfigError, WeightsError
 
-__all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor"]
+__all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor", "set_position", "transfer_state"]
 
 _BACKBONE, _BOTTOM_UP = "backbone.", "backbone.bottom_up."
+_SCHEDULES = ("PolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _ADAMS = {"ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
 
@@ -56,8 +58,14 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
 
     PolyLR decays each group's rate with power POLY_LR_POWER, never below POLY_LR_FLOOR (an absolute rate), after
     WARMUP_ITERS iterations of linear warm-up from WARMUP_FACTOR.
+
+    Raises:
+        ConfigError: there is no such schedule.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name not in _SCHEDULES:
+        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(_SCHEDULES)}, got {name!r}")
+    if name != "PolyLR":
         return build_detectron2_lr_scheduler(cfg, optimizer)
     return LambdaLR(optimizer, [_poly_lambda(cfg, group["lr"]) for group in optimizer.param_groups])
 
@@ -77,3 +85,49 @@ def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
 def poly_factor(iteration: int, max_iter: int, power: float) -> float:
     """(1 - iteration / max_iter) ** power, 0 from max_iter on."""
     return max(0.0, 1 - iteration / max_iter) ** power
+
+
+def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimizer) -> dict[str, Any]:
+    """The momenta of a saved optimiser for one with other settings, by which parameters may be grouped otherwise.
+
+    Args:
+        state: state_dict that was saved.
+        saved: an optimiser over the same parameters, with the settings of the saved one.
+        optimizer: its rates, decays and other settings hold from now on.
+
+    Returns:
+        What `optimizer.load_state_dict` takes.
+
+    Raises:
+        WeightsError: the state is of other parameters.
+    """
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], saved.param_groups)]
+    if sizes[0] != sizes[1]:
+        raise WeightsError(
+            f"its optimiser has parameters in groups of {sizes[0]}, got {sizes[1]} from its settings; resume with the "
+            "MODEL.CLIP.TRAINABLE and the settings of SOLVER that it was trained with"
+        )
+    parameters = [parameter for group in saved.param_groups for parameter in group["params"]]
+    number_of = dict(zip(parameters, numbers, strict=True))
+    present = optimizer.state_dict()
+    momenta = {}
+    for group, described in zip(optimizer.param_groups, present["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], described["params"], strict=True):
+            entries = state["state"].get(number_of[parameter])
+            if entries is not None:
+                momenta[number] = entries
+    return {"state": momenta, "param_groups": present["param_groups"]}
+
+
+def set_position(scheduler: LRScheduler, iterations: int) -> None:
+    """Set the rates to those after some iterations, from a schedule that gives them in closed form.
+
+    Args:
+        scheduler: of `build_lr_scheduler`, new.
+        iterations: that were done, at least 1.
+    """
+    scheduler.last_epoch = iterations - 1
+    scheduler._step_count = iterations + 1  # at 1, torch warns of a step before that of the optimiser
+    scheduler.step()
+    scheduler._step_count = iterations + 1

@@ -16,6 +16,7 @@ from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.config_files import check_config_files
 from famix.engine.disk_errors import is_disk_error
+from famix.engine.resuming import take_up_run
 from famix.errors import ConfigError, DatasetError, FAMixError
 from famix.modeling.freezing import ALL
 from famix.wording import did_you_mean
@@ -62,6 +63,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg.DATASETS.FILES)
     check_config(cfg, args)
+    if args.resume and not (args.eval_only or args.mine_styles_only):
+        take_up_run(cfg)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
     cfg.freeze()

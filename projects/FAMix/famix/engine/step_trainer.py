@@ -83,6 +83,11 @@ class StepTrainer(AMPTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint; where that was trained in another precision, the scale of gradients starts anew."""
+        scale = state_dict["grad_scaler"] or self.grad_scaler.state_dict()
+        super().load_state_dict({**state_dict, "grad_scaler": scale})
+
     def _backward(self, data: Sequence[Sample]) -> dict[str, Tensor]:
         """Add up the gradients of all parts; returns the mean losses, without a graph."""
         parts = [data[first :: self.accumulate] for first in range(self.accumulate)]

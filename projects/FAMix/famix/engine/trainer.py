@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
+from detectron2.engine.hooks import LRScheduler as LRSchedulerHook
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
@@ -19,12 +20,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from famix.config import flat_settings
 from famix.data import build_test_loader, build_train_loader
 from famix.engine.bounded_history import BoundedHistory
 from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.model_selection import ModelSelection
-from famix.engine.optimization import build_lr_scheduler, build_optimizer
+from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
+from famix.engine.resuming import SETTINGS, require_resumable, settings_of_checkpoint
 from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
 from famix.engine.weights_file import LAST_FILE
@@ -68,7 +71,8 @@ class Trainer(DefaultTrainer):
         parallel = create_ddp_model(model, broadcast_buffers=False, **placement)
         self._trainer = build_step_trainer(cfg, parallel, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SafeCheckpointer(parallel, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        record = {SETTINGS: flat_settings(cfg)}
+        self.checkpointer = SafeCheckpointer(parallel, cfg.OUTPUT_DIR, record=record, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._stepping = False
@@ -99,6 +103,25 @@ class Trainer(DefaultTrainer):
         if self.start_iter:
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the state of a checkpoint, with the learning rates, momenta and decays of this config.
+
+        Raises:
+            ConfigError: the config changes what must stay as it was.
+            WeightsError: the state is of another model or optimiser.
+        """
+        settings = settings_of_checkpoint(self.checkpointer.loaded, self.cfg) or self.cfg
+        require_resumable(settings, self.cfg, self.checkpointer.resumed)
+        model: Any = getattr(self.model, "module", self.model)
+        inner = dict(state_dict["_trainer"])
+        inner["optimizer"] = transfer_state(inner["optimizer"], self.build_optimizer(settings, model), self.optimizer)
+        # The schedule is that of this config: only its position counts, which the iteration tells.
+        states = {
+            name: state for name, state in state_dict.get("hooks", {}).items() if name != LRSchedulerHook.__name__
+        }
+        super().load_state_dict({**state_dict, "hooks": states, "_trainer": inner})
+        set_position(self.scheduler, min(self.iter + 1, self.max_iter))
+
     def train(self) -> Results:
         """Train; a bad sample stops the run only after a checkpoint of what was reached.
 
@@ -111,8 +134,13 @@ class Trainer(DefaultTrainer):
         self._complete_final_checkpoint()
         try:
             super().train()
-        except TrainingError:
-            raise  # its weights may be what is wrong; the checkpoint before is sound
+        except TrainingError as error:  # its weights may be what is wrong; the checkpoint before is sound
+            if not self.checkpointer.resumed or self.iter > self.start_iter:
+                raise
+            raise TrainingError(
+                f"{error}. This is the first iteration after {self.checkpointer.resumed}: where it fails at any rate, remove "
+                "that checkpoint, and --resume goes on from the one before"
+            ) from error
         except FAMixError:
             if self._stepping and self.iter > self.start_iter and comm.is_main_process():
                 self.iter -= 1  # the step that failed to get its samples has not touched the model

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import detectron2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+
+from famix.config import flat_settings
 
 __all__ = ["AVERAGE", "BEST", "FILE", "LAST", "RunFacts", "ScoredWeights", "describe_run", "file_sha256", "method_name"]
 
@@ -135,12 +136,5 @@ def file_sha256(path: str | Path) -> str:
 
 
 def _hash_without(cfg: CfgNode, keys: tuple[str, ...]) -> str:
-    settings = {key: value for key, value in _flatten(cfg).items() if key not in keys}
+    settings = {key: value for key, value in flat_settings(cfg).items() if key not in keys}
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat

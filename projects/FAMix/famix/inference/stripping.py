@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 
+from famix.config import flat_settings
 from famix.errors import WeightsError
 from famix.files import whole_file
 from famix.inference.loading import SHIPPED, LoadedModel
@@ -37,7 +36,7 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
         WeightsError: the file cannot be written.
     """
     state = {name: value.cpu() for name, value in loaded.model.state_dict().items()}
-    shipped = {"config": _settings(loaded.cfg) | _LOCAL, "classes": loaded.classes.to_dict()}
+    shipped = {"config": flat_settings(loaded.cfg) | _LOCAL, "classes": loaded.classes.to_dict()}
     content = {**loaded.facts, "model": halve(state) if half else state, SHIPPED: shipped}
     try:
         with whole_file(path) as part:
@@ -52,10 +51,3 @@ def halve(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: value.half() if value.is_floating_point() and value.ndim > 1 else value for name, value in state.items()
     }
-
-
-def _settings(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat |= _settings(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat

@@ -1,0 +1,194 @@
+"""Settings of a run that is resumed, compared with those that its checkpoint stores: changed ones apply or are refused."""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+
+from famix.config import add_famix_config, flat_settings
+from famix.engine.checkpointer import SafeCheckpointer
+from famix.engine.config_files import read_saved_settings
+from famix.errors import ConfigError, FAMixError, WeightsError
+from famix.files import whole_file
+from famix.mining import style_bank_path
+from famix.wording import shown
+
+__all__ = ["APPLIED", "FREE", "SETTINGS", "require_resumable", "settings_of_checkpoint", "take_up_run"]
+
+SETTINGS = "settings"
+"""Entry of a checkpoint with the settings of its run: {key: value}."""
+
+FREE = (
+    # Where files lie, and which machine computes: datasets are compared by their definitions, banks by their content.
+    *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
+    *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE"),  # the settings that the latter scales are compared
+    "SOLVER.ACCUMULATE",  # belongs to the number of processes and the memory of a device, which may change
+    # How often something is saved, scored or shown, and when a run gives up.
+    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD"),
+    *("MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
+    # What is scored, and how: nothing of it reaches the weights.
+    *("TEST.", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.PANOPTIC_FPN.COMBINE."),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
+    *("MODEL.RETINANET.SCORE_THRESH_TEST", "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "MODEL.RETINANET.NMS_THRESH_TEST"),
+    *("MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD"),
+    *("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE"),
+    *("MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", "MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED"),
+)
+"""Keys, and nodes that end with a dot, that may change when a run is resumed, since they do not shape the weights."""
+
+APPLIED = (
+    *("SOLVER.BASE_LR", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+    *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS"),
+    *("SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.BASE_LR_END", "SOLVER.GAMMA", "SOLVER.STEPS"),
+    *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
+    *("SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING", "SOLVER.POLY_LR_FLOOR"),
+    *("SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"),  # the way out where float16 overflows, or a device lacks it
+)
+"""Keys that may change, and apply from the resumed iteration on; every other key must stay as it was."""
+
+_KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
+_MOST_NAMED = 3
+
+
+def take_up_run(cfg: CfgNode) -> None:
+    """Before anything is written: compare a config with the run in its OUTPUT_DIR that it is to resume, if there is one.
+
+    A SEED below 0 becomes the one that the run drew. The config.yaml of a run of release 0.1, whose checkpoints store no
+    settings, is kept beside the new one. All processes call this.
+
+    Args:
+        cfg: the effective config, not frozen.
+
+    Raises:
+        ConfigError: names the keys that may not change, with both values.
+        WeightsError: no checkpoint can be read.
+    """
+    stored, error = None, None
+    if comm.is_main_process():
+        try:
+            stored = _compare_with_checkpoint(cfg)
+        except FAMixError as problem:
+            error = problem
+    stored, error = comm.all_gather((stored, error))[0]
+    if error is not None:
+        raise error
+    if stored is not None and cfg.SEED < 0:
+        cfg.SEED = stored.SEED
+
+
+def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None:
+    """The settings that a checkpoint was saved with, scaled to the number of processes as training does.
+
+    Args:
+        content: of the checkpoint.
+        cfg: its OUTPUT_DIR holds the config.yaml that checkpoints of release 0.1 are compared with.
+
+    Returns:
+        A config, with the default of this release for every key that the settings lack; None where nothing tells.
+
+    Raises:
+        ConfigError: config.yaml cannot be read.
+        WeightsError: the settings of the checkpoint are damaged.
+    """
+    settings = content.get(SETTINGS)
+    if settings is None:
+        files = [os.path.join(cfg.OUTPUT_DIR, name) for name in (_KEPT_CONFIG, _CONFIG)]
+        file = next((file for file in files if os.path.isfile(file)), None)
+        if file is None:
+            return None
+        settings = read_saved_settings(file)
+    if not isinstance(settings, Mapping):
+        raise WeightsError(f"the checkpoint is damaged: its entry '{SETTINGS}' is a {type(settings).__name__}")
+    stored = get_cfg()
+    add_famix_config(stored)
+    for key in flat_settings(stored):
+        if key in settings:
+            *nodes, last = key.split(".")
+            node = stored
+            for name in nodes:
+                node = node[name]
+            node[last] = settings[key]
+    return _scaled(stored)
+
+
+def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
+    """Raise unless a run can go on with a config.
+
+    Args:
+        stored: settings of its checkpoint, see `settings_of_checkpoint`.
+        cfg: the effective config.
+        checkpoint: named in the error.
+
+    Raises:
+        ConfigError: names the keys that may not change, with both values.
+    """
+    now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
+    changed = [key for key in now if _must_stay(key) and not _same(key, before[key], now[key], stored, cfg)]
+    if not changed:
+        return
+    pairs = [f"{key} must be {shown(before[key])}, got {shown(now[key])}" for key in changed[:_MOST_NAMED]]
+    more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
+    raise ConfigError(
+        f"{'; '.join(pairs)}{more}. {checkpoint} was trained so: set back what differs to --resume, or train anew in "
+        "another OUTPUT_DIR"
+    )
+
+
+def _compare_with_checkpoint(cfg: CfgNode) -> CfgNode | None:
+    checkpointer = SafeCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR)
+    if not checkpointer.has_checkpoint():
+        return None
+    file, content = checkpointer.read_resumable()
+    stored = settings_of_checkpoint(content, cfg)
+    if stored is not None:
+        require_resumable(stored, cfg, file)
+    if SETTINGS not in content:
+        _keep_config(cfg.OUTPUT_DIR)
+    return stored
+
+
+def _keep_config(folder: str) -> None:
+    """Keep the settings that the checkpoints of a run of release 0.1 lack, before config.yaml gets the new ones."""
+    config, kept = (os.path.join(folder, name) for name in (_CONFIG, _KEPT_CONFIG))
+    if os.path.isfile(config) and not os.path.exists(kept):
+        with whole_file(kept) as part:
+            shutil.copyfile(config, part)
+
+
+def _scaled(cfg: CfgNode) -> CfgNode:
+    scaled: CfgNode = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    return scaled
+
+
+def _must_stay(key: str) -> bool:
+    nodes = tuple(name for name in FREE if name.endswith("."))
+    return key not in FREE and key not in APPLIED and not key.startswith(nodes)
+
+
+def _same(key: str, before: Any, now: Any, stored: CfgNode, cfg: CfgNode) -> bool:
+    if _plain(before) == _plain(now) or (key == "SEED" and now < 0):  # the run's own seed is taken then
+        return True
+    if key == "MODEL.CLIP.ARCHITECTURE":
+        return "" in (before, now)  # the file decides; a network of another one is refused when it is loaded
+    if key == "MODEL.STYLE.BANK":
+        return _same_file(str(style_bank_path(stored)), style_bank_path(cfg))
+    return key == "MODEL.CLIP.WEIGHTS" and _same_file(str(before), now)
+
+
+def _same_file(before: str, now: str) -> bool:
+    """Whether paths lead to one content, or where one of the files is gone, to one name."""
+    if os.path.isfile(before) and os.path.isfile(now):
+        return filecmp.cmp(before, now, shallow=False)
+    return os.path.sep in before + now and os.path.basename(before) == os.path.basename(now)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -36,11 +36,11 @@ def test_the_first_layout_with_a_pair_is_used(tmp_path):
         (tmp_path / "val.txt").write_text("b\n")
         (record,) = get_dataset_dicts(["tiny_val"])
         reader = get_label_readers(["tiny_val"])["tiny_val"]
-        assert reader.read(record["sem_seg_file_name"]).max() == 13, "train ids"
+        assert reader.read(record["label_file_name"]).max() == 13, "train ids"
         write_label(tmp_path / "all/b_ids.png", np.ones((4, 5), np.uint8))
         (record,) = get_dataset_dicts(["tiny_val"])
-        assert record["sem_seg_file_name"].endswith("b_ids.png")
-        assert reader.read(record["sem_seg_file_name"]).max() == 10, "1 is sky in the definition"
+        assert record["label_file_name"].endswith("b_ids.png")
+        assert reader.read(record["label_file_name"]).max() == 10, "1 is sky in the definition"
         write_pair(tmp_path, "images/val/c.png", "labels/val/c.png")
         assert keys() == ["c"]
 

@@ -53,12 +53,12 @@ def test_records_are_detectron2s_in_train_ids(tmp_path: Path) -> None:
             "file_name": str(tmp_path / "images/train/a.png"),
             "image_id": "a",
             "pan_seg_file_name": label,
-            "sem_seg_file_name": label,
+            "label_file_name": label,
             "segments_info": [
-                {"id": 7, "category_id": 0, "iscrowd": 0},
-                {"id": 23, "category_id": 10, "iscrowd": 0},
-                {"id": 26_000, "category_id": 13, "iscrowd": 0},
-                {"id": 26_001, "category_id": 13, "iscrowd": 0},
+                {"id": 7, "category_id": 0, "iscrowd": 0, "isthing": False},
+                {"id": 23, "category_id": 10, "iscrowd": 0, "isthing": False},
+                {"id": 26_000, "category_id": 13, "iscrowd": 0, "isthing": True},
+                {"id": 26_001, "category_id": 13, "iscrowd": 0, "isthing": True},
             ],
             "void_segments": [],
             "dataset_name": NAME,
@@ -85,7 +85,7 @@ def test_own_classes_own_ids_and_ignored_categories(tmp_path: Path) -> None:
         (record,) = get_dataset_dicts([NAME])
         assert [segment["category_id"] for segment in record["segments_info"]] == [0, 1, 1]
         assert record["void_segments"] == [23]
-        got = get_label_readers([NAME])[NAME].read(record["sem_seg_file_name"])
+        got = get_label_readers([NAME])[NAME].read(record["label_file_name"])
         assert got.tolist() == [[0, 0, 9, 9], [1, 1, 1, 9]]
         assert panoptic_classes(NAME).stuff_labels() == {0: 1, 1: 0}
 
@@ -117,8 +117,11 @@ def test_cityscapes_is_read_as_detectron2_reads_it(tmp_path: Path, monkeypatch: 
             str(root / "leftImg8bit/val"), str(root / "gtFine/cityscapes_panoptic_val"),
             str(root / "gtFine/cityscapes_panoptic_val.json"), metadata,
         )[0]  # fmt: skip
-        for key in ("file_name", "pan_seg_file_name", "segments_info"):
+        for key in ("file_name", "pan_seg_file_name"):
             assert ours[key] == theirs[key]
+        for segment in theirs["segments_info"]:  # which Visualizer needs as well
+            segment["isthing"] = segment["category_id"] in metadata["thing_dataset_id_to_contiguous_id"].values()
+        assert ours["segments_info"] == theirs["segments_info"]
         assert ours["image_id"].endswith(theirs["image_id"])
         # Theirs can be named as well.
         assert require_same_things(["cityscapes_fine_panoptic_val", "cityscapes_val_panoptic"])

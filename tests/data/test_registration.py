@@ -26,7 +26,7 @@ def test_lists_pairs_as_detectron2_dicts(folder):
         assert get_dataset_dicts(["tiny_val"]) == [
             {
                 "file_name": str(folder / f"images/val/a/{index}.png"),
-                "sem_seg_file_name": str(folder / f"labels/val/a/{index}.png"),
+                "label_file_name": str(folder / f"labels/val/a/{index}.png"),
                 "image_id": f"a/{index}",
                 "dataset_name": "tiny_val",
             }
@@ -217,7 +217,7 @@ def test_builtin_trees(tmp_path, monkeypatch, name, image, label, key):
         (record,) = get_dataset_dicts([name])
     assert record["image_id"] == key
     assert record["file_name"] == str(tmp_path / image)
-    assert record["sem_seg_file_name"] == str(tmp_path / label)
+    assert record["label_file_name"] == str(tmp_path / label)
 
 
 def test_image_and_label_in_one_folder(folder):

@@ -216,13 +216,13 @@ def write_pair(root: Path, image: str, label: str, write: Write, table: Table) -
 def test_every_id_of_every_format(root, name, image, label, write, table):
     ids = write_pair(root, image, label, write, table)
     (record,) = get_dataset_dicts([name])
-    assert (record["file_name"], record["sem_seg_file_name"]) == (str(root / image), str(root / label))
+    assert (record["file_name"], record["label_file_name"]) == (str(root / image), str(root / label))
     reader = get_label_readers([name])[name]
     expected = np.vectorize(table.get)(ids)
-    found = reader.read(record["sem_seg_file_name"])
+    found = reader.read(record["label_file_name"])
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
-    pixels, size = reader.count_pixels(record["sem_seg_file_name"])
+    pixels, size = reader.count_pixels(record["label_file_name"])
     assert size == expected.shape
     np.testing.assert_array_equal(pixels, np.bincount(expected.ravel(), minlength=256))
 
@@ -245,7 +245,7 @@ def test_raw_labels_go_before_converted_ones(root, name, image, raw, converted):
     write_pair(root, image, converted, write_label, TRAIN_IDS)
     write_pair(root, image, raw, write_label, LABEL_IDS)
     (record,) = get_dataset_dicts([name])
-    assert record["sem_seg_file_name"] == str(root / raw)
+    assert record["label_file_name"] == str(root / raw)
     report, _ = check_dataset(name)
     assert not [note for note in report.notes if "no image" in note], "the converted label is no label without an image"
 

@@ -52,7 +52,7 @@ def predict(record: dict[str, str]) -> torch.Tensor:
     """Scores (19, H, W) that are right more often than not."""
     rng = np.random.default_rng(sum(map(ord, record["image_id"])))
     scores = torch.from_numpy(rng.random((19, *SIZE), dtype=np.float32))
-    labels = torch.from_numpy(read_train_ids(record["sem_seg_file_name"]).astype(np.int64))
+    labels = torch.from_numpy(read_train_ids(record["label_file_name"]).astype(np.int64))
     known = labels < 19
     right = torch.from_numpy(rng.random(SIZE) < 0.6) & known
     scores[labels.clamp(max=18), *torch.meshgrid(*map(torch.arange, SIZE), indexing="ij")] += right.float()
@@ -88,7 +88,7 @@ def test_the_script_gives_every_class_the_same_iou(tmp_path: Path) -> None:
     for record in DatasetCatalog.get(NAME):
         ids = np.array(TRAIN_IDS, np.uint8)[predict(record).argmax(dim=0).numpy()]
         predictions.append(str(write_label(tmp_path / f"{len(truths)}.png", ids)))
-        truths.append(record["sem_seg_file_name"])
+        truths.append(record["label_file_name"])
     expected = script.evaluateImgLists(predictions, truths, script.args)["classScores"]
     streamed = feed(StreamingSemSegEvaluator(NAME))
     for name in NAMES_BY_ID.values():

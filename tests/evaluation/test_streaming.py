@@ -51,7 +51,7 @@ def feed(evaluator: StreamingSemSegEvaluator | SemSegEvaluator) -> dict[str, flo
     """All images of the data set with random predictions."""
     evaluator.reset()
     for index, record in enumerate(DatasetCatalog.get(NAME)):
-        scores = random_scores(index, read(record["sem_seg_file_name"]).shape)
+        scores = random_scores(index, read(record["label_file_name"]).shape)
         evaluator.process([record], [{"sem_seg": scores}])
     results = evaluator.evaluate()
     assert results is not None and list(results) == ["sem_seg"]
@@ -77,7 +77,7 @@ def test_labels_are_prepared_before_they_are_counted() -> None:
         return labels[::2, ::2].astype(np.int64)
 
     record = DatasetCatalog.get(NAME)[0]
-    labels = halve(read(record["sem_seg_file_name"]))
+    labels = halve(read(record["label_file_name"]))
     perfect = torch.nn.functional.one_hot(torch.from_numpy(np.minimum(labels, 4)), 5).permute(2, 0, 1)
     evaluator = StreamingSemSegEvaluator(NAME, prepare_labels=halve)
     evaluator.process([record], [{"sem_seg": perfect.float()}])
@@ -134,7 +134,7 @@ def test_images_may_come_in_another_order() -> None:
     for order in (1, -1):
         evaluator = StreamingSemSegEvaluator(NAME)
         for record in DatasetCatalog.get(NAME)[::order]:
-            scores = random_scores(int(record["image_id"]), read(record["sem_seg_file_name"]).shape)
+            scores = random_scores(int(record["image_id"]), read(record["label_file_name"]).shape)
             evaluator.process([record], [{"sem_seg": scores}])
         results.append(evaluator.evaluate())
     assert results[0] is not None and results[1] is not None

@@ -212,7 +212,7 @@ def test_registered_names_load_and_are_checked(small_splits: Path) -> None:
         scene = render_scene(50_000)
         np.testing.assert_array_equal(pixels(night["file_name"]), apply_condition(scene, "night"))
         reader = get_label_readers(names)["minitown_night_val"]
-        np.testing.assert_array_equal(reader.read(night["sem_seg_file_name"]), scene.labels)
+        np.testing.assert_array_equal(reader.read(night["label_file_name"]), scene.labels)
 
 
 def test_every_name_is_registered_with_the_metadata_of_other_datasets() -> None:
@@ -238,7 +238,7 @@ def test_scores_count_the_classes_that_occur(small_splits: Path, tmp_path: Path)
         evaluator = build_evaluator(cfg, "minitown_fog_val")
         evaluator.reset()
         for record in get_dataset_dicts(["minitown_fog_val"]):
-            labels = torch.from_numpy(reader.read(record["sem_seg_file_name"]).astype(np.int64))
+            labels = torch.from_numpy(reader.read(record["label_file_name"]).astype(np.int64))
             labels[labels == PERSON] = RIDER  # which never occurs
             evaluator.process([record], [{"sem_seg": torch.nn.functional.one_hot(labels, 19).permute(2, 0, 1)}])
         scores = evaluator.evaluate()["sem_seg"]

@@ -44,7 +44,7 @@ def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(
         f"minitown{name}/minitown{name}_000000_{seed:06d}" for name in ("clear", "snow") for seed in (7, 8)
     ]
     for record, seed in zip(records, (7, 8, 7, 8), strict=True):
-        np.testing.assert_array_equal(reader.read(record["sem_seg_file_name"]), render_scene(seed, SMALL).labels)
+        np.testing.assert_array_equal(reader.read(record["label_file_name"]), render_scene(seed, SMALL).labels)
 
 
 def test_a_picture_is_whole_or_not_there(

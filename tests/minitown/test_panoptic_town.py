@@ -41,7 +41,7 @@ def test_labels_are_the_scenes(small_town: Path) -> None:
         for record, seed in ((first, 50_000), (second, 50_001)):
             scene = render_scene(seed)
             np.testing.assert_array_equal(
-                get_label_readers([NIGHT])[NIGHT].read(record["sem_seg_file_name"]), scene.labels
+                get_label_readers([NIGHT])[NIGHT].read(record["label_file_name"]), scene.labels
             )
             numbers, things = read_segments(record["pan_seg_file_name"], record["segments_info"]), []
             for number, segment in enumerate(record["segments_info"], 1):

@@ -11,6 +11,7 @@ from famix.data.layout import LabelEncoding, Layout
 from famix.data.layout_reader import label_reader_of
 from famix.data.listing import SplitFiles
 from famix.data.mapper import FAMixDatasetMapper
+from famix.data.records import DatasetRecord, label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
 from famix.data.stream import SampleStream, StreamSampler
 
@@ -27,6 +28,8 @@ __all__ = [
     "LabelReader",
     "label_reader_of",
     "SplitFiles",
+    "DatasetRecord",
+    "label_file_of",
     "image_size",
     "read_image",
     # Detectron2's catalogues

@@ -10,6 +10,7 @@ import numpy as np
 
 from famix.data.images import image_size, read_image, require_same_size
 from famix.data.labels import LabelReader
+from famix.data.records import label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers
 
 __all__ = ["verify_datasets"]
@@ -54,10 +55,10 @@ def _evenly_spaced(records: list[dict[str, Any]], count: int) -> list[dict[str, 
 
 
 def _compare_headers(record: dict[str, Any]) -> None:
-    image_file, label_file = record["file_name"], record["sem_seg_file_name"]
+    image_file, label_file = record["file_name"], label_file_of(record)
     require_same_size(image_file, image_size(image_file), label_file, image_size(label_file))
 
 
 def _decode(record: dict[str, Any], reader: LabelReader) -> None:
-    image_file, label_file = record["file_name"], record["sem_seg_file_name"]
+    image_file, label_file = record["file_name"], label_file_of(record)
     require_same_size(image_file, read_image(image_file).shape[:2], label_file, reader.read(label_file).shape)

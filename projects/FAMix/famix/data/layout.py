@@ -33,6 +33,12 @@ class LabelEncoding:
     label_names: Mapping[str, int] = field(default_factory=dict)
     is_panoptic: bool = False
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether the ids of the files' first and only channel are train ids, and no others may occur."""
+        is_listed = self.names_file is None and self.channel is None and not self.other_ids_ignored
+        return is_listed and all(label_id == train_id for label_id, train_id in self.label_ids.items())
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -10,8 +11,9 @@ from typing import NoReturn
 from detectron2.utils.logger import log_first_n
 
 from famix.data.definition import DATASETS_VARIABLE, DatasetDefinition, SplitDefinition
-from famix.data.layout import Layout
+from famix.data.layout import LabelEncoding, Layout
 from famix.data.patterns import FileTree, PathPattern, resolve_keys
+from famix.data.records import DatasetRecord, read_as_train_ids
 from famix.data.split_lists import read_split_list
 from famix.errors import DatasetError
 from famix.wording import first_few
@@ -36,7 +38,7 @@ class SplitSurvey:
 
     images: str
     labels: str
-    records: list[dict[str, str]]
+    records: list[DatasetRecord]
     without_label: list[str]
     without_image: list[str]
     absent: list[str]
@@ -55,12 +57,13 @@ class SplitFiles:
     definition: DatasetDefinition
     split: SplitDefinition
 
-    def __call__(self) -> list[dict[str, str]]:
+    def __call__(self) -> list[DatasetRecord]:
         """List the pairs of the split, ordered by key.
 
         Returns:
-            Detectron2's standard dicts with `file_name`, `sem_seg_file_name` (absolute), `image_id` (the key) and
-            `dataset_name`. The files themselves are not opened.
+            Detectron2's standard dicts with `file_name`, `label_file_name` (absolute), `image_id` (the key) and
+            `dataset_name`, and `sem_seg_file_name` (the label file) where that holds train ids. Of the files, the headers
+            of some labels are read.
 
         Raises:
             DatasetError: a folder or list is missing, there is no image, an image has no label, or the list names
@@ -139,11 +142,7 @@ class SplitFiles:
         return SplitSurvey(
             images=self._pattern(layout.images, layout).path_of(),
             labels=self._pattern(layout.labels, layout).path_of(),
-            records=[
-                {"file_name": images[key], "sem_seg_file_name": labels[key], "image_id": key, "dataset_name": name}
-                for key in keys
-                if key in labels
-            ],
+            records=_records(name, images, {key: labels[key] for key in keys if key in labels}, layout.encoding),
             without_label=[images[key] for key in keys if key not in labels],
             without_image=[] if list_file else self._without_image(tree, images, labels),
             absent=[key for key, found in listed.items() if found is None and key not in self.split.skip],
@@ -237,3 +236,15 @@ class SplitFiles:
 
     def _cannot_list(self, error: OSError) -> NoReturn:
         raise self._error(f"its folder {error.filename} cannot be listed: {error.strerror}") from error
+
+
+def _records(
+    name: str, images: Mapping[str, str], labels: Mapping[str, str], encoding: LabelEncoding
+) -> list[DatasetRecord]:
+    keys_of_label = ["label_file_name"]
+    if encoding.is_identity and read_as_train_ids(list(labels.values())):
+        keys_of_label.append("sem_seg_file_name")
+    return [
+        DatasetRecord(file_name=images[key], **dict.fromkeys(keys_of_label, label), image_id=key, dataset_name=name)
+        for key, label in labels.items()
+    ]

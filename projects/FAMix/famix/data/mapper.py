@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
 from famix.data.images import read_image, require_same_size
 from famix.data.labels import LabelReader
+from famix.data.records import label_file_of
 from famix.data.registration import get_label_readers
 from famix.errors import ConfigError
 
@@ -69,7 +70,8 @@ class FAMixDatasetMapper:
         """Read one image.
 
         Args:
-            dataset_dict: with `file_name`, and for training `sem_seg_file_name` and `dataset_name`; left as it is.
+            dataset_dict: with `file_name`, and for training `label_file_name` (or, of other code's datasets,
+                `sem_seg_file_name`) and `dataset_name`; left as it is.
             rng: source of all randomness; None takes a fresh one.
 
         Returns:
@@ -96,7 +98,7 @@ class FAMixDatasetMapper:
         return result
 
     def _read_label(self, dataset_dict: dict[str, Any], image_shape: tuple[int, ...]) -> np.ndarray:
-        label_file = dataset_dict["sem_seg_file_name"]
+        label_file = label_file_of(dataset_dict)
         label = self._label_readers[dataset_dict["dataset_name"]].read(label_file)
         require_same_size(dataset_dict["file_name"], image_shape, label_file, label.shape)
         return label

@@ -11,6 +11,7 @@ from famix.data.panoptic_definition import PanopticDefinition
 from famix.data.panoptic_json import PanopticAnnotation, read_annotations
 from famix.data.panoptic_segments import Segment
 from famix.data.patterns import FileTree, PathPattern, resolve_keys
+from famix.data.records import DatasetRecord
 from famix.errors import DatasetError
 from famix.wording import first_few
 
@@ -38,19 +39,19 @@ class PanopticFiles:
         """Name under which the split is registered."""
         return self.definition.dataset_name(self.split)
 
-    def __call__(self) -> list[dict[str, Any]]:
+    def __call__(self) -> list[DatasetRecord]:
         """List the images of the split, in the order of the JSON file.
 
         Returns:
-            Detectron2's standard dicts with `file_name`, `pan_seg_file_name` (absolute), `sem_seg_file_name` (the same:
+            Detectron2's standard dicts with `file_name`, `pan_seg_file_name` (absolute), `label_file_name` (the same:
             the dataset's `label_reader` reads it), `image_id`, `dataset_name`, `segments_info` ({"id", "category_id":
-            train id, "iscrowd"}) and `void_segments` (ids of segments without a class). The files themselves are not
-            opened.
+            train id, "iscrowd", "isthing"}) and `void_segments` (ids of segments without a class). The files themselves
+            are not opened.
 
         Raises:
             DatasetError: a folder, the JSON file, a PNG or an image is missing, or the JSON file is wrong.
         """
-        return [dict(record) for record in self._records().values()]
+        return [DatasetRecord(record) for record in self._records().values()]
 
     @property
     def root(self) -> str:
@@ -122,9 +123,12 @@ class PanopticFiles:
         return {
             "file_name": image,
             "image_id": key,
-            "sem_seg_file_name": label,
+            "label_file_name": label,
             "pan_seg_file_name": label,
-            "segments_info": list(annotation.segments),
+            "segments_info": [
+                {**segment, "isthing": segment["category_id"] in self.definition.things}
+                for segment in annotation.segments
+            ],
             "void_segments": list(annotation.void_segments),
             "dataset_name": self.name,
         }

@@ -14,7 +14,10 @@ from famix.wording import first_few
 __all__ = ["Segment", "decode_numbers", "encode_ids", "encode_numbers", "read_segments", "visible_segments"]
 
 Segment = Mapping[str, Any]
-"""An entry of Detectron2's `segments_info`: {"id": in the PNG, "category_id": train id, "iscrowd": 0 or 1}."""
+"""An entry of Detectron2's `segments_info`: {"id": in the PNG, "category_id": train id, "iscrowd": 0 or 1}.
+
+Those of dataset dicts also have "isthing", which Detectron2's Visualizer needs.
+"""
 
 _NUM_IDS = 1 << 24  # of three channels of 8 bits
 

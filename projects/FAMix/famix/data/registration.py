@@ -13,6 +13,7 @@ from famix.data.listing import SplitFiles
 from famix.data.panoptic_definition import is_panoptic_file
 from famix.data.panoptic_files import PanopticFiles
 from famix.data.panoptic_registration import register_panoptic_datasets
+from famix.data.records import DatasetRecord
 from famix.errors import DatasetError
 from famix.minitown.datasets import minitown_files
 from famix.wording import did_you_mean
@@ -84,7 +85,8 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
         names: registered names, as in DATASETS.TRAIN.
 
     Returns:
-        Detectron2's standard dicts; each has `file_name`, `sem_seg_file_name`, `image_id` and `dataset_name`.
+        Detectron2's standard dicts; each has `file_name`, `image_id`, `dataset_name` and `label_file_name`, see
+        `DatasetRecord`. Those of datasets that other code registered are as that code made them.
 
     Raises:
         DatasetError: no name is given, one is unknown or repeated, or its files are not as its definition says.
@@ -96,7 +98,11 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
         raise DatasetError(f"Datasets are named more than once: {', '.join(repeated)}. Name each once.")
     for name in names:
         _require_registered(name)
-    return [{**record, "dataset_name": name} for name in names for record in DatasetCatalog.get(name)]
+    return [
+        record if isinstance(record, DatasetRecord) else {**record, "dataset_name": name}
+        for name in names
+        for record in DatasetCatalog.get(name)
+    ]
 
 
 def get_label_readers(names: Sequence[str]) -> Mapping[str, LabelReader]:

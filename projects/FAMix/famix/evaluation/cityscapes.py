@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import CityscapesSemSegEvaluator
 
+from famix.data.records import label_file_of
 from famix.errors import ConfigError
 
 __all__ = ["CityscapesScriptEvaluator", "require_cityscapes_files"]
@@ -66,7 +67,7 @@ def require_cityscapes_files(dataset_name: str) -> str:
         ConfigError: the script is not installed, the labels are called otherwise, or they are not all of the folder's.
     """
     _import_script()
-    labels = [record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)]
+    labels = [label_file_of(record) for record in DatasetCatalog.get(dataset_name)]
     folders = {os.path.dirname(os.path.dirname(path)) for path in labels}
     if len(folders) != 1 or not all(path.endswith(_LABEL_SUFFIX) for path in labels):
         raise ConfigError(

@@ -2,13 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
+from famix.data.records import label_file_of
 from famix.errors import ConfigError
 from famix.evaluation.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
 from famix.evaluation.class_subsets import class_subset
@@ -98,4 +100,26 @@ def _detectron2_evaluator(
 ) -> SemSegEvaluator:
     # It logs a dictionary of some 80 numbers in one line; famix.evaluation.table lays the same out.
     logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
-    return SemSegEvaluator(dataset_name, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
+    with _label_files_as_sem_seg(dataset_name) as twin:
+        return SemSegEvaluator(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
+
+
+@contextmanager
+def _label_files_as_sem_seg(dataset_name: str) -> Iterator[str]:
+    """Register a dataset for a moment with its label files under the key that SemSegEvaluator looks them up by.
+
+    It is given a function that reads them; the dataset itself has that key for files of train ids alone.
+    """
+    twin = f"{dataset_name}, label files"
+    files = [
+        {"file_name": record["file_name"], "sem_seg_file_name": label_file_of(record)}
+        for record in DatasetCatalog.get(dataset_name)
+    ]
+    metadata = {key: value for key, value in MetadataCatalog.get(dataset_name).as_dict().items() if key != "name"}
+    DatasetCatalog.register(twin, lambda: files)
+    try:
+        MetadataCatalog.get(twin).set(**metadata)
+        yield twin
+    finally:
+        DatasetCatalog.remove(twin)
+        MetadataCatalog.remove(twin)

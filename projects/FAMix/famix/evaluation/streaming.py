@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
 
+from famix.data.records import label_file_of
 from famix.errors import DatasetError
 from famix.evaluation.best_classes import best_classes
 from famix.evaluation.confusion import NUM_LABELS, ConfusionCounts, segmentation_scores
@@ -54,7 +55,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._name = dataset_name
         self._class_names: list[str] = list(metadata.stuff_classes)
         self._ignore_label: int = metadata.ignore_label
-        self._files = {record["file_name"]: record["sem_seg_file_name"] for record in DatasetCatalog.get(dataset_name)}
+        self._files = {record["file_name"]: label_file_of(record) for record in DatasetCatalog.get(dataset_name)}
         self._read = read_labels or metadata.label_reader.read
         self._prepare = prepare_labels
         self._classes = classes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, read_image
+from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
 from famix.errors import ConfigError
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.run_facts import file_sha256
@@ -71,7 +71,7 @@ def predict_examples(run: Run, most: int, device: str | None = None, progress: P
 def _predict(loaded: LoadedModel, mapper: FAMixDatasetMapper, name: str, record: dict[str, Any]) -> Example:
     protocol = protocol_of(loaded.cfg, name)
     (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
-    truth = protocol.prepare_labels(get_label_readers([name])[name].read(record["sem_seg_file_name"]))
+    truth = protocol.prepare_labels(get_label_readers([name])[name].read(label_file_of(record)))
     return Example(
         data_set=name,
         title=Path(record["file_name"]).name,

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
-from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, read_image
+from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, label_file_of, read_image
 from famix.errors import DatasetError
 from famix.minitown.looks import scene_of_image
 from famix.minitown.scene import SIZE, Scene, render_scene
@@ -90,7 +90,7 @@ class DatasetSource:
         Raises:
             DatasetError: it is unknown, or its files are missing.
         """
-        files = tuple((entry["file_name"], entry["sem_seg_file_name"]) for entry in get_dataset_dicts([name]))
+        files = tuple((entry["file_name"], label_file_of(entry)) for entry in get_dataset_dicts([name]))
         return cls(name, tuple(MetadataCatalog.get(name).stuff_classes), files, get_label_readers([name])[name])
 
     def split(self, every: int) -> tuple["DatasetSource", "DatasetSource"]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.definition import DatasetDefinition, SplitDefinition
 from famix.data.listing import SplitFiles
+from famix.data.records import DatasetRecord
 from famix.errors import DatasetError
 from famix.minitown.cache import generated_folder
 from famix.minitown.splits import SPLITS
@@ -18,7 +19,7 @@ _IGNORE_LABEL = 255
 class MinitownFiles(SplitFiles):
     """The files of a data set of the town, which are made when they are first asked for."""
 
-    def __call__(self) -> list[dict[str, str]]:
+    def __call__(self) -> list[DatasetRecord]:
         """List the pairs of the split, ordered by seed, after making them if needed.
 
         Returns:

@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, read_image, register_datasets
+from famix.data import (
+    CITYSCAPES_CLASSES,
+    get_dataset_dicts,
+    get_label_readers,
+    label_file_of,
+    read_image,
+    register_datasets,
+)
 from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.files import whole_file
 from famix.minitown.experiment import condition_of, read_scores
@@ -66,7 +73,7 @@ def tell_story(runs: Sequence[Path], titles: Sequence[str], path: Path, scene: i
     records = [dicts[scene % len(dicts)] for dicts in (get_dataset_dicts([name]) for name in names)]
     readers = get_label_readers(names)
     images = [np.asarray(read_image(record["file_name"])) for record in records]
-    truths = [readers[record["dataset_name"]].read(record["sem_seg_file_name"]) for record in records]
+    truths = [readers[record["dataset_name"]].read(label_file_of(record)) for record in records]
     predictions = list(zip(*(_predict(run, images) for run in runs), strict=True))
     scores = [read_scores(run) for run in runs]
     rows = []

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from famix.data.images import read_image
 from famix.data.inspection.report import IGNORED, DatasetReport
 from famix.data.labels import LabelReader
+from famix.data.records import label_file_of
 
 __all__ = ["draw_contact_sheet", "overlay_labels"]
 
@@ -99,7 +100,7 @@ def overlay_labels(image: Pixels, labels: Pixels, colors: Mapping[int, Color]) -
 
 def _read_cell(record: dict[str, Any], reader: LabelReader, colors: Mapping[int, Color]) -> _Cell:
     image = Image.fromarray(read_image(record["file_name"]))
-    labels = Image.fromarray(reader.read(record["sem_seg_file_name"]))
+    labels = Image.fromarray(reader.read(label_file_of(record)))
     scale = min(_WIDTH / image.width, _WIDTH * _SHAPES[1] / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image, labels = image.resize(size, Image.Resampling.LANCZOS), labels.resize(size, Image.Resampling.NEAREST)

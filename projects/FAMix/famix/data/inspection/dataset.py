@@ -82,7 +82,7 @@ def _list_pairs(name: str, report: DatasetReport) -> Records:
         report.problems.add("listing", str(error))
         return []
     _add_survey(report, survey, files.definition.skips_unpaired)
-    return survey.records
+    return list(survey.records)
 
 
 def _add_survey(report: DatasetReport, survey: SplitSurvey, skips_unpaired: bool) -> None:

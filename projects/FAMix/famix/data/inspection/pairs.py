@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from famix.data.images import image_size, open_image, require_same_size
 from famix.data.inspection.problems import ProblemLog
 from famix.data.labels import LabelReader
+from famix.data.records import label_file_of
 from famix.data.wrong_encodings import UnknownIdsError, WrongEncodingError
 from famix.errors import DatasetError
 
@@ -68,17 +69,18 @@ def inspect_headers(records: Records) -> PairStatistics:
     found = PairStatistics()
     for record in records:
         sizes = []
-        for kind, key in (("unreadable image", "file_name"), ("unreadable label", "sem_seg_file_name")):
+        image, label = record["file_name"], label_file_of(record)
+        for kind, file in (("unreadable image", image), ("unreadable label", label)):
             try:
-                sizes.append(image_size(record[key]))
-                if _seems_cut(record[key]):
-                    _require_decodable(record[key])
+                sizes.append(image_size(file))
+                if _seems_cut(file):
+                    _require_decodable(file)
             except DatasetError as error:
                 found.note(kind, record, error)
-        if record["file_name"] not in found.bad:
+        if image not in found.bad:
             found.sizes[sizes[0]] += 1
             try:
-                require_same_size(record["file_name"], sizes[0], record["sem_seg_file_name"], sizes[1])
+                require_same_size(image, sizes[0], label, sizes[1])
             except DatasetError as error:
                 found.note("size", record, error)
     return found
@@ -98,7 +100,7 @@ def inspect_pixels(records: Records, reader: LabelReader) -> PairStatistics:
         except DatasetError as error:
             found.note("unreadable image", record, error)
         try:
-            pixels, _ = reader.count_pixels(record["sem_seg_file_name"])
+            pixels, _ = reader.count_pixels(label_file_of(record))
         except DatasetError as error:
             found.note(_kind_of(error), record, error)
             continue

@@ -1,0 +1,268 @@
+"""Detectron2's own tools read datasets of train ids as they are, and explain what they cannot read in others."""
+
+import copy
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.modeling import build_model
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image
+
+from data_factory import registered, write_definition, write_image, write_label, write_palette_label
+from error_matching import expect_error
+from famix import Predictor
+from famix.config import add_famix_config
+from famix.data import LabelReader, get_dataset_dicts, label_file_of
+from famix.engine import load_config
+from famix.errors import DatasetError
+from famix.evaluation import build_evaluator
+from panoptic_factory import SIZE as PANOPTIC_SIZE
+from panoptic_factory import make_panoptic
+from run_factory import CONFIG, ROOT, Workspace
+
+SIZE = (40, 64)
+TRAIN_IDS = {0: "road", 8: "vegetation", 13: "car", 255: "ignore"}
+RAW = {0: "ignore", 1: "road", 2: "vegetation", 3: "car"}
+
+
+def make(folder: Path, label_ids: object, values: list[int], write: Any = write_label, **changes: object) -> Path:
+    """A dataset of three images of vertical bands, one for each value."""
+    for index in range(3):
+        ids = np.repeat(np.roll(values, index), SIZE[1] // len(values))[None].repeat(SIZE[0], 0).astype(np.uint8)
+        write_image(folder / f"images/train/{index}.png", np.stack([ids * 9] * 3, axis=2))
+        write(folder / f"labels/train/{index}.png", ids)
+    return write_definition(folder, label_ids=label_ids, splits={"train": {}}, **changes)
+
+
+@pytest.fixture
+def of_train_ids(tmp_path: Path) -> Iterator[None]:
+    with registered(make(tmp_path, TRAIN_IDS, list(TRAIN_IDS))):
+        yield
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Iterator[None]:
+    with registered(make(tmp_path, RAW, list(RAW))):
+        yield
+
+
+def detectron2_config(architecture: str = "SemanticSegmentor") -> CfgNode:
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.merge_from_file(str(CONFIG))
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.STYLE.STRATEGY = "none"
+    cfg.INPUT.CROP.SIZE = (32, 48)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("tiny_train",)
+    return cfg
+
+
+def score_perfect_predictions(evaluator: Any) -> dict[str, float]:
+    """Feed the ground truth as the prediction."""
+    evaluator.reset()
+    reader: LabelReader = MetadataCatalog.get("tiny_train").label_reader
+    for record in get_dataset_dicts(["tiny_train"]):
+        labels = torch.from_numpy(reader.read(label_file_of(record)).astype(np.int64))
+        scores = torch.nn.functional.one_hot(labels.clamp(max=18), 19).permute(2, 0, 1)
+        evaluator.process([record], [{"sem_seg": scores.float()}])
+    return evaluator.evaluate()["sem_seg"]
+
+
+def load_values(path: str, dtype: Any) -> np.ndarray:
+    """Detectron2's own function, which NumPy 2 refuses."""
+    return np.array(Image.open(path), dtype=dtype)
+
+
+# Which files are under sem_seg_file_name
+
+
+@pytest.mark.parametrize(
+    ("label_ids", "values", "write", "changes", "expected"),
+    [
+        ("identity", [0, 18, 255], write_label, {}, True),
+        (TRAIN_IDS, [0, 8, 255], write_label, {}, True),
+        ({0: "road", 1: "sidewalk", 7: "ignore"}, [0, 1, 7], write_label, {"ignore_label": 255}, False),
+        ("cityscapes", [7, 8, 0], write_label, {}, False),
+        (TRAIN_IDS, [0, 8, 77], write_label, {"other_ids": "ignore"}, False),
+        ("identity", [0, 18, 255], write_palette_label, {}, False),  # DatasetMapper would read the palette's greys
+        ("identity", [0, 18, 255], lambda path, ids: write_label(path, ids.astype(np.uint16)), {}, False),
+        ("identity", [0, 1, 1], lambda path, ids: Image.fromarray(ids > 0).save(path), {}, False),  # read as 0 and 255
+    ],
+    ids=["identity", "listed", "other ignore value", "label ids", "other ids", "palette", "16 bits", "1 bit"],
+)
+def test_only_files_of_train_ids_are_sem_seg(
+    tmp_path: Path, label_ids: object, values: list[int], write: Any, changes: dict[str, object], expected: bool
+) -> None:
+    (tmp_path / "labels/train").mkdir(parents=True)
+    with registered(make(tmp_path, label_ids, values, write, **changes)):
+        records = DatasetCatalog.get("tiny_train")
+        assert [record["label_file_name"] for record in records] == [
+            str(tmp_path / f"labels/train/{index}.png") for index in range(3)
+        ]
+        for record in records:
+            assert ("sem_seg_file_name" in record) is expected
+            assert record.get("sem_seg_file_name") == (record["label_file_name"] if expected else None)
+
+
+def test_one_file_of_another_kind_is_enough(tmp_path: Path) -> None:
+    file = make(tmp_path, "identity", [0, 18, 255])
+    write_palette_label(tmp_path / "labels/train/1.png", np.zeros(SIZE, np.uint8))
+    with registered(file):
+        assert not any("sem_seg_file_name" in record for record in DatasetCatalog.get("tiny_train"))
+
+
+@pytest.mark.usefixtures("raw")
+def test_records_keep_their_explanation_when_copied_and_pickled() -> None:
+    (record, *_) = DatasetCatalog.get("tiny_train")
+    for copied in (copy.deepcopy(record), pickle.loads(pickle.dumps(record)), get_dataset_dicts(["tiny_train"])[0]):
+        assert copied == record
+        with expect_error(DatasetError, "sem_seg_file_name", record["label_file_name"], "label_file_name"):
+            copied["sem_seg_file_name"]
+        with pytest.raises(KeyError, match="file_nam"):
+            copied["file_nam"]
+    assert (record["height"], record["width"]) == SIZE
+
+
+# Train ids: everything works
+
+
+@pytest.mark.usefixtures("of_train_ids")
+def test_perfect_predictions_score_100() -> None:
+    evaluator = SemSegEvaluator("tiny_train", distributed=False, sem_seg_loading_fn=load_values)
+    scores = score_perfect_predictions(evaluator)
+    assert scores["mIoU"] == 100
+    assert scores["IoU-car"] == 100
+
+
+@pytest.mark.usefixtures("of_train_ids")
+@pytest.mark.parametrize("architecture", ["SemanticSegmentor", "FAMixSemanticSegmentor"])
+def test_detectron2_trains_on_train_ids(tmp_path: Path, architecture: str) -> None:
+    cfg = detectron2_config(architecture)
+    cfg.MODEL.CLIP.WEIGHTS = str(Workspace(tmp_path / "space").clip)
+    batch = next(iter(build_detection_train_loader(cfg)))  # its default mapper; groups by height and width
+    assert {tuple(sample["image"].shape[1:]) for sample in batch} == {(32, 48)}, "crops of the images' own scale"
+    assert set(torch.stack([sample["sem_seg"] for sample in batch]).unique().tolist()) <= set(TRAIN_IDS)
+    assert torch.isfinite(build_model(cfg)(batch)["loss_sem_seg"])
+
+
+@pytest.mark.usefixtures("of_train_ids")
+def test_drawn_labels_have_the_classes_colours() -> None:
+    (record, *_) = DatasetCatalog.get("tiny_train")
+    drawn = Drawing(record, MetadataCatalog.get("tiny_train"))
+    assert drawn.classes == {0, 8, 13}
+
+
+class Drawing(Visualizer):
+    """Notes which classes are drawn."""
+
+    def __init__(self, record: dict[str, Any], metadata: Any) -> None:
+        self.classes: set[int] = set()
+        super().__init__(np.zeros((*SIZE, 3), np.uint8), metadata)
+        self.draw_dataset_dict(record)
+
+    def draw_sem_seg(self, sem_seg: Any, **options: Any) -> Any:
+        names = self.metadata.stuff_classes
+        self.classes |= {int(label) for label in np.unique(sem_seg) if label < len(names)}
+        return super().draw_sem_seg(sem_seg, **options)
+
+
+# Raw ids: FAMix reads them, and the others say why they do not
+
+
+@pytest.mark.usefixtures("raw")
+def test_tools_explain_raw_ids(tmp_path: Path) -> None:
+    (record, *_) = DatasetCatalog.get("tiny_train")
+    cfg = detectron2_config()
+
+    def explained() -> Any:
+        return expect_error(DatasetError, "tiny_train", remedy="label_file_name")
+
+    with explained():
+        SemSegEvaluator("tiny_train", distributed=False)
+    with explained():
+        Drawing(record, MetadataCatalog.get("tiny_train"))
+    with explained():
+        DatasetMapper(cfg, is_train=True)(record)
+    with explained():
+        next(iter(build_detection_train_loader(cfg)))
+
+
+@pytest.mark.usefixtures("raw")
+def test_images_of_raw_datasets_are_loaded_at_their_size() -> None:
+    loader = build_detection_test_loader(detectron2_config(), "tiny_train")
+    for (sample,), record in zip(loader, get_detection_dataset_dicts("tiny_train"), strict=True):
+        assert sample["file_name"] == record["file_name"]
+        assert tuple(sample["image"].shape[1:]) == SIZE
+        assert (sample.get("height"), sample.get("width")) == SIZE
+        assert "sem_seg" not in sample
+
+
+@pytest.mark.usefixtures("raw")
+@pytest.mark.parametrize("evaluator", ["streaming", "detectron2"])
+def test_evaluators_of_famix_read_raw_ids(tmp_path: Path, evaluator: str) -> None:
+    cfg = detectron2_config()
+    cfg.TEST.EVALUATOR = evaluator
+    before = set(DatasetCatalog)
+    assert score_perfect_predictions(build_evaluator(cfg, "tiny_train", str(tmp_path / "out")))["mIoU"] == 100
+    assert set(DatasetCatalog) == before
+
+
+def test_the_readmes_conversion_makes_them_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "datasets/README.md").read_text(), flags=re.DOTALL)
+    file = make(tmp_path, RAW, list(RAW))
+    code = code.replace("fields.yaml", str(file)).replace("fields_2024", "tiny_train")
+    monkeypatch.chdir(tmp_path)
+    with registered():
+        exec(code, {})
+    changes = {"labels": "train_ids/2024/{key}.png", "splits": {"train": {}}}
+    with registered(write_definition(tmp_path, label_ids="identity", **changes)):
+        evaluator = SemSegEvaluator("tiny_train", distributed=False, sem_seg_loading_fn=load_values)
+        assert score_perfect_predictions(evaluator)["mIoU"] == 100
+
+
+# Panoptic
+
+
+def test_panoptic_records_can_be_drawn(tmp_path: Path) -> None:
+    with registered(make_panoptic(tmp_path, {"train": 1})):
+        (record,) = DatasetCatalog.get("tiny_train_panoptic")
+        assert "sem_seg_file_name" not in record
+        metadata = MetadataCatalog.get("tiny_train_panoptic")
+        picture = Visualizer(np.zeros((*PANOPTIC_SIZE, 3), np.uint8), metadata)
+        drawn = picture.draw_dataset_dict(record).get_image()
+        assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > len(record["segments_info"])
+        with expect_error(DatasetError, "tiny_train_panoptic", record["label_file_name"], "label_file_name"):
+            SemSegEvaluator("tiny_train_panoptic", distributed=False)
+
+
+# One image
+
+
+def test_default_predictor_sees_images_at_their_size(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.run("run", "SOLVER.MAX_ITER", "2", "MODEL.STYLE.STRATEGY", "noise")
+    image = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)
+    with workspace.registered():
+        cfg = load_config(str(tmp_path / "run/config.yaml"))
+        cfg.MODEL.WEIGHTS = str(tmp_path / "run/model_final.pth")
+        scores = DefaultPredictor(cfg)(np.ascontiguousarray(image[:, :, ::-1]))["sem_seg"]
+        expected = Predictor.from_checkpoint(tmp_path / "run/model_final.pth", device="cpu")(image)
+    assert tuple(scores.shape[1:]) == (70, 101)
+    np.testing.assert_allclose(scores.numpy(), expected.scores, rtol=1e-4, atol=1e-5)

@@ -48,7 +48,7 @@ soak: $(STAMP)  ## Kill, starve and feed runs with damaged files, and print what
 demo: $(STAMP)  ## Mine, train on clear days and score night, fog, rain, snow and dusk, in a miniature town, on a CPU
 	@$(VENV)/python projects/FAMix/tools/minitown_demo.py $(ARGS)
 
-demo-full: $(STAMP)  ## The demo with all its controls and five seeds; prints a report (an hour on two cores)
+demo-full: $(STAMP)  ## Print the report of all methods and seeds from the committed runs; ARGS=--rerun makes them again (3 hours)
 	@$(VENV)/python benchmarks/minitown.py $(ARGS)
 
 clean:  ## Remove caches; .venv and the output of runs stay

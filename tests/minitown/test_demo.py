@@ -83,23 +83,27 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.C
     definition, clip = write_small_town(tmp_path / "data"), save_tiny_clip(tmp_path / "clip.pt")
     output = tmp_path / "demo"
     arguments = ["--output", str(output), "--quick", "2", "--clip", str(clip), "--", *small_options(definition)]
+    runs = {
+        "baseline": "baseline", "+ jitter": "jitter",
+        "+ FAMix": "famix_weather", "+ FAMix + jitter": "famix_weather_jitter",
+    }  # fmt: skip
     with registered():
         tool.main(arguments)
         printed = capsys.readouterr().out
-        logs = {name: (output / name / "console.log").stat() for name in ("baseline", "famix_weather")}
+        logs = {name: (output / name / "console.log").stat() for name in runs.values()}
         tool.main(arguments)  # again
     again = capsys.readouterr()
 
     assert [line[:3] for line in printed.splitlines() if re.match(r"\d/4 ", line)] == ["1/4", "2/4", "3/4", "4/4"]
-    scores = [read_scores(output / name) for name in ("baseline", "famix_weather")]
-    assert list(scores[0]) == list(CONDITIONS)
-    for condition in CONDITIONS:
-        values = [f"{score[condition]:.1f}" for score in scores]
-        assert re.search(rf"^{condition} +{values[0]} +{values[1]} +[+-]\d+\.\d$", printed, flags=re.MULTILINE)
-    assert re.search(r"^mean of the unseen +\d", printed, flags=re.MULTILINE)
+    scores = {title: read_scores(output / name) for title, name in runs.items()}
+    means = {title: unseen_mean(score) for title, score in scores.items()}
+    for title, score in scores.items():
+        assert list(score) == list(CONDITIONS)
+        cells = [f"{value:.1f}" for value in (*score.values(), means[title])]
+        gains = [format_gain(means[title] - means[name]) for name in ("baseline", "+ jitter") if name != title]
+        assert re.search("^" + " +".join(map(re.escape, [title, *cells, *gains])) + " *$", printed, flags=re.MULTILINE)
     assert str(output / "story.png") in printed and str(output / "story.html") in printed
-    assert (output / "famix_weather/style_bank.safetensors").exists()
-    assert not list((output / "baseline").glob("*.safetensors"))
+    assert all((output / name / "style_bank.safetensors").exists() == ("famix" in name) for name in runs.values())
 
     with Image.open(output / "story.png") as picture:
         assert picture.width == 1600
@@ -108,13 +112,29 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.C
     tags.feed(page)
     assert [link[:22] for link in tags.links] == ["data:image/png;base64,"], "the page must stand on its own"
     assert "http" not in page.replace(tags.links[0], "")
-    assert all(f"<td>{condition}</td>" in page for condition in CONDITIONS)
+    assert all(f'<th scope="col">{name}</th>' in page for name in (*CONDITIONS, "over baseline", "over jitter"))
+    assert all(f"<td>{title}</td>" in page for title in runs)
 
-    assert again.err.count("finished before, kept as it is") == 2
+    assert again.err.count("finished before, kept as it is") == 4
     assert printed.split("3/4")[1].split("4/4")[0] == again.out.split("3/4")[1].split("4/4")[0]
     assert {name: (output / name / "console.log").stat().st_mtime_ns for name in logs} == {
         name: stat.st_mtime_ns for name, stat in logs.items()
     }
+
+
+@pytest.mark.parametrize("prompts", ["weather", "web", "strict"])
+def test_networks_differ_by_what_they_are_said_to_add(tool: ModuleType, prompts: str) -> None:
+    demo = tool.plan(tool.make_parser().parse_args(["--prompts", prompts]), "")
+    settings = {run.name: run.settings()["config"] for run in demo.runs}
+    baseline, jitter, famix, both = settings.values()
+    jittered = {"INPUT.COLOR_JITTER", "INPUT.COLOR_JITTER_PROBABILITY"}
+    styled = {"MODEL.STYLE.STRATEGY", "STYLE_MINING.STYLES"}
+
+    def differing(one: dict[str, object], other: dict[str, object]) -> set[str]:
+        return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+
+    assert differing(baseline, jitter) == differing(famix, both) == jittered
+    assert differing(baseline, famix) == differing(jitter, both) == styled
 
 
 def test_mistakes_end_with_a_line(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +184,7 @@ def test_a_closed_terminal_ends_the_runs(tmp_path: Path, of: str) -> None:
     )
     options = ["--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
     if of == "demo":
-        program, folders = "projects/FAMix/tools/minitown_demo.py", ["baseline", "famix_weather"]
+        program, folders = "projects/FAMix/tools/minitown_demo.py", ["baseline", "jitter"]
         options += small_options(write_small_town(tmp_path / "data"))
     else:
         program, folders = "benchmarks/minitown.py", ["baseline/seed1", "baseline/seed2"]
@@ -273,11 +293,16 @@ def test_picture_and_page_mark_the_winner(tmp_path: Path) -> None:
     assert {CITYSCAPES_CLASSES[index].color for index in (0, 1, 2, 10, 13)} <= colours
     assert picture.stat().st_size < 1_500_000, "noise is the worst that it can be asked to hold"
 
-    story = Story(("baseline", "FAMix"), ({"clear": 70.0, "fog": 30.0}, {"clear": 69.0, "fog": 40.0}), {"a<b": "x & y"})
+    scores = [{"clear": 70.0, "fog": 30.0}, {"clear": 69.0, "fog": 40.0}, {"clear": 70.0, "fog": 43.0}]
+    story = Story(("baseline", "+ jitter", "both"), scores, ("baseline", "+ jitter"), {"a<b": "x & y"})
     write_page(story, picture, tmp_path / "story.html")
     page = (tmp_path / "story.html").read_text()
-    assert "+10.0 points" in page
-    assert '<td>clear</td><td class="best">70.0 ★</td><td>69.0</td><td>-1.0</td>' in page
-    assert '<td>fog</td><td>30.0</td><td class="best">40.0 ★</td><td>+10.0</td>' in page
+    assert "+3.0 points over jitter" in page
+    assert '<td>baseline</td><td class="best">70.0 ★</td><td>30.0</td><td>30.0</td><td></td><td>-10.0</td>' in page, (
+        "the best of a column, in all rows that read the same"
+    )
+    assert "<td>+ jitter</td><td>69.0</td><td>40.0</td><td>40.0</td><td>+10.0</td><td></td>" in page
+    best = '<td class="best">{} ★</td>'.format
+    assert f"<td>both</td>{best('70.0')}{best('43.0')}{best('43.0')}<td>+13.0</td><td>+3.0</td>" in page
     assert "<dt>a&lt;b</dt><dd>x &amp; y</dd>" in page
     assert len(page) > picture.stat().st_size

@@ -22,7 +22,7 @@ from famix.arguments import whole_number  # noqa: E402
 from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
 from famix.errors import FAMixError  # noqa: E402
 from famix.minitown.experiment import CONFIGS, Experiment, read_scores  # noqa: E402
-from famix.minitown.page import Story, format_gain, score_rows, write_page  # noqa: E402
+from famix.minitown.page import Story, score_table, write_page  # noqa: E402
 from famix.minitown.progress_line import ProgressLine  # noqa: E402
 from famix.minitown.runner import run_experiments  # noqa: E402
 from famix.minitown.story import tell_story  # noqa: E402
@@ -30,6 +30,7 @@ from famix.minitown.story import tell_story  # noqa: E402
 FAILED, INTERRUPTED = 1, 130  # exit status
 PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
 STEPS = 4
+BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Demo:
 
     Attributes:
         output: folder of everything that is written.
-        runs: baseline and FAMix.
+        runs: of the networks, named by what they add to the baseline.
         command: the command line, to be repeated.
     """
 
     output: Path
-    runs: tuple[Experiment, Experiment]
+    runs: tuple[Experiment, ...]
     command: str
 
 
@@ -76,17 +77,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Demo:
-    """The two runs that the arguments ask for."""
+    """The runs that the arguments ask for: with and without jitter, with and without styles."""
     options = list(arguments.opts)
     if arguments.quick is not None:
         options += ["SOLVER.MAX_ITER", str(arguments.quick)]
     if arguments.clip:
         options += ["MODEL.CLIP.WEIGHTS", arguments.clip]
-    baseline, famix = (
+    styled = PROMPTS[arguments.prompts]
+    configs = {BASELINE: "baseline", JITTER: "jitter", FAMIX: styled, BOTH: f"{styled}_jitter"}
+    runs = tuple(
         Experiment(title, CONFIGS / f"{name}.yaml", arguments.output / name, tuple(options), arguments.seed)
-        for name, title in (("baseline", "baseline"), (PROMPTS[arguments.prompts], "FAMix"))
+        for title, name in configs.items()
     )
-    return Demo(arguments.output, (baseline, famix), command)
+    return Demo(arguments.output, runs, command)
 
 
 def show(demo: Demo) -> None:
@@ -98,11 +101,11 @@ def show(demo: Demo) -> None:
     start = time.perf_counter()
     heading(1, "images of the town")
     make_images(demo.runs[0])
-    heading(2, "mining styles and training: the baseline and FAMix side by side, one processor core each")
+    heading(2, "mining styles and training four networks, two side by side, one processor core each")
     run_experiments(demo.runs, jobs=2, threads=1, progress=ProgressLine())
     heading(3, "scores")
-    baseline, famix = (read_scores(run.output) for run in demo.runs)
-    story = Story((demo.runs[0].name, demo.runs[1].name), (baseline, famix), facts(demo))
+    scores = [read_scores(run.output) for run in demo.runs]
+    story = Story([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
     say(format_table(story))
     heading(4, "picture and page")
     picture, page = demo.output / "story.png", demo.output / "story.html"
@@ -122,9 +125,12 @@ def make_images(run: Experiment) -> None:
 def facts(demo: Demo) -> dict[str, str]:
     """What stands below the picture."""
     spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
+    cfg = demo.runs[-1].load_config()
     return {
-        "words": ", ".join(demo.runs[1].load_config().STYLE_MINING.STYLES),
-        "time": f"{spent}, side by side, mining and scoring included",
+        "words": ", ".join(cfg.STYLE_MINING.STYLES),
+        "jitter": f"brightness, contrast and saturation by up to {max(cfg.INPUT.COLOR_JITTER):.0%} of their value, in "
+        f"{cfg.INPUT.COLOR_JITTER_PROBABILITY:.0%} of the training images",
+        "time": f"{spent}, two side by side, mining and scoring included",
         "machine": describe_machine(),
         "seed": str(demo.runs[0].seed),
         "CLIP": f"sha256 {demo.runs[0].settings()['clip_hash']}",
@@ -134,9 +140,9 @@ def facts(demo: Demo) -> dict[str, str]:
 
 def format_table(story: Story) -> str:
     """The table for a terminal."""
-    rows = [[label, *values, format_gain(values[1] - values[0])] for label, values in score_rows(story.scores)]
-    headers = ["mIoU in %", *story.titles, "gain"]
-    return tabulate(rows, headers=headers, floatfmt=".1f", disable_numparse=[3], colalign=("left", *["right"] * 3))
+    heads, rows = score_table(story)
+    stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
+    return tabulate(rows, headers=stacked, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1)))
 
 
 def duration(seconds: float) -> str:

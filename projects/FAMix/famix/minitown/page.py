@@ -11,17 +11,18 @@ from famix.files import whole_file
 from famix.insight.html import facts_list, html_page, paragraph, table
 from famix.minitown.experiment import unseen_mean
 
-__all__ = ["Story", "format_gain", "score_rows", "write_page"]
-
-UNSEEN = "mean of the unseen"
+__all__ = ["Story", "format_gain", "score_table", "write_page"]
 
 _SENTENCES = (
-    "Both networks start from the same CLIP, which knows pictures of many looks and weathers by their captions, keep most "
-    "of it frozen, and learn from the same labelled images of clear days in a rendered town. FAMix also turned short "
-    "prompts, each of the words below with the name of a class, into feature styles through CLIP, and mixed these into "
-    "the features of pictures while it trained; the baseline did not. Both were then scored on the same other scenes "
-    "by clear day and in light and weather of which their training had no image, only, in the words, perhaps the name."
+    "All networks start from the same CLIP, which knows images of many looks and weathers by their captions, keep most of "
+    "it frozen, and train on the same labelled images of clear days in a rendered town. The baseline adds nothing. Jitter "
+    "changes brightness, contrast and saturation of the training images at random. FAMix turns short prompts, each of the "
+    "words below with the name of a class, into feature styles through CLIP, and mixes these into the features of the "
+    "training images. FAMix + jitter does both: its gain over jitter is the part that language adds. All networks are "
+    "scored on the same other scenes, by clear day and in light and weather that none of the training images show."
 )
+_CSS = """.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
+"""
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,37 @@ class Story:
     """What the page tells.
 
     Attributes:
-        titles: of the two networks, the baseline first.
-        scores: of each, condition -> mIoU in percent.
+        titles: of the networks.
+        scores: of each network, condition -> mIoU in percent.
+        references: titles of the networks that the gains of the others are given over.
         facts: name -> text, e.g. how long it took, the machine, the seed.
     """
 
-    titles: tuple[str, str]
-    scores: tuple[Mapping[str, float], Mapping[str, float]]
+    titles: Sequence[str]
+    scores: Sequence[Mapping[str, float]]
+    references: Sequence[str]
     facts: Mapping[str, str]
 
-    @property
-    def gain(self) -> float:
-        """What the second network has more on the mean of the unseen conditions, in points of mIoU."""
-        return unseen_mean(self.scores[1]) - unseen_mean(self.scores[0])
+    def gain(self, title: str, reference: str) -> float:
+        """Difference of two networks in the mean of the unseen conditions, in points of mIoU."""
+        means = dict(zip(self.titles, map(unseen_mean, self.scores), strict=True))
+        return means[title] - means[reference]
 
 
-def score_rows(scores: Sequence[Mapping[str, float]]) -> list[tuple[str, list[float]]]:
-    """Rows of the table: conditions, then the mean of the unseen ones.
-
-    Args:
-        scores: of every network, condition -> mIoU in percent.
+def score_table(story: Story) -> tuple[list[str], list[list[str]]]:
+    """Make the table of scores.
 
     Returns:
-        Pairs of a label and the score of every network.
+        Headings: the conditions, the mean of the unseen ones, and the gains in that over each reference. Rows: one for
+        each network, its title first; a gain is empty for the reference itself.
     """
-    rows = [(condition, [score[condition] for score in scores]) for condition in scores[0]]
-    return [*rows, (UNSEEN, [unseen_mean(score) for score in scores])]
+    heads = ["mIoU in %", *story.scores[0], "mean of unseen", *map(_over, story.references)]
+    rows = []
+    for title, scores in zip(story.titles, story.scores, strict=True):
+        values = [f"{value:.1f}" for value in (*scores.values(), unseen_mean(scores))]
+        gains = [format_gain(story.gain(title, name)) if name != title else "" for name in story.references]
+        rows.append([title, *values, *gains])
+    return heads, rows
 
 
 def format_gain(gain: float) -> str:
@@ -73,35 +79,41 @@ def write_page(story: Story, picture: Path, path: Path) -> None:
     Raises:
         OSError: a file cannot be read or written.
     """
-    rows = score_rows(story.scores)
+    heads, rows = score_table(story)
     uri = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     body = [
         f"<h1>FAMix in a miniature town: {escape(_headline(story))}</h1>",
         paragraph(_SENTENCES),
-        table(
-            ["mIoU in %", *story.titles, "gain"],
-            [
-                [label, *(f"{value:.1f}" for value in values), format_gain(values[-1] - values[0])]
-                for label, values in rows
-            ],
-            best={number: _winner(values) for number, (_, values) in enumerate(rows)},
-            totals=[number for number, (label, _) in enumerate(rows) if label == UNSEEN],
-        ),
-        f'<figure><img src="{uri}" alt="One scene in every condition: image, truth, and what both networks see"></figure>',
+        table(heads, rows, best=_winners(rows, len(story.scores[0]) + 1)),
+        f'<figure><img src="{uri}" alt="One scene in every condition: image, truth, and what each network sees"></figure>',
         facts_list(story.facts),
     ]
     with whole_file(path) as part:
-        part.write_text(html_page("FAMix in a miniature town", "\n".join(body)), encoding="utf-8")
+        part.write_text(html_page("FAMix in a miniature town", "\n".join(body), css=_CSS), encoding="utf-8")
 
 
 def _headline(story: Story) -> str:
-    if math.isnan(story.gain):
+    """The gain of the last network over the last reference."""
+    gain = story.gain(story.titles[-1], story.references[-1])
+    if math.isnan(gain):
         return "trained on clear days"
-    return f"{format_gain(story.gain)} points in light and weather without training images"
+    return f"{format_gain(gain)} points {_over(story.references[-1])} in light and weather without training images"
 
 
-def _winner(values: Sequence[float]) -> list[int]:
-    """Columns of the best score; none where all read the same."""
-    if len({f"{value:.1f}" for value in values}) == 1:
-        return []
-    return [1 + column for column, value in enumerate(values) if value == max(values)]
+def _over(reference: str) -> str:
+    return f"over {reference.removeprefix('+ ')}"
+
+
+def _winners(rows: Sequence[Sequence[str]], count: int) -> dict[int, list[int]]:
+    """Row -> columns in which it has the best score, as it reads; none where all rows read the same.
+
+    Args:
+        rows: of the table.
+        count: number of columns with scores, behind the first column.
+    """
+    winners: dict[int, list[int]] = {}
+    for column in range(1, count + 1):
+        values = [float(row[column]) for row in rows]
+        for number in [number for number, value in enumerate(values) if value == max(values) > min(values)]:
+            winners.setdefault(number, []).append(column)
+    return winners

@@ -1,4 +1,4 @@
-"""The picture of the town's story: one scene in every condition, and what two networks see in it."""
+"""The picture of the town's story: one scene in every condition, and what the networks see in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def draw_story(rows: Sequence[StoryRow], titles: Sequence[str], path: Path) -> N
     legend_top = top + len(rows) * (cell[1] + _GAP) + 16
     page = Image.new("RGB", (_WIDTH, legend_top + len(legend) * _LEGEND_LINE + _MARGIN - 12), _PAPER)
     lefts = [_MARGIN + _LABEL_WIDTH + column * (cell_width + _GAP) for column in range(columns)]
-    _draw_header(page, ("image", "truth", *titles), lefts)
+    _draw_header(page, ("image", "truth", *titles), lefts, cell_width)
     for number, row in enumerate(rows):
         _draw_row(page, row, lefts, top + number * (cell[1] + _GAP), cell)
     _draw_legend(page, legend, (lefts[0], legend_top))
@@ -126,12 +126,17 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
 
-def _draw_header(page: Image.Image, titles: Sequence[str], lefts: Sequence[int]) -> None:
+def _draw_header(page: Image.Image, titles: Sequence[str], lefts: Sequence[int], width: int) -> None:
     pen = ImageDraw.Draw(page)
     explanations = ["one scene", "labels", *["mIoU in %, all scenes"] * (len(titles) - 2)]
     for title, explanation, left in zip(titles, explanations, lefts, strict=True):
-        pen.text((left, _MARGIN), title, _INK, _font(30, bold=True))
-        pen.text((left, _MARGIN + 42), explanation, _FAINT, _font(19))
+        pen.text((left, _MARGIN + 34), title, _INK, _fitting_font(title, width, 30, bold=True), anchor="ls")
+        pen.text((left, _MARGIN + 42), explanation, _FAINT, _fitting_font(explanation, width, 19))
+
+
+def _fitting_font(text: str, width: int, size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The largest font, of a size at most, in which a text is not wider than its column."""
+    return next(font for font in (_font(s, bold) for s in range(size, 0, -1)) if font.getlength(text) <= width)
 
 
 def _draw_row(page: Image.Image, row: StoryRow, lefts: Sequence[int], top: int, cell: tuple[int, int]) -> None:

@@ -22,6 +22,7 @@ _SENTENCES = (
     "scored on the same other scenes, by clear day and in light and weather that none of the training images show."
 )
 _CSS = """.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
+@media (max-width: 45rem) { figure { overflow-x: auto; } figure img { width: 56rem; } }
 """
 
 
@@ -85,7 +86,7 @@ def write_page(story: Story, picture: Path, path: Path) -> None:
         f"<h1>FAMix in a miniature town: {escape(_headline(story))}</h1>",
         paragraph(_SENTENCES),
         table(heads, rows, best=_winners(rows, len(story.scores[0]) + 1)),
-        f'<figure><img src="{uri}" alt="One scene in every condition: image, truth, and what each network sees"></figure>',
+        f'<figure><img src="{uri}" alt="One scene in every condition: image, ground truth, and what each network sees"></figure>',
         facts_list(story.facts),
     ]
     with whole_file(path) as part:

@@ -113,7 +113,7 @@ def draw_story(rows: Sequence[StoryRow], titles: Sequence[str], path: Path) -> N
     legend_top = top + len(rows) * (cell[1] + _GAP) + 16
     page = Image.new("RGB", (_WIDTH, legend_top + len(legend) * _LEGEND_LINE + _MARGIN - 12), _PAPER)
     lefts = [_MARGIN + _LABEL_WIDTH + column * (cell_width + _GAP) for column in range(columns)]
-    _draw_header(page, ("image", "truth", *titles), lefts, cell_width)
+    _draw_header(page, ("image", "ground truth", *titles), lefts, cell_width)
     for number, row in enumerate(rows):
         _draw_row(page, row, lefts, top + number * (cell[1] + _GAP), cell)
     _draw_legend(page, legend, (lefts[0], legend_top))
@@ -148,16 +148,16 @@ def _draw_row(page: Image.Image, row: StoryRow, lefts: Sequence[int], top: int, 
         page.paste(tile, (left, top))
     best = max(row.scores)
     for score, left in zip(row.scores, lefts[2:], strict=True):
-        _draw_score(pen, score, (left + cell[0] - 10, top + cell[1] - 10), score == best)
+        _draw_score(pen, score, (left + cell[0] - 6, top + cell[1] - 6), score == best)
 
 
 def _draw_score(pen: ImageDraw.ImageDraw, score: float, corner: Box, is_best: bool) -> None:
     """A number on a light plate, whose right lower corner is given; the best of a row is bold."""
-    font, text = _font(24, bold=is_best), f"{score:.1f}"
+    font, text = _font(22, bold=is_best), f"{score:.1f}"
     width = int(pen.textlength(text, font))
     right, bottom = corner
-    pen.rounded_rectangle((right - width - 20, bottom - 36, right, bottom), 6, _PAPER)
-    pen.text((right - 10, bottom - 18), text, _INK if is_best else _FAINT, font, anchor="rm")
+    pen.rounded_rectangle((right - width - 12, bottom - 28, right, bottom), 5, _PAPER)
+    pen.text((right - 6, bottom - 14), text, _INK if is_best else _FAINT, font, anchor="rm")
 
 
 def _colour(ids: NDArray[np.uint8]) -> Image.Image:

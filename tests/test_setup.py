@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import famix
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "projects" / "FAMix"
 PACKAGE = PROJECT / "famix"
@@ -127,3 +129,15 @@ def copy_of_installer(folder: Path) -> Path:
     destination.mkdir(parents=True)
     shutil.copy(ROOT / "dev" / "install.sh", destination)
     return destination
+
+
+NAMES = (
+    "CLIPResNet", "PromptEncoder", "Predictor", "StyleBank", "Trainer", "add_famix_config", "channel_mean_std",
+    "dominant_labels", "load_clip_state_dict", "load_released_checkpoint", "optimize_styles", "register_datasets",
+    "restyle_patches",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_scripts_of_users_rely_on(name: str) -> None:
+    assert name in famix.__all__ and callable(getattr(famix, name))

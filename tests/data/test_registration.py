@@ -5,6 +5,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
+from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, load_definition, register_datasets, require_same_classes
 from famix.errors import DatasetError
 
@@ -233,6 +234,21 @@ def test_classes_of_datasets_must_agree(folder, tmp_path):
         require_same_classes(["tiny_train", "cityscapes_val"])
         with pytest.raises(DatasetError, match=r"'tiny_train' and 'other_val' have different classes.*\['x'\]"):
             require_same_classes(["tiny_train", "tiny_val", "other_val"])
+
+
+def test_classes_of_datasets_must_have_one_order(tmp_path):
+    """The same names in another order give the same ids another meaning."""
+    colors = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car"))]
+    orders = {"first": colors, "again": colors, "swapped": [colors[1], colors[0], colors[2]], "fewer": colors[:2]}
+    files = []
+    for name, classes in orders.items():
+        (tmp_path / name).mkdir()
+        files.append(write_definition(tmp_path / name, name=name, classes=classes, label_ids="identity"))
+    with registered(*files):
+        require_same_classes(["first_train", "again_train"])
+        for other in ("swapped_train", "fewer_train"):
+            with expect_error(DatasetError, "first_train", other, "classes"):
+                require_same_classes(["first_train", other])
 
 
 def test_dataset_of_other_code_needs_a_reader():

@@ -102,6 +102,19 @@ def test_equals_the_recipe_step_by_step(make_miner, make_samples, clip):
     torch.testing.assert_close(mined.final_loss, styles.style_losses[-1], atol=1e-5, rtol=1e-4)
 
 
+def test_larger_patches_are_averaged_to_clips_size(make_miner, make_samples, clip):
+    """Each of the 16 x 16 cells that CLIP sees is the mean of 2 x 3 cells of the patch."""
+    samples = make_samples([[0]], size=(128, 192))
+    miner = make_miner(steps=0, grid=(1, 1))
+    mined = miner.mine_batch(0, samples)
+    with torch.no_grad():
+        patch = clip.features_at("res2", ((samples[0]["image"] - miner.pixel_mean) / miner.pixel_std)[None])
+        assert patch.shape[-2:] == (32, 48)
+        image = clip.encode_from("res2", patch.unflatten(2, (16, 2)).unflatten(4, (16, 3)).mean((3, 5)))
+    text = miner.encode_prompts(miner.prompts.texts(mined.prompt_ids))
+    torch.testing.assert_close(mined.final_loss, 1 - torch.cosine_similarity(image, text), atol=1e-5, rtol=0)
+
+
 def test_no_step_keeps_the_patches_own_statistics(make_miner, make_samples, clip):
     miner, samples = make_miner(steps=0, grid=(1, 1)), make_samples([[0]])
     mined = miner.mine_batch(0, samples)

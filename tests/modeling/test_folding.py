@@ -53,6 +53,18 @@ def test_one_convolution_does_both(pair: tuple, x: Tensor, dilation: int) -> Non
     torch.testing.assert_close(conv_norm(x, conv, norm, dilation), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("variance", [0.0, 1e-7, 1e-5, 1e-4])
+def test_variances_near_the_norms_epsilon(pair: tuple, x: Tensor, variance: float) -> None:
+    """There the epsilon decides the scale."""
+    conv, norm = pair
+    norm.running_var.fill_(variance)
+    scale = norm.weight.double() / (variance + 1e-5) ** 0.5
+    convolved = F.conv2d(x.double(), conv.weight.double(), stride=2, padding=1)
+    centred = convolved - norm.running_mean.double()[:, None, None]
+    expected = scale[:, None, None] * centred + norm.bias.double()[:, None, None]
+    torch.testing.assert_close(conv_norm(x, conv, norm).double(), expected, rtol=1e-4, atol=1e-2)
+
+
 def test_gradients_pass(pair: tuple, x: Tensor) -> None:
     x.requires_grad_()
     gradients = [torch.autograd.grad(f(x, *pair).square().sum(), x)[0] for f in (conv_norm, plain)]

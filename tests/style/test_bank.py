@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.errors import BankError
 from famix.style import StyleBank
 
@@ -208,3 +209,17 @@ def test_a_refused_add_changes_nothing():
     with pytest.raises(BankError):
         bank.add(torch.tensor([300]), torch.rand(1, 2), torch.rand(1, 2))
     assert len(bank) == len(CLASSES) and torch.equal(bank.mean, numbered_bank().mean)
+
+
+@pytest.mark.parametrize("wrong", [torch.tensor([0.0]), torch.tensor([True]), torch.tensor([-1]), torch.tensor([256])])
+def test_class_ids_that_would_stand_for_others_are_refused(wrong):
+    bank = StyleBank()
+    bank.add(torch.tensor([0, 255]), torch.rand(2, 3), torch.rand(2, 3))
+    for use in (bank.sample, bank.has_style, lambda ids: bank.add(ids, torch.rand(1, 3), torch.rand(1, 3))):
+        with expect_error(BankError, "class ids", wrong.tolist()):
+            use(wrong)
+
+
+def test_statistics_are_floating_point_numbers():
+    with expect_error(BankError, "mean and std", torch.int64):
+        StyleBank().add(torch.tensor([0]), torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3))

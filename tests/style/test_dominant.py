@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.errors import ConfigError
 from famix.style import dominant_labels, patch_classes
 
@@ -71,3 +72,22 @@ def test_patch_classes_call_unlabelled_patches_255(ignore):
 def test_labels_smaller_than_the_grid_are_refused():
     with pytest.raises(ConfigError, match=r"map of \(2, 5\).*grid of \(3, 3\)"):
         dominant_labels(torch.zeros(1, 2, 5, dtype=torch.int64), (3, 3))
+
+
+@pytest.mark.parametrize("wrong", [-1, 256, 300, -300])
+@pytest.mark.parametrize("ignore_label", [255, 65535])
+def test_ids_that_would_count_for_another_patch_are_refused(wrong, ignore_label):
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64)
+    labels[1, 2, 2] = wrong
+    with expect_error(ConfigError, "labels", wrong, "train ids"):
+        dominant_labels(labels, (2, 2), ignore_label)
+
+
+def test_labels_are_integers_of_three_axes():
+    labels = torch.zeros(2, 4, 4, dtype=torch.int64)
+    for wrong in (labels[0], labels[None], labels.float(), labels.bool()):
+        with expect_error(ConfigError, "labels", tuple(wrong.shape)):
+            dominant_labels(wrong, (2, 2))
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(dominant_labels(labels.to(dtype), (2, 2)), torch.zeros(2, 2, 2, dtype=torch.int64))
+    assert dominant_labels(labels - 1, (1, 1), ignore_label=-1).flatten().tolist() == [-1, -1]

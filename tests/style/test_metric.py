@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from error_matching import expect_error
+from famix.errors import ConfigError
 from famix.style import optimize_styles, source_basis
 
 
@@ -73,3 +75,9 @@ def test_weight_decay_pulls_changes_back_to_the_patch():
     start = optimize_styles(patches, texts, encode, **{**settings, "steps": 0}, weight_decay=0.0)
     free, pulled = (optimize_styles(patches, texts, encode, weight_decay=decay, **settings) for decay in (0.0, 0.5))
     assert (pulled.mean - start.mean).norm() < 0.5 * (free.mean - start.mean).norm()
+
+
+def test_statistics_of_another_shape_are_refused():
+    for wrong in (torch.rand(4), torch.rand(2, 3, 4), torch.rand(1, 4)):
+        with expect_error(ConfigError, "statistics"):
+            source_basis(wrong)

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_factory import tiny_clip
+from error_matching import expect_error
+from famix.errors import ConfigError
 from famix.modeling import CLIPResNet
 from famix.style import channel_mean_std, optimize_styles
 
@@ -120,3 +122,27 @@ def test_the_encoder_is_not_trained(clip, clip_patches):
     optimize_styles(*clip_patches, lambda x: clip.encode_from("res2", x), steps=2, **SGD)
     assert all(torch.equal(tensor, before[name]) for name, tensor in clip.state_dict().items())
     assert all(parameter.grad is None for parameter in clip.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("patches", torch.rand(3, 2, 4)),
+        ("text_embeddings", torch.rand(2)),
+        ("text_embeddings", torch.rand(1, 2)),
+        ("basis", torch.rand(2, 2)),
+        ("weights", torch.rand(3, 1)),
+        ("weights", torch.rand(1)),
+        ("encode_image's result", torch.rand(1, 2)),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(name, value):
+    arguments = {"patches": torch.rand(3, 2, 4, 4), "text_embeddings": torch.rand(3, 2), "basis": None, "weights": None}
+    result = value if name.startswith("encode") else None
+    if result is None:
+        arguments[name] = value
+    settings = {"steps": 1, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}
+    with expect_error(ConfigError, name, tuple(value.shape)):
+        optimize_styles(**arguments, **settings, encode_image=lambda x: x.mean((2, 3)) if result is None else result)
+    with expect_error(ConfigError, "steps", -1):
+        optimize_styles(torch.rand(3, 2, 4, 4), torch.rand(3, 2), lambda x: x, **{**settings, "steps": -1})

@@ -1,8 +1,17 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.errors import ConfigError
-from famix.style import channel_mean_std, patch_mean_std, restyle_patches
+from famix.style import (
+    Statistics,
+    StyleBank,
+    channel_mean_std,
+    mix_statistics,
+    patch_mean_std,
+    restyle_patches,
+    transfer_statistics,
+)
 
 SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((5, 4), (1, 1))]
 
@@ -134,3 +143,74 @@ def test_statistics_of_whole_maps_are_those_of_a_grid_of_one():
     features, *_ = draw(2, 3, (5, 6), (1, 1))
     whole = patch_mean_std(features, (1, 1))
     torch.testing.assert_close((whole.mean, whole.std), channel_mean_std(features))
+
+
+def drawn_from_a_bank(channels):
+    bank = StyleBank()
+    bank.add(torch.tensor([0, 1]), torch.rand(2, channels), torch.rand(2, channels))
+    return bank.sample(torch.tensor([[[0]], [[1]]]))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_banks_sample_fits_with_its_channels_second(channels):
+    """On a grid of 1 x 1, (B, 1, 1, C) broadcasts with (B, C, 1, 1)."""
+    mean, std = drawn_from_a_bank(channels)
+    features = torch.rand(2, channels, 4, 5)
+    got = restyle_patches(features, mean.movedim(-1, 1), std.movedim(-1, 1), 0.0, (1, 1))
+    own_mean, own_std = channel_mean_std(features)
+    expected = std[:, 0, 0, :, None, None] * (features - own_mean) / own_std + mean[:, 0, 0, :, None, None]
+    torch.testing.assert_close(got, expected.relu())
+    if channels > 1:
+        with expect_error(ConfigError, "mean", (2, 1, 1, channels), ".movedim(-1, 1)"):
+            restyle_patches(features, mean, std, 0.0, (1, 1))
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 0.3, torch.tensor(0.3), torch.full((2, 1, 1, 1), 0.3), torch.tensor([0.3])])
+def test_alpha_may_be_a_number_or_of_some_axes(alpha):
+    features, mean, std, full = draw(2, 3, (6, 6), (3, 2))
+    value = float(alpha if not isinstance(alpha, torch.Tensor) else alpha.flatten()[0])
+    expected = restyle_patches(features, mean, std, torch.full_like(full, value), (3, 2))
+    torch.testing.assert_close(restyle_patches(features, mean, std, alpha, (3, 2)), expected)
+
+
+@pytest.mark.parametrize(
+    ("argument", "shape"),
+    [
+        ("features", (2, 6, 6)), ("features", (6, 6)), ("mean", (2, 3)), ("mean", (2, 3, 1, 1)), ("mean", (1, 3, 3, 2)),
+        ("std", (2, 3, 2, 3)), ("std", (2, 1, 3, 2)), ("std", (2, 3, 3, 2, 1)), ("alpha", (3,)), ("alpha", (2, 3)),
+        ("alpha", (3, 2)), ("alpha", (3, 2, 1, 1)), ("alpha", (2, 3, 2, 3)),
+    ],
+)  # fmt: skip
+def test_other_shapes_are_refused(argument, shape):
+    arguments = dict(zip(("features", "mean", "std", "alpha"), draw(2, 3, (6, 6), (3, 2)), strict=True))
+    arguments[argument] = torch.rand(shape)
+    with expect_error(ConfigError, argument, shape):
+        restyle_patches(**arguments, grid=(3, 2))
+
+
+def test_other_values_are_refused():
+    features, mean, std, alpha = draw(2, 3, (6, 6), (3, 2))
+    for wrong in (-0.1, 1.5, float("nan")):
+        with expect_error(ConfigError, "alpha", wrong, "own statistics"):
+            restyle_patches(features, mean, std, wrong, (3, 2))
+    for arguments in ((features.long(), mean, std), (features, mean.long(), std), (features, mean, std.bool())):
+        with pytest.raises(ConfigError, match=r"must be a floating-point tensor, got torch\."):
+            restyle_patches(*arguments, alpha, (3, 2))
+
+
+def test_statistics_of_other_shapes_are_refused():
+    """The other functions that a wrong shape would go through in silence."""
+    features, mean, std, alpha = draw(2, 3, (6, 6), (3, 2))
+    own = patch_mean_std(features, (3, 2))
+    with expect_error(ConfigError, "drawn", (1, 3, 3, 2)):
+        mix_statistics(own, Statistics(mean[:1], std[:1]), alpha)
+    with expect_error(ConfigError, "new", (2, 3, 3, 1)):
+        transfer_statistics(features, own, Statistics(mean[..., :1], std[..., :1]), (3, 2))
+    with expect_error(ConfigError, "mean and std", (2, 3, 3, 1)):
+        Statistics(mean, std[..., :1])
+    for function in (channel_mean_std, lambda x: patch_mean_std(x, (1, 1))):
+        for wrong in (features[0], features[None], features.flatten(2)):
+            with expect_error(ConfigError, "x", tuple(wrong.shape)):
+                function(wrong)
+        with expect_error(ConfigError, "x", torch.int64, ".float()"):
+            function(features.long())

@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 
 from famix.errors import ConfigError
@@ -26,6 +28,12 @@ def test_the_80_templates_have_one_placeholder_each():
     assert len(set(IMAGENET_TEMPLATES)) == len(IMAGENET_TEMPLATES) == 80
     assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}." and IMAGENET_TEMPLATES[-1] == "a tattoo of the {}."
     assert check_templates(IMAGENET_TEMPLATES) == IMAGENET_TEMPLATES
+
+
+def test_the_80_templates_are_openais_word_for_word():
+    """SHA-256 of the list in OpenAI's notebook, one sentence a line."""
+    digest = hashlib.sha256("\n".join(IMAGENET_TEMPLATES).encode()).hexdigest()
+    assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"
 
 
 def test_no_templates_means_the_80():

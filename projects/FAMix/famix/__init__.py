@@ -26,7 +26,14 @@ from famix.config import add_famix_config
 from famix.errors import FAMixError
 
 # What a style is, how it is optimised, kept and applied: pure tensor functions and small objects
-from famix.style import PatchRestyler, StyleBank, dominant_labels, optimize_styles, restyle_patches
+from famix.style import (
+    PatchRestyler,
+    StyleBank,
+    channel_mean_std,
+    dominant_labels,
+    optimize_styles,
+    restyle_patches,
+)
 
 # Prompts to CLIP embeddings
 from famix.text import PromptEncoder
@@ -38,6 +45,7 @@ from famix.modeling import (
     FAMixPanopticFPN,
     FAMixSemanticSegmentor,
     PatchStyleMixin,
+    load_clip_state_dict,
 )
 
 with contextlib.suppress(ImportError):  # without panopticapi
@@ -72,7 +80,9 @@ __all__ = [
     "StyleMiningHook",
     "Trainer",
     "add_famix_config",
+    "channel_mean_std",
     "dominant_labels",
+    "load_clip_state_dict",
     "load_released_checkpoint",
     "optimize_styles",
     "register_datasets",

@@ -116,9 +116,13 @@ class StyleBank:
             generator: source of the randomness, on any device; None takes torch's global one.
 
         Returns:
-            mean and std, each of shape S + (C,), on the bank's device.
+            mean and std, each of shape S + (C,), on the bank's device. For `restyle_patches`, which has the channels
+            second, use `.movedim(-1, 1)`.
+
+        Raises:
+            BankError: class ids of another type or (where they are on the CPU) out of range.
         """
-        ids = class_ids.long().to(self.mean.device)
+        ids = _as_class_ids(class_ids).to(self.mean.device)
         draw_device = generator.device if generator is not None else self.mean.device
         uniform = torch.rand(ids.shape, generator=generator, device=draw_device, dtype=torch.float64)
         count = self._count[ids]
@@ -128,7 +132,7 @@ class StyleBank:
 
     def has_style(self, class_ids: Tensor) -> Tensor:
         """Whether `sample` finds a style: bool, in the shape of class_ids."""
-        return self._count[class_ids.long().to(self._count.device)] > 0
+        return self._count[_as_class_ids(class_ids).to(self._count.device)] > 0
 
     def to(self, device: torch.device) -> "StyleBank":
         """This bank with its tensors on a device."""
@@ -222,9 +226,11 @@ class StyleBank:
             )
         if len(self) and annotations.keys() != self.annotations.keys():
             raise BankError(f"expected the annotations {sorted(self.annotations)}, got {sorted(annotations)}")
-        ids = class_ids.long()  # uint8 cannot be compared with 256
-        if class_ids.is_floating_point() or ((ids < 0) | (ids >= _NUM_CLASSES)).any():
-            raise BankError(f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()}")
+        _as_class_ids(class_ids.cpu())
+        if not (mean.is_floating_point() and std.is_floating_point()):
+            raise BankError(
+                f"mean and std must be floating-point tensors, got {mean.dtype} and {std.dtype}. Convert them."
+            )
         if not (mean.float().isfinite().all() and std.float().isfinite().all()):
             raise BankError("styles must be finite, got NaN or infinity; lower STYLE_MINING.LR")
 
@@ -241,6 +247,17 @@ class StyleBank:
         self._count = torch.where(empty, count[IGNORE_CLASS], count)
         first = torch.where(empty, first[IGNORE_CLASS], first)
         self._first = torch.where(self._count == 0, len(self), first)
+
+
+def _as_class_ids(class_ids: Tensor) -> Tensor:
+    """Return class ids as int64; only those on the CPU are looked at, as a look at a GPU's would wait for it."""
+    ids = class_ids.long()  # uint8 cannot be compared with 256
+    is_integer = not (class_ids.is_floating_point() or class_ids.is_complex() or class_ids.dtype == torch.bool)
+    if not is_integer or (ids.is_cpu and ((ids < 0) | (ids >= _NUM_CLASSES)).any()):
+        raise BankError(
+            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of {class_ids.dtype}"
+        )
+    return ids
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

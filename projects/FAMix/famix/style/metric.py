@@ -8,6 +8,9 @@ for. In terms of the statistics themselves they are steps preconditioned with th
 import torch
 from torch import Tensor
 
+from famix.errors import ConfigError
+from famix.style.patches import check_shape
+
 __all__ = ["METRICS", "RIDGE", "source_basis"]
 
 METRICS = ("euclidean", "source")
@@ -27,7 +30,13 @@ def source_basis(statistics: Tensor, ridge: float = RIDGE) -> Tensor:
     Returns:
         (D, D) lower triangular L with L L^T proportional to the covariance and its ridge. The sum of its squares is D,
         as that of the unit matrix, so that a step of random direction keeps its length on average.
+
+    Raises:
+        ConfigError: `statistics` has another shape or fewer than two rows.
     """
+    check_shape("statistics", statistics, ("P", "D"))
+    if len(statistics) < 2:
+        raise ConfigError(f"statistics must have at least 2 rows, got {len(statistics)}. Measure more patches.")
     covariance = torch.cov(statistics.double().t())
     spread = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     covariance = covariance / spread + ridge * torch.eye(len(covariance), dtype=torch.float64, device=statistics.device)

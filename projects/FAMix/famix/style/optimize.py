@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from famix.errors import ConfigError
+from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 
 __all__ = ["OptimizedStyles", "optimize_styles"]
@@ -67,7 +69,19 @@ def optimize_styles(
 
     Returns:
         The optimised statistics in float32, with the losses of every style.
+
+    Raises:
+        ConfigError: an argument, or what `encode_image` returns, has another shape; or `steps` is negative.
     """
+    check_shape("patches", patches, ("N", "C", "h", "w"))
+    number, channels = patches.shape[:2]
+    check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding for each patch.")
+    if basis is not None:
+        check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
+    if weights is not None:
+        check_shape("weights", weights, ("N",), (number,))
+    if steps < 0:
+        raise ConfigError(f"steps must be at least 0, got {steps}. Use 0 for the statistics of the patches themselves.")
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalised = (patches - own_mean) / own_std
@@ -84,7 +98,9 @@ def optimize_styles(
     def style_losses() -> Tensor:
         mean, std = mean_std()
         restyled = _Restyled.apply(normalised, mean, std)
-        return 1 - F.cosine_similarity(encode_image(restyled).float(), text_embeddings.float())
+        images = encode_image(restyled)
+        check_shape("encode_image's result", images, ("N", "D"), text_embeddings.shape, "It must fit text_embeddings.")
+        return 1 - F.cosine_similarity(images.float(), text_embeddings.float())
 
     history = []
     for _ in range(steps):

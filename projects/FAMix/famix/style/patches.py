@@ -15,7 +15,7 @@ from torch import Tensor
 
 from famix.errors import ConfigError
 
-__all__ = ["Grid", "check_grid", "map_blocks", "patch_index", "patch_starts"]
+__all__ = ["Grid", "check_grid", "check_shape", "map_blocks", "patch_index", "patch_starts"]
 
 Grid = tuple[int, int]  # (rows, cols)
 
@@ -30,6 +30,30 @@ class Span(NamedTuple):
     def length(self) -> int:
         """How many patches the run holds."""
         return self.patches.stop - self.patches.start
+
+
+def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int | None] = (), remedy: str = "") -> None:
+    """Raise unless a floating-point tensor has the shape that a function documents: others might broadcast in silence.
+
+    Args:
+        name: of the argument.
+        x: its value.
+        axes: names of the axes, e.g. ("B", "C", "H", "W").
+        sizes: of the axes, None for any; () for any sizes.
+        remedy: sentence for the message.
+
+    Raises:
+        ConfigError: another number of axes or size, or no floating-point numbers.
+    """
+    expected = list(sizes) or [None] * len(axes)
+    if x.dim() != len(axes) or any(size not in (None, got) for size, got in zip(expected, x.shape, strict=False)):
+        known = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, expected, strict=True)]
+        got = tuple(x.shape)
+        raise ConfigError(
+            f"{name} must have the shape ({', '.join(known)}), got {got}. {remedy or 'Rearrange its axes.'}"
+        )
+    if not x.is_floating_point():
+        raise ConfigError(f"{name} must be a floating-point tensor, got {x.dtype}. Convert it, e.g. with .float().")
 
 
 def check_grid(size: Sequence[int], grid: Grid) -> None:

@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
-from famix.style.patches import Grid, map_blocks
+from famix.errors import ConfigError
+from famix.style.patches import Grid, check_grid, check_shape, map_blocks
 from famix.style.statistics import Statistics, patch_mean_std
 
 __all__ = ["mix_statistics", "restyle_patches", "transfer_statistics"]
 
+_AXES = ("B", "C", "rows", "cols")
+_FROM_BANK = "StyleBank.sample returns (B, rows, cols, C): rearrange it with .movedim(-1, 1)."
 
-def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor, grid: Grid) -> Tensor:
+
+def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor | float, grid: Grid) -> Tensor:
     """Mix the statistics of every patch with drawn ones (prompt-driven instance normalisation, then a ReLU).
 
     A patch x with own statistics m, s becomes relu(s' * (x - m) / s + m'), where
@@ -17,24 +21,40 @@ def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor, 
 
     Args:
         features: (B, C, H, W), floating point.
-        mean: (B, C, rows, cols), the drawn means.
-        std: (B, C, rows, cols), the drawn standard deviations.
-        alpha: (B, C, 1, 1), or anything that broadcasts against mean: weight of the patch's OWN statistics, in [0, 1].
+        mean: (B, C, rows, cols), floating point, the drawn means. `StyleBank.sample` puts the channels last: use
+            `.movedim(-1, 1)`.
+        std: (B, C, rows, cols), floating point, the drawn standard deviations.
+        alpha: weight of the patch's OWN statistics, in [0, 1]: a number, or (B, C, 1, 1), where any axis may have size
+            1 or that of mean.
         grid: (rows, cols), at most (H, W).
 
     Returns:
         (B, C, H, W) in the features' dtype and order of memory. Gradients reach features, mean, std and alpha.
 
     Raises:
-        ConfigError: the map is smaller than the grid.
+        ConfigError: the map is smaller than the grid, an argument has another shape, or `alpha` is out of range.
     """
+    check_shape("features", features, ("B", "C", "H", "W"))
+    check_grid(features.shape[-2:], grid)
+    for name, drawn in (("mean", mean), ("std", std)):
+        check_shape(name, drawn, _AXES, (*features.shape[:2], *grid), _FROM_BANK)
     own = patch_mean_std(features, grid)
     return transfer_statistics(features, own, mix_statistics(own, Statistics(mean, std), alpha), grid)
 
 
-def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor) -> Statistics:
-    """alpha * own + (1 - alpha) * drawn, for the means and for the standard deviations."""
-    alpha = alpha.to(own.mean)
+def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor | float) -> Statistics:
+    """Mix two statistics: alpha * own + (1 - alpha) * drawn, for the means and for the standard deviations.
+
+    Args:
+        own: (B, C, rows, cols).
+        drawn: (B, C, rows, cols).
+        alpha: see `restyle_patches`.
+
+    Raises:
+        ConfigError: the shapes differ, or `alpha` is out of range.
+    """
+    check_shape("drawn", drawn.mean, _AXES, own.mean.shape, _FROM_BANK)
+    alpha = _as_weights(alpha, own.mean)
     mean, std = drawn.mean.to(own.mean), drawn.std.to(own.std)
     return Statistics(torch.lerp(mean, own.mean, alpha), torch.lerp(std, own.std, alpha))
 
@@ -50,11 +70,33 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
 
     Returns:
         (B, C, H, W) in the features' dtype.
+
+    Raises:
+        ConfigError: the map is smaller than the grid, or an argument has another shape.
     """
+    check_shape("features", features, ("B", "C", "H", "W"))
+    for name, statistics in (("own", own), ("new", new)):
+        check_shape(name, statistics.mean, _AXES, (*features.shape[:2], *grid), _FROM_BANK)
     # Both normalisations in one affine map per patch: the map is read once and written once.
     scale = new.std / own.std
     shift = new.mean - scale * own.mean
     return map_blocks(_affine_relu, features, grid, scale, shift)
+
+
+def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
+    """Turn alpha into a tensor that broadcasts against `like` (B, C, rows, cols) axis by axis."""
+    if not isinstance(alpha, Tensor):
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha must be in [0, 1], got {alpha}. It is the weight of a patch's own statistics.")
+        return like.new_tensor(alpha)
+    fits = alpha.dim() == 4 and all(a in (1, b) for a, b in zip(alpha.shape, like.shape, strict=True))
+    if alpha.numel() != 1 and not fits:
+        sizes = ", ".join(f"{axis}={size}" for axis, size in zip(_AXES, like.shape, strict=True))
+        raise ConfigError(
+            f"alpha must be a number or have the shape ({sizes}) with any size 1, got {tuple(alpha.shape)}. "
+            "For a weight of each image and channel use (B, C, 1, 1)."
+        )
+    return alpha.to(like)
 
 
 def _affine_relu(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

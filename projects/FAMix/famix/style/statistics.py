@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famix.style.patches import Grid, map_blocks
+from famix.errors import ConfigError
+from famix.style.patches import Grid, check_shape, map_blocks
 
 __all__ = ["EPS", "Statistics", "channel_mean_std", "patch_mean_std"]
 
@@ -24,6 +25,13 @@ class Statistics:
     mean: Tensor
     std: Tensor
 
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.std.shape:
+            raise ConfigError(
+                f"mean and std must have one shape, got {tuple(self.mean.shape)} and {tuple(self.std.shape)}. "
+                "Pass a standard deviation for every mean."
+            )
+
 
 def channel_mean_std(x: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every image and channel.
@@ -34,7 +42,11 @@ def channel_mean_std(x: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
 
     Returns:
         mean and std, each (N, C, 1, 1).
+
+    Raises:
+        ConfigError: `x` has another number of axes, or no floating-point numbers.
     """
+    check_shape("x", x, ("N", "C", "H", "W"))
     whole = patch_mean_std(x, (1, 1), eps)
     return whole.mean, whole.std
 
@@ -51,8 +63,9 @@ def patch_mean_std(x: Tensor, grid: Grid, eps: float = EPS) -> Statistics:
         Statistics of shape (B, C, rows, cols).
 
     Raises:
-        ConfigError: the map is smaller than the grid.
+        ConfigError: the map is smaller than the grid, has another number of axes, or no floating-point numbers.
     """
+    check_shape("x", x, ("B", "C", "H", "W"))
     if x.dtype in (torch.float16, torch.bfloat16):
         x = x.float()  # half precision overflows in the sum of squares
     mean = map_blocks(_means, x, grid)

@@ -1,7 +1,7 @@
 """Miniature panoptic data sets and runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def write_annotations(
     return file
 
 
-def write_recipe(folder: Path, splits: Sequence[str] = ("train",), **changes: Any) -> Path:
+def write_recipe(folder: Path, splits: Sequence[str] | Mapping[str, Any] = ("train",), **changes: Any) -> Path:
     """Write the definition file of `make_panoptic`'s data set; an entry changed to None is left out."""
     entries = {
         "name": "tiny",
@@ -100,7 +100,7 @@ def write_recipe(folder: Path, splits: Sequence[str] = ("train",), **changes: An
         "panoptic_root": "panoptic/{split}",
         "panoptic_json": "annotations/panoptic_{split}.json",
         "classes": "cityscapes",
-        "splits": {split: {} for split in splits},
+        "splits": splits if isinstance(splits, Mapping) else {split: {} for split in splits},
     } | changes
     file = folder / "panoptic.yaml"
     file.write_text(yaml.safe_dump({key: value for key, value in entries.items() if value is not None}))

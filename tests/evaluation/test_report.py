@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 
 from data_factory import data_config, registered
-from famix.errors import ConfigError
 from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
-from famix.evaluation.domains import domain_of, is_source, require_known_sources
 from famix.evaluation.report import PANOPTIC_METRICS
 from famix.evaluation.report_text import format_row
 from report_factory import fake_report
@@ -36,46 +34,6 @@ def builtin_datasets() -> Iterator[None]:
 @pytest.fixture
 def report() -> Report:
     return fake_report(SCORES, sources=("gta5_val",), group="acdc")
-
-
-# Domains
-
-
-@pytest.mark.parametrize(
-    ("name", "domain"),
-    [
-        ("gta5_train", "gta5"), ("gta5_all", "gta5"), ("acdc_night_val", "acdc_night"), ("camvid_val_dusk", "camvid_dusk"),
-        ("minitown_clear_val", "minitown_clear"), ("minitown_train", "minitown"), ("own_city_val", "own_city"),
-        ("val", "val"),
-    ],
-)  # fmt: skip
-def test_domain_of_a_name(name: str, domain: str) -> None:
-    assert domain_of(name) == domain
-
-
-@pytest.mark.parametrize(
-    ("train", "sources", "targets"),
-    [
-        ("gta5_train", ["gta5_val", "gta5_all"], ["cityscapes_val", "acdc_fog_val"]),
-        ("camvid_train_day", ["camvid_val_day"], ["camvid_val_dusk"]),
-        ("minitown_train", ["minitown_clear_val"], ["minitown_night_val", "minitown_dusk_val"]),
-        ("acdc_fog_train", ["acdc_fog_val"], ["acdc_night_val"]),
-    ],
-)
-def test_what_is_of_the_domain_that_was_trained_on(train: str, sources: list[str], targets: list[str]) -> None:
-    cfg = data_config(train=(train,))
-    assert [name for name in (*sources, *targets) if is_source(cfg, name)] == sources
-    cfg.TEST.SOURCE = targets[:1]
-    assert [name for name in (*sources, *targets) if is_source(cfg, name)] == targets[:1]
-
-
-def test_a_mistyped_source_is_named() -> None:
-    cfg = data_config()
-    cfg.TEST.SOURCE = ["gta5_vall"]
-    with pytest.raises(
-        ConfigError, match=r"TEST\.SOURCE names an unknown data set, 'gta5_vall'\. Did you mean 'gta5_val"
-    ):
-        require_known_sources(cfg)
 
 
 # Means

@@ -17,6 +17,7 @@ __all__ = [
     "DatasetDefinition",
     "SplitDefinition",
     "load_definition",
+    "read_domain",
     "read_ignore_label",
     "read_name",
     "require_numbered_by_a_byte",
@@ -26,8 +27,9 @@ __all__ = [
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 """Environment variable of the folder that relative roots start from, as in Detectron2; "datasets" where it is unset."""
 
-_OWN_KEYS = ("name", "root", "classes", "splits", "layouts", "ignore_label", "unpaired")
-_SPLIT_KEYS = ("folder", "keys", "skip")
+_OWN_KEYS = ("name", "root", "domain", "classes", "splits", "layouts", "ignore_label", "unpaired")
+_SPLIT_KEYS = ("folder", "keys", "skip", "domain")
+_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class SplitDefinition:
         folder: what {split} stands for in the path templates; may be empty or several folders deep.
         keys: file with one key a line, relative to the root, that limits the split; None takes every image.
         skip: keys that are left out.
+        domain: what its images show, e.g. "gta5" or "acdc_night"; None leaves it to the name.
     """
 
     name: str
     folder: str
     keys: str | None = None
     skip: frozenset[str] = frozenset()
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,9 +162,21 @@ def read_name(fields: Fields) -> str:
         DatasetError: it is missing, or cannot be part of the name of a dataset.
     """
     name = fields.required("name", str)
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not _NAME.fullmatch(name):
         raise fields.error("name", name, "letters, digits, '_', '-' and '.'")
     return name
+
+
+def read_domain(fields: Fields) -> str | None:
+    """Read the `domain` of a dataset or of a split; None where it is missing.
+
+    Raises:
+        DatasetError: it is not a name.
+    """
+    domain = fields.optional("domain", str)
+    if domain is not None and not _NAME.fullmatch(domain):
+        raise fields.error("domain", domain, "letters, digits, '_', '-' and '.'")
+    return domain
 
 
 def _read_classes(fields: Fields) -> tuple[ClassDefinition, ...]:
@@ -256,4 +272,5 @@ def _read_split(fields: Fields, name: object, entry: object) -> SplitDefinition:
     for key in skip:
         if not isinstance(key, str):
             raise inner.error("skip", key, "keys as texts, in quotes where they look like numbers")
-    return SplitDefinition(name, name if folder is None else folder, keys, frozenset(skip))
+    domain = read_domain(inner) or read_domain(fields)
+    return SplitDefinition(name, name if folder is None else folder, keys, frozenset(skip), domain)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, ClassDefinition
-from famix.data.definition import read_ignore_label, read_name, require_numbered_by_a_byte, resolve_root
+from famix.data.definition import read_domain, read_ignore_label, read_name, require_numbered_by_a_byte, resolve_root
 from famix.data.fields import Fields, read_yaml
 from famix.wording import did_you_mean
 
@@ -29,7 +29,17 @@ CITYSCAPES_CATEGORIES: Mapping[int | str, int] = {
 
 _IGNORE = "ignore"
 _KEYS = (
-    *("name", "root", "images", "panoptic_root", "panoptic_json", "classes", "categories", "other_categories"),
+    *(
+        "name",
+        "root",
+        "domain",
+        "images",
+        "panoptic_root",
+        "panoptic_json",
+        "classes",
+        "categories",
+        "other_categories",
+    ),
     *("ignore_label", "splits"),
 )
 
@@ -52,6 +62,7 @@ class PanopticDefinition:
         ignore_label: value of unlabelled pixels in semantic labels, 0-255.
         splits: name of a part -> what {split} stands for.
         source: the definition file, named in errors.
+        domains: name of a split -> what its images show, e.g. "gta5"; splits that are not there leave it to the name.
     """
 
     name: str
@@ -66,6 +77,7 @@ class PanopticDefinition:
     other_categories_ignored: bool = False
     ignore_label: int = 255
     source: str = field(default="FAMix's own table", compare=False)
+    domains: Mapping[str, str] = field(default_factory=dict)
 
     def dataset_name(self, split: str) -> str:
         """Name under which a split is registered."""
@@ -108,19 +120,21 @@ def load_panoptic_definition(path: str | os.PathLike[str]) -> PanopticDefinition
     fields = Fields(file, read_yaml(file), _KEYS)
     classes, things = _read_classes(fields)
     ignore_label = read_ignore_label(fields, len(classes))
+    splits, domains = _read_splits(fields)
     return PanopticDefinition(
         name=read_name(fields),
         root=fields.required("root", str),
         images=_read_images(fields),
         panoptic_root=fields.below_root("panoptic_root", fields.required("panoptic_root", str)),
         panoptic_json=fields.below_root("panoptic_json", fields.required("panoptic_json", str)),
-        splits=_read_splits(fields),
+        splits=splits,
         classes=classes,
         things=things,
         categories=_read_categories(fields, classes, ignore_label),
         other_categories_ignored=_read_other_categories(fields),
         ignore_label=ignore_label,
         source=str(file),
+        domains=domains,
     )
 
 
@@ -191,15 +205,19 @@ def _read_other_categories(fields: Fields) -> bool:
     return value == _IGNORE
 
 
-def _read_splits(fields: Fields) -> Mapping[str, str]:
+def _read_splits(fields: Fields) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Folders and domains of the splits."""
     entries = fields.required("splits", dict)
     if not entries:
         raise fields.error("splits", entries, "at least one split, such as {train: {}}")
-    splits = {}
+    splits, domains = {}, {}
     for name, entry in entries.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
             raise fields.error("splits", name, "names of letters, digits, '_', '-' and '.'")
-        inner = Fields(fields.file, entry or {}, ("folder",), within=f"splits.{name}")
+        inner = Fields(fields.file, entry or {}, ("folder", "domain"), within=f"splits.{name}")
         folder = inner.optional("folder", str)
         splits[name] = name if folder is None else inner.below_root("folder", folder)
-    return splits
+        domain = read_domain(inner) or read_domain(fields)
+        if domain is not None:
+            domains[name] = domain
+    return splits, domains

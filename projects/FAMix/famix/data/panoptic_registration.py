@@ -25,7 +25,7 @@ def register_panoptic_datasets(files: Sequence[str] = ()) -> None:
 
     A split is registered as <name>_<split>_panoptic, with the metadata that Detectron2 gives to its own
     "cityscapes_fine_panoptic_train", in which train ids stand for both kinds of category ids, and `ignore_label`,
-    `label_reader` and `definition`. Files are read only when they are asked for. What is registered already stays.
+    `label_reader`, `definition` and `domain`. Files are read only when they are asked for. What is registered already stays.
 
     Args:
         files: YAML files of panoptic datasets.
@@ -72,4 +72,5 @@ def _register(files: PanopticFiles) -> None:
         evaluator_type="famix_panoptic",
         label_reader=panoptic_label_reader(files),
         definition=definition,
+        domain=definition.domains.get(files.split),
     )

@@ -27,8 +27,8 @@ def register_datasets(files: Sequence[str] = ()) -> None:
     """Register the built-in datasets, minitown and those of definition files; what is registered already stays.
 
     Every split becomes a dataset `<name>_<split>` whose files are listed only when they are asked for. Its metadata
-    has `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type` ("sem_seg"), `label_reader` (a `LabelReader`)
-    and `definition` (a `DatasetDefinition`).
+    has `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type` ("sem_seg"), `label_reader` (a `LabelReader`),
+    `definition` (a `DatasetDefinition`) and `domain` (of the definition; None leaves it to the name).
 
     Args:
         files: YAML files, as in DATASETS.FILES.
@@ -75,6 +75,7 @@ def _register_split(split_files: SplitFiles) -> None:
         evaluator_type="sem_seg",
         label_reader=label_reader_of(definition),
         definition=definition,
+        domain=split_files.split.domain,
     )
 
 

@@ -18,6 +18,7 @@ from famix.engine.config_files import check_config_files
 from famix.engine.disk_errors import is_disk_error
 from famix.engine.resuming import take_up_run
 from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.evaluation.domains import roles_of
 from famix.modeling.freezing import ALL
 from famix.wording import did_you_mean
 
@@ -73,6 +74,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     _warn_of_random_weights(cfg, args)
+    logging.getLogger(__name__).info(f"Datasets: {roles_of(cfg)}.")
     _verify_together(used_datasets(cfg, args))
     return cfg
 

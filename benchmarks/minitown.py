@@ -74,7 +74,7 @@ class Benchmark:
         self.output: Path = arguments.output
         self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
         ablations = ABLATIONS if arguments.ablations else {}
-        self.methods: dict[str, Method] = {name: METHODS[name] for name in arguments.configs} | ablations
+        self.runs: dict[str, Method] = {name: METHODS[name] for name in arguments.configs} | ablations
         self.jobs: int = arguments.jobs
         self.options = tuple(arguments.opts)
         if arguments.quick is not None:
@@ -87,23 +87,23 @@ class Benchmark:
 
     def run(self) -> None:
         """Read the records, and make all other runs, those first that others take their banks from."""
-        found = {run: self._recorded(run) for run in self._runs()}
+        found = {run: self._recorded(run) for run in self._pairs()}
         pending = [run for run, record in found.items() if record is None]
-        second = [run for run in pending if self.methods[run[0]].needs_mined_bank]
+        second = [run for run in pending if self.runs[run[0]].needs_mined_bank]
         mined = [(MINED, seed) for _, seed in second]
         found |= self._make(list(dict.fromkeys([*mined, *(run for run in pending if run not in second)])))
         found |= self._make(second)
-        for name, seed in self._runs():
+        for name, seed in self._pairs():
             record = found[name, seed]
             assert record is not None, "each run has one now"
             self.records.setdefault(name, {})[seed] = record
 
-    def _runs(self) -> list[Run]:
+    def _pairs(self) -> list[Run]:
         """All runs, seed by seed."""
         return [
             (name, seed)
             for place, seed in enumerate(self.seeds)
-            for name, method in self.methods.items()
+            for name, method in self.runs.items()
             if place < method.seeds
         ]
 
@@ -111,7 +111,7 @@ class Benchmark:
         """The record of a run, if there is one that fits."""
         name, seed = run
         record = None if self.rerun else RunRecord.load(self.folder, name, seed)
-        return record if record and record.fits(self.experiment(name, seed), self.methods[name].derived) else None
+        return record if record and record.fits(self.experiment(name, seed), self.runs[name].derived) else None
 
     def _make(self, runs: Sequence[Run]) -> dict[Run, RunRecord]:
         """Make runs; the record of each is written as soon as it is finished."""
@@ -128,14 +128,14 @@ class Benchmark:
 
     def experiment(self, name: str, seed: int, options: Sequence[str] = ()) -> Experiment:
         """A run of a method."""
-        method = self.methods.get(name) or METHODS[name]
+        method = self.runs.get(name) or METHODS[name]
         everything = ("DATASETS.TEST", str(SCORED), *self.options, *method.options, *options)
         folder = self.output / name / f"seed{seed}"
         return Experiment(f"{name}/{seed}", CONFIGS / f"{method.config}.yaml", folder, everything, seed)
 
     def prepared(self, name: str, seed: int) -> Experiment:
         """A run of a method with the bank or the noise that it needs, which are made first."""
-        match self.methods[name].needs if name in self.methods else Needs.NOTHING:
+        match self.runs[name].needs if name in self.runs else Needs.NOTHING:
             case Needs.MEASURED_BANK:
                 options = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle")))
             case Needs.AGNOSTIC_BANK:

@@ -195,13 +195,13 @@ def with_config(settings: dict[str, Any], key: str, value: object) -> dict[str, 
 
 
 def minitown_methods(benchmark: Any) -> ModuleType:
-    return sys.modules[type(next(iter(benchmark.methods.values()))).__module__]
+    return sys.modules[type(next(iter(benchmark.runs.values()))).__module__]
 
 
 def test_committed_records_are_those_of_the_methods_today(script: ModuleType) -> None:
     """Whoever changes a config or a default that shapes the results runs the benchmark again."""
     benchmark = script.Benchmark(script.make_parser().parse_args([]))
-    runs = benchmark._runs()
+    runs = benchmark._pairs()
     assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
     recorded = [run for run in runs if (script.RUNS / f"{run[0]}_seed{run[1]}.json").exists()]
     assert recorded and [run for run in recorded if benchmark._recorded(run) is None] == []

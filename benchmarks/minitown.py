@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from measured_banks import measured_bank
@@ -100,12 +99,7 @@ class Benchmark:
 
     def _pairs(self) -> list[Run]:
         """All runs, seed by seed."""
-        return [
-            (name, seed)
-            for place, seed in enumerate(self.seeds)
-            for name, method in self.runs.items()
-            if place < method.seeds
-        ]
+        return [(name, seed) for seed in self.seeds for name in self.runs]
 
     def _recorded(self, run: Run) -> RunRecord | None:
         """The record of a run, if there is one that fits."""
@@ -178,7 +172,6 @@ def write_report(benchmark: Benchmark, command: str) -> str:
     """The report, in Markdown."""
     records, scores = benchmark.records, scores_of(benchmark.records)
     runs = [record for by_seed in records.values() for record in by_seed.values()]
-    minutes = {name: fmean(run.seconds for run in by_seed.values()) / 60 for name, by_seed in records.items()}
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
@@ -189,7 +182,7 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         "## Styles over the same training without them",
         language_table(scores),
         "## Scores",
-        score_table(scores, minutes),
+        score_table(scores),
         "## Gains on the unseen conditions",
         "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
         gain_table(scores),

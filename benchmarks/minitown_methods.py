@@ -14,8 +14,6 @@ CHOSEN = "jitter08half"
 STRONGEST = "jitter08"
 """The jitter of the paper: 0.8, on all images."""
 
-_ALL_SEEDS, _SEEDS_TO_CHOOSE = 5, 3
-
 
 class Needs(Enum):
     """What a method takes from other runs or from labelled images; the value names the setting that holds it."""
@@ -34,14 +32,12 @@ class Method:
         config: name of a config of the town.
         options: KEY VALUE KEY VALUE ..., set beside it.
         same_without: the method that differs by having no styles; None where there is none.
-        seeds: it takes so many of the seeds that are asked for. Fewer than five served to choose a strength of jitter.
         needs: what must be made before it.
     """
 
     config: str
     options: tuple[str, ...] = ()
     same_without: str | None = None
-    seeds: int = _ALL_SEEDS
     needs: Needs = Needs.NOTHING
 
     @property
@@ -63,12 +59,7 @@ _STRENGTHS = {"jitter04": _jitter(0.4), "jitter08half": _jitter(0.8, 0.5), "jitt
 
 
 def _with_jitter(config: str) -> dict[str, Method]:
-    return {
-        f"{config}_{name}": Method(
-            config, options, same_without=name, seeds=_ALL_SEEDS if name == CHOSEN else _SEEDS_TO_CHOOSE
-        )
-        for name, options in _STRENGTHS.items()
-    }
+    return {f"{config}_{name}": Method(config, options, same_without=name) for name, options in _STRENGTHS.items()}
 
 
 METHODS: dict[str, Method] = {
@@ -89,7 +80,7 @@ ABLATIONS: dict[str, Method] = {
     "no_freeze": Method("famix", ("MODEL.CLIP.TRAINABLE", "['all']")),
     "no_mix": Method("famix", ("MODEL.STYLE.MIX", "False")),
     "every_picture": Method("famix", ("MODEL.STYLE.PROBABILITY", "1.0")),
-    "class_agnostic": Method("famix", needs=Needs.MEASURED_BANK),
+    "class_agnostic": Method("famix", needs=Needs.AGNOSTIC_BANK),
     "grid_2x2": Method("famix", ("MODEL.STYLE.GRID", "[2, 2]")),
     "grid_3x3": Method("famix", ("MODEL.STYLE.GRID", "[3, 3]")),
 }

@@ -18,7 +18,7 @@ UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 
-_REFERENCES = (CHOSEN, STRONGEST, "noise", "baseline")
+_REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
 
 def scores_of(records: Records) -> Scores:
@@ -44,26 +44,25 @@ def _column_names(scores: Scores) -> list[str]:
     return list(next(iter(next(iter(scores.values())).values())))
 
 
-def score_table(scores: Scores, minutes: Mapping[str, float]) -> str:
-    """Make the table of methods by conditions: mean and spread over the seeds, and the mean time of a run."""
+def score_table(scores: Scores) -> str:
+    """Make the table of methods by conditions: mean and spread over the seeds."""
     columns = _column_names(scores)
     rows = [
         [
             name,
             *(format_spread([score[column] for score in by_seed.values()]) for column in columns),
             str(len(by_seed)),
-            f"{minutes[name]:.1f}",
         ]
         for name, by_seed in scores.items()
     ]
-    return _markdown(["method", *columns, "seeds", "minutes"], rows)
+    return _markdown(["method", *columns, "seeds"], rows)
 
 
 def language_table(scores: Scores) -> str:
     """Make the table of what styles add to the same training without them, the same jitter included."""
     columns = [column for column in (UNSEEN, DEVELOPMENT, CLEAR) if column in _column_names(scores)]
     rows = []
-    for name, method in METHODS.items():
+    for name, method in sorted(METHODS.items(), key=lambda item: item[1].same_without == "baseline"):  # jitter first
         reference = method.same_without
         if name in scores and reference in scores:
             cells: list[str] = []

@@ -28,6 +28,8 @@ NATIVE = "native"
 PROTOCOLS = (
     "half",
     "ensemble",
+    "famix0.5",
+    "famix1+0.5",
     "flip",
     "multiscale",
     "multiscale+flip",
@@ -37,6 +39,7 @@ PROTOCOLS = (
     "fit1024x512+slide512",
     "short1024",
     "robustnet1536",
+    "robustnet1536released",
 )
 
 

@@ -286,6 +286,8 @@ def test_the_commands_of_the_zoo_can_be_given(command: list[str], monkeypatch: p
     with registered():
         protocols = [protocol_of(cfg, name) for name in cfg.DATASETS.TEST]
     assert len({(protocol.scales, protocol.average) for protocol in protocols}) == 1, "a row is of one scale"
+    if "--eval-only" in command:
+        assert all(protocol.counts_absent_classes for protocol in protocols), "these rows are the released program's"
 
 
 def test_the_zoo_says_whose_numbers_it_shows() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
-from famix.evaluation.framing import Fit, Frame, Height, Scale, ShortEdge
+from famix.evaluation.framing import Fit, Frame, Height, ReleasedFrame, Scale, ShortEdge, TruncatedHeight
 from famix.evaluation.resampling import resize_image
 
 CITYSCAPES, MAPILLARY, PORTRAIT, BDD = (1024, 2048), (2448, 3264), (3264, 2448), (720, 1280)
@@ -22,6 +23,11 @@ CITYSCAPES, MAPILLARY, PORTRAIT, BDD = (1024, 2048), (2448, 3264), (3264, 2448),
         (Frame(ShortEdge(1024)), PORTRAIT, (1365, 1024)),
         (Frame(Height(1536)), MAPILLARY, (1536, 2048)),
         (Frame(Height(1536)), PORTRAIT, (1536, 1152)),
+        (Frame(TruncatedHeight(1536)), (1000, 1500), (1536, 2304)),
+        (Frame(TruncatedHeight(1536)), (2448, 3265), (1536, 2048)),  # 2048.63
+        (Frame(TruncatedHeight(1536)), (1080, 1367), (1536, 1944)),  # 1944.18
+        (Frame(Scale(0.5, floors=True)), (5, 7), (2, 3)),
+        (Frame(Scale(0.5, floors=True)), (1, 8), (1, 4)),
         (Frame(Fit(1024, 512)), CITYSCAPES, (512, 1024)),
         (Frame(Fit(1024, 512)), MAPILLARY, (512, 683)),  # the height limits: 3264 * 512 / 2448 = 682.7
         (Frame(Fit(1024, 512)), (1000, 5000), (205, 1024)),  # the width limits: 1000 * 1024 / 5000 = 204.8
@@ -102,3 +108,39 @@ def test_image_and_labels_stay_aligned():
     for frame in (Frame(Scale(0.5)), Frame(ShortEdge(60)), Frame(Height(20), crop=(16, 16)), Frame(Fit(50, 30))):
         image, labels = shown(frame, edge.astype(np.float32))[0], frame.labels(edge, 255)
         assert ((image > 0.5) == (labels == 1)).mean() > 0.96
+
+
+# The crop of the released programs, written out with Pillow
+
+
+def released_crop(picture, size, resampling, fill):
+    """A height of `size`, the width truncated; padded on both sides by all that is missing; a crop of the unpadded centre."""
+    width, height = picture.size
+    picture = picture.resize((int(width / height * size), size), resampling)
+    width = picture.size[0]
+    if width < size:
+        picture = ImageOps.expand(picture, border=(size - width, 0, size - width, 0), fill=fill)
+    left = int(round((width - size) / 2.0))
+    return np.asarray(picture.crop((left, 0, left + size, size)))
+
+
+@pytest.mark.parametrize("size", [(40, 61), (31, 95), (48, 48), (61, 40), (63, 44), (90, 17), (33, 2)])
+def test_the_released_crop(size):
+    """Landscapes, squares, and portraits, of which the narrowest are not seen at all."""
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(256, size=(*size, 3)).astype(np.uint8), random.integers(19, size=size)
+    frame = ReleasedFrame(TruncatedHeight(24), crop=(24, 24))
+    view = frame.view(torch.from_numpy(pixels).permute(2, 0, 1), size)
+    expected = released_crop(Image.fromarray(pixels), 24, Image.Resampling.BICUBIC, 0)
+    assert view.dtype == torch.uint8 and (view.permute(1, 2, 0).numpy() == expected).all()
+    truth = released_crop(Image.fromarray(labels.astype(np.uint8)), 24, Image.Resampling.NEAREST, 0)
+    for dtype in (np.uint8, np.int64):
+        got = frame.labels(labels.astype(dtype), 0)
+        assert got.dtype == dtype and (got == truth).all()
+
+
+def test_a_portrait_in_the_released_crop_lies_to_the_right():
+    frame = ReleasedFrame(TruncatedHeight(4), crop=(4, 4))
+    labels = np.array([[1, 2]] * 4, np.uint8)
+    assert frame.labels(labels, 255).tolist() == [[255, 255, 255, 1]] * 4  # 2 + 1 columns of padding, and 2 is cut off
+    assert Frame(Height(4), crop=(4, 4)).labels(labels, 255).tolist() == [[255, 1, 2, 255]] * 4

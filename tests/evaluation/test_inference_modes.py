@@ -1,11 +1,15 @@
 """ProtocolInference: what it holds in memory, its modes, and the real model in it."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from torch import nn
 
+from famix.evaluation.framing import ReleasedFrame, TruncatedHeight
 from famix.evaluation.inference import ProtocolInference
 from famix.evaluation.protocols import parse_protocol
 from famix.evaluation.resampling import resize_image
@@ -100,3 +104,91 @@ def test_the_real_segmentor(size):
     assert one.shape == (NUM_CLASSES, *size)
     torch.testing.assert_close(one, several, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(one.sum(0), torch.ones(size))
+
+
+# The released program's scales, written out
+
+
+def released_output(model, normalized):
+    """What the released network returns: logits enlarged to its input."""
+    logits = model.sem_seg_head.layers(model.backbone(normalized))
+    return F.interpolate(logits, normalized.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def released_scores(model, image, scale, ensemble):
+    """Logits (K, H, W) as the released program's test script makes them."""
+    normalized = ((image - model.pixel_mean) / model.pixel_std)[None]
+    small = F.interpolate(normalized, scale_factor=scale, mode="bilinear", align_corners=True)
+    output = released_output(model, small)
+    output = F.interpolate(output, size=image.shape[-2:], mode="bilinear", align_corners=True)
+    return ((output + released_output(model, normalized)) / 2 if ensemble else output)[0]
+
+
+@pytest.mark.parametrize("size", [(64, 96), (71, 93), (93, 70), (65, 65), (33, 127)])
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.5])
+def test_scales_are_the_released_programs(size, scale):
+    model, batch = tiny_segmentor().eval(), make_batch(size, labels=False)
+    for text, ensemble in ((f"famix{scale}", False), (f"famix1+{scale}", True)):
+        (got,) = predict(model, text, batch)
+        expected = released_scores(model, batch[0]["image"], scale, ensemble)
+        assert got.shape == expected.shape and (got - expected).abs().max() <= 1e-6
+
+
+def test_released_scales_differ_from_antialiased_ones():
+    model, batch = tiny_segmentor().eval(), make_batch((64, 96), labels=False)
+    for released, antialiased in (("famix0.5", "half"), ("famix1+0.5", "ensemble+logits")):
+        difference = predict(model, released, batch)[0] - predict(model, antialiased, batch)[0]
+        assert difference.abs().max() > 1e-3
+
+
+def test_released_scale_1_is_native():
+    model, batch = tiny_segmentor().eval(), make_batch((33, 50), labels=False)
+    assert torch.equal(predict(model, "famix1", batch)[0], predict(model, "native", batch)[0])
+
+
+def test_released_scales_of_a_released_crop():
+    model, image = tiny_segmentor().eval(), make_batch((60, 91), labels=False)[0]["image"]
+    protocol = replace(parse_protocol("robustnet1536released+famix1+0.5"), **both(TruncatedHeight(48), (48, 48)))
+    crop = protocol.image.view(image, (60, 91))
+    (got,) = predict(model, protocol, [{"image": image}])
+    assert (got - released_scores(model, crop, 0.5, ensemble=True)).abs().max() <= 1e-6
+
+
+def test_released_scales_around_a_wrapped_model_leave_it_as_it_was():
+    """DistributedDataParallel wraps a model, and its buffers then have other names."""
+
+    class Wrapped(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs):
+            return self.module(*inputs)
+
+    model, batch = tiny_segmentor().eval(), make_batch((40, 51), labels=False)
+    before = model.pixel_mean.clone(), model.pixel_std.clone()
+    assert torch.equal(predict(Wrapped(model), "famix0.5", batch)[0], predict(model, "famix0.5", batch)[0])
+    assert torch.equal(model.pixel_mean, before[0]) and torch.equal(model.pixel_std, before[1])
+
+
+def test_released_scales_of_a_model_that_does_not_normalise():
+    (inputs,) = make_batch((20, 31), labels=False)
+    small = F.interpolate(inputs["image"][None].float(), (10, 15), mode="bilinear", align_corners=True)[0]
+    scores = F.interpolate(show(PerPixel(), small, (10, 15))[None], (20, 31), mode="bilinear", align_corners=True)[0]
+    torch.testing.assert_close(predict(PerPixel(), "famix0.5", [inputs])[0], scores)
+
+
+def test_released_scales_with_mirror_images_and_windows():
+    model, batch = tiny_segmentor().eval(), make_batch((40, 52), labels=False)
+    mirrored = [{"image": batch[0]["image"].flip(-1)}]
+    expected = [predict(model, "famix0.5", one)[0] for one in (batch, mirrored)]
+    (got,) = predict(model, "famix0.5+flip+logits", batch)
+    torch.testing.assert_close(got, (expected[0] + expected[1].flip(-1)) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(predict(model, "famix0.5+slide26+logits", batch)[0], expected[0])  # one window
+    assert predict(model, "famix0.5+slide16", batch)[0].shape == (NUM_CLASSES, 40, 52)
+
+
+def both(rule, crop):
+    frame = ReleasedFrame(rule, crop=crop)
+    return {"image": frame, "truth": frame}

@@ -6,7 +6,7 @@ import pytest
 from data_factory import data_config, make_dataset, registered
 from famix.engine import load_config
 from famix.errors import ConfigError
-from famix.evaluation.framing import Fit, Frame, Height, Scale, ShortEdge
+from famix.evaluation.framing import Fit, Frame, Height, ReleasedFrame, Scale, ShortEdge, TruncatedHeight
 from famix.evaluation.protocol_parts import PART_FORMS, PART_NAMES
 from famix.evaluation.protocols import Protocol, parse_protocol, protocol_of
 from famix.evaluation.sliding import Window
@@ -30,7 +30,13 @@ def both(frame):
         ("fit1024x512", {"image": Frame(Fit(1024, 512))}),
         ("fit2048x1024", {"image": Frame(Fit(2048, 1024))}),
         ("fit960x540", {"image": Frame(Fit(960, 540))}),
-        ("halftruth", {"truth": Frame(Scale(0.5))}),
+        ("robustnet1536released", {**both(ReleasedFrame(TruncatedHeight(1536), crop=(1536, 1536))), "pad_label": 0}),
+        ("halftruth", {"truth": Frame(Scale(0.5, floors=True))}),
+        ("famix0.5", {"scales": (0.5,), "released": True}),
+        ("famix1+0.5", {"scales": (1.0, 0.5), "released": True, "average": "logits"}),
+        ("famix0.75", {"scales": (0.75,), "released": True}),
+        ("famix1+0.25", {"scales": (1.0, 0.25), "released": True, "average": "logits"}),
+        ("famix0.5+flip", {"scales": (0.5,), "released": True, "flip": True}),
         ("half", {"scales": (0.5,)}),
         ("scale0.75", {"scales": (0.75,)}),
         ("scale2", {"scales": (2.0,)}),
@@ -46,7 +52,7 @@ def both(frame):
         ("fit1024x512+slide512+flip", {"image": Frame(Fit(1024, 512)), "window": Window(512, 341), "flip": True}),
         (
             "fit1024x512+halftruth+slide512",
-            {"image": Frame(Fit(1024, 512)), "truth": Frame(Scale(0.5)), "window": Window(512, 341)},
+            {"image": Frame(Fit(1024, 512)), "truth": Frame(Scale(0.5, floors=True)), "window": Window(512, 341)},
         ),
         ("robustnet1536+half", {**both(Frame(Height(1536), crop=(1536, 1536))), "scales": (0.5,)}),
     ],
@@ -75,6 +81,10 @@ def test_fields(text, fields):
         ("fit512x1024", "fit1024x512"),
         ("fit540x960", "fit960x540"),
         ("short01024", "short1024"),
+        ("famix1 + 0.50", "famix1+0.5"),
+        ("flip+famix1+0.5+short1024", "short1024+famix1+0.5+flip"),
+        ("famix0.50 + robustnet1536released", "robustnet1536released+famix0.5"),
+        ("famix1.0", "famix1"),
     ],
 )
 def test_texts_of_the_same_meaning_are_the_same_protocol(text, name):
@@ -84,9 +94,10 @@ def test_texts_of_the_same_meaning_are_the_same_protocol(text, name):
 
 
 def test_only_the_image_as_it_is_is_native():
-    assert parse_protocol("native").is_native and parse_protocol("scale1").is_native
+    for name in ("native", "scale1", "famix1"):
+        assert parse_protocol(name).is_native, name
     others = [name for name in PART_NAMES if name not in ("native", "logits", "roadpadding")]
-    assert len(others) == 11
+    assert len(others) == 14
     for name in (*others, "crop8x8", "scale0.7", "ensemble+logits", "robustnet1536+roadpadding"):
         assert not parse_protocol(name).is_native, name
 
@@ -99,6 +110,11 @@ def test_only_the_image_as_it_is_is_native():
         ("native+fit1024x512", "'native' and 'fit1024x512' both set the size of the image"),
         ("halftruth+short1024", "'halftruth' and 'short1024' both set the size of the ground truth"),
         ("half+ensemble", "'half' and 'ensemble' both set the scales"),
+        ("half+famix0.5", "'half' and 'famix0.5' both set the scales"),
+        ("famix1+0.5+logits", "'famix1+0.5' and 'logits' both set what is averaged"),
+        ("robustnet1536released+roadpadding", "'robustnet1536released' and 'roadpadding' both set the label of padding"),
+        ("famix2+0.5", "unknown part 'famix2+0.5'. Did you mean 'famix1+0.5' or"),
+        ("famix0", "'famix0' has a zero"),
         ("slide512+flip+slide1024", "'slide512' and 'slide1024' both set the sliding window"),
         ("flip+flip", "'flip' and 'flip' both set the flip"),
         ("half+logits", "'logits' says what to average, but nothing is averaged"),
@@ -154,6 +170,9 @@ def test_an_unknown_part_is_answered_with_the_list():
         ("robustnet1536", (3264, 2448), (1536, 1536), 1),
         ("robustnet1536+half", (2448, 3264), (1536, 1536), 1),
         ("crop1914x1046", (1052, 1914), (1046, 1914), 1),
+        ("halftruth", (2449, 3265), (1224, 1632), 1),
+        ("robustnet1536released+famix1+0.5", (3265, 2449), (1536, 1536), 2),
+        ("famix0.5+slide512", (1025, 1025), (1025, 1025), 1),  # rounded down: 512, which one window covers
         ("slide512", (3, 2), (3, 2), 1),
     ],
 )
@@ -262,6 +281,20 @@ def test_a_protocol_that_names_the_released_padding_keeps_it(cfg):
     for switch in (False, True):
         cfg.TEST.RELEASED_PADDING = switch
         assert protocol_of(cfg, "tiny_val") == parse_protocol("crop8x8+roadpadding")
+
+
+def test_only_released_programs_count_absent_classes():
+    for name in ("famix1", "famix0.5", "famix1+0.5", "robustnet1536released", "crop8x8+famix1"):
+        assert parse_protocol(name).counts_absent_classes, name
+    for name in ("native", "half", "ensemble+logits", "robustnet1536+roadpadding"):
+        assert not parse_protocol(name).counts_absent_classes, name
+
+
+def test_the_exact_released_crop_pads_with_road_whatever_the_switch(cfg):
+    cfg.TEST.PROTOCOL = "robustnet1536released+half"
+    for switch in (False, True):
+        cfg.TEST.RELEASED_PADDING = switch
+        assert protocol_of(cfg, "tiny_val") == parse_protocol("robustnet1536released+half")
 
 
 def test_keys_are_set_on_the_command_line():

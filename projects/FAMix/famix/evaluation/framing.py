@@ -9,28 +9,49 @@ from typing import Protocol as Interface
 import numpy as np
 from torch import Tensor
 
-from famix.evaluation.resampling import Size, crop_image, crop_labels, resize_image, resize_labels
+from famix.evaluation.resampling import (
+    Size,
+    crop_image,
+    crop_labels,
+    offset_of_released_crop,
+    resize_image,
+    resize_image_released,
+    resize_labels,
+    resize_labels_released,
+)
 
-__all__ = ["NATIVE_FRAME", "Fit", "Frame", "Height", "Scale", "ShortEdge", "scaled"]
+__all__ = [
+    "NATIVE_FRAME",
+    "Fit",
+    "Frame",
+    "Height",
+    "ReleasedFrame",
+    "Scale",
+    "ShortEdge",
+    "TruncatedHeight",
+    "floored",
+    "scaled",
+]
 
 
 class ResizeRule(Interface):
-    """Says by which factor an image of some size is resized; both sides share it."""
+    """Says to which size an image of some size is resized."""
 
-    def factor(self, size: Size) -> float:
-        """Factor for an image of a size."""
+    def resized(self, size: Size) -> Size:
+        """Size of the resized image, in whole pixels and never below 1."""
         ...
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The same factor for every image."""
+    """The same factor for every image; a side that ends on a fraction is rounded, or rounded down."""
 
     value: float = 1.0
+    floors: bool = False
 
-    def factor(self, size: Size) -> float:
+    def resized(self, size: Size) -> Size:
         """See ResizeRule."""
-        return self.value
+        return floored(size, self.value) if self.floors else scaled(size, self.value)
 
 
 @dataclass(frozen=True)
@@ -39,9 +60,9 @@ class ShortEdge:
 
     length: int
 
-    def factor(self, size: Size) -> float:
+    def resized(self, size: Size) -> Size:
         """See ResizeRule."""
-        return self.length / min(size)
+        return scaled(size, self.length / min(size))
 
 
 @dataclass(frozen=True)
@@ -50,9 +71,21 @@ class Height:
 
     length: int
 
-    def factor(self, size: Size) -> float:
+    def resized(self, size: Size) -> Size:
         """See ResizeRule."""
-        return self.length / size[0]
+        return scaled(size, self.length / size[0])
+
+
+@dataclass(frozen=True)
+class TruncatedHeight:
+    """The height gets a length in pixels; the width is rounded down, as RobustNet's program does."""
+
+    length: int
+
+    def resized(self, size: Size) -> Size:
+        """See ResizeRule."""
+        height, width = size
+        return self.length, max(1, int(width / height * self.length))
 
 
 @dataclass(frozen=True)
@@ -65,9 +98,9 @@ class Fit:
     long: int
     short: int
 
-    def factor(self, size: Size) -> float:
+    def resized(self, size: Size) -> Size:
         """See ResizeRule."""
-        return min(self.long / max(size), self.short / min(size))
+        return scaled(size, min(self.long / max(size), self.short / min(size)))
 
 
 @dataclass(frozen=True)
@@ -83,8 +116,8 @@ class Frame:
     crop: Size | None = None
 
     def resized(self, size: Size) -> Size:
-        """Size after the resizing, before the crop; a side ends on .5 upwards, and never below 1."""
-        return scaled(size, self.rule.factor(size))
+        """Size after the resizing, before the crop."""
+        return self.rule.resized(size)
 
     def framed(self, size: Size) -> Size:
         """Size in the end."""
@@ -121,11 +154,40 @@ class Frame:
         return labels if self.crop is None else crop_labels(labels, self.crop, pad_label)
 
 
+@dataclass(frozen=True)
+class ReleasedFrame(Frame):
+    """A resized and cropped image as the released programs of RobustNet and FAMix make it with Pillow.
+
+    The image shrinks bicubically, in whole pixel values. The crop of an image that is narrower than the crop is not
+    centred, see `famix.evaluation.resampling.offset_of_released_crop`.
+    """
+
+    def view(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
+        """See Frame."""
+        assert self.crop is not None
+        resized = self.resized(size)
+        shown = crop_image(resize_image_released(image, resized), self.crop, offset_of_released_crop(resized, self.crop))
+        return resize_image(shown, scaled(self.crop, scale))
+
+    def labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
+        """See Frame."""
+        assert self.crop is not None
+        resized = self.resized(labels.shape)
+        offset = offset_of_released_crop(resized, self.crop)
+        return crop_labels(resize_labels_released(labels, resized), self.crop, pad_label, offset)
+
+
 NATIVE_FRAME = Frame()
 """Everything, as it is."""
 
 
 def scaled(size: Size, factor: float) -> Size:
-    """Size times a factor, in whole pixels and never below 1."""
+    """Size times a factor, rounded to whole pixels, .5 upwards, and never below 1."""
     height, width = (max(1, int(side * factor + 0.5)) for side in size)
+    return height, width
+
+
+def floored(size: Size, factor: float) -> Size:
+    """Size times a factor, rounded down to whole pixels, and never below 1."""
+    height, width = (max(1, int(side * factor)) for side in size)
     return height, width

@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from famix.errors import ConfigError
 from famix.evaluation.protocol_parts import LOGITS
 from famix.evaluation.protocols import Protocol
-from famix.evaluation.resampling import Size, resize_scores, size_of
+from famix.evaluation.resampling import Size, resize_normalized_released, resize_scores, size_of
 from famix.evaluation.sliding import slide
 
 __all__ = ["ProtocolInference"]
+
+_MEAN, _STD = "pixel_mean", "pixel_std"
 
 
 class ProtocolInference(nn.Module):
@@ -61,20 +64,36 @@ class ProtocolInference(nn.Module):
         scored_size, views = self.protocol.scored_size(size), self.protocol.views
         if not self.protocol.averages:
             ((scale, _),) = views
-            return self._predict([self.protocol.image.view(image, size, scale)], scored_size)[0]
+            return self._whole(self._view(image, size, scale), scored_size)
         total: Tensor | None = None
         for scale, mirrored in views:
-            total = _add(total, self._view_scores(self.protocol.image.view(image, size, scale), mirrored, scored_size))
+            total = _add(total, self._view_scores(self._view(image, size, scale), mirrored, scored_size))
         assert total is not None
         return total.div_(len(views))
+
+    def _view(self, image: Tensor, size: Size, scale: float) -> Tensor:
+        """A scale of the framed image: of pixel values, or normalised where it shrinks as in the released program."""
+        if not self.protocol.released:
+            return self.protocol.image.view(image, size, scale)
+        framed = self.protocol.image.view(image, size)
+        buffers = _normalization(self.model)
+        normalized = (framed - buffers[_MEAN][1]) / buffers[_STD][1] if buffers else framed.float()
+        return resize_normalized_released(normalized, self.protocol.view_size(size, scale))
+
+    def _whole(self, view: Tensor, size: Size) -> Tensor:
+        """Scores (K, height, width) of a view that is shown whole."""
+        if not self.protocol.released:
+            return self._predict([view], size)[0]
+        return resize_scores(self._predict([view], size_of(view))[0], size, align_corners=True)
 
     def _view_scores(self, view: Tensor, mirrored: bool, size: Size) -> Tensor:
         """What is averaged, of one view; the tensor is the caller's to change."""
         view, window = view.flip(-1) if mirrored else view, self.protocol.window
         if window is None or window.count(size_of(view)) == 1:
-            scores = self._averaged(self._predict([view], size)[0])
+            scores = self._averaged(self._whole(view, size))
         else:
-            scores = resize_scores(slide(view, window, self._window_scores, self.window_batch), size)
+            put_together = slide(view, window, self._window_scores, self.window_batch)
+            scores = resize_scores(put_together, size, align_corners=self.protocol.released)
         return scores.flip(-1) if mirrored else scores
 
     def _window_scores(self, windows: list[Tensor]) -> list[Tensor]:
@@ -87,7 +106,8 @@ class ProtocolInference(nn.Module):
 
     def _predict(self, images: list[Tensor], size: Size) -> list[Tensor]:
         height, width = size
-        results = self.model([{"image": image, "height": height, "width": width} for image in images])
+        inputs = [{"image": image, "height": height, "width": width} for image in images]
+        results = self._show_normalized(inputs) if self.protocol.released else self.model(inputs)
         scores = [result["sem_seg"] for result in results]
         for got in scores:
             if size_of(got) != size:
@@ -97,9 +117,24 @@ class ProtocolInference(nn.Module):
                 )
         return scores
 
+    def _show_normalized(self, inputs: list[dict[str, Any]]) -> Any:
+        """What the model returns for images that are normalised already."""
+        buffers = _normalization(self.model)
+        if not buffers:
+            return self.model(inputs)
+        (mean, mean_values), (std, std_values) = buffers[_MEAN], buffers[_STD]
+        neutral = {mean: torch.zeros_like(mean_values), std: torch.ones_like(std_values)}
+        return functional_call(self.model, neutral, (inputs,))
+
     def _device(self, image: Tensor) -> torch.device:
         weights = next(chain(self.model.parameters(), self.model.buffers()), image)
         return weights.device
+
+
+def _normalization(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """The buffers that Detectron2's models normalise images by: last part of the name -> name and value; or nothing."""
+    found = {name.rpartition(".")[2]: (name, value) for name, value in model.named_buffers()}
+    return {part: found[part] for part in (_MEAN, _STD)} if {_MEAN, _STD} <= found.keys() else {}
 
 
 def _add(total: Tensor | None, scores: Tensor) -> Tensor:

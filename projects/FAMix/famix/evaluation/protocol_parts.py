@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from famix.errors import ConfigError
-from famix.evaluation.framing import NATIVE_FRAME, Fit, Frame, Height, Scale, ShortEdge
+from famix.evaluation.framing import NATIVE_FRAME, Fit, Frame, Height, ReleasedFrame, Scale, ShortEdge, TruncatedHeight
 from famix.evaluation.sliding import Window
 from famix.wording import did_you_mean
 
-__all__ = ["FIELDS", "LOGITS", "NATIVE", "PART_FORMS", "PART_NAMES", "ROAD_PADDING", "Part", "find_part"]
+__all__ = ["FIELDS", "LOGITS", "NATIVE", "PART_FORMS", "PART_NAMES", "ROAD_PADDING", "Part", "find_part", "split_parts"]
 
 Part = Mapping[str, Any]
 """Fields of Protocol that a part sets, with their values."""
@@ -20,6 +20,7 @@ FIELDS = {
     "image": "the size of the image",
     "truth": "the size of the ground truth",
     "scales": "the scales",
+    "released": "how scales are made",
     "window": "the sliding window",
     "flip": "the flip",
     "average": "what is averaged",
@@ -40,24 +41,35 @@ _PARTS: Mapping[str, Part] = {
     NATIVE: _both(NATIVE_FRAME),
     "short1024": _both(Frame(ShortEdge(1024))),
     "robustnet1536": _both(Frame(Height(1536), crop=(1536, 1536))),
+    "robustnet1536released": {
+        **_both(ReleasedFrame(TruncatedHeight(1536), crop=(1536, 1536))),
+        "pad_label": _ROAD,
+    },
     "fit1024x512": {"image": Frame(Fit(1024, 512))},
     "fit2048x1024": {"image": Frame(Fit(2048, 1024))},
-    "halftruth": {"truth": Frame(Scale(0.5))},
+    "halftruth": {"truth": Frame(Scale(0.5, floors=True))},
     # Scales of what is shown
     "half": {"scales": (0.5,)},
     "ensemble": {"scales": (1.0, 0.5)},
+    "famix0.5": {"scales": (0.5,), "released": True},
+    "famix1+0.5": {"scales": (1.0, 0.5), "released": True, "average": LOGITS},
     "multiscale": {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)},
     # How the model looks at each
     "slide512": {"window": Window(512, 341)},
     "slide1024": {"window": Window(1024, 683)},
     "flip": {"flip": True},
     # How that is put together and scored
-    LOGITS: {"average": "logits"},
+    LOGITS: {"average": LOGITS},
     ROAD_PADDING: {"pad_label": _ROAD},
 }
 
 PART_NAMES = tuple(_PARTS)
 """Parts that have a name."""
+
+
+def split_parts(text: str) -> list[str]:
+    """Cut a protocol's text into its parts. No part begins with a number, so "famix1+0.5" stays whole."""
+    return re.split(r"\+(?!\d)", re.sub(r"\s*\+\s*", "+", text.strip()))
 
 
 def find_part(text: str) -> tuple[str, Part]:
@@ -109,6 +121,14 @@ def _scale(factor: float) -> tuple[str, Part]:
     return f"scale{factor:.10g}", {"scales": (float(factor),)}
 
 
+def _famix(factor: float) -> tuple[str, Part]:
+    return f"famix{factor:.10g}", {"scales": (float(factor),), "released": True}
+
+
+def _famix_ensemble(factor: float) -> tuple[str, Part]:
+    return f"famix1+{factor:.10g}", {"scales": (1.0, float(factor)), "released": True, "average": LOGITS}
+
+
 def _slide(size: int, stride: int | None = None) -> tuple[str, Part]:
     stride = round(size * 2 / 3) if stride is None else stride
     if stride > size:
@@ -122,6 +142,8 @@ _FORMS: Sequence[tuple[str, str, Callable[..., tuple[str, Part]]]] = (
     ("crop<W>x<H>", r"crop(\d+)x(\d+)", _crop),
     ("fit<L>x<S>", r"fit(\d+)x(\d+)", _fit),
     ("scale<F>", r"scale(\d+(?:\.\d+)?)", _scale),
+    ("famix<F>", r"famix(\d+(?:\.\d+)?)", _famix),
+    ("famix1+<F>", r"famix1\+(\d+(?:\.\d+)?)", _famix_ensemble),
     ("slide<N>/<STEP>", r"slide(\d+)(?:/(\d+))?", _slide),
 )
 

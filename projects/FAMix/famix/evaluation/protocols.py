@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from famix.errors import ConfigError
-from famix.evaluation.framing import NATIVE_FRAME, Frame, scaled
-from famix.evaluation.protocol_parts import FIELDS, LOGITS, NATIVE, ROAD_PADDING, find_part
+from famix.evaluation.framing import NATIVE_FRAME, Frame, ReleasedFrame, floored, scaled
+from famix.evaluation.protocol_parts import FIELDS, LOGITS, NATIVE, ROAD_PADDING, find_part, split_parts
 from famix.evaluation.resampling import Size
 from famix.evaluation.sliding import Window
 from famix.wording import did_you_mean
@@ -28,6 +28,8 @@ class Protocol:
         image: frame of the image.
         truth: frame of the ground truth, at whose size predictions are scored.
         scales: of the framed image; the scores of several are averaged.
+        released: scale as FAMix's program does: the normalised image shrinks, and scores at its size are enlarged, with
+            aligned corners and without antialiasing; sizes are rounded down.
         window: slides over every scaled image; None shows it whole.
         flip: average with the mirror image of every scale.
         average: what is averaged: "softmax" or "logits".
@@ -38,6 +40,7 @@ class Protocol:
     image: Frame = NATIVE_FRAME
     truth: Frame = NATIVE_FRAME
     scales: tuple[float, ...] = (1.0,)
+    released: bool = False
     window: Window | None = None
     flip: bool = False
     average: str = "softmax"
@@ -58,14 +61,25 @@ class Protocol:
         """Scale, and whether mirrored, of every view of an image."""
         return list(product(self.scales, (False, True) if self.flip else (False,)))
 
+    @property
+    def counts_absent_classes(self) -> bool:
+        """Whether it repeats a program in whose mean a class counts as 0 that is predicted, but nowhere labelled."""
+        return self.released or isinstance(self.truth, ReleasedFrame)
+
+    def view_size(self, size: Size, scale: float) -> Size:
+        """(height, width) at which a scale shows an image file of a size."""
+        framed = self.image.framed(size)
+        return floored(framed, scale) if self.released else scaled(framed, scale)
+
     def scored_size(self, size: Size) -> Size:
         """(height, width) at which an image file of a size is scored."""
         return self.truth.framed(size)
 
     def forwards(self, size: Size) -> int:
         """How many images, or windows of them, the model sees for an image file of (height, width)."""
-        framed = self.image.framed(size)
-        return sum(1 if self.window is None else self.window.count(scaled(framed, scale)) for scale, _ in self.views)
+        return sum(
+            1 if self.window is None else self.window.count(self.view_size(size, scale)) for scale, _ in self.views
+        )
 
     def prepare_labels(self, labels: np.ndarray) -> np.ndarray:
         """Ground truth as this protocol scores it.
@@ -94,7 +108,7 @@ def parse_protocol(text: str) -> Protocol:
             on.
     """
     try:
-        return _compose([part.strip() for part in str(text).split("+")])
+        return _compose(split_parts(str(text)))
     except ConfigError as error:
         raise ConfigError(f"protocol '{text}': {error}") from error
 
@@ -115,8 +129,8 @@ def protocol_of(cfg: CfgNode, dataset_name: str) -> Protocol:
     """
     general = _parse_setting("TEST.PROTOCOL", cfg.TEST.PROTOCOL)
     protocol = _parse_overrides(cfg.TEST.PROTOCOL_OF).get(dataset_name, general)
-    if protocol.truth.crop is None or ROAD_PADDING in protocol.name.split("+"):
-        return protocol
+    if protocol.truth.crop is None or protocol.pad_label != Protocol.pad_label:
+        return protocol  # which pads nothing, or says itself with what
     if cfg.TEST.RELEASED_PADDING:
         return parse_protocol(f"{protocol.name}+{ROAD_PADDING}")
     return replace(protocol, pad_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)

@@ -1,14 +1,28 @@
 """Pixels of images, scores and labels, resized and cropped.
 
-Sizes are (height, width) in pixels. All resizing counts from pixel centres, so that images and labels stay aligned;
-images and scores keep their device.
+Sizes are (height, width) in pixels. All resizing counts from pixel centres, so that images and labels stay aligned,
+except where a function follows a released program; images and scores keep their device.
 """
 
 import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-__all__ = ["Size", "crop_image", "crop_labels", "resize_image", "resize_labels", "resize_scores", "size_of"]
+__all__ = [
+    "Size",
+    "crop_image",
+    "crop_labels",
+    "offset_of_released_crop",
+    "resize_image",
+    "resize_image_released",
+    "resize_labels",
+    "resize_labels_released",
+    "resize_normalized_released",
+    "resize_scores",
+    "size_of",
+]
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -34,11 +48,37 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
-def resize_scores(scores: Tensor, size: Size) -> Tensor:
-    """Resize (K, H, W) scores as Detectron2 does with logits: bilinear, without antialiasing."""
+def resize_image_released(image: Tensor, size: Size) -> Tensor:
+    """Resize an image as the released programs of RobustNet and FAMix do: Pillow's bicubic, in whole pixel values.
+
+    Args:
+        image: (C, H, W); values are rounded to 0-255 first.
+        size: of the result.
+
+    Returns:
+        (C, h, w) uint8.
+    """
+    channels = image.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    resized = [Image.fromarray(channel).resize(size[::-1], Image.Resampling.BICUBIC) for channel in channels]
+    return torch.from_numpy(np.stack([np.asarray(channel) for channel in resized])).to(image.device)
+
+
+def resize_normalized_released(image: Tensor, size: Size) -> Tensor:
+    """Resize a normalised image (C, H, W) as FAMix's program does: bilinear, corners aligned, without antialiasing."""
+    return F.interpolate(image[None], size, mode="bilinear", align_corners=True)[0]
+
+
+def resize_scores(scores: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    """Resize (K, H, W) scores bilinearly, without antialiasing, as Detectron2 does with logits.
+
+    Args:
+        scores: of any floating type.
+        size: of the result.
+        align_corners: count from the centres of the corner pixels instead, as the released program does.
+    """
     if size_of(scores) == size:
         return scores
-    return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(scores[None], size, mode="bilinear", align_corners=align_corners)[0]
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
@@ -49,23 +89,51 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
     return labels[np.ix_(rows, columns)]
 
 
-def crop_image(image: Tensor, crop: Size) -> Tensor:
-    """Cut (C, H, W) to a size from the centre; where there is less, both sides are padded with black (0)."""
-    (height, width), (top, left) = size_of(image), _offsets(size_of(image), crop)
-    bottom, right = top + crop[0] - height, left + crop[1] - width
-    return F.pad(image, (-left, right, -top, bottom))  # what is negative is cut off
+def resize_labels_released(labels: np.ndarray, size: Size) -> np.ndarray:
+    """Resize (H, W) labels to a size by Pillow itself, to the nearest pixel; the result keeps the type."""
+    picture = Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.NEAREST)).astype(labels.dtype)
 
 
-def crop_labels(labels: np.ndarray, crop: Size, pad_label: int) -> np.ndarray:
-    """Cut (H, W) labels as `crop_image` does, padded with `pad_label`."""
-    result = np.full(crop, pad_label, dtype=labels.dtype)
-    places = [
-        (slice(max(start, 0), start + want), slice(max(-start, 0), max(-start, 0) + have))
-        for start, want, have in zip(_offsets(labels.shape, crop), crop, labels.shape, strict=True)
-    ]
-    (from_rows, to_rows), (from_columns, to_columns) = places
-    result[to_rows, to_columns] = labels[from_rows, from_columns]
+def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
+    """Cut (C, H, W) to a size; where there is less, it is padded with black (0).
+
+    Args:
+        image: of any type.
+        crop: size of the result.
+        offset: row and column of the image at which the crop starts, negative in padding; None centres the crop.
+    """
+    rows, columns = _overlaps(size_of(image), crop, offset)
+    result = image.new_zeros((len(image), *crop))
+    result[:, rows[1], columns[1]] = image[:, rows[0], columns[0]]
     return result
+
+
+def crop_labels(labels: np.ndarray, crop: Size, pad_label: int, offset: Size | None = None) -> np.ndarray:
+    """Cut (H, W) labels as `crop_image` does, padded with `pad_label`."""
+    rows, columns = _overlaps(labels.shape, crop, offset)
+    result = np.full(crop, pad_label, dtype=labels.dtype)
+    result[rows[1], columns[1]] = labels[rows[0], columns[0]]
+    return result
+
+
+def offset_of_released_crop(size: Size, crop: Size) -> Size:
+    """Where the "centre crop" of the released programs of RobustNet and FAMix starts.
+
+    An image that is smaller than the crop is padded by the whole difference on both sides, and the crop is then placed
+    as if the image had not been padded: a portrait lies to the right, and a part of its right side is cut off.
+
+    Args:
+        size: of the image.
+        crop: size of the crop.
+
+    Returns:
+        Row and column of the image at which the crop starts; negative ones are padding.
+    """
+    row, column = (
+        start - max(want - have, 0) for start, have, want in zip(_centred(size, crop), size, crop, strict=True)
+    )
+    return row, column
 
 
 def _nearest(length: int, new_length: int) -> np.ndarray:
@@ -74,6 +142,15 @@ def _nearest(length: int, new_length: int) -> np.ndarray:
     return (2 * np.arange(new_length) + 1) * length // (2 * new_length)
 
 
-def _offsets(size: tuple[int, ...], crop: Size) -> tuple[int, int]:
-    """Row and column of an image at which a crop starts; negative ones are padding."""
+def _centred(size: tuple[int, ...], crop: Size) -> Size:
+    """Row and column of an image at which a crop from the centre starts; negative ones are padding."""
     return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)
+
+
+def _overlaps(size: tuple[int, ...], crop: Size, offset: Size | None) -> list[tuple[slice, slice]]:
+    """For rows and columns: the part of an image that a crop shows, and where it lies in the crop."""
+    parts = []
+    for have, want, start in zip(size, crop, offset or _centred(size, crop), strict=True):
+        first, stop = max(start, 0), max(min(start + want, have), start, 0)
+        parts.append((slice(first, stop), slice(first - start, stop - start)))
+    return parts

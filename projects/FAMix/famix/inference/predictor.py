@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from famix.errors import ConfigError, DatasetError
 from famix.evaluation import ProtocolInference, parse_protocol
-from famix.evaluation.framing import NATIVE_FRAME, scaled
+from famix.evaluation.framing import NATIVE_FRAME
 from famix.evaluation.panoptic import PANOPTIC_ARCHITECTURES
 from famix.evaluation.protocol_parts import LOGITS
 from famix.evaluation.protocols import Protocol
@@ -147,8 +147,7 @@ class Predictor:
 
     def _input(self, image: RGBImage) -> dict[str, Any]:
         height, width = image.shape[:2]
-        shown = self.protocol.image.framed((height, width))
-        if min(min(scaled(shown, scale)) for scale, _ in self.protocol.views) < SMALLEST_SIDE:
+        if min(min(self.protocol.view_size((height, width), scale)) for scale, _ in self.protocol.views) < SMALLEST_SIDE:
             raise DatasetError(
                 f"got an image of {height} x {width} pixels, of which the network would be shown less than "
                 f"{SMALLEST_SIDE} along a side under the protocol '{self.protocol.name}'; give a larger one"

@@ -20,6 +20,7 @@ def fake_report(
     classes: tuple[str, ...] = CLASSES,
     sources: tuple[str, ...] = (),
     group: str = "",
+    absent_classes: str = "skip",
 ) -> Report:
     """A report of mIoU alone.
 
@@ -28,6 +29,7 @@ def fake_report(
         method, seed, weights, method_hash: of the run; the hash is that of the method's name where None is given.
         protocol, classes: of every data set.
         sources: data sets that are no targets.
+        absent_classes: rule of every data set.
         group: family of which the data sets that start with its name are conditions.
     """
     run = RunFacts(
@@ -48,6 +50,7 @@ def fake_report(
             group=group if group and name.startswith(group) and name not in sources else "",
             protocol=protocol,
             classes=classes,
+            absent_classes=absent_classes,
         )
         for name in scores
     }

@@ -7,12 +7,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from famix.errors import ConfigError
 from famix.evaluation import Report, ScoredWeights, write_report
 from famix.evaluation.comparison import compare_reports, require_baseline
 from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
+from famix.evaluation.confusion import segmentation_scores
 from famix.evaluation.significance import format_p, format_spread, paired_p
 from report_factory import fake_report
 from run_factory import load_tool
@@ -143,6 +145,42 @@ def test_an_unknown_baseline_is_refused() -> None:
         ConfigError, match=r"no run is called 'basline'. Did you mean 'baseline'. There are: baseline, famix"
     ):
         require_baseline(compare_reports(both()), "basline")
+
+
+# Classes that do not occur
+
+
+def absent_runs(rule: str) -> dict[str, Report]:
+    """Two runs on a data set without sky, of which one takes road for it."""
+    reports = {}
+    for method, taken in (("baseline", 1), ("famix", 0)):
+        scores = segmentation_scores(np.array([[9, taken], [0, 0]]), ("road", "sky"), absent=rule)
+        report = fake_report({"fog_val": 0.0}, method=method, absent_classes=rule)
+        reports[f"{rule}/{method}"] = replace(report, results={"fog_val": {"sem_seg": scores}})
+    return reports
+
+
+@pytest.mark.parametrize(("rule", "values"), [("skip", ["90.0", "**100.0**"]), ("zero", ["45.0", "**100.0**"])])
+def test_a_comparison_shows_both_means_and_how_many_classes_occur(rule: str, values: list[str]) -> None:
+    comparisons = compare_reports(absent_runs(rule))
+    text = format_comparisons(comparisons)
+    first, second = tables(text)
+    assert [row[3] for row in first[1:]] == values
+    assert [row[3] for row in second[1:]] == (["45.0", "**100.0**"] if rule == "skip" else ["90.0", "**100.0**"])
+    assert text.count("1 of 2 classes occur") == 2
+    assert text.count("left out") == text.count("count as 0") == 1
+    metrics = [row["metric"] for row in csv.DictReader(write_comparisons_csv(comparisons).splitlines())]
+    assert metrics == ["mIoU"] * 2 + ["mIoU-zero" if rule == "skip" else "mIoU-skip"] * 2
+
+
+def test_means_by_different_rules_share_no_table_unless_one_is_asked_for() -> None:
+    reports = absent_runs("skip") | {
+        path: replace(report, run=replace(report.run, seed=2)) for path, report in absent_runs("zero").items()
+    }
+    assert len(compare_reports(reports)) == 2
+    (comparison,) = compare_reports(reports, metric="mIoU-zero")
+    assert [group.values("fog") for group in comparison.groups] == [[45, 45], [100, 100]]
+    assert comparison.other_means() == ()
 
 
 # Text

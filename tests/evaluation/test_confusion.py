@@ -56,12 +56,14 @@ def test_scores_by_hand() -> None:
     scores = segmentation_scores(MATRIX, NAMES)
     assert list(scores) == [
         "mIoU", "fwIoU", "IoU-road", "IoU-sky", "IoU-car", "mACC", "pACC", "ACC-road", "ACC-sky", "ACC-car",
+        "mIoU-skip", "mIoU-zero",
     ]  # fmt: skip
     iou = [8 / 13, 3 / 5, 0 / 3]
     expected = {
         "mIoU": sum(iou) / 3, "fwIoU": (10 * iou[0] + 4 * iou[1] + 2 * iou[2]) / 16,
         "mACC": (8 / 10 + 3 / 4 + 0) / 3, "pACC": 11 / 16,
         "IoU-road": iou[0], "IoU-sky": iou[1], "IoU-car": iou[2], "ACC-road": 8 / 10, "ACC-sky": 3 / 4, "ACC-car": 0,
+        "mIoU-skip": sum(iou) / 3, "mIoU-zero": sum(iou) / 3,
     }  # fmt: skip
     assert scores == pytest.approx({name: 100 * value for name, value in expected.items()}, abs=1e-12)
 
@@ -71,6 +73,28 @@ def test_a_class_that_is_only_predicted_has_no_score_but_counts_as_missed() -> N
     scores = segmentation_scores(matrix, NAMES)
     assert np.isnan(scores["IoU-car"]) and np.isnan(scores["ACC-car"])
     assert scores["IoU-road"] == pytest.approx(80) and scores["mIoU"] == pytest.approx(90)
+
+
+# A car is predicted but nowhere labelled; a bus is neither.
+ABSENT = np.array([[8, 0, 2, 0], [0, 5, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero_where_asked() -> None:
+    names = [*NAMES, "bus"]
+    skip, zero = (segmentation_scores(ABSENT, names, absent=rule) for rule in ("skip", "zero"))
+    assert (skip["mIoU"], zero["mIoU"]) == pytest.approx((90, 60))
+    for scores in (skip, zero):
+        assert (scores["mIoU-skip"], scores["mIoU-zero"]) == pytest.approx((90, 60))
+    assert zero["IoU-car"] == 0 and np.isnan(zero["ACC-car"]) and np.isnan(zero["IoU-bus"])
+    same = [name for name in skip if name not in ("mIoU", "IoU-car")]
+    assert {name: zero[name] for name in same} == pytest.approx({name: skip[name] for name in same}, nan_ok=True)
+
+
+def test_only_absent_classes_of_the_subset_count_as_zero() -> None:
+    names = [*NAMES, "bus"]
+    without = segmentation_scores(ABSENT, names, classes=[0, 1, 3], absent="zero")
+    assert without["mIoU"] == without["mIoU-skip"] == pytest.approx(90) and np.isnan(without["IoU-car"])
+    assert segmentation_scores(ABSENT, names, classes=[0, 2], absent="zero")["mIoU"] == pytest.approx(40)
 
 
 def test_a_subset_is_the_mean_over_its_classes_whose_own_scores_stay() -> None:

@@ -9,11 +9,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from PIL import Image
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
+from famix.data.records import label_file_of
 from famix.errors import ConfigError, DatasetError
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator, check_evaluation
 from famix.evaluation.confusion_file import read_confusion
+from famix.evaluation.evaluators import absent_rule
 
 CLASSES = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car"))]
 LABEL_IDS = {7: "road", 23: "sky", 26: "car", 0: "ignore"}
@@ -125,6 +128,7 @@ def test_a_subset_of_the_classes(tmp_path: Path) -> None:
         ({"EVALUATOR": "cityscapes", "PROTOCOL": "short8"}, "'short8' of tiny_val resizes them"),
         ({"PROTOCOL": "shirt8"}, "TEST.PROTOCOL: protocol 'shirt8'"),
         ({"CLASSES": "16"}, "lack "),
+        ({"ABSENT_CLASSES": "0"}, "TEST.ABSENT_CLASSES must be skip or zero, got '0'"),
         ({"WINDOW_BATCH": 0}, "TEST.WINDOW_BATCH is 0, expected at least 1"),
     ],
 )
@@ -135,3 +139,34 @@ def test_what_cannot_work_is_found_before_an_image_is_read(
         cfg.TEST[key] = value
     with pytest.raises(ConfigError, match=message):
         check_evaluation(cfg, [NAME])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rule"),
+    [
+        ("native", "skip"),
+        ("half", "skip"),
+        ("famix1", "zero"),
+        ("famix1+0.5", "zero"),
+        ("robustnet1536released", "zero"),
+    ],
+)
+def test_released_protocols_imply_that_absent_classes_count(cfg: CfgNode, protocol: str, rule: str) -> None:
+    cfg.TEST.PROTOCOL_OF = [f"{NAME}={protocol}"]
+    assert absent_rule(cfg, NAME) == rule
+    cfg.TEST.ABSENT_CLASSES = "zero"
+    assert absent_rule(cfg, NAME) == "zero"
+
+
+@pytest.mark.parametrize("kind", ["streaming", "detectron2"])
+def test_a_released_protocol_scores_by_its_rule(cfg: CfgNode, kind: str) -> None:
+    """Every car is taken away from the labels, so that it is predicted alone."""
+    for index in range(2):
+        path = label_file_of(DatasetCatalog.get(NAME)[index])
+        ids = np.array(Image.open(path))
+        write_label(Path(path), np.where(ids == 26, 0, ids).astype(np.uint8))
+    cfg.TEST.EVALUATOR, means = kind, {}
+    for cfg.TEST.PROTOCOL in ("native", "famix1"):
+        means[cfg.TEST.PROTOCOL] = evaluate(build_evaluator(cfg, NAME))["mIoU"]
+    assert means["native"] == pytest.approx(100 * (3 / 4 + 2 / 5) / 2)
+    assert means["famix1"] == pytest.approx(100 * (3 / 4 + 2 / 5 + 0) / 3)

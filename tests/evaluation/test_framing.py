@@ -120,7 +120,7 @@ def released_crop(picture, size, resampling, fill):
     width = picture.size[0]
     if width < size:
         picture = ImageOps.expand(picture, border=(size - width, 0, size - width, 0), fill=fill)
-    left = int(round((width - size) / 2.0))
+    left = round((width - size) / 2.0)
     return np.asarray(picture.crop((left, 0, left + size, size)))
 
 

@@ -112,7 +112,10 @@ def test_only_the_image_as_it_is_is_native():
         ("half+ensemble", "'half' and 'ensemble' both set the scales"),
         ("half+famix0.5", "'half' and 'famix0.5' both set the scales"),
         ("famix1+0.5+logits", "'famix1+0.5' and 'logits' both set what is averaged"),
-        ("robustnet1536released+roadpadding", "'robustnet1536released' and 'roadpadding' both set the label of padding"),
+        (
+            "robustnet1536released+roadpadding",
+            "'robustnet1536released' and 'roadpadding' both set the label of padding",
+        ),
         ("famix2+0.5", "unknown part 'famix2+0.5'. Did you mean 'famix1+0.5' or"),
         ("famix0", "'famix0' has a zero"),
         ("slide512+flip+slide1024", "'slide512' and 'slide1024' both set the sliding window"),

@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from data_factory import data_config, registered
 from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
-from famix.evaluation.report import PANOPTIC_METRICS
+from famix.evaluation.confusion import segmentation_scores
+from famix.evaluation.report import PANOPTIC_METRICS, count_occurring
 from famix.evaluation.report_text import format_row
 from report_factory import fake_report
 
@@ -94,7 +97,7 @@ def test_panoptic_scores_stand_in_the_same_tables(report: Report) -> None:
     head, *rows = table(format_row(report))
     assert head[:4] == ["method", "weights", "score", "cityscapes"]
     assert [row[2:4] for row in rows] == [["PQ", "30.0"], ["mIoU", "48.5"]]
-    assert format_report(report).count("PQ and mIoU in percent over 2 classes") == 1
+    assert format_report(report).count("PQ and mIoU in percent; 2 classes;") == 1
 
 
 def test_scores_of_every_data_set(report: Report) -> None:
@@ -124,7 +127,7 @@ def test_classes_that_some_data_set_shows() -> None:
 
 def test_the_whole_text(report: Report) -> None:
     text = format_report(report)
-    assert text.startswith("# famix\n\nmIoU in percent over 2 classes; the mean counts every target once. Trained on")
+    assert text.startswith("# famix\n\nmIoU in percent; 2 classes; the mean counts every target once. Trained on")
     row = table(text.split("\n\n")[2])
     assert row[0] == [
         "method", "weights", "cityscapes", "acdc_fog", "acdc_night", "mean of acdc", "mapillary", "mean", "source: gta5",
@@ -132,3 +135,65 @@ def test_the_whole_text(report: Report) -> None:
     assert row[1] == ["famix", "last", "48.5", "41.0", "15.0", "28.0", "52.4", "39.2", "70.0"]
     assert "IoU of every class" not in text, "these scores have none"
     assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "the last, after 40000 iterations" in text
+
+
+# Classes that do not occur
+
+NAMES = ("road", "sky", "car")
+NO_SKY = np.array([[9, 1, 0], [0, 0, 0], [0, 0, 0]])  # a pixel of road is taken for sky; there is neither sky nor car
+
+
+def report_of(counts: dict[str, np.ndarray], rule: str, names: tuple[str, ...] = NAMES, **facts: Any) -> Report:
+    """A report of confusion matrices."""
+    scores = {name: {"sem_seg": segmentation_scores(one, names, absent=rule)} for name, one in counts.items()}
+    report = fake_report(dict.fromkeys(counts, 0.0), classes=names, absent_classes=rule, **facts)
+    return replace(report, results=scores)
+
+
+@pytest.mark.parametrize(
+    ("rule", "other", "entered", "words"),
+    [
+        ("skip", "mIoU-zero", "1 of 3", "mIoU leaves them out, mIoU-zero counts them as 0"),
+        ("zero", "mIoU-skip", "1 of 3 + 1 as 0", "mIoU counts them as 0, mIoU-skip leaves them out"),
+    ],
+)
+def test_both_means_stand_where_they_differ(rule: str, other: str, entered: str, words: str) -> None:
+    report = report_of({"fog_val": np.diag([8, 4, 2]), "night_val": NO_SKY}, rule)
+    mean, of_the_other = ("90.0", "45.0") if rule == "skip" else ("45.0", "90.0")
+    head, fog, night, *_ = table(format_scores(report))
+    assert head[3:7] == ["classes", "mIoU", other, "fwIoU"]
+    assert (fog[3:6], night[3:6]) == (["3 of 3", "100.0", "100.0"], [entered, mean, of_the_other])
+    row = table(format_row(report))
+    assert [cells[2:5] for cells in row[1:]] == [["mIoU", "100.0", mean], [other, "100.0", of_the_other]]
+    text = format_report(report)
+    assert "classes that occur: fog 3 of 3, night 1 of 3" in text and words in text
+
+
+def test_one_mean_stands_where_both_are_equal() -> None:
+    for rule in ("skip", "zero"):
+        report = report_of({"fog_val": np.diag([8, 4, 0]), "night_val": np.diag([1, 4, 0])}, rule)
+        assert "mIoU-" not in format_report(report) and "; 2 of 3 classes occur;" in format_report(report)
+
+
+def test_rules_of_single_data_sets_show_both_means() -> None:
+    report = report_of({"fog_val": NO_SKY, "night_val": NO_SKY}, "skip")
+    mixed = {**report.data_sets, "fog_val": replace(report.data_sets["fog_val"], absent_classes="zero")}
+    scores = {"sem_seg": segmentation_scores(NO_SKY, NAMES, absent="zero")}
+    report = Report(report.run, mixed, {**report.results, "fog_val": scores})
+    assert report.row() == pytest.approx({"fog": 45, "night": 90, "mean": 67.5})
+    assert report.row("mIoU-skip")["mean"] == pytest.approx(90)
+    assert report.row("mIoU-zero")["mean"] == pytest.approx(45)
+
+
+def test_the_rule_of_a_config_stands_in_the_report() -> None:
+    cfg = data_config(train=("gta5_train",))
+    cfg.TEST.PROTOCOL_OF = ["acdc_fog_val=famix0.5"]
+    results = {name: {"sem_seg": {"mIoU": score}} for name, score in SCORES.items()}
+    rules = {name: one.absent_classes for name, one in make_report(cfg, results, ScoredWeights()).data_sets.items()}
+    assert rules == {name: "zero" if name == "acdc_fog_val" else "skip" for name in SCORES}
+
+
+def test_occurring_classes_are_counted_in_the_subset() -> None:
+    scores = {"ACC-road": 1.0, "ACC-sky": math.nan, "ACC-car": 0.0}
+    assert count_occurring(scores, NAMES) == 2 and count_occurring(scores, ("sky",)) == 0
+    assert count_occurring({"mIoU": 1.0}, NAMES) is None

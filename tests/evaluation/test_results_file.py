@@ -11,6 +11,7 @@ import pytest
 
 from famix.errors import DatasetError
 from famix.evaluation import Report, ScoredWeights, format_report, read_report, read_results, write_report
+from famix.evaluation.confusion import segmentation_scores
 from report_factory import fake_report
 
 
@@ -105,3 +106,39 @@ def test_incomplete_files_are_refused(report: Report, tmp_path: Path, missing: s
     path.write_text(json.dumps(plain))
     with pytest.raises(DatasetError, match=rf"got no scores from .*{missing}"):
         read_report(path)
+
+
+def absent_report(rule: str) -> Report:
+    """A report of a data set without sky, for which a tenth of the road is taken."""
+    scores = segmentation_scores(np.array([[9, 1], [0, 0]]), ("road", "sky"), absent=rule)
+    return replace(fake_report({"fog_val": 0.0}, absent_classes=rule), results={"fog_val": {"sem_seg": scores}})
+
+
+@pytest.mark.parametrize("rule", ["skip", "zero"])
+def test_files_have_both_means_the_rule_and_how_many_classes_occur(tmp_path: Path, rule: str) -> None:
+    write_report(absent_report(rule), tmp_path)
+    plain = json.loads((tmp_path / "results.json").read_text())
+    assert plain["report"]["data_sets"]["fog_val"]["absent_classes"] == rule
+    scores = plain["fog_val"]["sem_seg"]
+    assert (scores["mIoU-skip"], scores["mIoU-zero"], scores["mIoU"]) == (90, 45, {"skip": 90, "zero": 45}[rule])
+    first, mean = csv.DictReader((tmp_path / "results.csv").open())
+    assert (first["num_classes"], first["num_occurring"], first["absent_classes"]) == ("2", "1", rule)
+    for row in (first, mean):
+        assert (row["mIoU-skip"], row["mIoU-zero"]) == ("90.0", "45.0")
+    assert read_report(tmp_path / "results.json").data_sets["fog_val"].absent_classes == rule
+
+
+@pytest.mark.parametrize(("evaluator", "rule"), [("streaming", "skip"), ("detectron2", "skip"), ("cityscapes", "zero")])
+def test_files_that_say_no_rule_follow_their_evaluators(tmp_path: Path, evaluator: str, rule: str) -> None:
+    write_report(absent_report(rule), tmp_path)
+    path = tmp_path / "results.json"
+    plain = json.loads(path.read_text())
+    plain["report"]["run"]["evaluator"] = evaluator
+    del plain["report"]["data_sets"]["fog_val"]["absent_classes"]
+    for name in ("mIoU-skip", "mIoU-zero"):
+        del plain["fog_val"]["sem_seg"][name]
+    path.write_text(json.dumps(plain))
+    report = read_report(path)
+    assert report.data_sets["fog_val"].absent_classes == rule and report.other_means == ()
+    assert report.score("fog_val", f"mIoU-{rule}") == report.score("fog_val")
+    assert math.isnan(report.score("fog_val", "mIoU-zero" if rule == "skip" else "mIoU-skip"))

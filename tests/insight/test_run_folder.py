@@ -18,7 +18,7 @@ from famix.insight.label_pictures import color_labels, mark_errors, right_share,
 from famix.insight.run_examples import chosen_images
 from famix.insight.run_folder import differing_settings, read_runs
 from famix.insight.run_page import render_runs
-from famix.insight.run_tables import winners
+from famix.insight.run_tables import class_bars, winners
 from insight.pages import assert_sound
 from report_factory import CLASSES, fake_report
 
@@ -30,7 +30,7 @@ def write_run(
 ) -> Path:
     """A folder as a run leaves it: scores of fog and of the source, a confusion matrix of fog, losses and a config."""
     report = fake_report({"gta5_val": 70.0, "acdc_fog_val": fog}, sources=("gta5_val",), **facts)  # type: ignore[arg-type]
-    scores = segmentation_scores(COUNTS, CLASSES) | {"mIoU": fog}
+    scores = segmentation_scores(COUNTS, CLASSES) | dict.fromkeys(("mIoU", "mIoU-skip", "mIoU-zero"), fog)
     results = {"gta5_val": {"sem_seg": {"mIoU": 70.0, "IoU-road": math.nan}}, "acdc_fog_val": {"sem_seg": scores}}
     write_report(replace(report, results=results), folder)
     write_confusion(folder / "inference/acdc_fog_val/confusion.json", CLASSES, COUNTS)
@@ -212,3 +212,31 @@ def test_examples_are_spread_over_the_data_set() -> None:
     assert chosen_images(50, 2) == [12, 37]
     assert chosen_images(3, 5) == [0, 1, 2]
     assert chosen_images(1, 1) == [0]
+
+
+def write_absent(folder: Path, rule: str, **facts: object) -> Path:
+    """A run on two conditions of three classes: at night there is no sky, but one pixel in ten is taken for it."""
+    names = ("road", "sky", "car")
+    counts = {"fog_val": np.diag([8, 4, 2]), "night_val": np.array([[9, 1, 0], [0, 0, 0], [0, 0, 0]])}
+    report = fake_report(dict.fromkeys(counts, 0.0), classes=names, absent_classes=rule, **facts)  # type: ignore[arg-type]
+    scores = {name: {"sem_seg": segmentation_scores(one, names, absent=rule)} for name, one in counts.items()}
+    write_report(replace(report, results=scores), folder)
+    for name, one in counts.items():
+        write_confusion(folder / f"inference/{name}/confusion.json", names, one)
+    return folder
+
+
+@pytest.mark.parametrize(("rule", "mean", "other"), [("skip", "95.0", "72.5"), ("zero", "72.5", "95.0")])
+def test_the_page_shows_both_means_and_how_many_classes_occur(tmp_path: Path, rule: str, mean: str, other: str) -> None:
+    (run,) = read_runs([write_absent(tmp_path / "famix", rule)])
+    assert set(run.confusions) == {"fog_val", "night_val"}, "the matrix is that of the scores by either rule"
+    page = render_runs([run], {})
+    assert "classes that occur: fog 3 of 3, night 1 of 3" in page
+    assert assert_sound(page).column("famix")["mean"] == mean
+    assert assert_sound(page).column("famix", 1)["mean"] == other
+    assert f"mIoU-{'zero' if rule == 'skip' else 'skip'} in %" in page
+
+
+def test_a_class_that_is_only_predicted_stays_out_of_the_mean_of_a_class(tmp_path: Path) -> None:
+    (run,) = read_runs([write_absent(tmp_path / "famix", "zero")])
+    assert ">100.0<" in class_bars([run], ["fog_val", "night_val"]).split("sky")[1].split("car")[0]

@@ -133,6 +133,9 @@ def _add_test_keys(cfg: CN) -> None:
     test.PROTOCOL_OF = []  # other protocols of single data sets: ["mapillary_val=robustnet1536"]
     test.WINDOW_BATCH = 1  # windows of a sliding window that the network gets at once: faster on a GPU, more memory
     test.CLASSES = "all"  # that mIoU is the mean of: all, synthia16 or synthia13 (also "16" and "13")
+    test.ABSENT_CLASSES = (
+        "skip"  # in mIoU, classes predicted but nowhere labelled: skip (left out) or zero (count as 0)
+    )
     test.RELEASED_PADDING = False  # True: a protocol's crop pads labels with road, as the released program, not ignore
 
 

@@ -2,22 +2,27 @@
 
 import glob
 import importlib
+import math
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import CityscapesSemSegEvaluator
+from detectron2.utils import comm
 
+from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.records import label_file_of
 from famix.errors import ConfigError
+from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 
 __all__ = ["CityscapesScriptEvaluator", "require_cityscapes_files"]
 
 _SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 _LABEL_SUFFIX = "_gtFine_labelIds.png"
-_NAMES = {"IoU": "mIoU", "IoU_sup": "mIoU-categories"}  # of the script's scores, and ours
 
 
 class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
@@ -42,16 +47,43 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
         """Scores of all images.
 
         Returns:
-            {"sem_seg": {"mIoU": over classes, "mIoU-categories": over Cityscapes' categories}} in percent on the main
-            process, None on others.
+            {"sem_seg": {"mIoU": over classes as the script has it, "mIoU-categories": over Cityscapes' categories,
+            "mIoU-skip": without classes that are nowhere labelled, "mIoU-zero": the script's, and IoU-<name> and
+            ACC-<name> of every class}} in percent on the main process, None on others.
         """
-        self._script.args.evalInstLevelScore = False
-        self._script.args.quiet = True
-        results = super().evaluate()
-        if results is None:
+        comm.synchronize()
+        if not comm.is_main_process():
             return None
-        scores = results["sem_seg"]
-        return OrderedDict(sem_seg={ours: float(scores[theirs]) for theirs, ours in _NAMES.items()})
+        args = self._script.args
+        args.predictionPath, args.predictionWalk = os.path.abspath(self._temp_dir), None
+        args.JSONOutput = args.colorized = args.evalInstLevelScore = False
+        args.quiet = True
+        truths = sorted(glob.glob(os.path.join(self._metadata.gt_dir, "*", f"*{_LABEL_SUFFIX}")))
+        predictions = [self._script.getPrediction(args, truth) for truth in truths]
+        scores = self._script.evaluateImgLists(predictions, truths, args)
+        self._working_dir.cleanup()
+        return OrderedDict(sem_seg={name: 100 * value for name, value in _read_scores(scores).items()})
+
+
+def _read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
+    """Shares from the dictionary of Cityscapes' script, whose confusion matrix has label ids for rows and columns."""
+    iou = {name: float(value) for name, value in scores["classScores"].items() if not math.isnan(value)}
+    counts = {name: scores["confMatrix"][scores["labels"][name]] for name in scores["classScores"]}
+    labelled = {name: sum(row) for name, row in counts.items()}
+    accuracy = {
+        name: row[scores["labels"][name]] / labelled[name] if labelled[name] else math.nan
+        for name, row in counts.items()
+    }
+    of_labelled = [value for name, value in iou.items() if labelled[name]]
+    scored = [name for name in (entry.name for entry in CITYSCAPES_CLASSES) if name in counts]
+    return {
+        "mIoU": float(scores["averageScoreClasses"]),
+        "mIoU-categories": float(scores["averageScoreCategories"]),
+        **{f"IoU-{name}": iou.get(name, math.nan) for name in scored},
+        **{f"ACC-{name}": accuracy[name] for name in scored},
+        MEAN_IOUS[SKIP]: fmean(of_labelled) if of_labelled else math.nan,
+        MEAN_IOUS[ZERO]: float(scores["averageScoreClasses"]),
+    }
 
 
 def require_cityscapes_files(dataset_name: str) -> str:

@@ -1,11 +1,13 @@
 """Runs compared: those that differ in nothing but the seed are one row, and only what was scored alike shares a table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from famix.errors import ConfigError
+from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.report import Report
+from famix.evaluation.report_text import describe_classes
 from famix.wording import did_you_mean
 
 __all__ = ["GROUPINGS", "Comparison", "Group", "compare_reports", "require_baseline"]
@@ -13,7 +15,7 @@ __all__ = ["GROUPINGS", "Comparison", "Group", "compare_reports", "require_basel
 GROUPINGS = ("config", "method")
 """What makes runs one group: an equal config but for the seeds, or an equal name."""
 
-Scoring = tuple[tuple[str, str, tuple[str, ...], bool], ...]
+Scoring = tuple[tuple[str, str, tuple[str, ...], bool, str], ...]
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,35 @@ class Comparison:
         """The group of that name, if it is here."""
         return next((group for group in self.groups if group.name == name), None)
 
+    def other_means(self) -> "tuple[Comparison, ...]":
+        """Of mIoU: the same groups compared by the mean of another rule for absent classes, where it differs."""
+        if self.metric != "mIoU":
+            return ()
+        reports = [report for group in self.groups for report in group.reports.values()]
+        names = dict.fromkeys(name for report in reports for name in report.other_means)
+        return tuple(Comparison(tuple(replace(group, metric=name) for group in self.groups)) for name in names)
+
     def scored_how(self) -> str:
-        """The protocols and classes in words."""
+        """The protocols and classes in words, and what is made of absent classes where that makes a difference."""
         scored = self.example.data_sets
         protocols = {one.protocol for one in scored.values()}
-        classes = {len(one.classes) for one in scored.values()}
         if len(protocols) == 1:
             words = f"protocol {protocols.pop()}"
         else:
             words = "protocols " + ", ".join(f"{one.heading} {one.protocol}" for one in scored.values())
-        return f"{words}; {' or '.join(map(str, sorted(classes)))} classes"
+        return "; ".join([words, describe_classes(self.example), *self._absent()])
+
+    def _absent(self) -> list[str]:
+        words = {SKIP: "are left out", ZERO: "count as 0"}
+        by_metric = {MEAN_IOUS[rule]: text for rule, text in words.items()}
+        rules = {one.absent_classes for one in self.example.data_sets.values()}
+        if self.metric in by_metric:
+            text = by_metric[self.metric]
+        elif self.other_means() and len(rules) == 1:
+            text = words[rules.pop()]
+        else:
+            return []
+        return [f"classes that are predicted but nowhere labelled {text}"]
 
 
 def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: str = "mIoU") -> list[Comparison]:
@@ -107,11 +128,11 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
     """
     tables: dict[Scoring, dict[tuple[str, str], dict[int, str]]] = {}
     for path, report in reports.items():
-        if metric not in report.metrics:
+        if metric not in (*report.metrics, *MEAN_IOUS.values()):
             raise ConfigError(f"{path} has no score '{metric}', only {', '.join(report.metrics)}")
         run = report.run
         key = run.method_hash if by == "config" else run.method, run.weights.label
-        seeds = tables.setdefault(_scoring(report), {}).setdefault(key, {})
+        seeds = tables.setdefault(_scoring(report, metric), {}).setdefault(key, {})
         if run.seed in seeds:
             raise ConfigError(
                 f"{seeds[run.seed]} and {path} are runs of '{run.method}' with the same seed, {run.seed}; leave one out, or "
@@ -135,9 +156,22 @@ def require_baseline(comparisons: Sequence[Comparison], name: str) -> None:
         raise ConfigError(f"no run is called '{name}'.{did_you_mean(name, names)} There are: {', '.join(names)}")
 
 
-def _scoring(report: Report) -> Scoring:
+def _scoring(report: Report, metric: str) -> Scoring:
     """What must be equal for two scores, and two means, to be comparable."""
-    return tuple(sorted((name, one.protocol, one.classes, one.is_source) for name, one in report.data_sets.items()))
+    return tuple(
+        sorted(
+            (name, one.protocol, one.classes, one.is_source, _rule(report, name, metric))
+            for name, one in report.data_sets.items()
+        )
+    )
+
+
+def _rule(report: Report, name: str, metric: str) -> str:
+    """The rule for absent classes; none where all classes occur, or the metric names the rule itself."""
+    scored = report.data_sets[name]
+    return (
+        "" if metric in MEAN_IOUS.values() or report.occurring(name) == len(scored.classes) else scored.absent_classes
+    )
 
 
 def _named(groups: Sequence[Mapping[int, Report]], metric: str) -> tuple[Group, ...]:

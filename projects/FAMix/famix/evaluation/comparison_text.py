@@ -31,7 +31,7 @@ def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None =
     parts = []
     if len(comparisons) > 1:
         parts.append("Runs that were scored in different ways stand in different tables and cannot be compared.")
-    for comparison in comparisons:
+    for comparison in _with_other_means(comparisons):
         parts += [f"{comparison.metric} in percent; {comparison.scored_how()}.", _score_table(comparison)]
         if baseline is None:
             continue
@@ -52,12 +52,16 @@ def write_comparisons_csv(comparisons: Sequence[Comparison], baseline: str | Non
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_CSV_HEAD)
-    for comparison in comparisons:
+    for comparison in _with_other_means(comparisons):
         reference = comparison.group(baseline) if baseline is not None else None
         for group in comparison.groups:
             for heading in comparison.headings:
                 writer.writerow(_csv_row(comparison, group, heading, reference))
     return stream.getvalue()
+
+
+def _with_other_means(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    return [one for comparison in comparisons for one in (comparison, *comparison.other_means())]
 
 
 def _score_table(comparison: Comparison) -> str:

@@ -7,10 +7,17 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor
 
-__all__ = ["NUM_LABELS", "ConfusionCounts", "segmentation_scores"]
+__all__ = ["ABSENT_CLASSES", "MEAN_IOUS", "NUM_LABELS", "SKIP", "ZERO", "ConfusionCounts", "segmentation_scores"]
 
 NUM_LABELS = 256
 """Labels are of 8 bits."""
+
+SKIP, ZERO = "skip", "zero"
+ABSENT_CLASSES = (SKIP, ZERO)
+"""What a class is in mIoU that is predicted but nowhere labelled: left out, or 0. Values of TEST.ABSENT_CLASSES."""
+
+MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
+"""Rule -> name of the mean that follows it; "mIoU" is the one of them that was asked for."""
 
 
 class ConfusionCounts:
@@ -57,12 +64,13 @@ class ConfusionCounts:
 
 
 def segmentation_scores(
-    confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None
+    confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None, absent: str = SKIP
 ) -> dict[str, float]:
     """Scores of a confusion matrix, under the names and by the rules of Detectron2's SemSegEvaluator.
 
-    A class without a labelled pixel has no score (NaN) and is left out of the means, even where it is predicted; the
-    pixels that were taken for it count as missed. Cityscapes' own script gives such a class an IoU of 0 instead.
+    A class without a labelled pixel has no accuracy (NaN), and pixels that were taken for it count as missed. Where it
+    is predicted, its IoU is NaN and left out of mIoU as in Detectron2, or 0 as in Cityscapes' own script and in the
+    released programs of FAMix and RobustNet. Where it is not predicted either, its IoU is NaN by both rules.
 
     With `classes`, mIoU and mACC are the means over these, fwIoU and pACC are over their pixels, and the others have
     no score. The IoU of a class stays what it is among all classes, as in the papers on SYNTHIA, whose means over 16
@@ -72,26 +80,32 @@ def segmentation_scores(
         confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
         class_names: of the K classes.
         classes: train ids that count; None for all.
+        absent: rule for classes that are predicted but nowhere labelled, one of ABSENT_CLASSES.
 
     Returns:
-        mIoU, fwIoU, mACC, pACC and, for every class, IoU-<name> and ACC-<name>, in percent.
+        mIoU, fwIoU, mACC, pACC and, for every class, IoU-<name> and ACC-<name>, in percent; mIoU by either rule.
     """
     counts = confusion.astype(np.float64)
     correct, labelled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    valid = labelled > 0
-    if classes is not None:
-        valid &= np.isin(np.arange(len(class_names)), list(classes))
+    counting = np.isin(np.arange(len(class_names)), np.arange(len(class_names)) if classes is None else list(classes))
+    valid, only_predicted = counting & (labelled > 0), counting & (labelled == 0) & (predicted > 0)
     iou, accuracy = np.full((2, len(class_names)), np.nan)
     iou[valid] = correct[valid] / (labelled + predicted - correct)[valid]
     accuracy[valid] = correct[valid] / labelled[valid]
     with np.errstate(invalid="ignore"):  # without any labelled pixel, the means are 0 / 0 = NaN
         pixels = labelled[valid].sum()
+        total = iou[valid].sum()
+        means = {SKIP: total / valid.sum(), ZERO: total / (valid | only_predicted).sum()}
+        fw_iou = (iou[valid] * labelled[valid]).sum() / pixels
+        if absent == ZERO:
+            iou[only_predicted] = 0
         scores = {
-            "mIoU": iou[valid].sum() / valid.sum(),
-            "fwIoU": (iou[valid] * labelled[valid]).sum() / pixels,
+            "mIoU": means[absent],
+            "fwIoU": fw_iou,
             **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
             "mACC": accuracy[valid].sum() / valid.sum(),
             "pACC": correct[valid].sum() / pixels,
             **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
+            **{MEAN_IOUS[rule]: mean for rule, mean in means.items()},
         }
     return {name: 100 * float(value) for name, value in scores.items()}

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,12 +15,13 @@ from famix.data.records import label_file_of
 from famix.errors import ConfigError
 from famix.evaluation.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
 from famix.evaluation.class_subsets import class_subset
+from famix.evaluation.confusion import ABSENT_CLASSES, MEAN_IOUS, ZERO, segmentation_scores
 from famix.evaluation.framing import Frame
 from famix.evaluation.protocols import protocol_of
 from famix.evaluation.streaming import StreamingSemSegEvaluator
 from famix.wording import did_you_mean
 
-__all__ = ["EVALUATORS", "build_evaluator", "check_evaluation", "scored_classes"]
+__all__ = ["EVALUATORS", "absent_rule", "build_evaluator", "check_evaluation", "scored_classes"]
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Values of TEST.EVALUATOR."""
@@ -52,12 +54,17 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
         return reader.read(path).astype(dtype, copy=False)
 
+    absent = absent_rule(cfg, dataset_name)
     if cfg.TEST.EVALUATOR == "streaming":
-        classes = scored_classes(cfg, dataset_name)
         return StreamingSemSegEvaluator(
-            dataset_name, read_labels=read_labels, prepare_labels=prepare, classes=classes, output_folder=folder
+            dataset_name,
+            read_labels=read_labels,
+            prepare_labels=prepare,
+            classes=scored_classes(cfg, dataset_name),
+            absent=absent,
+            output_folder=folder,
         )
-    return _detectron2_evaluator(dataset_name, lambda path, dtype: prepare(read_labels(path, dtype)), folder)
+    return _Detectron2Evaluator(dataset_name, lambda path, dtype: prepare(read_labels(path, dtype)), folder, absent)
 
 
 def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -68,12 +75,19 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         names: of registered data sets.
 
     Raises:
-        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH or CLASSES cannot work, alone or together.
+        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH, CLASSES or ABSENT_CLASSES cannot work, alone
+            or together.
     """
     kind = cfg.TEST.EVALUATOR
     if kind not in EVALUATORS:
         raise ConfigError(
             f"TEST.EVALUATOR is {kind!r}, expected one of {', '.join(EVALUATORS)}.{did_you_mean(kind, EVALUATORS)}"
+        )
+    rule = cfg.TEST.ABSENT_CLASSES
+    if rule not in ABSENT_CLASSES:
+        raise ConfigError(
+            f"TEST.ABSENT_CLASSES must be {' or '.join(ABSENT_CLASSES)}, got {rule!r}. Set skip to leave classes out of "
+            "the mean that are predicted but nowhere labelled, zero to count them as 0."
         )
     if cfg.TEST.WINDOW_BATCH < 1:
         raise ConfigError(f"TEST.WINDOW_BATCH is {cfg.TEST.WINDOW_BATCH}, expected at least 1")
@@ -95,13 +109,45 @@ def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:
     return class_subset(cfg.TEST.CLASSES, MetadataCatalog.get(dataset_name).stuff_classes)
 
 
-def _detectron2_evaluator(
-    dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str
-) -> SemSegEvaluator:
-    # It logs a dictionary of some 80 numbers in one line; famix.evaluation.table lays the same out.
-    logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
-    with _label_files_as_sem_seg(dataset_name) as twin:
-        return SemSegEvaluator(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
+def absent_rule(cfg: CfgNode, dataset_name: str) -> str:
+    """What a data set's classes are in mIoU that are predicted but nowhere labelled.
+
+    Args:
+        cfg: reads TEST.
+        dataset_name: a registered data set.
+
+    Returns:
+        "zero" where Cityscapes' script scores, or a protocol repeats a released program; otherwise
+        TEST.ABSENT_CLASSES.
+    """
+    if cfg.TEST.EVALUATOR == "cityscapes" or protocol_of(cfg, dataset_name).counts_absent_classes:
+        return ZERO
+    return str(cfg.TEST.ABSENT_CLASSES)
+
+
+class _Detectron2Evaluator(SemSegEvaluator):
+    """Detectron2's SemSegEvaluator, with the mean by either rule for classes that are nowhere labelled."""
+
+    def __init__(
+        self, dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str, absent: str
+    ) -> None:
+        # It logs a dictionary of some 80 numbers in one line; famix.evaluation.report_text lays the same out.
+        logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
+        with _label_files_as_sem_seg(dataset_name) as twin:
+            super().__init__(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
+        self._absent = absent
+
+    def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
+        """See SemSegEvaluator; mIoU and the IoU of absent classes follow the rule."""
+        results = super().evaluate()
+        if results is None:
+            return None
+        confusion = self._conf_matrix[:-1, :-1].T  # rows become true classes; the last is what is ignored
+        scores = segmentation_scores(confusion, self._class_names, absent=self._absent)
+        means = {name: scores[name] for name in MEAN_IOUS.values()}
+        by_rule = {name: value for name, value in scores.items() if name == "mIoU" or name.startswith("IoU-")}
+        results["sem_seg"] |= {**means, **(by_rule if self._absent == ZERO else {})}
+        return results
 
 
 @contextmanager

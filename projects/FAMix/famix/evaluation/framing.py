@@ -166,7 +166,9 @@ class ReleasedFrame(Frame):
         """See Frame."""
         assert self.crop is not None
         resized = self.resized(size)
-        shown = crop_image(resize_image_released(image, resized), self.crop, offset_of_released_crop(resized, self.crop))
+        shown = crop_image(
+            resize_image_released(image, resized), self.crop, offset_of_released_crop(resized, self.crop)
+        )
         return resize_image(shown, scaled(self.crop, scale))
 
     def labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:

@@ -8,12 +8,23 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.domains import domain_groups, is_source, short_names
-from famix.evaluation.evaluators import scored_classes
+from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols import protocol_of
 from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run
 
-__all__ = ["MEAN", "METRICS", "PANOPTIC_METRICS", "TASK", "Report", "Results", "ScoredDataset", "make_report"]
+__all__ = [
+    "MEAN",
+    "METRICS",
+    "PANOPTIC_METRICS",
+    "TASK",
+    "Report",
+    "Results",
+    "ScoredDataset",
+    "count_occurring",
+    "make_report",
+]
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Data set -> task -> metric -> percent."""
@@ -34,6 +45,9 @@ MEAN = "mean"
 TASK = "sem_seg"
 """The task of the results that is reported on."""
 
+_ACCURACY = "ACC-"  # a class has an accuracy if it has labelled pixels
+_SAME = 1e-9  # percent; means that differ by less are one
+
 
 @dataclass(frozen=True)
 class ScoredDataset:
@@ -45,6 +59,7 @@ class ScoredDataset:
         group: whole that it is a condition of, e.g. "acdc"; "" where it stands alone.
         protocol: name of the evaluation protocol.
         classes: names of the classes that the means are over.
+        absent_classes: what those of them are in mIoU that are predicted but nowhere labelled: "skip" or "zero".
     """
 
     heading: str
@@ -52,6 +67,7 @@ class ScoredDataset:
     group: str
     protocol: str
     classes: tuple[str, ...]
+    absent_classes: str = SKIP
 
 
 @dataclass(frozen=True)
@@ -80,19 +96,51 @@ class Report:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the scores over all classes; those of panoptic models where a data set has them."""
+        """Names of the scores over all classes; those of panoptic models where a data set has them.
+
+        The mean IoU by the other rule for absent classes is among them where it differs.
+        """
         tasks = {task for scores in self.results.values() for task in scores}
-        return (*METRICS, *(metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks))
+        mean, *others = METRICS
+        return (
+            mean,
+            *self.other_means,
+            *others,
+            *(metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks),
+        )
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """Names of the scores that a row of a table is made of: mIoU, and PQ where there is one."""
-        return tuple(metric for metric in ("PQ", "mIoU") if metric in self.metrics)
+        """Names of the scores that a row of a table is made of: mIoU by either rule, and PQ where there is one."""
+        return tuple(metric for metric in ("PQ", "mIoU", *MEAN_IOUS.values()) if metric in self.metrics)
+
+    @property
+    def other_means(self) -> tuple[str, ...]:
+        """Names of mean IoUs, of MEAN_IOUS, that differ from "mIoU" on a data set."""
+        return tuple(
+            metric
+            for metric in MEAN_IOUS.values()
+            if any(abs(self.score(name, metric) - self.score(name)) > _SAME for name in self.data_sets)
+        )
+
+    def occurring(self, name: str) -> int | None:
+        """How many of the classes of a data set's means have labelled pixels; None where nothing says so."""
+        return count_occurring(self.results[name].get(TASK, {}), self.data_sets[name].classes)
+
+    def counted_as_zero(self, name: str) -> int:
+        """How many classes are in a data set's mean IoU as 0 because they are predicted but nowhere labelled."""
+        scores, classes = self.results[name].get(TASK, {}), self.data_sets[name].classes
+        absent = [one for one in classes if math.isnan(scores.get(f"{_ACCURACY}{one}", 0.0))]
+        return sum(not math.isnan(scores.get(f"IoU-{one}", math.nan)) for one in absent)
 
     def score(self, name: str, metric: str = "mIoU") -> float:
         """A score of a data set in percent; NaN where it has none of that name."""
         task, key = PANOPTIC_METRICS.get(metric, (TASK, metric))
-        return float(self.results[name].get(task, {}).get(key, math.nan))
+        scores, scored = self.results[name].get(task, {}), self.data_sets[name]
+        if key in MEAN_IOUS.values() and key not in scores:  # as in files of before
+            is_same = key == MEAN_IOUS[scored.absent_classes] or self.occurring(name) == len(scored.classes)
+            return self.score(name) if is_same else math.nan
+        return float(scores.get(key, math.nan))
 
     def means(self) -> dict[str, dict[str, float]]:
         """Means over data sets, each counted once, in percent.
@@ -117,15 +165,16 @@ class Report:
             Heading -> score in percent, NaN where there is none: every target, the mean of each group behind its last
             one, the mean of all targets where there are several, the data sets of the source.
         """
-        means, cells = self.means(), {}
+        cells: dict[str, float] = {}
         last_of_group = {self.data_sets[name].group: name for name in self.targets}
         for name in self.targets:
             scored = self.data_sets[name]
             cells[scored.heading] = self.score(name, metric)
             if scored.group and last_of_group[scored.group] == name:
-                cells[f"{MEAN} of {scored.group}"] = means[scored.group][metric]
+                members = [one for one in self.targets if self.data_sets[one].group == scored.group]
+                cells[f"{MEAN} of {scored.group}"] = self._mean(members, metric)
         if len(self.targets) > 1:
-            cells[MEAN] = means[MEAN][metric]
+            cells[MEAN] = self._mean(self.targets, metric)
         return cells | {f"source: {self.data_sets[name].heading}": self.score(name, metric) for name in self.sources}
 
     def to_json(self) -> dict[str, Any]:
@@ -145,8 +194,9 @@ class Report:
         """
         run = dict(plain["run"])
         run |= {"weights": ScoredWeights(**run["weights"]), "trained_on": tuple(run["trained_on"])}
+        before = {"absent_classes": ZERO if run["evaluator"] == "cityscapes" else SKIP}  # of files that do not say it
         data_sets = {
-            name: ScoredDataset(**{**scored, "classes": tuple(scored["classes"])})
+            name: ScoredDataset(**{**before, **scored, "classes": tuple(scored["classes"])})
             for name, scored in plain["data_sets"].items()
         }
         if data_sets.keys() != results.keys():
@@ -154,11 +204,26 @@ class Report:
         return cls(RunFacts(**run), data_sets, results)
 
     def _mean_scores(self, names: Sequence[str]) -> dict[str, float]:
-        means = {}
-        for metric in self.metrics:
-            values = [self.score(name, metric) for name in names]
-            means[metric] = sum(values) / len(values) if values else math.nan
-        return means
+        metrics = dict.fromkeys((*self.metrics, *(MEAN_IOUS.values() if self.other_means else ())))
+        return {metric: self._mean(names, metric) for metric in metrics}
+
+    def _mean(self, names: Sequence[str], metric: str) -> float:
+        values = [self.score(name, metric) for name in names]
+        return sum(values) / len(values) if values else math.nan
+
+
+def count_occurring(scores: Mapping[str, float], classes: Sequence[str]) -> int | None:
+    """Count the classes that have labelled pixels.
+
+    Args:
+        scores: metric -> percent, of the task "sem_seg".
+        classes: names of the classes to count.
+
+    Returns:
+        Of how many the scores have an accuracy; None where they have no accuracies of classes.
+    """
+    accuracies = [scores[f"{_ACCURACY}{name}"] for name in classes if f"{_ACCURACY}{name}" in scores]
+    return sum(not math.isnan(value) for value in accuracies) if accuracies else None
 
 
 def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:
@@ -182,6 +247,7 @@ def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Repor
                 group=group_of.get(name, ""),
                 protocol=protocol_of(cfg, name).name,
                 classes=tuple(MetadataCatalog.get(name).stuff_classes[index] for index in scored_classes(cfg, name)),
+                absent_classes=absent_rule(cfg, name),
             )
             for name in names
         },

@@ -5,9 +5,20 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.report import MEAN, Report
 
-__all__ = ["format_classes", "format_number", "format_report", "format_row", "format_scores", "markdown_table"]
+__all__ = [
+    "class_count",
+    "describe_absent",
+    "describe_classes",
+    "format_classes",
+    "format_number",
+    "format_report",
+    "format_row",
+    "format_scores",
+    "markdown_table",
+]
 
 _CLASS_PREFIX = "IoU-"
 
@@ -15,14 +26,13 @@ _CLASS_PREFIX = "IoU-"
 def format_report(report: Report) -> str:
     """Lay out a report; scores are in percent with one decimal, and one that does not exist is a dash."""
     run = report.run
-    classes = {len(scored.classes) for scored in report.data_sets.values()}
-    over = f"{min(classes)} classes" if len(classes) == 1 else "the classes named below"
     mean = "the mean counts every target once" if report.targets else "no data set is a target"
     parts = [
         f"# {run.method}",
-        f"{' and '.join(report.headlines)} in percent over {over}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
+        f"{' and '.join(report.headlines)} in percent; {describe_classes(report)}; {mean}. Trained on {', '.join(run.trained_on) or 'what the file does not say'}, "
         f"seed {run.seed}; weights: {run.weights.describe()}.",
         format_row(report),
+        *describe_absent(report),
         "How each data set was scored:",
         format_scores(report),
     ]
@@ -64,6 +74,39 @@ def format_classes(report: Report, digits: int = 1) -> str:
     return markdown_table(rows, ["IoU", *(scored.heading for scored in report.data_sets.values())], 1)
 
 
+def class_count(report: Report, name: str) -> str:
+    """How many classes of a data set's means occur in it, e.g. "10 of 19"; "19" where nothing says how many do."""
+    occurring, classes = report.occurring(name), len(report.data_sets[name].classes)
+    return str(classes) if occurring is None else f"{occurring} of {classes}"
+
+
+def _entered(report: Report, name: str) -> str:
+    """The same, with the classes that are predicted but nowhere labelled where they count as 0."""
+    zeros = report.counted_as_zero(name)
+    return class_count(report, name) + (f" + {zeros} as 0" if zeros else "")
+
+
+def describe_classes(report: Report) -> str:
+    """How many classes occur in words: "10 of 19 classes occur", or data set by data set; "19 classes" if unknown."""
+    counts = {scored.heading: class_count(report, name) for name, scored in report.data_sets.items()}
+    if len(set(counts.values())) > 1:
+        return "classes that occur: " + ", ".join(f"{heading} {count}" for heading, count in counts.items())
+    (count,) = set(counts.values()) or {"0"}
+    return f"{count} classes" + (" occur" if " of " in count else "")
+
+
+def describe_absent(report: Report) -> list[str]:
+    """A sentence on classes that are predicted but nowhere labelled, where they make a difference; or none."""
+    if not report.other_means:
+        return []
+    rules = {scored.absent_classes for scored in report.data_sets.values()}
+    words = {SKIP: "leaves them out", ZERO: "counts them as 0"}
+    means = {MEAN_IOUS[rule]: text for rule, text in words.items()}
+    if len(rules) == 1:
+        means = {"mIoU": words[next(iter(rules))]} | {name: means[name] for name in report.other_means}
+    return ["Classes that are predicted but nowhere labelled: " + ", ".join(f"{a} {b}" for a, b in means.items()) + "."]
+
+
 def format_number(value: float, digits: int = 1) -> str:
     """A score with so many decimals; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
@@ -79,7 +122,7 @@ def _score_row(report: Report, name: str, digits: int) -> list[str]:
     scored = report.data_sets[name]
     role = "source" if scored.is_source else "target"
     scores = (format_number(report.score(name, metric), digits) for metric in report.metrics)
-    return [name, role, scored.protocol, str(len(scored.classes)), *scores]
+    return [name, role, scored.protocol, _entered(report, name), *scores]
 
 
 def _facts_table(report: Report) -> str:

@@ -114,21 +114,38 @@ def _to_csv(report: Report) -> str:
     run, weights = report.run, report.run.weights
     by_class = (metric for tasks in report.results.values() for metric in tasks.get(TASK, {}))
     metrics = list(dict.fromkeys((*report.metrics, *by_class)))
-    head = ["method", "seed", "weights", "sha256", "data_set", "role", "protocol", "num_classes", *metrics]
+    head = [
+        "method",
+        "seed",
+        "weights",
+        "sha256",
+        "data_set",
+        "role",
+        "protocol",
+        "num_classes",
+        "num_occurring",
+        "absent_classes",
+        *metrics,
+    ]
     same = [run.method, run.seed, weights.label, weights.sha256 or ""]
     rows = [
         [*same, name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes)]
+        + [_count(report.occurring(name)), scored.absent_classes]
         + [_cell(report.score(name, metric)) for metric in metrics]
         for name, scored in report.data_sets.items()
     ]
     rows += [
-        [*same, MEAN if group == MEAN else f"{MEAN} of {group}", MEAN, "", ""]
+        [*same, MEAN if group == MEAN else f"{MEAN} of {group}", MEAN, "", "", "", ""]
         + [_cell(means.get(metric)) for metric in metrics]
         for group, means in report.means().items()
     ]
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([head, *rows])
     return stream.getvalue()
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _cell(value: float | None) -> str:

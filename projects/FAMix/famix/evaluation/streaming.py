@@ -17,7 +17,7 @@ from torch import Tensor
 from famix.data.records import label_file_of
 from famix.errors import DatasetError
 from famix.evaluation.best_classes import best_classes
-from famix.evaluation.confusion import NUM_LABELS, ConfusionCounts, segmentation_scores
+from famix.evaluation.confusion import NUM_LABELS, SKIP, ConfusionCounts, segmentation_scores
 from famix.evaluation.confusion_file import CONFUSION_FILE, write_confusion
 from famix.wording import first_few
 
@@ -37,6 +37,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         read_labels: label file -> (H, W) train ids; None for the data set's own `label_reader`.
         prepare_labels: train ids -> (h, w) train ids as they are scored, e.g. `Protocol.prepare_labels`.
         classes: train ids that the means are over, see `segmentation_scores`; None for all.
+        absent: what classes are in the mean that are predicted but nowhere labelled, one of ABSENT_CLASSES.
         distributed: add up the counts of all processes.
         output_folder: gets the confusion matrix, see `famix.evaluation.confusion_file`; None keeps it in memory.
     """
@@ -48,6 +49,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         read_labels: ReadLabels | None = None,
         prepare_labels: Callable[[np.ndarray], np.ndarray] | None = None,
         classes: Sequence[int] | None = None,
+        absent: str = SKIP,
         distributed: bool = True,
         output_folder: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -59,6 +61,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._read = read_labels or metadata.label_reader.read
         self._prepare = prepare_labels
         self._classes = classes
+        self._absent = absent
         self._distributed = distributed
         self._output_folder = output_folder
         self.reset()
@@ -110,7 +113,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         confusion = counts[:num_classes]
         if self._output_folder is not None:
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, confusion)
-        return OrderedDict(sem_seg=segmentation_scores(confusion, self._class_names, self._classes))
+        return OrderedDict(sem_seg=segmentation_scores(confusion, self._class_names, self._classes, self._absent))
 
     def _require_fit(self, scores: Tensor, labels: np.ndarray, image_file: str) -> None:
         expected = (len(self._class_names), *labels.shape)

@@ -147,7 +147,10 @@ class Predictor:
 
     def _input(self, image: RGBImage) -> dict[str, Any]:
         height, width = image.shape[:2]
-        if min(min(self.protocol.view_size((height, width), scale)) for scale, _ in self.protocol.views) < SMALLEST_SIDE:
+        if (
+            min(min(self.protocol.view_size((height, width), scale)) for scale, _ in self.protocol.views)
+            < SMALLEST_SIDE
+        ):
             raise DatasetError(
                 f"got an image of {height} x {width} pixels, of which the network would be shown less than "
                 f"{SMALLEST_SIDE} along a side under the protocol '{self.protocol.name}'; give a larger one"

@@ -129,7 +129,8 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     if not path.is_file():
         raise DatasetError(f"no confusion matrix of {name}; TEST.EVALUATOR streaming leaves one when it scores")
     matrix = read_confusion(path)
-    scores = segmentation_scores(matrix.counts, matrix.class_names)
+    rule = report.data_sets[name].absent_classes
+    scores = segmentation_scores(matrix.counts, matrix.class_names, absent=rule)
     for metric, value in scores.items():
         expected = report.results[name].get(TASK, {}).get(metric, math.nan)
         if metric.startswith("IoU-") and not math.isnan(expected) and not abs(value - expected) <= _SAME:

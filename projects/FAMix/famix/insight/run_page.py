@@ -66,6 +66,12 @@ def _comparison_part(comparison: Comparison, runs: Sequence[Run], examples: Exam
     report = comparison.example
     words = f"Mean IoU over the classes; {comparison.scored_how()}.{_WINNERS if len(runs) > 1 else ''}"
     part = ["<h2>Targets</h2>", paragraph(words), target_table(runs)]
+    for other in comparison.other_means():
+        part += [
+            f"<h3>{escape(other.metric)}</h3>",
+            paragraph(f"{other.scored_how()}."),
+            target_table(runs, other.metric),
+        ]
     if seeds := seed_table(comparison):
         part += ["<h3>Mean ± standard deviation over the seeds</h3>", seeds]
     if panoptic := panoptic_table(runs):

@@ -13,20 +13,21 @@ from famix.insight.run_folder import Run, differing_settings
 
 __all__ = ["class_bars", "panoptic_table", "seed_table", "settings_table", "target_table", "winners"]
 
-_IOU = "IoU-"
+_IOU, _ACCURACY = "IoU-", "ACC-"
 _PANOPTIC = ("PQ", "mask AP")
 _LONG = 60  # characters of a setting
 
 
-def target_table(runs: Sequence[Run]) -> str:
-    """mIoU on every target, their means, and on the source, a column per run; the best of a row is marked.
+def target_table(runs: Sequence[Run], metric: str = "mIoU") -> str:
+    """A score on every target, their means, and on the source, a column per run; the best of a row is marked.
 
     Args:
         runs: that were scored alike.
+        metric: name of the score.
     """
-    rows = [run.report.row() for run in runs]
+    rows = [run.report.row(metric) for run in runs]
     cells = {heading: [format_number(row[heading]) for row in rows] for heading in rows[0]}
-    return _score_table("mIoU in %", [run.name for run in runs], cells)
+    return _score_table(f"{metric} in %", [run.name for run in runs], cells)
 
 
 def seed_table(comparison: Comparison) -> str:
@@ -113,8 +114,11 @@ def _score_table(corner: str, names: Sequence[str], cells: Mapping[str, Sequence
 def _class_scores(report: Report, data_sets: Sequence[str]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for name in data_sets:
-        for metric, value in report.results[name].get(TASK, {}).items():
+        scores = report.results[name].get(TASK, {})
+        for metric, value in scores.items():
             if metric.startswith(_IOU):
+                if math.isnan(scores.get(metric.replace(_IOU, _ACCURACY), 0)):
+                    value = math.nan  # the 0 of a class that is only predicted
                 values.setdefault(metric.removeprefix(_IOU), []).append(value)
     known = {name: [value for value in found if not math.isnan(value)] for name, found in values.items()}
     return {name: fmean(found) if found else math.nan for name, found in known.items()}

@@ -8,6 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
+from error_matching import expect_error
 from famix.data import LabelReader, get_dataset_dicts, get_label_readers, label_reader_of, load_definition
 from famix.errors import DatasetError
 
@@ -210,7 +211,7 @@ def test_unpaired_files_are_left_out_and_counted_once(tmp_path, caplog):
 def test_no_pair_is_left(tmp_path):
     with registered(make_dataset(tmp_path, count=1, unpaired="skip")):
         (tmp_path / "labels/train/a/0.png").rename(tmp_path / "labels/train/a/1.png")
-        with pytest.raises(DatasetError, match="no image found"):
+        with expect_error(DatasetError, "tiny_train", 1, str(tmp_path / "labels/train/{key}.png")):
             get_dataset_dicts(["tiny_train"])
     with pytest.raises(DatasetError, match=r"key 'unpaired': got 'drop', expected 'skip' or 'error'"):
         load_definition(write_definition(tmp_path, unpaired="drop"))

@@ -132,9 +132,17 @@ def test_images_without_label(folder):
     with registered(make_dataset(folder)):
         for index in (1, 2, 3, 5):
             (folder / f"labels/train/a/{index}.png").unlink()
-        with pytest.raises(
-            DatasetError, match=r"4 of 6 images have no label, the first: .*a/1\.png.*a/3\.png and 1 more"
-        ):
+        first = str(folder / "images/train/a/1.png")
+        with expect_error(DatasetError, "tiny_train", first, "unpaired: skip") as caught:
+            get_dataset_dicts(["tiny_train"])
+        assert "4 of 6" in str(caught.value) and str(folder / "labels/train/{key}.png") in str(caught.value)
+
+
+def test_images_that_all_lack_a_label_are_not_skipped(folder):
+    with registered(make_dataset(folder, unpaired="skip")):
+        for label in (folder / "labels/train/a").iterdir():
+            label.rename(label.with_suffix(".bmp"))
+        with expect_error(DatasetError, "tiny_train", 6, str(folder / "labels/train/{key}.png")):
             get_dataset_dicts(["tiny_train"])
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import runpy
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
+from famix.data.inspection.report import ClassShare, DatasetReport, format_report
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -106,6 +108,15 @@ def test_every_kind_of_problem_is_collected(check, folder, workers):
     assert "has the id(s) 77" in text
     assert any(note.startswith("1 labels have no image, which does not matter") for note in report["notes"])
     assert report["decoded"] == 28 - 10 - 2  # pairs, less those of bad headers, less those of bad pixels
+
+
+def test_classes_keep_their_names_in_the_table():
+    names = ["007", "1e3", "person|rider"]
+    text = format_report(DatasetReport("tiny", classes=[ClassShare(name, 12.5, 100.0) for name in names]))
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [cell.strip() for row in cells for cell in row] == [
+        text for name in names for text in (name.replace("|", "\\|"), "12.500", "100.0")
+    ]
 
 
 def test_damage_that_only_the_pixels_show(check, folder):

@@ -1,6 +1,7 @@
 """Means, rows and the text of a report."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from data_factory import data_config, registered
 from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.evaluation.confusion import segmentation_scores
 from famix.evaluation.report import PANOPTIC_METRICS, count_occurring
-from famix.evaluation.report_text import format_row
+from famix.evaluation.report_text import format_row, markdown_table
 from report_factory import fake_report
 
 SCORES = {
@@ -37,6 +38,18 @@ def builtin_datasets() -> Iterator[None]:
 @pytest.fixture
 def report() -> Report:
     return fake_report(SCORES, sources=("gta5_val",), group="acdc")
+
+
+# Cells
+
+
+def test_names_with_marks_of_tables_stay_in_their_cells() -> None:
+    names = ["person|rider", "back\\slash", "both\\|", "two\nlines", "007", "1e3"]
+    text = markdown_table([[name, "1.0"] for name in names], ["class | row", "IoU"], 1)
+    rows = [re.findall(r"((?:\\.|[^|\\])*)\|", line)[1:] for line in text.splitlines()]
+    cells = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in row] for row in rows]
+    assert cells[0] == ["class | row", "IoU"]
+    assert cells[2:] == [[" ".join(name.split()), "1.0"] for name in names]
 
 
 # Means

@@ -1,9 +1,9 @@
-"""Pieces of error messages that several modules share."""
+"""Pieces of messages and tables that several modules share."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["did_you_mean", "first_few", "shown"]
+__all__ = ["did_you_mean", "first_few", "shown", "table_cell"]
 
 _LONGEST = 300  # characters of a value in a message
 
@@ -37,3 +37,8 @@ def first_few(items: Sequence[object], limit: int = 3) -> str:
     """Name the first items of a sequence and how many more there are: "a, b, c and 7 more"."""
     named = ", ".join(str(item) for item in items[:limit])
     return named if len(items) <= limit else f"{named} and {len(items) - limit} more"
+
+
+def table_cell(text: str) -> str:
+    """A text as a cell of a Markdown table: on one line, with the marks escaped that would end the cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")

@@ -97,7 +97,12 @@ class SplitFiles:
             total = len(survey.records) + len(without_label)
             raise self._error(
                 f"{len(without_label)} of {total} images have no label, the first: {first_few(without_label)}; "
-                f"expected files like {self._example(survey.labels)}"
+                f"expected files like {self._example(survey.labels)}. Add them, or leave such images out with "
+                "'unpaired: skip' in the definition"
+            )
+        if not survey.records and without_label:
+            raise self._error(
+                f"none of its {len(without_label)} images has a label; expected files like {self._example(survey.labels)}"
             )
         if not survey.records:
             raise self._error(f"no image found; expected files like {self._example(survey.images)}")

@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.report import MEAN, Report
+from famix.wording import table_cell
 
 __all__ = [
     "class_count",
@@ -115,7 +116,8 @@ def format_number(value: float, digits: int = 1) -> str:
 def markdown_table(rows: Sequence[Sequence[str]], headers: Sequence[str], numbers_from: int) -> str:
     """A Markdown table of texts, whose columns from some number on are numbers, and right-aligned."""
     align = ["left"] * numbers_from + ["right"] * (len(headers) - numbers_from)
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+    head, *cells = ([table_cell(text) for text in row] for row in (headers, *rows))
+    return tabulate(cells, headers=head, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _score_row(report: Report, name: str, digits: int) -> list[str]:

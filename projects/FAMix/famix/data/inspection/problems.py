@@ -9,7 +9,7 @@ KINDS = {
     "listing": "the files cannot be listed",
     "list": "entries of the split's list without an image",
     "empty": "no pair of image and label",
-    "missing label": "images without a label",
+    "missing label": "images without a label ('unpaired: skip' in the definition leaves them out)",
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
     "size": "labels of another size than the image",

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from famix.data.inspection.problems import KINDS, ProblemLog
+from famix.wording import table_cell
 
 __all__ = ["IGNORED", "ClassShare", "DatasetReport", "format_report"]
 
@@ -107,9 +108,9 @@ def format_report(report: DatasetReport) -> str:
     ):
         lines += [f"{title:<12}{text}"] if text else []
     if report.classes:
-        rows = [[share.name, share.pixels, share.images] for share in report.classes]
-        table = tabulate(rows, ["class", "% of pixels", "% of images"], tablefmt="github", floatfmt=("", ".3f", ".1f"))
-        lines += ["", table]
+        rows = [[table_cell(share.name), f"{share.pixels:.3f}", f"{share.images:.1f}"] for share in report.classes]
+        head, align = ["class", "% of pixels", "% of images"], ("left", "right", "right")
+        lines += ["", tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=align)]
     lines += ["", *(f"note: {note}" for note in report.notes)] if report.notes else [""]
     for kind, group in report.problems:
         lines.append(f"PROBLEM: {KINDS[kind]}: {group.count}")

@@ -185,7 +185,14 @@ def test_fewer_iterations_than_were_done_end_at_once(workspace: Workspace, stopp
         ("TEST.EVAL_PERIOD", "1", "TEST.PROTOCOL", "half", "DATASETS.TEST", "('tiny_val',)"),
         ("DATALOADER.NUM_WORKERS", "3", "MODEL.DEVICE", "cuda", "SOLVER.ACCUMULATE", "2"),
         ("MODEL_SELECTION.PERIOD", "5", "SOLVER.MAX_SKIPPED_BATCHES", "9", "MODEL.WEIGHTS", "other.pth"),
-        ("INPUT.MIN_SIZE_TRAIN", "(800,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TEST", "800"),  # of 0.1
+        (
+            "INPUT.MIN_SIZE_TRAIN",
+            "(800,)",
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING",
+            "range",
+            "INPUT.MIN_SIZE_TEST",
+            "800",
+        ),  # of 0.1
         ("MODEL.CLIP.ARCHITECTURE", "RN50"),  # the checkpoint says "": decided by the file
     ],
 )

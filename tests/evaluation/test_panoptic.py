@@ -143,6 +143,63 @@ def test_where_all_instances_are_crowds_things_have_no_score(record: dict[str, A
     assert all(np.isnan(scores[name]) for name in ("PQ_th", "SQ_th", "RQ_th"))
 
 
+@pytest.fixture
+def crowded(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A car, a person, two crowds of cars and one of persons, a row each between rows of road."""
+    rows = [7, 26_000, 7, 26_001, 7, 24_000, 7, 26_002, 24_001]
+    ids = np.repeat(np.array(rows)[:, None], 10, axis=1)
+    write_image(tmp_path / "images/train/a.png", np.zeros((*ids.shape, 3), np.uint8))
+    write_annotations(tmp_path, "train", {"a": ids}, crowds=[26_000, 26_001, 24_000])
+    with registered(write_recipe(tmp_path)):
+        yield get_dataset_dicts([NAME])[0]
+
+
+def in_crowds(cars: list[int | tuple[int, int]], person: int) -> np.ndarray:
+    """A perfect prediction with a car for every row, or pair of rows, of `cars`, and a person in one more row."""
+    labels = np.full((9, 10), ROAD * 1000)
+    labels[7], labels[8], labels[person] = CAR * 1000 + 1, PERSON * 1000 + 1, PERSON * 1000 + 2
+    for number, row in enumerate(cars, 2):
+        labels[np.array(row)] = CAR * 1000 + number
+    return labels
+
+
+@pytest.mark.parametrize("cars", [[1, 3], [(1, 3)], [1], [3]], ids=["one in each", "one over both", "first", "second"])
+def test_instances_in_any_of_several_crowds_of_a_class_cost_nothing(crowded: dict[str, Any], cars: list[Any]) -> None:
+    labels = in_crowds(cars, person=5)
+    for form in (deeplab, fpn):
+        scores = quality([crowded], [form(labels)])
+        assert scores["PQ_th"] == pytest.approx(100)
+    evaluator = InstanceAPEvaluator(NAME)
+    evaluator.process([crowded], [{"instances": instances_of(labels)}])
+    results = evaluator.evaluate()
+    assert results is not None and results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_crowds_of_another_class_excuse_nothing(crowded: dict[str, Any]) -> None:
+    scores = quality([crowded], [deeplab(in_crowds([5], person=3))])  # a car in persons, a person in cars
+    assert scores["PQ_th"] == pytest.approx(100 / 1.5)
+
+
+@pytest.mark.parametrize("rule", ["skip", "zero"])
+def test_panoptic_quality_has_its_own_rule_for_absent_classes(tmp_path: Path, rule: str) -> None:
+    """A car that is predicted where there are only persons counts as 0, whatever the rule of mIoU is."""
+    ids = np.repeat([[7], [23], [24_000], [24_001]], 10, axis=1)
+    write_image(tmp_path / "images/train/a.png", np.zeros((*ids.shape, 3), np.uint8))
+    write_annotations(tmp_path, "train", {"a": ids})
+    prediction = np.repeat([[ROAD * 1000], [SKY * 1000], [PERSON * 1000 + 1], [CAR * 1000 + 1]], 10, axis=1)
+    cfg = config("famix_panoptic_deeplab.yaml", "TEST.ABSENT_CLASSES", rule)
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (NAME,), str(tmp_path / "output")
+    with registered(write_recipe(tmp_path)):
+        (record,) = get_dataset_dicts([NAME])
+        evaluators = with_panoptic_evaluators(cfg, NAME, build_evaluator(cfg, NAME))
+        evaluators.reset()
+        semantic = torch.from_numpy(np.arange(19)[:, None, None] == prediction // 1000)
+        evaluators.process([record], [{"sem_seg": semantic, **deeplab(prediction)}])
+        results = evaluators.evaluate()
+    assert results["panoptic_seg"]["PQ"] == pytest.approx(100 * (1 + 1 + 1 / 1.5 + 0) / 4)
+    assert results["sem_seg"]["mIoU"] == pytest.approx(100 * (1 + 1 + 0.5) / (3 if rule == "skip" else 4))
+
+
 def test_ground_truth_as_prediction_is_perfect(tmp_path: Path) -> None:
     with registered(make_panoptic(tmp_path, {"train": 3})):
         records = get_dataset_dicts([NAME])

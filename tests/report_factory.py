@@ -1,10 +1,18 @@
 """Reports of runs that never were."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
-from famix.evaluation import Report, RunFacts, ScoredDataset, ScoredWeights
+import numpy as np
+import yaml
 
-__all__ = ["fake_report"]
+from famix.evaluation import Report, RunFacts, ScoredDataset, ScoredWeights, write_report
+from famix.evaluation.confusion import segmentation_scores
+from famix.evaluation.confusion_file import write_confusion
+
+__all__ = ["fake_report", "make_run_folder"]
 
 CLASSES = ("road", "sky")
 
@@ -55,3 +63,18 @@ def fake_report(
         for name in scores
     }
     return Report(run, data_sets, {name: {"sem_seg": {"mIoU": score}} for name, score in scores.items()})
+
+
+def make_run_folder(folder: Path) -> Path:
+    """Write the files that a training and its scoring leave, but for checkpoints."""
+    counts = np.array([[90, 10], [30, 20]])
+    report = fake_report({"gta5_val": 70.25, "acdc_fog_val": 41.0}, sources=("gta5_val",))
+    scores = {"mIoU": 41.0, **segmentation_scores(counts, CLASSES)}
+    results = {"gta5_val": {"sem_seg": {"mIoU": 70.25, "IoU-road": 75.5}}, "acdc_fog_val": {"sem_seg": scores}}
+    write_report(replace(report, results=results), folder)
+    write_confusion(folder / "inference/acdc_fog_val/confusion.json", CLASSES, counts)
+    lines = [{"iteration": 20 * number, "total_loss": 2.0 - 0.1 * number, "lr": 0.1} for number in range(5)]
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = {"OUTPUT_DIR": str(folder), "SEED": 1, "SOLVER": {"BASE_LR": 0.1, "STEPS": [10, 20]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder

@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, what could run code does not, what does not fit is said."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
+from error_matching import expect_error
 from famix.engine import SafeCheckpointer
 from famix.engine.checkpointer import KeepingCheckpointer
 from famix.errors import WeightsError
@@ -254,3 +256,12 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
         keeping.step(iteration)
     names = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert names == ["model_0000005.pth", "model_0000007.pth", "model_best.pth", "model_final.pth"]
+
+
+def test_a_pipe_in_place_of_the_name_of_the_last_checkpoint(checkpoint):
+    """It would be waited for without end."""
+    named = checkpoint.with_name("last_checkpoint")
+    named.unlink()
+    os.mkfifo(named)
+    with expect_error(WeightsError, str(named), remedy="OUTPUT_DIR"):
+        SafeCheckpointer(make_model(), str(checkpoint.parent)).resume_or_load("", resume=True)

@@ -148,3 +148,11 @@ def test_problems_are_found() -> None:
     losses, empty = find_problems(bank)
     assert losses == "2 values of final_loss lie outside of 0 to 2"
     assert empty.startswith("1 styles are all zeros")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{", '"text"', "[1, 2]", "[[]]", "null", "9" * 5000])
+@pytest.mark.parametrize("key", ["prompts", "source"])
+def test_metadata_of_another_form_are_one_error(key: str, content: str) -> None:
+    bank = make_bank(**{key: content})
+    with expect_error(BankError, key):
+        merge_banks({"a": bank, "b": bank})

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from famix.errors import DatasetError
+from error_matching import expect_error, explains
+from famix.errors import ConfigError, DatasetError
 from famix.evaluation import write_report
 from famix.evaluation.confusion import segmentation_scores
 from famix.evaluation.confusion_file import ConfusionMatrix, write_confusion
@@ -21,6 +24,7 @@ from famix.insight.run_page import render_runs
 from famix.insight.run_tables import class_bars, winners
 from insight.pages import assert_sound
 from report_factory import CLASSES, fake_report
+from run_factory import load_tool
 
 COUNTS = np.array([[90, 10], [30, 20]])  # of road and sky; rows are true
 
@@ -89,14 +93,87 @@ def test_a_confusion_matrix_of_other_scores_is_left_out(tmp_path: Path) -> None:
     assert any("acdc_fog_val is of another evaluation than results.json" in reason for reason in run.missing)
 
 
-@pytest.mark.parametrize(
-    ("file", "text"), [("config.yaml", "[1, 2]"), ("config.yaml", "a: ["), ("results.json", "{}x")]
+def break_results(folder: Path, change: Callable[[dict], object]) -> bytes:
+    plain = json.loads((folder / "results.json").read_text())
+    change(plain)
+    return json.dumps(plain).encode()
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
 )
-def test_damaged_files_are_one_error(tmp_path: Path, file: str, text: str) -> None:
+DAMAGED = [
+    *(("config.yaml", text) for text in ("[1, 2]", "a: [", BOMB, "a: 2001-99-99", "a: " + "9" * 5000, b"a: \xff", "[" * 9999)),
+    *(("results.json", text) for text in ("{}x", "[]", '{"a', b"\xff", "{" * 9999, '{"a": {"b": {"c": NaN}}}')),
+]  # fmt: skip
+CHANGES: dict[str, Callable[[dict], object]] = {
+    "an infinite score": lambda plain: plain["gta5_val"]["sem_seg"].update(mIoU=math.inf),
+    "a score that is no number": lambda plain: plain["gta5_val"]["sem_seg"].update(mIoU=[]),
+    "a file that is a number": lambda plain: plain["report"]["run"]["weights"].update(file=5),
+    "a seed that is a text": lambda plain: plain["report"]["run"].update(seed="1"),
+    "a method that is a list": lambda plain: plain["report"]["run"].update(method=["famix"]),
+    "a date that is missing": lambda plain: plain["report"]["run"].pop("date"),
+    "versions that are a list": lambda plain: plain["report"]["run"].update(versions=["1"]),
+    "classes that are a text": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(classes="road"),
+    "a heading that is none": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(heading=None),
+    "a run that is a list": lambda plain: plain["report"].update(run=[1]),
+}
+
+
+@pytest.mark.parametrize(("file", "content"), [*DAMAGED, *(("results.json", change) for change in CHANGES)])
+def test_damaged_files_are_one_line_for_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: str | bytes
+) -> None:
     folder = write_run(tmp_path / "a")
-    (folder / file).write_text(text)
-    with pytest.raises(DatasetError, match=file):
+    change = CHANGES.get(str(content))
+    text = break_results(folder, change) if change else content.encode() if isinstance(content, str) else content
+    (folder / file).write_bytes(text)
+    commands = [("report", ["--output", str(tmp_path / "page.html"), "--examples", "0"])]
+    commands += [("compare_runs", [])] if file == "results.json" else []
+    for command, options in commands:
+        with pytest.raises(SystemExit) as end:
+            load_tool(command).main([str(folder), *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and line.startswith("error: ") and len(line) < 1500
+        explains(line, str(folder / file))
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["config.yaml", "results.json", "metrics.json", "inference/acdc_fog_val/confusion.json"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_nothing_waits_for_a_pipe(tmp_path: Path, file: str, kind: str) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / file).unlink()
+    os.mkfifo(folder / file) if kind == "pipe" else (folder / file).mkdir()
+    if file.endswith("confusion.json"):
+        assert any("acdc_fog_val" in reason for reason in read_runs([folder])[0].missing)
+        return
+    with expect_error((DatasetError, ConfigError), str(folder / file)):
         read_runs([folder])
+
+
+def test_torn_and_damaged_lines_are_left_out_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that is killed or whose disk is full leaves half a line."""
+    sound = b'{"iteration": 0, "total_loss": 2.0}\n{"iteration": 20, "total_loss": NaN}\n'
+    folder = write_run(tmp_path / "a")
+    for torn in (b'{"iteration": 40, "tot', b"\xff\x00", b"[1, 2]", b'{"total_loss": 1.0}', b'"a"'):
+        caplog.clear()
+        (folder / "metrics.json").write_bytes(sound + torn)
+        (run,) = read_runs([folder])
+        assert run.losses["total_loss"].iterations.tolist() == [0, 20]
+        (record,) = caplog.records
+        explains(record.getMessage(), str(folder / "metrics.json"), remedy="last line")
+        assert "last line" in assert_sound(render_runs([run], {})).text
+    caplog.clear()
+    odd = [b'{"iteration": NaN, "total_loss": 1.0}', b'{"iteration": 1e999, "total_loss": 1.0}', b"", b"9" * 5000,
+           b'{"iteration": "3", "loss_mask": 1.0}', b'{"iteration": 5, "total_loss": ' + b"9" * 400 + b"}", b"[" * 9999]  # fmt: skip
+    (folder / "metrics.json").write_bytes(b"\n".join(odd) + b"\n" + sound)
+    (run,) = read_runs([folder])
+    assert run.losses["total_loss"].iterations.tolist() == [0, 20] and len(run.losses) == 1
+    explains(caplog.records[0].getMessage(), "7")
+    assert_sound(render_runs([run], {}))
 
 
 def test_names_tell_runs_apart(tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ class Format:
         load: reads it as the package does; what it returns can be compared.
         mutations: changes that keep the file's structure, so that they get past its first checks.
         has_checksum: random damage must be noticed, unless it changes nothing of what is read.
+        refuses: damage is an error; otherwise the file's sound parts are read, or it counts as missing.
     """
 
     make: Callable[[Path], Path]
     load: Callable[[Path], Any]
     mutations: tuple[Mutation, ...] = ()
     has_checksum: bool = False
+    refuses: bool = True

@@ -19,9 +19,16 @@ from famix.data.panoptic_definition import load_panoptic_definition
 from famix.data.panoptic_files import PanopticFiles
 from famix.data.panoptic_reader import panoptic_label_reader
 from famix.engine import load_config
-from famix.evaluation import read_report, write_report
+from famix.evaluation import read_report
+from famix.evaluation.comparison import compare_reports
+from famix.evaluation.comparison_text import format_comparisons
+from famix.evaluation.confusion_file import read_confusion
+from famix.insight.confusion_view import draw_confusion, largest_confusions
+from famix.insight.run_folder import read_runs
+from famix.insight.run_page import render_runs
+from famix.minitown.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
-from report_factory import fake_report
+from report_factory import make_run_folder
 from robustness.format import Format
 from robustness.mutations import in_json, in_png, in_text_lines, mutate_tree
 from robustness.tensor_formats import TENSOR_FORMATS
@@ -43,6 +50,12 @@ def inside(folder: Path, files: Mapping[str, Any]) -> Mapping[str, Any]:
 def _in_yaml(content: bytes, rng: np.random.Generator) -> bytes:
     tree = mutate_tree(yaml.safe_load(content), rng)
     return yaml.safe_dump(tree).encode("utf-8", "surrogatepass")
+
+
+def _in_last_line(content: bytes, rng: np.random.Generator) -> bytes:
+    """A change to one object among lines of JSON."""
+    *before, last = content.splitlines(keepends=True)
+    return b"".join(before) + in_json(last, rng)
 
 
 def _make_definition(folder: Path) -> Path:
@@ -165,14 +178,36 @@ def _load_segments(path: Path) -> Any:
     return names, reader.read(path.with_name("label.png"))
 
 
-def _make_results(folder: Path) -> Path:
-    write_report(fake_report({"gta5_val": 70.25, "acdc_fog_val": 41.0}, sources=("gta5_val",)), folder)
-    return folder / "results.json"
+def _run_maker(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        return make_run_folder(folder) / name
+
+    return make
 
 
-def _load_results(path: Path) -> Any:
-    report = read_report(path)
-    return report.results, report.run, report.means(), report.row()
+def _load_run(path: Path) -> Any:
+    """As report.py and compare_runs.py read it, to the last word of what they write."""
+    runs = read_runs([path.parent])
+    page = render_runs(runs, {}).replace(str(path.parent), "RUN")
+    report = read_report(path.with_name("results.json"))
+    return page, format_comparisons(compare_reports({"run": report})), report.results, report.run
+
+
+def _load_confusion(path: Path) -> Any:
+    matrix = read_confusion(path)
+    return matrix.counts, draw_confusion(matrix), largest_confusions(matrix)
+
+
+def _make_record(folder: Path) -> Path:
+    settings = {"config": {"SEED": 1, "SOLVER.BASE_LR": 0.1}, "clip_hash": "ab", "bank": "", "town": "1"}
+    write_record(folder, {"settings": settings, "seconds": 12.5, "machine": "any", "finished": True})
+    return folder / "experiment.json"
+
+
+def _load_record(path: Path) -> Any:
+    current = {"config": {"SEED": 1}, "clip_hash": "ab", "bank": "", "town": "1"}
+    experiment = Experiment("famix", Path("config.yaml"), path.parent, (), 1)
+    return same_settings(read_record(path.parent).get("settings"), current), experiment.seconds()
 
 
 def _make_list(folder: Path) -> Path:
@@ -216,7 +251,11 @@ FORMATS: dict[str, Format] = {
     "label, panoptic": Format(_make_panoptic_png, _load_panoptic_png, (in_png,), has_checksum=True),
     "panoptic JSON": Format(_make_panoptic_json, _load_panoptic_json, (in_json,)),
     "label names JSON": Format(_make_segments, _load_segments, (in_json,)),
-    "results.json": Format(_make_results, _load_results, (in_json,)),
+    "results.json": Format(_run_maker("results.json"), _load_run, (in_json,)),
+    "config.yaml of a run": Format(_run_maker("config.yaml"), _load_run, (_in_yaml,)),
+    "metrics.json": Format(_run_maker("metrics.json"), _load_run, (in_text_lines, _in_last_line), refuses=False),
+    "confusion.json": Format(_run_maker("inference/acdc_fog_val/confusion.json"), _load_confusion, (in_json,)),
+    "experiment.json": Format(_make_record, _load_record, (in_json,), refuses=False),
     "split list": Format(_make_list, _load_list, (in_text_lines,)),
     "split.mat": Format(_make_matlab, _load_list),
 }

@@ -17,10 +17,11 @@ from torch import nn
 
 from famix.errors import FAMixError, TrainingError, WeightsError
 from famix.files import remove_stale_parts, save_tensors, whole_file
-from famix.intake import load_tensors
+from famix.intake import load_tensors, require_plain_file
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
 
+_LONGEST_NAME = 4096  # bytes
 _LAST = "last_checkpoint"  # Detectron2's name of the file that names the last checkpoint
 _NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # how it names those in between
 
@@ -127,6 +128,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def get_checkpoint_file(self) -> str:
         """Path of the last checkpoint; of no file where the one that names it is damaged."""
         try:
+            require_plain_file(os.path.join(self.save_dir, _LAST), _LONGEST_NAME)
             return super().get_checkpoint_file()
         except ValueError:  # it is no text
             return os.path.join(self.save_dir, _LAST)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from famix.errors import ConfigError
-from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text
+from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text, read_yaml
 
 __all__ = ["check_config_files", "read_saved_settings"]
 
@@ -53,10 +53,8 @@ def read_saved_settings(path: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no such file.
     """
     try:
-        text = read_text(path, MAX_YAML_BYTES)
-        check_yaml(text)
-        content = yaml.safe_load(text)
-    except (OSError, DoubtfulFileError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except (OSError, DoubtfulFileError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings in the form KEY: value, got a {type(content).__name__}")

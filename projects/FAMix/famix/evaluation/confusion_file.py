@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from famix.errors import DatasetError
 from famix.files import whole_file
-from famix.intake import MAX_JSON_BYTES, parse_json, read_text
+from famix.intake import read_json
 
 __all__ = ["CONFUSION_FILE", "ConfusionMatrix", "read_confusion", "write_confusion"]
+
+_MAX_BYTES = 64 << 20  # a thousand classes have a tenth of it
+_MOST_PIXELS = float(1 << 60)
 
 CONFUSION_FILE = "confusion.json"
 """Name of the file in OUTPUT_DIR/inference/<data set>."""
@@ -53,10 +56,12 @@ def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
         DatasetError: the file is missing or holds something else.
     """
     try:
-        plain = parse_json(read_text(path, MAX_JSON_BYTES))
+        plain = read_json(path, _MAX_BYTES)
         names, counts = tuple(map(str, plain["class_names"])), np.array(plain["counts"], dtype=np.int64)
         if counts.shape != (len(names), len(names)):
             raise ValueError(f"{len(names)} classes and counts of shape {counts.shape}")
+        if (counts < 0).any() or counts.sum(dtype=np.float64) > _MOST_PIXELS:
+            raise ValueError(f"counts from {counts.min()} to {counts.max()}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(f"got no confusion matrix from {path} ({error}); score the checkpoint again") from error
     return ConfusionMatrix(names, counts)

@@ -12,7 +12,7 @@ from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.domains import domain_groups, is_source, short_names
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols import protocol_of
-from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run
+from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run, from_plain
 
 __all__ = [
     "MEAN",
@@ -192,16 +192,15 @@ class Report:
         Raises:
             KeyError, TypeError, ValueError, AttributeError: it has another form.
         """
-        run = dict(plain["run"])
-        run |= {"weights": ScoredWeights(**run["weights"]), "trained_on": tuple(run["trained_on"])}
-        before = {"absent_classes": ZERO if run["evaluator"] == "cityscapes" else SKIP}  # of files that do not say it
+        weights = from_plain(ScoredWeights, plain["run"]["weights"])
+        run = from_plain(RunFacts, plain["run"], weights=weights)
+        before = {"absent_classes": ZERO if run.evaluator == "cityscapes" else SKIP}  # of files that do not say it
         data_sets = {
-            name: ScoredDataset(**{**before, **scored, "classes": tuple(scored["classes"])})
-            for name, scored in plain["data_sets"].items()
+            name: from_plain(ScoredDataset, {**before, **scored}) for name, scored in plain["data_sets"].items()
         }
         if data_sets.keys() != results.keys():
             raise ValueError(f"facts of {sorted(data_sets)}, but scores of {sorted(results)}")
-        return cls(RunFacts(**run), data_sets, results)
+        return cls(run, data_sets, results)
 
     def _mean_scores(self, names: Sequence[str]) -> dict[str, float]:
         metrics = dict.fromkeys((*self.metrics, *(MEAN_IOUS.values() if self.other_means else ())))

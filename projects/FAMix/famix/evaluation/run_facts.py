@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
 import detectron2
 import numpy as np
@@ -17,7 +18,20 @@ from detectron2.config import CfgNode
 
 from famix.config import flat_settings
 
-__all__ = ["AVERAGE", "BEST", "FILE", "LAST", "RunFacts", "ScoredWeights", "describe_run", "file_sha256", "method_name"]
+__all__ = [
+    "AVERAGE",
+    "BEST",
+    "FILE",
+    "LAST",
+    "RunFacts",
+    "ScoredWeights",
+    "describe_run",
+    "file_sha256",
+    "from_plain",
+    "method_name",
+]
+
+T = TypeVar("T")
 
 LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"
 
@@ -118,6 +132,39 @@ def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunFacts:
             "python": platform.python_version(),
         },
     )
+
+
+def from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
+    """Make a dataclass of what JSON keeps of one: lists instead of tuples.
+
+    Args:
+        kind: the dataclass; its fields are texts, numbers, booleans, None, tuples of texts and mappings of texts.
+        plain: field -> value.
+        known: fields that need no look.
+
+    Raises:
+        TypeError: a field is missing, unknown, or of another type.
+    """
+    values = {**plain, **known}
+    for name, hint in get_type_hints(kind).items():
+        if name in values and name not in known:
+            values[name] = _checked(name, values[name], hint)
+    return kind(**values)
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    if hint == tuple[str, ...]:
+        fits = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+        value = tuple(value) if fits else value
+    elif hint == Mapping[str, str]:
+        fits = isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value.values())
+    else:
+        number = isinstance(value, int) and not isinstance(value, bool)
+        fits = isinstance(value, hint) and (number or not isinstance(value, int) or hint is bool)
+        fits = fits or (number and isinstance(0.0, hint))
+    if not fits:
+        raise TypeError(f"{name} is {value!r:.200}, expected {hint}")
+    return value
 
 
 def method_name(output_dir: str) -> str:

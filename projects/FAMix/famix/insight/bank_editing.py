@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from famix.errors import BankError
-from famix.insight.bank_looks import bank_prompts, json_list
+from famix.insight.bank_looks import bank_prompts, json_list, text_list
 from famix.insight.bank_statistics import require_compatible
 from famix.mining.provenance import bank_text_design
 from famix.modeling.clip_files import design_marks
@@ -69,7 +69,7 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
     names = list(banks)
     for name in names[1:]:
         require_compatible(banks[names[0]], banks[name], (names[0], name))
-    prompts = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "prompts")))
+    prompts = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "prompts")))
     common = set.intersection(*(set(bank.annotations) for bank in banks.values()))
     merged = StyleBank(_merged_metadata(banks, prompts))
     first_batch = 0
@@ -153,7 +153,7 @@ def _merged_metadata(banks: Mapping[str, StyleBank], prompts: Sequence[str]) -> 
     if prompts:
         metadata["prompts"] = json.dumps(list(prompts))
         metadata |= design_marks(next(filter(lambda found: found.known, map(bank_text_design, banks.values()))))
-    sources = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "source")))
+    sources = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "source")))
     return metadata | ({"source": json.dumps(sources)} if sources else {})
 
 

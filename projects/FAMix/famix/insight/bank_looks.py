@@ -1,6 +1,5 @@
 """Which look a style was mined for: its prompt without the name of the class."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,10 @@ import torch
 from torch import Tensor
 
 from famix.errors import BankError
+from famix.intake import parse_json
 from famix.style.bank import StyleBank
 
-__all__ = ["Looks", "bank_prompts", "json_list", "looks_of"]
+__all__ = ["Looks", "bank_prompts", "json_list", "looks_of", "text_list"]
 
 _PROMPT_ID = "prompt_id"
 
@@ -35,11 +35,26 @@ def json_list(bank: StyleBank, key: str) -> list[Any]:
         BankError: it is something else.
     """
     try:
-        return list(json.loads(bank.metadata.get(key, "[]")))
+        content = parse_json(bank.metadata.get(key, "[]"))
+        if not isinstance(content, list):
+            raise TypeError("it is no list")
+        return content
     except (ValueError, TypeError) as error:
         raise BankError(
-            f"the metadata of the bank have {bank.metadata[key]!r} as {key}, expected a JSON list"
+            f"the metadata of the bank have {bank.metadata[key]!r:.200} as {key}, expected a JSON list"
         ) from error
+
+
+def text_list(bank: StyleBank, key: str) -> list[str]:
+    """An entry of a bank's metadata that is a list of texts; empty where there is none.
+
+    Raises:
+        BankError: it is something else.
+    """
+    texts = json_list(bank, key)
+    if not all(isinstance(text, str) for text in texts):
+        raise BankError(f"the bank's {key} must be a JSON list of texts, got {texts!r:.200}. Mine the bank again.")
+    return texts
 
 
 def bank_prompts(bank: StyleBank) -> list[str]:
@@ -48,7 +63,7 @@ def bank_prompts(bank: StyleBank) -> list[str]:
     Raises:
         BankError: styles refer to prompts that the bank does not have.
     """
-    prompts, ids = json_list(bank, "prompts"), bank.annotations.get(_PROMPT_ID)
+    prompts, ids = text_list(bank, "prompts"), bank.annotations.get(_PROMPT_ID)
     if ids is None or not len(ids):
         return []
     if not 0 <= int(ids.min()) <= int(ids.max()) < len(prompts):

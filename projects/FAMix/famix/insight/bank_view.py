@@ -18,6 +18,7 @@ from famix.insight.bank_statistics import GroupStatistics, class_statistics, loo
 from famix.insight.charts import Series, color_key, histogram
 from famix.insight.html import category_color, facts_list, html_page, paragraph, table
 from famix.insight.nearest_prompts import NearestPrompts
+from famix.intake import parse_json
 from famix.style.bank import StyleBank
 
 __all__ = ["BankView", "format_bank", "render_bank"]
@@ -203,7 +204,7 @@ def _facts(bank: StyleBank) -> dict[str, str]:
 
 def _readable(key: str, value: str) -> str:
     try:
-        plain = json.loads(value)
+        plain = parse_json(value)
     except ValueError:
         return value
     if key == HISTORY and isinstance(plain, list):

@@ -8,7 +8,6 @@ style to the mean of all styles, and of a prompt to the mean of the prompts of t
 whose difference points most in the style's direction are its nearest.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from famix.errors import BankError
-from famix.insight.bank_looks import bank_prompts, json_list
+from famix.insight.bank_looks import bank_prompts, text_list
 from famix.mining.provenance import bank_text_design
 from famix.modeling import CLIPResNet, clip_weights_hash
 from famix.modeling.clip_resnet import check_stage
@@ -109,7 +108,7 @@ def find_nearest_prompts(
     directions = embeddings - embeddings.mean(dim=0)
     mined_with = bank_text_design(bank)
     encoder = PromptEncoder(clip_state_dict, activation=mined_with.activation, causal=mined_with.causal)
-    templates = check_templates(json.loads(bank.metadata.get("templates", "[]")))
+    templates = check_templates(text_list(bank, "templates"))
     own, ordered, ranks = bank_prompts(bank), [], []
     for row, direction in zip(rows, directions, strict=True):
         prompts = candidates[bank.class_name(int(bank.class_ids[row]))]
@@ -124,7 +123,7 @@ def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
     """Rows of the bank whose class has several prompts, and these prompts by the name of the class."""
     names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
     prompts: dict[str, list[str]] = {}
-    for text in json_list(bank, "prompts"):
+    for text in text_list(bank, "prompts"):
         prompts.setdefault(next((name for name in names if text.endswith(f" {name}")), ""), []).append(text)
     known = {name: texts for name, texts in prompts.items() if len(texts) > 1}
     classes = map(bank.class_name, bank.class_ids.tolist())

@@ -1,5 +1,6 @@
 """What the models of runs make of a few images of every data set."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _scored_weights(run: Run) -> Path:
     """
     facts = run.report.run.weights
     path = run.folder / (facts.file or "")
-    if not facts.file or not path.is_file():
+    if not facts.file or not os.path.isfile(path):
         raise ConfigError(f"{run.folder} has no {facts.file or 'file of weights'}, which was scored")
     if facts.sha256 and file_sha256(path) != facts.sha256:
         raise ConfigError(f"{path} holds other weights by now than those that were scored; score it with --eval-only")

@@ -1,7 +1,9 @@
 """What a run left in its OUTPUT_DIR, read for a report."""
 
 import json
+import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from famix.engine.config_files import read_saved_settings
 from famix.errors import DatasetError
 from famix.evaluation import RESULTS_FILE, Report, read_report
 from famix.evaluation.confusion import segmentation_scores
 from famix.evaluation.confusion_file import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.report import TASK
+from famix.intake import require_plain_file
 
 __all__ = ["Curve", "Run", "differing_settings", "read_runs"]
 
 _METRICS, _CONFIG = "metrics.json", "config.yaml"
 _TOTAL, _LOSS = "total_loss", "loss"
+_MOST_ITERATIONS = 1 << 53
+_MAX_BYTES = 1 << 30  # of metrics.json; a million iterations have a third of it
 _SAME = 0.01  # percent: scores of one evaluation differ by rounding alone
 
 
@@ -63,7 +68,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         folders: OUTPUT_DIRs with a results.json.
 
     Raises:
-        DatasetError: a folder has no scores, or an unreadable file.
+        DatasetError, ConfigError: a folder has no scores, or an unreadable file.
     """
     runs = [_read_run(folder) for folder in dict.fromkeys(folders)]
     facts = [(run.report.run.method, f"seed {run.report.run.seed}", run.report.run.weights.label) for run in runs]
@@ -86,7 +91,10 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 def _read_run(folder: Path) -> Run:
     report = read_report(folder / RESULTS_FILE)
     missing: list[str] = []
-    losses = _read_losses(folder / _METRICS)
+    losses, damaged = _read_losses(folder / _METRICS)
+    if damaged:
+        missing.append(f"{damaged} of {_METRICS}")
+        logging.getLogger(__name__).warning("%s: %s left out", folder / _METRICS, damaged)
     if not losses:
         missing.append(f"no losses in {_METRICS}")
     confusions = {}
@@ -101,23 +109,57 @@ def _read_run(folder: Path) -> Run:
     return Run(report.run.method, folder, report, losses, confusions, settings, tuple(missing))
 
 
-def _read_losses(path: Path) -> dict[str, Curve]:
-    """Losses by name; what a run wrote before it was taken up again at an earlier iteration is replaced."""
+def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
+    """Losses by name; what a run wrote before it was taken up again at an earlier iteration is replaced.
+
+    Returns:
+        The losses, and in words which lines cannot be read, such as the last one of a run that was killed.
+
+    Raises:
+        DatasetError: the file cannot be read at all.
+    """
     points: dict[str, dict[int, float]] = {}
     try:
-        lines = path.read_text().splitlines()
+        require_plain_file(path, _MAX_BYTES)
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
-        return {}
-    for line in lines:
+        return {}, ""
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} must be a file that a training wrote, got none ({error}). Remove it.") from error
+    damaged = []
+    for number, line in enumerate(lines):
         try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # a line that was being written when the run was stopped
-        for key, value in record.items():
-            if (key == _TOTAL or key.startswith(_LOSS)) and isinstance(value, (int, float)):
-                points.setdefault(key, {})[int(record["iteration"])] = float(value)
+            iteration, values = _read_line(line)
+        except (ValueError, OverflowError, RecursionError):
+            damaged.append(number)
+            continue
+        for key, value in values.items():
+            points.setdefault(key, {})[iteration] = value
     ordered = sorted(points, key=lambda name: (name != _TOTAL, name))
-    return {name: Curve(*map(np.array, zip(*sorted(points[name].items()), strict=True))) for name in ordered}
+    curves = {name: Curve(*map(np.array, zip(*sorted(points[name].items()), strict=True))) for name in ordered}
+    if damaged == [len(lines) - 1]:
+        return curves, "the last line, which is incomplete,"
+    return curves, f"{len(damaged)} damaged lines" if damaged else ""
+
+
+def _read_line(line: bytes) -> tuple[int, dict[str, float]]:
+    """Iteration and losses of a line of metrics.json. A loss may be NaN: that of a training that failed is.
+
+    Raises:
+        ValueError, OverflowError, RecursionError: it is damaged.
+    """
+    record = json.loads(line.decode("utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("it holds no object")
+    losses = {
+        key: float(value)
+        for key, value in record.items()
+        if (key == _TOTAL or key.startswith(_LOSS)) and isinstance(value, (int, float))
+    }
+    iteration = record.get("iteration")
+    if losses and not (isinstance(iteration, int) and 0 <= iteration <= _MOST_ITERATIONS):
+        raise ValueError(f"its iteration is {iteration!r}")
+    return (iteration or 0) if losses else 0, losses
 
 
 def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
@@ -126,7 +168,7 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     Raises:
         DatasetError: it is missing, or of another evaluation than the report.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DatasetError(f"no confusion matrix of {name}; TEST.EVALUATOR streaming leaves one when it scores")
     matrix = read_confusion(path)
     rule = report.data_sets[name].absent_classes
@@ -139,26 +181,11 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
-    if not isinstance(plain, dict):
-        raise DatasetError(
-            f"{path} does not hold settings in the form KEY: value, expected the config that a run leaves"
-        )
-    folder = str(plain.get("OUTPUT_DIR") or path.parent)
+    settings = read_saved_settings(str(path))
+    folder = str(settings.get("OUTPUT_DIR") or path.parent)
     # Files of the run's own folder are the same setting wherever that is.
     return {
-        key: value.replace(folder, "OUTPUT_DIR") if isinstance(value, str) else value
-        for key, value in _flatten(plain).items()
+        key: value.replace(folder, "OUTPUT_DIR") if isinstance(value, str) else value for key, value in settings.items()
     }
-
-
-def _flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -1,6 +1,7 @@
 """Text files: regular ones of a sensible size, and JSON in them."""
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from famix.intake.doubt import DoubtfulFileError
 
-__all__ = ["MAX_JSON_BYTES", "parse_json", "read_text", "require_plain_file"]
+__all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "read_text", "require_plain_file"]
 
 MAX_JSON_BYTES = 2 << 30
 """Of a file of annotations; COCO's panoptic ones have about a quarter of it."""
@@ -48,14 +49,44 @@ def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON.
+def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
+    """Read a JSON file that holds an object, and finite numbers only.
+
+    Args:
+        path: of the file.
+        max_bytes: that it may have.
 
     Raises:
-        DoubtfulFileError: it is nested too deeply.
+        DoubtfulFileError: it is no regular file, too large, nested too deeply, holds anything but an object, or NaN,
+            infinities or numbers beyond all bounds.
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or no text.
+    """
+    content = parse_json(read_text(path, max_bytes), finite=True)
+    if not isinstance(content, dict):
+        raise DoubtfulFileError(f"it holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def parse_json(text: str, *, finite: bool = False) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: of the file.
+        finite: refuse NaN and infinities, which Python reads although JSON does not have them.
+
+    Raises:
+        DoubtfulFileError: it is nested too deeply, or has a number that is not finite.
         ValueError: it is no JSON.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite) if finite else json.loads(text)
     except RecursionError as error:
         raise DoubtfulFileError("its JSON is nested too deeply") from error
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise DoubtfulFileError(f"it holds the number {number}, expected finite ones")
+    return value

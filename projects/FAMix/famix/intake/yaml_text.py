@@ -1,17 +1,20 @@
 """YAML that would unfold to far more than the file holds, or that is nested too deeply, found before it is built."""
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
 from famix.intake.doubt import DoubtfulFileError
+from famix.intake.plain_files import read_text
 
 try:
     from yaml import CSafeLoader as SafeLoader  # several times as fast
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
-__all__ = ["MAX_YAML_BYTES", "check_yaml"]
+__all__ = ["MAX_YAML_BYTES", "check_yaml", "parse_yaml", "read_yaml"]
 
 MAX_YAML_BYTES = 1 << 20
 """Of a definition or a config; the largest one that comes with the package has a few thousand."""
@@ -32,6 +35,28 @@ def check_yaml(text: str) -> None:
     """
     if any(size > _MAX_UNFOLDED for size in _sizes(text)):
         raise DoubtfulFileError("its YAML aliases unfold to more than any such file needs")
+
+
+def read_yaml(path: str | os.PathLike[str], max_bytes: int = MAX_YAML_BYTES) -> Any:
+    """Read a YAML file: mappings, lists, texts, numbers, booleans, dates or None.
+
+    Raises:
+        DoubtfulFileError: it is no regular file, too large, no YAML, see `check_yaml`, or has values that are none.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is no text.
+    """
+    return parse_yaml(read_text(path, max_bytes))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML, see `read_yaml`."""
+    try:
+        check_yaml(text)
+        return yaml.load(text, Loader=SafeLoader)
+    except DoubtfulFileError:
+        raise
+    except Exception as error:  # YAMLError, and what PyYAML raises of dates and numbers that are none
+        raise DoubtfulFileError(f"it is no valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _sizes(text: str) -> Iterator[int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from famix.errors import ConfigError
 from famix.files import whole_file
+from famix.intake import read_json
 from famix.minitown.crop_sources import CropSource
 from famix.minitown.crops import LOOK_NAMES, RECORD, CropPlan, crops_of_scene
 
@@ -24,6 +25,7 @@ __all__ = ["describe_crops", "load_or_make_crops", "make_crops"]
 
 logger = logging.getLogger(__name__)
 
+_MAX_DESCRIPTION = 1 << 20  # bytes
 _CHUNK = 8  # scenes that a worker makes at a time
 
 
@@ -58,10 +60,9 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
 def _read_description(about: Path) -> dict[str, Any] | None:
     """What a file was made of; None if that is not written there, as after a crash."""
     try:
-        made_of = json.loads(about.read_text(encoding="utf-8"))
+        return read_json(about, _MAX_DESCRIPTION)
     except (FileNotFoundError, ValueError):
         return None
-    return made_of if isinstance(made_of, dict) else None
 
 
 def _make_described(source: CropSource, plan: CropPlan, path: Path, workers: int) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from famix.engine import load_config
+from famix.errors import DatasetError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.files import whole_file
-from famix.intake import MAX_JSON_BYTES, check_yaml, parse_json, read_text
+from famix.intake import parse_yaml, read_json
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.splits import FORMAT_VERSION
 from famix.modeling import clip_weights_hash, load_clip_state_dict
@@ -42,6 +42,7 @@ __all__ = [
 CONFIGS = Path(__file__).parents[2] / "configs/minitown"  # only a clone has them
 
 _RECORD = "experiment.json"
+_MAX_BYTES = 16 << 20
 
 # Where files lie, which hashes stand for; what only steers the log; what Detectron2's mappers read and those here do not.
 _WITHOUT_EFFECT = (
@@ -104,7 +105,8 @@ class Experiment:
 
     def seconds(self) -> float:
         """Time spent on it so far, over all starts."""
-        return float(read_record(self.output).get("seconds", 0.0))
+        seconds = read_record(self.output).get("seconds")
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
 
 def same_settings(
@@ -120,13 +122,13 @@ def same_settings(
         current: of `Experiment.settings`.
         derived: config keys, or "bank", that follow from another experiment and are not compared.
     """
-    if not recorded or any(recorded.get(name) != current[name] for name in ("clip_hash", "town")):
+    if not isinstance(recorded, Mapping) or any(recorded.get(name) != current[name] for name in ("clip_hash", "town")):
         return False
     if "bank" not in derived and recorded.get("bank") != current["bank"]:
         return False
     try:
         config = _with_effect(_recorded_config(recorded.get("config")), bool(current["clip_hash"]))
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError):  # damaged: it fits nothing
+    except (ValueError, TypeError, AttributeError):  # damaged: it fits nothing
         return False
     defaults = _flat(load_config(""))
     return all(
@@ -139,8 +141,7 @@ def _recorded_config(config: Any) -> dict[str, Any]:
     """Config key -> value; 0.1 recorded the YAML text of all keys."""
     if not isinstance(config, str):
         return dict(config)
-    check_yaml(config)
-    return _flat(yaml.safe_load(config))
+    return _flat(parse_yaml(config))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -187,7 +188,10 @@ def read_scores(folder: Path) -> dict[str, float]:
         DatasetError: there are none.
     """
     results = read_results(folder / RESULTS_FILE)
-    return {condition_of(name): tasks["sem_seg"]["mIoU"] for name, tasks in results.items()}
+    try:
+        return {condition_of(name): tasks["sem_seg"]["mIoU"] for name, tasks in results.items()}
+    except KeyError as error:
+        raise DatasetError(f"{folder / RESULTS_FILE} has no {error}; score the experiment again") from error
 
 
 def unseen_mean(scores: Mapping[str, float]) -> float:
@@ -225,10 +229,9 @@ def _bank_hash(path: str) -> str:
 def read_record(folder: Path) -> dict[str, Any]:
     """What is noted about the experiment of a folder, see the top of this module; empty where it holds none."""
     try:
-        record = parse_json(read_text(folder / _RECORD, MAX_JSON_BYTES))
+        return read_json(folder / _RECORD, _MAX_BYTES)
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

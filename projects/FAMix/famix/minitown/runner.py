@@ -234,7 +234,7 @@ def _prepare(
     if record and not same_settings(record.get("settings"), settings):
         progress.say(f"{experiment.name}: made with other settings, now in {_set_aside(folder)}; made anew")
         lock, record = _lock(folder, locks), {}
-    seconds = record.get("seconds", 0.0)
+    seconds = experiment.seconds()
     machine = processor_name()  # which goes on with it now
     write_record(folder, {"settings": settings, "machine": machine, "seconds": seconds, "finished": False})
     return lock

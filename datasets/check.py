@@ -19,6 +19,7 @@ from famix.data.inspection import (
 )
 from famix.errors import FAMixError
 from famix.files import whole_file
+from famix.paths import expand_arguments
 
 USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
 SHOWN = 12  # images of a contact sheet
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
     try:
+        expand_arguments(arguments)
         register_datasets(arguments.definition)
         get_label_readers(arguments.names)
         reports = [check(name, arguments) for name in arguments.names]

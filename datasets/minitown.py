@@ -11,6 +11,7 @@ from famix.arguments import whole_number
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.scene import SIZE
 from famix.minitown.writer import write_tree
+from famix.paths import expand_arguments
 
 INTERRUPTED = 130  # exit status
 SMALLEST, LARGEST = 32, 4096  # sides of an image in pixels
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conditions = list(dict.fromkeys(arguments.condition))
     seeds = range(arguments.seed, arguments.seed + arguments.count)
     try:
-        check(arguments, parser)
+        check(expand_arguments(arguments), parser)
         write_tree(arguments.out, arguments.split, conditions, seeds, tuple(arguments.size))
     except (OSError, ValueError) as error:
         parser.error(str(error))

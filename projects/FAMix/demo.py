@@ -30,6 +30,7 @@ from famix.inference.outputs import image_files, require_writable, video_files  
 from famix.inference.sinks import VideoSink, WindowClosed, WindowSink  # noqa: E402
 from famix.inference.video import USUAL_RATE, VideoReader  # noqa: E402
 from famix.inference.views import LABELS, OVERLAY, VIEWS, Files, Look, write_views  # noqa: E402
+from famix.paths import expand_arguments  # noqa: E402
 
 UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
 
@@ -49,8 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint, or folder of a run (default: MODEL.WEIGHTS)")
-    parser.add_argument("--config-file", metavar="FILE", help="(default: the config.yaml beside the weights)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="checkpoint, or folder of a run (default: MODEL.WEIGHTS)"
+    )
+    parser.add_argument(
+        "--config-file", type=Path, metavar="FILE", help="(default: the config.yaml beside the weights)"
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="images, folders of images, or quoted patterns")
     source.add_argument("--video-input", type=Path, metavar="FILE", help="a video, or a folder with its frames")
@@ -164,7 +169,7 @@ def check_folders(files: Sequence[Files]) -> None:
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
     """The network, on a device, with its protocol."""
-    weights = args.weights or load_config(args.config_file or "", args.opts).MODEL.WEIGHTS
+    weights = args.weights or load_config(str(args.config_file or ""), args.opts).MODEL.WEIGHTS
     if not weights:
         raise ConfigError("there is no network: give --weights a checkpoint or the folder of a run")
     return Predictor.from_checkpoint(weights, args.config_file, args.protocol, args.device, args.opts)
@@ -196,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
-        return run(args)
+        return run(expand_arguments(args))
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNREADABLE if isinstance(error, DatasetError) else USER_ERROR

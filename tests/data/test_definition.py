@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from data_factory import write_definition
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES, load_definition
 from famix.errors import DatasetError
 
@@ -126,7 +127,7 @@ def test_root_folder_follows_the_environment(tmp_path, monkeypatch):
 def test_root_folder_needs_the_variable_that_it_names(tmp_path, monkeypatch):
     monkeypatch.delenv("NOT_SET", raising=False)
     definition = load_definition(write_definition(tmp_path, root="$NOT_SET/mine"))
-    with pytest.raises(DatasetError, match="environment variable is not set"):
+    with expect_error(DatasetError, key="key 'root'", value="$NOT_SET/mine", remedy="NOT_SET"):
         definition.root_folder()
 
 

@@ -3,7 +3,9 @@
 import pytest
 import yaml
 
+from error_matching import expect_error
 from famix.engine import load_config
+from famix.engine.load_config import PATH_KEYS
 from famix.errors import ConfigError
 
 
@@ -86,21 +88,165 @@ def test_yaml_that_would_run_code_is_refused_and_runs_none(write, tmp_path):
     assert trace.exists(), "the attack itself does not work, so that the test proves nothing"
 
 
+def in_yaml(key, value):
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return yaml.safe_dump({**value, "VERSION": 2})
+
+
 @pytest.mark.parametrize(
-    ("opts", "key"),
-    [(("SOLVER.BASE_LR", "fast"), r"SOLVER\.BASE_LR"), (("MODEL.STYLE.GRID", "3"), r"MODEL\.STYLE\.GRID")],
+    ("key", "value", "remedy"),
+    [
+        ("SOLVER.BASE_LR", 1, "1.0"),
+        ("SOLVER.BASE_LR", "fast", "0.001"),
+        ("SOLVER.BASE_LR", True, "0.001"),
+        ("SOLVER.BASE_LR", [0.1], "0.001"),
+        ("SOLVER.MAX_ITER", 100.0, "100"),
+        ("SOLVER.MAX_ITER", 0.5, "40000"),
+        ("SOLVER.MAX_ITER", False, "40000"),
+        ("SOLVER.AMP.ENABLED", 1, "True"),
+        ("SOLVER.AMP.ENABLED", "off", "False"),
+        ("MODEL.STYLE.MIX", "yes please", "True"),
+        ("MODEL.STYLE.GRID", 3, "[3, 3]"),
+        ("MODEL.STYLE.GRID", "3x3", "['3x3']"),
+        ("MODEL.STYLE.GRID", "[2, 2", "['2', '2']"),
+        ("DATASETS.TEST", "cityscapes_val", "('cityscapes_val',)"),
+        ("DATASETS.TEST", "(acdc_night_val, cityscapes_val)", "('acdc_night_val', 'cityscapes_val')"),
+        ("DATASETS.FILES", "mine.yaml", "['mine.yaml']"),
+        ("MODEL.CLIP.TRAINABLE", "layer4", "['layer4']"),
+        ("MODEL.CLIP.WEIGHTS", ["RN50"], "RN50"),
+        ("MODEL.DEVICE", 0, "\"'0'\""),
+        ("OUTPUT_DIR", 2026, "\"'2026'\""),
+        ("SOLVER.WEIGHT_DECAY_BIAS", "none", "None"),
+    ],
 )
-def test_values_of_another_type(write, opts, key):
-    with pytest.raises(ConfigError, match=rf"the config cannot be read: Type mismatch .*{key}"):
+def test_values_of_another_type(write, key, value, remedy):
+    with expect_error(ConfigError, key, value, remedy):
+        load_config("", [key, str(value)])
+    with expect_error(ConfigError, key, value, remedy) as caught:
+        load_config(write(in_yaml(key, value)))
+    assert "config.yaml" in str(caught.value), "several files may be merged"
+    assert "class '" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["OUTPUT_DIR", "SEED", "DATASETS.TEST", "SOLVER.BASE_LR"])
+def test_an_empty_value(write, key):
+    """YAML reads `OUTPUT_DIR: ~` as no value at all."""
+    with expect_error(ConfigError, key, "null"):
+        load_config(write(in_yaml(key, None)))
+
+
+@pytest.mark.parametrize("key", ["SOLVER", "MODEL.CLIP"])
+def test_a_section_that_is_no_mapping(write, key):
+    with expect_error(ConfigError, key, 3, "section"):
+        load_config(write(in_yaml(key, 3)))
+
+
+def test_values_in_the_right_form_that_yaml_and_python_write_differently(write):
+    cfg = load_config(write("SOLVER: {BASE_LR: 1e-3}\nDATASETS: {TEST: [a, b]}\nMODEL: {STYLE: {GRID: '(2, 2)'}}"))
+    assert (cfg.SOLVER.BASE_LR, cfg.DATASETS.TEST, cfg.MODEL.STYLE.GRID) == (0.001, ("a", "b"), [2, 2])
+    assert load_config("", ["SOLVER.WEIGHT_DECAY_BIAS", "0.1"]).SOLVER.WEIGHT_DECAY_BIAS == 0.1
+
+
+@pytest.mark.parametrize(
+    ("opts", "key", "value", "remedy"),
+    [
+        (["MODEL.DEVICE=cpu"], "MODEL.DEVICE", "MODEL.DEVICE=cpu", "MODEL.DEVICE cpu"),
+        (["MODEL.DEVICE=cpu", "SEED=1"], "MODEL.DEVICE", "MODEL.DEVICE=cpu", "MODEL.DEVICE cpu"),
+        (["SEED", "1", "MODEL.DEVICE:cpu"], "MODEL.DEVICE", "MODEL.DEVICE:cpu", "MODEL.DEVICE cpu"),
+        (["MODEL.DEVICE:", "cpu"], "MODEL.DEVICE", "MODEL.DEVICE:", "MODEL.DEVICE cpu"),
+        (["MODEL.DEVICE", "=", "cpu"], "MODEL.DEVICE", "=", "MODEL.DEVICE"),
+        (["MODEL.DEVICE", "=cpu"], "MODEL.DEVICE", "=cpu", "MODEL.DEVICE"),
+        (["--MODEL.DEVICE", "cpu"], "MODEL.DEVICE", "--MODEL.DEVICE", "MODEL.DEVICE"),
+        (["SEED", "1", "--MODEL.DEVICE=cpu"], "MODEL.DEVICE", "--MODEL.DEVICE=cpu", "MODEL.DEVICE"),
+        (["MODEL.DEVICE"], "MODEL.DEVICE", "nothing", "MODEL.DEVICE cuda"),
+        (["SEED", "MODEL.DEVICE", "cpu"], "SEED", "MODEL.DEVICE", "SEED"),
+        (["DATASETS.TEST", "acdc_val", "cityscapes_val"], "DATASETS.TEST", "cityscapes_val", "('first', 'second')"),
+        (["model.device", "cpu"], "model.device", None, "MODEL.DEVICE"),
+    ],
+)
+def test_pairs_in_another_form(opts, key, value, remedy):
+    with expect_error(ConfigError, key, value, remedy):
         load_config("", opts)
-    sections, _, name = opts[0].rpartition(".")
-    entry = {name: int(opts[1]) if opts[1].isdigit() else opts[1]}
-    for part in reversed(sections.split(".")):
-        entry = {part: entry}
-    with pytest.raises(ConfigError, match=rf"the config cannot be read: Type mismatch .*{key}"):
-        load_config(write(yaml.safe_dump({**entry, "VERSION": 2})))
 
 
-def test_a_key_without_value():
-    with pytest.raises(ConfigError, match="the config cannot be read: Override list has odd length"):
-        load_config("", ["SOLVER.BASE_LR"])
+def test_a_config_of_another_version(write):
+    with expect_error(ConfigError, "VERSION", 1, "VERSION"):
+        load_config(write("VERSION: 1"))
+
+
+# Paths
+
+
+PATHS = {
+    "OUTPUT_DIR": lambda cfg: cfg.OUTPUT_DIR,
+    "MODEL.WEIGHTS": lambda cfg: cfg.MODEL.WEIGHTS,
+    "MODEL.CLIP.WEIGHTS": lambda cfg: cfg.MODEL.CLIP.WEIGHTS,
+    "MODEL.STYLE.BANK": lambda cfg: cfg.MODEL.STYLE.BANK,
+    "DATASETS.FILES": lambda cfg: cfg.DATASETS.FILES[0],
+}
+
+
+def test_every_key_that_holds_a_path_is_listed():
+    assert set(PATHS) == set(PATH_KEYS)
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("written", ["~/there", "$STORE/there", "${STORE}/there", "$HIDDEN/there"])
+def test_home_and_variables_are_replaced_in_every_path(key, written, write, tmp_path, monkeypatch):
+    for name, value in {"HOME": str(tmp_path), "STORE": str(tmp_path), "HIDDEN": "$STORE"}.items():
+        monkeypatch.setenv(name, value)
+    value = [written] if key == "DATASETS.FILES" else written
+    for cfg in (load_config(write(in_yaml(key, value))), load_config("", [key, str(value)])):
+        assert PATHS[key](cfg) == str(tmp_path / "there")
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [("$UNSET/there", "UNSET"), ("${UNSET}/there", "UNSET"), ("~nobody_here/there", "without"),
+     ("http://localhost:1/there", "Copy"), ("detectron2://there.pkl", "Copy")],
+)  # fmt: skip
+def test_paths_that_lead_nowhere(key, written, remedy, monkeypatch):
+    monkeypatch.delenv("UNSET", raising=False)
+    with expect_error(ConfigError, key, written, remedy):
+        load_config("", [key, str([written] if key == "DATASETS.FILES" else written)])
+
+
+def test_a_file_with_a_dollar_sign_in_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cash$UNSET.pth").touch()
+    assert load_config("", ["MODEL.WEIGHTS", "cash$UNSET.pth"]).MODEL.WEIGHTS == "cash$UNSET.pth"
+
+
+def test_config_files_and_bases_by_home_and_variable(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STORE", str(tmp_path))
+    write("SEED: 3", "base.yaml")
+    write("_BASE_: ['~/base.yaml', $STORE/base.yaml]\nSOLVER: {MAX_ITER: 7}")
+    for name in ("~/config.yaml", "$STORE/config.yaml"):
+        cfg = load_config(name)
+        assert (cfg.SEED, cfg.SOLVER.MAX_ITER) == (3, 7)
+    with expect_error(ConfigError, "--config-file", "$UNSET/config.yaml", "UNSET"):
+        load_config("$UNSET/config.yaml")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "detectron2", "file"])
+def test_nothing_is_fetched(scheme, write, monkeypatch):
+    """A run directory from somebody else must not call home."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
+    address = f"{scheme}://localhost:1/base.yaml"
+    for text in (f"_BASE_: {address}", f"_BASE_: [{address}]"):
+        with expect_error(ConfigError, "_BASE_", address, "Copy"):
+            load_config(write(text))
+    with expect_error(ConfigError, "--config-file", address, "Copy"):
+        load_config(address)
+    write(f"_BASE_: {address}", "middle.yaml")
+    with expect_error(ConfigError, "_BASE_", address, "Copy"):
+        load_config(write("_BASE_: middle.yaml"))
+
+
+@pytest.mark.parametrize("base", ["null", "3", "{a: b}", "[[a]]"])
+def test_a_base_that_is_no_path(base, write):
+    with expect_error(ConfigError, "_BASE_"):
+        load_config(write(f"_BASE_: {base}"))

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from data_factory import make_dataset, registered
+from error_matching import expect_error
 from famix.engine import argument_parser, check_config, load_config, setup
 from famix.errors import ConfigError, DatasetError
 
@@ -83,15 +84,50 @@ def assert_refused(cfg, message, *words, error=ConfigError):
 def test_a_source_is_needed_but_for_evaluation(make_config):
     cfg = make_config("DATASETS.TRAIN", "()")
     for words in ((), ("--mine-styles-only",)):
-        assert_refused(cfg, "DATASETS.TRAIN is empty; name the labelled source", *words)
+        assert_refused(cfg, "DATASETS.TRAIN is empty; name the labelled source", "--config-file", str(BASE), *words)
     check_config(cfg, parse("--eval-only"))
 
 
 def test_targets_are_needed_but_for_mining(make_config):
     cfg = make_config("DATASETS.TEST", "()")
     for words in ((), ("--eval-only",)):
-        assert_refused(cfg, "DATASETS.TEST is empty; name at least one target", *words)
+        assert_refused(cfg, "DATASETS.TEST is empty; name at least one target", "--config-file", str(BASE), *words)
     check_config(cfg, parse("--mine-styles-only"))
+
+
+@pytest.mark.parametrize("words", [(), ("--eval-only",), ("--mine-styles-only",)])
+def test_without_a_config_file_that_is_what_is_missing(words):
+    with expect_error(ConfigError, key="--config-file", remedy="famix_RN50.yaml"):
+        check_config(load_config("", ["MODEL.DEVICE", "cpu"]), parse(*words))
+
+
+@pytest.mark.parametrize(
+    ("opts", "key", "value", "remedy"),
+    [
+        (("MODEL.SEM_SEG_HEAD.NAME", "CLIPDeepLabHead"), "MODEL.SEM_SEG_HEAD.NAME", "CLIPDeepLabHead", "CLIPDeepLabV3PlusHead"),
+        (("MODEL.BACKBONE.NAME", "build_clip"), "MODEL.BACKBONE.NAME", "build_clip", "README.md"),
+        (("MODEL.CLIP.TRAINABLE", "['layer9']"), "MODEL.CLIP.TRAINABLE", "layer9", ""),
+        (("MODEL.CLIP.OUTPUT_STRIDE", "12"), "MODEL.CLIP.OUTPUT_STRIDE", 12, ""),
+        (("SOLVER.OPTIMIZER", "LION"), "SOLVER.OPTIMIZER", "LION", ""),
+        (("SOLVER.LR_SCHEDULER_NAME", "Poly"), "SOLVER.LR_SCHEDULER_NAME", "Poly", ""),
+        (("SOLVER.ACCUMULATE", "3"), "SOLVER.ACCUMULATE", 3, ""),
+        (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.DTYPE", "float16", ""),
+        (("INPUT.FORMAT", "BGR"), "INPUT.FORMAT", "BGR", "RGB"),
+        (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), "INPUT.SCALE_RANGE", (2.0, 1.0), ""),
+        (("MODEL.STYLE.STRATEGY", "noise", "MODEL.STYLE.GRID", "[999, 2]"), "MODEL.STYLE.GRID", None, "INPUT.CROP.SIZE"),
+        (("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", "RN50", "STYLE_MINING.DTYPE", "half"), "STYLE_MINING.DTYPE", "half", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_found_without_the_data(make_config, opts, key, value, remedy):
+    """No image is needed for that: a wrong key must not wait for a check of a million files."""
+    with expect_error(ConfigError, key, value, remedy):
+        check_config(make_config(*opts), parse())
+
+
+def test_checks_leave_the_random_state_and_touch_no_weights(make_config):
+    state = torch.random.get_rng_state()
+    check_config(make_config(), parse())
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_only_one_thing_can_be_the_only_one(make_config):

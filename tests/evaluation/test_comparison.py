@@ -256,8 +256,8 @@ def test_command_merges_runs(folders: list[str], tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{tmp}/nowhere"], "got no scores from .*nowhere"),
-        (["{tmp}"], r"got no scores from .*results\.json"),
+        (["{tmp}/nowhere"], "run .*nowhere does not exist"),
+        (["{tmp}"], r"got no results\.json"),
         (["{run}", "{copy}"], "with the same seed, 1; leave one out"),
         (["{run}", "--baseline", "nothing"], "no run is called 'nothing'. There are: baseline"),
         (["{run}", "--metric", "PQ"], r"results\.json has no score 'PQ', only mIoU"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from error_matching import expect_error
 from famix.errors import DatasetError
 from famix.evaluation import Report, ScoredWeights, format_report, read_report, read_results, write_report
 from famix.evaluation.confusion import segmentation_scores
@@ -86,15 +87,26 @@ def test_files_are_replaced_whole(report: Report, tmp_path: Path) -> None:
     assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.csv", "results.md"}
 
 
-@pytest.mark.parametrize(
-    "content", [None, "{", "[1]", '{"a": 3}', '{"report": 3}', '{"a": {"sem_seg": {"mIoU": "x"}}}']
-)
-def test_other_files_are_refused(tmp_path: Path, content: str | None) -> None:
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 3}', '{"report": 3}', '{"a": {"sem_seg": {"mIoU": "x"}}}'])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "results.json"
-    if content is not None:
-        path.write_text(content)
+    path.write_text(content)
     with pytest.raises(DatasetError, match=r"got no scores from .*results\.json"):
         read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [((), "Name another folder"), (("config.yaml",), "--resume"), (("config.yaml", "model_final.pth"), "--eval-only")],
+)
+def test_a_run_without_scores_says_how_to_get_them(tmp_path: Path, files: tuple[str, ...], remedy: str) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    for read in (read_results, read_report):
+        with expect_error(DatasetError, key=str(tmp_path), value="results.json", remedy=remedy):
+            read(tmp_path / "results.json")
+    with expect_error(DatasetError, key=str(tmp_path / "none"), remedy="OUTPUT_DIR"):
+        read_report(tmp_path / "none/results.json")
 
 
 @pytest.mark.parametrize("missing", ["run", "data_sets"])

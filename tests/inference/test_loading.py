@@ -10,8 +10,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import write_definition
+from error_matching import expect_error
 from famix.engine import load_config
-from famix.errors import ConfigError, FAMixError
+from famix.errors import ConfigError, FAMixError, WeightsError
 from famix.inference.loading import load_model
 from famix.modeling import ARCHITECTURES
 
@@ -129,6 +130,22 @@ def test_mistake_is_one_error(run: Path, spoil: object, message: str) -> None:
     path = spoil(run)  # type: ignore[operator]
     with pytest.raises(FAMixError, match=message):
         load_model(path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_an_export_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x08\x12\x07pytorch")
+    with expect_error(WeightsError, key="--weights", value=tmp_path / name, remedy=".pth"):
+        load_model(tmp_path / name, device="cpu")
+
+
+def test_home_and_variables_in_the_place_of_the_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.setenv("RUNS", str(run.parent))
+    for place in ("~", "$RUNS"):
+        assert load_model(f"{place}/{run.name}", device="cpu").checkpoint.parent == run
+    with expect_error(WeightsError, key="the checkpoint", value="https://localhost:1/model.pth", remedy="Copy"):
+        load_model("https://localhost:1/model.pth", device="cpu")
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "no device"])

@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(tmp_path: Path, runs: list[Path], capsys: Output)
     again = tmp_path / "again"
     shutil.copytree(runs[0], again)
     for folders, message in (
-        ([tmp_path / "none"], "got no scores from"),
+        ([tmp_path / "none"], "does not exist"),
         ([runs[0], again], "are runs of 'run' with the same seed"),
     ):
         with pytest.raises(SystemExit) as exit_info:

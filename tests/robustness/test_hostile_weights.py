@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -72,6 +73,28 @@ def test_no_reader_runs_code(tmp_path: Path, reader: str, saver: str) -> None:
     with pytest.raises(FAMixError, match=r"file\.pth"):
         READERS[reader](path)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("content", ["code", "module", "onnx", "script", "text", "nothing", "safetensors"])
+@pytest.mark.filterwarnings("ignore")
+def test_no_reader_passes_on_how_to_read_a_file_unsafely(tmp_path: Path, reader: str, content: str) -> None:
+    """torch says that an error goes away with weights_only=False, which runs the code of the file."""
+    path = tmp_path / "file.pth"
+    if content in ("code", "module"):
+        torch.save(Calls(os.mkdir, "x") if content == "code" else torch.nn.Linear(1, 1), path)
+    elif content == "script":
+        torch.jit.script(torch.nn.Linear(1, 1)).save(path)
+    elif content == "safetensors":
+        safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(
+            {"onnx": b"\x08\x08\x12\x07pytorch\x1a\x052.6.0:\x90", "text": b"words", "nothing": b""}[content]
+        )
+    with pytest.raises(FAMixError, match=r"file\.pth") as caught:
+        READERS[reader](path)
+    advice = ("weights_only", "arbitrary code", "trust the source", "trusted source", "safe_globals", "\033")
+    assert not [words for words in advice if words in str(caught.value)]
 
 
 @pytest.mark.parametrize("reader", PICKLE_READERS)

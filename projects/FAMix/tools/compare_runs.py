@@ -15,6 +15,7 @@ from famix.evaluation import RESULTS_FILE, read_report
 from famix.evaluation.comparison import GROUPINGS, compare_reports, require_baseline
 from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
 from famix.files import whole_file
+from famix.paths import expand_arguments
 
 USER_ERROR = 2  # exit status
 FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
@@ -65,7 +66,7 @@ def compare(arguments: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     try:
-        print(compare(make_parser().parse_args(argv)), end="")
+        print(compare(expand_arguments(make_parser().parse_args(argv))), end="")
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -16,6 +16,7 @@ from famix import config
 from famix.engine import load_config
 from famix.errors import ConfigError, FAMixError
 from famix.files import whole_file
+from famix.paths import expand_arguments
 
 # isort: split
 from detectron2.config import CfgNode, get_cfg
@@ -31,6 +32,11 @@ All keys that FAMix adds to [Detectron2's own](https://detectron2.readthedocs.io
 from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. A key is set in a YAML file, or as
 `KEY VALUE` at the end of a command. Texts with blanks, brackets or braces need quotes there:
 `STYLE_MINING.STYLES "['foggy', 'rainy']"`. The config that took effect stands in `OUTPUT_DIR/config.yaml`.
+
+`~` and environment variables are replaced in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
+`MODEL.STYLE.BANK` and `DATASETS.FILES`, in `--config-file`, `_BASE_` and the paths on command lines, and in the variables
+`DETECTRON2_DATASETS` and `FAMIX_CACHE`. A variable that is not set is an error. `OUTPUT_DIR/config.yaml` records the paths
+that took effect. Paths are local: no file that a config names is fetched from an address.
 """
 PROJECTS = """## Keys of Detectron2's DeepLab and Panoptic-DeepLab projects
 
@@ -150,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     arguments = make_parser().parse_args(argv)
     try:
+        expand_arguments(arguments)
         text = write_reference()
         if not arguments.check:
             with whole_file(arguments.output) as part:

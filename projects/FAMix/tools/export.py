@@ -34,6 +34,7 @@ from famix.inference.parity import (  # noqa: E402
     require_agreement,
 )
 from famix.inference.stripping import strip_checkpoint  # noqa: E402
+from famix.paths import expand_arguments  # noqa: E402
 
 ONNX, TORCH_EXPORT, STRIPPED = "onnx", "torch_export", "stripped"
 ENDINGS = {ONNX: ".onnx", TORCH_EXPORT: ".pt2", STRIPPED: "_stripped.pth"}
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
-        run(args)
+        run(expand_arguments(args))
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ from famix.engine import load_config  # noqa: E402
 from famix.errors import ConfigError, FAMixError  # noqa: E402
 from famix.mining.provenance import bank_metadata, check_bank  # noqa: E402
 from famix.modeling import ARCHITECTURES  # noqa: E402
+from famix.paths import expand_arguments  # noqa: E402
 from famix.style import IGNORE_CLASS, StyleBank  # noqa: E402
 from famix.style.released import RELEASED_CLASSES  # noqa: E402
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = make_parser().parse_intermixed_args(argv)
     try:
-        _check_paths(arguments)
+        _check_paths(expand_arguments(arguments))
         cfg = _load_config(arguments.config_file, arguments.opts)
         print(f"Reading {arguments.file}")
         if _is_torch_file(arguments.file):

@@ -26,6 +26,7 @@ from famix.insight.bank_statistics import source_distance
 from famix.insight.bank_view import BankView, format_bank, render_bank
 from famix.insight.nearest_prompts import find_nearest_prompts, require_clip
 from famix.modeling import load_clip_state_dict
+from famix.paths import expand_arguments
 from famix.style import StyleBank
 
 UNSOUND, USER_ERROR = 1, 2  # exit status
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = [SHOW, *words]
     arguments = make_parser().parse_args(words)
     try:
-        COMMANDS[arguments.command](arguments)
+        COMMANDS[arguments.command](expand_arguments(arguments))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

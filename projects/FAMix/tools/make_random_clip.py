@@ -9,6 +9,7 @@ from typing import get_args
 from famix.errors import FAMixError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
 from famix.modeling.clip_export import CLIPFileForm, save_clip
+from famix.paths import expand_arguments
 
 logger = logging.getLogger("make_random_clip")
 
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     architecture = architecture_of(arguments, parser)
     try:
+        expand_arguments(arguments)
         model = random_clip(
             architecture,
             seed=arguments.seed,

@@ -9,6 +9,7 @@ from famix.data import register_datasets
 from famix.engine import load_config
 from famix.errors import FAMixError
 from famix.mining.measured import measure_bank
+from famix.paths import expand_arguments
 
 logger = logging.getLogger("measure_bank")
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     try:
+        expand_arguments(arguments)
         cfg = load_config(arguments.config_file, arguments.opts)
         register_datasets(cfg.DATASETS.FILES)
         bank = measure_bank(cfg, arguments.datasets)

@@ -26,6 +26,7 @@ from famix.minitown.page import Story, score_table, write_page  # noqa: E402
 from famix.minitown.progress_line import ProgressLine  # noqa: E402
 from famix.minitown.runner import run_experiments  # noqa: E402
 from famix.minitown.story import tell_story  # noqa: E402
+from famix.paths import expand_arguments  # noqa: E402
 
 FAILED, INTERRUPTED = 1, 130  # exit status
 PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
@@ -165,9 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake, a failure or an interruption ends with a status and a line instead."""
     arguments = make_parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else list(argv)
-    demo = plan(arguments, shlex.join(["python", "projects/FAMix/tools/minitown_demo.py", *words]))
     try:
-        show(demo)
+        show(plan(expand_arguments(arguments), shlex.join(["python", "projects/FAMix/tools/minitown_demo.py", *words])))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(FAILED)

@@ -20,6 +20,7 @@ from famix.insight.preview_inputs import load_preview_inputs
 from famix.insight.preview_picture import draw_distances, draw_predictions
 from famix.insight.preview_text import format_changes, format_effects
 from famix.insight.style_preview import StylePreview
+from famix.paths import expand_arguments
 
 USER_ERROR = 2  # exit status
 
@@ -35,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="of the run")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE")
     parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="of the run: also show predictions")
-    parser.add_argument("--bank", metavar="FILE", help="style bank (default: the config's)")
+    parser.add_argument("--bank", type=Path, metavar="FILE", help="style bank (default: the config's)")
     parser.add_argument(
         "--own-weight", default=0.0, type=float, metavar="A", help="of patches' own statistics, 0 to 1 (default: 0)"
     )
@@ -78,7 +79,7 @@ def preview(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     try:
-        preview(make_parser().parse_args(argv))
+        preview(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -15,6 +15,7 @@ from famix.files import whole_file
 from famix.insight.run_examples import Example, predict_examples
 from famix.insight.run_folder import Run, read_runs
 from famix.insight.run_page import render_runs
+from famix.paths import expand_arguments
 
 USER_ERROR = 2  # exit status
 
@@ -67,7 +68,7 @@ def label_examples(run: Run, count: int, device: str | None) -> list[Example]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     try:
-        write_report(make_parser().parse_args(argv))
+        write_report(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)

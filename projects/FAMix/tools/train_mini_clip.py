@@ -29,6 +29,7 @@ from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix.minitown.zero_shot import zero_shot_accuracy
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.modeling.clip_compact import rounded, save_compact
+from famix.paths import expand_arguments
 from famix.text import OPENAI_TEXT
 
 logger = logging.getLogger("train_mini_clip")
@@ -242,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:
+        expand_arguments(arguments)
         with _log_file(arguments.log):
             run(arguments)
     except (FAMixError, OSError) as error:

@@ -11,11 +11,13 @@ from famix.data.fields import Fields, read_yaml
 from famix.data.layout import LabelEncoding, Layout, mentions_split
 from famix.data.layout_fields import ENCODING_KEYS, IGNORE, PLACE_KEYS, read_layouts
 from famix.errors import DatasetError
+from famix.paths import local_path
 
 __all__ = [
     "DATASETS_VARIABLE",
     "DatasetDefinition",
     "SplitDefinition",
+    "datasets_folder",
     "load_definition",
     "read_domain",
     "read_ignore_label",
@@ -110,14 +112,19 @@ def resolve_root(root: str, source: str) -> str:
     Raises:
         DatasetError: the root names an environment variable that is not set.
     """
-    below = os.environ.get(DATASETS_VARIABLE, "datasets")
-    path = os.path.join(below, os.path.expanduser(os.path.expandvars(root)))
-    if "$" in path:
-        raise DatasetError(
-            f"{source}: key 'root': got {root!r}, in which an environment variable is not set. "
-            "Set it, or write the folder itself."
-        )
-    return os.path.abspath(os.path.expanduser(path))
+    folder = local_path(root, f"{source}: key 'root'", DatasetError)
+    if not os.path.isabs(folder):
+        folder = os.path.join(datasets_folder(), folder)
+    return os.path.abspath(folder)
+
+
+def datasets_folder() -> str:
+    """The folder that relative roots start from, from today's environment variables.
+
+    Raises:
+        DatasetError: it names an environment variable that is not set.
+    """
+    return local_path(os.environ.get(DATASETS_VARIABLE, "datasets"), f"${DATASETS_VARIABLE}", DatasetError)
 
 
 def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:

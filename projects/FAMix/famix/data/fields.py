@@ -9,6 +9,7 @@ import yaml
 
 from famix.errors import DatasetError
 from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text
+from famix.paths import needs_expansion
 from famix.wording import did_you_mean, shown
 
 try:
@@ -129,8 +130,12 @@ class Fields:
         """A path that a key has named, after a look at whether it stays below the dataset's root.
 
         Raises:
-            DatasetError: it is absolute, or leads upwards.
+            DatasetError: it is absolute, or leads upwards; or it names an environment variable, which `root` may.
         """
+        if needs_expansion(path):
+            raise self.error(
+                key, path, "a path below the root without '~' and environment variables, which 'root' may have"
+            )
         if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
             raise self.error(key, path, "a path below the root")
         return path

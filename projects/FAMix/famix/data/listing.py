@@ -16,6 +16,7 @@ from famix.data.patterns import FileTree, PathPattern, resolve_keys
 from famix.data.records import DatasetRecord, read_as_train_ids
 from famix.data.split_lists import read_split_list
 from famix.errors import DatasetError
+from famix.paths import local_path
 from famix.wording import first_few
 
 __all__ = ["SplitFiles", "SplitSurvey"]
@@ -230,7 +231,7 @@ class SplitFiles:
         return DatasetError(f"Dataset '{name}' ({self.definition.source}): {problem}.")
 
     def _missing(self, problem: str) -> DatasetError:
-        if os.path.isabs(os.path.expanduser(os.path.expandvars(self.definition.root))):
+        if os.path.isabs(local_path(self.definition.root, "root", DatasetError)):
             return self._error(f"{problem}. Correct 'root' in the definition, or unpack the data there")
         value = os.environ.get(DATASETS_VARIABLE)
         state = f"is {value!r}" if value is not None else "is not set, so that 'datasets' is used"

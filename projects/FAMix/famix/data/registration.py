@@ -1,5 +1,6 @@
 """Datasets in Detectron2's catalogues: registering them, and asking for them by name."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from famix.data.panoptic_registration import register_panoptic_datasets
 from famix.data.records import DatasetRecord
 from famix.errors import DatasetError
 from famix.minitown.datasets import minitown_files
+from famix.paths import local_path
 from famix.wording import did_you_mean
 
 __all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "register_minitown", "require_same_classes"]
@@ -36,6 +38,7 @@ def register_datasets(files: Sequence[str] = ()) -> None:
     Raises:
         DatasetError: a file has a mistake, or a name is taken by another dataset.
     """
+    files = [local_path(os.fspath(file), "DATASETS.FILES", DatasetError) for file in files]
     panoptic = [file for file in files if is_panoptic_file(file)]
     for file in (*sorted(_BUILTIN.glob("*.yaml")), *(Path(file) for file in files if file not in panoptic)):
         definition = load_definition(file)

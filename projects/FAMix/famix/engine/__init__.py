@@ -3,9 +3,10 @@
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_checks import check_config
 from famix.engine.disk_errors import explain_disk_errors
+from famix.engine.load_config import load_config
 from famix.engine.model_selection import ModelSelection, check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
-from famix.engine.setup import argument_parser, load_config, setup
+from famix.engine.setup import argument_parser, setup
 from famix.engine.source_validation import SourceValidation
 from famix.engine.trainer import Trainer
 from famix.engine.weight_average import WeightAverage, WeightAverageHook

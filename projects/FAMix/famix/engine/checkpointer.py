@@ -18,6 +18,7 @@ from torch import nn
 from famix.errors import FAMixError, TrainingError, WeightsError
 from famix.files import remove_stale_parts, save_tensors, whole_file
 from famix.intake import load_tensors, require_plain_file
+from famix.paths import require_local
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
 
@@ -149,6 +150,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             WeightsError: the file is missing, damaged, no checkpoint of tensors, of another run where it is to be gone
                 on from, or, if strict, not of this model.
         """
+        require_local(path, "MODEL.WEIGHTS", WeightsError)
         if path:
             self._require_file(path)
         if self.strict and not path:

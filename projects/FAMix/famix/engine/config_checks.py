@@ -9,20 +9,26 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
-from famix.data import require_same_classes
+from famix.data import FAMixDatasetMapper, require_same_classes
+from famix.data.panoptic_mapper import build_train_mapper
 from famix.engine.model_selection import check_selection
+from famix.engine.optimization import build_lr_scheduler, build_optimizer
+from famix.engine.step_trainer import check_steps
 from famix.errors import ConfigError
 from famix.evaluation import check_evaluation
 from famix.evaluation.domains import require_known_sources
 from famix.evaluation.panoptic import check_panoptic
 from famix.mining import style_bank_path
-from famix.modeling import architecture_of
+from famix.mining.bank_mining import DTYPES
+from famix.modeling import ARCHITECTURES, STAGES, architecture_of
 from famix.modeling.clip_resnet import check_stage
 from famix.style import METRICS, PatchRestyler
+from famix.style.patches import check_grid
 from famix.text import check_styles, check_templates
+from famix.wording import did_you_mean
 
 __all__ = ["check_config", "used_datasets"]
 
@@ -41,17 +47,18 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     training, testing = not args.eval_only, not args.mine_styles_only
     if not (training or testing):
         raise ConfigError("--eval-only and --mine-styles-only exclude each other; leave one out")
+    missing = "TRAIN" if training and not cfg.DATASETS.TRAIN else "TEST" if testing and not cfg.DATASETS.TEST else ""
+    if missing and not getattr(args, "config_file", "any"):
+        raise ConfigError(
+            f"--config-file must name a config, got none, so that DATASETS.{missing} is empty. Add --config-file FILE, "
+            "e.g. projects/FAMix/configs/GTA5/famix_RN50.yaml"
+        )
     if training and not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty; name the labelled source data set")
     if testing and not cfg.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
-    if cfg.MODEL.META_ARCHITECTURE not in META_ARCH_REGISTRY:
-        raise ConfigError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not registered; import the module that defines it "
-            "before the run, as projects/FAMix/README.md shows"
-        )
+    _check_registered(cfg)
     _check_device(cfg.MODEL.DEVICE)
-    _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     _check_classes(cfg, used_datasets(cfg, args))
     check_panoptic(cfg, used_datasets(cfg, args))
     if testing:
@@ -62,6 +69,11 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         _check_iterations(cfg.SOLVER.MAX_ITER)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
         _check_crop(cfg)
+        check_steps(cfg)
+        build_train_mapper(cfg)
+    if testing:
+        _check_model(cfg, training)
+    _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     if training:
         _check_styles(cfg)
 
@@ -77,6 +89,39 @@ def _scored_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
         return []
     source_val = cfg.MODEL_SELECTION.SOURCE_VAL
     return [*cfg.DATASETS.TEST, *([source_val] if source_val and not args.eval_only else [])]
+
+
+def _check_registered(cfg: CfgNode) -> None:
+    """Raise unless the parts of the model that go by name are registered."""
+    model = cfg.MODEL
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
+    ):
+        if name not in registry:
+            hint = did_you_mean(name, [known for known, _ in registry])
+            raise ConfigError(
+                f"{key} {name} is not registered; import the module that defines it before the run, as "
+                f"projects/FAMix/README.md shows.{hint}"
+            )
+
+
+def _check_model(cfg: CfgNode, training: bool) -> None:
+    """Build the model, and for a training its optimiser, without memory for weights."""
+    probe = cfg.clone()
+    probe.defrost()
+    probe.MODEL.DEVICE = "meta"
+    if cfg.MODEL.CLIP.WEIGHTS in ARCHITECTURES:  # a published CLIP, which may have to be downloaded first
+        probe.MODEL.CLIP.ARCHITECTURE, probe.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(probe)
+    if training:
+        optimizer = build_optimizer(probe, model)
+        try:
+            build_lr_scheduler(probe, optimizer)
+        except ValueError as error:
+            raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be PolyLR or one of Detectron2's: {error}") from error
 
 
 def _check_iterations(iterations: int) -> None:
@@ -112,6 +157,10 @@ def _check_styles(cfg: CfgNode) -> None:
     restyler, weights = PatchRestyler(cfg), cfg.MODEL.CLIP.WEIGHTS
     check_stage(restyler.stage)
     architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
+    if restyler.strategy != "none":
+        FAMixDatasetMapper(cfg, is_mining=True)  # which knows how crops are made
+        stride = 4 * 2 ** STAGES.index(restyler.stage)
+        check_grid([-(-side // stride) for side in cfg.INPUT.CROP.SIZE], restyler.grid)
     path = style_bank_path(cfg)
     if not restyler.needs_bank or os.path.isfile(path):
         return
@@ -133,6 +182,8 @@ def _check_mining(cfg: CfgNode) -> None:
         if mining[key] < least:
             raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
 
+    if mining.DTYPE not in DTYPES:
+        raise ConfigError(f"STYLE_MINING.DTYPE is {mining.DTYPE!r}, expected one of {', '.join(DTYPES)}")
     if mining.METRIC not in METRICS:
         raise ConfigError(f"STYLE_MINING.METRIC is {mining.METRIC!r}, expected one of {', '.join(METRICS)}")
 

@@ -1,46 +1,74 @@
-"""Config files looked at before Detectron2 reads them: their size, what their aliases unfold to, and their bases."""
+"""Config files and the files that they are based on, read as plain settings: no code, no network, no endless aliases."""
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from famix.errors import ConfigError
 from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text, read_yaml
+from famix.paths import local_path
 
-__all__ = ["check_config_files", "read_saved_settings"]
+__all__ = ["Settings", "flatten", "read_config_files", "read_saved_settings"]
 
+_BASE = "_BASE_"
 _MOST_FILES = 50  # that a config may be put together from, each time counted
 
+Settings = dict[str, Any]
 
-def check_config_files(config_file: str) -> None:
-    """Look at a config file and at all that it is based on.
+
+def read_config_files(config_file: str) -> list[tuple[str, Settings]]:
+    """Read a config file and all that it is based on.
 
     Args:
-        config_file: YAML, with `_BASE_` naming other files.
+        config_file: YAML, with `_BASE_` naming one or several other files, relative to its own folder.
+
+    Returns:
+        Files and their settings without `_BASE_`, in the order in which they are to be merged: a file stands behind
+        those that it is based on.
 
     Raises:
-        ConfigError: a file is too large, nested too deeply or unfolds to far more than it holds; or the files name each
-            other.
-        OSError: a file cannot be read.
-        yaml.YAMLError: a file is no YAML.
+        ConfigError: a file is missing, no YAML, no mapping, too large, nested too deeply or unfolds to far more than it
+            holds; the files name each other; or a name is no local path.
     """
-    pending, count = [config_file], 0
-    while pending:
-        file = pending.pop()
-        count += 1
-        if count > _MOST_FILES:
-            raise ConfigError(f"{config_file} is based on itself, or on more than {_MOST_FILES} files: look at _BASE_")
-        try:
-            text = read_text(file, MAX_YAML_BYTES)
-            check_yaml(text)
-            content = yaml.safe_load(text)
-        except (DoubtfulFileError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config file {file} cannot be read: {error}") from error
-        bases = content.get("_BASE_", []) if isinstance(content, dict) else []
-        for base in bases if isinstance(bases, list) else [bases]:
-            if isinstance(base, str) and "://" not in base:
-                pending.append(os.path.join(os.path.dirname(file), os.path.expanduser(base)))
+    return list(_read(local_path(config_file, "--config-file"), config_file, [0]))
+
+
+def _read(file: str, start: str, count: list[int]) -> Iterator[tuple[str, Settings]]:
+    count[0] += 1
+    if count[0] > _MOST_FILES:
+        raise ConfigError(f"{start} is based on itself, or on more than {_MOST_FILES} files: look at {_BASE}")
+    settings = _load(file)
+    bases = settings.pop(_BASE, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ConfigError(f"{_BASE} must be a path or a list of paths, got {base!r} in {file}. Write a file name.")
+        yield from _read(_locate(base, file), start, count)
+    yield file, settings
+
+
+def _locate(base: str, file: str) -> str:
+    """Path of a base, which is relative to the folder of the file that names it."""
+    return os.path.join(os.path.dirname(file), local_path(base, f"{_BASE} of {file}"))
+
+
+def _load(file: str) -> Settings:
+    try:
+        text = read_text(file, MAX_YAML_BYTES)
+        check_yaml(text)
+        settings = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"config file {file} does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"config file {file} cannot be read ({error.strerror})") from error
+    except (DoubtfulFileError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {file} cannot be read: {error}") from error
+    except Exception as error:  # YAMLError, and what PyYAML raises of dates and numbers that are none
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file} does not hold settings in the form KEY: value")
+    return settings
 
 
 def read_saved_settings(path: str) -> dict[str, Any]:
@@ -58,11 +86,13 @@ def read_saved_settings(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings in the form KEY: value, got a {type(content).__name__}")
-    return _flatten(content)
+    return dict(flatten(content))
 
 
-def _flatten(settings: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flatten(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings in sections as pairs of "KEY.OF.IT" and value."""
     for key, value in settings.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

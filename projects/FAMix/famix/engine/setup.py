@@ -2,27 +2,23 @@
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from famix.config import add_famix_config
 from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
-from famix.engine.config_files import check_config_files
 from famix.engine.disk_errors import is_disk_error
+from famix.engine.load_config import load_config
 from famix.engine.resuming import take_up_run
-from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.errors import DatasetError, FAMixError
 from famix.evaluation.domains import roles_of
 from famix.modeling.freezing import ALL
-from famix.wording import did_you_mean
 
-__all__ = ["argument_parser", "load_config", "setup"]
+__all__ = ["argument_parser", "setup"]
 
 _EPILOG = """
 Examples:
@@ -79,47 +75,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a config file, and settings given as KEY VALUE pairs.
-
-    Args:
-        config_file: YAML; "" takes the defaults.
-        opts: KEY VALUE KEY VALUE ..., which override the file.
-
-    Raises:
-        ConfigError: the file is missing or malformed, or a key or value does not fit.
-    """
-    late = [word for word in map(str, opts) if word.startswith("--")]
-    if late:
-        raise ConfigError(f"{' '.join(late)} must stand before the KEY VALUE pairs, which end the command line")
-    cfg = get_cfg()
-    add_famix_config(cfg)
-    known = _keys(cfg)
-    for key in opts[::2]:
-        if key not in known:
-            raise ConfigError(_unknown_key(key, known))
-    try:
-        if config_file:
-            check_config_files(config_file)
-            cfg.merge_from_file(config_file, allow_unsafe=False)  # Detectron2's default runs code that a YAML names
-        cfg.merge_from_list(list(opts))
-    except ConfigError:
-        raise
-    except FileNotFoundError as error:
-        raise ConfigError(f"config file {error.filename} does not exist") from error
-    except OSError as error:
-        raise ConfigError(f"config file {error.filename} cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{config_file} is not valid YAML: {error}") from error
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ConfigError(_explain(str(error).strip("'\""), known)) from error
-    except (AttributeError, TypeError) as error:  # yacs takes for granted that a file holds a mapping
-        raise ConfigError(f"{config_file} does not hold settings in the form KEY: value") from error
-    except Exception as error:  # of values that are written as Python literals, and are none
-        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
-    return cfg
-
-
 def _is_no_user_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, FAMixError) or is_disk_error(error))
@@ -144,21 +99,3 @@ def _verify_together(names: Sequence[str]) -> None:
     problems = [found for found in comm.all_gather(problem) if found]
     if problems:
         raise DatasetError(problems[0])
-
-
-def _keys(cfg: CfgNode, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for key, value in cfg.items():
-        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return keys
-
-
-def _explain(message: str, known: Sequence[str]) -> str:
-    unknown = re.fullmatch(r"Non-existent (?:config )?key: (?P<key>\S+)", message)
-    if unknown:
-        return _unknown_key(unknown["key"], known)
-    return f"the config cannot be read: {message}"
-
-
-def _unknown_key(key: str, known: Sequence[str]) -> str:
-    return f"unknown config key {key}.{did_you_mean(key, known) or ' See the key table in projects/FAMix/README.md.'}"

@@ -19,7 +19,7 @@ from famix.errors import ConfigError, TrainingError
 from famix.files import save_tensors
 from famix.wording import first_few
 
-__all__ = ["StepTrainer", "build_step_trainer"]
+__all__ = ["StepTrainer", "build_step_trainer", "check_steps"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -152,6 +152,22 @@ def build_step_trainer(
     Raises:
         ConfigError: a precision that the device lacks, or parts that a batch cannot be cut into.
     """
+    check_steps(cfg)
+    solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
+    return StepTrainer(
+        model,
+        data_loader,
+        optimizer,
+        device_type=torch.device(cfg.MODEL.DEVICE).type,
+        dtype=_DTYPES[amp.DTYPE] if amp.ENABLED else torch.float32,
+        accumulate=solver.ACCUMULATE,
+        max_skipped=solver.MAX_SKIPPED_BATCHES,
+        folder=cfg.OUTPUT_DIR,
+    )
+
+
+def check_steps(cfg: CfgNode) -> None:
+    """Raise ConfigError for a precision that the device lacks, or parts that a batch cannot be cut into."""
     solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
     device_type = torch.device(cfg.MODEL.DEVICE).type
     if amp.ENABLED and (amp.DTYPE not in _DTYPES or (amp.DTYPE == "float16" and device_type == "cpu")):
@@ -166,13 +182,3 @@ def build_step_trainer(
         )
     if solver.MAX_SKIPPED_BATCHES < 0:
         raise ConfigError(f"SOLVER.MAX_SKIPPED_BATCHES is {solver.MAX_SKIPPED_BATCHES}, expected 0 or more")
-    return StepTrainer(
-        model,
-        data_loader,
-        optimizer,
-        device_type=device_type,
-        dtype=_DTYPES[amp.DTYPE] if amp.ENABLED else torch.float32,
-        accumulate=solver.ACCUMULATE,
-        max_skipped=solver.MAX_SKIPPED_BATCHES,
-        folder=cfg.OUTPUT_DIR,
-    )

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,25 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, f
             for name, tasks in plain.items()
         }
         return results, None if report is None else dict(report)
+    except FileNotFoundError as error:
+        raise DatasetError(_explain_missing(Path(path))) from error
     except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
+
+
+def _explain_missing(path: Path) -> str:
+    """What to do about a run without scores."""
+    folder = path.parent if path.name == RESULTS_FILE else path
+    if not folder.is_dir():
+        return f"the run {folder} does not exist; name the OUTPUT_DIR of a scored run"
+    if not (folder / "config.yaml").is_file():
+        return f"{folder} must be the OUTPUT_DIR of a scored run, got no {RESULTS_FILE} in it. Name another folder."
+    to_do = "score" if (folder / "model_final.pth").is_file() else "finish and score"
+    words = "--eval-only --resume" if to_do == "score" else "--resume"
+    return (
+        f"{folder} must be a scored run, got no {RESULTS_FILE} in it. To {to_do} it: python projects/FAMix/train_net.py "
+        f"--config-file {shlex.quote(str(folder / 'config.yaml'))} {words}"
+    )
 
 
 def _without_nan(value: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from famix.errors import ConfigError
+from famix.paths import expand_path
 from famix.wording import first_few
 
 __all__ = ["IMAGE_SUFFIXES", "find_images"]
@@ -40,7 +41,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def _files_of(word: str) -> list[Path]:
-    path = Path(word).expanduser()
+    path = Path(expand_path(word, "the input"))
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)) and file.is_file())
     if path.exists():

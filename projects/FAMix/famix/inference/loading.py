@@ -21,6 +21,7 @@ from famix.errors import ConfigError, DatasetError, WeightsError
 from famix.evaluation.run_facts import AVERAGE, BEST
 from famix.inference.classes import ClassTable, classes_of
 from famix.modeling import ARCHITECTURES, CLIPArchitecture
+from famix.paths import local_path
 
 __all__ = ["CONFIG_FILE", "SHIPPED", "LoadedModel", "default_device", "load_model"]
 
@@ -30,6 +31,7 @@ CONFIG_FILE = "config.yaml"
 SHIPPED = "inference"
 """Entry of a stripped checkpoint with what else inference needs: {"config": {key: value}, "classes": a table}."""
 
+_EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}
 _BACKBONES = ("backbone.bottom_up.", "backbone.")  # with and without a feature pyramid
 _building = threading.Lock()
@@ -81,7 +83,7 @@ def load_model(
         ConfigError: there is no config, it cannot be read, or its data sets or the device are unknown.
         WeightsError: there is no checkpoint, it is damaged, or of another config.
     """
-    checkpoint, cfg = _find(Path(path), config, opts)
+    checkpoint, cfg = _find(Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), config, opts)
     content = read_checkpoint(checkpoint)
     shipped = _read_shipped(checkpoint, content)
     cfg = cfg or _read_config(checkpoint, config, shipped, opts)
@@ -116,6 +118,11 @@ def _usable(device: str | torch.device) -> torch.device:
 def _find(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]) -> tuple[Path, CfgNode | None]:
     """The checkpoint, and for the folder of a run the config, which says which one that is."""
     if not path.is_dir():
+        if path.suffix in _EXPORTS:
+            raise WeightsError(
+                f"--weights must be a checkpoint that training saved, or the folder of a run, got {path}, which is an "
+                f"export. Name the .pth file; {_EXPORTS[path.suffix]} runs the export."
+            )
         if path.is_file():
             return path, None
         raise WeightsError(

@@ -41,7 +41,7 @@ class PreviewInputs:
 
 
 def load_preview_inputs(
-    config_file: str, opts: Sequence[str] = (), *, weights: Path | None = None, bank: str | None = None
+    config_file: str, opts: Sequence[str] = (), *, weights: Path | None = None, bank: Path | None = None
 ) -> PreviewInputs:
     """Load all of it.
 
@@ -58,7 +58,7 @@ def load_preview_inputs(
     register_datasets(cfg.DATASETS.FILES)
     check_stage(cfg.MODEL.STYLE.STAGE)
     classes = classes_of(cfg)
-    styles = _load_bank(cfg, bank or style_bank_path(cfg), classes)
+    styles = _load_bank(cfg, str(bank or style_bank_path(cfg)), classes)
     if weights is not None:
         return PreviewInputs(cfg, load_model(weights, config_file, opts).model, True, classes, styles)
     if not cfg.MODEL.CLIP.WEIGHTS:

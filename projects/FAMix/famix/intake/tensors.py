@@ -1,5 +1,7 @@
 """torch's files of tensors: loaded without code, after a look at what they claim."""
 
+import pickle
+import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 from zipfile import ZipFile
@@ -26,7 +28,9 @@ def load_tensors(stream: BinaryIO) -> Any:
 
     Raises:
         DoubtfulFileError: the file is damaged, claims more than it holds, or has tensors other than plain ones.
-        Exception: torch's own, of any type, for anything but tensors, numbers, texts and containers of them.
+        pickle.UnpicklingError: it holds anything but tensors, numbers, texts and containers of them, or is none of
+            torch's files.
+        Exception: torch's own, of any type, of a damaged file.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -42,9 +46,27 @@ def load_tensors(stream: BinaryIO) -> Any:
             if not check_pickle(stream):
                 break
     stream.seek(0)
-    content = torch.load(stream, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _without_advice(error) from error
     check_tensors(content, size)
     return content
+
+
+def _without_advice(error: Exception) -> Exception:
+    """An error of torch without its advice on how to read a file unsafely, which must not reach a user."""
+    text = str(error)
+    called = re.search(r"GLOBAL:? ([\w.]+)|Unsupported class ([\w.]+)", text)
+    if called:
+        return pickle.UnpicklingError(f"it calls for GLOBAL {called[1] or called[2]} (nothing was executed)")
+    if "TorchScript" in text:
+        return pickle.UnpicklingError("it is a TorchScript archive, not a checkpoint")
+    if isinstance(error, pickle.UnpicklingError):
+        return pickle.UnpicklingError("it is no file that torch wrote")
+    if isinstance(error, KeyError | EOFError) or "weights_only" in text:
+        return DoubtfulFileError("it is empty, cut off or no file that torch wrote")
+    return error
 
 
 def check_tensors(content: Any, size: int) -> None:

@@ -13,6 +13,7 @@ from famix.errors import DatasetError
 from famix.minitown.scene import SIZE
 from famix.minitown.splits import FORMAT_VERSION, MinitownSplit
 from famix.minitown.writer import write_tree
+from famix.paths import local_path
 
 __all__ = ["CACHE_VARIABLE", "cache_folder", "generated_folder", "make_once", "town_folder"]
 
@@ -23,9 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Absolute folder for what FAMix makes and keeps, from today's environment variables."""
+    """Absolute folder for what FAMix makes and keeps, from today's environment variables.
+
+    Raises:
+        ConfigError: $FAMIX_CACHE names an environment variable that is not set.
+    """
     folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "famix")
-    return Path(os.path.abspath(os.path.expanduser(os.path.expandvars(folder))))
+    return Path(os.path.abspath(local_path(folder, f"${CACHE_VARIABLE}")))
 
 
 def town_folder() -> Path:

@@ -18,6 +18,7 @@ from famix.errors import ConfigError, WeightsError
 from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, text_design_of
 from famix.modeling.clip_compact import expand_compact, is_compact
 from famix.modeling.clip_files import CLIPStateDict, read_clip
+from famix.paths import local_path
 from famix.text.tower import OPENAI_TEXT, TextDesign
 
 __all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict", "load_configured_clip"]
@@ -139,7 +140,9 @@ def _counts(name: str, tensor: Tensor) -> bool:
 def _file_of(source: str) -> Path:
     if source == MINITOWN:
         return _MINITOWN_FILE
-    return Path(_fetch(source) if source in clip_package.model_urls() else source)
+    if source in clip_package.model_urls():
+        return Path(_fetch(source))
+    return Path(local_path(source, "MODEL.CLIP.WEIGHTS", WeightsError))
 
 
 def _fetch(name: str) -> str:

@@ -7,16 +7,21 @@ from typing import Any
 import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
+from safetensors import safe_open
 
 from clip_factory import save_tiny_clip
 from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
+from famix.mining import bank_metadata
+from famix.mining.measured import DESCRIBES_MEASURING
 from run_factory import CONFIG
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
 DOCUMENTS = [*READMES, ROOT / "projects/FAMix/MODEL_ZOO.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT_README = READMES[1]
+FOLDERS = [ROOT / name for name in ("projects", "benchmarks", "datasets", "docs", "dev")]
+KINDS = ("*.py", "*.yaml", "*.md", "*.sbatch")
 
 
 def python_blocks(path: Path) -> list[str]:
@@ -28,6 +33,34 @@ def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", path.read_text())
     missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
     assert not missing
+
+
+def test_files_of_the_project_that_any_text_names_exist() -> None:
+    name = re.compile(
+        r"(?<![\w$./{}-])((?:\.\./)*(?:projects/FAMix|benchmarks|docs|datasets|tests|configs|tools|examples|famix|dev)/"
+        r"[\w./-]*\.(?:py|md|yaml|png|sbatch|sh))\b"
+    )
+    missing = []
+    for path in [*DOCUMENTS, *(file for folder in FOLDERS for kind in KINDS for file in folder.rglob(kind))]:
+        for found in name.findall(path.read_text()):
+            places = (ROOT, ROOT / "projects/FAMix", ROOT / "docs", path.parent)
+            if not any((place / found).exists() for place in places) and "CONFIG" not in found:
+                missing.append(f"{path.relative_to(ROOT)}: {found}")
+    assert not missing
+
+
+def test_the_keys_of_a_bank_are_those_that_mining_writes(tmp_path: Path) -> None:
+    text = PROJECT_README.read_text().partition("## Style bank")[2].partition("## Released files")[0]
+    rows = re.findall(r"^\| (.*) \| (all|mined|mined or measured|measured with .*) \|$", text, flags=re.MULTILINE)
+    named = {key: banks for keys, banks in rows for key in re.findall(r"`(\w+)`", keys)}
+    bank = StyleBank(bank_metadata(load_config(str(CONFIG)), "0" * 64, ["road", "sky"]))
+    bank.save(tmp_path / "bank.safetensors")
+    with safe_open(tmp_path / "bank.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert {key for key, banks in named.items() if not banks.startswith("measured")} == metadata.keys()
+    measured = {key for key, banks in named.items() if banks != "mined"} - {"format_version", "checksum"}
+    assert measured == {*DESCRIBES_MEASURING, "measured"}
+    assert f"format version {metadata['format_version']}" in text
 
 
 def test_make_targets_exist() -> None:

@@ -18,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Example: measure_bank.py --config-file configs/minitown/famix_oracle.yaml --output bank.safetensors "
+        epilog="Example: measure_bank.py --config-file configs/minitown/oracle.yaml --output bank.safetensors "
         "--datasets minitown_night_train minitown_fog_train",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="names CLIP, crops, stage and grid")

@@ -20,9 +20,10 @@ from famix.style.dominant import patch_classes
 from famix.style.metric import source_basis
 from famix.style.statistics import patch_mean_std
 
-__all__ = ["measure_bank", "measure_source_basis"]
+__all__ = ["DESCRIBES_MEASURING", "measure_bank", "measure_source_basis"]
 
-_DESCRIBES_MEASURING = ("clip_hash", "stage", "grid", "class_names", "crop_size", "famix_version")
+DESCRIBES_MEASURING = ("clip_hash", "stage", "grid", "class_names", "crop_size", "famix_version")
+"""Keys of the metadata of a measured bank, beside `measured`, the names of its datasets."""
 _BASIS_IMAGES = 256
 
 
@@ -46,7 +47,7 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
     weights = load_configured_clip(cfg)
     class_names = MetadataCatalog.get(datasets[0]).stuff_classes
     metadata = bank_metadata(cfg, clip_weights_hash(weights), class_names)
-    bank = StyleBank({key: metadata[key] for key in _DESCRIBES_MEASURING} | {"measured": ", ".join(datasets)})
+    bank = StyleBank({key: metadata[key] for key in DESCRIBES_MEASURING} | {"measured": ", ".join(datasets)})
     for class_ids, mean, std in _measure(cfg, weights, build_mining_batches(cfg)):
         bank.add(class_ids, mean, std)
     return bank

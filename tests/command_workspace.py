@@ -178,8 +178,8 @@ class Miniature:
         (self.folder / "mine.yaml").write_text(write_recipe(self.folder / "mine", name="mine").read_text())
 
     def _write_pictures(self) -> None:
-        for folder in ("photos", "frames"):
-            (self.folder / folder).mkdir()
+        for folder in ("photos", "frames", "cityscapes/leftImg8bit/test"):
+            (self.folder / folder).mkdir(parents=True)
             for number in range(2):
                 Image.fromarray(make_image(seed=number)).save(self.folder / folder / f"{number}.png")
         Image.fromarray(make_image()).save(self.folder / "street.jpg")

@@ -1,8 +1,10 @@
 """demo.py as a user meets it: pictures of images and videos, exit status and message of every mistake."""
 
+import copy
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famix.inference import Predictor
+from error_matching import expect_error, explains
+from famix.errors import ConfigError
+from famix.inference import ClassTable, Predictor
 from famix.inference.video import VideoReader, VideoWriter
 from inference.inference_factory import forgotten_datasets, make_image, make_run
 from run_factory import CONFIG, ROOT
@@ -87,6 +91,49 @@ def test_all_views_of_a_folder(demo: ModuleType, run: Path, predictor: Predictor
         both = read(out / f"{number}_side-by-side.jpg").astype(int)
         assert np.abs(both[:, :112] - image).mean() < JPEG_LOSS
         assert np.abs(both[:, -112:] - overlay).mean() < JPEG_LOSS
+
+
+LABEL_IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])  # by train id
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_label_ids_for_the_server_of_cityscapes(
+    demo: ModuleType, predictor: Predictor, photos: Path, video: Path, tmp_path: Path
+) -> None:
+    for city in ("berlin", "bonn"):
+        (photos / city).mkdir()
+        Image.fromarray(make_image(70, 93)).save(photos / city / f"{city}_000000_000019_leftImg8bit.png")
+    out = tmp_path / "out"
+    assert demo.main(["--input", str(photos), "--output", str(out), "--view", "cityscapes-ids"]) == 0
+    files = sorted(str(file.relative_to(out)) for file in out.rglob("*.*"))
+    cities = [f"{city}/{city}_000000_000019_leftImg8bit.png" for city in ("berlin", "bonn")]
+    assert files == ["0.png", "1.png", "2.png", *cities]
+    expected = LABEL_IDS[predictor(make_image(70, 93)).labels]
+    with Image.open(out / files[-1]) as written:
+        assert written.mode == "L" and written.size == (93, 70)
+        np.testing.assert_array_equal(np.asarray(written), expected)
+    assert demo.main(["--video-input", str(video), "--output", str(out), "--view", "cityscapes-ids"]) == 0
+    assert len(list((out / "drive_cityscapes-ids").glob("*.png"))) == 4
+
+
+def test_label_ids_follow_the_names_of_the_classes() -> None:
+    colors = ((0, 0, 0), (1, 1, 1))
+    assert ClassTable(("sky", "road"), colors).cityscapes_label_ids().tolist() == [23, 7]
+    with expect_error(ConfigError, "--view cityscapes-ids", "lane", "--view labels"):
+        ClassTable(("road", "lane"), colors).cityscapes_label_ids()
+
+
+def test_other_classes_have_no_label_ids(
+    demo: ModuleType, predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = copy.copy(predictor)
+    other.classes = replace(predictor.classes, names=("lane", *predictor.classes.names[1:]))
+    monkeypatch.setattr(demo.Predictor, "from_checkpoint", lambda *_: other)
+    command = ["--weights", "x", "--input", str(photos), "--output", str(tmp_path / "out"), "--view", "cityscapes-ids"]
+    assert demo.main(command) == 2
+    explains(capsys.readouterr().err, "--view cityscapes-ids", "lane", "--view labels")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_weights_protocol_and_options_reach_the_network(

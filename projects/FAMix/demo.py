@@ -29,7 +29,7 @@ from famix.inference.inputs import find_images  # noqa: E402
 from famix.inference.outputs import image_files, require_writable, video_files  # noqa: E402
 from famix.inference.sinks import VideoSink, WindowClosed, WindowSink  # noqa: E402
 from famix.inference.video import USUAL_RATE, VideoReader  # noqa: E402
-from famix.inference.views import LABELS, OVERLAY, VIEWS, Files, Look, write_views  # noqa: E402
+from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, OVERLAY, VIEWS, Files, Look, write_views  # noqa: E402
 from famix.paths import expand_arguments  # noqa: E402
 
 UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--alpha is {args.alpha}, expected a number from 0 to 1")
     if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
         raise ConfigError("--rate is the frames per second, more than 0, of a folder that --video-input names")
-    views = list(VIEWS) if args.view == "all" else [args.view]
-    if args.output is None and args.view in (LABELS, "all"):
+    views = list(ALL_VIEWS) if args.view == "all" else [args.view]
+    if args.output is None and args.view in (*ID_VIEWS, "all"):
         raise ConfigError(f"--view {args.view} needs --output: a window shows one picture")
     return predict_images(args, views) if args.input else predict_video(args, views)
 
@@ -172,7 +172,10 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     weights = args.weights or load_config(str(args.config_file or ""), args.opts).MODEL.WEIGHTS
     if not weights:
         raise ConfigError("there is no network: give --weights a checkpoint or the folder of a run")
-    return Predictor.from_checkpoint(weights, args.config_file, args.protocol, args.device, args.opts)
+    predictor = Predictor.from_checkpoint(weights, args.config_file, args.protocol, args.device, args.opts)
+    if args.view == CITYSCAPES_IDS:
+        predictor.classes.cityscapes_label_ids()  # a mistake is told before the first image
+    return predictor
 
 
 def load(file: Path) -> RGBImage | DatasetError:

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.colormap import colormap
+from numpy.typing import NDArray
 
+from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
 from famix.data.panoptic_classes import is_panoptic, panoptic_classes
 from famix.data.panoptic_registration import LABEL_DIVISOR
 from famix.errors import ConfigError, DatasetError
+from famix.wording import first_few
 
 __all__ = ["ClassTable", "classes_of"]
 
@@ -60,6 +64,24 @@ class ClassTable:
             "things": list(self.things),
             "ignore_label": self.ignore_label,
         }
+
+    def cityscapes_label_ids(self) -> NDArray[np.uint8]:
+        """Ids that Cityscapes' test server takes.
+
+        Returns:
+            (K,), the label id of every train id.
+
+        Raises:
+            ConfigError: a class is not one of Cityscapes' nineteen, by its name.
+        """
+        known = {entry.name: label_id for entry, label_id in zip(CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, strict=True)}
+        strange = [name for name in self.names if name not in known]
+        if strange:
+            raise ConfigError(
+                f"--view cityscapes-ids needs Cityscapes' classes, got a network with {first_few(strange)}. Use --view "
+                "labels for its train ids."
+            )
+        return np.array([known[name] for name in self.names], dtype=np.uint8)
 
     def register(self) -> str:
         """Put the classes into Detectron2's catalogues, as a data set without files, for models that look them up.

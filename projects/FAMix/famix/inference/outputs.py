@@ -8,7 +8,7 @@ from pathlib import Path
 from famix.errors import ConfigError
 from famix.inference.inputs import IMAGE_SUFFIXES
 from famix.inference.video import CODECS
-from famix.inference.views import LABELS, VIEWS, Files, segment_files
+from famix.inference.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
 
 __all__ = ["image_files", "require_writable", "video_files"]
 
@@ -43,7 +43,7 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
         )
     if output.resolve() == inputs[0].resolve():
         raise ConfigError(f"--output {output} is the input, which would be lost; name another file")
-    if views[0] == LABELS and output.suffix.lower() != ".png":
+    if views[0] in ID_VIEWS and output.suffix.lower() != ".png":
         raise ConfigError(f"--output {output} cannot hold exact labels; name a file that ends with .png")
     return [{views[0]: output}]
 
@@ -57,19 +57,19 @@ def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
         views: of `VIEWS`.
 
     Returns:
-        View -> video file; of the labels, which a video would blur, a folder of PNGs, one a frame.
+        View -> video file; of ids, which a video would blur, a folder of PNGs, one a frame.
 
     Raises:
         ConfigError: one file is given for several views or for labels, is no video, or is the input.
     """
     if not output.suffix or output.is_dir():
         names = {view: f"{source.stem}_{view}" for view in views}
-        return {view: output / (name if view == LABELS else f"{name}.mp4") for view, name in names.items()}
+        return {view: output / (name if view in ID_VIEWS else f"{name}.mp4") for view, name in names.items()}
     if output.suffix.lower() not in CODECS:
         raise ConfigError(
             f"--output {output} is no video; expected a file that ends with {' or '.join(CODECS)}, or a folder"
         )
-    if len(views) > 1 or LABELS in views:
+    if len(views) > 1 or views[0] in ID_VIEWS:
         raise ConfigError(
             f"--output {output} is one video, which cannot hold {', '.join(views)}; name a folder, in which the views "
             "become videos, and labels PNGs"

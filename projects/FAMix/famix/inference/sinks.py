@@ -7,7 +7,7 @@ from famix.files import whole_file
 from famix.inference.images import RGBImage
 from famix.inference.prediction import Prediction
 from famix.inference.video import VideoWriter, Window
-from famix.inference.views import LABELS, Files, Look, draw_view, write_views
+from famix.inference.views import ID_VIEWS, VIEWS, Files, Look, draw_view, write_views
 
 __all__ = ["VideoSink", "WindowClosed", "WindowSink"]
 
@@ -50,8 +50,8 @@ class VideoSink:
             ConfigError: a file cannot be written.
         """
         for view, path in self._files.items():
-            if view == LABELS:
-                write_views({LABELS: path / f"{self._frames:06d}_labels.png"}, image, prediction, self._look)
+            if view in ID_VIEWS:
+                write_views({view: path / f"{self._frames:06d}{VIEWS[view]}"}, image, prediction, self._look)
                 continue
             picture = draw_view(view, image, prediction, self._look, range(len(prediction.class_names)))
             if view not in self._writers:

@@ -19,7 +19,10 @@ from famix.inference.legend import draw_legend
 from famix.inference.prediction import Prediction
 
 __all__ = [
+    "ALL_VIEWS",
+    "CITYSCAPES_IDS",
     "COLOR",
+    "ID_VIEWS",
     "LABELS",
     "OVERLAY",
     "SIDE_BY_SIDE",
@@ -34,8 +37,17 @@ __all__ = [
 
 OVERLAY, SIDE_BY_SIDE, LABELS, COLOR = "overlay", "side-by-side", "labels", "color"
 
-VIEWS = {OVERLAY: "_overlay.jpg", SIDE_BY_SIDE: "_side-by-side.jpg", LABELS: "_labels.png", COLOR: "_color.png"}
+CITYSCAPES_IDS = "cityscapes-ids"
+
+_ENDINGS = {OVERLAY: "_overlay.jpg", SIDE_BY_SIDE: "_side-by-side.jpg", LABELS: "_labels.png", COLOR: "_color.png"}
+ALL_VIEWS = tuple(_ENDINGS)
+"""What "all" stands for: the views that every network has."""
+
+VIEWS = {**_ENDINGS, CITYSCAPES_IDS: ".png"}
 """View -> ending of its file."""
+
+ID_VIEWS = (LABELS, CITYSCAPES_IDS)
+"""Views that are ids for programs, in PNGs, and no pictures."""
 
 Files = dict[str, Path]  # view -> where it goes
 
@@ -87,7 +99,7 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, look: Loo
     """Write views of an image, each file whole or not at all.
 
     The labels of a panoptic prediction are three files: train ids, and COCO's panoptic PNG of segments with a JSON file
-    that says what they are.
+    that says what they are. Cityscapes' label ids are one file.
 
     Args:
         files: view -> path.
@@ -96,12 +108,14 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, look: Loo
         look: how pictures are drawn.
 
     Raises:
-        ConfigError: a file cannot be written.
+        ConfigError: a file cannot be written, or the classes are not Cityscapes'.
     """
     for view, path in files.items():
         if view == LABELS:
             write_image(path, prediction.labels)
             _write_segments(path, prediction)
+        elif view == CITYSCAPES_IDS:
+            write_image(path, prediction.classes.cityscapes_label_ids()[prediction.labels])
         else:
             write_image(path, draw_view(view, image, prediction, look))
 

@@ -61,6 +61,7 @@ EXAMPLES = {
     "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols_document.py::"
     "test_the_python_example",
 }
+NO_NEW_RUN = {"--resume", "--overwrite", "--eval-only", "--mine-styles-only", "--help"}
 # Blocks that are neither commands nor Python.
 PICTURES = {
     "projects/FAMix/          train_net.py, configs, tools, and the package famix: start at famix/__init__.py",
@@ -100,6 +101,8 @@ def run_python(miniature: Miniature, tmp_path: Path, arguments: list[str], comma
         check_plan(script, rest)
         return
     rest = [STANDS_FOR.get(word, word) for word in rest if word not in LEFT_OUT]
+    if script.endswith("train_net.py") and not NO_NEW_RUN & set(rest):
+        rest = ["--overwrite", *rest]  # each command of a page stands for itself
     for start, more in QUICKER.items():
         rest += more if start in " ".join(arguments) else ()
     miniature.launches.clear()

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 # Detectron2 and fvcore use what newer versions of torch deprecate; users can do nothing about it.
@@ -60,16 +61,17 @@ def one_line(error: FAMixError) -> str:
 
 def run(args: argparse.Namespace) -> Any:
     """Set up, then mine, evaluate or train."""
-    cfg = setup(args)
-    if args.mine_styles_only:
-        return obtain_style_bank(cfg)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        weights = load_for_scoring(cfg, model, resume=args.resume)
-        return Trainer.test(cfg, model, weights=weights)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    with ExitStack() as held:  # the lock of the run directory
+        cfg = setup(args, held)
+        if args.mine_styles_only:
+            return obtain_style_bank(cfg)
+        if args.eval_only:
+            model = Trainer.build_model(cfg)
+            weights = load_for_scoring(cfg, model, resume=args.resume)
+            return Trainer.test(cfg, model, weights=weights)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def pass_on(number: int, frame: object) -> None:

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error
 from famix import add_famix_config
 from famix.errors import BankError, ConfigError
+from famix.files import FileLock
 from famix.mining import bank_source, load_or_mine, obtain_style_bank, style_bank_path
 from famix.modeling import clip_weights_hash, load_clip_state_dict
 from famix.style import StyleBank
@@ -60,6 +62,35 @@ def test_mines_once_then_loads(path, caplog):
     ]
 
 
+def test_runs_that_share_a_bank_mine_it_once(path, monkeypatch, caplog):
+    """The second waits while the first mines, and takes what that has saved."""
+    lock, calls, attempts = Path(path).with_name(".bank.safetensors.lock"), Calls(), []
+    lock.parent.mkdir()
+    other = FileLock(lock)  # flock keeps out other descriptors of the same process, too
+
+    def wait(seconds):
+        attempts.append(seconds)
+        if len(attempts) == 2:
+            small_bank().save(path)
+            other.close(remove=True)
+
+    monkeypatch.setattr(bank_source.time, "sleep", wait)
+    with caplog.at_level(logging.INFO, logger="famix"):
+        load_or_mine(path, mine=calls.mine, check=calls.check)
+    assert calls.names == ["check"] and len(attempts) == 2
+    assert caplog.text.count("Another run mines") == 1
+    assert [file.name for file in lock.parent.iterdir()] == ["bank.safetensors"]
+
+
+def test_the_next_run_mines_where_the_first_died(path, monkeypatch):
+    calls = Calls()
+    Path(path).parent.mkdir()
+    other = FileLock(Path(path).with_name(".bank.safetensors.lock"))
+    monkeypatch.setattr(bank_source.time, "sleep", lambda seconds: other.close())
+    load_or_mine(path, mine=calls.mine, check=calls.check)
+    assert calls.names == ["mine"]
+
+
 def test_a_bank_that_does_not_fit_is_neither_used_nor_mined_over(path):
     small_bank().save(path)
 
@@ -88,14 +119,15 @@ def test_a_failed_mining_leaves_no_file(path, tmp_path):
 
     with pytest.raises(BankError, match="finite"):
         load_or_mine(path, mine=fail, check=Calls().check)
-    assert list(tmp_path.iterdir()) == []
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 def test_the_first_process_decides_and_writes(path, monkeypatch, tmp_path):
     """This is the second process, and the first one has not seen the file that is there for this one."""
     small_bank().save(path)
     before = (tmp_path / "out" / "bank.safetensors").read_bytes()
-    monkeypatch.setattr(comm, "all_gather", lambda seen: [False, seen])
+    of_the_first = iter([False, True, False])  # is there a bank, has it the lock, is there a bank now
+    monkeypatch.setattr(comm, "all_gather", lambda seen: [next(of_the_first), seen])
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     calls = Calls()
     assert load_or_mine(path, mine=calls.mine, check=calls.check) is calls.bank

@@ -79,7 +79,7 @@ splits: {{day_train: {{}}, day_val: {{}}, night: {{}}, fog: {{}}}}
 CONFIG = Path(__file__).parents[1] / "configs/minitown/famix_weather.yaml"
 cfg = setup(
     argument_parser().parse_args([
-        "--config-file", str(CONFIG),
+        "--config-file", str(CONFIG), "--overwrite",  # the run of an earlier time
         "DATASETS.FILES", f"['{DEFINITION}']",
         "DATASETS.TRAIN", "['street_day_train']",
         "DATASETS.TEST", "['street_day_val', 'street_night', 'street_fog']",

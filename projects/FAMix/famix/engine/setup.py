@@ -3,6 +3,7 @@
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -14,6 +15,7 @@ from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.disk_errors import is_disk_error
 from famix.engine.load_config import load_config
 from famix.engine.resuming import take_up_run
+from famix.engine.run_directory import claim_run_directory, clear_run_directory
 from famix.errors import DatasetError, FAMixError
 from famix.evaluation.domains import roles_of
 from famix.modeling.freezing import ALL
@@ -26,6 +28,7 @@ Examples:
   mine the style bank only      train_net.py --config-file CONFIG --mine-styles-only
   evaluate a checkpoint         train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
   continue after a stop         train_net.py --config-file CONFIG --resume
+  start anew in its place       train_net.py --config-file CONFIG --overwrite
   8 GPUs of one machine         train_net.py --config-file CONFIG --num-gpus 8
   2 machines, on each           train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
                                 --dist-url tcp://FIRST_MACHINE:PORT
@@ -34,27 +37,33 @@ Examples:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and --mine-styles-only."""
+    """Detectron2's arguments, --mine-styles-only and --overwrite."""
     parser = default_argument_parser(_EPILOG)
     parser.add_argument(
         "--mine-styles-only", action="store_true", help="mine the style bank, or check the one there is, and stop"
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start a training anew in the place of the one in OUTPUT_DIR; its style bank stays",
     )
     # Detectron2's default is one port per user, on which two runs of a machine would collide.
     parser.set_defaults(dist_url="auto")
     return parser
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     """Config, registration, checks, log files and seeds of a run.
 
     Args:
         args: as `argument_parser` parses them.
+        held: keeps the lock of the run directory until it is closed; None takes no lock.
 
     Returns:
         The effective config, frozen; it is also saved as OUTPUT_DIR/config.yaml.
 
     Raises:
-        ConfigError: settings that cannot work.
+        ConfigError: settings that cannot work, or a run directory that is in use or holds another run.
         DatasetError: data sets that cannot be used.
     """
     cfg = load_config(args.config_file, args.opts)
@@ -65,6 +74,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
     cfg.freeze()
+    claim_run_directory(cfg, args, held)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
@@ -72,6 +82,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     _warn_of_random_weights(cfg, args)
     logging.getLogger(__name__).info(f"Datasets: {roles_of(cfg)}.")
     _verify_together(used_datasets(cfg, args))
+    if args.overwrite:
+        clear_run_directory(cfg.OUTPUT_DIR)  # once nothing else can be wrong
     return cfg
 
 

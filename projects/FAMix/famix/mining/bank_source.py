@@ -1,8 +1,11 @@
 """The style bank of a config: loaded where there is one, else mined and saved."""
 
+import itertools
 import logging
 import os
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,6 +15,7 @@ from detectron2.utils.events import TensorboardXWriter
 
 from famix.data import build_mining_batches
 from famix.errors import ConfigError
+from famix.files import FileLock
 from famix.mining.bank_mining import build_miner, mine_bank
 from famix.mining.measured import measure_source_basis
 from famix.mining.provenance import bank_metadata, check_bank
@@ -30,6 +34,7 @@ from famix.style.bank import StyleBank
 __all__ = ["load_or_mine", "obtain_style_bank", "style_bank_path"]
 
 _DEFAULT_NAME = "style_bank.safetensors"
+_SECONDS_BETWEEN_ATTEMPTS = 2.0  # to be the one that mines a bank
 
 
 def style_bank_path(cfg: CfgNode) -> str:
@@ -94,7 +99,7 @@ def load_or_mine(
     check: Callable[[StyleBank], Any],
     clean_up: Callable[[], None] = lambda: None,
 ) -> StyleBank:
-    """The bank at `path`, mined and saved there where there is none yet.
+    """The bank at `path`, mined and saved there where there is none yet. Runs that share a bank mine it once.
 
     Args:
         path: of the bank.
@@ -109,16 +114,47 @@ def load_or_mine(
         BankError: the bank cannot be read or does not fit.
     """
     logger = logging.getLogger(__name__)
-    if comm.all_gather(os.path.isfile(path))[0]:  # the first process decides for all
-        bank = StyleBank.load(path)
-        check(bank)
-        logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
+    with ExitStack() as held:
+        if not _exists(path):
+            _lock_together(path, held)
+        if _exists(path):  # or another run has mined it meanwhile
+            bank = StyleBank.load(path)
+            check(bank)
+            logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
+            return bank
+        logger.info("No style bank at %s yet: mining one", path)
+        bank = mine()
+        if comm.is_main_process():
+            bank.save(path)
+            logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
+        comm.synchronize()
+        clean_up()
         return bank
-    logger.info("No style bank at %s yet: mining one", path)
-    bank = mine()
-    if comm.is_main_process():
-        bank.save(path)
-        logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
-    comm.synchronize()
-    clean_up()
-    return bank
+
+
+def _exists(path: str) -> bool:
+    return comm.all_gather(os.path.isfile(path))[0]  # the first process decides for all
+
+
+def _lock_together(path: str, held: ExitStack) -> None:
+    """Wait until no other run mines the bank, and keep others from it; all processes of a job wait together."""
+
+    def is_ours() -> bool:
+        if not comm.is_main_process():
+            return True
+        folder, name = os.path.split(path)
+        try:
+            os.makedirs(folder or ".", exist_ok=True)
+            held.callback(FileLock(os.path.join(folder, f".{name}.lock")).close, remove=True)
+        except BlockingIOError:
+            return False
+        except OSError:  # who cannot write there is told when the bank is saved
+            pass
+        return True
+
+    for attempt in itertools.count():
+        if comm.all_gather(is_ours())[0]:
+            return
+        if not attempt:
+            logging.getLogger(__name__).info("Another run mines the style bank %s: waiting until it is there", path)
+        time.sleep(_SECONDS_BETWEEN_ATTEMPTS)

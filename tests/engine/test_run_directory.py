@@ -1,0 +1,124 @@
+"""One run at a time writes into a run directory, and none over another unless it is told to."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from error_matching import expect_error
+from famix.errors import ConfigError
+from famix.files import FileLock
+from run_factory import Workspace, train_net
+
+QUICK = ("SOLVER.MAX_ITER", "1", "MODEL.STYLE.STRATEGY", "noise", "DATASETS.TEST", "('tiny_val',)")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """With a finished run in "finished"."""
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    workspace.run("finished", *QUICK)
+    return workspace
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Another process writes into a run directory."""
+    folder.mkdir(exist_ok=True)
+    (ready, tell), (wait, done) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        FileLock(folder / "run.lock")
+        os.write(tell, b"x")
+        os.close(done)
+        os.read(wait, 1)  # until the other end is closed
+        os._exit(0)
+    os.read(ready, 1)
+    try:
+        yield
+    finally:
+        os.close(done)
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("left", ["all", "model_final.pth", "model_best.pth", "model_0000001.pth", "metrics.json"])
+def test_a_run_is_not_written_over(workspace: Workspace, left: str) -> None:
+    folder = workspace.folder / "finished"
+    if left != "all":
+        folder = workspace.folder / f"left_{left}"
+        folder.mkdir()
+        (folder / left).write_text("content")
+    before = contents(folder)
+    for remedy in ("--resume", "--overwrite", "OUTPUT_DIR"):
+        with expect_error(ConfigError, "OUTPUT_DIR", folder, remedy):
+            workspace.run(folder.name, *QUICK)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--eval-only",), ("--mine-styles-only",), ("--overwrite",)])
+def test_two_processes_do_not_write_into_one_directory(workspace: Workspace, flags: tuple[str, ...]) -> None:
+    folder = workspace.folder / "in_use"
+    with locked(folder), expect_error(ConfigError, "OUTPUT_DIR", folder, "OUTPUT_DIR"):
+        workspace.run("in_use", *QUICK, flags=flags)
+    assert os.listdir(folder) == ["run.lock"]
+
+
+def test_a_directory_with_a_bank_and_configs_is_free(workspace: Workspace) -> None:
+    folder = workspace.folder / "free"
+    folder.mkdir()
+    for name in ("style_bank.safetensors", "config.yaml", "log.txt", "notes.md", "model.pth", "run.lock"):
+        (folder / name).write_text("content")
+    (folder / "metrics.json").touch()  # of a run that failed before its first iteration
+    workspace.run("free", *QUICK)
+    assert (folder / "model_final.pth").exists() and not (folder / "run.lock").exists()
+
+
+def test_overwrite_starts_anew_and_removes_nothing_foreign(workspace: Workspace) -> None:
+    folder = workspace.folder / "overwritten"
+    options = (*QUICK, "SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
+    workspace.run("overwritten", *options)
+    old = [path for path in folder.iterdir() if path.name.startswith(("events.", "model_", "results."))]
+    kept = [folder / "style_bank.safetensors", folder / "notes.md", folder / "my_model.pth"]
+    for path in kept:
+        path.write_text("kept")
+    workspace.run("overwritten", *QUICK, "SEED", "5", flags=("--overwrite",))
+    assert workspace.checkpoint("overwritten")["iteration"] == 0
+    assert {path.name for path in folder.glob("model_*.pth")} == {"model_final.pth"}
+    assert len(list(folder.glob("events.*"))) == 1 and len(old) > 4
+    assert [path.read_text() for path in kept] == ["kept"] * len(kept)
+    assert (folder / "metrics.json").read_text().count("lr") == 1
+
+
+def test_overwrite_removes_nothing_when_something_else_is_wrong(workspace: Workspace) -> None:
+    before = contents(workspace.folder / "finished")
+    weights = str(workspace.folder / "finished/model_final.pth")
+    with expect_error(ConfigError, "MODEL.WEIGHTS", weights, "OUTPUT_DIR"):
+        workspace.run("finished", *QUICK, "MODEL.WEIGHTS", weights, flags=("--overwrite",))
+    for flag in ("--resume", "--eval-only", "--mine-styles-only"):
+        with expect_error(ConfigError, "--overwrite", remedy=flag):
+            workspace.run("finished", *QUICK, flags=("--overwrite", flag))
+    assert contents(workspace.folder / "finished") == before
+
+
+def test_scoring_into_the_directory_of_a_run_keeps_it(workspace: Workspace) -> None:
+    checkpoint = workspace.checkpoint("finished")["model"]
+    weights = str(workspace.folder / "finished/model_final.pth")
+    workspace.run("finished", *QUICK, "MODEL.WEIGHTS", weights, flags=("--eval-only",))
+    after = workspace.checkpoint("finished")["model"]
+    assert all(torch.equal(checkpoint[name], after[name]) for name in checkpoint)
+    assert not (workspace.folder / "finished/run.lock").exists()
+
+
+def test_the_command_ends_with_the_status_of_a_users_mistake(
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with workspace.registered(), pytest.raises(SystemExit) as stop:
+        train_net().main(workspace.parse("finished", *QUICK))
+    assert stop.value.code == 2 and capfd.readouterr().err.count("\n") == 1

@@ -44,14 +44,15 @@ def stopped(workspace: Workspace) -> Iterator[Path]:
 
 
 @pytest.fixture
-def config(workspace: Workspace, stopped: Path) -> Callable[..., CfgNode]:
+def config(workspace: Workspace, stopped: Path) -> Iterator[Callable[..., CfgNode]]:
     """The config of the stopped run, with changes."""
 
     def make(*changes: str) -> CfgNode:
         arguments = workspace.parse("stopped", *PLAIN, *changes)
         return load_config(arguments.config_file, arguments.opts)
 
-    return make
+    with workspace.registered():
+        yield make
 
 
 def forget_settings(run: Path) -> None:

@@ -3,7 +3,16 @@
 `train_net.py` and the tools print them as one line and exit with status 2; everything else keeps its traceback.
 """
 
-__all__ = ["BankError", "ConfigError", "DatasetError", "FAMixError", "OutputError", "TrainingError", "WeightsError"]
+__all__ = [
+    "BankError",
+    "ClassesError",
+    "ConfigError",
+    "DatasetError",
+    "FAMixError",
+    "OutputError",
+    "TrainingError",
+    "WeightsError",
+]
 
 _LONGEST = 1800  # characters of a message
 
@@ -24,6 +33,10 @@ class FAMixError(ValueError):
 
 class ConfigError(FAMixError):
     """A config key or a combination of keys that cannot work."""
+
+
+class ClassesError(ConfigError):
+    """Classes of a dataset that are not those which a network was trained for: outputs would get wrong names."""
 
 
 class DatasetError(FAMixError):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from famix.errors import FAMixError
+from famix.errors import ClassesError, FAMixError
 from famix.evaluation import RESULTS_FILE
 from famix.files import whole_file
 from famix.insight.run_examples import Example, predict_examples
@@ -51,6 +51,8 @@ def write_report(arguments: argparse.Namespace) -> None:
     for run in runs if arguments.examples > 0 else ():
         try:
             examples[run.name] = label_examples(run, arguments.examples, arguments.device)
+        except ClassesError:
+            raise  # names in the page would be wrong
         except FAMixError as error:  # the rest of the page is worth having
             notes.append(f"No examples of {run.name}: {error}")
             print(f"warning: {notes[-1]}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from famix.config import add_famix_config
+from famix.data.definition_record import find_definitions
 from famix.engine.config_files import Settings, flatten, read_config_files
 from famix.errors import ConfigError
 from famix.paths import local_path
@@ -27,7 +28,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a config file, and settings given as KEY VALUE pairs.
 
     Args:
-        config_file: YAML; "" takes the defaults.
+        config_file: YAML; "" takes the defaults. Definitions of DATASETS.FILES that are gone are looked for in the
+            folder "datasets" beside it, where a run keeps copies.
         opts: KEY VALUE KEY VALUE ..., which override the file.
 
     Returns:
@@ -50,6 +52,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if defaults["VERSION"] != cfg.VERSION:
         raise ConfigError(f"VERSION must be {defaults['VERSION']}, got {cfg.VERSION}. Write VERSION: 2.")
     _expand_paths(cfg)
+    cfg.DATASETS.FILES = find_definitions(cfg.DATASETS.FILES, config_file)
     return cfg
 
 

@@ -34,13 +34,21 @@ class ModelSelection:
         cfg: the effective config.
         model: that trains, not wrapped for several processes.
         score_source: scores a data set with the weights as they are, in every process; the main one gets mIoU.
+        record: plain data that the files of weights get, such as the settings of the run.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, score_source: Callable[[str], float]) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        score_source: Callable[[str], float],
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         selection = cfg.MODEL_SELECTION
         self._use = selection.USE
         self._folder = cfg.OUTPUT_DIR
         self._model = model
+        self._record = dict(record or {})
         self._source_val = selection.SOURCE_VAL
         self.average = WeightAverageHook(model, selection.EMA_DECAY) if selection.EMA_DECAY > 0 else None
         self.validation = None
@@ -89,13 +97,15 @@ class ModelSelection:
 
     def _keep_best(self, iterations: int, score: float) -> None:
         facts = {"selection": BEST, "source_val": self._source_val, "source_score": score}
-        save_weights(self._model, self._path(BEST_FILE), iterations=iterations, **facts)
+        save_weights(self._model, self._path(BEST_FILE), iterations=iterations, **facts, **self._record)
 
     def _save_average(self, iterations: int) -> None:
         assert self.average is not None
         with borrowed_weights(self._model, self.average.average.tensors):
             if comm.is_main_process():
-                save_weights(self._model, self._path(AVERAGE_FILE), iterations=iterations, selection=AVERAGE)
+                save_weights(
+                    self._model, self._path(AVERAGE_FILE), iterations=iterations, selection=AVERAGE, **self._record
+                )
 
     def _describe(self, file: str, content: Mapping[str, Any]) -> ScoredWeights:
         if not comm.is_main_process():

@@ -12,6 +12,8 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from famix.config import add_famix_config, flat_settings
+from famix.data.class_table import CLASSES, classes_of, trained_classes
+from famix.data.definition_record import changed_entry, describe_dataset
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_files import read_saved_settings
 from famix.errors import ConfigError, FAMixError, WeightsError
@@ -19,10 +21,21 @@ from famix.files import whole_file
 from famix.mining import style_bank_path
 from famix.wording import shown
 
-__all__ = ["APPLIED", "FREE", "SETTINGS", "require_resumable", "settings_of_checkpoint", "take_up_run"]
+__all__ = [
+    "APPLIED",
+    "FREE",
+    "SETTINGS",
+    "require_resumable",
+    "require_same_data",
+    "run_record",
+    "settings_of_checkpoint",
+    "take_up_run",
+]
 
 SETTINGS = "settings"
 """Entry of a checkpoint with the settings of its run: {key: value}."""
+
+_DATASETS = "datasets"  # entry of a checkpoint: name of a dataset that was trained on -> its description
 
 FREE = (
     # Where files lie, and which machine computes: datasets are compared by their definitions, banks by their content.
@@ -58,6 +71,19 @@ APPLIED = (
 
 _KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
 _MOST_NAMED = 3
+
+
+def run_record(cfg: CfgNode) -> dict[str, Any]:
+    """What every checkpoint of a run says of it: its settings, its classes, and the definitions of DATASETS.TRAIN.
+
+    Args:
+        cfg: the effective config, scaled to the number of processes; its datasets are registered.
+    """
+    return {
+        SETTINGS: flat_settings(cfg),
+        CLASSES: classes_of(cfg).to_dict(),
+        _DATASETS: {name: describe_dataset(name) for name in cfg.DATASETS.TRAIN},
+    }
 
 
 def take_up_run(cfg: CfgNode) -> None:
@@ -144,6 +170,31 @@ def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
     )
 
 
+def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str) -> None:
+    """Raise unless the datasets of DATASETS.TRAIN mean what they meant when a checkpoint was saved.
+
+    Args:
+        content: of the checkpoint; those of release 0.1 do not tell.
+        cfg: the effective config; its datasets are registered.
+        checkpoint: named in the error.
+
+    Raises:
+        ClassesError: names a class of both that differs.
+        ConfigError: names an entry of a definition that differs, with both values.
+    """
+    trained, described = trained_classes(content), content.get(_DATASETS)
+    if trained is not None:
+        trained.require_same(classes_of(cfg), checkpoint, cfg.DATASETS.TRAIN[0])
+    for name in cfg.DATASETS.TRAIN:
+        stored = described.get(name) if isinstance(described, Mapping) else None
+        changed = changed_entry(name, stored) if isinstance(stored, Mapping) else None
+        if changed is not None:
+            raise ConfigError(
+                f"dataset {name}: {changed}. {checkpoint} was trained so: restore the definition in DATASETS.FILES, of which "
+                "the run keeps a copy in its folder 'datasets', or train anew in another OUTPUT_DIR"
+            )
+
+
 def _compare_with_checkpoint(cfg: CfgNode) -> CfgNode | None:
     checkpointer = SafeCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR)
     if not checkpointer.has_checkpoint():
@@ -152,6 +203,7 @@ def _compare_with_checkpoint(cfg: CfgNode) -> CfgNode | None:
     stored = settings_of_checkpoint(content, cfg)
     if stored is not None:
         require_resumable(stored, cfg, file)
+    require_same_data(content, cfg, file)
     if SETTINGS not in content:
         _keep_config(cfg.OUTPUT_DIR)
     return stored

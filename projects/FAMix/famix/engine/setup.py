@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from famix.data import register_datasets, verify_datasets
+from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.disk_errors import is_disk_error
 from famix.engine.load_config import load_config
@@ -76,6 +77,8 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     cfg.freeze()
     claim_run_directory(cfg, args, held)
     default_setup(cfg, args)
+    if comm.is_main_process() and not args.eval_only:
+        keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)

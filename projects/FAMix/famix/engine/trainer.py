@@ -20,14 +20,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from famix.config import flat_settings
 from famix.data import build_test_loader, build_train_loader
 from famix.engine.bounded_history import BoundedHistory
 from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
-from famix.engine.resuming import SETTINGS, require_resumable, settings_of_checkpoint
+from famix.engine.resuming import require_resumable, require_same_data, run_record, settings_of_checkpoint
 from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
 from famix.engine.weights_file import LAST_FILE
@@ -71,7 +70,7 @@ class Trainer(DefaultTrainer):
         parallel = create_ddp_model(model, broadcast_buffers=False, **placement)
         self._trainer = build_step_trainer(cfg, parallel, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        record = {SETTINGS: flat_settings(cfg)}
+        record = run_record(cfg)
         self.checkpointer = SafeCheckpointer(parallel, cfg.OUTPUT_DIR, record=record, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -87,7 +86,7 @@ class Trainer(DefaultTrainer):
         place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
         hooks[place] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)
         hooks.insert(place, StopOnSignal())
-        self._selection = ModelSelection(self.cfg, model, self._score_source)
+        self._selection = ModelSelection(self.cfg, model, self._score_source, self.checkpointer.record)
         hooks = self._selection.add_hooks(hooks, place)
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
         reseed = restyler.reseed if restyler is not None else _ignore
@@ -112,6 +111,7 @@ class Trainer(DefaultTrainer):
         """
         settings = settings_of_checkpoint(self.checkpointer.loaded, self.cfg) or self.cfg
         require_resumable(settings, self.cfg, self.checkpointer.resumed)
+        require_same_data(self.checkpointer.loaded, self.cfg, self.checkpointer.resumed)
         model: Any = getattr(self.model, "module", self.model)
         inner = dict(state_dict["_trainer"])
         inner["optimizer"] = transfer_state(inner["optimizer"], self.build_optimizer(settings, model), self.optimizer)

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from famix.data.class_table import classes_of, trained_classes
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.errors import WeightsError
 from famix.evaluation.run_facts import FILE, LAST, ScoredWeights, file_sha256
@@ -22,14 +23,14 @@ LAST_FILE = "model_final.pth"
 _FACTS = ("selection", "source_val", "source_score")
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: int, **facts: str | float) -> None:
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: int, **facts: Any) -> None:
     """Write a model's state as a checkpoint that MODEL.WEIGHTS takes.
 
     Args:
         model: whose state is saved.
         path: of the file, which is replaced.
         iterations: that were done.
-        facts: selection, source_val and source_score as in `ScoredWeights`.
+        facts: selection, source_val and source_score as in `ScoredWeights`, and other plain data.
 
     Raises:
         OSError: the file cannot be written.
@@ -66,12 +67,17 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
         What was loaded.
 
     Raises:
+        ClassesError: it was trained for other classes than those of DATASETS.TEST.
         WeightsError: there is no file, or it does not hold all of the model.
     """
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     from_run = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
-    return weights_of_file(path, checkpointer.load(path, checkpointables=[]))
+    content = checkpointer.load(path, checkpointables=[])
+    trained, scored = trained_classes(content), cfg.DATASETS.TEST
+    if trained is not None:
+        trained.require_same(classes_of(cfg, scored), path, scored[0])
+    return weights_of_file(path, content)
 
 
 def weights_of_file(path: str | os.PathLike[str], content: Mapping[str, Any]) -> ScoredWeights:

@@ -1,6 +1,6 @@
 """Trained networks at work: prediction, pictures, video and export."""
 
-from famix.inference.classes import ClassTable
+from famix.data.class_table import ClassTable
 from famix.inference.loading import LoadedModel, load_model
 from famix.inference.prediction import Prediction
 from famix.inference.predictor import Predictor

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from famix.data.class_table import ClassTable
 from famix.errors import ConfigError
-from famix.inference.classes import ClassTable
 from famix.inference.graph import AXES, INPUT, OUTPUT
 
 __all__ = ["OPSET", "OnnxModel", "onnx_metadata", "require_onnx", "write_onnx"]

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from famix.inference.classes import ClassTable
+from famix.data.class_table import ClassTable
 from famix.inference.images import RGBImage
 
 __all__ = ["draw_legend"]

@@ -10,26 +10,25 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from famix.data import register_datasets
+from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
 from famix.engine import SafeCheckpointer, load_config
 from famix.engine.model_selection import AVERAGE_FILE, BEST_FILE
+from famix.engine.resuming import SETTINGS
 from famix.engine.weights_file import LAST_FILE, read_checkpoint
 from famix.errors import ConfigError, DatasetError, WeightsError
 from famix.evaluation.run_facts import AVERAGE, BEST
-from famix.inference.classes import ClassTable, classes_of
 from famix.modeling import ARCHITECTURES, CLIPArchitecture
 from famix.paths import local_path
 
-__all__ = ["CONFIG_FILE", "SHIPPED", "LoadedModel", "default_device", "load_model"]
+__all__ = ["CONFIG_FILE", "LoadedModel", "default_device", "load_model"]
 
 CONFIG_FILE = "config.yaml"
 """What a run calls its effective config, beside its checkpoints."""
-
-SHIPPED = "inference"
-"""Entry of a stripped checkpoint with what else inference needs: {"config": {key: value}, "classes": a table}."""
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}
@@ -86,14 +85,14 @@ def load_model(
     checkpoint, cfg = _find(Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), config, opts)
     content = read_checkpoint(checkpoint)
     shipped = _read_shipped(checkpoint, content)
-    cfg = cfg or _read_config(checkpoint, config, shipped, opts)
+    settings = content.get(SETTINGS) if isinstance(content, dict) else None
+    cfg = cfg or _read_config(checkpoint, config, shipped, opts, settings)
     cfg.MODEL.DEVICE = str(_usable(default_device() if device is None else device))
-    if shipped is None:
-        _register(cfg)
-        classes = classes_of(cfg)
-    else:
+    if shipped is not None and not cfg.DATASETS.FILES:
         classes = shipped.classes
         cfg.DATASETS.TRAIN = (classes.register(),)
+    else:
+        classes = _classes(cfg, checkpoint, trained_classes(content) if isinstance(content, dict) else None)
     model = _build(cfg, content)
     facts = _load_weights(model, checkpoint)
     return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
@@ -142,9 +141,7 @@ def _read_shipped(checkpoint: Path, content: Any) -> _Shipped | None:
     if not isinstance(content, dict) or SHIPPED not in content:
         return None
     try:
-        # Values as Python writes them, which the config reads back as what they are, strings of digits included.
-        pairs = [text for key, value in content[SHIPPED]["config"].items() for text in (str(key), repr(value))]
-        return _Shipped(pairs, ClassTable.from_dict(content[SHIPPED]["classes"]))
+        return _Shipped(_pairs(content[SHIPPED]["config"]), ClassTable.from_dict(content[SHIPPED]["classes"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{checkpoint} is damaged: its entry '{SHIPPED}' cannot be read ({type(error).__name__}: {error}); strip the "
@@ -152,9 +149,19 @@ def _read_shipped(checkpoint: Path, content: Any) -> _Shipped | None:
         ) from error
 
 
+def _pairs(settings: Mapping[str, Any]) -> list[str]:
+    """KEY VALUE KEY VALUE ..., as Python writes values: strings of digits are read back as what they are."""
+    return [text for key, value in settings.items() for text in (str(key), repr(value))]
+
+
 def _read_config(
-    checkpoint: Path, config: str | os.PathLike[str] | None, shipped: _Shipped | None, opts: Sequence[str]
+    checkpoint: Path,
+    config: str | os.PathLike[str] | None,
+    shipped: _Shipped | None,
+    opts: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
 ) -> CfgNode:
+    """The config that is given, that of a stripped checkpoint, that of the run, or the settings of a lone checkpoint."""
     if config is not None:
         return load_config(os.fspath(config), opts)
     if shipped is not None:
@@ -162,20 +169,42 @@ def _read_config(
     beside = checkpoint.with_name(CONFIG_FILE)
     if beside.is_file():
         return load_config(str(beside), opts)
+    if isinstance(settings, Mapping):
+        return load_config("", [*_pairs(settings), *opts])
     raise ConfigError(
         f"there is no {CONFIG_FILE} beside {checkpoint}; name the config that it was trained with (--config-file, or "
         "`config` in Python)"
     )
 
 
-def _register(cfg: CfgNode) -> None:
+def _classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> ClassTable:
+    """The classes of a network, compared with the definition of its dataset where there is one.
+
+    Raises:
+        ClassesError: they differ.
+        ConfigError: the classes are unknown, or a definition has a mistake.
+    """
     try:
+        if trained is not None:
+            cfg.DATASETS.FILES = [file for file in cfg.DATASETS.FILES if os.path.isfile(file)]
+            own = classes_in_files(cfg.DATASETS.FILES, cfg.DATASETS.TRAIN)
+            if own is not None:  # looked at first: another dataset of that name may be registered by now
+                trained.require_same(own, checkpoint, cfg.DATASETS.TRAIN[0])
         register_datasets(cfg.DATASETS.FILES)
     except DatasetError as error:
         raise ConfigError(
             f"the names of the classes cannot be had: {error} Correct DATASETS.FILES, whose paths count from the current "
             "folder, or use a checkpoint of tools/export.py --format stripped, which needs no such file"
         ) from error
+    if trained is None:
+        return classes_of(cfg)
+    known = [name for name in cfg.DATASETS.TRAIN if name in DatasetCatalog]
+    if not known:
+        cfg.DATASETS.TRAIN = (trained.register(),)
+        return trained
+    present = classes_of(cfg, known)
+    trained.require_same(present, checkpoint, known[0])
+    return present
 
 
 def _build(cfg: CfgNode, content: Any) -> nn.Module:

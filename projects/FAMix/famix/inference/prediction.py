@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from famix.data.class_table import ClassTable
 from famix.errors import DatasetError
 from famix.evaluation.best_classes import best_classes
-from famix.inference.classes import ClassTable
 from famix.inference.drawing import blend, colorize, draw_outlines, shade_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.segments import Segment, read_segments

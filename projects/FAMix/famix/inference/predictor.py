@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from famix.data.class_table import ClassTable
 from famix.errors import ConfigError, DatasetError
 from famix.evaluation import ProtocolInference, parse_protocol
 from famix.evaluation.framing import NATIVE_FRAME
@@ -15,7 +16,6 @@ from famix.evaluation.panoptic import PANOPTIC_ARCHITECTURES
 from famix.evaluation.protocol_parts import LOGITS
 from famix.evaluation.protocols import Protocol
 from famix.inference.background import read_ahead
-from famix.inference.classes import ClassTable
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from famix.data.class_table import ClassTable
 from famix.data.panoptic_registration import LABEL_DIVISOR
-from famix.inference.classes import ClassTable
 
 __all__ = ["Segment", "read_segments"]
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from famix.config import flat_settings
+from famix.data.class_table import SHIPPED
 from famix.errors import WeightsError
 from famix.files import whole_file
-from famix.inference.loading import SHIPPED, LoadedModel
+from famix.inference.loading import LoadedModel
 
 __all__ = ["halve", "strip_checkpoint"]
 

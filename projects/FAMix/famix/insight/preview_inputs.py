@@ -8,9 +8,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from famix.data import register_datasets
+from famix.data.class_table import ClassTable, classes_of
 from famix.engine import Trainer, load_config
 from famix.errors import BankError, ConfigError
-from famix.inference.classes import ClassTable, classes_of
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path
 from famix.modeling import clip_weights_hash, load_configured_clip

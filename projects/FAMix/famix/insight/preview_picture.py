@@ -8,8 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from famix.data.class_table import ClassTable
 from famix.files import whole_file
-from famix.inference.classes import ClassTable
 from famix.insight.label_pictures import Ids, Pixels, color_labels
 from famix.insight.style_preview import Effect, changed_share
 

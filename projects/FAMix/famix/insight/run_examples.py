@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
+from famix.data.class_table import ClassTable
 from famix.errors import ConfigError
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.run_facts import file_sha256
-from famix.inference.classes import ClassTable
 from famix.inference.loading import CONFIG_FILE, LoadedModel, load_model
 from famix.insight.label_pictures import Ids, Pixels
 from famix.insight.run_folder import Run

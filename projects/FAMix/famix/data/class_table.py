@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,20 @@ from detectron2.utils.colormap import colormap
 from numpy.typing import NDArray
 
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
+from famix.data.definition import load_definition
 from famix.data.panoptic_classes import is_panoptic, panoptic_classes
+from famix.data.panoptic_definition import is_panoptic_file, load_panoptic_definition
 from famix.data.panoptic_registration import LABEL_DIVISOR
-from famix.errors import ConfigError, DatasetError
+from famix.errors import ClassesError, ConfigError, DatasetError, WeightsError
 from famix.wording import first_few
 
-__all__ = ["ClassTable", "classes_of"]
+__all__ = ["CLASSES", "SHIPPED", "ClassTable", "classes_in_files", "classes_of", "trained_classes"]
+
+CLASSES = "classes"
+"""Entry of a checkpoint, and of SHIPPED, with the table of the classes that it was trained for."""
+
+SHIPPED = "inference"
+"""Entry of a stripped checkpoint with what else inference needs: {"config": {key: value}, "classes": a table}."""
 
 Color = tuple[int, int, int]  # red, green, blue, each 0-255
 
@@ -60,7 +70,7 @@ class ClassTable:
         """Lists of strings and numbers, which JSON and torch's safe loader take."""
         return {
             "names": list(self.names),
-            "colors": [list(color) for color in self.colors],
+            "colors": [[int(value) for value in color] for color in self.colors],
             "things": list(self.things),
             "ignore_label": self.ignore_label,
         }
@@ -82,6 +92,33 @@ class ClassTable:
                 "labels for its train ids."
             )
         return np.array([known[name] for name in self.names], dtype=np.uint8)
+
+    def require_same(self, present: "ClassTable", checkpoint: str | os.PathLike[str], dataset: str) -> None:
+        """Raise unless a dataset has the classes, in their order, that a network was trained for.
+
+        Args:
+            present: the dataset's classes; their colours do not matter.
+            checkpoint: of the network, for the error.
+            dataset: its name, for the error.
+
+        Raises:
+            ClassesError: names a class of both that differs.
+        """
+        if (self.names, self.things) == (present.names, present.things):
+            return
+        pairs = [
+            tuple("no class" if row is None else repr(row[0]) + " (a thing)" * row[1] for row in pair)
+            for pair in zip_longest(self._rows(), present._rows())
+        ]
+        number, (trained, found) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+        count = sum(before != after for before, after in pairs)
+        raise ClassesError(
+            f"class {number} of {dataset} must be {trained}, as {checkpoint} was trained, got {found}; {count} of the classes "
+            "differ. Restore the definition in DATASETS.FILES, of which the run keeps a copy in its folder 'datasets'"
+        )
+
+    def _rows(self) -> list[tuple[str, bool]]:
+        return [(name, train_id in self.things) for train_id, name in enumerate(self.names)]
 
     def register(self) -> str:
         """Put the classes into Detectron2's catalogues, as a data set without files, for models that look them up.
@@ -112,16 +149,37 @@ class ClassTable:
         }
 
 
-def classes_of(cfg: CfgNode) -> ClassTable:
+def trained_classes(content: Mapping[str, Any]) -> ClassTable | None:
+    """The classes that the network of a checkpoint was trained for; None where it does not tell, as those of 0.1.
+
+    Args:
+        content: of the checkpoint.
+
+    Raises:
+        WeightsError: the entry is damaged.
+    """
+    holder = content if CLASSES in content else content.get(SHIPPED)
+    if not isinstance(holder, Mapping) or CLASSES not in holder:
+        return None
+    try:
+        return ClassTable.from_dict(holder[CLASSES])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"the checkpoint is damaged: its entry '{CLASSES}' cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def classes_of(cfg: CfgNode, datasets: Sequence[str] | None = None) -> ClassTable:
     """The classes of the data sets that a config names.
 
     Args:
         cfg: reads DATASETS.TRAIN, DATASETS.TEST and MODEL.SEM_SEG_HEAD.
+        datasets: names of others, or of a part of them.
 
     Raises:
         ConfigError: none of its data sets is registered, or the first that is has another number of classes.
     """
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if datasets is None else list(datasets)
     known = [name for name in names if name in DatasetCatalog]
     if not known:
         raise ConfigError(
@@ -140,6 +198,28 @@ def classes_of(cfg: CfgNode) -> ClassTable:
     things = panoptic_classes(known[0]).things if is_panoptic(known[0]) else ()
     ignore_label = metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return ClassTable(tuple(classes), tuple(map(tuple, colors)), things, ignore_label)
+
+
+def classes_in_files(files: Sequence[str], datasets: Sequence[str]) -> ClassTable | None:
+    """The classes of the first definition file that defines one of some datasets, none of which need be registered.
+
+    Args:
+        files: as in DATASETS.FILES.
+        datasets: names, as in DATASETS.TRAIN.
+
+    Returns:
+        None where no file defines any of them.
+
+    Raises:
+        DatasetError: a file has a mistake.
+    """
+    for file in files:
+        panoptic = is_panoptic_file(file)
+        definition = load_panoptic_definition(file) if panoptic else load_definition(file)
+        if any(definition.dataset_name(split) in datasets for split in definition.splits):  # type: ignore[arg-type]
+            names, colors = zip(*((entry.name, entry.color) for entry in definition.classes), strict=True)
+            return ClassTable(names, colors, getattr(definition, "things", ()), definition.ignore_label)
+    return None
 
 
 def _no_files() -> list[dict[str, Any]]:

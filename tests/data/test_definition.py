@@ -1,12 +1,15 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_factory import write_definition
 from error_matching import expect_error
-from famix.data import CITYSCAPES_CLASSES, load_definition
+from famix.data import CITYSCAPES_CLASSES, definition, layout_fields, load_definition, panoptic_definition
 from famix.errors import DatasetError
+from run_factory import ROOT
 
 BUILTIN = Path(load_definition.__code__.co_filename).parent / "builtin"
 OWN_CLASSES = [{"name": "field", "color": [1, 2, 3]}, {"name": "weed", "color": [4, 5, 6]}]
@@ -169,3 +172,19 @@ def test_the_example_of_the_guide_works(tmp_path):
     assert [definition.dataset_name(split) for split in definition.splits] == ["fields_2024", "fields_2025"]
     assert [entry.name for entry in definition.classes] == ["soil", "crop", "weed"]
     assert definition.label_ids == {0: 255, 1: 0, 2: 1, 3: 2}
+
+
+# Documents
+
+
+def test_the_readme_describes_every_key_and_no_other():
+    text = (ROOT / "datasets/README.md").read_text().partition("### Format")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    known = {*definition._OWN_KEYS, *definition._SPLIT_KEYS, *layout_fields._LAYOUT_KEYS}
+    assert {key for row in rows for key in re.findall(r"`(\w+)`", row)} == known
+
+
+def test_the_panoptic_document_shows_every_key_and_no_other():
+    text = (ROOT / "docs/PANOPTIC.md").read_text().partition("### Your own data")[2]
+    example = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert example.keys() == set(panoptic_definition._KEYS)

@@ -10,6 +10,7 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from famix.data import get_label_readers, register_datasets
+from famix.data.images import MAX_PIXELS
 from famix.data.inspection import (
     DatasetReport,
     check_dataset,
@@ -46,6 +47,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--sheet", type=Path, metavar="PNG",
         help=f"picture to write, of {SHOWN} images under their labels; several datasets get PNG-NAME.png",
     )  # fmt: skip
+    parser.add_argument(
+        "--max-pixels", default=MAX_PIXELS, type=natural_number, metavar="N",
+        help=f"that a file may have, as INPUT.MAX_PIXELS (default: {MAX_PIXELS})",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports for other programs, too")
     parser.add_argument(
         "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=natural_number, metavar="N",
@@ -63,12 +68,14 @@ def natural_number(text: str) -> int:
 
 def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
     """Check one dataset, print its report and draw its contact sheet."""
-    report, sound = check_dataset(name, arguments.sample, arguments.workers, show_progress=True)
+    report, sound = check_dataset(
+        name, arguments.sample, arguments.workers, show_progress=True, max_pixels=arguments.max_pixels
+    )
     print(format_report(report), flush=True)
     if arguments.sheet is not None:
         path = sheet_path(name, arguments)
         if sound:
-            sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN))
+            sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
             with whole_file(path) as part:
                 sheet.save(part)
         print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since no pair is sound'}")

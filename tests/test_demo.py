@@ -208,6 +208,53 @@ def test_damaged_video_is_one_error(demo: ModuleType, tmp_path: Path, capsys: py
     assert not (tmp_path / "seen.mp4").exists()
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mp4"])
+@pytest.mark.usefixtures("loaded_once")
+def test_video_that_ends_before_its_header_says_is_reported(
+    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    path = tmp_path / f"drive{suffix}"
+    with VideoWriter(path, 12.5, (48, 64)) as writer:
+        for number in range(20):
+            writer.write(make_image(48, 64, seed=number))
+    data = path.read_bytes()
+    if suffix == ".avi":
+        path.write_bytes(data[: len(data) * 2 // 3])
+    else:  # of an MP4 the header stands at the end
+        half = data.index(b"moov") // 2
+        path.write_bytes(data[:half] + bytes(data.index(b"moov") - 4 - half) + data[data.index(b"moov") - 4 :])
+    assert demo.main(["--video-input", str(path), "--output", str(tmp_path / "seen.avi")]) == 1
+    out, err = capsys.readouterr()
+    read = int(out.split()[0])
+    assert 0 < read < 20
+    (line,) = err.splitlines()
+    explains(line, key=str(path), value=f"20 frames as its header says, got {read}", remedy="ffmpeg")
+    with VideoReader(tmp_path / "seen.avi") as reader:
+        assert len(list(reader)) == read
+
+
+@pytest.mark.parametrize("kind", ["image", "frames", "video"])
+def test_inputs_larger_than_the_limit_are_refused(
+    demo: ModuleType,
+    run: Path,
+    video: Path,
+    photos: Path,
+    tmp_path: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (photos / "0.png").unlink()
+    source = {"image": ["--input", str(photos)], "frames": ["--video-input", str(photos)]}
+    words = source.get(kind, ["--video-input", str(video)])
+    limit = ["--opts", "INPUT.MAX_PIXELS", "1000"]
+    assert demo.main([*words, "--weights", str(run), "--output", str(tmp_path / "out"), *limit]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (2 if kind == "image" else 1)
+    for line in lines:
+        explains(line, key="INPUT.MAX_PIXELS", value=1000, remedy="Raise INPUT.MAX_PIXELS")
+    assert not [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+
+
 @pytest.mark.usefixtures("loaded_once")
 def test_folder_of_frames_becomes_a_video_in_the_order_of_their_numbers(
     demo: ModuleType, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
@@ -279,10 +326,10 @@ def test_camera_is_recorded_until_it_is_stopped(
 def test_stopped_video_leaves_nothing(
     demo: ModuleType, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(image: np.ndarray, **kwargs: object) -> None:
+    def stop(predictor: Predictor, image: np.ndarray, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "load_predictor", lambda _: stop)
+    monkeypatch.setattr(Predictor, "__call__", stop)
     assert demo.main(["--video-input", str(video), "--output", str(tmp_path / "seen.avi")]) == 130
     assert {file.name for file in tmp_path.iterdir()} == {"drive.avi"}
 

@@ -19,6 +19,7 @@ for deprecated in (".*torch.jit.script.* is deprecated", "torch.meshgrid: in an 
 
 from tqdm import tqdm  # noqa: E402
 
+from famix.data.images import require_pixels  # noqa: E402
 from famix.engine import load_config  # noqa: E402
 from famix.errors import ConfigError, DatasetError, FAMixError  # noqa: E402
 from famix.inference import Prediction, Predictor  # noqa: E402
@@ -41,7 +42,7 @@ Examples:
   frames       demo.py --weights output/famix --video-input frames --rate 10 --output drive_seen.mp4
   camera       demo.py --weights output/famix --webcam --output live.avi       (Ctrl-C ends it)
   label files  demo.py --weights output/famix --input photos --output out --view labels --protocol ensemble+flip
-Exit status: 0; 1 if some input could not be read; 2 if the command cannot work.
+Exit status: 0; 1 if some input could not be read, or not to its end; 2 if the command cannot work.
 """
 
 
@@ -110,7 +111,7 @@ def predict_images(args: argparse.Namespace, views: Sequence[str]) -> int:
     files = image_files(sources, args.output, views) if args.output else []
     check_folders(files)
     predictor, window = load_predictor(args), WindowSink(views[0], look, wait=True)
-    images = read_ahead(map(load, sources))
+    images = read_ahead(load(file, predictor.max_pixels) for file in sources)
     with WriteBehind() as writer, tqdm(images, total=len(sources), unit="image", disable=None) as progress:
         for place, image in enumerate(progress):
             prediction = predict(predictor, sources[place], image)
@@ -134,6 +135,10 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
     frames = 0
     with open_frames(args) as reader:
         predictor = load_predictor(args)
+        if isinstance(reader, VideoReader):
+            require_pixels(reader.size, f"video {source}", predictor.max_pixels)
+        else:
+            reader.max_pixels = predictor.max_pixels
         with make_sink(files, reader.rate, views, look) as sink, WriteBehind() as writer:
             put = partial(writer.call, sink.write) if files else sink.write
             try:
@@ -144,6 +149,8 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
                 if not is_camera:
                     raise  # a part of a video would look like the whole
         print(f"{frames} frames at {reader.rate:g} per second{f' -> {args.output}' if files else ''}")
+        if isinstance(reader, VideoReader):
+            reader.require_whole(frames)
     return 0
 
 
@@ -178,10 +185,10 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     return predictor
 
 
-def load(file: Path) -> RGBImage | DatasetError:
+def load(file: Path, max_pixels: int) -> RGBImage | DatasetError:
     """An image, or what is wrong with it."""
     try:
-        return load_rgb(file)
+        return load_rgb(file, max_pixels)
     except DatasetError as error:
         return error
 

@@ -1,10 +1,28 @@
+import struct
+
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from detectron2.config import get_cfg
+from PIL import Image, ImageFile
 
-from data_factory import write_image
-from famix.data import image_size, read_image
+from data_factory import data_config, make_dataset, registered, write_image, write_label
+from error_matching import expect_error, explains
+from famix.config import add_famix_config
+from famix.data import (
+    FAMixDatasetMapper,
+    LabelReader,
+    get_dataset_dicts,
+    image_size,
+    read_image,
+    verify_datasets,
+)
+from famix.data.images import MAX_PIXELS
+from famix.data.inspection.pairs import inspect_headers
+from famix.data.panoptic_segments import read_segments
 from famix.errors import DatasetError
+from famix.evaluation import build_evaluator
+from famix.inference.images import load_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -55,9 +73,79 @@ def test_missing_empty_and_foreign_files(tmp_path, read):
             read(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("read", [read_image, image_size])
-def test_refuses_decompression_bombs(tmp_path, monkeypatch, read):
-    path = write_image(tmp_path / "a.png", PIXELS)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DatasetError, match=r"a\.png claims to be too large"):
-        read(path)
+READERS = {
+    "image": lambda path, limit: read_image(path, max_pixels=limit),
+    "size": image_size,
+    "Predictor": load_rgb,
+    "PIL": lambda path, limit: load_rgb(Image.open(path), limit),
+    "label": lambda path, limit: LabelReader({0: 0}, max_pixels=limit).read(path),
+    "label's size": lambda path, limit: LabelReader({0: 0}, max_pixels=limit).size_of(path),
+    "panoptic": lambda path, limit: read_segments(path, [], max_pixels=limit),
+    "check": lambda path, limit: inspect_headers(
+        [{"file_name": path, "sem_seg_file_name": path}], LabelReader({0: 0}, max_pixels=limit)
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "ppm", "gif"])
+@pytest.mark.parametrize("reader", ["image", "size", "Predictor", "PIL", "label", "label's size", "panoptic"])
+def test_one_limit_on_claimed_pixels_for_all_formats(tmp_path, suffix, reader):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(PIXELS).save(path)
+    assert read_image(path, max_pixels=600).shape == (20, 30, 3)
+    with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=599, remedy="Raise INPUT.MAX_PIXELS") as caught:
+        READERS[reader](path, 599)
+    explains(str(caught.value), key=str(path), value="30 x 20")
+
+
+def gif(side):
+    """37 bytes that claim any size."""
+    screen = struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
+    return b"GIF89a" + screen + b",\0\0\0\0" + struct.pack("<HHB", side, side, 0) + b"\2\2D\1\0;"
+
+
+@pytest.mark.parametrize("side", [8193, 13_300, 60_000])
+@pytest.mark.parametrize("reader", READERS)
+def test_small_files_that_claim_much_are_not_decoded(tmp_path, side, reader, monkeypatch):
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif(side))
+    assert path.stat().st_size < 40
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    if reader == "PIL" and side == 60_000:
+        return  # Pillow refuses to open it
+    if reader == "check":
+        (problem, _), *_ = READERS[reader](path, MAX_PIXELS).problems
+        assert problem == "unreadable image"
+    else:
+        with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=side * side, remedy="Raise INPUT.MAX_PIXELS"):
+            READERS[reader](path, MAX_PIXELS)
+
+
+def test_the_default_limit_is_that_of_the_config():
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    assert cfg.INPUT.MAX_PIXELS == MAX_PIXELS
+
+
+def test_the_limit_of_a_config_reaches_every_reader(tmp_path):
+    with registered(make_dataset(tmp_path, size=(24, 32))):
+        cfg = data_config()
+        (record, *_) = get_dataset_dicts(["tiny_train"])
+        large = {**record, "file_name": str(write_image(tmp_path / "a.png", np.zeros((25, 32, 3), np.uint8)))}
+        wide_label = {**record, "label_file_name": str(write_label(tmp_path / "b.png", np.zeros((25, 32), np.uint8)))}
+        cfg.INPUT.MAX_PIXELS = 24 * 32
+        train, test = FAMixDatasetMapper(cfg, True), FAMixDatasetMapper(cfg, False)
+        assert train(record)["sem_seg"].shape == (16, 16)
+        assert test(record)["image"].shape == (3, 24, 32)
+        for mapper, bad in ((train, large), (train, wide_label), (test, large)):
+            with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=24 * 32):
+                mapper(bad)
+        verify_datasets(["tiny_train"], max_pixels=24 * 32)
+        with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=24 * 32 - 1):
+            verify_datasets(["tiny_train"], max_pixels=24 * 32 - 1)
+        cfg.INPUT.MAX_PIXELS = 700
+        evaluator = build_evaluator(cfg, "tiny_val", str(tmp_path / "scores"))
+        evaluator.reset()
+        scores = torch.zeros(19, 24, 32)
+        with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=700):
+            evaluator.process([get_dataset_dicts(["tiny_val"])[0]], [{"sem_seg": scores}])

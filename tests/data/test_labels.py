@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from data_factory import write_definition, write_image, write_label, write_palette_label, write_synthia_label
+from error_matching import expect_error
 from famix.data import LabelReader, label_reader_of, load_definition
 from famix.errors import DatasetError
 
@@ -75,7 +76,7 @@ def test_colours_are_no_ids(tmp_path):
 
 def test_channel_of_a_file_of_one_channel(tmp_path):
     path = write_label(tmp_path / "label.png", IDS)
-    with pytest.raises(DatasetError, match=r"has 1 channel\(s\), but the ids are expected in channel 0"):
+    with expect_error(DatasetError, key=str(path), value="1 channel(s)", remedy="label_channel"):
         LabelReader(READER.label_ids, channel=0).read(path)
 
 

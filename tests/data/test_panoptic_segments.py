@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from data_factory import write_image
+from error_matching import expect_error
 from famix.data.panoptic_segments import decode_numbers, encode_ids, encode_numbers, read_segments, visible_segments
 from famix.errors import DatasetError
 
@@ -43,7 +44,7 @@ def test_segments_that_are_not_listed_or_not_shown_are_errors(label: Path) -> No
 
 def test_files_that_are_no_panoptic_png_are_errors(label: Path, tmp_path: Path) -> None:
     Image.open(label).convert("L").save(tmp_path / "grey.png")
-    with pytest.raises(DatasetError, match=r"grey\.png is an image of mode L, expected RGB"):
+    with expect_error(DatasetError, key=str(tmp_path / "grey.png"), value="L", remedy="COCO's"):
         read_segments(tmp_path / "grey.png", SEGMENTS)
     (tmp_path / "cut.png").write_bytes(label.read_bytes()[:40])
     with pytest.raises(DatasetError, match=r"cut\.png cannot be read"):

@@ -114,7 +114,7 @@ def test_synthia_cut_down_to_eight_bits(read, tmp_path):
 
     with pytest.raises(WrongEncodingError, match=r"has 8 bits a channel, expected 16\. It looks like .* cut down to 8"):
         read("synthia_all", convert)
-    with pytest.raises(WrongEncodingError, match=r"has 1 channel\(s\), .*It looks like a converted label"):
+    with pytest.raises(WrongEncodingError, match=r"has 1 channel\(s\) .*It looks like a converted label"):
         read("synthia_all", write_label, ids.astype(np.uint8))
 
 

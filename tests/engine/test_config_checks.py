@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from data_factory import make_dataset, registered
+from error_matching import expect_error
 from famix.engine import check_config, load_config
 from famix.errors import ConfigError
 
@@ -46,6 +47,12 @@ def test_the_recipe_passes(make_config: Make) -> None:
 def test_mining_settings_out_of_range(make_config: Make, key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"STYLE_MINING\.{key} is {value}, expected at least [01]"):
         check_config(make_config(f"STYLE_MINING.{key}", value), TRAIN)
+
+
+@pytest.mark.parametrize("value", [-1, 0, 178_956_971])
+def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
+    with expect_error(ConfigError, key="INPUT.MAX_PIXELS", value=value, remedy="default"):
+        check_config(make_config("INPUT.MAX_PIXELS", value), TRAIN)
 
 
 @pytest.mark.parametrize(

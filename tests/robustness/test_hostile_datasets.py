@@ -16,6 +16,7 @@ from scipy.io import savemat
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
 from famix.data import LabelReader, get_dataset_dicts, image_size, load_definition, read_image
+from famix.data.images import open_image
 from famix.data.panoptic_definition import load_panoptic_definition
 from famix.data.panoptic_files import PanopticFiles
 from famix.data.panoptic_segments import read_segments
@@ -169,15 +170,16 @@ def test_images_that_claim_gigapixels(tmp_path: Path, reader: str, size: tuple[i
 @pytest.mark.parametrize("reader", IMAGE_READERS)
 def test_images_that_claim_more_than_their_bytes_can_hold(tmp_path: Path, reader: str) -> None:
     """Below Pillow's limit, and interlaced: it would fill up what is missing, in gigabytes."""
-    (tmp_path / "a.png").write_bytes(png(112, 1_052_744, interlaced=True))
-    with pytest.raises(DatasetError, match=r"a\.png claims to be too large.*112 x 1052744.*more than its \d+ bytes"):
+    (tmp_path / "a.png").write_bytes(png(112, 500_000, interlaced=True))
+    with pytest.raises(DatasetError, match=r"a\.png claims to be too large.*112 x 500000.*more than its \d+ bytes"):
         IMAGE_READERS[reader](tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("mode", "bits"), [("1", 1), ("P", 2), ("L", 8), ("I;16", 16), ("RGB", 24), ("RGBA", 32)])
 def test_images_of_nothing_but_one_colour_can_be_small(tmp_path: Path, mode: str, bits: int) -> None:
     Image.new(mode, (2048, 3000)).save(tmp_path / "a.png", compress_level=9, **({"bits": 2} if mode == "P" else {}))
-    assert image_size(tmp_path / "a.png") == (3000, 2048)
+    with open_image(tmp_path / "a.png") as image:
+        assert image.size == (2048, 3000)
     assert 2048 * 3000 * bits / 8 / (tmp_path / "a.png").stat().st_size > 300, "the test needs what compresses well"
 
 

@@ -113,6 +113,9 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation: factors drawn from 1 -/+ value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # share of training images whose colors are jittered, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # random resizing before the training crop: lowest and highest factor
+    cfg.INPUT.MAX_PIXELS = (
+        8192 * 8192
+    )  # that an image, label or frame of a video may have; larger ones are refused unread
     cfg.INPUT.RELEASED_PADDING = False  # True: crops larger than the image have road there, as the released program's
     cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) in pixels that the crop is resized to; [] keeps INPUT.CROP.SIZE
 

@@ -54,7 +54,8 @@ def preview(arguments: argparse.Namespace) -> None:
         OSError: a picture cannot be written.
     """
     inputs = load_preview_inputs(arguments.config_file, arguments.opts, weights=arguments.weights, bank=arguments.bank)
-    pixels, style = np.asarray(read_image(arguments.image)), inputs.cfg.MODEL.STYLE
+    pixels = np.asarray(read_image(arguments.image, max_pixels=inputs.cfg.INPUT.MAX_PIXELS))
+    style = inputs.cfg.MODEL.STYLE
     shown = StylePreview(
         inputs.model,
         inputs.bank,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from famix.data.decoding import exact_rgb
 from famix.data.label_names import read_json
 from famix.errors import DatasetError
 from famix.wording import first_few, shown
@@ -37,13 +38,11 @@ def decode_categories(path: Path, image: Image.Image, segments_file: Path) -> ND
     Raises:
         DatasetError: the PNG is no RGB image, or it or one of its segments is not in the JSON file.
     """
-    if image.mode != "RGB":
-        raise DatasetError(
-            f"Label {path} is an image of mode {image.mode}, expected RGB: the definition says that it is a panoptic "
-            "label of COCO's format. Correct 'label_format' there, or the path of the labels."
-        )
+    colors = exact_rgb(
+        image, f"Label {path}", "Correct 'label_format' in the dataset's definition, or the path of the labels."
+    )
     segments = _segments_of(path, segments_file)
-    numbers = np.asarray(image).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.uint32)
+    numbers = colors.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], dtype=np.uint32)
     known = np.array(sorted({0, *segments}), dtype=np.uint32)
     places = np.searchsorted(known, numbers).clip(max=len(known) - 1)
     absent = np.unique(numbers[known[places] != numbers]).tolist()

@@ -1,33 +1,51 @@
-"""Images: reading them whole, and their size from the header alone."""
+"""Image files: opening them safely, reading them whole, and their size from the header alone."""
 
 import os
-import struct
-import zlib
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from detectron2.data import detection_utils
-from PIL import ExifTags, Image
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
+from famix.data.decoding import DAMAGE, require_colors, rgb_pixels, upright_size
 from famix.errors import DatasetError
 from famix.intake import require_plain_file
 
-__all__ = ["image_size", "open_image", "read_image", "require_same_size"]
+__all__ = [
+    "MAX_PIXELS",
+    "MOST_PIXELS",
+    "image_size",
+    "open_image",
+    "open_label",
+    "read_image",
+    "require_pixels",
+    "require_same_size",
+]
 
-# What Pillow raises on damaged files; it looks at content, so the type depends on where the damage is.
-_DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
-    *(struct.error, zlib.error),
-)
+MAX_PIXELS = 1 << 26
+"""Default of INPUT.MAX_PIXELS, 8192 x 8192."""
+
+MOST_PIXELS = 178_956_970
+"""Highest value of INPUT.MAX_PIXELS: Pillow refuses larger images."""
+
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow knows more, some of which start programs
+_LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
+_LOSSLESS_TIFF = (
+    *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),
+    *("tiff_adobe_deflate", "tiff_deflate", "tiff_thunderscan"),
+)
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of PNGs
 _INFLATION = 1032  # bytes that the compression of PNGs makes of one, at most
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+# INPUT.MAX_PIXELS is checked for every image; Pillow's warning would stand before the error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
-def _explain_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
+def _explain_unreadable(path: str | os.PathLike[str], max_pixels: int) -> Iterator[None]:
     """Turn what Pillow raises on a bad file into an error that names the file."""
     try:
         yield
@@ -35,9 +53,20 @@ def _explain_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DatasetError(f"Image file {path} does not exist.") from error
-    except Image.DecompressionBombError as error:
-        raise DatasetError(f"Image file {path} claims to be too large to open safely: {error}") from error
-    except _DAMAGE as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        claimed = re.search(r"\((\d+) pixels\)", str(error))
+        raise _too_large(f"Image file {path}", claimed[1] if claimed else "more", max_pixels) from error
+    except UnidentifiedImageError as error:
+        raise DatasetError(
+            f"Image file {path} cannot be read, it is damaged, incomplete or none of {', '.join(_FORMATS)}. Replace or "
+            "convert it, or leave it out of the dataset."
+        ) from error
+    except DAMAGE as error:
+        if "MAX_TEXT" in str(error):
+            raise DatasetError(
+                f"Image file {path} cannot be read, it has more text or other metadata than Pillow takes: {error}. Save it "
+                "without metadata, e.g. with exiftool -all= or magick -strip."
+            ) from error
         raise DatasetError(
             f"Image file {path} cannot be read, it is damaged, incomplete or no image: {error}. "
             "Replace it, or leave it out of the dataset."
@@ -45,30 +74,86 @@ def _explain_unreadable(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def open_image(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Image.Image]:
+def open_image(
+    path: str | os.PathLike[str], *, whole: bool = False, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """Open an image file with only its header read, and explain every error that Pillow raises meanwhile.
 
     Args:
         path: the file.
         whole: first compare the checksums that a PNG has. Decoding compares none, so that a flipped bit becomes another
             id of a label.
+        max_pixels: that the header may claim.
 
     Yields:
         The opened image; it is closed afterwards.
 
     Raises:
-        DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
+        DatasetError: the file is missing, damaged, no image, has several frames, or claims too many pixels.
     """
-    with _explain_unreadable(path):
+    with _explain_unreadable(path, max_pixels):
         require_plain_file(path)
         if whole:
             with Image.open(path, formats=_FORMATS) as image:
-                _require_content(path, image)
+                _require_header(path, image, max_pixels)
                 if image.format == "PNG":
                     image.verify()
         with Image.open(path, formats=_FORMATS) as image:
-            _require_content(path, image)
+            _require_header(path, image, max_pixels)
             yield image
+
+
+@contextmanager
+def open_label(
+    path: str | os.PathLike[str], *, whole: bool = True, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """Open a file whose pixels are ids; see `open_image`.
+
+    Raises:
+        DatasetError: see `open_image`, or the format may change pixels.
+    """
+    with open_image(path, whole=whole, max_pixels=max_pixels) as image:
+        compression = image.info.get("compression", "raw") if image.format == "TIFF" else "raw"
+        if image.format not in _LOSSLESS or compression not in _LOSSLESS_TIFF:
+            form = image.format if image.format not in _LOSSLESS else f"{image.format} with {compression} compression"
+            raise DatasetError(
+                f"Label {path} must be in a lossless format ({', '.join(_LOSSLESS)}), got {form}, which changes ids. "
+                "Take the published file, or make it anew as a PNG."
+            )
+        yield image
+
+
+def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise where a header claims more pixels than INPUT.MAX_PIXELS allows.
+
+    Args:
+        size: (width, height), as Pillow says it.
+        name: of the image or video in the error.
+        max_pixels: that it may have.
+
+    Raises:
+        DatasetError: names the key, the size and the remedy.
+    """
+    if size[0] * size[1] > max_pixels:
+        raise _too_large(name, f"{size[0]} x {size[1]} (width x height) = {size[0] * size[1]}", max_pixels)
+
+
+def _too_large(name: str, claimed: str, max_pixels: int) -> DatasetError:
+    return DatasetError(
+        f"{name} claims to be too large: INPUT.MAX_PIXELS allows {max_pixels} pixels, got {claimed}. Raise INPUT.MAX_PIXELS "
+        "if the picture is sound, or leave it out."
+    )
+
+
+def _require_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: int) -> None:
+    require_pixels(image.size, f"Image file {path}", max_pixels)
+    _require_content(path, image)
+    # The further pictures of a camera's JPEG (MPO) are previews and depths of the first.
+    if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
+        raise DatasetError(
+            f"Image file {path} must have one frame, got several ({image.format}). Save the one that is meant as a PNG, or "
+            "convert an animation to a video."
+        )
 
 
 def _require_content(path: str | os.PathLike[str], image: Image.Image) -> None:
@@ -88,41 +173,44 @@ def _require_content(path: str | os.PathLike[str], image: Image.Image) -> None:
         )
 
 
-def read_image(path: str | os.PathLike[str], image_format: str = "RGB") -> np.ndarray:
-    """Read an image, turned upright as its EXIF data says.
+def read_image(
+    path: str | os.PathLike[str], image_format: str = "RGB", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Read an image, turned upright as its metadata says.
 
     Args:
         path: the file.
         image_format: order of the channels, RGB or BGR.
+        max_pixels: that it may have, see INPUT.MAX_PIXELS.
 
     Returns:
         (H, W, 3) uint8, not writable.
 
     Raises:
-        DatasetError: the file is missing, damaged, no image, or of a size that only an attack would have.
+        DatasetError: the file is missing, damaged, no image, too large, or 8-bit RGB cannot represent it exactly: more
+            than 8 bits a channel, CMYK and the like, transparency, or several frames.
     """
-    with open_image(path, whole=True):
-        return detection_utils.read_image(os.fspath(path), format=image_format)
+    with open_image(path, whole=True, max_pixels=max_pixels) as image:
+        pixels = rgb_pixels(image, f"Image file {path}")
+    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Size that `read_image` would return, without decoding the pixels.
 
     Args:
         path: the file.
+        max_pixels: that it may have, see INPUT.MAX_PIXELS.
 
     Returns:
         (height, width) in pixels.
 
     Raises:
-        DatasetError: the file is missing, damaged or no image.
+        DatasetError: as for `read_image`, as far as the header tells.
     """
-    with open_image(path) as image:
-        width, height = image.size
-        # Asked only where the header has EXIF data: Pillow decodes a whole PNG to look for it.
-        if "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
-            return width, height
-        return height, width
+    with open_image(path, max_pixels=max_pixels) as image:
+        require_colors(image, f"Image file {path}")
+        return upright_size(image)
 
 
 def require_same_size(

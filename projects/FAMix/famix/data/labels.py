@@ -12,7 +12,8 @@ from PIL import Image
 
 from famix.data.classes import cityscapes_label_ids
 from famix.data.coco_segments import VOID_ID, decode_categories
-from famix.data.images import open_image
+from famix.data.decoding import header_orientation, sixteen_bit_colors, stored_ids, turn, upright, upright_size
+from famix.data.images import MAX_PIXELS, open_label
 from famix.data.wrong_encodings import (
     UnknownIdsError,
     WrongEncodingError,
@@ -27,7 +28,7 @@ __all__ = ["LabelReader"]
 
 _NUM_IDS = 65536  # of a 16-bit file
 _UNKNOWN = -1
-_PILLOW_MODES = ("1", "L", "P", "I;16", "I;16B", "I")  # one channel; a palette's index is the id
+_PILLOW_MODES = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I;16N", "I")  # one channel; a palette's index is the id
 _OPENCV_CHANNELS = (2, 1, 0, 3)  # red, green, blue, alpha in OpenCV's order of channels
 _ROWS = 512  # whose pixels are counted at once: the count needs eight bytes a pixel
 
@@ -45,6 +46,7 @@ class LabelReader:
         highest_id: ids above this one are an error in any case; None sets no limit.
         bits: 8 or 16, of a channel; files of another depth are an error. None takes both.
         segments_file: JSON file of the segments where the files are COCO's panoptic PNGs.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
     """
 
     label_ids: Mapping[int, int]
@@ -55,6 +57,7 @@ class LabelReader:
     highest_id: int | None = None
     bits: int | None = None
     segments_file: Path | None = None
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)
     _table: np.ndarray = field(init=False, repr=False, compare=False)
     _refuses_train_ids: bool = field(init=False, repr=False, compare=False)
 
@@ -72,7 +75,8 @@ class LabelReader:
         """Read a label file.
 
         Args:
-            path: an image file with one id a pixel: 8 bits, palette or 16 bits.
+            path: a file in a lossless format with one id a pixel: 1 to 16 bits, palette or grey. It is turned upright as
+                images are.
 
         Returns:
             (H, W) uint8 train ids, `ignore_label` where a pixel has no class.
@@ -112,15 +116,24 @@ class LabelReader:
         np.add.at(counts, train_ids, by_id[present])
         return counts, (ids.shape[0], ids.shape[1])
 
+    def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
+        """(height, width) of a label file in pixels, from its header.
+
+        Raises:
+            DatasetError: the file is missing, no image, too large, or of a lossy format.
+        """
+        with open_label(path, whole=False, max_pixels=self.max_pixels) as image:
+            return upright_size(image)
+
     def for_file(self, path: str | os.PathLike[str]) -> "LabelReader":
         """The reader that knows the encoding of a file: this one."""
         return self
 
     def _read_ids(self, path: str | os.PathLike[str]) -> np.ndarray:
-        with open_image(path, whole=True) as image:
+        with open_label(path, max_pixels=self.max_pixels) as image:
             if self.segments_file is not None:
                 return decode_categories(Path(path), image, self.segments_file)
-            ids = _decode_single(path, image) if self.channel is None else _decode_channel(path, self.channel)
+            ids = _decode_single(path, image) if self.channel is None else _decode_channel(path, image, self.channel)
         if self.bits is not None:
             _require_bits(path, 8 * ids.dtype.itemsize, self.bits)
         if self._refuses_train_ids and has_train_ids(ids):
@@ -150,27 +163,39 @@ def _decode_single(path: str | os.PathLike[str], image: Image.Image) -> np.ndarr
             f"of ids (grey or palette).{guess} If one of its channels holds the ids, name it with 'label_channel' in "
             "the dataset's definition; a picture of colours must be converted to ids first."
         )
-    ids = np.asarray(image)
-    if ids.dtype == np.bool_:
-        return ids.astype(np.uint8)
+    ids = stored_ids(image)
     if ids.min() < 0 or ids.max() >= _NUM_IDS:
         raise WrongEncodingError(f"Label {path} has ids from {ids.min()} to {ids.max()}, expected 0 to {_NUM_IDS - 1}.")
     return ids if ids.dtype == np.uint8 else ids.astype(np.uint16)
 
 
-def _decode_channel(path: str | os.PathLike[str], channel: int) -> np.ndarray:
-    # Pillow would cut 16 bits a channel down to 8.
-    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise DatasetError(f"Label {path} cannot be decoded, it is damaged or no image. Replace it.")
-    num_channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if channel >= num_channels or num_channels < 3:
+def _decode_channel(path: str | os.PathLike[str], image: Image.Image, channel: int) -> np.ndarray:
+    num_channels = len(image.getbands())
+    if image.mode == "P" or (image.mode == "RGB" and "transparency" in image.info):  # colours all the same
+        num_channels = 4 if "transparency" in image.info else 3
+    if channel >= num_channels or num_channels < 3 or image.mode not in ("P", "RGB", "RGBA"):
         raise WrongEncodingError(
-            f"Label {path} has {num_channels} channel(s), but the ids are expected in channel {channel} "
+            f"Label {path} has {num_channels} channel(s) in mode {image.mode}, but the ids are expected in channel {channel} "
             "(red, green, blue, alpha = 0 to 3). It looks like a converted label. Use the original, or correct "
             "'label_channel' in the dataset's definition, or remove it for labels of one channel."
         )
-    return pixels[:, :, _OPENCV_CHANNELS[channel]]
+    if sixteen_bit_colors(image):
+        return _decode_wide_channel(path, image, channel)
+    return np.asarray(upright(image).convert("RGB" if num_channels == 3 else "RGBA"))[:, :, channel]
+
+
+def _decode_wide_channel(path: str | os.PathLike[str], image: Image.Image, channel: int) -> np.ndarray:
+    """A channel of 16 bits, which Pillow would cut down to 8."""
+    orientation = header_orientation(image)
+    if image.format != "PNG" and orientation != 1:
+        raise WrongEncodingError(
+            f"Label {path} must be a PNG to have 16 bits a channel and the orientation {orientation}, got {image.format}. "
+            "Turn it upright and save it anew."
+        )
+    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
+        raise DatasetError(f"Label {path} cannot be decoded with 16 bits a channel. Save it as a PNG of RGB.")
+    return np.asarray(turn(Image.fromarray(pixels[:, :, _OPENCV_CHANNELS[channel]]), orientation))
 
 
 def _require_bits(path: str | os.PathLike[str], found: int, expected: int) -> None:

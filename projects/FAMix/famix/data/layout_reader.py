@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class LayoutLabelReader(LabelReader):
         key = (template, root)
         if key not in self._readers:
             encoding = next(layout.encoding for layout in self.definition.layouts if layout.labels == template)
-            self._readers[key] = _make_reader(self.definition, encoding)
+            self._readers[key] = replace(_make_reader(self.definition, encoding), max_pixels=self.max_pixels)
         return self._readers[key]
 
     def _template_of(self, path: str, root: str) -> str:

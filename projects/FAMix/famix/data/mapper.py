@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
-from famix.data.images import read_image, require_same_size
+from famix.data.images import MAX_PIXELS, read_image, require_same_size
 from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
 from famix.data.registration import get_label_readers
@@ -26,6 +26,7 @@ class FAMixDatasetMapper:
         label_readers: dataset name -> reader of its labels; not needed for tests.
         crop: draws scale, crop and flip; None is for tests: the whole image, no label.
         jitter: draws changes of colour; None leaves the colours.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
     """
 
     @configurable
@@ -35,7 +36,9 @@ class FAMixDatasetMapper:
         label_readers: Mapping[str, LabelReader] | None = None,
         crop: CropSampler | None = None,
         jitter: ColorJitter | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
+        self._max_pixels = max_pixels
         self._label_readers = label_readers or {}
         self._crop = crop
         self._jitter = jitter
@@ -57,13 +60,14 @@ class FAMixDatasetMapper:
         if cfg.INPUT.FORMAT != "RGB":
             raise ConfigError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}, expected 'RGB', which CLIP was trained with.")
         if not (is_train or is_mining):
-            return {}
-        readers = get_label_readers(cfg.DATASETS.TRAIN)
+            return {"max_pixels": cfg.INPUT.MAX_PIXELS}
+        readers = get_label_readers(cfg.DATASETS.TRAIN, cfg.INPUT.MAX_PIXELS)
         _require_ignore_value(cfg, readers)
         return {
             "label_readers": readers,
             "crop": _crop_sampler(cfg, is_mining),
             "jitter": None if is_mining else _color_jitter(cfg),
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
@@ -84,7 +88,7 @@ class FAMixDatasetMapper:
             DatasetError: a file is missing, damaged or against its dataset's definition, or the label is of another
                 size than the image.
         """
-        image = read_image(dataset_dict["file_name"])
+        image = read_image(dataset_dict["file_name"], max_pixels=self._max_pixels)
         result = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
         if self._crop is None:
             return {**result, "image": _to_tensor(image)}

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 
 from famix.data.augmentation import ColorJitter, CropSampler
-from famix.data.images import require_same_size
+from famix.data.images import MAX_PIXELS, require_same_size
 from famix.data.labels import LabelReader
 from famix.data.mapper import FAMixDatasetMapper
 from famix.data.panoptic_classes import is_panoptic, require_same_things
@@ -25,6 +25,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         crop: draws scale, crop and flip.
         jitter: draws changes of colour; None leaves the colours.
         label_readers: unused, see FAMixDatasetMapper.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
     """
 
     @configurable
@@ -35,8 +36,9 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         crop: CropSampler,
         jitter: ColorJitter | None = None,
         label_readers: Mapping[str, LabelReader] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        super().__init__(label_readers=label_readers, crop=crop, jitter=jitter)
+        super().__init__(label_readers=label_readers, crop=crop, jitter=jitter, max_pixels=max_pixels)
         self._targets_of = make_targets
 
     @classmethod
@@ -52,7 +54,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
 
     def _read_label(self, dataset_dict: dict[str, Any], image_shape: tuple[int, ...]) -> np.ndarray:
         label_file, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]
-        numbers = read_segments(label_file, segments, dataset_dict.get("void_segments", ()))
+        numbers = read_segments(label_file, segments, dataset_dict.get("void_segments", ()), self._max_pixels)
         require_same_size(dataset_dict["file_name"], image_shape, label_file, numbers.shape)
         return encode_numbers(numbers)
 

@@ -24,7 +24,9 @@ class PanopticLabelReader(LabelReader):
 
     def _read_ids(self, path: str | os.PathLike[str]) -> np.ndarray:
         segments, void_segments = self.files.segments_of(path)
-        return semantic_labels(read_segments(path, segments, void_segments), segments, self.ignore_label)
+        return semantic_labels(
+            read_segments(path, segments, void_segments, self.max_pixels), segments, self.ignore_label
+        )
 
 
 def panoptic_label_reader(files: PanopticFiles) -> PanopticLabelReader:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famix.data.images import open_image
+from famix.data.decoding import exact_rgb
+from famix.data.images import MAX_PIXELS, open_label
 from famix.errors import DatasetError
 from famix.wording import first_few
 
@@ -23,7 +24,10 @@ _NUM_IDS = 1 << 24  # of three channels of 8 bits
 
 
 def read_segments(
-    path: str | os.PathLike[str], segments: Sequence[Segment], void_segments: Sequence[int] = ()
+    path: str | os.PathLike[str],
+    segments: Sequence[Segment],
+    void_segments: Sequence[int] = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.uint16]:
     """Read a panoptic PNG and find out which of its segments every pixel belongs to.
 
@@ -31,6 +35,7 @@ def read_segments(
         path: the PNG.
         segments: all that the PNG shows, but for `void_segments`; fewer than 65535.
         void_segments: ids of segments that stand for nothing, as if their pixels were black.
+        max_pixels: of the PNG, see INPUT.MAX_PIXELS.
 
     Returns:
         (H, W) place in `segments` plus 1; 0 where a pixel belongs to none.
@@ -39,7 +44,7 @@ def read_segments(
         DatasetError: the file is missing, damaged or no RGB image, has a segment that is not listed, or lacks one that
             is.
     """
-    ids = _read_ids(path)
+    ids = _read_ids(path, max_pixels)
     numbers_of = np.zeros(_NUM_IDS, dtype=np.uint16)  # the system gives memory only to the part that is used
     numbers_of[list(void_segments)] = len(segments) + 1
     numbers_of[[segment["id"] for segment in segments]] = np.arange(1, len(segments) + 1)
@@ -92,12 +97,8 @@ def encode_ids(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)
 
 
-def _read_ids(path: str | os.PathLike[str]) -> NDArray[np.uint32]:
-    with open_image(path, whole=True) as image:
-        if image.mode != "RGB":
-            raise DatasetError(
-                f"Panoptic label {path} is an image of mode {image.mode}, expected RGB: its colours number segments. "
-                "Use the PNGs of COCO's panoptic format."
-            )
-        red, green, blue = np.asarray(image).astype(np.uint32).transpose(2, 0, 1)
+def _read_ids(path: str | os.PathLike[str], max_pixels: int) -> NDArray[np.uint32]:
+    with open_label(path, max_pixels=max_pixels) as image:
+        colors = exact_rgb(image, f"Panoptic label {path}", "Use the PNGs of COCO's panoptic format.")
+    red, green, blue = colors.astype(np.uint32).transpose(2, 0, 1)
     return red | green << 8 | blue << 16

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from famix.data.images import image_size
+from famix.data.images import MOST_PIXELS, image_size
 from famix.errors import DatasetError
 
 __all__ = ["DatasetRecord", "label_file_of", "read_as_train_ids"]
@@ -26,7 +26,7 @@ class DatasetRecord(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         if key in _SIZE:
-            self["height"], self["width"] = image_size(self["file_name"])
+            self["height"], self["width"] = image_size(self["file_name"], MOST_PIXELS)
             return self[key]
         if key in _TRAIN_IDS:
             raise self._no_train_ids()

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from famix.data.definition import load_definition
+from famix.data.images import MAX_PIXELS
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of
 from famix.data.listing import SplitFiles
@@ -109,11 +111,12 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def get_label_readers(names: Sequence[str]) -> Mapping[str, LabelReader]:
+def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Mapping[str, LabelReader]:
     """Label readers of datasets.
 
     Args:
         names: registered names.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
 
     Returns:
         Name -> reader.
@@ -130,6 +133,8 @@ def get_label_readers(names: Sequence[str]) -> Mapping[str, LabelReader]:
                 f"Dataset '{name}' was registered without a 'label_reader' in its metadata, so its labels cannot be "
                 "read. Define it in a YAML file and name that in DATASETS.FILES; datasets/README.md shows how."
             )
+        if max_pixels != MAX_PIXELS:
+            readers[name] = replace(readers[name], max_pixels=max_pixels)
     return readers
 
 

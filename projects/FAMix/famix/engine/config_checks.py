@@ -13,6 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from detectron2.utils import comm
 
 from famix.data import FAMixDatasetMapper, require_same_classes
+from famix.data.images import MOST_PIXELS
 from famix.data.panoptic_mapper import build_train_mapper
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -59,6 +60,11 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
     _check_registered(cfg)
     _check_device(cfg.MODEL.DEVICE)
+    if not 0 < cfg.INPUT.MAX_PIXELS <= MOST_PIXELS:
+        raise ConfigError(
+            f"INPUT.MAX_PIXELS must be from 1 to {MOST_PIXELS}, the most that Pillow reads, got {cfg.INPUT.MAX_PIXELS}. Leave it "
+            "out for the default."
+        )
     _check_classes(cfg, used_datasets(cfg, args))
     check_panoptic(cfg, used_datasets(cfg, args))
     if testing:

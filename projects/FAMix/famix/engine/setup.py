@@ -84,7 +84,7 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     _warn_of_random_weights(cfg, args)
     logging.getLogger(__name__).info(f"Datasets: {roles_of(cfg)}.")
-    _verify_together(used_datasets(cfg, args))
+    _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
     if args.overwrite:
         clear_run_directory(cfg.OUTPUT_DIR)  # once nothing else can be wrong
     return cfg
@@ -103,12 +103,12 @@ def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
         )
 
 
-def _verify_together(names: Sequence[str]) -> None:
+def _verify_together(names: Sequence[str], max_pixels: int) -> None:
     """Look at the files once a machine, since each has its own disks; a problem on any stops every process."""
     problem = ""
     if comm.get_local_rank() == 0:
         try:
-            verify_datasets(names)
+            verify_datasets(names, max_pixels=max_pixels)
         except DatasetError as error:
             problem = str(error)
     problems = [found for found in comm.all_gather(problem) if found]

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
+from famix.data import get_label_readers
 from famix.data.records import label_file_of
 from famix.errors import ConfigError
 from famix.evaluation.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
@@ -49,7 +50,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         return CityscapesScriptEvaluator(dataset_name)
     prepare = protocol_of(cfg, dataset_name).prepare_labels
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    reader = MetadataCatalog.get(dataset_name).label_reader
+    reader = get_label_readers([dataset_name], cfg.INPUT.MAX_PIXELS)[dataset_name]
 
     def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
         return reader.read(path).astype(dtype, copy=False)

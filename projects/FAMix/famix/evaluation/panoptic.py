@@ -37,7 +37,7 @@ def with_panoptic_evaluators(cfg: CfgNode, dataset_name: str, semantic: DatasetE
     """
     if cfg.MODEL.META_ARCHITECTURE not in PANOPTIC_ARCHITECTURES or not is_panoptic(dataset_name):
         return semantic
-    truths = TruthReader(panoptic_classes(dataset_name).things)
+    truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
     quality = PanopticQualityEvaluator(dataset_name, truths)
     return DatasetEvaluators([semantic, quality, InstanceAPEvaluator(dataset_name, truths)])
 

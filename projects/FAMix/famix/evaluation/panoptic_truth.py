@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from famix.data.images import MAX_PIXELS
 from famix.data.panoptic_segments import read_segments
 
 __all__ = ["PanopticSegments", "TruthReader", "predicted_segments"]
@@ -37,10 +38,12 @@ class TruthReader:
     Args:
         things: train ids whose instances count. All segments of another class are one, as several categories of a
             dataset may be one class.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
     """
 
-    def __init__(self, things: tuple[int, ...]) -> None:
+    def __init__(self, things: tuple[int, ...], max_pixels: int = MAX_PIXELS) -> None:
         self._things = things
+        self._max_pixels = max_pixels
         self._last: tuple[str, PanopticSegments] | None = None
 
     def read(self, inputs: Mapping[str, Any]) -> PanopticSegments:
@@ -58,7 +61,7 @@ class TruthReader:
         return self._last[1]
 
     def _read(self, file: str, segments: list[dict[str, Any]], void_segments: list[int]) -> PanopticSegments:
-        numbers = read_segments(file, segments, void_segments)
+        numbers = read_segments(file, segments, void_segments, self._max_pixels)
         merged: dict[tuple[int, int], dict[str, Any]] = {}
         number_of = [0]
         for segment in segments:

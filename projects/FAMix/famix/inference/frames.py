@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+from famix.data.images import MAX_PIXELS
 from famix.errors import DatasetError
 from famix.inference.images import RGBImage, load_rgb
 from famix.inference.inputs import IMAGE_SUFFIXES
@@ -25,6 +26,7 @@ class FrameFolder:
     Attributes:
         rate: frames per second.
         frames: how many there are.
+        max_pixels: of a frame, see INPUT.MAX_PIXELS.
 
     Raises:
         DatasetError: the folder holds no image.
@@ -35,6 +37,7 @@ class FrameFolder:
         if not self._files:
             raise DatasetError(f"folder {folder} holds no frame; expected images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.rate = rate
+        self.max_pixels = MAX_PIXELS
         self.frames = len(self._files)
 
     def __enter__(self) -> "FrameFolder":
@@ -53,7 +56,7 @@ class FrameFolder:
         """
         size = None
         for file in self._files:
-            frame = load_rgb(file)
+            frame = load_rgb(file, self.max_pixels)
             size = size or frame.shape
             if frame.shape != size:
                 raise DatasetError(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from famix.data.class_table import ClassTable
+from famix.data.images import MAX_PIXELS
 from famix.errors import DatasetError
 from famix.evaluation.best_classes import best_classes
 from famix.inference.drawing import blend, colorize, draw_outlines, shade_segments
@@ -92,7 +93,7 @@ class Prediction:
         Raises:
             DatasetError: the image has another size.
         """
-        pixels = load_rgb(image)
+        pixels = load_rgb(image, max(MAX_PIXELS, self.labels.size))
         if pixels.shape[:2] != self.labels.shape:
             raise DatasetError(
                 f"got an image of {pixels.shape[0]} x {pixels.shape[1]} pixels for a prediction of "

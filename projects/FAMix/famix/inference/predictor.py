@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from famix.data.class_table import ClassTable
+from famix.data.images import MAX_PIXELS
 from famix.errors import ConfigError, DatasetError
 from famix.evaluation import ProtocolInference, parse_protocol
 from famix.evaluation.framing import NATIVE_FRAME
@@ -43,6 +44,7 @@ class Predictor:
             the protocol scores at another one.
         image_format: of the images that the network takes, RGB or BGR.
         window_batch: windows of a sliding window that the network gets at once.
+        max_pixels: of an image, see INPUT.MAX_PIXELS.
 
     Raises:
         ConfigError: the protocol crops, so that parts of an image would be without prediction; another image format.
@@ -56,6 +58,7 @@ class Predictor:
         protocol: str | Protocol = "native",
         image_format: str = "RGB",
         window_batch: int = 1,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
         if protocol.image.crop is not None:
@@ -68,6 +71,7 @@ class Predictor:
         self.classes = classes
         self.protocol = replace(protocol, truth=NATIVE_FRAME)
         self.image_format = image_format
+        self.max_pixels = max_pixels
         self.inference = ProtocolInference(model.eval(), self.protocol, window_batch)
 
     @classmethod
@@ -102,8 +106,14 @@ class Predictor:
                 f"native with {architecture}"
             )
         cfg = loaded.cfg
-        options = {"image_format": cfg.INPUT.FORMAT, "window_batch": cfg.TEST.WINDOW_BATCH}
-        return cls(loaded.model, loaded.classes, protocol=parsed, **options)
+        return cls(
+            loaded.model,
+            loaded.classes,
+            protocol=parsed,
+            image_format=cfg.INPUT.FORMAT,
+            window_batch=cfg.TEST.WINDOW_BATCH,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, image: ImageSource, *, keep_scores: bool = True) -> Prediction:
         """Predict one image.
@@ -113,9 +123,9 @@ class Predictor:
             keep_scores: False saves the memory of `scores` and `probabilities`, which are then not to be had.
 
         Raises:
-            DatasetError: the image cannot be read, has another shape or type, or is too small.
+            DatasetError: the image cannot be read, has another shape or type, is too small, or larger than `max_pixels`.
         """
-        (prediction,) = self._predict([load_rgb(image)], keep_scores)
+        (prediction,) = self._predict([load_rgb(image, self.max_pixels)], keep_scores)
         return prediction
 
     def predict_many(
@@ -135,7 +145,7 @@ class Predictor:
         Raises:
             DatasetError: see `__call__`; the images before have been yielded.
         """
-        loaded = read_ahead(map(load_rgb, images), ahead=max(4, batch_size))
+        loaded = read_ahead((load_rgb(image, self.max_pixels) for image in images), ahead=max(4, batch_size))
         for batch in _batches(loaded, batch_size):
             yield from self._predict(batch, keep_scores)
 

@@ -20,6 +20,7 @@ USUAL_RATE = 25.0
 """Frames per second of what does not say its own, as many cameras."""
 
 _HIGHEST_RATE = 1000.0
+_COUNTED = (".avi", ".m4v", ".mov", ".mp4")  # containers that count their frames
 
 
 class VideoReader:
@@ -30,7 +31,8 @@ class VideoReader:
 
     Attributes:
         rate: frames per second.
-        frames: about how many there are; None where nobody knows.
+        frames: that there are, by the header; None where nobody knows.
+        size: (width, height) of a frame in pixels, by the header.
 
     Raises:
         ConfigError: there is no such camera.
@@ -46,6 +48,8 @@ class VideoReader:
         rate, frames = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
         self.rate = rate if math.isfinite(rate) and 0 < rate <= _HIGHEST_RATE else USUAL_RATE
         self.frames = int(frames) if frames > 0 and not is_camera else None
+        width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        self.size = int(width), int(height)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -71,6 +75,25 @@ class VideoReader:
         if is_empty:
             raise DatasetError(
                 f"video {self._source} has no frame that can be read; it is damaged or of an unknown codec"
+            )
+
+    def require_whole(self, frames: int) -> None:
+        """Raise where a video ended before its header says.
+
+        Args:
+            frames: that were read.
+
+        Raises:
+            DatasetError: names both numbers.
+        """
+        if self.frames is None or not isinstance(self._source, Path):
+            return
+        # Headers of other containers tell the duration, from which OpenCV estimates the number of frames.
+        tolerated = 0 if self._source.suffix.lower() in _COUNTED else max(2, self.frames // 50)
+        if frames < self.frames - tolerated:
+            raise DatasetError(
+                f"video {self._source} must have {self.frames} frames as its header says, got {frames}: the file is damaged or "
+                "incomplete, and so is the output. Copy it anew, or repair it with ffmpeg."
             )
 
 

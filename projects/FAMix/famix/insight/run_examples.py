@@ -72,11 +72,12 @@ def predict_examples(run: Run, most: int, device: str | None = None, progress: P
 def _predict(loaded: LoadedModel, mapper: FAMixDatasetMapper, name: str, record: dict[str, Any]) -> Example:
     protocol = protocol_of(loaded.cfg, name)
     (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
-    truth = protocol.prepare_labels(get_label_readers([name])[name].read(label_file_of(record)))
+    max_pixels = loaded.cfg.INPUT.MAX_PIXELS
+    truth = protocol.prepare_labels(get_label_readers([name], max_pixels)[name].read(label_file_of(record)))
     return Example(
         data_set=name,
         title=Path(record["file_name"]).name,
-        image=np.asarray(read_image(record["file_name"])),
+        image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
         truth=truth.astype(np.uint8),
         predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
         classes=loaded.classes,

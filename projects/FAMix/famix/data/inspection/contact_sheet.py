@@ -11,10 +11,11 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from famix.data.images import read_image
+from famix.data.images import MAX_PIXELS, read_image
 from famix.data.inspection.report import IGNORED, DatasetReport
 from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
+from famix.data.registration import get_label_readers
 
 __all__ = ["draw_contact_sheet", "overlay_labels"]
 
@@ -40,12 +41,15 @@ class _Cell:
     overlay: Image.Image
 
 
-def draw_contact_sheet(report: DatasetReport, records: Sequence[dict[str, Any]]) -> Image.Image:
+def draw_contact_sheet(
+    report: DatasetReport, records: Sequence[dict[str, Any]], max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Draw images and labels of a registered dataset.
 
     Args:
         report: of its check; names the dataset and tells the shares of its classes.
         records: Detectron2's standard dicts of the pairs to show, at least one.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
 
     Returns:
         An RGB picture. Pixels without a class are dark.
@@ -55,7 +59,8 @@ def draw_contact_sheet(report: DatasetReport, records: Sequence[dict[str, Any]])
     """
     metadata = MetadataCatalog.get(report.name)
     colors = {place: tuple(color) for place, color in enumerate(metadata.stuff_colors)}
-    cells = [_read_cell(record, metadata.label_reader, colors) for record in records]
+    (reader,) = get_label_readers([report.name], max_pixels).values()
+    cells = [_read_cell(record, reader, colors) for record in records]
     shape = float(np.median([cell.image.height / cell.image.width for cell in cells]))
     height = round(_WIDTH * min(max(shape, _SHAPES[0]), _SHAPES[1]))
     row_height, column_width = height + _CAPTION + _GAP, 2 * _WIDTH + 2 + _GAP
@@ -99,7 +104,7 @@ def overlay_labels(image: Pixels, labels: Pixels, colors: Mapping[int, Color]) -
 
 
 def _read_cell(record: dict[str, Any], reader: LabelReader, colors: Mapping[int, Color]) -> _Cell:
-    image = Image.fromarray(read_image(record["file_name"]))
+    image = Image.fromarray(read_image(record["file_name"], max_pixels=reader.max_pixels))
     labels = Image.fromarray(reader.read(label_file_of(record)))
     scale = min(_WIDTH / image.width, _WIDTH * _SHAPES[1] / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

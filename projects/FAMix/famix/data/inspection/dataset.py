@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
+from famix.data.images import MAX_PIXELS
 from famix.data.inspection.pairs import PairStatistics, inspect_headers, inspect_pixels
 from famix.data.inspection.report import IGNORED, ClassShare, DatasetReport
 from famix.data.listing import SplitFiles, SplitSurvey
@@ -28,7 +29,7 @@ _HEADERS_AT_ONCE, _LABELS_AT_ONCE = 128, 8  # pairs that a process gets at once
 
 
 def check_dataset(
-    name: str, samples: int = 1000, workers: int = 0, show_progress: bool = False
+    name: str, samples: int = 1000, workers: int = 0, show_progress: bool = False, max_pixels: int = MAX_PIXELS
 ) -> tuple[DatasetReport, Records]:
     """Check a dataset: headers of all its files, pixels of a sample.
 
@@ -37,6 +38,7 @@ def check_dataset(
         samples: evenly spaced pairs whose pixels are read; 0 reads all.
         workers: processes that work beside this one; 0 works in this one.
         show_progress: draw a progress bar with the time left where there is a terminal.
+        max_pixels: of a file, see INPUT.MAX_PIXELS.
 
     Returns:
         The report, and Detectron2's standard dicts of the pairs without a problem.
@@ -45,14 +47,14 @@ def check_dataset(
         DatasetError: the name is unknown, or other code registered it without a label reader.
     """
     start = time.perf_counter()
-    (reader,) = get_label_readers([name]).values()
+    (reader,) = get_label_readers([name], max_pixels).values()
     report = DatasetReport(name, getattr(MetadataCatalog.get(name).get("definition"), "source", ""))
     records = _list_pairs(name, report)
     found = PairStatistics()
     with ExitStack() as stack:
         pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_start_worker)) if workers else None
         run = partial(_run, pool=pool, name=name, show_progress=show_progress)
-        run(found, "headers", inspect_headers, records, _HEADERS_AT_ONCE)
+        run(found, "headers", partial(inspect_headers, reader=reader), records, _HEADERS_AT_ONCE)
         sound = [record for record in records if record["file_name"] not in found.bad]
         chosen = evenly_spaced(sound, samples or len(sound))
         run(found, "pixels", partial(inspect_pixels, reader=reader), chosen, _LABELS_AT_ONCE)

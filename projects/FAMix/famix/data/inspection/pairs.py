@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,21 +61,26 @@ class PairStatistics:
         self.decoded += other.decoded
 
 
-def inspect_headers(records: Records) -> PairStatistics:
+def inspect_headers(records: Records, reader: LabelReader) -> PairStatistics:
     """Compare the sizes of images and labels by their headers, and find files that end early.
 
     Args:
         records: Detectron2's standard dicts.
+        reader: of the labels.
     """
     found = PairStatistics()
+    read_image_size = partial(image_size, max_pixels=reader.max_pixels)
     for record in records:
         sizes = []
         image, label = record["file_name"], label_file_of(record)
-        for kind, file in (("unreadable image", image), ("unreadable label", label)):
+        for kind, file, size_of in (
+            ("unreadable image", image, read_image_size),
+            ("unreadable label", label, reader.size_of),
+        ):
             try:
-                sizes.append(image_size(file))
+                sizes.append(size_of(file))
                 if _seems_cut(file):
-                    _require_decodable(file)
+                    _require_decodable(file, reader.max_pixels)
             except DatasetError as error:
                 found.note(kind, record, error)
         if image not in found.bad:
@@ -96,7 +102,7 @@ def inspect_pixels(records: Records, reader: LabelReader) -> PairStatistics:
     found = PairStatistics()
     for record in records:
         try:
-            _require_decodable(record["file_name"])
+            _require_decodable(record["file_name"], reader.max_pixels)
         except DatasetError as error:
             found.note("unreadable image", record, error)
         try:
@@ -128,8 +134,8 @@ def _seems_cut(path: str) -> bool:
     return any(start.startswith(first) and mark not in end for first, mark in _END_MARKS.items())
 
 
-def _require_decodable(path: str) -> None:
-    with open_image(path) as image:
+def _require_decodable(path: str, max_pixels: int) -> None:
+    with open_image(path, max_pixels=max_pixels) as image:
         if image.format == "PNG":
             image.verify()  # compares the checksums of all chunks, without the cost of decompressing them
         else:

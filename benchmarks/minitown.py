@@ -16,7 +16,15 @@ from pathlib import Path
 import torch
 from measured_banks import measured_bank
 from minitown_methods import ABLATIONS, METHODS, MINED, Method, Needs
-from minitown_report import class_table, gain_table, language_table, score_table, scores_of
+from minitown_report import (
+    MAX_COST,
+    class_table,
+    gain_table,
+    language_table,
+    score_table,
+    scores_of,
+    strength_table,
+)
 from reporting import make_run_parser, print_report
 from run_records import RUNS, RunRecord, record_of
 
@@ -183,6 +191,10 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         language_table(scores),
         "## Scores",
         score_table(scores),
+        "## The strength of jitter",
+        "Gains over the same method without jitter. Chosen for each method: the strength that gains most on the development "
+        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}.",
+        strength_table(scores),
         "## Gains on the unseen conditions",
         "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
         gain_table(scores),

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["ABLATIONS", "CHOSEN", "METHODS", "MINED", "STRONGEST", "Method", "Needs"]
+__all__ = ["ABLATIONS", "CHOSEN", "FAMILIES", "METHODS", "MINED", "STRONGEST", "Method", "Needs"]
 
 MINED = "famix"
 """The method whose mined banks other methods start from."""
 
 CHOSEN = "jitter08half"
-"""The jitter whose strength was chosen on the development conditions, see results/minitown_design.md."""
+"""The best plain jitter: its strength was chosen on the development conditions, see minitown_report.strength_table."""
 
 STRONGEST = "jitter08"
 """The jitter of the paper: 0.8, on all images."""
@@ -75,6 +75,12 @@ METHODS: dict[str, Method] = {
     "full_finetuning": Method("full_finetuning"),
     "oracle": Method("oracle", same_without="baseline", needs=Needs.MEASURED_BANK),
 }
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "baseline": tuple(_STRENGTHS),
+    **{config: tuple(f"{config}_{name}" for name in _STRENGTHS) for config in ("famix", "famix_weather")},
+}
+"""Method without jitter -> the same with each strength of jitter."""
 
 ABLATIONS: dict[str, Method] = {
     "no_freeze": Method("famix", ("MODEL.CLIP.TRAINABLE", "['all']")),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from minitown_methods import CHOSEN, METHODS, STRONGEST
+from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
 from run_records import RunRecord
 from tabulate import tabulate
 
@@ -11,7 +11,22 @@ from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.experiment import development_mean, unseen_mean
 
-__all__ = ["UNSEEN", "Records", "Scores", "class_table", "gain_table", "language_table", "score_table", "scores_of"]
+__all__ = [
+    "MAX_COST",
+    "UNSEEN",
+    "Records",
+    "Scores",
+    "choose_strength",
+    "class_table",
+    "gain_table",
+    "language_table",
+    "score_table",
+    "scores_of",
+    "strength_table",
+]
+
+MAX_COST = 3.0
+"""Points that jitter may cost on clear days, over the same method without jitter."""
 
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 
@@ -36,8 +51,8 @@ def _columns(miou: Mapping[str, float]) -> dict[str, float]:
 
 def paired_gains(scores: Scores, method: str, reference: str, column: str = UNSEEN) -> list[float]:
     """Differences to a reference in points, one for every seed that both have."""
-    pairs = [(own[column], scores[reference].get(seed)) for seed, own in scores[method].items()]
-    return [value - other[column] for value, other in pairs if other is not None]
+    pairs = [(own, scores.get(reference, {}).get(seed)) for seed, own in scores.get(method, {}).items()]
+    return [own[column] - other[column] for own, other in pairs if other is not None and column in own]
 
 
 def _column_names(scores: Scores) -> list[str]:
@@ -56,6 +71,39 @@ def score_table(scores: Scores) -> str:
         for name, by_seed in scores.items()
     ]
     return _markdown(["method", *columns, "seeds"], rows)
+
+
+def choose_strength(scores: Scores, without: str) -> str | None:
+    """Choose the strength of jitter for a method.
+
+    Args:
+        scores: of all runs.
+        without: the method without jitter.
+
+    Returns:
+        The method with the jitter that gains most on the development conditions, of those that cost at most MAX_COST
+        points on clear days; None where no run tells.
+    """
+    gains = {
+        name: fmean(paired_gains(scores, name, without, DEVELOPMENT))
+        for name in FAMILIES[without]
+        if without in scores
+        and paired_gains(scores, name, without, DEVELOPMENT)
+        and fmean(paired_gains(scores, name, without, CLEAR)) >= -MAX_COST
+    }
+    return max(gains, key=gains.__getitem__) if gains else None
+
+
+def strength_table(scores: Scores) -> str:
+    """Make the table of what each strength of jitter gains on the development conditions and costs on clear days."""
+    rows = []
+    for without, names in FAMILIES.items():
+        chosen = choose_strength(scores, without)
+        for name in names:
+            if {without, name} <= scores.keys():
+                cells = [format_spread(paired_gains(scores, name, without, key), "+") for key in (DEVELOPMENT, CLEAR)]
+                rows.append([name, without, *cells, str(len(scores[name])), "chosen" if name == chosen else ""])
+    return _markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
 
 
 def language_table(scores: Scores) -> str:

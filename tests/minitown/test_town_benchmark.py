@@ -12,10 +12,11 @@ import torch
 
 from data_factory import registered
 from error_matching import expect_error
+from famix.engine import load_config
 from famix.errors import FAMixError
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown import runner
-from famix.minitown.experiment import same_settings
+from famix.minitown.experiment import CONFIGS, same_settings
 from famix.minitown.writer import write_tree
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
@@ -231,7 +232,7 @@ def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], sc
         {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
         for lines in (block.splitlines() for block in report.split("\n\n") if block.startswith("|"))
     ]
-    language, scores, gains, classes = tables
+    language, scores, strengths, gains, classes = tables
     assert language["method"] == ["over", "unseen", "p", "development", "p", "clear", "p", "seeds"]
     assert language["famix_jitter08half"][:4] == ["jitter08half", "+5.0 ± 0.0", "-", "+5.0 ± 0.0"]
     assert language["famix"][:2] == ["baseline", "+4.0 ± 0.0"] and "jitter08half" not in language
@@ -241,7 +242,41 @@ def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], sc
     assert scores["baseline"][:1] + scores["baseline"][6:9] == ["62.0 ± 1.0", "22.0 ± 1.0", "32.0 ± 1.0", "3"]
     assert gains["method"][::2] == ["over jitter08half", "over jitter08", "over baseline", "gap closed"][:4]
     assert gains["famix_jitter08half"][::2][:3] == ["+5.0 ± 0.0", "+4.0 ± 0.0", "+10.0 ± 0.0"]
+    assert strengths["jitter08"] == ["baseline", "+6.0 ± 0.0", "+0.0 ± 0.0", "3", "chosen"]
+    assert strengths["jitter08half"][-1] == "" and "jitter04" not in strengths, "it was not run"
     assert classes["road"] == ["80.0"]
+
+
+def test_the_strength_of_jitter_is_the_best_that_costs_little() -> None:
+    report = load_benchmark("minitown_report")
+    development = {"baseline": 20.0, "jitter04": 24.0, "jitter08half": 26.0, "jitter08": 30.0}
+    clear = {"baseline": 70.0, "jitter04": 70.0, "jitter08half": 67.0, "jitter08": 66.9}
+    scores = {
+        name: {1: {"clear": clear[name], "unseen": 0.0, "development": value}} for name, value in development.items()
+    }
+    assert report.choose_strength(scores, "baseline") == "jitter08half", (
+        "3 points are the limit, and unseen is not asked"
+    )
+    assert report.choose_strength(scores, "famix") is None
+
+
+def test_the_configs_with_jitter_have_the_strength_that_the_committed_runs_choose(script: ModuleType) -> None:
+    benchmark, report = script.Benchmark(script.make_parser().parse_args([])), load_benchmark("minitown_report")
+    found = {run: benchmark._recorded(run) for run in benchmark._pairs()}
+    records: dict[str, dict[int, Any]] = {}
+    for (name, seed), record in found.items():
+        if record is not None:
+            records.setdefault(name, {})[seed] = record
+    scores = report.scores_of(records)
+    for without, config in (
+        ("baseline", "jitter"),
+        ("famix", "famix_jitter"),
+        ("famix_weather", "famix_weather_jitter"),
+    ):
+        chosen = report.choose_strength(scores, without)
+        cfg, expected = load_config(str(CONFIGS / f"{config}.yaml")), benchmark.experiment(chosen, 1).load_config()
+        assert cfg.INPUT == expected.INPUT, f"{config}.yaml has another strength than {chosen}"
+        assert without != "baseline" or chosen == report.CHOSEN
 
 
 def test_gains_are_paired_over_the_seeds_that_both_have(script: ModuleType) -> None:

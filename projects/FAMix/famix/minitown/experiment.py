@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -97,8 +98,8 @@ class Experiment:
         """
         cfg = self.load_config()
         weights, bank = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.BANK
-        clip_hash = clip_weights_hash(load_clip_state_dict(weights)) if weights else ""
-        defaults = _flat(load_config(""))
+        clip_hash = _clip_hash(weights, _stamp(weights)) if weights else ""
+        defaults = _defaults()
         changed = {key: value for key, value in _flat(cfg).items() if value != defaults.get(key)}
         config = _with_effect(changed, bool(clip_hash))
         return {"config": config, "clip_hash": clip_hash, "bank": _bank_hash(bank), "town": str(FORMAT_VERSION)}
@@ -130,11 +131,37 @@ def same_settings(
         config = _with_effect(_recorded_config(recorded.get("config")), bool(current["clip_hash"]))
     except (ValueError, TypeError, AttributeError):  # damaged: it fits nothing
         return False
-    defaults = _flat(load_config(""))
+    defaults = _defaults()
     return all(
         config.get(key, defaults.get(key)) == current["config"].get(key, defaults.get(key))
         for key in (config.keys() | current["config"].keys()) - set(derived)
     )
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """All config keys with their defaults."""
+    return _flat(load_config(""))
+
+
+@cache  # of a benchmark's many runs
+def _clip_hash(weights: str, stamp: tuple[int, int] | None) -> str:
+    """Hash of CLIP's weights.
+
+    Args:
+        weights: MODEL.CLIP.WEIGHTS.
+        stamp: of the file, so that one that changes is read again.
+    """
+    return clip_weights_hash(load_clip_state_dict(weights))
+
+
+def _stamp(weights: str) -> tuple[int, int] | None:
+    """Time and size of a file; None where a name stands for it."""
+    try:
+        status = Path(weights).expanduser().stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _recorded_config(config: Any) -> dict[str, Any]:

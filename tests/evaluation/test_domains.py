@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from data_factory import data_config, registered, write_definition
 from error_matching import expect_error, explains
 from famix.data import load_definition
+from famix.data.definition_record import changed_entry, describe_dataset
 from famix.data.panoptic_definition import load_panoptic_definition
 from famix.errors import ConfigError, DatasetError
 from famix.evaluation.domains import domain_of, is_source, require_known_sources, roles_of
@@ -72,6 +73,16 @@ def test_definitions_state_domains(tmp_path: Path, kind: str) -> None:
         assert MetadataCatalog.get(f"town_foggy{suffix}").domain == "fog"
         cfg.TEST.SOURCE = [f"town_foggy{suffix}"]
         assert (roles_of(cfg).held_out, roles_of(cfg).decided_by) == ((f"town_foggy{suffix}",), "TEST.SOURCE")
+
+
+@pytest.mark.parametrize("kind", ["semantic", "panoptic"])
+def test_a_domain_may_be_stated_after_the_training(tmp_path: Path, kind: str) -> None:
+    write: Any = write_definition if kind == "semantic" else write_recipe
+    name = "tiny_val" if kind == "semantic" else "tiny_val_panoptic"
+    with registered(write(tmp_path, splits={"val": {}})):
+        before = describe_dataset(name)
+    with registered(write(tmp_path, splits={"val": {"domain": "rome"}})):
+        assert changed_entry(name, before) is None
 
 
 @pytest.mark.parametrize(

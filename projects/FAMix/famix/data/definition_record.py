@@ -16,7 +16,7 @@ __all__ = ["changed_entry", "describe_dataset", "find_definitions", "keep_defini
 
 _FOLDER = "datasets"  # of OUTPUT_DIR
 # Where files lie on a machine, what is drawn how, who wrote it, and what concerns other splits.
-_FREE = ("root", "source", "color", "splits", "folders", "domain")
+_FREE = ("root", "source", "color", "splits", "folders", "domain", "domains")
 
 
 def describe_dataset(name: str) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def check_selection(cfg: CfgNode) -> None:
         raise ConfigError(
             f"MODEL_SELECTION.SOURCE_VAL is {source_val}, which does not show the domain of DATASETS.TRAIN "
             f"({', '.join(cfg.DATASETS.TRAIN)}): weights would be chosen on a target. Name a validation set of the source, "
-            "or list this one in TEST.SOURCE if it is one"
+            "or, if this is one, list it in TEST.SOURCE or state its 'domain'"
         )
     if source_val and _period(cfg) < 1:
         raise ConfigError(f"MODEL_SELECTION.PERIOD is {selection.PERIOD}, expected a number of iterations, or 0")

@@ -314,7 +314,10 @@ class Camera:
 def test_camera_is_recorded_until_it_is_stopped(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    of_file = cv2.VideoCapture
+    monkeypatch.setattr(
+        cv2, "VideoCapture", lambda source: of_file(source) if isinstance(source, str) else Camera(source)
+    )
     assert demo.main(["--webcam", "--output", str(tmp_path / "live.avi")]) == 0
     assert capsys.readouterr().out == f"3 frames at 25 per second -> {tmp_path / 'live.avi'}\n"
     monkeypatch.undo()

@@ -21,6 +21,7 @@ from tqdm import tqdm  # noqa: E402
 
 from famix.data.images import require_pixels  # noqa: E402
 from famix.engine import load_config  # noqa: E402
+from famix.engine.disk_errors import disk_message  # noqa: E402
 from famix.errors import ConfigError, DatasetError, FAMixError  # noqa: E402
 from famix.inference import Prediction, Predictor  # noqa: E402
 from famix.inference.background import WriteBehind, read_ahead  # noqa: E402
@@ -215,6 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return UNREADABLE if isinstance(error, DatasetError) else USER_ERROR
+    except OSError as error:
+        print(f"error: {disk_message(error, 'choose another --output')}", file=sys.stderr)
+        return USER_ERROR
     except WindowClosed:
         return 0
     except KeyboardInterrupt:

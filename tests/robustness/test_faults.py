@@ -1,6 +1,7 @@
 """Processes killed at any file operation, full and read-only disks, data that disappears: what was done is kept."""
 
 import errno
+import logging
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import JSONWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data_factory import data_config, make_dataset, registered
 from famix import files
@@ -178,9 +180,28 @@ def assert_one_line(capfd: pytest.CaptureFixture[str], *words: str) -> None:
     assert "Traceback" not in output.out + output.err
 
 
+def fill_log(path: Path) -> None:
+    """Turn what is open of a log file into a device that is always full."""
+    streams = {
+        handler.stream
+        for name in ("detectron2", "fvcore", "famix")
+        for handler in logging.getLogger(name).handlers
+        if isinstance(handler, logging.StreamHandler) and getattr(handler.stream, "name", "") == str(path)
+    }
+    assert streams
+    with open("/dev/full", "w") as full:
+        for stream in streams:
+            os.dup2(full.fileno(), stream.fileno())
+
+
 @pytest.mark.parametrize(
     ("writer", "number", "says"),
-    [("metrics", errno.ENOSPC, "No space left on device"), ("checkpoint", errno.EROFS, "Read-only file system")],
+    [
+        ("metrics", errno.ENOSPC, "No space left on device"),
+        ("TensorBoard", errno.ENOSPC, "No space left on device"),
+        ("log", errno.ENOSPC, "No space left on device"),
+        ("checkpoint", errno.EROFS, "Read-only file system"),
+    ],
 )
 def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
     workspace: Workspace,
@@ -196,6 +217,10 @@ def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
     def fill_up() -> None:
         if writer == "metrics":
             monkeypatch.setattr(JSONWriter, "write", fail)
+        elif writer == "TensorBoard":
+            monkeypatch.setattr(RecordWriter, "write", fail)  # in a thread of its own
+        elif writer == "log":
+            fill_log(workspace.folder / "faulty/log.txt")
         else:
             monkeypatch.setattr(torch, "save", fail)
 
@@ -203,7 +228,7 @@ def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
     assert_one_line(capfd, says, "--resume")
     monkeypatch.undo()
     last = (workspace.folder / "faulty/last_checkpoint").read_text()
-    assert last == ("model_0000019.pth" if writer == "metrics" else "model_0000004.pth")
+    assert last == ("model_0000019.pth" if writer in ("metrics", "TensorBoard") else "model_0000004.pth")
     workspace.run("faulty", *OPTIONS, flags=("--resume",))
     assert_equal_state(workspace.checkpoint("faulty"), workspace.checkpoint("whole"))
 

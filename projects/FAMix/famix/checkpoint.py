@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from famix.errors import WeightsError
-from famix.files import whole_file
+from famix.files import save_tensors
 from famix.intake import DoubtfulFileError, load_tensors
 from famix.wording import first_few
 
@@ -114,10 +114,9 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
         WeightsError: the file cannot be written.
     """
     try:
-        with whole_file(path) as part:
-            torch.save({"model": dict(weights)}, part)
-    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        save_tensors({"model": dict(weights)}, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise WeightsError(f"the weights cannot be written to {path} ({reason}); choose another file") from error
 
 

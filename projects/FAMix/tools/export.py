@@ -18,10 +18,18 @@ import torch  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from famix.engine.disk_errors import disk_message  # noqa: E402
 from famix.errors import ConfigError, FAMixError  # noqa: E402
 from famix.evaluation.run_facts import file_sha256  # noqa: E402
 from famix.files import whole_file  # noqa: E402
-from famix.inference.export import OPSET, OnnxModel, onnx_metadata, require_onnx, write_onnx  # noqa: E402
+from famix.inference.export import (  # noqa: E402
+    OPSET,
+    OnnxModel,
+    onnx_metadata,
+    require_onnx,
+    write_onnx,
+    write_torch_export,
+)
 from famix.inference.graph import SemanticGraph, export_graph  # noqa: E402
 from famix.inference.loading import LoadedModel, load_model  # noqa: E402
 from famix.inference.outputs import require_writable  # noqa: E402
@@ -112,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
                 write_onnx(program, part, onnx_metadata(loaded.classes, **facts(loaded)))
                 exported: Network = OnnxModel(part, torch.get_num_threads())
             else:
-                torch.export.save(program, part)
+                write_torch_export(program, part)
                 exported = torch.export.load(part).module()
             check(network(loaded.model), exported, path, args)
         kind = "float32" if args.float_input else "uint8"
@@ -214,6 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(expand_arguments(args))
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {disk_message(error, 'choose another --output')}", file=sys.stderr)
         return 2
     return 0
 

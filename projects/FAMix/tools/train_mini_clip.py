@@ -18,6 +18,7 @@ from torch import Tensor
 
 from famix.arguments import whole_number
 from famix.data import register_datasets
+from famix.engine.disk_errors import raise_log_errors
 from famix.errors import ConfigError, FAMixError
 from famix.files import whole_file
 from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
@@ -223,6 +224,7 @@ def _log_file(path: Path | None) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
+    raise_log_errors([handler])
     logging.getLogger().addHandler(handler)
     try:
         yield

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -13,15 +14,18 @@ from detectron2.utils.logger import setup_logger
 from famix.data import register_datasets, verify_datasets
 from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
-from famix.engine.disk_errors import is_disk_error
+from famix.engine.disk_errors import is_disk_error, raise_log_errors
 from famix.engine.load_config import load_config
 from famix.engine.resuming import take_up_run
 from famix.engine.run_directory import claim_run_directory, clear_run_directory
 from famix.errors import DatasetError, FAMixError
 from famix.evaluation.domains import roles_of
+from famix.files import whole_file
 from famix.modeling.freezing import ALL
 
 __all__ = ["argument_parser", "setup"]
+
+_LOGGERS = ("detectron2", "fvcore", "famix")  # those with log files
 
 _EPILOG = """
 Examples:
@@ -76,10 +80,15 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
     cfg.freeze()
     claim_run_directory(cfg, args, held)
+    if comm.is_main_process() and cfg.OUTPUT_DIR:
+        # Detectron2 empties the old file before it writes the new one, for which there may be no room.
+        with whole_file(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as part:
+            part.write_text(cfg.dump())
     default_setup(cfg, args)
     if comm.is_main_process() and not args.eval_only:
         keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
+    raise_log_errors(handler for name in _LOGGERS for handler in logging.getLogger(name).handlers)
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     _warn_of_random_weights(cfg, args)

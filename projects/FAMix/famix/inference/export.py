@@ -5,12 +5,14 @@ but deprecated.
 """
 
 import importlib
+import io
 import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -21,7 +23,7 @@ from famix.data.class_table import ClassTable
 from famix.errors import ConfigError
 from famix.inference.graph import AXES, INPUT, OUTPUT
 
-__all__ = ["OPSET", "OnnxModel", "onnx_metadata", "require_onnx", "write_onnx"]
+__all__ = ["OPSET", "OnnxModel", "onnx_metadata", "require_onnx", "write_onnx", "write_torch_export"]
 
 OPSET = 18
 """Version of ONNX's operators: the lowest that torch's exporter writes, which the most runtimes read."""
@@ -60,7 +62,19 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], metadata:
         )
     assert exported is not None
     exported.model.metadata_props.update(metadata)
-    exported.save(path, external_data=False)
+    # Its own writing says little of a full disk.
+    Path(path).write_bytes(exported.model_proto.SerializeToString())
+
+
+def write_torch_export(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
+    """Write a traced graph as a .pt2 file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = io.BytesIO()  # torch aborts the process where it writes to a full disk itself
+    torch.export.save(program, content)
+    Path(path).write_bytes(content.getbuffer())
 
 
 def onnx_metadata(classes: ClassTable, **facts: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 from types import TracebackType
 
-from famix.files import whole_file
 from famix.inference.images import RGBImage
 from famix.inference.prediction import Prediction
 from famix.inference.video import VideoWriter, Window
@@ -47,7 +46,7 @@ class VideoSink:
         """Add a frame.
 
         Raises:
-            ConfigError: a file cannot be written.
+            ConfigError, OSError: a file cannot be written.
         """
         for view, path in self._files.items():
             if view in ID_VIEWS:
@@ -55,8 +54,7 @@ class VideoSink:
                 continue
             picture = draw_view(view, image, prediction, self._look, range(len(prediction.class_names)))
             if view not in self._writers:
-                part = self._open.enter_context(whole_file(path))
-                self._writers[view] = self._open.enter_context(VideoWriter(part, self._rate, picture.shape[:2]))
+                self._writers[view] = self._open.enter_context(VideoWriter(path, self._rate, picture.shape[:2]))
             self._writers[view].write(picture)
         self._frames += 1
 

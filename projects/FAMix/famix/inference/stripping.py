@@ -3,13 +3,12 @@
 import os
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from famix.config import flat_settings
 from famix.data.class_table import SHIPPED
 from famix.errors import WeightsError
-from famix.files import whole_file
+from famix.files import save_tensors
 from famix.inference.loading import LoadedModel
 
 __all__ = ["halve", "strip_checkpoint"]
@@ -40,10 +39,9 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
     shipped = {"config": flat_settings(loaded.cfg) | _LOCAL, "classes": loaded.classes.to_dict()}
     content = {**loaded.facts, "model": halve(state) if half else state, SHIPPED: shipped}
     try:
-        with whole_file(path) as part:
-            torch.save(content, part)
-    except (OSError, RuntimeError) as error:  # torch raises the latter where the disk is full
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        save_tensors(content, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise WeightsError(f"{path} cannot be written ({reason}); choose another file") from error
 
 

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import cv2
 import numpy as np
 
-from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.errors import ConfigError, DatasetError, FAMixError, OutputError
+from famix.files import whole_file
 from famix.inference.images import RGBImage
 
 __all__ = ["CODECS", "USUAL_RATE", "VideoReader", "VideoWriter", "Window"]
@@ -21,6 +23,7 @@ USUAL_RATE = 25.0
 
 _HIGHEST_RATE = 1000.0
 _COUNTED = (".avi", ".m4v", ".mov", ".mp4")  # containers that count their frames
+_BLOCK = 4096  # bytes
 
 
 class VideoReader:
@@ -107,7 +110,9 @@ def _cannot_open(source: Path | int) -> FAMixError:
 
 
 class VideoWriter:
-    """Writes frames of one size; a context that completes the file.
+    """Writes frames of one size; a context that completes the file, which appears whole or not at all.
+
+    OpenCV does not report errors of the disk: the complete video is read once before it replaces an old one.
 
     Args:
         path: of the file, whose suffix says the codec.
@@ -116,6 +121,7 @@ class VideoWriter:
 
     Raises:
         ConfigError: the suffix is none of `CODECS`, or this OpenCV cannot write such a file.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
@@ -124,13 +130,19 @@ class VideoWriter:
             raise ConfigError(f"got {path} for a video, expected a file that ends with {' or '.join(CODECS)}")
         self._padding = (size[0] % 2, size[1] % 2)
         height, width = size[0] + self._padding[0], size[1] + self._padding[1]
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, (width, height))
-        if not self._writer.isOpened():
-            others = " or ".join(suffix for suffix in CODECS if suffix != path.suffix.lower())
-            raise ConfigError(
-                f"OpenCV cannot write {path}: its codec {code} is missing here, or refuses {width} x {height} pixels; try "
-                f"{others}, or a folder, which gets pictures"
-            )
+        self._path, self._frames = path, 0
+        with ExitStack() as files:
+            self._part = files.enter_context(whole_file(path))
+            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*code), rate, (width, height))
+            if not self._writer.isOpened():
+                self._part.write_bytes(bytes(_BLOCK))  # or the disk is what is wrong
+                others = " or ".join(suffix for suffix in CODECS if suffix != path.suffix.lower())
+                raise ConfigError(
+                    f"OpenCV cannot write {path}: its codec {code} is missing here, or refuses {width} x {height} pixels; "
+                    f"try {others}, or a folder, which gets pictures"
+                )
+            files.push(self._complete)
+            self._files = files.pop_all()
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -138,7 +150,26 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Complete the video.
+
+        Raises:
+            OutputError: not all frames can be read back; an old file stays as it was.
+            OSError: the file cannot be written.
+        """
+        self._files.__exit__(kind, error, trace)
+
+    def _complete(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._writer.release()
+        if kind is not None:
+            return
+        readable = _count_frames(self._part)
+        if readable != self._frames:
+            raise OutputError(
+                f"video {self._path} must have {self._frames} frames, got {readable} that can be read back. Make room on the "
+                "disk, or choose another --output. A file that was there is kept."
+            )
 
     def write(self, frame: RGBImage) -> None:
         """Add a frame."""
@@ -146,6 +177,17 @@ class VideoWriter:
         if below or right:
             frame = np.pad(frame, ((0, below), (0, right), (0, 0)))
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+
+def _count_frames(path: Path) -> int:
+    """Decode a video, and count its frames; 0 for anything else."""
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
 
 
 class Window:

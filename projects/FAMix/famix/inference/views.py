@@ -136,8 +136,10 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     stored = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     try:
         with whole_file(path) as part:
-            if not cv2.imwrite(str(part), stored, quality):
+            encoded, content = cv2.imencode(path.suffix, stored, quality)  # its imwrite does not notice a full disk
+            if not encoded:
                 raise OSError(f"OpenCV could not encode {pixels.shape[1]} x {pixels.shape[0]} pixels")
+            part.write_bytes(content.tobytes())
     except (OSError, cv2.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path} cannot be written ({reason}); make room, or choose another --output") from error

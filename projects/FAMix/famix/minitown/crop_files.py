@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -100,6 +101,7 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
     per_scene = plan.looks * plan.crops
     with whole_file(path) as part:
         crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
+        _claim_room(part)
         done, start = 0, time.perf_counter()
         with closing(_parallel(source, plan, workers)) as chunks:  # an interruption ends the processes, too
             for records in chunks:
@@ -108,6 +110,13 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
                 _log_progress(done, len(source), start)
         crops.flush()
         del crops
+
+
+def _claim_room(path: Path) -> None:
+    """Raise OSError unless the disk has room for a file: a write to its memory map would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _log_progress(done: int, total: int, start: float) -> None:

@@ -1,6 +1,7 @@
 """Writing a CLIP in the three forms in which its weights are passed around; `clip_files` reads them back."""
 
 import copy
+import io
 import warnings
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,7 +11,7 @@ import torch
 
 from famix.clip_package import CLIP, convert_weights, tokenize
 from famix.errors import ConfigError
-from famix.files import whole_file
+from famix.files import save_tensors, whole_file
 from famix.modeling.clip_files import design_marks
 from famix.text.tower import OPENAI_TEXT
 
@@ -35,24 +36,27 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
     if form not in get_args(CLIPFileForm):
         raise ConfigError(f"Got the form {form!r} of a CLIP file, expected one of {get_args(CLIPFileForm)}. Name one.")
     convert_weights(model)
+    if form == "state_dict":
+        state_dict = model.state_dict()
+        state_dict._metadata[""].update(design_marks(OPENAI_TEXT))
+        save_tensors(state_dict, path)
+        return
     with whole_file(path) as part:
         if form == "torchscript":
-            _save_torchscript(model, part)
-        elif form == "safetensors":
-            part.write_bytes(safetensors.torch.save(model.state_dict(), metadata=design_marks(OPENAI_TEXT)))
+            part.write_bytes(_to_torchscript(model))
         else:
-            state_dict = model.state_dict()
-            state_dict._metadata[""].update(design_marks(OPENAI_TEXT))
-            torch.save(state_dict, part)
+            part.write_bytes(safetensors.torch.save(model.state_dict(), metadata=design_marks(OPENAI_TEXT)))
 
 
 @torch.no_grad()
-def _save_torchscript(model: CLIP, path: Path) -> None:
+def _to_torchscript(model: CLIP) -> bytes:
     resolution = model.visual.input_resolution
     inputs = (torch.zeros(1, 3, resolution, resolution, dtype=model.dtype), tokenize(["a"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated, and warns of each shape that it takes for a constant
-        torch.jit.save(torch.jit.trace(_with_integer_buffers(model), inputs, check_trace=False), str(path))
+        content = io.BytesIO()  # torch aborts the process where it writes to a full disk itself
+        torch.jit.save(torch.jit.trace(_with_integer_buffers(model), inputs, check_trace=False), content)
+        return content.getvalue()
 
 
 def _with_integer_buffers(model: CLIP) -> CLIP:

@@ -1,0 +1,170 @@
+"""Full disks while videos, pictures, networks and exports are written: one error, and the old file is kept."""
+
+import errno
+import importlib.util
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from torch.export import Dim
+
+from clip_factory import tiny_clip
+from error_matching import explains
+from famix.checkpoint import save_weights as write_released
+from famix.engine.disk_errors import is_disk_error
+from famix.errors import FAMixError
+from famix.files import whole_file
+from famix.inference import ClassTable, LoadedModel
+from famix.inference.export import write_onnx, write_torch_export
+from famix.inference.stripping import strip_checkpoint
+from famix.inference.video import VideoWriter
+from famix.inference.views import write_image
+from famix.minitown import crop_files
+from famix.minitown.crop_files import make_crops
+from famix.minitown.crop_sources import TownSource
+from famix.minitown.crops import RECORD, CropPlan
+from famix.modeling.clip_export import save_clip
+from inference.inference_factory import forgotten_datasets, make_run
+from run_factory import CONFIG, ROOT, load_tool
+
+Output = pytest.CaptureFixture[str]
+PLAN = CropPlan(seed=0, looks=2, crops=2)
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """No file of this process can become larger than `size` bytes: writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+
+
+def write_video(path: Path) -> None:
+    with VideoWriter(path, 25.0, NOISE.shape[:2]) as writer:
+        for number in range(20):
+            writer.write(np.roll(NOISE, number, 0))
+
+
+class Graph(torch.nn.Module):
+    """With more weights than a small disk can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 100, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image)
+
+
+@cache
+def tiny_program() -> Any:
+    sizes = {axis: Dim(name, min=8, max=64) for axis, name in {2: "height", 3: "width"}.items()}
+    sizes[0] = Dim("batch", min=1, max=64)
+    return torch.export.export(Graph().eval(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes={"image": sizes})
+
+
+def write_graph(path: Path, write: Callable[[Any, Path], None]) -> None:
+    with whole_file(path) as part:
+        write(tiny_program(), part)
+
+
+def write_model(path: Path) -> None:
+    model = torch.nn.Linear(200, 200)
+    strip_checkpoint(LoadedModel(model, get_cfg(), ClassTable(("a",), ((0, 0, 0),)), path, {}), path)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "video.mp4": write_video,
+    "video.avi": write_video,
+    "picture.png": lambda path: write_image(path, NOISE),
+    "picture.jpg": lambda path: write_image(path, NOISE),
+    "network.pt2": lambda path: write_graph(path, write_torch_export),
+    "network.onnx": lambda path: write_graph(path, lambda program, part: write_onnx(program, part, {})),
+    "stripped.pth": write_model,
+    "released.pth": lambda path: write_released(torch.nn.Linear(200, 200).state_dict(), path),
+    "clip.pt": lambda path: save_clip(tiny_clip(), path),
+    "clip.jit.pt": lambda path: save_clip(tiny_clip(), path, "torchscript"),
+    "clip.safetensors": lambda path: save_clip(tiny_clip(), path, "safetensors"),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_old_file_and_is_an_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with small_disk(20_000), pytest.raises((FAMixError, OSError)) as error:
+        WRITERS[name](path)
+    assert isinstance(error.value, FAMixError) or is_disk_error(error.value)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("full"), CONFIG)
+
+
+def error_line(capfd: Output) -> str:
+    output = capfd.readouterr()
+    (line,) = [line for line in output.err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in output.out + output.err
+    return line
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_the_demo_does_not_replace_a_video_by_a_torn_one(run: Path, tmp_path: Path, capfd: Output, suffix: str) -> None:
+    drive, seen = tmp_path / f"drive{suffix}", tmp_path / f"seen{suffix}"
+    write_video(drive)
+    seen.write_bytes(b"good")
+    spec = importlib.util.spec_from_file_location("famix_demo", ROOT / "projects/FAMix/demo.py")
+    assert spec is not None and spec.loader is not None
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    words = ["--weights", str(run), "--video-input", str(drive), "--output", str(seen), "--device", "cpu"]
+    with small_disk(20_000), forgotten_datasets():
+        assert demo.main(words) == 2
+    explains(error_line(capfd), str(seen), 20, "--output")
+    assert seen.read_bytes() == b"good" and {file.name for file in tmp_path.iterdir()} == {drive.name, seen.name}
+
+
+@pytest.mark.parametrize("form", ["torch_export", "stripped"])
+def test_an_export_that_finds_no_room_is_one_line(
+    run: Path, tmp_path: Path, capfd: Output, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    tool = load_tool("export")
+    monkeypatch.setattr(tool, "export_graph", lambda *_, **__: tiny_program())
+    words = [str(run), "--format", form, "--output", str(tmp_path), "--runs", "0", "--sizes", "32x40"]
+    with small_disk(20_000), forgotten_datasets():
+        assert tool.main(words) == 2
+    assert "File too large" in error_line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_crops_claim_their_room_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory map that finds no room ends the process."""
+    claimed: list[int] = []
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        claimed.append(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(crop_files, "_parallel", lambda *_: pytest.fail("made crops"))
+    with pytest.raises(OSError, match="No space left"):
+        make_crops(TownSource(0, 3), PLAN, tmp_path / "crops.npy")
+    assert claimed[0] >= 3 * PLAN.looks * PLAN.crops * RECORD.itemsize
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ from famix.errors import FAMixError
 from famix.evaluation import RESULTS_FILE, read_results
 from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.experiment import Experiment
+from famix.minitown.experiment import Experiment, read_occurring
 from famix.minitown.runner import run_experiments
 from famix.style import StyleBank
 
@@ -109,7 +109,8 @@ class Benchmark:
             f"Printed by `{command}`:",
             f"{describe_machine()}; {self.jobs} runs side by side, a thread each, "
             f"on {processors_of(self.experiment(name, seed) for name in METHODS for seed in self.seeds)}",
-            f"Seeds {', '.join(map(str, self.seeds))}. mIoU over CamVid's 11 classes in percent, mean ± standard deviation "
+            f"Seeds {', '.join(map(str, self.seeds))}. mIoU in percent; "
+            f"{read_occurring(self.experiment('none', self.seeds[0]).output)}. Mean ± standard deviation "
             "(n - 1) over the seeds; gains over `none` in points, paired by seed, with p of the two-sided paired t-test.",
             tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),
         ]) + "\n"  # fmt: skip

@@ -29,6 +29,7 @@ from reporting import make_run_parser, print_report
 from run_records import RUNS, RunRecord, record_of
 
 from famix.arguments import whole_number
+from famix.evaluation.report import describe_occurring
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.experiment import CONFIGS, Experiment, condition_of
@@ -184,7 +185,7 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         "# The miniature town",
         f"Printed by `{command}`:",
         describe_runs(runs),
-        "mIoU in percent, mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
+        f"mIoU in percent; {describe_classes(runs)}. Mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
         f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
         "Gains in points are paired by seed, with p of the two-sided paired t-test.",
         "## Styles over the same training without them",
@@ -207,6 +208,12 @@ def write_report(benchmark: Benchmark, command: str) -> str:
             class_table(records["baseline"]),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def describe_classes(runs: Sequence[RunRecord]) -> str:
+    """How many classes the means are over."""
+    counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
+    return describe_occurring(counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
 
 
 def describe_runs(runs: Sequence[RunRecord]) -> str:

@@ -30,7 +30,7 @@ from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predi
 from famix.evaluation.report import PANOPTIC_METRICS, TASK
 from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
 from famix.minitown.runner import run_experiments
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
@@ -171,6 +171,7 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         f"`{CONDITIONS[0]}` is the source, `{UNSEEN}` the mean of all other conditions.",
         quality_table(benchmark),
         *gain_lines(benchmark),
+        f"mIoU: {read_occurring(benchmark.experiment(benchmark.runs[0], benchmark.seeds[0]).output)}.",
         f"All scores on `{CONDITIONS[0]}` and `{UNSEEN}`:",
         detail_table(benchmark),
     ]

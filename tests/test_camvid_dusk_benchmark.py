@@ -39,7 +39,9 @@ def test_report_has_both_times_of_day_and_the_paired_gain(script: ModuleType, tm
                 json.dumps({"seconds": 60.0 * seed, "machine": f"processor {seed}"})
             )
             scores = {"camvid_val_day": day, "camvid_val_dusk": dusk}
-            results = {name: {"sem_seg": {"mIoU": value}} for name, value in scores.items()}
+            results = {
+                name: {"sem_seg": {"mIoU": value, "ACC-road": 1.0, "ACC-train": None}} for name, value in scores.items()
+            }
             (output / "results.json").write_text(json.dumps(results))
     lines = benchmark.report("the command").splitlines()
     rows = {cells[0]: cells[1:] for line in lines if (cells := [cell.strip() for cell in line.split("|")[1:-1]])}
@@ -47,6 +49,7 @@ def test_report_has_both_times_of_day_and_the_paired_gain(script: ModuleType, tm
     assert rows["FAMix"] == ["39.0 ± 1.4", "27.0 ± 2.8", "+6.0 ± 1.4", "0.1051", "1.5"]  # t = 6, one degree of freedom
     assert rows["FAMix and jitter"][2].startswith("-1.0")
     assert "Printed by `the command`:" in lines
+    assert any("1 of 2 classes occur" in line for line in lines)
     assert any("a thread each, on processor 1 and processor 2" in line for line in lines)
 
 

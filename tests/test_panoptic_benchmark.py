@@ -28,7 +28,7 @@ def write_runs(script: ModuleType, folder: Path) -> object:
             (output / "experiment.json").write_text(json.dumps({"seconds": 60.0 * seed}))
             (output / "results.json").write_text(json.dumps({
                 f"minitown_{condition}_val_panoptic": {
-                    "panoptic_seg": {**SCORES, "PQ": value}, "segm": {"AP": 5.0}, "sem_seg": {"mIoU": 50.0},
+                    "panoptic_seg": {**SCORES, "PQ": value}, "segm": {"AP": 5.0}, "sem_seg": {"mIoU": 50.0, "ACC-road": 1.0, "ACC-train": None},
                 }
                 for condition, value in zip(("clear", "night", "fog"), values, strict=True)
             }))  # fmt: skip
@@ -42,7 +42,7 @@ def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path
     assert rows[2] == ["Panoptic-DeepLab", "source only", "61.0 ± 1.4", "11.0 ± 1.4", "20.0 ± 0.0", "15.5 ± 0.7", "1.5"]
     assert rows[3][-2] == "22.0 ± 1.4"  # of 23 and 21
     assert "FAMix, weather's words: +6.5 ± 2.1 points of PQ on `unseen` over source only" in report  # of 8 and 5
-    assert "Printed by `the command`" in report
+    assert "Printed by `the command`" in report and "mIoU: 1 of 2 classes occur." in report
 
 
 def test_methods_differ_in_their_styles_alone(script: ModuleType, tmp_path: Path) -> None:

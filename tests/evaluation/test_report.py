@@ -12,7 +12,7 @@ import pytest
 from data_factory import data_config, registered
 from famix.evaluation import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.evaluation.confusion import segmentation_scores
-from famix.evaluation.report import PANOPTIC_METRICS, count_occurring
+from famix.evaluation.report import PANOPTIC_METRICS, count_occurring, describe_occurring
 from famix.evaluation.report_text import format_row, markdown_table
 from report_factory import fake_report
 
@@ -210,3 +210,8 @@ def test_occurring_classes_are_counted_in_the_subset() -> None:
     scores = {"ACC-road": 1.0, "ACC-sky": math.nan, "ACC-car": 0.0}
     assert count_occurring(scores, NAMES) == 2 and count_occurring(scores, ("sky",)) == 0
     assert count_occurring({"mIoU": 1.0}, NAMES) is None
+
+
+def test_occurring_classes_in_words() -> None:
+    assert describe_occurring([10, 10], 19) == "10 of 19 classes occur"
+    assert describe_occurring([11, 9], 19) == "9 to 11 of 19 classes occur"

@@ -140,6 +140,17 @@ def test_files_have_both_means_the_rule_and_how_many_classes_occur(tmp_path: Pat
     assert read_report(tmp_path / "results.json").data_sets["fog_val"].absent_classes == rule
 
 
+@pytest.mark.parametrize("rule", ["none", 3, None])
+def test_an_unknown_rule_is_refused(tmp_path: Path, rule: object) -> None:
+    write_report(absent_report("skip"), tmp_path)
+    path = tmp_path / "results.json"
+    plain = json.loads(path.read_text())
+    plain["report"]["data_sets"]["fog_val"]["absent_classes"] = rule
+    path.write_text(json.dumps(plain))
+    with expect_error(DatasetError, str(path), repr(rule), "expected"):
+        read_report(path)
+
+
 @pytest.mark.parametrize(("evaluator", "rule"), [("streaming", "skip"), ("detectron2", "skip"), ("cityscapes", "zero")])
 def test_files_that_say_no_rule_follow_their_evaluators(tmp_path: Path, evaluator: str, rule: str) -> None:
     write_report(absent_report(rule), tmp_path)

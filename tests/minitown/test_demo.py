@@ -20,7 +20,7 @@ from data_factory import registered
 from famix.data import CITYSCAPES_CLASSES
 from famix.minitown import runner
 from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import condition_of, development_mean, read_scores, unseen_mean
+from famix.minitown.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
 from famix.minitown.page import Story, format_gain, write_page
 from famix.minitown.story import StoryRow, draw_story
 from famix.minitown.writer import write_tree
@@ -102,6 +102,9 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.C
         cells = [f"{value:.1f}" for value in (*score.values(), means[title])]
         gains = [format_gain(means[title] - means[name]) for name in ("baseline", "+ jitter") if name != title]
         assert re.search("^" + " +".join(map(re.escape, [title, *cells, *gains])) + " *$", printed, flags=re.MULTILINE)
+    words = read_occurring(output / "baseline")
+    assert re.fullmatch(r"\d+( to \d+)? of 19 classes occur", words) and printed.count(words) == 1
+    assert words in (output / "story.html").read_text()
     assert str(output / "story.png") in printed and str(output / "story.html") in printed
     assert all((output / name / "style_bank.safetensors").exists() == ("famix" in name) for name in runs.values())
 

@@ -17,11 +17,14 @@ import yaml
 from famix import files
 from famix.errors import ConfigError
 from famix.minitown import runner
-from famix.minitown.experiment import CONFIGS, Experiment, read_record, read_scores, write_record
+from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
 from famix.minitown.progress_line import ProgressLine
 from famix.minitown.runner import ExperimentError, run_experiments
 
-RESULTS = {"minitown_clear_val": {"sem_seg": {"mIoU": 50.0}}, "minitown_fog_val": {"sem_seg": {"mIoU": 30.0}}}
+RESULTS = {
+    "minitown_clear_val": {"sem_seg": {"mIoU": 50.0, "ACC-road": 90.0, "ACC-sky": 80.0, "ACC-train": None}},
+    "minitown_fog_val": {"sem_seg": {"mIoU": 30.0, "ACC-road": 50.0, "ACC-sky": None, "ACC-train": None}},
+}
 WRITE_PID = "(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\n"
 
 Use = Callable[[str], None]
@@ -69,6 +72,7 @@ def test_a_finished_experiment_is_kept(use_script: Use, make: Make) -> None:
     assert lines[0].startswith("3 --config-file") and " --resume MODEL.CLIP.WEIGHTS " in lines[0]
     assert lines[0].endswith("SEED 1 STYLE_MINING.SEED 1")
     assert read_scores(make().output) == {"clear": 50.0, "fog": 30.0}
+    assert read_occurring(make().output) == "1 to 2 of 3 classes occur"
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"options": ("SOLVER.MAX_ITER", "7")}])

@@ -228,6 +228,7 @@ def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], sc
     methods = ("baseline", "jitter08half", "jitter08", "famix", "famix_jitter08half")
     made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
     report = script.write_report(made, "the command")
+    assert "1 of 19 classes occur" in report
     tables = [
         {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
         for lines in (block.splitlines() for block in report.split("\n\n") if block.startswith("|"))

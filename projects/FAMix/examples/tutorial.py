@@ -14,6 +14,8 @@ from tabulate import tabulate
 
 from famix import Predictor
 from famix.engine import Trainer, argument_parser, setup
+from famix.evaluation import read_report
+from famix.evaluation.report_text import class_count
 from famix.inference import load_model
 from famix.inference.stripping import strip_checkpoint
 from famix.minitown.conditions import apply_condition
@@ -108,8 +110,10 @@ results = trainer.train()
 # ## 5. The table
 
 # %%
-rows = [[name, scores["sem_seg"]["mIoU"], scores["sem_seg"]["pACC"]] for name, scores in results.items()]
-table = tabulate(rows, headers=["data set", "mIoU in %", "pixel accuracy in %"], floatfmt=".1f", tablefmt="github")
+report = read_report(FOLDER / "run/results.json")
+rows = [[name, class_count(report, name), report.score(name), report.score(name, "pACC")] for name in results]
+headers = ["dataset", "classes that occur", "mIoU in %", "pixel accuracy in %"]
+table = tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github")
 print(table)
 (FOLDER / "table.md").write_text(table + "\n")
 

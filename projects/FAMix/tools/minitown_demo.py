@@ -21,7 +21,7 @@ from tabulate import tabulate  # noqa: E402
 from famix.arguments import whole_number  # noqa: E402
 from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
 from famix.errors import FAMixError  # noqa: E402
-from famix.minitown.experiment import CONFIGS, Experiment, read_scores  # noqa: E402
+from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores  # noqa: E402
 from famix.minitown.page import Story, score_table, write_page  # noqa: E402
 from famix.minitown.progress_line import ProgressLine  # noqa: E402
 from famix.minitown.runner import run_experiments  # noqa: E402
@@ -107,7 +107,7 @@ def show(demo: Demo) -> None:
     heading(3, "scores")
     scores = [read_scores(run.output) for run in demo.runs]
     story = Story([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
-    say(format_table(story))
+    say(f"{format_table(story)}\n{story.facts['classes']}")
     heading(4, "picture and page")
     picture, page = demo.output / "story.png", demo.output / "story.html"
     tell_story([run.output for run in demo.runs], story.titles, picture)
@@ -132,6 +132,7 @@ def facts(demo: Demo) -> dict[str, str]:
         for name, found in inputs.items()
     }
     return {
+        "classes": f"{read_occurring(demo.runs[0].output)}, over which mIoU is the mean",
         "words": ", ".join(demo.runs[-1].load_config().STYLE_MINING.STYLES),
         "jitter": "brightness, contrast and saturation by "
         + "; ".join(f"{strength} ({name})" for name, strength in strengths.items()),

@@ -1,20 +1,21 @@
 """The scores of a run on all its data sets, with what one must know to compare them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from famix.evaluation.confusion import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.confusion import ABSENT_CLASSES, MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.domains import domain_groups, is_source, short_names
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols import protocol_of
 from famix.evaluation.run_facts import RunFacts, ScoredWeights, describe_run, from_plain
 
 __all__ = [
+    "CLASS_ACCURACY",
     "MEAN",
     "METRICS",
     "PANOPTIC_METRICS",
@@ -23,6 +24,7 @@ __all__ = [
     "Results",
     "ScoredDataset",
     "count_occurring",
+    "describe_occurring",
     "make_report",
 ]
 
@@ -45,7 +47,9 @@ MEAN = "mean"
 TASK = "sem_seg"
 """The task of the results that is reported on."""
 
-_ACCURACY = "ACC-"  # a class has an accuracy if it has labelled pixels
+CLASS_ACCURACY = "ACC-"
+"""What names of accuracies begin with; a class has one if it has labelled pixels."""
+
 _SAME = 1e-9  # percent; means that differ by less are one
 
 
@@ -130,7 +134,7 @@ class Report:
     def counted_as_zero(self, name: str) -> int:
         """How many classes are in a data set's mean IoU as 0 because they are predicted but nowhere labelled."""
         scores, classes = self.results[name].get(TASK, {}), self.data_sets[name].classes
-        absent = [one for one in classes if math.isnan(scores.get(f"{_ACCURACY}{one}", 0.0))]
+        absent = [one for one in classes if math.isnan(scores.get(f"{CLASS_ACCURACY}{one}", 0.0))]
         return sum(not math.isnan(scores.get(f"IoU-{one}", math.nan)) for one in absent)
 
     def score(self, name: str, metric: str = "mIoU") -> float:
@@ -194,6 +198,9 @@ class Report:
         """
         weights = from_plain(ScoredWeights, plain["run"]["weights"])
         run = from_plain(RunFacts, plain["run"], weights=weights)
+        for name, scored in plain["data_sets"].items():
+            if scored.get("absent_classes", SKIP) not in ABSENT_CLASSES:
+                raise ValueError(f"absent_classes {scored['absent_classes']!r} of {name}")
         before = {"absent_classes": ZERO if run.evaluator == "cityscapes" else SKIP}  # of files that do not say it
         data_sets = {
             name: from_plain(ScoredDataset, {**before, **scored}) for name, scored in plain["data_sets"].items()
@@ -203,7 +210,8 @@ class Report:
         return cls(run, data_sets, results)
 
     def _mean_scores(self, names: Sequence[str]) -> dict[str, float]:
-        metrics = dict.fromkeys((*self.metrics, *(MEAN_IOUS.values() if self.other_means else ())))
+        scored = {metric for tasks in self.results.values() for metric in tasks.get(TASK, {})}
+        metrics = dict.fromkeys((*self.metrics, *(metric for metric in MEAN_IOUS.values() if metric in scored)))
         return {metric: self._mean(names, metric) for metric in metrics}
 
     def _mean(self, names: Sequence[str], metric: str) -> float:
@@ -221,8 +229,19 @@ def count_occurring(scores: Mapping[str, float], classes: Sequence[str]) -> int 
     Returns:
         Of how many the scores have an accuracy; None where they have no accuracies of classes.
     """
-    accuracies = [scores[f"{_ACCURACY}{name}"] for name in classes if f"{_ACCURACY}{name}" in scores]
+    accuracies = [scores[f"{CLASS_ACCURACY}{name}"] for name in classes if f"{CLASS_ACCURACY}{name}" in scores]
     return sum(not math.isnan(value) for value in accuracies) if accuracies else None
+
+
+def describe_occurring(counts: Iterable[int], total: int) -> str:
+    """How many classes occur, e.g. "10 of 19 classes occur", or "9 to 10 of 19" where datasets differ.
+
+    Args:
+        counts: classes with labelled pixels, of every dataset.
+        total: number of classes.
+    """
+    low, high = min(counts := list(counts)), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} of {total} classes occur"
 
 
 def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:

@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from famix.engine import load_config
 from famix.errors import DatasetError
 from famix.evaluation import RESULTS_FILE, read_results
+from famix.evaluation.report import CLASS_ACCURACY, TASK, describe_occurring
 from famix.files import whole_file
 from famix.intake import parse_yaml, read_json
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
@@ -33,6 +34,7 @@ __all__ = [
     "condition_of",
     "development_mean",
     "is_finished",
+    "read_occurring",
     "read_record",
     "read_scores",
     "same_settings",
@@ -219,6 +221,21 @@ def read_scores(folder: Path) -> dict[str, float]:
         return {condition_of(name): tasks["sem_seg"]["mIoU"] for name, tasks in results.items()}
     except KeyError as error:
         raise DatasetError(f"{folder / RESULTS_FILE} has no {error}; score the experiment again") from error
+
+
+def read_occurring(folder: Path) -> str:
+    """How many classes occur in the datasets of a finished experiment, and so in its means: "10 of 19 classes occur".
+
+    Raises:
+        DatasetError: there are no scores of classes.
+    """
+    accuracies = [
+        [value for metric, value in tasks.get(TASK, {}).items() if metric.startswith(CLASS_ACCURACY)]
+        for tasks in read_results(folder / RESULTS_FILE).values()
+    ]
+    if not accuracies or not all(accuracies):
+        raise DatasetError(f"{folder / RESULTS_FILE} has no scores of classes; score the experiment again")
+    return describe_occurring([sum(map(math.isfinite, one)) for one in accuracies], max(map(len, accuracies)))
 
 
 def unseen_mean(scores: Mapping[str, float]) -> float:

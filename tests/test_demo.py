@@ -163,6 +163,27 @@ def test_unreadable_files_are_named_and_the_others_go_on(
 
 
 @pytest.mark.usefixtures("loaded_once")
+def test_every_picture_of_a_folder_is_used_or_reported(
+    demo: ModuleType, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.png").rename(photos / "1.PnG")
+    (photos / "linked.png").symlink_to(photos / "0.png")
+    (photos / "broken.png").symlink_to(photos / "nowhere.png")
+    (photos / "phone.heic").write_bytes(b"ftypheic")
+    (tmp_path / "disk").mkdir()
+    shutil.copy(photos / "2.png", tmp_path / "disk/3.png")
+    (photos / "disk").symlink_to(tmp_path / "disk")
+    assert demo.main(["--input", str(photos), "--output", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"5 of 7 images -> {tmp_path / 'out'}\n"
+    assert len(err.splitlines()) == 2
+    for line, name in zip(err.splitlines(), ("broken.png", "phone.heic"), strict=True):
+        explains(line, key=str(photos / name))
+    pictures = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.jpg")}
+    assert pictures == {f"{name}_overlay.jpg" for name in ("0", "1", "2", "linked", "disk/3")}
+
+
+@pytest.mark.usefixtures("loaded_once")
 def test_inputs_in_the_output_folder_stay(demo: ModuleType, photos: Path) -> None:
     shutil.copy(photos / "1.png", photos / "0_labels.png")
     before = (photos / "0_labels.png").read_bytes()

@@ -1,10 +1,13 @@
 """Which images are meant, and where their pictures go."""
 
+import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from error_matching import expect_error
 from famix.errors import ConfigError
 from famix.inference.inputs import find_images
 from famix.inference.outputs import image_files, require_writable, video_files
@@ -52,6 +55,60 @@ def test_what_matches_nothing_is_named(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"no input matched .*empty, nothing\*\.png; expected images, folders"):
         find_images([str(photos), str(tmp_path / "empty"), "nothing*.png"])
+
+
+def test_pictures_of_any_format_and_capitals_count(tmp_path: Path) -> None:
+    expected = ["a.Jpg", "b.GIF", "c.heic", "d.pGm", "e.JPEG", "f.webP"]
+    for name in (*expected, "g.txt", "h.json", "noext"):
+        (tmp_path / name).touch()
+    assert names(find_images([str(tmp_path)]), tmp_path) == expected
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "*.JPG", "**/*.Jpg"])
+def test_patterns_of_images_match_any_capitals(tmp_path: Path, pattern: str) -> None:
+    for name in ("a.jpg", "b.JPG", "c.Jpg", "d.png"):
+        (tmp_path / name).touch()
+    assert names(find_images([f"{tmp_path}/{pattern}"]), tmp_path) == ["a.jpg", "b.JPG", "c.Jpg"]
+
+
+def test_folders_behind_links_are_part_of_a_folder(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/e.png").touch()
+    for name in ("x", "y"):
+        (photos / name).symlink_to(tmp_path / "disk")
+    (photos / "deep/above").symlink_to(photos)
+    assert names(find_images([str(photos)]), photos) == ["a.PNG", "b.jpg", "deep/c.webp", "x/e.png", "y/e.png"]
+
+
+def test_two_links_to_one_picture_are_two_inputs(photos: Path) -> None:
+    (photos / "again.jpg").symlink_to(photos / "b.jpg")
+    (photos / "broken.jpg").symlink_to(photos / "nowhere")
+    expected = ["a.PNG", "again.jpg", "b.jpg", "broken.jpg", "deep/c.webp"]
+    assert names(find_images([str(photos)]), photos) == expected
+    assert names(find_images([f"{photos}/*.jpg"]), photos) == ["again.jpg", "b.jpg", "broken.jpg"]
+
+
+def test_links_made_to_last_for_ever_end(tmp_path: Path) -> None:
+    folder = tmp_path
+    for level in range(30):
+        (tmp_path / f"{level}").mkdir()
+        for name in ("x", "y"):
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    folder = tmp_path / "0"
+    with expect_error(ConfigError, key="--input", value=64, remedy="Remove"):
+        find_images([str(folder)])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_folder_that_cannot_be_listed_is_an_error(photos: Path) -> None:
+    (photos / "deep").chmod(0)
+    with expect_error(ConfigError, key="--input", value=photos / "deep", remedy="permissions"):
+        find_images([str(photos)])
+
+
+def test_name_in_another_unicode_form_is_found(tmp_path: Path) -> None:
+    (tmp_path / unicodedata.normalize("NFD", "Zürich.png")).touch()
+    assert len(find_images([str(tmp_path / unicodedata.normalize("NFC", "Zürich.png"))])) == 1
 
 
 def stems(inputs: Sequence[Path], output: Path, views: Sequence[str] = ("labels",)) -> list[str]:

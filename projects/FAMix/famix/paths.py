@@ -3,11 +3,21 @@
 import argparse
 import os
 import re
+import unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 from famix.errors import ConfigError, FAMixError
 
-__all__ = ["expand_arguments", "expand_path", "local_path", "needs_expansion", "require_local"]
+__all__ = [
+    "as_on_disk",
+    "expand_arguments",
+    "expand_path",
+    "local_path",
+    "needs_expansion",
+    "one_form",
+    "require_local",
+]
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 _MOST_ROUNDS = 10  # of variables whose values name variables
@@ -85,3 +95,32 @@ def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
         elif isinstance(value, list):
             setattr(arguments, name, [Path(expand_path(str(v), key)) if isinstance(v, Path) else v for v in value])
     return arguments
+
+
+def one_form(name: str) -> str:
+    """A name in one Unicode form (NFC): an accent may be a character of its own, as on disks of macOS."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(path: str) -> str:
+    """A path in the Unicode form in which it is on the disk; as it is where there is none, or several."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    parent, name = os.path.split(path)
+    if not name:
+        return path
+    parent = as_on_disk(parent)
+    try:
+        names = _names_by_form(parent, os.stat(parent).st_mtime_ns)
+    except (OSError, ValueError):
+        return path
+    return os.path.join(parent, names.get(one_form(name)) or name)
+
+
+@lru_cache(maxsize=8)
+def _names_by_form(folder: str, modified: int) -> dict[str, str | None]:
+    """Name in one form -> name, or None where several are alike."""
+    names: dict[str, str | None] = {}
+    for name in os.listdir(folder):
+        names[one_form(name)] = None if one_form(name) in names else name
+    return names

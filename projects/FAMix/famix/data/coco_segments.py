@@ -12,6 +12,7 @@ from PIL import Image
 from famix.data.decoding import exact_rgb
 from famix.data.label_names import read_json
 from famix.errors import DatasetError
+from famix.paths import one_form
 from famix.wording import first_few, shown
 
 __all__ = ["VOID_ID", "decode_categories"]
@@ -57,9 +58,9 @@ def decode_categories(path: Path, image: Image.Image, segments_file: Path) -> ND
 
 def _segments_of(path: Path, segments_file: Path) -> _Segments:
     found = _read_segments(segments_file, segments_file.stat().st_mtime_ns if os.path.isfile(segments_file) else 0)
-    if path.name not in found:
+    if one_form(path.name) not in found:
         raise DatasetError(f"{segments_file} has no annotation of {path.name}. Leave the image out, or mend the file.")
-    return found[path.name]
+    return found[one_form(path.name)]
 
 
 @lru_cache(maxsize=1)
@@ -67,7 +68,7 @@ def _read_segments(file: Path, modified: int) -> dict[str, _Segments]:
     content = read_json(file)
     try:
         return {
-            str(entry["file_name"]).rsplit("/", 1)[-1]: {
+            one_form(str(entry["file_name"]).rsplit("/", 1)[-1]): {
                 _checked(segment["id"], _NUM_SEGMENTS): _checked(segment["category_id"], VOID_ID)
                 for segment in entry["segments_info"]
             }

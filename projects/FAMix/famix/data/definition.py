@@ -11,7 +11,7 @@ from famix.data.fields import Fields, read_yaml
 from famix.data.layout import LabelEncoding, Layout, mentions_split
 from famix.data.layout_fields import ENCODING_KEYS, IGNORE, PLACE_KEYS, read_layouts
 from famix.errors import DatasetError
-from famix.paths import local_path
+from famix.paths import as_on_disk, local_path
 
 __all__ = [
     "DATASETS_VARIABLE",
@@ -115,7 +115,7 @@ def resolve_root(root: str, source: str) -> str:
     folder = local_path(root, f"{source}: key 'root'", DatasetError)
     if not os.path.isabs(folder):
         folder = os.path.join(datasets_folder(), folder)
-    return os.path.abspath(folder)
+    return as_on_disk(os.path.abspath(folder))
 
 
 def datasets_folder() -> str:

@@ -17,6 +17,7 @@ from famix.intake import require_plain_file
 __all__ = [
     "MAX_PIXELS",
     "MOST_PIXELS",
+    "PICTURE_SUFFIXES",
     "image_size",
     "open_image",
     "open_label",
@@ -32,6 +33,19 @@ MOST_PIXELS = 178_956_970
 """Highest value of INPUT.MAX_PIXELS: Pillow refuses larger images."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow knows more, some of which start programs
+
+_READ_SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_REFUSED_SUFFIXES = (
+    *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),
+    *(".heif", ".jp2", ".jxl", ".nef", ".psd", ".tga"),
+)
+
+PICTURE_SUFFIXES = frozenset((*_READ_SUFFIXES, *_REFUSED_SUFFIXES))
+"""Of files that are pictures, also in formats that are not read: what is meant as an image is never left out in silence."""
+
 _LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
 _LOSSLESS_TIFF = (
     *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),

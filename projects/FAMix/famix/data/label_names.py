@@ -7,6 +7,7 @@ from typing import Any
 
 from famix.errors import DatasetError
 from famix.intake import MAX_JSON_BYTES, parse_json, read_text
+from famix.paths import one_form
 from famix.wording import first_few, shown
 
 __all__ = ["ids_by_name", "read_id_names", "read_json"]
@@ -104,4 +105,4 @@ def _read_json(file: Path, modified: int) -> Any:
 
 
 def _levels(name: str) -> tuple[str, ...]:
-    return tuple("".join(filter(str.isalnum, part)).lower() for part in name.split(_SEPARATOR))
+    return tuple("".join(filter(str.isalnum, part)).lower() for part in one_form(name).split(_SEPARATOR))

@@ -11,6 +11,7 @@ from famix.data.label_names import ids_by_name, read_id_names
 from famix.data.labels import LabelReader
 from famix.data.layout import LabelEncoding
 from famix.errors import DatasetError
+from famix.paths import as_on_disk, one_form
 
 __all__ = ["LayoutLabelReader", "label_reader_of"]
 
@@ -67,7 +68,7 @@ class LayoutLabelReader(LabelReader):
         return self._readers[key]
 
     def _template_of(self, path: str, root: str) -> str:
-        below = os.path.relpath(path, root).replace(os.sep, "/")
+        below = one_form(os.path.relpath(path, root).replace(os.sep, "/"))
         fitting = [layout.labels for layout in self.definition.layouts if _pattern_of(layout.labels).fullmatch(below)]
         if not fitting:
             expected = ", ".join(dict.fromkeys(layout.labels for layout in self.definition.layouts))
@@ -82,7 +83,7 @@ class LayoutLabelReader(LabelReader):
 def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> LabelReader:
     label_ids, highest_id, segments_file = encoding.label_ids, encoding.highest_id, None
     if encoding.names_file is not None:
-        file = Path(definition.root_folder(), encoding.names_file)
+        file = Path(as_on_disk(os.path.join(definition.root_folder(), encoding.names_file)))
         id_names = read_id_names(file)
         label_ids = ids_by_name(id_names, encoding.label_names, definition.ignore_label, file)
         highest_id = max(id_names) if highest_id is None else highest_id
@@ -101,7 +102,8 @@ def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> Labe
 
 @lru_cache(maxsize=64)
 def _pattern_of(template: str) -> re.Pattern[str]:
-    pattern = re.escape(template)
+    stem, dot, extension = one_form(template).rpartition(".")
+    pattern = f"{re.escape(f'{stem}{dot}')}(?i:{re.escape(extension)})" if dot else re.escape(extension)
     for placeholder, meaning in _PLACEHOLDERS.items():
         pattern = pattern.replace(re.escape(placeholder), meaning)
     return re.compile(pattern)

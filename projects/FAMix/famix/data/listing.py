@@ -16,7 +16,7 @@ from famix.data.patterns import FileTree, PathPattern, resolve_keys
 from famix.data.records import DatasetRecord, read_as_train_ids
 from famix.data.split_lists import read_split_list
 from famix.errors import DatasetError
-from famix.paths import local_path
+from famix.paths import as_on_disk, local_path, one_form
 from famix.wording import first_few
 
 __all__ = ["SplitFiles", "SplitSurvey"]
@@ -35,6 +35,7 @@ class SplitSurvey:
         without_image: labels that have no image; of splits that a list makes, none.
         absent: entries of the split's list without an image.
         list_file: the list; None where the split has none.
+        other_format: images of labels without an image, in a format that the definition does not ask for.
     """
 
     images: str
@@ -44,6 +45,7 @@ class SplitSurvey:
     without_image: list[str]
     absent: list[str]
     list_file: str | None
+    other_format: list[str]
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class SplitFiles:
                 f"expected files like {self._example(survey.labels)}. Add them, or leave such images out with "
                 "'unpaired: skip' in the definition"
             )
+        if survey.other_format:
+            raise self._error(
+                f"{len(survey.other_format)} images are in another format than {survey.images} asks for, the first: "
+                f"{first_few(survey.other_format, _SHOWN)}; convert them, or divide the data into two definitions"
+            )
         if not survey.records and without_label:
             raise self._error(
                 f"none of its {len(without_label)} images has a label; expected files like {self._example(survey.labels)}"
@@ -128,7 +135,7 @@ class SplitFiles:
             return layouts[0]
         for layout in layouts:
             list_file = self._list_file(layout)
-            if list_file is None or self.split.keys or os.path.isfile(os.path.join(tree.root, list_file)):
+            if list_file is None or self.split.keys or os.path.isfile(as_on_disk(os.path.join(tree.root, list_file))):
                 images, labels = self._match(tree, layout)
                 if images.keys() & labels.keys():
                     return layout
@@ -144,15 +151,16 @@ class SplitFiles:
         else:
             listed = resolve_keys(self._read_keys(tree.root, list_file, layout), images)
         keys = sorted({key for key in listed.values() if key is not None} - skipped)
-        name = self.definition.dataset_name(self.split)
+        name, left_out = self.definition.dataset_name(self.split), {one_form(key) for key in self.split.skip}
         return SplitSurvey(
             images=self._pattern(layout.images, layout).path_of(),
             labels=self._pattern(layout.labels, layout).path_of(),
             records=_records(name, images, {key: labels[key] for key in keys if key in labels}, layout.encoding),
             without_label=[images[key] for key in keys if key not in labels],
             without_image=[] if list_file else self._without_image(tree, images, labels),
-            absent=[key for key, found in listed.items() if found is None and key not in self.split.skip],
+            absent=[key for key, found in listed.items() if found is None and key not in left_out],
             list_file=list_file,
+            other_format=[] if list_file else self._other_format(tree, layout, images, labels),
         )
 
     def _match(self, tree: FileTree, layout: Layout) -> tuple[dict[str, str], dict[str, str]]:
@@ -171,6 +179,13 @@ class SplitFiles:
         }
         return sorted(path for key, path in labels.items() if key not in images and path not in others)
 
+    def _other_format(
+        self, tree: FileTree, layout: Layout, images: Mapping[str, str], labels: Mapping[str, str]
+    ) -> list[str]:
+        others, label_paths = tree.other_pictures(self._pattern(layout.images, layout)), set(labels.values())
+        keys = sorted(labels.keys() & others.keys() - images.keys())
+        return [others[key] for key in keys if others[key] not in label_paths]
+
     def _pattern(self, template: str, layout: Layout) -> PathPattern:
         return PathPattern.from_template(template, layout.folders.get(self.split.name, self.split.folder))
 
@@ -180,7 +195,7 @@ class SplitFiles:
         return layout.keys.replace("{split}", layout.folders.get(self.split.name, self.split.folder))
 
     def _read_keys(self, root: str, list_file: str, layout: Layout) -> list[str]:
-        path = os.path.join(root, list_file)
+        path = as_on_disk(os.path.join(root, list_file))
         try:
             lines = read_split_list(Path(path), layout.folders.get(self.split.name, self.split.folder))
         except (OSError, ValueError) as error:
@@ -214,7 +229,7 @@ class SplitFiles:
             found = f"{len(files)} found" if tree.has_folder(pattern) else "no such folder"
             parts.append(f"{what} {pattern.path_of()} ({found})")
         list_file = self._list_file(layout)
-        if list_file is not None and not os.path.isfile(os.path.join(tree.root, list_file)):
+        if list_file is not None and not os.path.isfile(as_on_disk(os.path.join(tree.root, list_file))):
             parts.append(f"list {list_file} (missing)")
         return ", ".join(parts)
 

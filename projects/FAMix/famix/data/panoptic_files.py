@@ -13,6 +13,7 @@ from famix.data.panoptic_segments import Segment
 from famix.data.patterns import FileTree, PathPattern, resolve_keys
 from famix.data.records import DatasetRecord
 from famix.errors import DatasetError
+from famix.paths import as_on_disk
 from famix.wording import first_few
 
 __all__ = ["PanopticFiles"]
@@ -105,7 +106,7 @@ class PanopticFiles:
             self._missing(f"its panoptic JSON file {file} does not exist")
         labels = self.panoptic_root
         annotations = read_annotations(self.definition, file)
-        absent = [entry.label for entry in annotations if not os.path.isfile(os.path.join(labels, entry.label))]
+        absent = [entry.label for entry in annotations if not os.path.isfile(_label_path(labels, entry))]
         if absent:
             raise self._error(
                 f"{file} names {len(absent)} PNG(s) that are not in {labels}, the first: {first_few(absent)}. Make or "
@@ -119,7 +120,7 @@ class PanopticFiles:
         ]
 
     def _record(self, key: str, image: str, labels: str, annotation: PanopticAnnotation) -> dict[str, Any]:
-        label = os.path.normpath(os.path.join(labels, annotation.label))
+        label = _label_path(labels, annotation)
         return {
             "file_name": image,
             "image_id": key,
@@ -153,9 +154,8 @@ class PanopticFiles:
             raise self._error(f"its JSON file has several annotations of the {what} {first_few(repeated)}")
 
     def _path(self, template: str) -> str:
-        return os.path.normpath(
-            os.path.join(self.root, template.replace("{split}", self.definition.splits[self.split]))
-        )
+        below = template.replace("{split}", self.definition.splits[self.split])
+        return as_on_disk(os.path.normpath(os.path.join(self.root, below)))
 
     def _error(self, problem: str) -> DatasetError:
         return DatasetError(f"Dataset '{self.name}' ({self.definition.source}): {problem}.")
@@ -169,3 +169,7 @@ class PanopticFiles:
 
     def _cannot_list(self, error: OSError) -> NoReturn:
         raise self._error(f"its folder {error.filename} cannot be listed: {error.strerror}") from error
+
+
+def _label_path(folder: str, annotation: PanopticAnnotation) -> str:
+    return as_on_disk(os.path.normpath(os.path.join(folder, annotation.label)))

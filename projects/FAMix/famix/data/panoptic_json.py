@@ -11,6 +11,7 @@ from famix.data.panoptic_definition import PanopticDefinition
 from famix.data.panoptic_segments import Segment
 from famix.errors import DatasetError
 from famix.intake import MAX_JSON_BYTES, parse_json, read_text
+from famix.paths import one_form
 from famix.wording import did_you_mean, first_few, shown
 
 __all__ = ["PanopticAnnotation", "read_annotations"]
@@ -187,4 +188,4 @@ def _read(definition: PanopticDefinition, file: Path) -> Any:
 
 def _plain(key: int | str) -> int | str:
     """Names are compared without case, blanks and punctuation: 'Traffic Sign (Front)' is 'traffic sign front'."""
-    return key if isinstance(key, int) else "".join(filter(str.isalnum, key)).lower()
+    return key if isinstance(key, int) else "".join(filter(str.isalnum, one_form(key))).lower()

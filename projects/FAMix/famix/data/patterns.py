@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from famix.data.images import PICTURE_SUFFIXES
+from famix.paths import as_on_disk, one_form
+
 __all__ = ["FileTree", "PathPattern", "resolve_keys"]
 
 
@@ -29,16 +32,30 @@ class PathPattern:
         return cls(posixpath.normpath(folder), prefix, suffix)
 
     def key_of(self, path: str) -> str | None:
-        """Key of a path relative to the folder; None for other files."""
-        if len(path) <= len(self.prefix) + len(self.suffix):
+        """Key of a path relative to the folder, in one Unicode form; None for other files.
+
+        Capitals in the extension do not matter: cameras and programs write 1.PNG and 1.Jpg.
+        """
+        path, prefix, suffix = one_form(path), one_form(self.prefix), one_form(self.suffix)
+        end = len(path) - len(suffix)
+        if (
+            end <= len(prefix)
+            or not path.startswith(prefix)
+            or _plain_extension(path[end:]) != _plain_extension(suffix)
+        ):
             return None
-        if not (path.startswith(self.prefix) and path.endswith(self.suffix)):
-            return None
-        return path[len(self.prefix) : len(path) - len(self.suffix)]
+        return path[len(prefix) : end]
+
+    def key_of_other_picture(self, path: str) -> str | None:
+        """Key that a picture would have if it were in the format that the pattern asks for; None for other files."""
+        stem, extension = posixpath.splitext(path)
+        own = posixpath.splitext(f"x{self.suffix}")[1]
+        is_other = extension.lower() in PICTURE_SUFFIXES - {own.lower()}
+        return self.key_of(f"{stem}{own}") if is_other else None
 
     def key_of_line(self, line: str) -> str:
         """Key that a line of a list of keys means: lists in use name keys, files, or paths from the root."""
-        path = line.removeprefix(f"{self.folder}/")
+        path = one_form(line).removeprefix(f"{one_form(self.folder)}/")
         return self.key_of(path) or path
 
     def path_of(self, key: str = "{key}") -> str:
@@ -65,16 +82,27 @@ class FileTree:
 
     def folder_of(self, pattern: PathPattern) -> str:
         """Absolute folder of a pattern."""
-        return os.path.normpath(os.path.join(self.root, pattern.folder))
+        return as_on_disk(os.path.normpath(os.path.join(self.root, pattern.folder)))
 
     def match(self, pattern: PathPattern) -> dict[str, str]:
         """Key -> absolute path of every file that fits a pattern; empty where its folder is missing."""
-        found = {}
+        found: dict[str, str] = {}
         for below, path in self._files(self.folder_of(pattern)).items():
             key = pattern.key_of(below)
-            if key is not None:
-                found[key] = path
+            if key is None:
+                continue
+            if key in found:
+                names = f"{os.path.basename(found[key])} and {os.path.basename(path)}"
+                problem = f"{names} differ in capitals or their Unicode form alone; remove or rename one"
+                self._on_error(OSError(errno.EEXIST, problem, os.path.dirname(path)))
+            found[key] = path
         return found
+
+    def other_pictures(self, pattern: PathPattern) -> dict[str, str]:
+        """Key -> absolute path of pictures that fit a pattern but for their format."""
+        files = self._files(self.folder_of(pattern)).items()
+        keys = ((pattern.key_of_other_picture(below), path) for below, path in files)
+        return {key: path for key, path in keys if key is not None}
 
     def _files(self, top: str) -> Mapping[str, str]:
         """Path relative to a folder -> absolute path, of every file below it."""
@@ -127,4 +155,11 @@ def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str |
     for key in known:
         name = posixpath.basename(key)
         by_name[name] = None if name in by_name else key
-    return {entry: entry if entry in known else by_name.get(posixpath.basename(entry)) for entry in listed}
+    forms = {entry: one_form(entry) for entry in listed}
+    return {entry: key if key in known else by_name.get(posixpath.basename(key)) for entry, key in forms.items()}
+
+
+def _plain_extension(suffix: str) -> str:
+    """The end of a file name with its extension in small letters."""
+    stem, dot, extension = suffix.rpartition(".")
+    return f"{stem}{dot}{extension.lower()}" if dot else suffix

@@ -12,6 +12,7 @@ __all__ = ["read_split_list"]
 _DIGITS = 5  # of GTA5's file names
 _MOST_IMAGES = 10**9
 _MAX_BYTES = 256 << 20  # of a list
+_AROUND = " \t\r\f\v\ufeff"  # a line: blanks, and the byte order marks of lists that were joined
 
 
 def read_split_list(path: Path, split_folder: str) -> list[str]:
@@ -31,7 +32,8 @@ def read_split_list(path: Path, split_folder: str) -> list[str]:
     """
     if path.suffix == ".mat":
         return _read_matlab(path, split_folder)
-    return [line.strip() for line in read_text(path, _MAX_BYTES).split("\n") if line.strip()]
+    lines = (line.strip(_AROUND) for line in read_text(path, _MAX_BYTES).split("\n"))
+    return [line for line in lines if line]
 
 
 def _read_matlab(path: Path, split_folder: str) -> list[str]:

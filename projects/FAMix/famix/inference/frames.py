@@ -8,7 +8,7 @@ from types import TracebackType
 from famix.data.images import MAX_PIXELS
 from famix.errors import DatasetError
 from famix.inference.images import RGBImage, load_rgb
-from famix.inference.inputs import IMAGE_SUFFIXES
+from famix.inference.inputs import IMAGE_SUFFIXES, is_picture
 from famix.inference.video import USUAL_RATE
 
 __all__ = ["FrameFolder"]
@@ -67,7 +67,7 @@ class FrameFolder:
 
 
 def _is_frame(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
+    return is_picture(file.name) and not file.is_dir()
 
 
 def _place(file: Path) -> list[tuple[int, str]]:

@@ -1,17 +1,22 @@
 """Which images a command line means."""
 
 import glob
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from famix.data.images import PICTURE_SUFFIXES
 from famix.errors import ConfigError
-from famix.paths import expand_path
+from famix.paths import as_on_disk, expand_path
 from famix.wording import first_few
 
-__all__ = ["IMAGE_SUFFIXES", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "find_images", "is_picture"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""Of the files that are images, in a folder; a file that is named itself may have any."""
+"""Of the files that are read and written; a file that is named itself may have any."""
+
+_MOST_LINKS = 64  # to one folder
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
@@ -21,7 +26,8 @@ def find_images(words: Sequence[str]) -> list[Path]:
         words: files; folders, which stand for all images in and below them; or patterns with * ? [] and **.
 
     Returns:
-        The files in the order of the words, those of a folder or a pattern by name.
+        The files in the order of the words, those of a folder or a pattern by name. Of a folder, all pictures that are
+        not hidden: capitals and links do not matter, and those that cannot be read are errors later.
 
     Raises:
         ConfigError: a word stands for nothing.
@@ -36,18 +42,65 @@ def find_images(words: Sequence[str]) -> list[Path]:
     once: dict[Path, Path] = {}
     for files in found.values():
         for file in files:
-            once.setdefault(file.resolve(), file)
+            once.setdefault(_place(file), file)
     return list(once.values())
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file of this name is meant as an image; also where it can only be refused. Hidden files are not."""
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
+
+
+def _place(file: Path) -> Path:
+    """The absolute path without "..", but with links: two links to one file are two inputs."""
+    parts = file.absolute().parts
+    behind = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+    return Path(Path(*parts[:behind]).resolve(), *parts[behind:]) if behind else Path(*parts)
+
+
 def _files_of(word: str) -> list[Path]:
-    path = Path(expand_path(word, "the input"))
+    path = Path(as_on_disk(expand_path(word, "the input")))
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)) and file.is_file())
-    if path.exists():
+        return sorted(_below(path, (), Counter()))
+    if os.path.lexists(path):
         return [path]
-    return sorted(file for file in map(Path, glob.glob(str(path), recursive=True)) if file.is_file())
+    return sorted(file for file in map(Path, glob.glob(_any_capitals(str(path)), recursive=True)) if not file.is_dir())
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+def _below(folder: Path, above: tuple[str, ...], visits: Counter[str]) -> Iterator[Path]:
+    """Pictures in and below a folder, also behind links.
+
+    Args:
+        folder: to be listed.
+        above: folders that it lies in, without links: a link to one of them adds nothing.
+        visits: how often every folder was listed; many times only where links were made to last for ever.
+    """
+    place = os.path.realpath(folder)
+    if place in above:
+        return
+    visits[place] += 1
+    if visits[place] > _MOST_LINKS:
+        raise ConfigError(
+            f"--input must lead to a folder at most {_MOST_LINKS} times, got more links to {place}. Remove some of them."
+        )
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"--input must be folders that can be listed, got {folder} ({error.strerror}). Change its permissions, or name "
+            "other inputs."
+        ) from error
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not name.startswith("."):
+            yield from _below(path, (*above, place), visits)
+        elif is_picture(name) and not path.is_dir():
+            yield path
+
+
+def _any_capitals(pattern: str) -> str:
+    """A pattern of images, such as *.jpg, matches *.JPG, too, as folders do."""
+    stem, suffix = os.path.splitext(pattern)
+    if suffix.lower() not in PICTURE_SUFFIXES:
+        return pattern
+    return stem + "".join(f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in suffix)

@@ -1,5 +1,6 @@
 """Text files: regular ones of a sensible size, and JSON in them."""
 
+import codecs
 import json
 import math
 import os
@@ -34,19 +35,22 @@ def require_plain_file(path: str | os.PathLike[str], max_bytes: int | None = Non
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
-    """Read a text file in UTF-8.
+    """Read a text file in UTF-8, with or without a byte order mark.
 
     Args:
         path: of the file.
         max_bytes: that it may have.
 
     Raises:
-        DoubtfulFileError: it is no regular file, or too large.
+        DoubtfulFileError: it is no regular file, too large, or in UTF-16.
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
     require_plain_file(path, max_bytes)
-    return Path(path).read_text(encoding="utf-8")
+    with open(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DoubtfulFileError("it is text in UTF-16, as some editors save it; save it as UTF-8")
+    return Path(path).read_text(encoding="utf-8-sig")
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:

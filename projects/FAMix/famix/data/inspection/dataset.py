@@ -90,6 +90,7 @@ def _list_pairs(name: str, report: DatasetReport) -> Records:
 def _add_survey(report: DatasetReport, survey: SplitSurvey, skips_unpaired: bool) -> None:
     report.layout = ", ".join(filter(None, (survey.images, survey.labels, survey.list_file)))
     report.problems.add("list", *survey.absent)
+    report.problems.add("format", *survey.other_format)
     if skips_unpaired and survey.without_label:
         shown = first_few(survey.without_label, _SHOWN)
         report.notes.append(f"{len(survey.without_label)} images without a label are left out: {shown}")

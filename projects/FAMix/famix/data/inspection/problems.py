@@ -9,6 +9,7 @@ KINDS = {
     "listing": "the files cannot be listed",
     "list": "entries of the split's list without an image",
     "empty": "no pair of image and label",
+    "format": "images in another format than the definition asks for",
     "missing label": "images without a label ('unpaired: skip' in the definition leaves them out)",
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",

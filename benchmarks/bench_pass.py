@@ -58,7 +58,7 @@ def _source(setting: Setting, folder: str) -> Path:
 def make_miner(setting: Setting) -> tuple[StyleMiner, PromptEncoder]:
     """The recipe's miner with the sizes of the setting, and what encodes its prompts."""
     sizes, cfg = setting.sizes, setting.config()
-    encoder = PromptEncoder(setting.clip.state_dict(), device=setting.device)
+    encoder = PromptEncoder(setting.clip.state_dict(), activation="quick_gelu", causal=True, device=setting.device)
     templates = IMAGENET_TEMPLATES[: sizes.templates]
     miner = StyleMiner(
         clip=CLIPResNet.from_state_dict(setting.clip.state_dict(), trainable=()).to(setting.device),

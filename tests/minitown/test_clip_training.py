@@ -1,12 +1,14 @@
 """Training the town's CLIP: crops, targets, noise, resuming, and the command from scenes to a file that mines."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.errors import ConfigError
 from famix.minitown import contrastive
@@ -106,6 +108,19 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, crops: np.ndarray, monk
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
     with pytest.raises(ConfigError, match="Remove it to start anew"):
         train_clip(crops, CLASS_NAMES, _plan(seed=5), checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", {"plan": 3}, {"model": []}, [], None])
+def test_a_damaged_checkpoint_is_named(crops: np.ndarray, tmp_path: Path, content: object) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    if content is None:
+        os.mkfifo(checkpoint)
+    elif isinstance(content, bytes):
+        checkpoint.write_bytes(content)
+    else:
+        torch.save(content, checkpoint)
+    with expect_error(ConfigError, str(checkpoint), remedy="Remove"):
+        train_clip(crops, CLASS_NAMES, _plan(), checkpoint)
 
 
 @pytest.mark.parametrize(

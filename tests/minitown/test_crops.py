@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_factory import make_dataset, registered, write_label
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.errors import ConfigError, DatasetError
 from famix.minitown import crop_files
@@ -85,6 +86,18 @@ def test_an_image_without_any_class_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"labels/train/a/1.png: got no pixel of any class"):
         load_or_make_crops(source, PLAN, tmp_path / "crops.npy", workers=1)
     assert not (tmp_path / "crops.npy").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"x" * 300, "torn", "another"])
+def test_damaged_crops_are_named(tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / "crops.npy"
+    load_or_make_crops(TOWN, PLAN, path, workers=1)
+    if content == "another":
+        np.save(path, np.zeros(3))
+    else:
+        path.write_bytes(path.read_bytes()[:-10] if isinstance(content, str) else content)
+    with expect_error(ConfigError, str(path), remedy="Remove"):
+        load_or_make_crops(TOWN, PLAN, path, workers=1)
 
 
 def test_the_version_of_the_town_counts(monkeypatch: pytest.MonkeyPatch) -> None:

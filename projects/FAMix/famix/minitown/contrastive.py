@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from famix.errors import ConfigError
 from famix.files import save_tensors
+from famix.intake import load_tensors, require_plain_file
 from famix.minitown.captions import caption, vocabulary
 from famix.minitown.compact_clip import CompactCLIP, to_input, usable_device
 from famix.minitown.crops import attributes_of
@@ -222,6 +223,7 @@ class _Progress:
         self._losses.clear()
 
 
+_ORIGIN = ("plan", "crops", "initial")
 _Origin = dict[str, dict[str, Any]]
 """What a training starts from; two with the same origin give the same weights."""
 
@@ -237,17 +239,41 @@ def _save(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin,
 
 
 def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, checkpoint: Path) -> int:
-    state = torch.load(checkpoint, map_location=model.device, weights_only=True)
+    state = _read_checkpoint(checkpoint)
     differences = _compare({part: state.get(part, {}) for part in origin}, origin)
     if differences:
         raise ConfigError(
             f"{checkpoint}: got a checkpoint of another training, expected one of this: {', '.join(differences)}. "
             "Remove it to start anew."
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    logger.info(f"Resuming at step {state['step']} from {checkpoint}")
-    return int(state["step"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise _damaged(checkpoint, error) from error
+    logger.info(f"Resuming at step {step} from {checkpoint}")
+    return step
+
+
+def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    try:
+        require_plain_file(checkpoint)
+        with checkpoint.open("rb") as file:
+            state = load_tensors(file)
+    except Exception as error:  # torch raises another type for every kind of damage
+        raise _damaged(checkpoint, error) from error
+    if not isinstance(state, dict) or any(not isinstance(state.get(part, {}), dict) for part in _ORIGIN):
+        raise _damaged(checkpoint, TypeError("its entries are of other types"))
+    return state
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ConfigError:
+    reason = (str(error).splitlines() or [""])[0]
+    return ConfigError(
+        f"{checkpoint} must be a checkpoint of this training, got a damaged file ({type(error).__name__}: {reason:.200}). "
+        "Remove it to start anew."
+    )
 
 
 def _compare(got: _Origin, expected: _Origin) -> list[str]:

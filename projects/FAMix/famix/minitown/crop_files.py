@@ -55,7 +55,15 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
         _make_described(source, plan, path, workers)
     elif made_of != wanted:
         raise ConfigError(f"{path}: got crops of {made_of}, expected those of {wanted}. Name another file.")
-    return np.load(path, mmap_mode="r")
+    try:
+        crops: NDArray[Any] = np.load(path, mmap_mode="r")
+        if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):
+            raise ValueError(f"it has {crops.shape} records of {crops.dtype.itemsize} bytes")
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(
+            f"{path} must be a file of crops, got a damaged one ({error}). Remove it to have it made anew."
+        ) from error
+    return crops
 
 
 def _read_description(about: Path) -> dict[str, Any] | None:

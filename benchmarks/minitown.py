@@ -17,6 +17,7 @@ import torch
 from measured_banks import measured_bank
 from minitown_methods import ABLATIONS, METHODS, MINED, Method, Needs
 from minitown_report import (
+    CHOOSING_SEEDS,
     MAX_COST,
     class_table,
     gain_table,
@@ -194,7 +195,8 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         score_table(scores),
         "## The strength of jitter",
         "Gains over the same method without jitter. Chosen for each method: the strength that gains most on the development "
-        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}.",
+        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}; seeds "
+        f"{', '.join(map(str, CHOOSING_SEEDS))}.",
         strength_table(scores),
         "## Gains on the unseen conditions",
         "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",

@@ -12,6 +12,7 @@ from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix.minitown.experiment import development_mean, unseen_mean
 
 __all__ = [
+    "CHOOSING_SEEDS",
     "MAX_COST",
     "UNSEEN",
     "Records",
@@ -28,12 +29,15 @@ __all__ = [
 MAX_COST = 3.0
 """Points that jitter may cost on clear days, over the same method without jitter."""
 
+CHOOSING_SEEDS = (1, 2, 3)
+"""Seeds that settings are chosen on."""
+
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 
 Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 
-_REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
+_REFERENCES = (CHOSEN, STRONGEST, "noise_jitter04", "noise", "baseline")
 
 
 def scores_of(records: Records) -> Scores:
@@ -84,14 +88,19 @@ def choose_strength(scores: Scores, without: str) -> str | None:
         The method with the jitter that gains most on the development conditions, of those that cost at most MAX_COST
         points on clear days; None where no run tells.
     """
-    gains = {
-        name: fmean(paired_gains(scores, name, without, DEVELOPMENT))
-        for name in FAMILIES[without]
-        if without in scores
-        and paired_gains(scores, name, without, DEVELOPMENT)
-        and fmean(paired_gains(scores, name, without, CLEAR)) >= -MAX_COST
-    }
+    gains = {}
+    for name in FAMILIES[without]:
+        development, clear = (_choosing_gains(scores, name, without, column) for column in (DEVELOPMENT, CLEAR))
+        if development and fmean(clear) >= -MAX_COST:
+            gains[name] = fmean(development)
     return max(gains, key=gains.__getitem__) if gains else None
+
+
+def _choosing_gains(scores: Scores, method: str, without: str, column: str) -> list[float]:
+    kept = {
+        name: {seed: by_seed[seed] for seed in CHOOSING_SEEDS if seed in by_seed} for name, by_seed in scores.items()
+    }
+    return paired_gains(kept, method, without, column)
 
 
 def strength_table(scores: Scores) -> str:
@@ -100,9 +109,10 @@ def strength_table(scores: Scores) -> str:
     for without, names in FAMILIES.items():
         chosen = choose_strength(scores, without)
         for name in names:
-            if {without, name} <= scores.keys():
-                cells = [format_spread(paired_gains(scores, name, without, key), "+") for key in (DEVELOPMENT, CLEAR)]
-                rows.append([name, without, *cells, str(len(scores[name])), "chosen" if name == chosen else ""])
+            development, clear = (_choosing_gains(scores, name, without, column) for column in (DEVELOPMENT, CLEAR))
+            if development:
+                cells = [format_spread(development, "+"), format_spread(clear, "+"), str(len(clear))]
+                rows.append([name, without, *cells, "chosen" if name == chosen else ""])
     return _markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
 
 

@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="what runs of several seeds must share: their config (default), or only their method's name, which is the "
         "last part of OUTPUT_DIR that names no seed",
     )
-    parser.add_argument("--metric", default="mIoU", help="score to compare, e.g. PQ of panoptic models (default: mIoU)")
+    parser.add_argument(
+        "--metric", default="mIoU", help="score to compare, e.g. PQ of panoptic models, or mIoU-zero (default: mIoU)"
+    )
     parser.add_argument("--baseline", metavar="NAME", help="also show the differences to this method, and their p")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there, too: .md or .csv")
     return parser

@@ -35,6 +35,7 @@ from famix.evaluation import (
     ProtocolInference,
     ScoredWeights,
     build_evaluator,
+    describe_classes,
     format_classes,
     format_row,
     format_scores,
@@ -212,7 +213,7 @@ class Trainer(DefaultTrainer):
         report = make_report(cfg, results, weights or ScoredWeights())
         logger = logging.getLogger(__name__)
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
-        logger.info("In percent, as a row:\n%s", format_row(report))
+        logger.info("In percent, as a row; %s:\n%s", describe_classes(report), format_row(report))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
         write_report(report, cfg.OUTPUT_DIR)
         return results

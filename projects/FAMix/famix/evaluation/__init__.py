@@ -5,7 +5,7 @@ from famix.evaluation.evaluators import EVALUATORS, build_evaluator, check_evalu
 from famix.evaluation.inference import ProtocolInference
 from famix.evaluation.protocols import Protocol, parse_protocol, protocol_of
 from famix.evaluation.report import Report, ScoredDataset, make_report
-from famix.evaluation.report_text import format_classes, format_report, format_row, format_scores
+from famix.evaluation.report_text import describe_classes, format_classes, format_report, format_row, format_scores
 from famix.evaluation.results_file import RESULTS_FILE, read_report, read_results, write_report
 from famix.evaluation.run_facts import RunFacts, ScoredWeights
 from famix.evaluation.streaming import StreamingSemSegEvaluator
@@ -29,6 +29,7 @@ __all__ = [
     "RunFacts",
     "ScoredDataset",
     "ScoredWeights",
+    "describe_classes",
     "format_classes",
     "format_report",
     "format_row",

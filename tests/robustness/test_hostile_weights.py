@@ -206,7 +206,7 @@ def test_a_damaged_name_of_the_last_checkpoint_gives_way_to_the_one_before(tmp_p
 def test_numpy_numbers_cannot_claim_memory(tmp_path: Path) -> None:
     large = Calls(np.dtype, "V2000000000", False, True)
     torch.save({"model_state": {}, "best_score": large}, tmp_path / "r.pth")
-    with pytest.raises(WeightsError, match="a NumPy number of type V2000000000, expected f4 or f8"):
+    with pytest.raises(WeightsError, match=r"NumPy .*'V2000000000'"):
         load_released_checkpoint(tmp_path / "r.pth")
 
 

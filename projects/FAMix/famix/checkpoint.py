@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from famix.errors import WeightsError
 from famix.files import save_tensors
-from famix.intake import DoubtfulFileError, load_tensors
+from famix.intake import DoubtfulFileError, load_tensors, unwrapped_names
 from famix.wording import first_few
 
 __all__ = ["ReleasedCheckpoint", "load_released_checkpoint", "read_released_checkpoint", "require_fit", "save_weights"]
@@ -65,7 +64,7 @@ def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
         WeightsError: see `load_released_checkpoint`.
     """
     checkpoint = _load(Path(path))
-    state = {name.removeprefix("module."): value for name, value in _model_state(checkpoint, path).items()}
+    state = _model_state(checkpoint, path)
     foreign = [name for name in state if not name.startswith(tuple(_PREFIXES))]
     missing = [name for name in _REQUIRED if name not in state or state[name].dim() != 4]
     if foreign or missing:
@@ -124,8 +123,7 @@ def _load(path: Path) -> Any:
     if not os.path.isfile(path):
         raise WeightsError(f"checkpoint {path} does not exist; expected one that the released program saved")
     try:
-        # "best_score" is a NumPy number, which torch's safe loader takes only when told to.
-        with path.open("rb") as file, torch.serialization.safe_globals(_numpy_scalars()):
+        with path.open("rb") as file:
             return load_tensors(file)
     except Exception as error:  # torch raises another type for every kind of damage
         raise WeightsError(f"{path} is no checkpoint that can be read safely: {_reason(error)}") from error
@@ -142,24 +140,6 @@ def _reason(error: Exception) -> str:
     return f"it is truncated, damaged or no file that torch saved ({detail})"
 
 
-def _numpy_scalars() -> list[Any]:
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since NumPy 2
-    types = [np.dtypes.Float64DType, np.dtypes.Float32DType]
-    return [(_float_type, "numpy.dtype"), *types, *((_float, name) for name in names)]
-
-
-def _float_type(name: str, *_: object) -> "np.dtype[Any]":
-    """In the place of np.dtype, which makes types of any size."""
-    if name.lstrip("<=") not in ("f4", "f8"):
-        raise WeightsError(f"it has a NumPy number of type {name}, expected f4 or f8")
-    return np.dtype(name)
-
-
-def _float(kind: "np.dtype[Any]", content: bytes) -> Any:
-    """In the place of the function that pickles of NumPy numbers call, which would make up what is not there."""
-    return np.frombuffer(content, dtype=kind, count=1)[0]
-
-
 def _model_state(checkpoint: Any, path: str | Path) -> Mapping[str, Tensor]:
     state = checkpoint.get("model_state") if isinstance(checkpoint, Mapping) else None
     if not isinstance(state, Mapping) or not all(
@@ -167,12 +147,15 @@ def _model_state(checkpoint: Any, path: str | Path) -> Mapping[str, Tensor]:
     ):
         found = sorted(map(str, checkpoint))[:5] if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise WeightsError(f"{path} has no 'model_state' of tensors as the released program saves it; it holds {found}")
-    return state
+    try:
+        return unwrapped_names(state)
+    except DoubtfulFileError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
 
 
 def _number(checkpoint: Mapping[str, Any], key: str) -> float | None:
     value = checkpoint.get(key)
-    return float(value) if isinstance(value, (int, float, np.floating)) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _rename(name: str) -> str:

@@ -14,10 +14,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine.hooks import PeriodicCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from famix.errors import FAMixError, TrainingError, WeightsError
 from famix.files import remove_stale_parts, save_tensors, whole_file
-from famix.intake import load_tensors, require_plain_file
+from famix.intake import DoubtfulFileError, load_tensors, require_plain_file, unwrapped_names
 from famix.paths import require_local
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
@@ -52,6 +53,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
+        self.model: nn.Module = _unwrapped(model)
         self.strict = strict
         self.record = dict(record or {})
         self.resumed = ""
@@ -182,7 +184,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise WeightsError(f"{filename} holds a {type(checkpoint).__name__}, expected a dictionary of tensors")
         checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
         _check_entries(filename, checkpoint["model"])
-        return checkpoint
+        try:
+            return {**checkpoint, "model": unwrapped_names(checkpoint["model"])}
+        except DoubtfulFileError as error:
+            raise WeightsError(f"{filename} cannot be read: {error}") from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         lost = [key for key in self.checkpointables if key not in checkpoint]
@@ -243,6 +248,14 @@ def first_not_finite(state: Mapping[str, torch.Tensor]) -> str | None:
     return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
+def _unwrapped(model: Any) -> nn.Module:
+    """The model itself, by whose names weights are saved, without torch.compile and several processes around it."""
+    while isinstance(model, DataParallel | DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    inner: nn.Module = model
+    return inner
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]
 
@@ -252,7 +265,9 @@ def _check_entries(filename: str, entries: Any) -> None:
         raise WeightsError(
             f"{filename} holds a {type(entries).__name__} as its model, expected a dictionary of tensors"
         )
-    foreign = [name for name, value in entries.items() if not isinstance(value, torch.Tensor)]
+    foreign = [
+        name for name, value in entries.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if foreign:
         raise WeightsError(
             f"{filename} holds {foreign[0]!r}, a {type(entries[foreign[0]]).__name__}, among the weights, expected names "

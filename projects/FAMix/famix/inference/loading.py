@@ -22,6 +22,7 @@ from famix.engine.resuming import SETTINGS
 from famix.engine.weights_file import LAST_FILE, read_checkpoint
 from famix.errors import ConfigError, DatasetError, WeightsError
 from famix.evaluation.run_facts import AVERAGE, BEST
+from famix.intake import DoubtfulFileError, unwrapped_names
 from famix.modeling import ARCHITECTURES, CLIPArchitecture
 from famix.paths import local_path
 
@@ -83,7 +84,7 @@ def load_model(
         WeightsError: there is no checkpoint, it is damaged, or of another config.
     """
     checkpoint, cfg = _find(Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), config, opts)
-    content = read_checkpoint(checkpoint)
+    content = _with_plain_names(checkpoint, read_checkpoint(checkpoint))
     shipped = _read_shipped(checkpoint, content)
     settings = content.get(SETTINGS) if isinstance(content, dict) else None
     cfg = cfg or _read_config(checkpoint, config, shipped, opts, settings)
@@ -135,6 +136,18 @@ def _find(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]
     raise WeightsError(
         f"the run {path} has no {checkpoint.name} (checkpoints there: {others}); finish the training, or name a file"
     )
+
+
+def _with_plain_names(checkpoint: Path, content: Any) -> Any:
+    """The content of a checkpoint, with the weights of a model that was wrapped under its own names."""
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        return content
+    try:
+        plain = unwrapped_names(state)
+    except DoubtfulFileError as error:
+        raise WeightsError(f"{checkpoint} cannot be read: {error}") from error
+    return {**content, "model": plain} if "model" in content else plain
 
 
 def _read_shipped(checkpoint: Path, content: Any) -> _Shipped | None:

@@ -9,7 +9,7 @@ from famix.intake.archives import check_zip, is_zip
 from famix.intake.doubt import DoubtfulFileError
 from famix.intake.pickles import check_pickle
 from famix.intake.plain_files import MAX_JSON_BYTES, parse_json, read_json, read_text, require_plain_file
-from famix.intake.tensors import check_tensors, load_tensors
+from famix.intake.tensors import check_tensors, load_tensors, unwrapped_names
 from famix.intake.torchscript import Sealed, TorchScript, read_torchscript
 from famix.intake.yaml_text import MAX_YAML_BYTES, check_yaml, parse_yaml, read_yaml
 
@@ -32,4 +32,5 @@ __all__ = [
     "read_torchscript",
     "read_yaml",
     "require_plain_file",
+    "unwrapped_names",
 ]

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from famix.intake.archives import check_zip, is_zip
 from famix.intake.doubt import DoubtfulFileError
+from famix.intake.numpy_values import NUMPY_GLOBALS, without_numpy
 from famix.intake.pickles import check_pickle
 
-__all__ = ["check_tensors", "load_tensors"]
+__all__ = ["check_tensors", "load_tensors", "unwrapped_names"]
 
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that torch adds
 _PICKLES = 5  # at the start of torch's format before it was a zip archive
 _SHARING = 4  # times that the tensors of a file may show the bytes of it
 _SMALL = 1 << 20  # bytes that are not worth a refusal
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """What torch.save wrote, on the CPU, with checksums compared.
+    """What torch.save wrote, on the CPU, with checksums compared; NumPy's numbers become Python's, its arrays tensors.
 
     Args:
         stream: of the file, at its start; it can be rewound.
@@ -47,7 +49,8 @@ def load_tensors(stream: BinaryIO) -> Any:
                 break
     stream.seek(0)
     try:
-        content = torch.load(stream, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_GLOBALS):
+            content = without_numpy(torch.load(stream, map_location="cpu", weights_only=True))
     except Exception as error:
         raise _without_advice(error) from error
     check_tensors(content, size)
@@ -94,3 +97,21 @@ def check_tensors(content: Any, size: int) -> None:
             pending.extend(value.values() if isinstance(value, Mapping) else value)
     if shown > _SHARING * size + _SMALL:
         raise DoubtfulFileError(f"its tensors show {shown} bytes, but the file has {size}")
+
+
+def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict under the names of the model itself, without those of what it was wrapped in when it was saved.
+
+    Args:
+        state: of a model, perhaps in DataParallel, DistributedDataParallel or torch.compile, or with such parts.
+
+    Raises:
+        DoubtfulFileError: two tensors would have one name.
+    """
+    names = [[part for part in name.split(".") if part not in _WRAPPERS] for name in state]
+    while names and all(len(parts) > 1 and parts[0] == "module" for parts in names):
+        names = [parts[1:] for parts in names]
+    plain = {".".join(parts): value for parts, value in zip(names, state.values(), strict=True)}
+    if len(plain) < len(state):
+        raise DoubtfulFileError("it holds weights of a model twice, with and without the names of wrappers")
+    return plain

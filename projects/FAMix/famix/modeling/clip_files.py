@@ -18,7 +18,7 @@ from torch import Tensor
 
 from famix.clip_package import model_urls
 from famix.errors import WeightsError
-from famix.intake import DoubtfulFileError, TorchScript, load_tensors, read_torchscript
+from famix.intake import DoubtfulFileError, TorchScript, load_tensors, read_torchscript, unwrapped_names
 from famix.text.tower import OPENAI_TEXT, Activation, TextDesign, causal_mask
 
 __all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "read_clip"]
@@ -26,7 +26,6 @@ __all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "read_clip"]
 _EXPECTED = "expected a TorchScript archive of OpenAI, a state_dict saved by torch.save or a .safetensors file"
 _DAMAGED = "It may be a part of a download: fetch or copy it again."
 _ACTIVATION, _CAUSAL = "activation", "causal"  # marks in a file
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and torch.compile put them before all names
 _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}  # of modules in TorchScript
 
 
@@ -61,8 +60,8 @@ def read_clip(path: Path) -> CLIPStateDict:
 
     Args:
         path: a TorchScript archive; a state_dict (names to tensors) saved by torch.save, by itself or as the entry
-            "state_dict" of a dictionary; or a .safetensors file. Prefixes of all names that DataParallel ("module.")
-            and torch.compile ("_orig_mod.") make are removed.
+            "state_dict" of a dictionary; or a .safetensors file. What DataParallel ("module.") and torch.compile
+            ("_orig_mod.") add to names is removed.
 
     Returns:
         The tensors. Their design is known from archives, whose modules have names, from files of this project, which
@@ -84,11 +83,10 @@ def read_clip(path: Path) -> CLIPStateDict:
             design = OPENAI_TEXT
     else:
         tensors, design = _read_state_dict(path)
-    while prefix := next(
-        (prefix for prefix in _WRAPPERS if tensors and all(n.startswith(prefix) for n in tensors)), ""
-    ):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    content = CLIPStateDict(tensors)
+    try:
+        content = CLIPStateDict(unwrapped_names(tensors))
+    except DoubtfulFileError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
     content.text_design = design
     return content
 

@@ -49,6 +49,33 @@ def test_mining_settings_out_of_range(make_config: Make, key: str, value: float)
         check_config(make_config(f"STYLE_MINING.{key}", value), TRAIN)
 
 
+PANOPTIC_DEEPLAB = ("MODEL.META_ARCHITECTURE", "FAMixPanopticDeepLab")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others"),
+    [
+        ("MODEL.SEM_SEG_HEAD.NORM", "SyncBN", ()),
+        ("MODEL.SEM_SEG_HEAD.NORM", "nnSyncBN", ()),
+        ("MODEL.FPN.NORM", "SyncBN", ()),
+        ("MODEL.INS_EMBED_HEAD.NORM", "SyncBN", PANOPTIC_DEEPLAB),
+    ],
+)
+def test_synchronised_norms_need_gpus(
+    key: str, value: str, others: tuple[str, ...], make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("famix.engine.config_checks.check_panoptic", lambda *_: None)
+    cfg = make_config(key, value, *others)
+    check_config(cfg, TRAIN)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with expect_error(ConfigError, key, value, "naiveSyncBN"):
+        check_config(cfg, TRAIN)
+    check_config(cfg, Namespace(eval_only=True, mine_styles_only=False))
+    cfg.merge_from_list([key, "naiveSyncBN"])
+    check_config(cfg, TRAIN)
+
+
 @pytest.mark.parametrize("value", [-1, 0, 178_956_971])
 def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
     with expect_error(ConfigError, key="INPUT.MAX_PIXELS", value=value, remedy="default"):

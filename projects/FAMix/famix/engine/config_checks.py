@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
+from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.images import MOST_PIXELS
 from famix.data.panoptic_mapper import build_train_mapper
@@ -32,6 +33,8 @@ from famix.text import check_styles, check_templates
 from famix.wording import did_you_mean
 
 __all__ = ["check_config", "used_datasets"]
+
+_SYNCHRONISED = ("SyncBN", "nnSyncBN")
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -72,6 +75,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         check_evaluation(cfg, _scored_datasets(cfg, args))
     if training and testing:
         check_selection(cfg)
+        _check_norms(cfg)
         _check_iterations(cfg.SOLVER.MAX_ITER)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
         _check_crop(cfg)
@@ -128,6 +132,19 @@ def _check_model(cfg: CfgNode, training: bool) -> None:
             build_lr_scheduler(probe, optimizer)
         except ValueError as error:
             raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be PolyLR or one of Detectron2's: {error}") from error
+
+
+def _check_norms(cfg: CfgNode) -> None:
+    """torch's SyncBatchNorm trains on GPUs alone; a single process needs nothing of it."""
+    if torch.device(cfg.MODEL.DEVICE).type != "cpu" or comm.get_world_size() == 1:
+        return
+    for key, value in flat_settings(cfg.MODEL, "MODEL.").items():
+        read = "INS_EMBED_HEAD" not in key or cfg.MODEL.META_ARCHITECTURE == "FAMixPanopticDeepLab"
+        if key.endswith(".NORM") and value in _SYNCHRONISED and read:
+            raise ConfigError(
+                f"{key} must be naiveSyncBN, BN or GN for several processes on the CPU, got {value}. Set it to naiveSyncBN, "
+                "which shares the statistics among processes on any device."
+            )
 
 
 def _check_iterations(iterations: int) -> None:

@@ -44,6 +44,7 @@ FREE = (
     "SOLVER.ACCUMULATE",  # belongs to the number of processes and the memory of a device, which may change
     # How often something is saved, scored or shown, and when a run gives up.
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD"),
+    "INPUT.MAX_PIXELS",  # refuses images, and changes none
     *("MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
     # What is scored, and how: nothing of it reaches the weights.
     *("TEST.", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),

@@ -41,6 +41,7 @@ def test_hash_of_the_config_is_of_everything_but_the_folder() -> None:
     "change",
     [
         {"SEED": 7}, {"STYLE_MINING__SEED": 7}, {"MODEL__STYLE__BANK": "a.safetensors"}, {"TEST__PROTOCOL": "half"},
+        {"TEST__ABSENT_CLASSES": "zero"},
         {"MODEL__DEVICE": "cpu"}, {"DATASETS__TEST": ("a_val",)}, {"MODEL_SELECTION__USE": "ema"},
     ],
 )  # fmt: skip

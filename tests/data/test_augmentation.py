@@ -54,6 +54,34 @@ def test_scaling_shows_the_part_that_the_scaled_crop_would():
     assert (resize.new_h, resize.new_w) == (16, 24)
 
 
+def triangle(length, new_length):
+    """(new_length, length) weights of a bilinear resampling from pixel centres, over all it covers where it shrinks."""
+    factor = length / new_length
+    distances = (np.arange(new_length)[:, None] + 0.5) * factor - (np.arange(length) + 0.5)
+    weights = np.clip(1 - np.abs(distances) / max(factor, 1), 0, None)
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("scale", [0.6, 0.7, 1.3, 2.0])
+@pytest.mark.parametrize("resized_to", [None, (18, 20)])
+def test_scaled_crops_are_bilinear_and_their_labels_nearest(scale, resized_to):
+    changes = CropSampler((16, 24), (scale, scale), resized_to).draw((40, 60), np.random.default_rng(0))
+    crop, resize = changes.transforms
+    shown, labels = (array[crop.y0 :, crop.x0 :][: crop.h, : crop.w] for array in (IMAGE, LABEL))
+    height, width = resized_to or (16, 24)
+    assert (resize.new_h, resize.new_w) == (height, width)
+    expected = np.einsum("ij,jkc,lk->ilc", triangle(crop.h, height), shown.astype(float), triangle(crop.w, width))
+    got = changes.apply_image(IMAGE).astype(float)
+    assert np.abs(got - expected).max() <= 1.01, "rounded after each axis"
+    centres = [(np.arange(new) + 0.5) * old / new for old, new in ((crop.h, height), (crop.w, width))]
+    rows, columns = (np.flatnonzero(centre % 1) for centre in centres)  # others lie between two pixels
+    nearest = labels[np.ix_(*(centre.astype(int) for centre in centres))]
+    found = changes.apply_segmentation(LABEL)
+    np.testing.assert_array_equal(found[np.ix_(rows, columns)], nearest[np.ix_(rows, columns)])
+    assert len(rows) > height // 2
+    assert len(columns) > width // 2
+
+
 def test_shrunk_image_is_padded():
     changes = CropSampler((32, 24), scale_range=(0.5, 0.5)).draw((40, 60), np.random.default_rng(0))
     label = changes.apply_segmentation(LABEL)

@@ -338,3 +338,17 @@ def test_the_older_archive_of_bdd_has_files_without_a_partner(root, caplog):
         "1 images without a label are left out",
         "1 labels have no image, which does not matter",
     ]
+
+
+# Frames of other sizes, and those that published lists leave out; written down here a second time on purpose.
+GTA5_BAD_FRAMES = [
+    *("02501", "05001", "07501", "10001", "12501", "15001", "15188", "17501", "17705", "20001", "22501"),
+    *(f"{number:05d}" for number in range(20801, 20861)),
+]
+
+
+@pytest.mark.parametrize("split", ["all", "official_train", "official_val", "official_test"])
+def test_gta5_leaves_out_every_bad_frame_and_no_other(split: str) -> None:
+    files = DatasetCatalog[f"gta5_{split}"]
+    assert isinstance(files, SplitFiles)
+    assert sorted(files.split.skip) == sorted(GTA5_BAD_FRAMES)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from famix.errors import ConfigError
+from error_matching import expect_error
+from famix.errors import ConfigError, DatasetError
 from famix.evaluation.inference import ProtocolInference
 from famix.evaluation.protocols import parse_protocol
 from famix.evaluation.resampling import resize_image
@@ -36,6 +37,32 @@ def test_native_is_the_model_itself():
     model, batch = Recorder(), make_batch((8, 9))
     assert ProtocolInference(model.eval(), parse_protocol("native"))(batch) is model.returned
     assert model.got is batch
+
+
+class Demanding(PerPixel):
+    """Needs 15 pixels a side, as CLIP at output stride 16."""
+
+    class Backbone(nn.Module):
+        smallest_side = 15
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = self.Backbone()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "size"), [("native", (14, 40)), ("native", (40, 1)), ("half", (28, 90)), ("half+flip", (40, 28))]
+)
+def test_images_smaller_than_a_protocol_can_take_are_named(protocol, size):
+    batch = [{**inputs, "file_name": "street.png"} for inputs in make_batch(size, labels=False)]
+    with expect_error(DatasetError, key="street.png", value=f"{size[0]} x {size[1]}", remedy="TEST.PROTOCOL"):
+        predict(Demanding(), protocol, batch)
+
+
+@pytest.mark.parametrize(("protocol", "size"), [("native", (15, 15)), ("half", (30, 30)), ("short1024", (4, 5))])
+def test_images_as_large_as_a_protocol_needs_are_predicted(protocol, size):
+    (scores,) = predict(Demanding(), protocol, make_batch(size, labels=False)[:1])
+    assert scores.isfinite().all()
 
 
 @every_size

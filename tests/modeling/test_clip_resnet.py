@@ -168,6 +168,15 @@ def test_dilated_stages_are_the_released_programs(output_stride, layers, size):
         assert_close(features[stage], expected[stage])
 
 
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_the_smallest_side_is_what_the_network_can_take(output_stride):
+    _, model = make(output_stride=output_stride)
+    smallest = model.smallest_side
+    assert model(random_images(smallest, smallest))["res5"].shape[-2:] == (1, 1)
+    with pytest.raises(RuntimeError):
+        model(random_images(smallest - 1, 64))
+
+
 @pytest.mark.parametrize(("output_stride", "strides"), [(32, (4, 8, 16, 32)), (16, (4, 8, 16, 16)), (8, (4, 8, 8, 8))])
 def test_channels_and_strides(output_stride, strides):
     _, model = make("RN50", output_stride)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from famix.errors import ConfigError
+from famix.errors import ConfigError, DatasetError
 from famix.evaluation.protocol_parts import LOGITS
 from famix.evaluation.protocols import Protocol
 from famix.evaluation.resampling import Size, resize_normalized_released, resize_scores, size_of
@@ -52,11 +52,26 @@ class ProtocolInference(nn.Module):
 
         Raises:
             ConfigError: the model's predictions are not of the size that it was asked for.
+            DatasetError: an image is smaller than the model can take under the protocol.
         """
+        if not self.training:
+            for inputs in batched_inputs:
+                self._require_size(inputs)
         if self.training or self.protocol.is_native:
             return self.model(batched_inputs)
         with torch.no_grad():
             return [{"sem_seg": self._score(inputs)} for inputs in batched_inputs]
+
+    def _require_size(self, inputs: dict[str, Any]) -> None:
+        smallest = _smallest_side(self.model)
+        size, window = size_of(inputs["image"]), self.protocol.window
+        sides = [side for scale, _ in self.protocol.views for side in self.protocol.view_size(size, scale)]
+        if min(*sides, *((window.size,) if window else ())) < smallest:
+            raise DatasetError(
+                f"{inputs.get('file_name', 'an image')} must leave the network at least {smallest} pixels a side under the "
+                f"protocol '{self.protocol.name}', got an image of {size[0]} x {size[1]} (height x width). Leave it out, or set "
+                "another TEST.PROTOCOL."
+            )
 
     def _score(self, inputs: dict[str, Any]) -> Tensor:
         image = inputs["image"].to(self._device(inputs["image"]))
@@ -135,6 +150,14 @@ def _normalization(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
     """The buffers that Detectron2's models normalise images by: last part of the name -> name and value; or nothing."""
     found = {name.rpartition(".")[2]: (name, value) for name, value in model.named_buffers()}
     return {part: found[part] for part in (_MEAN, _STD)} if {_MEAN, _STD} <= found.keys() else {}
+
+
+def _smallest_side(model: nn.Module) -> int:
+    """Pixels that a model needs along both sides; 1 where it pads images itself, or nothing is known."""
+    model = getattr(model, "module", model)
+    if getattr(model, "size_divisibility", 0) > 1:
+        return 1
+    return int(getattr(getattr(model, "backbone", None), "smallest_side", 1))
 
 
 def _add(total: Tensor | None, scores: Tensor) -> Tensor:

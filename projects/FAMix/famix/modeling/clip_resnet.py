@@ -266,6 +266,11 @@ class CLIPResNet(Backbone):
             shapes[stage] = ShapeSpec(channels=self.architecture.channels(index), stride=stride)
         return shapes
 
+    @property
+    def smallest_side(self) -> int:
+        """Pixels along a side with which `forward` leaves a cell at res5; the first convolution rounds up."""
+        return self.output_shape()["res5"].stride - 1
+
     def _stem(self, x: Tensor) -> Tensor:
         x = _channels_last(x)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):

@@ -53,7 +53,7 @@ MADE_BY = {
     r"output/GTA5_RN50\b(?!_)|\b(both|some)\.safetensors": [("output/GTA5_RN50", f"{_TRAIN} {CONFIG}")],
     "output/demo/": [
         (f"output/demo/{name}", f"{_TRAIN} {config} OUTPUT_DIR output/demo/{name}")
-        for name, config in (("baseline", SOURCE_ONLY), ("famix_weather", CONFIG))
+        for name, config in (("jitter", SOURCE_ONLY), ("famix_weather_jitter", CONFIG))
     ],
     "output/town": [("output/town", "datasets/minitown.py --out output/town --count 1 --size 64 96")],
     r"\b(both|some)\.safetensors": [

@@ -4,6 +4,7 @@ Commands run in it word for word. What is small there are the files: the configs
 settings, but for those that make a run take a second.
 """
 
+import argparse
 import os
 import re
 import runpy
@@ -197,14 +198,14 @@ class Miniature:
             self._patch.setattr(module, "SPLITS", few)
         small = CLIPArchitecture.from_state_dict(torch.load(self._clip, weights_only=True))
         self._patch.setitem(ARCHITECTURES, "RN50", small)
-        self._patch.setattr("detectron2.engine.launch", self._launch)
+        self._patch.setattr("famix.engine.processes.launch", self._launch)
         capture: Callable[..., Any] = cv2.VideoCapture
         self._patch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else capture(source))
 
-    def _launch(self, main: Callable[..., Any], processes: int, *, args: tuple[Any, ...], **facts: Any) -> None:
-        """In the place of Detectron2's launch: notes what was to be started, and does the work in one process."""
-        self.launches.append({"processes": processes, **facts})
-        main(*args)
+    def _launch(self, args: argparse.Namespace, device: torch.device, main: Callable[..., Any]) -> None:
+        """In the place of launch: notes what was to be started, and does the work in one process."""
+        self.launches.append(vars(args))
+        main(args)
 
 
 class Camera:

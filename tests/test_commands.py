@@ -116,7 +116,7 @@ def run_python(miniature: Miniature, tmp_path: Path, arguments: list[str], comma
 def check_launch(miniature: Miniature, arguments: list[str]) -> None:
     args = argument_parser().parse_args(arguments)
     (launch,) = miniature.launches
-    assert launch["processes"] == args.num_gpus
+    assert launch["num_gpus"] == args.num_gpus
     assert (launch["num_machines"], launch["machine_rank"]) == (args.num_machines, args.machine_rank)
     assert launch["dist_url"].startswith("tcp://") == (args.num_machines > 1)
     output = miniature.folder / load_config(args.config_file, args.opts).OUTPUT_DIR
@@ -167,12 +167,21 @@ def run_sbatch(miniature: Miniature, tmp_path: Path, arguments: list[str], comma
 
 
 Runner = Callable[[Miniature, Path, list[str], Command], None]
+
+
+def run_launcher(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    """What torchrun or srun starts, once."""
+    run_python(miniature, tmp_path, arguments[arguments.index("projects/FAMix/train_net.py") :], command)
+
+
 RUNNERS: dict[str, Runner] = {
     "python": run_python,
     ".venv/bin/python": run_python,
     "make": run_make,
     "export": run_export,
     "sbatch": run_sbatch,
+    "torchrun": run_launcher,
+    "srun": run_launcher,
 }
 
 

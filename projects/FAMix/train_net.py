@@ -2,32 +2,49 @@
 """Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
 
 import argparse
-import multiprocessing
 import os
 import signal
 import sys
 import warnings
 from contextlib import ExitStack
-from typing import Any, NoReturn
+from typing import Any
 
 # Detectron2 and fvcore use what newer versions of torch deprecate; users can do nothing about it.
 for deprecated in ("torch.jit.script", "broadcast_buffers"):
     warnings.filterwarnings("ignore", message=f".*{deprecated}.* is deprecated", category=FutureWarning)
 
 import torch  # noqa: E402
-from detectron2.engine import launch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
-from torch.multiprocessing.spawn import ProcessExitedException  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
-from famix.engine import argument_parser, explain_disk_errors, load_for_scoring, setup  # noqa: E402
+from famix.engine import argument_parser, explain_disk_errors, load_config, load_for_scoring, processes, setup  # noqa: E402
+from famix.engine.processes import LOST, SIGNALLED, Peers, describe_loss, is_lost_connection  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
 
-USER_ERROR, SIGNALLED = 2, 128  # exit status; that of a signal is its number more, as in a shell
+USER_ERROR = 2  # exit status
 
 
-def main(args: argparse.Namespace) -> Any:
+def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
     """One process of a run."""
+    peers = peers or Peers()
+    try:
+        return do_part(args, peers)
+    except KeyboardInterrupt as stop:
+        ignore_signals()
+        lost = peers.find_lost(patience=0)  # torchrun ends the others with SIGTERM
+        if lost:
+            peers.say(describe_loss(lost, peers.world_size))
+            peers.leave(LOST)
+        peers.say("stopped; continue with --resume from the last checkpoint")
+        peers.leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
+    finally:
+        # A process that ends with its group still open may be aborted by the threads of the group.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def do_part(args: argparse.Namespace, peers: Peers) -> Any:
+    """A process's part of a run; mistakes of the user and the loss of another process end it with one line."""
     try:
         with explain_disk_errors():
             results = run(args)
@@ -35,22 +52,20 @@ def main(args: argparse.Namespace) -> Any:
         return results
     except FAMixError as error:
         process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
-        print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
-        leave(USER_ERROR)
-    except KeyboardInterrupt as stop:
-        print("stopped; continue with --resume from the last checkpoint", file=sys.stderr, flush=True)
-        leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
-    finally:
-        # A process that ends with its group still open may be aborted by the threads of the group.
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        peers.say(f"error{process}: {one_line(error)}")
+        peers.leave(USER_ERROR)
+    except Exception as error:
+        if not is_lost_connection(error):
+            peers.note_end(1)
+            raise
+        ignore_signals()
+        peers.leave_after_loss(error)
 
 
-def leave(status: int) -> NoReturn:
-    """End this process with an exit status, whatever the other processes of a run are doing."""
-    if torch.distributed.is_initialized():
-        os._exit(status)  # an orderly end would wait for them, or be aborted by the threads of the process group
-    sys.exit(status)
+def ignore_signals() -> None:
+    """Nothing more is to be stopped: this process is about to end, and to say why."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def one_line(error: FAMixError) -> str:
@@ -74,34 +89,29 @@ def run(args: argparse.Namespace) -> Any:
         return trainer.train()
 
 
-def pass_on(number: int, frame: object) -> None:
-    """Send SIGTERM on to the processes of the run, which it may not have reached."""
-    for process in multiprocessing.active_children():
-        process.terminate()
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The device that a run computes on; mistakes in its config are left to the run to tell."""
+    try:
+        return torch.device(load_config(args.config_file, args.opts).MODEL.DEVICE)
+    except (FAMixError, RuntimeError):
+        return torch.device("cpu")
 
 
 def launch_from_command_line() -> None:
-    """Parse the command line and start a process per device."""
+    """Parse the command line and do a run: here, in processes of its own, or as one that torchrun or SLURM started."""
     parser = argument_parser()
     args = parser.parse_args()
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
-    if args.num_gpus * args.num_machines > 1:
-        # The processes of the run answer signals; the end of this one, which waits for them, would interrupt them.
-        signal.signal(signal.SIGTERM, pass_on)
-        signal.signal(signal.SIGINT, lambda number, frame: None)  # a terminal sends it to all of them
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except ProcessExitedException as error:  # a process of several has said what is wrong
-        # A process that a signal ended, e.g. while mining, has the negative of its number.
-        sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
+        place = processes.place_from_environment(args, os.environ)
+        if place is None:
+            processes.launch(args, device_of(args), main)
+        else:
+            processes.join_group(place, args, device_of(args), main)
+    except FAMixError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,20 @@ def test_a_second_interrupt_does_not_wait() -> None:
         hook.after_train()
 
 
+def test_an_interrupt_that_torchrun_passes_on_is_one_with_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    hook = StopOnSignal()
+    hook.before_train()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(stop_signals, "_SECONDS_OF_ONE_SIGNAL", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        hook.after_train()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_children_are_not_kept_alive(number: signal.Signals) -> None:
     """Or a pool that an evaluator forks waits for ever for the workers that it has told to end."""

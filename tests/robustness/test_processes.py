@@ -1,19 +1,29 @@
 """Processes that are killed while they mine or train, or are asked to stop: what was done is kept, and goes on."""
 
+import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from detectron2.engine import HookBase
 
+from famix.data import FAMixDatasetMapper
+from famix.errors import DatasetError
+from famix.files import FileLock
 from famix.mining import StyleMiner, bank_mining
 from famix.style import StyleBank
+from panoptic_factory import PanopticWorkspace
 from run_factory import Workspace, assert_equal_state, train_net
 
 # Some tenths of a second for a batch; every batch is a group of its own.
@@ -80,26 +90,53 @@ def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypat
         assert_equal_state(workspace.checkpoint("killed", name), workspace.checkpoint("whole", name))
 
 
-def start_command(arguments: list[str], log: Path) -> int:
-    """Start train_net with several processes, forked so that nothing has to be imported again; returns the first's id."""
+def start_command(arguments: list[str], log: Path, **environment: str) -> int:
+    """Start train_net, forked so that nothing has to be imported again; returns the id of its first process.
+
+    Workers of its loaders are started anew, as in processes that are: what they need reaches them as a pickle.
+    """
     module = train_net()
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setsid()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+        os.environ.update(environment)
         torch.set_num_threads(1)
+        multiprocessing.set_start_method("forkserver", force=True)
+        multiprocessing.set_forkserver_preload(["famix.data"])
         torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as if it were new
         sys.argv = ["train_net.py", *arguments]
         module.launch_from_command_line()
+        os._exit(0)
     except SystemExit as stop:
         os._exit(stop.code if isinstance(stop.code, int) else 1)
     finally:
+        traceback.print_exc()
         os._exit(99)
+
+
+def start_ranks(arguments: list[str], log: Path) -> list[int]:
+    """Start two processes as torchrun does; returns their ids."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start_command(arguments, log, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def processes_of(pid: int) -> list[int]:
+    """Ids of a process's children, in the order in which they were started."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def wait_for(happened: Callable[[], bool], log: Path) -> None:
@@ -145,3 +182,87 @@ def test_sigterm_while_two_processes_mine(
     assert set(mined) == set(range(6)) - kept
     bank = StyleBank.load(folder / "style_bank.safetensors")
     assert torch.equal(bank.annotations["batch_id"].unique(), torch.arange(6))
+
+
+WORKER = ("DATALOADER.NUM_WORKERS", "1", "MODEL.STYLE.STRATEGY", "noise", "SOLVER.MAX_ITER", "2")
+ENDLESS = ("SOLVER.MAX_ITER", "100000", "MODEL.STYLE.STRATEGY", "noise", "SOLVER.CHECKPOINT_PERIOD", "2")
+
+
+def losses(folder: Path) -> dict[str, float]:
+    record = json.loads((folder / "metrics.json").read_text().splitlines()[0])
+    return {name: value for name, value in record.items() if "loss" in name}
+
+
+@pytest.mark.parametrize("head", ["deeplab", "fpn"])
+def test_however_the_processes_are_started_the_losses_are_the_same(tmp_path: Path, head: str) -> None:
+    workspace, log = PanopticWorkspace(tmp_path / "space", f"famix_panoptic_{head}.yaml"), tmp_path / "log"
+    options = (*WORKER, "DATASETS.TEST", "('tiny_val_panoptic',)")
+    own = start_command(workspace.arguments("own", *options, flags=("--num-gpus", "2")), log)
+    assert status_of(own) == 0, log.read_text()[-3000:]
+    ranks = start_ranks(workspace.arguments("given", *options), log)
+    assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
+    first, second = losses(workspace.folder / "own"), losses(workspace.folder / "given")
+    assert first and first == pytest.approx(second, abs=1e-5)
+
+
+def test_a_semantic_network_trains_with_two_processes_and_workers(tmp_path: Path) -> None:
+    workspace, log = Workspace(tmp_path / "space"), tmp_path / "log"
+    ranks = start_ranks(workspace.arguments("given", *WORKER, "DATASETS.TEST", "('tiny_val',)"), log)
+    assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
+    assert (workspace.folder / "given/results.json").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("by", ["--num-gpus", "torchrun"])
+def test_a_lost_process_is_named_in_one_line(workspace: Workspace, tmp_path: Path, by: str, rank: int) -> None:
+    log, folder = tmp_path / "log", workspace.folder / "lost"
+    if by == "torchrun":
+        started = ranks = start_ranks(workspace.arguments("lost", *ENDLESS), log)
+    else:
+        started = [start_command(workspace.arguments("lost", *ENDLESS, flags=("--num-gpus", "2")), log)]
+    try:
+        wait_for(lambda: (folder / "last_checkpoint").exists(), log)
+        if by != "torchrun":
+            ranks = processes_of(started[0])[-2:]
+        os.kill(ranks[rank], signal.SIGKILL)
+        statuses = [status_of(pid) for pid in started]
+    finally:
+        for pid in {*started} - {0}:
+            if not is_gone(pid):
+                os.killpg(pid, signal.SIGKILL)
+    text = log.read_text()
+    assert text.count(f"rank {rank} of 2 was lost; continue with --resume") == 1, text[-3000:]
+    assert "Traceback" not in text and text.count("\nerror") == 1
+    assert all(statuses) and len(statuses) - statuses.count(-signal.SIGKILL) == 1
+
+
+def test_the_mistake_of_one_process_is_the_only_line(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one ends with the same status, and does not take it for lost."""
+    read, log, reads = FAMixDatasetMapper._read_label, tmp_path / "log", []
+
+    def fail(mapper: FAMixDatasetMapper, record: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+        reads.append(record)
+        if os.environ["RANK"] == "1" and len(reads) > 3:
+            raise DatasetError("x.png is damaged")
+        return read(mapper, record, shape)
+
+    monkeypatch.setattr(FAMixDatasetMapper, "_read_label", fail)
+    ranks = start_ranks(workspace.arguments("damaged", *ENDLESS), log)
+    assert [status_of(pid) for pid in ranks] == [2, 2], log.read_text()[-3000:]
+    text = log.read_text()
+    assert "error (process 1): x.png is damaged\n" in text
+    assert text.count("\nerror") == 1 and "lost" not in text and "Traceback" not in text, text[-3000:]
+
+
+def test_sigterm_to_ranks_that_torchrun_started(workspace: Workspace, tmp_path: Path) -> None:
+    log, folder = tmp_path / "log", workspace.folder / "stopped"
+    ranks = start_ranks(workspace.arguments("stopped", *ENDLESS), log)
+    wait_for(lambda: (folder / "last_checkpoint").exists(), log)
+    for pid in ranks:
+        os.kill(pid, signal.SIGTERM)
+    assert [status_of(pid) for pid in ranks] == [128 + signal.SIGTERM] * 2, log.read_text()[-3000:]
+    text = log.read_text()
+    assert text.count("continue with --resume") == 1 and "lost" not in text, text[-3000:]
+    assert not (folder / "run.lock").exists() or FileLock(folder / "run.lock").is_held

@@ -218,10 +218,10 @@ def _check_device(device: str) -> None:
         raise ConfigError(f"MODEL.DEVICE must be a device of torch such as cuda or cpu; got {device!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"MODEL.DEVICE is {device}, but torch finds no GPU; add MODEL.DEVICE cpu to the command")
-    if kind == "cpu" and comm.get_world_size() > 1 and torch.cuda.is_available():
+    if kind == "cuda" and ":" in device and comm.get_world_size() > 1:
         raise ConfigError(
-            "several processes on the CPU of a machine with GPUs: Detectron2 would have them talk through the GPUs; "
-            "hide these with CUDA_VISIBLE_DEVICES= before the command, or set MODEL.DEVICE cuda"
+            f"MODEL.DEVICE must be without a number where several processes run, each on a GPU of its own, got {device}. "
+            f"Set MODEL.DEVICE {kind}."
         )
 
 

@@ -16,6 +16,7 @@ from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.disk_errors import is_disk_error, raise_log_errors
 from famix.engine.load_config import load_config
+from famix.engine.processes import is_lost_connection
 from famix.engine.resuming import take_up_run
 from famix.engine.run_directory import claim_run_directory, clear_run_directory
 from famix.errors import DatasetError, FAMixError
@@ -35,6 +36,7 @@ Examples:
   continue after a stop         train_net.py --config-file CONFIG --resume
   start anew in its place       train_net.py --config-file CONFIG --overwrite
   8 GPUs of one machine         train_net.py --config-file CONFIG --num-gpus 8
+  8 processes of torchrun       torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
   2 machines, on each           train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
                                 --dist-url tcp://FIRST_MACHINE:PORT
   other settings                train_net.py --config-file CONFIG SOLVER.BASE_LR 0.05 MODEL.DEVICE cpu
@@ -101,7 +103,7 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, FAMixError) or is_disk_error(error))
+    return not (isinstance(error, FAMixError) or is_disk_error(error) or is_lost_connection(error))
 
 
 def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-__all__ = ["StopOnSignal", "StoppedBySignal"]
+__all__ = ["StopOnSignal", "StoppedBySignal", "raise_when_stopped"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PERIOD = 10  # iterations between agreements of several processes
+_SECONDS_OF_ONE_SIGNAL = 2.0
 
 
 class StoppedBySignal(KeyboardInterrupt):
@@ -29,6 +31,15 @@ class StoppedBySignal(KeyboardInterrupt):
         self.signal = number
 
 
+def raise_when_stopped() -> None:
+    """On SIGTERM, raise StoppedBySignal wherever the program is, as SIGINT raises KeyboardInterrupt."""
+    signal.signal(signal.SIGTERM, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise StoppedBySignal(number)
+
+
 class StopOnSignal(HookBase):
     """On SIGTERM or SIGINT, saves a checkpoint after the running iteration and raises StoppedBySignal.
 
@@ -38,6 +49,7 @@ class StopOnSignal(HookBase):
 
     def __init__(self) -> None:
         self._received = 0
+        self._time = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
@@ -67,11 +79,16 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT and not self._is_repeated():
             raise KeyboardInterrupt
+        self._time = time.monotonic()
         self._received = number
         name = signal.Signals(number).name
         logging.getLogger(__name__).warning("%s: stopping after this iteration, with a checkpoint", name)
+
+    def _is_repeated(self) -> bool:
+        """Whether this is the first signal again: a terminal sends it to all processes, and torchrun once more."""
+        return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._time + _SECONDS_OF_ONE_SIGNAL
 
     def _agree(self) -> int:
         if comm.get_world_size() == 1:
@@ -86,7 +103,8 @@ class StopOnSignal(HookBase):
 def _leave_children_alone() -> None:
     """In a forked child, of a pool of some evaluator for one: who ends it with SIGTERM would wait for ever otherwise."""
     for number in _SIGNALS:
-        if isinstance(getattr(signal.getsignal(number), "__self__", None), StopOnSignal):
+        handler = signal.getsignal(number)
+        if handler is _raise or isinstance(getattr(handler, "__self__", None), StopOnSignal):
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -1,0 +1,439 @@
+"""The processes of a run: started here, by torchrun or by SLURM, joined into one group, and missed when one is lost."""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import torch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from famix.engine.stop_signals import raise_when_stopped
+from famix.errors import ConfigError
+
+__all__ = [
+    "LOST",
+    "SIGNALLED",
+    "Peers",
+    "Place",
+    "describe_loss",
+    "is_lost_connection",
+    "join_group",
+    "launch",
+    "place_from_environment",
+]
+
+LOST, SIGNALLED = 3, 128
+"""Exit status of a process that ends because another was lost, and of one that a signal ends, less its number."""
+
+_USER_ERROR = 2
+_GRACE_SECONDS = 10.0  # of the other processes, to end by themselves when one has failed
+_PATIENCE = 4.0  # seconds in which all that live notice that one does not
+_TICK = 0.05
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of a process among those of a run.
+
+    Attributes:
+        rank: of the process, in [0, world_size).
+        world_size: number of processes on all machines.
+        local_rank: of the process among those of its machine; the number of its GPU.
+        url: where they meet, as torch.distributed takes it.
+        store_is_apart: the store at the url belongs to a process that outlives them, not to the first of them.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    url: str
+    store_is_apart: bool = False
+
+
+def place_from_environment(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
+    """The place that torchrun or SLURM's srun gave this process; None for a process that starts the others itself.
+
+    Args:
+        args: of the command line.
+        environment: os.environ.
+
+    Raises:
+        ConfigError: the variables are incomplete, or the command line asks for further processes.
+    """
+    starts_others = args.num_gpus > 1 or args.num_machines > 1
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        if starts_others and "LOCAL_RANK" in environment:
+            raise ConfigError(
+                f"--num-gpus must be left out under torchrun, which has started the processes, got {args.num_gpus} for "
+                f"{args.num_machines} machine(s). Set the number with torchrun --nproc-per-node."
+            )
+        if _number("WORLD_SIZE", environment) == 1:
+            return None
+        names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"
+        rank, world_size, local_rank, _ = (_number(name, environment) for name in names)
+        _require("MASTER_ADDR", environment)
+        return Place(rank, world_size, local_rank, "env://", environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks == 1 or args.num_machines > 1:  # a task on each machine, which starts the others there
+        return None
+    if starts_others:
+        raise ConfigError(
+            f"--num-gpus must be left out where srun starts {tasks} tasks, got {args.num_gpus}. Start one task per GPU "
+            "without it, or one task per machine with --num-gpus, --num-machines and --machine-rank."
+        )
+    rank, local_rank = _number("SLURM_PROCID", environment), _number("SLURM_LOCALID", environment)
+    return Place(rank, tasks, local_rank, f"tcp://{_slurm_address(environment)}")
+
+
+def _require(name: str, environment: Mapping[str, str]) -> str:
+    if not environment.get(name):
+        raise ConfigError(
+            f"{name} must be set for every one of several processes, got none. Start them with torchrun or srun; to start "
+            "one process alone, unset RANK and WORLD_SIZE."
+        )
+    return environment[name]
+
+
+def _number(name: str, environment: Mapping[str, str]) -> int:
+    value = _require(name, environment)
+    if not value.isdecimal():
+        raise ConfigError(
+            f"{name} must be a whole number of at least 0, got {value!r}. Start the processes with torchrun."
+        )
+    return int(value)
+
+
+def _slurm_address(environment: Mapping[str, str]) -> str:
+    """HOST:PORT of the first task: MASTER_ADDR and MASTER_PORT where they are set, otherwise from the job."""
+    port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
+    if environment.get("MASTER_ADDR"):
+        return f"{environment['MASTER_ADDR']}:{port}"
+    if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
+        return f"localhost:{port}"
+    nodes = environment.get("SLURM_STEP_NODELIST") or _require("SLURM_JOB_NODELIST", environment)
+    # "node[003-010,12]-ib,other" begins with node003-ib
+    first = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<number>\d+)[^\]]*\])?(?P<suffix>[^,\[]*)", nodes)
+    assert first is not None
+    return f"{first['prefix']}{first['number'] or ''}{first['suffix']}:{port}"
+
+
+class Peers:
+    """What the processes of a run tell each other beside their work: that they end, and why.
+
+    Args:
+        place: of this process; None for one that is alone.
+        store: shared by all processes.
+    """
+
+    def __init__(self, place: Place | None = None, store: "distributed.Store | None" = None) -> None:
+        self.rank, self.world_size = (place.rank, place.world_size) if place else (0, 1)
+        self._store = store
+        self._store_is_of_first = place is not None and not place.store_is_apart
+        self._homes: list[tuple[str, int]] = []  # machine and process id, by rank
+        self._local_ranks = [0]
+        if place is not None and store is not None:
+            store.set(f"home/{self.rank}", f"{place.local_rank} {os.getpid()} {_machine()}")
+            facts = [store.get(f"home/{rank}").decode().split(" ", 2) for rank in range(self.world_size)]
+            self._homes = [(machine, int(pid)) for _, pid, machine in facts]
+            self._local_ranks = [int(local_rank) for local_rank, *_ in facts]
+
+    def per_machine(self) -> int:
+        """Number of processes on each machine.
+
+        Raises:
+            ConfigError: machines have different numbers, or their processes do not follow each other.
+        """
+        count = max(self._local_ranks) + 1
+        if self._local_ranks != list(range(count)) * (self.world_size // count):
+            raise ConfigError(
+                "LOCAL_RANK must count the processes of each machine, of which all have the same number, got "
+                f"{self._local_ranks} by rank. Start as many on each machine, one machine's ranks in a row."
+            )
+        return count
+
+    def say(self, line: str) -> None:
+        """Print a line to stderr, unless another process has said why the run ends."""
+        is_first = True
+        store = self._living_store()
+        if store is not None:
+            with suppress(RuntimeError):
+                is_first = store.add("said", 1) == 1
+        elif self._store is not None:  # the first process is gone with it
+            is_first = self.rank == min(rank for rank in self._here() if _is_running(self._homes[rank][1]))
+        if is_first:
+            print(line, file=sys.stderr, flush=True)
+
+    def leave(self, status: int) -> NoReturn:
+        """End this process with an exit status, whatever the others are doing."""
+        self.note_end(status)
+        if not distributed.is_initialized():
+            sys.exit(status)
+        if distributed.get_backend() == "gloo":
+            with suppress(Exception):
+                distributed.destroy_process_group()  # the others wake up
+        if self._store_is_of_first and self.rank == 0:  # which the others need to hear of the end
+            deadline = time.monotonic() + _PATIENCE
+            while time.monotonic() < deadline and self._are_running():
+                time.sleep(_TICK)
+        os._exit(status)  # an orderly end would wait for the others, or be aborted by the threads of the process group
+
+    def note_end(self, status: int) -> None:
+        """Tell the others that this process ends, and that the reason has been said."""
+        self._tell("ended", str(status))
+
+    def leave_after_loss(self, error: BaseException) -> NoReturn:
+        """End this process after a connection was lost: silently where another has ended on purpose, else with a line.
+
+        Args:
+            error: of the connection.
+        """
+        for rank in range(self.world_size):
+            status = self._status_of(rank)
+            if rank != self.rank and status is not None:
+                self.leave(status)
+        lost = self.find_lost()
+        if lost:
+            self.say(describe_loss(lost, self.world_size))
+        else:
+            self.say(f"error: the processes cannot reach each other ({_first_line(error)}); continue with --resume")
+        self.leave(LOST)
+
+    def find_lost(self, patience: float = _PATIENCE) -> list[int]:
+        """Ranks of the processes that have ended without a word.
+
+        Args:
+            patience: seconds to wait for a sign of those on other machines.
+        """
+        if self._store is None:
+            return []
+        self._tell("alive", "1")
+        deadline = time.monotonic() + patience
+        while True:
+            silent = [rank for rank in range(self.world_size) if rank != self.rank and not self._has_a_word(rank)]
+            here = [rank for rank in silent if rank in self._here()]
+            lost = [rank for rank in here if not _is_running(self._homes[rank][1])]
+            if lost or not silent:
+                return lost
+            if time.monotonic() >= deadline:
+                return sorted(set(silent) - set(here)) if patience else []
+            time.sleep(_TICK)
+
+    def _has_a_word(self, rank: int) -> bool:
+        return self._has("alive", rank) or self._has("ended", rank)
+
+    def _has(self, key: str, rank: int) -> bool:
+        store = self._living_store()
+        with suppress(RuntimeError):
+            return store is not None and store.check([f"{key}/{rank}"])
+        return False
+
+    def _status_of(self, rank: int) -> int | None:
+        """Exit status of a process that has ended on purpose."""
+        store = self._living_store()
+        return int(store.get(f"ended/{rank}")) if store is not None and self._has("ended", rank) else None
+
+    def _tell(self, key: str, value: str) -> None:
+        store = self._living_store()
+        with suppress(RuntimeError):
+            if store is not None:
+                store.set(f"{key}/{self.rank}", value)
+
+    def _living_store(self) -> "distributed.Store | None":
+        """The store, unless its process is gone: to ask it then makes torch write a page to stderr."""
+        is_gone = self._store_is_of_first and 0 in self._here() and not _is_running(self._homes[0][1])
+        return None if is_gone else self._store
+
+    def _here(self) -> list[int]:
+        """Ranks of the processes of this machine."""
+        return [rank for rank, (machine, _) in enumerate(self._homes) if machine == self._homes[self.rank][0]]
+
+    def _are_running(self) -> bool:
+        others = [rank for rank in range(self.world_size) if rank != self.rank and not self._has("ended", rank)]
+        return any(rank not in self._here() or _is_running(self._homes[rank][1]) for rank in others)
+
+
+Work = Callable[[argparse.Namespace, Peers], Any]
+"""A process's part of a run, given the command line and the other processes."""
+
+
+def describe_loss(lost: Sequence[int], world_size: int) -> str:
+    """One line for a person: which processes were lost and how to continue."""
+    ranks = " and ".join(map(str, lost))
+    who = f"rank {ranks} of {world_size} was" if len(lost) == 1 else f"ranks {ranks} of {world_size} were"
+    return f"error: {who} lost; continue with --resume"
+
+
+def is_lost_connection(error: BaseException | None) -> bool:
+    """Whether an error is what torch.distributed makes of a process that is gone."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|by peer|Broken pipe", str(error)) is not None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _machine() -> str:
+    """A name of this machine, or of the container whose process ids are valid here."""
+    with suppress(OSError):
+        return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
+    return platform.node()
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process of this machine runs; one that nobody has waited for yet does not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return True
+    if os.path.isdir("/proc/self"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def join_group(place: Place, args: argparse.Namespace, device: torch.device, work: Work) -> Any:
+    """Join the process group, and do this process's part of a run.
+
+    Args:
+        place: of this process.
+        args: of the command line.
+        device: that the run computes on: processes talk by NCCL on GPUs, otherwise by Gloo.
+        work: the part.
+
+    Returns:
+        What the part returns.
+    """
+    peers = Peers(place, store := _store_of(place))
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    try:
+        per_machine = peers.per_machine()
+        if on_gpu:
+            torch.cuda.set_device(_gpu(place.local_rank, per_machine))
+    except ConfigError as error:
+        peers.say(f"error: {error}")
+        peers.leave(_USER_ERROR)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=distributed.PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    comm.create_local_process_group(per_machine)
+    comm.synchronize()  # or the first collective operation might take part of its time for the others' start
+    raise_when_stopped()
+    return work(args, peers)
+
+
+def launch(args: argparse.Namespace, device: torch.device, work: Work) -> Any:
+    """Do a run in this process, or start one process per device of this machine and wait for all of them.
+
+    Args:
+        args: of the command line: how many, and where they meet.
+        device: see `join_group`.
+        work: the part of a process.
+
+    Returns:
+        What the part returns, of a single process.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes.
+        SystemExit: a process has failed; with its status.
+    """
+    if args.num_gpus * args.num_machines == 1:
+        return work(args, Peers())
+    if device.type == "cuda" and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(
+            f"--num-gpus must be at most the number of GPUs, {torch.cuda.device_count()}, got {args.num_gpus}. Start "
+            "fewer, or set MODEL.DEVICE cpu."
+        )
+    # The processes of the run answer signals; the end of this one, which waits for them, would interrupt them.
+    signal.signal(signal.SIGTERM, _pass_on)
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # a terminal sends it to all of them
+    url = "tcp://127.0.0.1:0" if args.dist_url == "auto" else args.dist_url
+    store = _serve_store(url) if args.machine_rank == 0 else None
+    if store is not None and args.dist_url == "auto":
+        url = f"tcp://127.0.0.1:{store.port}"
+    context = torch.multiprocessing.start_processes(
+        _join_as, args=(url, args, device, work), nprocs=args.num_gpus, join=False
+    )
+    try:
+        while not context.join(grace_period=_GRACE_SECONDS):
+            pass
+    except ProcessExitedException as error:
+        # A process that a signal ended has the negative of its number.
+        killed = error.exit_code < 0 and -error.exit_code not in (signal.SIGTERM, signal.SIGINT)
+        if killed and all(process.exitcode != LOST for process in context.processes):  # nobody was left to say it
+            rank = args.machine_rank * args.num_gpus + error.error_index
+            print(describe_loss([rank], args.num_gpus * args.num_machines), file=sys.stderr, flush=True)
+        sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
+    return None
+
+
+def _join_as(local_rank: int, url: str, args: argparse.Namespace, device: torch.device, work: Work) -> None:
+    rank, world_size = args.machine_rank * args.num_gpus + local_rank, args.num_gpus * args.num_machines
+    join_group(Place(rank, world_size, local_rank, url, _is_address(url)), args, device, work)
+
+
+def _is_address(url: str) -> bool:
+    return url.startswith("tcp://")
+
+
+def _serve_store(url: str) -> "distributed.TCPStore | None":
+    """A store in this process, which outlives the others: they still learn of each other when the first is lost."""
+    address = urlsplit(url)
+    if not _is_address(url):  # a file, which needs no process
+        return None
+    return distributed.TCPStore(
+        address.hostname or "", address.port or 0, is_master=True, wait_for_workers=False, timeout=DEFAULT_TIMEOUT
+    )
+
+
+def _store_of(place: Place) -> "distributed.Store":
+    if place.store_is_apart and _is_address(place.url):
+        address = urlsplit(place.url)
+        return distributed.TCPStore(address.hostname or "", address.port or 0, timeout=DEFAULT_TIMEOUT)
+    store, *_ = next(distributed.rendezvous(place.url, place.rank, place.world_size, timeout=DEFAULT_TIMEOUT))
+    return store
+
+
+def _pass_on(number: int, frame: object) -> None:
+    """Send SIGTERM on to the processes of the run, which it may not have reached."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _gpu(local_rank: int, per_machine: int) -> int:
+    """The GPU of a process: the one with its number, or the only one that SLURM shows to it."""
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    if count < per_machine:
+        raise ConfigError(
+            f"LOCAL_RANK must be below the number of GPUs, {count}, got {per_machine} processes on a machine. Start fewer, "
+            "or set MODEL.DEVICE cpu."
+        )
+    return local_rank

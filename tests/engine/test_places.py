@@ -1,0 +1,177 @@
+"""Which process of a run this one is, from what torchrun, SLURM and the command line say."""
+
+import os
+import sys
+
+import pytest
+import torch
+from torch import distributed
+
+from error_matching import expect_error, explains
+from famix.engine import argument_parser, processes
+from famix.engine.processes import Peers, Place, describe_loss, is_lost_connection, place_from_environment
+from famix.errors import ConfigError
+from run_factory import train_net
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True",
+}  # fmt: skip
+SLURM = {
+    "SLURM_JOB_ID": "20007", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "node[007-008]",
+}  # fmt: skip
+
+
+def place(environment: dict[str, str], *arguments: str) -> Place | None:
+    return place_from_environment(argument_parser().parse_args(arguments), environment)
+
+
+def test_torchrun() -> None:
+    assert place(TORCHRUN) == Place(3, 4, 1, "env://", store_is_apart=True)
+    assert place({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert place({**SLURM, **TORCHRUN}) == place(TORCHRUN), "torchrun in a task of SLURM"
+    others = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
+    assert place(others) == Place(3, 4, 1, "env://"), "any program that sets these"
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_incomplete_variables(name: str) -> None:
+    with expect_error(ConfigError, name, remedy="torchrun"):
+        place({key: value for key, value in TORCHRUN.items() if key != name})
+
+
+def test_variables_that_are_no_numbers() -> None:
+    with expect_error(ConfigError, "WORLD_SIZE", "two", "torchrun"):
+        place({**TORCHRUN, "WORLD_SIZE": "two"})
+
+
+@pytest.mark.parametrize("world_size", ["1", "4"])
+def test_torchrun_and_num_gpus_exclude_each_other(world_size: str) -> None:
+    with expect_error(ConfigError, "--num-gpus", 2, "--nproc-per-node"):
+        place({**TORCHRUN, "WORLD_SIZE": world_size}, "--num-gpus", "2")
+
+
+def test_the_command_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--num-gpus", "2"])
+    with pytest.raises(SystemExit) as stop:
+        train_net().launch_from_command_line()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1
+    explains(said, "--num-gpus", 2, "--nproc-per-node")
+
+
+def test_slurm() -> None:
+    assert place(SLURM) == Place(5, 8, 1, "tcp://node007:20007")
+    assert place({**SLURM, "SLURM_STEP_NUM_NODES": "1"}) == Place(5, 8, 1, "tcp://localhost:20007")
+    assert place({**SLURM, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(5, 8, 1, "tcp://a:7")
+    assert place({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, "--num-gpus", "4") is None
+    machines = ("--num-gpus", "4", "--num-machines", "2", "--dist-url", "tcp://a:1")
+    assert place({**SLURM, "SLURM_STEP_NUM_TASKS": "2"}, *machines) is None, "a task per machine, as docs/famix.sbatch"
+    batch_script = {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
+    assert place(batch_script) is None, "not started by srun"
+    with expect_error(ConfigError, "--num-gpus", 4):
+        place(SLURM, "--num-gpus", "4")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("n1", "n1"),
+        ("a,b", "a"),
+        ("n[1,3-4]", "n1"),
+        ("rack-2-[07-09,12]-ib,n1", "rack-2-07-ib"),
+        ("gpu3,gpu[4-5]", "gpu3"),
+    ],
+)
+def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
+    found = place({**SLURM, "SLURM_STEP_NODELIST": nodes})
+    assert found is not None and found.url == f"tcp://{first}:20007"
+
+
+@pytest.mark.parametrize("local_ranks", [[0, 1, 0], [0, 0, 1, 1]])
+def test_machines_with_different_numbers_of_processes(local_ranks: list[int]) -> None:
+    peers = peers_of(*local_ranks)
+    with expect_error(ConfigError, "LOCAL_RANK", local_ranks):
+        peers.per_machine()
+
+
+def peers_of(*local_ranks: int, pids: "list[int] | None" = None) -> Peers:
+    """The first of processes that are on this machine; without `pids` they are this process."""
+    store = distributed.HashStore()
+    for rank, local_rank in enumerate(local_ranks):
+        pid = pids[rank] if pids else os.getpid()
+        store.set(f"home/{rank}", f"{local_rank} {pid} {processes._machine()}")
+    return Peers(Place(0, len(local_ranks), local_ranks[0], "", store_is_apart=True), store)
+
+
+def test_processes_that_are_gone_are_missed() -> None:
+    """Also one that nobody has waited for, and not one that has said that it ends."""
+    gone = [os.fork() for _ in range(3)]
+    if 0 in gone:
+        os._exit(0)
+    os.waitid(os.P_PID, gone[0], os.WEXITED | os.WNOWAIT)
+    for pid in gone[1:]:
+        os.waitpid(pid, 0)
+    peers = peers_of(0, 1, 2, 3, 4, pids=[os.getpid(), *gone, os.getpid()])
+    assert peers.per_machine() == 5
+    assert peers.find_lost() == [1, 2, 3]
+    assert peers._store is not None
+    peers._store.set("ended/2", "0")
+    assert peers.find_lost() == [1, 3]
+    os.waitpid(gone[0], 0)
+
+
+def test_processes_of_other_machines_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = distributed.HashStore()
+    store.set("home/1", "0 1 elsewhere")
+    peers = Peers(Place(0, 2, 0, "", store_is_apart=True), store)
+    assert peers.find_lost(patience=0) == [] and peers.find_lost(patience=0.2) == [1]
+    store.set("alive/1", "1")
+    assert peers.find_lost() == []
+
+
+def test_only_the_first_says_why_a_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    peers = peers_of(0, 1)
+    peers.say("a")
+    peers.say("b")
+    assert capsys.readouterr().err == "a\n"
+
+
+def test_the_loss_in_words() -> None:
+    assert "rank 1 of 2 was lost" in describe_loss([1], 2) and "--resume" in describe_loss([1], 2)
+    assert "ranks 1 and 3 of 4 were lost" in describe_loss([1, 3], 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("[../third_party/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1"), True),
+        (distributed.DistBackendError("NCCL error"), True),
+        (RuntimeError("CUDA out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (ValueError("gloo"), False),
+        (None, False),
+    ],
+)
+def test_which_errors_mean_a_lost_connection(error: BaseException | None, is_one: bool) -> None:
+    assert is_lost_connection(error) == is_one
+
+
+@pytest.mark.parametrize(("count", "per_machine", "gpu"), [(4, 4, 2), (1, 4, 0), (8, 4, 2)])
+def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch, count: int, per_machine: int, gpu: int) -> None:
+    """SLURM can show each task its own GPU alone."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert processes._gpu(2, per_machine) == gpu
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with expect_error(ConfigError, "LOCAL_RANK", remedy="cpu"):
+        processes._gpu(2, 4)
+    with expect_error(ConfigError, "--num-gpus", 4, "cpu"):
+        processes.launch(
+            argument_parser().parse_args(["--num-gpus", "4"]), torch.device("cuda"), lambda args, peers: None
+        )

@@ -119,8 +119,12 @@ def test_batch_that_the_processes_cannot_share(make_config: Make, monkeypatch: p
         check_config(make_config(), TRAIN)
 
 
-def test_several_cpu_processes_beside_gpus(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_of_several_processes(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a GPU of its own; processes on the CPU may run beside GPUs."""
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES="):
-        check_config(make_config(), TRAIN)
+    check_config(
+        make_config("SOLVER.IMS_PER_BATCH", 8, "MODEL.CLIP.WEIGHTS", "", "MODEL.STYLE.STRATEGY", "none"), TRAIN
+    )
+    with expect_error(ConfigError, "MODEL.DEVICE", "cuda:1", "cuda"):
+        check_config(make_config("MODEL.DEVICE", "cuda:1"), TRAIN)

@@ -22,7 +22,7 @@ from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.parity import make_image
-from famix.modeling.clip_architecture import ARCHITECTURES, random_clip
+from famix.modeling.clip_architecture import architecture_of, random_clip
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 
@@ -34,7 +34,7 @@ def make_run(config: Path, run: Path) -> None:
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     model.backbone.load_visual(
-        random_clip(ARCHITECTURES[cfg.MODEL.CLIP.ARCHITECTURE], text_layers=1, random_norms=True).state_dict()
+        random_clip(architecture_of(cfg.MODEL.CLIP.ARCHITECTURE), text_layers=1, random_norms=True).state_dict()
     )
     predictor = [module for module in model.sem_seg_head.modules() if isinstance(module, nn.Conv2d)][-1]
     nn.init.normal_(predictor.weight)

@@ -19,6 +19,7 @@ from famix.engine import Trainer, load_config
 from famix.evaluation.panoptic import PANOPTIC_ARCHITECTURES, check_panoptic
 from famix.minitown import datasets, panoptic
 from famix.minitown.splits import SPLITS
+from famix.modeling import ARCHITECTURES, architecture_of
 from panoptic_factory import write_recipe
 from run_factory import ROOT
 
@@ -152,4 +153,7 @@ def test_cityscapes_is_scored_on_all_conditions_of_acdc_and_on_mapillary() -> No
             cfg = load(file)
             acdc = {f"acdc_{condition}_val_panoptic" for condition in ("fog", "night", "rain", "snow")}
             assert {"mapillary_val_panoptic", *acdc} == set(cfg.DATASETS.TEST) - {"cityscapes_val_panoptic"}
-            assert cfg.MODEL.CLIP.WEIGHTS == cfg.MODEL.CLIP.ARCHITECTURE == Path(file).stem.rsplit("_", 1)[1]
+            name = Path(file).stem.rsplit("_", 1)[1]
+            assert (
+                name == cfg.MODEL.CLIP.WEIGHTS and architecture_of(cfg.MODEL.CLIP.ARCHITECTURE) == ARCHITECTURES[name]
+            )

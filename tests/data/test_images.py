@@ -121,6 +121,17 @@ def test_small_files_that_claim_much_are_not_decoded(tmp_path, side, reader, mon
             READERS[reader](path, MAX_PIXELS)
 
 
+def test_gifs_below_the_limit_that_claim_more_than_their_bytes_can_hold(tmp_path, monkeypatch):
+    path = tmp_path / "a.gif"
+    path.write_bytes(gif(8000))
+    with monkeypatch.context() as context:
+        context.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+        with expect_error(DatasetError, key=str(path), value="8000 x 8000", remedy="Replace"):
+            read_image(path)
+    Image.new("P", (4000, 4000)).save(path)
+    assert read_image(path).shape == (4000, 4000, 3)
+
+
 def test_the_default_limit_is_that_of_the_config():
     cfg = get_cfg()
     add_famix_config(cfg)

@@ -53,6 +53,7 @@ _LOSSLESS_TIFF = (
 )
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of PNGs
 _INFLATION = 1032  # bytes that the compression of PNGs makes of one, at most
+_GIF_INFLATION = 4096  # pixels that a byte of a GIF stands for, at most
 
 # INPUT.MAX_PIXELS is checked for every image; Pillow's warning would stand before the error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -171,19 +172,21 @@ def _require_header(path: str | os.PathLike[str], image: Image.Image, max_pixels
 
 
 def _require_content(path: str | os.PathLike[str], image: Image.Image) -> None:
-    """Raise where a PNG claims more pixels than its bytes can hold: Pillow would make them all of nothing."""
-    if image.format != "PNG":
-        return
-    with open(path, "rb") as file:
-        header = file.read(26)
-    if header[12:16] != b"IHDR":
-        raise ValueError("its header is not where that of a PNG is")
-    bits = header[24] * _CHANNELS.get(header[25], 1)
-    needed = image.height * (image.width * bits // 8)
-    if needed > _INFLATION * os.path.getsize(path):
+    """Raise where a PNG or GIF claims more pixels than its bytes can hold: memory would be filled with nothing."""
+    size = os.path.getsize(path)
+    if image.format == "PNG":
+        with open(path, "rb") as file:
+            header = file.read(26)
+        if header[12:16] != b"IHDR":
+            raise ValueError("its header is not where that of a PNG is")
+        bits = header[24] * _CHANNELS.get(header[25], 1)
+        fits = image.height * (image.width * bits // 8) <= _INFLATION * size
+    else:
+        fits = image.format != "GIF" or image.height * image.width <= _GIF_INFLATION * size
+    if not fits:
         raise DatasetError(
             f"Image file {path} claims to be too large: its header says {image.width} x {image.height} pixels (width x "
-            f"height), more than its {os.path.getsize(path)} bytes can hold. Replace it, or leave it out of the dataset."
+            f"height), more than its {size} bytes can hold. Replace it, or leave it out of the dataset."
         )
 
 

@@ -117,6 +117,17 @@ def test_scoring_into_the_directory_of_a_run_keeps_it(workspace: Workspace) -> N
     assert not (workspace.folder / "finished/run.lock").exists()
 
 
+@pytest.mark.parametrize("name", ["a?b", "line\nbreak", " 100% [#*] "])
+def test_a_run_in_a_directory_of_any_name_is_resumed_and_scored(workspace: Workspace, name: str) -> None:
+    workspace.run(name, *QUICK)
+    workspace.run(name, *QUICK, "SOLVER.MAX_ITER", "2", flags=("--resume",))
+    assert workspace.checkpoint(name)["iteration"] == 1
+    results = workspace.run(
+        name, *QUICK, "MODEL.WEIGHTS", f"{workspace.folder}/{name}/model_final.pth", flags=("--eval-only",)
+    )
+    assert results.keys() == {"tiny_val"} and (workspace.folder / name / "results.md").exists()
+
+
 def test_the_command_ends_with_the_status_of_a_users_mistake(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

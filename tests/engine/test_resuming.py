@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
 
 from error_matching import expect_error
 from famix.config import flat_settings
@@ -17,6 +18,7 @@ from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.engine.checkpointer import KeepingCheckpointer
 from famix.engine.resuming import APPLIED, FREE, take_up_run
 from famix.errors import ConfigError, TrainingError, WeightsError
+from famix.modeling import FAMixSemanticSegmentor
 from run_factory import Workspace
 
 PLAIN = ("MODEL.STYLE.STRATEGY", "none")
@@ -272,6 +274,20 @@ def test_a_key_that_the_settings_lack_has_its_default(stopped: Path, config: Cal
         take_up_run(config("MODEL.STYLE.PROBABILITY", "0.5"))
 
 
+def test_keys_that_other_code_adds_are_compared_too(
+    workspace: Workspace, stopped: Path, config: Callable[..., CfgNode]
+) -> None:
+    cfg = config()
+    cfg.MODEL.OWN = CfgNode({"DEPTH": 3})
+    take_up_run(cfg)  # not in the checkpoint, and without a default
+    path = stopped / "model_0000001.pth"
+    content = torch.load(path, weights_only=True)
+    content["settings"]["MODEL.OWN.DEPTH"] = 2
+    torch.save(content, path)
+    with expect_error(ConfigError, "MODEL.OWN.DEPTH", 3, "--resume"):
+        take_up_run(cfg)
+
+
 # Checkpoints of release 0.1
 
 
@@ -325,6 +341,21 @@ def test_after_a_breakdown_a_lower_rate_goes_on(workspace: Workspace, stopped: P
     weights = workspace.checkpoint("stopped")["model"]
     assert workspace.checkpoint("stopped")["iteration"] == 5
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_after_a_bad_batch_it_is_left_out(workspace: Workspace, stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = FAMixSemanticSegmentor.forward
+
+    def spoilt(model: FAMixSemanticSegmentor, inputs: list[Any]) -> Any:
+        losses = forward(model, inputs)
+        bad = model.training and get_event_storage().iter == 2
+        return {name: loss * torch.nan for name, loss in losses.items()} if bad else losses
+
+    monkeypatch.setattr(FAMixSemanticSegmentor, "forward", spoilt)
+    with expect_error(TrainingError, "iteration 2", remedy="SOLVER.MAX_SKIPPED_BATCHES"):
+        workspace.run("stopped", *PLAIN, flags=("--resume",))
+    workspace.run("stopped", *PLAIN, "SOLVER.MAX_SKIPPED_BATCHES", "1", flags=("--resume",))
+    assert workspace.checkpoint("stopped")["iteration"] == 3
 
 
 def test_a_checkpoint_of_a_broken_model_is_named_to_be_removed(workspace: Workspace, stopped: Path) -> None:

@@ -220,6 +220,20 @@ def test_some_batches_may_be_left_out(tmp_path, caplog):
         trainer.run_step()
 
 
+@pytest.mark.parametrize(("before", "after"), [("float16", "float32"), ("float32", "float16"), ("float16", "float16")])
+def test_a_training_goes_on_in_another_precision(before, after):
+    saved, model = FileModel(), FileModel()
+    dtypes = {"float16": torch.float16, "float32": torch.float32}
+    first = StepTrainer(saved, samples(1.0), sgd(saved), device_type="cpu", dtype=dtypes[before])
+    if before == "float16":
+        first.grad_scaler.scale(torch.ones(1))  # which makes the scale
+        first.grad_scaler.update(1024.0)
+    second = StepTrainer(model, samples(1.0), sgd(model), device_type="cpu", dtype=dtypes[after])
+    fresh = second.grad_scaler.get_scale()
+    second.load_state_dict(first.state_dict())
+    assert second.grad_scaler.get_scale() == (1024.0 if before == after else fresh)
+
+
 class NormModel(nn.Module):
     """Has a batch norm, whose statistics every forward pass changes."""
 

@@ -136,15 +136,17 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
         settings = read_saved_settings(file)
     if not isinstance(settings, Mapping):
         raise WeightsError(f"the checkpoint is damaged: its entry '{SETTINGS}' is a {type(settings).__name__}")
-    stored = get_cfg()
-    add_famix_config(stored)
-    for key in flat_settings(stored):
-        if key in settings:
-            *nodes, last = key.split(".")
-            node = stored
-            for name in nodes:
-                node = node[name]
-            node[last] = settings[key]
+    default = get_cfg()
+    add_famix_config(default)
+    values = flat_settings(default) | dict(settings)
+    stored = cfg.clone()  # with the keys that other code has added
+    stored.defrost()
+    for key in flat_settings(stored).keys() & values.keys():
+        *nodes, last = key.split(".")
+        node = stored
+        for name in nodes:
+            node = node[name]
+        node[last] = values[key]
     return _scaled(stored)
 
 
@@ -166,8 +168,8 @@ def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
     pairs = [f"{key} must be {shown(before[key])}, got {shown(now[key])}" for key in changed[:_MOST_NAMED]]
     more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
     raise ConfigError(
-        f"{'; '.join(pairs)}{more}. {checkpoint} was trained so: set back what differs to --resume, or train anew in "
-        "another OUTPUT_DIR"
+        f"{'; '.join(pairs)}{more}. {checkpoint} was trained so: set back what differs to --resume, or start anew with "
+        "--overwrite or in another OUTPUT_DIR"
     )
 
 
@@ -192,7 +194,7 @@ def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
         if changed is not None:
             raise ConfigError(
                 f"dataset {name}: {changed}. {checkpoint} was trained so: restore the definition in DATASETS.FILES, of which "
-                "the run keeps a copy in its folder 'datasets', or train anew in another OUTPUT_DIR"
+                "the run keeps a copy in its folder 'datasets', or start anew with --overwrite or in another OUTPUT_DIR"
             )
 
 

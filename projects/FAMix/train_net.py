@@ -2,6 +2,7 @@
 """Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -14,12 +15,24 @@ for deprecated in ("torch.jit.script", "broadcast_buffers"):
     warnings.filterwarnings("ignore", message=f".*{deprecated}.* is deprecated", category=FutureWarning)
 
 import torch  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
-from famix.engine import argument_parser, explain_disk_errors, load_config, load_for_scoring, processes, setup  # noqa: E402
+from famix.engine import (  # noqa: E402
+    argument_parser,
+    explain_disk_errors,
+    load_config,
+    load_for_scoring,
+    processes,
+    setup,
+    summarize_end,
+    summarize_start,
+)
 from famix.engine.processes import LOST, SIGNALLED, Peers, describe_loss, is_lost_connection  # noqa: E402
 from famix.mining import obtain_style_bank  # noqa: E402
+
+logger = logging.getLogger("famix.train_net")
 
 USER_ERROR = 2  # exit status
 
@@ -78,15 +91,25 @@ def run(args: argparse.Namespace) -> Any:
     """Set up, then mine, evaluate or train."""
     with ExitStack() as held:  # the lock of the run directory
         cfg = setup(args, held)
-        if args.mine_styles_only:
-            return obtain_style_bank(cfg)
-        if args.eval_only:
-            model = Trainer.build_model(cfg)
-            weights = load_for_scoring(cfg, model, resume=args.resume)
-            return Trainer.test(cfg, model, weights=weights)
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        results = perform(cfg, args)
+        logger.info(summarize_end(cfg, args))
+        return results
+
+
+def perform(cfg: CfgNode, args: argparse.Namespace) -> Any:
+    """Mine, evaluate or train."""
+    if args.mine_styles_only:
+        logger.info(summarize_start(cfg, args))
+        return obtain_style_bank(cfg)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        logger.info(summarize_start(cfg, args, model))
+        weights = load_for_scoring(cfg, model, resume=args.resume)
+        return Trainer.test(cfg, model, weights=weights)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    logger.info(summarize_start(cfg, args, trainer.model, trainer.start_iter))
+    return trainer.train()
 
 
 def device_of(args: argparse.Namespace) -> torch.device:

@@ -24,7 +24,7 @@ def test_tutorial_ends_with_a_table(
     (tmp_path / "tutorial.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     names = runpy.run_path(str(tmp_path / "tutorial.py"))
-    table = (tmp_path / "tutorial/table.md").read_text()
+    table = (tmp_path / "output/tutorial/table.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [
         "street_day_val", "street_night", "street_fog",
     ]  # fmt: skip
@@ -32,7 +32,7 @@ def test_tutorial_ends_with_a_table(
     assert table in out
     assert out.rstrip().endswith("('road', 'building', 'vegetation', 'sky', 'car')")
     assert np.sum([row[1:] for row in names["shares"]], axis=1) == pytest.approx(100)
-    assert Image.open(tmp_path / "tutorial/overlay.png").size == (128, 64)
-    assert (tmp_path / "tutorial/street.pth").stat().st_size < (
-        tmp_path / "tutorial/run/model_final.pth"
+    assert Image.open(tmp_path / "output/tutorial/overlay.png").size == (128, 64)
+    assert (tmp_path / "output/tutorial/street.pth").stat().st_size < (
+        tmp_path / "output/tutorial/run/model_final.pth"
     ).stat().st_size / 2

@@ -1,8 +1,8 @@
 """From your own images to a table, in Python.
 
-Run it as a script, or cell by cell in an editor that knows "# %%" (VS Code, PyCharm, Spyder). It writes to the folder
-`tutorial` of the current one, works on a CPU and needs no download. Pictures of FAMix's miniature town stand for your
-images: to use yours, leave out section 1 and describe them in section 2.
+Run it as a script, or cell by cell in an editor that knows "# %%" (VS Code, PyCharm, Spyder). It writes to
+`output/tutorial` below the current folder, works on a CPU and needs no download. Pictures of FAMix's miniature town
+stand for your images: to use yours, leave out section 1 and describe them in section 2.
 """
 
 # %%
@@ -21,7 +21,7 @@ from famix.inference.stripping import strip_checkpoint
 from famix.minitown.conditions import apply_condition
 from famix.minitown.scene import render_scene
 
-FOLDER = Path("tutorial")
+FOLDER = Path("output/tutorial")
 SIZE = (192, 384)  # height and width of the images
 IMAGES = 60  # for training
 ITERATIONS = 150

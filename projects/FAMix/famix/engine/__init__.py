@@ -8,6 +8,7 @@ from famix.engine.model_selection import ModelSelection, check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.setup import argument_parser, setup
 from famix.engine.source_validation import SourceValidation
+from famix.engine.summary import summarize_end, summarize_start
 from famix.engine.trainer import Trainer
 from famix.engine.weight_average import WeightAverage, WeightAverageHook
 from famix.engine.weights_file import load_for_scoring, save_weights
@@ -29,4 +30,6 @@ __all__ = [
     "load_for_scoring",
     "save_weights",
     "setup",
+    "summarize_end",
+    "summarize_start",
 ]

@@ -157,6 +157,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._require_file(path)
         if self.strict and not path:
             raise WeightsError("there is no checkpoint to evaluate; set MODEL.WEIGHTS to one")
+        if not path:
+            return {}  # fvcore would say that it starts from scratch, which CLIP is not
         try:
             # Not DetectionCheckpointer's, which reads the path as a URL: of one with ? it would open another file.
             return Checkpointer.load(self, path, *args, **kwargs)

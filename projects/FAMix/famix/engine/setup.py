@@ -9,24 +9,23 @@ from contextlib import ExitStack
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from famix.data import register_datasets, verify_datasets
 from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
+from famix.engine.console import LOGGERS, set_up_logs
 from famix.engine.disk_errors import is_disk_error, raise_log_errors
 from famix.engine.load_config import load_config
 from famix.engine.processes import is_lost_connection
 from famix.engine.resuming import take_up_run
 from famix.engine.run_directory import claim_run_directory, clear_run_directory
 from famix.errors import DatasetError, FAMixError
-from famix.evaluation.domains import roles_of
 from famix.files import whole_file
 from famix.modeling.freezing import ALL
+from famix.paths import expand_path
 
 __all__ = ["argument_parser", "setup"]
 
-_LOGGERS = ("detectron2", "fvcore", "famix")  # those with log files
 
 _EPILOG = """
 Examples:
@@ -73,6 +72,7 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         ConfigError: settings that cannot work, or a run directory that is in use or holds another run.
         DatasetError: data sets that cannot be used.
     """
+    args.config_file = expand_path(args.config_file, "--config-file")
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg.DATASETS.FILES)
     check_config(cfg, args)
@@ -86,15 +86,14 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         # Detectron2 empties the old file before it writes the new one, for which there may be no room.
         with whole_file(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as part:
             part.write_text(cfg.dump())
+    set_up_logs(cfg.OUTPUT_DIR)
+    raise_log_errors(handler for name in LOGGERS for handler in logging.getLogger(name).handlers)
     default_setup(cfg, args)
     if comm.is_main_process() and not args.eval_only:
         keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="famix")
-    raise_log_errors(handler for name in _LOGGERS for handler in logging.getLogger(name).handlers)
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     _warn_of_random_weights(cfg, args)
-    logging.getLogger(__name__).info(f"Datasets: {roles_of(cfg)}.")
     _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
     if args.overwrite:
         clear_run_directory(cfg.OUTPUT_DIR)  # once nothing else can be wrong

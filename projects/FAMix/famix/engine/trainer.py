@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from famix.data import build_test_loader, build_train_loader
 from famix.engine.bounded_history import BoundedHistory
 from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
+from famix.engine.console import TrainingProgress
 from famix.engine.iteration_seed import IterationSeed
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
@@ -46,6 +47,7 @@ from famix.evaluation import (
 from famix.evaluation.panoptic import with_panoptic_evaluators
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
+from famix.progress import ShownLoader
 
 __all__ = ["Trainer"]
 
@@ -92,6 +94,7 @@ class Trainer(DefaultTrainer):
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
         reseed = restyler.reseed if restyler is not None else _ignore
         hooks.insert(0, BoundedHistory())
+        hooks.append(TrainingProgress(self.max_iter))
         hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
         if restyler is not None and restyler.needs_bank:
             hooks.insert(0, StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))
@@ -236,7 +239,8 @@ class Trainer(DefaultTrainer):
         _share_buffers(model)
         inference = ProtocolInference(model, protocol_of(cfg, dataset_name), cfg.TEST.WINDOW_BATCH)
         evaluator = evaluator or cls.build_evaluator(cfg, dataset_name)
-        return inference_on_dataset(inference, cls.build_test_loader(cfg, dataset_name), evaluator)
+        loader = ShownLoader(cls.build_test_loader(cfg, dataset_name), f"scoring {dataset_name}")
+        return inference_on_dataset(inference, loader, evaluator)
 
     def _score_targets(self) -> Results:
         """The evaluation of DATASETS.TEST that is due: of the weights as they are, or when all is done, the selected."""

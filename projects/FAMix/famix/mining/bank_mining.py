@@ -18,6 +18,7 @@ from famix.mining.groups import batches_per_group, in_groups
 from famix.mining.miner import MinedBatch, StyleMiner
 from famix.mining.prompt_table import PromptTable
 from famix.modeling.clip_resnet import CLIPResNet
+from famix.progress import progress_bar
 from famix.style.bank import StyleBank
 from famix.text import PromptEncoder, check_templates, fill_template
 
@@ -123,6 +124,7 @@ def mine_bank(
                 _put_scalars(storage, batch)
                 _write(writers, storage)
             progress.report(mined)
+        progress.close()
         bank = _merge([*finished, *mined], metadata)
         for class_id, count in bank.counts().items():
             storage.put_scalar(f"style_mining/styles_of/{bank.class_name(class_id)}", count, smoothing_hint=False)
@@ -164,15 +166,19 @@ def _write(writers: Sequence[EventWriter], storage: EventStorage) -> None:
 
 
 class _Progress:
-    """Logs how far mining is, at most every few seconds and at the end."""
+    """Shows how far mining is: a bar; and lines at the start, every few seconds and at the end."""
 
     def __init__(self, num_batches: int) -> None:
         self.num_batches = num_batches
-        self.start = self.logged = time.perf_counter()
+        self.start = time.perf_counter()
+        self.logged = -math.inf
+        self._bar = progress_bar(num_batches, "mining styles", "batch")
 
     def report(self, mined: Sequence[MinedBatch]) -> None:
         """Say what was done and how long the rest will take."""
         now, done = time.perf_counter(), len(mined)
+        self._bar.set_postfix({"loss": f"{mined[-1].final_loss.mean():.3f}"}, refresh=False)
+        self._bar.update(done - self._bar.n)
         if now - self.logged < _LOG_SECONDS and done < self.num_batches:
             return
         self.logged = now
@@ -187,3 +193,7 @@ class _Progress:
             per_batch,
             timedelta(seconds=round(per_batch * (self.num_batches - done))),
         )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

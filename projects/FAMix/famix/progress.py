@@ -1,0 +1,60 @@
+"""How far long work has come: a bar on a terminal; elsewhere callers log lines."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Protocol
+
+from detectron2.utils import comm
+from tqdm import tqdm
+
+__all__ = ["ShownLoader", "on_terminal", "progress_bar"]
+
+_SECONDS = 0.2  # from one redrawing to the next
+
+
+class _Loader(Iterable[Any], Sized, Protocol):
+    pass
+
+
+def on_terminal() -> bool:
+    """Whether this process shows bars: the first of a run, whose standard error is a terminal that has a width."""
+    return comm.is_main_process() and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+
+
+def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: bool = True) -> "tqdm[Any]":
+    """A bar with the time left, which shows nothing unless `on_terminal`.
+
+    Args:
+        total: steps of the work.
+        description: stands before the bar.
+        unit: of a step.
+        done: steps that were done before.
+        leave: the bar stays when it is closed.
+    """
+    return tqdm(
+        total=total, initial=done, desc=description, unit=unit, leave=leave, mininterval=_SECONDS, dynamic_ncols=True,
+        file=sys.stderr, disable=not on_terminal(),
+    )  # fmt: skip
+
+
+class ShownLoader:
+    """A data loader with a bar.
+
+    Args:
+        loader: whose batches are passed on.
+        description: stands before the bar.
+    """
+
+    def __init__(self, loader: _Loader, description: str) -> None:
+        self._loader = loader
+        self._description = description
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        with progress_bar(len(self._loader), self._description, "image", leave=False) as bar:
+            for batch in self._loader:
+                yield batch
+                bar.update()

@@ -29,7 +29,6 @@ from minitown_report import (
 from reporting import make_run_parser, print_report
 from run_records import RUNS, RunRecord, record_of
 
-from famix.arguments import whole_number
 from famix.evaluation.report import describe_occurring
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
@@ -37,6 +36,7 @@ from famix.minitown.experiment import CONFIGS, Experiment, condition_of
 from famix.minitown.runner import run_experiments
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
+from famix_arguments import whole_number
 
 SCORED = [
     *(f"minitown_{name}_val" for name in CONDITIONS),

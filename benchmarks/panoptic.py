@@ -20,7 +20,6 @@ from machine import describe_machine
 from reporting import make_run_parser, print_report, processors_of
 from tabulate import tabulate
 
-from famix.arguments import whole_number
 from famix.data import get_dataset_dicts, read_image, register_datasets
 from famix.data.panoptic_classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
@@ -32,6 +31,7 @@ from famix.evaluation.significance import format_p, format_spread
 from famix.minitown.conditions import CONDITIONS
 from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
 from famix.minitown.runner import run_experiments
+from famix_arguments import whole_number
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from famix.arguments import whole_number
 from famix.errors import FAMixError
 from famix.files import whole_file
 from famix.minitown.experiment import Experiment, read_record
+from famix_arguments import whole_number
 
 __all__ = ["end_in_order", "make_run_parser", "print_report", "processors_of"]
 

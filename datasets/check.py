@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Check datasets: files, sizes, encodings and classes. The exit status says whether all of them can be used."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import json
 import os
@@ -9,20 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-from famix.data import get_label_readers, register_datasets
-from famix.data.images import MAX_PIXELS
-from famix.data.inspection import (
-    DatasetReport,
-    check_dataset,
-    draw_contact_sheet,
-    evenly_spaced,
-    format_report,
-)
-from famix.errors import FAMixError
-from famix.files import whole_file
-from famix.paths import expand_arguments
-
-USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
 SHOWN = 12  # images of a contact sheet
 MOST_WORKERS = 16
 
@@ -48,8 +36,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"picture to write, of {SHOWN} images under their labels; several datasets get PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pixels", default=MAX_PIXELS, type=natural_number, metavar="N",
-        help=f"that a file may have, as INPUT.MAX_PIXELS (default: {MAX_PIXELS})",
+        "--max-pixels", default=1 << 26, type=natural_number, metavar="N",
+        help=f"that a file may have, as INPUT.MAX_PIXELS (default: {1 << 26})",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports for other programs, too")
     parser.add_argument(
@@ -64,6 +52,24 @@ def natural_number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from famix.data import get_label_readers, register_datasets
+from famix.data.inspection import (
+    DatasetReport,
+    check_dataset,
+    draw_contact_sheet,
+    evenly_spaced,
+    format_report,
+)
+from famix.errors import FAMixError
+from famix.files import whole_file
+from famix.paths import expand_arguments
+
+USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
 
 
 def check(name: str, arguments: argparse.Namespace) -> DatasetReport:

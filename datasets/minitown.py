@@ -1,26 +1,24 @@
 #!/usr/bin/env python
 """Render scenes of minitown, FAMix's own street data set, into a folder laid out like Cityscapes."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from famix.arguments import whole_number
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix.minitown.scene import SIZE
-from famix.minitown.writer import write_tree
-from famix.paths import expand_arguments
+from famix_arguments import whole_number
 
-INTERRUPTED = 130  # exit status
+CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk", "haze", "overcast", "evening", "drizzle")
+SIZE = (192, 384)  # of the town's own data sets
 SMALLEST, LARGEST = 32, 4096  # sides of an image in pixels
 SEED_LIMIT = 10**12  # file names have room for twelve digits
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    known = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
     number = partial(whole_number, highest=SEED_LIMIT - 1)
     side = partial(whole_number, lowest=SMALLEST, highest=LARGEST)
     parser = argparse.ArgumentParser(
@@ -32,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--count", required=True, type=partial(number, lowest=1), metavar="N", help="scenes, at least 1"
     )
     parser.add_argument(
-        "--condition", nargs="+", default=["clear"], choices=known, help="weathers; each shows the same scenes as a "
+        "--condition", nargs="+", default=["clear"], choices=CONDITIONS, help="weathers; each shows the same scenes as a "
         "city of its own (default: clear)"
     )  # fmt: skip
     parser.add_argument(
@@ -56,6 +54,15 @@ def folder_name(text: str) -> str:
     if not text.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is no name of a split: letters, digits and '_' only")
     return text
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from famix.minitown.writer import write_tree
+from famix.paths import expand_arguments
+
+INTERRUPTED = 130  # exit status
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Look at what a trained network says of images, videos or a camera, in the manner of Detectron2's demo."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import os
 import sys
@@ -17,24 +19,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 for deprecated in (".*torch.jit.script.* is deprecated", "torch.meshgrid: in an upcoming release"):
     warnings.filterwarnings("ignore", message=deprecated)
 
-from tqdm import tqdm  # noqa: E402
-
-from famix.data.images import require_pixels  # noqa: E402
-from famix.engine import load_config  # noqa: E402
-from famix.engine.disk_errors import disk_message  # noqa: E402
-from famix.errors import ConfigError, DatasetError, FAMixError  # noqa: E402
-from famix.inference import Prediction, Predictor  # noqa: E402
-from famix.inference.background import WriteBehind, read_ahead  # noqa: E402
-from famix.inference.frames import FrameFolder  # noqa: E402
-from famix.inference.images import RGBImage, load_rgb  # noqa: E402
-from famix.inference.inputs import find_images  # noqa: E402
-from famix.inference.outputs import image_files, require_writable, video_files  # noqa: E402
-from famix.inference.sinks import VideoSink, WindowClosed, WindowSink  # noqa: E402
-from famix.inference.video import USUAL_RATE, VideoReader  # noqa: E402
-from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, OVERLAY, VIEWS, Files, Look, write_views  # noqa: E402
-from famix.paths import expand_arguments  # noqa: E402
-
-UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
 
 EPILOG = """
 Examples:
@@ -45,6 +29,8 @@ Examples:
   label files  demo.py --weights output/famix --input photos --output out --view labels --protocol ensemble+flip
 Exit status: 0; 1 if some input could not be read, or not to its end; 2 if the command cannot work.
 """
+
+VIEW_CHOICES = ("overlay", "side-by-side", "labels", "color", "cityscapes-ids", "all")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,10 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder; or the file of a single image or video; files of the same name are replaced, inputs never (default: "
         "a window, which q closes)",
     )
-    parser.add_argument(
-        "--rate", type=float, metavar="N", help=f"frames per second of a folder (default: {USUAL_RATE:g})"
-    )
-    parser.add_argument("--view", choices=[*VIEWS, "all"], default=OVERLAY, help="(default: overlay)")
+    parser.add_argument("--rate", type=float, metavar="N", help="frames per second of a folder (default: 25)")
+    parser.add_argument("--view", choices=VIEW_CHOICES, default="overlay", help="(default: overlay)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of the colours in an overlay (default: 0.5)")
     parser.add_argument("--legend", action="store_true", help="say below pictures what the colours mean")
     parser.add_argument(
@@ -85,6 +69,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="override the config")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from tqdm import tqdm
+
+from famix.data.images import require_pixels
+from famix.engine import load_config
+from famix.engine.disk_errors import disk_message
+from famix.errors import ConfigError, DatasetError, FAMixError
+from famix.inference import Prediction, Predictor
+from famix.inference.background import WriteBehind, read_ahead
+from famix.inference.frames import FrameFolder
+from famix.inference.images import RGBImage, load_rgb
+from famix.inference.inputs import find_images
+from famix.inference.outputs import image_files, require_writable, video_files
+from famix.inference.sinks import VideoSink, WindowClosed, WindowSink
+from famix.inference.video import USUAL_RATE, VideoReader
+from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, Look, write_views
+from famix.paths import expand_arguments
+
+UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
 
 
 def run(args: argparse.Namespace) -> int:

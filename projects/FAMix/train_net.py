@@ -14,13 +14,17 @@ from typing import Any
 for deprecated in ("torch.jit.script", "broadcast_buffers"):
     warnings.filterwarnings("ignore", message=f".*{deprecated}.* is deprecated", category=FutureWarning)
 
+from famix_arguments import argument_parser  # noqa: E402
+
+if __name__ == "__main__":
+    argument_parser().parse_args()  # --help and mistakes are answered at once, the imports below take seconds
+
 import torch  # noqa: E402
 from detectron2.config import CfgNode  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
 from famix.engine import (  # noqa: E402
-    argument_parser,
     explain_disk_errors,
     load_config,
     load_for_scoring,

@@ -5,20 +5,12 @@ Runs whose configs differ in nothing but seeds and places are one method. Scores
 classes never share a table.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from famix.errors import ConfigError, FAMixError
-from famix.evaluation import RESULTS_FILE, read_report
-from famix.evaluation.comparison import GROUPINGS, compare_reports, require_baseline
-from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
-from famix.files import whole_file
-from famix.paths import expand_arguments
-
-USER_ERROR = 2  # exit status
-FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,10 +20,10 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Example: compare_runs.py output/baseline/seed* output/famix/seed* --baseline baseline --output table.md",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=f"an OUTPUT_DIR or its {RESULTS_FILE}")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="an OUTPUT_DIR or its results.json")
     parser.add_argument(
         "--group-by",
-        choices=GROUPINGS,
+        choices=("config", "method"),
         default="config",
         help="what runs of several seeds must share: their config (default), or only their method's name, which is the "
         "last part of OUTPUT_DIR that names no seed",
@@ -42,6 +34,20 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--baseline", metavar="NAME", help="also show the differences to this method, and their p")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there, too: .md or .csv")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from famix.errors import ConfigError, FAMixError
+from famix.evaluation import RESULTS_FILE, read_report
+from famix.evaluation.comparison import compare_reports, require_baseline
+from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
+from famix.files import whole_file
+from famix.paths import expand_arguments
+
+USER_ERROR = 2  # exit status
+FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
 
 
 def compare(arguments: argparse.Namespace) -> str:

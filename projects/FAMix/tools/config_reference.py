@@ -3,6 +3,8 @@
 meanings as the comments beside the assignments say.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import ast
 import io
@@ -11,6 +13,21 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs/CONFIG.md"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if the file is not up to date, only")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 from famix import config
 from famix.engine import load_config
@@ -21,8 +38,6 @@ from famix.paths import expand_arguments
 # isort: split
 from detectron2.config import CfgNode, get_cfg
 
-ROOT = Path(__file__).parents[3]
-DOCUMENT = ROOT / "docs/CONFIG.md"
 BASE = ROOT / "projects/FAMix/configs/Base-FAMix.yaml"
 STALE, USER_ERROR = 1, 2  # exit status
 
@@ -142,14 +157,6 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
-    parser.add_argument("--check", action="store_true", help="exit with status 1 if the file is not up to date, only")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,8 @@
 """Turn a trained network into files for use elsewhere: ONNX, torch.export, or a checkpoint that holds what inference
 needs. What is written is first compared with the network, and timed."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 import re
@@ -14,35 +16,6 @@ from pathlib import Path
 # Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
-import torch  # noqa: E402
-from tabulate import tabulate  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from famix.engine.disk_errors import disk_message  # noqa: E402
-from famix.errors import ConfigError, FAMixError  # noqa: E402
-from famix.evaluation.run_facts import file_sha256  # noqa: E402
-from famix.files import whole_file  # noqa: E402
-from famix.inference.export import (  # noqa: E402
-    OPSET,
-    OnnxModel,
-    onnx_metadata,
-    require_onnx,
-    write_onnx,
-    write_torch_export,
-)
-from famix.inference.graph import SemanticGraph, export_graph  # noqa: E402
-from famix.inference.loading import LoadedModel, load_model  # noqa: E402
-from famix.inference.outputs import require_writable  # noqa: E402
-from famix.inference.parity import (  # noqa: E402
-    Agreement,
-    Network,
-    compare,
-    make_image,
-    measure_latency,
-    require_agreement,
-)
-from famix.inference.stripping import strip_checkpoint  # noqa: E402
-from famix.paths import expand_arguments  # noqa: E402
 
 ONNX, TORCH_EXPORT, STRIPPED = "onnx", "torch_export", "stripped"
 ENDINGS = {ONNX: ".onnx", TORCH_EXPORT: ".pt2", STRIPPED: "_stripped.pth"}
@@ -93,6 +66,40 @@ def parse_size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, e.g. 512x1024")
     return int(found[1]), int(found[2])
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from famix.engine.disk_errors import disk_message
+from famix.errors import ConfigError, FAMixError
+from famix.evaluation.run_facts import file_sha256
+from famix.files import whole_file
+from famix.inference.export import (
+    OPSET,
+    OnnxModel,
+    onnx_metadata,
+    require_onnx,
+    write_onnx,
+    write_torch_export,
+)
+from famix.inference.graph import SemanticGraph, export_graph
+from famix.inference.loading import LoadedModel, load_model
+from famix.inference.outputs import require_writable
+from famix.inference.parity import (
+    Agreement,
+    Network,
+    compare,
+    make_image,
+    measure_latency,
+    require_agreement,
+)
+from famix.inference.stripping import strip_checkpoint
+from famix.paths import expand_arguments
 
 
 def run(args: argparse.Namespace) -> None:

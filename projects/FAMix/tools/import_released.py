@@ -1,6 +1,8 @@
 """Turn files of the released FAMix program into this project's: a checkpoint for MODEL.WEIGHTS, a style bank for
 MODEL.STYLE.BANK. Which of the two a file is, its content says; nothing in it is executed."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 import sys
@@ -11,23 +13,6 @@ from pathlib import Path
 # Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.data import MetadataCatalog  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from famix.checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights  # noqa: E402
-from famix.data import register_datasets, require_same_classes  # noqa: E402
-from famix.engine import load_config  # noqa: E402
-from famix.errors import ConfigError, FAMixError  # noqa: E402
-from famix.mining.provenance import bank_metadata, check_bank  # noqa: E402
-from famix.modeling import ARCHITECTURES  # noqa: E402
-from famix.paths import expand_arguments  # noqa: E402
-from famix.style import IGNORE_CLASS, StyleBank  # noqa: E402
-from famix.style.released import RELEASED_CLASSES  # noqa: E402
-
-# How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
-_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
 _CHECKPOINT_SUFFIX, _BANK_SUFFIX = ".pth", ".safetensors"
 
 
@@ -48,6 +33,28 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", metavar="FILE", help="write nothing unless the file fits this config")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_intermixed_args()  # --help and mistakes are answered at once
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from famix.checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights
+from famix.data import register_datasets, require_same_classes
+from famix.engine import load_config
+from famix.errors import ConfigError, FAMixError
+from famix.mining.provenance import bank_metadata, check_bank
+from famix.modeling import ARCHITECTURES
+from famix.paths import expand_arguments
+from famix.style import IGNORE_CLASS, StyleBank
+from famix.style.released import RELEASED_CLASSES
+
+# How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
+_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

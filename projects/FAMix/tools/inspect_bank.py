@@ -7,29 +7,14 @@ inspect_bank.py filter BANK       some styles of a bank
 inspect_bank.py validate BANK     exit with status 1 if training could not use it as it is
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from famix.data import read_image
-from famix.errors import FAMixError
-from famix.files import whole_file
-from famix.insight.bank_editing import Selection, filter_bank, find_problems, merge_banks
-from famix.insight.bank_statistics import source_distance
-from famix.insight.bank_view import BankView, format_bank, render_bank
-from famix.insight.nearest_prompts import find_nearest_prompts, require_clip
-from famix.modeling import load_clip_state_dict
-from famix.paths import expand_arguments
-from famix.style import StyleBank
-
-UNSOUND, USER_ERROR = 1, 2  # exit status
 SHOW = "show"
 
 
@@ -42,15 +27,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     _add_show(commands.add_parser(SHOW, help="print what is in a bank (the default)"))
-    merge = commands.add_parser("merge", help="put the styles of several banks together")
-    merge.add_argument("banks", nargs="+", type=Path, metavar="BANK")
+    merging = commands.add_parser("merge", help="put the styles of several banks together")
+    merging.add_argument("banks", nargs="+", type=Path, metavar="BANK")
     _add_filter(commands.add_parser("filter", help="keep some styles of a bank"))
-    for editing in (merge, commands.choices["filter"]):
+    for editing in (merging, commands.choices["filter"]):
         editing.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write")
-    validate = commands.add_parser("validate", help="say whether training can use banks as they are")
-    validate.add_argument("banks", nargs="+", type=Path, metavar="BANK")
-    validate.add_argument("--clip", metavar="WEIGHTS", help="that they must have been made with")
+    validating = commands.add_parser("validate", help="say whether training can use banks as they are")
+    validating.add_argument("banks", nargs="+", type=Path, metavar="BANK")
+    validating.add_argument("--clip", metavar="WEIGHTS", help="that they must have been made with")
     return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; without a command, banks are shown."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0] not in (SHOW, "merge", "filter", "validate", "-h", "--help"):
+        words = [SHOW, *words]
+    return make_parser().parse_args(words)
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +72,28 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
         "--prompt", dest="prompts", action="append", default=[], metavar="TEXT", help="keep prompts that contain this"
     )
     parser.add_argument("--max-loss", type=float, metavar="LOSS", help="keep styles whose loss ended no higher")
+
+
+if __name__ == "__main__":
+    parse()  # --help and mistakes are answered at once
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from famix.data import read_image
+from famix.errors import FAMixError
+from famix.files import whole_file
+from famix.insight.bank_editing import Selection, filter_bank, find_problems, merge_banks
+from famix.insight.bank_statistics import source_distance
+from famix.insight.bank_view import BankView, format_bank, render_bank
+from famix.insight.nearest_prompts import find_nearest_prompts, require_clip
+from famix.modeling import load_clip_state_dict
+from famix.paths import expand_arguments
+from famix.style import StyleBank
+
+UNSOUND, USER_ERROR = 1, 2  # exit status
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -154,10 +169,7 @@ COMMANDS = {SHOW: show, "merge": merge, "filter": keep, "validate": validate}
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words and words[0] not in (*COMMANDS, "-h", "--help"):
-        words = [SHOW, *words]
-    arguments = make_parser().parse_args(words)
+    arguments = parse(argv)
     try:
         COMMANDS[arguments.command](expand_arguments(arguments))
     except (FAMixError, OSError) as error:

@@ -1,17 +1,11 @@
 """Write a CLIP with random weights, for trying FAMix without OpenAI's: MODEL.CLIP.WEIGHTS can name the file."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
-
-from famix.errors import FAMixError
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
-from famix.modeling.clip_export import CLIPFileForm, save_clip
-from famix.paths import expand_arguments
-
-logger = logging.getLogger("make_random_clip")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,12 +16,17 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write, replaced if there")
     parser.add_argument(
-        "--format", default="state_dict", choices=get_args(CLIPFileForm), help="form of the file (default: state_dict)"
+        "--format",
+        default="state_dict",
+        choices=("state_dict", "torchscript", "safetensors"),
+        help="form of the file (default: state_dict)",
     )
     parser.add_argument("--seed", default=0, type=int, help="of the random numbers (default: 0)")
     sizes = parser.add_argument_group("sizes", "Either a published architecture, or a width with the rest.")
     which = sizes.add_mutually_exclusive_group(required=True)
-    which.add_argument("--architecture", choices=list(ARCHITECTURES), help="published architecture")
+    which.add_argument(
+        "--architecture", choices=("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), help="published architecture"
+    )
     which.add_argument("--width", type=int, help="channels after the stem, even; RN50 has 64")
     sizes.add_argument("--layers", nargs=4, type=int, metavar="N", help="bottlenecks per stage (default: 2 2 2 2)")
     sizes.add_argument("--resolution", type=int, help="side of CLIP's own images in pixels (default: 64)")
@@ -41,6 +40,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--calibrated-norms", action="store_true", help="norm statistics of smooth noise, to train from scratch with"
     )
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from famix.errors import FAMixError
+from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.modeling.clip_export import save_clip
+from famix.paths import expand_arguments
+
+logger = logging.getLogger("make_random_clip")
 
 
 def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> CLIPArchitecture:

@@ -1,17 +1,11 @@
 """Measure a style bank on labelled images instead of mining one from prompts: the ceiling of what prompts can reach."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-from famix.data import register_datasets
-from famix.engine import load_config
-from famix.errors import FAMixError
-from famix.mining.measured import measure_bank
-from famix.paths import expand_arguments
-
-logger = logging.getLogger("measure_bank")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,6 +20,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write, replaced if there")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the file, behind --")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from famix.data import register_datasets
+from famix.engine import load_config
+from famix.errors import FAMixError
+from famix.mining.measured import measure_bank
+from famix.paths import expand_arguments
+
+logger = logging.getLogger("measure_bank")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

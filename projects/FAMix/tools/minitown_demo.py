@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """FAMix in a miniature town, on a laptop: make its images, mine, train on clear days, score the rest, draw the story."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 import shlex
@@ -14,39 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 sys.path.append(str(ROOT / "benchmarks"))
 
-from machine import describe_machine  # noqa: E402
-from reporting import end_in_order  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+from famix_arguments import whole_number
 
-from famix.arguments import whole_number  # noqa: E402
-from famix.data import get_dataset_dicts, register_datasets  # noqa: E402
-from famix.errors import FAMixError  # noqa: E402
-from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores  # noqa: E402
-from famix.minitown.page import Story, score_table, write_page  # noqa: E402
-from famix.minitown.progress_line import ProgressLine  # noqa: E402
-from famix.minitown.runner import run_experiments  # noqa: E402
-from famix.minitown.story import tell_story  # noqa: E402
-from famix.paths import expand_arguments  # noqa: E402
-
-FAILED, INTERRUPTED = 1, 130  # exit status
 PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
-STEPS = 4
-BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
-
-
-@dataclass(frozen=True)
-class Demo:
-    """What the command line asks for.
-
-    Attributes:
-        output: folder of everything that is written.
-        runs: of the networks, named by what they add to the baseline.
-        command: the command line, to be repeated.
-    """
-
-    output: Path
-    runs: tuple[Experiment, ...]
-    command: str
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,6 +47,42 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from machine import describe_machine
+from reporting import end_in_order
+from tabulate import tabulate
+
+from famix.data import get_dataset_dicts, register_datasets
+from famix.errors import FAMixError
+from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
+from famix.minitown.page import Story, score_table, write_page
+from famix.minitown.progress_line import ProgressLine
+from famix.minitown.runner import run_experiments
+from famix.minitown.story import tell_story
+from famix.paths import expand_arguments
+
+FAILED, INTERRUPTED = 1, 130  # exit status
+STEPS = 4
+BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the command line asks for.
+
+    Attributes:
+        output: folder of everything that is written.
+        runs: of the networks, named by what they add to the baseline.
+        command: the command line, to be repeated.
+    """
+
+    output: Path
+    runs: tuple[Experiment, ...]
+    command: str
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Demo:

@@ -5,24 +5,12 @@ Every look of the bank is put on all patches of the image, without the patches' 
 so. Writes distances.png and, with weights, predictions.png.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from famix.data import read_image
-from famix.errors import FAMixError
-from famix.insight.preview_inputs import load_preview_inputs
-from famix.insight.preview_picture import draw_distances, draw_predictions
-from famix.insight.preview_text import format_changes, format_effects
-from famix.insight.style_preview import StylePreview
-from famix.paths import expand_arguments
-
-USER_ERROR = 2  # exit status
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,6 +32,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the pictures (default: OUTPUT_DIR/preview)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the file, behind --")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from famix.data import read_image
+from famix.errors import FAMixError
+from famix.insight.preview_inputs import load_preview_inputs
+from famix.insight.preview_picture import draw_distances, draw_predictions
+from famix.insight.preview_text import format_changes, format_effects
+from famix.insight.style_preview import StylePreview
+from famix.paths import expand_arguments
+
+USER_ERROR = 2  # exit status
 
 
 def preview(arguments: argparse.Namespace) -> None:

@@ -1,23 +1,13 @@
 #!/usr/bin/env python
 """Turn the output folders of runs into one HTML page that can be mailed: scores, classes, confusions, examples, losses."""
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
-
-from famix.errors import ClassesError, FAMixError
-from famix.evaluation import RESULTS_FILE
-from famix.files import whole_file
-from famix.insight.run_examples import Example, predict_examples
-from famix.insight.run_folder import Run, read_runs
-from famix.insight.run_page import render_runs
-from famix.paths import expand_arguments
-
-USER_ERROR = 2  # exit status
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,7 +15,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: report.py output/baseline output/famix --output report.html"
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help=f"OUTPUT_DIR with a {RESULTS_FILE}")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR with a results.json")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="HTML file, replaced if there")
     parser.add_argument(
         "--examples",
@@ -36,6 +26,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="to label on (default: a GPU where there is one)")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+from tqdm import tqdm
+
+from famix.errors import ClassesError, FAMixError
+from famix.files import whole_file
+from famix.insight.run_examples import Example, predict_examples
+from famix.insight.run_folder import Run, read_runs
+from famix.insight.run_page import render_runs
+from famix.paths import expand_arguments
+
+USER_ERROR = 2  # exit status
 
 
 def write_report(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from famix.evaluation import check_evaluation
 from famix.evaluation.domains import require_known_sources
 from famix.evaluation.panoptic import check_panoptic
 from famix.mining import style_bank_path
-from famix.mining.bank_mining import DTYPES
+from famix.mining.bank_mining import check_precision
 from famix.modeling import ARCHITECTURES, STAGES, architecture_of
 from famix.modeling.clip_resnet import check_stage
 from famix.style import METRICS, PatchRestyler
@@ -205,8 +205,7 @@ def _check_mining(cfg: CfgNode) -> None:
         if mining[key] < least:
             raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
 
-    if mining.DTYPE not in DTYPES:
-        raise ConfigError(f"STYLE_MINING.DTYPE is {mining.DTYPE!r}, expected one of {', '.join(DTYPES)}")
+    check_precision(mining.DTYPE)
     if mining.METRIC not in METRICS:
         raise ConfigError(f"STYLE_MINING.METRIC is {mining.METRIC!r}, expected one of {', '.join(METRICS)}")
 

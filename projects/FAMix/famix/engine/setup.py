@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from famix.data import register_datasets, verify_datasets
@@ -24,38 +24,7 @@ from famix.files import whole_file
 from famix.modeling.freezing import ALL
 from famix.paths import expand_path
 
-__all__ = ["argument_parser", "setup"]
-
-
-_EPILOG = """
-Examples:
-  mine, train and evaluate      train_net.py --config-file configs/GTA5/famix_RN50.yaml
-  mine the style bank only      train_net.py --config-file CONFIG --mine-styles-only
-  evaluate a checkpoint         train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-  continue after a stop         train_net.py --config-file CONFIG --resume
-  start anew in its place       train_net.py --config-file CONFIG --overwrite
-  8 GPUs of one machine         train_net.py --config-file CONFIG --num-gpus 8
-  8 processes of torchrun       torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
-  2 machines, on each           train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
-                                --dist-url tcp://FIRST_MACHINE:PORT
-  other settings                train_net.py --config-file CONFIG SOLVER.BASE_LR 0.05 MODEL.DEVICE cpu
-"""
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, --mine-styles-only and --overwrite."""
-    parser = default_argument_parser(_EPILOG)
-    parser.add_argument(
-        "--mine-styles-only", action="store_true", help="mine the style bank, or check the one there is, and stop"
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start a training anew in the place of the one in OUTPUT_DIR; its style bank stays",
-    )
-    # Detectron2's default is one port per user, on which two runs of a machine would collide.
-    parser.set_defaults(dist_url="auto")
-    return parser
+__all__ = ["setup"]
 
 
 def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:

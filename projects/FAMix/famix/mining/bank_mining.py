@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from famix.errors import BankError
+from famix.errors import BankError, ConfigError
 from famix.mining.finite import check_finite
 from famix.mining.groups import batches_per_group, in_groups
 from famix.mining.miner import MinedBatch, StyleMiner
@@ -22,10 +22,10 @@ from famix.progress import progress_bar
 from famix.style.bank import StyleBank
 from famix.text import PromptEncoder, check_templates, fill_template
 
-__all__ = ["DTYPES", "build_miner", "mine_bank"]
+__all__ = ["build_miner", "check_precision", "mine_bank"]
 
 _LOG_SECONDS = 10.0
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # float16 has too few exponents for the gradients
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # float16 has too few exponents for the gradients
 
 
 def build_miner(
@@ -46,6 +46,7 @@ def build_miner(
         ConfigError: settings out of their range.
     """
     mining = cfg.STYLE_MINING
+    check_precision(mining.DTYPE)
     device = torch.device(cfg.MODEL.DEVICE)
     encoder = PromptEncoder(clip_state_dict, device=device)
     templates = check_templates(mining.TEMPLATES)
@@ -73,13 +74,19 @@ def build_miner(
         ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         seed=mining.SEED,
         group=batches_per_group(mining.IMS_PER_BATCH, math.prod(grid), len(class_names), values),
-        dtype=DTYPES[mining.DTYPE],
+        dtype=_DTYPES[mining.DTYPE],
         steps=mining.STEPS,
         lr=mining.LR,
         momentum=mining.MOMENTUM,
         weight_decay=mining.WEIGHT_DECAY,
         basis=basis,
     )
+
+
+def check_precision(name: str) -> None:
+    """Raise ConfigError unless STYLE_MINING.DTYPE is a precision that styles can be mined in."""
+    if name not in _DTYPES:
+        raise ConfigError(f"STYLE_MINING.DTYPE is {name!r}, expected one of {', '.join(_DTYPES)}")
 
 
 def mine_bank(

@@ -1,0 +1,97 @@
+"""--help and mistakes on the command line are answered without PyTorch, which takes seconds to import."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from famix.data.images import MAX_PIXELS
+from famix.evaluation.comparison import GROUPINGS
+from famix.inference.video import USUAL_RATE
+from famix.inference.views import VIEWS
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix.minitown.contrastive import DTYPES, TrainingPlan
+from famix.minitown.crops import RECORD
+from famix.minitown.scene import SIZE
+from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from famix.modeling import ARCHITECTURES
+from run_factory import ROOT
+
+PROJECT = ROOT / "projects/FAMix"
+COMMANDS = [
+    PROJECT / "train_net.py", PROJECT / "demo.py", *sorted((PROJECT / "tools").glob("*.py")),
+    *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "argparse" in path.read_text()),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def no_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which torch, and what needs it, fails to import."""
+    folder = tmp_path_factory.mktemp("stubs")
+    for name in ("torch", "detectron2", "torchvision", "famix"):
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(PROJECT)])}
+
+
+def call(script: Path, environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(script), *words],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.name)
+def test_help_and_mistakes_need_no_torch(script: Path, no_torch: dict[str, str]) -> None:
+    shown = call(script, no_torch, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith(f"usage: {script.name}")
+    mistaken = call(script, no_torch, "--no-such-option")
+    assert mistaken.returncode == 2
+    assert "was imported" not in mistaken.stderr
+    assert mistaken.stderr.splitlines()[-1].startswith(f"{script.name}")
+
+
+@pytest.mark.parametrize("word", ["--MODEL.DEVICE", "--MODEL.DEVICE=cpu", "--SEED"])
+def test_a_config_key_as_an_option(word: str, no_torch: dict[str, str]) -> None:
+    done = call(PROJECT / "train_net.py", no_torch, "--config-file", "a.yaml", word, "cpu")
+    assert done.returncode == 2
+    key = word.lstrip("-").split("=")[0]
+    assert f"{key} must stand without dashes" in done.stderr and f"Write {key}" in done.stderr
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_parsers_say_is_what_the_package_has() -> None:
+    """Parsers cannot import these."""
+    options = {
+        path.name: {option: action for action in load(path).make_parser()._actions for option in action.option_strings}
+        for path in COMMANDS
+        if path.name in ("compare_runs.py", "make_random_clip.py", "demo.py", "check.py", "minitown.py")
+    }
+    assert options["compare_runs.py"]["--group-by"].choices == GROUPINGS
+    assert options["make_random_clip.py"]["--architecture"].choices == tuple(ARCHITECTURES)
+    assert set(options["demo.py"]["--view"].choices or ()) == {*VIEWS, "all"}
+    assert f"default: {USUAL_RATE:g}" in str(options["demo.py"]["--rate"].help)
+    assert options["check.py"]["--max-pixels"].default == MAX_PIXELS
+    assert options["minitown.py"]["--condition"].choices == (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
+    assert options["minitown.py"]["--size"].default == SIZE
+
+
+def test_what_the_parser_of_clips_says_is_what_the_package_has() -> None:
+    tool = load(PROJECT / "tools/train_mini_clip.py")
+    plan = TrainingPlan()
+    assert {name: getattr(plan, name) for name in tool.DEFAULTS} == tool.DEFAULTS
+    assert (tuple(DTYPES), plan.dtype) == (tool.DTYPES, tool.DTYPES[0])
+    assert tool.TRAIN_CROPS.looks * tool.TRAIN_CROPS.crops == tool.CROPS_PER_SCENE
+    assert pytest.approx(tool.MEGABYTES_PER_SCENE) == tool.CROPS_PER_SCENE * RECORD.itemsize / 1e6
+    assert tool.MOST_SCENES == CLIP_VAL_FIRST_SEED - CLIP_TRAIN_FIRST_SEED

@@ -194,7 +194,7 @@ def write_report(benchmark: Benchmark, command: str) -> str:
         "## Scores",
         score_table(scores),
         "## The strength of jitter",
-        "Gains over the same method without jitter. Chosen for each method: the strength that gains most on the development "
+        "Gains over the same method without jitter. Best: the strength that gains most on the development "
         f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}; seeds "
         f"{', '.join(map(str, CHOOSING_SEEDS))}.",
         strength_table(scores),

@@ -10,7 +10,7 @@ MINED = "famix"
 """The method whose mined banks other methods start from."""
 
 CHOSEN = "jitter08half"
-"""The best plain jitter: its strength was chosen on the development conditions, see minitown_report.strength_table."""
+"""The best plain jitter, which the configs with jitter have: chosen by minitown_report.choose_strength."""
 
 STRONGEST = "jitter08"
 """The jitter of the paper: 0.8, on all images."""
@@ -70,7 +70,7 @@ METHODS: dict[str, Method] = {
     "famix": Method("famix", same_without="baseline"),
     "famix_web": Method("famix_web", same_without="baseline"),
     "famix_weather": Method("famix_weather", same_without="baseline"),
-    "noise_jitter04": Method("noise", _STRENGTHS["jitter04"], same_without="jitter04", needs=Needs.NOISE_SCALE),
+    f"noise_{CHOSEN}": Method("noise", _STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.NOISE_SCALE),
     **_with_jitter("famix", _STRENGTHS),
     **_with_jitter("famix_weather", ("jitter04", "jitter08half")),  # jitter08 costs strict looks too much on clear days
     "full_finetuning": Method("full_finetuning"),

@@ -37,7 +37,7 @@ UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 
-_REFERENCES = (CHOSEN, STRONGEST, "noise_jitter04", "noise", "baseline")
+_REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
 
 def scores_of(records: Records) -> Scores:
@@ -112,7 +112,7 @@ def strength_table(scores: Scores) -> str:
             development, clear = (_choosing_gains(scores, name, without, column) for column in (DEVELOPMENT, CLEAR))
             if development:
                 cells = [format_spread(development, "+"), format_spread(clear, "+"), str(len(clear))]
-                rows.append([name, without, *cells, "chosen" if name == chosen else ""])
+                rows.append([name, without, *cells, "best" if name == chosen else ""])
     return _markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
 
 

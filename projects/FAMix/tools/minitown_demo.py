@@ -134,16 +134,12 @@ def make_images(run: Experiment) -> None:
 def facts(demo: Demo) -> dict[str, str]:
     """What stands below the picture."""
     spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
-    inputs = {run.name: run.load_config().INPUT for run in demo.runs if run.name in (JITTER, BOTH)}
-    strengths = {
-        name: f"up to {max(found.COLOR_JITTER):.0%} in {found.COLOR_JITTER_PROBABILITY:.0%} of the training images"
-        for name, found in inputs.items()
-    }
+    cfg = demo.runs[-1].load_config()
     return {
         "classes": f"{read_occurring(demo.runs[0].output)}, over which mIoU is the mean",
-        "words": ", ".join(demo.runs[-1].load_config().STYLE_MINING.STYLES),
-        "jitter": "brightness, contrast and saturation by "
-        + "; ".join(f"{strength} ({name})" for name, strength in strengths.items()),
+        "words": ", ".join(cfg.STYLE_MINING.STYLES),
+        "jitter": f"brightness, contrast and saturation change by up to {max(cfg.INPUT.COLOR_JITTER):.0%} in "
+        f"{cfg.INPUT.COLOR_JITTER_PROBABILITY:.0%} of the training images",
         "time": f"{spent}, two side by side, mining and scoring included",
         "machine": describe_machine(),
         "seed": str(demo.runs[0].seed),

@@ -85,12 +85,12 @@ def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
 
 
 @every_file
-def test_loads_and_stands_on_at_most_two_others(file: str) -> None:
+def test_loads_and_stands_on_at_most_three_others(file: str) -> None:
     load(file)
     path, bases = CONFIGS / file, 0
     while base := yaml.safe_load(path.read_text()).get("_BASE_"):
         path, bases = path.parent / base, bases + 1
-    assert bases <= 2
+    assert bases <= 3  # the recipe, the dataset's settings, and the method that a variant adds to
 
 
 @every_leaf

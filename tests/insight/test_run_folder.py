@@ -116,6 +116,8 @@ CHANGES: dict[str, Callable[[dict], object]] = {
     "versions that are a list": lambda plain: plain["report"]["run"].update(versions=["1"]),
     "classes that are a text": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(classes="road"),
     "a heading that is none": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(heading=None),
+    "half a character": lambda plain: plain["report"]["run"].update(method="famix \ud800"),
+    "a version of two lines": lambda plain: plain["report"].update(format_version="1\n2"),
     "a run that is a list": lambda plain: plain["report"].update(run=[1]),
 }
 
@@ -142,11 +144,12 @@ def test_damaged_files_are_one_line_for_every_command(
 @pytest.mark.parametrize(
     "file", ["config.yaml", "results.json", "metrics.json", "inference/acdc_fog_val/confusion.json"]
 )
-@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
 def test_nothing_waits_for_a_pipe(tmp_path: Path, file: str, kind: str) -> None:
     folder = write_run(tmp_path / "a")
     (folder / file).unlink()
-    os.mkfifo(folder / file) if kind == "pipe" else (folder / file).mkdir()
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "loop": lambda path: os.symlink(path, path)}
+    make[kind](folder / file)
     if file.endswith("confusion.json"):
         assert any("acdc_fog_val" in reason for reason in read_runs([folder])[0].missing)
         return
@@ -317,3 +320,20 @@ def test_the_page_shows_both_means_and_how_many_classes_occur(tmp_path: Path, ru
 def test_a_class_that_is_only_predicted_stays_out_of_the_mean_of_a_class(tmp_path: Path) -> None:
     (run,) = read_runs([write_absent(tmp_path / "famix", "zero")])
     assert ">100.0<" in class_bars([run], ["fog_val", "night_val"]).split("sky")[1].split("car")[0]
+
+
+def test_a_run_that_is_a_loop_of_links_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for command, options in (("report", ["--output", str(tmp_path / "page.html")]), ("compare_runs", [])):
+        with pytest.raises(SystemExit) as end:
+            load_tool(command).main([str(tmp_path / "loop"), *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2
+        explains(line, str(tmp_path / "loop"))
+
+
+def test_losses_with_half_a_character_in_their_name_are_damaged(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "metrics.json").write_text('{"iteration": 0, "total_loss": 2.0, "loss_\\ud800": 1.0}\n')
+    (run,) = read_runs([folder])
+    assert not run.losses and any("metrics.json" in reason for reason in run.missing)

@@ -101,7 +101,7 @@ def _panoptic_files(json_file: Path) -> PanopticFiles:
         '{"categories": [{"id": 1e999, "name": "a"}], "annotations": [{"file_name": "file.png", "segments_info": [{"id": 1e999, "category_id": 1}]}]}',
         '{"annotations": [{"file_name": "file.png", "segments_info": [{"id": 1, "category_id": 1e30}]}]}',
         '{"class_names": ["a"], "counts": [[1e999]]}', '{"class_names": ["a"], "counts": [[99999999999999999999]]}',
-        '{"labels": 3}', '{"report": {"format_version": 2}}',
+        '{"labels": 3}', '{"report": {"format_version": 2}}', '{"class_names": ["\\ud800"], "counts": [[1]]}',
     ],
 )  # fmt: skip
 def test_json(tmp_path: Path, reader: str, text: str) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -223,3 +224,16 @@ def test_class_ids_that_would_stand_for_others_are_refused(wrong):
 def test_statistics_are_floating_point_numbers():
     with expect_error(BankError, "mean and std", torch.int64):
         StyleBank().add(torch.tensor([0]), torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("wrong", [3, [3], np.array([3]), None], ids=lambda value: type(value).__name__)
+def test_what_is_no_tensor_is_refused_by_name(wrong):
+    bank, row = numbered_bank(), torch.ones(1, 2)
+    for use in (bank.sample, bank.has_style):
+        with expect_error(BankError, "class ids", type(wrong).__name__, "torch.as_tensor"):
+            use(wrong)
+    arguments = {"class_ids": torch.tensor([3]), "mean": row, "std": row}
+    for name in arguments:
+        with expect_error(BankError, name, type(wrong).__name__, "torch.as_tensor"):
+            bank.add(**arguments | {name: wrong})
+    assert len(bank) == len(CLASSES)

@@ -1,5 +1,6 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,3 +92,11 @@ def test_labels_are_integers_of_three_axes():
     for dtype in (torch.uint8, torch.int16, torch.int32):
         assert torch.equal(dominant_labels(labels.to(dtype), (2, 2)), torch.zeros(2, 2, 2, dtype=torch.int64))
     assert dominant_labels(labels - 1, (1, 1), ignore_label=-1).flatten().tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((1, 4, 4), np.uint8), [[[0]]], None], ids=lambda value: type(value).__name__
+)
+def test_labels_that_are_no_tensor_are_refused(labels):
+    with expect_error(ConfigError, "labels", type(labels).__name__, "torch.as_tensor"):
+        dominant_labels(labels, (2, 2))

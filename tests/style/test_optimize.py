@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -146,3 +147,28 @@ def test_shapes_that_would_broadcast_are_refused(name, value):
         optimize_styles(**arguments, **settings, encode_image=lambda x: x.mean((2, 3)) if result is None else result)
     with expect_error(ConfigError, "steps", -1):
         optimize_styles(torch.rand(3, 2, 4, 4), torch.rand(3, 2), lambda x: x, **{**settings, "steps": -1})
+
+
+@pytest.mark.parametrize("argument", ["patches", "text_embeddings", "basis", "weights"])
+def test_what_is_no_tensor_is_refused_by_name(argument):
+    patches, texts = draw_patches_and_texts()
+    arguments = {"patches": patches, "text_embeddings": texts} | {argument: np.ones((3, 5))}
+    with expect_error(ConfigError, argument, "ndarray", "torch.as_tensor"):
+        optimize_styles(**arguments, encode_image=small_encoder, steps=1, **SGD)
+
+
+@pytest.mark.parametrize("result", [None, np.ones((3, 5))], ids=["none", "array"])
+def test_an_encoder_that_returns_no_tensor_is_named(result):
+    with expect_error(ConfigError, "encode_image", type(result).__name__):
+        optimize_styles(*draw_patches_and_texts(), lambda patches: result, steps=1, **SGD)
+
+
+@pytest.mark.parametrize("steps", [1.5, "3", None])
+def test_steps_of_another_type_are_refused(steps):
+    with expect_error(ConfigError, "steps", steps):
+        optimize_styles(*draw_patches_and_texts(), small_encoder, steps=steps, **SGD)
+
+
+def test_no_patches_have_no_styles():
+    patches, texts = draw_patches_and_texts()
+    assert optimize_styles(patches[:0], texts[:0], small_encoder, steps=1, **SGD).mean.shape == (0, 4)

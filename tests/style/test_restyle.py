@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -214,3 +215,41 @@ def test_statistics_of_other_shapes_are_refused():
                 function(wrong)
         with expect_error(ConfigError, "x", torch.int64, ".float()"):
             function(features.long())
+
+
+NO_TENSOR = [np.zeros((2, 4, 6, 9), np.float32), [[1.0]], 0.5, 1, None]
+FEATURES, DRAWN = torch.rand(2, 4, 6, 9), torch.rand(2, 4, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", NO_TENSOR, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("argument", ["features", "mean", "std"])
+def test_what_is_no_tensor_is_refused_by_name(argument, wrong):
+    arguments = {"features": FEATURES, "mean": DRAWN, "std": DRAWN} | {argument: wrong}
+    with expect_error(ConfigError, argument, type(wrong).__name__, "torch.as_tensor"):
+        restyle_patches(**arguments, alpha=0.5, grid=(2, 3))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["half", None, [0.5], 1j, np.full((2, 4, 1, 1), 0.5)], ids=lambda value: type(value).__name__
+)
+def test_an_alpha_of_another_type_is_refused(wrong):
+    with expect_error(ConfigError, "alpha", type(wrong).__name__, "Convert"):
+        restyle_patches(FEATURES, DRAWN, DRAWN, wrong, (2, 3))
+
+
+@pytest.mark.parametrize("wrong", [2.0, -0.5, float("nan")])
+@pytest.mark.parametrize("shape", [(), (2, 4, 1, 1)])
+def test_an_alpha_tensor_out_of_range_is_refused(wrong, shape):
+    with expect_error(ConfigError, "alpha", f"{wrong:g}"):
+        restyle_patches(FEATURES, DRAWN, DRAWN, torch.full(shape, wrong), (2, 3))
+
+
+@pytest.mark.parametrize("wrong", [2, (2.0, 3.0), "23", None, torch.tensor([2, 3])])
+def test_a_grid_of_another_type_is_refused(wrong):
+    with expect_error(ConfigError, "grid", remedy="(3, 3)"):
+        restyle_patches(FEATURES, DRAWN, DRAWN, 0.5, wrong)
+
+
+def test_a_grid_may_be_of_numpys_integers():
+    expected = restyle_patches(FEATURES, DRAWN, DRAWN, 0.5, (2, 3))
+    torch.testing.assert_close(restyle_patches(FEATURES, DRAWN, DRAWN, np.float32(0.5), np.array([2, 3])), expected)

@@ -3,6 +3,8 @@
 `train_net.py` and the tools print them as one line and exit with status 2; everything else keeps its traceback.
 """
 
+import re
+
 __all__ = [
     "BankError",
     "ClassesError",
@@ -15,19 +17,23 @@ __all__ = [
 ]
 
 _LONGEST = 1800  # characters of a message
+_LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class FAMixError(ValueError):
     """Base of the errors below.
 
     Args:
-        message: what a person is to read; of one that quotes a megabyte of a file, beginning and end are kept.
+        message: what a person is to read; it becomes one line, and of one that quotes a megabyte of a file, beginning
+            and end are kept.
     """
 
     def __init__(self, message: str = "") -> None:
         # What a worker process passes on has its traceback in front of the message.
-        if len(message) > _LONGEST and "Traceback (most recent call last)" not in message:
-            message = f"{message[: 2 * _LONGEST // 3]} [...] {message[-_LONGEST // 4 :]}"
+        if "Traceback (most recent call last)" not in message:
+            message = _LINE_BREAKS.sub(" ", message)
+            if len(message) > _LONGEST:
+                message = f"{message[: 2 * _LONGEST // 3]} [...] {message[-_LONGEST // 4 :]}"
         super().__init__(message)
 
 

@@ -8,6 +8,7 @@ classes never share a table.
 # ruff: noqa: E402, the parser stands before imports that take seconds
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> str:
     if output is not None and output.suffix not in FORMATS:
         raise ConfigError(f"--output is {output}, expected a file that ends with {' or '.join(FORMATS)}")
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
-    reports = {str(path.resolve()): read_report(path) for path in paths}
+    reports = {os.path.realpath(path): read_report(path) for path in paths}
     comparisons = compare_reports(reports, arguments.group_by, arguments.metric)
     if arguments.baseline is not None:
         require_baseline(comparisons, arguments.baseline)

@@ -1,6 +1,5 @@
 """What a run left in its OUTPUT_DIR, read for a report."""
 
-import json
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from famix.evaluation import RESULTS_FILE, Report, read_report
 from famix.evaluation.confusion import segmentation_scores
 from famix.evaluation.confusion_file import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.report import TASK
-from famix.intake import require_plain_file
+from famix.intake import parse_json, require_plain_file
 
 __all__ = ["Curve", "Run", "differing_settings", "read_runs"]
 
@@ -130,7 +129,7 @@ def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
     for number, line in enumerate(lines):
         try:
             iteration, values = _read_line(line)
-        except (ValueError, OverflowError, RecursionError):
+        except (ValueError, OverflowError):
             damaged.append(number)
             continue
         for key, value in values.items():
@@ -146,9 +145,9 @@ def _read_line(line: bytes) -> tuple[int, dict[str, float]]:
     """Iteration and losses of a line of metrics.json. A loss may be NaN: that of a training that failed is.
 
     Raises:
-        ValueError, OverflowError, RecursionError: it is damaged.
+        ValueError, OverflowError: it is damaged.
     """
-    record = json.loads(line.decode("utf-8"))
+    record = parse_json(line.decode("utf-8"))
     if not isinstance(record, dict):
         raise ValueError("it holds no object")
     losses = {
@@ -181,7 +180,7 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     settings = read_saved_settings(str(path))
     folder = str(settings.get("OUTPUT_DIR") or path.parent)

@@ -4,6 +4,7 @@ import codecs
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from famix.intake.doubt import DoubtfulFileError
 
 __all__ = ["MAX_JSON_BYTES", "parse_json", "read_json", "read_text", "require_plain_file"]
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 MAX_JSON_BYTES = 2 << 30
 """Of a file of annotations; COCO's panoptic ones have about a quarter of it."""
@@ -80,13 +83,19 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
         finite: refuse NaN and infinities, which Python reads although JSON does not have them.
 
     Raises:
-        DoubtfulFileError: it is nested too deeply, or has a number that is not finite.
+        DoubtfulFileError: it is nested too deeply, has a number that is not finite, or half a character.
         ValueError: it is no JSON.
     """
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite) if finite else json.loads(text)
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite) if finite else json.loads(text)
     except RecursionError as error:
         raise DoubtfulFileError("its JSON is nested too deeply") from error
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # what shows or writes it would fail later
+            raise DoubtfulFileError(f"it holds half a character, \\u{ord(error.object[error.start]):04x}") from error
+    return content
 
 
 def _finite(number: str) -> float:

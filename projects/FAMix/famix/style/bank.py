@@ -214,6 +214,11 @@ class StyleBank:
         return bank
 
     def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:
+        for name, values in {"class_ids": class_ids, "mean": mean, "std": std, **annotations}.items():
+            if not isinstance(values, Tensor):
+                raise BankError(
+                    f"{name} must be a tensor, got {type(values).__name__}. Convert it with torch.as_tensor."
+                )
         shapes = {"class_ids": class_ids.shape, "mean": mean.shape, "std": std.shape}
         shapes |= {name: values.shape for name, values in annotations.items()}
         one_each = all(shape == class_ids.shape for name, shape in shapes.items() if name not in ("mean", "std"))
@@ -251,6 +256,10 @@ class StyleBank:
 
 def _as_class_ids(class_ids: Tensor) -> Tensor:
     """Return class ids as int64; only those on the CPU are looked at, as a look at a GPU's would wait for it."""
+    if not isinstance(class_ids, Tensor):
+        raise BankError(
+            f"class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
+        )
     ids = class_ids.long()  # uint8 cannot be compared with 256
     is_integer = not (class_ids.is_floating_point() or class_ids.is_complex() or class_ids.dtype == torch.bool)
     if not is_integer or (ids.is_cpu and ((ids < 0) | (ids >= _NUM_CLASSES)).any()):

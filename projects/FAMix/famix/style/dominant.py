@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from famix.errors import ConfigError
-from famix.style.patches import Grid, check_grid, patch_index
+from famix.style.patches import Grid, check_grid, check_tensor, patch_index
 
 __all__ = ["IGNORE_CLASS", "dominant_labels", "patch_classes"]
 
@@ -29,6 +29,7 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
         ConfigError: the labels are smaller than the grid, have another number of axes, are no integers, or (where they
             are on the CPU: a look at a GPU's would wait for it) lie outside [0, 255].
     """
+    check_tensor("labels", labels)
     if labels.dim() != 3 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ConfigError(
             f"labels must be integers of the shape (B, H, W), got {labels.dtype} of the shape {tuple(labels.shape)}. "

@@ -80,13 +80,15 @@ def optimize_styles(
         check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
     if weights is not None:
         check_shape("weights", weights, ("N",), (number,))
-    if steps < 0:
-        raise ConfigError(f"steps must be at least 0, got {steps}. Use 0 for the statistics of the patches themselves.")
+    if not hasattr(steps, "__index__") or steps < 0:
+        raise ConfigError(
+            f"steps must be an integer of at least 0, got {steps!r}. Use 0 for the statistics of the patches themselves."
+        )
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalised = (patches - own_mean) / own_std
     own = torch.cat([own_mean, own_std], dim=1).flatten(1)
-    shares = own.new_full((len(own),), 1 / len(own)) if weights is None else weights.to(own)
+    shares = own.new_full((len(own),), 1 / max(1, len(own))) if weights is None else weights.to(own)
     free = (own.clone() if basis is None else torch.zeros_like(own)).requires_grad_()
     optimizer = torch.optim.SGD([free], lr=lr, momentum=momentum, weight_decay=weight_decay)
 

@@ -7,7 +7,8 @@ longer than the others. Such a map falls into at most four blocks of equally lar
 patches is vectorised inside a block; there is no loop over patches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from famix.errors import ConfigError
 
-__all__ = ["Grid", "check_grid", "check_shape", "map_blocks", "patch_index", "patch_starts"]
+__all__ = ["Grid", "check_grid", "check_shape", "check_tensor", "map_blocks", "patch_index", "patch_starts"]
 
 Grid = tuple[int, int]  # (rows, cols)
 
@@ -37,14 +38,15 @@ def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int |
 
     Args:
         name: of the argument.
-        x: its value.
+        x: its value, of whatever type.
         axes: names of the axes, e.g. ("B", "C", "H", "W").
         sizes: of the axes, None for any; () for any sizes.
         remedy: sentence for the message.
 
     Raises:
-        ConfigError: another number of axes or size, or no floating-point numbers.
+        ConfigError: no tensor, another number of axes or size, or no floating-point numbers.
     """
+    check_tensor(name, x)
     expected = list(sizes) or [None] * len(axes)
     if x.dim() != len(axes) or any(size not in (None, got) for size, got in zip(expected, x.shape, strict=False)):
         known = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, expected, strict=True)]
@@ -56,8 +58,16 @@ def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int |
         raise ConfigError(f"{name} must be a floating-point tensor, got {x.dtype}. Convert it, e.g. with .float().")
 
 
+def check_tensor(name: str, x: object) -> None:
+    """Raise ConfigError unless an argument is a tensor; NumPy's arrays, lists and numbers are none."""
+    if not isinstance(x, Tensor):
+        raise ConfigError(f"{name} must be a tensor, got {type(x).__name__}. Convert it with torch.as_tensor.")
+
+
 def check_grid(size: Sequence[int], grid: Grid) -> None:
     """Raise ConfigError unless a map of `size` (H, W) can be divided into `grid` (rows, cols) patches."""
+    if not isinstance(grid, Iterable) or not all(isinstance(patches, Integral) for patches in grid):
+        raise ConfigError(f"grid must be two integers (rows, cols), got {grid!r}. Write e.g. (3, 3).")
     if len(grid) != 2 or min(grid) < 1 or any(side < patches for side, patches in zip(size, grid, strict=True)):
         raise ConfigError(
             f"a map of {tuple(size)} cells (height, width) cannot be divided into a grid of {tuple(grid)} (rows, cols): "

@@ -86,9 +86,14 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
 def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
     """Turn alpha into a tensor that broadcasts against `like` (B, C, rows, cols) axis by axis."""
     if not isinstance(alpha, Tensor):
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"alpha must be in [0, 1], got {alpha}. It is the weight of a patch's own statistics.")
-        return like.new_tensor(alpha)
+        try:
+            alpha = like.new_tensor(float(alpha))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"alpha must be a number or a tensor, got {type(alpha).__name__}. Convert it.") from error
+    # Only that on the CPU is looked at, as a look at a GPU's would wait for it.
+    if alpha.is_cpu and not ((alpha >= 0) & (alpha <= 1)).all():
+        got = f"{alpha.item():g}" if alpha.numel() == 1 else f"{alpha.min():g} to {alpha.max():g}"
+        raise ConfigError(f"alpha must be in [0, 1], got {got}. It is the weight of a patch's own statistics.")
     fits = alpha.dim() == 4 and all(a in (1, b) for a, b in zip(alpha.shape, like.shape, strict=True))
     if alpha.numel() != 1 and not fits:
         sizes = ", ".join(f"{axis}={size}" for axis, size in zip(_AXES, like.shape, strict=True))

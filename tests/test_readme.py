@@ -12,9 +12,10 @@ from safetensors import safe_open
 from clip_factory import save_tiny_clip
 from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
+from famix.evaluation.significance import format_spread
 from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
-from run_factory import CONFIG
+from run_factory import CONFIG, load_benchmark
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
@@ -112,3 +113,25 @@ def test_mixin_example_makes_a_model_whose_training_is_styled(tmp_path: Path) ->
     model.use_restyler(None)
     torch.manual_seed(0)
     assert not torch.equal(styled, model(batch)["loss_sem_seg"])
+
+
+def test_the_table_of_five_seeds_is_that_of_the_committed_runs() -> None:
+    records, report = load_benchmark("run_records"), load_benchmark("minitown_report")
+    methods = {
+        "baseline": "baseline",
+        "+ jitter": "jitter08half",
+        "+ FAMix (other looks)": "famix",
+        "+ FAMix (words of weather)": "famix_weather",
+        "+ FAMix (other looks) + jitter": "famix_jitter08half",
+        "+ FAMix (words of weather) + jitter": "famix_weather_jitter08half",
+    }
+    runs = {name: {s: records.RunRecord.load(records.RUNS, name, s) for s in range(1, 6)} for name in methods.values()}
+    scores = report.scores_of(runs)
+    table = READMES[0].read_text().split("| mIoU in %, five seeds |")[1].split("\n\n")[0]
+    rows = {label: cells for label, *cells in (re.split(r" *\| *", line)[1:-1] for line in table.splitlines()[2:])}
+    assert rows.keys() == methods.keys()
+    for label, cells in rows.items():
+        by_seed = scores[methods[label]].values()
+        shown = [format_spread([score[column] for score in by_seed]) for column in ("clear", report.UNSEEN)]
+        gains = report.paired_gains(scores, methods[label], "jitter08half")
+        assert cells == [*shown, "" if label in ("baseline", "+ jitter") else format_spread(gains, "+")], label

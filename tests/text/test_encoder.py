@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from clip_factory import tiny_clip
+from error_matching import expect_error
 from famix.clip_package import tokenize
 from famix.errors import ConfigError, WeightsError
 from famix.text import IMAGENET_TEMPLATES, PromptEncoder
@@ -127,3 +128,10 @@ def test_other_vocabulary_is_refused(model):
     state_dict["token_embedding.weight"] = state_dict["token_embedding.weight"][:1000]
     with pytest.raises(WeightsError, match=r"1000 tokens, expected 49408"):
         PromptEncoder(state_dict)
+
+
+@pytest.mark.parametrize("texts", ["road", None, 3, ["road", 3], [None], [["road"]]], ids=str)
+def test_texts_of_another_type_are_refused(encoder, texts):
+    """A text alone would be read letter by letter."""
+    with expect_error(ConfigError, "texts", texts, "['road']"):
+        encoder(texts, ["a {}"])

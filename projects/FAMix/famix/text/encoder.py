@@ -12,6 +12,7 @@ from famix.errors import ConfigError, WeightsError
 from famix.text.prompts import check_templates, fill_template
 from famix.text.templates import IMAGENET_TEMPLATES
 from famix.text.tower import OPENAI_TEXT, Activation, TextDesign, TextTower
+from famix.wording import shown
 
 __all__ = ["PromptEncoder"]
 
@@ -74,8 +75,15 @@ class PromptEncoder:
             themselves are not brought to length 1 before.
 
         Raises:
-            ConfigError: a sentence is too long for the tower, or a template has not exactly one "{}".
+            ConfigError: `texts` is no sequence of texts, a sentence is too long for the tower, or a template has not
+                exactly one "{}".
         """
+        if (
+            not isinstance(texts, Sequence)
+            or isinstance(texts, str)
+            or not all(isinstance(text, str) for text in texts)
+        ):
+            raise ConfigError(f"texts must be a list of texts, got {shown(texts)}. Write e.g. ['road'].")
         sentences = check_templates(templates)
         new = [text for text in dict.fromkeys(texts) if (text, sentences) not in self._embeddings]
         if new:

@@ -68,8 +68,7 @@ def do_part(args: argparse.Namespace, peers: Peers) -> Any:
         comm.synchronize()
         return results
     except FAMixError as error:
-        process = "" if comm.is_main_process() else f" (process {comm.get_rank()})"
-        peers.say(f"error{process}: {one_line(error)}")
+        peers.say(f"error: {one_line(error)}")
         peers.leave(USER_ERROR)
     except Exception as error:
         if not is_lost_connection(error):

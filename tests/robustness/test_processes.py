@@ -252,7 +252,7 @@ def test_the_mistake_of_one_process_is_the_only_line(
     ranks = start_ranks(workspace.arguments("damaged", *ENDLESS), log)
     assert [status_of(pid) for pid in ranks] == [2, 2], log.read_text()[-3000:]
     text = log.read_text()
-    assert "error (process 1): x.png is damaged\n" in text
+    assert "error: x.png is damaged\n" in text
     assert text.count("\nerror") == 1 and "lost" not in text and "Traceback" not in text, text[-3000:]
 
 

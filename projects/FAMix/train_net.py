@@ -28,12 +28,20 @@ from famix.engine import (  # noqa: E402
     explain_disk_errors,
     load_config,
     load_for_scoring,
-    processes,
     setup,
     summarize_end,
     summarize_start,
 )
-from famix.engine.processes import LOST, SIGNALLED, Peers, describe_loss, is_lost_connection  # noqa: E402
+from famix.engine.places import place_from_environment  # noqa: E402
+from famix.engine.processes import (  # noqa: E402
+    LOST,
+    SIGNALLED,
+    Peers,
+    describe_loss,
+    is_lost_connection,
+    join_group,
+    launch,
+)
 from famix.mining import obtain_style_bank  # noqa: E402
 
 logger = logging.getLogger("famix.train_net")
@@ -130,11 +138,11 @@ def launch_from_command_line() -> None:
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
     try:
-        place = processes.place_from_environment(args, os.environ)
+        place = place_from_environment(args, os.environ)
         if place is None:
-            processes.launch(args, device_of(args), main)
+            launch(args, device_of(args), main)
         else:
-            processes.join_group(place, args, device_of(args), main)
+            join_group(place, args, device_of(args), main)
     except FAMixError as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(USER_ERROR)

@@ -8,9 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from famix.engine.places import Place
 from famix.engine.stop_signals import raise_when_stopped
 from famix.errors import ConfigError
 
@@ -27,12 +27,10 @@ __all__ = [
     "LOST",
     "SIGNALLED",
     "Peers",
-    "Place",
     "describe_loss",
     "is_lost_connection",
     "join_group",
     "launch",
-    "place_from_environment",
 ]
 
 LOST, SIGNALLED = 3, 128
@@ -42,92 +40,6 @@ _USER_ERROR = 2
 _GRACE_SECONDS = 10.0  # of the other processes, to end by themselves when one has failed
 _PATIENCE = 4.0  # seconds in which all that live notice that one does not
 _TICK = 0.05
-
-
-@dataclass(frozen=True)
-class Place:
-    """Place of a process among those of a run.
-
-    Attributes:
-        rank: of the process, in [0, world_size).
-        world_size: number of processes on all machines.
-        local_rank: of the process among those of its machine; the number of its GPU.
-        url: where they meet, as torch.distributed takes it.
-        store_is_apart: the store at the url belongs to a process that outlives them, not to the first of them.
-    """
-
-    rank: int
-    world_size: int
-    local_rank: int
-    url: str
-    store_is_apart: bool = False
-
-
-def place_from_environment(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
-    """The place that torchrun or SLURM's srun gave this process; None for a process that starts the others itself.
-
-    Args:
-        args: of the command line.
-        environment: os.environ.
-
-    Raises:
-        ConfigError: the variables are incomplete, or the command line asks for further processes.
-    """
-    starts_others = args.num_gpus > 1 or args.num_machines > 1
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        if starts_others and "LOCAL_RANK" in environment:
-            raise ConfigError(
-                f"--num-gpus must be left out under torchrun, which has started the processes, got {args.num_gpus} for "
-                f"{args.num_machines} machine(s). Set the number with torchrun --nproc-per-node."
-            )
-        if _number("WORLD_SIZE", environment) == 1:
-            return None
-        names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"
-        rank, world_size, local_rank, _ = (_number(name, environment) for name in names)
-        _require("MASTER_ADDR", environment)
-        return Place(rank, world_size, local_rank, "env://", environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks == 1 or args.num_machines > 1:  # a task on each machine, which starts the others there
-        return None
-    if starts_others:
-        raise ConfigError(
-            f"--num-gpus must be left out where srun starts {tasks} tasks, got {args.num_gpus}. Start one task per GPU "
-            "without it, or one task per machine with --num-gpus, --num-machines and --machine-rank."
-        )
-    rank, local_rank = _number("SLURM_PROCID", environment), _number("SLURM_LOCALID", environment)
-    return Place(rank, tasks, local_rank, f"tcp://{_slurm_address(environment)}")
-
-
-def _require(name: str, environment: Mapping[str, str]) -> str:
-    if not environment.get(name):
-        raise ConfigError(
-            f"{name} must be set for every one of several processes, got none. Start them with torchrun or srun; to start "
-            "one process alone, unset RANK and WORLD_SIZE."
-        )
-    return environment[name]
-
-
-def _number(name: str, environment: Mapping[str, str]) -> int:
-    value = _require(name, environment)
-    if not value.isdecimal():
-        raise ConfigError(
-            f"{name} must be a whole number of at least 0, got {value!r}. Start the processes with torchrun."
-        )
-    return int(value)
-
-
-def _slurm_address(environment: Mapping[str, str]) -> str:
-    """HOST:PORT of the first task: MASTER_ADDR and MASTER_PORT where they are set, otherwise from the job."""
-    port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
-    if environment.get("MASTER_ADDR"):
-        return f"{environment['MASTER_ADDR']}:{port}"
-    if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
-        return f"localhost:{port}"
-    nodes = environment.get("SLURM_STEP_NODELIST") or _require("SLURM_JOB_NODELIST", environment)
-    # "node[003-010,12]-ib,other" begins with node003-ib
-    first = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<number>\d+)[^\]]*\])?(?P<suffix>[^,\[]*)", nodes)
-    assert first is not None
-    return f"{first['prefix']}{first['number'] or ''}{first['suffix']}:{port}"
 
 
 class Peers:
@@ -174,7 +86,7 @@ class Peers:
         elif self._store is not None:  # the first process is gone with it
             is_first = self.rank == min(rank for rank in self._here() if _is_running(self._homes[rank][1]))
         if is_first:
-            print(line, file=sys.stderr, flush=True)
+            _to_stderr(line)
 
     def leave(self, status: int) -> NoReturn:
         """End this process with an exit status, whatever the others are doing."""
@@ -283,6 +195,11 @@ def is_lost_connection(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|by peer|Broken pipe", str(error)) is not None
 
 
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -388,7 +305,7 @@ def launch(args: argparse.Namespace, device: torch.device, work: Work) -> Any:
         killed = error.exit_code < 0 and -error.exit_code not in (signal.SIGTERM, signal.SIGINT)
         if killed and all(process.exitcode != LOST for process in context.processes):  # nobody was left to say it
             rank = args.machine_rank * args.num_gpus + error.error_index
-            print(describe_loss([rank], args.num_gpus * args.num_machines), file=sys.stderr, flush=True)
+            _to_stderr(describe_loss([rank], args.num_gpus * args.num_machines))
         sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
     return None
 

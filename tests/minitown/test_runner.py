@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from error_matching import expect_error
 from famix import files
 from famix.errors import ConfigError
 from famix.minitown import runner
@@ -136,11 +137,15 @@ def test_a_failure_shows_the_end_of_the_log_and_stops_the_others(use_script: Use
     use_script(
         "if output.name == 'bad':\n    print(*range(100), 'the reason', sep='\\n')\n    sys.exit(2)\ntime.sleep(60)"
     )
-    start = time.monotonic()
-    with pytest.raises(ExperimentError, match="bad ended with exit status 2") as failure:
-        run(make(name="good"), make(name="bad"))
-    assert str(failure.value).splitlines()[-1].strip() == "the reason"
-    assert len(str(failure.value).splitlines()) == 16
+    start, stream = time.monotonic(), io.StringIO()
+    with expect_error(
+        ExperimentError, key="bad", value=2, remedy=str(make(name="bad").output / "console.log")
+    ) as failure:
+        progress = ProgressLine(stream, interval=0.0)
+        run_experiments([make(name="good"), make(name="bad")], threads=3, progress=progress)
+    assert "the reason" in str(failure.value)
+    shown = stream.getvalue().splitlines()
+    assert [line.strip() for line in shown[-15:]] == [*map(str, range(86, 100)), "the reason"]
     assert time.monotonic() - start < 30, "the other one must have been stopped"
 
 

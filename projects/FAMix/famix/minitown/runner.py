@@ -61,7 +61,7 @@ def run_experiments(
         on_finish: called with every experiment as soon as it is finished, also with those that were before.
 
     Raises:
-        ExperimentError: one failed, with the end of its log, and the others were stopped; or a folder holds something
+        ExperimentError: one failed, after the end of its log was shown, and the others were stopped; or a folder holds something
             else than an experiment, or another process writes into it.
         ConfigError: jobs or threads is below 1, or see `Experiment.settings`.
         WeightsError, BankError: see `Experiment.settings`.
@@ -98,7 +98,7 @@ def _run_all(pending: list["_Run"], jobs: int, progress: ProgressLine, on_finish
                 run.record_end()
                 running.remove(run)
             for run in ended:
-                run.require_success()
+                run.require_success(progress)
                 progress.say(f"{run.experiment.name}: finished after {run.experiment.seconds():.0f} s")
                 on_finish(run.experiment)
             waiting = [f"{len(pending)} more wait"] if pending else []
@@ -202,15 +202,16 @@ class _Run:
             seconds = self._seconds + time.monotonic() - self._start
             write_record(self.experiment.output, {**record, "seconds": seconds, "finished": self._succeeded()})
 
-    def require_success(self) -> None:
-        """Raise ExperimentError with the end of the log, if the process has failed."""
+    def require_success(self, progress: ProgressLine) -> None:
+        """Show the end of the log and raise ExperimentError, if the process has failed."""
         if self._succeeded():
             return
         assert self.process is not None
         lines = self.log.read_text(errors="replace").splitlines()[-_LINES_OF_A_FAILURE:]
+        progress.say("\n".join([f"{self.experiment.name}: the end of {self.log}", *(f"    {line}" for line in lines)]))
         raise ExperimentError(
-            f"{self.experiment.name} ended with exit status {self.process.returncode}; the end of {self.log}:\n"
-            + "\n".join(f"    {line}" for line in lines)
+            f"{self.experiment.name} ended with exit status {self.process.returncode}: "
+            f"{lines[-1].strip() if lines else 'it wrote nothing'}; see the end of its log above, and all of it in {self.log}"
         )
 
     def _succeeded(self) -> bool:

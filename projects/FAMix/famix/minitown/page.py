@@ -18,7 +18,7 @@ _SENTENCES = (
     "it frozen, and train on the same labelled images of clear days in a rendered town. The baseline adds nothing. Jitter "
     "changes brightness, contrast and saturation of the training images at random. FAMix turns short prompts, each of the "
     "words below with the name of a class, into feature styles through CLIP, and mixes these into the features of the "
-    "training images. FAMix + jitter does both: its gain over jitter is what language adds. All "
+    "training images. FAMix + jitter does both: its gain over jitter is what styles add. All "
     "networks are scored on the same other scenes, by clear day and in light and weather that no training image shows."
 )
 _CSS = """.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }

@@ -48,8 +48,8 @@ soak: $(STAMP)  ## Kill, starve and feed runs with damaged files, and print what
 demo: $(STAMP)  ## Mine, train on clear days and score night, fog, rain, snow and dusk, in a miniature town, on a CPU
 	@$(VENV)/python projects/FAMix/tools/minitown_demo.py $(ARGS)
 
-demo-full: $(STAMP)  ## Print the report of all methods and seeds from the committed runs; ARGS=--rerun makes them again (3 hours)
-	@$(VENV)/python benchmarks/minitown.py $(ARGS)
+demo-full: $(STAMP)  ## Print the report of all methods and seeds from the committed runs
+	@$(VENV)/python benchmarks/minitown.py --recorded $(ARGS)
 
 clean:  ## Remove caches; .venv and the output of runs stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache projects/FAMix/*.egg-info

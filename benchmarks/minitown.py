@@ -2,7 +2,8 @@
 
     python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
 
-Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun does that. The seed of a run is
+Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun does that, and --recorded makes
+none at all. The seed of a run is
 that of its mining, too: the spread over seeds contains that of mining. The noise of method "noise" moves statistics as
 far as the styles that "famix" mined with the same seed. The bank of "oracle" is measured first, on labelled images of the
 tested conditions. Finished runs are kept, stopped ones continue.
@@ -29,6 +30,7 @@ from minitown_report import (
 from reporting import make_run_parser, print_report
 from run_records import RUNS, RunRecord, record_of
 
+from famix.errors import FAMixError
 from famix.evaluation.report import describe_occurring
 from famix.mining.noise_matching import matching_noise_scale
 from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
@@ -65,7 +67,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the records of finished runs (default: benchmarks/results/runs/minitown, and records in that of "
         "the runs with --quick, --clip or settings of your own)",
     )
-    parser.add_argument("--rerun", action="store_true", help="make runs again that have a record, and replace it")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--recorded", action="store_true", help="run nothing: print the runs that have a record")
+    which.add_argument("--rerun", action="store_true", help="make runs again that have a record, and replace it")
     return parser
 
 
@@ -92,20 +96,29 @@ class Benchmark:
             self.options += ("MODEL.CLIP.WEIGHTS", arguments.clip)
         self.folder: Path = arguments.records or (self.output / "records" if self.options else RUNS)
         self.rerun: bool = arguments.rerun
+        self.recorded_only: bool = arguments.recorded
         self.records: dict[str, dict[int, RunRecord]] = {}
 
     def run(self) -> None:
-        """Read the records, and make all other runs, those first that others take their banks from."""
+        """Read the records, and make all other runs, those first that others take their banks from.
+
+        Raises:
+            FAMixError: only recorded runs are asked for, and there is none.
+        """
         found = {run: self._recorded(run) for run in self._pairs()}
-        pending = [run for run, record in found.items() if record is None]
+        pending = [run for run, record in found.items() if record is None and not self.recorded_only]
         second = [run for run in pending if self.runs[run[0]].needs_mined_bank]
         mined = [(MINED, seed) for _, seed in second]
         found |= self._make(list(dict.fromkeys([*mined, *(run for run in pending if run not in second)])))
         found |= self._make(second)
-        for name, seed in self._pairs():
-            record = found[name, seed]
-            assert record is not None, "each run has one now"
-            self.records.setdefault(name, {})[seed] = record
+        for name in self.runs:
+            records = {seed: record for seed in self.seeds if (record := found[name, seed]) is not None}
+            if records:
+                self.records[name] = records
+        if not self.records:
+            raise FAMixError(
+                f"--recorded needs a record that fits in {self.folder}, got none; leave it out to make the runs"
+            )
 
     def _pairs(self) -> list[Run]:
         """All runs, seed by seed."""

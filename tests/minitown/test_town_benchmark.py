@@ -148,6 +148,14 @@ def test_recorded_runs_are_not_made_again_without_their_folders(town: Callable[.
     assert calls == ["baseline 1", "baseline 2", "famix 1", "famix 2"]
 
 
+def test_nothing_runs_where_only_records_are_asked_for(town: Callable[..., Any]) -> None:
+    with expect_error(FAMixError, key="--recorded"):
+        town(*PAIR, "--recorded")
+    town("--configs", "baseline", "--seeds", "2")
+    made, calls = town(*PAIR, "--recorded", output="elsewhere")
+    assert not calls and {name: list(runs) for name, runs in made.records.items()} == {"baseline": [2]}
+
+
 def test_a_finished_folder_becomes_a_record(town: Callable[..., Any], tmp_path: Path) -> None:
     town(*PAIR)
     for path in (tmp_path / "records").iterdir():

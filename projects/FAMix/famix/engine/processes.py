@@ -183,9 +183,9 @@ Work = Callable[[argparse.Namespace, Peers], Any]
 
 def describe_loss(lost: Sequence[int], world_size: int) -> str:
     """One line for a person: which processes were lost and how to continue."""
-    ranks = " and ".join(map(str, lost))
-    who = f"rank {ranks} of {world_size} was" if len(lost) == 1 else f"ranks {ranks} of {world_size} were"
-    return f"error: {who} lost; continue with --resume"
+    if len(lost) == 1:
+        return f"error: rank {lost[0]} of {world_size} was lost; continue with --resume"
+    return f"error: ranks {' and '.join(map(str, lost))} of {world_size} were lost; continue with --resume"
 
 
 def is_lost_connection(error: BaseException | None) -> bool:

@@ -120,7 +120,7 @@ def perform(cfg: CfgNode, args: argparse.Namespace) -> Any:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     logger.info(summarize_start(cfg, args, trainer.model, trainer.start_iter))
-    return trainer.train()
+    return trainer.train(overwrite=args.overwrite)
 
 
 def device_of(args: argparse.Namespace) -> torch.device:

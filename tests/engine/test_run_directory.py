@@ -1,6 +1,7 @@
 """One run at a time writes into a run directory, and none over another unless it is told to."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.errors import ConfigError
+from famix.errors import BankError, ConfigError, WeightsError
 from famix.files import FileLock
 from run_factory import Workspace, train_net
 
@@ -106,6 +107,37 @@ def test_overwrite_removes_nothing_when_something_else_is_wrong(workspace: Works
         with expect_error(ConfigError, "--overwrite", remedy=flag):
             workspace.run("finished", *QUICK, flags=("--overwrite", flag))
     assert contents(workspace.folder / "finished") == before
+
+
+@pytest.mark.parametrize("wrong", ["bank", "weights"])
+def test_overwrite_removes_nothing_when_the_new_run_does_not_start(workspace: Workspace, wrong: str) -> None:
+    bank, missing = workspace.folder / "damaged.safetensors", str(workspace.folder / "missing.pth")
+    bank.write_bytes(b"damaged")
+    options = ("MODEL.STYLE.STRATEGY", "bank", "MODEL.STYLE.BANK", str(bank))
+    options, error = (options, BankError) if wrong == "bank" else (("MODEL.WEIGHTS", missing), WeightsError)
+    before = contents(workspace.folder / "finished")
+    with expect_error(error, str(bank if wrong == "bank" else missing)):
+        workspace.run("finished", *QUICK, "SEED", "9", *options, flags=("--overwrite",))
+    assert contents(workspace.folder / "finished") == before
+
+
+def test_a_refused_resumption_of_an_earlier_release_writes_nothing(workspace: Workspace) -> None:
+    folder = workspace.folder / "of_0.1"
+    shutil.copytree(workspace.folder / "finished", folder)
+    torch.save(workspace.checkpoint("of_0.1"), folder / "model_final.pth")  # without settings
+    before = contents(folder)
+    with locked(folder), expect_error(ConfigError, "OUTPUT_DIR", folder, "OUTPUT_DIR"):
+        workspace.run(folder.name, *QUICK, "SOLVER.MAX_ITER", "2", flags=("--resume",))
+    assert contents(folder).keys() - {"run.lock"} == before.keys()
+
+
+@pytest.mark.parametrize("flag", ["--eval-only", "--mine-styles-only"])
+def test_the_settings_of_a_run_stay_beside_its_weights(workspace: Workspace, flag: str) -> None:
+    folder = workspace.folder / "finished"
+    config = (folder / "config.yaml").read_bytes()
+    weights = ("MODEL.WEIGHTS", str(folder / "model_final.pth"))
+    workspace.run("finished", *QUICK, *weights, "TEST.PROTOCOL", "flip", "SOLVER.BASE_LR", "0.5", flags=(flag,))
+    assert (folder / "config.yaml").read_bytes() == config
 
 
 def test_scoring_into_the_directory_of_a_run_keeps_it(workspace: Workspace) -> None:

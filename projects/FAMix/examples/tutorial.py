@@ -104,7 +104,7 @@ cfg = setup(
 # %%
 trainer = Trainer(cfg)
 trainer.resume_or_load(resume=False)
-results = trainer.train()
+results = trainer.train(overwrite=True)
 
 # %% [markdown]
 # ## 5. The table

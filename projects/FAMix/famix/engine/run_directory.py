@@ -10,17 +10,17 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from famix.data.definition_record import keep_definitions
 from famix.errors import ConfigError
-from famix.files import FileLock, remove_stale_parts
+from famix.files import FileLock, remove_stale_parts, whole_file
 
-__all__ = ["claim_run_directory", "clear_run_directory"]
+__all__ = ["claim_run_directory", "clear_run_directory", "holds_run", "keep_settings"]
 
 _LOCK = "run.lock"
+_CONFIG = "config.yaml"
 _METRICS = "metrics.json"
 _CHECKPOINT = re.compile(r"last_checkpoint|model_(\d{7}|final|best|ema)\.pth")
-_OTHERS = re.compile(
-    r"config_before_resume\.yaml|metrics\.json|results\.(json|csv|md)|events\.out\.tfevents\..*|not_finite_.*\.pth"
-)
+_OTHERS = re.compile(r"config_before_resume\.yaml|results\.(json|csv|md)|events\.out\.tfevents\..*|not_finite_.*\.pth")
 
 
 def claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack | None = None) -> None:
@@ -55,7 +55,8 @@ def claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack 
 def clear_run_directory(folder: str | os.PathLike[str]) -> None:
     """Remove the checkpoints, metrics and scores of a run; the style bank, the log and other files stay.
 
-    Called in every process of a run; the main one removes them.
+    Called in every process of a run; the main one removes them. A training may have metrics.json open already, so that
+    it is emptied instead.
 
     Args:
         folder: OUTPUT_DIR.
@@ -67,8 +68,36 @@ def clear_run_directory(folder: str | os.PathLike[str]) -> None:
         # The name of the last checkpoint goes first: whatever stops this, --resume starts anew instead of going on.
         for path in [*sorted(checkpoints, key=lambda path: path.suffix), *others]:
             path.unlink()
+        with suppress(FileNotFoundError):
+            os.truncate(os.path.join(folder, _METRICS), 0)
 
     _on_main_process(clear)
+
+
+def holds_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has the checkpoints and the settings of a run.
+
+    Args:
+        folder: OUTPUT_DIR.
+    """
+    return bool(_files(folder, _CHECKPOINT)) and os.path.isfile(os.path.join(folder, _CONFIG))
+
+
+def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
+    """Write the settings of a run and copies of the definitions of its datasets into its folder.
+
+    Called in every process of a run; the main one writes.
+
+    Args:
+        cfg: the effective config.
+        definitions: copy those, too.
+    """
+    if not comm.is_main_process():
+        return
+    with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
+        part.write_text(cfg.dump())
+    if definitions:
+        keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
 
 
 def _on_main_process(work: Callable[[], None]) -> None:

@@ -2,25 +2,24 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 
 from famix.data import register_datasets, verify_datasets
-from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import LOGGERS, set_up_logs
 from famix.engine.disk_errors import is_disk_error, raise_log_errors
 from famix.engine.load_config import load_config
 from famix.engine.processes import is_lost_connection
 from famix.engine.resuming import take_up_run
-from famix.engine.run_directory import claim_run_directory, clear_run_directory
+from famix.engine.run_directory import claim_run_directory, holds_run, keep_settings
 from famix.errors import DatasetError, FAMixError
-from famix.files import whole_file
 from famix.modeling.freezing import ALL
 from famix.paths import expand_path
 
@@ -35,7 +34,8 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         held: keeps the lock of the run directory until it is closed; None takes no lock.
 
     Returns:
-        The effective config, frozen; it is also saved as OUTPUT_DIR/config.yaml.
+        The effective config, frozen. It is also saved as OUTPUT_DIR/config.yaml, unless a run is there that is only scored
+        or mined for; with --overwrite, `Trainer.train` saves it.
 
     Raises:
         ConfigError: settings that cannot work, or a run directory that is in use or holds another run.
@@ -45,28 +45,36 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg.DATASETS.FILES)
     check_config(cfg, args)
-    if args.resume and not (args.eval_only or args.mine_styles_only):
+    claim_run_directory(cfg, args, held)
+    trains = not (args.eval_only or args.mine_styles_only)
+    if args.resume and trains:
         take_up_run(cfg)
     if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
     cfg.freeze()
-    claim_run_directory(cfg, args, held)
-    if comm.is_main_process() and cfg.OUTPUT_DIR:
-        # Detectron2 empties the old file before it writes the new one, for which there may be no room.
-        with whole_file(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as part:
-            part.write_text(cfg.dump())
+    # The settings of a run stay beside its weights when it is scored; those of one to overwrite, until the new one starts.
+    if not (args.overwrite if trains else holds_run(cfg.OUTPUT_DIR)):
+        keep_settings(cfg, definitions=not args.eval_only)
     set_up_logs(cfg.OUTPUT_DIR)
     raise_log_errors(handler for name in LOGGERS for handler in logging.getLogger(name).handlers)
-    default_setup(cfg, args)
-    if comm.is_main_process() and not args.eval_only:
-        keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
+    _log_circumstances(cfg, args)
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     _warn_of_random_weights(cfg, args)
     _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
-    if args.overwrite:
-        clear_run_directory(cfg.OUTPUT_DIR)  # once nothing else can be wrong
     return cfg
+
+
+def _log_circumstances(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What Detectron2's default_setup logs; that one would write config.yaml, too, whatever the folder holds."""
+    logger = logging.getLogger("detectron2")
+    logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    logger.info("Running with full config:\n%s", cfg.dump())
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:

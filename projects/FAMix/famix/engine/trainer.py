@@ -28,6 +28,7 @@ from famix.engine.iteration_seed import IterationSeed
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
 from famix.engine.resuming import require_resumable, require_same_data, run_record, settings_of_checkpoint
+from famix.engine.run_directory import clear_run_directory, keep_settings
 from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
 from famix.engine.weights_file import LAST_FILE
@@ -65,6 +66,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer's own __init__ wraps models for CUDA only and opens any pickle as a checkpoint.
         TrainerBase.__init__(self)
+        self._settings = cfg  # as config.yaml has them: not scaled to the number of processes
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
@@ -126,8 +128,11 @@ class Trainer(DefaultTrainer):
         super().load_state_dict({**state_dict, "hooks": states, "_trainer": inner})
         set_position(self.scheduler, min(self.iter + 1, self.max_iter))
 
-    def train(self) -> Results:
+    def train(self, *, overwrite: bool = False) -> Results:
         """Train; a bad sample stops the run only after a checkpoint of what was reached.
+
+        Args:
+            overwrite: first remove the run in OUTPUT_DIR, once nothing keeps the new one from its first iteration.
 
         Returns:
             The results on DATASETS.TEST of the last evaluation, see `test`.
@@ -135,6 +140,9 @@ class Trainer(DefaultTrainer):
         for hook in self._hooks:
             if isinstance(hook, StyleMiningHook):
                 hook.prepare()  # ahead of the loop, which would evaluate a finished run before it reports a bad bank
+        if overwrite:
+            clear_run_directory(self.cfg.OUTPUT_DIR)
+            keep_settings(self._settings)
         self._complete_final_checkpoint()
         try:
             super().train()

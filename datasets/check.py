@@ -67,6 +67,7 @@ from famix.data.inspection import (
 )
 from famix.errors import FAMixError
 from famix.files import whole_file
+from famix.inference.outputs import require_writable
 from famix.paths import expand_arguments
 
 USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         expand_arguments(arguments)
         register_datasets(arguments.definition)
         get_label_readers(arguments.names)
+        for file in filter(None, (arguments.json, arguments.sheet)):
+            require_writable(file.parent)  # before the files are looked at, which takes minutes
         reports = [check(name, arguments) for name in arguments.names]
         if arguments.json is not None:
             with whole_file(arguments.json) as part:

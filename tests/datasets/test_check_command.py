@@ -292,6 +292,7 @@ def test_no_sound_pair_no_contact_sheet(check, folder):
         (["tiny_train", "--workers", "two"], "argument --workers: 'two' is no whole number"),
         (["tiny_train", "--sheet", "look.jpg"], "--sheet look.jpg: expected a name that ends in .png"),
         (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
+        (["tiny_train", "--sheet", "/proc/none/look.png"], "/proc/none"),
         (["tiny_train", "--definition", "none.yaml"], "none.yaml cannot be read"),
         ([], "the following arguments are required: NAME"),
     ],
@@ -301,7 +302,8 @@ def test_mistakes_on_the_command_line(tool, folder, capsys, arguments, message):
     with registered(), pytest.raises(SystemExit) as stop:
         tool.main([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert message in said.err and "usable" not in said.out, "nothing is checked before"
 
 
 def test_a_worker_that_the_system_ends(tool, folder, capsys, monkeypatch):

@@ -49,6 +49,22 @@ def test_mining_settings_out_of_range(make_config: Make, key: str, value: float)
         check_config(make_config(f"STYLE_MINING.{key}", value), TRAIN)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "others"),
+    [
+        ("SOLVER.BASE_LR", "-0.1", ()), ("SOLVER.BASE_LR", "1e999", ()), ("SOLVER.MOMENTUM", "-0.5", ()),
+        ("SOLVER.WEIGHT_DECAY", "-1e-4", ()), ("SOLVER.WEIGHT_DECAY_BIAS", "-1.0", ()),
+        ("SOLVER.BACKBONE_LR_FACTOR", "1e999", ()), ("SOLVER.NESTEROV", "True", ("SOLVER.MOMENTUM", "0.0")),
+        ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]", ()), ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", ()),
+        ("MODEL.PIXEL_MEAN", "[1.0, 2.0, 1e999]", ()),
+    ],
+)  # fmt: skip
+def test_numbers_that_no_training_can_use(make_config: Make, key: str, value: str, others: tuple[str, ...]) -> None:
+    got = value.replace("1e999", "inf").replace("-1e-4", "-0.0001")
+    with expect_error(ConfigError, key, got, key):
+        check_config(make_config(key, value, *others), TRAIN)
+
+
 PANOPTIC_DEEPLAB = ("MODEL.META_ARCHITECTURE", "FAMixPanopticDeepLab")
 
 

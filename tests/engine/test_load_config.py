@@ -136,6 +136,20 @@ def test_an_empty_value(write, key):
         load_config(write(in_yaml(key, None)))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "entry"),
+    [
+        ("MODEL.PIXEL_MEAN", ["a", 1.0, 2.0], "a"),
+        ("SOLVER.STEPS", [100, "200"], "200"),
+        ("INPUT.CROP.SIZE", [64, None], "None"),
+    ],
+)
+def test_lists_of_numbers_hold_numbers(write, key, value, entry):
+    for load in (lambda: load_config("", [key, repr(value)]), lambda: load_config(write(in_yaml(key, value)))):
+        with expect_error(ConfigError, key, entry, key):
+            load()
+
+
 @pytest.mark.parametrize("key", ["SOLVER", "MODEL.CLIP"])
 def test_a_section_that_is_no_mapping(write, key):
     with expect_error(ConfigError, key, 3, "section"):

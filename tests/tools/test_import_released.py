@@ -179,6 +179,10 @@ def hostile_checkpoint(folder: Path) -> list[object]:
     return [folder / "released.pth", "--output", folder / "out.pth"]
 
 
+def a_folder(folder: Path) -> list[object]:
+    return [folder, "--output", folder / "out.pth"]
+
+
 def checkpoint_to_safetensors(folder: Path) -> list[object]:
     return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "out.safetensors"]
 
@@ -239,6 +243,7 @@ MISTAKES = {
     "missing file": (missing_file, r"r\.pth does not exist"),
     "output over input": (output_over_input, "is the input"),
     "output is a folder": (output_is_a_folder, "is a folder"),
+    "a folder": (a_folder, r"must be a file, got the folder"),
     "output below a file": (output_below_a_file, r"cannot be written to .*out\.pth"),
     "settings without a config": (settings_without_config, "--config-file"),
     "misspelt setting": (misspelt_setting, "MODEL.STYLE.GIRD.*MODEL.STYLE.GRID"),

@@ -80,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_paths(arguments: argparse.Namespace) -> None:
     file, output = arguments.file, arguments.output
+    if file.is_dir():
+        raise ConfigError(
+            f"the input must be a file, got the folder {file}. Name the checkpoint or saved_params.pkl in it."
+        )
     if not file.is_file():
         raise ConfigError(f"{file} does not exist; expected a checkpoint or a saved_params.pkl of the released program")
     if output.is_dir() or output.resolve() == file.resolve():

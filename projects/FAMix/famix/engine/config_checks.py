@@ -35,6 +35,10 @@ from famix.wording import did_you_mean
 __all__ = ["check_config", "used_datasets"]
 
 _SYNCHRONISED = ("SyncBN", "nnSyncBN")
+_RATES = (
+    *("BASE_LR", "BACKBONE_LR_FACTOR", "BIAS_LR_FACTOR", "MOMENTUM"),
+    *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"),
+)
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -63,6 +67,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError("DATASETS.TEST is empty; name at least one target data set")
     _check_registered(cfg)
     _check_device(cfg.MODEL.DEVICE)
+    _check_pixels(cfg.MODEL)
     if not 0 < cfg.INPUT.MAX_PIXELS <= MOST_PIXELS:
         raise ConfigError(
             f"INPUT.MAX_PIXELS must be from 1 to {MOST_PIXELS}, the most that Pillow reads, got {cfg.INPUT.MAX_PIXELS}. Leave it "
@@ -77,6 +82,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         check_selection(cfg)
         _check_norms(cfg)
         _check_iterations(cfg.SOLVER.MAX_ITER)
+        _check_rates(cfg.SOLVER)
         _check_batch(cfg.SOLVER.IMS_PER_BATCH)
         _check_crop(cfg)
         check_steps(cfg)
@@ -152,6 +158,28 @@ def _check_iterations(iterations: int) -> None:
         raise ConfigError(
             f"SOLVER.MAX_ITER is {iterations}, expected at least 1; to score without training, use --eval-only"
         )
+
+
+def _check_rates(solver: CfgNode) -> None:
+    """What optimisers multiply with; torch refuses some of it, and trains to infinity with the rest."""
+    for name in _RATES:
+        rate = solver[name]
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ConfigError(
+                f"SOLVER.{name} must be a finite number of at least 0, got {rate}. Set SOLVER.{name} 0.0 or more."
+            )
+    if solver.NESTEROV and not solver.MOMENTUM:
+        raise ConfigError("SOLVER.NESTEROV must be False without SOLVER.MOMENTUM, got True. Set SOLVER.NESTEROV False.")
+
+
+def _check_pixels(model: CfgNode) -> None:
+    mean, std = model.PIXEL_MEAN, model.PIXEL_STD
+    for name, values, least in (("PIXEL_MEAN", mean, -math.inf), ("PIXEL_STD", std, 0)):
+        if len(values) != 3 or not all(least < value < math.inf for value in values):
+            above = " above 0" if least == 0 else ""
+            raise ConfigError(
+                f"MODEL.{name} must be three finite numbers{above}, one a channel, got {values}. Leave MODEL.{name} out for CLIP's."
+            )
 
 
 def _check_batch(images: int) -> None:

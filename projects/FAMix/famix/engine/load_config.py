@@ -134,9 +134,26 @@ def _check_value(key: str, raw: Any, default: Any, source: str) -> None:
     lists = isinstance(default, list | tuple) and isinstance(value, list | tuple)
     number_or_none = default is None and (value is None or type(value) in (int, float))
     if lists or type(value) is type(default) or number_or_none:
+        foreign = _foreign_entry(value, default) if lists else None
+        if foreign is not None:
+            raise ConfigError(
+                f"{key} must be {_type_name(default)} of numbers, got {shown(foreign[0])} in it in {source}. Write "
+                f"{key} {_example(default)}"
+            )
         return
     got = "null" if value is None else shown(value)
     raise ConfigError(f"{key} must be {_type_name(default)}, got {got} in {source}. Write {_corrected(value, default)}")
+
+
+def _foreign_entry(value: Sequence[Any], default: Sequence[Any]) -> tuple[Any] | None:
+    """The first entry that is no number where the default has numbers alone, in a tuple since it may be None."""
+    if not default or not all(_is_number(entry) for entry in default):
+        return None
+    return next(((entry,) for entry in value if not _is_number(entry)), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _type_name(default: Any) -> str:
@@ -145,7 +162,7 @@ def _type_name(default: Any) -> str:
 
 def _corrected(value: Any, default: Any) -> str:
     """The value in the right type where it is clear what is meant, else an example."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = _is_number(value)
     if isinstance(default, float) and number and abs(value) < 1e15:
         return repr(float(value))
     if type(default) is int and number and value == value and abs(value) < 1e15 and value == int(value):

@@ -81,6 +81,15 @@ def test_a_log_that_cannot_be_written(tool: ModuleType, capsys: pytest.CaptureFi
     assert "error: " in said and str(tmp_path / "file") in said
 
 
+@pytest.mark.parametrize("option", ["--output", "--crops-cache"])
+def test_folders_that_cannot_be_written_to(
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr(tool, "load_or_make_crops", lambda *_: pytest.fail("it must be said before crops are made"))
+    said = _last_line(tool, capsys, "--output", str(tmp_path / "clip"), *SMALL, option, "/proc/file")
+    assert "error: " in said and "/proc" in said
+
+
 def test_a_start_of_another_architecture(tool: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     other = str(save_tiny_clip(tmp_path / "clip.pt"))
     (tmp_path / "out").mkdir()

@@ -123,6 +123,7 @@ from famix.data import register_datasets
 from famix.engine.disk_errors import raise_log_errors
 from famix.errors import ConfigError, FAMixError
 from famix.files import whole_file
+from famix.inference.outputs import require_writable
 from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
 from famix.minitown.contrastive import TrainingPlan, train_clip
 from famix.minitown.crop_files import describe_crops, load_or_make_crops
@@ -184,8 +185,9 @@ def run(arguments: argparse.Namespace) -> None:
     plan, device, initial = plan_of(arguments), usable_device(arguments.device), _load_initial(arguments)
     sources, output = sources_of(arguments), arguments.output
     names, made_of = sources.train.class_names, describe_crops(sources.train, TRAIN_CROPS)
-    output.parent.mkdir(parents=True, exist_ok=True)
     cache = arguments.crops_cache or output.with_name(f"{output.name}.crops.npy")
+    for folder in {output.parent, cache.parent}:
+        require_writable(folder)
     held_out = cache.with_name(f"{cache.stem}.validation.npy")
     crops = load_or_make_crops(sources.train, TRAIN_CROPS, cache, arguments.workers)
     validation = load_or_make_crops(sources.validation, VALIDATION_CROPS, held_out, arguments.workers)

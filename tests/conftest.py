@@ -7,11 +7,20 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
+from data_factory import forgotten_datasets
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_catalogue() -> Iterator[None]:
+    """Forget the datasets that a test registers: the next one may have others of the same names."""
+    with forgotten_datasets():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from famix.config import add_famix_config
 from famix.data import register_datasets
 
 __all__ = [
+    "forgotten_datasets",
     "TINY_LABEL_IDS",
     "data_config",
     "make_dataset",
@@ -136,16 +137,23 @@ def make_dataset(
 
 
 @contextmanager
-def registered(*files: Path) -> Iterator[None]:
-    """Register definition files, and forget them and the built-in ones afterwards."""
+def forgotten_datasets() -> Iterator[None]:
+    """Forget the data sets that are registered meanwhile."""
     before = set(DatasetCatalog)
     try:
-        register_datasets([str(file) for file in files])
         yield
     finally:
         for name in set(DatasetCatalog) - before:
             DatasetCatalog.remove(name)
             MetadataCatalog.pop(name, None)
+
+
+@contextmanager
+def registered(*files: Path) -> Iterator[None]:
+    """Register definition files, and forget them and the built-in ones afterwards."""
+    with forgotten_datasets():
+        register_datasets([str(file) for file in files])
+        yield
 
 
 def data_config(train: Sequence[str] = ("tiny_train",), crop: Sequence[int] = (16, 16)) -> CfgNode:

@@ -12,9 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
 
 from command_lines import Command, find_blocks, find_commands
 from command_workspace import CONFIG, Miniature
+from data_factory import forgotten_datasets
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
-from inference.inference_factory import forgotten_datasets
 from insight.test_documents import run_job
 from run_factory import ROOT
 

@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_factory import forgotten_datasets
 from error_matching import expect_error, explains
 from famix.errors import ConfigError
 from famix.inference import ClassTable, Predictor
 from famix.inference.video import VideoReader, VideoWriter
-from inference.inference_factory import forgotten_datasets, make_image, make_run
+from inference.inference_factory import make_image, make_run
 from run_factory import CONFIG, ROOT
 
 JPEG_LOSS = 15  # of pictures of noise, on average; other colours would be off by 80
@@ -30,12 +30,6 @@ def demo() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def own_catalogue() -> Iterator[None]:
-    with forgotten_datasets():
-        yield
 
 
 @pytest.fixture(scope="module")

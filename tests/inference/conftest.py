@@ -1,21 +1,14 @@
 """Runs to predict with: configs and random weights, as a training would leave them."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from data_factory import forgotten_datasets
 from famix.inference import LoadedModel, Predictor, load_model
-from inference.inference_factory import forgotten_datasets, make_run
+from inference.inference_factory import make_run
 from run_factory import CONFIG
-
-
-@pytest.fixture(autouse=True)
-def own_catalogue() -> Iterator[None]:
-    """Forget the data sets that a test registers."""
-    with forgotten_datasets():
-        yield
 
 
 @pytest.fixture(scope="session")

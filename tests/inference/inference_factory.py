@@ -1,13 +1,10 @@
 """Trained networks in miniature, to predict with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -15,19 +12,7 @@ from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
 from famix.engine import load_config, save_weights
 
-__all__ = ["forgotten_datasets", "make_image", "make_run", "save_run"]
-
-
-@contextmanager
-def forgotten_datasets() -> Iterator[None]:
-    """Forget the data sets that are registered meanwhile."""
-    before = set(DatasetCatalog)
-    try:
-        yield
-    finally:
-        for name in set(DatasetCatalog) - before:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.pop(name, None)
+__all__ = ["make_image", "make_run", "save_run"]
 
 
 def make_run(folder: Path, config: Path, *options: str, definition: Path | None = None) -> Path:

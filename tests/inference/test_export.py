@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from data_factory import forgotten_datasets
 from famix.errors import ConfigError, WeightsError
 from famix.inference import ClassTable, LoadedModel, Predictor, load_model
 from famix.inference.export import OPSET, OnnxModel, require_onnx
@@ -24,7 +25,6 @@ from famix.inference.graph import SemanticGraph
 from famix.inference.parity import Agreement, Latency, compare, make_image, measure_latency, require_agreement
 from famix.inference.stripping import halve
 from famix.modeling import CLIPResNet
-from inference.inference_factory import forgotten_datasets
 from inference.inference_factory import make_image as make_picture
 from model_factory import tiny_segmentor
 from run_factory import ROOT, load_tool

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from data_factory import write_definition
+from data_factory import forgotten_datasets, write_definition
 from error_matching import expect_error, explains
 from famix.engine import argument_parser, load_config
 from famix.errors import ClassesError, ConfigError, WeightsError
 from famix.inference import Predictor
 from famix.inference.loading import load_model
-from inference.inference_factory import forgotten_datasets, make_image
+from inference.inference_factory import make_image
 from run_factory import SPLITS, Workspace, load_tool, train_net
 
 NAMES = ("road", "sky", "car")

@@ -17,6 +17,7 @@ from detectron2.config import get_cfg
 from torch.export import Dim
 
 from clip_factory import tiny_clip
+from data_factory import forgotten_datasets
 from error_matching import explains
 from famix.checkpoint import save_weights as write_released
 from famix.engine.disk_errors import is_disk_error
@@ -32,7 +33,7 @@ from famix.minitown.crop_files import make_crops
 from famix.minitown.crop_sources import TownSource
 from famix.minitown.crops import RECORD, CropPlan
 from famix.modeling.clip_export import save_clip
-from inference.inference_factory import forgotten_datasets, make_run
+from inference.inference_factory import make_run
 from run_factory import CONFIG, ROOT, load_tool
 
 Output = pytest.CaptureFixture[str]

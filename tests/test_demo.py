@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from data_factory import forgotten_datasets
-from error_matching import expect_error, explains
-from famix.errors import ConfigError
-from famix.inference import ClassTable, Predictor
+from error_matching import explains
+from famix.inference import Predictor
 from famix.inference.video import VideoReader, VideoWriter
 from inference.inference_factory import make_image, make_run
 from run_factory import CONFIG, ROOT
@@ -108,13 +107,6 @@ def test_label_ids_for_the_server_of_cityscapes(
         np.testing.assert_array_equal(np.asarray(written), expected)
     assert demo.main(["--video-input", str(video), "--output", str(out), "--view", "cityscapes-ids"]) == 0
     assert len(list((out / "drive_cityscapes-ids").glob("*.png"))) == 4
-
-
-def test_label_ids_follow_the_names_of_the_classes() -> None:
-    colors = ((0, 0, 0), (1, 1, 1))
-    assert ClassTable(("sky", "road"), colors).cityscapes_label_ids().tolist() == [23, 7]
-    with expect_error(ConfigError, "--view cityscapes-ids", "lane", "--view labels"):
-        ClassTable(("road", "lane"), colors).cityscapes_label_ids()
 
 
 def test_other_classes_have_no_label_ids(

@@ -99,9 +99,15 @@ def test_links_made_to_last_for_ever_end(tmp_path: Path) -> None:
         find_images([str(folder)])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
-def test_folder_that_cannot_be_listed_is_an_error(photos: Path) -> None:
-    (photos / "deep").chmod(0)
+def test_folder_that_cannot_be_listed_is_an_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.listdir
+
+    def closed(folder: Path) -> list[str]:  # nothing is closed to root, as whom the tests may run
+        if folder == photos / "deep":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "listdir", closed)
     with expect_error(ConfigError, key="--input", value=photos / "deep", remedy="permissions"):
         find_images([str(photos)])
 

@@ -13,7 +13,7 @@ from data_factory import forgotten_datasets, write_definition
 from error_matching import expect_error, explains
 from famix.engine import argument_parser, load_config
 from famix.errors import ClassesError, ConfigError, WeightsError
-from famix.inference import Predictor
+from famix.inference import ClassTable, Predictor
 from famix.inference.loading import load_model
 from inference.inference_factory import make_image
 from run_factory import SPLITS, Workspace, load_tool, train_net
@@ -220,3 +220,10 @@ def test_what_does_not_concern_the_training_may_change(workspace: Workspace) -> 
     resume(workspace, "DATASETS.TEST", "('tiny_more',)")
     assert workspace.checkpoint("own")["iteration"] == 1
     assert (workspace.folder / "own/datasets/definition.yaml").read_bytes() == workspace.definition.read_bytes()
+
+
+def test_label_ids_follow_the_names_of_the_classes() -> None:
+    colors = ((0, 0, 0), (1, 1, 1))
+    assert ClassTable(("sky", "road"), colors).cityscapes_label_ids().tolist() == [23, 7]
+    with expect_error(ConfigError, "--view cityscapes-ids", "lane", "--view labels"):
+        ClassTable(("road", "lane"), colors).cityscapes_label_ids()

@@ -8,6 +8,8 @@ RN50 and random weights; images are noise. Below the table every target stands w
 run stand above; on two quiet cores it takes about 12 minutes.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 import tempfile
@@ -16,24 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from bench_evaluation import evaluation_rows
-from bench_memory import memory_rows
-from bench_mining import mining_rows
-from bench_pass import pass_rows, process_rows
-from bench_setting import SIZES, Setting
-from bench_training import training_rows
-from bench_turns import Row, format_table, format_targets
-from machine import describe_machine
-
-SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    "mining": mining_rows,
-    "passes": pass_rows,
-    "processes": process_rows,
-    "training": training_rows,
-    "evaluation": evaluation_rows,
-    "memory": memory_rows,
-}
+SECTIONS = ("mining", "passes", "processes", "training", "evaluation", "memory")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,11 +34,34 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import torch
+from bench_evaluation import evaluation_rows
+from bench_memory import memory_rows
+from bench_mining import mining_rows
+from bench_pass import pass_rows, process_rows
+from bench_setting import SIZES, Setting
+from bench_training import training_rows
+from bench_turns import Row, format_table, format_targets
+from machine import describe_machine
+
+ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "mining": mining_rows,
+    "passes": pass_rows,
+    "processes": process_rows,
+    "training": training_rows,
+    "evaluation": evaluation_rows,
+    "memory": memory_rows,
+}
+
+
 def measure(setting: Setting, sections: list[str]) -> Iterator[Row]:
     """Rows of some sections, each announced on standard error as soon as it is there."""
     for section in sections:
         start = time.perf_counter()
-        for row in SECTIONS[section](setting):
+        for row in ROWS[section](setting):
             print(f"  {row.what}, over {row.limit_name}: {row.ratio:.3f}", file=sys.stderr, flush=True)
             yield row
         print(f"{section}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

@@ -9,12 +9,28 @@ random augmentation.
 The images lie below $DETECTRON2_DATASETS/camvid, see projects/FAMix/famix/data/builtin/camvid.yaml.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strategies", nargs="+", default=["bank"], help="of MODEL.STYLE.STRATEGY (default: bank)")
+    parser.add_argument("--output", type=Path, default=Path("output/camvid"), help="folder (default: output/camvid)")
+    parser.add_argument("--seed", type=int, default=1, help="of the CLIP's weights and of the run (default: 1)")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 from machine import describe_machine
 from project import PROJECT
@@ -59,12 +75,7 @@ def run(output: Path, clip: Path, strategy: str, options: list[str]) -> list[obj
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategies", nargs="+", default=["bank"], help="of MODEL.STYLE.STRATEGY (default: bank)")
-    parser.add_argument("--output", type=Path, default=Path("output/camvid"), help="folder (default: output/camvid)")
-    parser.add_argument("--seed", type=int, default=1, help="of the CLIP's weights and of the run (default: 1)")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the config")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
 
     clip = args.output / "random_clip.safetensors"
     make_clip(clip, args.seed)

@@ -7,6 +7,8 @@ ten minutes; --clip takes one that is there. All methods train the same layers o
 of its mining, too. What is finished is kept, what was stopped continues.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import subprocess
 import sys
@@ -14,11 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from run_arguments import make_run_parser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = make_run_parser(__doc__, "output/camvid_dusk")
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="CLIP to start from (default: one is trained first)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
 import torch
 from machine import describe_machine
 from measured_banks import measured_bank
 from project import PROJECT
-from reporting import make_run_parser, print_report, processors_of
+from reporting import print_report, processors_of
 from tabulate import tabulate
 
 from famix.errors import FAMixError
@@ -42,13 +57,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 NOISE, MINED = "noise", "FAMix"
 CLIP_STEPS = 800
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    parser = make_run_parser(__doc__, "output/camvid_dusk")
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="CLIP to start from (default: one is trained first)")
-    return parser
 
 
 class Benchmark:

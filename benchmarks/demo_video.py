@@ -10,6 +10,8 @@ difference.
     python benchmarks/demo_video.py [--frames 60] [--size 360 480] [--rounds 5] [--config-file FILE] [--device cuda]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import tempfile
 import time
@@ -21,10 +23,28 @@ from statistics import median
 from types import ModuleType
 from typing import Any
 
+from project import PROJECT, load_script
+
+CONFIG = PROJECT / "configs/minitown/baseline.yaml"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("H", "W"), help="in pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: the miniature town's baseline)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
 import torch
 from machine import describe_machine
 from PIL import Image
-from project import PROJECT, load_script
 from tabulate import tabulate
 
 from famix.data import register_datasets
@@ -34,7 +54,6 @@ from famix.inference.images import RGBImage
 from famix.minitown.conditions import CONDITIONS, apply_condition
 from famix.minitown.scene import render_scene
 
-CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 FIRST_SEED = 400_000  # of scenes that nothing else uses
 RATE = 10.0
 
@@ -83,13 +102,7 @@ def rates(frames: int, function: Callable[..., None], *arguments: Any) -> tuple[
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=60, help="(default: 60)")
-    parser.add_argument("--size", type=int, nargs=2, default=(360, 480), metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: the miniature town's baseline)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
 
     demo, size = load_script("demo.py"), (args.size[0], args.size[1])
     with tempfile.TemporaryDirectory() as name:

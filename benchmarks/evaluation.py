@@ -6,6 +6,8 @@ whatever else the machine does meets both alike. Memory: each scores 20 and 200 
     python benchmarks/evaluation.py [--images 4] [--rounds 5] [--device cuda] [--skip-memory]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import multiprocessing
 import tempfile
@@ -16,6 +18,20 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="of the predictions: cpu or cuda (default: cpu)")
+    parser.add_argument("--images", type=int, default=4, help="of a round (default: 4)")
+    parser.add_argument("--rounds", type=int, default=5, help="of both evaluators (default: 5)")
+    parser.add_argument("--skip-memory", action="store_true", help="measure speed alone")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 import numpy as np
 import torch
@@ -138,12 +154,7 @@ def spread(values: list[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="of the predictions: cpu or cuda (default: cpu)")
-    parser.add_argument("--images", type=int, default=4, help="of a round (default: 4)")
-    parser.add_argument("--rounds", type=int, default=5, help="of both evaluators (default: 5)")
-    parser.add_argument("--skip-memory", action="store_true", help="measure speed alone")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     print(describe_machine(args.device))
     print(f"Predictions {NUM_CLASSES} x {LARGE[0]} x {LARGE[1]}, {args.images} images a round, {args.rounds} rounds\n")
     print(measure_speed(args))

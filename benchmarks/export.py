@@ -7,15 +7,34 @@ stripped, compares what it wrote with the network, and times both.
     python benchmarks/export.py [--config-file FILE] [--sizes 512x1024 385x769] [--runs 3] [--format onnx ...]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import sys
 import tempfile
 from contextlib import chdir
 from pathlib import Path
 
+from project import PROJECT, load_script
+
+CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: configs/GTA5/famix_RN50.yaml)")
+    parser.add_argument("--sizes", nargs="+", default=("512x1024", "385x769"), metavar="HxW", help="of images")
+    parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
+    parser.add_argument("--format", nargs="+", default=("onnx", "torch_export", "stripped"), help="(default: all)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
 import torch
 from machine import describe_machine
-from project import PROJECT, load_script
 from torch import nn
 
 from famix.data import register_datasets
@@ -23,8 +42,6 @@ from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.parity import make_image
 from famix.modeling.clip_architecture import architecture_of, random_clip
-
-CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 
 
 def make_run(config: Path, run: Path) -> None:
@@ -48,12 +65,7 @@ def main() -> int:
     Returns:
         The exit status of the tool.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: configs/GTA5/famix_RN50.yaml)")
-    parser.add_argument("--sizes", nargs="+", default=("512x1024", "385x769"), metavar="HxW", help="of images")
-    parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
-    parser.add_argument("--format", nargs="+", default=("onnx", "torch_export", "stripped"), help="(default: all)")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     config = args.config_file.resolve()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         run = Path("run")

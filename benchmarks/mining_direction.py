@@ -8,8 +8,27 @@ mining should find from the look's name alone. The table tells how well it does:
 the length of the mined difference over that of the true one.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 from dataclasses import dataclass
+
+METRICS = ("euclidean", "source")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
+    parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
+    parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="of the steps (default: both)")
+    parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
+    parser.add_argument("--seed", type=int, default=1, help="of patches and looks (default: 1)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 import numpy as np
 import torch
@@ -25,7 +44,7 @@ from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
 from famix.minitown.looks import apply_looks
 from famix.minitown.scene import render_scene
 from famix.modeling import CLIPResNet, load_clip_state_dict
-from famix.style import METRICS, channel_mean_std, optimize_styles, patch_classes, source_basis
+from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
 from famix.text import PromptEncoder
 
 FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
@@ -114,13 +133,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
-    parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
-    parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="of the steps (default: both)")
-    parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
-    parser.add_argument("--seed", type=int, default=1, help="of patches and looks (default: 1)")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     weights = load_clip_state_dict(arguments.clip)
     clip, prompts = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False), PromptEncoder(weights)
     patches = collect(clip, arguments.patches, arguments.seed)

@@ -9,43 +9,17 @@ far as the styles that "famix" mined with the same seed. The bank of "oracle" is
 tested conditions. Finished runs are kept, stopped ones continue.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from measured_banks import measured_bank
 from minitown_methods import ABLATIONS, METHODS, MINED, Method, Needs
-from minitown_report import (
-    CHOOSING_SEEDS,
-    MAX_COST,
-    class_table,
-    gain_table,
-    language_table,
-    score_table,
-    scores_of,
-    strength_table,
-)
-from reporting import make_run_parser, print_report
-from run_records import RUNS, RunRecord, record_of
+from run_arguments import make_run_parser
 
-from famix.errors import FAMixError
-from famix.evaluation.report import describe_occurring
-from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of
-from famix.minitown.runner import run_experiments
-from famix.style import StyleBank
-from famix.style.dominant import IGNORE_CLASS
 from famix_arguments import whole_number
-
-SCORED = [
-    *(f"minitown_{name}_val" for name in CONDITIONS),
-    *(f"minitown_{name}_dev" for name in DEVELOPMENT_CONDITIONS),
-]
-
-Run = tuple[str, int]  # method, seed
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,6 +45,41 @@ def make_parser() -> argparse.ArgumentParser:
     which.add_argument("--recorded", action="store_true", help="run nothing: print the runs that have a record")
     which.add_argument("--rerun", action="store_true", help="make runs again that have a record, and replace it")
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import torch
+from measured_banks import measured_bank
+from minitown_report import (
+    CHOOSING_SEEDS,
+    MAX_COST,
+    class_table,
+    gain_table,
+    language_table,
+    score_table,
+    scores_of,
+    strength_table,
+)
+from reporting import print_report
+from run_records import RUNS, RunRecord, record_of
+
+from famix.errors import FAMixError
+from famix.evaluation.report import describe_occurring
+from famix.mining.noise_matching import matching_noise_scale
+from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of
+from famix.minitown.runner import run_experiments
+from famix.style import StyleBank
+from famix.style.dominant import IGNORE_CLASS
+
+SCORED = [
+    *(f"minitown_{name}_val" for name in CONDITIONS),
+    *(f"minitown_{name}_dev" for name in DEVELOPMENT_CONDITIONS),
+]
+
+Run = tuple[str, int]  # method, seed
 
 
 class Benchmark:

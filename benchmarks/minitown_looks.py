@@ -6,7 +6,20 @@ For every look and condition: the cosine between what both change in the means a
 the patches of clear scenes, which are in none of the data sets.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=30, help="(default: 30)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 from machine import describe_machine
 from tabulate import tabulate
@@ -20,9 +33,7 @@ FIRST_SCENE = 420_000
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=30, help="(default: 30)")
-    count = parser.parse_args().scenes
+    count = make_parser().parse_args().scenes
     table = look_resemblance([render_scene(FIRST_SCENE + index) for index in range(count)])
     rows = []
     for look, cosines in table.items():

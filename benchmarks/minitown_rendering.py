@@ -3,18 +3,34 @@
 python benchmarks/minitown_rendering.py [--scenes 60] [--size 192 384]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 
+SIZE = (192, 384)  # of the town's own data sets
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
 import cv2
 from machine import describe_machine
 from tabulate import tabulate
 
 from famix.minitown.conditions import CONDITIONS, apply_condition
-from famix.minitown.scene import SIZE, render_scene
+from famix.minitown.scene import render_scene
 
 FIRST_SCENE = 500_000
 
@@ -28,10 +44,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=60, help="(default: 60)")
-    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     cv2.setNumThreads(1)
     size = (arguments.size[0], arguments.size[1])
     render_scene(FIRST_SCENE, size)  # makes the noise that all scenes share

@@ -7,41 +7,21 @@ are mined first, from looks that resemble no tested weather; famix_weather with 
 finished is kept, what was stopped continues.
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-import torch
-from detectron2.data import MetadataCatalog
-from machine import describe_machine
-from reporting import make_run_parser, print_report, processors_of
-from tabulate import tabulate
+from run_arguments import make_run_parser
 
-from famix.data import get_dataset_dicts, read_image, register_datasets
-from famix.data.panoptic_classes import panoptic_classes
-from famix.engine import SafeCheckpointer, Trainer, load_config
-from famix.evaluation import RESULTS_FILE, read_results
-from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
-from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
-from famix.evaluation.report import PANOPTIC_METRICS, TASK
-from famix.evaluation.significance import format_p, format_spread
-from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
-from famix.minitown.runner import run_experiments
 from famix_arguments import whole_number
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"
 METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, strict looks", "famix_weather": "FAMix, weather's words"}
-SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
-SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
-UNSEEN = "unseen"
-
-Run = tuple[str, str]  # head, method
-Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,6 +40,36 @@ def make_parser() -> argparse.ArgumentParser:
         help="train N iterations only, to see that everything works",
     )
     return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from machine import describe_machine
+from reporting import print_report, processors_of
+from tabulate import tabulate
+
+from famix.data import get_dataset_dicts, read_image, register_datasets
+from famix.data.panoptic_classes import panoptic_classes
+from famix.engine import SafeCheckpointer, Trainer, load_config
+from famix.evaluation import RESULTS_FILE, read_results
+from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
+from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
+from famix.evaluation.report import PANOPTIC_METRICS, TASK
+from famix.evaluation.significance import format_p, format_spread
+from famix.minitown.conditions import CONDITIONS
+from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
+from famix.minitown.runner import run_experiments
+
+SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
+SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
+UNSEEN = "unseen"
+
+Run = tuple[str, str]  # head, method
+Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
 
 
 class Benchmark:

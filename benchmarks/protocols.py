@@ -7,24 +7,13 @@ extremes of the ratios of such pairs. On a CPU, time is the processor time of th
     python benchmarks/protocols.py [--protocols half flip ...] [--size 1024 2048] [--rounds 3] [--device cuda]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import time
 from pathlib import Path
 from statistics import median
 
-import torch
-from detectron2.modeling import build_model
-from machine import describe_machine
-from tabulate import tabulate
-from torch import nn
-
-from famix.engine import load_config
-from famix.errors import ConfigError
-from famix.evaluation.inference import ProtocolInference
-from famix.evaluation.protocols import parse_protocol
-
-CONFIG = Path(__file__).parent.parent / "projects/FAMix/configs/minitown/baseline.yaml"
-NATIVE = "native"
 PROTOCOLS = (
     "half",
     "ensemble",
@@ -41,6 +30,35 @@ PROTOCOLS = (
     "robustnet1536",
     "robustnet1536released",
 )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="(default: those of the table)")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"), help="in pixels")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--window-batch", type=int, default=1, help="windows at once (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import torch
+from detectron2.modeling import build_model
+from machine import describe_machine
+from tabulate import tabulate
+from torch import nn
+
+from famix.engine import load_config
+from famix.errors import ConfigError
+from famix.evaluation.inference import ProtocolInference
+from famix.evaluation.protocols import parse_protocol
+
+CONFIG = Path(__file__).parent.parent / "projects/FAMix/configs/minitown/baseline.yaml"
+NATIVE = "native"
 
 
 def count(model: nn.Module, name: str, image: torch.Tensor) -> tuple[int, int]:
@@ -69,12 +87,7 @@ def run(model: nn.Module, name: str, image: torch.Tensor, window_batch: int = 1)
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="(default: those of the table)")
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--window-batch", type=int, default=1, help="windows at once (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser = make_parser()
     args = parser.parse_args()
     names = list(dict.fromkeys([NATIVE, *args.protocols]))
     try:

@@ -1,21 +1,18 @@
 """The frame of benchmarks that take long: what is finished is kept, what is stopped ends in order, the report is last."""
 
-import argparse
 import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from famix.errors import FAMixError
 from famix.files import whole_file
 from famix.minitown.experiment import Experiment, read_record
-from famix_arguments import whole_number
 
-__all__ = ["end_in_order", "make_run_parser", "print_report", "processors_of"]
+__all__ = ["end_in_order", "print_report", "processors_of"]
 
 _FAILED, _SIGNALLED = 1, 128  # exit status; that of a signal is its number more, as in a shell
 _INTERRUPTED = _SIGNALLED + signal.SIGINT
@@ -27,31 +24,6 @@ def end_in_order() -> None:
     for number in _REQUESTS:
         if signal.getsignal(number) != signal.SIG_IGN:  # else nohup has asked to go on without a terminal
             signal.signal(number, _terminate)
-
-
-def make_run_parser(description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3)) -> argparse.ArgumentParser:
-    """Make a parser with what all benchmarks of several runs and seeds have in common.
-
-    Args:
-        description: what --help says.
-        output: default of the folder of the runs.
-        seeds: default.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    said = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", nargs="+", type=whole_number, default=list(seeds), help=f"(default: {said})")
-    parser.add_argument(
-        "--jobs",
-        type=partial(whole_number, lowest=1),
-        default=2,
-        help="runs side by side, of one thread each (default: 2)",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder of the runs (default: {output})"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the report there, too")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
-    return parser
 
 
 def processors_of(experiments: Iterable[Experiment]) -> str:

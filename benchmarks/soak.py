@@ -8,6 +8,8 @@ The exit status is 1 if anything went otherwise.
     python benchmarks/soak.py [--quick] [--faults 6] [--files 500] [--iterations 2000] [--seed 0]
 """
 
+# ruff: noqa: E402, the parser stands before imports that take seconds
+
 import argparse
 import logging
 import os
@@ -17,20 +19,41 @@ import time
 import warnings
 from pathlib import Path
 
+QUICK = {"faults": 1, "files": 20, "iterations": 200}
+FULL = {"faults": 6, "files": 500, "iterations": 2000}
+JUDGED_FROM = 2000  # iterations from which on a memory curve is judged, soak_memory.LONG
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="about a minute: few of everything")
+    parser.add_argument("--faults", type=int, help=f"of every kind (default: {FULL['faults']})")
+    parser.add_argument("--files", type=int, help=f"damaged ones of every format (default: {FULL['files']})")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        help=f"of the memory curve (default: {FULL['iterations']}; judged from {JUDGED_FROM} on)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of all faults and damage (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cores; also what makes runs repeatable
 warnings.simplefilter("ignore")
 
-import torch  # noqa: E402
-from machine import describe_machine  # noqa: E402
-from soak_faults import BATCHES, FaultReport, Mining, Soaked, Training, soak  # noqa: E402
-from soak_files import FORMATS, FileReport, try_files  # noqa: E402
-from soak_memory import FLAT, LONG, MemoryCurve, measure_memory  # noqa: E402
-from soak_workspace import make_workspace  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import torch
+from machine import describe_machine
+from soak_faults import BATCHES, FaultReport, Mining, Soaked, Training, soak
+from soak_files import FORMATS, FileReport, try_files
+from soak_memory import FLAT, MemoryCurve, measure_memory
+from soak_workspace import make_workspace
+from tabulate import tabulate
 
 ITERATIONS, PERIOD = 60, 10  # of the trainings that are disturbed
-QUICK = {"faults": 1, "files": 20, "iterations": 200}
-FULL = {"faults": 6, "files": 500, "iterations": 2000}
 
 
 def soak_runs(workspace: object, folder: Path, faults: int, seed: int) -> dict[str, dict[str, FaultReport]]:
@@ -69,15 +92,7 @@ def file_rows(reports: dict[str, FileReport]) -> list[list[object]]:
 
 def main() -> int:
     """Soak and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="about a minute: few of everything")
-    parser.add_argument("--faults", type=int, help=f"of every kind (default: {FULL['faults']})")
-    parser.add_argument("--files", type=int, help=f"damaged ones of every format (default: {FULL['files']})")
-    parser.add_argument(
-        "--iterations", type=int, help=f"of the memory curve (default: {FULL['iterations']}; judged from {LONG} on)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of all faults and damage (default: 0)")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     sizes = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
 
     torch.set_num_threads(1)

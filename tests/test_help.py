@@ -19,13 +19,20 @@ from famix.minitown.crops import RECORD
 from famix.minitown.scene import SIZE
 from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix.modeling import ARCHITECTURES
-from run_factory import ROOT
+from famix.style import METRICS
+from run_factory import ROOT, load_benchmark
 
 PROJECT = ROOT / "projects/FAMix"
+BENCHMARKS = (
+    "bench", "camvid", "camvid_dusk", "demo_video", "evaluation", "export", "mining_direction", "minitown",
+    "minitown_looks", "minitown_rendering", "panoptic", "protocols", "soak",
+)  # fmt: skip
 COMMANDS = [
     PROJECT / "train_net.py", PROJECT / "demo.py", *sorted((PROJECT / "tools").glob("*.py")),
     *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "argparse" in path.read_text()),
+    *(ROOT / f"benchmarks/{name}.py" for name in BENCHMARKS),
 ]  # fmt: skip
+WORKERS = ("bench_memory",)  # have a command line, which other benchmarks alone write
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def call(script: Path, environment: dict[str, str], *words: str) -> "subprocess.
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: path.name)
+@pytest.mark.parametrize("script", COMMANDS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_help_and_mistakes_need_no_torch(script: Path, no_torch: dict[str, str]) -> None:
     shown = call(script, no_torch, "--help")
     assert shown.returncode == 0, shown.stderr
@@ -53,6 +60,11 @@ def test_help_and_mistakes_need_no_torch(script: Path, no_torch: dict[str, str])
     assert mistaken.returncode == 2
     assert "was imported" not in mistaken.stderr
     assert mistaken.stderr.splitlines()[-1].startswith(f"{script.name}")
+
+
+def test_no_benchmark_is_left_out() -> None:
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+    assert {path.stem for path in scripts} == {*BENCHMARKS, *WORKERS}
 
 
 @pytest.mark.parametrize("word", ["--MODEL.DEVICE", "--MODEL.DEVICE=cpu", "--SEED"])
@@ -77,6 +89,7 @@ def test_what_parsers_say_is_what_the_package_has() -> None:
         path.name: {option: action for action in load(path).make_parser()._actions for option in action.option_strings}
         for path in COMMANDS
         if path.name in ("compare_runs.py", "make_random_clip.py", "demo.py", "check.py", "minitown.py")
+        and path.parent.name != "benchmarks"
     }
     assert options["compare_runs.py"]["--group-by"].choices == GROUPINGS
     assert options["make_random_clip.py"]["--architecture"].choices == tuple(ARCHITECTURES)
@@ -85,6 +98,14 @@ def test_what_parsers_say_is_what_the_package_has() -> None:
     assert options["check.py"]["--max-pixels"].default == MAX_PIXELS
     assert options["minitown.py"]["--condition"].choices == (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
     assert options["minitown.py"]["--size"].default == SIZE
+
+
+def test_what_parsers_of_benchmarks_say_is_what_the_package_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))  # which the soak sets for itself
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_benchmark("mining_direction").METRICS == METRICS
+    assert load_benchmark("minitown_rendering").SIZE == SIZE
+    assert load_benchmark("soak").JUDGED_FROM == load_benchmark("soak_memory").LONG
 
 
 def test_what_the_parser_of_clips_says_is_what_the_package_has() -> None:

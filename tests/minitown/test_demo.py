@@ -230,8 +230,9 @@ def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])
 def test_jobs_of_a_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], jobs: str) -> None:
-    reporting = load_script("benchmarks/reporting.py", monkeypatch)
-    parser = reporting.make_run_parser("does something", "output/something")
+    parser = load_script("benchmarks/run_arguments.py", monkeypatch).make_run_parser(
+        "does something", "output/something"
+    )
     assert parser.parse_args(["--jobs", "3"]).jobs == 3
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--jobs", jobs])

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
+from famix_arguments import whole_number
+
 SHOWN = 12  # images of a contact sheet
 MOST_WORKERS = 16
 
@@ -27,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--definition", action="append", default=[], metavar="YAML", help="file that defines own datasets; may be repeated"
     )  # fmt: skip
     parser.add_argument(
-        "--sample", default=1000, type=natural_number, metavar="N",
+        "--sample", default=1000, type=whole_number, metavar="N",
         help="pairs of each dataset whose pixels are read, evenly spaced; 0 reads all (default: 1000). Sizes and ends of "
         "all files are looked at in any case",
     )  # fmt: skip
@@ -36,22 +38,15 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"picture to write, of {SHOWN} images under their labels; several datasets get PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pixels", default=1 << 26, type=natural_number, metavar="N",
+        "--max-pixels", default=1 << 26, type=whole_number, metavar="N",
         help=f"that a file may have, as INPUT.MAX_PIXELS (default: {1 << 26})",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports for other programs, too")
     parser.add_argument(
-        "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=natural_number, metavar="N",
+        "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=whole_number, metavar="N",
         help="processes (default: one for each processor, at most 16); 0 works in this one",
     )  # fmt: skip
     return parser
-
-
-def natural_number(text: str) -> int:
-    """An argument that must be a whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,8 @@ class Workspace:
         return argument_parser().parse_args(self.arguments(output, *options, flags=flags))
 
     def checkpoint(self, output: str, name: str = "model_final") -> dict[str, Any]:
-        """What a checkpoint holds, but for the settings of its run, which differ at least in OUTPUT_DIR."""
-        content = torch.load(self.folder / output / f"{name}.pth", weights_only=True)
-        content.pop("settings", None)
+        """The content of a checkpoint."""
+        content: dict[str, Any] = torch.load(self.folder / output / f"{name}.pth", weights_only=True)
         return content
 
 

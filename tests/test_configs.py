@@ -17,6 +17,7 @@ from torch import nn
 
 from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import registered, write_definition
+from famix.config import flat_settings
 from famix.engine import Trainer, argument_parser, check_config, load_config
 from famix.evaluation import protocol_of
 from famix.modeling import ARCHITECTURES, architecture_of
@@ -72,13 +73,6 @@ def build(file: str) -> nn.Module:
     opts = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", architecture, "MODEL.DEVICE", "meta")
     with torch.device("meta"):
         return build_model(load(file, *opts))
-
-
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat
 
 
 # All files
@@ -173,7 +167,7 @@ def test_every_variant_is_described() -> None:
 @pytest.mark.parametrize("file", DIFFERENCES)
 def test_a_variant_differs_in_what_it_is_about_alone(file: str) -> None:
     network = "RN101" if "RN101" in file else "RN50"
-    variant, famix = (flatten(load(name)) for name in (file, f"{file.split('/')[0]}/famix_{network}.yaml"))
+    variant, famix = (flat_settings(load(name)) for name in (file, f"{file.split('/')[0]}/famix_{network}.yaml"))
     changed = {key: value for key, value in variant.items() if value != famix[key]}
     assert changed.pop("OUTPUT_DIR")
     assert changed == DIFFERENCES[file]

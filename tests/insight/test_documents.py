@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from famix.config import flat_settings
 from famix.engine import argument_parser, load_config
 from run_factory import ROOT, load_tool
 
@@ -59,7 +60,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
 def test_keys_and_files_that_guides_name_exist(path: Path) -> None:
     text = path.read_text()
-    known = set(load_tool("config_reference").flatten(load_config("")))
+    known = set(flat_settings(load_config("")))
     named = set(
         re.findall(
             r"\b(?:MODEL|SOLVER|STYLE_MINING|DATASETS|INPUT|TEST|DATALOADER|MODEL_SELECTION)\.[A-Z][A-Z0-9_.]*[A-Z0-9]",

@@ -1,5 +1,6 @@
 """Every config key that FAMix adds to Detectron2, with the recipe's values as defaults."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode as CN
@@ -49,16 +50,16 @@ def add_famix_config(cfg: CN) -> None:
     _add_selection_keys(cfg)
 
 
-def flat_settings(cfg: CN, prefix: str = "") -> dict[str, Any]:
+def flat_settings(cfg: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """All settings of a config: "KEY.OF.IT" -> value.
 
     Args:
-        cfg: a config, or a node of one.
+        cfg: a config, a node of one, or sections of settings as YAML has them.
         prefix: of all keys.
     """
     flat: dict[str, Any] = {}
     for key, value in cfg.items():
-        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, CN) else {prefix + key: value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 
@@ -113,9 +114,7 @@ def _add_input_keys(cfg: CN) -> None:
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation: factors drawn from 1 -/+ value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # share of training images whose colors are jittered, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # random resizing before the training crop: lowest and highest factor
-    cfg.INPUT.MAX_PIXELS = (
-        8192 * 8192
-    )  # that an image, label or frame of a video may have; larger ones are refused unread
+    cfg.INPUT.MAX_PIXELS = 8192 * 8192  # of an image, label or video frame; larger ones are refused unread
     cfg.INPUT.RELEASED_PADDING = False  # True: crops larger than the image have road there, as the released program's
     cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) in pixels that the crop is resized to; [] keeps INPUT.CROP.SIZE
 
@@ -136,9 +135,7 @@ def _add_test_keys(cfg: CN) -> None:
     test.PROTOCOL_OF = []  # other protocols of single data sets: ["mapillary_val=robustnet1536"]
     test.WINDOW_BATCH = 1  # windows of a sliding window that the network gets at once: faster on a GPU, more memory
     test.CLASSES = "all"  # that mIoU is the mean of: all, synthia16 or synthia13 (also "16" and "13")
-    test.ABSENT_CLASSES = (
-        "skip"  # in mIoU, classes predicted but nowhere labelled: skip (left out) or zero (count as 0)
-    )
+    test.ABSENT_CLASSES = "skip"  # classes predicted but nowhere labelled: skip (not in mIoU) or zero (count as 0)
     test.RELEASED_PADDING = False  # True: a protocol's crop pads labels with road, as the released program, not ignore
 
 

@@ -12,7 +12,6 @@ import sys
 import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs/CONFIG.md"
@@ -36,7 +35,7 @@ from famix.files import whole_file
 from famix.paths import expand_arguments
 
 # isort: split
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 
 BASE = ROOT / "projects/FAMix/configs/Base-FAMix.yaml"
 STALE, USER_ERROR = 1, 2  # exit status
@@ -111,14 +110,6 @@ def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
     return nodes[target.id] + ".".join(reversed(parts))
 
 
-def flatten(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """Key -> value."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat
-
-
 def write_reference() -> str:
     """The document.
 
@@ -126,7 +117,7 @@ def write_reference() -> str:
         ConfigError: a key's assignment in the source does not exist at run time.
     """
     comments = read_comments(Path(config.__file__).read_text())
-    before, after = flatten(get_cfg()), flatten(load_config(""))
+    before, after = config.flat_settings(get_cfg()), config.flat_settings(load_config(""))
     gone = [key for key in comments if key not in after]
     if gone:
         raise ConfigError(f"{config.__file__} assigns {', '.join(gone)}, which a config does not have")
@@ -137,7 +128,7 @@ def write_reference() -> str:
     parts += [f"## {group}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()]
     projects = [[f"`{key}`", show(value)] for key, value in after.items() if key not in before and key not in comments]
     parts += [PROJECTS, format_table(["key", "default"], sorted(projects))]
-    recipe = flatten(load_config(str(BASE)))
+    recipe = config.flat_settings(load_config(str(BASE)))
     changed = [[f"`{key}`", show(after[key]), show(value)] for key, value in recipe.items() if value != after[key]]
     parts += [RECIPE, format_table(["key", "default", "recipe"], sorted(changed))]
     return "\n".join(parts)

@@ -142,9 +142,8 @@ class ColorJitter:
         factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
         names = list(_ADJUSTMENTS)
         order = rng.permutation(len(names))
-        if (
-            self.probability < 1 and rng.random() >= self.probability
-        ):  # last: the share leaves the other draws as they are
+        # The share is drawn last, so that it leaves the other draws as they are.
+        if self.probability < 1 and rng.random() >= self.probability:
             return []
         return [(names[place], float(factors[place])) for place in order]
 

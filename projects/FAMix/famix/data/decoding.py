@@ -113,7 +113,7 @@ def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
             f"{name} must be opaque, got transparent pixels (mode {image.mode}). Put it on a background, e.g. with Pillow's "
             "Image.alpha_composite, and save it as RGB."
         )
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def require_colors(image: Image.Image, name: str) -> None:

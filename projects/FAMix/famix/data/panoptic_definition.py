@@ -29,18 +29,8 @@ CITYSCAPES_CATEGORIES: Mapping[int | str, int] = {
 
 _IGNORE = "ignore"
 _KEYS = (
-    *(
-        "name",
-        "root",
-        "domain",
-        "images",
-        "panoptic_root",
-        "panoptic_json",
-        "classes",
-        "categories",
-        "other_categories",
-    ),
-    *("ignore_label", "splits"),
+    *("name", "root", "domain", "images", "panoptic_root", "panoptic_json"),
+    *("classes", "categories", "other_categories", "ignore_label", "splits"),
 )
 
 

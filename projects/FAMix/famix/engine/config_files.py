@@ -1,16 +1,15 @@
 """Config files and the files that they are based on, read as plain settings: no code, no network, no endless aliases."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
+from famix.config import flat_settings
 from famix.errors import ConfigError
-from famix.intake import MAX_YAML_BYTES, DoubtfulFileError, check_yaml, read_text, read_yaml
+from famix.intake import DoubtfulFileError, read_yaml
 from famix.paths import local_path
 
-__all__ = ["Settings", "flatten", "read_config_files", "read_saved_settings"]
+__all__ = ["Settings", "read_config_files", "read_saved_settings"]
 
 _BASE = "_BASE_"
 _MOST_FILES = 50  # that a config may be put together from, each time counted
@@ -55,17 +54,13 @@ def _locate(base: str, file: str) -> str:
 
 def _load(file: str) -> Settings:
     try:
-        text = read_text(file, MAX_YAML_BYTES)
-        check_yaml(text)
-        settings = yaml.safe_load(text)
+        settings = read_yaml(file)
     except FileNotFoundError as error:
         raise ConfigError(f"config file {file} does not exist") from error
     except OSError as error:
         raise ConfigError(f"config file {file} cannot be read ({error.strerror})") from error
     except (DoubtfulFileError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {file} cannot be read: {error}") from error
-    except Exception as error:  # YAMLError, and what PyYAML raises of dates and numbers that are none
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{file} does not hold settings in the form KEY: value")
     return settings
@@ -86,13 +81,4 @@ def read_saved_settings(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings in the form KEY: value, got a {type(content).__name__}")
-    return dict(flatten(content))
-
-
-def flatten(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings in sections as pairs of "KEY.OF.IT" and value."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return flat_settings(content)

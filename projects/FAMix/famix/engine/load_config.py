@@ -6,9 +6,9 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
-from famix.config import add_famix_config
+from famix.config import add_famix_config, flat_settings
 from famix.data.definition_record import find_definitions
-from famix.engine.config_files import Settings, flatten, read_config_files
+from famix.engine.config_files import Settings, read_config_files
 from famix.errors import ConfigError
 from famix.paths import local_path
 from famix.wording import did_you_mean, shown
@@ -40,7 +40,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_famix_config(cfg)
-    defaults = dict(flatten(cfg))
+    defaults = flat_settings(cfg)
     for file, settings in read_config_files(config_file) if config_file else ():
         _check_settings(settings, cfg, defaults, file)
         cfg.merge_from_other_cfg(CfgNode(settings))
@@ -74,7 +74,7 @@ def _check_settings(
         elif key in defaults:
             _check_value(key, value, defaults[key], file)
         else:
-            missing = next(flatten({key: value}), (key, None))[0]
+            missing = next(iter(flat_settings({key: value})), key)
             raise ConfigError(_unknown_key(missing, defaults))
 
 

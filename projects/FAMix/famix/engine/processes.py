@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -21,17 +21,20 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from famix.engine.places import Place
 from famix.engine.stop_signals import raise_when_stopped
-from famix.errors import ConfigError
+from famix.errors import ConfigError, FAMixError
 
 __all__ = [
     "LOST",
     "SIGNALLED",
     "Peers",
     "describe_loss",
+    "in_main_process",
     "is_lost_connection",
     "join_group",
     "launch",
 ]
+
+T = TypeVar("T")
 
 LOST, SIGNALLED = 3, 128
 """Exit status of a process that ends because another was lost, and of one that a signal ends, less its number."""
@@ -175,6 +178,29 @@ class Peers:
     def _are_running(self) -> bool:
         others = [rank for rank in range(self.world_size) if rank != self.rank and not self._has("ended", rank)]
         return any(rank not in self._here() or _is_running(self._homes[rank][1]) for rank in others)
+
+
+def in_main_process(work: Callable[[], T]) -> T:
+    """Do some work in the main process; called in all processes of a run.
+
+    Returns:
+        Its result, in every process.
+
+    Raises:
+        FAMixError: what the work raised, in every process.
+    """
+    result: Any = None
+    error: FAMixError | None = None
+    if comm.is_main_process():
+        try:
+            result = work()
+        except FAMixError as problem:
+            error = problem
+    result, error = comm.all_gather((result, error))[0]
+    if error is not None:
+        raise error
+    shared: T = result
+    return shared
 
 
 Work = Callable[[argparse.Namespace, Peers], Any]

@@ -16,7 +16,8 @@ from famix.data.class_table import CLASSES, classes_of, trained_classes
 from famix.data.definition_record import changed_entry, describe_dataset
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_files import read_saved_settings
-from famix.errors import ConfigError, FAMixError, WeightsError
+from famix.engine.processes import in_main_process
+from famix.errors import ConfigError, WeightsError
 from famix.files import whole_file
 from famix.mining import style_bank_path
 from famix.wording import shown
@@ -35,6 +36,7 @@ __all__ = [
 SETTINGS = "settings"
 """Entry of a checkpoint with the settings of its run: {key: value}."""
 
+_PLACE = "OUTPUT_DIR"  # is that of the run which is resumed; without it, equal runs have equal checkpoints
 _DATASETS = "datasets"  # entry of a checkpoint: name of a dataset that was trained on -> its description
 
 FREE = (
@@ -81,7 +83,7 @@ def run_record(cfg: CfgNode) -> dict[str, Any]:
         cfg: the effective config, scaled to the number of processes; its datasets are registered.
     """
     return {
-        SETTINGS: flat_settings(cfg),
+        SETTINGS: {key: value for key, value in flat_settings(cfg).items() if key != _PLACE},
         CLASSES: classes_of(cfg).to_dict(),
         _DATASETS: {name: describe_dataset(name) for name in cfg.DATASETS.TRAIN},
     }
@@ -100,15 +102,7 @@ def take_up_run(cfg: CfgNode) -> None:
         ConfigError: names the keys that may not change, with both values.
         WeightsError: no checkpoint can be read.
     """
-    stored, error = None, None
-    if comm.is_main_process():
-        try:
-            stored = _compare_with_checkpoint(cfg)
-        except FAMixError as problem:
-            error = problem
-    stored, error = comm.all_gather((stored, error))[0]
-    if error is not None:
-        raise error
+    stored = in_main_process(lambda: _compare_with_checkpoint(cfg))
     if stored is not None and cfg.SEED < 0:
         cfg.SEED = stored.SEED
 
@@ -141,7 +135,7 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
     values = flat_settings(default) | dict(settings)
     stored = cfg.clone()  # with the keys that other code has added
     stored.defrost()
-    for key in flat_settings(stored).keys() & values.keys():
+    for key in (flat_settings(stored).keys() & values.keys()) - {_PLACE}:
         *nodes, last = key.split(".")
         node = stored
         for name in nodes:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import re
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from famix.data.definition_record import keep_definitions
+from famix.engine.processes import in_main_process
 from famix.errors import ConfigError
 from famix.files import FileLock, remove_stale_parts, whole_file
 
@@ -49,7 +49,7 @@ def claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack 
         else:
             _require_no_run(cfg.OUTPUT_DIR)
 
-    _on_main_process(claim)
+    in_main_process(claim)
 
 
 def clear_run_directory(folder: str | os.PathLike[str]) -> None:
@@ -71,7 +71,7 @@ def clear_run_directory(folder: str | os.PathLike[str]) -> None:
         with suppress(FileNotFoundError):
             os.truncate(os.path.join(folder, _METRICS), 0)
 
-    _on_main_process(clear)
+    in_main_process(clear)
 
 
 def holds_run(folder: str | os.PathLike[str]) -> bool:
@@ -98,19 +98,6 @@ def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
         part.write_text(cfg.dump())
     if definitions:
         keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
-
-
-def _on_main_process(work: Callable[[], None]) -> None:
-    """Work in the main process; what it finds wrong is raised in all of them."""
-    problem = ""
-    if comm.is_main_process():
-        try:
-            work()
-        except ConfigError as error:
-            problem = str(error)
-    problem = comm.all_gather(problem)[0]
-    if problem:
-        raise ConfigError(problem)
 
 
 def _check_options(args: argparse.Namespace) -> None:

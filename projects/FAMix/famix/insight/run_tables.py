@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from famix.evaluation.comparison import Comparison
-from famix.evaluation.report import MEAN, TASK, Report
+from famix.evaluation.report import CLASS_ACCURACY, MEAN, TASK, Report
 from famix.evaluation.report_text import format_number
 from famix.evaluation.significance import format_spread
 from famix.insight.html import bars_cell, category_color, table
@@ -13,7 +13,7 @@ from famix.insight.run_folder import Run, differing_settings
 
 __all__ = ["class_bars", "panoptic_table", "seed_table", "settings_table", "target_table", "winners"]
 
-_IOU, _ACCURACY = "IoU-", "ACC-"
+_IOU = "IoU-"
 _PANOPTIC = ("PQ", "mask AP")
 _LONG = 60  # characters of a setting
 
@@ -117,7 +117,7 @@ def _class_scores(report: Report, data_sets: Sequence[str]) -> dict[str, float]:
         scores = report.results[name].get(TASK, {})
         for metric, value in scores.items():
             if metric.startswith(_IOU):
-                if math.isnan(scores.get(metric.replace(_IOU, _ACCURACY), 0)):
+                if math.isnan(scores.get(metric.replace(_IOU, CLASS_ACCURACY), 0)):
                     value = math.nan  # the 0 of a class that is only predicted
                 values.setdefault(metric.removeprefix(_IOU), []).append(value)
     known = {name: [value for value in found if not math.isnan(value)] for name, found in values.items()}

@@ -1,8 +1,9 @@
 """What a style bank says of itself, and whether that is what the config asks for.
 
-Metadata, all strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows, cols]), class_names (JSON), pool_size,
-prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr, momentum, weight_decay, metric, dtype, seed,
-images_per_batch, max_batches, crop_size (JSON), source (JSON list of data sets) and famix_version.
+Metadata, all strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows,
+cols]), class_names (JSON), pool_size, prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr,
+momentum, weight_decay, metric, dtype, seed, images_per_batch, max_batches, crop_size (JSON), source (JSON list of
+datasets) and famix_version.
 """
 
 import json

@@ -17,6 +17,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from famix.config import flat_settings
 from famix.engine import load_config
 from famix.errors import DatasetError
 from famix.evaluation import RESULTS_FILE, read_results
@@ -173,15 +174,10 @@ def _recorded_config(config: Any) -> dict[str, Any]:
     return _flat(parse_yaml(config))
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Config keys with dots -> values as JSON has them: lists instead of tuples."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
-    return flat
+    plain: dict[str, Any] = json.loads(json.dumps(flat_settings(config)))
+    return plain
 
 
 def _with_effect(config: Mapping[str, Any], has_weights: bool) -> dict[str, Any]:

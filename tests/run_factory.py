@@ -120,6 +120,12 @@ class Workspace:
         content: dict[str, Any] = torch.load(self.folder / output / f"{name}.pth", weights_only=True)
         return content
 
+    def training_state(self, output: str, name: str = "model_final") -> dict[str, Any]:
+        """The content of a checkpoint without its settings, which hold the paths of the workspace."""
+        content = self.checkpoint(output, name)
+        assert content.pop("settings")
+        return content
+
 
 def train_net() -> ModuleType:
     """The script as a module."""

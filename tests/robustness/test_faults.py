@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
     last = (workspace.folder / "faulty/last_checkpoint").read_text()
     assert last == ("model_0000019.pth" if writer in ("metrics", "TensorBoard") else "model_0000004.pth")
     workspace.run("faulty", *OPTIONS, flags=("--resume",))
-    assert_equal_state(workspace.checkpoint("faulty"), workspace.checkpoint("whole"))
+    assert_equal_state(workspace.training_state("faulty"), workspace.training_state("whole"))
 
 
 def test_a_disk_that_fills_up_while_mining(
@@ -300,7 +300,7 @@ def test_a_dataset_that_is_removed_in_mid_run(
     assert last == "model_0000001.pth" or workers == "1"  # which has samples of some more iterations ready
     gone.rename(data)
     workspace.run("faulty", *OPTIONS, *options, flags=("--resume",))
-    assert_equal_state(workspace.checkpoint("faulty"), workspace.checkpoint("whole"))
+    assert_equal_state(workspace.training_state("faulty"), workspace.training_state("whole"))
 
 
 # Processes

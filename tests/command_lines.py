@@ -11,6 +11,7 @@ __all__ = ["Block", "Command", "find_blocks", "find_commands"]
 
 DOCUMENTS = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "projects/FAMix/README.md",
     ROOT / "projects/FAMix/MODEL_ZOO.md",
     ROOT / "projects/FAMix/famix/minitown/weights/README.md",

@@ -64,7 +64,6 @@ EXAMPLES = {
 NO_NEW_RUN = {"--resume", "--overwrite", "--eval-only", "--mine-styles-only", "--help"}
 # Blocks that are neither commands nor Python.
 PICTURES = {
-    "projects/FAMix/          train_net.py, configs, tools, and the package famix: start at famix/__init__.py",
     "@InProceedings{fahes2024simple,",
     "MINE, once                                                                              famix.mining",
     "_BASE_: /path/to/projects/FAMix/configs/Base-FAMix.yaml",

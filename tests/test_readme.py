@@ -12,14 +12,20 @@ from safetensors import safe_open
 from clip_factory import save_tiny_clip
 from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
-from famix.evaluation.significance import format_spread
+from famix.evaluation.significance import format_p, format_spread
 from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
 from run_factory import CONFIG, load_benchmark
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
-DOCUMENTS = [*READMES, ROOT / "projects/FAMix/MODEL_ZOO.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *READMES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "projects/FAMix/MODEL_ZOO.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PROJECT_README = READMES[1]
 FOLDERS = [ROOT / name for name in ("projects", "benchmarks", "datasets", "docs", "dev")]
 KINDS = ("*.py", "*.yaml", "*.md", "*.sbatch")
@@ -66,7 +72,7 @@ def test_the_keys_of_a_bank_are_those_that_mining_writes(tmp_path: Path) -> None
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"^    make ([a-z]+)", READMES[0].read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", "\n".join(path.read_text() for path in DOCUMENTS), flags=re.M))
     assert {"setup", "test", "lint"} <= named <= targets
 
 
@@ -115,23 +121,44 @@ def test_mixin_example_makes_a_model_whose_training_is_styled(tmp_path: Path) ->
     assert not torch.equal(styled, model(batch)["loss_sem_seg"])
 
 
-def test_the_table_of_five_seeds_is_that_of_the_committed_runs() -> None:
+def read_table(heading: str) -> dict[str, list[str]]:
+    """Rows of a table of the README by their first cell."""
+    table = READMES[0].read_text().split(f"| {heading} |")[1].split("\n\n")[0]
+    return {label: cells for label, *cells in (re.split(r" *\| *", line)[1:-1] for line in table.splitlines()[2:])}
+
+
+def test_tables_of_five_seeds_show_the_committed_runs() -> None:
     records, report = load_benchmark("run_records"), load_benchmark("minitown_report")
-    methods = {
+    rows = {
         "baseline": "baseline",
         "+ jitter": "jitter08half",
-        "+ FAMix (other looks)": "famix",
-        "+ FAMix (words of weather)": "famix_weather",
-        "+ FAMix (other looks) + jitter": "famix_jitter08half",
-        "+ FAMix (words of weather) + jitter": "famix_weather_jitter08half",
+        "+ FAMix (unrelated words)": "famix",
+        "+ FAMix (weather words)": "famix_weather",
+        "+ FAMix (unrelated words) + jitter": "famix_jitter08half",
+        "+ FAMix (weather words) + jitter": "famix_weather_jitter08half",
     }
-    runs = {name: {s: records.RunRecord.load(records.RUNS, name, s) for s in range(1, 6)} for name in methods.values()}
+    comparisons = {
+        "FAMix (weather words) + jitter, over jitter": ("famix_weather_jitter08half", "jitter08half"),
+        "FAMix (unrelated words) + jitter, over jitter": ("famix_jitter08half", "jitter08half"),
+        "random noise of the same strength + jitter, over jitter": ("noise_jitter08half", "jitter08half"),
+        "FAMix (weather words) + jitter, over noise + jitter": ("famix_weather_jitter08half", "noise_jitter08half"),
+        "FAMix (unrelated words) + jitter, over noise + jitter": ("famix_jitter08half", "noise_jitter08half"),
+        "FAMix (weather words) + weaker jitter, over jitter": ("famix_weather_jitter04", "jitter08half"),
+        "FAMix (unrelated words) + weaker jitter, over jitter": ("famix_jitter04", "jitter08half"),
+    }
+    methods = {*rows.values(), *(name for pair in comparisons.values() for name in pair)}
+    runs = {name: {s: records.RunRecord.load(records.RUNS, name, s) for s in range(1, 6)} for name in methods}
     scores = report.scores_of(runs)
-    table = READMES[0].read_text().split("| mIoU in %, five seeds |")[1].split("\n\n")[0]
-    rows = {label: cells for label, *cells in (re.split(r" *\| *", line)[1:-1] for line in table.splitlines()[2:])}
-    assert rows.keys() == methods.keys()
-    for label, cells in rows.items():
-        by_seed = scores[methods[label]].values()
-        shown = [format_spread([score[column] for score in by_seed]) for column in ("clear", report.UNSEEN)]
-        gains = report.paired_gains(scores, methods[label], "jitter08half")
-        assert cells == [*shown, "" if label in ("baseline", "+ jitter") else format_spread(gains, "+")], label
+
+    shown = read_table("mIoU in %, five seeds")
+    assert shown.keys() == rows.keys()
+    for label, method in rows.items():
+        means = [format_spread([s[column] for s in scores[method].values()]) for column in ("clear", report.UNSEEN)]
+        gain = format_spread(report.paired_gains(scores, method, "jitter08half"), "+")
+        assert shown[label] == [*means, "" if method in ("baseline", "jitter08half") else gain], label
+
+    shown = read_table("gain in points, five seeds, paired")
+    assert shown.keys() == comparisons.keys()
+    for label, pair in comparisons.items():
+        unseen, clear = (report.paired_gains(scores, *pair, column) for column in (report.UNSEEN, "clear"))
+        assert shown[label] == [format_spread(unseen, "+"), format_p(unseen), format_spread(clear, "+")], label

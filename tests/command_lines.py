@@ -7,7 +7,7 @@ from pathlib import Path
 
 from run_factory import ROOT
 
-__all__ = ["Block", "Command", "find_blocks", "find_commands"]
+__all__ = ["DOCUMENTS", "Block", "Command", "find_blocks", "find_commands"]
 
 DOCUMENTS = [
     ROOT / "README.md",

@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from safetensors import safe_open
 
 from clip_factory import save_tiny_clip
+from command_lines import DOCUMENTS
 from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
 from famix.evaluation.significance import format_p, format_spread
@@ -18,15 +19,8 @@ from famix.mining.measured import DESCRIBES_MEASURING
 from run_factory import CONFIG, load_benchmark
 
 ROOT = Path(__file__).parent.parent
-READMES = [ROOT / "README.md", ROOT / "projects/FAMix/README.md", ROOT / "datasets/README.md"]
-DOCUMENTS = [
-    *READMES,
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    ROOT / "projects/FAMix/MODEL_ZOO.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
-PROJECT_README = READMES[1]
+TEXTS = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
+README, PROJECT_README = ROOT / "README.md", ROOT / "projects/FAMix/README.md"
 FOLDERS = [ROOT / name for name in ("projects", "benchmarks", "datasets", "docs", "dev")]
 KINDS = ("*.py", "*.yaml", "*.md", "*.sbatch")
 
@@ -35,7 +29,7 @@ def python_blocks(path: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)", path.read_text())
     missing = [t for t in targets if "://" not in t and not (path.parent / t).exists()]
@@ -48,7 +42,7 @@ def test_files_of_the_project_that_any_text_names_exist() -> None:
         r"[\w./-]*\.(?:py|md|yaml|png|sbatch|sh))\b"
     )
     missing = []
-    for path in [*DOCUMENTS, *(file for folder in FOLDERS for kind in KINDS for file in folder.rglob(kind))]:
+    for path in [*TEXTS, *(file for folder in FOLDERS for kind in KINDS for file in folder.rglob(kind))]:
         for found in name.findall(path.read_text()):
             places = (ROOT, ROOT / "projects/FAMix", ROOT / "docs", path.parent)
             if not any((place / found).exists() for place in places) and "CONFIG" not in found:
@@ -72,20 +66,12 @@ def test_the_keys_of_a_bank_are_those_that_mining_writes(tmp_path: Path) -> None
 
 def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", "\n".join(path.read_text() for path in DOCUMENTS), flags=re.M))
+    named = set(re.findall(r"(?:^    |`)make ([a-z]+)", "\n".join(path.read_text() for path in TEXTS), flags=re.M))
     assert {"setup", "test", "lint"} <= named <= targets
 
 
 def test_ci_calls_the_test_command_of_the_readme() -> None:
     assert re.search(r"^\s*(run )?.*make test", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-
-
-def test_commands_name_configs_that_load() -> None:
-    text = "".join(path.read_text() for path in READMES)
-    configs = set(re.findall(r"projects/FAMix/configs/\S+?\.yaml", text))
-    assert configs
-    for config in configs:
-        load_config(str(ROOT / config))
 
 
 def test_bank_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +109,7 @@ def test_mixin_example_makes_a_model_whose_training_is_styled(tmp_path: Path) ->
 
 def read_table(heading: str) -> dict[str, list[str]]:
     """Rows of a table of the README by their first cell."""
-    table = READMES[0].read_text().split(f"| {heading} |")[1].split("\n\n")[0]
+    table = README.read_text().split(f"| {heading} |")[1].split("\n\n")[0]
     return {label: cells for label, *cells in (re.split(r" *\| *", line)[1:-1] for line in table.splitlines()[2:])}
 
 

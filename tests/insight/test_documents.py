@@ -1,86 +1,44 @@
-"""The guides say what is so: messages, commands, the SLURM script, keys, and who is to be cited."""
+"""Documents name existing keys, options, error classes, files and commands; the SLURM script; the citation."""
 
-import ast
 import os
 import re
 import stat
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
+from command_lines import DOCUMENTS
+from famix import errors
 from famix.config import flat_settings
-from famix.engine import argument_parser, load_config
+from famix.engine import load_config
 from run_factory import ROOT, load_tool
 
 DOCS = ROOT / "docs"
-GUIDES = [DOCS / "CLUSTER.md", DOCS / "TROUBLESHOOTING.md", DOCS / "CONFIG.md", ROOT / "CHANGELOG.md"]
-MESSAGES = re.findall(r"^### `(.+)`$", (DOCS / "TROUBLESHOOTING.md").read_text(), flags=re.MULTILINE)
+KEY = re.compile(
+    r"\b(?:MODEL|SOLVER|STYLE_MINING|DATASETS|INPUT|TEST|DATALOADER|MODEL_SELECTION)\.[A-Z][A-Z0-9_.]*[A-Z0-9]"
+)
+OPTIONS_OF_OTHERS = {"--no-deps"}  # pip's
 
 
-@cache
-def templates() -> tuple[str, ...]:
-    """All texts in the code of the package and its commands, "\\0" for what is put in."""
-    found = []
-    for file in (ROOT / "projects/FAMix").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                found.append("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(re.sub(r"%\w", "\0", node.value))  # of a log message
-    return tuple(found)
-
-
-def occurs(message: str) -> bool:
-    """Whether some text has all parts of a message between its dots, in their order."""
-    parts = [part.strip() for part in message.split("...") if part.strip(" .,;:'()")]
-    pattern = re.compile(".*".join(map(re.escape, parts)), flags=re.DOTALL)
-    return any(pattern.search(template) for template in templates())
-
-
-@pytest.mark.parametrize("message", MESSAGES)
-def test_messages_are_those_of_the_code(message: str) -> None:
-    assert occurs(message)
-
-
-def test_a_message_that_the_code_does_not_have_is_noticed() -> None:
-    assert len(MESSAGES) > 30
-    assert not occurs("style bank ... was mined for ... ..., the config wants ...")
-    assert not occurs("the config asks for ...; style bank ... was mined for ...")  # another order
-
-
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)", path.read_text())
-    assert not [target for target in targets if "://" not in target and not (path.parent / target).exists()]
-
-
-@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
-def test_keys_and_files_that_guides_name_exist(path: Path) -> None:
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_config_keys_exist(path: Path) -> None:
     text = path.read_text()
     known = set(flat_settings(load_config("")))
-    named = set(
-        re.findall(
-            r"\b(?:MODEL|SOLVER|STYLE_MINING|DATASETS|INPUT|TEST|DATALOADER|MODEL_SELECTION)\.[A-Z][A-Z0-9_.]*[A-Z0-9]",
-            text,
-        )
-    )
+    named = set(KEY.findall(text))
     nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     assert named <= known | nodes
-    files = re.findall(r"(?:projects/FAMix|docs|datasets)/[\w./-]+\.(?:py|yaml|sbatch|md)", text)
-    assert not [file for file in files if not (ROOT / file).exists()]
 
 
-def test_launch_lines_are_understood() -> None:
-    text = (DOCS / "CLUSTER.md").read_text().replace("$CONFIG", "projects/FAMix/configs/GTA5/famix_RN50.yaml")
-    lines = re.findall(r"train_net\.py (.*)", text)
-    assert len(lines) >= 4
-    for line in lines:
-        args = argument_parser().parse_args(line.split())
-        load_config(str(ROOT / args.config_file), args.opts)
-        assert (args.num_machines > 1) == args.dist_url.startswith("tcp://")
+def test_troubleshooting_names_existing_errors_and_options() -> None:
+    text = (DOCS / "TROUBLESHOOTING.md").read_text()
+    named = set(re.findall(r"`(\w+Error)`", text))
+    assert named and named <= set(errors.__all__)
+    sources = [*(ROOT / "projects/FAMix").rglob("*.py"), *(ROOT / "datasets").glob("*.py")]
+    known = set(re.findall(r'"(--[a-z-]+)"', "".join(file.read_text() for file in sources)))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert options and options <= known | OPTIONS_OF_OTHERS
 
 
 def test_the_reference_of_keys_is_up_to_date() -> None:

@@ -244,8 +244,9 @@ def test_every_place_of_the_orientation_counts_once(tmp_path: Path, place: str, 
 @pytest.mark.parametrize("place", CHUNKS)
 @pytest.mark.parametrize("where", ["before", "behind"])
 def test_chunks_before_and_behind_the_pixels_of_a_png(tmp_path: Path, place: str, where: str, orientation: int) -> None:
-    content = png(PIXELS, 8, 2, **{where: CHUNKS[place](orientation)})
-    require_upright(write(tmp_path / "a.png", content), orientation)
+    chunks = {"before": chunk(b"tEXt", b"Comment\0a comment"), "behind": b""}
+    chunks[where] += CHUNKS[place](orientation)
+    require_upright(write(tmp_path / "a.png", png(PIXELS, 8, 2, **chunks)), orientation)
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])

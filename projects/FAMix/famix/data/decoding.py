@@ -236,7 +236,7 @@ def _chunks(data: bytes, start: int) -> bytes:
         length, kind = struct.unpack_from(">I4s", data, place)
         if kind == b"IEND":
             return data[start:place]
-        if not kind.isalpha():
+        if not kind.isalpha() or kind == b"IDAT":  # pixels follow, so that Pillow has read what is before them
             break
         place += 12 + length
     return b""

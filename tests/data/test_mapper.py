@@ -89,11 +89,12 @@ def test_padding_is_ignored(record):
     assert (sample["sem_seg"][:24, :32] != 255).any()
 
 
-def test_padding_is_road_where_the_released_program_is_asked_for(record):
+@pytest.mark.parametrize(("released", "label"), [(False, 255), (True, 0)])
+def test_padding_is_road_where_the_released_program_is_asked_for(record, released, label):
     cfg = data_config(crop=(30, 40))
-    cfg.INPUT.RELEASED_PADDING, cfg.INPUT.RANDOM_FLIP = True, "none"
+    cfg.INPUT.RELEASED_PADDING, cfg.INPUT.RANDOM_FLIP = released, "none"
     padded = FAMixDatasetMapper(cfg)(record)["sem_seg"]
-    assert (padded[24:] == 0).all() and (padded[:, 32:] == 0).all()
+    assert (padded[24:] == label).all() and (padded[:, 32:] == label).all()
     mined = FAMixDatasetMapper(cfg, is_mining=True)(record)["sem_seg"]
     assert (mined[24:] == 255).all(), "mining would take styles of padding for those of road"
 

@@ -180,6 +180,12 @@ def test_strict_names_missing_entries(checkpoint):
         SafeCheckpointer(model, strict=True).load(str(checkpoint))
 
 
+def test_a_run_does_not_resume_from_a_part_of_its_model(checkpoint):
+    model = nn.Sequential(*make_model(), nn.Linear(2, 2))
+    with expect_error(WeightsError, key="3.weight", remedy="config"):
+        SafeCheckpointer(model, str(checkpoint.parent)).resume_or_load("", resume=True)
+
+
 def test_strict_needs_a_checkpoint():
     with pytest.raises(WeightsError, match=r"no checkpoint to evaluate; set MODEL\.WEIGHTS"):
         SafeCheckpointer(make_model(), strict=True).resume_or_load("", resume=True)

@@ -212,7 +212,9 @@ def test_files_may_move(workspace: Workspace, config: Callable[..., CfgNode], tm
 
 
 def test_an_empty_folder_has_nothing_to_compare(config: Callable[..., CfgNode], tmp_path: Path) -> None:
-    take_up_run(config("OUTPUT_DIR", str(tmp_path), "SOLVER.OPTIMIZER", "ADAM"))
+    cfg = config("OUTPUT_DIR", str(tmp_path), "SOLVER.OPTIMIZER", "ADAM", "SEED", "-1")
+    take_up_run(cfg)
+    assert cfg.SEED == -1
 
 
 def test_a_drawn_seed_is_drawn_once(config: Callable[..., CfgNode]) -> None:

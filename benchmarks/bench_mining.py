@@ -10,9 +10,8 @@ from bench_setting import SGD, Setting
 from bench_turns import Clock, Row, in_turns
 from torch import Tensor
 
-from famix.modeling import CLIPResNet, load_clip_state_dict
+from famix.clip import IMAGENET_TEMPLATES, CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.style import optimize_styles, restyle_patches
-from famix.text import IMAGENET_TEMPLATES, PromptEncoder
 
 __all__ = ["mining_rows", "step_seconds"]
 

@@ -14,14 +14,13 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
+from famix.clip import IMAGENET_TEMPLATES, CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES, build_mining_batches
 from famix.engine import load_config
 from famix.mining import MinedBatch, PromptTable, StyleMiner, build_miner, mine_bank
 from famix.mining.miner import first_patches, take_patches
-from famix.minitown.experiment import CONFIGS
-from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.style import StyleBank, optimize_styles, patch_classes
-from famix.text import IMAGENET_TEMPLATES, PromptEncoder
+from famix_minitown.experiment import CONFIGS
 
 __all__ = ["BATCHES", "make_miner", "pass_config", "pass_rows", "process_rows"]
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from famix.clip_package import CLIP, tokenize
-from famix.modeling import clip_resnet, deeplab_head
-from famix.text.prompts import fill_template
+from famix.clip import resnet as clip_resnet
+from famix.clip.openai import CLIP, tokenize
+from famix.clip.prompts import fill_template
+from famix.modeling import deeplab_head
 
 __all__ = [
     "PlainSteps",

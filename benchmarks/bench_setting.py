@@ -11,10 +11,11 @@ from bench_turns import Clock
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from famix.clip_package import CLIP
+from famix.clip import CLIPResNet
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.clip.openai import CLIP
 from famix.engine import load_config
-from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
 from famix.style import PatchRestyler, StyleBank
 
 __all__ = ["CONFIG", "GRID", "NUM_CLASSES", "SGD", "SIZES", "Setting", "Sizes", "random_batch"]

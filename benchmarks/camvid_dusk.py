@@ -36,13 +36,13 @@ from project import PROJECT
 from reporting import print_report, processors_of
 from tabulate import tabulate
 
-from famix.errors import FAMixError
-from famix.evaluation import RESULTS_FILE, read_results
-from famix.evaluation.significance import format_p, format_spread
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.experiment import Experiment, read_occurring
-from famix.minitown.runner import run_experiments
+from famix.reports import RESULTS_FILE, read_results
+from famix.reports.significance import format_p, format_spread
 from famix.style import StyleBank
+from famix.utils.errors import FAMixError
+from famix_minitown.experiment import Experiment, read_occurring
+from famix_minitown.runner import run_experiments
 
 CONFIG = PROJECT / "configs/CamVid/famix_dusk.yaml"
 TARGETS = {"day": "camvid_val_day", "dusk": "camvid_val_dusk"}
@@ -130,7 +130,7 @@ def train_clip(path: Path) -> None:
     Raises:
         FAMixError: the command failed; it has said why.
     """
-    start = PROJECT / "famix/minitown/weights/clip.safetensors"
+    start = PROJECT / "famix_minitown/weights/clip.safetensors"
     settings = ["--dataset", "camvid_train_day", "--initial", str(start), "--steps", str(CLIP_STEPS)]
     plan = [*settings, "--learning-rate", "5e-4", "--warmup", "20", "--output", str(path), "--threads", "1"]
     if subprocess.run([sys.executable, str(PROJECT / "tools/train_mini_clip.py"), *plan]).returncode:

@@ -51,8 +51,8 @@ from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.images import RGBImage
-from famix.minitown.conditions import CONDITIONS, apply_condition
-from famix.minitown.scene import render_scene
+from famix_minitown.conditions import CONDITIONS, apply_condition
+from famix_minitown.scene import render_scene
 
 FIRST_SEED = 400_000  # of scenes that nothing else uses
 RATE = 10.0

@@ -37,11 +37,11 @@ import torch
 from machine import describe_machine
 from torch import nn
 
+from famix.clip.architecture import architecture_of, random_clip
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.parity import make_image
-from famix.modeling.clip_architecture import architecture_of, random_clip
 
 
 def make_run(config: Path, run: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from famix.processor import processor_name
+from famix.utils.environment import processor_name
 
 __all__ = ["describe_machine"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from famix.data import register_datasets
 from famix.mining.measured import measure_bank
-from famix.minitown.experiment import Experiment
+from famix_minitown.experiment import Experiment
 
 __all__ = ["measured_bank"]
 

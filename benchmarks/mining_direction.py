@@ -37,15 +37,14 @@ from machine import describe_machine
 from tabulate import tabulate
 from torch import Tensor
 
+from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
-from famix.minitown.experiment import CONFIGS
-from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
-from famix.minitown.looks import apply_looks
-from famix.minitown.scene import render_scene
-from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
-from famix.text import PromptEncoder
+from famix_minitown.experiment import CONFIGS
+from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
+from famix_minitown.looks import apply_looks
+from famix_minitown.scene import render_scene
 
 FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
 SIDE = 192  # of the crops that training takes

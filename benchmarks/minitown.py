@@ -65,14 +65,14 @@ from minitown_report import (
 from reporting import print_report
 from run_records import RUNS, RunRecord, record_of
 
-from famix.errors import FAMixError
-from famix.evaluation.report import describe_occurring
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of
-from famix.minitown.runner import run_experiments
+from famix.reports.report import describe_occurring
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
+from famix.utils.errors import FAMixError
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.experiment import CONFIGS, Experiment, condition_of
+from famix_minitown.runner import run_experiments
 
 SCORED = [
     *(f"minitown_{name}_val" for name in CONDITIONS),

@@ -24,9 +24,9 @@ if __name__ == "__main__":
 from machine import describe_machine
 from tabulate import tabulate
 
-from famix.minitown.look_table import LOOKS
-from famix.minitown.resemblance import RESEMBLING, look_resemblance
-from famix.minitown.scene import render_scene
+from famix_minitown.look_table import LOOKS
+from famix_minitown.resemblance import RESEMBLING, look_resemblance
+from famix_minitown.scene import render_scene
 
 FIRST_SCENE = 420_000
 

@@ -42,7 +42,7 @@ class Method:
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Settings that follow from other runs and images, see `famix.minitown.experiment.same_settings`."""
+        """Settings that follow from other runs and images, see `famix_minitown.experiment.same_settings`."""
         return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
 
     @property

@@ -29,8 +29,8 @@ import cv2
 from machine import describe_machine
 from tabulate import tabulate
 
-from famix.minitown.conditions import CONDITIONS, apply_condition
-from famix.minitown.scene import render_scene
+from famix_minitown.conditions import CONDITIONS, apply_condition
+from famix_minitown.scene import render_scene
 
 FIRST_SCENE = 500_000
 

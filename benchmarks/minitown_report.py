@@ -7,9 +7,9 @@ from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
 from run_records import RunRecord
 from tabulate import tabulate
 
-from famix.evaluation.significance import format_p, format_spread
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix.minitown.experiment import development_mean, unseen_mean
+from famix.reports.significance import format_p, format_spread
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.experiment import development_mean, unseen_mean
 
 __all__ = [
     "CHOOSING_SEEDS",

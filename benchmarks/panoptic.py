@@ -53,16 +53,16 @@ from reporting import print_report, processors_of
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, read_image, register_datasets
-from famix.data.panoptic_classes import panoptic_classes
+from famix.data.panoptic.classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
-from famix.evaluation import RESULTS_FILE, read_results
-from famix.evaluation.panoptic_picture import PictureRow, draw_picture, overlay_segments
-from famix.evaluation.panoptic_truth import PanopticSegments, TruthReader, predicted_segments
-from famix.evaluation.report import PANOPTIC_METRICS, TASK
-from famix.evaluation.significance import format_p, format_spread
-from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
-from famix.minitown.runner import run_experiments
+from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predicted_segments
+from famix.reports import RESULTS_FILE, read_results
+from famix.reports.report import PANOPTIC_METRICS, TASK
+from famix.reports.significance import format_p, format_spread
+from famix.visualization.panoptic_picture import PictureRow, draw_picture, overlay_segments
+from famix_minitown.conditions import CONDITIONS
+from famix_minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
+from famix_minitown.runner import run_experiments
 
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png

@@ -53,9 +53,9 @@ from tabulate import tabulate
 from torch import nn
 
 from famix.engine import load_config
-from famix.errors import ConfigError
-from famix.evaluation.inference import ProtocolInference
-from famix.evaluation.protocols import parse_protocol
+from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.protocol import parse_protocol
+from famix.utils.errors import ConfigError
 
 CONFIG = Path(__file__).parent.parent / "projects/FAMix/configs/minitown/baseline.yaml"
 NATIVE = "native"

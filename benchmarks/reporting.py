@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from famix.errors import FAMixError
-from famix.files import whole_file
-from famix.minitown.experiment import Experiment, read_record
+from famix.io.atomic import whole_file
+from famix.utils.errors import FAMixError
+from famix_minitown.experiment import Experiment, read_record
 
 __all__ = ["end_in_order", "print_report", "processors_of"]
 
@@ -44,7 +44,7 @@ def print_report(script: str, work: Callable[[str], str], file: Path | None) -> 
         file: for the report, too.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("famix.minitown").setLevel(logging.INFO)
+    logging.getLogger("famix_minitown").setLevel(logging.INFO)
     end_in_order()
     try:
         report = work(shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]))

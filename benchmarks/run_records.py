@@ -1,6 +1,6 @@
 """Records of finished runs: one small JSON file a run, committed, from which a benchmark goes on without the run directory.
 
-A record holds "method", "seed", "settings" (of `famix.minitown.experiment.Experiment.settings`), "machine", "date",
+A record holds "method", "seed", "settings" (of `famix_minitown.experiment.Experiment.settings`), "machine", "date",
 "seconds" (mining, training and scoring), "versions" (of the packages), and "scores": condition -> {"mIoU": percent,
 "IoU": {class: percent}}.
 """
@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from famix.errors import FAMixError
-from famix.evaluation import RESULTS_FILE, read_results
-from famix.files import whole_file
-from famix.intake import parse_json, read_text
-from famix.minitown.experiment import Experiment, condition_of, read_record, same_settings
+from famix.io import parse_json, read_text
+from famix.io.atomic import whole_file
+from famix.reports import RESULTS_FILE, read_results
+from famix.utils.errors import FAMixError
+from famix_minitown.experiment import Experiment, condition_of, read_record, same_settings
 
 __all__ = ["RUNS", "RecordError", "RunRecord", "record_of"]
 

@@ -14,8 +14,8 @@ from detectron2.engine import HookBase
 from safetensors.torch import load_file
 from soak_workspace import IMAGES, Progress, assert_equal_state, run_in_child
 
-from famix import files
-from famix.mining import StyleMiner, bank_mining
+from famix.io import atomic as files
+from famix.mining import StyleMiner, mine
 from famix.style import StyleBank
 
 __all__ = ["BATCHES", "FAULTS", "FaultReport", "Mining", "Soaked", "Training", "soak"]
@@ -96,7 +96,7 @@ class Mining(Soaked):
             return mined
 
         StyleMiner.mine_batches = noting  # type: ignore[method-assign,assignment]
-        bank_mining.batches_per_group = lambda *sizes: GROUP
+        mine.batches_per_group = lambda *sizes: GROUP
 
     def kept(self, output: Path) -> set[int]:
         """See Soaked; what is mined together is kept together."""

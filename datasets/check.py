@@ -53,17 +53,13 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 from famix.data import get_label_readers, register_datasets
-from famix.data.inspection import (
-    DatasetReport,
-    check_dataset,
-    draw_contact_sheet,
-    evenly_spaced,
-    format_report,
-)
-from famix.errors import FAMixError
-from famix.files import whole_file
+from famix.data.inspection.dataset import check_dataset, evenly_spaced
+from famix.data.inspection.report import DatasetReport, format_report
 from famix.inference.outputs import require_writable
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
+from famix.visualization.contact_sheet import draw_contact_sheet
 
 USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
 

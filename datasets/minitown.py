@@ -59,8 +59,8 @@ def folder_name(text: str) -> str:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from famix.minitown.writer import write_tree
-from famix.paths import expand_arguments
+from famix.utils.paths import expand_arguments
+from famix_minitown.writer import write_tree
 
 INTERRUPTED = 130  # exit status
 

@@ -5,9 +5,9 @@ The text tower keeps clip's whole vocabulary, so a file has about 13 MB; the ima
 
 from pathlib import Path
 
-from famix.clip_package import CLIP
-from famix.modeling.clip_architecture import CLIPArchitecture, random_clip
-from famix.modeling.clip_export import CLIPFileForm, save_clip
+from famix.clip.architecture import CLIPArchitecture, random_clip
+from famix.clip.export import CLIPFileForm, save_clip
+from famix.clip.openai import CLIP
 
 
 def tiny_clip(

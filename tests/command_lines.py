@@ -14,7 +14,7 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "projects/FAMix/README.md",
     ROOT / "projects/FAMix/MODEL_ZOO.md",
-    ROOT / "projects/FAMix/famix/minitown/weights/README.md",
+    ROOT / "projects/FAMix/famix_minitown/weights/README.md",
     ROOT / "datasets/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]

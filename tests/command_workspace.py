@@ -27,11 +27,11 @@ from PIL import Image
 from command_lines import find_blocks
 from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import forgotten_datasets, write_label
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.engine import load_config
 from famix.inference.video import VideoWriter
-from famix.minitown import datasets, panoptic
-from famix.minitown.splits import SPLITS
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture
+from famix_minitown import datasets, panoptic
+from famix_minitown.splits import SPLITS
 from inference.inference_factory import make_image
 from panoptic_factory import make_panoptic, write_recipe
 from released_factory import released_state, released_styles, write_bank, write_checkpoint

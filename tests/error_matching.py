@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from famix.errors import FAMixError
+from famix.utils.errors import FAMixError
 
 __all__ = ["expect_error", "explains"]
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from clip_factory import tiny_clip
-from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor
+from famix.clip import CLIPResNet
+from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
 from famix.style import PatchRestyler
 
 __all__ = ["NUM_CLASSES", "make_batch", "make_restyler", "tiny_backbone", "tiny_head", "tiny_segmentor"]

@@ -10,7 +10,7 @@ import yaml
 
 from clip_factory import save_tiny_clip
 from data_factory import write_image
-from famix.data.panoptic_segments import encode_ids
+from famix.data.panoptic.segments import encode_ids
 from run_factory import ROOT, Workspace
 
 __all__ = ["CATEGORIES", "CONFIGS", "SIZE", "PanopticWorkspace", "make_panoptic", "write_annotations", "write_recipe"]

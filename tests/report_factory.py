@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from famix.evaluation import Report, RunFacts, ScoredDataset, ScoredWeights, write_report
-from famix.evaluation.confusion import segmentation_scores
-from famix.evaluation.confusion_file import write_confusion
+from famix.evaluation.counting.confusion import segmentation_scores
+from famix.evaluation.counting.confusion_file import write_confusion
+from famix.reports import Report, RunFacts, ScoredDataset, ScoredWeights, write_report
 
 __all__ = ["fake_report", "make_run_folder"]
 

@@ -15,7 +15,7 @@ from command_workspace import CONFIG, Miniature
 from data_factory import forgotten_datasets
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
-from insight.test_documents import run_job
+from reports.test_documents import run_job
 from run_factory import ROOT
 
 COMMANDS = find_commands()

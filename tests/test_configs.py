@@ -17,10 +17,10 @@ from torch import nn
 
 from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import registered, write_definition
+from famix.clip import ARCHITECTURES, architecture_of
 from famix.config import flat_settings
 from famix.engine import Trainer, argument_parser, check_config, load_config
 from famix.evaluation import protocol_of
-from famix.modeling import ARCHITECTURES, architecture_of
 from famix.style import StyleBank
 from run_factory import load_tool
 

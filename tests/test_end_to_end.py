@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from famix.data import LabelReader
-from famix.errors import BankError, DatasetError
 from famix.mining import StyleMiner
 from famix.modeling import FAMixSemanticSegmentor
 from famix.style import StyleBank
+from famix.utils.errors import BankError, DatasetError
 from run_factory import Workspace, assert_equal_state
 
 BACKBONE = "backbone."

@@ -9,17 +9,17 @@ from types import ModuleType
 
 import pytest
 
+from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
-from famix.evaluation.comparison import GROUPINGS
 from famix.inference.video import USUAL_RATE
-from famix.inference.views import VIEWS
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix.minitown.contrastive import DTYPES, TrainingPlan
-from famix.minitown.crops import RECORD
-from famix.minitown.scene import SIZE
-from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
-from famix.modeling import ARCHITECTURES
+from famix.reports.comparison import GROUPINGS
 from famix.style import METRICS
+from famix.visualization.views import VIEWS
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.contrastive import DTYPES, TrainingPlan
+from famix_minitown.crops import RECORD
+from famix_minitown.scene import SIZE
+from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from run_factory import ROOT, load_benchmark
 
 PROJECT = ROOT / "projects/FAMix"

@@ -13,13 +13,13 @@ from detectron2.modeling import build_model
 
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_image
-from famix.data.panoptic_builtin import BUILTIN_PANOPTIC
-from famix.data.panoptic_segments import encode_ids
+from famix.clip import ARCHITECTURES, architecture_of
+from famix.data.panoptic.builtin import BUILTIN_PANOPTIC
+from famix.data.panoptic.segments import encode_ids
 from famix.engine import Trainer, load_config
-from famix.evaluation.panoptic import PANOPTIC_ARCHITECTURES, check_panoptic
-from famix.minitown import datasets, panoptic
-from famix.minitown.splits import SPLITS
-from famix.modeling import ARCHITECTURES, architecture_of
+from famix.evaluation.panoptic.evaluators import PANOPTIC_ARCHITECTURES, check_panoptic
+from famix_minitown import datasets, panoptic
+from famix_minitown.splits import SPLITS
 from panoptic_factory import write_recipe
 from run_factory import ROOT
 

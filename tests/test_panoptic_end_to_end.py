@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from famix.errors import DatasetError
 from famix.style import StyleBank
+from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
 from run_factory import assert_equal_state
 

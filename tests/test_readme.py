@@ -13,9 +13,9 @@ from clip_factory import save_tiny_clip
 from command_lines import DOCUMENTS
 from famix import PatchStyleMixin, StyleBank
 from famix.engine import load_config
-from famix.evaluation.significance import format_p, format_spread
 from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
+from famix.reports.significance import format_p, format_spread
 from run_factory import CONFIG, load_benchmark
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from famix.evaluation.inference import ProtocolInference
-from famix.evaluation.protocols import Protocol, parse_protocol
-from famix.evaluation.sliding import Window
+from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.protocol import Protocol, parse_protocol
+from famix.evaluation.protocols.sliding import Window
 
 __all__ = ["Contextual", "PerPixel", "predict", "show", "windowed"]
 

@@ -79,17 +79,17 @@ from tqdm import tqdm
 from famix.data.images import require_pixels
 from famix.engine import load_config
 from famix.engine.disk_errors import disk_message
-from famix.errors import ConfigError, DatasetError, FAMixError
 from famix.inference import Prediction, Predictor
 from famix.inference.background import WriteBehind, read_ahead
 from famix.inference.frames import FrameFolder
 from famix.inference.images import RGBImage, load_rgb
 from famix.inference.inputs import find_images
 from famix.inference.outputs import image_files, require_writable, video_files
-from famix.inference.sinks import VideoSink, WindowClosed, WindowSink
 from famix.inference.video import USUAL_RATE, VideoReader
-from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, Look, write_views
-from famix.paths import expand_arguments
+from famix.inference.writers import VideoSink, WindowClosed, WindowSink
+from famix.utils.errors import ConfigError, DatasetError, FAMixError
+from famix.utils.paths import expand_arguments
+from famix.visualization.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, Look, write_views
 
 UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
 

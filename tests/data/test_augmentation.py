@@ -5,7 +5,7 @@ from detectron2.data import transforms as T
 
 from error_matching import expect_error
 from famix.data import ColorJitter, CropSampler, adjust_colors
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 LABEL = np.random.default_rng(1).integers(0, 19, (40, 60), dtype=np.uint8)

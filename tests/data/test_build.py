@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from data_factory import data_config, make_dataset, registered, write_definition
 from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
-from famix.errors import ConfigError, DatasetError
+from famix.utils.errors import ConfigError, DatasetError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import pytest
 
 from data_factory import make_dataset, registered, write_label
 from famix.data import verify_datasets
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import yaml
 
 from data_factory import write_definition
 from error_matching import expect_error
-from famix.data import CITYSCAPES_CLASSES, definition, layout_fields, load_definition, panoptic_definition
-from famix.errors import DatasetError
+from famix.data import CITYSCAPES_CLASSES, definition, layout_fields, load_definition
+from famix.data.panoptic import definition as panoptic_definition
+from famix.utils.errors import DatasetError
 from run_factory import ROOT
 
 BUILTIN = Path(load_definition.__code__.co_filename).parent / "builtin"

@@ -31,8 +31,8 @@ from famix import Predictor
 from famix.config import add_famix_config
 from famix.data import LabelReader, get_dataset_dicts, label_file_of
 from famix.engine import load_config
-from famix.errors import DatasetError
 from famix.evaluation import build_evaluator
+from famix.utils.errors import DatasetError
 from panoptic_factory import SIZE as PANOPTIC_SIZE
 from panoptic_factory import make_panoptic
 from run_factory import CONFIG, ROOT, Workspace

@@ -21,12 +21,12 @@ from data_factory import (
 )
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, load_definition
-from famix.data.panoptic_definition import load_panoptic_definition
-from famix.data.panoptic_files import PanopticFiles
-from famix.data.panoptic_reader import panoptic_label_reader
+from famix.data.panoptic.definition import load_panoptic_definition
+from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.reader import panoptic_label_reader
 from famix.data.records import label_file_of
 from famix.engine import load_config
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 from panoptic_factory import make_panoptic
 
 FORMS = ("NFC", "NFD")

@@ -19,10 +19,10 @@ from famix.data import (
 )
 from famix.data.images import MAX_PIXELS
 from famix.data.inspection.pairs import inspect_headers
-from famix.data.panoptic_segments import read_segments
-from famix.errors import DatasetError
+from famix.data.panoptic.segments import read_segments
 from famix.evaluation import build_evaluator
 from famix.inference.images import load_rgb
+from famix.utils.errors import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

@@ -10,7 +10,7 @@ from data_factory import registered, write_definition, write_image, write_label,
 from error_matching import expect_error
 from famix.data import get_label_readers, load_definition
 from famix.data.label_names import ids_by_name, read_id_names
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 CLASSES = [{"name": "street", "color": [9, 9, 9]}, {"name": "being", "color": [200, 9, 9]}]
 NAMES = {"flat--road": "street", "human": "being", "human--statue": "ignore"}

@@ -7,7 +7,7 @@ from PIL import Image
 from data_factory import write_definition, write_image, write_label, write_palette_label, write_synthia_label
 from error_matching import expect_error
 from famix.data import LabelReader, label_reader_of, load_definition
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 IDS = np.array([[0, 7, 7], [26, 0, 7]], dtype=np.uint8)
 TRAIN_IDS = np.array([[255, 0, 0], [13, 255, 0]], dtype=np.uint8)

@@ -10,7 +10,7 @@ from scipy.io import savemat
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
 from error_matching import expect_error
 from famix.data import LabelReader, get_dataset_dicts, get_label_readers, label_reader_of, load_definition
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 FOLDERS = {"images": "images/{split}/{key}.png", "labels": "labels/{split}/{key}.png"}
 FLAT = {"images": "all/{key}.png", "labels": "all/{key}_ids.png", "keys": "{split}.txt"}

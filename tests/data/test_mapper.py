@@ -4,7 +4,7 @@ import torch
 
 from data_factory import data_config, make_dataset, registered, write_definition, write_label
 from famix.data import ColorJitter, CropSampler, FAMixDatasetMapper, get_dataset_dicts, get_label_readers, read_image
-from famix.errors import ConfigError, DatasetError
+from famix.utils.errors import ConfigError, DatasetError
 
 TRAIN_ID_OF_RED = {0: 0, 20: 10, 40: 13, 180: 255}
 

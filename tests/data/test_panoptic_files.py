@@ -13,11 +13,11 @@ from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panopti
 
 from data_factory import registered, write_image
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
-from famix.data.panoptic_builtin import BUILTIN_PANOPTIC
-from famix.data.panoptic_classes import panoptic_classes, require_same_things
-from famix.data.panoptic_definition import load_panoptic_definition
-from famix.data.panoptic_files import PanopticFiles
-from famix.errors import ConfigError, DatasetError
+from famix.data.panoptic.builtin import BUILTIN_PANOPTIC
+from famix.data.panoptic.classes import panoptic_classes, require_same_things
+from famix.data.panoptic.definition import load_panoptic_definition
+from famix.data.panoptic.files import PanopticFiles
+from famix.utils.errors import ConfigError, DatasetError
 from panoptic_factory import CATEGORIES, make_panoptic, write_annotations, write_recipe
 
 NAME = "tiny_train_panoptic"

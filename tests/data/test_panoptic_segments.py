@@ -9,8 +9,8 @@ from PIL import Image
 
 from data_factory import write_image
 from error_matching import expect_error
-from famix.data.panoptic_segments import decode_numbers, encode_ids, encode_numbers, read_segments, visible_segments
-from famix.errors import DatasetError
+from famix.data.panoptic.segments import decode_numbers, encode_ids, encode_numbers, read_segments, visible_segments
+from famix.utils.errors import DatasetError
 
 ROAD, CAR, WHITE = 7, 26_001, 16_777_215
 IDS = np.array([[ROAD, ROAD, 0], [CAR, WHITE, 999]])

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 
 from error_matching import expect_error
 from famix.data import LabelReader, image_size, read_image
-from famix.data.panoptic_segments import read_segments
-from famix.errors import DatasetError
+from famix.data.panoptic.segments import read_segments
 from famix.inference.images import load_rgb
+from famix.utils.errors import DatasetError
 
 SIZE = (5, 7)  # (height, width)
 PIXELS = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)

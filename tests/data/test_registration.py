@@ -7,7 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, load_definition, register_datasets, require_same_classes
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 ROAD = np.zeros((4, 5), dtype=np.uint8)
 

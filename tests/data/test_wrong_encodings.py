@@ -7,7 +7,7 @@ from PIL import Image
 from data_factory import registered, write_image, write_label, write_palette_label, write_synthia_label
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_label_readers
 from famix.data.wrong_encodings import UnknownIdsError, WrongEncodingError
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 RNG = np.random.default_rng(0)
 SHAPE = (12, 16)

@@ -23,7 +23,7 @@ from data_factory import (
     write_synthia_label,
 )  # fmt: skip
 from famix.data import SplitFiles, get_dataset_dicts, get_label_readers, verify_datasets
-from famix.data.inspection import check_dataset
+from famix.data.inspection.dataset import check_dataset
 
 Table = Mapping[int, int]
 Write = Callable[[Path, np.ndarray], object]

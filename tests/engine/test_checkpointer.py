@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import StepLR
 from error_matching import expect_error
 from famix.engine import SafeCheckpointer
 from famix.engine.checkpointer import KeepingCheckpointer
-from famix.errors import WeightsError
+from famix.utils.errors import WeightsError
 
 
 class Hostile:

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from data_factory import make_dataset, registered
 from error_matching import expect_error
 from famix.engine import check_config, load_config
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
 TRAIN = Namespace(eval_only=False, mine_styles_only=False)

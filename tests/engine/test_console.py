@@ -17,8 +17,8 @@ import pytest
 from detectron2.utils import comm
 
 from famix.engine import argument_parser
-from famix.minitown.runner import _STATUS
-from famix.progress import on_terminal
+from famix.utils.progress import on_terminal
+from famix_minitown.runner import _STATUS
 from run_factory import Workspace
 
 DUMPS = ("Environment info", "Command line arguments", "Running with full config", "Model:\n", "from scratch")

@@ -7,7 +7,7 @@ import torch
 from detectron2.utils import comm
 
 from famix.engine.iteration_seed import IterationSeed
-from famix.seeding import derive_seed
+from famix.utils.seeding import derive_seed
 from model_factory import make_batch, make_restyler, tiny_backbone, tiny_head, tiny_segmentor
 
 

@@ -6,7 +6,7 @@ import yaml
 from error_matching import expect_error
 from famix.engine import load_config
 from famix.engine.load_config import PATH_KEYS
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 
 from data_factory import data_config, registered
 from famix.engine import Trainer, check_selection, load_for_scoring, setup
-from famix.errors import ConfigError, WeightsError
-from famix.evaluation import Report, read_report
-from famix.evaluation.run_facts import file_sha256
+from famix.reports import Report, read_report
+from famix.reports.run_metadata import file_sha256
+from famix.utils.errors import ConfigError, WeightsError
 from run_factory import Workspace, assert_equal_state
 
 PLAIN = ("MODEL.STYLE.STRATEGY", "none", "INPUT.CROP.SIZE", "[32, 48]")

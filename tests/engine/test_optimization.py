@@ -9,7 +9,7 @@ from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.engine import build_lr_scheduler, build_optimizer
 from famix.engine.optimization import poly_factor
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 from model_factory import tiny_backbone, tiny_segmentor
 
 

@@ -11,7 +11,7 @@ from error_matching import expect_error, explains
 from famix.engine import argument_parser, processes
 from famix.engine.places import Place, place_from_environment
 from famix.engine.processes import Peers, describe_loss, is_lost_connection
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 from run_factory import train_net
 
 TORCHRUN = {

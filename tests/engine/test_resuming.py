@@ -17,8 +17,8 @@ from famix.config import flat_settings
 from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.engine.checkpointer import KeepingCheckpointer
 from famix.engine.resuming import APPLIED, FREE, take_up_run
-from famix.errors import ConfigError, TrainingError, WeightsError
 from famix.modeling import FAMixSemanticSegmentor
+from famix.utils.errors import ConfigError, TrainingError, WeightsError
 from run_factory import Workspace
 
 PLAIN = ("MODEL.STYLE.STRATEGY", "none")

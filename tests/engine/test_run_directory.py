@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.errors import BankError, ConfigError, WeightsError
-from famix.files import FileLock
+from famix.io.atomic import FileLock
+from famix.utils.errors import BankError, ConfigError, WeightsError
 from run_factory import Workspace, train_net
 
 QUICK = ("SOLVER.MAX_ITER", "1", "MODEL.STYLE.STRATEGY", "noise", "DATASETS.TEST", "('tiny_val',)")

@@ -10,7 +10,7 @@ import yaml
 from data_factory import make_dataset, registered
 from error_matching import expect_error
 from famix.engine import argument_parser, check_config, load_config, setup
-from famix.errors import ConfigError, DatasetError
+from famix.utils.errors import ConfigError, DatasetError
 
 BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
 

@@ -7,7 +7,7 @@ import pytest
 from detectron2.engine import TrainerBase
 
 from famix.engine import SourceValidation
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 
 class Run(TrainerBase):

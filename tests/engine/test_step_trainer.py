@@ -11,7 +11,7 @@ from torch import nn
 
 from famix.config import add_famix_config
 from famix.engine.step_trainer import StepTrainer, build_step_trainer
-from famix.errors import ConfigError, TrainingError
+from famix.utils.errors import ConfigError, TrainingError
 
 
 class Model(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from famix.engine import WeightAverage, WeightAverageHook
 from famix.engine.weight_average import borrowed_weights, changing_tensors
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 
 class Model(nn.Module):

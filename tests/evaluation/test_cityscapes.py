@@ -14,10 +14,10 @@ from PIL import Image
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import ConfigError
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
-from famix.evaluation.cityscapes import CityscapesScriptEvaluator
+from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator
 from famix.evaluation.evaluators import absent_rule
+from famix.utils.errors import ConfigError
 
 SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 NAME = "town_val"

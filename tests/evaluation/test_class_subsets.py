@@ -3,8 +3,8 @@
 import pytest
 
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import ConfigError
-from famix.evaluation.class_subsets import CLASS_SUBSETS, class_subset
+from famix.evaluation.counting.class_subsets import CLASS_SUBSETS, class_subset
+from famix.utils.errors import ConfigError
 
 NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
 

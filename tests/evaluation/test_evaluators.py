@@ -13,10 +13,10 @@ from PIL import Image
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
 from famix.data.records import label_file_of
-from famix.errors import ConfigError, DatasetError
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator, check_evaluation
-from famix.evaluation.confusion_file import read_confusion
+from famix.evaluation.counting.confusion_file import read_confusion
 from famix.evaluation.evaluators import absent_rule
+from famix.utils.errors import ConfigError, DatasetError
 
 CLASSES = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car"))]
 LABEL_IDS = {7: "road", 23: "sky", 26: "car", 0: "ignore"}

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from error_matching import expect_error
-from famix.errors import ConfigError, DatasetError
-from famix.evaluation.inference import ProtocolInference
-from famix.evaluation.protocols import parse_protocol
-from famix.evaluation.resampling import resize_image
+from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.protocol import parse_protocol
+from famix.evaluation.protocols.resampling import resize_image
+from famix.utils.errors import ConfigError, DatasetError
 from model_factory import make_batch
 from toy_segmentors import Contextual, PerPixel, predict, show, windowed
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
-from famix.evaluation.framing import ReleasedFrame, TruncatedHeight
-from famix.evaluation.inference import ProtocolInference
-from famix.evaluation.protocols import parse_protocol
-from famix.evaluation.resampling import resize_image
+from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.protocol import parse_protocol
+from famix.evaluation.protocols.resampling import resize_image
+from famix.evaluation.protocols.transforms import ReleasedFrame, TruncatedHeight
 from model_factory import NUM_CLASSES, make_batch, tiny_segmentor
 from toy_segmentors import PerPixel, predict, show, windowed
 

@@ -14,12 +14,13 @@ from detectron2.structures import BitMasks, Instances
 from data_factory import registered, write_image
 from famix.data import get_dataset_dicts
 from famix.engine import load_config
-from famix.errors import ConfigError
-from famix.evaluation import build_evaluator, panoptic_quality
-from famix.evaluation.panoptic import check_panoptic, with_panoptic_evaluators
-from famix.evaluation.panoptic_instances import InstanceAPEvaluator
-from famix.evaluation.panoptic_quality import PanopticQualityEvaluator
-from famix.evaluation.panoptic_truth import TruthReader
+from famix.evaluation import build_evaluator
+from famix.evaluation.panoptic import quality as panoptic_quality
+from famix.evaluation.panoptic.evaluators import check_panoptic, with_panoptic_evaluators
+from famix.evaluation.panoptic.instances import InstanceAPEvaluator
+from famix.evaluation.panoptic.quality import PanopticQualityEvaluator
+from famix.evaluation.panoptic.truth import TruthReader
+from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic, write_annotations, write_recipe
 
 NAME = "tiny_train_panoptic"

@@ -5,11 +5,11 @@ import pytest
 
 from data_factory import data_config, make_dataset, registered
 from famix.engine import load_config
-from famix.errors import ConfigError
-from famix.evaluation.framing import Fit, Frame, Height, ReleasedFrame, Scale, ShortEdge, TruncatedHeight
-from famix.evaluation.protocol_parts import PART_FORMS, PART_NAMES
-from famix.evaluation.protocols import Protocol, parse_protocol, protocol_of
-from famix.evaluation.sliding import Window
+from famix.evaluation.protocols.parts import PART_FORMS, PART_NAMES
+from famix.evaluation.protocols.protocol import Protocol, parse_protocol, protocol_of
+from famix.evaluation.protocols.sliding import Window
+from famix.evaluation.protocols.transforms import Fit, Frame, Height, ReleasedFrame, Scale, ShortEdge, TruncatedHeight
+from famix.utils.errors import ConfigError
 
 
 def both(frame):

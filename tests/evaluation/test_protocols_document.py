@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from famix.evaluation import inference as inference_module
-from famix.evaluation.protocol_parts import PART_FORMS, PART_NAMES
-from famix.evaluation.protocols import parse_protocol
+from famix.evaluation.protocols import inference as inference_module
+from famix.evaluation.protocols.parts import PART_FORMS, PART_NAMES
+from famix.evaluation.protocols.protocol import parse_protocol
 from model_factory import make_batch
 from toy_segmentors import PerPixel
 

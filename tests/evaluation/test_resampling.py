@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from famix.evaluation.resampling import resize_image, resize_labels, resize_scores
+from famix.evaluation.protocols.resampling import resize_image, resize_labels, resize_scores
 
 
 def test_what_has_the_size_already_is_left_alone():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from famix.evaluation.sliding import Window, slide
+from famix.evaluation.protocols.sliding import Window, slide
 
 
 def starts(window, length):

@@ -13,8 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 
 from data_factory import registered, write_definition, write_image, write_label
-from famix.errors import DatasetError
 from famix.evaluation import StreamingSemSegEvaluator
+from famix.utils.errors import DatasetError
 
 CLASSES = [{"name": name, "color": [index, 0, 0]} for index, name in enumerate(("road", "sky", "car", "bus", "tram"))]
 PRESENT = (0, 1, 2, 255)  # no label shows a bus or a tram; a bus is predicted, a tram is not

@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from data_factory import forgotten_datasets
-from famix.errors import ConfigError, WeightsError
-from famix.inference import ClassTable, LoadedModel, Predictor, load_model
+from famix.clip import CLIPResNet
+from famix.data.class_table import ClassTable
+from famix.inference import LoadedModel, Predictor, load_model
 from famix.inference.export import OPSET, OnnxModel, require_onnx
 from famix.inference.graph import SemanticGraph
 from famix.inference.parity import Agreement, Latency, compare, make_image, measure_latency, require_agreement
 from famix.inference.stripping import halve
-from famix.modeling import CLIPResNet
+from famix.utils.errors import ConfigError, WeightsError
 from inference.inference_factory import make_image as make_picture
 from model_factory import tiny_segmentor
 from run_factory import ROOT, load_tool

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from error_matching import expect_error
-from famix.errors import ConfigError
 from famix.inference.inputs import find_images
 from famix.inference.outputs import image_files, require_writable, video_files
+from famix.utils.errors import ConfigError
 
 ALL = ("overlay", "side-by-side", "labels", "color")
 

@@ -11,10 +11,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import write_definition
 from error_matching import expect_error
+from famix.clip import ARCHITECTURES
 from famix.engine import load_config
-from famix.errors import ConfigError, FAMixError, WeightsError
 from famix.inference.loading import load_model
-from famix.modeling import ARCHITECTURES
+from famix.utils.errors import ConfigError, FAMixError, WeightsError
 
 
 def edit_config(run: Path, *options: str) -> CfgNode:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from famix.errors import ConfigError
 from famix.inference import Predictor
+from famix.utils.errors import ConfigError
 from inference.inference_factory import make_image, make_run
 from panoptic_factory import CONFIGS, write_recipe
 from run_factory import load_tool

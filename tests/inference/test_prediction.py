@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from famix.errors import ConfigError, DatasetError
-from famix.inference import ClassTable, Prediction
-from famix.inference.legend import draw_legend
+from famix.data.class_table import ClassTable
+from famix.inference import Prediction
 from famix.inference.prediction import read_result
 from famix.inference.segments import read_segments
-from famix.inference.views import Look, draw_view, write_image, write_views
+from famix.utils.errors import ConfigError, DatasetError
+from famix.visualization.legend import draw_legend
+from famix.visualization.views import Look, draw_view, write_image, write_views
 
 ROAD, CAR = 0, 1
 CLASSES = ClassTable(("road", "car", "sky"), ((100, 0, 0), (0, 200, 0), (0, 0, 50)), things=(CAR,))

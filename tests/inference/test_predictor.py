@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import famix
-from famix.errors import ConfigError, DatasetError
 from famix.evaluation import ProtocolInference, parse_protocol
 from famix.inference import LoadedModel, Predictor
+from famix.utils.errors import ConfigError, DatasetError
 from inference.inference_factory import make_image
 
 

@@ -11,10 +11,11 @@ import yaml
 
 from data_factory import forgotten_datasets, write_definition
 from error_matching import expect_error, explains
+from famix.data.class_table import ClassTable
 from famix.engine import argument_parser, load_config
-from famix.errors import ClassesError, ConfigError, WeightsError
-from famix.inference import ClassTable, Predictor
+from famix.inference import Predictor
 from famix.inference.loading import load_model
+from famix.utils.errors import ClassesError, ConfigError, WeightsError
 from inference.inference_factory import make_image
 from run_factory import SPLITS, Workspace, load_tool, train_net
 

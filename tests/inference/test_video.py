@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from famix.errors import ConfigError, DatasetError
-from famix.inference import ClassTable, Prediction
-from famix.inference.sinks import VideoSink, WindowClosed, WindowSink
+from famix.data.class_table import ClassTable
+from famix.inference import Prediction
 from famix.inference.video import USUAL_RATE, VideoReader, VideoWriter
-from famix.inference.views import Look
+from famix.inference.writers import VideoSink, WindowClosed, WindowSink
+from famix.utils.errors import ConfigError, DatasetError
+from famix.visualization.views import Look
 
 CLASSES = ClassTable(("road", "car"), ((128, 0, 0), (0, 0, 255)))
 RED = np.full((36, 64, 3), (200, 30, 30), np.uint8)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_factory import tiny_clip
+from famix.clip import CLIPResNet
 from famix.mining import PromptTable, StyleMiner
-from famix.modeling import CLIPResNet
 
 
 @pytest.fixture(scope="session")

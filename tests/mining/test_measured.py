@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from famix.clip import CLIPResNet, load_clip_state_dict
 from famix.data import build_mining_batches
 from famix.engine import load_config
 from famix.mining import obtain_style_bank
 from famix.mining.measured import measure_bank, measure_source_basis
-from famix.modeling import CLIPResNet, load_clip_state_dict
 from famix.style import StyleBank, channel_mean_std, source_basis
 from run_factory import CONFIG, Workspace, load_tool
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from famix.errors import ConfigError
 from famix.mining.miner import PatchPositions, first_patches, take_patches
 from famix.style import channel_mean_std, optimize_styles
+from famix.utils.errors import ConfigError
 
 CROP = [[0, 1, 1], [255, 0, 2]]
 OTHER_CROP = [[1, 1, 0], [0, 0, 0]]

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from famix.errors import BankError
 from famix.mining.noise_matching import matching_noise_scale
 from famix.style import Statistics, StyleBank
 from famix.style.strategies import BankStyles, NoiseStyles
+from famix.utils.errors import BankError
 
 
 def make_bank(*styles: tuple[int, list[float], list[float]]) -> StyleBank:

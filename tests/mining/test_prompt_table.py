@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from famix.errors import ConfigError
 from famix.mining import PromptTable
+from famix.utils.errors import ConfigError
 
 NAMES = ("road", "sky", "car")
 STYLES = ("Foggy style", "Pop Art style")

@@ -3,13 +3,12 @@
 import numpy as np
 import torch
 
+from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
-from famix.minitown.compact_clip import to_input
-from famix.minitown.crop_sources import TownSource
-from famix.minitown.crops import CropPlan, crops_of_scene
-from famix.minitown.look_table import LOOKS
-from famix.modeling import CLIPResNet, load_clip_state_dict
-from famix.text import PromptEncoder
+from famix_minitown.compact_clip import to_input
+from famix_minitown.crop_sources import TownSource
+from famix_minitown.crops import CropPlan, crops_of_scene
+from famix_minitown.look_table import LOOKS
 
 LOOK_NAMES = list(LOOKS)
 

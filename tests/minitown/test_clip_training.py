@@ -9,18 +9,17 @@ import pytest
 import torch
 
 from error_matching import expect_error
+from famix.clip import PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import ConfigError
-from famix.minitown import contrastive
-from famix.minitown.captions import vocabulary
-from famix.minitown.compact_clip import CompactCLIP
-from famix.minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
-from famix.minitown.crop_files import load_or_make_crops
-from famix.minitown.crop_sources import TownSource
-from famix.minitown.crops import CropPlan, attributes_of, crops_of_scene
-from famix.minitown.zero_shot import zero_shot_accuracy
-from famix.modeling import load_clip_state_dict
-from famix.text import PromptEncoder
+from famix.utils.errors import ConfigError
+from famix_minitown import contrastive
+from famix_minitown.captions import vocabulary
+from famix_minitown.compact_clip import CompactCLIP
+from famix_minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
+from famix_minitown.crop_files import load_or_make_crops
+from famix_minitown.crop_sources import TownSource
+from famix_minitown.crops import CropPlan, attributes_of, crops_of_scene
+from famix_minitown.zero_shot import zero_shot_accuracy
 from run_factory import load_tool
 
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]

@@ -15,13 +15,13 @@ import pytest
 from data_factory import make_dataset, registered, write_label
 from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import ConfigError, DatasetError
-from famix.minitown import crop_files
-from famix.minitown.crop_files import describe_crops, load_or_make_crops
-from famix.minitown.crop_sources import DatasetSource, TownSource, with_cityscapes_ids
-from famix.minitown.crops import CropPlan, attributes_of, crops_of_scene
-from famix.minitown.scene import Scene
-from famix.minitown.splits import FORMAT_VERSION
+from famix.utils.errors import ConfigError, DatasetError
+from famix_minitown import crop_files
+from famix_minitown.crop_files import describe_crops, load_or_make_crops
+from famix_minitown.crop_sources import DatasetSource, TownSource, with_cityscapes_ids
+from famix_minitown.crops import CropPlan, attributes_of, crops_of_scene
+from famix_minitown.scene import Scene
+from famix_minitown.splits import FORMAT_VERSION
 
 TOWN = TownSource(100_000, 1)
 PLAN = CropPlan(seed=1, looks=2, crops=2)
@@ -102,7 +102,7 @@ def test_damaged_crops_are_named(tmp_path: Path, content: bytes | str) -> None:
 
 def test_the_version_of_the_town_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TownSource(100_000, 4000).identity == f"town v{FORMAT_VERSION} 100000 + 4000"
-    monkeypatch.setattr("famix.minitown.crop_sources.FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr("famix_minitown.crop_sources.FORMAT_VERSION", FORMAT_VERSION + 1)
     assert TownSource(100_000, 4000).identity == f"town v{FORMAT_VERSION + 1} 100000 + 4000"
 
 
@@ -124,7 +124,7 @@ def test_crops_without_a_sound_description_are_made_anew(
     path.write_bytes(b"who knows what")
     damage(about)
     caplog.clear()  # other tests may have made the loggers talk
-    with caplog.at_level(logging.INFO, "famix.minitown"):
+    with caplog.at_level(logging.INFO, "famix_minitown"):
         assert load_or_make_crops(TOWN, PLAN, path, workers=1).tobytes() == made
     assert "lacks crops.npy.json" in caplog.messages[0] and "made anew" in caplog.messages[0]
     assert f"Making crops of 1 scenes in {path}, 0 MB" in caplog.messages[1]

@@ -17,13 +17,13 @@ from PIL import Image
 import famix
 from data_factory import data_config, registered
 from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
-from famix.errors import DatasetError
 from famix.evaluation import build_evaluator
-from famix.minitown import cache, datasets, writer
-from famix.minitown.camera import FAR
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
-from famix.minitown.scene import SIZE, Scene, render_scene
-from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, FORMAT_VERSION, SPLITS
+from famix.utils.errors import DatasetError
+from famix_minitown import cache, datasets, writer
+from famix_minitown.camera import FAR
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix_minitown.scene import SIZE, Scene, render_scene
+from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, FORMAT_VERSION, SPLITS
 
 SMALL = (64, 128)
 NAMES = [f"minitown_{name}" for name in SPLITS]
@@ -37,7 +37,7 @@ famix = types.ModuleType("famix")
 famix.__path__ = {famix.__path__!r}
 sys.modules["famix"] = famix
 from pathlib import Path
-from famix.minitown import cache, splits, writer
+from famix_minitown import cache, splits, writer
 """
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_factory import registered
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
-from famix.minitown.scene import render_scene
+from famix_minitown.scene import render_scene
 
 TOOL = Path(__file__).parents[2] / "datasets/minitown.py"
 SMALL = (64, 128)

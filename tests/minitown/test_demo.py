@@ -18,12 +18,12 @@ from PIL import Image
 from clip_factory import save_tiny_clip
 from data_factory import registered
 from famix.data import CITYSCAPES_CLASSES
-from famix.minitown import runner
-from famix.minitown.conditions import CONDITIONS
-from famix.minitown.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
-from famix.minitown.page import Story, format_gain, write_page
-from famix.minitown.story import StoryRow, draw_story
-from famix.minitown.writer import write_tree
+from famix_minitown import runner
+from famix_minitown.conditions import CONDITIONS
+from famix_minitown.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
+from famix_minitown.page import Story, format_gain, write_page
+from famix_minitown.story import StoryRow, draw_story
+from famix_minitown.writer import write_tree
 from town_factory import define_town
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +194,7 @@ def test_a_closed_terminal_ends_the_runs(tmp_path: Path, of: str) -> None:
         options = ["--configs", "baseline", "--seeds", "1", "2", *options]
     code = (
         "import pathlib, runpy, signal, sys\n"
-        "from famix.minitown import runner\n"
+        "from famix_minitown import runner\n"
         f"runner.TRAIN_NET = pathlib.Path({str(script)!r})\n"
         "for number in (signal.SIGHUP, signal.SIGTERM):\n"
         "    signal.signal(number, signal.SIG_DFL)  # whatever the tests run in\n"

@@ -5,12 +5,12 @@ import pytest
 
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
-from famix.minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabulary
-from famix.minitown.conditions import CONDITIONS
-from famix.minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
-from famix.minitown.looks import apply_looks
-from famix.minitown.resemblance import RESEMBLING, image_statistics, look_resemblance
-from famix.minitown.scene import Scene, render_scene
+from famix_minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabulary
+from famix_minitown.conditions import CONDITIONS
+from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
+from famix_minitown.looks import apply_looks
+from famix_minitown.resemblance import RESEMBLING, image_statistics, look_resemblance
+from famix_minitown.scene import Scene, render_scene
 from run_factory import ROOT
 
 CONFIGS = ROOT / "projects/FAMix/configs/minitown"

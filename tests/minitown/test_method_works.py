@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from data_factory import registered
+from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.engine import argument_parser
-from famix.minitown.experiment import CONFIGS, read_scores
-from famix.minitown.writer import write_tree
-from famix.modeling import CLIPResNet, load_clip_state_dict
-from famix.text import PromptEncoder
+from famix_minitown.experiment import CONFIGS, read_scores
+from famix_minitown.writer import write_tree
 from run_factory import load_benchmark, train_net
 from town_factory import define_town
 

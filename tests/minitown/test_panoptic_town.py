@@ -11,14 +11,14 @@ from detectron2.data import MetadataCatalog
 
 from data_factory import registered
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
-from famix.data.panoptic_classes import panoptic_classes
-from famix.data.panoptic_segments import read_segments
-from famix.errors import DatasetError
-from famix.evaluation.domains import domain_of
-from famix.minitown import datasets, panoptic
-from famix.minitown.cache import town_folder
-from famix.minitown.scene import render_scene
-from famix.minitown.splits import SPLITS
+from famix.data.domains import domain_of
+from famix.data.panoptic.classes import panoptic_classes
+from famix.data.panoptic.segments import read_segments
+from famix.utils.errors import DatasetError
+from famix_minitown import datasets, panoptic
+from famix_minitown.cache import town_folder
+from famix_minitown.scene import render_scene
+from famix_minitown.splits import SPLITS
 
 NIGHT = "minitown_night_val_panoptic"
 

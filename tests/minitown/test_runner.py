@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from error_matching import expect_error
-from famix import files
-from famix.errors import ConfigError
-from famix.minitown import runner
-from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
-from famix.minitown.progress_line import ProgressLine
-from famix.minitown.runner import ExperimentError, run_experiments
+from famix.io import atomic as files
+from famix.utils.errors import ConfigError
+from famix_minitown import runner
+from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
+from famix_minitown.progress_line import ProgressLine
+from famix_minitown.runner import ExperimentError, run_experiments
 
 RESULTS = {
     "minitown_clear_val": {"sem_seg": {"mIoU": 50.0, "ACC-road": 90.0, "ACC-sky": 80.0, "ACC-train": None}},

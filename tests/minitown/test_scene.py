@@ -9,20 +9,20 @@ import cv2
 import numpy as np
 import pytest
 
-from famix.minitown.camera import FAR
-from famix.minitown.canvas import TrainId
-from famix.minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
-from famix.minitown.effects import draw_flakes, draw_streaks
-from famix.minitown.scene import Scene, render_scene
-from famix.minitown.splits import FORMAT_VERSION
-from famix.minitown.texture import patches
+from famix_minitown.camera import FAR
+from famix_minitown.canvas import TrainId
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix_minitown.effects import draw_flakes, draw_streaks
+from famix_minitown.scene import Scene, render_scene
+from famix_minitown.splits import FORMAT_VERSION
+from famix_minitown.texture import patches
 
 TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}
 
 HASHES = """
 import hashlib
-from famix.minitown.conditions import CONDITIONS, apply_condition
-from famix.minitown.scene import render_scene
+from famix_minitown.conditions import CONDITIONS, apply_condition
+from famix_minitown.scene import render_scene
 scene = render_scene(11)
 for array in (scene.image, scene.labels, scene.depth, *(apply_condition(scene, name) for name in CONDITIONS)):
     print(hashlib.sha256(array.tobytes()).hexdigest())

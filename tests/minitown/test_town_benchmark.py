@@ -13,13 +13,13 @@ import torch
 from data_factory import registered
 from error_matching import expect_error
 from famix.engine import load_config
-from famix.errors import FAMixError
 from famix.mining.noise_matching import matching_noise_scale
-from famix.minitown import runner
-from famix.minitown.experiment import CONFIGS, same_settings
-from famix.minitown.writer import write_tree
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
+from famix.utils.errors import FAMixError
+from famix_minitown import runner
+from famix_minitown.experiment import CONFIGS, same_settings
+from famix_minitown.writer import write_tree
 from run_factory import load_benchmark
 from town_factory import define_town
 

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from famix.config import add_famix_config
-from famix.errors import ConfigError
 from famix.modeling import CLIPDeepLabV3PlusHead
+from famix.utils.errors import ConfigError
 
 NORMED = ("project", *(f"aspp.convs.{i}" for i in range(4)), "aspp.project", "classifier")  # convolution 0, norm 1
 NORM_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

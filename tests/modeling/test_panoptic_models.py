@@ -17,20 +17,14 @@ from torch import nn
 
 from clip_factory import save_tiny_clip
 from data_factory import registered
+from famix.clip import CLIPResNet, build_clip_resnet_fpn_backbone
 from famix.data import build_train_loader
-from famix.data.panoptic_classes import PanopticClasses
+from famix.data.panoptic.classes import PanopticClasses
 from famix.engine import build_optimizer, load_config
-from famix.errors import ConfigError
-from famix.evaluation.panoptic_quality import require_panopticapi
-from famix.modeling import (
-    CLIPResNet,
-    FAMixPanopticDeepLab,
-    FAMixPanopticFPN,
-    PatchStyleMixin,
-    StuffSemSegFPNHead,
-    build_clip_resnet_fpn_backbone,
-)
+from famix.evaluation.panoptic.quality import require_panopticapi
+from famix.modeling import FAMixPanopticDeepLab, FAMixPanopticFPN, PatchStyleMixin, StuffSemSegFPNHead
 from famix.style import PatchRestyler
+from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic
 
 LOSSES = {

@@ -8,8 +8,9 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 
 from clip_factory import save_tiny_clip
+from famix.clip import CLIPResNet
 from famix.engine import load_config
-from famix.modeling import CLIPDeepLabV3PlusHead, CLIPResNet, FAMixSemanticSegmentor
+from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
 from model_factory import NUM_CLASSES, make_batch, tiny_segmentor
 
 SETTINGS = {

@@ -7,9 +7,10 @@ from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
-from famix.errors import ConfigError
-from famix.modeling import CLIPResNet, PatchStyleMixin
+from famix.clip import CLIPResNet
+from famix.modeling import PatchStyleMixin
 from famix.style import PatchRestyler, StyleBank
+from famix.utils.errors import ConfigError
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_backbone, tiny_segmentor
 
 CHANNELS = {"res2": 32, "res3": 64, "res4": 128}  # of tiny_backbone

@@ -14,19 +14,19 @@ from data_factory import TINY_LABEL_IDS, make_dataset, write_definition, write_i
 from data_factory import write_synthia_label as write_16_bit_label
 from famix.data import LabelReader, image_size, load_definition, read_image
 from famix.data.label_names import read_id_names
-from famix.data.listing import SplitFiles
-from famix.data.panoptic_definition import load_panoptic_definition
-from famix.data.panoptic_files import PanopticFiles
-from famix.data.panoptic_reader import panoptic_label_reader
+from famix.data.panoptic.definition import load_panoptic_definition
+from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.reader import panoptic_label_reader
+from famix.data.split_files import SplitFiles
 from famix.engine import load_config
-from famix.evaluation import read_report
-from famix.evaluation.comparison import compare_reports
-from famix.evaluation.comparison_text import format_comparisons
-from famix.evaluation.confusion_file import read_confusion
-from famix.insight.confusion_view import draw_confusion, largest_confusions
-from famix.insight.run_folder import read_runs
-from famix.insight.run_page import render_runs
-from famix.minitown.experiment import Experiment, read_record, same_settings, write_record
+from famix.evaluation.counting.confusion_file import read_confusion
+from famix.reports import read_report
+from famix.reports.comparison import compare_reports
+from famix.reports.comparison_text import format_comparisons
+from famix.reports.confusion_view import draw_confusion, largest_confusions
+from famix.reports.run_folder import read_runs
+from famix.reports.run_page import render_runs
+from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
 from report_factory import make_run_folder
 from robustness.format import Format

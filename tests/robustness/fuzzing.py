@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from famix.errors import FAMixError
+from famix.utils.errors import FAMixError
 from robustness.formats import FORMATS
 from robustness.mutations import mutate_bytes
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from famix.checkpoint import load_released_checkpoint
+from famix.clip.weights import load_clip_state_dict
 from famix.engine import SafeCheckpointer
-from famix.modeling.clip_weights import load_clip_state_dict
+from famix.io.released_checkpoint import load_released_checkpoint
 from famix.style import StyleBank
 
 __all__ = ["ONE_FLOAT", "PICKLE_READERS", "READERS", "Calls", "packed"]

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from famix.checkpoint import read_released_checkpoint
-from famix.clip_package import CLIP
+from famix.clip.compact import save_compact
+from famix.clip.export import CLIPFileForm, save_clip
+from famix.clip.openai import CLIP
+from famix.clip.weights import load_clip_state_dict
 from famix.engine import SafeCheckpointer
 from famix.engine.weights_file import read_checkpoint
+from famix.io.released_checkpoint import read_released_checkpoint
 from famix.mining.miner import MinedBatch
-from famix.mining.shards import MiningShards
-from famix.modeling.clip_compact import save_compact
-from famix.modeling.clip_export import CLIPFileForm, save_clip
-from famix.modeling.clip_weights import load_clip_state_dict
+from famix.mining.partial_results import MiningShards
 from famix.style import StyleBank
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
 from robustness.format import Format

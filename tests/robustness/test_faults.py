@@ -18,16 +18,16 @@ from detectron2.utils.events import JSONWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data_factory import data_config, make_dataset, registered
-from famix import files
 from famix.data import build_train_loader
 from famix.engine import SafeCheckpointer
 from famix.engine.weights_file import save_weights
-from famix.errors import FAMixError
-from famix.files import whole_file
+from famix.io import atomic as files
+from famix.io.atomic import whole_file
 from famix.mining import StyleMiner
 from famix.mining.miner import MinedBatch
-from famix.mining.shards import MiningShards
+from famix.mining.partial_results import MiningShards
 from famix.style import StyleBank
+from famix.utils.errors import FAMixError
 from run_factory import Workspace, assert_equal_state, train_net
 
 OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from error_matching import explains
+from famix.clip.files import read_clip
 from famix.engine import SafeCheckpointer
-from famix.errors import WeightsError
 from famix.inference.loading import load_model
-from famix.intake import DoubtfulFileError, load_tensors, unwrapped_names
-from famix.modeling.clip_files import read_clip
+from famix.io import load_tensors, unwrapped_names
+from famix.utils.errors import CorruptFileError, WeightsError
 from inference.inference_factory import make_run
 from run_factory import CONFIG
 
@@ -72,7 +72,7 @@ def test_files_of_both_generations_of_numpy_load(protocol: str) -> None:
 
 @pytest.mark.parametrize("value", [np.datetime64("2026-01-01"), np.array([{}]), np.array([None])], ids=repr)
 def test_values_that_are_no_numbers_are_refused(value: Any) -> None:
-    with pytest.raises(DoubtfulFileError, match="NumPy"):
+    with pytest.raises(CorruptFileError, match="NumPy"):
         loaded(value)
 
 
@@ -97,7 +97,7 @@ class Call:
     ids=["a huge type", "a record", "a short number", "an empty array"],
 )
 def test_what_claims_more_than_it_holds_is_refused(value: Any) -> None:
-    with pytest.raises(DoubtfulFileError, match="NumPy"):
+    with pytest.raises(CorruptFileError, match="NumPy"):
         loaded(value)
 
 

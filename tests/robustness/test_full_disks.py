@@ -19,20 +19,21 @@ from torch.export import Dim
 from clip_factory import tiny_clip
 from data_factory import forgotten_datasets
 from error_matching import explains
-from famix.checkpoint import save_weights as write_released
+from famix.clip.export import save_clip
+from famix.data.class_table import ClassTable
 from famix.engine.disk_errors import is_disk_error
-from famix.errors import FAMixError
-from famix.files import whole_file
-from famix.inference import ClassTable, LoadedModel
+from famix.inference import LoadedModel
 from famix.inference.export import write_onnx, write_torch_export
 from famix.inference.stripping import strip_checkpoint
 from famix.inference.video import VideoWriter
-from famix.inference.views import write_image
-from famix.minitown import crop_files
-from famix.minitown.crop_files import make_crops
-from famix.minitown.crop_sources import TownSource
-from famix.minitown.crops import RECORD, CropPlan
-from famix.modeling.clip_export import save_clip
+from famix.io.atomic import whole_file
+from famix.io.released_checkpoint import save_weights as write_released
+from famix.utils.errors import FAMixError
+from famix.visualization.views import write_image
+from famix_minitown import crop_files
+from famix_minitown.crop_files import make_crops
+from famix_minitown.crop_sources import TownSource
+from famix_minitown.crops import RECORD, CropPlan
 from inference.inference_factory import make_run
 from run_factory import CONFIG, ROOT, load_tool
 

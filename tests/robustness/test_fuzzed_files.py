@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from famix.errors import BankError
+from famix.utils.errors import BankError
 from robustness import fuzzing
 from robustness.format import Format
 from robustness.formats import FORMATS

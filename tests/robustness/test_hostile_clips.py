@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from error_matching import expect_error
-from famix.clip_package import CLIP
-from famix.errors import FAMixError, WeightsError
-from famix.intake import DoubtfulFileError, read_torchscript
-from famix.mining.shards import MiningShards
-from famix.modeling.clip_compact import save_compact
-from famix.modeling.clip_weights import load_clip_state_dict
+from famix.clip.compact import save_compact
+from famix.clip.openai import CLIP
+from famix.clip.weights import load_clip_state_dict
+from famix.io import read_torchscript
+from famix.mining.partial_results import MiningShards
+from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from robustness.hostile_files import READERS, packed
 
 
@@ -59,7 +59,7 @@ CODE = {"code/__torch__.py": b'class M(Module):\n  __parameters__ = ["a", ]\n  _
     ],
 )  # fmt: skip
 def test_hostile_archives(state: bytes, says: str) -> None:
-    with pytest.raises(DoubtfulFileError, match=says):
+    with pytest.raises(CorruptFileError, match=says):
         read_torchscript(io.BytesIO(packed(MODULE + state, **CODE, **{"data/0": bytes(4)})))
 
 

@@ -17,10 +17,10 @@ from scipy.io import savemat
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
 from famix.data import LabelReader, get_dataset_dicts, image_size, load_definition, read_image
 from famix.data.images import open_image
-from famix.data.panoptic_definition import load_panoptic_definition
-from famix.data.panoptic_files import PanopticFiles
-from famix.data.panoptic_segments import read_segments
-from famix.errors import DatasetError
+from famix.data.panoptic.definition import load_panoptic_definition
+from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.segments import read_segments
+from famix.utils.errors import DatasetError
 from panoptic_factory import make_panoptic, write_recipe
 
 PIXELS = np.zeros((2, 3, 3), dtype=np.uint8)

@@ -11,12 +11,12 @@ import pytest
 from data_factory import make_dataset, write_image
 from famix.data import LabelReader, load_definition
 from famix.data.label_names import read_id_names
-from famix.data.panoptic_definition import load_panoptic_definition
-from famix.data.panoptic_files import PanopticFiles
+from famix.data.panoptic.definition import load_panoptic_definition
+from famix.data.panoptic.files import PanopticFiles
 from famix.engine import load_config
-from famix.errors import ConfigError, DatasetError, FAMixError
-from famix.evaluation import read_report
-from famix.evaluation.confusion_file import read_confusion
+from famix.evaluation.counting.confusion_file import read_confusion
+from famix.reports import read_report
+from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from panoptic_factory import make_panoptic, write_recipe
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from famix.checkpoint import load_released_checkpoint
 from famix.engine import SafeCheckpointer
-from famix.errors import FAMixError, WeightsError
-from famix.intake import DoubtfulFileError, load_tensors
+from famix.io import load_tensors
+from famix.io.released_checkpoint import load_released_checkpoint
 from famix.style import StyleBank
+from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from released_factory import RELEASED_NAMES
 from robustness.hostile_files import ONE_FLOAT, PICKLE_READERS, READERS, Calls, packed
 
@@ -110,12 +110,12 @@ def test_a_zip_bomb_is_refused_by_what_it_claims(tmp_path: Path, reader: str) ->
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressions_that_unfold_without_a_bound_are_refused(method: int) -> None:
-    with pytest.raises(DoubtfulFileError, match="compressed in a way that torch does not write"):
+    with pytest.raises(CorruptFileError, match="compressed in a way that torch does not write"):
         load_tensors(io.BytesIO(packed(ONE_FLOAT, method)))
 
 
 def test_two_entries_of_one_name_are_refused() -> None:
-    with pytest.raises(DoubtfulFileError, match="two entries of one name"):
+    with pytest.raises(CorruptFileError, match="two entries of one name"):
         load_tensors(io.BytesIO(packed(ONE_FLOAT, **{"DATA.pkl": HOSTILE["tuples that share tuples"]})))
 
 
@@ -137,13 +137,13 @@ def saved(content: Any) -> io.BytesIO:
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_tensors_that_are_larger_than_their_file(tensor: Tensor) -> None:
-    with pytest.raises(DoubtfulFileError, match=r"its tensors show 4000000000000 bytes|plain ones"):
+    with pytest.raises(CorruptFileError, match=r"its tensors show 4000000000000 bytes|plain ones"):
         load_tensors(saved({"a": tensor}))
 
 
 def test_one_tensor_under_many_names(tmp_path: Path) -> None:
     tensor = torch.zeros(1 << 18, dtype=torch.float16)  # as float32 each name would take a megabyte
-    with pytest.raises(DoubtfulFileError, match="its tensors show"):
+    with pytest.raises(CorruptFileError, match="its tensors show"):
         load_tensors(saved({str(number): tensor for number in range(100)}))
     assert len(load_tensors(saved({"a": tensor, "tied": tensor}))) == 2
 
@@ -154,7 +154,7 @@ def test_a_flipped_bit_is_noticed(place: str) -> None:
     content = bytearray(saved({"a": values}).getvalue())
     start = content.find(values.numpy().tobytes() if place == "in the data" else b"torch._utils")
     content[start + 5] ^= 16
-    with pytest.raises(DoubtfulFileError, match="is not what was written"):
+    with pytest.raises(CorruptFileError, match="is not what was written"):
         load_tensors(io.BytesIO(bytes(content)))
 
 

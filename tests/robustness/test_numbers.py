@@ -9,12 +9,13 @@ import torch
 
 from clip_factory import tiny_clip
 from data_factory import data_config, make_dataset, registered, write_image, write_label
+from famix.clip import CLIPResNet
 from famix.data import build_mining_batches, build_train_loader
 from famix.engine import check_config, load_config
-from famix.errors import ConfigError
 from famix.mining import PromptTable, StyleMiner
-from famix.modeling import CLIPResNet, FAMixSemanticSegmentor
+from famix.modeling import FAMixSemanticSegmentor
 from famix.style import StyleBank
+from famix.utils.errors import ConfigError
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_segmentor
 from run_factory import CONFIG, Workspace
 

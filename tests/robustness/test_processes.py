@@ -19,10 +19,10 @@ import torch
 from detectron2.engine import HookBase
 
 from famix.data import FAMixDatasetMapper
-from famix.errors import DatasetError
-from famix.files import FileLock
-from famix.mining import StyleMiner, bank_mining
+from famix.io.atomic import FileLock
+from famix.mining import StyleMiner, mine
 from famix.style import StyleBank
+from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
 from run_factory import Workspace, assert_equal_state, train_net
 
@@ -32,7 +32,7 @@ OPTIONS = ("STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "50")
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setattr(bank_mining, "batches_per_group", lambda *sizes: 1)
+    monkeypatch.setattr(mine, "batches_per_group", lambda *sizes: 1)
     return Workspace(tmp_path / "space")
 
 

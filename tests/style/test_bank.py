@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.errors import BankError
 from famix.style import StyleBank
+from famix.utils.errors import BankError
 
 CLASSES = [7, 3, 255, 3, 7, 3, 3, 0]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from famix.errors import BankError
 from famix.style import StyleBank, bank
+from famix.utils.errors import BankError
 
 
 def small_bank():

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.errors import ConfigError
 from famix.style import dominant_labels, patch_classes
+from famix.utils.errors import ConfigError
 
 
 def dominant_by_loop(labels, grid):

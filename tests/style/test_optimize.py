@@ -5,9 +5,9 @@ import torch.nn.functional as F
 
 from clip_factory import tiny_clip
 from error_matching import expect_error
-from famix.errors import ConfigError
-from famix.modeling import CLIPResNet
+from famix.clip import CLIPResNet
 from famix.style import channel_mean_std, optimize_styles
+from famix.utils.errors import ConfigError
 
 SGD = {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.01}
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from famix.errors import ConfigError
 from famix.style.patches import check_grid, map_blocks, patch_index, patch_starts
+from famix.utils.errors import ConfigError
 
 SIDES = [(6, 3), (7, 3), (8, 3), (5, 5), (9, 1), (11, 4)]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from famix.data import CITYSCAPES_CLASSES
-from famix.errors import BankError
 from famix.style import StyleBank
 from famix.style.released import RELEASED_CLASSES
+from famix.utils.errors import BankError
 from released_factory import released_styles, write_bank
 
 

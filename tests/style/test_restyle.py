@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.errors import ConfigError
 from famix.style import (
     Statistics,
     StyleBank,
@@ -13,6 +12,7 @@ from famix.style import (
     restyle_patches,
     transfer_statistics,
 )
+from famix.utils.errors import ConfigError
 
 SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((5, 4), (1, 1))]
 

@@ -5,10 +5,10 @@ import torch
 from detectron2.config import get_cfg
 
 from famix import add_famix_config
-from famix.errors import ConfigError
 from famix.style import PatchRestyler, StyleBank, patch_classes, patch_mean_std, restyle_patches
 from famix.style.restyler import sample_alpha
 from famix.style.strategies import MixStyle
+from famix.utils.errors import ConfigError
 
 GRID = (2, 3)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from famix.errors import ConfigError
 from famix.style import channel_mean_std, patch_mean_std, statistics
+from famix.utils.errors import ConfigError
 
 SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((9, 4), (1, 1))]
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
-from famix.checkpoint import ReleasedCheckpoint, load_released_checkpoint, require_fit
 from famix.engine import SafeCheckpointer, load_config
+from famix.io.released_checkpoint import ReleasedCheckpoint, load_released_checkpoint, require_fit
 from famix.mining import StyleMiner
 from famix.style import StyleBank
 from model_factory import make_batch

@@ -14,12 +14,12 @@ from tabulate import tabulate
 
 from famix import Predictor
 from famix.engine import Trainer, argument_parser, setup
-from famix.evaluation import read_report
-from famix.evaluation.report_text import class_count
 from famix.inference import load_model
 from famix.inference.stripping import strip_checkpoint
-from famix.minitown.conditions import apply_condition
-from famix.minitown.scene import render_scene
+from famix.reports import read_report
+from famix.reports.report_text import class_count
+from famix_minitown.conditions import apply_condition
+from famix_minitown.scene import render_scene
 
 FOLDER = Path("output/tutorial")
 SIZE = (192, 384)  # height and width of the images

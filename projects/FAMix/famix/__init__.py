@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     import detectron2.modeling  # noqa: F401
 
 from famix.config import add_famix_config
-from famix.errors import FAMixError
+from famix.utils.errors import FAMixError
 
 # What a style is, how it is optimised, kept and applied: pure tensor functions and small objects
 from famix.style import (
@@ -36,17 +36,11 @@ from famix.style import (
 )
 
 # Prompts to CLIP embeddings
-from famix.text import PromptEncoder
+from famix.clip import PromptEncoder
 
 # Networks, registered with Detectron2 on import
-from famix.modeling import (
-    CLIPDeepLabV3PlusHead,
-    CLIPResNet,
-    FAMixPanopticFPN,
-    FAMixSemanticSegmentor,
-    PatchStyleMixin,
-    load_clip_state_dict,
-)
+from famix.modeling import CLIPDeepLabV3PlusHead, FAMixPanopticFPN, FAMixSemanticSegmentor, PatchStyleMixin
+from famix.clip import CLIPResNet, load_clip_state_dict
 
 with contextlib.suppress(ImportError):  # without panopticapi
     from famix.modeling import FAMixPanopticDeepLab
@@ -55,7 +49,7 @@ with contextlib.suppress(ImportError):  # without panopticapi
 from famix.data import register_datasets
 
 # Files of the released program
-from famix.checkpoint import load_released_checkpoint
+from famix.io.released_checkpoint import load_released_checkpoint
 
 # The offline pass that fills the bank, and the loop that trains with it
 from famix.mining import StyleMiner, StyleMiningHook

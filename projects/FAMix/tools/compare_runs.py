@@ -40,12 +40,12 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from famix.errors import ConfigError, FAMixError
-from famix.evaluation import RESULTS_FILE, read_report
-from famix.evaluation.comparison import compare_reports, require_baseline
-from famix.evaluation.comparison_text import format_comparisons, write_comparisons_csv
-from famix.files import whole_file
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.reports import RESULTS_FILE, read_report
+from famix.reports.comparison import compare_reports, require_baseline
+from famix.reports.comparison_text import format_comparisons, write_comparisons_csv
+from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.paths import expand_arguments
 
 USER_ERROR = 2  # exit status
 FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}

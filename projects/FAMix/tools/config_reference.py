@@ -30,9 +30,9 @@ if __name__ == "__main__":
 
 from famix import config
 from famix.engine import load_config
-from famix.errors import ConfigError, FAMixError
-from famix.files import whole_file
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.paths import expand_arguments
 
 # isort: split
 from detectron2.config import get_cfg

@@ -76,9 +76,6 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from famix.engine.disk_errors import disk_message
-from famix.errors import ConfigError, FAMixError
-from famix.evaluation.run_facts import file_sha256
-from famix.files import whole_file
 from famix.inference.export import (
     OPSET,
     OnnxModel,
@@ -99,7 +96,10 @@ from famix.inference.parity import (
     require_agreement,
 )
 from famix.inference.stripping import strip_checkpoint
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.reports.run_metadata import file_sha256
+from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.paths import expand_arguments
 
 
 def run(args: argparse.Namespace) -> None:

@@ -43,15 +43,15 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from famix.checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights
+from famix.clip import ARCHITECTURES
 from famix.data import register_datasets, require_same_classes
 from famix.engine import load_config
-from famix.errors import ConfigError, FAMixError
-from famix.mining.provenance import bank_metadata, check_bank
-from famix.modeling import ARCHITECTURES
-from famix.paths import expand_arguments
+from famix.io.released_checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights
+from famix.mining.metadata import bank_metadata, check_bank
 from famix.style import IGNORE_CLASS, StyleBank
 from famix.style.released import RELEASED_CLASSES
+from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.paths import expand_arguments
 
 # How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")

@@ -82,16 +82,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from famix.clip import load_clip_state_dict
 from famix.data import read_image
-from famix.errors import FAMixError
-from famix.files import whole_file
-from famix.insight.bank_editing import Selection, filter_bank, find_problems, merge_banks
-from famix.insight.bank_statistics import source_distance
-from famix.insight.bank_view import BankView, format_bank, render_bank
-from famix.insight.nearest_prompts import find_nearest_prompts, require_clip
-from famix.modeling import load_clip_state_dict
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.reports.bank_editing import Selection, filter_bank, find_problems, merge_banks
+from famix.reports.bank_statistics import source_distance
+from famix.reports.bank_view import BankView, format_bank, render_bank
+from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
 
 UNSOUND, USER_ERROR = 1, 2  # exit status
 

@@ -45,10 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from famix.errors import FAMixError
-from famix.modeling.clip_architecture import ARCHITECTURES, CLIPArchitecture, random_clip
-from famix.modeling.clip_export import save_clip
-from famix.paths import expand_arguments
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.clip.export import save_clip
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
 
 logger = logging.getLogger("make_random_clip")
 

@@ -27,9 +27,9 @@ if __name__ == "__main__":
 
 from famix.data import register_datasets
 from famix.engine import load_config
-from famix.errors import FAMixError
 from famix.mining.measured import measure_bank
-from famix.paths import expand_arguments
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
 
 logger = logging.getLogger("measure_bank")
 

@@ -57,13 +57,13 @@ from reporting import end_in_order
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, register_datasets
-from famix.errors import FAMixError
-from famix.minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
-from famix.minitown.page import Story, score_table, write_page
-from famix.minitown.progress_line import ProgressLine
-from famix.minitown.runner import run_experiments
-from famix.minitown.story import tell_story
-from famix.paths import expand_arguments
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
+from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
+from famix_minitown.page import Story, score_table, write_page
+from famix_minitown.progress_line import ProgressLine
+from famix_minitown.runner import run_experiments
+from famix_minitown.story import tell_story
 
 FAILED, INTERRUPTED = 1, 130  # exit status
 STEPS = 4
@@ -187,6 +187,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("famix.minitown").setLevel(logging.INFO)
+    logging.getLogger("famix_minitown").setLevel(logging.INFO)
     end_in_order()
     main()

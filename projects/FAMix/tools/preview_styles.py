@@ -42,12 +42,12 @@ import torch
 from tqdm import tqdm
 
 from famix.data import read_image
-from famix.errors import FAMixError
-from famix.insight.preview_inputs import load_preview_inputs
-from famix.insight.preview_picture import draw_distances, draw_predictions
-from famix.insight.preview_text import format_changes, format_effects
-from famix.insight.style_preview import StylePreview
-from famix.paths import expand_arguments
+from famix.reports.preview_inputs import load_preview_inputs
+from famix.reports.preview_text import format_changes, format_effects
+from famix.reports.style_preview import StylePreview
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
+from famix.visualization.preview_picture import draw_distances, draw_predictions
 
 USER_ERROR = 2  # exit status
 

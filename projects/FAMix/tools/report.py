@@ -33,12 +33,12 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from famix.errors import ClassesError, FAMixError
-from famix.files import whole_file
-from famix.insight.run_examples import Example, predict_examples
-from famix.insight.run_folder import Run, read_runs
-from famix.insight.run_page import render_runs
-from famix.paths import expand_arguments
+from famix.io.atomic import whole_file
+from famix.reports.run_examples import Example, predict_examples
+from famix.reports.run_folder import Run, read_runs
+from famix.reports.run_page import render_runs
+from famix.utils.errors import ClassesError, FAMixError
+from famix.utils.paths import expand_arguments
 
 USER_ERROR = 2  # exit status
 

@@ -119,22 +119,21 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
+from famix.clip import OPENAI_TEXT, clip_weights_hash, load_clip_state_dict
+from famix.clip.compact import rounded, save_compact
 from famix.data import register_datasets
 from famix.engine.disk_errors import raise_log_errors
-from famix.errors import ConfigError, FAMixError
-from famix.files import whole_file
 from famix.inference.outputs import require_writable
-from famix.minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
-from famix.minitown.contrastive import TrainingPlan, train_clip
-from famix.minitown.crop_files import describe_crops, load_or_make_crops
-from famix.minitown.crop_sources import CropSource, DatasetSource, TownSource
-from famix.minitown.crops import CropPlan
-from famix.minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
-from famix.minitown.zero_shot import zero_shot_accuracy
-from famix.modeling import clip_weights_hash, load_clip_state_dict
-from famix.modeling.clip_compact import rounded, save_compact
-from famix.paths import expand_arguments
-from famix.text import OPENAI_TEXT
+from famix.io.atomic import whole_file
+from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.paths import expand_arguments
+from famix_minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
+from famix_minitown.contrastive import TrainingPlan, train_clip
+from famix_minitown.crop_files import describe_crops, load_or_make_crops
+from famix_minitown.crop_sources import CropSource, DatasetSource, TownSource
+from famix_minitown.crops import CropPlan
+from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from famix_minitown.zero_shot import zero_shot_accuracy
 
 logger = logging.getLogger("train_mini_clip")
 

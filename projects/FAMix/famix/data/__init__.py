@@ -9,11 +9,11 @@ from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
 from famix.data.layout import LabelEncoding, Layout
 from famix.data.layout_reader import label_reader_of
-from famix.data.listing import SplitFiles
 from famix.data.mapper import FAMixDatasetMapper
 from famix.data.records import DatasetRecord, label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
-from famix.data.stream import SampleStream, StreamSampler
+from famix.data.sampler import SampleStream, StreamSampler
+from famix.data.split_files import SplitFiles
 
 __all__ = [
     # What a dataset is

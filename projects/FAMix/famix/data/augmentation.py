@@ -10,7 +10,7 @@ from detectron2.data import transforms as T
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["ColorJitter", "CropSampler", "adjust_colors"]
 

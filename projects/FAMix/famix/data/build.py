@@ -16,10 +16,10 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
 from famix.data.mapper import FAMixDatasetMapper
-from famix.data.panoptic_mapper import build_train_mapper
+from famix.data.panoptic.mapper import build_train_mapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
-from famix.data.stream import SampleStream, StreamSampler
-from famix.errors import ConfigError
+from famix.data.sampler import SampleStream, StreamSampler
+from famix.utils.errors import ConfigError
 
 __all__ = ["MiningBatches", "build_mining_batches", "build_test_loader", "build_train_loader"]
 

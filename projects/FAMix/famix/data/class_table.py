@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
 from famix.data.definition import load_definition
-from famix.data.panoptic_classes import is_panoptic, panoptic_classes
-from famix.data.panoptic_definition import is_panoptic_file, load_panoptic_definition
-from famix.data.panoptic_registration import LABEL_DIVISOR
-from famix.errors import ClassesError, ConfigError, DatasetError, WeightsError
-from famix.wording import first_few
+from famix.data.panoptic.classes import is_panoptic, panoptic_classes
+from famix.data.panoptic.definition import is_panoptic_file, load_panoptic_definition
+from famix.data.panoptic.registration import LABEL_DIVISOR
+from famix.utils.errors import ClassesError, ConfigError, DatasetError, WeightsError
+from famix.utils.messages import first_few
 
 __all__ = ["CLASSES", "SHIPPED", "ClassTable", "classes_in_files", "classes_of", "trained_classes"]
 

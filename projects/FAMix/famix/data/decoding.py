@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 __all__ = [
     "DAMAGE",

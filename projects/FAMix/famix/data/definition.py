@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
-from famix.data.fields import Fields, read_yaml
 from famix.data.layout import LabelEncoding, Layout, mentions_split
 from famix.data.layout_fields import ENCODING_KEYS, IGNORE, PLACE_KEYS, read_layouts
-from famix.errors import DatasetError
-from famix.paths import as_on_disk, local_path
+from famix.data.schema import Fields, read_yaml
+from famix.utils.errors import DatasetError
+from famix.utils.paths import as_on_disk, local_path
 
 __all__ = [
     "DATASETS_VARIABLE",

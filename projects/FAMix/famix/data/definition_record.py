@@ -9,8 +9,8 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from famix.files import whole_file
-from famix.wording import shown
+from famix.io.atomic import whole_file
+from famix.utils.messages import shown
 
 __all__ = ["changed_entry", "describe_dataset", "find_definitions", "keep_definitions"]
 

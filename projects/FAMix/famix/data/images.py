@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from famix.data.decoding import DAMAGE, require_colors, rgb_pixels, upright_size
-from famix.errors import DatasetError
-from famix.intake import require_plain_file
+from famix.io import require_plain_file
+from famix.utils.errors import DatasetError
 
 __all__ = [
     "MAX_PIXELS",

@@ -5,10 +5,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from famix.errors import DatasetError
-from famix.intake import MAX_JSON_BYTES, parse_json, read_text
-from famix.paths import one_form
-from famix.wording import first_few, shown
+from famix.io import MAX_JSON_BYTES, parse_json, read_text
+from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few, shown
+from famix.utils.paths import one_form
 
 __all__ = ["ids_by_name", "read_id_names", "read_json"]
 

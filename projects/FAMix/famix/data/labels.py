@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from famix.data.classes import cityscapes_label_ids
-from famix.data.coco_segments import VOID_ID, decode_categories
 from famix.data.decoding import header_orientation, sixteen_bit_colors, stored_ids, turn, upright, upright_size
 from famix.data.images import MAX_PIXELS, open_label
+from famix.data.panoptic.coco_segments import VOID_ID, decode_categories
 from famix.data.wrong_encodings import (
     UnknownIdsError,
     WrongEncodingError,
@@ -21,8 +21,8 @@ from famix.data.wrong_encodings import (
     guess_from_ids,
     has_train_ids,
 )
-from famix.errors import DatasetError
-from famix.wording import first_few
+from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few
 
 __all__ = ["LabelReader"]
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition, cityscapes_label_ids
-from famix.data.fields import Fields
 from famix.data.layout import LabelEncoding, Layout
-from famix.wording import did_you_mean
+from famix.data.schema import Fields
+from famix.utils.messages import did_you_mean
 
 __all__ = ["ENCODING_KEYS", "IGNORE", "PLACE_KEYS", "read_layouts"]
 

@@ -10,8 +10,8 @@ from famix.data.definition import DatasetDefinition
 from famix.data.label_names import ids_by_name, read_id_names
 from famix.data.labels import LabelReader
 from famix.data.layout import LabelEncoding
-from famix.errors import DatasetError
-from famix.paths import as_on_disk, one_form
+from famix.utils.errors import DatasetError
+from famix.utils.paths import as_on_disk, one_form
 
 __all__ = ["LayoutLabelReader", "label_reader_of"]
 

@@ -12,7 +12,7 @@ from famix.data.images import MAX_PIXELS, read_image, require_same_size
 from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
 from famix.data.registration import get_label_readers
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["FAMixDatasetMapper"]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from famix.data.images import MOST_PIXELS, image_size
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 __all__ = ["DatasetRecord", "label_file_of", "read_as_train_ids"]
 

@@ -12,15 +12,15 @@ from famix.data.definition import load_definition
 from famix.data.images import MAX_PIXELS
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of
-from famix.data.listing import SplitFiles
-from famix.data.panoptic_definition import is_panoptic_file
-from famix.data.panoptic_files import PanopticFiles
-from famix.data.panoptic_registration import register_panoptic_datasets
+from famix.data.panoptic.definition import is_panoptic_file
+from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.registration import register_panoptic_datasets
 from famix.data.records import DatasetRecord
-from famix.errors import DatasetError
-from famix.minitown.datasets import minitown_files
-from famix.paths import local_path
-from famix.wording import did_you_mean
+from famix.data.split_files import SplitFiles
+from famix.utils.errors import DatasetError
+from famix.utils.messages import did_you_mean
+from famix.utils.paths import local_path
+from famix_minitown.datasets import minitown_files
 
 __all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "register_minitown", "require_same_classes"]
 

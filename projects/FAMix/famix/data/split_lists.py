@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from famix.data.matlab_arrays import read_matlab_arrays
-from famix.intake import read_text
+from famix.io import read_text
+from famix.io.matlab import read_matlab_arrays
 
 __all__ = ["read_split_list"]
 

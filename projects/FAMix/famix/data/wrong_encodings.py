@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix.data.classes import CITYSCAPES_CLASSES, HIGHEST_LABEL_ID
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 __all__ = ["UnknownIdsError", "WrongEncodingError", "guess_from_colors", "guess_from_ids", "has_train_ids"]
 

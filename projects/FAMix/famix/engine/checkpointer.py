@@ -16,10 +16,10 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from famix.errors import FAMixError, TrainingError, WeightsError
-from famix.files import remove_stale_parts, save_tensors, whole_file
-from famix.intake import DoubtfulFileError, load_tensors, require_plain_file, unwrapped_names
-from famix.paths import require_local
+from famix.io import load_tensors, require_plain_file, unwrapped_names
+from famix.io.atomic import remove_stale_parts, save_tensors, whole_file
+from famix.utils.errors import CorruptFileError, FAMixError, TrainingError, WeightsError
+from famix.utils.paths import require_local
 
 __all__ = ["KeepingCheckpointer", "SafeCheckpointer"]
 
@@ -188,7 +188,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         _check_entries(filename, checkpoint["model"])
         try:
             return {**checkpoint, "model": unwrapped_names(checkpoint["model"])}
-        except DoubtfulFileError as error:
+        except CorruptFileError as error:
             raise WeightsError(f"{filename} cannot be read: {error}") from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:

@@ -12,25 +12,24 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
+from famix.clip import ARCHITECTURES, STAGES, architecture_of, check_styles, check_templates
+from famix.clip.resnet import check_stage
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, require_same_classes
+from famix.data.domains import require_known_sources
 from famix.data.images import MOST_PIXELS
-from famix.data.panoptic_mapper import build_train_mapper
+from famix.data.panoptic.mapper import build_train_mapper
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import check_steps
-from famix.errors import ConfigError
 from famix.evaluation import check_evaluation
-from famix.evaluation.domains import require_known_sources
-from famix.evaluation.panoptic import check_panoptic
+from famix.evaluation.panoptic.evaluators import check_panoptic
 from famix.mining import style_bank_path
-from famix.mining.bank_mining import check_precision
-from famix.modeling import ARCHITECTURES, STAGES, architecture_of
-from famix.modeling.clip_resnet import check_stage
+from famix.mining.mine import check_precision
 from famix.style import METRICS, PatchRestyler
 from famix.style.patches import check_grid
-from famix.text import check_styles, check_templates
-from famix.wording import did_you_mean
+from famix.utils.errors import ConfigError
+from famix.utils.messages import did_you_mean
 
 __all__ = ["check_config", "used_datasets"]
 

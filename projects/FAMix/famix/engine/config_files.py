@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from famix.config import flat_settings
-from famix.errors import ConfigError
-from famix.intake import DoubtfulFileError, read_yaml
-from famix.paths import local_path
+from famix.io import read_yaml
+from famix.utils.errors import ConfigError, CorruptFileError
+from famix.utils.paths import local_path
 
 __all__ = ["Settings", "read_config_files", "read_saved_settings"]
 
@@ -59,7 +59,7 @@ def _load(file: str) -> Settings:
         raise ConfigError(f"config file {file} does not exist") from error
     except OSError as error:
         raise ConfigError(f"config file {file} cannot be read ({error.strerror})") from error
-    except (DoubtfulFileError, UnicodeDecodeError) as error:
+    except (CorruptFileError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {file} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{file} does not hold settings in the form KEY: value")
@@ -77,7 +77,7 @@ def read_saved_settings(path: str) -> dict[str, Any]:
     """
     try:
         content = read_yaml(path)
-    except (OSError, DoubtfulFileError, UnicodeDecodeError) as error:
+    except (OSError, CorruptFileError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}), expected the config that a run leaves") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold settings in the form KEY: value, got a {type(content).__name__}")

@@ -11,13 +11,13 @@ from detectron2.utils.events import CommonMetricPrinter
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from famix.progress import on_terminal, progress_bar
+from famix.utils.progress import on_terminal, progress_bar
 
 __all__ = ["LOGGERS", "TrainingProgress", "set_up_logs"]
 
 LOGGERS = ("fvcore", "detectron2", "famix")
 _SHOWN = ("famix", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # of what is no warning
-_PROGRESS = ("famix.mining.bank_mining", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # bars say it
+_PROGRESS = ("famix.mining.mine", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # bars say it
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _PERIOD = 20  # iterations from one line to the next, which is Detectron2's
 _STEPS_OF_NUMBERS = 10  # iterations from one update of the bar's loss to the next

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from famix.errors import OutputError
+from famix.utils.errors import OutputError
 
 __all__ = ["disk_message", "explain_disk_errors", "is_disk_error", "raise_log_errors"]
 

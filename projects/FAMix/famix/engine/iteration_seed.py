@@ -6,7 +6,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from famix.seeding import derive_seed
+from famix.utils.seeding import derive_seed
 
 __all__ = ["IterationSeed"]
 

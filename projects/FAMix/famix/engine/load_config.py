@@ -9,9 +9,9 @@ from detectron2.config import CfgNode, get_cfg
 from famix.config import add_famix_config, flat_settings
 from famix.data.definition_record import find_definitions
 from famix.engine.config_files import Settings, read_config_files
-from famix.errors import ConfigError
-from famix.paths import local_path
-from famix.wording import did_you_mean, shown
+from famix.utils.errors import ConfigError
+from famix.utils.messages import did_you_mean, shown
+from famix.utils.paths import local_path
 
 __all__ = ["PATH_KEYS", "load_config"]
 

@@ -12,12 +12,12 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from famix.data.domains import is_source
 from famix.engine.source_validation import SourceValidation
 from famix.engine.weight_average import WeightAverageHook, borrowed_weights, changing_tensors
 from famix.engine.weights_file import LAST_FILE, read_checkpoint, save_weights, weights_of_file
-from famix.errors import ConfigError
-from famix.evaluation.domains import is_source
-from famix.evaluation.run_facts import AVERAGE, BEST, LAST, ScoredWeights
+from famix.reports.run_metadata import AVERAGE, BEST, LAST, ScoredWeights
+from famix.utils.errors import ConfigError
 
 __all__ = ["AVERAGE_FILE", "BEST_FILE", "ModelSelection", "check_selection"]
 

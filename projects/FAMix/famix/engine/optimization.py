@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from famix.errors import ConfigError, WeightsError
+from famix.utils.errors import ConfigError, WeightsError
 
 __all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor", "set_position", "transfer_state"]
 

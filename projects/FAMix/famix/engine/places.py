@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["Place", "place_from_environment"]
 

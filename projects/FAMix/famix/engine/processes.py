@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from famix.engine.places import Place
 from famix.engine.stop_signals import raise_when_stopped
-from famix.errors import ConfigError, FAMixError
+from famix.utils.errors import ConfigError, FAMixError
 
 __all__ = [
     "LOST",

@@ -17,10 +17,10 @@ from famix.data.definition_record import changed_entry, describe_dataset
 from famix.engine.checkpointer import SafeCheckpointer
 from famix.engine.config_files import read_saved_settings
 from famix.engine.processes import in_main_process
-from famix.errors import ConfigError, WeightsError
-from famix.files import whole_file
+from famix.io.atomic import whole_file
 from famix.mining import style_bank_path
-from famix.wording import shown
+from famix.utils.errors import ConfigError, WeightsError
+from famix.utils.messages import shown
 
 __all__ = [
     "APPLIED",

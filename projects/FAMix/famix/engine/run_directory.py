@@ -11,8 +11,8 @@ from detectron2.utils import comm
 
 from famix.data.definition_record import keep_definitions
 from famix.engine.processes import in_main_process
-from famix.errors import ConfigError
-from famix.files import FileLock, remove_stale_parts, whole_file
+from famix.io.atomic import FileLock, remove_stale_parts, whole_file
+from famix.utils.errors import ConfigError
 
 __all__ = ["claim_run_directory", "clear_run_directory", "holds_run", "keep_settings"]
 

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
+from famix.clip.freezing import ALL
 from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import LOGGERS, set_up_logs
@@ -19,9 +20,8 @@ from famix.engine.load_config import load_config
 from famix.engine.processes import is_lost_connection
 from famix.engine.resuming import take_up_run
 from famix.engine.run_directory import claim_run_directory, holds_run, keep_settings
-from famix.errors import DatasetError, FAMixError
-from famix.modeling.freezing import ALL
-from famix.paths import expand_path
+from famix.utils.errors import DatasetError, FAMixError
+from famix.utils.paths import expand_path
 
 __all__ = ["setup"]
 

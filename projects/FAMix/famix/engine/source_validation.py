@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["SourceValidation"]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from famix.errors import ConfigError, TrainingError
-from famix.files import save_tensors
-from famix.wording import first_few
+from famix.io.atomic import save_tensors
+from famix.utils.errors import ConfigError, TrainingError
+from famix.utils.messages import first_few
 
 __all__ = ["StepTrainer", "build_step_trainer", "check_steps"]
 

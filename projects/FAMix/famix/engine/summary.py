@@ -13,10 +13,10 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
+from famix.data.domains import roles_of
 from famix.engine.weights_file import LAST_FILE
-from famix.evaluation import RESULTS_FILE
-from famix.evaluation.domains import roles_of
 from famix.mining import style_bank_path
+from famix.reports import RESULTS_FILE
 
 __all__ = ["summarize_end", "summarize_start"]
 

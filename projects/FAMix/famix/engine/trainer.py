@@ -32,23 +32,21 @@ from famix.engine.run_directory import clear_run_directory, keep_settings
 from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
 from famix.engine.weights_file import LAST_FILE
-from famix.errors import FAMixError, TrainingError
-from famix.evaluation import (
-    ProtocolInference,
+from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
+from famix.evaluation.panoptic.evaluators import with_panoptic_evaluators
+from famix.mining import StyleMiningHook, obtain_style_bank
+from famix.modeling import PatchStyleMixin
+from famix.reports import (
     ScoredWeights,
-    build_evaluator,
     describe_classes,
     format_classes,
     format_row,
     format_scores,
     make_report,
-    protocol_of,
     write_report,
 )
-from famix.evaluation.panoptic import with_panoptic_evaluators
-from famix.mining import StyleMiningHook, obtain_style_bank
-from famix.modeling import PatchStyleMixin
-from famix.progress import ShownLoader
+from famix.utils.errors import FAMixError, TrainingError
+from famix.utils.progress import ShownLoader
 
 __all__ = ["Trainer"]
 

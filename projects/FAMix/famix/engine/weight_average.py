@@ -8,7 +8,7 @@ import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["WeightAverage", "WeightAverageHook", "borrowed_weights", "changing_tensors"]
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from famix.data.class_table import classes_of, trained_classes
 from famix.engine.checkpointer import SafeCheckpointer
-from famix.errors import WeightsError
-from famix.evaluation.run_facts import FILE, LAST, ScoredWeights, file_sha256
-from famix.files import save_tensors
-from famix.intake import load_tensors
+from famix.io import load_tensors
+from famix.io.atomic import save_tensors
+from famix.reports.run_metadata import FILE, LAST, ScoredWeights, file_sha256
+from famix.utils.errors import WeightsError
 
 __all__ = ["LAST_FILE", "load_for_scoring", "read_checkpoint", "save_weights", "weights_of_file"]
 

@@ -13,14 +13,14 @@ from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 
 from famix.data import get_label_readers
 from famix.data.records import label_file_of
-from famix.errors import ConfigError
-from famix.evaluation.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
-from famix.evaluation.class_subsets import class_subset
-from famix.evaluation.confusion import ABSENT_CLASSES, MEAN_IOUS, ZERO, segmentation_scores
-from famix.evaluation.framing import Frame
-from famix.evaluation.protocols import protocol_of
-from famix.evaluation.streaming import StreamingSemSegEvaluator
-from famix.wording import did_you_mean
+from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
+from famix.evaluation.counting.class_subsets import class_subset
+from famix.evaluation.counting.confusion import ABSENT_CLASSES, MEAN_IOUS, ZERO, segmentation_scores
+from famix.evaluation.counting.streaming import StreamingSemSegEvaluator
+from famix.evaluation.protocols.protocol import protocol_of
+from famix.evaluation.protocols.transforms import Frame
+from famix.utils.errors import ConfigError
+from famix.utils.messages import did_you_mean
 
 __all__ = ["EVALUATORS", "absent_rule", "build_evaluator", "check_evaluation", "scored_classes"]
 
@@ -132,7 +132,7 @@ class _Detectron2Evaluator(SemSegEvaluator):
     def __init__(
         self, dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str, absent: str
     ) -> None:
-        # It logs a dictionary of some 80 numbers in one line; famix.evaluation.report_text lays the same out.
+        # It logs a dictionary of some 80 numbers in one line; famix.reports.report_text lays the same out.
         logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
         with _label_files_as_sem_seg(dataset_name) as twin:
             super().__init__(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)

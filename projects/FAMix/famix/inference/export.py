@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from famix.data.class_table import ClassTable
-from famix.errors import ConfigError
 from famix.inference.graph import AXES, INPUT, OUTPUT
+from famix.utils.errors import ConfigError
 
 __all__ = ["OPSET", "OnnxModel", "onnx_metadata", "require_onnx", "write_onnx", "write_torch_export"]
 

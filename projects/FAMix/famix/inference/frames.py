@@ -6,10 +6,10 @@ from pathlib import Path
 from types import TracebackType
 
 from famix.data.images import MAX_PIXELS
-from famix.errors import DatasetError
 from famix.inference.images import RGBImage, load_rgb
 from famix.inference.inputs import IMAGE_SUFFIXES, is_picture
 from famix.inference.video import USUAL_RATE
+from famix.utils.errors import DatasetError
 
 __all__ = ["FrameFolder"]
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from famix.errors import ConfigError
 from famix.inference.predictor import SMALLEST_SIDE
 from famix.modeling import FAMixSemanticSegmentor
+from famix.utils.errors import ConfigError
 
 __all__ = ["AXES", "INPUT", "OUTPUT", "SemanticGraph", "export_graph"]
 

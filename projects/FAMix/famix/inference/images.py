@@ -8,7 +8,7 @@ from PIL import Image
 
 from famix.data.decoding import DAMAGE, rgb_pixels
 from famix.data.images import MAX_PIXELS, read_image, require_pixels
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 __all__ = ["ImageSource", "RGBImage", "load_rgb"]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from famix.data.images import PICTURE_SUFFIXES
-from famix.errors import ConfigError
-from famix.paths import as_on_disk, expand_path
-from famix.wording import first_few
+from famix.utils.errors import ConfigError
+from famix.utils.messages import first_few
+from famix.utils.paths import as_on_disk, expand_path
 
 __all__ = ["IMAGE_SUFFIXES", "find_images", "is_picture"]
 

@@ -14,17 +14,17 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from famix.clip import ARCHITECTURES, CLIPArchitecture
 from famix.data import register_datasets
 from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
 from famix.engine import SafeCheckpointer, load_config
 from famix.engine.model_selection import AVERAGE_FILE, BEST_FILE
 from famix.engine.resuming import SETTINGS
 from famix.engine.weights_file import LAST_FILE, read_checkpoint
-from famix.errors import ConfigError, DatasetError, WeightsError
-from famix.evaluation.run_facts import AVERAGE, BEST
-from famix.intake import DoubtfulFileError, unwrapped_names
-from famix.modeling import ARCHITECTURES, CLIPArchitecture
-from famix.paths import local_path
+from famix.io import unwrapped_names
+from famix.reports.run_metadata import AVERAGE, BEST
+from famix.utils.errors import ConfigError, CorruptFileError, DatasetError, WeightsError
+from famix.utils.paths import local_path
 
 __all__ = ["CONFIG_FILE", "LoadedModel", "default_device", "load_model"]
 
@@ -145,7 +145,7 @@ def _with_plain_names(checkpoint: Path, content: Any) -> Any:
         return content
     try:
         plain = unwrapped_names(state)
-    except DoubtfulFileError as error:
+    except CorruptFileError as error:
         raise WeightsError(f"{checkpoint} cannot be read: {error}") from error
     return {**content, "model": plain} if "model" in content else plain
 

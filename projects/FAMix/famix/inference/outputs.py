@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from famix.errors import ConfigError
 from famix.inference.inputs import IMAGE_SUFFIXES
 from famix.inference.video import CODECS
-from famix.inference.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
+from famix.utils.errors import ConfigError
+from famix.visualization.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
 
 __all__ = ["image_files", "require_writable", "video_files"]
 

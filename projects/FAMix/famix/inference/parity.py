@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.errors import WeightsError
-from famix.seeding import derive_seed
+from famix.utils.errors import WeightsError
+from famix.utils.seeding import derive_seed
 
 __all__ = [
     "LARGEST_DIFFERENCE",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
-from famix.errors import DatasetError
-from famix.evaluation.best_classes import best_classes
-from famix.inference.drawing import blend, colorize, draw_outlines, shade_segments
+from famix.evaluation.protocols.argmax import best_classes
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.segments import Segment, read_segments
+from famix.utils.errors import DatasetError
+from famix.visualization.drawing import blend, colorize, draw_outlines, shade_segments
 
 __all__ = ["Prediction", "read_result"]
 

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
-from famix.errors import ConfigError, DatasetError
 from famix.evaluation import ProtocolInference, parse_protocol
-from famix.evaluation.framing import NATIVE_FRAME
-from famix.evaluation.panoptic import PANOPTIC_ARCHITECTURES
-from famix.evaluation.protocol_parts import LOGITS
-from famix.evaluation.protocols import Protocol
+from famix.evaluation.panoptic.evaluators import PANOPTIC_ARCHITECTURES
+from famix.evaluation.protocols.parts import LOGITS
+from famix.evaluation.protocols.protocol import Protocol
+from famix.evaluation.protocols.transforms import NATIVE_FRAME
 from famix.inference.background import read_ahead
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result
+from famix.utils.errors import ConfigError, DatasetError
 
 __all__ = ["SMALLEST_SIDE", "Predictor"]
 

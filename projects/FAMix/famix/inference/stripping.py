@@ -7,9 +7,9 @@ from torch import Tensor
 
 from famix.config import flat_settings
 from famix.data.class_table import SHIPPED
-from famix.errors import WeightsError
-from famix.files import save_tensors
 from famix.inference.loading import LoadedModel
+from famix.io.atomic import save_tensors
+from famix.utils.errors import WeightsError
 
 __all__ = ["halve", "strip_checkpoint"]
 

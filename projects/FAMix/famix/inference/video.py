@@ -9,9 +9,9 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from famix.errors import ConfigError, DatasetError, FAMixError, OutputError
-from famix.files import whole_file
 from famix.inference.images import RGBImage
+from famix.io.atomic import whole_file
+from famix.utils.errors import ConfigError, DatasetError, FAMixError, OutputError
 
 __all__ = ["CODECS", "USUAL_RATE", "VideoReader", "VideoWriter", "Window"]
 

@@ -1,11 +1,11 @@
 """Mining a style bank from prompts: offline, once, before training."""
 
-from famix.mining.bank_mining import build_miner, mine_bank
-from famix.mining.bank_source import load_or_mine, obtain_style_bank, style_bank_path
 from famix.mining.hook import StyleMiningHook
+from famix.mining.metadata import bank_metadata, check_bank
+from famix.mining.mine import build_miner, mine_bank
 from famix.mining.miner import MinedBatch, StyleMiner
+from famix.mining.obtain import load_or_mine, obtain_style_bank, style_bank_path
 from famix.mining.prompt_table import PromptTable
-from famix.mining.provenance import bank_metadata, check_bank
 
 __all__ = [
     "MinedBatch",

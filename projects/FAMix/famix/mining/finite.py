@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from famix.errors import BankError
-from famix.files import save_tensors
+from famix.io.atomic import save_tensors
 from famix.mining.miner import MinedBatch
-from famix.wording import first_few
+from famix.utils.errors import BankError
+from famix.utils.messages import first_few
 
 __all__ = ["check_finite"]
 

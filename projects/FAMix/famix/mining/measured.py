@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from famix.clip import CLIPResNet, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
-from famix.mining.provenance import bank_metadata
-from famix.modeling import CLIPResNet, clip_weights_hash, load_configured_clip
+from famix.mining.metadata import bank_metadata
 from famix.style.bank import StyleBank
 from famix.style.dominant import patch_classes
-from famix.style.metric import source_basis
+from famix.style.preconditioner import source_basis
 from famix.style.statistics import patch_mean_std
 
 __all__ = ["DESCRIBES_MEASURING", "measure_bank", "measure_source_basis"]

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from famix.clip.resnet import CLIPResNet
 from famix.mining.prompt_table import PromptTable
-from famix.modeling.clip_resnet import CLIPResNet
-from famix.seeding import derive_seed
 from famix.style.dominant import patch_classes
 from famix.style.optimize import optimize_styles
 from famix.style.patches import Grid, check_grid, patch_starts
+from famix.utils.seeding import derive_seed
 
 __all__ = ["MinedBatch", "StyleMiner", "first_patches", "take_patches"]
 

@@ -9,9 +9,9 @@ afterwards, so the moves are compared before.
 import torch
 from torch import Tensor
 
-from famix.errors import BankError
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS
+from famix.utils.errors import BankError
 
 __all__ = ["matching_noise_scale"]
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from famix.errors import ConfigError
+from famix.clip import IGNORE_PROMPT, check_styles, class_prompt
 from famix.style.dominant import IGNORE_CLASS
-from famix.text import IGNORE_PROMPT, check_styles, class_prompt
+from famix.utils.errors import ConfigError
 
 __all__ = ["PromptTable"]
 

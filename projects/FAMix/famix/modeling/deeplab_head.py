@@ -13,8 +13,8 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from famix.errors import ConfigError
 from famix.modeling.losses import segmentation_loss
+from famix.utils.errors import ConfigError
 
 __all__ = ["CLIPDeepLabV3PlusHead"]
 

@@ -7,9 +7,9 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from famix.errors import ConfigError
-from famix.modeling.clip_resnet import CLIPResNet, check_stage
+from famix.clip.resnet import CLIPResNet, check_stage
 from famix.style.restyler import PatchRestyler
+from famix.utils.errors import ConfigError
 
 __all__ = ["PatchStyleMixin"]
 

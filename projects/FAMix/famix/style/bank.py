@@ -1,7 +1,7 @@
 """The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
 
 File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
-number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.provenance`,
+number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.metadata`,
 and `checksum`, without which a flipped bit would become a style. Files of version 1, which had none, are read as well.
 """
 
@@ -15,11 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from famix.errors import BankError
-from famix.files import whole_file
-from famix.intake import parse_json, require_plain_file
+from famix.io import parse_json, require_plain_file
+from famix.io.atomic import whole_file
 from famix.style.dominant import IGNORE_CLASS
 from famix.style.released import RELEASED_CLASSES, read_released_styles
+from famix.utils.errors import BankError
 
 __all__ = ["FORMAT_VERSION", "StyleBank"]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from famix.errors import ConfigError
 from famix.style.patches import Grid, check_grid, check_tensor, patch_index
+from famix.utils.errors import ConfigError
 
 __all__ = ["IGNORE_CLASS", "dominant_labels", "patch_classes"]
 

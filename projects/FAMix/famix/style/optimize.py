@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from famix.errors import ConfigError
 from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
+from famix.utils.errors import ConfigError
 
 __all__ = ["OptimizedStyles", "optimize_styles"]
 

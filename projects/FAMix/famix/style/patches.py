@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from famix.errors import ConfigError
+from famix.utils.errors import ConfigError
 
 __all__ = ["Grid", "check_grid", "check_shape", "check_tensor", "map_blocks", "patch_index", "patch_starts"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from famix.errors import BankError
-from famix.intake import DoubtfulFileError, Sealed, check_pickle, load_tensors
+from famix.io import Sealed, check_pickle, load_tensors
 from famix.style.dominant import IGNORE_CLASS
-from famix.wording import first_few
+from famix.utils.errors import BankError, CorruptFileError
+from famix.utils.messages import first_few
 
 __all__ = ["RELEASED_CLASSES", "read_released_styles"]
 
@@ -106,7 +106,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
             check_pickle(file)
             file.seek(0)
             content = _TensorUnpickler(file).load()
-    except (BankError, DoubtfulFileError) as error:
+    except (BankError, CorruptFileError) as error:
         raise BankError(f"{path} is no released style bank: {error}") from error
     except Exception as error:  # a damaged pickle raises anything
         raise BankError(

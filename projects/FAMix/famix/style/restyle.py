@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from famix.errors import ConfigError
 from famix.style.patches import Grid, check_grid, check_shape, map_blocks
 from famix.style.statistics import Statistics, patch_mean_std
+from famix.utils.errors import ConfigError
 
 __all__ = ["mix_statistics", "restyle_patches", "transfer_statistics"]
 

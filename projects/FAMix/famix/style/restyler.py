@@ -9,13 +9,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from famix.errors import ConfigError
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, patch_classes
 from famix.style.patches import Grid
 from famix.style.restyle import mix_statistics, transfer_statistics
 from famix.style.statistics import Statistics, patch_mean_std
 from famix.style.strategies import BankStyles, MixStyle, NoiseStyles, StyleStrategy
+from famix.utils.errors import ConfigError
 
 __all__ = ["PatchRestyler", "sample_alpha"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famix.errors import ConfigError
 from famix.style.patches import Grid, check_shape, map_blocks
+from famix.utils.errors import ConfigError
 
 __all__ = ["EPS", "Statistics", "channel_mean_std", "patch_mean_std"]
 

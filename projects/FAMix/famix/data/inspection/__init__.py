@@ -1,7 +1,7 @@
 """A look at a whole dataset: what is missing or wrong, what it shows, and a picture of it."""
 
-from famix.data.inspection.contact_sheet import draw_contact_sheet
 from famix.data.inspection.dataset import check_dataset, evenly_spaced
 from famix.data.inspection.report import DatasetReport, format_report
+from famix.visualization.contact_sheet import draw_contact_sheet
 
 __all__ = ["DatasetReport", "check_dataset", "draw_contact_sheet", "evenly_spaced", "format_report"]

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from famix.data.images import MAX_PIXELS
 from famix.data.inspection.pairs import PairStatistics, inspect_headers, inspect_pixels
 from famix.data.inspection.report import IGNORED, ClassShare, DatasetReport
-from famix.data.listing import SplitFiles, SplitSurvey
 from famix.data.registration import get_label_readers
-from famix.errors import DatasetError
-from famix.wording import first_few
+from famix.data.split_files import SplitFiles, SplitSurvey
+from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few
 
 __all__ = ["check_dataset", "evenly_spaced"]
 

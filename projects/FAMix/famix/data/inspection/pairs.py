@@ -15,7 +15,7 @@ from famix.data.inspection.problems import ProblemLog
 from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
 from famix.data.wrong_encodings import UnknownIdsError, WrongEncodingError
-from famix.errors import DatasetError
+from famix.utils.errors import DatasetError
 
 __all__ = ["PairStatistics", "inspect_headers", "inspect_pixels"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from famix.data.inspection.problems import KINDS, ProblemLog
-from famix.wording import table_cell
+from famix.utils.messages import table_cell
 
 __all__ = ["IGNORED", "ClassShare", "DatasetReport", "format_report"]
 

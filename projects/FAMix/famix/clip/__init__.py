@@ -1,0 +1,36 @@
+"""CLIP: image towers as backbones, text towers, prompts and weight files."""
+
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, architecture_of
+from famix.clip.build import build_clip_resnet_backbone
+from famix.clip.fpn import build_clip_resnet_fpn_backbone
+from famix.clip.prompts import IGNORE_PROMPT, check_styles, check_templates, class_prompt, fill_template
+from famix.clip.resnet import STAGES, CLIPResNet
+from famix.clip.templates import IMAGENET_TEMPLATES
+from famix.clip.text_encoder import PromptEncoder
+from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign, TextTower
+from famix.clip.weights import clip_weights_hash, load_clip_state_dict, load_configured_clip, require_text_design
+
+__all__ = [
+    "ARCHITECTURES",
+    "CLIPArchitecture",
+    "CLIPResNet",
+    "IGNORE_PROMPT",
+    "IMAGENET_TEMPLATES",
+    "OPENAI_TEXT",
+    "OPEN_CLIP_TEXT",
+    "PromptEncoder",
+    "STAGES",
+    "TextDesign",
+    "TextTower",
+    "architecture_of",
+    "build_clip_resnet_backbone",
+    "build_clip_resnet_fpn_backbone",
+    "check_styles",
+    "check_templates",
+    "class_prompt",
+    "clip_weights_hash",
+    "fill_template",
+    "load_clip_state_dict",
+    "load_configured_clip",
+    "require_text_design",
+]

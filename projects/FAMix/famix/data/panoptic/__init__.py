@@ -1,0 +1,1 @@
+"""Panoptic datasets: definitions, files, targets and the mapper."""

@@ -1,0 +1,1 @@
+"""Evaluation protocols: composed by name, applied to any semantic model."""

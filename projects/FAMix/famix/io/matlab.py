@@ -1,0 +1,93 @@
+"""Numbers out of MATLAB files of version 5 to 7, such as the lists that GTA5 comes with.
+
+SciPy reads far more of them, in compiled code that hostile files crash; here everything that a file claims is compared
+with what it holds.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from famix.io import require_plain_file
+from famix.utils.errors import CorruptFileError
+
+__all__ = ["read_matlab_arrays"]
+
+_MAX_BYTES = 16 << 20  # of a file, and of all that it holds compressed; that of GTA5 has 0.2 MB
+_HEADER = 128
+_MATRIX, _COMPRESSED = 14, 15
+_NUMERIC_CLASSES = range(6, 16)  # double to uint64; below are cells, structures, texts and sparse matrices
+_IS_COMPLEX = 0x0800
+_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_ORDERS = {b"IM": "<", b"MI": ">"}
+
+
+def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
+    """The arrays of a file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Name -> (N,) numbers in the file's order; None for an array of anything but real numbers.
+
+    Raises:
+        OSError: the file cannot be read.
+        CorruptFileError: it is damaged, or no such file.
+    """
+    require_plain_file(path, _MAX_BYTES)
+    content = path.read_bytes()
+    order = _ORDERS.get(content[_HEADER - 2 : _HEADER])
+    if order is None:
+        raise CorruptFileError("it is no MATLAB file of version 5 to 7")
+    arrays, room = {}, _MAX_BYTES
+    try:
+        for kind, data in _elements(content[_HEADER:], order):
+            if kind == _COMPRESSED:
+                data = _unfold(data, room)
+                room -= len(data)
+                kind, data = next(_elements(data, order))
+            if kind == _MATRIX:
+                name, values = _read_matrix(data, order)
+                arrays[name] = values
+    except (struct.error, zlib.error, ValueError, StopIteration, KeyError, IndexError) as error:
+        raise CorruptFileError(f"it is a damaged MATLAB file ({error or type(error).__name__})") from error
+    return arrays
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Type and data of the elements in a run of bytes."""
+    place = 0
+    while place < len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        start = place + 8
+        if kind >> 16:  # a small one: its length stands in the upper half of its type, its data in that of its length
+            kind, length, start = kind & 0xFFFF, kind >> 16, place + 4
+        if start + length > len(content):
+            raise ValueError(f"an element claims {length} bytes, {len(content) - start} follow")
+        yield kind, content[start : start + length]
+        place = start + length
+        if kind != _COMPRESSED:
+            place += -place % 8
+
+
+def _unfold(data: bytes, room: int) -> bytes:
+    stream = zlib.decompressobj()
+    content = stream.decompress(data, max(1, room))
+    if not stream.eof:
+        raise ValueError("a compressed element is cut off, or unfolds to far more than a list")
+    return content
+
+
+def _read_matrix(data: bytes, order: str) -> tuple[str, NDArray[np.generic] | None]:
+    (_, flags), (_, _), (_, name), *parts = list(_elements(data, order))
+    described = struct.unpack_from(f"{order}I", flags)[0]
+    is_real = described & 0xFF in _NUMERIC_CLASSES and not described & _IS_COMPLEX and len(parts) == 1
+    if not is_real:
+        return name.decode("ascii"), None
+    kind, values = parts[0]
+    return name.decode("ascii"), np.frombuffer(values, dtype=order + _DTYPES[kind])

@@ -1,0 +1,168 @@
+"""Which prompt a mined style looks like to CLIP.
+
+A bank does not keep the patches that its styles were mined on, so the styles are put on other content: patches of a
+given image or, without one, of noise with the spectrum of natural images, which shows nothing. Each patch is normalised
+at the bank's stage, gets the style's statistics and goes through the rest of CLIP; a style's embedding is the mean over
+the patches. As content and CLIP's gap between images and texts weigh more than looks do, only differences count: of a
+style to the mean of all styles, and of a prompt to the mean of the prompts of the style's class. Of these prompts, those
+whose difference points most in the style's direction are its nearest.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from famix.clip import CLIPResNet, PromptEncoder, check_templates, clip_weights_hash
+from famix.clip.resnet import check_stage
+from famix.mining.metadata import bank_text_design
+from famix.reports.bank_looks import bank_prompts, text_list
+from famix.style.bank import StyleBank
+from famix.style.statistics import channel_mean_std
+from famix.utils.errors import BankError
+
+__all__ = ["NearestPrompts", "find_nearest_prompts", "noise_image", "require_clip"]
+
+_PATCHES = 2  # of a row and of a column of the content
+_SEED = 0
+# CLIP's own normalisation of pixels, in 0..255
+_PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)
+_PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
+
+Progress = Callable[[Sequence[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class NearestPrompts:
+    """What CLIP takes some styles of a bank for.
+
+    Attributes:
+        rows: (M,) int64, numbers of the styles in the bank.
+        prompts: of each, all prompts of its class, the nearest first.
+        ranks: (M,) int64, place of the prompt that it was mined with, 1 for the nearest.
+    """
+
+    rows: Tensor
+    prompts: tuple[tuple[str, ...], ...]
+    ranks: Tensor
+
+
+def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Raise unless a CLIP is the one that a bank was made with; one that names none is taken at its word.
+
+    Args:
+        bank: the styles.
+        clip_state_dict: see `famix.modeling.load_clip_state_dict`.
+        source: what it was loaded from, for the message.
+
+    Raises:
+        BankError: it is another one.
+    """
+    expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
+    if expected and expected != found:
+        raise BankError(f"the bank was made with the CLIP {expected}, but {source} is {found}; name the bank's CLIP")
+
+
+def noise_image(side: int) -> Tensor:
+    """(3, side, side) float32 in pixel values: noise with the spectrum of natural images, always the same."""
+    generator = torch.Generator().manual_seed(_SEED)
+    frequencies = torch.fft.fftfreq(side)
+    amplitude = 1 / torch.hypot(frequencies[:, None], frequencies[None]).clamp(min=1 / side)
+    noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(3, side, side, generator=generator)) * amplitude).real
+    deviation, mean = torch.std_mean(noise, dim=(1, 2), keepdim=True)
+    return _column(_PIXEL_MEAN) + _column(_PIXEL_STD) * (noise - mean) / deviation
+
+
+@torch.no_grad()
+def find_nearest_prompts(
+    bank: StyleBank,
+    clip_state_dict: Mapping[str, Tensor],
+    images: Sequence[Tensor] = (),
+    *,
+    most_styles: int = 300,
+    progress: Progress = iter,
+) -> NearestPrompts:
+    """Compare styles with the prompts of their classes.
+
+    Args:
+        bank: styles that were mined; those of classes with a single prompt are left out.
+        clip_state_dict: of the bank's CLIP.
+        images: (3, H, W) in pixel values 0-255, whose patches are the content; none for noise.
+        most_styles: are looked at, evenly chosen from all.
+        progress: wraps the rows while they are worked on, e.g. tqdm.
+
+    Raises:
+        BankError: the bank does not say its prompts, or was not made with this CLIP's kind of features.
+    """
+    rows, candidates = _comparable(bank)
+    if not rows:
+        raise BankError("the bank does not say its prompts, or has a single one for every class: nothing to compare")
+    if len(rows) > most_styles:
+        rows = [rows[place] for place in torch.linspace(0, len(rows) - 1, most_styles).round().long().tolist()]
+    clip = CLIPResNet.from_state_dict(clip_state_dict, trainable=())
+    embed = _style_encoder(bank, clip, images)
+    embeddings = torch.stack([embed(row) for row in progress(rows)])
+    directions = embeddings - embeddings.mean(dim=0)
+    mined_with = bank_text_design(bank)
+    encoder = PromptEncoder(clip_state_dict, activation=mined_with.activation, causal=mined_with.causal)
+    templates = check_templates(text_list(bank, "templates"))
+    own, ordered, ranks = bank_prompts(bank), [], []
+    for row, direction in zip(rows, directions, strict=True):
+        prompts = candidates[bank.class_name(int(bank.class_ids[row]))]
+        texts = encoder(prompts, templates)
+        order = F.cosine_similarity(texts - texts.mean(dim=0), direction[None]).argsort(descending=True, stable=True)
+        ordered.append(tuple(prompts[place] for place in order.tolist()))
+        ranks.append(1 + ordered[-1].index(own[row]))
+    return NearestPrompts(torch.tensor(rows), tuple(ordered), torch.tensor(ranks))
+
+
+def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
+    """Rows of the bank whose class has several prompts, and these prompts by the name of the class."""
+    names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
+    prompts: dict[str, list[str]] = {}
+    for text in text_list(bank, "prompts"):
+        prompts.setdefault(next((name for name in names if text.endswith(f" {name}")), ""), []).append(text)
+    known = {name: texts for name, texts in prompts.items() if len(texts) > 1}
+    classes = map(bank.class_name, bank.class_ids.tolist())
+    rows = [
+        row
+        for row, (name, own) in enumerate(zip(classes, bank_prompts(bank), strict=False))
+        if own in known.get(name, ())
+    ]
+    return rows, known
+
+
+def _style_encoder(bank: StyleBank, clip: CLIPResNet, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
+    """Makes a function from a row of the bank to the embedding (D,) of its style."""
+    stage = bank.metadata.get("stage", "res2")
+    check_stage(stage)
+    patches = torch.cat([_patches(clip, stage, image) for image in images or [noise_image(_side(clip))]])
+    if patches.shape[1] != bank.num_channels:
+        raise BankError(f"the bank has {bank.num_channels} channels, {stage} of this CLIP {patches.shape[1]}")
+    mean, std = channel_mean_std(patches)
+    normalised = (patches - mean) / std
+
+    def embed(row: int) -> Tensor:
+        style_mean, style_std = bank.mean[row][None, :, None, None], bank.std[row][None, :, None, None]
+        restyled = torch.addcmul(style_mean, normalised, style_std).relu()
+        return F.normalize(clip.encode_from(stage, restyled), dim=1).mean(dim=0)
+
+    return embed
+
+
+def _patches(clip: CLIPResNet, stage: str, image: Tensor) -> Tensor:
+    """(P, C, h, w): features of the patches of an image, each of CLIP's own size."""
+    features = clip.features_at(stage, ((image - _column(_PIXEL_MEAN)) / _column(_PIXEL_STD))[None])
+    size = clip.input_side(stage)
+    parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
+    return torch.cat([F.adaptive_avg_pool2d(part, size) for part in parts])
+
+
+def _side(clip: CLIPResNet) -> int:
+    return _PATCHES * clip.architecture.input_resolution
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(3, 1, 1)

@@ -1,0 +1,1 @@
+"""Errors, messages, paths, seeds and progress bars that all folders share."""

@@ -1,0 +1,126 @@
+"""Paths as users write them in config values, environment variables and on command lines: one rule for all of them."""
+
+import argparse
+import os
+import re
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+
+from famix.utils.errors import ConfigError, FAMixError
+
+__all__ = [
+    "as_on_disk",
+    "expand_arguments",
+    "expand_path",
+    "local_path",
+    "needs_expansion",
+    "one_form",
+    "require_local",
+]
+
+_VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
+_MOST_ROUNDS = 10  # of variables whose values name variables
+
+
+def needs_expansion(path: str) -> bool:
+    """Whether a path begins with `~` or names an environment variable."""
+    return path.startswith("~") or _VARIABLE.search(path) is not None
+
+
+def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
+    """Replace `~`, `~user` and environment variables in a path.
+
+    A path that names a variable which is not set stays as it is where such a file exists.
+
+    Args:
+        path: as written; "" stays "".
+        key: config key, argument or environment variable that holds it, for errors.
+        error: type of the error.
+
+    Returns:
+        The path; a relative one stays relative.
+
+    Raises:
+        FAMixError: a variable is not set, or there is no such user.
+    """
+    expanded = path
+    for _ in range(_MOST_ROUNDS):
+        names = [name.strip("{}") for name in _VARIABLE.findall(expanded)]
+        if not names:
+            break
+        unset = [name for name in names if name not in os.environ]
+        if unset and os.path.lexists(path):
+            return path
+        if unset:
+            raise error(
+                f"{key} must name environment variables that are set, got {path!r}. Set {unset[0]}, or write the path "
+                "without it."
+            )
+        expanded = os.path.expandvars(expanded)
+    expanded = os.path.expanduser(expanded)
+    if expanded.startswith("~") and not os.path.lexists(expanded):
+        raise error(f"{key} must name a user of this machine after '~', got {path!r}. Write the path without '~'.")
+    return expanded
+
+
+def local_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
+    """Like `expand_path`, of what must not be an address: nothing that a file names is fetched.
+
+    Raises:
+        FAMixError: it is a URL; or see `expand_path`.
+    """
+    require_local(path, key, error)
+    return expand_path(path, key, error)
+
+
+def require_local(path: str, key: str, error: type[FAMixError] = ConfigError) -> None:
+    """Raise `error` for a URL, which Detectron2 would fetch."""
+    if "://" in path:
+        raise error(f"{key} must be a local path, got {path!r}. Copy the file to this machine and write its path.")
+
+
+def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
+    """Replace `~` and environment variables in all arguments of type `Path`, in place, and return the arguments.
+
+    A shell does so by itself for most words, but neither in quotes nor in --option=~/file.
+
+    Raises:
+        ConfigError: see `expand_path`.
+    """
+    for name, value in vars(arguments).items():
+        key = f"--{name.replace('_', '-')}"
+        if isinstance(value, Path):
+            setattr(arguments, name, Path(expand_path(str(value), key)))
+        elif isinstance(value, list):
+            setattr(arguments, name, [Path(expand_path(str(v), key)) if isinstance(v, Path) else v for v in value])
+    return arguments
+
+
+def one_form(name: str) -> str:
+    """A name in one Unicode form (NFC): an accent may be a character of its own, as on disks of macOS."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(path: str) -> str:
+    """A path in the Unicode form in which it is on the disk; as it is where there is none, or several."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    parent, name = os.path.split(path)
+    if not name:
+        return path
+    parent = as_on_disk(parent)
+    try:
+        names = _names_by_form(parent, os.stat(parent).st_mtime_ns)
+    except (OSError, ValueError):
+        return path
+    return os.path.join(parent, names.get(one_form(name)) or name)
+
+
+@lru_cache(maxsize=8)
+def _names_by_form(folder: str, modified: int) -> dict[str, str | None]:
+    """Name in one form -> name, or None where several are alike."""
+    names: dict[str, str | None] = {}
+    for name in os.listdir(folder):
+        names[one_form(name)] = None if one_form(name) in names else name
+    return names

@@ -1,0 +1,1 @@
+"""Pictures: predictions, labels, legends, contact sheets and charts."""

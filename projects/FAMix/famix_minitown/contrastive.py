@@ -1,0 +1,283 @@
+"""Training a small CLIP: images and sentences that belong together are pulled together, all others apart."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from famix.clip import clip_weights_hash
+from famix.io import load_tensors, require_plain_file
+from famix.io.atomic import save_tensors
+from famix.utils.errors import ConfigError
+from famix.utils.seeding import derive_seed
+from famix_minitown.captions import caption, vocabulary
+from famix_minitown.compact_clip import CompactCLIP, to_input, usable_device
+from famix_minitown.crops import attributes_of
+
+__all__ = ["DTYPES", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+_BATCHES, _NOISE = 1, 2  # streams of random numbers
+_LARGEST_SCALE = math.log(100.0)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a CLIP is trained.
+
+    Attributes:
+        seed: of all random numbers.
+        steps: number of updates.
+        batch: crops of an update.
+        width: channels of the image tower's stem.
+        style_noise: relative noise of the channel statistics after layer1, see `style_noise`; 0 for none.
+        learning_rate: highest, reached after `warmup` updates, then falling as a half cosine to 0.
+        warmup: updates; 0 for none.
+        weight_decay: of matrices.
+        dtype: of both towers' products, "float32" or "bfloat16"; weights and losses are float32.
+        log_every, save_every: updates.
+    """
+
+    seed: int = 0
+    steps: int = 3000
+    batch: int = 128
+    width: int = 16
+    style_noise: float = 0.1
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    dtype: str = "float32"
+    log_every: int = 50
+    save_every: int = 500
+
+
+def soft_targets(keys: Tensor) -> Tensor:
+    """Targets of a batch in which several pictures show the same.
+
+    Args:
+        keys: (N,) int64, equal for pictures with the same looks and class.
+
+    Returns:
+        (N, N) float32, each row even over the equal ones.
+    """
+    same = (keys[:, None] == keys[None, :]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Change mean and standard deviation of every channel at random.
+
+    Gradients with respect to these statistics, which mining follows, are smoother in a network trained so.
+
+    Args:
+        features: (N, C, H, W).
+        amount: standard deviation of the relative change.
+        generator: on the CPU.
+
+    Returns:
+        (N, C, H, W).
+    """
+    shape = (2, *features.shape[:2], 1, 1)
+    factors = 1 + amount * torch.randn(shape, generator=generator).to(features.device)
+    mean = features.mean(dim=(2, 3), keepdim=True)
+    return (features - mean) * factors[0] + mean * factors[1]
+
+
+class _Batches:
+    """Draws crops and captions; each step has its own random numbers, so that a resumed run goes on as it would."""
+
+    def __init__(self, crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan) -> None:
+        self._crops, self._class_names, self._model, self._plan = crops, class_names, model, plan
+        self._keys: dict[tuple[frozenset[str], int], int] = {}
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step, on the model's device."""
+        rng = np.random.default_rng(derive_seed(self._plan.seed, _BATCHES, step))
+        records = self._crops[np.sort(rng.integers(len(self._crops), size=self._plan.batch))]
+        images = records["image"].copy()
+        flipped = rng.random(len(images)) < 0.5
+        images[flipped] = images[flipped, :, ::-1]
+        looks, labels = [attributes_of(record) for record in records], records["label"].tolist()
+        texts = [caption(look, self._class_names[label], rng) for look, label in zip(looks, labels, strict=True)]
+        pairs = [(frozenset(name for name, _ in look), label) for look, label in zip(looks, labels, strict=True)]
+        keys = [self._keys.setdefault(pair, len(self._keys)) for pair in pairs]
+        device = self._model.device
+        return to_input(images).to(device), self._model.tokenize(texts).to(device), torch.tensor(keys, device=device)
+
+
+def train_clip(
+    crops: NDArray[Any],
+    class_names: Sequence[str],
+    plan: TrainingPlan,
+    checkpoint: Path | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    made_of: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+) -> CompactCLIP:
+    """Train a CLIP.
+
+    Args:
+        crops: (N,) RECORDs.
+        class_names: of their labels.
+        plan: how.
+        checkpoint: file to save to and to resume from; None for neither.
+        initial: weights to start from, as `full_state_dict` gives them; None for random ones.
+        made_of: what the crops are made of, see `describe_crops`; a checkpoint is resumed with the same crops only.
+        device: to train on. A checkpoint can be resumed on another one.
+
+    Returns:
+        The model in eval mode, on the device.
+
+    Raises:
+        ConfigError: the checkpoint belongs to another plan, other crops or another start; the initial weights have
+            other sizes; or the device cannot be used.
+    """
+    device = usable_device(device)
+    model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
+    if initial is not None:
+        model.load_full_state_dict(initial)
+    model.to(device).clip.visual.to(memory_format=torch.channels_last)
+    optimizer, origin = _make_optimizer(model, plan), _origin(plan, made_of, initial)
+    first = _resume(model, optimizer, origin, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+    batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
+    hook = _hook_noise(model, plan.style_noise, noise)
+    progress, dtype = _Progress(plan, first), DTYPES[plan.dtype]
+    for step in range(first, plan.steps):
+        noise.manual_seed(derive_seed(plan.seed, _NOISE, step))
+        _set_learning_rate(optimizer, plan, step)
+        progress(step + 1, _update(model, optimizer, batches(step), dtype))
+        if checkpoint is not None and (step + 1) % plan.save_every == 0:
+            _save(model, optimizer, origin, step + 1, checkpoint)
+    hook.remove()
+    return model.eval()
+
+
+def _hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
+    def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return style_noise(output, amount, generator) if module.training and amount > 0 else output
+
+    return model.clip.visual.layer1.register_forward_hook(change)
+
+
+def _make_optimizer(model: CompactCLIP, plan: TrainingPlan) -> torch.optim.AdamW:
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [entry for entry in parameters if entry.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [entry for entry in parameters if entry.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> None:
+    rising = min(1.0, (step + 1) / max(plan.warmup, 1))
+    falling = 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+    for group in optimizer.param_groups:
+        group["lr"] = plan.learning_rate * rising * falling
+
+
+def _update(
+    model: CompactCLIP, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> float:
+    images, tokens, keys = batch
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        pictures, sentences = model.encode_image(images), model.encode_text(tokens)
+    logits = model.clip.logit_scale.exp() * pictures.float() @ sentences.float().t()
+    targets = soft_targets(keys)
+    loss = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.t(), targets)) / 2
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        model.clip.logit_scale.clamp_(max=_LARGEST_SCALE)
+    return float(loss.detach())
+
+
+class _Progress:
+    """Logs the mean loss, the speed and the time left."""
+
+    def __init__(self, plan: TrainingPlan, first: int) -> None:
+        self._plan, self._first, self._start = plan, first, time.perf_counter()
+        self._losses: list[float] = []
+
+    def __call__(self, done: int, loss: float) -> None:
+        self._losses.append(loss)
+        if done % self._plan.log_every and done != self._plan.steps:
+            return
+        speed = (done - self._first) / (time.perf_counter() - self._start)
+        left = (self._plan.steps - done) / speed / 60
+        mean = sum(self._losses) / len(self._losses)
+        logger.info(f"Step {done} / {self._plan.steps}: loss {mean:.3f}, {speed:.2f} steps/s, {left:.1f} min left")
+        self._losses.clear()
+
+
+_ORIGIN = ("plan", "crops", "initial")
+_Origin = dict[str, dict[str, Any]]
+"""What a training starts from; two with the same origin give the same weights."""
+
+
+def _origin(plan: TrainingPlan, made_of: Mapping[str, Any] | None, initial: Mapping[str, Tensor] | None) -> _Origin:
+    start = "" if initial is None else clip_weights_hash(initial)
+    return {"plan": asdict(plan), "crops": dict(made_of or {}), "initial": {"weights": start}}
+
+
+def _save(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, step: int, checkpoint: Path) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **origin, "step": step}
+    save_tensors(state, checkpoint)
+
+
+def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, checkpoint: Path) -> int:
+    state = _read_checkpoint(checkpoint)
+    differences = _compare({part: state.get(part, {}) for part in origin}, origin)
+    if differences:
+        raise ConfigError(
+            f"{checkpoint}: got a checkpoint of another training, expected one of this: {', '.join(differences)}. "
+            "Remove it to start anew."
+        )
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise _damaged(checkpoint, error) from error
+    logger.info(f"Resuming at step {step} from {checkpoint}")
+    return step
+
+
+def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    try:
+        require_plain_file(checkpoint)
+        with checkpoint.open("rb") as file:
+            state = load_tensors(file)
+    except Exception as error:  # torch raises another type for every kind of damage
+        raise _damaged(checkpoint, error) from error
+    if not isinstance(state, dict) or any(not isinstance(state.get(part, {}), dict) for part in _ORIGIN):
+        raise _damaged(checkpoint, TypeError("its entries are of other types"))
+    return state
+
+
+def _damaged(checkpoint: Path, error: Exception) -> ConfigError:
+    reason = (str(error).splitlines() or [""])[0]
+    return ConfigError(
+        f"{checkpoint} must be a checkpoint of this training, got a damaged file ({type(error).__name__}: {reason:.200}). "
+        "Remove it to start anew."
+    )
+
+
+def _compare(got: _Origin, expected: _Origin) -> list[str]:
+    """Each difference in words, e.g. "seed of plan 0 rather than 5"."""
+    pairs = [(part, key) for part in expected for key in {**expected[part], **got[part]}]
+    values = [(part, key, got[part].get(key), expected[part].get(key)) for part, key in pairs]
+    return [f"{key} of {part} {old!r} rather than {new!r}" for part, key, old, new in values if old != new]

@@ -1,0 +1,64 @@
+"""The town's data sets as Detectron2's catalogue calls them."""
+
+from dataclasses import dataclass, replace
+
+from famix.data.classes import CITYSCAPES_CLASSES
+from famix.data.definition import DatasetDefinition, SplitDefinition
+from famix.data.records import DatasetRecord
+from famix.data.split_files import SplitFiles
+from famix.utils.errors import DatasetError
+from famix_minitown.cache import generated_folder
+from famix_minitown.splits import SPLITS
+
+__all__ = ["MinitownFiles", "minitown_files"]
+
+_IGNORE_LABEL = 255
+
+
+@dataclass(frozen=True)
+class MinitownFiles(SplitFiles):
+    """The files of a data set of the town, which are made when they are first asked for."""
+
+    def __call__(self) -> list[DatasetRecord]:
+        """List the pairs of the split, ordered by seed, after making them if needed.
+
+        Returns:
+            What `SplitFiles` returns.
+
+        Raises:
+            DatasetError: the files cannot be made, or some are gone.
+        """
+        scenes, name = SPLITS[self.split.name], self.definition.dataset_name(self.split)
+        root = generated_folder(name, scenes)
+        try:
+            records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
+        except DatasetError as error:
+            raise DatasetError(f"{error} Or delete {root}: it is made anew then.") from error
+        if len(records) != scenes.count:
+            raise DatasetError(
+                f"Dataset '{name}': got {len(records)} images, expected {scenes.count}. Delete {root}: it is made anew "
+                "then."
+            )
+        return records
+
+
+def minitown_files() -> list[MinitownFiles]:
+    """All data sets of the town, to be registered; nothing is made yet."""
+    definition = _definition()
+    return [MinitownFiles(definition, split) for split in definition.splits]
+
+
+def _definition() -> DatasetDefinition:
+    return DatasetDefinition(
+        name="minitown",
+        root="minitown",  # stands for a folder of the cache, another one for every split
+        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
+        labels="gtFine/{split}/{key}_gtFine_labelTrainIds.png",
+        classes=CITYSCAPES_CLASSES,
+        label_ids={index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL},
+        other_ids_ignored=False,
+        label_channel=None,
+        ignore_label=_IGNORE_LABEL,
+        splits=tuple(SplitDefinition(name, scenes.folder) for name, scenes in SPLITS.items()),
+        source="FAMix's own minitown",
+    )

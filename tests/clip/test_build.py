@@ -1,0 +1,76 @@
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+
+from clip_factory import save_tiny_clip, tiny_clip
+from error_matching import expect_error
+from famix.clip import ARCHITECTURES, CLIPArchitecture, CLIPResNet
+from famix.config import add_famix_config
+from famix.utils.errors import ConfigError, WeightsError
+
+LAYERS = (1, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory):
+    return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt", layers=LAYERS))
+
+
+def config(**clip):
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_clip_resnet_backbone"
+    for key, value in clip.items():
+        cfg.MODEL.CLIP[key] = value
+    return cfg
+
+
+@pytest.mark.parametrize("name", ["RN50", "RN101"])
+def test_without_weights_the_architecture_decides(name):
+    with torch.device("meta"):
+        backbone = build_backbone(config(ARCHITECTURE=name))
+    assert isinstance(backbone, CLIPResNet)
+    assert backbone.architecture == ARCHITECTURES[name]
+    assert backbone.output_shape()["res5"].channels == 2048
+
+
+def test_with_weights_the_file_decides(clip_file):
+    backbone = build_backbone(config(WEIGHTS=clip_file, ARCHITECTURE="RN101"))
+    assert backbone.architecture == CLIPArchitecture.of(LAYERS, 8, 16, 64)
+    expected = tiny_clip(LAYERS).visual.state_dict()
+    for name, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-3)  # the file is in half precision
+
+
+def test_neither_attention_pool_nor_text_tower_enter_a_checkpoint(clip_file):
+    names = build_backbone(config(WEIGHTS=clip_file)).state_dict().keys()
+    assert {name.split(".")[0] for name in names} == {
+        *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"),
+        *("layer1", "layer2", "layer3", "layer4"),
+    }
+
+
+def test_stride_and_trainable_parts_come_from_the_config(clip_file):
+    backbone = build_backbone(config(WEIGHTS=clip_file, OUTPUT_STRIDE=8, TRAINABLE=["layer4.1"]))
+    assert backbone.output_shape()["res5"].stride == 8
+    trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("layer4.1.") for name in trained)
+
+
+def test_the_recipes_default_is_stride_16_and_the_last_block():
+    with torch.device("meta"):
+        backbone = build_backbone(config())
+    assert backbone.output_shape()["res5"].stride == 16
+    trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("layer4.2.") for name in trained)
+
+
+def test_unknown_architecture():
+    with expect_error(ConfigError, "MODEL.CLIP.ARCHITECTURE", "RN34", "MODEL.CLIP.WEIGHTS"):
+        build_backbone(config(ARCHITECTURE="RN34"))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"none\.pt"):
+        build_backbone(config(WEIGHTS=str(tmp_path / "none.pt")))

@@ -1,0 +1,61 @@
+import hashlib
+
+import pytest
+
+from famix.clip import IGNORE_PROMPT, IMAGENET_TEMPLATES, check_styles, check_templates, class_prompt
+from famix.clip.prompts import fill_template
+from famix.utils.errors import ConfigError
+
+NAMES = ("road", "traffic light")
+
+
+def test_class_prompt_is_style_and_name():
+    assert class_prompt(1, "Urban Grit style", NAMES) == "Urban Grit style traffic light"
+
+
+def test_ignored_patches_are_a_photo():
+    assert class_prompt(255, "Urban Grit style", NAMES) == IGNORE_PROMPT == "photo"
+    assert class_prompt(11, "Urban Grit style", NAMES, ignore_label=11) == "photo"
+
+
+@pytest.mark.parametrize("class_id", [-1, 2, 255])
+def test_unknown_class_id_is_refused(class_id):
+    with pytest.raises(ConfigError, match=rf"class id {class_id}, expected 0 \.\. 1 or 99 to ignore"):
+        class_prompt(class_id, "x", NAMES, ignore_label=99)
+
+
+def test_the_80_templates_have_one_placeholder_each():
+    assert len(set(IMAGENET_TEMPLATES)) == len(IMAGENET_TEMPLATES) == 80
+    assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}." and IMAGENET_TEMPLATES[-1] == "a tattoo of the {}."
+    assert check_templates(IMAGENET_TEMPLATES) == IMAGENET_TEMPLATES
+
+
+def test_the_80_templates_are_openais_word_for_word():
+    """SHA-256 of the list in OpenAI's notebook, one sentence a line."""
+    digest = hashlib.sha256("\n".join(IMAGENET_TEMPLATES).encode()).hexdigest()
+    assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"
+
+
+def test_no_templates_means_the_80():
+    assert check_templates([]) == IMAGENET_TEMPLATES
+    assert check_templates(["{}"]) == ("{}",)
+
+
+@pytest.mark.parametrize("templates", [["a photo"], ["{} and {}"], ["a {}", ""], [3], "a {}"])
+def test_bad_templates_are_refused(templates):
+    with pytest.raises(ConfigError, match=r"STYLE_MINING.TEMPLATES.*expected a list of sentences with one {} each"):
+        check_templates(templates)
+
+
+def test_styles_are_kept():
+    assert check_styles(["Urban Grit style", "fog"]) == ("Urban Grit style", "fog")
+
+
+@pytest.mark.parametrize("styles", [[], [" "], ["fog", 3], "fog"])
+def test_bad_styles_are_refused(styles):
+    with pytest.raises(ConfigError, match=r"STYLE_MINING.STYLES.*expected a list of one or more texts"):
+        check_styles(styles)
+
+
+def test_other_braces_are_left_alone():
+    assert fill_template("{x} of {}", "a {b}") == "{x} of a {b}"

@@ -1,0 +1,333 @@
+import hashlib
+import importlib.util
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from clip_factory import save_tiny_clip, tiny_clip
+from famix.clip import PromptEncoder
+from famix.clip import openai as clip_package
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
+from famix.clip.export import save_clip
+from famix.clip.weights import clip_weights_hash, load_clip_state_dict
+from famix.utils.errors import ConfigError, WeightsError
+
+FORMS = ("state_dict", "torchscript", "safetensors")
+TOOL = Path(__file__).parents[2] / "projects/FAMix/tools/make_random_clip.py"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same weights in each form, all with the same suffix: the content tells."""
+    folder = tmp_path_factory.mktemp("clip")
+    return {form: save_tiny_clip(folder / f"{form}.pt", form) for form in FORMS}
+
+
+@pytest.fixture
+def tensors():
+    return tiny_clip().state_dict()
+
+
+def save(content, path):
+    torch.save(content, path)
+    return str(path)
+
+
+# Loading
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_loads_to_the_models_values(files, form):
+    model = tiny_clip()
+    clip_package.convert_weights(model)
+    expected = {name: tensor.float() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    got = load_clip_state_dict(str(files[form]))
+    assert got.keys() == expected.keys()
+    assert {tensor.dtype for tensor in got.values()} == {torch.float32}
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
+    assert clip_weights_hash(got) == clip_weights_hash(model.state_dict())
+
+
+def test_the_archive_is_like_openais(files):
+    raw = torch.jit.load(str(files["torchscript"])).state_dict()
+    assert [int(raw[name]) for name in ("input_resolution", "context_length", "vocab_size")] == [64, 77, 49408]
+    assert raw["visual.conv1.weight"].dtype == torch.float16
+    assert "visual.bn1.num_batches_tracked" in raw
+
+
+def test_loading_is_silent(files, recwarn):
+    for path in files.values():
+        load_clip_state_dict(str(path))
+    assert not recwarn.list
+
+
+def test_nested_and_prefixed_state_dict(tensors, tmp_path):
+    wrapped = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    path = save({"state_dict": wrapped, "epoch": 3}, tmp_path / "a.pt")
+    assert clip_weights_hash(load_clip_state_dict(path)) == clip_weights_hash(tensors)
+
+
+def test_legacy_torch_save_format(tensors, tmp_path):
+    torch.save(tensors, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert clip_weights_hash(load_clip_state_dict(str(tmp_path / "a.pt"))) == clip_weights_hash(tensors)
+
+
+# Hash
+
+
+def test_hash_sees_values_names_and_shapes(tensors):
+    base = clip_weights_hash(tensors)
+    assert len(base) == 64 and clip_weights_hash(dict(reversed(tensors.items()))) == base
+    changed = {**tensors, "logit_scale": tensors["logit_scale"] + 1e-4}
+    renamed = {("scale" if name == "logit_scale" else name): tensor for name, tensor in tensors.items()}
+    reshaped = {**tensors, "logit_scale": tensors["logit_scale"].reshape(1)}
+    assert len({base, *map(clip_weights_hash, (changed, renamed, reshaped))}) == 4
+
+
+def test_hash_of_a_view_is_that_of_its_values():
+    matrix = torch.arange(6.0).reshape(2, 3)
+    assert clip_weights_hash({"a": matrix.T}) == clip_weights_hash({"a": matrix.T.contiguous()})
+    assert clip_weights_hash({"a": matrix}) != clip_weights_hash({"a": matrix.T})
+
+
+# Errors
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"no file of weights at .*absent\.pt, expected .* Correct the path"):
+        load_clip_state_dict(str(tmp_path / "absent.pt"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_truncated_file(files, form, share, tmp_path):
+    content = files[form].read_bytes()
+    (tmp_path / "a.pt").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(WeightsError, match=r"damaged.*expected.*fetch or copy it again"):
+        load_clip_state_dict(str(tmp_path / "a.pt"))
+
+
+def test_archive_with_damaged_code(files, tmp_path):
+    with zipfile.ZipFile(files["torchscript"]) as archive:
+        start = next(entry.header_offset for entry in archive.infolist() if entry.filename.endswith(".py"))
+    content = bytearray(files["torchscript"].read_bytes())
+    content[start : start + 4] = bytes(4)
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"damaged TorchScript archive .*\(its entry .*\.py is not what was written"):
+        load_clip_state_dict(str(tmp_path / "a.pt"))
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickle_with_code_is_refused_and_not_run(tensors, zipped, tmp_path):
+    content = {**tensors, "bomb": Bomb(tmp_path / "ran")}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"no file of plain tensors \(it calls for posix.mkdir\).*save the model's"):
+        load_clip_state_dict(str(tmp_path / "a.pt"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_plain_pickle_with_code_is_refused_and_not_run(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(Bomb(tmp_path / "ran"), protocol=2))
+    with pytest.raises(WeightsError, match=r"no file of plain tensors"):
+        load_clip_state_dict(str(tmp_path / "a.pkl"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_text_file(tmp_path):
+    (tmp_path / "a.pt").write_text("<html>404</html>")
+    with pytest.raises(WeightsError, match=r"no file of plain tensors.*expected a TorchScript archive"):
+        load_clip_state_dict(str(tmp_path / "a.pt"))
+
+
+def test_code_of_an_archive_is_never_run(files, tmp_path):
+    """Modules that define what is to happen when they are loaded, and code that would crash torch's compiler."""
+    path = tmp_path / "a.pt"
+    with zipfile.ZipFile(files["torchscript"]) as source, zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith(".py"):
+                content = content.replace(
+                    b"  def forward", b"  def __setstate__(self, state):\n    ...\n  def forward", 1
+                )
+                content += b"(" * 100_000
+            archive.writestr(name, content)
+    assert clip_weights_hash(load_clip_state_dict(str(path))) == clip_weights_hash(
+        load_clip_state_dict(str(files["safetensors"]))
+    )
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"model": {"a": torch.zeros(1)}}, {"a": 1}])
+def test_other_content(content, tmp_path):
+    with pytest.raises(WeightsError, match=r"that is no state_dict.*Save the model's state_dict\(\)"):
+        load_clip_state_dict(save(content, tmp_path / "a.pt"))
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"visual.class_embedding": torch.zeros(1)}, "a CLIP with a vision transformer"),
+        ({"layer1.0.conv1.weight": torch.zeros(1)}, "a ResNet without CLIP's attention pool and text tower"),
+        ({"b": torch.zeros(1), "a": torch.zeros(1)}, r"another network with 2 tensors \(a, b, \.\.\.\)"),
+        ({}, r"another network with 0 tensors \(\.\.\.\)"),
+    ],
+)
+def test_foreign_network(content, what, tmp_path):
+    with pytest.raises(WeightsError, match=rf"a\.pt: Got {what}, expected a CLIP with a ResNet.*Use one of OpenAI's"):
+        load_clip_state_dict(save(content, tmp_path / "a.pt"))
+
+
+def test_image_tower_alone(tensors, tmp_path):
+    visual = {name: tensor for name, tensor in tensors.items() if name.startswith("visual.")}
+    with pytest.raises(WeightsError, match=r"without its text tower, expected .*Use the weights of the whole CLIP"):
+        load_clip_state_dict(save(visual, tmp_path / "a.pt"))
+
+
+def test_layout_that_differs(tensors, tmp_path):
+    tensors["visual.layer2.0.conv2.weight"] = torch.zeros(16, 16, 1, 1)
+    tensors["extra"] = torch.zeros(1)
+    del tensors["visual.bn1.bias"]
+    message = (
+        r"differs in 3 tensors \(extra is unknown; visual.bn1.bias is missing; "
+        r"visual.layer2.0.conv2.weight is \(16, 16, 1, 1\), not \(16, 16, 3, 3\)\), expected"
+    )
+    with pytest.raises(WeightsError, match=message):
+        load_clip_state_dict(save(tensors, tmp_path / "a.pt"))
+
+
+# Published names
+
+
+@pytest.fixture
+def published(files, tmp_path, monkeypatch):
+    """Pretend that OpenAI publishes the tiny CLIP as RN50, at a URL that is a file; returns (URL's file, cached file)."""
+    content = files["torchscript"].read_bytes()
+    remote = tmp_path / "remote" / hashlib.sha256(content).hexdigest() / "RN50.pt"
+    remote.parent.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(clip_package._clip._MODELS, "RN50", remote.as_uri())
+    return remote, tmp_path / "home/.cache/clip/RN50.pt"
+
+
+def test_name_in_the_cache(files, published):
+    cached = published[1]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(files["torchscript"].read_bytes())
+    got = load_clip_state_dict("RN50")
+    assert clip_weights_hash(got) == clip_weights_hash(load_clip_state_dict(str(files["safetensors"])))
+
+
+def test_name_is_downloaded_once(files, published):
+    remote, cached = published
+    remote.write_bytes(files["torchscript"].read_bytes())
+    load_clip_state_dict("RN50")
+    remote.unlink()
+    assert cached.is_file() and load_clip_state_dict("RN50")
+
+
+def test_name_without_a_network(published):
+    remote, cached = published
+    with pytest.raises(WeightsError, match=f"no usable CLIP RN50.*{remote.as_uri()}.*put the file at {cached}"):
+        load_clip_state_dict("RN50")
+
+
+@pytest.mark.filterwarnings("ignore:.*SHA256 checksum does not match")
+def test_damaged_cache_without_a_network(published):
+    cached = published[1]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a file")
+    with pytest.raises(WeightsError, match=f"no usable CLIP RN50.*put the file at {cached}"):
+        load_clip_state_dict("RN50")
+
+
+def test_download_with_another_checksum(published):
+    published[0].write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"no usable CLIP RN50 .*checksum does not"):
+        load_clip_state_dict("RN50")
+
+
+@pytest.mark.parametrize("name", ["ViT-B/32", "ViT-L/14@336px"])
+def test_vision_transformers_are_refused(name):
+    with pytest.raises(WeightsError, match=f"{name}.*vision transformer, expected one of RN50, RN101, .*use one of"):
+        load_clip_state_dict(name)
+
+
+# Architectures and random weights
+
+
+def test_published_architectures_are_all_resnets_of_the_clip_package():
+    assert set(ARCHITECTURES) == {name for name in clip_package.model_urls() if name.startswith("RN")}
+    assert [architecture.heads for architecture in ARCHITECTURES.values()] == [32, 32, 40, 48, 64]
+
+
+def test_unknown_form_of_a_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"Got the form 'onnx' of a CLIP file, expected one of"):
+        save_clip(tiny_clip(), tmp_path / "a", "onnx")
+
+
+def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    def fail(part, content):
+        with part.open("wb") as file:
+            file.write(content[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match=r"disk full"):
+        save_clip(tiny_clip(), tmp_path / "a", "safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+# The tool
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("make_random_clip", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tool_writes_a_loadable_clip(tool, tmp_path):
+    sizes = ["--width", "8", "--layers", "1", "2", "1", "1", "--resolution", "32", "--embed-dim", "8"]
+    tool.main(["--output", str(tmp_path / "a"), "--format", "torchscript", "--seed", "3", *sizes])
+    weights = load_clip_state_dict(str(tmp_path / "a"))
+    assert CLIPArchitecture.from_state_dict(weights) == CLIPArchitecture.of((1, 2, 1, 1), 8, 8, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width", "7"], "expected 4 positive layers"),
+        (["--architecture", "RN50", "--resolution", "64"], "go with --width, not with --architecture"),
+    ],
+)
+def test_tool_says_what_is_wrong_in_one_line(tool, arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--output", str(tmp_path / "a"), *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_folder_of_the_file_is_made(tmp_path):
+    save_clip(tiny_clip(), tmp_path / "new/folder/a.pt")
+    assert load_clip_state_dict(str(tmp_path / "new/folder/a.pt"))
+
+
+def test_the_towns_clip_comes_with_the_package():
+    state_dict = load_clip_state_dict("minitown")
+    architecture = CLIPArchitecture.from_state_dict(state_dict)
+    assert (architecture.width, architecture.input_resolution, architecture.embed_dim) == (16, 64, 128)
+    known = PromptEncoder(state_dict)
+    assert known.unknown_words(["a photo of a very sepia foggy traffic sign.", "zebra"]) == ["zebra"]

@@ -1,0 +1,215 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, get_event_storage
+
+from clip_factory import tiny_clip
+from famix import add_famix_config
+from famix.clip import CLIPResNet, PromptEncoder
+from famix.mining import MinedBatch, build_miner, mine, mine_bank
+from famix.utils.errors import BankError, ConfigError
+
+LABELS = [[[0, 1, 1], [255, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[2, 0, 0], [0, 0, 0]], [[255, 255, 0], [0, 0, 1]]]
+
+
+class NumberedMiner:
+    """Mines, without any network, styles that tell which batch they come from: as many as the batch has samples."""
+
+    def __init__(self, group=1):
+        self.group = group
+        self.groups = []
+
+    def mine_batches(self, batches):
+        self.groups.append([index for index, _ in batches])
+        return [self.mine(index, len(samples)) for index, samples in batches]
+
+    def mine(self, index, number):
+        values = torch.full((number,), float(index))
+        ids = torch.arange(number)
+        return MinedBatch(index, ids, values[:, None], values[:, None] + 1, ids + 50, values / 10, values / 20)
+
+
+class Recorder(EventWriter):
+    def __init__(self):
+        self.seen = []
+
+    def write(self):
+        storage = get_event_storage()
+        self.seen.append((storage.iter, {k: v for k, (v, i) in storage.latest().items() if i == storage.iter}))
+
+
+@pytest.fixture
+def batches(make_samples):
+    return [(index, make_samples(labels, seed=index)) for index, labels in enumerate(LABELS)]
+
+
+def mine_in_ranks(miner, shares, monkeypatch):
+    """The bank that each of several processes gets: every one mines its share, and gathers those of all."""
+    gathered = []
+    for share in shares:
+        monkeypatch.setattr(comm, "all_gather", lambda data: gathered.append(data) or [data])
+        mine_or_none(miner, share)
+    monkeypatch.setattr(comm, "all_gather", lambda data: gathered)
+    return [mine_bank(miner, iter(share), len(share), {"seed": "1"}) for share in shares]
+
+
+def mine_or_none(miner, share):
+    try:
+        mine_bank(miner, iter(share), len(share), {})
+    except BankError:
+        assert not share, "a process without batches finds nothing alone"
+
+
+@pytest.mark.parametrize("split", ["one", "alternating", "halves", "one idle"])
+def test_the_bank_is_the_same_however_batches_are_shared(make_miner, batches, monkeypatch, split):
+    shares = {
+        "one": [batches],
+        "alternating": [batches[0::2], batches[1::2]],
+        "halves": [batches[2:], batches[:2]],
+        "one idle": [batches, []],
+    }[split]
+    miner = make_miner()
+    expected = mine_bank(miner, batches, 4, {"seed": "1"})
+    for bank in mine_in_ranks(miner, shares, monkeypatch):
+        assert bank.metadata == {"seed": "1"}
+        for name in ("class_ids", "mean", "std"):
+            assert torch.equal(getattr(bank, name), getattr(expected, name))
+        assert all(torch.equal(bank.annotations[name], values) for name, values in expected.annotations.items())
+
+
+def test_styles_stand_in_the_order_of_the_batches():
+    bank = mine_bank(NumberedMiner(), [(6, ["a", "b"]), (2, ["a"]), (4, ["a", "b", "c"])], 3, {"stage": "res2"})
+    assert bank.annotations["batch_id"].tolist() == [2, 4, 4, 4, 6, 6]
+    assert bank.class_ids.tolist() == [0, 0, 1, 2, 0, 1]
+    assert bank.mean[:, 0].tolist() == [2, 4, 4, 4, 6, 6] and bank.std[:, 0].tolist() == [3, 5, 5, 5, 7, 7]
+    assert bank.annotations["prompt_id"].tolist() == [50, 50, 51, 52, 50, 51]
+    assert bank.annotations["initial_loss"].tolist() == pytest.approx([0.2, 0.4, 0.4, 0.4, 0.6, 0.6])
+    assert bank.annotations["final_loss"].tolist() == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3, 0.3])
+    assert bank.metadata == {"stage": "res2"} and bank.counts() == {0: 3, 1: 2, 2: 1}
+
+
+def test_neighbours_are_mined_together_in_fixed_groups():
+    """Of three: 0 to 2, 3 to 5, ...; batch 4 was mined before."""
+    miner, kept = NumberedMiner(group=3), []
+    numbers = [0, 1, 2, 3, 5, 6, 7]
+    bank = mine_bank(miner, ((n, ["a"]) for n in numbers), 7, {}, keep=lambda batch: kept.append(batch.index))
+    assert miner.groups == [[0, 1, 2], [3, 5], [6, 7]]
+    assert kept == bank.annotations["batch_id"].tolist() == numbers
+
+
+def test_no_batch_at_all():
+    with pytest.raises(BankError, match=r"saw no batch; lower STYLE_MINING\.IMS_PER_BATCH or add images"):
+        mine_bank(NumberedMiner(), [], 0, {})
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_styles_that_are_not_finite_stop_with_the_files_and_what_reproduces_them(tmp_path, full):
+    class Diverging(NumberedMiner):
+        def mine(self, index, number):
+            batch = super().mine(index, number)
+            batch.std[1:] = float("nan") if index == 3 else 1.0
+            return batch
+
+    folder = tmp_path / "run"
+    folder.touch() if full else folder.mkdir()
+    batches = [(n, [{"file_name": f"{n}{place}.png", "image": torch.ones(1)} for place in "ab"]) for n in range(5)]
+    kept, says = [], "cannot be written" if full else "holds these samples"
+    with pytest.raises(
+        BankError, match=rf"batch 3: .* class ids \[1\] are not finite, with 3a.png, 3b.png.*000003.pth.* {says}.*LR"
+    ):
+        mine_bank(Diverging(2), batches, 5, {}, keep=lambda batch: kept.append(batch.index), folder=str(folder))
+    assert kept == [0, 1, 2], "what was mined before"
+    if not full:
+        saved = torch.load(folder / "not_finite_mining_000003.pth", weights_only=True)
+        assert [sample["file_name"] for sample in saved["samples"]] == ["3a.png", "3b.png"] and saved["batch"] == 3
+
+
+def test_scalars_go_to_the_writers():
+    writers = [Recorder(), Recorder()]
+    mine_bank(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], 2, {"class_names": '["road"]'}, writers)
+    assert writers[0].seen == writers[1].seen
+    (_, first), (_, second), (_, last) = writers[0].seen
+    assert [iteration for iteration, _ in writers[0].seen] == [0, 1, 2]
+    names = ("style_mining/initial_loss", "style_mining/final_loss", "style_mining/styles")
+    assert first == dict(zip(names, (pytest.approx(0.4), pytest.approx(0.2), 1), strict=True))
+    assert second == dict(zip(names, (pytest.approx(0.8), pytest.approx(0.4), 2), strict=True))
+    assert last == {"style_mining/styles_of/road": 2, "style_mining/styles_of/1": 1}
+
+
+def test_progress_is_logged_at_the_start_at_times_and_at_the_end(caplog, monkeypatch):
+    """The clock says 0 at the start; batches are done after 8, 16, 20 and 24 seconds."""
+    clock = iter([0.0, 8.0, 16.0, 20.0, 24.0])
+    monkeypatch.setattr(mine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with caplog.at_level(logging.INFO, logger="famix"):
+        mine_bank(NumberedMiner(), [(index, ["a", "b"]) for index in range(1, 5)], 4, {})
+    assert [record.getMessage() for record in caplog.records] == [
+        "Mining: batch 1/4, 2 styles, cosine loss 0.100 -> 0.050, 8.00 s/batch, ETA 0:00:24",
+        "Mining: batch 3/4, 6 styles, cosine loss 0.300 -> 0.150, 6.67 s/batch, ETA 0:00:07",
+        "Mining: batch 4/4, 8 styles, cosine loss 0.400 -> 0.200, 6.00 s/batch, ETA 0:00:00",
+    ]
+
+
+@pytest.fixture(scope="module")
+def clip_state_dict():
+    return tiny_clip().state_dict()
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.STYLE_MINING.TEMPLATES = ["a {}.", "the {}."]
+    return cfg
+
+
+def test_the_miner_is_what_the_config_says(cfg, clip_state_dict):
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    cfg.MODEL.STYLE.STAGE, cfg.MODEL.STYLE.GRID = "res3", [2, 4]
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
+    mining = cfg.STYLE_MINING
+    mining.STEPS, mining.LR, mining.MOMENTUM, mining.WEIGHT_DECAY, mining.SEED = 7, 0.5, 0.25, 0.125, 9
+    mining.STYLES = ["Foggy style"]
+    miner = build_miner(cfg, clip_state_dict, ("road", "sky"))
+    assert (miner.stage, miner.grid, miner.pool_size, miner.ignore_label) == ("res3", (2, 4), 8, 11)
+    assert (miner.steps, miner.seed) == (7, 9)
+    assert miner.sgd == {"lr": 0.5, "momentum": 0.25, "weight_decay": 0.125}
+    assert miner.pixel_mean.flatten().tolist() == [1, 2, 3] and miner.pixel_std.flatten().tolist() == [4, 5, 6]
+    assert miner.prompts.prompts == ["Foggy style road", "Foggy style sky", "photo"]
+    texts = ["Foggy style sky", "photo"]
+    expected = PromptEncoder(clip_state_dict)(texts, templates=["a {}.", "the {}."])
+    torch.testing.assert_close(miner.encode_prompts(texts), expected)
+    images = torch.rand(1, 3, 64, 64)
+    reference = CLIPResNet.from_state_dict(clip_state_dict).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(miner.clip.encode_image(images), reference.encode_image(images))
+    cfg.STYLE_MINING.POOL_SIZE, cfg.STYLE_MINING.DTYPE = 9, "bfloat16"
+    other = build_miner(cfg, clip_state_dict, ("road",))
+    assert (other.pool_size, other.dtype, miner.dtype) == (9, torch.bfloat16, torch.float32)
+
+
+def test_an_unknown_precision_is_refused(cfg, clip_state_dict):
+    cfg.STYLE_MINING.DTYPE = "float16"
+    with pytest.raises(ConfigError, match=r"STYLE_MINING\.DTYPE is 'float16', expected one of float32, bfloat16"):
+        build_miner(cfg, clip_state_dict, ("road",))
+
+
+def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():
+    """A pass that goes on has not encoded the prompts of the batches before; rounding would make another bank."""
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.STYLE.STAGE = "cpu", "res2"
+    names = [f"class {number}" for number in range(19)]
+    texts = [f"Foggy style {name}" for name in names]
+
+    def encode(*parts):
+        miner = build_miner(cfg, tiny_clip().state_dict(), names)
+        return torch.cat([miner.encode_prompts(part) for part in parts])
+
+    whole = encode(texts)
+    assert torch.equal(encode(texts[-3:]), whole[-3:])
+    assert torch.equal(encode(texts[:7], texts[7:]), whole)

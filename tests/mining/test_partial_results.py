@@ -1,0 +1,130 @@
+"""Mining that is stopped at any moment goes on where it was, and ends with the same bank."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from famix.engine import load_config
+from famix.mining import StyleMiner, mine, obtain_style_bank
+from famix.mining.miner import MinedBatch
+from famix.mining.partial_results import MiningShards
+from famix.style import StyleBank
+from famix.utils.errors import BankError
+from run_factory import CONFIG, Workspace
+
+
+def _batch(index: int, styles: int = 2) -> MinedBatch:
+    ids = torch.arange(styles)
+    values = torch.rand(styles, 3, generator=torch.Generator().manual_seed(index))
+    return MinedBatch(index, ids, values, values + 1, ids, values[:, 0], values[:, 1])
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> MiningShards:
+    return MiningShards(tmp_path / "bank.safetensors", {"seed": "1"})
+
+
+@pytest.mark.parametrize("styles", [0, 2])
+def test_a_batch_comes_back_as_it_was(shards: MiningShards, styles: int) -> None:
+    batch = _batch(7, styles)
+    shards.write(batch)
+    assert shards.indices() == [7]
+    back = shards.read(7)
+    assert back.index == 7
+    for field in fields(MinedBatch):
+        if field.name != "index":
+            assert torch.equal(getattr(back, field.name), getattr(batch, field.name))
+
+
+def test_other_settings_do_not_see_them(shards: MiningShards, tmp_path: Path) -> None:
+    shards.write(_batch(1))
+    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "2"}).indices() == []
+    assert MiningShards(tmp_path / "other.safetensors", {"seed": "1"}).indices() == []
+    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "1"}).indices() == [1]
+
+
+def test_damaged_and_half_written_files_are_mined_again(shards: MiningShards, caplog: pytest.LogCaptureFixture) -> None:
+    for index in (1, 2, 3):
+        shards.write(_batch(index))
+    torn = shards.folder / "000002.safetensors"
+    torn.write_bytes(torn.read_bytes()[:50])
+    (shards.folder / ".000004.host.9.part.safetensors").write_bytes(b"half")
+    with caplog.at_level(logging.WARNING, logger="famix"):
+        assert shards.indices() == [1, 3]
+    assert "000002.safetensors is no mined batch" in caplog.text and not torn.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BankError, match=r"mined batch 3 cannot be written to .* set MODEL.STYLE.BANK"):
+        MiningShards(tmp_path / "file" / "bank", {}).write(_batch(3))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = Workspace(tmp_path)
+    with made.registered():
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("group", "metric", "mined_again"),
+    [
+        (1, "euclidean", {3, 4, 5}),
+        (1, "source", {3, 4, 5}),
+        (2, "euclidean", {2, 3, 4, 5}),
+        (9, "euclidean", set(range(6))),
+    ],
+)
+def test_a_stopped_pass_goes_on_to_the_same_bank(
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    group: int,
+    metric: str,
+    mined_again: set[int],
+) -> None:
+    """Of six batches three are on disk; where the third is the first of a group, that group is mined again, whole."""
+    monkeypatch.setattr(mine, "batches_per_group", lambda *sizes: group)
+
+    def mine_into(name: str) -> StyleBank:
+        settings = ["DATASETS.FILES", f"['{workspace.definition}']", "MODEL.CLIP.WEIGHTS", str(workspace.clip)]
+        settings += ["STYLE_MINING.METRIC", metric, "STYLE_MINING.IMS_PER_BATCH", "1"]
+        settings += ["MODEL.STYLE.BANK", str(workspace.folder / name), "OUTPUT_DIR", str(workspace.folder)]
+        return obtain_style_bank(load_config(str(CONFIG), settings))
+
+    whole = mine_into("whole.safetensors")
+    assert whole.annotations["batch_id"].unique().tolist() == list(range(6))
+    written: list[int] = []
+    write = MiningShards.write
+
+    def stop_after_third(shards: MiningShards, batch: MinedBatch) -> None:
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(batch.index)
+        write(shards, batch)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(MiningShards, "write", stop_after_third)
+        with pytest.raises(KeyboardInterrupt):
+            mine_into("stopped.safetensors")
+    assert not (workspace.folder / "stopped.safetensors").exists() and written == [0, 1, 2]
+    again: list[int] = []
+    mine_batches = StyleMiner.mine_batches
+    monkeypatch.setattr(
+        StyleMiner,
+        "mine_batches",
+        lambda miner, batches: again.extend(index for index, _ in batches) or mine_batches(miner, batches),
+    )
+    with caplog.at_level(logging.INFO, logger="famix"):
+        resumed = mine_into("stopped.safetensors")
+    assert "Going on: 3 batches were mined before" in caplog.text
+    assert set(again) == mined_again
+    for name in ("mean", "std", "class_ids"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    assert all(torch.equal(resumed.annotations[name], values) for name, values in whole.annotations.items())
+    assert not list(workspace.folder.glob("*.mining-*")), "the bank has them now"

@@ -1,0 +1,166 @@
+"""The command that looks into banks, and its page."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from clip_factory import save_tiny_clip
+from famix.clip import clip_weights_hash, load_clip_state_dict
+from famix.reports.bank_map import MAP_SCRIPT
+from famix.reports.bank_statistics import class_statistics
+from famix.reports.bank_view import BankView, render_bank
+from famix.style import StyleBank
+from reports.banks import make_bank
+from reports.pages import assert_sound
+from run_factory import load_tool
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def bank_file(tmp_path: Path) -> Path:
+    make_bank(24).save(tmp_path / "bank.safetensors")
+    return tmp_path / "bank.safetensors"
+
+
+def run(*arguments: object) -> int:
+    """Run the command; returns its exit status."""
+    try:
+        load_tool("inspect_bank").main([str(word) for word in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_prints_classes_looks_and_facts(bank_file: Path, capsys: Output) -> None:
+    assert run(bank_file) == 0
+    text = capsys.readouterr().out
+    road = class_statistics(StyleBank.load(bank_file))[0]
+    pattern = rf"^road +8 +{road.loss_before:.3f} +{road.loss_after:.3f} +{road.spread:.2f} +0$"
+    assert re.search(pattern, text, flags=re.MULTILINE)
+    assert re.search(r"^foggy +12 ", text, flags=re.MULTILINE)
+    assert re.search(r"^class names +road, sky, traffic sign$", text, flags=re.MULTILINE)
+    assert "problem" not in text
+
+
+def test_problems_are_printed(tmp_path: Path, capsys: Output) -> None:
+    make_bank(clip_hash=None).save(tmp_path / "b.safetensors")
+    run(tmp_path / "b.safetensors")
+    assert "problem: its metadata do not say clip_hash" in capsys.readouterr().out
+
+
+def test_page_holds_everything(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+    clip = save_tiny_clip(tmp_path / "clip.pt")
+    bank = make_bank(24, channels=32, clip_hash=clip_weights_hash(load_clip_state_dict(str(clip))))
+    bank.save(bank_file)
+    bank.save(tmp_path / "own.safetensors")
+    page_file = tmp_path / "pages/bank.html"
+    arguments = ["--html", page_file, "--clip", clip, "--own", tmp_path / "own.safetensors", "--most-styles", 10]
+    assert run(bank_file, *arguments) == 0
+    html = page_file.read_text()
+    page = assert_sound(html)
+    assert html.count("<circle") == 24 * 2 + 24  # by class, by look, and the source below
+    assert page.column("styles") == {"road": "8", "sky": "8", "traffic sign": "8"}
+    assert page.column("styles", 1) == {"foggy": "12", "night": "12"}
+    printed = capsys.readouterr().out
+    for name, distance in page.column("from source").items():
+        assert re.search(rf"^{name} .* {distance} ", printed, flags=re.MULTILINE)
+    assert "nearest foggy" in html and "distance from the source" in html
+    assert "loss 0.80 → 0.20" in html
+    assert f"<script>\n{MAP_SCRIPT}</script>" in html
+
+
+def test_the_map_needs_no_script_to_change_its_colours(bank_file: Path) -> None:
+    html = render_bank(BankView("b", make_bank(24)))
+    for choice in ("by-class", "by-look"):
+        assert f'id="{choice}"' in html and f'for="{choice}"' in html and f'<g class="{choice}">' in html
+    assert "#by-look:checked ~ .map .by-look { display: block; }" in html
+
+
+def test_a_measured_bank_has_a_page_without_what_it_does_not_say() -> None:
+    measured = StyleBank({"stage": "res2", "measured": "x"})
+    measured.add(torch.tensor([0, 0, 255]), torch.rand(3, 4), torch.rand(3, 4))
+    html = render_bank(BankView("b", measured))
+    page = assert_sound(html)
+    assert page.tables[0][0] == ["class", "styles", "spread", "negative"]
+    assert len(page.tables) == 1 and 'id="by-look"' not in html
+    assert set(page.column("styles")) == {"0", "unlabelled"}
+
+
+def test_a_large_bank_is_thinned_out_on_the_map() -> None:
+    bank = StyleBank()
+    bank.add(torch.zeros(5000, dtype=torch.int64), torch.rand(5000, 2), torch.rand(5000, 2))
+    html = render_bank(BankView("b", bank))
+    assert html.count("<circle") == 4000
+    assert "Of 5000 styles 4000 are drawn" in html
+
+
+def test_names_in_a_bank_cannot_become_markup() -> None:
+    evil = "<script>alert(1)</script>"
+    bank = make_bank(class_names=["<b>", "sky", "x"], source=[evil], prompts=[f"{evil} <b>"] * 7)
+    html = render_bank(BankView("<i>", bank))
+    assert assert_sound(html).text.count(evil) > 12
+    assert "<b>" not in html and evil not in html
+
+
+def test_merging_and_filtering_from_the_command_line(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+    measured = StyleBank({key: value for key, value in make_bank().metadata.items() if key != "prompts"})
+    measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
+    measured.save(tmp_path / "measured.safetensors")
+    merged, filtered = tmp_path / "merged.safetensors", tmp_path / "filtered.safetensors"
+    assert run("merge", bank_file, tmp_path / "measured.safetensors", "--output", merged) == 0
+    assert len(StyleBank.load(merged)) == 25
+    assert "without batch_id, final_loss, initial_loss, prompt_id" in capsys.readouterr().out
+    options = ["--class", "sky", "--prompt", "night", "--max-loss", "0.35"]
+    assert run("filter", bank_file, *options, "--output", filtered) == 0
+    kept = StyleBank.load(filtered)
+    assert kept.counts() == {1: 3}
+    assert json.loads(kept.metadata["history"])[0]["max_loss"] == 0.35
+    assert "wrote 3 of 24 styles" in capsys.readouterr().out
+
+
+def test_validation_has_an_exit_status(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+    assert run("validate", bank_file) == 0
+    assert capsys.readouterr().out == f"{bank_file}: sound\n"
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(bank_file.read_bytes()[:-7])
+    assert run("validate", bank_file, broken, tmp_path / "none.safetensors") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(": sound") and "not a readable .safetensors" in lines[1] and "does not exist" in lines[2]
+
+
+def test_validation_against_a_clip(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+    clip = save_tiny_clip(tmp_path / "clip.pt")
+    assert run("validate", bank_file, "--clip", clip) == 1
+    assert "the bank was made with the CLIP abab" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("none.safetensors",), "style bank none.safetensors does not exist"),
+        (("{bank}", "--clip", "none.pt"), "no file of weights at none.pt"),
+        (("filter", "{bank}", "--class", "skye", "--output", "{out}"), "no class 'skye'. Did you mean 'sky'"),
+        (("merge", "{bank}", "{other}", "--output", "{out}"), "stage res2, .* for res3; only banks of the same CLIP"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: tuple[str, ...], message: str, bank_file: Path, tmp_path: Path, capsys: Output
+) -> None:
+    other = tmp_path / "other.safetensors"
+    make_bank(stage="res3").save(other)
+    files = {"bank": bank_file, "other": other, "out": tmp_path / "out.safetensors"}
+    assert run(*(word.format(**files) for word in words)) == 2
+    assert not files["out"].exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert re.search(message, error)
+
+
+def test_an_empty_bank_is_no_mistake(tmp_path: Path, capsys: Output) -> None:
+    make_bank(0).save(tmp_path / "empty.safetensors")
+    assert run(tmp_path / "empty.safetensors") == 0
+    assert capsys.readouterr().out.endswith("empty.safetensors: no styles\n")

@@ -1,0 +1,110 @@
+"""CLIP recognises the prompts that styles were mined with, on content that they were not mined on."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clip_factory import tiny_clip
+from famix.clip import CLIPResNet, PromptEncoder, clip_weights_hash
+from famix.reports.nearest_prompts import find_nearest_prompts, noise_image, require_clip
+from famix.style import StyleBank, optimize_styles
+from famix.utils.errors import BankError
+from reports.banks import CLASSES, STYLES, make_bank
+
+
+@pytest.fixture(scope="module")
+def clip_state() -> dict[str, Tensor]:
+    return tiny_clip().state_dict()
+
+
+@pytest.fixture(scope="module")
+def mined(clip_state: dict[str, Tensor]) -> StyleBank:
+    """A style for every prompt of every class, optimised on random patches."""
+    blank = make_bank(6, clip_hash=clip_weights_hash(clip_state))
+    prompts = json.loads(blank.metadata["prompts"])[:6]
+    clip = CLIPResNet.from_state_dict(clip_state, trainable=())
+    patches = torch.rand(6, 32, 16, 16, generator=torch.Generator().manual_seed(0))
+    texts = PromptEncoder(clip_state)(prompts, ["a {}."])
+    # Texts of a random CLIP hardly differ: only what is special about each is looked for.
+    targets = F.normalize(texts - texts.unflatten(0, (3, 2)).mean(dim=1).repeat_interleave(2, 0), dim=1)
+    settings = {"steps": 40, "lr": 3.0, "momentum": 0.9, "weight_decay": 0.0}
+    styles = optimize_styles(patches, targets, lambda x: clip.encode_from("res2", x), **settings)
+    bank = StyleBank(blank.metadata)
+    bank.add(torch.arange(6) // 2, styles.mean, styles.std, {"prompt_id": torch.arange(6)})
+    return bank
+
+
+def test_styles_are_recognised(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+    nearest = find_nearest_prompts(mined, clip_state)
+    assert nearest.rows.tolist() == list(range(6))
+    assert nearest.ranks.tolist() == [1] * 6
+    assert nearest.prompts[3] == ("night sky", "foggy sky")
+
+
+def test_styles_under_wrong_names_are_not(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+    swapped = StyleBank(mined.metadata)
+    swapped.add(mined.class_ids, mined.mean, mined.std, {"prompt_id": torch.arange(6) ^ 1})
+    assert find_nearest_prompts(swapped, clip_state).ranks.tolist() == [2] * 6
+
+
+def test_content_can_be_images(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+    images = [torch.randint(256, (3, 96, 130), generator=torch.Generator().manual_seed(1)).float()]
+    nearest = find_nearest_prompts(mined, clip_state, images)
+    assert nearest.ranks.tolist().count(1) >= 5
+
+
+def test_few_of_many_styles_are_looked_at_with_progress(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+    seen: list[int] = []
+
+    def watch(rows: Sequence[int]) -> Iterable[int]:
+        for row in rows:
+            seen.append(row)
+            yield row
+
+    nearest = find_nearest_prompts(mined, clip_state, most_styles=3, progress=watch)
+    assert seen == nearest.rows.tolist() == [0, 2, 5]
+
+
+def test_classes_whose_names_end_alike_are_told_apart(clip_state: dict[str, Tensor]) -> None:
+    names = ["traffic sign", "sign"]
+    prompts = [f"{style} {name}" for name in names for style in STYLES] + ["photo"]
+    bank = StyleBank(make_bank(class_names=names, prompts=prompts).metadata)
+    bank.add(torch.tensor([1, 255]), torch.rand(2, 32), torch.rand(2, 32), {"prompt_id": torch.tensor([2, 4])})
+    nearest = find_nearest_prompts(bank, clip_state)
+    assert nearest.rows.tolist() == [0]  # unlabelled patches have a single prompt
+    assert sorted(nearest.prompts[0]) == ["foggy sign", "night sign"]
+
+
+def test_a_bank_without_prompts_has_nothing_to_compare(clip_state: dict[str, Tensor]) -> None:
+    measured = StyleBank({"class_names": json.dumps(CLASSES)})
+    measured.add(torch.tensor([0]), torch.rand(1, 32), torch.rand(1, 32))
+    with pytest.raises(BankError, match="nothing to compare"):
+        find_nearest_prompts(measured, clip_state)
+
+
+def test_a_bank_of_other_channels_is_refused(clip_state: dict[str, Tensor]) -> None:
+    with pytest.raises(BankError, match="the bank has 4 channels, res2 of this CLIP 32"):
+        find_nearest_prompts(make_bank(), clip_state)
+
+
+def test_another_clip_is_refused_by_both_hashes(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+    require_clip(mined, clip_state, "clip.pt")
+    require_clip(make_bank(clip_hash=None), clip_state, "clip.pt")
+    other = tiny_clip(seed=1).state_dict()
+    with pytest.raises(BankError, match=rf"{clip_weights_hash(clip_state)}, but clip.pt is {clip_weights_hash(other)}"):
+        require_clip(mined, other, "clip.pt")
+
+
+def test_noise_has_natural_frequencies_and_is_always_the_same() -> None:
+    noise = noise_image(64)
+    assert noise.shape == (3, 64, 64) and torch.equal(noise, noise_image(64))
+    frequencies = torch.fft.fftfreq(64)
+    radius = torch.hypot(frequencies[:, None], frequencies[None]) * 64
+    amplitude = torch.fft.fft2(noise).abs().mean(dim=0)
+    low, high = (amplitude[(radius >= start) & (radius < 2 * start)].mean() for start in (4, 16))
+    assert low / high == pytest.approx(4, rel=0.15)  # amplitudes fall with one over the frequency
+    assert torch.allclose(noise.mean(dim=(1, 2)), torch.tensor([122.8, 116.7, 104.1]), atol=0.1)

@@ -1,0 +1,182 @@
+"""From a finished run to its page, which is also opened in a real browser where there is one."""
+
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from famix.inference.loading import load_model
+from famix.reports import read_results
+from famix.reports.bank_view import BankView, render_bank
+from famix.reports.report_text import format_number
+from famix.reports.run_examples import predict_examples
+from famix.reports.run_folder import read_runs
+from reports.banks import make_bank
+from reports.pages import assert_sound
+from run_factory import ROOT, Workspace, load_tool
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def runs(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The run, and the same weights scored as of another seed by another method."""
+    other = tmp_path_factory.mktemp("other") / "again"
+    shutil.copytree(workspace.folder / "run", other)
+    results = (other / "results.json").read_text()
+    facts = {'"method": "run"': '"method": "again"', '"seed": 1': '"seed": 2', '"method_hash": "': '"method_hash": "0'}
+    for old, new in facts.items():
+        assert old in results
+        results = results.replace(old, new)
+    (other / "results.json").write_text(results)
+    return [workspace.folder / "run", other]
+
+
+@pytest.fixture(scope="module")
+def page_file(workspace: Workspace, runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of both runs with two examples of every data set."""
+    file = tmp_path_factory.mktemp("pages") / "report.html"
+    with workspace.registered():
+        load_tool("report").main([*map(str, runs), "--output", str(file), "--device", "cpu"])
+    return file
+
+
+def test_the_table_is_that_of_the_results(page_file: Path, runs: list[Path]) -> None:
+    page = assert_sound(page_file.read_text())
+    for folder in runs:
+        results = read_results(folder / "results.json")
+        expected = {
+            "tiny_night": format_number(results["tiny_night"]["sem_seg"]["mIoU"]),
+            "source: tiny": format_number(results["tiny_val"]["sem_seg"]["mIoU"]),
+        }
+        assert page.column(folder.name) == expected
+
+
+def test_every_example_shows_image_truth_predictions_and_errors(page_file: Path) -> None:
+    page = assert_sound(page_file.read_text())
+    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # data sets, images, image and truth, two pictures of each run
+    assert len(set(page.sources)) < len(page.sources)  # both runs have the same weights
+    assert page.text.count("% right") == 8
+    assert page.text.count("Confusions") == 1 and page_file.stat().st_size < 500_000
+
+
+def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path]) -> None:
+    accuracy = read_results(runs[0] / "results.json")["tiny_night"]["sem_seg"]["pACC"]
+    text = assert_sound(page_file.read_text()).text
+    shares = [int(share) for share in re.findall(r"errors, (\d+) % right", text)][:4]
+    # The data set has two images of one size, and both are shown: each by two runs.
+    assert sum(shares) / 4 == pytest.approx(accuracy, abs=0.5)
+
+
+def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> None:
+    (run,) = read_runs(runs[:1])
+    with workspace.registered():
+        examples = predict_examples(run, 2, "cpu")
+        model = load_model(runs[0], device="cpu").model
+    expected = [(name, f"{index}.png") for name in ("tiny_val", "tiny_night") for index in range(2)]
+    assert [(one.data_set, one.title) for one in examples] == expected
+    for one in examples:
+        folder = one.data_set.removeprefix("tiny_")
+        files = (workspace.folder / f"data/{kind}/{folder}/{one.title}" for kind in ("images", "labels"))
+        image, label = (np.asarray(Image.open(file)) for file in files)
+        assert np.array_equal(one.image, image)
+        truth = np.select([label == 0, label == 1, label == 2], [0, 10, 13], 255)  # road, sky and car
+        assert np.array_equal(one.truth, truth)
+        with torch.no_grad():
+            (result,) = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
+        assert np.array_equal(one.predicted, result["sem_seg"].argmax(0))
+
+
+def test_a_run_without_its_weights_has_a_page_without_examples(
+    workspace: Workspace, runs: list[Path], tmp_path: Path, capsys: Output
+) -> None:
+    for name in ("gone", "changed"):
+        shutil.copytree(runs[0], tmp_path / name)
+    (tmp_path / "gone/model_final.pth").unlink()
+    weights = torch.load(tmp_path / "changed/model_final.pth", weights_only=True)
+    torch.save({**weights, "more": 1}, tmp_path / "changed/model_final.pth")
+    for name, reason in (
+        ("gone", "has no model_final.pth, which was scored"),
+        ("changed", "holds other weights by now"),
+    ):
+        with workspace.registered():
+            load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "page.html")])
+        assert reason in capsys.readouterr().err
+        page = assert_sound((tmp_path / "page.html").read_text())
+        assert not page.sources and reason in page.text and page.column("run")["tiny_night"]
+
+
+def test_examples_can_be_left_out(runs: list[Path], tmp_path: Path, capsys: Output) -> None:
+    load_tool("report").main([str(runs[0]), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
+    assert not assert_sound((tmp_path / "a/page.html").read_text()).sources
+    assert capsys.readouterr().err == ""
+
+
+def test_mistakes_are_one_line(tmp_path: Path, runs: list[Path], capsys: Output) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(runs[0], again)
+    for folders, message in (
+        ([tmp_path / "none"], "does not exist"),
+        ([runs[0], again], "are runs of 'run' with the same seed"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            load_tool("report").main([*map(str, folders), "--output", str(tmp_path / "page.html"), "--examples", "0"])
+        assert exit_info.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.fixture
+def checker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """dev/browser_check.py as a module."""
+    spec = importlib.util.spec_from_file_location("browser_check", ROOT / "dev/browser_check.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "browser_check", module)  # where dataclasses looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_open_in_a_browser_where_there_is_one(
+    checker: ModuleType, page_file: Path, tmp_path: Path, capsys: Output
+) -> None:
+    bank = tmp_path / "bank.html"
+    bank.write_text(render_bank(BankView("bank", make_bank(24))))
+    status = checker.main([str(page_file), str(bank), "--expect", "source"])
+    printed = capsys.readouterr()
+    if checker.find_browser() is None:
+        assert status == 3 and "apt-get install chromium" in printed.err
+    else:
+        assert (status, printed.out) == (0, "2 pages are good\n")
+
+
+def test_the_browser_sees_the_table_of_the_page_and_what_is_wrong_with_another(
+    checker: ModuleType, page_file: Path, tmp_path: Path
+) -> None:
+    expected = assert_sound(page_file.read_text()).tables[0]
+    bad = tmp_path / "bad.html"
+    bad.write_text("<script>missing()</script><div style='width:2000px'>x</div><img src='http://localhost:9/a.png'>")
+    executable = checker.find_browser()
+    if executable is None:
+        assert expected
+        return
+    with checker.browser(executable) as started:
+        good = checker.look_at(started, page_file, checker.VIEWS[0], with_picture=True)
+        problems = "\n".join(checker.look_at(started, bad, checker.VIEWS[1], ["table"]).problems)
+    assert [list(row) for row in good.tables[0]] == expected
+    assert good.picture.startswith(b"\x89PNG")
+    for problem in ("ReferenceError", "asks for http://localhost:9/a.png", "pixels wider", "broken images", "'table'"):
+        assert problem in problems
+
+
+def test_a_page_that_does_not_exist_is_named(checker: ModuleType, tmp_path: Path, capsys: Output) -> None:
+    assert checker.main([str(tmp_path / "none.html")]) == 1
+    assert "none.html does not exist" in capsys.readouterr().err

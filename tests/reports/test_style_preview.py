@@ -1,0 +1,169 @@
+"""What styles do to an image, compared with what follows from how they are applied."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from famix.modeling import FAMixSemanticSegmentor
+from famix.reports.style_preview import StylePreview, changed_by_class, changed_share
+from famix.style import StyleBank, channel_mean_std
+from famix.utils.errors import ConfigError
+from model_factory import make_restyler, tiny_segmentor
+from reports.banks import make_bank
+from run_factory import Workspace, load_tool
+
+GRID = (2, 3)
+
+
+@pytest.fixture(scope="module")
+def model() -> FAMixSemanticSegmentor:
+    return tiny_segmentor(make_restyler()).eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def preview(model: nn.Module, bank: StyleBank, image: torch.Tensor, **options: object) -> StylePreview:
+    return StylePreview(model, bank, image, **{"stage": "res2", "grid": GRID, **options})  # type: ignore[arg-type]
+
+
+def test_every_look_has_its_effect(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    shown = preview(model, make_bank(12, channels=32), image)
+    foggy, night = shown.effects()
+    assert shown.names == (foggy.name, night.name) == ("foggy", "night")
+    assert foggy.styles == night.styles == 6
+    assert list(foggy.distances) == ["res2", "res3", "res4", "res5"]
+    assert min(foggy.distances.values()) > 0 and foggy.distances != night.distances
+    assert shown.plain is not None and foggy.predicted is not None
+    with torch.no_grad():
+        (plain,) = model([{"image": image}])
+    assert np.array_equal(shown.plain, plain["sem_seg"].argmax(0))
+    assert not np.array_equal(shown.plain, foggy.predicted)
+
+
+def test_a_patch_that_keeps_its_statistics_stays_what_it_is(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    shown = preview(model, make_bank(12, channels=32), image, own_weight=1.0)
+    for effect in shown.effects():
+        assert max(effect.distances.values()) < 1e-5
+        assert np.array_equal(effect.predicted, shown.plain)
+
+
+def test_the_style_of_the_image_itself_is_no_distance(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    with torch.no_grad():
+        features = model.backbone((image[None] - model.pixel_mean) / model.pixel_std)["res2"]
+    mean, std = (values.flatten(1) for values in channel_mean_std(features))
+    bank = StyleBank()
+    bank.add(torch.tensor([0, 1]), torch.cat([mean, mean]), torch.cat([std, 2 * std]))
+    same, scaled = preview(model, bank, image, grid=(1, 1)).effects()
+    assert (same.name, scaled.name) == ("0", "1")
+    assert same.distances["res2"] < 1e-5 < 0.01 < scaled.distances["res2"]
+
+
+def test_patches_get_styles_of_the_class_that_is_seen(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    seen = preview(model, make_bank(1, channels=32), image).plain
+    assert seen is not None
+    common = int(np.bincount(seen.ravel()).argmax())
+    base = make_bank(1, channels=32)
+    both, one = StyleBank(), StyleBank()
+    far = base.mean + 50
+    both.add(torch.tensor([common, 9]), torch.cat([base.mean, far]), base.std.repeat(2, 1))
+    one.add(torch.tensor([common]), base.mean, base.std)
+    # One look of two classes: the image, as a single patch, gets the style of its own class whatever the draw.
+    for bank in (both, one):
+        bank.metadata["prompts"] = '["foggy"]'
+        bank.annotations["prompt_id"] = torch.zeros(len(bank), dtype=torch.int64)
+    for seed in range(5):
+        (effect,) = preview(model, both, image, grid=(1, 1), seed=seed).effects()
+        (expected,) = preview(model, one, image, grid=(1, 1)).effects()
+        assert effect.distances == expected.distances
+
+
+def test_draws_follow_the_seed(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    bank = make_bank(60, channels=32)
+    runs = [[one.distances for one in preview(model, bank, image, seed=seed).effects()] for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_an_untrained_network_has_distances_alone(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    bank = make_bank(12, channels=32)
+    shown = preview(model, bank, image, trained=False, stage="res3")
+    assert shown.plain is None
+    untrained = preview(model, make_bank(12, channels=64), image, trained=False, stage="res3")
+    effects = list(untrained.effects())
+    assert [one.predicted for one in effects] == [None, None]
+    assert list(effects[0].distances) == ["res3", "res4", "res5"]
+
+
+def test_models_and_weights_that_cannot_be_shown_are_named(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match="Identity takes no styles"):
+        preview(nn.Identity(), make_bank(channels=32), image)
+    with pytest.raises(ConfigError, match=r"weight .* is 1.5, expected 0 to 1"):
+        preview(model, make_bank(channels=32), image, own_weight=1.5)
+
+
+def test_changes_are_counted_by_class() -> None:
+    plain = np.array([[0, 0, 1, 1]], np.uint8)
+    others = [np.array([[0, 2, 1, 1]], np.uint8), np.array([[2, 2, 0, 1]], np.uint8)]
+    assert changed_share(plain, others[0]) == 0.25
+    assert changed_by_class(plain, others) == {0: 0.75, 1: 0.25}
+
+
+def run_tool(workspace: Workspace, *arguments: str, options: tuple[str, ...] = ()) -> None:
+    config, *overrides = workspace.arguments("run", *options)[1:]
+    image = str(workspace.folder / "data/images/val/0.png")
+    with workspace.registered():
+        load_tool("preview_styles").main(["--config-file", config, "--image", image, *arguments, "--", *overrides])
+
+
+def test_command_prints_tables_and_draws_pictures(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool(workspace, "--weights", str(workspace.folder / "run/model_final.pth"))
+    text = capsys.readouterr().out
+    assert re.search(r"^look +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
+    assert re.search(r"^(?:foggy|night) +\d+ +\d\.\d\d .* \d+\.\d %$", text, flags=re.MULTILINE)
+    assert re.search(r"^seen without styles +of the image +of that changed", text, flags=re.MULTILINE)
+    shares = [float(share) for share in re.findall(r"^[a-z ]+? +([\d.]+) % +[\d.]+ %$", text, flags=re.MULTILINE)]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    for name in ("distances", "predictions"):
+        with Image.open(workspace.folder / f"run/preview/{name}.png") as picture:
+            assert picture.width > 600
+            colours = picture.convert("RGB").getcolors(1 << 24)
+            assert len(colours) > 20
+
+
+def test_command_without_weights_draws_distances_alone(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_tool(workspace, "--output", str(tmp_path), "--own-weight", "0.5")
+    assert [file.name for file in tmp_path.iterdir()] == ["distances.png"]
+    assert "pixels changed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("--bank", "none.safetensors"), (), "style bank none.safetensors does not exist"),
+        ((), ("MODEL.STYLE.GRID", "[1, 1]"), "was mined for grid .*set MODEL.STYLE.GRID"),
+        ((), ("MODEL.CLIP.WEIGHTS", ""), "features of a random network say nothing"),
+        (("--weights", "none.pth"), (), "none.pth does not exist"),
+        (("--own-weight", "2"), (), "expected 0 to 1"),
+    ],
+)
+def test_mistakes_are_one_line(
+    workspace: Workspace,
+    arguments: tuple[str, ...],
+    options: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_tool(workspace, *arguments, options=options)
+    assert exit_info.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and re.search(message, lines[0])

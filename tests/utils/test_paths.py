@@ -1,0 +1,78 @@
+"""Paths on command lines and in environment variables follow the rule of those in configs."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from data_factory import write_definition
+from error_matching import expect_error
+from famix.clip import load_clip_state_dict
+from famix.data import load_definition, register_datasets
+from famix.data.definition import resolve_root
+from famix.inference.inputs import find_images
+from famix.utils.errors import ConfigError, DatasetError, FAMixError
+from famix.utils.paths import expand_arguments
+from famix_minitown.cache import cache_folder
+
+
+@pytest.fixture(autouse=True)
+def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STORE", str(tmp_path))
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+@pytest.mark.parametrize("place", ["~", "$STORE", "${STORE}"])
+def test_arguments(place: str, tmp_path: Path) -> None:
+    arguments = expand_arguments(
+        Namespace(output=Path(place, "a"), runs=[Path(place, "b")], name=f"{place}/c", none=None)
+    )
+    assert (arguments.output, arguments.runs) == (tmp_path / "a", [tmp_path / "b"])
+    assert arguments.name == f"{place}/c", "only what is declared as a path is one"
+
+
+def test_an_argument_with_an_unset_variable_is_named() -> None:
+    with expect_error(ConfigError, key="--html-page", value="$UNSET/a", remedy="UNSET"):
+        expand_arguments(Namespace(html_page=Path("$UNSET/a")))
+
+
+@pytest.mark.parametrize("place", ["~", "$STORE"])
+def test_inputs_of_the_demo(place: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    assert find_images([f"{place}/a.png"]) == find_images([f"{place}/*.png"]) == [tmp_path / "a.png"]
+
+
+@pytest.mark.parametrize("variable", ["FAMIX_CACHE", "DETECTRON2_DATASETS"])
+@pytest.mark.parametrize("place", ["~", "$STORE"])
+def test_environment_variables(variable: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder() -> str:
+        return str(cache_folder() / "town") if variable == "FAMIX_CACHE" else resolve_root("town", "file")
+
+    monkeypatch.setenv(variable, f"{place}/there")
+    assert folder() == str(tmp_path / "there/town")
+    monkeypatch.setenv(variable, "$UNSET/there")
+    with expect_error((ConfigError, DatasetError), key=f"${variable}", value="$UNSET/there", remedy="UNSET"):
+        folder()
+
+
+def test_roots_and_definition_files(tmp_path: Path) -> None:
+    assert resolve_root("$STORE/a", "file") == resolve_root("~/a", "file") == str(tmp_path / "a")
+    with expect_error(DatasetError, key="file: key 'root'", value="$UNSET/a", remedy="UNSET"):
+        resolve_root("$UNSET/a", "file")
+    for name in ("$UNSET/a.yaml", "~nobody_here/a.yaml", "http://localhost:1/a.yaml"):
+        with expect_error(DatasetError, key="DATASETS.FILES", value=name):
+            register_datasets([name])
+
+
+@pytest.mark.parametrize("keys", ["~/train.txt", "$STORE/train.txt"])
+def test_paths_below_a_root_have_no_root_of_their_own(keys: str, tmp_path: Path) -> None:
+    file = write_definition(tmp_path, splits={"train": {"keys": keys}})
+    with expect_error(DatasetError, key="splits.train.keys", value=keys, remedy="root"):
+        load_definition(file)
+
+
+@pytest.mark.parametrize("name", ["$UNSET/clip.pt", "~nobody_here/clip.pt", "https://localhost:1/clip.pt"])
+def test_files_of_clip(name: str) -> None:
+    with expect_error(FAMixError, key="MODEL.CLIP.WEIGHTS", value=name):
+        load_clip_state_dict(name)

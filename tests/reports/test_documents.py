@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from command_lines import DOCUMENTS
-from famix import errors
+from famix.utils import errors
 from famix.config import flat_settings
 from famix.engine import load_config
 from run_factory import ROOT, load_tool

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from command_lines import DOCUMENTS
-from famix.utils import errors
 from famix.config import flat_settings
 from famix.engine import load_config
+from famix.utils import errors
 from run_factory import ROOT, load_tool
 
 DOCS = ROOT / "docs"

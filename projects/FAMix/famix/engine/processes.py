@@ -306,7 +306,7 @@ def launch(args: argparse.Namespace, device: torch.device, work: Work) -> Any:
         ConfigError: there are fewer GPUs than processes.
         SystemExit: a process has failed; with its status.
     """
-    if args.num_gpus * args.num_machines == 1:
+    if args.num_gpus * args.num_machines <= 1:  # --num-gpus 0 is a run in this process, as in Detectron2
         return work(args, Peers())
     if device.type == "cuda" and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(

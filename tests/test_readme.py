@@ -19,7 +19,7 @@ from famix.reports.significance import format_p, format_spread
 from run_factory import CONFIG, load_benchmark
 
 ROOT = Path(__file__).parent.parent
-TEXTS = [*DOCUMENTS, ROOT / "CHANGELOG.md"]
+TEXTS = [*DOCUMENTS, ROOT / "CHANGELOG.md", *sorted((ROOT / "benchmarks/results").glob("*.md"))]
 README, PROJECT_README = ROOT / "README.md", ROOT / "projects/FAMix/README.md"
 FOLDERS = [ROOT / name for name in ("projects", "benchmarks", "datasets", "docs", "dev")]
 KINDS = ("*.py", "*.yaml", "*.md", "*.sbatch")

@@ -15,8 +15,8 @@ from command_workspace import CONFIG, Miniature
 from data_factory import forgotten_datasets
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
-from reports.test_documents import run_job
 from run_factory import ROOT
+from test_documents import run_job
 
 COMMANDS = find_commands()
 
@@ -51,8 +51,8 @@ ELSEWHERE = {
 IN_CI = ("setup", "test", "lint")
 # First lines of Python examples -> the test that runs them.
 EXAMPLES = {
-    "import torch": "tests/test_readme.py::test_bank_example_runs",
-    "from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor": "tests/test_readme.py::"
+    "import torch": "tests/test_documents.py::test_bank_example_runs",
+    "from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor": "tests/test_documents.py::"
     "test_mixin_example_makes_a_model_whose_training_is_styled",
     "import sys": "tests/test_commands.py::test_a_script_of_ones_own_starts_a_training",
     "import famix": "tests/test_commands.py::test_the_predictor_example",

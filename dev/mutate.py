@@ -4,8 +4,8 @@
     python dev/mutate.py --only mixing folding-eps
 
 Each mutation is applied alone to a copy of the tracked files, and its tests run there. The exit status is 1 if a mutant
-survives that the list does not accept, or if a mutation no longer fits its file (STALE). When you rewrite mutated code,
-keep the fault and adapt `file`, `function`, `find` and `replace`.
+survives that the list does not accept, or if the `find` or `tests` of a mutation no longer fit (STALE). When you
+rewrite mutated code, keep the fault and adapt `file`, `function`, `find` and `replace`.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def _run_pytest(root: Path, tests: Sequence[str], results: Connection) -> None:
         os.dup2(log.fileno(), 2)
     failure = _FirstFailure()
     status = pytest.ExitCode(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[failure]))
-    results.send("" if status == pytest.ExitCode.OK else failure.test or status.name)
+    results.send("" if status == pytest.ExitCode.OK else failure.test or STALE)  # STALE: no test was run
 
 
 def run_tests(root: Path, tests: Sequence[str], seconds: float) -> str:

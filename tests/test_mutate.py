@@ -65,6 +65,7 @@ def test_killed_surviving_stale_and_equivalent_mutants(tmp_path, monkeypatch):
         "gone": mutate.STALE,
         "swapped": mutate.EQUIVALENT,
     }
+    assert mutate.run_tests(tmp_path, ["test_renamed.py"], seconds=60) == mutate.STALE
     (tmp_path / "test_hang.py").write_text("import time\n\ntime.sleep(60)\n")
     assert mutate.run_tests(tmp_path, ["test_hang.py"], seconds=2) == mutate.TIMEOUT
     assert (tmp_path / "toy.py").read_text() == "def area(a, b):\n    return a * b\n"

@@ -16,7 +16,7 @@ from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, random_clip
 from famix.clip.openai import CLIP
 from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
-from famix.style import PatchRestyler, StyleBank
+from famix.style import STYLE_STRATEGY_REGISTRY, PatchRestyler, StyleBank
 
 __all__ = ["CONFIG", "GRID", "NUM_CLASSES", "SGD", "SIZES", "Setting", "Sizes", "random_batch"]
 
@@ -159,8 +159,10 @@ class Setting:
 
     def restyler(self, strategy: str, styles_per_class: int = 500, grid: tuple[int, int] = GRID) -> PatchRestyler:
         """A restyler; the recipe's bank has some 500 styles of a class."""
-        restyler = PatchRestyler(strategy=strategy, grid=grid, beta=0.1)
-        if restyler.needs_bank:
+        restyler = PatchRestyler(
+            strategies=[STYLE_STRATEGY_REGISTRY.get(strategy).from_config(self.config())], grid=grid, beta=0.1
+        )
+        if restyler.needs("bank"):
             restyler.use_bank(random_bank(self.channels, styles_per_class, self.generator()))
         return restyler
 

@@ -5,13 +5,23 @@ from functools import cache
 from typing import Any
 
 import torch
+from detectron2.config import get_cfg
 
 from clip_factory import tiny_clip
+from famix import add_famix_config
 from famix.clip import CLIPResNet
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
-from famix.style import PatchRestyler
+from famix.style import PatchRestyler, StyleStrategy, build_strategies
 
-__all__ = ["NUM_CLASSES", "make_batch", "make_restyler", "tiny_backbone", "tiny_head", "tiny_segmentor"]
+__all__ = [
+    "NUM_CLASSES",
+    "make_batch",
+    "make_restyler",
+    "make_strategies",
+    "tiny_backbone",
+    "tiny_head",
+    "tiny_segmentor",
+]
 
 NUM_CLASSES = 5
 
@@ -39,9 +49,17 @@ def tiny_head(backbone: CLIPResNet, **kwargs: Any) -> CLIPDeepLabV3PlusHead:
     )
 
 
+def make_strategies(names: str, noise_scale: float = 0.5) -> list[StyleStrategy]:
+    """Strategies by name, as MODEL.STYLE.STRATEGY writes them."""
+    cfg = get_cfg()
+    add_famix_config(cfg)
+    cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.STYLE.NOISE_SCALE = names, noise_scale
+    return build_strategies(cfg)
+
+
 def make_restyler(strategy: str = "noise", grid: tuple[int, int] = (2, 3), **kwargs: Any) -> PatchRestyler:
     """A restyler whose alpha is not always 0 or 1."""
-    return PatchRestyler(strategy=strategy, grid=grid, beta=1.0, **kwargs)
+    return PatchRestyler(strategies=make_strategies(strategy), grid=grid, beta=1.0, **kwargs)
 
 
 def tiny_segmentor(restyler: PatchRestyler | None = None, **kwargs: Any) -> FAMixSemanticSegmentor:

@@ -26,9 +26,9 @@ SPLITS = {"train": 6, "val": 2, "night": 2}
 _COLOURS = {0: (90, 90, 95), 1: (120, 170, 230), 2: (200, 40, 40), 9: (10, 10, 10)}
 
 
-def load_tool(name: str) -> ModuleType:
-    """Import projects/FAMix/tools/<name>.py, which is no part of the package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"projects/FAMix/tools/{name}.py")
+def load_tool(name: str, folder: str = "tools") -> ModuleType:
+    """Import projects/FAMix/<folder>/<name>.py, which is outside the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"projects/FAMix/{folder}/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

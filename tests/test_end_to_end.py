@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.data import LabelReader
 from famix.mining import StyleMiner
 from famix.modeling import FAMixSemanticSegmentor
-from famix.style import StyleBank
-from famix.utils.errors import BankError, DatasetError
-from run_factory import Workspace, assert_equal_state
+from famix.style import STYLE_STRATEGY_REGISTRY, StyleBank
+from famix.utils.errors import BankError, ConfigError, DatasetError
+from run_factory import Workspace, assert_equal_state, load_tool
 
 BACKBONE = "backbone."
 
@@ -201,6 +203,29 @@ def test_other_strategies_train_without_a_bank(strategy: str, workspace: Workspa
     workspace.run(strategy, "MODEL.STYLE.STRATEGY", strategy, "SOLVER.MAX_ITER", "2")
     assert (workspace.folder / strategy / "model_final.pth").exists()
     assert not (workspace.folder / strategy / "style_bank.safetensors").exists()
+
+
+@pytest.fixture
+def example() -> Iterator[None]:
+    """Registers the strategy of the example of docs/EXTENDING.md."""
+    load_tool("style_strategy", "examples/extending")
+    yield
+    del STYLE_STRATEGY_REGISTRY._obj_map["DSU"]
+
+
+@pytest.mark.usefixtures("example")
+def test_a_strategy_from_outside_trains(finished: Path, workspace: Workspace) -> None:
+    def train(strategy: str, scale: str) -> torch.Tensor:
+        options = ("MODEL.STYLE.STRATEGY", strategy, "MODEL.STYLE.DSU.SCALE", scale, "SOLVER.MAX_ITER", "2")
+        bank = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"))
+        workspace.run("outside", *options, *bank, flags=("--overwrite",))
+        weights: torch.Tensor = workspace.checkpoint("outside")["model"]["sem_seg_head.classifier.0.weight"]
+        return weights
+
+    still, strong, after_bank = train("DSU", "0.0"), train("DSU", "2.0"), train("[bank, DSU]", "2.0")
+    assert not torch.equal(still, strong) and not torch.equal(strong, after_bank)
+    with expect_error(ConfigError, "MODEL.STYLE.DSU.SCALE", -1.0):
+        train("DSU", "-1.0")
 
 
 def test_styles_change_the_training(finished: Path, workspace: Workspace) -> None:

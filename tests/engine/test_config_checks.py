@@ -102,8 +102,8 @@ def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
     ("options", "message"),
     [
         (("MODEL.STYLE.STAGE", "res9"), "stages .* are res2, res3, res4, res5; got 'res9'"),
-        (("MODEL.STYLE.STRATEGY", "fog"), "STRATEGY must be one of bank, noise, mixstyle, none"),
-        (("MODEL.STYLE.BETA", "0.0"), "BETA must be > 0"),
+        (("MODEL.STYLE.STRATEGY", "fog"), "MODEL.STYLE.STRATEGY must be .*bank, noise, mixstyle"),
+        (("MODEL.STYLE.BETA", "0.0"), "MODEL.STYLE.BETA must be"),
         (("STYLE_MINING.TEMPLATES", "['no place']"), "TEMPLATES"),
         (("STYLE_MINING.STYLES", "[]"), "STYLES"),
         (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "ARCHITECTURE must be .*RN50"),

@@ -7,9 +7,10 @@ from detectron2.modeling import Backbone, SemanticSegmentor
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
+from error_matching import expect_error
 from famix.clip import CLIPResNet
 from famix.modeling import PatchStyleMixin
-from famix.style import PatchRestyler, StyleBank
+from famix.style import BankStyles, PatchRestyler, StyleBank
 from famix.utils.errors import ConfigError
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_backbone, tiny_segmentor
 
@@ -82,7 +83,7 @@ def test_styles_come_from_the_bank_of_a_patchs_class():
     batch = make_batch((64, 96), (64, 96))
     plain = loss_of(tiny_segmentor(), batch)
     model = tiny_segmentor(make_restyler("bank"))
-    with pytest.raises(ConfigError, match="has no bank yet: call use_bank"):
+    with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", "bank", "use_bank"):
         loss_of(model, batch)
     model.restyler.use_bank(make_bank([NUM_CLASSES]))  # a class that no patch has, and none for unlabelled patches
     torch.testing.assert_close(loss_of(model, batch), plain, rtol=1e-4, atol=0)
@@ -141,7 +142,7 @@ def test_nothing_of_the_styles_enters_a_checkpoint():
 @pytest.mark.parametrize("divisibility", [0, 32])
 def test_labels_are_padded_as_the_images_are(monkeypatch, divisibility):
     monkeypatch.setattr(CLIPResNet, "size_divisibility", property(lambda self: divisibility))
-    spy = SpyingRestyler(strategy="noise", grid=(2, 3), beta=1.0)
+    spy = SpyingRestyler(strategies=[BankStyles(make_bank([255]))], grid=(2, 3), beta=1.0)
     model, targets = tiny_segmentor(spy), []
     model.sem_seg_head.register_forward_pre_hook(lambda head, args: targets.append(args[1]))
     batch = make_batch((40, 60), (52, 36))
@@ -156,11 +157,11 @@ def test_labels_are_padded_as_the_images_are(monkeypatch, divisibility):
         assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
 
 
-def test_labels_are_needed():
-    model = tiny_segmentor(make_restyler())
+def test_labels_are_needed_by_strategies_that_draw_by_class():
+    model = tiny_segmentor(make_restyler("bank"))
     batch = make_batch((64, 96), (64, 96))
     del batch[1]["sem_seg"]
-    with pytest.raises(ConfigError, match="every training input needs 'sem_seg' labels"):
+    with expect_error(ConfigError, "'sem_seg'", remedy="noise"):
         loss_of(model, batch)
 
 

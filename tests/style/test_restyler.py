@@ -1,14 +1,26 @@
 import logging
+import math
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 
+from error_matching import expect_error
 from famix import add_famix_config
-from famix.style import PatchRestyler, StyleBank, patch_classes, patch_mean_std, restyle_patches
+from famix.style import (
+    BankStyles,
+    MixStyle,
+    NoiseStyles,
+    PatchRestyler,
+    StyleBank,
+    mix_statistics,
+    patch_classes,
+    patch_mean_std,
+    restyle_patches,
+)
 from famix.style.restyler import sample_alpha
-from famix.style.strategies import MixStyle
 from famix.utils.errors import ConfigError
+from model_factory import make_strategies
 
 GRID = (2, 3)
 
@@ -24,9 +36,10 @@ def bank_of(*class_ids, channels=4):
     return bank
 
 
-def restyler(strategy="bank", bank=None, **settings):
-    made = PatchRestyler(strategy=strategy, grid=GRID, **{"beta": 0.1, **settings})
-    if strategy == "bank":
+def restyler(strategy="bank", bank=None, noise_scale=0.5, **settings):
+    strategies = make_strategies(strategy, noise_scale)
+    made = PatchRestyler(strategies=strategies, grid=GRID, **{"beta": 0.1, **settings})
+    if made.needs("bank"):
         made.use_bank(bank_of(0, 0, 0, 1, 1, 2, 255) if bank is None else bank)
     made.reseed(5)
     return made
@@ -78,11 +91,29 @@ def test_strategy_none_returns_the_features_themselves(features, labels):
     assert not draw.active and restyler("noise").active
 
 
-@pytest.mark.parametrize(
-    ("strategy", "needs"), [("bank", True), ("noise", False), ("mixstyle", False), ("none", False)]
-)
-def test_only_strategy_bank_needs_a_bank(strategy, needs):
-    assert restyler(strategy).needs_bank is needs
+def test_the_needs_are_those_of_the_strategies():
+    for strategy, bank, labels in (
+        ("bank", True, True),
+        ("noise", False, False),
+        ("none", False, False),
+        ("mixstyle,bank", True, True),
+    ):
+        made = restyler(strategy)
+        assert (made.needs("bank"), made.needs("labels")) == (bank, labels)
+
+
+def test_without_strategies_that_need_labels_none_are_taken(features, labels):
+    assert torch.equal(restyler("noise")(features, None), restyler("noise")(features, labels))
+
+
+def test_strategies_follow_one_another_and_are_mixed_once(features, labels):
+    """Noise on the bank's styles, with the draws in the order of the names, then one alpha."""
+    bank, generator, own = bank_of(0, 1, 2, 255), seeded(5), patch_mean_std(features, GRID)
+    new = restyler("bank,noise", bank).sample(own, labels)
+    drawn = BankStyles(bank).sample(own, patch_classes(labels, GRID, 255), generator)
+    drawn = NoiseStyles(0.5).sample(drawn, None, generator)
+    expected = mix_statistics(own, drawn, sample_alpha((3, 4), 0.1, generator))
+    assert torch.equal(new.mean, expected.mean) and torch.equal(new.std, expected.std)
 
 
 def test_noise_scale_reaches_the_noise(features, labels):
@@ -150,7 +181,7 @@ def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback
         for _ in range(3):
             draw(features, labels)
     (record,) = caplog.records
-    assert "no style of: road, tree. " in record.getMessage() and fallback in record.getMessage()
+    assert "no styles of: road, tree. " in record.getMessage() and fallback in record.getMessage()
 
 
 def test_a_complete_bank_is_not_commented_on(caplog):
@@ -159,26 +190,21 @@ def test_a_complete_bank_is_not_commented_on(caplog):
 
 
 def test_no_bank_yet(features, labels):
-    with pytest.raises(ConfigError, match="no bank yet: call use_bank"):
-        PatchRestyler(strategy="bank", grid=GRID, beta=0.1)(features, labels)
+    made = PatchRestyler(strategies=make_strategies("bank"), grid=GRID, beta=0.1)
+    with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", "bank", "use_bank"):
+        made(features, labels)
 
 
-def test_unknown_strategy():
-    with pytest.raises(ConfigError, match="STRATEGY must be one of bank, noise, mixstyle, none; got 'fog'"):
-        restyler("fog")
-
-
-@pytest.mark.parametrize("settings", [{"beta": 0.0}, {"beta": -1.0}, {"noise_scale": -0.5}])
-def test_settings_out_of_range(settings):
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"beta": value}, "BETA") for value in (0.0, -1.0, math.nan)]
+    + [({"probability": value}, "PROBABILITY") for value in (-0.1, 1.5, math.nan)]
+    + [({"grid": value}, "GRID") for value in ((3,), (3, 3, 3), (0, 3), (2, -1))],
+)
+def test_settings_out_of_range(settings, key):
     (value,) = settings.values()
-    with pytest.raises(ConfigError, match=rf"BETA must be > 0 and NOISE_SCALE >= 0; got .*{value}"):
-        restyler("noise", **settings)
-
-
-@pytest.mark.parametrize("grid", [(3,), (3, 3, 3), (0, 3), (2, -1)])
-def test_grids_that_are_none(grid):
-    with pytest.raises(ConfigError, match="GRID"):
-        PatchRestyler(strategy="noise", grid=grid, beta=0.1)
+    with expect_error(ConfigError, f"MODEL.STYLE.{key}", value):
+        PatchRestyler(**{"strategies": make_strategies("noise"), "grid": GRID, "beta": 0.1, **settings})
 
 
 def test_a_grid_larger_than_the_map(labels):
@@ -210,12 +236,6 @@ def test_probability_zero_restyles_nothing(features, labels):
     assert torch.equal(restyler(probability=0.0)(features, labels), features)
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.5, float("nan")])
-def test_probabilities_that_are_none(probability):
-    with pytest.raises(ConfigError, match=f"PROBABILITY must be from 0 to 1; got {probability}"):
-        restyler(probability=probability)
-
-
 def test_settings_come_from_the_config():
     cfg = get_cfg()
     add_famix_config(cfg)
@@ -224,8 +244,9 @@ def test_settings_come_from_the_config():
     cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 11
     made = PatchRestyler(cfg)
-    assert (made.strategy, made.grid, made.beta, made.stage, made.mix) == ("noise", (4, 5), 0.7, "res3", False)
-    assert (made.ignore_label, made._source.scale, made.probability) == (11, 0.25, 0.75)
+    assert (made.grid, made.beta, made.stage, made.mix) == ((4, 5), 0.7, "res3", False)
+    (noise,) = made.strategies
+    assert (made.ignore_label, noise.scale, made.probability) == (11, 0.25, 0.75)
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0, 3.0])

@@ -1,7 +1,24 @@
+from typing import ClassVar
+
 import pytest
 import torch
+from detectron2.config import get_cfg
 
-from famix.style import BankStyles, MixStyle, NoiseStyles, Statistics, StyleBank
+from error_matching import expect_error
+from famix import add_famix_config
+from famix.engine import load_config
+from famix.style import (
+    STYLE_STRATEGY_REGISTRY,
+    BankStyles,
+    MixStyle,
+    NoiseStyles,
+    Statistics,
+    StyleBank,
+    StyleStrategy,
+    build_strategies,
+    needs_bank,
+)
+from famix.utils.errors import ConfigError
 
 
 def seeded(seed=0):
@@ -92,3 +109,62 @@ def test_draws_follow_the_generator_alone(strategy):
     first, again, other = (strategy.sample(own, labels, seeded(seed)).mean for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def registered():
+    """A strategy from outside with one setting; registered under its class name while the test runs."""
+
+    class Shifted(StyleStrategy):
+        defaults: ClassVar = {"BY": 1.5}
+
+        def __init__(self, by):
+            self.by = by
+
+        @classmethod
+        def from_config(cls, cfg):
+            return cls(cfg.MODEL.STYLE.SHIFTED.BY)
+
+        def sample(self, own, patch_labels, generator):
+            return Statistics(own.mean + self.by, own.std)
+
+    STYLE_STRATEGY_REGISTRY.register(Shifted)
+    yield Shifted
+    del STYLE_STRATEGY_REGISTRY._obj_map["Shifted"]
+
+
+def test_a_registered_class_is_named_in_the_config_and_has_its_own_node(registered):
+    cfg = load_config("", ["MODEL.STYLE.STRATEGY", "Shifted", "MODEL.STYLE.SHIFTED.BY", "2.5"])
+    (strategy,) = build_strategies(cfg)
+    assert isinstance(strategy, registered) and strategy.by == 2.5 and not needs_bank(cfg)
+    assert load_config("").MODEL.STYLE.SHIFTED.BY == 1.5
+
+
+@pytest.mark.parametrize(
+    "written", ["[bank, noise]", "['bank', 'noise']", "bank,noise", "bank, noise", ("bank", "noise")]
+)
+def test_a_list_of_names_gives_the_strategies_in_their_order(tmp_path, written):
+    file = tmp_path / "config.yaml"
+    if isinstance(written, str):
+        file.write_text(f"MODEL: {{STYLE: {{STRATEGY: {written if written[0] == '[' else repr(written)}}}}}")
+        read = [load_config(str(file)), load_config("", ["MODEL.STYLE.STRATEGY", written])]
+    else:
+        read = [get_cfg()]
+        add_famix_config(read[0])
+        read[0].MODEL.STYLE.STRATEGY = list(written)
+    for cfg in read:
+        assert [type(strategy) for strategy in build_strategies(cfg)] == [BankStyles, NoiseStyles]
+        assert needs_bank(cfg)
+
+
+@pytest.mark.parametrize("written", ["fog", "mixstile", "bank,none", ""])
+def test_unknown_names_and_none_in_company_are_refused(written):
+    wrong = written.split(",")[-1]
+    with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", wrong, "Did you mean" if wrong == "mixstile" else ""):
+        build_strategies(load_config("", ["MODEL.STYLE.STRATEGY", written]))
+
+
+@pytest.mark.parametrize("scale", [-0.5, float("nan")])
+def test_a_noise_scale_out_of_range_is_refused(scale):
+    with expect_error(ConfigError, "MODEL.STYLE.NOISE_SCALE", scale):
+        NoiseStyles(scale)

@@ -6,6 +6,8 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
 
+from famix.style.strategies import add_strategy_nodes
+
 __all__ = ["add_famix_config", "flat_settings"]
 
 _STYLES = (
@@ -80,7 +82,9 @@ def _add_model_keys(cfg: CN) -> None:
     clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train: e.g. "layer4"; "all"; [] freezes everything
 
     style = cfg.MODEL.STYLE = CN()
-    style.STRATEGY = "bank"  # bank (FAMix), noise, mixstyle or none
+    style.STRATEGY = (
+        "bank"  # bank (FAMix), noise, mixstyle, none or a registered name; [bank, noise]: noise on the bank's styles
+    )
     style.BANK = ""  # style bank file, mined when it does not exist; "" = OUTPUT_DIR/style_bank.safetensors
     style.GRID = [3, 3]  # (rows, cols) of patches of an image
     style.BETA = 0.1  # alpha ~ Beta(BETA, BETA), the weight of a patch's own statistics
@@ -88,6 +92,7 @@ def _add_model_keys(cfg: CN) -> None:
     style.PROBABILITY = 1.0  # share of training images that are restyled; the others keep their own statistics
     style.STAGE = "res2"  # stage whose output is restyled: res2, res3 or res4
     style.NOISE_SCALE = 0.5  # strategy noise: standard deviation of the noise, relative to the statistic itself
+    add_strategy_nodes(style)
 
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # of the cross-entropy in CLIPDeepLabV3PlusHead, in [0, 1)
 

@@ -207,12 +207,12 @@ def _check_styles(cfg: CfgNode) -> None:
     restyler, weights = PatchRestyler(cfg), cfg.MODEL.CLIP.WEIGHTS
     check_stage(restyler.stage)
     architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
-    if restyler.strategy != "none":
+    if restyler.active:
         FAMixDatasetMapper(cfg, is_mining=True)  # which knows how crops are made
         stride = 4 * 2 ** STAGES.index(restyler.stage)
         check_grid([-(-side // stride) for side in cfg.INPUT.CROP.SIZE], restyler.grid)
     path = style_bank_path(cfg)
-    if not restyler.needs_bank or os.path.isfile(path):
+    if not restyler.needs("bank") or os.path.isfile(path):
         return
     if not weights:
         raise ConfigError(

@@ -22,6 +22,9 @@ _TYPE_NAMES = {
     bool: "True or False", int: "an integer", float: "a float", str: "a string", list: "a list", tuple: "a tuple"
 }  # fmt: skip
 _COMMAND_LINE = "the command line"
+_NAME_OR_NAMES = (
+    "MODEL.STYLE.STRATEGY",
+)  # a list becomes "a,b", since Detectron2's configs keep the type of a default
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -46,6 +49,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_other_cfg(CfgNode(settings))
     words = [str(word) for word in opts]
     _check_pairs(words, defaults)
+    words[1::2] = [_join_names(key, value) for key, value in zip(words[::2], words[1::2], strict=True)]
     for key, value in zip(words[::2], words[1::2], strict=True):
         _check_value(key, value, defaults[key], _COMMAND_LINE)
     cfg.merge_from_list(words)
@@ -72,7 +76,8 @@ def _check_settings(
                 )
             _check_settings(value, known, defaults, file, f"{key}.")
         elif key in defaults:
-            _check_value(key, value, defaults[key], file)
+            settings[name] = _join_names(key, value)
+            _check_value(key, settings[name], defaults[key], file)
         else:
             missing = next(iter(flat_settings({key: value})), key)
             raise ConfigError(_unknown_key(missing, defaults))
@@ -120,6 +125,15 @@ def _unknown_key(key: str, defaults: Mapping[str, Any]) -> str:
         or " See the key table in projects/FAMix/README.md."
     )
     return f"unknown config key {key}.{hint}"
+
+
+def _join_names(key: str, value: Any) -> Any:
+    """Return a list of names, as YAML or the command line has it, as one comma-separated string."""
+    if key not in _NAME_OR_NAMES:
+        return value
+    names = re.findall(r"[^\[\]()'\",\s]+", value) if isinstance(value, str) else value
+    is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return ",".join(names) if is_list else value
 
 
 def _check_value(key: str, raw: Any, default: Any, source: str) -> None:

@@ -17,6 +17,7 @@ from famix.data.domains import roles_of
 from famix.engine.weights_file import LAST_FILE
 from famix.mining import style_bank_path
 from famix.reports import RESULTS_FILE
+from famix.style import needs_bank
 
 __all__ = ["summarize_end", "summarize_start"]
 
@@ -68,7 +69,7 @@ def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
     files = [("results", " and ".join(results))] if not args.mine_styles_only else []
     if not (args.eval_only or args.mine_styles_only):
         files.append(("checkpoint", os.path.join(folder, LAST_FILE)))
-    if not args.eval_only and cfg.MODEL.STYLE.STRATEGY == "bank":
+    if not args.eval_only and needs_bank(cfg):
         files.append(("style bank", style_bank_path(cfg)))
     files.append(("log", os.path.join(folder, "log.txt")))
     return _table("Done:", [*files, *(("next", command) for command in _next_commands(cfg, args))])
@@ -94,9 +95,8 @@ def _count_parameters(cfg: CfgNode, model: nn.Module) -> str:
 
 
 def _describe_styles(cfg: CfgNode) -> str:
-    strategy = cfg.MODEL.STYLE.STRATEGY
-    if strategy != "bank":
-        return f"strategy {strategy}, without a bank"
+    if not needs_bank(cfg):
+        return f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
     path = style_bank_path(cfg)
     return f"bank {path} ({'there already' if os.path.isfile(path) else 'to be mined first'})"
 

@@ -96,7 +96,7 @@ class Trainer(DefaultTrainer):
         hooks.insert(0, BoundedHistory())
         hooks.append(TrainingProgress(self.max_iter))
         hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
-        if restyler is not None and restyler.needs_bank:
+        if restyler is not None and restyler.needs("bank"):
             hooks.insert(0, StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))
         return hooks
 

@@ -1,6 +1,5 @@
 """Restyling inside any Detectron2 meta-architecture, without touching its forward."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -52,18 +51,20 @@ class PatchStyleMixin(nn.Module):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Forward of the meta-architecture, with restyled features in train mode."""
-        if not self.training or self.restyler is None or not self.restyler.active:
+        restyler, labels = self.restyler, None
+        if not self.training or restyler is None or not restyler.active:
             return super().forward(batched_inputs)
-        if any("sem_seg" not in x for x in batched_inputs):
-            raise ConfigError("styles are drawn by class: every training input needs 'sem_seg' labels")
-        # Moved once, for the styles and for the loss.
-        inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
-        with self._restyled(inputs, self.restyler):
-            return super().forward(inputs)
-
-    def _restyled(self, inputs: list[dict[str, Any]], restyler: PatchRestyler) -> AbstractContextManager[None]:
-        labels = self._padded_labels([x["sem_seg"] for x in inputs], restyler.ignore_label)
-        return self.clip_backbone.transform_stage(restyler.stage, lambda features: restyler(features, labels))
+        if restyler.needs("labels"):
+            if any("sem_seg" not in x for x in batched_inputs):
+                raise ConfigError(
+                    "training inputs must have 'sem_seg' labels, got inputs without: MODEL.STYLE.STRATEGY draws styles by "
+                    "class. Return the labels from the dataset mapper, or use strategy noise or none."
+                )
+            # Moved once, for the styles and for the loss.
+            batched_inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
+            labels = self._padded_labels([x["sem_seg"] for x in batched_inputs], restyler.ignore_label)
+        with self.clip_backbone.transform_stage(restyler.stage, lambda features: restyler(features, labels)):
+            return super().forward(batched_inputs)
 
     def _padded_labels(self, labels: list[Tensor], ignore_label: int) -> Tensor:
         """Labels (B, H, W), padded just as the meta-architecture pads the images, so that the grids coincide."""

@@ -7,11 +7,20 @@ from famix.style.preconditioner import METRICS, source_basis
 from famix.style.restyle import mix_statistics, restyle_patches, transfer_statistics
 from famix.style.restyler import PatchRestyler
 from famix.style.statistics import Statistics, channel_mean_std, patch_mean_std
-from famix.style.strategies import BankStyles, MixStyle, NoiseStyles, StyleStrategy
+from famix.style.strategies import (
+    STYLE_STRATEGY_REGISTRY,
+    BankStyles,
+    MixStyle,
+    NoiseStyles,
+    StyleStrategy,
+    build_strategies,
+    needs_bank,
+)
 
 __all__ = [
     "IGNORE_CLASS",
     "METRICS",
+    "STYLE_STRATEGY_REGISTRY",
     "BankStyles",
     "MixStyle",
     "NoiseStyles",
@@ -20,9 +29,11 @@ __all__ = [
     "Statistics",
     "StyleBank",
     "StyleStrategy",
+    "build_strategies",
     "channel_mean_std",
     "dominant_labels",
     "mix_statistics",
+    "needs_bank",
     "optimize_styles",
     "patch_classes",
     "patch_mean_std",

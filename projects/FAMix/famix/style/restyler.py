@@ -1,6 +1,5 @@
-"""The feature-level mapper of training: draws styles for a batch's patches and applies them."""
+"""Restyling during training: draw statistics for the patches of a batch, mix them with their own and apply them."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,61 +9,56 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from famix.style.bank import StyleBank
-from famix.style.dominant import IGNORE_CLASS, patch_classes
+from famix.style.dominant import patch_classes
 from famix.style.patches import Grid
 from famix.style.restyle import mix_statistics, transfer_statistics
 from famix.style.statistics import Statistics, patch_mean_std
-from famix.style.strategies import BankStyles, MixStyle, NoiseStyles, StyleStrategy
+from famix.style.strategies import StyleStrategy, build_strategies
 from famix.utils.errors import ConfigError
 
 __all__ = ["PatchRestyler", "sample_alpha"]
 
-_STRATEGIES = ("bank", "noise", "mixstyle", "none")
-
 
 class PatchRestyler:
-    """Randomises the style of every patch of a feature map, once per call.
+    """Randomizes the style of every patch of a feature map, once per call.
 
-    It holds no parameters and is no module, so that neither styles nor random state enter a checkpoint.
+    It has no parameters and is not a module: neither styles nor random state enter a checkpoint.
 
     Args:
-        strategy: "bank" (a bank must be given before the first batch, see `use_bank`), "noise", "mixstyle" or "none".
+        strategies: applied one after another, each to the statistics that the one before drew; the result is mixed with
+            the patch's own statistics once. Empty leaves features unchanged.
         grid: (rows, cols) of patches.
         beta: alpha ~ Beta(beta, beta) weighs a patch's own statistics; > 0.
         mix: False gives a patch the drawn style unmixed, as if alpha were 0.
         probability: share of images that are restyled, in [0, 1]; the others keep their own statistics.
-        stage: name of the backbone stage whose output is restyled, e.g. "res2".
-        noise_scale: of strategy "noise".
+        stage: name of the backbone stage to restyle, e.g. "res2".
         ignore_label: label id of pixels without a class.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value is out of range.
     """
 
     @configurable
     def __init__(
         self,
         *,
-        strategy: str,
+        strategies: Sequence[StyleStrategy],
         grid: Grid,
         beta: float,
         mix: bool = True,
         probability: float = 1.0,
         stage: str = "res2",
-        noise_scale: float = 0.5,
         ignore_label: int = 255,
     ) -> None:
-        if strategy not in _STRATEGIES:
-            raise ConfigError(f"MODEL.STYLE.STRATEGY must be one of {', '.join(_STRATEGIES)}; got {strategy!r}")
-        if beta <= 0 or noise_scale < 0:
-            raise ConfigError(
-                f"MODEL.STYLE.BETA must be > 0 and NOISE_SCALE >= 0; got BETA {beta} and NOISE_SCALE {noise_scale}"
-            )
+        if not beta > 0:
+            raise ConfigError(f"MODEL.STYLE.BETA must be a number above 0, got {beta}. The paper uses 0.1.")
         if not 0 <= probability <= 1:
-            raise ConfigError(f"MODEL.STYLE.PROBABILITY must be from 0 to 1; got {probability}")
+            raise ConfigError(f"MODEL.STYLE.PROBABILITY must be in [0, 1], got {probability}. The default is 1.0.")
         if len(grid) != 2 or min(grid) < 1:
-            raise ConfigError(f"MODEL.STYLE.GRID must be (rows, cols), each at least 1; got {tuple(grid)}")
-        self.strategy = strategy
+            raise ConfigError(
+                f"MODEL.STYLE.GRID must be (rows, cols), each at least 1, got {tuple(grid)}. Write [3, 3]."
+            )
+        self.strategies = tuple(strategies)
         self.grid: Grid = (int(grid[0]), int(grid[1]))
         self.beta = beta
         self.mix = mix
@@ -72,79 +66,69 @@ class PatchRestyler:
         self.stage = stage
         self.ignore_label = ignore_label
         self.generator = torch.Generator()
-        self._source: StyleStrategy | None = None
-        if strategy == "noise":
-            self._source = NoiseStyles(noise_scale)
-        elif strategy == "mixstyle":
-            self._source = MixStyle()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from MODEL.STYLE."""
         style = cfg.MODEL.STYLE
         return {
-            "strategy": style.STRATEGY,
+            "strategies": build_strategies(cfg),
             "grid": tuple(style.GRID),
             "beta": style.BETA,
             "mix": style.MIX,
             "probability": style.PROBABILITY,
             "stage": style.STAGE,
-            "noise_scale": style.NOISE_SCALE,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
     @property
-    def needs_bank(self) -> bool:
-        """Whether the strategy draws from a style bank."""
-        return self.strategy == "bank"
-
-    @property
     def active(self) -> bool:
-        """Whether calls change features at all."""
-        return self.strategy != "none"
+        """Whether calls change features."""
+        return bool(self.strategies)
+
+    def needs(self, what: str) -> bool:
+        """Whether a strategy needs "bank" or "labels"."""
+        return any(what in strategy.needs for strategy in self.strategies)
 
     def use_bank(self, bank: StyleBank) -> None:
-        """Draw from a bank from now on; says once which classes have no style of their own in it."""
-        self._source = BankStyles(bank)
-        counts = bank.counts()
-        missing = [name for i, name in enumerate(bank.class_names()) if i not in counts]
-        if missing:
-            fallback = "the styles of unlabelled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
-            logging.getLogger(__name__).warning(
-                "The style bank has no style of: %s. Patches of these classes use %s.", ", ".join(missing), fallback
-            )
+        """Hand a style bank to the strategies that need one."""
+        for strategy in self.strategies:
+            if "bank" in strategy.needs:
+                strategy.use_bank(bank)
 
     def reseed(self, seed: int) -> None:
         """Make the following draws a function of `seed`, >= 0."""
         self.generator.manual_seed(seed)
 
-    def sample(self, own: Statistics, labels: Tensor) -> Statistics:
-        """Draw the new statistics of every patch, already mixed with its own where `mix` asks for it.
+    def sample(self, own: Statistics, labels: Tensor | None) -> Statistics:
+        """Draw new statistics for every patch and mix them with its own.
 
         Args:
-            own: the patches' own statistics, (B, C, rows, cols).
-            labels: (B, H, W) int, ground truth at any resolution.
+            own: statistics of the patches, (B, C, rows, cols).
+            labels: (B, H, W) int, ground truth at any resolution; None if no strategy needs labels.
 
         Returns:
             Statistics of shape (B, C, rows, cols).
         """
-        if self._source is None:
-            raise ConfigError("MODEL.STYLE.STRATEGY bank has no bank yet: call use_bank before training")
-        patch_labels = patch_classes(labels, self.grid, self.ignore_label)
-        drawn = self._source.sample(own, patch_labels, self.generator)
+        patch_labels = None
+        if labels is not None and self.needs("labels"):
+            patch_labels = patch_classes(labels, self.grid, self.ignore_label)
+        drawn = own
+        for strategy in self.strategies:
+            drawn = strategy.sample(drawn, patch_labels, self.generator)
         shape = own.mean.shape[:2]
         alpha = sample_alpha(shape, self.beta, self.generator) if self.mix else torch.zeros(*shape, 1, 1)
         if self.probability < 1:
             kept = torch.rand(len(alpha), 1, 1, 1, generator=self.generator) >= self.probability
-            alpha = alpha.masked_fill(kept, 1.0)  # all of its own statistics: the image comes through unchanged
+            alpha = alpha.masked_fill(kept, 1.0)  # full weight on its own statistics leaves the image unchanged
         return mix_statistics(own, drawn, alpha)
 
-    def __call__(self, features: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, features: Tensor, labels: Tensor | None) -> Tensor:
         """Restyle a feature map.
 
         Args:
             features: (B, C, H, W).
-            labels: (B, H', W') int, ground truth of the same images at any resolution.
+            labels: (B, H', W') int, ground truth of the same images at any resolution; None if no strategy needs it.
 
         Returns:
             (B, C, H, W).
@@ -166,6 +150,6 @@ def sample_alpha(shape: Sequence[int], beta: float, generator: torch.Generator) 
     Returns:
         (B, C, 1, 1) float64 in [0, 1], on the CPU.
     """
-    # torch's own Beta takes no generator: the distribution's quantile function maps uniform draws to it instead.
+    # torch's Beta takes no generator: the quantile function of the distribution maps uniform draws instead.
     uniform = torch.rand(*shape, 1, 1, generator=generator, device=generator.device, dtype=torch.float64)
     return torch.from_numpy(scipy.special.betaincinv(beta, beta, uniform.cpu().numpy()))

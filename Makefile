@@ -11,7 +11,7 @@ TYPED := projects/FAMix benchmarks datasets
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format bench soak demo demo-full clean distclean
+.PHONY: help setup check test lint format bench soak demo demo-full clean distclean
 
 help:  ## Show this list
 	@echo "FAMix for Detectron2"
@@ -27,15 +27,17 @@ $(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg pyproj
 	@PYTHON='$(PYTHON)' bash dev/install.sh
 	@touch $@
 
+check: lint test  ## Run everything that must pass before a merge: lint and tests
+
 test: $(STAMP)  ## Run the tests (CPU, no downloads)
-	$(VENV)/python -m pytest $(ARGS)
+	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy $(foreach folder,$(TYPED),$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder)))
 
-format: $(STAMP)  ## Format the code and mend what can be mended
+format: $(STAMP)  ## Apply the formatter and automatic fixes
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 

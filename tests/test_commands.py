@@ -48,7 +48,7 @@ ELSEWHERE = {
     "projects/FAMix/examples/tutorial.py": "tests/inference/test_tutorial.py::test_tutorial_ends_with_a_table",
 }
 # Target of make -> the part of CI that calls it; all other targets are scripts, see PLANNED.
-IN_CI = ("setup", "test", "lint")
+IN_CI = ("setup", "check", "test", "lint")
 # First lines of Python examples -> the test that runs them.
 EXAMPLES = {
     "import torch": "tests/test_documents.py::test_bank_example_runs",
@@ -141,8 +141,7 @@ def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+|)", makefile, flags=re.MULTILINE)
     assert recipe is not None, f"no target {target}"
     if target in IN_CI:
-        assert re.search(rf"^make {target}\b", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE)
-        return
+        return  # tests/test_documents.py::test_ci_runs_the_check_that_contributors_run
     scripts = re.findall(r"/python (\S+\.py)", recipe[1])
     assert scripts and all((ROOT / script).is_file() and script in PLANNED for script in scripts)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Print the lines of tracked text files per folder, at one commit or at two side by side.
 
-    dev/lines.py v0.1 HEAD
+dev/lines.py v0.1 HEAD
 """
 
 import argparse

@@ -1,20 +1,18 @@
 #!/usr/bin/env bash
-# Makes .venv in the project's root. Called by `make setup`; PYTHON names the interpreter, python3 if unset.
+# Create or update .venv in the root of the project. `make setup` calls it; PYTHON names the interpreter (python3).
 #
-# There are two cases:
-#   - PYTHON cannot import Detectron2: everything is installed in the tested versions.
-#   - PYTHON can: that Detectron2 and its PyTorch are seen from .venv and used as they are, and only what is missing is
-#     installed, in any version that fits beside them.
-# Needs no compiler and no GPU. Run again at any time: it brings .venv up to date.
+# If PYTHON cannot import Detectron2, all packages are installed in the tested versions. If it can, .venv uses that
+# Detectron2 with its PyTorch, and only missing packages are installed, in versions that fit beside them.
+# Needs neither a compiler nor a GPU. A second run updates .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
-UNFINISHED="$VENV/.setup-unfinished" # there while packages are being installed
-HOST_LINK="famix_host_packages.pth"  # in .venv's site-packages: makes PYTHON's packages importable
+UNFINISHED="$VENV/.setup-unfinished" # exists while packages are being installed
+HOST_LINK="famix_host_packages.pth"  # in .venv's site-packages: makes the packages of PYTHON importable
 PYTHON="${PYTHON:-python3}"
 
-# Settings that would send packages elsewhere than into .venv, or import others than those in it.
+# These settings would install packages outside .venv, or import packages from outside.
 unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
@@ -24,11 +22,11 @@ die() {
     exit 1
 }
 pip() { "$VENV/bin/python" -m pip "$@"; }
-# Conflicts: the wheel of Detectron2 asks for more than it needs, see dev/no-deps.txt. The last step imports everything.
+# No warnings about conflicts: the wheel of Detectron2 requires too much, see dev/no-deps.txt. The last step imports all.
 pip_install() { pip install --quiet --no-warn-conflicts "$@"; }
 site_packages() { "$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 
-# One set-up at a time: a second one waits here, then finds little left to do.
+# A second set-up waits here for the first.
 if command -v flock >/dev/null; then
     exec 9<dev/install.sh
     flock 9
@@ -38,7 +36,7 @@ find_python() {
     command -v "$PYTHON" >/dev/null || die "'$PYTHON' was not found. Name a Python 3.11 or newer: make setup PYTHON=..."
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "Python 3.11 or newer is needed, but '$PYTHON' is $("$PYTHON" -V 2>&1). Name another: make setup PYTHON=..."
-    # In a shell where .venv is active, python3 is .venv's own: go back to the interpreter that it was made from.
+    # With .venv active, python3 is its own: use the interpreter that created it.
     PYTHON="$("$PYTHON" - "$VENV" <<'EOF'
 import os, sys
 own = os.path.realpath(sys.prefix) == os.path.realpath(sys.argv[1])
@@ -48,8 +46,8 @@ EOF
     if "$PYTHON" -P -c 'import detectron2' 2>/dev/null; then HOST=yes; else HOST=no; fi
 }
 
-# True if .venv can be brought up to date. If not, it is made anew: after an interrupted set-up, whose half-written
-# packages pip may take for whole ones; for another Python; on a change between the two cases.
+# True if .venv can be updated. It is recreated after an interrupted set-up (pip may take half-written packages for
+# whole ones), for another Python, and on a change between the two cases.
 venv_is_usable() {
     local version='import sys; print(sys.base_prefix, sys.version)' linked=no
     [[ ! -e "$UNFINISHED" ]] || return 1
@@ -69,8 +67,8 @@ make_venv() {
     touch "$UNFINISHED"
 }
 
-# --system-site-packages would do for a plain PYTHON, but not for one in a virtual environment, whose packages it would
-# pass over. addsitedir, other than a plain path, follows the links of packages that were installed as editable.
+# --system-site-packages skips the packages of a PYTHON in a virtual environment. Unlike a plain path, addsitedir follows
+# the links of editable packages.
 link_host_packages() {
     "$PYTHON" -P - >"$(site_packages)/$HOST_LINK" <<'EOF'
 import os, sys
@@ -80,7 +78,7 @@ for path in sys.path:
 EOF
 }
 
-# What the existing Detectron2 was built with, as constraints: pip must not put another version in front of it.
+# Constraints that keep the versions the existing Detectron2 was built with.
 host_constraints() {
     "$PYTHON" -P - <<'EOF'
 from importlib import metadata
@@ -94,14 +92,14 @@ EOF
 
 install_requirements() {
     if [[ "$HOST" == yes ]]; then
-        say "[2/4] Installing what $PYTHON lacks"
-        rm -f "$(site_packages)/$HOST_LINK" # else pip finds the tools there, and .venv/bin would lack their commands
+        say "[2/4] Installing packages that $PYTHON lacks"
+        rm -f "$(site_packages)/$HOST_LINK" # otherwise pip finds the tools there, and .venv/bin lacks their commands
         pip_install --requirement dev/requirements.txt
         link_host_packages
         host_constraints >"$VENV/host-constraints.txt"
         pip_install --constraint "$VENV/host-constraints.txt" --editable . ||
-            die "nothing fits beside $PYTHON's $(paste -sd ' ' "$VENV/host-constraints.txt"); setup.cfg says what FAMix" \
-                "needs. Name another interpreter: make setup PYTHON=..."
+            die "nothing fits beside $PYTHON's $(paste -sd ' ' "$VENV/host-constraints.txt"); see setup.cfg for the versions that FAMix" \
+                "requires. Name another interpreter: make setup PYTHON=..."
     else
         say "[2/4] Installing PyTorch and the other requirements (a download of about 3 GB the first time)"
         pip_install --requirement requirements.txt
@@ -114,9 +112,8 @@ install_detectron2() {
         pip_install --no-deps --require-hashes --requirement <(grep -v '^sal-detectron2' dev/no-deps.txt)
     else
         say "[3/4] Installing Detectron2"
-        # The wheel is tagged for Python 3.10, but its Python files run on newer ones: it has no compiled part, without
-        # which only rotated boxes and the first deformable convolutions are missing. pip takes a wheel for another
-        # Python only together with --target.
+        # The wheel is tagged for Python 3.10 and runs on newer versions: it has no compiled part, which only rotated
+        # boxes and deformable convolutions need. pip accepts a wheel for another Python only with --target.
         pip_install --no-deps --require-hashes --requirement dev/no-deps.txt --upgrade --target "$(site_packages)" \
             --only-binary=:all: --python-version 3.10 --implementation cp --abi none --platform any
     fi

@@ -141,7 +141,7 @@ def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command
     recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+|)", makefile, flags=re.MULTILINE)
     assert recipe is not None, f"no target {target}"
     if target in IN_CI:
-        return  # tests/test_documents.py::test_ci_runs_the_check_that_contributors_run
+        return  # tests/test_setup.py::test_ci_runs_the_check_that_contributors_run
     scripts = re.findall(r"/python (\S+\.py)", recipe[1])
     assert scripts and all((ROOT / script).is_file() and script in PLANNED for script in scripts)
 

@@ -108,13 +108,6 @@ def test_make_targets_exist() -> None:
     assert {"setup", "test", "lint"} <= named <= targets
 
 
-def test_ci_runs_the_check_that_contributors_run() -> None:
-    check = re.search(r"^check: (.*?)(?:  ##.*)?$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert check is not None and {"lint", "test"} <= set(check[1].split())
-    assert re.findall(r"^make (.*)", (ROOT / ".ci/run").read_text(), flags=re.MULTILINE) == ["check"]
-    assert "make check" in (ROOT / "README.md").read_text()
-
-
 def test_bank_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

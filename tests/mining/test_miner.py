@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.mining.miner import PatchPositions, first_patches, take_patches
 from famix.style import channel_mean_std, optimize_styles
 from famix.utils.errors import ConfigError
@@ -54,7 +55,7 @@ def test_take_patches_equals_slicing(size, grid):
 
 def test_take_patches_refuses_a_grid_larger_than_the_map():
     positions = PatchPositions(*torch.zeros(4, 1, dtype=torch.int64))
-    with pytest.raises(ConfigError, match=r"map of \(2, 5\).*grid of \(3, 3\)"):
+    with expect_error(ConfigError, "grid", (3, 3), "MODEL.STYLE.GRID"):
         take_patches(torch.rand(1, 1, 2, 5), positions, (3, 3))
 
 

@@ -129,7 +129,7 @@ def test_validation_has_an_exit_status(bank_file: Path, tmp_path: Path, capsys: 
     broken.write_bytes(bank_file.read_bytes()[:-7])
     assert run("validate", bank_file, broken, tmp_path / "none.safetensors") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(": sound") and "not a readable .safetensors" in lines[1] and "does not exist" in lines[2]
+    assert lines[0].endswith(": sound") and "must be a .safetensors file" in lines[1] and "not found" in lines[2]
 
 
 def test_validation_against_a_clip(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
@@ -141,7 +141,7 @@ def test_validation_against_a_clip(bank_file: Path, tmp_path: Path, capsys: Outp
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("none.safetensors",), "style bank none.safetensors does not exist"),
+        (("none.safetensors",), "style bank not found: 'none.safetensors'"),
         (("{bank}", "--clip", "none.pt"), "no file of weights at none.pt"),
         (("filter", "{bank}", "--class", "skye", "--output", "{out}"), "no class 'skye'. Did you mean 'sky'"),
         (("merge", "{bank}", "{other}", "--output", "{out}"), "stage res2, .* for res3; only banks of the same CLIP"),

@@ -148,7 +148,7 @@ def test_command_without_weights_draws_distances_alone(
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("--bank", "none.safetensors"), (), "style bank none.safetensors does not exist"),
+        (("--bank", "none.safetensors"), (), "style bank not found: 'none.safetensors'"),
         ((), ("MODEL.STYLE.GRID", "[1, 1]"), "was mined for grid .*set MODEL.STYLE.GRID"),
         ((), ("MODEL.CLIP.WEIGHTS", ""), "features of a random network say nothing"),
         (("--weights", "none.pth"), (), "none.pth does not exist"),

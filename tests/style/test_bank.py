@@ -167,18 +167,18 @@ def test_a_moved_bank_is_the_same_bank(class_ids):
     ],
 )
 def test_shapes_that_do_not_belong_together(class_ids, mean, std):
-    with pytest.raises(BankError, match=r"expected class_ids \(N,\), mean and std \(N, C\)") as error:
+    with expect_error(BankError, "mean and std", mean) as error:
         StyleBank().add(torch.zeros(class_ids, dtype=torch.int64), torch.rand(mean), torch.rand(std))
-    assert all(str(shape) in str(error.value) for shape in (class_ids, mean, std))
+    assert all(str(shape) in str(error.value) for shape in (class_ids, std))
 
 
 def test_other_channels_than_the_bank_has():
-    with pytest.raises(BankError, match=r"mean and std \(N, 2\).*\(1, 3\)"):
+    with expect_error(BankError, "mean and std", (1, 3)):
         numbered_bank().add(torch.tensor([1]), torch.rand(1, 3), torch.rand(1, 3))
 
 
 def test_annotations_of_another_length():
-    with pytest.raises(BankError, match=r"'loss': \(1,\)"):
+    with expect_error(BankError, "annotations", "'loss': (1,)"):
         StyleBank().add(torch.tensor([1, 2]), torch.rand(2, 3), torch.rand(2, 3), {"loss": torch.rand(1)})
 
 
@@ -186,13 +186,13 @@ def test_annotations_of_another_length():
 def test_other_annotations_than_the_bank_has(names):
     bank, one = StyleBank(), torch.ones(1, 1)
     bank.add(torch.tensor([1]), one, one, {"batch_id": one[0]})
-    with pytest.raises(BankError, match=r"expected the annotations \['batch_id'\], got \[" + str(names)[1:-1]):
+    with expect_error(BankError, "annotations", sorted(names)):
         bank.add(torch.tensor([1]), one, one, dict.fromkeys(names, one[0]))
 
 
 @pytest.mark.parametrize("class_ids", [torch.tensor([1, 256]), torch.tensor([-1, 1]), torch.tensor([1.0, 2.0])])
 def test_class_ids_out_of_range(class_ids):
-    with pytest.raises(BankError, match=r"integers in \[0, 255\], got \["):
+    with expect_error(BankError, "class ids", class_ids.tolist()):
         StyleBank().add(class_ids, torch.rand(2, 3), torch.rand(2, 3))
 
 
@@ -201,7 +201,7 @@ def test_class_ids_out_of_range(class_ids):
 def test_styles_that_are_not_finite(bad, where):
     styles = {"mean": torch.rand(2, 3), "std": torch.rand(2, 3)}
     styles[where][1, 2] = bad
-    with pytest.raises(BankError, match=r"finite.*lower STYLE_MINING\.LR"):
+    with expect_error(BankError, "mean and std", remedy="STYLE_MINING.LR"):
         StyleBank().add(torch.tensor([1, 2]), **styles)
 
 

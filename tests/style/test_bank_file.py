@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from error_matching import expect_error
 from famix.style import StyleBank, bank
 from famix.utils.errors import BankError
 
@@ -86,7 +87,7 @@ def test_a_failing_save_leaves_the_old_file_and_no_litter(path, monkeypatch, whe
         monkeypatch.setattr(Path, "write_bytes", fail)
     else:
         monkeypatch.setattr(bank, "save", fail)
-    with pytest.raises(BankError, match=r"cannot be written to .*disk full.*MODEL\.STYLE\.BANK"):
+    with expect_error(BankError, str(path), "disk full", "MODEL.STYLE.BANK"):
         small_bank().save(path)
     monkeypatch.undo()
     assert StyleBank.load(path).metadata["old"] == "yes"
@@ -107,7 +108,7 @@ def test_the_file_appears_only_when_it_is_whole(path, monkeypatch):
 
 
 def test_a_missing_file(path):
-    with pytest.raises(BankError, match=r"bank\.safetensors does not exist.*--mine-styles-only"):
+    with expect_error(BankError, str(path), remedy="--mine-styles-only"):
         StyleBank.load(path)
 
 
@@ -115,43 +116,44 @@ def test_a_missing_file(path):
 def test_a_damaged_file(path, damage):
     small_bank().save(path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(BankError, match=r"bank\.safetensors is not a readable \.safetensors file.*mine the bank again"):
+    with expect_error(BankError, str(path), remedy="Mine the bank again"):
         StyleBank.load(path)
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(BankError, match="not a readable"):
+    with expect_error(BankError, str(tmp_path), remedy="Mine the bank again"):
         StyleBank.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("tensors", "metadata", "got"),
     [
-        ({"weight": torch.rand(2)}, None, r"version None and tensors \['weight'\]"),
+        ({"weight": torch.rand(2)}, None, "['weight']"),
         (contents(), None, "version None"),
         (contents(), {"format_version": "3"}, "version 3"),
-        ({"mean": torch.rand(1, 1), "std": torch.rand(1, 1)}, VERSION, r"version 1 and tensors \['mean', 'std'\]"),
+        ({"mean": torch.rand(1, 1), "std": torch.rand(1, 1)}, VERSION, "['mean', 'std']"),
     ],
 )
 def test_a_file_of_something_else(path, tensors, metadata, got):
     save_file(tensors, path, metadata)
-    with pytest.raises(BankError, match=rf"bank\.safetensors is not a style bank of format version 2.*{got}.*again"):
+    with expect_error(BankError, str(path), got, "Mine the bank again"):
         StyleBank.load(path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "got"),
     [
-        ({"std": torch.rand(2, 4)}, r"expected class_ids.*\(2, 4\)"),
-        ({"class_ids": torch.tensor([1])}, r"expected class_ids.*\(1,\)"),
-        ({"annotation.loss": torch.rand(3)}, r"expected class_ids.*'loss': \(3,\)"),
-        ({"class_ids": torch.tensor([0, 256])}, r"integers in \[0, 255\], got \[0, 256\]"),
-        ({"mean": torch.full((2, 3), torch.nan)}, "finite"),
+        ({"std": torch.rand(2, 4)}, (2, 4)),
+        ({"class_ids": torch.tensor([1])}, (1,)),
+        ({"annotation.loss": torch.rand(3)}, "'loss': (3,)"),
+        ({"class_ids": torch.tensor([0, 256])}, [0, 256]),
+        ({"mean": torch.full((2, 3), torch.nan)}, "NaN"),
+        ({"mean": torch.full((2, 3), 1e300, dtype=torch.float64)}, "infinity"),
     ],
 )
-def test_a_file_with_impossible_styles_is_named(path, changes, message):
+def test_a_file_with_impossible_styles_is_named(path, changes, got):
     save_file(contents(**changes), path, VERSION)
-    with pytest.raises(BankError, match=rf"bank\.safetensors.*{message}"):
+    with expect_error(BankError, str(path), got):
         StyleBank.load(path)
 
 
@@ -178,9 +180,7 @@ def test_a_flipped_bit_is_noticed(path, where):
     }
     content[place[where]] ^= 1
     path.write_bytes(content)
-    with pytest.raises(
-        BankError, match=r"bank\.safetensors is not what was saved: its checksum differs; copy it again"
-    ):
+    with expect_error(BankError, str(path), "checksum", "Copy it again"):
         StyleBank.load(path)
 
 
@@ -191,11 +191,5 @@ def test_files_of_the_first_version_are_read(path):
 
 def test_names_that_are_no_list(path):
     StyleBank({"class_names": "{"}).save(path)
-    with pytest.raises(BankError, match=r"no sound style bank: class_names must be a list of names in JSON"):
-        StyleBank.load(path)
-
-
-def test_styles_beyond_float32_are_not_finite(path):
-    save_file(contents(mean=torch.full((2, 3), 1e300, dtype=torch.float64)), path, VERSION)
-    with pytest.raises(BankError, match="finite"):
+    with expect_error(BankError, str(path), "class_names", "Mine the bank again"):
         StyleBank.load(path)

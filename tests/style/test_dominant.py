@@ -71,7 +71,7 @@ def test_patch_classes_call_unlabelled_patches_255(ignore):
 
 
 def test_labels_smaller_than_the_grid_are_refused():
-    with pytest.raises(ConfigError, match=r"map of \(2, 5\).*grid of \(3, 3\)"):
+    with expect_error(ConfigError, "grid", (3, 3), "MODEL.STYLE.GRID"):
         dominant_labels(torch.zeros(1, 2, 5, dtype=torch.int64), (3, 3))
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.style.patches import check_grid, map_blocks, patch_index, patch_starts
 from famix.utils.errors import ConfigError
 
@@ -49,10 +50,10 @@ def test_values_per_patch_meet_their_patches(size, memory_format):
 
 @pytest.mark.parametrize("grid", [(3, 2), (2, 6), (0, 1), (1, -1)])
 def test_a_grid_that_does_not_fit_is_refused_with_both_sizes(grid):
-    with pytest.raises(ConfigError, match=r"map of \(2, 5\).*grid of \(" + f"{grid[0]}, {grid[1]}" + r"\).*GRID"):
+    with expect_error(ConfigError, "grid", grid, "MODEL.STYLE.GRID"):
         check_grid((2, 5), grid)
 
 
 def test_a_grid_of_one_number_is_refused():
-    with pytest.raises(ConfigError, match=r"\(rows, cols\)"):
+    with expect_error(ConfigError, "grid", (2,), "MODEL.STYLE.GRID"):
         check_grid((4, 4), (2,))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.style import StyleBank
 from famix.style.released import RELEASED_CLASSES
@@ -81,7 +82,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, n
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         hostile = Calls(torch.storage._load_from_bytes, buffer.getvalue())
-    with pytest.raises(BankError, match=r"saved_params.pkl.*(mkdir.*nothing was executed|no pickle of tensors)"):
+    with pytest.raises(BankError, match=r"saved_params.pkl.*(mkdir.*nothing was executed|pickle of tensors)"):
         read(tmp_path, released_styles() | {"road_mu": [hostile]})
     assert not trace.exists()
 
@@ -97,37 +98,37 @@ def test_a_pickle_cannot_change_the_functions_that_it_may_call(tmp_path: Path) -
     path.write_bytes(b"".join(set_defaults))
     assert pickle.loads(path.read_bytes()) is rebuild and rebuild.__defaults__ == ()  # what an open door would do
     rebuild.__defaults__ = before[0]
-    with pytest.raises(BankError, match="no pickle of tensors"):
+    with expect_error(BankError, str(path), "pickle of tensors", "--mine-styles-only"):
         StyleBank.from_released_pickle(path)
     assert (rebuild.__defaults__, vars(rebuild)) == before
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "got"),
     [
-        ([1, 2], "holds a list, expected a dict"),
-        ({}, "lacks a list of tensors .* 'road_mu'"),
-        (released_styles() | {"sky_std": "blue"}, "'sky_std'"),
-        (released_styles() | {"sky_std": [torch.rand(256)]}, "'sky_std'"),
-        (released_styles() | {"sky_std": [torch.rand(16, 4, 4)]}, "'sky_std'"),
-        (released_styles() | {"sky_std": [torch.ones(256, 1, 1, dtype=torch.int64)] * 2}, "'sky_std'"),
-        (released_styles() | {"sky_std": [torch.rand(1).expand(10**12, 1, 1)] * 2}, "'sky_std'"),
-        (released_styles() | {"sky_std": []}, "2 means and 0 standard deviations of 'sky'"),
-        (released_styles() | {"tree_mu": []}, "entries of other classes .*tree_mu"),
-        (released_styles() | {"sky_std": [torch.rand(64, 1, 1)] * 2}, "styles of 64, 256 channels"),
-        (released_styles() | {"sky_std": [torch.full((256, 1, 1), torch.nan)] * 2}, "NaN or infinite"),
-        (released_styles(0), "holds no style"),
+        ([1, 2], "list"),
+        ({}, "road_mu"),
+        (released_styles() | {"sky_std": "blue"}, "sky_std"),
+        (released_styles() | {"sky_std": [torch.rand(256)]}, "sky_std"),
+        (released_styles() | {"sky_std": [torch.rand(16, 4, 4)]}, "sky_std"),
+        (released_styles() | {"sky_std": [torch.ones(256, 1, 1, dtype=torch.int64)] * 2}, "sky_std"),
+        (released_styles() | {"sky_std": [torch.rand(1).expand(10**12, 1, 1)] * 2}, "sky_std"),
+        (released_styles() | {"sky_std": []}, "sky"),
+        (released_styles() | {"tree_mu": []}, "tree_mu"),
+        (released_styles() | {"sky_std": [torch.rand(64, 1, 1)] * 2}, [64, 256]),
+        (released_styles() | {"sky_std": [torch.full((256, 1, 1), torch.nan)] * 2}, "NaN"),
+        (released_styles(0), "no style"),
     ],
 )
-def test_another_content_is_refused(tmp_path: Path, content: Any, message: str) -> None:
-    with pytest.raises(BankError, match=f"saved_params.pkl.*{message}"):
+def test_another_content_is_refused(tmp_path: Path, content: Any, got: Any) -> None:
+    with expect_error(BankError, str(tmp_path / "saved_params.pkl"), got, "saved_params.pkl"):
         read(tmp_path, content)
 
 
 def test_missing_and_truncated_files(tmp_path: Path) -> None:
-    with pytest.raises(BankError, match="does not exist"):
+    with expect_error(BankError, str(tmp_path / "saved_params.pkl"), remedy="saved_params.pkl"):
         StyleBank.from_released_pickle(tmp_path / "saved_params.pkl")
     path = write_bank(tmp_path / "saved_params.pkl", released_styles())
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(BankError, match="no pickle of tensors"):
+    with expect_error(BankError, str(path), "pickle of tensors", "--mine-styles-only"):
         StyleBank.from_released_pickle(path)

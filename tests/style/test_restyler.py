@@ -208,7 +208,7 @@ def test_settings_out_of_range(settings, key):
 
 
 def test_a_grid_larger_than_the_map(labels):
-    with pytest.raises(ConfigError, match=r"map of \(1, 8\).*grid of \(2, 3\)"):
+    with expect_error(ConfigError, "grid", (2, 3), "MODEL.STYLE.GRID"):
         restyler()(torch.rand(3, 4, 1, 8), labels)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.style import channel_mean_std, patch_mean_std, statistics
 from famix.utils.errors import ConfigError
 
@@ -105,7 +106,7 @@ def test_single_cells_beside_larger_patches():
 
 @pytest.mark.parametrize("grid", [(3, 3), (2, 6)])
 def test_a_grid_larger_than_the_map_is_refused(grid):
-    with pytest.raises(ConfigError, match=rf"map of \(2, 5\).*grid of \({grid[0]}, {grid[1]}\)"):
+    with expect_error(ConfigError, "grid", grid, "MODEL.STYLE.GRID"):
         patch_mean_std(torch.rand(1, 1, 2, 5), grid)
 
 

@@ -170,7 +170,7 @@ def test_a_hostile_bank_ends_the_command_with_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(TOOL), str(bank), "--output", str(tmp_path / "bank.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: [^\n]*saved_params.pkl[^\n]*mkdir[^\n]*nothing was executed\n", done.stderr)
+    assert re.fullmatch(r"error: [^\n]*saved_params.pkl[^\n]*mkdir[^\n]*nothing was executed[^\n]*\n", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["saved_params.pkl"]
 
 

@@ -1,8 +1,8 @@
 """The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
 
 File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
-number of annotations, one value per style, under `annotation.<name>` (N,). Metadata: strings, see `famix.mining.metadata`,
-and `checksum`, without which a flipped bit would become a style. Files of version 1, which had none, are read as well.
+number of annotations with one value per style, `annotation.<name>` (N,). Metadata: the strings of `famix.mining.metadata`
+and `checksum`, which detects flipped bits. Files of version 1, without a checksum, are read as well.
 """
 
 import hashlib
@@ -30,16 +30,16 @@ _ANNOTATION = "annotation."
 
 
 class StyleBank:
-    """Styles (mean and standard deviation of C channels) of classes, from which patches draw.
+    """Styles (mean and standard deviation of C channels) by class, from which patches draw.
 
     Args:
-        metadata: strings that say where the styles come from; saved with them.
+        metadata: strings that describe the origin of the styles; saved with them.
 
     Attributes:
         mean, std: (N, C) float32.
         class_ids: (N,) int64.
-        annotations: name -> (N,) tensor, facts about every style such as its loss.
-        metadata: the dictionary given.
+        annotations: name -> (N,) tensor, a value for each style, such as its loss.
+        metadata: name -> string.
     """
 
     def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
@@ -55,27 +55,30 @@ class StyleBank:
 
     @property
     def num_channels(self) -> int:
-        """C; 0 for a bank without styles."""
+        """C; 0 for an empty bank."""
         return self.mean.shape[1]
 
     def counts(self) -> dict[int, int]:
-        """Number of styles of every class id that has any."""
+        """Return the number of styles of every class id that has styles."""
         ids, counts = self.class_ids.unique(return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def class_names(self) -> list[str]:
-        """Names of the label ids 0, 1, ... as the metadata has them; empty where it has none.
+        """Return the names of the label ids 0, 1, ... from the metadata; empty if the metadata has none.
 
         Raises:
-            BankError: the metadata has something else.
+            BankError: the metadata entry is not a list.
         """
         try:
             return [str(name) for name in parse_json(self.metadata.get("class_names", "[]"))]
         except (ValueError, TypeError) as error:
-            raise BankError(f"class_names must be a list of names in JSON ({error})") from error
+            raise BankError(
+                f"class_names must be a list of names in JSON, got {self.metadata['class_names']!r} ({error}). Mine the "
+                "bank again."
+            ) from error
 
     def class_name(self, class_id: int) -> str:
-        """Name of a label id: "unlabelled" for 255, the number itself where the metadata has no name."""
+        """Return the name of a label id: "unlabelled" for 255, the number itself if the metadata has no name."""
         names = self.class_names()
         unnamed = "unlabelled" if class_id == IGNORE_CLASS else str(class_id)
         return names[class_id] if class_id < len(names) else unnamed
@@ -87,12 +90,12 @@ class StyleBank:
 
         Args:
             class_ids: (N,) integers in [0, 255].
-            mean: (N, C).
-            std: (N, C). The optimiser may leave negative ones; they are kept as they are.
-            annotations: name -> (N,); every call must name the same ones.
+            mean: (N, C), floating point.
+            std: (N, C), floating point. Negative values, which the optimizer may reach, are kept.
+            annotations: name -> (N,); every call must give the same names.
 
         Raises:
-            BankError: shapes that do not belong together, class ids out of range or values that are not finite.
+            BankError: an argument has another type or shape, class ids are out of range or values are not finite.
         """
         annotations = dict(annotations or {})
         self._check_new(class_ids, mean, std, annotations)
@@ -106,21 +109,21 @@ class StyleBank:
         self._index()
 
     def sample(self, class_ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw a style for every class id, uniformly among those of its class.
+        """Draw a style for every class id, uniformly among the styles of its class.
 
-        A class without a style draws from the ignore class (255). Where that has none either, mean and std are NaN,
-        so that the caller cannot overlook it; `has_style` tells beforehand.
+        A class without styles draws from the ignore class (255). If that is empty, too, mean and std are NaN;
+        `has_style` tells beforehand.
 
         Args:
             class_ids: integers in [0, 255], any shape S.
-            generator: source of the randomness, on any device; None takes torch's global one.
+            generator: source of randomness on any device; None uses torch's global generator.
 
         Returns:
-            mean and std, each of shape S + (C,), on the bank's device. For `restyle_patches`, which has the channels
-            second, use `.movedim(-1, 1)`.
+            mean and std, each of shape S + (C,), on the device of the bank. `restyle_patches` takes the channels second:
+            use `.movedim(-1, 1)`.
 
         Raises:
-            BankError: class ids of another type or (where they are on the CPU) out of range.
+            BankError: class ids are not integers, or on the CPU out of range.
         """
         ids = _as_class_ids(class_ids).to(self.mean.device)
         draw_device = generator.device if generator is not None else self.mean.device
@@ -131,11 +134,11 @@ class StyleBank:
         return self._padded_mean[row], self._padded_std[row]
 
     def has_style(self, class_ids: Tensor) -> Tensor:
-        """Whether `sample` finds a style: bool, in the shape of class_ids."""
+        """Return whether `sample` finds a style: bool, in the shape of class_ids."""
         return self._count[_as_class_ids(class_ids).to(self._count.device)] > 0
 
     def to(self, device: torch.device) -> "StyleBank":
-        """This bank with its tensors on a device."""
+        """Return this bank with its tensors on a device."""
         moved = StyleBank(self.metadata)
         moved.mean, moved.std = self.mean.to(device), self.std.to(device)
         moved.class_ids = self.class_ids.to(device)
@@ -144,10 +147,10 @@ class StyleBank:
         return moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the bank; the file appears whole or not at all.
+        """Write the bank atomically: a reader sees the whole file or none.
 
         Args:
-            path: of the .safetensors file; its folder is made where it is missing.
+            path: of the .safetensors file; missing folders are created.
 
         Raises:
             BankError: the file cannot be written.
@@ -158,91 +161,93 @@ class StyleBank:
         metadata = {**self.metadata, "format_version": FORMAT_VERSION}
         try:
             with whole_file(path) as part:
-                # save_file would write to another file, and leave that if killed
+                # save_file writes to a file of its own, which a killed process leaves behind.
                 part.write_bytes(save(tensors, metadata={**metadata, "checksum": _checksum(tensors, metadata)}))
         except (OSError, SafetensorError) as error:
-            raise BankError(f"the style bank cannot be written to {path} ({error}); set MODEL.STYLE.BANK") from error
+            raise BankError(
+                f"style bank '{path}' cannot be written ({error}). Set MODEL.STYLE.BANK to another file."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "StyleBank":
         """Read a bank that `save` wrote.
 
         Raises:
-            BankError: the file is missing, no style bank, damaged or of another format version.
+            BankError: the file is missing, damaged, not a style bank or of another format version.
         """
         try:
             require_plain_file(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration
-            is_as_saved = metadata.pop("checksum", None) == _checksum(tensors, metadata)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not iterable
+            intact = metadata.pop("checksum", None) == _checksum(tensors, metadata)
         except FileNotFoundError as error:
-            raise BankError(f"style bank {path} does not exist; mine one with --mine-styles-only") from error
-        except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
-            raise BankError(f"{path} is not a readable .safetensors file ({error}); mine the bank again") from error
+            raise BankError(f"style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
+        except Exception as error:  # SafetensorError, or torch's errors for impossible tensors
+            raise BankError(f"'{path}' must be a .safetensors file, got {error}. Mine the bank again.") from error
         version = metadata.get("format_version")
         known = version in (FORMAT_VERSION, _WITHOUT_CHECKSUM)
         if not known or not {"mean", "std", "class_ids"} <= tensors.keys():
             raise BankError(
-                f"{path} is not a style bank of format version {FORMAT_VERSION}: got version {version} and tensors "
-                f"{sorted(tensors)}; mine the bank again"
+                f"'{path}' must be a style bank of format version {FORMAT_VERSION}, got version {version} with the tensors "
+                f"{sorted(tensors)}. Mine the bank again."
             )
-        if version != _WITHOUT_CHECKSUM and not is_as_saved:
-            raise BankError(
-                f"{path} is not what was saved: its checksum differs; copy it again, or mine the bank again"
-            )
+        if version != _WITHOUT_CHECKSUM and not intact:
+            raise BankError(f"'{path}' is damaged: its checksum differs. Copy it again, or mine the bank again.")
         bank = cls(metadata)
         annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
         try:
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
             bank.class_names()
-        except (BankError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
-            raise BankError(f"{path} is no sound style bank: {error}") from error
+        except (BankError, RuntimeError) as error:  # RuntimeError for dtypes that torch cannot convert
+            raise BankError(f"style bank '{path}' is invalid: {error}") from error
         return bank
 
     @classmethod
     def from_released_pickle(cls, path: str | os.PathLike[str]) -> "StyleBank":
         """Import a `saved_params.pkl` of the released FAMix program; nothing in it is executed.
 
-        The file does not say which CLIP made it, so that `check_bank` can only warn.
+        The file does not name its CLIP, so that `check_bank` can only warn.
 
         Raises:
-            BankError: the file is missing, damaged, of another form, or refers to anything but tensors.
+            BankError: the file is missing or damaged, has another structure, or refers to anything but tensors.
         """
         bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": json.dumps(RELEASED_CLASSES)})
         bank.add(*read_released_styles(path))
         return bank
 
     def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:
-        for name, values in {"class_ids": class_ids, "mean": mean, "std": std, **annotations}.items():
+        """Raise BankError unless `add` can take its arguments."""
+        arguments = {"class_ids": class_ids, "mean": mean, "std": std, **annotations}
+        for name, values in arguments.items():
             if not isinstance(values, Tensor):
                 raise BankError(
                     f"{name} must be a tensor, got {type(values).__name__}. Convert it with torch.as_tensor."
                 )
-        shapes = {"class_ids": class_ids.shape, "mean": mean.shape, "std": std.shape}
-        shapes |= {name: values.shape for name, values in annotations.items()}
-        one_each = all(shape == class_ids.shape for name, shape in shapes.items() if name not in ("mean", "std"))
-        if class_ids.dim() != 1 or mean.dim() != 2 or mean.shape != std.shape or len(mean) != len(class_ids):
-            one_each = False
-        if not one_each or (len(self) and mean.shape[1] != self.num_channels):
+        channels = self.num_channels if len(self) or not mean.dim() else mean.shape[-1]
+        fits = class_ids.dim() == 1 and all(values.shape == class_ids.shape for values in annotations.values())
+        if not fits or not mean.shape == std.shape == (len(class_ids), channels):
+            shapes = {name: tuple(values.shape) for name, values in arguments.items()}
             raise BankError(
-                f"expected class_ids (N,), mean and std (N, {self.num_channels or 'C'}) and annotations (N,), got "
-                f"{ {name: tuple(shape) for name, shape in shapes.items()} }"
+                f"class_ids and annotations must have the shape (N,), mean and std (N, {self.num_channels or 'C'}), got "
+                f"{shapes}. Rearrange them."
             )
         if len(self) and annotations.keys() != self.annotations.keys():
-            raise BankError(f"expected the annotations {sorted(self.annotations)}, got {sorted(annotations)}")
+            raise BankError(
+                f"annotations must be {sorted(self.annotations)}, got {sorted(annotations)}. Give the same with every call."
+            )
         _as_class_ids(class_ids.cpu())
         if not (mean.is_floating_point() and std.is_floating_point()):
             raise BankError(
                 f"mean and std must be floating-point tensors, got {mean.dtype} and {std.dtype}. Convert them."
             )
         if not (mean.float().isfinite().all() and std.float().isfinite().all()):
-            raise BankError("styles must be finite, got NaN or infinity; lower STYLE_MINING.LR")
+            raise BankError("mean and std must be finite, got NaN or infinity. Lower STYLE_MINING.LR.")
 
     def _index(self) -> None:
-        """Prepare the draw: styles sorted by class, and where the styles of each class begin."""
+        """Prepare drawing: sort the styles by class and note the first style of each class."""
         device = self.mean.device
-        # One row of NaN behind the last style is what a class without any style draws.
+        # A class without any style draws the row of NaN behind the last style.
         nowhere = self.mean.new_full((1, self.num_channels), torch.nan)
         self._padded_mean, self._padded_std = torch.cat([self.mean, nowhere]), torch.cat([self.std, nowhere])
         self._order = torch.cat([self.class_ids.argsort(stable=True), torch.tensor([len(self)], device=device)])
@@ -255,7 +260,7 @@ class StyleBank:
 
 
 def _as_class_ids(class_ids: Tensor) -> Tensor:
-    """Return class ids as int64; only those on the CPU are looked at, as a look at a GPU's would wait for it."""
+    """Return class ids as int64. Values are checked on the CPU only: a check would wait for a GPU."""
     if not isinstance(class_ids, Tensor):
         raise BankError(
             f"class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
@@ -264,13 +269,14 @@ def _as_class_ids(class_ids: Tensor) -> Tensor:
     is_integer = not (class_ids.is_floating_point() or class_ids.is_complex() or class_ids.dtype == torch.bool)
     if not is_integer or (ids.is_cpu and ((ids < 0) | (ids >= _NUM_CLASSES)).any()):
         raise BankError(
-            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of {class_ids.dtype}"
+            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of {class_ids.dtype}. Map them to "
+            "train ids."
         )
     return ids
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of everything in a file but itself."""
+    """Return the SHA-256 of the tensors and of all metadata but the checksum."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

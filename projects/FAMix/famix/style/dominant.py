@@ -1,4 +1,4 @@
-"""The class of a patch: the label that most of its pixels bear."""
+"""Classes of patches: the most frequent label of each patch."""
 
 import torch
 from torch import Tensor
@@ -8,32 +8,31 @@ from famix.utils.errors import ConfigError
 
 __all__ = ["IGNORE_CLASS", "dominant_labels", "patch_classes"]
 
-IGNORE_CLASS = 255  # class of the patches that are mostly unlabelled, whatever id their pixels bear
+IGNORE_CLASS = 255  # class of mostly unlabelled patches, for every ignore label
 
 _NUM_IDS = 256  # label ids are those of 8-bit images
 
 
 def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tensor:
-    """Most frequent label id of every patch, the ignore label included; a tie goes to the smallest id.
+    """Return the most frequent label id of every patch, the ignore label included; a tie goes to the smallest id.
 
     Args:
-        labels: (B, H, W), integer ids in [0, 255], or `ignore_label` where that lies outside them.
+        labels: (B, H, W), integer ids in [0, 255] or `ignore_label`.
         grid: (rows, cols), at most (H, W).
-        ignore_label: the id of pixels without a class. It competes like any other id, as the largest one where
-            it lies outside [0, 255].
+        ignore_label: the id of pixels without a class. It competes like any other id; outside [0, 255] it counts as the
+            largest.
 
     Returns:
         (B, rows, cols) int64.
 
     Raises:
-        ConfigError: the labels are smaller than the grid, have another number of axes, are no integers, or (where they
-            are on the CPU: a look at a GPU's would wait for it) lie outside [0, 255].
+        ConfigError: the grid exceeds the labels, or the labels are not integers of 3 axes or, on the CPU, out of range.
     """
     check_tensor("labels", labels)
     if labels.dim() != 3 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ConfigError(
             f"labels must be integers of the shape (B, H, W), got {labels.dtype} of the shape {tuple(labels.shape)}. "
-            "Pass one id for each pixel."
+            "Pass one id per pixel."
         )
     batch, height, width = labels.shape
     check_grid((height, width), grid)
@@ -42,21 +41,21 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
     bins = _NUM_IDS + foreign_ignore
     patch = patch_index(height, rows, labels.device)[:, None] * cols + patch_index(width, cols, labels.device)
     first_bin = patch * bins
-    # Not bincount, which makes the host wait for a GPU.
+    # scatter_add_ instead of bincount, which synchronizes with the GPU.
     histogram = patch.new_zeros(batch, rows * cols * bins)
     one = histogram.new_ones(())
-    for counts, ids in zip(histogram, labels, strict=True):  # one by one, what is needed stays in a processor's cache
+    for counts, ids in zip(histogram, labels, strict=True):  # image by image: the working set fits the CPU cache
         _check_ids(ids, ignore_label)
         if foreign_ignore:
             ids = torch.where(ids == ignore_label, bins - 1, ids)
         bin_ids = (first_bin + ids).flatten()
         counts.scatter_add_(0, bin_ids, one.expand_as(bin_ids))
-    winners = histogram.view(batch, rows, cols, bins).argmax(-1)  # argmax returns the first of equals
+    winners = histogram.view(batch, rows, cols, bins).argmax(-1)  # argmax returns the first of equal counts
     return torch.where(winners == bins - 1, ignore_label, winners) if foreign_ignore else winners
 
 
 def _check_ids(ids: Tensor, ignore_label: int) -> None:
-    """Raise for ids that would count for another patch."""
+    """Raise for ids that would count for another patch; not on a GPU, where the check would synchronize."""
     if not ids.is_cpu or ids.dtype == torch.uint8 or not ids.numel():
         return
     known = ids.long()
@@ -71,7 +70,7 @@ def _check_ids(ids: Tensor, ignore_label: int) -> None:
 
 
 def patch_classes(labels: Tensor, grid: Grid, ignore_label: int) -> Tensor:
-    """Dominant labels as the style bank counts them: IGNORE_CLASS stands for `ignore_label`.
+    """Return dominant labels as the style bank counts them, with IGNORE_CLASS in place of `ignore_label`.
 
     Args:
         labels: (B, H, W), see dominant_labels.

@@ -1,10 +1,10 @@
-"""How a map is divided into a grid of patches, and views of it patch by patch.
+"""Grids of patches: division of a map, and views of it patch by patch.
 
 Shapes: B images, C channels, a map of H x W cells, a grid of (rows, cols) patches of h x w cells.
 
-A side that is no multiple of the grid is divided as `torch.tensor_split` does it: its first patches are one cell
-longer than the others. Such a map falls into at most four blocks of equally large patches, and every operation on
-patches is vectorised inside a block; there is no loop over patches.
+A side that the grid does not divide is split as in `torch.tensor_split`: its first patches are one cell longer than the
+others. Such a map consists of at most four blocks of equally large patches, and every operation on patches is vectorized
+inside a block; there is no loop over patches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,25 +26,21 @@ class Span(NamedTuple):
 
     cells: slice  # of the map
     patches: slice  # of the grid
-
-    @property
-    def length(self) -> int:
-        """How many patches the run holds."""
-        return self.patches.stop - self.patches.start
+    number: int  # of patches
 
 
 def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int | None] = (), remedy: str = "") -> None:
-    """Raise unless a floating-point tensor has the shape that a function documents: others might broadcast in silence.
+    """Raise unless `x` is a floating-point tensor of the documented shape; other shapes could broadcast silently.
 
     Args:
         name: of the argument.
-        x: its value, of whatever type.
+        x: its value, of any type.
         axes: names of the axes, e.g. ("B", "C", "H", "W").
         sizes: of the axes, None for any; () for any sizes.
         remedy: sentence for the message.
 
     Raises:
-        ConfigError: no tensor, another number of axes or size, or no floating-point numbers.
+        ConfigError: `x` is not a tensor, has another shape, or is not floating-point.
     """
     check_tensor(name, x)
     expected = list(sizes) or [None] * len(axes)
@@ -59,7 +55,7 @@ def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int |
 
 
 def check_tensor(name: str, x: object) -> None:
-    """Raise ConfigError unless an argument is a tensor; NumPy's arrays, lists and numbers are none."""
+    """Raise ConfigError unless an argument is a tensor: NumPy arrays, lists and numbers are refused."""
     if not isinstance(x, Tensor):
         raise ConfigError(f"{name} must be a tensor, got {type(x).__name__}. Convert it with torch.as_tensor.")
 
@@ -70,35 +66,37 @@ def check_grid(size: Sequence[int], grid: Grid) -> None:
         raise ConfigError(f"grid must be two integers (rows, cols), got {grid!r}. Write e.g. (3, 3).")
     if len(grid) != 2 or min(grid) < 1 or any(side < patches for side, patches in zip(size, grid, strict=True)):
         raise ConfigError(
-            f"a map of {tuple(size)} cells (height, width) cannot be divided into a grid of {tuple(grid)} (rows, cols): "
-            "each must be at least 1 and at most the map's side; change MODEL.STYLE.GRID or enlarge INPUT.CROP.SIZE"
+            f"grid (rows, cols) must be at least (1, 1) and at most the {tuple(size)} cells (height, width) of the map, got "
+            f"{tuple(grid)}. Change MODEL.STYLE.GRID or enlarge INPUT.CROP.SIZE."
         )
 
 
 def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
-    """Apply a function to every block of a map, at most 2 x 2 of them, and join what it returns.
+    """Apply a function to every block of a map, at most 2 x 2 of them, and join the results.
 
-    The function sees the map in the order of its memory, channels first or channels last, so that it runs through it
-    in one go; its result keeps that order.
+    The function sees the map in its memory order, channels first or channels last, and its result keeps that order.
 
     Args:
-        function: takes the block's patches, a view of shape (P, rows, h, cols, w, Q), and for each tensor in `per_patch`
-            the part that belongs to them, (P, rows, 1, cols, 1, Q). P and Q stand for the images and the channels: P
-            for both and Q = 1, or P for the images and Q for the channels. It returns a tensor like the patches, or one
-            with h = w = 1 that holds a value for every patch.
+        function: takes the patches of the block, a view of shape (P, rows, h, cols, w, Q), and for each tensor in
+            `per_patch` the values of these patches, (P, rows, 1, cols, 1, Q). P and Q stand for images and channels: P
+            for both and Q = 1, or P for the images and Q for the channels. It returns a tensor of the shape of the
+            patches, or one with h = w = 1 with a value for every patch.
         x: (B, C, H, W).
         grid: (rows, cols) of the whole map.
-        per_patch: tensors (B, C, rows, cols) that hold a value for every patch.
+        per_patch: tensors (B, C, rows, cols) with a value for every patch.
 
     Returns:
-        (B, C, H, W), or (B, C, rows, cols) where the function returns a value for every patch.
+        (B, C, H, W), or (B, C, rows, cols) if the function returns a value for every patch.
+
+    Raises:
+        ConfigError: the grid exceeds the map.
     """
     check_grid(x.shape[-2:], grid)
     channels_last = x.stride(1) == 1 and x.shape[1] > 1
     x_ordered, *others = (_ordered(tensor, channels_last) for tensor in (x, *per_patch))
 
     def block(y: Span, z: Span) -> Tensor:
-        patches = x_ordered[:, y.cells, z.cells].unflatten(2, (z.length, -1)).unflatten(1, (y.length, -1))
+        patches = x_ordered[:, y.cells, z.cells].unflatten(2, (z.number, -1)).unflatten(1, (y.number, -1))
         parts = (other[:, y.patches, None, z.patches, None] for other in others)
         return function(patches, *parts).flatten(3, 4).flatten(1, 2)
 
@@ -109,14 +107,14 @@ def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patc
 
 
 def patch_starts(side: int, patches: int, device: torch.device | None = None) -> Tensor:
-    """First cell of every patch along a side of `side` cells: (patches,) int64."""
+    """Return the first cell of every patch along a side of `side` cells: (patches,) int64."""
     short, longer = divmod(side, patches)
     index = torch.arange(patches, device=device)
     return index * short + index.clamp(max=longer)
 
 
 def patch_index(side: int, patches: int, device: torch.device | None = None) -> Tensor:
-    """Number of the patch that every cell along a side belongs to: (side,) int64 in [0, patches)."""
+    """Return the number of the patch that contains every cell along a side: (side,) int64 in [0, patches)."""
     starts = patch_starts(side, patches, device)
     return torch.bucketize(torch.arange(side, device=device), starts, right=True) - 1
 
@@ -124,15 +122,18 @@ def patch_index(side: int, patches: int, device: torch.device | None = None) -> 
 def _spans(side: int, patches: int) -> list[Span]:
     short, longer = divmod(side, patches)
     cut = longer * (short + 1)
-    spans = [Span(slice(0, cut), slice(0, longer)), Span(slice(cut, side), slice(longer, patches))]
-    return [span for span in spans if span.length]
+    spans = [
+        Span(slice(0, cut), slice(0, longer), longer),
+        Span(slice(cut, side), slice(longer, patches), patches - longer),
+    ]
+    return [span for span in spans if span.number]
 
 
 def _ordered(x: Tensor, channels_last: bool) -> Tensor:
-    """(B, C, H, W) as (B, H, W, C), or as (B * C, H, W, 1)."""
+    """Return (B, C, H, W) as (B, H, W, C), or as (B * C, H, W, 1)."""
     return x.movedim(1, -1) if channels_last else x.flatten(0, 1).unsqueeze(-1)
 
 
 def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
-    # A map that the grid divides is one block: it must not be copied.
+    # A map that the grid divides is one block and must not be copied.
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)

@@ -1,4 +1,4 @@
-"""Style statistics of feature maps: mean and standard deviation of every channel, whole or patch by patch.
+"""Style statistics of feature maps: mean and standard deviation of every channel, of the map or of each patch.
 
 Shapes: B or N images, C channels, a map of H x W cells, a grid of (rows, cols) patches.
 """
@@ -15,7 +15,7 @@ __all__ = ["EPS", "Statistics", "channel_mean_std", "patch_mean_std"]
 
 EPS = 1e-5
 
-_SLAB = 2**22  # values that are squared at a time: a whole map of squares takes longer to allocate than to compute
+_SLAB = 2**22  # values to square at a time: allocating a whole map of squares takes longer than computing it
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,23 @@ class Statistics:
     def __post_init__(self) -> None:
         if self.mean.shape != self.std.shape:
             raise ConfigError(
-                f"mean and std must have one shape, got {tuple(self.mean.shape)} and {tuple(self.std.shape)}. "
+                f"mean and std must have the same shape, got {tuple(self.mean.shape)} and {tuple(self.std.shape)}. "
                 "Pass a standard deviation for every mean."
             )
 
 
 def channel_mean_std(x: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every image and channel.
+    """Compute the mean and standard deviation of every image and channel.
 
     Args:
-        x: (N, C, H, W), floating point; the statistics are computed in float32 at least.
-        eps: added to the unbiased variance, under the root.
+        x: (N, C, H, W), floating point; computed in float32 or float64.
+        eps: added to the unbiased variance before the root.
 
     Returns:
         mean and std, each (N, C, 1, 1).
 
     Raises:
-        ConfigError: `x` has another number of axes, or no floating-point numbers.
+        ConfigError: `x` is not a floating-point tensor of 4 axes.
     """
     check_shape("x", x, ("N", "C", "H", "W"))
     whole = patch_mean_std(x, (1, 1), eps)
@@ -52,18 +52,18 @@ def channel_mean_std(x: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
 
 
 def patch_mean_std(x: Tensor, grid: Grid, eps: float = EPS) -> Statistics:
-    """Mean and standard deviation of every image, channel and patch.
+    """Compute the mean and standard deviation of every image, channel and patch.
 
     Args:
-        x: (B, C, H, W), floating point; the statistics are computed in float32 at least.
+        x: (B, C, H, W), floating point; computed in float32 or float64.
         grid: (rows, cols), at most (H, W).
-        eps: added to the unbiased variance, under the root.
+        eps: added to the unbiased variance before the root.
 
     Returns:
         Statistics of shape (B, C, rows, cols).
 
     Raises:
-        ConfigError: the map is smaller than the grid, has another number of axes, or no floating-point numbers.
+        ConfigError: `x` is not a floating-point tensor of 4 axes, or the grid exceeds the map.
     """
     check_shape("x", x, ("B", "C", "H", "W"))
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -78,17 +78,17 @@ def _means(patches: Tensor) -> Tensor:
 
 
 def _variances(patches: Tensor, mean: Tensor) -> Tensor:
-    # Around the mean, not as a difference of squares, which would leave nothing of a small spread around a large mean.
+    # Squared deviations: a difference of squares would lose a small spread around a large mean to rounding.
     halved = 0 if len(patches) > 1 else 1
     if patches.numel() > _SLAB and patches.shape[halved] > 1:
         halves = zip(patches.chunk(2, halved), mean.chunk(2, halved), strict=True)
         return torch.cat([_variances(*half) for half in halves], halved)
-    # A single cell has no unbiased variance; its spread is 0.
+    # A single cell has variance 0.
     return _sums((patches - mean).square_()) / max(1, _cells(patches) - 1)
 
 
 def _sums(patches: Tensor) -> Tensor:
-    # Side by side: over both at once is many times slower with channels last.
+    # One axis at a time: with channels last, a sum over both at once is many times slower.
     return patches.sum(4, keepdim=True).sum(2, keepdim=True)
 
 

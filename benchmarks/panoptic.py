@@ -59,7 +59,8 @@ from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predi
 from famix.reports import RESULTS_FILE, read_results
 from famix.reports.report import PANOPTIC_METRICS, TASK
 from famix.reports.significance import format_p, format_spread
-from famix.visualization.panoptic_picture import PictureRow, draw_picture, overlay_segments
+from famix.visualization.figure import Tile, compose_figure, save_figure
+from famix.visualization.overlay import overlay_segments
 from famix_minitown.conditions import CONDITIONS
 from famix_minitown.experiment import CONFIGS, Experiment, condition_of, read_occurring
 from famix_minitown.runner import run_experiments
@@ -67,6 +68,7 @@ from famix_minitown.runner import run_experiments
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 SCENE = 7  # of the picture: number of the image in every data set, that of docs/minitown.png
 UNSEEN = "unseen"
+WIDTH, OPACITY = 384, 0.62  # of the images in the picture, in pixels, and of the segments over them
 
 Run = tuple[str, str]  # head, method
 Table = dict[Run, dict[int, dict[str, float]]]  # seed -> condition -> percent
@@ -200,12 +202,19 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     images = [np.asarray(read_image(record["file_name"])) for record in records]
     columns: list[list[PanopticSegments]] = [[TruthReader(things).read(record) for record in records]]
     columns += [predict(benchmark.experiment((head, method), seed), images) for method in benchmark.methods]
-    rows = []
+    rows: list[list[Tile]] = []
     for place, (condition, image) in enumerate(zip(shown, images, strict=True)):
-        overlays = [overlay_segments(image, column[place], metadata.stuff_colors, things) for column in columns]
-        notes = (f"PQ {quality[method][condition]:.1f}" for method in benchmark.methods)
-        rows.append(PictureRow(condition, (image, *overlays), ("", "", *notes)))
-    draw_picture(rows, ("image", "ground truth", *(METHODS[method] for method in benchmark.methods)), path)
+        notes = ("", *(f"PQ {quality[method][condition]:.1f}" for method in benchmark.methods))
+        titles = ("ground truth", *(METHODS[method] for method in benchmark.methods))
+        rows.append([Tile(image, "" if rows else "image")])
+        for column, note, title in zip(columns, notes, titles, strict=True):
+            numbers, segments = column[place].numbers, column[place].segments
+            class_ids = [segment["category_id"] for segment in segments]
+            overlay = overlay_segments(image, numbers, class_ids, things, metadata.stuff_colors, OPACITY)
+            rows[-1].append(Tile(overlay, "" if len(rows) > 1 else title, note=note, bold=True))
+    height, width = images[0].shape[:2]
+    figure = compose_figure(rows, (WIDTH, round(WIDTH * height / width)), row_labels=shown)
+    save_figure(figure, path, num_colors=256)
 
 
 @torch.inference_mode()

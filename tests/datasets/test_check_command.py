@@ -260,7 +260,7 @@ def test_contact_sheet_shows_images_labels_and_legend(check, folder):
     assert 0.98 * half < found[car] <= half, "the first image is one of them"
     assert 0.98 * 11 * half < found[dark] <= 11 * half
     assert found[200, 200, 200] >= 12 * 304 * 228, "the images themselves"
-    assert found[128, 64, 128] > 300, "the legend"
+    assert found[128, 64, 128] > 100, "the legend"
 
 
 def test_contact_sheets_of_portraits_and_of_several_datasets(check, folder):

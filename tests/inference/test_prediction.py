@@ -13,7 +13,7 @@ from famix.inference import Prediction
 from famix.inference.prediction import read_result
 from famix.inference.segments import read_segments
 from famix.utils.errors import ConfigError, DatasetError
-from famix.visualization.legend import draw_legend
+from famix.visualization.figure import draw_legend
 from famix.visualization.views import Look, draw_view, write_image, write_views
 
 ROAD, CAR = 0, 1
@@ -135,7 +135,8 @@ def test_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_legend_breaks_lines_and_shows_what_is_seen() -> None:
-    wide, narrow = (draw_legend(CLASSES, [0, 1, 2], width) for width in (400, 70))
+    entries = list(zip(CLASSES.names, CLASSES.colors, strict=True))
+    wide, narrow = (draw_legend(entries, width) for width in (400, 70))
     assert wide.shape[1] == 400 and narrow.shape[1] == 70
     assert narrow.shape[0] > wide.shape[0]
     seen = draw_view("color", np.zeros((2, 2, 3), np.uint8), Prediction(LABELS[:1], CLASSES), Look(legend=True))

@@ -14,7 +14,7 @@ from famix.evaluation.protocols.argmax import best_classes
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.segments import Segment, read_segments
 from famix.utils.errors import DatasetError
-from famix.visualization.drawing import blend, colorize, draw_outlines, shade_segments
+from famix.visualization.overlay import blend, color_segments, overlay_segments
 
 __all__ = ["Prediction", "read_result"]
 
@@ -75,8 +75,8 @@ class Prediction:
         What belongs to none of its segments is black.
         """
         if self.segment_ids is None:
-            return colorize(self.labels, self.colors)
-        return shade_segments(self.segment_ids, self.segments, self.colors)
+            return np.take(self.colors, self.labels, axis=0)
+        return color_segments(self.segment_ids, *self._classes_of_segments(), self.classes.colors)
 
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
         """Lay the colours over the image; what a panoptic network sees as things gets an outline.
@@ -99,19 +99,20 @@ class Prediction:
                 f"got an image of {pixels.shape[0]} x {pixels.shape[1]} pixels for a prediction of "
                 f"{self.labels.shape[0]} x {self.labels.shape[1]}; give the image that was predicted"
             )
-        mixed = blend(pixels, self.color_image(), alpha)
-        if self.segment_ids is not None:
-            nowhere = self.segment_ids == 0
-            mixed[nowhere] = pixels[nowhere]
-            is_thing = np.array([False, *(segment.is_thing for segment in self.segments)])
-            draw_outlines(mixed, np.where(is_thing[self.segment_ids], self.segment_ids, 0))
-        return mixed
+        if self.segment_ids is None:
+            return blend(pixels, self.color_image(), alpha)
+        return overlay_segments(pixels, self.segment_ids, *self._classes_of_segments(), self.classes.colors, alpha)
 
     def visible_classes(self) -> list[int]:
         """Train ids that `color_image` shows, ascending."""
         if self.segment_ids is None:
             return [int(class_id) for class_id in np.unique(self.labels)]
         return sorted({segment.class_id for segment in self.segments})
+
+    def _classes_of_segments(self) -> tuple[list[int], set[int]]:
+        """Return the train id of each segment, and those of the things among them."""
+        class_ids = [segment.class_id for segment in self.segments]
+        return class_ids, {segment.class_id for segment in self.segments if segment.is_thing}
 
     def _require_scores(self) -> Tensor:
         if self.kept_scores is None:

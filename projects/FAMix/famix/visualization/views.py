@@ -15,8 +15,8 @@ from famix.inference.images import RGBImage
 from famix.inference.prediction import Prediction
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError
-from famix.visualization.drawing import side_by_side
-from famix.visualization.legend import draw_legend
+from famix.visualization.figure import draw_legend
+from famix.visualization.overlay import side_by_side
 
 __all__ = [
     "ALL_VIEWS",
@@ -91,8 +91,9 @@ def draw_view(
         picture = side_by_side(image, picture)
     if not look.legend:
         return picture
-    shown = in_legend or prediction.visible_classes()
-    return np.concatenate([picture, draw_legend(prediction.classes, shown, picture.shape[1])])
+    classes = prediction.classes
+    entries = [(classes.names[i], classes.colors[i]) for i in in_legend or prediction.visible_classes()]
+    return np.concatenate([picture, draw_legend(entries, picture.shape[1])])
 
 
 def write_views(files: Files, image: RGBImage, prediction: Prediction, look: Look) -> None:

@@ -2,6 +2,5 @@
 
 from famix.data.inspection.dataset import check_dataset, evenly_spaced
 from famix.data.inspection.report import DatasetReport, format_report
-from famix.visualization.contact_sheet import draw_contact_sheet
 
-__all__ = ["DatasetReport", "check_dataset", "draw_contact_sheet", "evenly_spaced", "format_report"]
+__all__ = ["DatasetReport", "check_dataset", "evenly_spaced", "format_report"]

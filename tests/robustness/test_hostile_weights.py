@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from error_matching import expect_error
 from famix.engine import SafeCheckpointer
 from famix.io import load_tensors
 from famix.io.released_checkpoint import load_released_checkpoint
@@ -103,7 +104,7 @@ def test_a_zip_bomb_is_refused_by_what_it_claims(tmp_path: Path, reader: str) ->
     path.write_bytes(packed(ONE_FLOAT, zipfile.ZIP_DEFLATED, **{"data/0": bytes(80 << 20)}))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(
-        FAMixError, match=r"file\.pth.*(entries claim 838\d+ bytes, but the file has|no pickle of tensors)"
+        FAMixError, match=r"file\.pth.*(entries claim 838\d+ bytes, but the file has|pickle of tensors)"
     ):
         READERS[reader](path)
 
@@ -216,5 +217,5 @@ def test_a_list_of_one_style_a_million_times(tmp_path: Path) -> None:
     rest = {f"{name}_{kind}": [] for name in RELEASED_NAMES if name != "road" for kind in ("mu", "std")}
     path = tmp_path / "saved_params.pkl"
     path.write_bytes(pickle.dumps({**content, **rest}))
-    with pytest.raises(FAMixError, match="shows 1000 styles of 1000 channels, which it is too small for"):
+    with expect_error(FAMixError, str(path), 1000, "saved_params.pkl"):
         StyleBank.from_released_pickle(path)

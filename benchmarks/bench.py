@@ -45,7 +45,8 @@ from bench_pass import pass_rows, process_rows
 from bench_setting import SIZES, Setting
 from bench_training import training_rows
 from bench_turns import Row, format_table, format_targets
-from machine import describe_machine
+
+from famix_minitown.study import describe_machine
 
 ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "mining": mining_rows,

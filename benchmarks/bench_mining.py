@@ -12,6 +12,7 @@ from torch import Tensor
 
 from famix.clip import IMAGENET_TEMPLATES, CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.style import optimize_styles, restyle_patches
+from famix_minitown.datasets import register
 
 __all__ = ["mining_rows", "step_seconds"]
 
@@ -104,6 +105,7 @@ def _half_rows(setting: Setting) -> Iterator[Row]:
 
 def _loss_of_half(setting: Setting) -> tuple[float, float]:
     """What styles mined in float32 and in bfloat16 cost, both judged in float32, with a CLIP that knows the words."""
+    register()
     weights = load_clip_state_dict("minitown")
     clip = CLIPResNet.from_state_dict(weights, trainable=()).to(setting.device).requires_grad_(False)
     prompts = PromptEncoder(weights, device=setting.device)

@@ -20,6 +20,7 @@ from famix.engine import load_config
 from famix.mining import MinedBatch, PromptTable, StyleMiner, build_miner, mine_bank
 from famix.mining.miner import first_patches, take_patches
 from famix.style import StyleBank, optimize_styles, patch_classes
+from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
 
 __all__ = ["BATCHES", "make_miner", "pass_config", "pass_rows", "process_rows"]
@@ -158,6 +159,7 @@ def _whole_rows(setting: Setting, cfg: CfgNode) -> Iterator[Row]:
 
 def _group_rows(setting: Setting) -> Iterator[Row]:
     """Of a small network: a batch of RN50's shape is work enough by itself, and no group of any config has two."""
+    register()
     weights, cfg = load_clip_state_dict("minitown"), load_config(str(CONFIGS / "famix.yaml"))
     cfg.merge_from_list(["MODEL.DEVICE", setting.device, "STYLE_MINING.METRIC", "euclidean"])
     cfg.STYLE_MINING.STEPS = setting.sizes.mining_steps

@@ -32,9 +32,10 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from machine import describe_machine
 from project import PROJECT
 from tabulate import tabulate
+
+from famix_minitown.study import describe_machine
 
 CONFIG = PROJECT / "configs/CamVid/famix_narrow.yaml"
 TARGETS = ("camvid_val_day", "camvid_val_dusk")

@@ -43,7 +43,6 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import torch
-from machine import describe_machine
 from PIL import Image
 from tabulate import tabulate
 
@@ -53,6 +52,7 @@ from famix.inference import Predictor
 from famix.inference.images import RGBImage
 from famix_minitown.conditions import CONDITIONS, apply_condition
 from famix_minitown.scene import render_scene
+from famix_minitown.study import describe_machine
 
 FIRST_SEED = 400_000  # of scenes that nothing else uses
 RATE = 10.0

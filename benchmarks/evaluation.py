@@ -38,12 +38,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
-from machine import describe_machine
 from PIL import Image
 from tabulate import tabulate
 
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation import StreamingSemSegEvaluator
+from famix_minitown.study import describe_machine
 
 NAME = "evaluation_benchmark"
 NUM_CLASSES, IGNORE = len(CITYSCAPES_CLASSES), 255

@@ -34,7 +34,6 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import torch
-from machine import describe_machine
 from torch import nn
 
 from famix.clip.architecture import architecture_of, random_clip
@@ -42,6 +41,7 @@ from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.parity import make_image
+from famix_minitown.study import describe_machine
 
 
 def make_run(config: Path, run: Path) -> None:

@@ -33,7 +33,6 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import describe_machine
 from tabulate import tabulate
 from torch import Tensor
 
@@ -41,10 +40,12 @@ from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
+from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
 from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
 from famix_minitown.looks import apply_looks
 from famix_minitown.scene import render_scene
+from famix_minitown.study import describe_machine
 
 FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
 SIDE = 192  # of the crops that training takes
@@ -133,6 +134,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
 def main() -> None:
     """Measure and print the table."""
     arguments = make_parser().parse_args()
+    register()
     weights = load_clip_state_dict(arguments.clip)
     clip, prompts = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False), PromptEncoder(weights)
     patches = collect(clip, arguments.patches, arguments.seed)

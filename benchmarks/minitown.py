@@ -2,48 +2,35 @@
 
     python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
 
-Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun does that, and --recorded makes
-none at all. The seed of a run is
-that of its mining, too: the spread over seeds contains that of mining. The noise of method "noise" moves statistics as
-far as the styles that "famix" mined with the same seed. The bank of "oracle" is measured first, on labelled images of the
-tested conditions. Finished runs are kept, stopped ones continue.
+Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun makes them again, --recorded
+makes no run. The seed of a run is also that of its mining, so the spread over seeds contains that of mining. The noise
+of method "noise" moves statistics as far as the styles that "famix" mined with the same seed. The bank of "oracle" is
+measured first, on labeled images of the tested conditions. Finished runs are kept, stopped ones continue.
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+from arguments import study_parser
 from minitown_methods import ABLATIONS, METHODS, MINED, Method, Needs
-from run_arguments import make_run_parser
-
-from famix_arguments import whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = make_run_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
+    parser = study_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
     parser.add_argument("--configs", nargs="+", default=list(METHODS), choices=METHODS, help="methods (default: all)")
     parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
-        "--quick",
-        type=partial(whole_number, lowest=1),
-        metavar="N",
-        help="train N iterations only, to see that everything works",
-    )
-    parser.add_argument(
-        "--records",
-        type=Path,
-        metavar="DIR",
-        help="folder of the records of finished runs (default: benchmarks/results/runs/minitown, and records in that of "
-        "the runs with --quick, --clip or settings of your own)",
-    )
+        "--records", type=Path, metavar="DIR", help="records of finished runs (default: benchmarks/results/runs/minitown; "
+        "with --quick, --clip or settings of your own, a folder of the runs)",
+    )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--recorded", action="store_true", help="run nothing: print the runs that have a record")
-    which.add_argument("--rerun", action="store_true", help="make runs again that have a record, and replace it")
+    which.add_argument("--recorded", action="store_true", help="print the recorded runs, make none")
+    which.add_argument("--rerun", action="store_true", help="make recorded runs again and replace their records")
     return parser
 
 
@@ -51,29 +38,16 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import torch
-from measured_banks import measured_bank
-from minitown_report import (
-    CHOOSING_SEEDS,
-    MAX_COST,
-    class_table,
-    gain_table,
-    language_table,
-    score_table,
-    scores_of,
-    strength_table,
-)
-from reporting import print_report
-from run_records import RUNS, RunRecord, record_of
+from minitown_report import write_report
 
-from famix.mining.noise_matching import matching_noise_scale
-from famix.reports.report import describe_occurring
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import FAMixError
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.experiment import CONFIGS, Experiment, condition_of
-from famix_minitown.runner import run_experiments
+from famix_minitown.study import RunRecord, Study, record_of
 
+RUNS = Path(__file__).parent / "results/runs/minitown"
 SCORED = [
     *(f"minitown_{name}_val" for name in CONDITIONS),
     *(f"minitown_{name}_dev" for name in DEVELOPMENT_CONDITIONS),
@@ -82,196 +56,108 @@ SCORED = [
 Run = tuple[str, int]  # method, seed
 
 
-class Benchmark:
-    """The runs that a command line asks for.
-
-    Args:
-        arguments: see make_parser.
+class Benchmark(Study):
+    """METHODS and ABLATIONS x seeds, with records.
 
     Attributes:
         records: method -> seed -> finished run.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.output: Path = arguments.output
-        self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
-        ablations = ABLATIONS if arguments.ablations else {}
-        self.runs: dict[str, Method] = {name: METHODS[name] for name in arguments.configs} | ablations
-        self.jobs: int = arguments.jobs
-        self.options = tuple(arguments.opts)
-        if arguments.quick is not None:
-            self.options += ("SOLVER.MAX_ITER", str(arguments.quick))
+        super().__init__(arguments)
         if arguments.clip:
             self.options += ("MODEL.CLIP.WEIGHTS", arguments.clip)
+        ablations = ABLATIONS if arguments.ablations else {}
+        self.methods: dict[str, Method] = {name: METHODS[name] for name in arguments.configs} | ablations
         self.folder: Path = arguments.records or (self.output / "records" if self.options else RUNS)
         self.rerun: bool = arguments.rerun
         self.recorded_only: bool = arguments.recorded
         self.records: dict[str, dict[int, RunRecord]] = {}
 
+    def experiment(self, method: str, seed: int, options: Sequence[str] = ()) -> Experiment:
+        """See Study."""
+        chosen = self.methods.get(method) or METHODS[method]
+        settings = ("DATASETS.TEST", str(SCORED), *chosen.options, *options)
+        return self.make(method, seed, CONFIGS / f"{chosen.config}.yaml", settings)
+
+    def pairs(self) -> list[Run]:
+        """Return all runs, seed by seed."""
+        return [(name, seed) for seed in self.seeds for name in self.methods]
+
+    def recorded(self, method: str, seed: int) -> RunRecord | None:
+        """Return the record of a run if one fits its settings."""
+        record = RunRecord.load(self.folder, method, seed)
+        fits = record and record.fits(self.experiment(method, seed), self.methods[method].derived)
+        return record if fits else None
+
     def run(self) -> None:
-        """Read the records, and make all other runs, those first that others take their banks from.
+        """Read the records, then make all other runs, those with a bank that others need first.
 
         Raises:
-            FAMixError: only recorded runs are asked for, and there is none.
+            FAMixError: only recorded runs are asked for, and there are none.
         """
-        found = {run: self._recorded(run) for run in self._pairs()}
-        pending = [run for run, record in found.items() if record is None and not self.recorded_only]
-        second = [run for run in pending if self.runs[run[0]].needs_mined_bank]
-        mined = [(MINED, seed) for _, seed in second]
-        found |= self._make(list(dict.fromkeys([*mined, *(run for run in pending if run not in second)])))
-        found |= self._make(second)
-        for name in self.runs:
+        found = {run: None if self.rerun else self.recorded(*run) for run in self.pairs()}
+        if not self.recorded_only:
+            pending = [run for run, record in found.items() if record is None]
+            second = [run for run in pending if self.methods[run[0]].needs_mined_bank]
+            first = [*((MINED, seed) for _, seed in second), *(run for run in pending if run not in second)]
+            found |= self.make_recorded(list(dict.fromkeys(first)))
+            found |= self.make_recorded(second)
+        for name in self.methods:
             records = {seed: record for seed in self.seeds if (record := found[name, seed]) is not None}
             if records:
                 self.records[name] = records
         if not self.records:
-            raise FAMixError(
-                f"--recorded needs a record that fits in {self.folder}, got none; leave it out to make the runs"
-            )
+            raise FAMixError(f"--recorded needs records of these settings in '{self.folder}', got none. Omit it.")
 
-    def _pairs(self) -> list[Run]:
-        """All runs, seed by seed."""
-        return [(name, seed) for seed in self.seeds for name in self.runs]
-
-    def _recorded(self, run: Run) -> RunRecord | None:
-        """The record of a run, if there is one that fits."""
-        name, seed = run
-        record = None if self.rerun else RunRecord.load(self.folder, name, seed)
-        return record if record and record.fits(self.experiment(name, seed), self.runs[name].derived) else None
-
-    def _make(self, runs: Sequence[Run]) -> dict[Run, RunRecord]:
-        """Make runs; the record of each is written as soon as it is finished."""
+    def make_recorded(self, runs: Sequence[Run]) -> dict[Run, RunRecord]:
+        """Make runs and write the record of each as soon as it is finished."""
         experiments = {self.prepared(*run): run for run in runs}
         records: dict[Run, RunRecord] = {}
 
         def keep(experiment: Experiment) -> None:
             run = experiments[experiment]
-            records[run] = record_of(experiment, run[0], experiment.settings())
+            records[run] = record_of(experiment, run[0])
             records[run].save(self.folder)
 
-        run_experiments(list(experiments), jobs=self.jobs, on_finish=keep)
+        self.run_experiments(experiments, on_finish=keep)
         return records
 
-    def experiment(self, name: str, seed: int, options: Sequence[str] = ()) -> Experiment:
-        """A run of a method."""
-        method = self.runs.get(name) or METHODS[name]
-        everything = ("DATASETS.TEST", str(SCORED), *self.options, *method.options, *options)
-        folder = self.output / name / f"seed{seed}"
-        return Experiment(f"{name}/{seed}", CONFIGS / f"{method.config}.yaml", folder, everything, seed)
-
-    def prepared(self, name: str, seed: int) -> Experiment:
-        """A run of a method with the bank or the noise that it needs, which are made first."""
-        match self.runs[name].needs if name in self.runs else Needs.NOTHING:
+    def prepared(self, method: str, seed: int) -> Experiment:
+        """Return a run with the bank or the noise scale that it needs, which are made first."""
+        match self.methods[method].needs if method in self.methods else Needs.NOTHING:
             case Needs.MEASURED_BANK:
-                options = ("MODEL.STYLE.BANK", str(self.measured_bank("oracle")))
+                options = ("MODEL.STYLE.BANK", str(self.reference_bank("oracle")))
             case Needs.AGNOSTIC_BANK:
-                path = self.output / "banks" / f"{name}_seed{seed}.safetensors"
-                class_agnostic_bank(self._mined_bank(seed)).save(path)
+                path = self.output / "banks" / f"{method}_seed{seed}.safetensors"
+                class_agnostic_bank(self.mined_bank(MINED, seed)).save(path)
                 options = ("MODEL.STYLE.BANK", str(path))
             case Needs.NOISE_SCALE:
-                scale = matching_noise_scale(self._mined_bank(seed), StyleBank.load(self.measured_bank("source")))
-                options = (Needs.NOISE_SCALE.value, f"{scale:.6f}")
+                options = self.noise_scale(self.mined_bank(MINED, seed), self.reference_bank("source"))
             case _:
-                return self.experiment(name, seed)
-        return self.experiment(name, seed, options)
+                return self.experiment(method, seed)
+        return self.experiment(method, seed, options)
 
-    def _mined_bank(self, seed: int) -> StyleBank:
-        return StyleBank.load(self.experiment(MINED, seed).output / "style_bank.safetensors")
-
-    def measured_bank(self, of: str) -> Path:
-        """The bank of measured statistics of the tested conditions ("oracle") or of the images trained on ("source").
-
-        It is measured once for the same CLIP and settings.
-        """
-        config = "oracle" if of == "oracle" else MINED
-        experiment = self.experiment(config, self.seeds[0], ("MODEL.STYLE.BANK", ""))
+    def reference_bank(self, kind: str) -> Path:
+        """Measure a bank on the tested conditions ("oracle") or on the training images ("source")."""
+        experiment = self.experiment("oracle" if kind == "oracle" else MINED, self.seeds[0], ("MODEL.STYLE.BANK", ""))
         cfg = experiment.load_config()
         unseen = [name for name in cfg.DATASETS.TEST if name.endswith("_val") and condition_of(name) != CONDITIONS[0]]
-        datasets = [f"{name.removesuffix('_val')}_train" for name in unseen]
-        return measured_bank(
-            experiment, datasets if of == "oracle" else list(cfg.DATASETS.TRAIN), self.output / "banks", of
-        )
+        tested = [f"{name.removesuffix('_val')}_train" for name in unseen]
+        return self.measured_bank(experiment, tested if kind == "oracle" else list(cfg.DATASETS.TRAIN), kind)
+
+    def report(self, command: str) -> str:
+        """See Study."""
+        return write_report(self.records, command)
 
 
 def class_agnostic_bank(bank: StyleBank) -> StyleBank:
-    """A bank of the same styles from which every class draws any: a class without styles draws those of 255."""
+    """Return a bank of the same styles, all of class 255: every class draws from them, as it has none of its own."""
     rewritten = StyleBank(bank.metadata)
     rewritten.add(torch.full_like(bank.class_ids, IGNORE_CLASS), bank.mean, bank.std, bank.annotations)
     return rewritten
 
 
-def write_report(benchmark: Benchmark, command: str) -> str:
-    """The report, in Markdown."""
-    records, scores = benchmark.records, scores_of(benchmark.records)
-    runs = [record for by_seed in records.values() for record in by_seed.values()]
-    parts = [
-        "# The miniature town",
-        f"Printed by `{command}`:",
-        describe_runs(runs),
-        f"mIoU in percent; {describe_classes(runs)}. Mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
-        f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
-        "Gains in points are paired by seed, with p of the two-sided paired t-test.",
-        "## Styles over the same training without them",
-        language_table(scores),
-        "## Scores",
-        score_table(scores),
-        "## The strength of jitter",
-        "Gains over the same method without jitter. Best: the strength that gains most on the development "
-        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}; seeds "
-        f"{', '.join(map(str, CHOOSING_SEEDS))}.",
-        strength_table(scores),
-        "## Gains on the unseen conditions",
-        "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
-        gain_table(scores),
-    ]
-    if scales := noise_scales(benchmark):
-        parts.append(f"MODEL.STYLE.NOISE_SCALE of `noise`, matched to the styles of `famix`: {scales}.")
-    if "baseline" in records:
-        parts += [
-            f"IoU of the baseline on {CONDITIONS[0]}, mean over the seeds:",
-            class_table(records["baseline"]),
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def describe_classes(runs: Sequence[RunRecord]) -> str:
-    """How many classes the means are over."""
-    counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
-    return describe_occurring(counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
-
-
-def describe_runs(runs: Sequence[RunRecord]) -> str:
-    """When, where and with what the runs were made."""
-    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
-    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
-    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
-    seeds = sorted({run.seed for run in runs})
-    return (
-        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
-        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, seeds))}; CLIP sha256 {' and '.join(clips)}"
-    )
-
-
-def noise_scales(benchmark: Benchmark) -> str:
-    """The matched strength of the noise, seed by seed."""
-    return ", ".join(
-        f"{record.settings['config'].get(Needs.NOISE_SCALE.value, 1.0):.3f} (seed {seed})"
-        for seed, record in benchmark.records.get("noise", {}).items()
-    )
-
-
-def main() -> None:
-    """Run and print."""
-    arguments = make_parser().parse_args()
-    benchmark = Benchmark(arguments)
-    torch.set_num_threads(1)  # measured banks are the same on every number of cores
-
-    def work(command: str) -> str:
-        benchmark.run()
-        return write_report(benchmark, command)
-
-    print_report("minitown.py", work, arguments.report)
-
-
 if __name__ == "__main__":
-    main()
+    arguments = make_parser().parse_args()
+    print(Benchmark(arguments).main("minitown.py", arguments.report))

@@ -21,12 +21,12 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from machine import describe_machine
 from tabulate import tabulate
 
 from famix_minitown.look_table import LOOKS
 from famix_minitown.resemblance import RESEMBLING, look_resemblance
 from famix_minitown.scene import render_scene
+from famix_minitown.study import describe_machine
 
 FIRST_SCENE = 420_000
 

@@ -1,4 +1,4 @@
-"""The methods that the town's benchmark compares: a config each, and what is set beside it."""
+"""Methods of the town's benchmark: a config each, with settings that override it."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -9,19 +9,19 @@ MINED = "famix"
 """The method whose mined banks other methods start from."""
 
 CHOSEN = "jitter08half"
-"""The best plain jitter, which the configs with jitter have: chosen by minitown_report.choose_strength."""
+"""The best plain jitter, used by the configs with jitter: chosen by minitown_report.choose_strength."""
 
 STRONGEST = "jitter08"
 """The jitter of the paper: 0.8, on all images."""
 
 
 class Needs(Enum):
-    """What a method takes from other runs or from labelled images; the value names the setting that holds it."""
+    """Input that a method takes from other runs or from labeled images; the value names its setting."""
 
     NOTHING = ""
-    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # as far as the styles that MINED mined with the same seed
+    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # matched to the styles of MINED with the same seed
     AGNOSTIC_BANK = "bank, class-agnostic"  # that of MINED with the same seed, rewritten
-    MEASURED_BANK = "bank, measured"  # on labelled images of the tested conditions
+    MEASURED_BANK = "bank, measured"  # on labeled images of the tested conditions
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Method:
 
     Attributes:
         config: name of a config of the town.
-        options: KEY VALUE KEY VALUE ..., set beside it.
-        same_without: the method that differs by having no styles; None where there is none.
-        needs: what must be made before it.
+        options: KEY VALUE pairs that override it.
+        same_without: the same method without styles, if there is one.
+        needs: input that must be made first.
     """
 
     config: str
@@ -42,7 +42,7 @@ class Method:
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Settings that follow from other runs and images, see `famix_minitown.experiment.same_settings`."""
+        """Settings that depend on other runs and images, see `famix_minitown.experiment.same_settings`."""
         return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
 
     @property
@@ -59,7 +59,7 @@ _STRENGTHS = {"jitter04": _jitter(0.4), "jitter08half": _jitter(0.8, 0.5), "jitt
 
 
 def _with_jitter(config: str) -> dict[str, Method]:
-    """Those strengths that do not cost too much on clear days without styles."""
+    """The strengths that cost little on clear days without styles."""
     names = [name for name in _STRENGTHS if name != STRONGEST]
     return {f"{config}_{name}": Method(config, _STRENGTHS[name], same_without=name) for name in names}
 

@@ -26,11 +26,11 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import cv2
-from machine import describe_machine
 from tabulate import tabulate
 
 from famix_minitown.conditions import CONDITIONS, apply_condition
 from famix_minitown.scene import render_scene
+from famix_minitown.study import describe_machine
 
 FIRST_SCENE = 500_000
 

@@ -1,30 +1,17 @@
-"""The tables of the town's benchmark: scores, gains over jitter and the other references, and the gap to the oracle."""
+"""Report of the town's benchmark: scores, gains over jitter and the other references, and the gap to the oracle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 
-from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
-from run_records import RunRecord
-from tabulate import tabulate
+from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST, Needs
 
+from famix.reports.report import describe_occurring
 from famix.reports.significance import format_p, format_spread
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.experiment import development_mean, unseen_mean
+from famix_minitown.study import RunRecord, markdown
 
-__all__ = [
-    "CHOOSING_SEEDS",
-    "MAX_COST",
-    "UNSEEN",
-    "Records",
-    "Scores",
-    "choose_strength",
-    "class_table",
-    "gain_table",
-    "language_table",
-    "score_table",
-    "scores_of",
-    "strength_table",
-]
+__all__ = ["CHOOSING_SEEDS", "UNSEEN", "choose_strength", "gap_closed", "paired_gains", "scores_of", "write_report"]
 
 MAX_COST = 3.0
 """Points that jitter may cost on clear days, over the same method without jitter."""
@@ -33,48 +20,102 @@ CHOOSING_SEEDS = (1, 2, 3)
 """Seeds that settings are chosen on."""
 
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
+REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
 Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 
-_REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
+
+def write_report(records: Records, command: str) -> str:
+    """Return the report in Markdown.
+
+    Args:
+        records: of all runs.
+        command: the command line that prints it.
+    """
+    scores = scores_of(records)
+    runs = [record for by_seed in records.values() for record in by_seed.values()]
+    class_counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
+    classes = describe_occurring(class_counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
+    parts = [
+        "# The miniature town",
+        f"Printed by `{command}`:",
+        describe_records(runs),
+        f"mIoU in percent; {classes}. Mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
+        f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
+        "Gains in points are paired by seed, with p of the two-sided paired t-test.",
+        "## Styles over the same training without them",
+        language_table(scores),
+        "## Scores",
+        score_table(scores),
+        "## The strength of jitter",
+        "Gains over the same method without jitter. Best: the strength that gains most on the development "
+        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}; seeds "
+        f"{', '.join(map(str, CHOOSING_SEEDS))}.",
+        strength_table(scores),
+        "## Gains on the unseen conditions",
+        "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
+        gain_table(scores),
+    ]
+    scales = [
+        f"{record.settings['config'].get(Needs.NOISE_SCALE.value, 1.0):.3f} (seed {seed})"
+        for seed, record in records.get("noise", {}).items()
+    ]
+    if scales:
+        parts.append(f"MODEL.STYLE.NOISE_SCALE of `noise`, matched to the styles of `famix`: {', '.join(scales)}.")
+    if "baseline" in records:
+        parts += [f"IoU of the baseline on {CLEAR}, mean over the seeds:", class_table(records["baseline"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def describe_records(runs: list[RunRecord]) -> str:
+    """Return dates, machines, versions, seeds and CLIP of runs."""
+    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
+    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
+    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
+    return (
+        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
+        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
+        f"CLIP sha256 {' and '.join(clips)}"
+    )
 
 
 def scores_of(records: Records) -> Scores:
     """Collect clear days, the tested conditions and their mean, and the mean of the development conditions."""
-    return {
-        method: {seed: _columns(record.miou) for seed, record in by_seed.items()} for method, by_seed in records.items()
-    }
 
+    def columns(miou: Mapping[str, float]) -> dict[str, float]:
+        tested = {condition: value for condition, value in miou.items() if condition not in DEVELOPMENT_CONDITIONS}
+        development = {DEVELOPMENT: development_mean(miou)} if tested.keys() < miou.keys() else {}
+        return {**tested, UNSEEN: unseen_mean(miou), **development}
 
-def _columns(miou: Mapping[str, float]) -> dict[str, float]:
-    tested = {condition: value for condition, value in miou.items() if condition not in DEVELOPMENT_CONDITIONS}
-    columns = {**tested, UNSEEN: unseen_mean(miou)}
-    return columns | ({DEVELOPMENT: development_mean(miou)} if tested.keys() < miou.keys() else {})
+    return {name: {seed: columns(run.miou) for seed, run in by_seed.items()} for name, by_seed in records.items()}
 
 
 def paired_gains(scores: Scores, method: str, reference: str, column: str = UNSEEN) -> list[float]:
-    """Differences to a reference in points, one for every seed that both have."""
+    """Return the differences to a reference in points, one for every seed that both have."""
     pairs = [(own, scores.get(reference, {}).get(seed)) for seed, own in scores.get(method, {}).items()]
     return [own[column] - other[column] for own, other in pairs if other is not None and column in own]
 
 
-def _column_names(scores: Scores) -> list[str]:
+def column_names(scores: Scores) -> list[str]:
+    """Return the columns of the first run."""
     return list(next(iter(next(iter(scores.values())).values())))
 
 
 def score_table(scores: Scores) -> str:
-    """Make the table of methods by conditions: mean and spread over the seeds."""
-    columns = _column_names(scores)
+    """Return the table of methods by conditions: mean and spread over the seeds."""
+    columns = column_names(scores)
     rows = [
-        [
-            name,
-            *(format_spread([score[column] for score in by_seed.values()]) for column in columns),
-            str(len(by_seed)),
-        ]
+        [name, *(format_spread([run[column] for run in by_seed.values()]) for column in columns), str(len(by_seed))]
         for name, by_seed in scores.items()
     ]
-    return _markdown(["method", *columns, "seeds"], rows)
+    return markdown(["method", *columns, "seeds"], rows)
+
+
+def jitter_gains(scores: Scores, method: str, without: str) -> tuple[list[float], list[float]]:
+    """Return the gains on the development conditions and on clear days, over the choosing seeds."""
+    kept = {name: {seed: runs[seed] for seed in CHOOSING_SEEDS if seed in runs} for name, runs in scores.items()}
+    return paired_gains(kept, method, without, DEVELOPMENT), paired_gains(kept, method, without, CLEAR)
 
 
 def choose_strength(scores: Scores, without: str) -> str | None:
@@ -86,54 +127,47 @@ def choose_strength(scores: Scores, without: str) -> str | None:
 
     Returns:
         The method with the jitter that gains most on the development conditions, of those that cost at most MAX_COST
-        points on clear days; None where no run tells.
+        points on clear days; None if no run decides.
     """
     gains = {}
     for name in FAMILIES[without]:
-        development, clear = (_choosing_gains(scores, name, without, column) for column in (DEVELOPMENT, CLEAR))
+        development, clear = jitter_gains(scores, name, without)
         if development and fmean(clear) >= -MAX_COST:
             gains[name] = fmean(development)
     return max(gains, key=gains.__getitem__) if gains else None
 
 
-def _choosing_gains(scores: Scores, method: str, without: str, column: str) -> list[float]:
-    kept = {
-        name: {seed: by_seed[seed] for seed in CHOOSING_SEEDS if seed in by_seed} for name, by_seed in scores.items()
-    }
-    return paired_gains(kept, method, without, column)
-
-
 def strength_table(scores: Scores) -> str:
-    """Make the table of what each strength of jitter gains on the development conditions and costs on clear days."""
+    """Return the table of gains on the development conditions and costs on clear days, by strength of jitter."""
     rows = []
     for without, names in FAMILIES.items():
         chosen = choose_strength(scores, without)
         for name in names:
-            development, clear = (_choosing_gains(scores, name, without, column) for column in (DEVELOPMENT, CLEAR))
+            development, clear = jitter_gains(scores, name, without)
             if development:
                 cells = [format_spread(development, "+"), format_spread(clear, "+"), str(len(clear))]
                 rows.append([name, without, *cells, "best" if name == chosen else ""])
-    return _markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
+    return markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
 
 
 def language_table(scores: Scores) -> str:
-    """Make the table of what styles add to the same training without them, the same jitter included."""
-    columns = [column for column in (UNSEEN, DEVELOPMENT, CLEAR) if column in _column_names(scores)]
+    """Return the table of gains from styles over the same training without them, the same jitter included."""
+    columns = [column for column in (UNSEEN, DEVELOPMENT, CLEAR) if column in column_names(scores)]
     rows = []
     for name, method in sorted(METHODS.items(), key=lambda item: item[1].same_without == "baseline"):  # jitter first
         reference = method.same_without
         if name in scores and reference in scores:
-            cells: list[str] = []
-            for column in columns:
-                gains = paired_gains(scores, name, reference, column)
-                cells += [format_spread(gains, "+"), format_p(gains)] if gains else ["", ""]
-            rows.append([name, reference, *cells, str(len(paired_gains(scores, name, reference)))])
-    return _markdown(["method", "over", *(text for column in columns for text in (column, "p")), "seeds"], rows)
+            gains = {column: paired_gains(scores, name, reference, column) for column in columns}
+            cells = [
+                text for by in gains.values() for text in ((format_spread(by, "+"), format_p(by)) if by else ("", ""))
+            ]
+            rows.append([name, reference, *cells, str(len(gains[UNSEEN]))])
+    return markdown(["method", "over", *(text for column in columns for text in (column, "p")), "seeds"], rows)
 
 
 def gain_table(scores: Scores) -> str:
-    """Make the table of gains on the unseen conditions over each reference, and of the gap to the oracle."""
-    references = [name for name in _REFERENCES if name in scores]
+    """Return the table of gains on the unseen conditions over each reference, and of the gap to the oracle."""
+    references = [name for name in REFERENCES if name in scores]
     rows = []
     for name in scores:
         row = [name]
@@ -142,11 +176,11 @@ def gain_table(scores: Scores) -> str:
             row += [format_spread(gains, "+"), format_p(gains)] if name != reference and gains else ["", ""]
         rows.append([*row, gap_closed(scores, name)])
     headers = ["method", *(text for name in references for text in (f"over {name}", "p")), "gap closed"]
-    return _markdown(headers, rows)
+    return markdown(headers, rows)
 
 
 def gap_closed(scores: Scores, name: str) -> str:
-    """(method - baseline) / (oracle - baseline), of means over the seeds; nothing with jitter, which the oracle lacks."""
+    """Return (method - baseline) / (oracle - baseline) of means over the seeds; "" with jitter, which the oracle lacks."""
     if not {"baseline", "oracle"} <= scores.keys() or "jitter" in name:
         return ""
     gap = fmean(paired_gains(scores, "oracle", "baseline"))
@@ -154,13 +188,9 @@ def gap_closed(scores: Scores, name: str) -> str:
 
 
 def class_table(records: Mapping[int, RunRecord]) -> str:
-    """Make the table of the classes' IoU on clear days, mean over the seeds."""
+    """Return the table of the classes' IoU on clear days, mean over the seeds."""
     values: dict[str, list[float]] = {}
     for record in records.values():
         for name, value in record.scores.get(CLEAR, {}).get("IoU", {}).items():
             values.setdefault(name, []).append(value)
-    return _markdown(["class", "IoU"], [[name, f"{fmean(found):.1f}"] for name, found in values.items()])
-
-
-def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    return markdown(["class", "IoU"], [[name, f"{fmean(found):.1f}"] for name, found in values.items()])

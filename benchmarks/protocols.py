@@ -48,7 +48,6 @@ if __name__ == "__main__":
 
 import torch
 from detectron2.modeling import build_model
-from machine import describe_machine
 from tabulate import tabulate
 from torch import nn
 
@@ -56,6 +55,7 @@ from famix.engine import load_config
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import parse_protocol
 from famix.utils.errors import ConfigError
+from famix_minitown.study import describe_machine
 
 CONFIG = Path(__file__).parent.parent / "projects/FAMix/configs/minitown/baseline.yaml"
 NATIVE = "native"

@@ -46,12 +46,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cor
 warnings.simplefilter("ignore")
 
 import torch
-from machine import describe_machine
 from soak_faults import BATCHES, FaultReport, Mining, Soaked, Training, soak
 from soak_files import FORMATS, FileReport, try_files
 from soak_memory import FLAT, MemoryCurve, measure_memory
 from soak_workspace import make_workspace
 from tabulate import tabulate
+
+from famix_minitown.study import describe_machine
 
 ITERATIONS, PERIOD = 60, 10  # of the trainings that are disturbed
 

@@ -59,6 +59,7 @@ from famix.inference.outputs import require_writable
 from famix.io.atomic import whole_file
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 from famix.visualization.contact_sheet import draw_contact_sheet
 
 USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
@@ -99,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
     try:
+        load_plugins()
         expand_arguments(arguments)
         register_datasets(arguments.definition)
         get_label_readers(arguments.names)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from famix.config import add_famix_config
 from famix.data import register_datasets
+from famix.utils.plugins import load_plugins
 
 __all__ = [
     "forgotten_datasets",
@@ -150,8 +151,9 @@ def forgotten_datasets() -> Iterator[None]:
 
 @contextmanager
 def registered(*files: Path) -> Iterator[None]:
-    """Register definition files, and forget them and the built-in ones afterwards."""
+    """Register definition files as a program does, after plugins; forget all of them afterwards."""
     with forgotten_datasets():
+        load_plugins()
         register_datasets([str(file) for file in files])
         yield
 

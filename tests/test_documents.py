@@ -22,6 +22,7 @@ from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
 from famix.reports.significance import format_p, format_spread
 from famix.utils import errors
+from famix_minitown.study import RunRecord
 from run_factory import CONFIG, ROOT, load_benchmark, load_tool
 
 DOCS = ROOT / "docs"
@@ -148,7 +149,7 @@ def read_table(heading: str) -> dict[str, list[str]]:
 
 
 def test_tables_of_five_seeds_show_the_committed_runs() -> None:
-    records, report = load_benchmark("run_records"), load_benchmark("minitown_report")
+    script, report = load_benchmark("minitown"), load_benchmark("minitown_report")
     rows = {
         "baseline": "baseline",
         "+ jitter": "jitter08half",
@@ -167,7 +168,7 @@ def test_tables_of_five_seeds_show_the_committed_runs() -> None:
         "FAMix (unrelated words) + weaker jitter, over jitter": ("famix_jitter04", "jitter08half"),
     }
     methods = {*rows.values(), *(name for pair in comparisons.values() for name in pair)}
-    runs = {name: {s: records.RunRecord.load(records.RUNS, name, s) for s in range(1, 6)} for name in methods}
+    runs = {name: {s: RunRecord.load(script.RUNS, name, s) for s in range(1, 6)} for name in methods}
     scores = report.scores_of(runs)
 
     shown = read_table("mIoU in %, five seeds")

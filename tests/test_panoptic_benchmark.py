@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,12 @@ def script() -> ModuleType:
     return load_benchmark("panoptic")
 
 
-def write_runs(script: ModuleType, folder: Path) -> object:
+def write_runs(script: ModuleType, folder: Path) -> Any:
     arguments = script.make_parser().parse_args(["--seeds", "1", "2", "--output", str(folder)])
     benchmark = script.Benchmark(arguments)
     for method, by_seed in QUALITY.items():
         for seed, values in by_seed.items():
-            output = benchmark.experiment(("deeplab", method), seed).output
+            output = benchmark.experiment(f"deeplab_{method}", seed).output
             output.mkdir(parents=True)
             (output / "experiment.json").write_text(json.dumps({"seconds": 60.0 * seed}))
             (output / "results.json").write_text(json.dumps({
@@ -36,7 +37,7 @@ def write_runs(script: ModuleType, folder: Path) -> object:
 
 
 def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path: Path) -> None:
-    report = script.write_report(write_runs(script, tmp_path), "the command")
+    report = write_runs(script, tmp_path).report("the command")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("|")]
     assert rows[0] == ["head", "method", "clear", "night", "fog", "unseen", "minutes"]
     assert rows[2] == ["Panoptic-DeepLab", "source only", "61.0 ± 1.4", "11.0 ± 1.4", "20.0 ± 0.0", "15.5 ± 0.7", "1.5"]
@@ -50,7 +51,7 @@ def test_methods_differ_in_their_styles_alone(script: ModuleType, tmp_path: Path
         ["--methods", *script.METHODS, "--heads", "fpn", "--output", str(tmp_path)]
     )
     benchmark = script.Benchmark(arguments)
-    configs = {method: benchmark.experiment(("fpn", method), 3).load_config() for _, method in benchmark.runs}
+    configs = {method: benchmark.experiment(f"fpn_{method}", 3).load_config() for method in script.METHODS}
     assert configs["source_only"].MODEL.STYLE.STRATEGY == "none"
     assert configs["famix_weather"].STYLE_MINING.STYLES == ["night", "foggy", "rainy", "snowy", "dusk"]
     assert configs["famix"].STYLE_MINING.STYLES != configs["famix_weather"].STYLE_MINING.STYLES

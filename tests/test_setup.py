@@ -70,10 +70,7 @@ def test_metadata_names_everything_that_the_package_imports(install_requires: di
     installed_elsewhere = {"detectron2", "panopticapi"}  # see setup.cfg
     distributions = metadata.packages_distributions()
     for module in (
-        imported_modules(PACKAGE)
-        - sys.stdlib_module_names
-        - installed_elsewhere
-        - {"famix", "famix_arguments", "famix_minitown"}
+        imported_modules(PACKAGE) - sys.stdlib_module_names - installed_elsewhere - {"famix", "famix_arguments"}
     ):
         candidates = {canonicalize_name(name) for name in distributions.get(module, [module])}
         assert candidates & install_requires.keys(), f"famix imports {module}; setup.cfg requires none of {candidates}"
@@ -81,6 +78,12 @@ def test_metadata_names_everything_that_the_package_imports(install_requires: di
 
 def test_nothing_imports_the_tools_package_of_the_detectron2_wheel() -> None:
     assert "tools" not in imported_modules(PROJECT) | imported_modules(ROOT / "tests")
+
+
+def test_library_imports_no_plugin_and_nothing_installed_imports_the_benchmarks() -> None:
+    assert "famix_minitown" not in imported_modules(PACKAGE)
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not imported_modules(PROJECT) & {"benchmarks", *scripts}
 
 
 def test_every_folder_with_modules_is_a_package() -> None:

@@ -89,6 +89,7 @@ from famix.inference.video import USUAL_RATE, VideoReader
 from famix.inference.writers import VideoSink, WindowClosed, WindowSink
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 from famix.visualization.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, Look, write_views
 
 UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
@@ -219,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
+        load_plugins()
         return run(expand_arguments(args))
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

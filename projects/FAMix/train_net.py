@@ -43,6 +43,7 @@ from famix.engine.processes import (  # noqa: E402
     launch,
 )
 from famix.mining import obtain_style_bank  # noqa: E402
+from famix.utils.plugins import load_plugins  # noqa: E402
 
 logger = logging.getLogger("famix.train_net")
 
@@ -99,7 +100,8 @@ def one_line(error: FAMixError) -> str:
 
 
 def run(args: argparse.Namespace) -> Any:
-    """Set up, then mine, evaluate or train."""
+    """Load plugins, set up, then mine, evaluate or train."""
+    load_plugins()  # in every process of the run
     with ExitStack() as held:  # the lock of the run directory
         cfg = setup(args, held)
         results = perform(cfg, args)
@@ -138,6 +140,7 @@ def launch_from_command_line() -> None:
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
     try:
+        load_plugins()
         place = place_from_environment(args, os.environ)
         if place is None:
             launch(args, device_of(args), main)

@@ -27,6 +27,7 @@ from famix.clip.architecture import ARCHITECTURES, text_design_of
 from famix.clip.compact import save_compact
 from famix.clip.export import save_clip
 from famix.utils.errors import ConfigError
+from famix_minitown.datasets import register
 
 TEXTS = ["Urban Grit style road", "photo"]
 TEMPLATES = ["a photo of a {}.", "the embroidered {}."]
@@ -115,6 +116,7 @@ def test_archives_show_their_activation_and_mask(tmp_path):
 
 
 def test_compact_files_and_the_towns_clip_are_recognised(state, tmp_path):
+    register()
     assert load_clip_state_dict("minitown").text_design == OPENAI_TEXT, "a file of version 0.1"
     save_compact(state, tmp_path / "clip", [1, 2], {})
     assert load_clip_state_dict(str(tmp_path / "clip")).text_design == OPENAI_TEXT
@@ -177,6 +179,7 @@ def test_without_the_key_such_a_file_is_refused(cfg):
 
 
 def test_a_key_that_contradicts_the_file_is_refused(cfg):
+    register()
     cfg.MODEL.CLIP.WEIGHTS = "minitown"
     for name in ("", "RN50", "RN101", "open_clip:RN50-quickgelu"):
         cfg.MODEL.CLIP.ARCHITECTURE = name

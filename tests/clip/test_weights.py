@@ -15,6 +15,7 @@ from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.export import save_clip
 from famix.clip.weights import clip_weights_hash, load_clip_state_dict
 from famix.utils.errors import ConfigError, WeightsError
+from famix_minitown.datasets import register
 
 FORMS = ("state_dict", "torchscript", "safetensors")
 TOOL = Path(__file__).parents[2] / "projects/FAMix/tools/make_random_clip.py"
@@ -326,6 +327,7 @@ def test_the_folder_of_the_file_is_made(tmp_path):
 
 
 def test_the_towns_clip_comes_with_the_package():
+    register()
     state_dict = load_clip_state_dict("minitown")
     architecture = CLIPArchitecture.from_state_dict(state_dict)
     assert (architecture.width, architecture.input_resolution, architecture.embed_dim) == (16, 64, 128)

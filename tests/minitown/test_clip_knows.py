@@ -8,12 +8,14 @@ from famix.data import CITYSCAPES_CLASSES
 from famix_minitown.compact_clip import to_input
 from famix_minitown.crop_sources import TownSource
 from famix_minitown.crops import CropPlan, crops_of_scene
+from famix_minitown.datasets import register
 from famix_minitown.look_table import LOOKS
 
 LOOK_NAMES = list(LOOKS)
 
 
 def test_tells_looks_and_classes_far_above_chance() -> None:
+    register()
     weights = load_clip_state_dict("minitown")
     plan = CropPlan(seed=9, looks=5, crops=3, single_looks=True)
     crops = np.concatenate([crops_of_scene(TownSource(300_000, 20), plan, index) for index in range(20)])

@@ -1,8 +1,8 @@
 """The demo from end to end on a few small scenes, and how it ends before that; the report of its benchmark."""
 
-import importlib.util
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,7 +23,9 @@ from famix_minitown.conditions import CONDITIONS
 from famix_minitown.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
 from famix_minitown.page import Story, format_gain, write_page
 from famix_minitown.story import StoryRow, draw_story
+from famix_minitown.study import one_line_errors
 from famix_minitown.writer import write_tree
+from run_factory import load_benchmark, load_tool
 from town_factory import define_town
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +55,9 @@ def small_options(definition: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def load_script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses looks its module up
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load_script("projects/FAMix/tools/minitown_demo.py", monkeypatch)
+def tool() -> ModuleType:
+    return load_tool("minitown_demo")
 
 
 class Tags(HTMLParser):
@@ -216,23 +208,21 @@ def test_a_closed_terminal_ends_the_runs(tmp_path: Path, of: str) -> None:
             os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_nohup_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nohup_is_respected() -> None:
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGTERM)}
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        load_script("benchmarks/reporting.py", monkeypatch).end_in_order()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        assert callable(signal.getsignal(signal.SIGTERM))
+        with one_line_errors():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert callable(signal.getsignal(signal.SIGTERM))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])
-def test_jobs_of_a_benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], jobs: str) -> None:
-    parser = load_script("benchmarks/run_arguments.py", monkeypatch).make_run_parser(
-        "does something", "output/something"
-    )
+def test_jobs_of_a_benchmark(capsys: pytest.CaptureFixture[str], jobs: str) -> None:
+    parser = load_benchmark("arguments").study_parser("", "output/something")
     assert parser.parse_args(["--jobs", "3"]).jobs == 3
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--jobs", jobs])
@@ -264,7 +254,8 @@ def test_report_of_the_benchmark(
     arguments = ["--configs", "baseline", "famix", "--seeds", "1", "2", "--output", str(tmp_path / "runs")]
     options = ["--report", str(report), "--", "MODEL.CLIP.WEIGHTS", ""]
     monkeypatch.setattr(sys, "argv", ["minitown.py", *arguments, *options])
-    load_script("benchmarks/minitown.py", monkeypatch).main()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    runpy.run_path(str(ROOT / "benchmarks/minitown.py"), run_name="__main__")
     rows = {line.split("|")[1].strip(): line for line in report.read_text().splitlines() if line.startswith("|")}
     cells = [cell.strip() for cell in rows["famix"].split("|")[1:-1]]  # the last table that has it: gains 4 and 6
     assert cells == ["famix", "+5.0 ± 1.4", "0.1257", ""]  # t = 5 / (sqrt(2) / sqrt(2)), one degree of freedom

@@ -7,6 +7,7 @@ import pytest
 from data_factory import registered
 from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.engine import argument_parser
+from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS, read_scores
 from famix_minitown.writer import write_tree
 from run_factory import load_benchmark, train_net
@@ -39,6 +40,7 @@ def score(town: Path, config: str, output: Path) -> dict[str, float]:
 
 def test_words_move_styles_to_where_pictures_in_that_look_lie() -> None:
     """The cosine of the mined and of the true change of the statistics, against that of another look's words."""
+    register()
     benchmark, weights = load_benchmark("mining_direction"), load_clip_state_dict("minitown")
     clip = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False)
     patches = benchmark.collect(clip, 40, seed=1)

@@ -19,6 +19,7 @@ from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import FAMixError
 from famix_minitown import runner
 from famix_minitown.experiment import CONFIGS, same_settings
+from famix_minitown.study import RunRecord
 from famix_minitown.writer import write_tree
 from run_factory import load_benchmark
 from town_factory import define_town
@@ -47,22 +48,22 @@ def benchmark(script: ModuleType, tmp_path: Path) -> Iterator[Any]:
 
 
 def test_measured_banks_are_made_once_for_a_clip_and_its_settings(benchmark: Any) -> None:
-    path = benchmark.measured_bank("source")
+    path = benchmark.reference_bank("source")
     bank, made = StyleBank.load(path), path.stat().st_mtime_ns
     assert len(bank) == 4 and bank.metadata["measured"] == "smalltown_train"  # a crop of each, one patch of a crop
-    assert benchmark.measured_bank("source") == path and path.stat().st_mtime_ns == made
+    assert benchmark.reference_bank("source") == path and path.stat().st_mtime_ns == made
     benchmark.options += ("MODEL.STYLE.GRID", "[2, 2]")
-    finer = benchmark.measured_bank("source")
+    finer = benchmark.reference_bank("source")
     assert finer != path and len(StyleBank.load(finer)) == 16
 
 
 def test_the_oracle_is_measured_on_the_tested_conditions_but_the_clear_day(benchmark: Any) -> None:
-    bank = StyleBank.load(benchmark.measured_bank("oracle"))
+    bank = StyleBank.load(benchmark.reference_bank("oracle"))
     assert len(bank) == 2 and bank.metadata["measured"] == "smalltown_fog_train"
 
 
 def test_noise_is_as_strong_as_the_styles_of_the_same_seed(benchmark: Any) -> None:
-    own = StyleBank.load(benchmark.measured_bank("source"))
+    own = StyleBank.load(benchmark.reference_bank("source"))
     mined = StyleBank(own.metadata)
     mined.add(own.class_ids, own.mean * 1.5, own.std * 1.5)
     folder = benchmark.experiment("famix", 1).output
@@ -73,8 +74,8 @@ def test_noise_is_as_strong_as_the_styles_of_the_same_seed(benchmark: Any) -> No
 
 
 def test_the_bank_without_classes_is_that_of_the_same_seed(script: ModuleType, benchmark: Any) -> None:
-    benchmark.runs["class_agnostic"] = script.ABLATIONS["class_agnostic"]
-    mined = StyleBank.load(benchmark.measured_bank("source"))
+    benchmark.methods["class_agnostic"] = script.ABLATIONS["class_agnostic"]
+    mined = StyleBank.load(benchmark.reference_bank("source"))
     for seed, factor in ((1, 1.0), (2, 2.0)):
         bank = StyleBank(mined.metadata)
         bank.add(mined.class_ids, mined.mean * factor, mined.std)
@@ -197,7 +198,7 @@ def test_a_damaged_record_is_named(town: Callable[..., Any], tmp_path: Path) -> 
     whole = path.read_text()
     for text in (whole[:-40], "[]", whole.replace('"seed": 1', '"seed": 2'), whole.replace("61", "NaN")):
         path.write_text(text)
-        with expect_error(FAMixError, key=str(path), remedy="delete"):
+        with expect_error(FAMixError, key=str(path), remedy="Delete"):
             town("--configs", "baseline", "--seeds", "1")
 
 
@@ -217,16 +218,16 @@ def with_config(settings: dict[str, Any], key: str, value: object) -> dict[str, 
 
 
 def minitown_methods(benchmark: Any) -> ModuleType:
-    return sys.modules[type(next(iter(benchmark.runs.values()))).__module__]
+    return sys.modules[type(next(iter(benchmark.methods.values()))).__module__]
 
 
 def test_committed_records_are_those_of_the_methods_today(script: ModuleType) -> None:
     """Whoever changes a config or a default that shapes the results runs the benchmark again."""
     benchmark = script.Benchmark(script.make_parser().parse_args([]))
-    runs = benchmark._pairs()
+    runs = benchmark.pairs()
     assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
     recorded = [run for run in runs if (script.RUNS / f"{run[0]}_seed{run[1]}.json").exists()]
-    assert recorded and [run for run in recorded if benchmark._recorded(run) is None] == []
+    assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 
 # The report
@@ -235,7 +236,7 @@ def test_committed_records_are_those_of_the_methods_today(script: ModuleType) ->
 def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], script: ModuleType) -> None:
     methods = ("baseline", "jitter08half", "jitter08", "famix", "famix_jitter08half")
     made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
-    report = script.write_report(made, "the command")
+    report = made.report("the command")
     assert "1 of 19 classes occur" in report
     tables = [
         {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
@@ -271,9 +272,9 @@ def test_the_strength_of_jitter_is_the_best_that_costs_little() -> None:
 
 def test_the_configs_with_jitter_have_the_strength_that_the_committed_runs_choose() -> None:
     """That of jitter without styles, so that FAMix is compared with jitter at its best."""
-    records, report = load_benchmark("run_records"), load_benchmark("minitown_report")
+    script, report = load_benchmark("minitown"), load_benchmark("minitown_report")
     found = {
-        name: {seed: records.RunRecord.load(records.RUNS, name, seed) for seed in report.CHOOSING_SEEDS}
+        name: {seed: RunRecord.load(script.RUNS, name, seed) for seed in report.CHOOSING_SEEDS}
         for name in ("baseline", *report.FAMILIES["baseline"])
     }
     chosen = report.choose_strength(report.scores_of(found), "baseline")

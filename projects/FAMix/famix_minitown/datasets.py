@@ -1,16 +1,24 @@
 """The town's data sets as Detectron2's catalogue calls them."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from famix.clip import register_clip_weights
+from famix.data import register_split
 from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.definition import DatasetDefinition, SplitDefinition
+from famix.data.panoptic.registration import register_panoptic_split
 from famix.data.records import DatasetRecord
 from famix.data.split_files import SplitFiles
 from famix.utils.errors import DatasetError
 from famix_minitown.cache import generated_folder
+from famix_minitown.panoptic import minitown_panoptic_files
 from famix_minitown.splits import SPLITS
 
-__all__ = ["MinitownFiles", "minitown_files"]
+__all__ = ["CLIP_FILE", "MinitownFiles", "minitown_files", "register"]
+
+CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"
+"""Weights of the town's CLIP, MODEL.CLIP.WEIGHTS minitown."""
 
 _IGNORE_LABEL = 255
 
@@ -40,6 +48,19 @@ class MinitownFiles(SplitFiles):
                 "then."
             )
         return records
+
+
+def register() -> None:
+    """Register the town's datasets and its CLIP: the entry point that `famix.utils.plugins.load_plugins` calls.
+
+    Raises:
+        DatasetError: a name is taken by another dataset.
+    """
+    for split_files in minitown_files():
+        register_split(split_files)
+    for panoptic_files in minitown_panoptic_files():
+        register_panoptic_split(panoptic_files)
+    register_clip_weights("minitown", CLIP_FILE)
 
 
 def minitown_files() -> list[MinitownFiles]:

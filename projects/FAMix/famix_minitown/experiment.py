@@ -27,6 +27,7 @@ from famix.reports.report import CLASS_ACCURACY, TASK, describe_occurring
 from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.datasets import register
 from famix_minitown.splits import FORMAT_VERSION
 
 __all__ = [
@@ -81,11 +82,12 @@ class Experiment:
         return [*self.options, "OUTPUT_DIR", str(self.output), "SEED", seed, "STYLE_MINING.SEED", seed]
 
     def load_config(self) -> CfgNode:
-        """The merged config.
+        """Register the town and return the merged config.
 
         Raises:
             ConfigError: see `famix.engine.load_config`.
         """
+        register()
         return load_config(str(self.config), self.overrides)
 
     def settings(self) -> dict[str, Any]:

@@ -100,6 +100,7 @@ from famix.io.atomic import whole_file
 from famix.reports.run_metadata import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 
 
 def run(args: argparse.Namespace) -> None:
@@ -226,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = make_parser().parse_args(argv)
     try:
+        load_plugins()
         run(expand_arguments(args))
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

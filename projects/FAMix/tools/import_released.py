@@ -52,6 +52,7 @@ from famix.style import IGNORE_CLASS, StyleBank
 from famix.style.released import RELEASED_CLASSES
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 
 # How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = make_parser().parse_intermixed_args(argv)
     try:
+        load_plugins()
         _check_paths(expand_arguments(arguments))
         cfg = _load_config(arguments.config_file, arguments.opts)
         print(f"Reading {arguments.file}")

@@ -92,6 +92,7 @@ from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 
 UNSOUND, USER_ERROR = 1, 2  # exit status
 
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     arguments = parse(argv)
     try:
+        load_plugins()
         COMMANDS[arguments.command](expand_arguments(arguments))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -30,6 +30,7 @@ from famix.engine import load_config
 from famix.mining.measured import measure_bank
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 
 logger = logging.getLogger("measure_bank")
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     try:
+        load_plugins()
         expand_arguments(arguments)
         cfg = load_config(arguments.config_file, arguments.opts)
         register_datasets(cfg.DATASETS.FILES)

@@ -4,7 +4,6 @@
 # ruff: noqa: E402, the parser stands before imports that take seconds
 
 import argparse
-import logging
 import shlex
 import sys
 import time
@@ -12,9 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-ROOT = Path(__file__).parents[3]
-sys.path.append(str(ROOT / "benchmarks"))
 
 from famix_arguments import whole_number
 
@@ -52,20 +48,18 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from machine import describe_machine
-from reporting import end_in_order
 from tabulate import tabulate
 
 from famix.data import get_dataset_dicts, register_datasets
-from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
 from famix_minitown.page import Story, score_table, write_page
 from famix_minitown.progress_line import ProgressLine
 from famix_minitown.runner import run_experiments
 from famix_minitown.story import tell_story
+from famix_minitown.study import describe_machine, one_line_errors
 
-FAILED, INTERRUPTED = 1, 130  # exit status
 STEPS = 4
 BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
 
@@ -175,18 +169,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a mistake, a failure or an interruption ends with a status and a line instead."""
     arguments = make_parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else list(argv)
-    try:
+    with one_line_errors():
+        load_plugins()
         show(plan(expand_arguments(arguments), shlex.join(["python", "projects/FAMix/tools/minitown_demo.py", *words])))
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(FAILED)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues where it was", file=sys.stderr, flush=True)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("famix_minitown").setLevel(logging.INFO)
-    end_in_order()
     main()

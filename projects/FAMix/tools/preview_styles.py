@@ -47,6 +47,7 @@ from famix.reports.preview_text import format_changes, format_effects
 from famix.reports.style_preview import StylePreview
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 from famix.visualization.preview_picture import draw_distances, draw_predictions
 
 USER_ERROR = 2  # exit status
@@ -86,6 +87,7 @@ def preview(arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     try:
+        load_plugins()
         preview(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

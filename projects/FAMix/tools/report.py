@@ -39,6 +39,7 @@ from famix.reports.run_folder import Run, read_runs
 from famix.reports.run_page import render_runs
 from famix.utils.errors import ClassesError, FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 
 USER_ERROR = 2  # exit status
 
@@ -75,6 +76,7 @@ def label_examples(run: Run, count: int, device: str | None) -> list[Example]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a mistake of the user."""
     try:
+        load_plugins()
         write_report(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -127,6 +127,7 @@ from famix.inference.outputs import require_writable
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
 from famix_minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
 from famix_minitown.contrastive import TrainingPlan, train_clip
 from famix_minitown.crop_files import describe_crops, load_or_make_crops
@@ -258,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:
+        load_plugins()
         expand_arguments(arguments)
         with _log_file(arguments.log):
             run(arguments)

@@ -8,7 +8,13 @@ from famix.clip.resnet import STAGES, CLIPResNet
 from famix.clip.templates import IMAGENET_TEMPLATES
 from famix.clip.text_encoder import PromptEncoder
 from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign, TextTower
-from famix.clip.weights import clip_weights_hash, load_clip_state_dict, load_configured_clip, require_text_design
+from famix.clip.weights import (
+    clip_weights_hash,
+    load_clip_state_dict,
+    load_configured_clip,
+    register_clip_weights,
+    require_text_design,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -32,5 +38,6 @@ __all__ = [
     "fill_template",
     "load_clip_state_dict",
     "load_configured_clip",
+    "register_clip_weights",
     "require_text_design",
 ]

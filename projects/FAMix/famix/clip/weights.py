@@ -20,14 +20,12 @@ from famix.clip.files import CLIPStateDict, read_clip
 from famix.clip.text_tower import OPENAI_TEXT, TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
+from famix.utils.plugins import absent_plugin_remedy
 
-__all__ = ["MINITOWN", "clip_weights_hash", "load_clip_state_dict", "load_configured_clip"]
-
-MINITOWN = "minitown"
-"""Name of the CLIP that comes with the package."""
+__all__ = ["clip_weights_hash", "load_clip_state_dict", "load_configured_clip", "register_clip_weights"]
 
 _MOST = 1000  # blocks of a text tower, or tokens of a text: a file can claim any number; published are 16 and 77
-_MINITOWN_FILE = Path(__file__).parents[2] / "famix_minitown" / "weights" / "clip.safetensors"
+_REGISTERED: dict[str, Path] = {}  # name -> file, of plugins
 _COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
 _COUNTER_SUFFIX = ".num_batches_tracked"
 
@@ -90,8 +88,7 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
     Args:
         source: the name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip
             package downloads to ~/.cache/clip once and checks; or the path of a TorchScript archive, a state_dict
-            saved by torch.save, or a .safetensors file, also a compact one; or "minitown", the CLIP of the miniature
-            town, which comes with the package.
+            saved by torch.save, or a .safetensors file, also a compact one; or a name of `register_clip_weights`.
 
     Returns:
         Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. All integers
@@ -116,6 +113,16 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
     return state_dict
 
 
+def register_clip_weights(name: str, path: Path) -> None:
+    """Make a file of CLIP weights available as MODEL.CLIP.WEIGHTS `name`; plugins call it.
+
+    Args:
+        name: a name of OpenAI's models keeps its meaning.
+        path: of the file.
+    """
+    _REGISTERED[name] = path
+
+
 def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
     """Identify weights, whatever file, precision or device they are kept in.
 
@@ -138,8 +145,11 @@ def _counts(name: str, tensor: Tensor) -> bool:
 
 
 def _file_of(source: str) -> Path:
-    if source == MINITOWN:
-        return _MINITOWN_FILE
+    if source in _REGISTERED:
+        return _REGISTERED[source]
+    remedy = absent_plugin_remedy(source)
+    if remedy and not os.path.exists(source):
+        raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a known name or a file, got {source!r}.{remedy}")
     if source in clip_package.model_urls():
         return Path(_fetch(source))
     return Path(local_path(source, "MODEL.CLIP.WEIGHTS", WeightsError))

@@ -11,7 +11,13 @@ from famix.data.layout import LabelEncoding, Layout
 from famix.data.layout_reader import label_reader_of
 from famix.data.mapper import FAMixDatasetMapper
 from famix.data.records import DatasetRecord, label_file_of
-from famix.data.registration import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
+from famix.data.registration import (
+    get_dataset_dicts,
+    get_label_readers,
+    register_datasets,
+    register_split,
+    require_same_classes,
+)
 from famix.data.sampler import SampleStream, StreamSampler
 from famix.data.split_files import SplitFiles
 
@@ -34,6 +40,7 @@ __all__ = [
     "read_image",
     # Detectron2's catalogues
     "register_datasets",
+    "register_split",
     "get_dataset_dicts",
     "get_label_readers",
     "require_same_classes",

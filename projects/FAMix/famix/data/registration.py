@@ -20,15 +20,15 @@ from famix.data.split_files import SplitFiles
 from famix.utils.errors import DatasetError
 from famix.utils.messages import did_you_mean
 from famix.utils.paths import local_path
-from famix_minitown.datasets import minitown_files
+from famix.utils.plugins import absent_plugin_remedy
 
-__all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "register_minitown", "require_same_classes"]
+__all__ = ["get_dataset_dicts", "get_label_readers", "register_datasets", "register_split", "require_same_classes"]
 
 _BUILTIN = Path(__file__).parent / "builtin"
 
 
 def register_datasets(files: Sequence[str] = ()) -> None:
-    """Register the built-in datasets, minitown and those of definition files; what is registered already stays.
+    """Register the built-in datasets and those of definition files; what is registered already stays.
 
     Every split becomes a dataset `<name>_<split>` whose files are listed only when they are asked for. Its metadata
     has `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type` ("sem_seg"), `label_reader` (a `LabelReader`),
@@ -45,22 +45,19 @@ def register_datasets(files: Sequence[str] = ()) -> None:
     for file in (*sorted(_BUILTIN.glob("*.yaml")), *(Path(file) for file in files if file not in panoptic)):
         definition = load_definition(file)
         for split in definition.splits:
-            _register_split(SplitFiles(definition, split))
-    register_minitown()
+            register_split(SplitFiles(definition, split))
     register_panoptic_datasets(panoptic)
 
 
-def register_minitown() -> None:
-    """Register the data sets of the town that FAMix renders itself; each is made only when its files are asked for.
+def register_split(split_files: SplitFiles) -> None:
+    """Register a split as the dataset `<name>_<split>`, as `register_datasets` does; an equal one may be registered.
+
+    Args:
+        split_files: of the split; a subclass may make the files when they are first listed.
 
     Raises:
-        DatasetError: a name is taken by another dataset.
+        DatasetError: the name is taken by another dataset.
     """
-    for split_files in minitown_files():
-        _register_split(split_files)
-
-
-def _register_split(split_files: SplitFiles) -> None:
     definition = split_files.definition
     name = definition.dataset_name(split_files.split)
     if name in DatasetCatalog:
@@ -162,6 +159,6 @@ def _require_registered(name: str) -> None:
     if name not in DatasetCatalog:
         ours = [known for known, function in DatasetCatalog.items() if isinstance(function, SplitFiles | PanopticFiles)]
         raise DatasetError(
-            f"Dataset '{name}' is unknown.{did_you_mean(name, ours)} Known datasets: {', '.join(sorted(ours))}. "
+            f"Dataset '{name}' is unknown.{did_you_mean(name, ours) or absent_plugin_remedy(name)} Known datasets: {', '.join(sorted(ours))}. "
             "Define your own in a YAML file and name that in DATASETS.FILES."
         )

@@ -10,9 +10,8 @@ from famix.data.panoptic.definition import load_panoptic_definition
 from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.reader import panoptic_label_reader
 from famix.utils.errors import DatasetError
-from famix_minitown.panoptic import minitown_panoptic_files
 
-__all__ = ["LABEL_DIVISOR", "register_panoptic_datasets"]
+__all__ = ["LABEL_DIVISOR", "register_panoptic_datasets", "register_panoptic_split"]
 
 LABEL_DIVISOR = 1000
 """Panoptic-DeepLab numbers a segment train id * LABEL_DIVISOR + number of the instance."""
@@ -21,7 +20,7 @@ _OF_DETECTRON2 = ("cityscapes_fine_panoptic_train", "cityscapes_fine_panoptic_va
 
 
 def register_panoptic_datasets(files: Sequence[str] = ()) -> None:
-    """Register the built-in panoptic datasets, those of minitown and of definition files.
+    """Register the built-in panoptic datasets and those of definition files.
 
     A split is registered as <name>_<split>_panoptic, with the metadata that Detectron2 gives to its own
     "cityscapes_fine_panoptic_train", in which train ids stand for both kinds of category ids, and `ignore_label`,
@@ -35,9 +34,7 @@ def register_panoptic_datasets(files: Sequence[str] = ()) -> None:
     """
     for definition in (*BUILTIN_PANOPTIC, *map(load_panoptic_definition, files)):
         for split in definition.splits:
-            _register(PanopticFiles(definition, split))
-    for split_files in minitown_panoptic_files():
-        _register(split_files)
+            register_panoptic_split(PanopticFiles(definition, split))
     for name in _OF_DETECTRON2:
         if name in DatasetCatalog and MetadataCatalog.get(name).get("label_reader") is None:
             # Their semantic labels are files of train ids.
@@ -45,7 +42,15 @@ def register_panoptic_datasets(files: Sequence[str] = ()) -> None:
             MetadataCatalog.get(name).label_reader = LabelReader({train_id: train_id for train_id in train_ids})
 
 
-def _register(files: PanopticFiles) -> None:
+def register_panoptic_split(files: PanopticFiles) -> None:
+    """Register a split as the dataset `<name>_<split>_panoptic`; an equal one may be registered.
+
+    Args:
+        files: of the split.
+
+    Raises:
+        DatasetError: the name is taken by another dataset.
+    """
     definition, name = files.definition, files.name
     if name in DatasetCatalog:
         taken_by = DatasetCatalog[name]

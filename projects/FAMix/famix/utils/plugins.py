@@ -1,0 +1,69 @@
+"""Plugins: packages that add datasets, CLIP weights or registered classes to FAMix through an entry point.
+
+A plugin declares, in its package metadata,
+
+    [options.entry_points]
+    famix.plugins =
+        minitown = famix_minitown.datasets:register
+
+and the function registers what the package adds, e.g. with `famix.data.register_split` and
+`famix.clip.register_clip_weights`. It takes no arguments and may be called more than once.
+"""
+
+import configparser
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from famix.utils.errors import ConfigError
+
+__all__ = ["GROUP", "absent_plugin_remedy", "load_plugins"]
+
+GROUP = "famix.plugins"
+"""Entry-point group of plugins."""
+
+_CLONE_METADATA = Path(__file__).parents[4] / "setup.cfg"
+_MAINTAINED_HERE = {"minitown": "famix_minitown"}  # first word of the names that a plugin adds -> its package
+
+
+def load_plugins() -> None:
+    """Load all plugins: those of installed packages, and in a clone those of its setup.cfg.
+
+    Command-line programs call it first. The library does not: scripts call it where they use names that a plugin adds.
+
+    Raises:
+        ConfigError: a plugin cannot be loaded.
+    """
+    for point in dict.fromkeys([*entry_points(group=GROUP), *_of_clone()]):
+        try:
+            register = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"Plugin '{point.name}' must be importable as {point.value}, got {type(error).__name__}: {error}. "
+                "Upgrade or uninstall the package that declares it."
+            ) from error
+        register()
+
+
+def absent_plugin_remedy(name: str) -> str:
+    """Return a sentence, with a leading blank, on how to load the plugin that adds a name; "" for other names.
+
+    Args:
+        name: of a dataset or of CLIP weights that is unknown.
+    """
+    package = _MAINTAINED_HERE.get(name.split("_")[0])
+    if package is None:
+        return ""
+    return (
+        f" The plugin {package} adds this name: install it with 'pip install -e .' in a clone of FAMix, and in a script "
+        "call famix.utils.plugins.load_plugins() first."
+    )
+
+
+def _of_clone() -> list[EntryPoint]:
+    """Entry points in the setup.cfg of a clone, which may not be installed or installed before they were added."""
+    parser = configparser.ConfigParser()
+    parser.read(_CLONE_METADATA, encoding="utf-8")
+    lines = parser.get("options.entry_points", GROUP, fallback="").strip().splitlines()
+    return [
+        EntryPoint(name.strip(), value.strip(), GROUP) for name, _, value in (line.partition("=") for line in lines)
+    ]

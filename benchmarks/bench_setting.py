@@ -141,7 +141,7 @@ class Setting:
     def segmentor(self) -> FAMixSemanticSegmentor:
         """The network of the recipe: frozen up to the last block of CLIP. It restyles nothing yet."""
         backbone = CLIPResNet.from_state_dict(
-            self.clip.state_dict(), trainable=(self.last_block,), with_attention_pool=False
+            self.clip.state_dict(), trainable=(self.last_block,), with_embedding=False
         )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)

@@ -36,7 +36,8 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from famix.clip.architecture import architecture_of, random_clip
+from famix.clip import CLIPResNet
+from famix.clip.architecture import random_clip
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
@@ -51,7 +52,9 @@ def make_run(config: Path, run: Path) -> None:
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
     model.backbone.load_visual(
-        random_clip(architecture_of(cfg.MODEL.CLIP.ARCHITECTURE), text_layers=1, random_norms=True).state_dict()
+        random_clip(
+            CLIPResNet.named_architectures()[cfg.MODEL.CLIP.ARCHITECTURE], text_layers=1, random_norms=True
+        ).state_dict()
     )
     predictor = [module for module in model.sem_seg_head.modules() if isinstance(module, nn.Conv2d)][-1]
     nn.init.normal_(predictor.weight)

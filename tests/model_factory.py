@@ -28,7 +28,7 @@ NUM_CLASSES = 5
 
 def tiny_backbone(layers: tuple[int, ...] = (1, 1, 1, 1), output_stride: int = 16, **kwargs: Any) -> CLIPResNet:
     """A CLIPResNet of width 8 with random norms, as a config builds it: without attention pool."""
-    kwargs = {"with_attention_pool": False, **kwargs}
+    kwargs = {"with_embedding": False, **kwargs}
     return CLIPResNet.from_state_dict(_weights(layers), output_stride, **kwargs)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import registered, write_definition
-from famix.clip import ARCHITECTURES, architecture_of
+from famix.clip import ARCHITECTURES, CLIPResNet
 from famix.config import flat_settings
 from famix.engine import Trainer, argument_parser, check_config, load_config
 from famix.evaluation import protocol_of
@@ -197,7 +197,7 @@ def test_the_parts_that_train_are_the_recipes(file: str) -> None:
 def test_its_clip_is_the_one_in_its_name(file: str) -> None:
     clip = load(file).MODEL.CLIP
     name = Path(file).stem.split("_")[1]
-    assert name == clip.WEIGHTS and architecture_of(clip.ARCHITECTURE) == ARCHITECTURES[name]
+    assert name == clip.WEIGHTS and CLIPResNet.named_architectures()[clip.ARCHITECTURE] == ARCHITECTURES[name]
 
 
 @every_famix

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_image
-from famix.clip import ARCHITECTURES, architecture_of
+from famix.clip import ARCHITECTURES, CLIPResNet
 from famix.data.panoptic.builtin import BUILTIN_PANOPTIC
 from famix.data.panoptic.segments import encode_ids
 from famix.engine import Trainer, load_config
@@ -155,5 +155,6 @@ def test_cityscapes_is_scored_on_all_conditions_of_acdc_and_on_mapillary() -> No
             assert {"mapillary_val_panoptic", *acdc} == set(cfg.DATASETS.TEST) - {"cityscapes_val_panoptic"}
             name = Path(file).stem.rsplit("_", 1)[1]
             assert (
-                name == cfg.MODEL.CLIP.WEIGHTS and architecture_of(cfg.MODEL.CLIP.ARCHITECTURE) == ARCHITECTURES[name]
+                name == cfg.MODEL.CLIP.WEIGHTS
+                and CLIPResNet.named_architectures()[cfg.MODEL.CLIP.ARCHITECTURE] == ARCHITECTURES[name]
             )

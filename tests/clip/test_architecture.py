@@ -36,7 +36,7 @@ def test_calibrated_norms_keep_features_from_fading():
     spread = []
     for calibrated in (False, True):
         backbone = CLIPResNet.from_state_dict(
-            random_clip(architecture, calibrated_norms=calibrated).state_dict(), with_attention_pool=False
+            random_clip(architecture, calibrated_norms=calibrated).state_dict(), with_embedding=False
         ).eval()
         spread.append(backbone(images)["res5"].std())
         assert all(m.momentum == 0.1 for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))

@@ -16,8 +16,8 @@ from famix import PromptEncoder, add_famix_config
 from famix.clip import (
     OPEN_CLIP_TEXT,
     OPENAI_TEXT,
+    CLIPResNet,
     TextDesign,
-    architecture_of,
     load_clip_state_dict,
     load_configured_clip,
     require_text_design,
@@ -151,11 +151,12 @@ def cfg(state, tmp_path):
 
 
 def test_names_stand_for_sizes_and_text_towers():
+    known = CLIPResNet.named_architectures()
     for name, sizes in ARCHITECTURES.items():
         names = (name, f"open_clip:{name}", f"open_clip:{name}-quickgelu")
-        assert {architecture_of(each) for each in names} == {sizes}
+        assert {known[each] for each in names} == {sizes}
         assert [text_design_of(each) for each in names] == [OPENAI_TEXT, OPEN_CLIP_TEXT, OPENAI_TEXT]
-    assert (architecture_of(""), text_design_of("")) == (ARCHITECTURES["RN50"], UNKNOWN)
+    assert (known[""], text_design_of("")) == (ARCHITECTURES["RN50"], UNKNOWN)
 
 
 @pytest.mark.parametrize("name", ["RN5", "open_clip:", "open_clip:ViT-B-32", "RN50-quickgelu", "openai:RN50"])

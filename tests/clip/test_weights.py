@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from clip_factory import save_tiny_clip, tiny_clip
+from error_matching import expect_error
 from famix.clip import PromptEncoder
 from famix.clip import openai as clip_package
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
@@ -180,12 +181,12 @@ def test_other_content(content, tmp_path):
     [
         ({"visual.class_embedding": torch.zeros(1)}, "a CLIP with a vision transformer"),
         ({"layer1.0.conv1.weight": torch.zeros(1)}, "a ResNet without CLIP's attention pool and text tower"),
-        ({"b": torch.zeros(1), "a": torch.zeros(1)}, r"another network with 2 tensors \(a, b, \.\.\.\)"),
-        ({}, r"another network with 0 tensors \(\.\.\.\)"),
+        ({"b": torch.zeros(1), "a": torch.zeros(1)}, "2 tensors of another network (a, b, ...)"),
+        ({}, "0 tensors of another network (...)"),
     ],
 )
 def test_foreign_network(content, what, tmp_path):
-    with pytest.raises(WeightsError, match=rf"a\.pt: Got {what}, expected a CLIP with a ResNet.*Use one of OpenAI's"):
+    with expect_error(WeightsError, "CLIPResNet", what, "RN50"):
         load_clip_state_dict(save(content, tmp_path / "a.pt"))
 
 
@@ -260,7 +261,7 @@ def test_download_with_another_checksum(published):
 
 @pytest.mark.parametrize("name", ["ViT-B/32", "ViT-L/14@336px"])
 def test_vision_transformers_are_refused(name):
-    with pytest.raises(WeightsError, match=f"{name}.*vision transformer, expected one of RN50, RN101, .*use one of"):
+    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", name):
         load_clip_state_dict(name)
 
 

@@ -101,7 +101,7 @@ def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("MODEL.STYLE.STAGE", "res9"), "stages .* are res2, res3, res4, res5; got 'res9'"),
+        (("MODEL.STYLE.STAGE", "res9"), "STAGE must be one of res2, res3, res4, res5, got 'res9'"),
         (("MODEL.STYLE.STRATEGY", "fog"), "MODEL.STYLE.STRATEGY must be .*bank, noise, mixstyle"),
         (("MODEL.STYLE.BETA", "0.0"), "MODEL.STYLE.BETA must be"),
         (("STYLE_MINING.TEMPLATES", "['no place']"), "TEMPLATES"),

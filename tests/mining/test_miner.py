@@ -205,7 +205,7 @@ def test_labels_without_a_name_are_refused(make_miner, make_samples):
 
 def test_a_pool_that_the_attention_pool_cannot_take_is_refused(make_miner, make_samples):
     assert make_miner().pool_size == 16 and make_miner(stage="res3").pool_size == 8
-    with pytest.raises(ConfigError, match="attention pool takes 4 cells"):
+    with pytest.raises(ConfigError, match="must have 4 cells"):
         make_miner(pool_size=32).mine_batch(0, make_samples(CROP))
 
 

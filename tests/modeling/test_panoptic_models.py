@@ -17,6 +17,7 @@ from torch import nn
 
 from clip_factory import save_tiny_clip
 from data_factory import registered
+from error_matching import expect_error
 from famix.clip import CLIPResNet, build_clip_resnet_fpn_backbone
 from famix.data import build_train_loader
 from famix.data.panoptic.classes import PanopticClasses
@@ -98,9 +99,9 @@ def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: 
     seen = {}
 
     class Spy(PatchRestyler):
-        def __call__(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        def __call__(self, features: torch.Tensor, labels: torch.Tensor, rectify: bool = True) -> torch.Tensor:
             seen.update(features=features.shape, labels=labels)
-            return super().__call__(features, labels)
+            return super().__call__(features, labels, rectify)
 
     model.restyler = Spy(cfg)
     losses(model, batch)
@@ -178,7 +179,7 @@ def test_pyramid_wraps_clip(folder: Path) -> None:
     assert shapes == {f"p{level}": (1, 16, 64 // 2**level, 96 // 2**level) for level in (2, 3, 4, 5)} | {
         "p6": (1, 16, 1, 2)
     }
-    with pytest.raises(ConfigError, match=r"MODEL\.CLIP\.OUTPUT_STRIDE is 16, expected 32"):
+    with expect_error(ConfigError, "MODEL.CLIP.OUTPUT_STRIDE", 16, "MODEL.CLIP.OUTPUT_STRIDE 32"):
         build_clip_resnet_fpn_backbone(config(folder, "fpn", "MODEL.CLIP.OUTPUT_STRIDE", "16"))
 
 

@@ -1,8 +1,8 @@
 """CLIP: image towers as backbones, text towers, prompts and weight files."""
 
-from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, architecture_of
-from famix.clip.build import build_clip_resnet_backbone
-from famix.clip.fpn import build_clip_resnet_fpn_backbone
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
+from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
+from famix.clip.build import build_clip_backbone, build_clip_resnet_backbone, build_clip_resnet_fpn_backbone
 from famix.clip.prompts import IGNORE_PROMPT, check_styles, check_templates, class_prompt, fill_template
 from famix.clip.resnet import STAGES, CLIPResNet
 from famix.clip.templates import IMAGENET_TEMPLATES
@@ -18,7 +18,9 @@ from famix.clip.weights import (
 
 __all__ = [
     "ARCHITECTURES",
+    "CLIP_FAMILY_REGISTRY",
     "CLIPArchitecture",
+    "CLIPImageTower",
     "CLIPResNet",
     "IGNORE_PROMPT",
     "IMAGENET_TEMPLATES",
@@ -28,7 +30,7 @@ __all__ = [
     "STAGES",
     "TextDesign",
     "TextTower",
-    "architecture_of",
+    "build_clip_backbone",
     "build_clip_resnet_backbone",
     "build_clip_resnet_fpn_backbone",
     "check_styles",

@@ -11,12 +11,13 @@ from famix.clip.openai import CLIP, VOCAB_SIZE
 from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 
-__all__ = ["ARCHITECTURES", "CLIPArchitecture", "architecture_of", "random_clip", "text_design_of"]
+__all__ = ["ARCHITECTURES", "CLIPArchitecture", "check_layout", "random_clip", "resnet_architectures", "text_design_of"]
 
 CONTEXT_LENGTH = 77  # tokens of a text, in all published models
 _STRIDE = 32  # of the attention pool's input to the image
 _HEAD_CHANNELS = 64  # of every attention in CLIP
 _MOST_BLOCKS = 100  # of a layer; RN50x64 has 36
+_MOST = 1000  # blocks of a text tower, or tokens of a text: a file can claim any number; published are 16 and 77
 _MOST_CHANNELS = 1 << 14  # of anything; RN50x64 has 4096
 
 
@@ -48,30 +49,35 @@ class CLIPArchitecture:
         return cls(layers, width, embed_dim, width * 32 // _HEAD_CHANNELS, input_resolution)
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> "CLIPArchitecture":
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], with_embedding: bool = True) -> "CLIPArchitecture":
         """Read the sizes from the shapes of "visual.*".
 
         Args:
             state_dict: names to tensors of a CLIP with a ResNet image tower.
+            with_embedding: False for a backbone without attention pool, which leaves embed_dim and input_resolution at 1
+                and 224.
 
         Raises:
-            WeightsError: the tensors are those of another network.
+            WeightsError: the tensors belong to another network.
         """
         try:
-            positions = state_dict["visual.attnpool.positional_embedding"].shape[0]
+            embed_dim, resolution = 1, 224
+            if with_embedding:
+                embed_dim = state_dict["visual.attnpool.c_proj.weight"].shape[0]
+                positions = state_dict["visual.attnpool.positional_embedding"].shape[0]
+                resolution = _STRIDE * round(max(0, positions - 1) ** 0.5)
             found = cls.of(
                 layers=tuple(_count_blocks(state_dict, f"visual.layer{stage}.") for stage in range(1, 5)),
                 width=state_dict["visual.layer1.0.conv1.weight"].shape[0],
-                embed_dim=state_dict["visual.attnpool.c_proj.weight"].shape[0],
-                input_resolution=_STRIDE * round(max(0, positions - 1) ** 0.5),
+                embed_dim=embed_dim,
+                input_resolution=resolution,
             )
             found.require_sensible()
             return found
         except (KeyError, IndexError) as error:
             raise WeightsError(
-                f"Got {_describe_foreign(state_dict)}, expected a CLIP with a ResNet image tower "
-                '("visual.layer1.0.conv1.weight", "visual.attnpool.positional_embedding", ...). '
-                "Use one of OpenAI's ResNet models, e.g. RN50, or its state_dict."
+                f"CLIP weights must have a ResNet image tower with an attention pool, got {len(state_dict)} tensors without "
+                f"{error}. Use one of OpenAI's ResNet models, e.g. RN50, or its state_dict."
             ) from error
 
     def require_sensible(self) -> None:
@@ -101,39 +107,19 @@ _QUICK_GELU = "-quickgelu"
 _DEFAULT = "RN50"
 
 
-def architecture_of(name: str) -> CLIPArchitecture:
-    """Return the sizes that a value of MODEL.CLIP.ARCHITECTURE stands for; "" stands for RN50.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    return ARCHITECTURES[_split_name(name)[0]]
+def resnet_architectures() -> dict[str, CLIPArchitecture]:
+    """Return the values of MODEL.CLIP.ARCHITECTURE with their sizes: OpenAI's and open_clip's; "" stands for RN50."""
+    named = {"": ARCHITECTURES[_DEFAULT], **ARCHITECTURES}
+    for name, sizes in ARCHITECTURES.items():
+        named[f"{_OPEN_CLIP}{name}"] = named[f"{_OPEN_CLIP}{name}{_QUICK_GELU}"] = sizes
+    return named
 
 
 def text_design_of(name: str) -> TextDesign:
-    """Return the design of the text tower that a value of MODEL.CLIP.ARCHITECTURE stands for; unknown for "".
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    return _split_name(name)[1]
-
-
-def _split_name(name: str) -> tuple[str, TextDesign]:
-    sizes = name.removeprefix(_OPEN_CLIP)
-    of_open_clip, quick = sizes != name, sizes.endswith(_QUICK_GELU)
-    if of_open_clip:
-        sizes = sizes.removesuffix(_QUICK_GELU)
-    if name and sizes not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known} (OpenAI's), {_OPEN_CLIP}NAME or "
-            f"{_OPEN_CLIP}NAME{_QUICK_GELU} with the same names, got {name!r}. For a network of other sizes set "
-            "MODEL.CLIP.WEIGHTS to its file, and ARCHITECTURE to any name with the same text tower."
-        )
+    """Return the design of the text tower that a value of MODEL.CLIP.ARCHITECTURE stands for; unknown for ""."""
     if not name:
-        return _DEFAULT, TextDesign()
-    return sizes, OPEN_CLIP_TEXT if of_open_clip and not quick else OPENAI_TEXT
+        return TextDesign()
+    return OPEN_CLIP_TEXT if name.startswith(_OPEN_CLIP) and not name.endswith(_QUICK_GELU) else OPENAI_TEXT
 
 
 def random_clip(
@@ -235,9 +221,49 @@ def _count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
     return len({name[len(prefix) :].split(".")[0] for name in state_dict if name.startswith(prefix)})
 
 
-def _describe_foreign(state_dict: Mapping[str, Tensor]) -> str:
-    if "visual.class_embedding" in state_dict:
-        return "a CLIP with a vision transformer"
-    if "layer1.0.conv1.weight" in state_dict:
-        return "a ResNet without CLIP's attention pool and text tower"
-    return f"another network with {len(state_dict)} tensors ({', '.join([*sorted(state_dict)[:3], '...'])})"
+def check_layout(state_dict: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes with those of the clip package's own model of the same sizes."""
+    expected = _expected_shapes(state_dict)
+    got = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    problems = [f"{name} is missing" for name in expected.keys() - got.keys()]
+    problems += [f"{name} is unknown" for name in got.keys() - expected.keys()]
+    problems += [
+        f"{name} is {got[name]}, not {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
+    ]
+    if problems:
+        raise WeightsError(
+            f"Got a CLIP whose layout differs in {len(problems)} tensors ({'; '.join(sorted(problems)[:3])}), expected "
+            "all tensors of OpenAI's model of this size and no others. Use the weights of an unchanged CLIP."
+        )
+
+
+def _expected_shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    architecture = CLIPArchitecture.from_state_dict(state_dict)
+    try:
+        context_length, text_width = state_dict["positional_embedding"].shape
+        vocab_size = state_dict["token_embedding.weight"].shape[0]
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(
+            "Got a CLIP without its text tower, expected one with token_embedding.weight and positional_embedding. "
+            "Use the weights of the whole CLIP, with which styles are mined."
+        ) from error
+    blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
+    if not (min(context_length, text_width, vocab_size) > 0 and max(len(blocks), context_length) <= _MOST):
+        raise WeightsError(
+            f"Got a CLIP with a text tower of {len(blocks)} blocks for {context_length} of {vocab_size} tokens in "
+            f"{text_width} channels, expected positive sizes of about those of OpenAI's models. Use one of these."
+        )
+    with torch.device("meta"):
+        model = CLIP(
+            embed_dim=architecture.embed_dim,
+            image_resolution=architecture.input_resolution,
+            vision_layers=architecture.layers,
+            vision_width=architecture.width,
+            vision_patch_size=None,
+            context_length=context_length,
+            vocab_size=vocab_size,
+            transformer_width=text_width,
+            transformer_heads=1,  # leaves no trace in the shapes, and 1 divides every width
+            transformer_layers=len(blocks),
+        )
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}

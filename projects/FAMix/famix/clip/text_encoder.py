@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from famix.clip.base import find_family
 from famix.clip.openai import VOCAB_SIZE, tokenize
 from famix.clip.prompts import check_templates, fill_template
 from famix.clip.templates import IMAGENET_TEMPLATES
@@ -48,7 +49,9 @@ class PromptEncoder:
             WeightsError: the text tower is incomplete or made for another vocabulary.
         """
         design = _design_of(clip_state_dict, TextDesign(activation, causal))
-        self.tower = TextTower.from_state_dict(clip_state_dict, design).to(device)
+        family = find_family(clip_state_dict)
+        build = TextTower.from_state_dict if family is None else family.text_tower
+        self.tower = build(clip_state_dict, design).to(device)
         if self.tower.vocab_size != VOCAB_SIZE:
             raise WeightsError(
                 f"Got a text tower for {self.tower.vocab_size} tokens, expected {VOCAB_SIZE} as clip's tokenizer makes. "

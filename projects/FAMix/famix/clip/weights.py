@@ -14,7 +14,7 @@ from iopath.common.file_io import file_lock
 from torch import Tensor
 
 from famix.clip import openai as clip_package
-from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, text_design_of
+from famix.clip.base import CLIP_FAMILY_REGISTRY, family_named, family_of
 from famix.clip.compact import expand_compact, is_compact
 from famix.clip.files import CLIPStateDict, read_clip
 from famix.clip.text_tower import OPENAI_TEXT, TextDesign
@@ -24,7 +24,6 @@ from famix.utils.plugins import absent_plugin_remedy
 
 __all__ = ["clip_weights_hash", "load_clip_state_dict", "load_configured_clip", "register_clip_weights"]
 
-_MOST = 1000  # blocks of a text tower, or tokens of a text: a file can claim any number; published are 16 and 77
 _REGISTERED: dict[str, Path] = {}  # name -> file, of plugins
 _COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
 _COUNTER_SUFFIX = ".num_batches_tracked"
@@ -44,7 +43,7 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
         WeightsError: see `load_clip_state_dict`.
     """
     source, name = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.ARCHITECTURE
-    named = text_design_of(name)
+    named = family_named(name).text_design(name)
     state_dict = load_clip_state_dict(source)
     shown = state_dict.text_design
     if named.known and shown.or_else(named) != named:
@@ -106,10 +105,10 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
         if is_compact(tensors):
             design, tensors = design.or_else(OPENAI_TEXT), expand_compact(tensors)
         state_dict = CLIPStateDict({name: tensor.float() for name, tensor in tensors.items() if _counts(name, tensor)})
-        _check_layout(state_dict)
+        family_of(state_dict).check_weights(state_dict)
     except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
-    state_dict.text_design = OPENAI_TEXT if source in ARCHITECTURES else design
+    state_dict.text_design = family_named(source).text_design(source) if is_published(source) else design
     return state_dict
 
 
@@ -121,6 +120,12 @@ def register_clip_weights(name: str, path: Path) -> None:
         path: of the file.
     """
     _REGISTERED[name] = path
+
+
+def is_published(source: str) -> bool:
+    """Return whether a value of MODEL.CLIP.WEIGHTS is a published model that a registered family knows."""
+    known = (family.named_architectures() for _, family in CLIP_FAMILY_REGISTRY)
+    return source in clip_package.model_urls() and any(source in names for names in known)
 
 
 def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
@@ -156,10 +161,10 @@ def _file_of(source: str) -> Path:
 
 
 def _fetch(name: str) -> str:
-    if name not in ARCHITECTURES:
+    if not is_published(name):
+        known = ", ".join(filter(is_published, clip_package.model_urls()))
         raise WeightsError(
-            f"Got CLIP {name!r}, whose image tower is a vision transformer, expected one of "
-            f"{', '.join(ARCHITECTURES)} or a file. FAMix restyles the feature maps of a ResNet: use one of these."
+            f"MODEL.CLIP.WEIGHTS must be one of {known} or a file, got {name!r}. No registered family reads that model."
         )
     path = clip_package.cached_file(name)
     try:
@@ -179,51 +184,3 @@ def _locked(path: str) -> Iterator[None]:
     writable = os.access(os.path.dirname(path), os.W_OK)  # a read-only cache holds the file already or fails anyway
     with file_lock(path) if writable else nullcontext():
         yield
-
-
-def _check_layout(state_dict: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes with those of the clip package's own model of the same sizes."""
-    expected = _expected_shapes(state_dict)
-    got = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    problems = [f"{name} is missing" for name in expected.keys() - got.keys()]
-    problems += [f"{name} is unknown" for name in got.keys() - expected.keys()]
-    problems += [
-        f"{name} is {got[name]}, not {shape}" for name, shape in expected.items() if got.get(name, shape) != shape
-    ]
-    if problems:
-        raise WeightsError(
-            f"Got a CLIP whose layout differs in {len(problems)} tensors ({'; '.join(sorted(problems)[:3])}), expected "
-            "all tensors of OpenAI's model of this size and no others. Use the weights of an unchanged CLIP."
-        )
-
-
-def _expected_shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    architecture = CLIPArchitecture.from_state_dict(state_dict)
-    try:
-        context_length, text_width = state_dict["positional_embedding"].shape
-        vocab_size = state_dict["token_embedding.weight"].shape[0]
-    except (KeyError, IndexError, ValueError) as error:
-        raise WeightsError(
-            "Got a CLIP without its text tower, expected one with token_embedding.weight and positional_embedding. "
-            "Use the weights of the whole CLIP, with which styles are mined."
-        ) from error
-    blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
-    if not (min(context_length, text_width, vocab_size) > 0 and max(len(blocks), context_length) <= _MOST):
-        raise WeightsError(
-            f"Got a CLIP with a text tower of {len(blocks)} blocks for {context_length} of {vocab_size} tokens in "
-            f"{text_width} channels, expected positive sizes of about those of OpenAI's models. Use one of these."
-        )
-    with torch.device("meta"):
-        model = clip_package.CLIP(
-            embed_dim=architecture.embed_dim,
-            image_resolution=architecture.input_resolution,
-            vision_layers=architecture.layers,
-            vision_width=architecture.width,
-            vision_patch_size=None,
-            context_length=context_length,
-            vocab_size=vocab_size,
-            transformer_width=text_width,
-            transformer_heads=1,  # leaves no trace in the shapes, and 1 divides every width
-            transformer_layers=len(blocks),
-        )
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if tensor.is_floating_point()}

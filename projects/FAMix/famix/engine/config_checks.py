@@ -12,8 +12,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
-from famix.clip import ARCHITECTURES, STAGES, architecture_of, check_styles, check_templates
-from famix.clip.resnet import check_stage
+from famix.clip import check_styles, check_templates
+from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.domains import require_known_sources
@@ -124,11 +124,8 @@ def _check_registered(cfg: CfgNode) -> None:
 
 def _check_model(cfg: CfgNode, training: bool) -> None:
     """Build the model, and for a training its optimiser, without memory for weights."""
-    probe = cfg.clone()
-    probe.defrost()
+    probe = undownloaded(cfg)
     probe.MODEL.DEVICE = "meta"
-    if cfg.MODEL.CLIP.WEIGHTS in ARCHITECTURES:  # a published CLIP, which may have to be downloaded first
-        probe.MODEL.CLIP.ARCHITECTURE, probe.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
     with torch.random.fork_rng(devices=[]):
         model = build_model(probe)
     if training:
@@ -205,12 +202,11 @@ def _check_crop(cfg: CfgNode) -> None:
 
 def _check_styles(cfg: CfgNode) -> None:
     restyler, weights = PatchRestyler(cfg), cfg.MODEL.CLIP.WEIGHTS
-    check_stage(restyler.stage)
-    architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
     if restyler.active:
         FAMixDatasetMapper(cfg, is_mining=True)  # which knows how crops are made
-        stride = 4 * 2 ** STAGES.index(restyler.stage)
-        check_grid([-(-side // stride) for side in cfg.INPUT.CROP.SIZE], restyler.grid)
+        tower = tower_without_weights(cfg)
+        crop = torch.empty(1, 3, *cfg.INPUT.CROP.SIZE, device="meta")
+        check_grid(tower.features_at(restyler.stage, crop).shape[-2:], restyler.grid)
     path = style_bank_path(cfg)
     if not restyler.needs("bank") or os.path.isfile(path):
         return

@@ -11,7 +11,6 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
-from famix.clip.freezing import ALL
 from famix.data import register_datasets, verify_datasets
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import LOGGERS, set_up_logs
@@ -84,7 +83,7 @@ def _is_no_user_error(record: logging.LogRecord) -> bool:
 
 def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     clip = cfg.MODEL.CLIP
-    if not (args.eval_only or args.resume or clip.WEIGHTS or cfg.MODEL.WEIGHTS or ALL in clip.TRAINABLE):
+    if not (args.eval_only or args.resume or clip.WEIGHTS or cfg.MODEL.WEIGHTS or "all" in clip.TRAINABLE):
         logging.getLogger(__name__).warning(
             "The frozen part of the backbone has random weights: neither MODEL.CLIP.WEIGHTS nor MODEL.WEIGHTS is set."
         )

@@ -1,9 +1,8 @@
 """From a checkpoint to a network that predicts: neither CLIP's file nor a style bank nor the training data is needed."""
 
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from torch import Tensor, nn
+from torch import nn
 
-from famix.clip import ARCHITECTURES, CLIPArchitecture
+from famix.clip.build import backbone_of
 from famix.data import register_datasets
 from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
 from famix.engine import SafeCheckpointer, load_config
@@ -33,8 +32,6 @@ CONFIG_FILE = "config.yaml"
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}
-_BACKBONES = ("backbone.bottom_up.", "backbone.")  # with and without a feature pyramid
-_building = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -222,37 +219,11 @@ def _classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> Clas
 
 def _build(cfg: CfgNode, content: Any) -> nn.Module:
     """The network of a config, with the backbone that a checkpoint holds; sets in the config what it was built with."""
-    architecture = _architecture_of(content.get("model", content)) if isinstance(content, dict) else None
     cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.STYLE.STRATEGY = "none"
-    with nullcontext(cfg.MODEL.CLIP.ARCHITECTURE) if architecture is None else _named(architecture) as name:
-        cfg.MODEL.CLIP.ARCHITECTURE = name
-        cfg.freeze()
+    cfg.freeze()
+    with backbone_of(content.get("model", content)) if isinstance(content, dict) else nullcontext():
         return build_model(cfg)
-
-
-def _architecture_of(state: Mapping[str, Tensor]) -> CLIPArchitecture | None:
-    """Sizes of the CLIP backbone that a state_dict holds; None where there is none."""
-    for prefix in _BACKBONES:
-        names = [name.removeprefix(prefix).split(".") for name in state if name.startswith(prefix)]
-        layers = tuple(len({name[1] for name in names if name[0] == f"layer{stage}"}) for stage in range(1, 5))
-        stem = state.get(f"{prefix}layer1.0.conv1.weight")
-        if all(layers) and stem is not None:
-            # Of CLIP's own head, which a segmentation network lacks, nothing is known nor asked.
-            return CLIPArchitecture.of(layers, width=len(stem), embed_dim=1, input_resolution=224)
-    return None
-
-
-@contextmanager
-def _named(architecture: CLIPArchitecture) -> Iterator[str]:
-    """Give the backbone's builder, which goes by name, another architecture for a while."""
-    name = f"of the checkpoint: {architecture.layers} blocks of width {architecture.width}"
-    with _building:
-        ARCHITECTURES[name] = architecture
-        try:
-            yield name
-        finally:
-            del ARCHITECTURES[name]
 
 
 def _load_weights(model: nn.Module, checkpoint: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from famix.clip import CLIPResNet, clip_weights_hash, load_configured_clip
+from famix.clip import CLIPImageTower, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
 from famix.style.bank import StyleBank
@@ -75,7 +75,7 @@ def _measure(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Class (P,), mean (P, C) and standard deviation (P, C) of all P patches of each batch."""
     device = torch.device(cfg.MODEL.DEVICE)
-    clip = CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device).eval()
+    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device).eval()
     grid, ignore_label = tuple(cfg.MODEL.STYLE.GRID), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     pixel_mean, pixel_std = (
         torch.tensor(values, device=device).view(-1, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)

@@ -12,8 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 
-from famix.clip import PromptEncoder, check_templates, fill_template
-from famix.clip.resnet import CLIPResNet
+from famix.clip import CLIPImageTower, PromptEncoder, check_templates, fill_template
 from famix.mining.finite import check_finite
 from famix.mining.groups import batches_per_group, in_groups
 from famix.mining.miner import MinedBatch, StyleMiner
@@ -57,10 +56,12 @@ def build_miner(
             "or TEMPLATES.",
             ", ".join(unknown),
         )
-    clip = CLIPResNet.from_state_dict(clip_state_dict, trainable=()).to(device)
+    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device)
     stage, grid = cfg.MODEL.STYLE.STAGE, tuple(cfg.MODEL.STYLE.GRID)
+    shape = clip.output_shape()[stage]
     side = mining.POOL_SIZE or clip.input_side(stage)
-    values = clip.output_shape()[stage].channels * side**2
+    cells = side**2 if side else math.prod(cfg.INPUT.CROP.SIZE) / shape.stride**2 / math.prod(grid)
+    values = max(1, round(shape.channels * cells))
     return StyleMiner(
         clip=clip,
         prompts=PromptTable(class_names, mining.STYLES),
@@ -70,7 +71,7 @@ def build_miner(
         pixel_std=cfg.MODEL.PIXEL_STD,
         stage=stage,
         grid=grid,
-        pool_size=side,
+        pool_size=mining.POOL_SIZE,
         ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         seed=mining.SEED,
         group=batches_per_group(mining.IMS_PER_BATCH, math.prod(grid), len(class_names), values),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.clip.resnet import CLIPResNet
+from famix.clip import CLIPImageTower
 from famix.mining.prompt_table import PromptTable
 from famix.style.dominant import patch_classes
 from famix.style.optimize import optimize_styles
@@ -54,7 +54,8 @@ class StyleMiner:
         pixel_mean, pixel_std: of every channel, for pixel values 0-255.
         stage: the stage whose statistics are mined.
         grid: (rows, cols) of patches.
-        pool_size: side in cells that a patch is pooled to; 0 takes that of CLIP's own input at the stage.
+        pool_size: side in cells that a patch is pooled to; 0 takes the side that the CLIP requires at the stage, and does
+            not pool if it takes any.
         ignore_label: label id of pixels without a class.
         seed: of the draw of prompts, >= 0.
         group: neighbouring batches that are to be mined together, see `famix.mining.groups`.
@@ -65,7 +66,7 @@ class StyleMiner:
     def __init__(
         self,
         *,
-        clip: CLIPResNet,
+        clip: CLIPImageTower,
         prompts: PromptTable,
         encode_prompts: Callable[[Sequence[str]], Tensor],
         pixel_mean: Sequence[float],
@@ -86,7 +87,7 @@ class StyleMiner:
         self.clip = clip.eval().requires_grad_(False)
         self.prompts = prompts
         self.encode_prompts = encode_prompts
-        self.device = clip.conv1.weight.device
+        self.device = clip.device
         self.pixel_mean = torch.tensor(pixel_mean, device=self.device).view(-1, 1, 1)
         self.pixel_std = torch.tensor(pixel_std, device=self.device).view(-1, 1, 1)
         self.stage = stage
@@ -125,6 +126,7 @@ class StyleMiner:
             # Of the mean over its own batch, as if that were optimised alone.
             weights=torch.cat([torch.full((len(one.class_ids),), 1 / len(one.class_ids)) for one in found]),
             steps=self.steps,
+            rectify=self.clip.rectified,
             basis=self.basis,
             **self.sgd,
         )
@@ -150,7 +152,8 @@ class StyleMiner:
 
     def _encode_image(self, patches: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            return self.clip.encode_from(self.stage, F.adaptive_avg_pool2d(patches, self.pool_size))
+            pooled = patches if self.pool_size is None else F.adaptive_avg_pool2d(patches, self.pool_size)
+            return self.clip.encode_from(self.stage, pooled)
 
 
 @dataclass(frozen=True)

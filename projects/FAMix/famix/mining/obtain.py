@@ -13,14 +13,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
 
-from famix.clip import (
-    STAGES,
-    CLIPArchitecture,
-    architecture_of,
-    clip_weights_hash,
-    load_configured_clip,
-    require_text_design,
-)
+from famix.clip import clip_weights_hash, load_configured_clip, require_text_design
+from famix.clip.build import tower_without_weights
 from famix.clip.files import CLIPStateDict
 from famix.data import build_mining_batches
 from famix.io.atomic import FileLock
@@ -55,10 +49,9 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
     clip = load_configured_clip(cfg) if weights else CLIPStateDict()
-    architecture = CLIPArchitecture.from_state_dict(clip) if clip else architecture_of(cfg.MODEL.CLIP.ARCHITECTURE)
     metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
     shards = MiningShards(path, metadata)
-    channels = architecture.channels(STAGES.index(cfg.MODEL.STYLE.STAGE))
+    channels = tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
 
     def mine() -> StyleBank:
         if not clip:

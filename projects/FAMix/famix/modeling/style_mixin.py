@@ -6,7 +6,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from famix.clip.resnet import CLIPResNet, check_stage
+from famix.clip import CLIPImageTower
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
 
@@ -17,7 +17,7 @@ class PatchStyleMixin(nn.Module):
     """Put before a meta-architecture among the bases, it restyles the backbone's features in train mode.
 
     The meta-architecture's own forward runs unchanged, inside a tap on the backbone. It must have the attributes
-    `backbone` (a CLIPResNet, or one that holds it as `bottom_up`) and `device`, and inputs with "sem_seg" labels.
+    `backbone` (a CLIPImageTower, or a pyramid with one as `bottom_up`) and `device`, and inputs with "sem_seg" labels.
 
     Attributes:
         restyler: draws and applies the styles; None or strategy "none" leaves the features alone.
@@ -34,19 +34,18 @@ class PatchStyleMixin(nn.Module):
             ConfigError: its stage does not exist, or the backbone offers no tap.
         """
         if restyler is not None and restyler.active:
-            check_stage(restyler.stage)
-            self.clip_backbone  # noqa: B018, raises where there is none
+            self.clip_backbone.check_stage(restyler.stage)
         self.restyler = restyler
 
     @property
-    def clip_backbone(self) -> CLIPResNet:
+    def clip_backbone(self) -> CLIPImageTower:
         """The CLIP backbone, also where a feature pyramid wraps it."""
         for candidate in (self.backbone, getattr(self.backbone, "bottom_up", None)):
-            if isinstance(candidate, CLIPResNet):
+            if isinstance(candidate, CLIPImageTower):
                 return candidate
         raise ConfigError(
-            f"restyling needs a CLIPResNet as the backbone or its bottom_up, got {type(self.backbone).__name__}; set "
-            "MODEL.BACKBONE.NAME build_clip_resnet_backbone, or MODEL.STYLE.STRATEGY none"
+            f"MODEL.BACKBONE.NAME must build a CLIP for restyling, got {type(self.backbone).__name__}. Set "
+            "MODEL.BACKBONE.NAME build_clip_backbone, or MODEL.STYLE.STRATEGY none."
         )
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -63,7 +62,8 @@ class PatchStyleMixin(nn.Module):
             # Moved once, for the styles and for the loss.
             batched_inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
             labels = self._padded_labels([x["sem_seg"] for x in batched_inputs], restyler.ignore_label)
-        with self.clip_backbone.transform_stage(restyler.stage, lambda features: restyler(features, labels)):
+        tower = self.clip_backbone
+        with tower.transform_stage(restyler.stage, lambda features: restyler(features, labels, tower.rectified)):
             return super().forward(batched_inputs)
 
     def _padded_labels(self, labels: list[Tensor], ignore_label: int) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.clip import CLIPResNet, PromptEncoder, check_templates, clip_weights_hash
-from famix.clip.resnet import check_stage
+from famix.clip import CLIPImageTower, PromptEncoder, check_templates, clip_weights_hash
 from famix.mining.metadata import bank_text_design
 from famix.reports.bank_looks import bank_prompts, text_list
 from famix.style.bank import StyleBank
@@ -27,9 +26,6 @@ __all__ = ["NearestPrompts", "find_nearest_prompts", "noise_image", "require_cli
 
 _PATCHES = 2  # of a row and of a column of the content
 _SEED = 0
-# CLIP's own normalisation of pixels, in 0..255
-_PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)
-_PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
@@ -72,7 +68,7 @@ def noise_image(side: int) -> Tensor:
     amplitude = 1 / torch.hypot(frequencies[:, None], frequencies[None]).clamp(min=1 / side)
     noise = torch.fft.ifft2(torch.fft.fft2(torch.randn(3, side, side, generator=generator)) * amplitude).real
     deviation, mean = torch.std_mean(noise, dim=(1, 2), keepdim=True)
-    return _column(_PIXEL_MEAN) + _column(_PIXEL_STD) * (noise - mean) / deviation
+    return _column(CLIPImageTower.pixel_mean) + _column(CLIPImageTower.pixel_std) * (noise - mean) / deviation
 
 
 @torch.no_grad()
@@ -101,7 +97,7 @@ def find_nearest_prompts(
         raise BankError("the bank does not say its prompts, or has a single one for every class: nothing to compare")
     if len(rows) > most_styles:
         rows = [rows[place] for place in torch.linspace(0, len(rows) - 1, most_styles).round().long().tolist()]
-    clip = CLIPResNet.from_state_dict(clip_state_dict, trainable=())
+    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=())
     embed = _style_encoder(bank, clip, images)
     embeddings = torch.stack([embed(row) for row in progress(rows)])
     directions = embeddings - embeddings.mean(dim=0)
@@ -134,11 +130,13 @@ def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
     return rows, known
 
 
-def _style_encoder(bank: StyleBank, clip: CLIPResNet, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
+def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
     """Makes a function from a row of the bank to the embedding (D,) of its style."""
     stage = bank.metadata.get("stage", "res2")
-    check_stage(stage)
-    patches = torch.cat([_patches(clip, stage, image) for image in images or [noise_image(_side(clip))]])
+    clip.check_stage(stage)
+    patches = torch.cat(
+        [_patches(clip, stage, image) for image in images or [noise_image(_PATCHES * clip.input_resolution)]]
+    )
     if patches.shape[1] != bank.num_channels:
         raise BankError(f"the bank has {bank.num_channels} channels, {stage} of this CLIP {patches.shape[1]}")
     mean, std = channel_mean_std(patches)
@@ -146,22 +144,20 @@ def _style_encoder(bank: StyleBank, clip: CLIPResNet, images: Sequence[Tensor]) 
 
     def embed(row: int) -> Tensor:
         style_mean, style_std = bank.mean[row][None, :, None, None], bank.std[row][None, :, None, None]
-        restyled = torch.addcmul(style_mean, normalised, style_std).relu()
+        restyled = torch.addcmul(style_mean, normalised, style_std)
+        restyled = restyled.relu() if clip.rectified else restyled
         return F.normalize(clip.encode_from(stage, restyled), dim=1).mean(dim=0)
 
     return embed
 
 
-def _patches(clip: CLIPResNet, stage: str, image: Tensor) -> Tensor:
+def _patches(clip: CLIPImageTower, stage: str, image: Tensor) -> Tensor:
     """(P, C, h, w): features of the patches of an image, each of CLIP's own size."""
-    features = clip.features_at(stage, ((image - _column(_PIXEL_MEAN)) / _column(_PIXEL_STD))[None])
+    features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
     size = clip.input_side(stage)
     parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
-    return torch.cat([F.adaptive_avg_pool2d(part, size) for part in parts])
-
-
-def _side(clip: CLIPResNet) -> int:
-    return _PATCHES * clip.architecture.input_resolution
+    side = size or min(min(part.shape[-2:]) for part in parts)
+    return torch.cat([F.adaptive_avg_pool2d(part, side) for part in parts])
 
 
 def _column(values: Sequence[float]) -> Tensor:

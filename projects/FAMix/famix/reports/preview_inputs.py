@@ -9,7 +9,6 @@ from torch import nn
 
 from famix.clip import clip_weights_hash, load_configured_clip
 from famix.clip.files import CLIPStateDict
-from famix.clip.resnet import check_stage
 from famix.data import register_datasets
 from famix.data.class_table import ClassTable, classes_of
 from famix.engine import Trainer, load_config
@@ -56,7 +55,6 @@ def load_preview_inputs(
     """
     cfg = load_config(config_file, opts)
     register_datasets(cfg.DATASETS.FILES)
-    check_stage(cfg.MODEL.STYLE.STAGE)
     classes = classes_of(cfg)
     styles = _load_bank(cfg, str(bank or style_bank_path(cfg)), classes)
     if weights is not None:

@@ -13,7 +13,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from famix.clip import STAGES, CLIPResNet
+from famix.clip import CLIPImageTower
 from famix.modeling import PatchStyleMixin
 from famix.reports.bank_looks import looks_of
 from famix.style.bank import StyleBank
@@ -82,8 +82,9 @@ class StylePreview:
         if not 0 <= own_weight <= 1:
             raise ConfigError(f"the weight of a patch's own statistics is {own_weight}, expected 0 to 1")
         self._model = model.eval()
-        self._backbone: CLIPResNet = model.clip_backbone
-        self._bank = bank.to(self._backbone.conv1.weight.device)
+        self._backbone: CLIPImageTower = model.clip_backbone
+        self._backbone.check_stage(stage)
+        self._bank = bank.to(self._backbone.device)
         self._image = image
         self._stage, self._grid = stage, grid
         self._own_weight, self._seed = own_weight, seed
@@ -108,14 +109,14 @@ class StylePreview:
 
     def _stages(self) -> list[str]:
         """The restyled stage and those behind it."""
-        return list(STAGES[STAGES.index(self._stage) :])
+        return list(self._backbone.stages[self._backbone.stages.index(self._stage) :])
 
     def _restyle(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
         """Gives every patch the style in a row (rows, cols) of the bank."""
         rows = rows.to(self._bank.mean.device)
         mean, std = (values[rows].movedim(-1, 0)[None] for values in (self._bank.mean, self._bank.std))
         alpha = torch.full((1, 1, 1, 1), self._own_weight, device=mean.device)
-        return lambda features: restyle_patches(features, mean, std, alpha, self._grid)
+        return lambda features: restyle_patches(features, mean, std, alpha, self._grid, self._backbone.rectified)
 
     def _patch_classes(self) -> Tensor:
         """(rows, cols) class of every patch; -1, which no style has, where nothing is predicted."""

@@ -47,6 +47,7 @@ def optimize_styles(
     weight_decay: float,
     basis: Tensor | None = None,
     weights: Tensor | None = None,
+    rectify: bool = True,
 ) -> OptimizedStyles:
     """Find for every patch the statistics under which CLIP sees its text.
 
@@ -66,6 +67,7 @@ def optimize_styles(
             deviations themselves.
         weights: (N,), of every style's loss in the objective; None gives each 1 / N. Styles do not see each other, so
             that those of several objectives can be optimised at once.
+        rectify: apply the ReLU. Leave it out for features that are not outputs of one.
 
     Returns:
         The optimised statistics in float32, with the losses of every style.
@@ -99,7 +101,7 @@ def optimize_styles(
 
     def style_losses() -> Tensor:
         mean, std = mean_std()
-        restyled = _Restyled.apply(normalised, mean, std)
+        restyled = _Restyled.apply(normalised, mean, std) if rectify else torch.addcmul(mean, normalised, std)
         images = encode_image(restyled)
         check_shape("encode_image's result", images, ("N", "D"), text_embeddings.shape, "It must fit text_embeddings.")
         return 1 - F.cosine_similarity(images.float(), text_embeddings.float())

@@ -13,7 +13,9 @@ _AXES = ("B", "C", "rows", "cols")
 _FROM_BANK = "StyleBank.sample returns (B, rows, cols, C): rearrange it with .movedim(-1, 1)."
 
 
-def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor | float, grid: Grid) -> Tensor:
+def restyle_patches(
+    features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor | float, grid: Grid, rectify: bool = True
+) -> Tensor:
     """Mix the statistics of every patch with drawn ones (prompt-driven instance normalisation, then a ReLU).
 
     A patch x with own statistics m, s becomes relu(s' * (x - m) / s + m'), where
@@ -27,6 +29,7 @@ def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor |
         alpha: weight of the patch's OWN statistics, in [0, 1]: a number, or (B, C, 1, 1), where any axis may have size
             1 or that of mean.
         grid: (rows, cols), at most (H, W).
+        rectify: apply the ReLU. Leave it out for features that are not outputs of one, such as those of a transformer.
 
     Returns:
         (B, C, H, W) in the features' dtype and order of memory. Gradients reach features, mean, std and alpha.
@@ -39,7 +42,7 @@ def restyle_patches(features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor |
     for name, drawn in (("mean", mean), ("std", std)):
         check_shape(name, drawn, _AXES, (*features.shape[:2], *grid), _FROM_BANK)
     own = patch_mean_std(features, grid)
-    return transfer_statistics(features, own, mix_statistics(own, Statistics(mean, std), alpha), grid)
+    return transfer_statistics(features, own, mix_statistics(own, Statistics(mean, std), alpha), grid, rectify)
 
 
 def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor | float) -> Statistics:
@@ -59,7 +62,7 @@ def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor | float) ->
     return Statistics(torch.lerp(mean, own.mean, alpha), torch.lerp(std, own.std, alpha))
 
 
-def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid: Grid) -> Tensor:
+def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid: Grid, rectify: bool = True) -> Tensor:
     """Replace each patch's own statistics by new ones, then apply a ReLU.
 
     Args:
@@ -67,6 +70,7 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
         own: statistics of the patches, (B, C, rows, cols).
         new: the statistics that they get, (B, C, rows, cols).
         grid: (rows, cols) of both.
+        rectify: apply the ReLU.
 
     Returns:
         (B, C, H, W) in the features' dtype.
@@ -80,7 +84,7 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
     # Both normalisations in one affine map per patch: the map is read once and written once.
     scale = new.std / own.std
     shift = new.mean - scale * own.mean
-    return map_blocks(_affine_relu, features, grid, scale, shift)
+    return map_blocks(_affine_relu if rectify else _affine, features, grid, scale, shift)
 
 
 def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
@@ -107,3 +111,7 @@ def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
 def _affine_relu(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     # Half-precision patches meet float32 statistics: the map is computed in float32 and rounded once.
     return torch.addcmul(shift, patches, scale).relu_().to(patches.dtype)
+
+
+def _affine(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, patches, scale).to(patches.dtype)

@@ -123,12 +123,13 @@ class PatchRestyler:
             alpha = alpha.masked_fill(kept, 1.0)  # full weight on its own statistics leaves the image unchanged
         return mix_statistics(own, drawn, alpha)
 
-    def __call__(self, features: Tensor, labels: Tensor | None) -> Tensor:
+    def __call__(self, features: Tensor, labels: Tensor | None, rectify: bool = True) -> Tensor:
         """Restyle a feature map.
 
         Args:
             features: (B, C, H, W).
             labels: (B, H', W') int, ground truth of the same images at any resolution; None if no strategy needs it.
+            rectify: apply a ReLU to the result, see `restyle_patches`.
 
         Returns:
             (B, C, H, W).
@@ -136,7 +137,7 @@ class PatchRestyler:
         if not self.active:
             return features
         own = patch_mean_std(features, self.grid)
-        return transfer_statistics(features, own, self.sample(own, labels), self.grid)
+        return transfer_statistics(features, own, self.sample(own, labels), self.grid, rectify)
 
 
 def sample_alpha(shape: Sequence[int], beta: float, generator: torch.Generator) -> Tensor:

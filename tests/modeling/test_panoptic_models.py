@@ -99,6 +99,9 @@ def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: 
     seen = {}
 
     class Spy(PatchRestyler):
+        def needs(self, what: str) -> bool:
+            return what == "labels"
+
         def __call__(self, features: torch.Tensor, labels: torch.Tensor, rectify: bool = True) -> torch.Tensor:
             seen.update(features=features.shape, labels=labels)
             return super().__call__(features, labels, rectify)

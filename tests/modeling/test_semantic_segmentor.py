@@ -57,7 +57,7 @@ def test_from_config(clip_file):
     assert isinstance(model.backbone, CLIPResNet) and isinstance(model.sem_seg_head, CLIPDeepLabV3PlusHead)
     assert model.pixel_mean.flatten().tolist() == [1, 2, 3]
     styles = model.restyler
-    assert (styles.strategy, styles.grid, styles.beta, styles.stage) == ("noise", (2, 3), 1.0, "res3")
+    assert (len(styles.strategies), styles.grid, styles.beta, styles.stage) == (1, (2, 3), 1.0, "res3")
     assert styles.ignore_label == 255
 
 

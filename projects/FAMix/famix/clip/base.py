@@ -1,7 +1,7 @@
 """The contract of a CLIP family: an image tower that styles are mined in and mixed into.
 
 A family is one subclass of `CLIPImageTower`, registered in CLIP_FAMILY_REGISTRY. Everything outside this folder uses
-the members of the base class only, so a family can live in any package: docs/EXTENDING.md has a complete example.
+the members of the base class only, so a family can live in any package.
 
 Shapes: B images of (3, H, W), normalised by `pixel_mean` and `pixel_std`; C channels at a stage; D channels of CLIP's
 embedding.
@@ -322,7 +322,7 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
         known = ", ".join(name for name, _ in CLIP_FAMILY_REGISTRY)
         raise WeightsError(
             f"CLIP weights must belong to one of the families {known}, got {_describe(state_dict)}. Use one of OpenAI's "
-            "ResNet models, e.g. RN50, or register another family, see docs/EXTENDING.md."
+            "ResNet models, e.g. RN50, or register the family in CLIP_FAMILY_REGISTRY."
         )
     return family
 

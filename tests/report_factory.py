@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from famix.evaluation.counting.confusion import segmentation_scores
-from famix.evaluation.counting.confusion_file import write_confusion
+from famix.evaluation.counting.confusion import write_confusion
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, RunFacts, ScoredDataset, ScoredWeights, write_report
 
 __all__ = ["fake_report", "make_run_folder"]

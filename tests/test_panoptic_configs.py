@@ -17,7 +17,7 @@ from famix.clip import ARCHITECTURES, CLIPResNet
 from famix.data.panoptic.builtin import BUILTIN_PANOPTIC
 from famix.data.panoptic.segments import encode_ids
 from famix.engine import Trainer, load_config
-from famix.evaluation.panoptic.evaluators import PANOPTIC_ARCHITECTURES, check_panoptic
+from famix.evaluation.evaluators import PANOPTIC_ARCHITECTURES, check_panoptic
 from famix_minitown import datasets, panoptic
 from famix_minitown.splits import SPLITS
 from panoptic_factory import write_recipe

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import Protocol, parse_protocol
-from famix.evaluation.protocols.sliding import Window
+from famix.evaluation.protocols.transforms import SlidingWindow
 
 __all__ = ["Contextual", "PerPixel", "predict", "show", "windowed"]
 
@@ -71,4 +71,4 @@ def show(model: nn.Module, image: Tensor, size: Sequence[int]) -> Tensor:
 
 def windowed(size: int, stride: int, **fields: Any) -> Protocol:
     """A protocol with a window of any size."""
-    return Protocol(name="windowed", window=Window(size, stride), **fields)
+    return Protocol(name="windowed", window=SlidingWindow(size, stride), **fields)

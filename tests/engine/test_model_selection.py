@@ -229,7 +229,7 @@ def test_what_can_work() -> None:
     [
         (("MODEL_SELECTION.USE", "best"), "needs MODEL_SELECTION.SOURCE_VAL"),
         (("MODEL_SELECTION.SOURCE_VAL", "tiny_night"), "chosen on a target"),
-        (("TEST.EVALUATOR", "other"), "TEST.EVALUATOR is 'other'"),
+        (("TEST.EVALUATOR", "other"), "TEST.EVALUATOR must be .*'other'"),
         (("TEST.SOURCE", "['tiny_vall']"), "TEST.SOURCE names an unknown data set"),
     ],
 )

@@ -13,6 +13,7 @@ from detectron2.evaluation import CityscapesSemSegEvaluator
 from PIL import Image
 
 from data_factory import data_config, registered, write_definition, write_image, write_label
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
 from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator
@@ -105,7 +106,7 @@ def test_labels_of_another_name_are_refused(tmp_path: Path) -> None:
     definition = write_definition(tmp_path, name="other", splits={"val": {}})
     with (
         registered(definition),
-        pytest.raises(ConfigError, match=r"_gtFine_labelIds\.png alone, but other_val has .*a\.png; set TEST.EVAL"),
+        expect_error(ConfigError, "TEST.EVALUATOR", "other_val", "streaming"),
     ):
         CityscapesScriptEvaluator("other_val")
 
@@ -119,14 +120,14 @@ def test_labels_that_are_not_all_of_the_folders_are_refused(tmp_path: Path) -> N
     definition = write_definition(tmp_path, name="part", labels=labels, splits=splits)
     with (
         registered(definition),
-        pytest.raises(ConfigError, match=r"every label below .*gtFine/val, of which there are 2, but part_val has 1"),
+        expect_error(ConfigError, "TEST.EVALUATOR", "part_val", "streaming"),
     ):
         CityscapesScriptEvaluator("part_val")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, SCRIPT, None)
-    with pytest.raises(ConfigError, match=r"needs the package cityscapesscripts, .*pip install cityscapesscripts"):
+    with expect_error(ConfigError, "TEST.EVALUATOR", "cityscapesscripts", "pip install"):
         CityscapesScriptEvaluator(NAME)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from famix.evaluation.counting.confusion import ConfusionCounts, segmentation_scores
+from famix.evaluation.counting.confusion import ConfusionCounts
+from famix.evaluation.counting.scores import segmentation_scores
 
 NAMES = ["road", "sky", "car"]
 # Rows are true, columns predicted classes. Road 10 pixels of which 8 found, sky 4 of which 3, car 2 of which 0.

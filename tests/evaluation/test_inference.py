@@ -9,7 +9,7 @@ from torch import nn
 from error_matching import expect_error
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import parse_protocol
-from famix.evaluation.protocols.resampling import resize_image
+from famix.evaluation.protocols.transforms import resize_image
 from famix.utils.errors import ConfigError, DatasetError
 from model_factory import make_batch
 from toy_segmentors import Contextual, PerPixel, predict, show, windowed
@@ -272,7 +272,5 @@ def test_a_model_that_does_not_keep_to_the_size_is_named():
             return self.logits(image.float())
 
     for text in ("half", "ensemble"):
-        with pytest.raises(
-            ConfigError, match=rf"protocol '{text}' asked the model for scores of 20 x 30 .*\(4, 10, 15\)"
-        ):
+        with expect_error(ConfigError, f"protocol '{text}'", (4, 10, 15), "model"):
             predict(Stubborn(), text, make_batch((20, 30), labels=False))

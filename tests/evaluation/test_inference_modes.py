@@ -11,8 +11,7 @@ from torch import nn
 
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import parse_protocol
-from famix.evaluation.protocols.resampling import resize_image
-from famix.evaluation.protocols.transforms import ReleasedFrame, TruncatedHeight
+from famix.evaluation.protocols.transforms import ReleasedResizeCrop, resize_image
 from model_factory import NUM_CLASSES, make_batch, tiny_segmentor
 from toy_segmentors import PerPixel, predict, show, windowed
 
@@ -149,8 +148,9 @@ def test_released_scale_1_is_native():
 
 def test_released_scales_of_a_released_crop():
     model, image = tiny_segmentor().eval(), make_batch((60, 91), labels=False)[0]["image"]
-    protocol = replace(parse_protocol("robustnet1536released+famix1+0.5"), **both(TruncatedHeight(48), (48, 48)))
-    crop = protocol.image.view(image, (60, 91))
+    transform = ReleasedResizeCrop(height=48, crop=(48, 48))
+    protocol = replace(parse_protocol("robustnet1536released+famix1+0.5"), image=transform, truth=transform)
+    crop = protocol.image.apply_image(image, (60, 91))
     (got,) = predict(model, protocol, [{"image": image}])
     assert (got - released_scores(model, crop, 0.5, ensemble=True)).abs().max() <= 1e-6
 
@@ -187,8 +187,3 @@ def test_released_scales_with_mirror_images_and_windows():
     torch.testing.assert_close(got, (expected[0] + expected[1].flip(-1)) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(predict(model, "famix0.5+slide26+logits", batch)[0], expected[0])  # one window
     assert predict(model, "famix0.5+slide16", batch)[0].shape == (NUM_CLASSES, 40, 52)
-
-
-def both(rule, crop):
-    frame = ReleasedFrame(rule, crop=crop)
-    return {"image": frame, "truth": frame}

@@ -12,13 +12,13 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Instances
 
 from data_factory import registered, write_image
+from error_matching import expect_error
 from famix.data import get_dataset_dicts
 from famix.engine import load_config
-from famix.evaluation import build_evaluator
-from famix.evaluation.panoptic import quality as panoptic_quality
-from famix.evaluation.panoptic.evaluators import check_panoptic, with_panoptic_evaluators
-from famix.evaluation.panoptic.instances import InstanceAPEvaluator
-from famix.evaluation.panoptic.quality import PanopticQualityEvaluator
+from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
+from famix.evaluation.evaluators import check_panoptic
+from famix.evaluation.panoptic import evaluators as panoptic_evaluators
+from famix.evaluation.panoptic.evaluators import InstanceAPEvaluator, PanopticQualityEvaluator
 from famix.evaluation.panoptic.truth import TruthReader
 from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic, write_annotations, write_recipe
@@ -130,7 +130,7 @@ def test_processes_score_their_own_images_and_add_up(tmp_path: Path, monkeypatch
         other = PanopticQualityEvaluator(NAME)
         other.process(records[1:], outputs[1:])
         counts = other._count()
-        monkeypatch.setattr(panoptic_quality.comm, "gather", lambda own: [own, counts])
+        monkeypatch.setattr(panoptic_evaluators.comm, "gather", lambda own: [own, counts])
         assert quality(records[:1], outputs[:1]) == pytest.approx(expected)
     assert 0 < expected["PQ"] < 100
 
@@ -192,7 +192,7 @@ def test_panoptic_quality_has_its_own_rule_for_absent_classes(tmp_path: Path, ru
     cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (NAME,), str(tmp_path / "output")
     with registered(write_recipe(tmp_path)):
         (record,) = get_dataset_dicts([NAME])
-        evaluators = with_panoptic_evaluators(cfg, NAME, build_evaluator(cfg, NAME))
+        evaluators = build_evaluator(cfg, NAME)
         evaluators.reset()
         semantic = torch.from_numpy(np.arange(19)[:, None, None] == prediction // 1000)
         evaluators.process([record], [{"sem_seg": semantic, **deeplab(prediction)}])
@@ -206,7 +206,7 @@ def test_ground_truth_as_prediction_is_perfect(tmp_path: Path) -> None:
         records = get_dataset_dicts([NAME])
         cfg = config("famix_panoptic_fpn.yaml")
         cfg.DATASETS.TEST = (NAME,)
-        evaluators = with_panoptic_evaluators(cfg, NAME, build_evaluator(cfg, NAME))
+        evaluators = build_evaluator(cfg, NAME)
         evaluators.reset()
         for record in records:
             labels = in_train_ids(record)
@@ -274,38 +274,33 @@ def config(file: str, *options: str) -> CfgNode:
 
 
 @pytest.mark.parametrize(
-    ("file", "options", "message"),
+    ("file", "key", "value", "remedy"),
     [
-        (
-            "deeplab",
-            ("MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy"),
-            r"LOSS_TYPE is 'cross_entropy', expected 'hard_pixel",
-        ),
-        (
-            "fpn",
-            ("MODEL.ROI_HEADS.NUM_CLASSES", "80"),
-            r"ROI_HEADS\.NUM_CLASSES is 80, expected 8 \(the data set's things\)",
-        ),
-        ("fpn", ("MODEL.MASK_ON", "False"), r"MODEL\.MASK_ON is False, expected True"),
-        ("fpn", ("MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"), r"expected 'StuffSemSegFPNHead'"),
-        ("fpn", ("TEST.PROTOCOL", "half"), r"the protocol 'half' of tiny_val_panoptic .*set TEST\.PROTOCOL native"),
-        ("deeplab", ("DATASETS.TEST", "['cityscapes_val']"), r"cityscapes_val has no panoptic labels"),
-        ("deeplab", ("DATASETS.TEST", "['minitown_clear_val_panoptic']"), r"differ in what is a thing"),
-        ("deeplab", ("DATASETS.TRAIN", "[]"), r"DATASETS\.TRAIN is empty"),
+        ("deeplab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy", "hard_pixel_mining"),
+        ("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80", "8"),
+        ("fpn", "MODEL.MASK_ON", "False", "True"),
+        ("fpn", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "StuffSemSegFPNHead"),
+        ("fpn", "TEST.PROTOCOL", "half", "TEST.PROTOCOL native"),
+        ("deeplab", "DATASETS.TRAIN", "[]", "DATASETS.TRAIN"),
     ],
 )
-def test_settings_that_cannot_work_are_named(file: str, options: tuple[str, str], message: str, tmp_path: Path) -> None:
-    cfg = config(f"famix_panoptic_{file}.yaml", *options)
+def test_settings_that_cannot_work_are_named(file: str, key: str, value: str, remedy: str, tmp_path: Path) -> None:
+    cfg, sound = config(f"famix_panoptic_{file}.yaml", key, value), config(f"famix_panoptic_{file}.yaml")
     with registered(write_recipe(tmp_path, splits=["train", "val", "night"])):
-        with pytest.raises(ConfigError, match=message):
+        with expect_error(ConfigError, key, value, remedy):
             check_panoptic(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-        sound = config(f"famix_panoptic_{file}.yaml")
         check_panoptic(sound, [*sound.DATASETS.TRAIN, *sound.DATASETS.TEST])
 
 
-def test_semantic_models_are_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", ["cityscapes_val", "minitown_clear_val_panoptic"])
+def test_datasets_without_the_same_things_are_named(dataset: str, tmp_path: Path) -> None:
+    cfg = config("famix_panoptic_deeplab.yaml", "DATASETS.TEST", f"['{dataset}']")
+    with registered(write_recipe(tmp_path, splits=["train", "val", "night"])), expect_error(ConfigError, dataset):
+        check_panoptic(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+
+
+@pytest.mark.usefixtures("record")
+def test_semantic_models_are_left_alone() -> None:
     cfg = config("famix_tiny.yaml")
-    semantic = object()
-    with registered(write_recipe(tmp_path)):
-        check_panoptic(cfg, [NAME])
-        assert with_panoptic_evaluators(cfg, NAME, semantic) is semantic  # type: ignore[arg-type]
+    check_panoptic(cfg, [NAME])
+    assert isinstance(build_evaluator(cfg, NAME), StreamingSemSegEvaluator)

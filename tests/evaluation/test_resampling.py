@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from famix.evaluation.protocols.resampling import resize_image, resize_labels, resize_scores
+from famix.evaluation.protocols.transforms import resize_bilinear, resize_image, resize_labels
 
 
 def test_what_has_the_size_already_is_left_alone():
     image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5), np.uint8)
     assert resize_image(image, (4, 5)) is image
-    assert resize_scores(image, (4, 5)) is image
+    assert resize_bilinear(image, (4, 5)) is image
     assert resize_labels(labels, (4, 5)) is labels
 
 
@@ -43,4 +43,4 @@ def test_images_as_pillow(new_size):
 def test_scores_as_detectron2():
     scores = torch.rand(3, 8, 12)
     expected = torch.nn.functional.interpolate(scores[None], (5, 20), mode="bilinear", align_corners=False)[0]
-    assert torch.equal(resize_scores(scores, (5, 20)), expected)
+    assert torch.equal(resize_bilinear(scores, (5, 20)), expected)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from famix.evaluation.protocols.sliding import Window, slide
+from famix.evaluation.protocols.inference import slide
+from famix.evaluation.protocols.transforms import SlidingWindow
 
 
 def starts(window, length):
@@ -13,22 +14,22 @@ def starts(window, length):
 @pytest.mark.parametrize(
     ("window", "length", "expected"),
     [
-        (Window(4, 3), 10, [(0, 4), (3, 7), (6, 10)]),
-        (Window(4, 3), 11, [(0, 4), (3, 7), (6, 10), (7, 11)]),  # the last one is moved inwards
-        (Window(4, 4), 8, [(0, 4), (4, 8)]),
-        (Window(4, 3), 4, [(0, 4)]),
-        (Window(4, 3), 5, [(0, 4), (1, 5)]),
-        (Window(4, 3), 2, [(0, 2)]),  # the window shrinks
-        (Window(1, 1), 3, [(0, 1), (1, 2), (2, 3)]),
-        (Window(512, 341), 2048, [(0, 512), (341, 853), (682, 1194), (1023, 1535), (1364, 1876), (1536, 2048)]),
-        (Window(1024, 683), 2048, [(0, 1024), (683, 1707), (1024, 2048)]),
+        (SlidingWindow(4, 3), 10, [(0, 4), (3, 7), (6, 10)]),
+        (SlidingWindow(4, 3), 11, [(0, 4), (3, 7), (6, 10), (7, 11)]),  # the last one is moved inwards
+        (SlidingWindow(4, 4), 8, [(0, 4), (4, 8)]),
+        (SlidingWindow(4, 3), 4, [(0, 4)]),
+        (SlidingWindow(4, 3), 5, [(0, 4), (1, 5)]),
+        (SlidingWindow(4, 3), 2, [(0, 2)]),  # the window shrinks
+        (SlidingWindow(1, 1), 3, [(0, 1), (1, 2), (2, 3)]),
+        (SlidingWindow(512, 341), 2048, [(0, 512), (341, 853), (682, 1194), (1023, 1535), (1364, 1876), (1536, 2048)]),
+        (SlidingWindow(1024, 683), 2048, [(0, 1024), (683, 1707), (1024, 2048)]),
     ],
 )
 def test_spans(window, length, expected):
     assert starts(window, length) == expected
 
 
-@pytest.mark.parametrize("window", [Window(3, 1), Window(3, 2), Window(3, 3), Window(5, 4)])
+@pytest.mark.parametrize("window", [SlidingWindow(3, 1), SlidingWindow(3, 2), SlidingWindow(3, 3), SlidingWindow(5, 4)])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 7, 12, 13])
 def test_every_pixel_is_in_a_window(window, length):
     covered = torch.zeros(length)
@@ -39,9 +40,9 @@ def test_every_pixel_is_in_a_window(window, length):
 
 
 def test_count():
-    assert Window(512, 341).count((1024, 2048)) == 3 * 6
-    assert Window(1024, 683).count((1024, 2048)) == 3
-    assert Window(512, 341).count((400, 300)) == 1
+    assert SlidingWindow(512, 341).count((1024, 2048)) == 3 * 6
+    assert SlidingWindow(1024, 683).count((1024, 2048)) == 3
+    assert SlidingWindow(512, 341).count((400, 300)) == 1
 
 
 def position_dependent(windows):
@@ -70,7 +71,7 @@ def plain_loop(image, size, stride):
 
 
 @pytest.mark.parametrize("shape", [(2, 11, 17), (1, 17, 6), (5, 4, 4), (3, 2, 9), (3, 5, 5), (3, 1, 1)])
-@pytest.mark.parametrize("window", [Window(4, 3), Window(4, 4), Window(5, 1)])
+@pytest.mark.parametrize("window", [SlidingWindow(4, 3), SlidingWindow(4, 4), SlidingWindow(5, 1)])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_as_a_plain_loop(shape, window, batch_size):
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
@@ -80,7 +81,9 @@ def test_as_a_plain_loop(shape, window, batch_size):
 
 def test_two_overlapping_windows_by_hand():
     scores = iter([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
-    got = slide(torch.zeros(1, 1, 5), Window(3, 2), lambda windows: [torch.tensor([[next(scores)]]) for _ in windows])
+    got = slide(
+        torch.zeros(1, 1, 5), SlidingWindow(3, 2), lambda windows: [torch.tensor([[next(scores)]]) for _ in windows]
+    )
     assert got.tolist() == [[[1.0, 2.0, 6.5, 20.0, 30.0]]]
 
 
@@ -93,5 +96,5 @@ def test_windows_come_in_batches(batch_size, sizes):
         return [window.clone() for window in windows]
 
     image = torch.rand(2, 4, 6)
-    torch.testing.assert_close(slide(image, Window(2, 2), predict, batch_size), image)
+    torch.testing.assert_close(slide(image, SlidingWindow(2, 2), predict, batch_size), image)
     assert got == sizes

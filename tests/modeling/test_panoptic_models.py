@@ -22,7 +22,7 @@ from famix.clip import CLIPResNet, build_clip_resnet_fpn_backbone
 from famix.data import build_train_loader
 from famix.data.panoptic.classes import PanopticClasses
 from famix.engine import build_optimizer, load_config
-from famix.evaluation.panoptic.quality import require_panopticapi
+from famix.evaluation.panoptic.evaluators import require_panopticapi
 from famix.modeling import FAMixPanopticDeepLab, FAMixPanopticFPN, PatchStyleMixin, StuffSemSegFPNHead
 from famix.style import PatchRestyler
 from famix.utils.errors import ConfigError
@@ -250,5 +250,5 @@ def test_without_panopticapi_the_config_loads_and_panoptic_models_say_what_they_
     monkeypatch.setitem(sys.modules, "detectron2.projects.panoptic_deeplab", None)
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     assert "PANOPTIC_DEEPLAB" not in load_config(str(CONFIGS / "famix_tiny.yaml")).MODEL
-    with pytest.raises(ConfigError, match=r"panoptic models need the package panopticapi.*make setup"):
+    with expect_error(ConfigError, "panopticapi", remedy="make setup"):
         require_panopticapi()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from famix.evaluation.counting.confusion import segmentation_scores
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, write_report
 from famix.reports.comparison import compare_reports, require_baseline
 from famix.reports.comparison_text import format_comparisons, write_comparisons_csv

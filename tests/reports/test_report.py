@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_factory import data_config, registered
-from famix.evaluation.counting.confusion import segmentation_scores
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.reports.report import PANOPTIC_METRICS, count_occurring, describe_occurring
 from famix.reports.report_text import format_row, markdown_table

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from error_matching import expect_error
-from famix.evaluation.counting.confusion import segmentation_scores
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, format_report, read_report, read_results, write_report
 from famix.utils.errors import DatasetError
 from report_factory import fake_report

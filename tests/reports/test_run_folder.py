@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from error_matching import expect_error, explains
-from famix.evaluation.counting.confusion import segmentation_scores
-from famix.evaluation.counting.confusion_file import ConfusionMatrix, write_confusion
+from famix.evaluation.counting.confusion import ConfusionMatrix, write_confusion
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import write_report
 from famix.reports.confusion_view import draw_confusion, largest_confusions
 from famix.reports.run_examples import chosen_images

@@ -19,7 +19,7 @@ from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.reader import panoptic_label_reader
 from famix.data.split_files import SplitFiles
 from famix.engine import load_config
-from famix.evaluation.counting.confusion_file import read_confusion
+from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
 from famix.reports.comparison import compare_reports
 from famix.reports.comparison_text import format_comparisons

@@ -14,7 +14,7 @@ from famix.data.label_names import read_id_names
 from famix.data.panoptic.definition import load_panoptic_definition
 from famix.data.panoptic.files import PanopticFiles
 from famix.engine import load_config
-from famix.evaluation.counting.confusion_file import read_confusion
+from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from panoptic_factory import make_panoptic, write_recipe

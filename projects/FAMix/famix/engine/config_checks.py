@@ -23,7 +23,7 @@ from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import check_steps
 from famix.evaluation import check_evaluation
-from famix.evaluation.panoptic.evaluators import check_panoptic
+from famix.evaluation.evaluators import check_panoptic
 from famix.mining import style_bank_path
 from famix.mining.mine import check_precision
 from famix.style import METRICS, PatchRestyler

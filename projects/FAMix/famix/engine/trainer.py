@@ -33,7 +33,6 @@ from famix.engine.step_trainer import build_step_trainer
 from famix.engine.stop_signals import StopOnSignal
 from famix.engine.weights_file import LAST_FILE
 from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
-from famix.evaluation.panoptic.evaluators import with_panoptic_evaluators
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 from famix.reports import (
@@ -193,7 +192,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """See famix.evaluation."""
-        return with_panoptic_evaluators(cfg, dataset_name, build_evaluator(cfg, dataset_name))
+        return build_evaluator(cfg, dataset_name)
 
     @classmethod
     def test(

@@ -1,10 +1,9 @@
-"""Scoring a model: evaluation protocols, evaluators and their counts."""
+"""Evaluation of models: protocols, evaluators and scores."""
 
-from famix.evaluation.counting.class_subsets import CLASS_SUBSETS, class_subset
+from famix.evaluation.counting.scores import CLASS_SUBSETS, class_subset
 from famix.evaluation.counting.streaming import StreamingSemSegEvaluator
 from famix.evaluation.evaluators import EVALUATORS, build_evaluator, check_evaluation
-from famix.evaluation.protocols.inference import ProtocolInference
-from famix.evaluation.protocols.protocol import Protocol, parse_protocol, protocol_of
+from famix.evaluation.protocols import Protocol, ProtocolInference, parse_protocol, protocol_of, register_part
 
 __all__ = [
     "CLASS_SUBSETS",
@@ -17,4 +16,5 @@ __all__ = [
     "class_subset",
     "parse_protocol",
     "protocol_of",
+    "register_part",
 ]

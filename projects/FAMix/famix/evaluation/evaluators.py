@@ -1,4 +1,4 @@
-"""Which evaluator scores a data set, and whether it can."""
+"""The evaluator of a dataset, and checks of the TEST settings before a run."""
 
 import logging
 import os
@@ -9,53 +9,74 @@ from contextlib import contextmanager
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from famix.data import get_label_readers
+from famix.data.panoptic.classes import is_panoptic, panoptic_classes, require_same_things
+from famix.data.panoptic.targets import CENTERS, INSTANCES, targets_of
 from famix.data.records import label_file_of
 from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
-from famix.evaluation.counting.class_subsets import class_subset
-from famix.evaluation.counting.confusion import ABSENT_CLASSES, MEAN_IOUS, ZERO, segmentation_scores
+from famix.evaluation.counting.scores import ABSENT_CLASSES, MEAN_IOUS, ZERO, class_subset, segmentation_scores
 from famix.evaluation.counting.streaming import StreamingSemSegEvaluator
+from famix.evaluation.panoptic.evaluators import InstanceAPEvaluator, PanopticQualityEvaluator, require_panopticapi
+from famix.evaluation.panoptic.truth import TruthReader
 from famix.evaluation.protocols.protocol import protocol_of
-from famix.evaluation.protocols.transforms import Frame
+from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = ["EVALUATORS", "absent_rule", "build_evaluator", "check_evaluation", "scored_classes"]
+__all__ = [
+    "EVALUATORS",
+    "PANOPTIC_ARCHITECTURES",
+    "absent_rule",
+    "build_evaluator",
+    "check_evaluation",
+    "check_panoptic",
+    "scored_classes",
+]
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Values of TEST.EVALUATOR."""
 
+PANOPTIC_ARCHITECTURES = {"FAMixPanopticDeepLab": CENTERS, "FAMixPanopticFPN": INSTANCES}
+"""Meta-architectures that predict "panoptic_seg" -> kind of their training targets."""
+
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-    """The evaluator of a data set.
+    """Build the evaluator of a dataset.
 
     Args:
-        cfg: reads TEST.
-        dataset_name: a registered data set.
-        output_folder: where Detectron2's SemSegEvaluator writes, and "streaming" its confusion matrix; None for
-            OUTPUT_DIR/inference/<data set>.
+        cfg: reads TEST, MODEL.META_ARCHITECTURE and INPUT.MAX_PIXELS.
+        dataset_name: a registered dataset.
+        output_folder: for the files of Detectron2's SemSegEvaluator and the confusion matrix of "streaming"; None for
+            OUTPUT_DIR/inference/<dataset>.
 
     Returns:
-        The one that TEST.EVALUATOR names, scoring labels as the protocol of the data set prepares them:
-        "streaming", "detectron2" (SemSegEvaluator, which keeps all predictions) or "cityscapes" (the script of that
-        data set).
+        The evaluator of "sem_seg" that TEST.EVALUATOR names; for panoptic models and datasets together with evaluators
+        of "panoptic_seg" (PQ) and "segm" (mask AP). Labels are prepared by the dataset's protocol.
 
     Raises:
         ConfigError: see `check_evaluation`.
     """
     check_evaluation(cfg, [dataset_name])
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    semantic = _build_semantic_evaluator(cfg, dataset_name, folder)
+    if cfg.MODEL.META_ARCHITECTURE not in PANOPTIC_ARCHITECTURES or not is_panoptic(dataset_name):
+        return semantic
+    truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
+    quality = PanopticQualityEvaluator(dataset_name, truths)
+    return DatasetEvaluators([semantic, quality, InstanceAPEvaluator(dataset_name, truths)])
+
+
+def _build_semantic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     if cfg.TEST.EVALUATOR == "cityscapes":
         return CityscapesScriptEvaluator(dataset_name)
-    prepare = protocol_of(cfg, dataset_name).prepare_labels
-    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+    prepare, absent = protocol_of(cfg, dataset_name).prepare_labels, absent_rule(cfg, dataset_name)
     reader = get_label_readers([dataset_name], cfg.INPUT.MAX_PIXELS)[dataset_name]
 
     def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
         return reader.read(path).astype(dtype, copy=False)
 
-    absent = absent_rule(cfg, dataset_name)
     if cfg.TEST.EVALUATOR == "streaming":
         return StreamingSemSegEvaluator(
             dataset_name,
@@ -63,63 +84,104 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             prepare_labels=prepare,
             classes=scored_classes(cfg, dataset_name),
             absent=absent,
-            output_folder=folder,
+            output_folder=output_folder,
         )
-    return _Detectron2Evaluator(dataset_name, lambda path, dtype: prepare(read_labels(path, dtype)), folder, absent)
+    load = lambda path, dtype: prepare(read_labels(path, dtype))  # noqa: E731
+    return _Detectron2Evaluator(dataset_name, load, output_folder, absent)
 
 
 def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Find out whether data sets can be scored as the config says, without reading an image.
+    """Check that datasets can be scored with a config, without reading an image.
 
     Args:
         cfg: reads TEST.
-        names: of registered data sets.
+        names: registered datasets.
 
     Raises:
-        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH, CLASSES or ABSENT_CLASSES cannot work, alone
-            or together.
+        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH, CLASSES or ABSENT_CLASSES is invalid by itself
+            or in combination.
     """
     kind = cfg.TEST.EVALUATOR
     if kind not in EVALUATORS:
         raise ConfigError(
-            f"TEST.EVALUATOR is {kind!r}, expected one of {', '.join(EVALUATORS)}.{did_you_mean(kind, EVALUATORS)}"
+            f"TEST.EVALUATOR must be one of {', '.join(EVALUATORS)}, got {kind!r}.{did_you_mean(kind, EVALUATORS)}"
         )
-    rule = cfg.TEST.ABSENT_CLASSES
-    if rule not in ABSENT_CLASSES:
+    if cfg.TEST.ABSENT_CLASSES not in ABSENT_CLASSES:
         raise ConfigError(
-            f"TEST.ABSENT_CLASSES must be {' or '.join(ABSENT_CLASSES)}, got {rule!r}. Set skip to leave classes out of "
-            "the mean that are predicted but nowhere labelled, zero to count them as 0."
+            f"TEST.ABSENT_CLASSES must be {' or '.join(ABSENT_CLASSES)}, got {cfg.TEST.ABSENT_CLASSES!r}. Set skip to leave "
+            "classes out of the mean that are predicted but nowhere labeled, zero to count them as 0."
         )
     if cfg.TEST.WINDOW_BATCH < 1:
-        raise ConfigError(f"TEST.WINDOW_BATCH is {cfg.TEST.WINDOW_BATCH}, expected at least 1")
+        raise ConfigError(
+            f"TEST.WINDOW_BATCH must be at least 1, got {cfg.TEST.WINDOW_BATCH}. Set TEST.WINDOW_BATCH 1."
+        )
     for name in names:
         protocol, classes = protocol_of(cfg, name), scored_classes(cfg, name)
         if kind != "streaming" and len(classes) < len(MetadataCatalog.get(name).stuff_classes):
-            raise ConfigError(f"TEST.CLASSES {cfg.TEST.CLASSES} needs TEST.EVALUATOR streaming, got {kind}")
+            raise ConfigError(
+                f"TEST.CLASSES must be all with TEST.EVALUATOR {kind}, got {cfg.TEST.CLASSES}. Set TEST.EVALUATOR streaming."
+            )
         if kind == "cityscapes":
-            if protocol.truth != Frame():
+            if protocol.truth != UNCHANGED:
                 raise ConfigError(
-                    f"TEST.EVALUATOR cityscapes scores labels as they are; the protocol '{protocol.name}' of {name} "
-                    "resizes them: set TEST.EVALUATOR streaming"
+                    f"TEST.PROTOCOL must keep the size of the ground truth of {name} with TEST.EVALUATOR cityscapes, got "
+                    f"'{protocol.name}'. Set TEST.EVALUATOR streaming."
                 )
             require_cityscapes_files(name)
 
 
+def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Check that a panoptic model can be built, trained and scored with a config; other models pass.
+
+    Args:
+        cfg: the effective config.
+        names: datasets that the run reads.
+
+    Raises:
+        ConfigError: a setting or a dataset does not fit a panoptic model.
+    """
+    architecture, head = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD
+    if architecture not in PANOPTIC_ARCHITECTURES:
+        return
+    require_panopticapi()
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(
+            f"DATASETS.TRAIN must name a dataset, which defines the things of {architecture}, got []. Set DATASETS.TRAIN."
+        )
+    classes = require_same_things([cfg.DATASETS.TRAIN[0], *names])
+    for name in cfg.DATASETS.TEST:
+        if name in names and not protocol_of(cfg, name).is_native:
+            raise ConfigError(
+                f"TEST.PROTOCOL must be native for panoptic models, because other protocols average scores of classes, got "
+                f"'{protocol_of(cfg, name).name}' for {name}. Set TEST.PROTOCOL native, and remove {name} from "
+                "TEST.PROTOCOL_OF."
+            )
+    expected: dict[str, tuple[object, object]] = {
+        "MODEL.SEM_SEG_HEAD.NAME": (head.NAME, "StuffSemSegFPNHead"),
+        "MODEL.ROI_HEADS.NUM_CLASSES": (cfg.MODEL.ROI_HEADS.NUM_CLASSES, len(classes.things)),
+        "MODEL.MASK_ON": (cfg.MODEL.MASK_ON, True),
+    }
+    if targets_of(cfg) == CENTERS:
+        expected = {"MODEL.SEM_SEG_HEAD.LOSS_TYPE": (head.LOSS_TYPE, "hard_pixel_mining")}
+    for key, (got, wanted) in expected.items():
+        if got != wanted:
+            raise ConfigError(f"{key} must be {wanted!r} for {architecture}, got {got!r}. Set {key} {wanted}.")
+
+
 def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:
-    """Train ids that TEST.CLASSES makes the means of a data set's scores be over."""
+    """Return the train ids of TEST.CLASSES in a dataset."""
     return class_subset(cfg.TEST.CLASSES, MetadataCatalog.get(dataset_name).stuff_classes)
 
 
 def absent_rule(cfg: CfgNode, dataset_name: str) -> str:
-    """What a data set's classes are in mIoU that are predicted but nowhere labelled.
+    """Return the rule for classes that are predicted but nowhere labeled.
 
     Args:
         cfg: reads TEST.
-        dataset_name: a registered data set.
+        dataset_name: a registered dataset.
 
     Returns:
-        "zero" where Cityscapes' script scores, or a protocol repeats a released program; otherwise
-        TEST.ABSENT_CLASSES.
+        "zero" for Cityscapes' script and for protocols of released programs; otherwise TEST.ABSENT_CLASSES.
     """
     if cfg.TEST.EVALUATOR == "cityscapes" or protocol_of(cfg, dataset_name).counts_absent_classes:
         return ZERO
@@ -127,12 +189,12 @@ def absent_rule(cfg: CfgNode, dataset_name: str) -> str:
 
 
 class _Detectron2Evaluator(SemSegEvaluator):
-    """Detectron2's SemSegEvaluator, with the mean by either rule for classes that are nowhere labelled."""
+    """Detectron2's SemSegEvaluator, with means by either rule for absent classes."""
 
     def __init__(
         self, dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str, absent: str
     ) -> None:
-        # It logs a dictionary of some 80 numbers in one line; famix.reports.report_text lays the same out.
+        # It logs some 80 numbers in one line; the report logs them as a table.
         logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
         with _label_files_as_sem_seg(dataset_name) as twin:
             super().__init__(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
@@ -143,7 +205,7 @@ class _Detectron2Evaluator(SemSegEvaluator):
         results = super().evaluate()
         if results is None:
             return None
-        confusion = self._conf_matrix[:-1, :-1].T  # rows become true classes; the last is what is ignored
+        confusion = self._conf_matrix[:-1, :-1].T  # transposed to true x predicted, without the ignored label
         scores = segmentation_scores(confusion, self._class_names, absent=self._absent)
         means = {name: scores[name] for name in MEAN_IOUS.values()}
         by_rule = {name: value for name, value in scores.items() if name == "mIoU" or name.startswith("IoU-")}
@@ -153,9 +215,9 @@ class _Detectron2Evaluator(SemSegEvaluator):
 
 @contextmanager
 def _label_files_as_sem_seg(dataset_name: str) -> Iterator[str]:
-    """Register a dataset for a moment with its label files under the key that SemSegEvaluator looks them up by.
+    """Register a temporary copy of a dataset with its label files under SemSegEvaluator's key.
 
-    It is given a function that reads them; the dataset itself has that key for files of train ids alone.
+    The dataset itself has "sem_seg_file_name" only for files of train ids.
     """
     twin = f"{dataset_name}, label files"
     files = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
-from famix.evaluation.protocols.argmax import best_classes
+from famix.evaluation.counting.confusion import argmax_classes
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.segments import Segment, read_segments
 from famix.utils.errors import DatasetError
@@ -130,7 +130,7 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
         averaged: whether the scores are probabilities.
     """
     scores: Tensor = result["sem_seg"]
-    labels = best_classes(scores).cpu().numpy()
+    labels = argmax_classes(scores).cpu().numpy()
     if labels.dtype != np.uint8:
         labels = labels.astype(np.uint16)  # of more classes than a byte can name
     kept = scores if keep_scores else None

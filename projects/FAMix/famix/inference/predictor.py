@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
 from famix.evaluation import ProtocolInference, parse_protocol
-from famix.evaluation.panoptic.evaluators import PANOPTIC_ARCHITECTURES
+from famix.evaluation.evaluators import PANOPTIC_ARCHITECTURES
 from famix.evaluation.protocols.parts import LOGITS
 from famix.evaluation.protocols.protocol import Protocol
-from famix.evaluation.protocols.transforms import NATIVE_FRAME
+from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.inference.background import read_ahead
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
@@ -69,7 +69,7 @@ class Predictor:
         if image_format not in ("RGB", "BGR"):
             raise ConfigError(f"INPUT.FORMAT is {image_format}, expected RGB or BGR")
         self.classes = classes
-        self.protocol = replace(protocol, truth=NATIVE_FRAME)
+        self.protocol = replace(protocol, truth=UNCHANGED)
         self.image_format = image_format
         self.max_pixels = max_pixels
         self.inference = ProtocolInference(model.eval(), self.protocol, window_batch)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from famix.evaluation.counting.confusion import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
 from famix.reports.report import Report
 from famix.reports.report_text import describe_classes
 from famix.utils.errors import ConfigError

@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from famix.evaluation.counting.confusion_file import ConfusionMatrix
+from famix.evaluation.counting.confusion import ConfusionMatrix
 from famix.visualization.svg import element, text
 
 __all__ = ["Confusion", "draw_confusion", "largest_confusions"]

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from famix.data.domains import domain_groups, is_source, short_names
-from famix.evaluation.counting.confusion import ABSENT_CLASSES, MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import ABSENT_CLASSES, MEAN_IOUS, SKIP, ZERO
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols.protocol import protocol_of
 from famix.reports.run_metadata import RunFacts, ScoredWeights, describe_run, from_plain

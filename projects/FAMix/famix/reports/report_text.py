@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from famix.evaluation.counting.confusion import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
 from famix.reports.report import MEAN, Report
 from famix.utils.messages import table_cell
 

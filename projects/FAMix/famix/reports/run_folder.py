@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix.engine.config_files import read_saved_settings
-from famix.evaluation.counting.confusion import segmentation_scores
-from famix.evaluation.counting.confusion_file import CONFUSION_FILE, ConfusionMatrix, read_confusion
+from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
+from famix.evaluation.counting.scores import segmentation_scores
 from famix.io import parse_json, require_plain_file
 from famix.reports import RESULTS_FILE, Report, read_report
 from famix.reports.report import TASK

@@ -1,1 +1,1 @@
-"""Counts of pixels and the scores that follow from them."""
+"""Confusion matrices of pixels and their scores."""

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 
 from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.records import label_file_of
-from famix.evaluation.counting.confusion import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
 from famix.utils.errors import ConfigError
 
 __all__ = ["CityscapesScriptEvaluator", "require_cityscapes_files"]
@@ -26,30 +26,29 @@ _LABEL_SUFFIX = "_gtFine_labelIds.png"
 
 
 class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
-    """CityscapesSemSegEvaluator for a data set of this project.
+    """CityscapesSemSegEvaluator for registered datasets, without instance-level scores.
 
-    Its instance-level scores (iIoU) are left out: the script's code for them calls what NumPy 2.4 no longer has, and
-    they need further files.
+    The script's code for iIoU calls functions that NumPy 2.4 removed, and needs further files.
 
     Args:
-        dataset_name: a registered data set, see `require_cityscapes_files`.
+        dataset_name: a registered dataset, see `require_cityscapes_files`.
 
     Raises:
-        ConfigError: the script is not installed, or the files are not as it expects them.
+        ConfigError: see `require_cityscapes_files`.
     """
 
     def __init__(self, dataset_name: str) -> None:
         super().__init__(dataset_name)
         self._metadata = SimpleNamespace(gt_dir=require_cityscapes_files(dataset_name))
-        self._script = _import_script()
+        self._script = importlib.import_module(_SCRIPT)
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
-        """Scores of all images.
+        """Compute the scores of all images.
 
         Returns:
-            {"sem_seg": {"mIoU": over classes as the script has it, "mIoU-categories": over Cityscapes' categories,
-            "mIoU-skip": without classes that are nowhere labelled, "mIoU-zero": the script's, and IoU-<name> and
-            ACC-<name> of every class}} in percent on the main process, None on others.
+            {"sem_seg": {"mIoU", "mIoU-zero": the script's mean over classes, "mIoU-categories": its mean over
+            categories, "mIoU-skip": the mean without classes that are nowhere labeled, and IoU-<name> and ACC-<name> of
+            every class}} in percent on the main process, None on others.
         """
         comm.synchronize()
         if not comm.is_main_process():
@@ -66,7 +65,7 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
 
 
 def _read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Shares from the dictionary of Cityscapes' script, whose confusion matrix has label ids for rows and columns."""
+    """Shares from the script's dictionary; rows and columns of its confusion matrix are label ids."""
     iou = {name: float(value) for name, value in scores["classScores"].items() if not math.isnan(value)}
     counts = {name: scores["confMatrix"][scores["labels"][name]] for name in scores["classScores"]}
     labelled = {name: sum(row) for name, row in counts.items()}
@@ -75,7 +74,7 @@ def _read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
         for name, row in counts.items()
     }
     of_labelled = [value for name, value in iou.items() if labelled[name]]
-    scored = [name for name in (entry.name for entry in CITYSCAPES_CLASSES) if name in counts]
+    scored = [entry.name for entry in CITYSCAPES_CLASSES if entry.name in counts]
     return {
         "mIoU": float(scores["averageScoreClasses"]),
         "mIoU-categories": float(scores["averageScoreCategories"]),
@@ -87,40 +86,36 @@ def _read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def require_cityscapes_files(dataset_name: str) -> str:
-    """Find out whether Cityscapes' script can score a data set.
+    """Check that Cityscapes' script can score a dataset.
 
     Args:
-        dataset_name: a registered data set.
+        dataset_name: a registered dataset.
 
     Returns:
         The folder of the labels, <folder>/<city>/<image>_gtFine_labelIds.png.
 
     Raises:
-        ConfigError: the script is not installed, the labels are called otherwise, or they are not all of the folder's.
+        ConfigError: the script is not installed, labels have other names, or the dataset is a part of its folder.
     """
-    _import_script()
+    try:
+        importlib.import_module(_SCRIPT)
+    except ImportError as error:
+        raise ConfigError(
+            f"TEST.EVALUATOR cityscapes requires the package cityscapesscripts, got: {error}. Run pip install "
+            "cityscapesscripts, or set TEST.EVALUATOR streaming."
+        ) from error
     labels = [label_file_of(record) for record in DatasetCatalog.get(dataset_name)]
     folders = {os.path.dirname(os.path.dirname(path)) for path in labels}
     if len(folders) != 1 or not all(path.endswith(_LABEL_SUFFIX) for path in labels):
         raise ConfigError(
-            f"TEST.EVALUATOR cityscapes scores files FOLDER/CITY/*{_LABEL_SUFFIX} alone, but {dataset_name} has "
-            f"{labels[0]}; set TEST.EVALUATOR streaming"
+            f"TEST.EVALUATOR cityscapes requires label files FOLDER/CITY/*{_LABEL_SUFFIX}, got '{labels[0]}' of "
+            f"{dataset_name}. Set TEST.EVALUATOR streaming."
         )
     (folder,) = folders
     found = glob.glob(os.path.join(glob.escape(folder), "*", f"*{_LABEL_SUFFIX}"))
-    if len(found) != len(labels):  # the script would end the program over a label without a prediction
+    if len(found) != len(labels):  # the script exits at a label without a prediction
         raise ConfigError(
-            f"TEST.EVALUATOR cityscapes scores every label below {folder}, of which there are {len(found)}, but "
-            f"{dataset_name} has {len(labels)}; set TEST.EVALUATOR streaming"
+            f"TEST.EVALUATOR cityscapes requires a dataset of all {len(found)} labels in '{folder}', got {len(labels)} of "
+            f"{dataset_name}. Set TEST.EVALUATOR streaming."
         )
     return folder
-
-
-def _import_script() -> Any:
-    try:
-        return importlib.import_module(_SCRIPT)
-    except ImportError as error:
-        raise ConfigError(
-            f"TEST.EVALUATOR cityscapes needs the package cityscapesscripts, which cannot be imported ({error}); pip "
-            "install cityscapesscripts, or set TEST.EVALUATOR streaming"
-        ) from error

@@ -1,30 +1,71 @@
-"""Confusion matrices of semantic segmentation, on the device of the predictions, and the scores that follow from them."""
+"""Confusion matrices of semantic segmentation: counted on the device of the predictions, written to and read from files."""
 
+import json
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from detectron2.utils import comm
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ABSENT_CLASSES", "MEAN_IOUS", "NUM_LABELS", "SKIP", "ZERO", "ConfusionCounts", "segmentation_scores"]
+from famix.io import read_json
+from famix.io.atomic import whole_file
+from famix.utils.errors import DatasetError
+
+__all__ = [
+    "CONFUSION_FILE",
+    "NUM_LABELS",
+    "ConfusionCounts",
+    "ConfusionMatrix",
+    "argmax_classes",
+    "read_confusion",
+    "write_confusion",
+]
 
 NUM_LABELS = 256
-"""Labels are of 8 bits."""
+"""Labels have 8 bits."""
 
-SKIP, ZERO = "skip", "zero"
-ABSENT_CLASSES = (SKIP, ZERO)
-"""What a class is in mIoU that is predicted but nowhere labelled: left out, or 0. Values of TEST.ABSENT_CLASSES."""
+CONFUSION_FILE = "confusion.json"
+"""Name of the file in OUTPUT_DIR/inference/<dataset>."""
 
-MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
-"""Rule -> name of the mean that follows it; "mIoU" is the one of them that was asked for."""
+_MAX_BYTES = 64 << 20  # ten times the size of a thousand classes
+_MOST_PIXELS = float(1 << 60)
+
+
+def argmax_classes(scores: Tensor) -> Tensor:
+    """Return the class with the highest score at every pixel; on a CPU, the first of equal ones.
+
+    Args:
+        scores: (K, H, W) without NaN, on any device.
+
+    Returns:
+        (H, W) on the same device: uint8, or int64 for more than 256 classes.
+    """
+    if len(scores) > NUM_LABELS:
+        return scores.max(dim=0).indices
+    if scores.dtype != torch.float32 or scores.device.type != "cpu":
+        return scores.max(dim=0).indices.to(torch.uint8)
+    # Four passes per class over bytes and floats take a quarter of the time of torch's maximum with indices.
+    values = scores.detach().numpy()
+    highest, labels = values[0].copy(), np.zeros(values.shape[1:], np.uint8)
+    is_higher = np.empty(labels.shape, bool)
+    candidate = is_higher.view(np.uint8)
+    for class_id in range(1, len(values)):
+        np.greater(values[class_id], highest, out=is_higher)
+        np.multiply(candidate, np.uint8(class_id), out=candidate)
+        np.maximum(labels, candidate, out=labels)  # the later of two ids had the higher score
+        np.maximum(highest, values[class_id], out=highest)
+    return torch.from_numpy(labels)
 
 
 class ConfusionCounts:
-    """Numbers of pixels by label and predicted class; as large after a million images as after one.
+    """Counts pixels by label and predicted class in memory that does not grow with the images.
 
-    There is a row for every value that a label can have, so that a pixel costs one multiplication, one addition and
-    one increment, whatever is ignored, and unexpected labels can be found afterwards.
+    Every possible label has a row, so that a pixel costs one multiplication, one addition and one increment, and
+    unexpected labels are found afterwards.
 
     Args:
         num_classes: K, 1-256.
@@ -48,64 +89,64 @@ class ConfusionCounts:
         self._counts = self._counts.to(device).add_(counts)
 
     def total(self, over_processes: bool = True) -> np.ndarray | None:
-        """The numbers so far.
+        """Return the counts.
 
         Args:
-            over_processes: add up those of all processes, which must all call this.
+            over_processes: sum over all processes, which must all call this method.
 
         Returns:
-            (256, K) int64; None where other processes are the main one.
+            (256, K) int64; None on other processes than the main one.
         """
         own = self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes)
         if not over_processes:
             return own
-        parts = comm.gather(own)  # through memory, so that it works whatever the devices and the backend are
+        parts = comm.gather(own)  # gathered on the CPU, which works with every device and backend
         return np.sum(parts, axis=0) if comm.is_main_process() else None
 
 
-def segmentation_scores(
-    confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None, absent: str = SKIP
-) -> dict[str, float]:
-    """Scores of a confusion matrix, under the names and by the rules of Detectron2's SemSegEvaluator.
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Numbers of pixels by true and predicted class.
 
-    A class without a labelled pixel has no accuracy (NaN), and pixels that were taken for it count as missed. Where it
-    is predicted, its IoU is NaN and left out of mIoU as in Detectron2, or 0 as in Cityscapes' own script and in the
-    released programs of FAMix and RobustNet. Where it is not predicted either, its IoU is NaN by both rules.
+    Attributes:
+        class_names: of the K classes.
+        counts: (K, K) int64; rows are true, columns predicted classes.
+    """
 
-    With `classes`, mIoU and mACC are the means over these, fwIoU and pACC are over their pixels, and the others have
-    no score. The IoU of a class stays what it is among all classes, as in the papers on SYNTHIA, whose means over 16
-    and over 13 classes are means of one row of IoUs.
+    class_names: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+
+def write_confusion(path: str | os.PathLike[str], class_names: Sequence[str], counts: NDArray[np.int64]) -> None:
+    """Write a confusion matrix atomically.
 
     Args:
-        confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
+        path: of the file; a missing folder is created.
         class_names: of the K classes.
-        classes: train ids that count; None for all.
-        absent: rule for classes that are predicted but nowhere labelled, one of ABSENT_CLASSES.
+        counts: (K, K), see ConfusionMatrix.
 
-    Returns:
-        mIoU, fwIoU, mACC, pACC and, for every class, IoU-<name> and ACC-<name>, in percent; mIoU by either rule.
+    Raises:
+        OSError: the file cannot be written.
     """
-    counts = confusion.astype(np.float64)
-    correct, labelled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    counting = np.isin(np.arange(len(class_names)), np.arange(len(class_names)) if classes is None else list(classes))
-    valid, only_predicted = counting & (labelled > 0), counting & (labelled == 0) & (predicted > 0)
-    iou, accuracy = np.full((2, len(class_names)), np.nan)
-    iou[valid] = correct[valid] / (labelled + predicted - correct)[valid]
-    accuracy[valid] = correct[valid] / labelled[valid]
-    with np.errstate(invalid="ignore"):  # without any labelled pixel, the means are 0 / 0 = NaN
-        pixels = labelled[valid].sum()
-        total = iou[valid].sum()
-        means = {SKIP: total / valid.sum(), ZERO: total / (valid | only_predicted).sum()}
-        fw_iou = (iou[valid] * labelled[valid]).sum() / pixels
-        if absent == ZERO:
-            iou[only_predicted] = 0
-        scores = {
-            "mIoU": means[absent],
-            "fwIoU": fw_iou,
-            **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
-            "mACC": accuracy[valid].sum() / valid.sum(),
-            "pACC": correct[valid].sum() / pixels,
-            **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
-            **{MEAN_IOUS[rule]: mean for rule, mean in means.items()},
-        }
-    return {name: 100 * float(value) for name, value in scores.items()}
+    with whole_file(path) as part:
+        part.write_text(json.dumps({"class_names": list(class_names), "counts": counts.tolist()}) + "\n")
+
+
+def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
+    """Read a file of `write_confusion`.
+
+    Raises:
+        DatasetError: the file is missing or malformed.
+    """
+    try:
+        plain = read_json(path, _MAX_BYTES)
+        names, counts = tuple(map(str, plain["class_names"])), np.array(plain["counts"], dtype=np.int64)
+        if counts.shape != (len(names), len(names)):
+            raise ValueError(f"{len(names)} classes and counts of shape {counts.shape}")
+        if (counts < 0).any() or counts.sum(dtype=np.float64) > _MOST_PIXELS:
+            raise ValueError(f"counts from {counts.min()} to {counts.max()}")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DatasetError(
+            f"'{path}' must hold a confusion matrix, got: {error}. Score the checkpoint again, e.g. with --eval-only."
+        ) from error
+    return ConfusionMatrix(names, counts)

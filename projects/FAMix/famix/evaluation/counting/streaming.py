@@ -1,4 +1,4 @@
-"""Semantic segmentation scored image by image: a confusion matrix is all that is kept."""
+"""Streaming evaluation of semantic segmentation: the confusion matrix is the only state."""
 
 import os
 from collections import OrderedDict
@@ -15,9 +15,14 @@ from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
 
 from famix.data.records import label_file_of
-from famix.evaluation.counting.confusion import NUM_LABELS, SKIP, ConfusionCounts, segmentation_scores
-from famix.evaluation.counting.confusion_file import CONFUSION_FILE, write_confusion
-from famix.evaluation.protocols.argmax import best_classes
+from famix.evaluation.counting.confusion import (
+    CONFUSION_FILE,
+    NUM_LABELS,
+    ConfusionCounts,
+    argmax_classes,
+    write_confusion,
+)
+from famix.evaluation.counting.scores import SKIP, segmentation_scores
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few
 
@@ -27,19 +32,19 @@ ReadLabels = Callable[[str], np.ndarray]
 
 
 class StreamingSemSegEvaluator(DatasetEvaluator):
-    """Detectron2's SemSegEvaluator without its memory of every prediction, and without its boundary scores.
+    """Detectron2's SemSegEvaluator without stored predictions and boundary scores.
 
-    Pixels are counted on the device of the predictions. While the network works on an image, the label of the next one
-    is decoded in a thread.
+    Pixels are counted on the device of the predictions. While the network predicts an image, a thread decodes the next
+    label.
 
     Args:
-        dataset_name: a registered data set with `stuff_classes` and `ignore_label` in its metadata.
-        read_labels: label file -> (H, W) train ids; None for the data set's own `label_reader`.
-        prepare_labels: train ids -> (h, w) train ids as they are scored, e.g. `Protocol.prepare_labels`.
-        classes: train ids that the means are over, see `segmentation_scores`; None for all.
-        absent: what classes are in the mean that are predicted but nowhere labelled, one of ABSENT_CLASSES.
-        distributed: add up the counts of all processes.
-        output_folder: gets the confusion matrix, see `famix.evaluation.counting.confusion_file`; None keeps it in memory.
+        dataset_name: a registered dataset with `stuff_classes` and `ignore_label` in its metadata.
+        read_labels: label file -> (H, W) train ids; None for the dataset's `label_reader`.
+        prepare_labels: train ids -> (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
+        classes: train ids of the means, see `segmentation_scores`; None for all.
+        absent: rule for classes that are predicted but nowhere labeled, one of ABSENT_CLASSES.
+        distributed: sum the counts over all processes.
+        output_folder: for the file of `write_confusion`; None writes no file.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all counts."""
         self._counts = ConfusionCounts(len(self._class_names))
         self._labels = _LabelsAhead(self._files, self._read)
 
@@ -75,30 +80,30 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         """Count the pixels of some images.
 
         Args:
-            inputs: dicts with "file_name", an image file of the data set.
-            outputs: dicts with "sem_seg", scores (K, H, W) of its K classes at the size of the labels.
+            inputs: dicts with "file_name", an image file of the dataset.
+            outputs: dicts with "sem_seg", scores (K, H, W) of its K classes at the size of the prepared labels.
 
         Raises:
-            DatasetError: a prediction has other classes or another size than its labels; a label cannot be read or has
-                an id that is neither a class nor the ignore label.
+            DatasetError: a prediction differs from its label in classes or size, or a label cannot be read or exceeds
+                8 bits.
         """
         for image, output in zip(inputs, outputs, strict=True):
             labels = self._labels.of(image["file_name"])
             if self._prepare is not None:
                 labels = self._prepare(labels)
-            self._require_fit(output["sem_seg"], labels, image["file_name"])
+            self._check_shapes(output["sem_seg"], labels, image["file_name"])
             self._counts.add(
-                best_classes(output["sem_seg"]), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
+                argmax_classes(output["sem_seg"]), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
             )
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
-        """Scores of all images so far.
+        """Compute the scores of all images so far.
 
         Returns:
             {"sem_seg": scores in percent, see `segmentation_scores`} on the main process, None on others.
 
         Raises:
-            DatasetError: labels had ids that are neither a class nor the ignore label.
+            DatasetError: labels contained ids that are neither a class nor the ignore label.
         """
         counts = self._counts.total(self._distributed)
         if counts is None:
@@ -107,36 +112,35 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         strange = [value for value in np.flatnonzero(counts.sum(axis=1)) if num_classes <= value != self._ignore_label]
         if strange:
             raise DatasetError(
-                f"labels of {self._name} have the train id(s) {first_few(strange)}, expected 0 to {num_classes - 1} or "
-                f"{self._ignore_label} for ignored pixels; correct the data set's definition"
+                f"dataset {self._name}: labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
+                f"ignored pixels, got {first_few(strange)}. Correct the dataset's definition."
             )
         confusion = counts[:num_classes]
         if self._output_folder is not None:
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, confusion)
         return OrderedDict(sem_seg=segmentation_scores(confusion, self._class_names, self._classes, self._absent))
 
-    def _require_fit(self, scores: Tensor, labels: np.ndarray, image_file: str) -> None:
+    def _check_shapes(self, scores: Tensor, labels: np.ndarray, image_file: str) -> None:
         expected = (len(self._class_names), *labels.shape)
         if tuple(scores.shape) != expected:
+            got, wanted = (" x ".join(map(str, shape)) for shape in (scores.shape, expected))
             raise DatasetError(
-                f"data set {self._name}: the prediction for {image_file} has the shape {_shape(scores.shape)}, expected "
-                f"{_shape(expected)} (classes x height x width) as its label {self._files[image_file]} is scored; the "
-                "model must return scores of its input's 'height' and 'width'"
+                f"dataset {self._name}: the prediction for '{image_file}' must have the shape {wanted} (classes x height x "
+                f"width) of its label '{self._files[image_file]}', got {got}. Return scores of the input's 'height' and "
+                "'width' from the model."
             )
         if labels.dtype != np.uint8 and not (labels.min() >= 0 and labels.max() < NUM_LABELS):
             raise DatasetError(
-                f"data set {self._name}: {self._files[image_file]} has labels from {labels.min()} to {labels.max()}, "
-                f"expected train ids from 0 to {NUM_LABELS - 1}; correct what reads or prepares the labels"
+                f"dataset {self._name}: labels of '{self._files[image_file]}' must be train ids from 0 to "
+                f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Correct read_labels or prepare_labels."
             )
 
 
 class _LabelsAhead:
-    """Reads labels, the next one of the data set in a thread while the caller works: never more than one ahead.
-
-    The thread ends with the object.
+    """Reads labels; while the caller works, a thread reads the next label of the dataset, at most one ahead.
 
     Args:
-        files: image file -> label file, in the order in which they are asked for; another order is only slower.
+        files: image file -> label file, in the expected order; another order is only slower.
         read: reads a label file.
     """
 
@@ -148,7 +152,7 @@ class _LabelsAhead:
         self._ahead: tuple[str, Future[np.ndarray]] | None = None
 
     def of(self, image_file: str) -> np.ndarray:
-        """Labels of an image; an error of reading them is raised here, not before they are asked for."""
+        """Return the labels of an image; raises errors of reading these labels only."""
         ahead, self._ahead = self._ahead, None
         expected = ahead is not None and ahead[0] == image_file
         labels = ahead[1].result() if ahead and expected else self._read(self._files[image_file])
@@ -156,7 +160,3 @@ class _LabelsAhead:
         if following is not None:
             self._ahead = following, self._thread.submit(self._read, self._files[following])
         return labels
-
-
-def _shape(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))

@@ -1,4 +1,4 @@
-"""Segments of an image in train ids: the ground truth, one segment a stuff class, and predictions of either head."""
+"""Segments of an image in train ids: ground truth with one segment per stuff class, and predictions of either head."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ class PanopticSegments:
     """Segments of an image.
 
     Attributes:
-        numbers: (H, W) int32, the `id` of the segment of a pixel; 0 where nothing is labelled.
+        numbers: (H, W) int32, the `id` of every pixel's segment; 0 is void.
         segments: {"id", "category_id": train id, "iscrowd"}.
     """
 
     numbers: NDArray[np.int32]
     segments: list[dict[str, Any]]
 
-    def areas(self) -> list[int]:
-        """Pixels of every segment, in the order of `segments`."""
-        pixels = np.bincount(self.numbers.ravel(), minlength=len(self.segments) + 1)
-        return [int(pixels[segment["id"]]) for segment in self.segments]
+    def described(self) -> list[dict[str, Any]]:
+        """Return copies of the segments with their "area" in pixels."""
+        areas = np.bincount(self.numbers.ravel(), minlength=len(self.segments) + 1).tolist()
+        return [{**segment, "area": areas[segment["id"]]} for segment in self.segments]
 
 
 class TruthReader:
-    """Reads ground truth; that of the last image is kept for the next evaluator.
+    """Reads ground truth; keeps the last image for the next evaluator.
 
     Args:
-        things: train ids whose instances count. All segments of another class are one, as several categories of a
-            dataset may be one class.
+        things: train ids of things. All segments of another class become one, since several categories of a dataset may
+            be one class.
         max_pixels: of a file, see INPUT.MAX_PIXELS.
     """
 
@@ -47,10 +47,10 @@ class TruthReader:
         self._last: tuple[str, PanopticSegments] | None = None
 
     def read(self, inputs: Mapping[str, Any]) -> PanopticSegments:
-        """Ground truth of an input.
+        """Read the ground truth of an input.
 
         Args:
-            inputs: with "pan_seg_file_name", "segments_info" and perhaps "void_segments".
+            inputs: with "pan_seg_file_name", "segments_info" and optionally "void_segments".
 
         Raises:
             DatasetError: see `read_segments`.
@@ -74,12 +74,12 @@ class TruthReader:
 
 
 def predicted_segments(panoptic: Tensor, segments: list[dict[str, Any]] | None, label_divisor: int) -> PanopticSegments:
-    """A prediction in one form, whichever head made it.
+    """Convert the prediction of either panoptic head.
 
     Args:
-        panoptic: (H, W) ids; without `segments` train id * label divisor + instance, or -1 where nothing was found.
+        panoptic: (H, W) ids; without `segments` train id * label divisor + instance, or -1 for void.
         segments: {"id", "category_id": train id}, or None.
-        label_divisor: of the data set's metadata.
+        label_divisor: of the dataset's metadata.
     """
     ids = panoptic.cpu().numpy()
     if segments is None:

@@ -1,6 +1,18 @@
-"""Evaluation protocols: composed by name, applied to any semantic model."""
+"""Evaluation protocols: composed by name, applied to any semantic segmentation model."""
 
 from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.parts import register_part, registered_parts
 from famix.evaluation.protocols.protocol import Protocol, parse_protocol, protocol_of
+from famix.evaluation.protocols.transforms import UNCHANGED, ResizeCrop, SlidingWindow
 
-__all__ = ["Protocol", "ProtocolInference", "parse_protocol", "protocol_of"]
+__all__ = [
+    "UNCHANGED",
+    "Protocol",
+    "ProtocolInference",
+    "ResizeCrop",
+    "SlidingWindow",
+    "parse_protocol",
+    "protocol_of",
+    "register_part",
+    "registered_parts",
+]

@@ -1,160 +1,143 @@
-"""The parts that evaluation protocols are composed of: each has a name, or a form with numbers, and sets some fields of
-`famix.evaluation.protocols.protocol.Protocol`. docs/PROTOCOLS.md says who scores how.
+"""The parts of evaluation protocols: a registry of names, and of forms with numbers.
+
+A part sets some fields of `famix.evaluation.Protocol`. docs/PROTOCOLS.md describes the parts and who uses them.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from famix.evaluation.protocols.sliding import Window
-from famix.evaluation.protocols.transforms import (
-    NATIVE_FRAME,
-    Fit,
-    Frame,
-    Height,
-    ReleasedFrame,
-    Scale,
-    ShortEdge,
-    TruncatedHeight,
-)
+from famix.evaluation.protocols.transforms import UNCHANGED, ReleasedResizeCrop, ResizeCrop, SlidingWindow
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = ["FIELDS", "LOGITS", "NATIVE", "PART_FORMS", "PART_NAMES", "ROAD_PADDING", "Part", "find_part", "split_parts"]
+__all__ = ["FIELDS", "LOGITS", "NATIVE", "ROAD_PADDING", "Fields", "find_part", "register_part", "registered_parts"]
 
-Part = Mapping[str, Any]
-"""Fields of Protocol that a part sets, with their values."""
+Fields = Mapping[str, Any]
+"""Values of fields of Protocol."""
 
-FIELDS = {
-    "image": "the size of the image",
-    "truth": "the size of the ground truth",
-    "scales": "the scales",
-    "released": "how scales are made",
-    "window": "the sliding window",
-    "flip": "the flip",
-    "average": "what is averaged",
-    "pad_label": "the label of padding",
-}
-"""What the fields are, in the order in which a protocol's name has its parts."""
+FIELDS = ("image", "truth", "scales", "released", "window", "flip", "average", "pad_label")
+"""Fields of Protocol that a part can set, in the order of the parts in a protocol's name."""
 
 NATIVE, LOGITS, ROAD_PADDING = "native", "logits", "roadpadding"
 _ROAD = 0  # train id that the released program pads labels with
 
-
-def _both(frame: Frame) -> Part:
-    return {"image": frame, "truth": frame}
+_PARTS: dict[str, Fields | Callable[..., Fields]] = {}
 
 
-_PARTS: Mapping[str, Part] = {
-    # What is shown and what is scored
-    NATIVE: _both(NATIVE_FRAME),
-    "short1024": _both(Frame(ShortEdge(1024))),
-    "robustnet1536": _both(Frame(Height(1536), crop=(1536, 1536))),
-    "robustnet1536released": {
-        **_both(ReleasedFrame(TruncatedHeight(1536), crop=(1536, 1536))),
-        "pad_label": _ROAD,
-    },
-    "fit1024x512": {"image": Frame(Fit(1024, 512))},
-    "fit2048x1024": {"image": Frame(Fit(2048, 1024))},
-    "halftruth": {"truth": Frame(Scale(0.5, floors=True))},
-    # Scales of what is shown
+def register_part(form: str, fields: Fields | Callable[..., Fields]) -> None:
+    """Register a part for TEST.PROTOCOL.
+
+    Args:
+        form: name of the part, or a form with numbers in angle brackets such as "slide<N>/<STEP>". <F> takes decimal
+            numbers, any other placeholder whole numbers; all are above 0.
+        fields: values for FIELDS; for a form, a function that maps its numbers to them. The function may add "name", the
+            normalized name of the part.
+
+    Raises:
+        ValueError: the form is taken or cannot be part of a protocol's name, or a field is unknown.
+    """
+    if form in _PARTS:
+        raise ValueError(f"form must not be registered yet, got {form!r}. Choose another name.")
+    if not re.fullmatch(r"[^\W\d]([^\s+]|\+(?=[\d<]))*", form):
+        raise ValueError(f"form must start with a letter and contain no blanks and no '+', got {form!r}. Rename it.")
+    if not callable(fields) and not fields.keys() <= set(FIELDS):
+        raise ValueError(f"fields of {form!r} must be among {', '.join(FIELDS)}, got {', '.join(fields)}.")
+    _PARTS[form] = fields
+
+
+def registered_parts() -> tuple[str, ...]:
+    """Return the registered names and forms, in the order of registration."""
+    return tuple(_PARTS)
+
+
+def find_part(text: str) -> tuple[str, Fields]:
+    """Look up a part.
+
+    Args:
+        text: a registered name, or a registered form with numbers.
+
+    Returns:
+        Its normalized name and the fields that it sets.
+
+    Raises:
+        ConfigError: the part is unknown or has invalid numbers.
+    """
+    for form, fields in _PARTS.items():
+        if not callable(fields):
+            if form == text:
+                return text, fields
+            continue
+        match = re.fullmatch(_pattern(form), text, flags=re.ASCII)
+        if match:
+            numbers = [float(group) if "." in group else int(group) for group in match.groups()]
+            if min(numbers) <= 0:
+                raise ConfigError(f"numbers of a part must be above 0, got '{text}'. Set other numbers.")
+            values = dict(fields(*numbers))
+            name = values.pop("name", re.sub(r"<\w+>", "{:.10g}", form).format(*numbers))
+            return next((known for known, other in _PARTS.items() if other == values), name), values
+    names = registered_parts()
+    raise ConfigError(
+        f"parts must be registered, got '{text}'.{did_you_mean(text, names)} Known parts: {', '.join(names)}. Join parts "
+        "with +."
+    )
+
+
+def _pattern(form: str) -> str:
+    """The regular expression of a form."""
+    number = {"<F>": r"(\d+(?:\.\d+)?)"}
+    return re.sub(r"<\w+>", lambda match: number.get(match[0], r"(\d+)"), re.escape(form))
+
+
+def _both(transform: ResizeCrop) -> Fields:
+    return {"image": transform, "truth": transform}
+
+
+def _fit(*sides: int) -> Fields:
+    long, short = max(sides), min(sides)
+    return {"name": f"fit{long}x{short}", "image": ResizeCrop(long=long, short=short)}
+
+
+def _slide(size: int, stride: int | None = None) -> Fields:
+    stride = round(size * 2 / 3) if stride is None else stride
+    if stride > size:
+        raise ConfigError(
+            f"the step of slide{size}/{stride} must be at most {size}, got {stride}. Set slide{size}/{size}."
+        )
+    return {"name": f"slide{size}/{stride}", "window": SlidingWindow(size, stride)}
+
+
+_BUILT_IN: dict[str, Fields | Callable[..., Fields]] = {
+    # Size of the image and of the ground truth
+    NATIVE: _both(UNCHANGED),
+    "short1024": _both(ResizeCrop(short=1024)),
+    "robustnet1536": _both(ResizeCrop(height=1536, crop=(1536, 1536))),
+    "robustnet1536released": {**_both(ReleasedResizeCrop(height=1536, crop=(1536, 1536))), "pad_label": _ROAD},
+    "fit1024x512": {"image": ResizeCrop(long=1024, short=512)},
+    "fit2048x1024": {"image": ResizeCrop(long=2048, short=1024)},
+    "halftruth": {"truth": ResizeCrop(0.5, floor=True)},
+    # Scales of the image
     "half": {"scales": (0.5,)},
     "ensemble": {"scales": (1.0, 0.5)},
     "famix0.5": {"scales": (0.5,), "released": True},
     "famix1+0.5": {"scales": (1.0, 0.5), "released": True, "average": LOGITS},
     "multiscale": {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)},
-    # How the model looks at each
-    "slide512": {"window": Window(512, 341)},
-    "slide1024": {"window": Window(1024, 683)},
+    # Views of each scale
+    "slide512": {"window": SlidingWindow(512, 341)},
+    "slide1024": {"window": SlidingWindow(1024, 683)},
     "flip": {"flip": True},
-    # How that is put together and scored
+    # Averages and padding
     LOGITS: {"average": LOGITS},
     ROAD_PADDING: {"pad_label": _ROAD},
+    # Forms: pixels, and factors F
+    "short<N>": lambda length: _both(ResizeCrop(short=length)),
+    "crop<W>x<H>": lambda width, height: _both(ResizeCrop(crop=(height, width))),
+    "fit<L>x<S>": _fit,
+    "scale<F>": lambda factor: {"scales": (float(factor),)},
+    "famix<F>": lambda factor: {"scales": (float(factor),), "released": True},
+    "famix1+<F>": lambda factor: {"scales": (1.0, float(factor)), "released": True, "average": LOGITS},
+    "slide<N>": _slide,
+    "slide<N>/<STEP>": _slide,
 }
-
-PART_NAMES = tuple(_PARTS)
-"""Parts that have a name."""
-
-
-def split_parts(text: str) -> list[str]:
-    """Cut a protocol's text into its parts. No part begins with a number, so "famix1+0.5" stays whole."""
-    return re.split(r"\+(?!\d)", re.sub(r"\s*\+\s*", "+", text.strip()))
-
-
-def find_part(text: str) -> tuple[str, Part]:
-    """Look a part up.
-
-    Args:
-        text: one of PART_NAMES, or PART_FORMS with numbers.
-
-    Returns:
-        Its normalised name, and what it sets.
-
-    Raises:
-        ConfigError: there is no such part, or its numbers are impossible.
-    """
-    if text in _PARTS:
-        return text, _PARTS[text]
-    for _, pattern, build in _FORMS:
-        match = re.fullmatch(pattern, text, flags=re.ASCII)
-        if match:
-            name, part = build(*_numbers(text, match))
-            return next((known for known, other in _PARTS.items() if other == part), name), part
-    raise ConfigError(
-        f"unknown part '{text}'.{did_you_mean(text, PART_NAMES)} Known: {', '.join((*PART_NAMES, *PART_FORMS))}; join "
-        "parts with +"
-    )
-
-
-def _numbers(text: str, match: re.Match[str]) -> list[float]:
-    numbers = [float(group) if "." in group else int(group) for group in match.groups() if group is not None]
-    if min(numbers) <= 0:
-        raise ConfigError(f"'{text}' has a zero, expected numbers above 0")
-    return numbers
-
-
-def _short(length: int) -> tuple[str, Part]:
-    return f"short{length}", _both(Frame(ShortEdge(length)))
-
-
-def _crop(width: int, height: int) -> tuple[str, Part]:
-    return f"crop{width}x{height}", _both(Frame(crop=(height, width)))
-
-
-def _fit(*sides: int) -> tuple[str, Part]:
-    long, short = max(sides), min(sides)
-    return f"fit{long}x{short}", {"image": Frame(Fit(long, short))}
-
-
-def _scale(factor: float) -> tuple[str, Part]:
-    return f"scale{factor:.10g}", {"scales": (float(factor),)}
-
-
-def _famix(factor: float) -> tuple[str, Part]:
-    return f"famix{factor:.10g}", {"scales": (float(factor),), "released": True}
-
-
-def _famix_ensemble(factor: float) -> tuple[str, Part]:
-    return f"famix1+{factor:.10g}", {"scales": (1.0, float(factor)), "released": True, "average": LOGITS}
-
-
-def _slide(size: int, stride: int | None = None) -> tuple[str, Part]:
-    stride = round(size * 2 / 3) if stride is None else stride
-    if stride > size:
-        raise ConfigError(f"'slide{size}/{stride}' leaves gaps between its windows; expected a step of {size} or less")
-    return f"slide{size}/{stride}", {"window": Window(size, stride)}
-
-
-# Form as it is shown, its pattern, and what its numbers make: pixels, but for the factor F
-_FORMS: Sequence[tuple[str, str, Callable[..., tuple[str, Part]]]] = (
-    ("short<N>", r"short(\d+)", _short),
-    ("crop<W>x<H>", r"crop(\d+)x(\d+)", _crop),
-    ("fit<L>x<S>", r"fit(\d+)x(\d+)", _fit),
-    ("scale<F>", r"scale(\d+(?:\.\d+)?)", _scale),
-    ("famix<F>", r"famix(\d+(?:\.\d+)?)", _famix),
-    ("famix1+<F>", r"famix1\+(\d+(?:\.\d+)?)", _famix_ensemble),
-    ("slide<N>/<STEP>", r"slide(\d+)(?:/(\d+))?", _slide),
-)
-
-PART_FORMS = tuple(form for form, _, _ in _FORMS)
-"""Forms of parts with numbers; slide<N> alone steps by two thirds of N."""
+for _form, _fields in _BUILT_IN.items():
+    register_part(_form, _fields)

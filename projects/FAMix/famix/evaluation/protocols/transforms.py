@@ -1,195 +1,242 @@
-"""Sizes of images and of their ground truth: one rule of resizing, then perhaps a crop from the centre.
+"""Resizing, cropping and windows of images, ground truth and scores.
 
-Sizes are (height, width) in pixels.
+Sizes are (height, width) in pixels. Resizing counts from pixel centers, so that images and labels stay aligned, except
+in the transforms that repeat a released program. Images and scores keep their device.
 """
 
 from dataclasses import dataclass
-from typing import Protocol as Interface
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from famix.evaluation.protocols.resampling import (
-    Size,
-    crop_image,
-    crop_labels,
-    offset_of_released_crop,
-    resize_image,
-    resize_image_released,
-    resize_labels,
-    resize_labels_released,
-)
-
 __all__ = [
-    "NATIVE_FRAME",
-    "Fit",
-    "Frame",
-    "Height",
-    "ReleasedFrame",
-    "Scale",
-    "ShortEdge",
-    "TruncatedHeight",
-    "floored",
-    "scaled",
+    "UNCHANGED",
+    "ReleasedResizeCrop",
+    "ResizeCrop",
+    "Size",
+    "SlidingWindow",
+    "resize_bilinear",
+    "resize_image",
+    "resize_labels",
+    "scaled_size",
+    "size_of",
 ]
 
-
-class ResizeRule(Interface):
-    """Says to which size an image of some size is resized."""
-
-    def resized(self, size: Size) -> Size:
-        """Size of the resized image, in whole pixels and never below 1."""
-        ...
+Size = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The same factor for every image; a side that ends on a fraction is rounded, or rounded down."""
+def size_of(image: Tensor) -> Size:
+    """Return the (height, width) of a tensor (..., height, width)."""
+    height, width = image.shape[-2:]
+    return height, width
 
-    value: float = 1.0
-    floors: bool = False
 
-    def resized(self, size: Size) -> Size:
-        """See ResizeRule."""
-        return floored(size, self.value) if self.floors else scaled(size, self.value)
+def scaled_size(size: Size, factor: float, floor: bool = False) -> Size:
+    """Multiply a size by a factor and round to whole pixels, .5 upwards or always down; at least 1."""
+    height, width = (max(1, int(side * factor + (0 if floor else 0.5))) for side in size)
+    return height, width
 
 
 @dataclass(frozen=True)
-class ShortEdge:
-    """The shorter side gets a length in pixels; the longer one has no limit."""
+class ResizeCrop:
+    """Resize an image and its ground truth by one factor, then crop the center.
 
-    length: int
-
-    def resized(self, size: Size) -> Size:
-        """See ResizeRule."""
-        return scaled(size, self.length / min(size))
-
-
-@dataclass(frozen=True)
-class Height:
-    """The height gets a length in pixels."""
-
-    length: int
-
-    def resized(self, size: Size) -> Size:
-        """See ResizeRule."""
-        return scaled(size, self.length / size[0])
-
-
-@dataclass(frozen=True)
-class TruncatedHeight:
-    """The height gets a length in pixels; the width is rounded down, as RobustNet's program does."""
-
-    length: int
-
-    def resized(self, size: Size) -> Size:
-        """See ResizeRule."""
-        height, width = size
-        return self.length, max(1, int(width / height * self.length))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """As large as both limits in pixels allow: that of the longer side and that of the shorter one.
-
-    Which side is the longer does not matter, so portraits are not made smaller than landscapes, as in mmcv.
-    """
-
-    long: int
-    short: int
-
-    def resized(self, size: Size) -> Size:
-        """See ResizeRule."""
-        return scaled(size, min(self.long / max(size), self.short / min(size)))
-
-
-@dataclass(frozen=True)
-class Frame:
-    """How an image, or its ground truth, is brought to size.
+    The factor is `scale`, or the largest one that exceeds none of the given limits. Subclasses may override
+    `resized_size`; a protocol compares transforms by `==`.
 
     Attributes:
-        rule: of the resizing.
-        crop: size of what is cut from the centre afterwards, padded evenly where there is less; None keeps everything.
+        scale: factor of the resizing without limits.
+        height: limit of the height, in pixels.
+        short: limit of the shorter side.
+        long: limit of the longer side.
+        floor: round sizes down instead of to the nearest pixel.
+        crop: size of the center crop, which pads smaller images evenly; None keeps everything.
     """
 
-    rule: ResizeRule = Scale()
+    scale: float = 1.0
+    height: int | None = None
+    short: int | None = None
+    long: int | None = None
+    floor: bool = False
     crop: Size | None = None
 
-    def resized(self, size: Size) -> Size:
-        """Size after the resizing, before the crop."""
-        return self.rule.resized(size)
+    def resized_size(self, size: Size) -> Size:
+        """Return the size after resizing and before the crop."""
+        limits = ((self.height, size[0]), (self.short, min(size)), (self.long, max(size)))
+        factors = [limit / side for limit, side in limits if limit is not None]
+        return scaled_size(size, min(factors, default=self.scale), self.floor)
 
-    def framed(self, size: Size) -> Size:
-        """Size in the end."""
-        return self.crop or self.resized(size)
+    def output_size(self, size: Size) -> Size:
+        """Return the size after the crop."""
+        return self.crop or self.resized_size(size)
 
-    def view(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
-        """Bring an image to size, and scale what the frame shows.
-
-        Without a crop this is a single resampling.
+    def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
+        """Transform an image and scale the result; without a crop, this resamples once.
 
         Args:
             image: (C, H, W).
-            size: the image file's, which may differ from (H, W) where something resized the image already.
-            scale: of the result, relative to the frame.
+            size: size of the image file, which differs from (H, W) if the image was resized before.
+            scale: factor on `output_size(size)`.
 
         Returns:
-            (C, h, w) with (h, w) = `framed(size)` times `scale`; padding is black (0).
+            (C, h, w); float32 if resized. Padding is black (0).
         """
         if self.crop is not None:
-            image = crop_image(resize_image(image, self.resized(size)), self.crop)
-        return resize_image(image, scaled(self.framed(size), scale))
+            image = crop_image(resize_image(image, self.resized_size(size)), self.crop)
+        return resize_image(image, scaled_size(self.output_size(size), scale))
 
-    def labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
-        """Bring labels to size.
+    def apply_labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
+        """Transform labels.
 
         Args:
-            labels: (H, W) of any integer type; left as they are.
-            pad_label: of padding.
+            labels: (H, W) of any integer type; not modified.
+            pad_label: label of padding.
 
         Returns:
-            (h, w) with (h, w) = `framed((H, W))`, of the same type.
+            `output_size((H, W))` labels of the same type.
         """
-        labels = resize_labels(labels, self.resized(labels.shape))
+        labels = resize_labels(labels, self.resized_size(labels.shape))
         return labels if self.crop is None else crop_labels(labels, self.crop, pad_label)
 
 
-@dataclass(frozen=True)
-class ReleasedFrame(Frame):
-    """A resized and cropped image as the released programs of RobustNet and FAMix make it with Pillow.
+UNCHANGED = ResizeCrop()
+"""The transform of the part "native"."""
 
-    The image shrinks bicubically, in whole pixel values. The crop of an image that is narrower than the crop is not
-    centred, see `famix.evaluation.protocols.resampling.offset_of_released_crop`.
+
+@dataclass(frozen=True)
+class ReleasedResizeCrop(ResizeCrop):
+    """Resize to `height` and crop with the arithmetic of RobustNet's and FAMix's released programs.
+
+    The width is truncated, and Pillow resizes the image bicubically in 8 bits. A smaller image is padded by the whole
+    difference on both sides, but the crop is placed as if it were not padded: a portrait moves to the right and loses a
+    part of its right side. `height` and `crop` are required.
     """
 
-    def view(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
-        """See Frame."""
+    def resized_size(self, size: Size) -> Size:
+        """Return the size after resizing and before the crop."""
+        assert self.height is not None
+        height, width = size
+        return self.height, max(1, int(width / height * self.height))
+
+    def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
+        """Transform an image; the crop is uint8."""
         assert self.crop is not None
-        resized = self.resized(size)
-        shown = crop_image(
-            resize_image_released(image, resized), self.crop, offset_of_released_crop(resized, self.crop)
-        )
-        return resize_image(shown, scaled(self.crop, scale))
+        resized = self.resized_size(size)
+        channels = image.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        bicubic = [Image.fromarray(channel).resize(resized[::-1], Image.Resampling.BICUBIC) for channel in channels]
+        shrunk = torch.from_numpy(np.stack([np.asarray(channel) for channel in bicubic])).to(image.device)
+        return resize_image(crop_image(shrunk, self.crop, self.crop_offset(resized)), scaled_size(self.crop, scale))
 
-    def labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
-        """See Frame."""
+    def apply_labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
+        """Transform labels."""
         assert self.crop is not None
-        resized = self.resized(labels.shape)
-        offset = offset_of_released_crop(resized, self.crop)
-        return crop_labels(resize_labels_released(labels, resized), self.crop, pad_label, offset)
+        resized = self.resized_size(labels.shape)
+        picture = Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
+        nearest = np.asarray(picture.resize(resized[::-1], Image.Resampling.NEAREST)).astype(labels.dtype)
+        return crop_labels(nearest, self.crop, pad_label, self.crop_offset(resized))
+
+    def crop_offset(self, size: Size) -> Size:
+        """Return the row and column of a resized image at which the crop starts; negative in padding."""
+        assert self.crop is not None
+        starts = _centered(size, self.crop)
+        row, column = (start - max(want - have, 0) for start, have, want in zip(starts, size, self.crop, strict=True))
+        return row, column
 
 
-NATIVE_FRAME = Frame()
-"""Everything, as it is."""
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A square window that slides over an image.
+
+    The last window of a row or column is moved inwards, so that every window lies inside the image. Along a side
+    shorter than the window, the window shrinks to that side.
+
+    Attributes:
+        size: side of the window in pixels.
+        stride: step between windows in pixels, 1 to `size`.
+    """
+
+    size: int
+    stride: int
+
+    def spans(self, length: int) -> list[slice]:
+        """Return the span of every window along a side of `length` pixels, in order."""
+        last = max(length - self.size, 0)
+        starts = [*range(0, last, self.stride), last]
+        return [slice(start, start + min(self.size, length)) for start in starts]
+
+    def count(self, size: Size) -> int:
+        """Count the windows on an image."""
+        return len(self.spans(size[0])) * len(self.spans(size[1]))
 
 
-def scaled(size: Size, factor: float) -> Size:
-    """Size times a factor, rounded to whole pixels, .5 upwards, and never below 1."""
-    height, width = (max(1, int(side * factor + 0.5)) for side in size)
-    return height, width
+def resize_image(image: Tensor, size: Size) -> Tensor:
+    """Resize a (C, H, W) image as Pillow and Detectron2 do: bilinear, antialiased where it shrinks.
+
+    Returns:
+        (C, h, w) float32, not rounded; an image that has the size is returned unchanged.
+    """
+    if size_of(image) == size:
+        return image
+    return F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
-def floored(size: Size, factor: float) -> Size:
-    """Size times a factor, rounded down to whole pixels, and never below 1."""
-    height, width = (max(1, int(side * factor)) for side in size)
-    return height, width
+def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> Tensor:
+    """Resize (K, H, W) scores, or a normalized image, bilinearly and without antialiasing.
+
+    Args:
+        scores: any floating type.
+        size: output size.
+        align_corners: False as Detectron2 does with logits, True as the released program.
+    """
+    if size_of(scores) == size:
+        return scores
+    return F.interpolate(scores[None], size, mode="bilinear", align_corners=align_corners)[0]
+
+
+def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
+    """Resize (H, W) labels: every pixel takes the label at its center."""
+    if labels.shape == size:
+        return labels
+    # (i + 0.5) * old / new, rounded down, in exact integers: Pillow's sum of steps can fall short of a center that lies
+    # between two pixels.
+    rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape, size, strict=True))
+    return labels[np.ix_(rows, columns)]
+
+
+def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
+    """Crop a (C, H, W) image and pad it with black (0).
+
+    Args:
+        image: any type.
+        crop: output size.
+        offset: row and column of the image at which the crop starts, negative in padding; None centers the crop.
+    """
+    inside, outside = _overlap(size_of(image), crop, offset)
+    result = image.new_zeros((len(image), *crop))
+    result[:, *outside] = image[:, *inside]
+    return result
+
+
+def crop_labels(labels: np.ndarray, crop: Size, pad_label: int, offset: Size | None = None) -> np.ndarray:
+    """Crop (H, W) labels as `crop_image` does, padded with `pad_label`."""
+    inside, outside = _overlap(labels.shape, crop, offset)
+    result = np.full(crop, pad_label, dtype=labels.dtype)
+    result[outside] = labels[inside]
+    return result
+
+
+def _centered(size: tuple[int, ...], crop: Size) -> Size:
+    return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)
+
+
+def _overlap(size: tuple[int, ...], crop: Size, offset: Size | None) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Rows and columns of the image that a crop shows, and their place in the crop."""
+    inside, outside = [], []
+    for have, want, start in zip(size, crop, offset or _centered(size, crop), strict=True):
+        first, stop = max(start, 0), max(min(start + want, have), start, 0)
+        inside.append(slice(first, stop))
+        outside.append(slice(first - start, stop - start))
+    return tuple(inside), tuple(outside)

@@ -1,0 +1,104 @@
+"""Scores of semantic segmentation from confusion matrices, and the class subsets of their means."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from famix.data.classes import CITYSCAPES_CLASSES
+from famix.utils.errors import ConfigError
+from famix.utils.messages import did_you_mean
+
+__all__ = ["ABSENT_CLASSES", "CLASS_SUBSETS", "MEAN_IOUS", "SKIP", "ZERO", "class_subset", "segmentation_scores"]
+
+SKIP, ZERO = "skip", "zero"
+ABSENT_CLASSES = (SKIP, ZERO)
+"""Values of TEST.ABSENT_CLASSES: leave classes out of mIoU that are predicted but nowhere labeled, or count them as 0."""
+
+MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
+"""Rule -> name of its mean; "mIoU" is the mean of the configured rule."""
+
+CLASS_SUBSETS = ("all", "16", "13", "synthia16", "synthia13")
+"""Values of TEST.CLASSES; the last two are aliases of 16 and 13 that need no quotes on a command line."""
+
+_NOT_IN_16 = ("terrain", "truck", "train")
+_EXCLUDED = {"16": _NOT_IN_16, "13": (*_NOT_IN_16, "wall", "fence", "pole")}
+
+
+def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
+    """Select the classes of a mean, as in the papers on SYNTHIA.
+
+    The network keeps all its classes, the IoU of a class is the same in every subset, and pixels of excluded classes
+    still count against the predicted class.
+
+    Args:
+        name: one of CLASS_SUBSETS.
+        class_names: of the dataset, in the order of train ids.
+
+    Returns:
+        Train ids, ascending.
+
+    Raises:
+        ConfigError: the name is unknown, or the dataset lacks a class of the subset.
+    """
+    if name not in CLASS_SUBSETS:
+        raise ConfigError(
+            f"TEST.CLASSES must be one of {', '.join(CLASS_SUBSETS)}, got {name!r}.{did_you_mean(name, CLASS_SUBSETS)}"
+        )
+    if name == "all":
+        return tuple(range(len(class_names)))
+    excluded = _EXCLUDED[name.removeprefix("synthia")]
+    subset = [entry.name for entry in CITYSCAPES_CLASSES if entry.name not in excluded]
+    missing = [wanted for wanted in subset if wanted not in class_names]
+    if missing:
+        raise ConfigError(
+            f"TEST.CLASSES must select classes of the dataset, got {name} for {len(class_names)} classes without "
+            f"{', '.join(missing)}. Set TEST.CLASSES all."
+        )
+    return tuple(train_id for train_id, present in enumerate(class_names) if present in subset)
+
+
+def segmentation_scores(
+    confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None, absent: str = SKIP
+) -> dict[str, float]:
+    """Compute the scores of a confusion matrix, with the names and rules of Detectron2's SemSegEvaluator.
+
+    A class without a labeled pixel has no accuracy (NaN), and pixels predicted as this class count as missed. If it is
+    predicted, its IoU is NaN and left out of mIoU as in Detectron2, or 0 as in Cityscapes' script and in the released
+    programs of FAMix and RobustNet. If it is not predicted either, its IoU is NaN by both rules.
+
+    With `classes`, mIoU and mACC are means over these, fwIoU and pACC cover their pixels, and other classes have no
+    score. The IoU of a class is computed among all classes, as in the papers on SYNTHIA.
+
+    Args:
+        confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
+        class_names: of the K classes.
+        classes: train ids to average over; None for all.
+        absent: rule for classes that are predicted but nowhere labeled, one of ABSENT_CLASSES.
+
+    Returns:
+        mIoU, fwIoU, mACC, pACC; IoU-<name> and ACC-<name> of every class; mIoU by either rule. In percent.
+    """
+    counts = confusion.astype(np.float64)
+    correct, labelled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    counting = np.isin(np.arange(len(class_names)), np.arange(len(class_names)) if classes is None else list(classes))
+    valid, only_predicted = counting & (labelled > 0), counting & (labelled == 0) & (predicted > 0)
+    iou, accuracy = np.full((2, len(class_names)), np.nan)
+    iou[valid] = correct[valid] / (labelled + predicted - correct)[valid]
+    accuracy[valid] = correct[valid] / labelled[valid]
+    with np.errstate(invalid="ignore"):  # without labeled pixels, the means are 0 / 0 = NaN
+        pixels = labelled[valid].sum()
+        total = iou[valid].sum()
+        means = {SKIP: total / valid.sum(), ZERO: total / (valid | only_predicted).sum()}
+        fw_iou = (iou[valid] * labelled[valid]).sum() / pixels
+        if absent == ZERO:
+            iou[only_predicted] = 0
+        scores = {
+            "mIoU": means[absent],
+            "fwIoU": fw_iou,
+            **{f"IoU-{name}": value for name, value in zip(class_names, iou, strict=True)},
+            "mACC": accuracy[valid].sum() / valid.sum(),
+            "pACC": correct[valid].sum() / pixels,
+            **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
+            **{MEAN_IOUS[rule]: mean for rule, mean in means.items()},
+        }
+    return {name: 100 * float(value) for name, value in scores.items()}

@@ -1,15 +1,23 @@
 """Protocols from texts and configs: what each part sets, what contradicts what, and the ground truth that is scored."""
 
+import re
+
 import numpy as np
 import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
 
 from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
-from famix.engine import load_config
+from famix.engine import Trainer, load_config
+from famix.evaluation import StreamingSemSegEvaluator
+from famix.evaluation.protocols import Protocol, SlidingWindow, parse_protocol, parts, protocol_of, register_part
 from famix.evaluation.protocols.parts import registered_parts
-from famix.evaluation.protocols.protocol import Protocol, parse_protocol, protocol_of
-from famix.evaluation.protocols.transforms import ReleasedResizeCrop, ResizeCrop, SlidingWindow
+from famix.evaluation.protocols.transforms import ReleasedResizeCrop, ResizeCrop, resize_image
 from famix.utils.errors import ConfigError
+from run_factory import load_tool
+from toy_segmentors import PerPixel, show
 
 NAMES = [part for part in registered_parts() if "<" not in part]
 
@@ -302,6 +310,46 @@ def test_the_exact_released_crop_pads_with_road_whatever_the_switch(cfg):
     for switch in (False, True):
         cfg.TEST.RELEASED_PADDING = switch
         assert protocol_of(cfg, "tiny_val") == parse_protocol("robustnet1536released+half")
+
+
+# Parts from outside
+
+
+@pytest.fixture
+def example():
+    """The example of docs/EXTENDING.md."""
+    yield load_tool("protocol", "examples/extending")
+    del parts._PARTS["multiple<N>"]
+
+
+def test_a_part_from_outside_scores_a_dataset(example, cfg, tmp_path):
+    """The image of 24 x 32 pixels becomes 20 x 30; labels keep their size."""
+
+    class Model(PerPixel):
+        num_classes = 19
+
+    cfg.TEST.PROTOCOL, cfg.OUTPUT_DIR = "flip+multiple10", str(tmp_path / "output")
+    model = Model().eval()
+    scores = Trainer.score(cfg, model, "tiny_val")["sem_seg"]
+    assert model.seen == [[(20, 30)], [(20, 30)]]
+    assert protocol_of(cfg, "tiny_val").name == "multiple10+flip"
+
+    (record,) = DatasetCatalog.get("tiny_val")
+    image = torch.from_numpy(np.array(Image.open(record["file_name"]))).permute(2, 0, 1)
+    view = resize_image(image, (20, 30))
+    evaluator = StreamingSemSegEvaluator("tiny_val")
+    average = (show(model, view, (24, 32)).softmax(0) + show(model, view.flip(-1), (24, 32)).flip(-1).softmax(0)) / 2
+    evaluator.process([record], [{"sem_seg": average}])
+    assert scores["mIoU"] == pytest.approx(evaluator.evaluate()["sem_seg"]["mIoU"])
+
+
+@pytest.mark.parametrize(
+    ("form", "fields"), [("half", {"flip": True}), ("2x", {"flip": True}), ("a+b", {"flip": True}), ("a", {"zoom": 2})]
+)
+def test_parts_that_cannot_be_registered(form, fields):
+    with pytest.raises(ValueError, match=re.escape(form)):
+        register_part(form, fields)
+    assert parts._PARTS.get(form) != fields
 
 
 def test_keys_are_set_on_the_command_line():

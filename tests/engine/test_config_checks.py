@@ -65,7 +65,12 @@ def test_numbers_that_no_training_can_use(make_config: Make, key: str, value: st
         check_config(make_config(key, value, *others), TRAIN)
 
 
-PANOPTIC_DEEPLAB = ("MODEL.META_ARCHITECTURE", "FAMixPanopticDeepLab")
+PANOPTIC_DEEPLAB = (
+    "MODEL.META_ARCHITECTURE",
+    "FAMixPanopticDeepLab",
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
+    "hard_pixel_mining",
+)
 
 
 @pytest.mark.parametrize(

@@ -276,10 +276,6 @@ def config(file: str, *options: str) -> CfgNode:
 @pytest.mark.parametrize(
     ("file", "key", "value", "remedy"),
     [
-        ("deeplab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy", "hard_pixel_mining"),
-        ("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80", "8"),
-        ("fpn", "MODEL.MASK_ON", "False", "True"),
-        ("fpn", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "StuffSemSegFPNHead"),
         ("fpn", "TEST.PROTOCOL", "half", "TEST.PROTOCOL native"),
         ("deeplab", "DATASETS.TRAIN", "[]", "DATASETS.TRAIN"),
     ],

@@ -186,6 +186,20 @@ def test_pyramid_wraps_clip(folder: Path) -> None:
         build_clip_resnet_fpn_backbone(config(folder, "fpn", "MODEL.CLIP.OUTPUT_STRIDE", "16"))
 
 
+@pytest.mark.parametrize(
+    ("head", "key", "value", "remedy"),
+    [
+        ("deeplab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy", "hard_pixel_mining"),
+        ("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80", "MODEL.ROI_HEADS.NUM_CLASSES 8"),
+        ("fpn", "MODEL.MASK_ON", "False", "MODEL.MASK_ON True"),
+        ("fpn", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "StuffSemSegFPNHead"),
+    ],
+)
+def test_settings_that_do_not_suit_are_named(head: str, key: str, value: str, remedy: str, folder: Path) -> None:
+    with expect_error(ConfigError, key, value, remedy):
+        make_model(config(folder, head, key, value))
+
+
 # Numbers of classes
 
 

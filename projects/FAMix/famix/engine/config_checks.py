@@ -30,6 +30,7 @@ from famix.style import METRICS, PatchRestyler
 from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
+from famix.utils.meta_architecture import predicts, trains_on
 
 __all__ = ["check_config", "used_datasets"]
 
@@ -141,7 +142,7 @@ def _check_norms(cfg: CfgNode) -> None:
     if torch.device(cfg.MODEL.DEVICE).type != "cpu" or comm.get_world_size() == 1:
         return
     for key, value in flat_settings(cfg.MODEL, "MODEL.").items():
-        read = "INS_EMBED_HEAD" not in key or cfg.MODEL.META_ARCHITECTURE == "FAMixPanopticDeepLab"
+        read = "INS_EMBED_HEAD" not in key or "centers" in trains_on(cfg)
         if key.endswith(".NORM") and value in _SYNCHRONISED and read:
             raise ConfigError(
                 f"{key} must be naiveSyncBN, BN or GN for several processes on the CPU, got {value}. Set it to naiveSyncBN, "
@@ -187,7 +188,7 @@ def _check_batch(images: int) -> None:
 def _check_crop(cfg: CfgNode) -> None:
     """Batch norm needs two values a channel, of which the deepest map of a small crop has one."""
     crop, stride = cfg.INPUT.CROP, cfg.MODEL.CLIP.OUTPUT_STRIDE
-    if cfg.MODEL.META_ARCHITECTURE != "FAMixSemanticSegmentor" or not crop.ENABLED or crop.TYPE != "absolute":
+    if predicts(cfg) != {"sem_seg"} or not crop.ENABLED or crop.TYPE != "absolute":
         return
     size = cfg.INPUT.CROP_RESIZED_TO or crop.SIZE
     cells = [(int(side) + 1) // 2 // max(1, stride // 2) for side in size]

@@ -13,7 +13,6 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEva
 
 from famix.data import get_label_readers
 from famix.data.panoptic.classes import is_panoptic, panoptic_classes, require_same_things
-from famix.data.panoptic.targets import CENTERS, INSTANCES, targets_of
 from famix.data.records import label_file_of
 from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
 from famix.evaluation.counting.scores import ABSENT_CLASSES, MEAN_IOUS, ZERO, class_subset, segmentation_scores
@@ -24,10 +23,10 @@ from famix.evaluation.protocols.protocol import protocol_of
 from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
+from famix.utils.meta_architecture import predicts
 
 __all__ = [
     "EVALUATORS",
-    "PANOPTIC_ARCHITECTURES",
     "absent_rule",
     "build_evaluator",
     "check_evaluation",
@@ -37,10 +36,6 @@ __all__ = [
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Values of TEST.EVALUATOR."""
-
-PANOPTIC_ARCHITECTURES = {"FAMixPanopticDeepLab": CENTERS, "FAMixPanopticFPN": INSTANCES}
-"""Meta-architectures that predict "panoptic_seg" -> kind of their training targets."""
-
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Build the evaluator of a dataset.
@@ -61,7 +56,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     check_evaluation(cfg, [dataset_name])
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     semantic = _build_semantic_evaluator(cfg, dataset_name, folder)
-    if cfg.MODEL.META_ARCHITECTURE not in PANOPTIC_ARCHITECTURES or not is_panoptic(dataset_name):
+    if "panoptic_seg" not in predicts(cfg) or not is_panoptic(dataset_name):
         return semantic
     truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
     quality = PanopticQualityEvaluator(dataset_name, truths)
@@ -131,7 +126,7 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
 
 
 def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check that a panoptic model can be built, trained and scored with a config; other models pass.
+    """Check that a panoptic model can be trained and scored on the datasets of a config; other models pass.
 
     Args:
         cfg: the effective config.
@@ -140,15 +135,14 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
     Raises:
         ConfigError: a setting or a dataset does not fit a panoptic model.
     """
-    architecture, head = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SEM_SEG_HEAD
-    if architecture not in PANOPTIC_ARCHITECTURES:
+    if "panoptic_seg" not in predicts(cfg):
         return
     require_panopticapi()
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(
-            f"DATASETS.TRAIN must name a dataset, which defines the things of {architecture}, got []. Set DATASETS.TRAIN."
+            f"DATASETS.TRAIN must name a dataset, which defines the things of {cfg.MODEL.META_ARCHITECTURE}, got []. Set DATASETS.TRAIN."
         )
-    classes = require_same_things([cfg.DATASETS.TRAIN[0], *names])
+    require_same_things([cfg.DATASETS.TRAIN[0], *names])
     for name in cfg.DATASETS.TEST:
         if name in names and not protocol_of(cfg, name).is_native:
             raise ConfigError(
@@ -156,16 +150,6 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
                 f"'{protocol_of(cfg, name).name}' for {name}. Set TEST.PROTOCOL native, and remove {name} from "
                 "TEST.PROTOCOL_OF."
             )
-    expected: dict[str, tuple[object, object]] = {
-        "MODEL.SEM_SEG_HEAD.NAME": (head.NAME, "StuffSemSegFPNHead"),
-        "MODEL.ROI_HEADS.NUM_CLASSES": (cfg.MODEL.ROI_HEADS.NUM_CLASSES, len(classes.things)),
-        "MODEL.MASK_ON": (cfg.MODEL.MASK_ON, True),
-    }
-    if targets_of(cfg) == CENTERS:
-        expected = {"MODEL.SEM_SEG_HEAD.LOSS_TYPE": (head.LOSS_TYPE, "hard_pixel_mining")}
-    for key, (got, wanted) in expected.items():
-        if got != wanted:
-            raise ConfigError(f"{key} must be {wanted!r} for {architecture}, got {got!r}. Set {key} {wanted}.")
 
 
 def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:

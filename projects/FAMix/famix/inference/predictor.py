@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
 from famix.evaluation import ProtocolInference, parse_protocol
-from famix.evaluation.evaluators import PANOPTIC_ARCHITECTURES
 from famix.evaluation.protocols.parts import LOGITS
 from famix.evaluation.protocols.protocol import Protocol
 from famix.evaluation.protocols.transforms import UNCHANGED
@@ -20,6 +19,7 @@ from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
+from famix.utils.meta_architecture import predicts
 
 __all__ = ["SMALLEST_SIDE", "Predictor"]
 
@@ -100,7 +100,7 @@ class Predictor:
         parsed = parse_protocol(protocol)  # a mistake is told before a large file is read
         loaded = load_model(path, config, opts, device)
         architecture = loaded.cfg.MODEL.META_ARCHITECTURE
-        if architecture in PANOPTIC_ARCHITECTURES and not parsed.is_native:
+        if "panoptic_seg" in predicts(loaded.cfg) and not parsed.is_native:
             raise ConfigError(
                 f"protocol '{parsed.name}' resizes or averages scores of classes, which says nothing of instances; use "
                 f"native with {architecture}"

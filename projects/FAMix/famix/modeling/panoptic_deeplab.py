@@ -8,6 +8,7 @@ from detectron2.projects.panoptic_deeplab import PanopticDeepLab
 
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
+from famix.utils.errors import ConfigError
 
 __all__ = ["FAMixPanopticDeepLab"]
 
@@ -24,6 +25,9 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
         restyler: see PatchStyleMixin.
     """
 
+    TRAINS_ON = frozenset({"sem_seg", "centers"})
+    PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})
+
     @configurable
     def __init__(self, *, cfg: CfgNode, restyler: PatchRestyler | None = None) -> None:
         super().__init__(cfg)
@@ -31,7 +35,17 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
+        """Read the config.
+
+        Raises:
+            ConfigError: the loss of the semantic head does not take weights of pixels.
+        """
+        loss = cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE
+        if loss != "hard_pixel_mining":
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE must be hard_pixel_mining, the only loss with weights of pixels, got {loss}. Set "
+                "MODEL.SEM_SEG_HEAD.LOSS_TYPE hard_pixel_mining."
+            )
         global_pooling = cfg.clone()
         global_pooling.defrost()
         global_pooling.INPUT.CROP.ENABLED = False  # the heads read nothing else of it

@@ -11,6 +11,7 @@ from torch import Tensor
 from famix.data.panoptic.classes import PanopticClasses, panoptic_classes
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
+from famix.utils.errors import ConfigError
 
 __all__ = ["FAMixPanopticFPN", "StuffSemSegFPNHead"]
 
@@ -70,6 +71,9 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
         **kwargs: of PanopticFPN.
     """
 
+    TRAINS_ON = frozenset({"sem_seg", "instances"})
+    PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})
+
     @configurable
     def __init__(self, *, classes: PanopticClasses, restyler: PatchRestyler | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -78,8 +82,21 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
-        classes = panoptic_classes(cfg.DATASETS.TRAIN[0])
+        """Read the config.
+
+        Raises:
+            ConfigError: head, classes or masks do not suit panoptic segmentation.
+        """
+        classes, model = panoptic_classes(cfg.DATASETS.TRAIN[0]), cfg.MODEL
+        for key, got, expected in (
+            ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, StuffSemSegFPNHead.__name__),
+            ("MODEL.ROI_HEADS.NUM_CLASSES", model.ROI_HEADS.NUM_CLASSES, len(classes.things)),
+            ("MODEL.MASK_ON", model.MASK_ON, True),
+        ):
+            if got != expected:
+                raise ConfigError(
+                    f"{key} must be {expected} for FAMixPanopticFPN on {cfg.DATASETS.TRAIN[0]}, got {got}. Set {key} {expected}."
+                )
         return {**super().from_config(cfg), "classes": classes, "restyler": PatchRestyler(cfg)}
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:

@@ -27,6 +27,9 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         **kwargs: of SemanticSegmentor: backbone, sem_seg_head, pixel_mean and pixel_std.
     """
 
+    TRAINS_ON = frozenset({"sem_seg"})
+    PREDICTS = frozenset({"sem_seg"})
+
     @configurable
     def __init__(self, *, restyler: PatchRestyler | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

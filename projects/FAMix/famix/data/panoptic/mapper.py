@@ -12,7 +12,8 @@ from famix.data.labels import LabelReader
 from famix.data.mapper import FAMixDatasetMapper
 from famix.data.panoptic.classes import is_panoptic, require_same_things
 from famix.data.panoptic.segments import decode_numbers, encode_numbers, read_segments
-from famix.data.panoptic.targets import CENTERS, MakeTargets, center_targets, instance_targets, targets_of
+from famix.data.panoptic.targets import MakeTargets, center_targets, instance_targets
+from famix.utils.meta_architecture import trains_on
 
 __all__ = ["PanopticDatasetMapper", "build_train_mapper"]
 
@@ -49,7 +50,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
             ConfigError: a key has a value that cannot work, or a dataset is not panoptic.
         """
         classes = require_same_things(cfg.DATASETS.TRAIN)
-        make = center_targets if targets_of(cfg) == CENTERS else instance_targets
+        make = center_targets if "centers" in trains_on(cfg) else instance_targets
         return {**super().from_config(cfg, is_train=True), "make_targets": make(cfg, classes)}
 
     def _read_label(self, dataset_dict: dict[str, Any], image_shape: tuple[int, ...]) -> np.ndarray:
@@ -68,6 +69,6 @@ def build_train_mapper(cfg: CfgNode) -> FAMixDatasetMapper:
     Boxes, masks and centres of instances are made for architectures that learn them, from datasets that have them;
     otherwise there are semantic labels alone.
     """
-    if targets_of(cfg) is not None and all(map(is_panoptic, cfg.DATASETS.TRAIN)):
+    if trains_on(cfg) != {"sem_seg"} and all(map(is_panoptic, cfg.DATASETS.TRAIN)):
         return PanopticDatasetMapper(cfg)
     return FAMixDatasetMapper(cfg, is_train=True)

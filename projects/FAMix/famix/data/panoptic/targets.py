@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.structures import BitMasks, Instances
 from numpy.typing import NDArray
 
@@ -16,25 +14,10 @@ from famix.data.panoptic.classes import PanopticClasses
 from famix.data.panoptic.reader import semantic_labels
 from famix.data.panoptic.segments import Segment, visible_segments
 
-__all__ = ["TARGETS", "center_targets", "instance_targets", "targets_of"]
+__all__ = ["center_targets", "instance_targets"]
 
 MakeTargets = Callable[[NDArray[np.int32], list[Segment]], dict[str, Any]]
 """Maps numbers (H, W) of a crop and all segments of the image to entries of a training sample; see `read_segments`."""
-
-CENTERS, INSTANCES = "centers", "instances"
-TARGETS = (CENTERS, INSTANCES)
-"""Kinds of targets: of Panoptic-DeepLab, and of anything with boxes and masks."""
-
-
-def targets_of(cfg: CfgNode) -> str | None:
-    """Kind of targets that MODEL.META_ARCHITECTURE trains with; None for semantic labels alone."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    architecture = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
-    names = {base.__name__ for base in getattr(architecture, "__mro__", ())}
-    # By name: without panopticapi, Detectron2's Panoptic-DeepLab cannot even be imported.
-    if "PanopticDeepLab" in names:
-        return CENTERS
-    return INSTANCES if GeneralizedRCNN.__name__ in names else None
 
 
 def center_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:

@@ -37,6 +37,7 @@ __all__ = [
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Values of TEST.EVALUATOR."""
 
+
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
     """Build the evaluator of a dataset.
 

@@ -105,10 +105,13 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
         if is_compact(tensors):
             design, tensors = design.or_else(OPENAI_TEXT), expand_compact(tensors)
         state_dict = CLIPStateDict({name: tensor.float() for name, tensor in tensors.items() if _counts(name, tensor)})
-        family_of(state_dict).check_weights(state_dict)
+        family = family_of(state_dict)
+        family.check_weights(state_dict)
     except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
-    state_dict.text_design = family_named(source).text_design(source) if is_published(source) else design
+    state_dict.text_design = (
+        family.text_design(source) if is_published(source) else design.or_else(family.text_design())
+    )
     return state_dict
 
 

@@ -55,7 +55,7 @@ class TorchScript:
 
     Attributes:
         tensors: parameters and buffers, by the names that they would have in a state_dict.
-        classes: class name of each module, by its path, such as "layer1.0.conv1"; that of the archive itself is "".
+        classes: class name of each module, by its path, such as "transformer.resblocks.0"; that of the archive itself is "".
         others: tensors that are neither parameters nor buffers: plain attributes and constants of the code.
     """
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 from project import PROJECT
 
-from famix.reports.significance import format_p, format_spread
+from famix.reports.tables import format_p, format_spread
 from famix.utils.errors import FAMixError
 from famix_minitown.datasets import CLIP_FILE
 from famix_minitown.experiment import Experiment, read_occurring

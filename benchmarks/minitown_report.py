@@ -6,7 +6,7 @@ from statistics import fmean
 from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST, Needs
 
 from famix.reports.report import describe_occurring
-from famix.reports.significance import format_p, format_spread
+from famix.reports.tables import format_p, format_spread
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.experiment import development_mean, unseen_mean
 from famix_minitown.study import RunRecord, markdown

@@ -45,7 +45,7 @@ from famix.data.panoptic.classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predicted_segments
 from famix.reports.report import PANOPTIC_METRICS, TASK
-from famix.reports.significance import format_p, format_spread
+from famix.reports.tables import format_p, format_spread
 from famix.visualization.figure import Tile, compose_figure, save_figure
 from famix.visualization.overlay import overlay_segments
 from famix_minitown.conditions import CONDITIONS

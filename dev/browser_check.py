@@ -1,44 +1,50 @@
 #!/usr/bin/env python
-"""Open HTML pages in a headless Chromium and look for what a reader must never meet.
+"""Open HTML pages in a headless Chromium and report what a reader must not meet.
 
     dev/browser_check.py output/report.html --expect "mIoU" --screenshots output/shots
 
-A page fails if it logs an error or a warning, asks for anything outside of itself, is wider than a phone's screen, shows
-a broken image, or lacks an expected text. Exit status: 0 all pages are good, 1 one is not, 3 there is no Chromium.
+A page fails if it logs an error or a warning, requests anything outside itself, is wider than the screen, has a table whose
+columns cannot be reached by scrolling it, shows a broken image, or lacks an expected text. Exit status: 0 for good pages, 1
+for a failing one, 3 without Playwright or a browser.
 """
 
 import argparse
-import base64
-import json
-import os
-import select
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BAD_PAGE, NO_BROWSER = 1, 3
-SECONDS = 60.0  # for an answer of the browser
-_SETTLE = 0.2  # seconds for messages that come late
 
-FACTS = """(() => ({
-  wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  broken: [...document.images].filter((image) => !(image.complete && image.naturalWidth)).length,
-  tables: [...document.querySelectorAll("table")].map((table) =>
-    [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim()))),
-  text: document.body.textContent,
-}))()"""
-
-
-class BrowserError(Exception):
-    """The browser cannot be started, or gives no answer."""
+FACTS = """(() => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  const cut = [...document.querySelectorAll("table")].filter((table) => {
+    let box = table.parentElement;
+    while (box.parentElement && !["auto", "scroll"].includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+    const outside = (left) => {
+      box.scrollLeft = left;
+      const frame = box.parentElement ? box.getBoundingClientRect() : {left: 0, right: document.documentElement.clientWidth};
+      return left ? table.getBoundingClientRect().right > frame.right + 1 : table.getBoundingClientRect().left < frame.left - 1;
+    };
+    const cells = [...table.querySelectorAll("td, th")].some((cell) => cell.scrollWidth > cell.clientWidth + 1);
+    return outside(1e6) || outside(0) || cells;
+  });
+  return {
+    wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    cut: cut.map((table) => table.textContent.trim().slice(0, 40)),
+    broken: [...document.images].filter((image) => !(image.complete && image.naturalWidth)).length,
+    tables: [...document.querySelectorAll("table")].map((table) =>
+      [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim()))),
+    text: document.body.textContent,
+  };
+})()"""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,9 @@ class View:
 
     Attributes:
         name: for the screenshot.
-        width, height: in pixels of the style sheet.
-        mobile: a phone, which scales pages that do not say how wide they are.
-        dark: what the reader prefers.
+        width, height: in CSS pixels.
+        mobile: True for a phone.
+        dark: True for a dark colour scheme.
     """
 
     name: str
@@ -63,189 +69,93 @@ VIEWS = (
     View("desktop", 1280, 900),
     View("phone", 390, 844, mobile=True),
     View("dark", 1280, 900, dark=True),
+    View("dark phone", 390, 844, mobile=True, dark=True),
 )
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the browser found on a page.
-
-    Attributes:
-        problems: sentences.
-        tables: texts of all cells, table by table, row by row.
-        picture: PNG of the whole page, if one was wanted.
-    """
-
-    problems: tuple[str, ...]
-    tables: tuple[tuple[tuple[str, ...], ...], ...]
-    picture: bytes | None
-
-
-class Browser:
-    """A headless Chromium, spoken to in its DevTools protocol through a pair of pipes."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", to_browser: int, from_browser: int) -> None:
-        self._process = process
-        self._write, self._read = to_browser, from_browser
-        self._buffer, self._number = b"", 0
-        self._session = ""
-        self.events: list[dict[str, Any]] = []
-
-    def open_tab(self) -> None:
-        """Open the tab that all pages are shown in."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come meanwhile are kept."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        for answer in self._messages(SECONDS):
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise BrowserError(f"{method}: {answer['error'].get('message')}")
-                return dict(answer["result"])
-            self.events.append(answer)
-        raise BrowserError(f"no answer to {method} within {SECONDS:.0f} s")
-
-    def wait_for(self, event: str) -> None:
-        """Wait until an event has come since the events were last cleared."""
-        if any(message.get("method") == event for message in self.events):
-            return
-        for message in self._messages(SECONDS):
-            self.events.append(message)
-            if message.get("method") == event:
-                return
-        raise BrowserError(f"no {event} within {SECONDS:.0f} s")
-
-    def settle(self) -> None:
-        """Collect what comes late."""
-        self.events += list(self._messages(_SETTLE))
-
-    def _messages(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """Messages as they come, until nothing comes for so long in all."""
-        end = time.monotonic() + seconds
-        while True:
-            while b"\0" in self._buffer:
-                line, self._buffer = self._buffer.split(b"\0", 1)
-                yield json.loads(line)
-            ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                return
-            piece = os.read(self._read, 1 << 20)
-            if not piece:
-                raise BrowserError(f"the browser ended with status {self._process.wait()}")
-            self._buffer += piece
-
-
 def find_browser() -> str | None:
-    """Path of a Chromium, if there is one."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+    """Return the path of an installed Chromium, or of one that Playwright has downloaded; None without."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        return None
+    installed = next((path for path in map(shutil.which, NAMES) if path), None)
+    if installed is not None:
+        return installed
+    with sync_playwright() as playwright:
+        downloaded = playwright.chromium.executable_path
+    return downloaded if Path(downloaded).is_file() else None
 
 
 @contextmanager
-def browser(executable: str) -> Iterator[Browser]:
-    """Start a browser with a profile of its own, and end it."""
-    to_browser, from_browser = os.pipe(), os.pipe()
-    # Its helper processes may still write to the profile when it has ended.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            # The protocol's pipes are the file descriptors 3 and 4, wherever ours are.
-            ["bash", "-c", f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}', executable,
-             "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-             "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(to_browser[0], from_browser[1]), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser[0])
-        os.close(from_browser[1])
+def browser(executable: str) -> Iterator["Browser"]:
+    """Start a browser, and close it at the end."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         try:
-            started = Browser(process, to_browser[1], from_browser[0])
-            started.open_tab()
             yield started
         finally:
-            process.terminate()
-            process.wait()
-            os.close(to_browser[1])
-            os.close(from_browser[0])
+            started.close()
 
 
-def look_at(started: Browser, page: Path, view: View, expected: Sequence[str] = (), with_picture: bool = False) -> Seen:
-    """Show a page on a screen and report what is wrong with it.
+def look_at(
+    started: "Browser", page: Path, view: View, expected: Sequence[str] = (), screenshot: Path | None = None
+) -> tuple[list[str], list[list[list[str]]]]:
+    """Show a page on a screen.
 
     Args:
         started: the browser.
         page: HTML file.
         view: the screen.
-        expected: texts that must be somewhere on the page.
-        with_picture: also take a picture.
+        expected: texts that must be on the page.
+        screenshot: PNG file to write.
+
+    Returns:
+        Problems, and the texts of all cells: table by table, row by row.
     """
-    screen = {"width": view.width, "height": view.height, "deviceScaleFactor": 1, "mobile": view.mobile}
-    started.call("Emulation.setDeviceMetricsOverride", **screen)
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if view.dark else "light"}
-    started.call("Emulation.setEmulatedMedia", features=[scheme])
-    started.events.clear()
+    context = started.new_context(
+        viewport={"width": view.width, "height": view.height},
+        is_mobile=view.mobile,
+        color_scheme="dark" if view.dark else "light",
+    )
+    problems: list[str] = []
     address = page.resolve().as_uri()
-    started.call("Page.navigate", url=address)
-    started.wait_for("Page.loadEventFired")
-    started.settle()
-    facts = started.call("Runtime.evaluate", expression=FACTS, returnByValue=True)["result"]["value"]
-    problems = [problem for event in started.events if (problem := _problem(event, address))]
+
+    def note_request(url: str) -> None:
+        if url != address and not url.startswith(("data:", "about:")):
+            problems.append(f"requests {url}")
+
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: problems.append(f"raises {error.name}: {error.message}"))
+    tab.on(
+        "console",
+        lambda message: problems.append(f"logs {message.text}") if message.type in ("error", "warning") else None,
+    )
+    tab.on("request", lambda request: note_request(request.url))
+    tab.goto(address, wait_until="load")
+    if screenshot is not None:
+        screenshot.parent.mkdir(parents=True, exist_ok=True)
+        tab.screenshot(path=screenshot, full_page=True)
+    facts: dict[str, Any] = tab.evaluate(FACTS)
+    context.close()
     if facts["wider"] > 0:
         problems.append(f"is {facts['wider']} pixels wider than the {view.name}'s {view.width}")
+    problems += [f"cuts off columns of the table '{start}'" for start in facts["cut"]]
     if facts["broken"]:
         problems.append(f"has {facts['broken']} broken images")
     problems += [f"lacks the text {text!r}" for text in expected if text not in facts["text"]]
-    picture = None
-    if with_picture:
-        shot = started.call("Page.captureScreenshot", captureBeyondViewport=True, format="png")
-        picture = base64.b64decode(shot["data"])
-    tables = tuple(tuple(map(tuple, rows)) for rows in facts["tables"])
-    return Seen(tuple(problems), tables, picture)
-
-
-def _problem(event: dict[str, Any], address: str) -> str:
-    """What an event of the browser says that is wrong; "" for all others."""
-    method, parameters = event.get("method"), event.get("params", {})
-    if method == "Runtime.exceptionThrown":
-        return f"raises {parameters['exceptionDetails'].get('exception', {}).get('description', 'an exception')}"
-    if method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
-        return f"logs {' '.join(str(one.get('value', one.get('description'))) for one in parameters['args'])}"
-    if method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
-        return f"logs {parameters['entry']['text']}"
-    if method == "Network.requestWillBeSent":
-        url = parameters["request"]["url"]
-        if url != address and not url.startswith(("data:", "about:")):
-            return f"asks for {url}"
-    return ""
+    return problems, facts["tables"]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path, metavar="PAGE", help="HTML file")
-    parser.add_argument("--expect", action="append", default=[], metavar="TEXT", help="that every page must show")
-    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="for pictures of every page on every screen")
+    parser.add_argument("--expect", action="append", default=[], metavar="TEXT", help="text that every page must show")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="folder for a PNG per page and screen")
     return parser
-
-
-def check(executable: str, arguments: argparse.Namespace) -> list[str]:
-    """Look at all pages on all screens; returns what is wrong."""
-    found = []
-    with browser(executable) as started:
-        for page in arguments.pages:
-            for view in VIEWS:
-                seen = look_at(started, page, view, arguments.expect, arguments.screenshots is not None)
-                found += [f"{page} ({view.name}): {problem}" for problem in seen.problems]
-                if seen.picture is not None:
-                    arguments.screenshots.mkdir(parents=True, exist_ok=True)
-                    (arguments.screenshots / f"{page.stem}_{view.name}.png").write_bytes(seen.picture)
-    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -253,13 +163,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     missing = [str(page) for page in arguments.pages if not page.is_file()]
     if missing:
-        sys.stderr.write(f"error: {', '.join(missing)} does not exist\n")
+        sys.stderr.write(f"error: page not found: {', '.join(missing)}\n")
         return BAD_PAGE
     executable = find_browser()
     if executable is None:
-        sys.stderr.write(f"error: none of {', '.join(NAMES)} is installed; on Debian: apt-get install chromium\n")
+        sys.stderr.write(
+            "error: Playwright and a Chromium must be installed. Run make setup, and on Debian apt-get install chromium, "
+            "elsewhere playwright install chromium.\n"
+        )
         return NO_BROWSER
-    found = check(executable, arguments)
+    found = []
+    with browser(executable) as started:
+        for page in arguments.pages:
+            for view in VIEWS:
+                folder = arguments.screenshots
+                file = folder and folder / f"{page.stem}_{view.name.replace(' ', '_')}.png"
+                problems, _ = look_at(started, page, view, arguments.expect, file)
+                found += [f"{page} ({view.name}): {problem}" for problem in problems]
     sys.stdout.write("".join(f"{problem}\n" for problem in found) or f"{len(arguments.pages)} pages are good\n")
     return BAD_PAGE if found else 0
 

@@ -10,7 +10,7 @@ import yaml
 
 from famix.evaluation.counting.confusion import write_confusion
 from famix.evaluation.counting.scores import segmentation_scores
-from famix.reports import Report, RunFacts, ScoredDataset, ScoredWeights, write_report
+from famix.reports import Report, RunMetadata, ScoredDataset, ScoredWeights, write_report
 
 __all__ = ["fake_report", "make_run_folder"]
 
@@ -40,7 +40,7 @@ def fake_report(
         absent_classes: rule of every data set.
         group: family of which the data sets that start with its name are conditions.
     """
-    run = RunFacts(
+    run = RunMetadata(
         method=method,
         seed=seed,
         trained_on=("gta5_train",),
@@ -51,7 +51,7 @@ def fake_report(
         date="2026-11-23T12:00:00+00:00",
         versions={"famix": "0.1.0", "torch": "2.14.1"},
     )
-    data_sets = {
+    datasets = {
         name: ScoredDataset(
             heading=name.removesuffix("_val"),
             is_source=name in sources,
@@ -62,7 +62,7 @@ def fake_report(
         )
         for name in scores
     }
-    return Report(run, data_sets, {name: {"sem_seg": {"mIoU": score}} for name, score in scores.items()})
+    return Report(run, datasets, {name: {"sem_seg": {"mIoU": score}} for name, score in scores.items()})
 
 
 def make_run_folder(folder: Path) -> Path:

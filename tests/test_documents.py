@@ -20,7 +20,7 @@ from famix.config import flat_settings
 from famix.engine import load_config
 from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
-from famix.reports.significance import format_p, format_spread
+from famix.reports.tables import format_p, format_spread
 from famix.utils import errors
 from famix_minitown.study import RunRecord
 from run_factory import CONFIG, ROOT, load_benchmark, load_tool

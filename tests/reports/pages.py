@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 __all__ = ["Page"]
 
 _VOID = {"meta", "img", "input", "br", "hr", "link"}
-_SVG_VOID = {"circle", "path", "rect", "line"}
+_SVG_VOID = {"circle", "path", "g"}
 
 
 class Page(HTMLParser):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip_factory import tiny_clip
+from error_matching import expect_error
 from famix.clip import CLIPResNet, PromptEncoder, clip_weights_hash
 from famix.reports.nearest_prompts import find_nearest_prompts, noise_image, require_clip
 from famix.style import StyleBank, optimize_styles
@@ -82,12 +83,12 @@ def test_classes_whose_names_end_alike_are_told_apart(clip_state: dict[str, Tens
 def test_a_bank_without_prompts_has_nothing_to_compare(clip_state: dict[str, Tensor]) -> None:
     measured = StyleBank({"class_names": json.dumps(CLASSES)})
     measured.add(torch.tensor([0]), torch.rand(1, 32), torch.rand(1, 32))
-    with pytest.raises(BankError, match="nothing to compare"):
+    with expect_error(BankError, "--clip", remedy="Mine one"):
         find_nearest_prompts(measured, clip_state)
 
 
 def test_a_bank_of_other_channels_is_refused(clip_state: dict[str, Tensor]) -> None:
-    with pytest.raises(BankError, match="the bank has 4 channels, res2 of this CLIP 32"):
+    with expect_error(BankError, "--clip", 32, "res2"):
         find_nearest_prompts(make_bank(), clip_state)
 
 
@@ -95,7 +96,7 @@ def test_another_clip_is_refused_by_both_hashes(mined: StyleBank, clip_state: di
     require_clip(mined, clip_state, "clip.pt")
     require_clip(make_bank(clip_hash=None), clip_state, "clip.pt")
     other = tiny_clip(seed=1).state_dict()
-    with pytest.raises(BankError, match=rf"{clip_weights_hash(clip_state)}, but clip.pt is {clip_weights_hash(other)}"):
+    with expect_error(BankError, "clip_hash", clip_weights_hash(other), clip_weights_hash(clip_state)):
         require_clip(mined, other, "clip.pt")
 
 

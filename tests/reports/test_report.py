@@ -13,7 +13,7 @@ from data_factory import data_config, registered
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.reports.report import PANOPTIC_METRICS, count_occurring, describe_occurring
-from famix.reports.report_text import format_row, markdown_table
+from famix.reports.tables import format_row, markdown_table
 from report_factory import fake_report
 
 SCORES = {
@@ -82,9 +82,9 @@ def test_report_of_a_config() -> None:
     results = {name: {"sem_seg": {"mIoU": score}} for name, score in SCORES.items()}
     report = make_report(cfg, results, ScoredWeights())
     assert report.sources == ("gta5_val",) and report.means()["acdc"]["mIoU"] == 28
-    assert {name for name, scored in report.data_sets.items() if scored.group} == {"acdc_fog_val", "acdc_night_val"}
-    assert [scored.protocol for scored in report.data_sets.values()] == ["native", "native", "half", "native", "native"]
-    assert "terrain" not in report.data_sets["gta5_val"].classes and len(report.data_sets["gta5_val"].classes) == 16
+    assert {name for name, scored in report.datasets.items() if scored.group} == {"acdc_fog_val", "acdc_night_val"}
+    assert [scored.protocol for scored in report.datasets.values()] == ["native", "native", "half", "native", "native"]
+    assert "terrain" not in report.datasets["gta5_val"].classes and len(report.datasets["gta5_val"].classes) == 16
     assert (report.run.method, report.run.seed, report.run.trained_on) == ("famix", 5, ("gta5_train",))
 
 
@@ -115,7 +115,7 @@ def test_panoptic_scores_stand_in_the_same_tables(report: Report) -> None:
 
 def test_scores_of_every_data_set(report: Report) -> None:
     rows = table(format_scores(report, digits=2))
-    assert rows[0] == ["data set", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
+    assert rows[0] == ["dataset", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
     assert rows[1] == ["cityscapes_val", "target", "native", "2", "48.50", "-", "-", "-"]
     assert [row[0] for row in rows[2:]] == [
         "acdc_fog_val",
@@ -133,7 +133,7 @@ def test_classes_that_some_data_set_shows() -> None:
     report = fake_report({"fog_val": 1.0, "night_val": 2.0})
     fog = {"IoU-road": 90.0, "IoU-train": nowhere, "IoU-wall": nowhere, "ACC-road": 1.0}
     night = {"IoU-road": 70.55, "IoU-train": nowhere, "IoU-wall": 12.25}
-    report = Report(report.run, report.data_sets, {"fog_val": {"sem_seg": fog}, "night_val": {"sem_seg": night}})
+    report = Report(report.run, report.datasets, {"fog_val": {"sem_seg": fog}, "night_val": {"sem_seg": night}})
     assert table(format_classes(report)) == [["IoU", "fog", "night"], ["road", "90.0", "70.5"], ["wall", "-", "12.2"]]
     assert format_classes(report) in format_report(report)
 
@@ -147,7 +147,7 @@ def test_the_whole_text(report: Report) -> None:
     ]  # fmt: skip
     assert row[1] == ["famix", "last", "48.5", "41.0", "15.0", "28.0", "52.4", "39.2", "70.0"]
     assert "IoU of every class" not in text, "these scores have none"
-    assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "the last, after 40000 iterations" in text
+    assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "last, 40000 iterations" in text
 
 
 # Classes that do not occur
@@ -188,9 +188,9 @@ def test_one_mean_stands_where_both_are_equal() -> None:
         assert "mIoU-" not in format_report(report) and "; 2 of 3 classes occur;" in format_report(report)
 
 
-def test_rules_of_single_data_sets_show_both_means() -> None:
+def test_rules_of_single_datasets_show_both_means() -> None:
     report = report_of({"fog_val": NO_SKY, "night_val": NO_SKY}, "skip")
-    mixed = {**report.data_sets, "fog_val": replace(report.data_sets["fog_val"], absent_classes="zero")}
+    mixed = {**report.datasets, "fog_val": replace(report.datasets["fog_val"], absent_classes="zero")}
     scores = {"sem_seg": segmentation_scores(NO_SKY, NAMES, absent="zero")}
     report = Report(report.run, mixed, {**report.results, "fog_val": scores})
     assert report.row() == pytest.approx({"fog": 45, "night": 90, "mean": 67.5})
@@ -202,7 +202,7 @@ def test_the_rule_of_a_config_stands_in_the_report() -> None:
     cfg = data_config(train=("gta5_train",))
     cfg.TEST.PROTOCOL_OF = ["acdc_fog_val=famix0.5"]
     results = {name: {"sem_seg": {"mIoU": score}} for name, score in SCORES.items()}
-    rules = {name: one.absent_classes for name, one in make_report(cfg, results, ScoredWeights()).data_sets.items()}
+    rules = {name: one.absent_classes for name, one in make_report(cfg, results, ScoredWeights()).datasets.items()}
     assert rules == {name: "zero" if name == "acdc_fog_val" else "skip" for name in SCORES}
 
 

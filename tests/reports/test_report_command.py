@@ -14,10 +14,9 @@ from PIL import Image
 
 from famix.inference.loading import load_model
 from famix.reports import read_results
-from famix.reports.bank_view import BankView, render_bank
-from famix.reports.report_text import format_number
-from famix.reports.run_examples import predict_examples
-from famix.reports.run_folder import read_runs
+from famix.reports.bank_page import BankView, render_bank
+from famix.reports.runs import predict_examples, read_runs
+from famix.reports.tables import format_number
 from reports.banks import make_bank
 from reports.pages import assert_sound
 from run_factory import ROOT, Workspace, load_tool
@@ -56,21 +55,22 @@ def test_the_table_is_that_of_the_results(page_file: Path, runs: list[Path]) -> 
             "tiny_night": format_number(results["tiny_night"]["sem_seg"]["mIoU"]),
             "source: tiny": format_number(results["tiny_val"]["sem_seg"]["mIoU"]),
         }
-        assert page.column(folder.name) == expected
+        for heading, score in expected.items():
+            assert page.column(heading, 1)[folder.name].removesuffix(" ★") == score
 
 
 def test_every_example_shows_image_truth_predictions_and_errors(page_file: Path) -> None:
     page = assert_sound(page_file.read_text())
     assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # data sets, images, image and truth, two pictures of each run
     assert len(set(page.sources)) < len(page.sources)  # both runs have the same weights
-    assert page.text.count("% right") == 8
+    assert page.text.count("% correct") == 8
     assert page.text.count("Confusions") == 1 and page_file.stat().st_size < 500_000
 
 
 def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path]) -> None:
     accuracy = read_results(runs[0] / "results.json")["tiny_night"]["sem_seg"]["pACC"]
     text = assert_sound(page_file.read_text()).text
-    shares = [int(share) for share in re.findall(r"errors, (\d+) % right", text)][:4]
+    shares = [int(share) for share in re.findall(r"errors, (\d+) % correct", text)][:4]
     # The data set has two images of one size, and both are shown: each by two runs.
     assert sum(shares) / 4 == pytest.approx(accuracy, abs=0.5)
 
@@ -78,19 +78,19 @@ def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path
 def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> None:
     (run,) = read_runs(runs[:1])
     with workspace.registered():
-        examples = predict_examples(run, 2, "cpu")
-        model = load_model(runs[0], device="cpu").model
+        loaded = load_model(runs[0], device="cpu")
+        examples = predict_examples(run, loaded.model, loaded.cfg, loaded.classes, 2)
     expected = [(name, f"{index}.png") for name in ("tiny_val", "tiny_night") for index in range(2)]
-    assert [(one.data_set, one.title) for one in examples] == expected
+    assert [(one.dataset, one.title) for one in examples] == expected
     for one in examples:
-        folder = one.data_set.removeprefix("tiny_")
+        folder = one.dataset.removeprefix("tiny_")
         files = (workspace.folder / f"data/{kind}/{folder}/{one.title}" for kind in ("images", "labels"))
         image, label = (np.asarray(Image.open(file)) for file in files)
         assert np.array_equal(one.image, image)
         truth = np.select([label == 0, label == 1, label == 2], [0, 10, 13], 255)  # road, sky and car
         assert np.array_equal(one.truth, truth)
         with torch.no_grad():
-            (result,) = model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
+            (result,) = loaded.model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
         assert np.array_equal(one.predicted, result["sem_seg"].argmax(0))
 
 
@@ -103,14 +103,14 @@ def test_a_run_without_its_weights_has_a_page_without_examples(
     weights = torch.load(tmp_path / "changed/model_final.pth", weights_only=True)
     torch.save({**weights, "more": 1}, tmp_path / "changed/model_final.pth")
     for name, reason in (
-        ("gone", "has no model_final.pth, which was scored"),
-        ("changed", "holds other weights by now"),
+        ("gone", "must contain the scored checkpoint"),
+        ("changed", "must be the scored checkpoint"),
     ):
         with workspace.registered():
             load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "page.html")])
         assert reason in capsys.readouterr().err
         page = assert_sound((tmp_path / "page.html").read_text())
-        assert not page.sources and reason in page.text and page.column("run")["tiny_night"]
+        assert not page.sources and reason in page.text and page.column("tiny_night", 1)["run"]
 
 
 def test_examples_can_be_left_out(runs: list[Path], tmp_path: Path, capsys: Output) -> None:
@@ -123,8 +123,8 @@ def test_mistakes_are_one_line(tmp_path: Path, runs: list[Path], capsys: Output)
     again = tmp_path / "again"
     shutil.copytree(runs[0], again)
     for folders, message in (
-        ([tmp_path / "none"], "does not exist"),
-        ([runs[0], again], "are runs of 'run' with the same seed"),
+        ([tmp_path / "none"], "run directory not found"),
+        ([runs[0], again], "must have different seeds"),
     ):
         with pytest.raises(SystemExit) as exit_info:
             load_tool("report").main([*map(str, folders), "--output", str(tmp_path / "page.html"), "--examples", "0"])
@@ -140,7 +140,7 @@ def checker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("browser_check", ROOT / "dev/browser_check.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "browser_check", module)  # where dataclasses looks its module up
+    monkeypatch.setitem(sys.modules, "browser_check", module)  # for dataclasses
     spec.loader.exec_module(module)
     return module
 
@@ -162,21 +162,25 @@ def test_the_browser_sees_the_table_of_the_page_and_what_is_wrong_with_another(
     checker: ModuleType, page_file: Path, tmp_path: Path
 ) -> None:
     expected = assert_sound(page_file.read_text()).tables[0]
-    bad = tmp_path / "bad.html"
+    bad, cut = tmp_path / "bad.html", tmp_path / "cut.html"
     bad.write_text("<script>missing()</script><div style='width:2000px'>x</div><img src='http://localhost:9/a.png'>")
+    table = "<table style='width:2000px'><tr><td>first</td><td>last</td></tr></table>"
+    cut.write_text("".join(f"<div style='overflow-x:{kind}'>{kind} {table}</div>" for kind in ("auto", "hidden")))
     executable = checker.find_browser()
     if executable is None:
         assert expected
         return
     with checker.browser(executable) as started:
-        good = checker.look_at(started, page_file, checker.VIEWS[0], with_picture=True)
-        problems = "\n".join(checker.look_at(started, bad, checker.VIEWS[1], ["table"]).problems)
-    assert [list(row) for row in good.tables[0]] == expected
-    assert good.picture.startswith(b"\x89PNG")
-    for problem in ("ReferenceError", "asks for http://localhost:9/a.png", "pixels wider", "broken images", "'table'"):
+        _, tables = checker.look_at(started, page_file, checker.VIEWS[0], screenshot=tmp_path / "shots/page.png")
+        problems = "\n".join(checker.look_at(started, bad, checker.VIEWS[1], ["table"])[0])
+        scrolled, _ = checker.look_at(started, cut, checker.VIEWS[1])
+    assert tables[0] == expected
+    assert (tmp_path / "shots/page.png").read_bytes().startswith(b"\x89PNG")
+    for problem in ("ReferenceError", "requests http://localhost:9/a.png", "pixels wider", "broken images", "'table'"):
         assert problem in problems
+    assert len(scrolled) == 1 and "cuts off columns" in scrolled[0], "a table is whole where it can be scrolled"
 
 
 def test_a_page_that_does_not_exist_is_named(checker: ModuleType, tmp_path: Path, capsys: Output) -> None:
     assert checker.main([str(tmp_path / "none.html")]) == 1
-    assert "none.html does not exist" in capsys.readouterr().err
+    assert "none.html" in capsys.readouterr().err

@@ -64,14 +64,14 @@ def test_hash_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "label", "words"),
     [
-        (ScoredWeights("last", "model_final.pth", None, 40), "last", "the last, after 40 iterations"),
-        (ScoredWeights("ema", "model_ema.pth", None, 40), "ema", "the moving average, after 40 iterations"),
+        (ScoredWeights("last", "model_final.pth", None, 40), "last", "last, 40 iterations"),
+        (ScoredWeights("ema", "model_ema.pth", None, 40), "ema", "moving average, 40 iterations"),
         (
             ScoredWeights("best", "model_best.pth", None, 30, "gta5_val", 71.26),
-            "best", "the best on gta5_val (71.3), after 30 iterations",
+            "best", "best on gta5_val (71.3), 30 iterations",
         ),
-        (ScoredWeights("file", "model_0000019.pth"), "model_0000019", "those of model_0000019.pth"),
-        (ScoredWeights(iterations=20), "memory", "those in memory, after 20 iterations"),
+        (ScoredWeights("file", "model_0000019.pth"), "model_0000019", "model_0000019.pth"),
+        (ScoredWeights(iterations=20), "memory", "in memory, 20 iterations"),
     ],
 )  # fmt: skip
 def test_words_for_weights(weights: ScoredWeights, label: str, words: str) -> None:

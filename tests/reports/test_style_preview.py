@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from error_matching import expect_error, explains
 from famix.modeling import FAMixSemanticSegmentor
 from famix.reports.style_preview import StylePreview, changed_by_class, changed_share
 from famix.style import StyleBank, channel_mean_std
@@ -34,7 +35,7 @@ def preview(model: nn.Module, bank: StyleBank, image: torch.Tensor, **options: o
     return StylePreview(model, bank, image, **{"stage": "res2", "grid": GRID, **options})  # type: ignore[arg-type]
 
 
-def test_every_look_has_its_effect(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_every_style_word_has_its_effect(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     shown = preview(model, make_bank(12, channels=32), image)
     foggy, night = shown.effects()
     assert shown.names == (foggy.name, night.name) == ("foggy", "night")
@@ -75,7 +76,7 @@ def test_patches_get_styles_of_the_class_that_is_seen(model: FAMixSemanticSegmen
     far = base.mean + 50
     both.add(torch.tensor([common, 9]), torch.cat([base.mean, far]), base.std.repeat(2, 1))
     one.add(torch.tensor([common]), base.mean, base.std)
-    # One look of two classes: the image, as a single patch, gets the style of its own class whatever the draw.
+    # One style word of two classes: the image, as a single patch, gets the style of its own class whatever the draw.
     for bank in (both, one):
         bank.metadata["prompts"] = '["foggy"]'
         bank.annotations["prompt_id"] = torch.zeros(len(bank), dtype=torch.int64)
@@ -102,9 +103,9 @@ def test_an_untrained_network_has_distances_alone(model: FAMixSemanticSegmentor,
 
 
 def test_models_and_weights_that_cannot_be_shown_are_named(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    with pytest.raises(ConfigError, match="Identity takes no styles"):
+    with expect_error(ConfigError, "MODEL.META_ARCHITECTURE", "Identity"):
         preview(nn.Identity(), make_bank(channels=32), image)
-    with pytest.raises(ConfigError, match=r"weight .* is 1.5, expected 0 to 1"):
+    with expect_error(ConfigError, "--own-weight", 1.5):
         preview(model, make_bank(channels=32), image, own_weight=1.5)
 
 
@@ -125,9 +126,9 @@ def run_tool(workspace: Workspace, *arguments: str, options: tuple[str, ...] = (
 def test_command_prints_tables_and_draws_pictures(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run_tool(workspace, "--weights", str(workspace.folder / "run/model_final.pth"))
     text = capsys.readouterr().out
-    assert re.search(r"^look +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
+    assert re.search(r"^style word +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
     assert re.search(r"^(?:foggy|night) +\d+ +\d\.\d\d .* \d+\.\d %$", text, flags=re.MULTILINE)
-    assert re.search(r"^seen without styles +of the image +of that changed", text, flags=re.MULTILINE)
+    assert re.search(r"^predicted without styles +of the image +changed", text, flags=re.MULTILINE)
     shares = [float(share) for share in re.findall(r"^[a-z ]+? +([\d.]+) % +[\d.]+ %$", text, flags=re.MULTILINE)]
     assert sum(shares) == pytest.approx(100, abs=0.5)
     for name in ("distances", "predictions"):
@@ -146,24 +147,25 @@ def test_command_without_weights_draws_distances_alone(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "message"),
+    ("arguments", "options", "key"),
     [
-        (("--bank", "none.safetensors"), (), "style bank not found: 'none.safetensors'"),
-        ((), ("MODEL.STYLE.GRID", "[1, 1]"), "was mined for grid .*set MODEL.STYLE.GRID"),
-        ((), ("MODEL.CLIP.WEIGHTS", ""), "features of a random network say nothing"),
-        (("--weights", "none.pth"), (), "none.pth does not exist"),
-        (("--own-weight", "2"), (), "expected 0 to 1"),
+        (("--bank", "none.safetensors"), (), "none.safetensors"),
+        ((), ("MODEL.STYLE.GRID", "[1, 1]"), "MODEL.STYLE.GRID"),
+        ((), ("MODEL.CLIP.WEIGHTS", ""), "MODEL.CLIP.WEIGHTS"),
+        (("--weights", "none.pth"), (), "none.pth"),
+        (("--own-weight", "2"), (), "--own-weight"),
     ],
 )
 def test_mistakes_are_one_line(
     workspace: Workspace,
     arguments: tuple[str, ...],
     options: tuple[str, ...],
-    message: str,
+    key: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as exit_info:
         run_tool(workspace, *arguments, options=options)
     assert exit_info.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and re.search(message, lines[0])
+    assert len(lines) == 1
+    explains(lines[0], key)

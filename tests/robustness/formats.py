@@ -22,10 +22,9 @@ from famix.engine import load_config
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
 from famix.reports.comparison import compare_reports
-from famix.reports.comparison_text import format_comparisons
-from famix.reports.confusion_view import draw_confusion, largest_confusions
-from famix.reports.run_folder import read_runs
-from famix.reports.run_page import render_runs
+from famix.reports.run_page import describe_confusion, render_runs
+from famix.reports.runs import read_runs
+from famix.reports.tables import format_comparisons
 from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
 from report_factory import make_run_folder
@@ -195,7 +194,7 @@ def _load_run(path: Path) -> Any:
 
 def _load_confusion(path: Path) -> Any:
     matrix = read_confusion(path)
-    return matrix.counts, draw_confusion(matrix), largest_confusions(matrix)
+    return matrix.counts, describe_confusion(matrix, "run")
 
 
 def _make_record(folder: Path) -> Path:

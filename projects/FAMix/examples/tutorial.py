@@ -17,7 +17,6 @@ from famix.engine import Trainer, argument_parser, setup
 from famix.inference import load_model
 from famix.inference.stripping import strip_checkpoint
 from famix.reports import read_report
-from famix.reports.report_text import class_count
 from famix_minitown.conditions import apply_condition
 from famix_minitown.scene import render_scene
 
@@ -111,7 +110,7 @@ results = trainer.train(overwrite=True)
 
 # %%
 report = read_report(FOLDER / "run/results.json")
-rows = [[name, class_count(report, name), report.score(name), report.score(name, "pACC")] for name in results]
+rows = [[name, report.class_count(name), report.score(name), report.score(name, "pACC")] for name in results]
 headers = ["dataset", "classes that occur", "mIoU in %", "pixel accuracy in %"]
 table = tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github")
 print(table)

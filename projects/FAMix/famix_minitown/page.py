@@ -4,11 +4,11 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from famix.io.atomic import whole_file
-from famix.reports.html import facts_list, html_page, paragraph, table
+from famix.reports.page import Table, render_page
+from famix.reports.tables import best_places
 from famix_minitown.experiment import unseen_mean
 
 __all__ = ["Story", "format_gain", "score_table", "write_page"]
@@ -21,9 +21,6 @@ _SENTENCES = (
     "training images. FAMix + jitter does both: its gain over jitter is what styles add. All "
     "networks are scored on the same other scenes, by clear day and in light and weather that no training image shows."
 )
-_CSS = """.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
-@media (max-width: 45rem) { figure { overflow-x: auto; } figure img { width: 56rem; } }
-"""
 
 
 @dataclass(frozen=True)
@@ -81,16 +78,17 @@ def write_page(story: Story, picture: Path, path: Path) -> None:
         OSError: a file cannot be read or written.
     """
     heads, rows = score_table(story)
-    uri = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-    body = [
-        f"<h1>FAMix in a miniature town: {escape(_headline(story))}</h1>",
-        paragraph(_SENTENCES),
-        table(heads, rows, best=_winners(rows, len(story.scores[0]) + 1)),
-        f'<figure><img src="{uri}" alt="One scene in every condition: image, ground truth, and what each network sees"></figure>',
-        facts_list(story.facts),
-    ]
+    page = render_page(
+        "town.html",
+        "famix_minitown",
+        title=f"FAMix in a miniature town: {_headline(story)}",
+        words=_SENTENCES,
+        scores=Table(heads, rows, best=_winners(rows, len(story.scores[0]) + 1)),
+        uri=f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}",
+        facts=story.facts,
+    )
     with whole_file(path) as part:
-        part.write_text(html_page("FAMix in a miniature town", "\n".join(body), css=_CSS), encoding="utf-8")
+        part.write_text(page, encoding="utf-8")
 
 
 def _headline(story: Story) -> str:
@@ -105,16 +103,12 @@ def _over(reference: str) -> str:
     return f"over {reference.removeprefix('+ ')}"
 
 
-def _winners(rows: Sequence[Sequence[str]], count: int) -> dict[int, list[int]]:
-    """Row -> columns in which it has the best score, as it reads; none where all rows read the same.
+def _winners(rows: Sequence[Sequence[str]], count: int) -> set[tuple[int, int]]:
+    """Return the (row, column) of the best score of each column, as printed; none for equal scores.
 
     Args:
         rows: of the table.
-        count: number of columns with scores, behind the first column.
+        count: number of columns with scores after the first column.
     """
-    winners: dict[int, list[int]] = {}
-    for column in range(1, count + 1):
-        values = [float(row[column]) for row in rows]
-        for number in [number for number, value in enumerate(values) if value == max(values) > min(values)]:
-            winners.setdefault(number, []).append(column)
-    return winners
+    columns = range(1, count + 1)
+    return {(row, column) for column in columns for row in best_places([one[column] for one in rows])}

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Merge runs into one table: mean and standard deviation over the seeds of every method, on every target.
+"""Compare runs in one table: mean and standard deviation over the seeds of each method, for each target.
 
-Runs whose configs differ in nothing but seeds and places are one method. Scores of different data sets, protocols or
-classes never share a table.
+Runs whose configs differ only in seeds and paths are one method. Runs with different datasets, protocols or classes are in
+separate tables.
 """
 
 # ruff: noqa: E402, the parser stands before imports that take seconds
@@ -26,24 +26,24 @@ def make_parser() -> argparse.ArgumentParser:
         "--group-by",
         choices=("config", "method"),
         default="config",
-        help="what runs of several seeds must share: their config (default), or only their method's name, which is the "
-        "last part of OUTPUT_DIR that names no seed",
+        help="property that the runs of a method share: their config without seeds (default), or only their name, the last "
+        "part of OUTPUT_DIR without the seed",
     )
     parser.add_argument(
         "--metric", default="mIoU", help="score to compare, e.g. PQ of panoptic models, or mIoU-zero (default: mIoU)"
     )
-    parser.add_argument("--baseline", metavar="NAME", help="also show the differences to this method, and their p")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there, too: .md or .csv")
+    parser.add_argument("--baseline", metavar="NAME", help="method that gains and their p refer to")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this .md or .csv file")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # fast --help and usage errors
 
 from famix.io.atomic import whole_file
 from famix.reports import RESULTS_FILE, read_report
 from famix.reports.comparison import compare_reports, require_baseline
-from famix.reports.comparison_text import format_comparisons, write_comparisons_csv
+from famix.reports.tables import format_comparisons, write_comparisons_csv
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 
@@ -52,15 +52,15 @@ FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
 
 
 def compare(arguments: argparse.Namespace) -> str:
-    """The table that a command line asks for, in Markdown; writes the file, too.
+    """Return the tables in Markdown, and write the output file.
 
     Raises:
-        FAMixError: runs cannot be read or compared, or an argument cannot work.
-        OSError: the file cannot be written.
+        FAMixError: if runs cannot be read or compared, or an argument is invalid.
+        OSError: if the file cannot be written.
     """
     output: Path | None = arguments.output
     if output is not None and output.suffix not in FORMATS:
-        raise ConfigError(f"--output is {output}, expected a file that ends with {' or '.join(FORMATS)}")
+        raise ConfigError(f"--output must end in {' or '.join(FORMATS)}, got '{output}'. Rename it.")
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
     reports = {os.path.realpath(path): read_report(path) for path in paths}
     comparisons = compare_reports(reports, arguments.group_by, arguments.metric)
@@ -73,7 +73,7 @@ def compare(arguments: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; a user error is one line and exit status 2."""
     try:
         print(compare(expand_arguments(make_parser().parse_args(argv))), end="")
     except (FAMixError, OSError) as error:

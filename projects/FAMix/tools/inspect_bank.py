@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Look into style banks, and make banks of banks.
+"""Inspect style banks, and merge or filter them.
 
-inspect_bank.py BANK              print what is in it; --html writes a page with a map of its styles
-inspect_bank.py merge BANK BANK   all styles of several banks in one
-inspect_bank.py filter BANK       some styles of a bank
-inspect_bank.py validate BANK     exit with status 1 if training could not use it as it is
+inspect_bank.py BANK              print a summary; --html writes a page with a map of the styles
+inspect_bank.py merge BANK BANK   merge the styles of several banks
+inspect_bank.py filter BANK       keep some styles of a bank
+inspect_bank.py validate BANK     exit with status 1 if training cannot use the bank
 """
 
 # ruff: noqa: E402, the parser stands before imports that take seconds
@@ -26,20 +26,20 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: inspect_bank.py output/style_bank.safetensors --html bank.html --clip RN50",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_show(commands.add_parser(SHOW, help="print what is in a bank (the default)"))
-    merging = commands.add_parser("merge", help="put the styles of several banks together")
+    _add_show(commands.add_parser(SHOW, help="print a summary (the default)"))
+    merging = commands.add_parser("merge", help="merge the styles of several banks")
     merging.add_argument("banks", nargs="+", type=Path, metavar="BANK")
     _add_filter(commands.add_parser("filter", help="keep some styles of a bank"))
     for editing in (merging, commands.choices["filter"]):
-        editing.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write")
-    validating = commands.add_parser("validate", help="say whether training can use banks as they are")
+        editing.add_argument("--output", required=True, type=Path, metavar="FILE", help="output bank")
+    validating = commands.add_parser("validate", help="check whether training can use banks")
     validating.add_argument("banks", nargs="+", type=Path, metavar="BANK")
-    validating.add_argument("--clip", metavar="WEIGHTS", help="that they must have been made with")
+    validating.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must belong to")
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; without a command, banks are shown."""
+    """Parse a command line; the default command is show."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] not in (SHOW, "merge", "filter", "validate", "-h", "--help"):
         words = [SHOW, *words]
@@ -48,34 +48,48 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", type=Path, metavar="BANK", help=".safetensors file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     parser.add_argument(
         "--clip",
         metavar="WEIGHTS",
-        help="CLIP of the bank, as MODEL.CLIP.WEIGHTS: also find each style's nearest prompts",
+        help="CLIP of the bank, as MODEL.CLIP.WEIGHTS; adds the nearest prompts of each style",
     )
     parser.add_argument(
-        "--content", nargs="+", default=[], type=Path, metavar="IMAGE", help="put styles on these images, not on noise"
+        "--content",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="IMAGE",
+        help="images that styles are applied to for --clip (default: noise)",
     )
     parser.add_argument(
-        "--most-styles", default=300, type=int, metavar="N", help="whose nearest prompts are looked for (default: 300)"
+        "--most-styles", default=300, type=int, metavar="N", help="number of styles for --clip (default: 300)"
     )
     parser.add_argument(
-        "--own", type=Path, metavar="BANK", help="measured bank of the source (measure_bank.py): distances from that"
+        "--own", type=Path, metavar="BANK", help="measured bank of the source (measure_bank.py); adds distances"
     )
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bank", type=Path, metavar="BANK")
-    parser.add_argument("--class", dest="classes", action="append", default=[], metavar="NAME", help="keep this one")
     parser.add_argument(
-        "--prompt", dest="prompts", action="append", default=[], metavar="TEXT", help="keep prompts that contain this"
+        "--class", dest="classes", action="append", default=[], metavar="NAME", help="keep styles of this class"
     )
-    parser.add_argument("--max-loss", type=float, metavar="LOSS", help="keep styles whose loss ended no higher")
+    parser.add_argument(
+        "--prompt",
+        dest="prompts",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="keep styles with this text in their prompt",
+    )
+    parser.add_argument(
+        "--max-loss", type=float, metavar="LOSS", help="keep styles with at most this loss after mining"
+    )
 
 
 if __name__ == "__main__":
-    parse()  # --help and mistakes are answered at once
+    parse()  # fast --help and usage errors
 
 import numpy as np
 import torch
@@ -85,9 +99,8 @@ from tqdm import tqdm
 from famix.clip import load_clip_state_dict
 from famix.data import read_image
 from famix.io.atomic import whole_file
-from famix.reports.bank_editing import Selection, filter_bank, find_problems, merge_banks
-from famix.reports.bank_statistics import source_distance
-from famix.reports.bank_view import BankView, format_bank, render_bank
+from famix.reports.bank import Selection, filter_bank, find_problems, merge_banks, source_distance
+from famix.reports.bank_page import BankView, format_bank, render_bank
 from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
 from famix.utils.errors import FAMixError
@@ -98,7 +111,7 @@ UNSOUND, USER_ERROR = 1, 2  # exit status
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Print what is in a bank, and write its page."""
+    """Print the summary of a bank, and write its page."""
     bank = StyleBank.load(arguments.bank)
     if not len(bank):
         print(f"{arguments.bank}: no styles")
@@ -121,18 +134,18 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def merge(arguments: argparse.Namespace) -> None:
-    """Write a bank with the styles of several."""
+    """Write a bank with the styles of several banks."""
     banks = {str(path): StyleBank.load(path) for path in arguments.banks}
     merged = merge_banks(banks)
     left_out = {name for bank in banks.values() for name in bank.annotations} - set(merged.annotations)
     merged.save(arguments.output)
     print(f"wrote {len(merged)} styles of {len(banks)} banks to {arguments.output}")
     if left_out:
-        print(f"without {', '.join(sorted(left_out))}, which not all of them have")
+        print(f"without {', '.join(sorted(left_out))}, which not all banks have")
 
 
 def keep(arguments: argparse.Namespace) -> None:
-    """Write a bank with some of the styles of another."""
+    """Write a bank with some styles of another bank."""
     bank = StyleBank.load(arguments.bank)
     selection = Selection(tuple(arguments.classes), tuple(arguments.prompts), arguments.max_loss)
     filtered = filter_bank(bank, str(arguments.bank), selection)
@@ -141,7 +154,7 @@ def keep(arguments: argparse.Namespace) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    """Say of every bank whether it is sound; exits with status 1 if one is not."""
+    """Print the problems of each bank; exits with status 1 if there are any."""
     clip = load_clip_state_dict(arguments.clip) if arguments.clip else None
     results = {path: list(_problems(path, clip, arguments.clip)) for path in arguments.banks}
     for path, problems in results.items():
@@ -161,7 +174,7 @@ def _problems(path: Path, clip: dict[str, Tensor] | None, source: str) -> Iterab
 
 
 def read_pixels(path: Path) -> Tensor:
-    """(3, H, W) float32 in pixel values."""
+    """Read an image as (3, H, W) float32 in [0, 255]."""
     return torch.from_numpy(np.asarray(read_image(path)).transpose(2, 0, 1).copy()).float()
 
 
@@ -169,7 +182,7 @@ COMMANDS = {SHOW: show, "merge": merge, "filter": keep, "validate": validate}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; a user error is one line and exit status 2."""
     arguments = parse(argv)
     try:
         load_plugins()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Show what the styles of a bank do to an image: how far its features move and, with --weights, what is seen in it.
+"""Show the effect of a bank's styles on an image: the change of its features and, with --weights, of its prediction.
 
-Every look of the bank is put on all patches of the image, without the patches' own statistics unless --own-weight says
-so. Writes distances.png and, with weights, predictions.png.
+Applies the styles of each style word to all patches of the image, without the patches' own statistics unless --own-weight
+is set. Writes distances.png and, with --weights, predictions.png.
 """
 
 # ruff: noqa: E402, the parser stands before imports that take seconds
@@ -21,71 +21,108 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: preview_styles.py --config-file configs/minitown/famix_weather.yaml --image street.png "
         "--weights output/minitown/famix_weather/model_final.pth",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the run")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the run")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="of the run: also show predictions")
+    parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="of the run; adds predictions")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="style bank (default: the config's)")
     parser.add_argument(
-        "--own-weight", default=0.0, type=float, metavar="A", help="of patches' own statistics, 0 to 1 (default: 0)"
+        "--own-weight",
+        default=0.0,
+        type=float,
+        metavar="A",
+        help="weight of a patch's own statistics, 0 to 1 (default: 0)",
     )
-    parser.add_argument("--seed", default=0, type=int, help="of the draw of styles (default: 0)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="of the pictures (default: OUTPUT_DIR/preview)")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the file, behind --")
+    parser.add_argument("--seed", default=0, type=int, help="seed of the drawn styles (default: 0)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: OUTPUT_DIR/preview)")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, after --")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # fast --help and usage errors
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from torch import nn
 from tqdm import tqdm
 
-from famix.data import read_image
-from famix.reports.preview_inputs import load_preview_inputs
-from famix.reports.preview_text import format_changes, format_effects
-from famix.reports.style_preview import StylePreview
-from famix.utils.errors import FAMixError
+from famix.clip import clip_weights_hash, load_configured_clip
+from famix.clip.files import CLIPStateDict
+from famix.data import read_image, register_datasets
+from famix.data.class_table import ClassTable, classes_of
+from famix.engine import Trainer, load_config
+from famix.inference.loading import default_device, load_model
+from famix.mining import bank_metadata, check_bank, style_bank_path
+from famix.reports.style_preview import StylePreview, draw_distances, draw_predictions, format_changes, format_effects
+from famix.style import StyleBank
+from famix.utils.errors import BankError, ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix.visualization.preview_picture import draw_distances, draw_predictions
 
 USER_ERROR = 2  # exit status
 
 
-def preview(arguments: argparse.Namespace) -> None:
-    """Print the tables and write the pictures that a command line asks for.
+def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
+    """Load a bank that matches the config.
 
     Raises:
-        FAMixError: config, bank, weights or image cannot be used, alone or together.
-        OSError: a picture cannot be written.
+        FAMixError: if it is missing, empty, or was mined for another CLIP, stage, grid or class list.
     """
-    inputs = load_preview_inputs(arguments.config_file, arguments.opts, weights=arguments.weights, bank=arguments.bank)
-    pixels = np.asarray(read_image(arguments.image, max_pixels=inputs.cfg.INPUT.MAX_PIXELS))
-    style = inputs.cfg.MODEL.STYLE
+    bank = StyleBank.load(path)
+    if not len(bank):
+        raise BankError(f"style bank '{path}' must have styles, got none. Mine it again.")
+    clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
+    expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
+    check_bank(bank, expected, path, bank.num_channels)
+    return bank
+
+
+def load_network(cfg: CfgNode, arguments: argparse.Namespace) -> nn.Module:
+    """Load the trained network, or without --weights build an untrained one on the config's CLIP."""
+    if arguments.weights is not None:
+        return load_model(arguments.weights, arguments.config_file, arguments.opts).model
+    cfg.MODEL.DEVICE = str(default_device())
+    return Trainer.build_model(cfg)
+
+
+def preview(arguments: argparse.Namespace) -> None:
+    """Print the tables and write the figures.
+
+    Raises:
+        FAMixError: if the config, bank, weights or image cannot be used, alone or together.
+        OSError: if a figure cannot be written.
+    """
+    cfg = load_config(arguments.config_file, arguments.opts)
+    if not cfg.MODEL.CLIP.WEIGHTS and arguments.weights is None:
+        raise ConfigError("MODEL.CLIP.WEIGHTS must name a CLIP, got ''. Set it, or name a checkpoint with --weights.")
+    register_datasets(cfg.DATASETS.FILES)
+    classes = classes_of(cfg)
+    bank = load_bank(cfg, str(arguments.bank or style_bank_path(cfg)), classes)
+    pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
     shown = StylePreview(
-        inputs.model,
-        inputs.bank,
+        load_network(cfg, arguments),
+        bank,
         torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
-        stage=style.STAGE,
-        grid=tuple(style.GRID),
+        stage=cfg.MODEL.STYLE.STAGE,
+        grid=tuple(cfg.MODEL.STYLE.GRID),
         own_weight=arguments.own_weight,
-        trained=inputs.is_trained,
+        trained=arguments.weights is not None,
         seed=arguments.seed,
     )
-    effects = list(tqdm(shown.effects(), "looks", len(shown.names), mininterval=1.0))
-    folder = arguments.output or Path(inputs.cfg.OUTPUT_DIR) / "preview"
+    effects = list(tqdm(shown.effects(), "style words", len(shown.names), mininterval=1.0))
+    folder = arguments.output or Path(cfg.OUTPUT_DIR) / "preview"
     print(format_effects(effects, shown.plain))
     draw_distances(effects, folder / "distances.png")
     print(f"\nwrote {folder / 'distances.png'}")
     if shown.plain is not None:
-        print(f"\n{format_changes(effects, shown.plain, inputs.classes.names)}")
-        draw_predictions(pixels, shown.plain, effects, inputs.classes, folder / "predictions.png")
+        print(f"\n{format_changes(effects, shown.plain, classes.names)}")
+        draw_predictions(pixels, shown.plain, effects, classes, folder / "predictions.png")
         print(f"\nwrote {folder / 'predictions.png'}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; a user error is one line and exit status 2."""
     try:
         load_plugins()
         preview(expand_arguments(make_parser().parse_args(argv)))

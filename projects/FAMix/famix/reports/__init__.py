@@ -1,14 +1,14 @@
-"""Results of runs and style banks: files, tables, comparisons and pages."""
+"""Results of runs and style banks: files, tables, comparisons and HTML pages."""
 
-from famix.reports.report import Report, ScoredDataset, make_report
-from famix.reports.report_text import describe_classes, format_classes, format_report, format_row, format_scores
+from famix.reports.report import Report, ScoredDataset, describe_classes, make_report
 from famix.reports.results_file import RESULTS_FILE, read_report, read_results, write_report
-from famix.reports.run_metadata import RunFacts, ScoredWeights
+from famix.reports.run_metadata import RunMetadata, ScoredWeights
+from famix.reports.tables import format_classes, format_report, format_row, format_scores
 
 __all__ = [
     "RESULTS_FILE",
     "Report",
-    "RunFacts",
+    "RunMetadata",
     "ScoredDataset",
     "ScoredWeights",
     "describe_classes",

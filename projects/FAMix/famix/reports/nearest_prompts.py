@@ -1,11 +1,10 @@
-"""Which prompt a mined style looks like to CLIP.
+"""Nearest prompts of mined styles according to CLIP.
 
-A bank does not keep the patches that its styles were mined on, so the styles are put on other content: patches of a
-given image or, without one, of noise with the spectrum of natural images, which shows nothing. Each patch is normalised
-at the bank's stage, gets the style's statistics and goes through the rest of CLIP; a style's embedding is the mean over
-the patches. As content and CLIP's gap between images and texts weigh more than looks do, only differences count: of a
-style to the mean of all styles, and of a prompt to the mean of the prompts of the style's class. Of these prompts, those
-whose difference points most in the style's direction are its nearest.
+A bank does not hold the patches that its styles were mined on. The styles are therefore applied to other content: patches
+of given images or of noise with the spectrum of natural images. Each patch is normalised at the bank's stage, gets the
+statistics of the style and passes through the remaining stages of CLIP; the embedding of the style is the mean over the
+patches. Content and the gap between images and texts outweigh style in these embeddings, so differences are compared: of a
+style to the mean of all styles, and of a prompt to the mean of the prompts of its class.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +16,14 @@ from torch import Tensor
 
 from famix.clip import CLIPImageTower, PromptEncoder, check_templates, clip_weights_hash
 from famix.mining.metadata import bank_text_design
-from famix.reports.bank_looks import bank_prompts, text_list
+from famix.reports.bank import bank_prompts, text_list
 from famix.style.bank import StyleBank
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import BankError
 
 __all__ = ["NearestPrompts", "find_nearest_prompts", "noise_image", "require_clip"]
 
-_PATCHES = 2  # of a row and of a column of the content
+_PATCHES = 2  # per row and column of the content
 _SEED = 0
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
@@ -32,12 +31,12 @@ Progress = Callable[[Sequence[int]], Iterable[int]]
 
 @dataclass(frozen=True)
 class NearestPrompts:
-    """What CLIP takes some styles of a bank for.
+    """Prompts near to some styles of a bank.
 
     Attributes:
-        rows: (M,) int64, numbers of the styles in the bank.
-        prompts: of each, all prompts of its class, the nearest first.
-        ranks: (M,) int64, place of the prompt that it was mined with, 1 for the nearest.
+        rows: (M,) int64, indices of the styles in the bank.
+        prompts: for each style, all prompts of its class from near to far.
+        ranks: (M,) int64, rank of the prompt that the style was mined with, 1 for the nearest.
     """
 
     rows: Tensor
@@ -46,23 +45,23 @@ class NearestPrompts:
 
 
 def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raise unless a CLIP is the one that a bank was made with; one that names none is taken at its word.
+    """Check that a bank was made with a CLIP; a bank without a hash passes.
 
     Args:
         bank: the styles.
-        clip_state_dict: see `famix.modeling.load_clip_state_dict`.
-        source: what it was loaded from, for the message.
+        clip_state_dict: see `famix.load_clip_state_dict`.
+        source: where it was loaded from, for the message.
 
     Raises:
-        BankError: it is another one.
+        BankError: if the bank was made with another CLIP.
     """
     expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
     if expected and expected != found:
-        raise BankError(f"the bank was made with the CLIP {expected}, but {source} is {found}; name the bank's CLIP")
+        raise BankError(f"--clip must be the CLIP with the bank's clip_hash {expected}, got {found} of '{source}'.")
 
 
 def noise_image(side: int) -> Tensor:
-    """(3, side, side) float32 in pixel values: noise with the spectrum of natural images, always the same."""
+    """Make (3, side, side) float32 noise in [0, 255] units with the spectrum of natural images and a fixed seed."""
     generator = torch.Generator().manual_seed(_SEED)
     frequencies = torch.fft.fftfreq(side)
     amplitude = 1 / torch.hypot(frequencies[:, None], frequencies[None]).clamp(min=1 / side)
@@ -80,21 +79,21 @@ def find_nearest_prompts(
     most_styles: int = 300,
     progress: Progress = iter,
 ) -> NearestPrompts:
-    """Compare styles with the prompts of their classes.
+    """Rank the prompts of each style's class.
 
     Args:
-        bank: styles that were mined; those of classes with a single prompt are left out.
-        clip_state_dict: of the bank's CLIP.
-        images: (3, H, W) in pixel values 0-255, whose patches are the content; none for noise.
-        most_styles: are looked at, evenly chosen from all.
-        progress: wraps the rows while they are worked on, e.g. tqdm.
+        bank: mined styles; those of classes with a single prompt are left out.
+        clip_state_dict: weights of the bank's CLIP.
+        images: (3, H, W) in [0, 255], the content; noise if empty.
+        most_styles: maximum number of styles, evenly chosen.
+        progress: wraps the rows during the computation, e.g. tqdm.
 
     Raises:
-        BankError: the bank does not say its prompts, or was not made with this CLIP's kind of features.
+        BankError: if the bank has no prompts to compare, or other channels than the CLIP.
     """
     rows, candidates = _comparable(bank)
     if not rows:
-        raise BankError("the bank does not say its prompts, or has a single one for every class: nothing to compare")
+        raise BankError("--clip must be used with a bank of several prompts per class, got none. Mine one.")
     if len(rows) > most_styles:
         rows = [rows[place] for place in torch.linspace(0, len(rows) - 1, most_styles).round().long().tolist()]
     clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=())
@@ -115,7 +114,7 @@ def find_nearest_prompts(
 
 
 def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
-    """Rows of the bank whose class has several prompts, and these prompts by the name of the class."""
+    """Return the rows of styles that have several prompts of their class, and these prompts by class name."""
     names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
     prompts: dict[str, list[str]] = {}
     for text in text_list(bank, "prompts"):
@@ -131,14 +130,15 @@ def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
 
 
 def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
-    """Makes a function from a row of the bank to the embedding (D,) of its style."""
+    """Make a function from a row of the bank to the embedding (D,) of its style."""
     stage = bank.metadata.get("stage", "res2")
     clip.check_stage(stage)
-    patches = torch.cat(
-        [_patches(clip, stage, image) for image in images or [noise_image(_PATCHES * clip.input_resolution)]]
-    )
+    content = images or [noise_image(_PATCHES * clip.input_resolution)]
+    patches = torch.cat([_patches(clip, stage, image) for image in content])
     if patches.shape[1] != bank.num_channels:
-        raise BankError(f"the bank has {bank.num_channels} channels, {stage} of this CLIP {patches.shape[1]}")
+        raise BankError(
+            f"--clip must have {bank.num_channels} channels at {stage} like the bank, got {patches.shape[1]}. Name the bank's CLIP."
+        )
     mean, std = channel_mean_std(patches)
     normalised = (patches - mean) / std
 
@@ -152,7 +152,7 @@ def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tenso
 
 
 def _patches(clip: CLIPImageTower, stage: str, image: Tensor) -> Tensor:
-    """(P, C, h, w): features of the patches of an image, each of CLIP's own size."""
+    """Return (P, C, h, w) features of an image's patches, pooled to the size that CLIP was trained with."""
     features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
     size = clip.input_side(stage)
     parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]

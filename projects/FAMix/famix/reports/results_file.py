@@ -1,7 +1,7 @@
-"""The scores of a run as files for other programs: results.json, results.csv and results.md.
+"""Files of a report: results.json, results.csv and results.md.
 
-results.json holds, for every data set, task -> metric -> percent as the evaluators return them, and under "report"
-what they are of, with a format version and the means. Files of before had the data sets alone.
+results.json holds dataset -> task -> metric -> percent as the evaluators return it, and under "report" the metadata,
+the evaluation settings, the means and a format version. Files of format 1 hold the scores alone.
 """
 
 import csv
@@ -11,13 +11,16 @@ import math
 import os
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
+from famix.evaluation.counting.scores import ABSENT_CLASSES, SKIP, ZERO
 from famix.io import read_json
 from famix.io.atomic import whole_file
-from famix.reports.report import MEAN, TASK, Report
-from famix.reports.report_text import format_report
+from famix.reports.report import MEAN, TASK, Report, ScoredDataset
+from famix.reports.run_metadata import RunMetadata, ScoredWeights
+from famix.reports.tables import format_report
 from famix.utils.errors import DatasetError
 
 __all__ = ["FORMAT_VERSION", "RESULTS_FILE", "read_report", "read_results", "write_report"]
@@ -26,28 +29,37 @@ RESULTS_FILE = "results.json"
 """Name of the file in OUTPUT_DIR."""
 
 FORMAT_VERSION = 2
-"""Of results.json; the first had no number."""
+"""Version of results.json."""
 
 _REPORT = "report"
-_MAX_BYTES = 64 << 20  # of a results.json; a thousand classes in a hundred datasets have a tenth of it
+_MAX_BYTES = 64 << 20  # of results.json; 1000 classes on 100 datasets take a tenth
+_WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+T = TypeVar("T")
+Scores = dict[str, dict[str, dict[str, float]]]
 
 
 def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
-    """Write results.json, results.csv and results.md; each appears whole or not at all.
+    """Write results.json, results.csv and results.md atomically.
 
-    NaN, the score of a class that is nowhere, becomes null in JSON and empty in CSV.
+    NaN, the score of a class that does not occur, becomes null in JSON and an empty cell in CSV.
 
     Args:
-        report: scores and facts.
-        folder: of the files, which are replaced; made where it is missing.
+        report: scores and metadata.
+        folder: output folder, created if missing; existing files are replaced.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: if a file cannot be written.
     """
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "run": asdict(report.run),
+        "data_sets": {name: asdict(scored) for name, scored in report.datasets.items()},
+        "means": report.means(),
+    }
     path = Path(folder) / RESULTS_FILE
-    plain = {_REPORT: {"format_version": FORMAT_VERSION, **report.to_json()}, **report.results}
     texts = {
-        path: json.dumps(_without_nan(plain), indent=2, allow_nan=False) + "\n",
+        path: json.dumps(_without_nan({_REPORT: facts, **report.results}), indent=2, allow_nan=False) + "\n",
         path.with_suffix(".csv"): _to_csv(report),
         path.with_suffix(".md"): format_report(report),
     }
@@ -56,38 +68,47 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
             part.write_text(text)
 
 
-def read_results(path: str | os.PathLike[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Read the scores of a results.json, of any format version; null becomes NaN again.
+def read_results(path: str | os.PathLike[str]) -> Scores:
+    """Read the scores of a results.json of any format version; null becomes NaN.
 
     Returns:
-        Data set -> task -> metric -> percent.
+        Dataset -> task -> metric -> percent.
 
     Raises:
-        DatasetError: the file is missing or holds something else.
+        DatasetError: if the file is missing or malformed.
     """
-    return _read(path)[0]
+    return _read(Path(path))[0]
 
 
 def read_report(path: str | os.PathLike[str]) -> Report:
-    """Read a results.json with all that it says.
+    """Read a results.json with its metadata.
 
     Raises:
-        DatasetError: the file is missing, holds something else, or is of another format version.
+        DatasetError: if the file is missing, malformed or of another format version.
     """
-    results, plain = _read(path)
+    results, plain = _read(Path(path))
     if plain is None or plain.get("format_version") != FORMAT_VERSION:
-        found = "none" if plain is None else plain.get("format_version")
         raise DatasetError(
-            f"{path} has the format version {found}, expected {FORMAT_VERSION}, which says seed, protocol and "
-            "checkpoint; score the checkpoint again with --eval-only"
+            f"'{path}' must have format version {FORMAT_VERSION}, got "
+            f"{'none' if plain is None else plain.get('format_version')}. Score the checkpoint again with --eval-only."
         )
     try:
-        return Report.from_json(plain, results)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
+        weights = _from_plain(ScoredWeights, plain["run"]["weights"])
+        run = _from_plain(RunMetadata, plain["run"], weights=weights)
+        rule = ZERO if run.evaluator == "cityscapes" else SKIP  # of files without "absent_classes"
+        datasets = {
+            name: _from_plain(ScoredDataset, {"absent_classes": rule, **scored})
+            for name, scored in plain["data_sets"].items()
+        }
+        if datasets.keys() != results.keys():
+            raise ValueError(f"metadata of {sorted(datasets)}, scores of {sorted(results)}")
+        return Report(run, datasets, results)
+    except _WRONG_FORM as error:
+        raise _malformed(path, error) from error
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, float]]], Mapping[str, Any] | None]:
+def _read(path: Path) -> tuple[Scores, Mapping[str, Any] | None]:
+    """Read the scores and, if present, the metadata."""
     try:
         plain = read_json(path, _MAX_BYTES)
         report = plain.pop(_REPORT, None)
@@ -100,24 +121,63 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, dict[str, f
         }
         return results, None if report is None else dict(report)
     except FileNotFoundError as error:
-        raise DatasetError(_explain_missing(Path(path))) from error
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError) as error:
-        raise DatasetError(f"got no scores from {path} ({error}), expected a file that an evaluation wrote") from error
+        raise DatasetError(_explain_missing(path)) from error
+    except (OSError, *_WRONG_FORM) as error:
+        raise _malformed(path, error) from error
+
+
+def _malformed(path: str | os.PathLike[str], error: Exception) -> DatasetError:
+    return DatasetError(
+        f"'{path}' must be the {RESULTS_FILE} of an evaluation, got a malformed file ({error}). Score the run again with "
+        "--eval-only."
+    )
 
 
 def _explain_missing(path: Path) -> str:
-    """What to do about a run without scores."""
+    """Name the command that scores the run."""
     folder = path.parent if path.name == RESULTS_FILE else path
     if not folder.is_dir():
-        return f"the run {folder} does not exist; name the OUTPUT_DIR of a scored run"
+        return f"run directory not found: '{folder}'. Name the OUTPUT_DIR of a scored run."
     if not (folder / "config.yaml").is_file():
-        return f"{folder} must be the OUTPUT_DIR of a scored run, got no {RESULTS_FILE} in it. Name another folder."
-    to_do = "score" if (folder / "model_final.pth").is_file() else "finish and score"
-    words = "--eval-only --resume" if to_do == "score" else "--resume"
+        return f"'{folder}' must be the OUTPUT_DIR of a scored run, got no {RESULTS_FILE} in it. Name another folder."
+    is_trained = (folder / "model_final.pth").is_file()
     return (
-        f"{folder} must be a scored run, got no {RESULTS_FILE} in it. To {to_do} it: python projects/FAMix/train_net.py "
-        f"--config-file {shlex.quote(str(folder / 'config.yaml'))} {words}"
+        f"'{folder}' must be a scored run, got no {RESULTS_FILE} in it. To {'score' if is_trained else 'finish and score'} "
+        f"it: python projects/FAMix/train_net.py --config-file {shlex.quote(str(folder / 'config.yaml'))} "
+        f"{'--eval-only --resume' if is_trained else '--resume'}"
     )
+
+
+def _from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
+    """Make a dataclass of its JSON form.
+
+    Args:
+        kind: dataclass with fields of type str, number, bool, None, tuple[str, ...] or Mapping[str, str].
+        plain: field -> value.
+        known: fields that are not checked.
+
+    Raises:
+        TypeError, ValueError: if a field is missing, unknown, or has another type or an unknown value.
+    """
+    values = {**plain, **known}
+    for name, hint in get_type_hints(kind).items():
+        if name not in values or name in known:
+            continue
+        value = values[name]
+        if hint == tuple[str, ...]:
+            fits = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+            values[name] = tuple(value) if fits else value
+        elif hint == Mapping[str, str]:
+            fits = isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value.values())
+        elif isinstance(value, int) and not isinstance(value, bool):
+            fits = isinstance(value, hint) or isinstance(0.0, hint)
+        else:
+            fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        if not fits:
+            raise TypeError(f"{name} is {value!r:.200}, expected {hint}")
+        if name == "absent_classes" and value not in ABSENT_CLASSES:
+            raise ValueError(f"{name} is {value!r}, expected {' or '.join(ABSENT_CLASSES)}")
+    return kind(**values)
 
 
 def _without_nan(value: Any) -> Any:
@@ -129,43 +189,21 @@ def _without_nan(value: Any) -> Any:
 
 
 def _to_csv(report: Report) -> str:
-    """A row per data set, then the means; numbers in full."""
+    """Write a row for each dataset and for each mean, with all digits."""
     run, weights = report.run, report.run.weights
     by_class = (metric for tasks in report.results.values() for metric in tasks.get(TASK, {}))
     metrics = list(dict.fromkeys((*report.metrics, *by_class)))
-    head = [
-        "method",
-        "seed",
-        "weights",
-        "sha256",
-        "data_set",
-        "role",
-        "protocol",
-        "num_classes",
-        "num_occurring",
-        "absent_classes",
-        *metrics,
-    ]
-    same = [run.method, run.seed, weights.label, weights.sha256 or ""]
-    rows = [
-        [*same, name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes)]
-        + [_count(report.occurring(name)), scored.absent_classes]
-        + [_cell(report.score(name, metric)) for metric in metrics]
-        for name, scored in report.data_sets.items()
-    ]
-    rows += [
-        [*same, MEAN if group == MEAN else f"{MEAN} of {group}", MEAN, "", "", "", ""]
-        + [_cell(means.get(metric)) for metric in metrics]
-        for group, means in report.means().items()
-    ]
+    same = {"method": run.method, "seed": run.seed, "weights": weights.label, "sha256": weights.sha256}
+    columns = ("data_set", "role", "protocol", "num_classes", "num_occurring", "absent_classes")
+    rows: list[dict[str, Any]] = []
+    for name, scored in report.datasets.items():
+        facts = (name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes),
+                 report.occurring(name), scored.absent_classes)  # fmt: skip
+        rows.append(dict(zip(columns, facts, strict=True)) | {metric: report.score(name, metric) for metric in metrics})
+    for group, means in report.means().items():
+        rows.append({"data_set": group if group == MEAN else f"{MEAN} of {group}", "role": MEAN, **means})
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([head, *rows])
+    writer = csv.DictWriter(stream, [*same, *columns, *metrics], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_without_nan(same | row) for row in rows)  # None is written as an empty cell
     return stream.getvalue()
-
-
-def _count(value: int | None) -> str:
-    return "" if value is None else str(value)
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else repr(float(value))

@@ -1,4 +1,4 @@
-"""What a table of scores must say of the run that they are of."""
+"""Metadata of a scored run: the weights, the seed, hashes of the config and package versions."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
 
 import detectron2
 import numpy as np
@@ -23,41 +22,36 @@ __all__ = [
     "BEST",
     "FILE",
     "LAST",
-    "RunFacts",
+    "RunMetadata",
     "ScoredWeights",
     "describe_run",
     "file_sha256",
-    "from_plain",
     "method_name",
 ]
 
-T = TypeVar("T")
-
 LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"
 
-# Keys that do not change what is trained: where things lie, who computes, how often is looked, what is scored how.
-_OUTPUT = ("OUTPUT_DIR",)
+# Keys that do not change the training: seeds, paths, devices, logging and evaluation.
 _NOT_OF_THE_METHOD = (
-    *_OUTPUT,
-    *("SEED", "STYLE_MINING.SEED", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
-    *("SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "MODEL_SELECTION.USE", "DATASETS.TEST", "DATASETS.FILES"),
-    *("TEST.EVAL_PERIOD", "TEST.EVALUATOR", "TEST.SOURCE", "TEST.CLASSES", "TEST.ABSENT_CLASSES"),
-    *("TEST.PROTOCOL", "TEST.PROTOCOL_OF", "TEST.RELEASED_PADDING"),
+    *("OUTPUT_DIR", "SEED", "STYLE_MINING.SEED", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "MODEL.DEVICE"),
+    *("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "MODEL_SELECTION.USE"),
+    *("DATASETS.TEST", "DATASETS.FILES", "TEST.EVAL_PERIOD", "TEST.EVALUATOR", "TEST.SOURCE", "TEST.CLASSES"),
+    *("TEST.ABSENT_CLASSES", "TEST.PROTOCOL", "TEST.PROTOCOL_OF", "TEST.RELEASED_PADDING"),
 )
 
 
 @dataclass(frozen=True)
 class ScoredWeights:
-    """Which weights of a run were scored.
+    """The weights that were scored.
 
     Attributes:
-        selection: "last" (as training left them), "best" (on the source's validation set), "ema" (their moving
-            average), "file" (a file that says nothing of that) or "memory" (in mid-training).
-        file: name of the file that holds them; None where they were only in memory.
-        sha256: of that file.
-        iterations: that were done; None where nothing says so.
-        source_val: data set that "best" was chosen on.
-        source_score: mIoU there, in percent.
+        selection: "last" (the final ones), "best" (on the validation split of the source), "ema" (the moving
+            average), "file" (a file without that information) or "memory" (during training).
+        file: file name; None for weights in memory.
+        sha256: hash of the file.
+        iterations: number of training iterations; None if unknown.
+        source_val: dataset that selected "best".
+        source_score: mIoU on `source_val`, in percent.
     """
 
     selection: str = MEMORY
@@ -73,28 +67,29 @@ class ScoredWeights:
         return Path(self.file).stem if self.selection == FILE and self.file else self.selection
 
     def describe(self) -> str:
-        """A phrase for the text beside a table."""
-        known = {LAST: "the last", BEST: "the best", AVERAGE: "the moving average", MEMORY: "those in memory"}
-        words = known.get(self.selection, f"those of {self.file}")
+        """Describe the weights in a phrase, e.g. "best on gta5_val (71.3), 300 iterations"."""
+        words = {AVERAGE: "moving average", MEMORY: "in memory", FILE: str(self.file)}.get(
+            self.selection, self.selection
+        )
         if self.source_val is not None and self.source_score is not None:
             words += f" on {self.source_val} ({self.source_score:.1f})"
-        return words if self.iterations is None else f"{words}, after {self.iterations} iterations"
+        return words if self.iterations is None else f"{words}, {self.iterations} iterations"
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """What was run.
+class RunMetadata:
+    """Metadata of a run.
 
     Attributes:
-        method: last part of OUTPUT_DIR that does not name a seed.
+        method: last part of OUTPUT_DIR without the seed.
         seed: SEED.
         trained_on: DATASETS.TRAIN.
-        weights: that were scored.
+        weights: the scored weights.
         evaluator: TEST.EVALUATOR.
-        config_hash: SHA-256 of the config but for OUTPUT_DIR.
-        method_hash: SHA-256 of what of the config shapes the weights, but for the seeds.
-        date: of the scoring, in ISO format with time and zone.
-        versions: of Python and of the packages that matter.
+        config_hash: SHA-256 of the config without OUTPUT_DIR.
+        method_hash: SHA-256 of the settings that shape the weights, without the seeds.
+        date: time of the evaluation in ISO format with the time zone.
+        versions: Python and package versions.
     """
 
     method: str
@@ -107,22 +102,41 @@ class RunFacts:
     date: str
     versions: Mapping[str, str]
 
+    def facts(self) -> dict[str, str]:
+        """Return the metadata as name -> text."""
+        return {
+            "weights": self.weights.describe(),
+            "file": self.weights.file or "in memory",
+            "sha256": self.weights.sha256 or "",
+            "seed": str(self.seed),
+            "trained on": ", ".join(self.trained_on),
+            "evaluator": self.evaluator,
+            "config": self.config_hash,
+            "date": self.date,
+            "versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
+        }
 
-def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunFacts:
-    """Collect the facts of a run that is being scored.
+
+def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunMetadata:
+    """Collect the metadata of a run during its evaluation.
 
     Args:
         cfg: the effective config.
-        weights: what is scored.
+        weights: the scored weights.
     """
-    return RunFacts(
+
+    def hash_without(*keys: str) -> str:
+        settings = {key: value for key, value in flat_settings(cfg).items() if key not in keys}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    return RunMetadata(
         method=method_name(cfg.OUTPUT_DIR),
         seed=cfg.SEED,
         trained_on=tuple(cfg.DATASETS.TRAIN),
         weights=weights,
         evaluator=cfg.TEST.EVALUATOR,
-        config_hash=_hash_without(cfg, _OUTPUT),
-        method_hash=_hash_without(cfg, _NOT_OF_THE_METHOD),
+        config_hash=hash_without("OUTPUT_DIR"),
+        method_hash=hash_without(*_NOT_OF_THE_METHOD),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
             "famix": version("famix"),
@@ -134,41 +148,8 @@ def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunFacts:
     )
 
 
-def from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
-    """Make a dataclass of what JSON keeps of one: lists instead of tuples.
-
-    Args:
-        kind: the dataclass; its fields are texts, numbers, booleans, None, tuples of texts and mappings of texts.
-        plain: field -> value.
-        known: fields that need no look.
-
-    Raises:
-        TypeError: a field is missing, unknown, or of another type.
-    """
-    values = {**plain, **known}
-    for name, hint in get_type_hints(kind).items():
-        if name in values and name not in known:
-            values[name] = _checked(name, values[name], hint)
-    return kind(**values)
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    if hint == tuple[str, ...]:
-        fits = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-        value = tuple(value) if fits else value
-    elif hint == Mapping[str, str]:
-        fits = isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value.values())
-    else:
-        number = isinstance(value, int) and not isinstance(value, bool)
-        fits = isinstance(value, hint) and (number or not isinstance(value, int) or hint is bool)
-        fits = fits or (number and isinstance(0.0, hint))
-    if not fits:
-        raise TypeError(f"{name} is {value!r:.200}, expected {hint}")
-    return value
-
-
 def method_name(output_dir: str) -> str:
-    """What a run is called: "famix" for output/famix, output/famix/seed2 and output/famix_seed2."""
+    """Return the method's name: "famix" for output/famix, output/famix/seed2 and output/famix_seed2."""
     for part in reversed(Path(output_dir).resolve().parts):
         name = re.sub(r"[_.-]*seed[_=-]?\d+$", "", part)
         if name:
@@ -177,11 +158,6 @@ def method_name(output_dir: str) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_without(cfg: CfgNode, keys: tuple[str, ...]) -> str:
-    settings = {key: value for key, value in flat_settings(cfg).items() if key not in keys}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,18 +1,25 @@
-"""Charts as inline SVG: curves and histograms."""
+"""Curves and histograms as inline SVG, whose colours may be CSS variables and whose text stays text."""
 
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from famix.visualization.svg import Frame, element
+__all__ = ["Series", "histogram", "line_chart"]
 
-__all__ = ["Series", "color_key", "histogram", "line_chart"]
-
+_SIZE = (5.0, 3.0)  # inches; 360 x 216 CSS points, legible on a phone
 _BINS = 30
-_MOST_POINTS = 400  # of a curve; more cannot be seen
+_MOST_POINTS = 400  # of a curve; more are not visible
+_INK, _GRID = "#010101", "#020202"  # replaced by variables of the page
+_VARIABLES = {_INK: "var(--faint)", _GRID: "var(--line)"}
 
 
 @dataclass(frozen=True)
@@ -20,10 +27,10 @@ class Series:
     """Values of one kind.
 
     Attributes:
-        name: for the key.
-        color: CSS colour.
-        values: (N,); of a curve its heights.
-        places: (N,), of a curve, ascending.
+        name: for the description.
+        color: any CSS colour, also a variable.
+        values: (N,), the heights of a curve or the counted values of a histogram.
+        places: (N,), the ascending positions of a curve.
     """
 
     name: str
@@ -33,94 +40,84 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Curves over common axes; values that are not finite are left out.
+    """Draw curves; values that are not finite are left out.
 
     Args:
         series: with places; long ones are thinned out evenly.
         x_label, y_label: of the axes.
 
     Returns:
-        SVG; "" where there is nothing to draw.
+        SVG; "" without finite values.
     """
-    curves = [(one, *_finite(one)) for one in series]
-    drawn = [(one, x, y) for one, x, y in curves if len(x)]
-    if not drawn:
+    axes = _make_axes(x_label, y_label)
+    for one, color in zip(series, _placeholders(series), strict=True):
+        assert one.places is not None
+        finite = (np.isfinite(one.values) & np.isfinite(one.places)).nonzero()[0]
+        if len(finite) > _MOST_POINTS:
+            finite = finite[np.linspace(0, len(finite) - 1, _MOST_POINTS).round().astype(int)]
+        if len(finite):
+            rows, width = (finite, 1.6) if len(finite) > 1 else (finite.repeat(2), 6.0)  # a single value is a dot
+            axes.plot(
+                one.places[rows], one.values[rows], color=color, linewidth=width, solid_capstyle="round", zorder=3
+            )
+    if not axes.lines:
         return ""
-    xs, ys = (np.concatenate([curve[index] for curve in drawn]) for index in (1, 2))
-    frame = Frame(_ends(xs), _ends(ys, margin=0.05))
-    content = [
-        element("path", class_="curve", stroke=one.color, d=_path(frame, x, y))
-        if len(x) > 1
-        else _dot(frame, one, x, y)
-        for one, x, y in drawn
-    ]
-    return frame.draw(
-        content, x_label, y_label, f"{y_label} over {x_label}: {', '.join(one.name for one, *_ in drawn)}"
-    )
+    return _to_svg(axes, series, f"{y_label} over {x_label}: {', '.join(one.name for one in series)}")
 
 
 def histogram(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Histograms of several series over common bins, drawn over each other.
+    """Draw histograms over common bins.
 
     Args:
         series: values that are not finite are left out.
-        x_label: what is counted by size.
-        y_label: what is counted.
+        x_label: name of the values.
+        y_label: name of the counted items.
 
     Returns:
-        SVG; "" where there is nothing to draw.
+        SVG; "" without finite values.
     """
     values = [one.values[np.isfinite(one.values)] for one in series]
-    everything = np.concatenate(values) if values else np.empty(0)
-    if not everything.size:
+    if not any(one.size for one in values):
         return ""
-    low, high = _ends(everything)
-    edges = np.linspace(low, high, _BINS + 1)
-    counts = [np.histogram(one, edges)[0] for one in values]
-    frame = Frame((low, high), (0, float(max(count.max() for count in counts))))
-    content = [
-        element("path", fill=one.color, fill_opacity=0.55, d=_steps(frame, edges, count))
-        for one, count in zip(series, counts, strict=True)
-    ]
-    return frame.draw(content, x_label, y_label, f"histogram of {x_label}: {', '.join(one.name for one in series)}")
+    axes = _make_axes(x_label, y_label)
+    edges = np.histogram_bin_edges(np.concatenate(values), _BINS)
+    for one, color in zip(values, _placeholders(series), strict=True):
+        axes.stairs(np.histogram(one, edges)[0], edges, color=color, fill=True, alpha=0.6, linewidth=0)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _to_svg(axes, series, f"histogram of {x_label}: {', '.join(one.name for one in series)}")
 
 
-def color_key(entries: Sequence[tuple[str, str]]) -> str:
-    """A list of names and their CSS colours, as HTML."""
-    items = (f'<li><i style="background:{color}"></i>{escape(name)}</li>' for name, color in entries)
-    return f'<ul class="key">{"".join(items)}</ul>'
+def _make_axes(x_label: str, y_label: str) -> Axes:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.tick_params(length=0, colors=_INK, labelsize=9)
+    axes.set_xlabel(x_label, color=_INK, fontsize=9, parse_math=False)
+    axes.set_ylabel(y_label, color=_INK, fontsize=9, parse_math=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+    axes.patch.set_visible(False)
+    figure.patch.set_visible(False)
+    return axes
 
 
-def _finite(series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    assert series.places is not None
-    good = np.isfinite(series.values) & np.isfinite(series.places)
-    x, y = series.places[good], series.values[good]
-    if len(x) > _MOST_POINTS:
-        kept = np.linspace(0, len(x) - 1, _MOST_POINTS).round().astype(int)
-        x, y = x[kept], y[kept]
-    return x, y
+def _placeholders(series: Sequence[Series]) -> list[str]:
+    """Return a colour per series that Matplotlib knows; `_to_svg` replaces it by the CSS colour."""
+    return [f"#00{number + 1:02x}00" for number in range(len(series))]
 
 
-def _ends(values: NDArray[np.float64], margin: float = 0.0) -> tuple[float, float]:
-    """Lowest and highest value with some room; never the same."""
-    low, high = float(values.min()), float(values.max())
-    room = margin * (high - low) if high > low else max(abs(low), 1.0) * 0.05
-    return low - room, high + room
-
-
-def _path(frame: Frame, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    points = (f"{frame.across.place(float(a)):.1f} {frame.up.place(float(b)):.1f}" for a, b in zip(x, y, strict=True))
-    return "M" + "L".join(points)
-
-
-def _dot(frame: Frame, series: Series, x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    return element("circle", cx=frame.across.place(float(x[0])), cy=frame.up.place(float(y[0])), r=3, fill=series.color)
-
-
-def _steps(frame: Frame, edges: NDArray[np.float64], counts: NDArray[np.int64]) -> str:
-    """Outline of a histogram, closed along its foot."""
-    foot = frame.up.place(0)
-    parts = [f"M{frame.across.place(float(edges[0])):.1f} {foot:.1f}"]
-    for right, count in zip(edges[1:], counts, strict=True):
-        parts.append(f"V{frame.up.place(float(count)):.1f}H{frame.across.place(float(right)):.1f}")
-    return "".join(parts) + f"V{foot:.1f}Z"
+def _to_svg(axes: Axes, series: Sequence[Series], description: str) -> str:
+    stream, figure = io.StringIO(), axes.get_figure(root=True)
+    assert figure is not None
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "famix", "font.sans-serif": ["DejaVu Sans"]}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    svg = stream.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>.*?</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' (?:id|clip-path|xmlns[:a-z]*)="[^"]*"', "", svg)  # ids would repeat on a page of many charts
+    svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)  # the page sets the size
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    colors = _VARIABLES | dict(zip(_placeholders(series), (one.color for one in series), strict=True))
+    for placeholder, color in colors.items():
+        svg = svg.replace(placeholder, escape(color))
+    return svg.replace(">", f' role="img"><title>{escape(description)}</title>', 1)

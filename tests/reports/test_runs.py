@@ -1,4 +1,4 @@
-"""What is read from the folders of runs, and the tables and drawings that are made of it."""
+"""Reader of run directories, and the page of runs."""
 
 import json
 import math
@@ -15,13 +15,10 @@ from error_matching import expect_error, explains
 from famix.evaluation.counting.confusion import ConfusionMatrix, write_confusion
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import write_report
-from famix.reports.confusion_view import draw_confusion, largest_confusions
-from famix.reports.run_examples import chosen_images
-from famix.reports.run_folder import differing_settings, read_runs
-from famix.reports.run_page import render_runs
-from famix.reports.run_tables import class_bars, winners
+from famix.reports.run_page import class_scores, describe_confusion, render_runs
+from famix.reports.runs import chosen_images, differing_settings, read_runs
+from famix.reports.tables import best_places
 from famix.utils.errors import ConfigError, DatasetError
-from famix.visualization.label_pictures import color_labels, mark_errors, right_share, shrink
 from report_factory import CLASSES, fake_report
 from reports.pages import assert_sound
 from run_factory import load_tool
@@ -57,7 +54,8 @@ def test_a_run_is_read_as_it_was_left(tmp_path: Path) -> None:
     assert run.losses["total_loss"].values.tolist() == pytest.approx([2.0, 1.9, 1.8, 1.7, 1.6])
     assert run.confusions["acdc_fog_val"].counts.tolist() == COUNTS.tolist()
     assert run.settings["SOLVER.BASE_LR"] == 0.1
-    assert run.missing == ("no confusion matrix of gta5_val; TEST.EVALUATOR streaming leaves one when it scores",)
+    (missing,) = run.missing
+    explains(missing, "gta5_val", remedy="streaming")
 
 
 def test_losses_of_a_resumed_run_replace_those_before(tmp_path: Path) -> None:
@@ -90,7 +88,7 @@ def test_a_confusion_matrix_of_other_scores_is_left_out(tmp_path: Path) -> None:
     write_confusion(folder / "inference/acdc_fog_val/confusion.json", CLASSES, COUNTS + 5)
     (run,) = read_runs([folder])
     assert not run.confusions
-    assert any("acdc_fog_val is of another evaluation than results.json" in reason for reason in run.missing)
+    assert any("acdc_fog_val" in reason and "another evaluation" in reason for reason in run.missing)
 
 
 def break_results(folder: Path, change: Callable[[dict], object]) -> bytes:
@@ -209,32 +207,39 @@ def test_settings_that_differ_are_found_whatever_the_folders_are_called(tmp_path
     ],
 )
 def test_winners_are_those_that_read_best(texts: list[str], places: list[int]) -> None:
-    assert winners(texts) == places
+    assert best_places(texts) == places
 
 
 def test_the_page_shows_the_scores_and_their_winners(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / "a", 40.0, method="base"), write_run(tmp_path / "b", 45.26, method="famix")])
     html = render_runs(runs, {}, ["a note"])
     page = assert_sound(html)
-    assert page.column("base") == {"acdc_fog": "40.0", "source: gta5": "70.0"}
-    assert page.column("famix") == {"acdc_fog": "45.3 ★", "source: gta5": "70.0"}
+    assert page.tables[0][1][:3] == ["base", "gta5_train", "-"], "metadata of the runs on top"
+    assert page.tables[1] == [
+        ["mIoU in %", "acdc_fog", "source: gta5", "gain"],
+        ["base", "40.0", "70.0", "baseline"],
+        ["famix", "45.3 ★", "70.0", "+5.3"],
+    ]
     assert "base and famix" in page.text and "a note" in page.text and "total loss" in page.text
     # 30 of 50 pixels of sky are taken for road, 10 of 100 of road for sky
-    assert page.text.count("sky taken for road 60 %; road taken for sky 10 %") == 2
-    assert page.column("IoU in %", 1)["road"] == "69.2" * 2  # 90 / 130, a bar for each run
+    assert page.text.count("sky as road 60 %; road as sky 10 %") == 2
+    assert page.column("IoU in %", 2)["road"] == "69.2" * 2  # 90 / 130, a bar for each run
+    assert page.tables[3][2:] == [["road", "90", "10"], ["sky", "60", "40"]]
+    assert page.tables[3][0] == ["", "predicted class"] and page.tables[3][1] == ["true class", "road", "sky"]
 
 
 def test_seeds_are_put_together(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"{seed}", 40.0 + seed, seed=seed) for seed in (1, 3)]
     page = assert_sound(render_runs(read_runs(folders), {}))
-    assert page.column("famix, 2 seeds", 1) == {"acdc_fog": "42.0 ± 1.4", "source: gta5": "70.0 ± 0.0"}
+    assert page.tables[2][1] == ["famix, 2 seeds", "42.0 ± 1.4", "70.0 ± 0.0"]
 
 
 def test_runs_that_were_scored_differently_share_no_table(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / "a", protocol="half"), write_run(tmp_path / "b", 41.0, method="b")]
     page = assert_sound(render_runs(read_runs(folders), {}))
     assert "cannot be compared" in page.text
-    assert [head for head, *_ in page.tables if head[0] == "mIoU in %"] == [["mIoU in %", "famix"], ["mIoU in %", "b"]]
+    rows = [[row[0] for row in table] for table in page.tables if table[0][0] == "mIoU in %"]
+    assert rows == [["mIoU in %", "famix"], ["mIoU in %", "b"]]
 
 
 def test_panoptic_scores_have_a_table(tmp_path: Path) -> None:
@@ -243,7 +248,7 @@ def test_panoptic_scores_have_a_table(tmp_path: Path) -> None:
     plain["acdc_fog_val"] |= {"panoptic_seg": {"PQ": 30.5}, "segm": {"AP": 12.25}}
     (folder / "results.json").write_text(json.dumps(plain))
     page = assert_sound(render_runs(read_runs([folder]), {}))
-    assert page.column("famix", 1) == {"acdc_fog: PQ": "30.5", "acdc_fog: mask AP": "12.2"}
+    assert page.tables[2] == [["in %", "acdc_fog: PQ", "acdc_fog: mask AP"], ["famix", "30.5", "12.2"]]
 
 
 def test_names_of_runs_cannot_become_markup(tmp_path: Path) -> None:
@@ -252,40 +257,29 @@ def test_names_of_runs_cannot_become_markup(tmp_path: Path) -> None:
     assert "<script>" not in html
 
 
-def test_heat_maps_show_the_classes_that_are_there() -> None:
+def test_matrices_show_the_classes_that_are_there() -> None:
     counts = np.zeros((3, 3), np.int64)
     counts[0], counts[2] = [99, 0, 1], [50, 0, 50]
-    svg = draw_confusion(ConfusionMatrix(("road", "bus", "sky"), counts))
-    assert "bus" not in svg
-    assert "99.0 % of road is found" in svg and "50.0 % of sky is taken for road" in svg
-    assert svg.count('class="right"') == 2 and svg.count('class="wrong"') == 2
-    assert draw_confusion(ConfusionMatrix(("road",), np.zeros((1, 1), np.int64))) == ""
+    matrix = describe_confusion(ConfusionMatrix(("road", "bus", "sky"), counts), "famix")
+    assert matrix is not None and matrix.names == ["road", "sky"]
+    assert matrix.shares == [[0.99, 0.01], [0.5, 0.5]]
+    assert describe_confusion(ConfusionMatrix(("road",), np.zeros((1, 1), np.int64)), "famix") is None
 
 
-def test_largest_confusions_leave_hardly_labelled_classes_out() -> None:
+def test_captions_leave_hardly_labelled_classes_out() -> None:
     counts = np.array([[9000, 1000, 0], [0, 5000, 0], [4, 0, 0]])
-    (only,) = largest_confusions(ConfusionMatrix(("road", "car", "sign"), counts))
-    assert (only.true, only.predicted, only.share) == ("road", "car", 0.1)
+    matrix = describe_confusion(ConfusionMatrix(("road", "car", "sign"), counts), "famix")
+    assert matrix is not None and matrix.caption == "famix. Largest confusions: road as car 10 %"
 
 
-def test_errors_are_red_on_a_dim_image() -> None:
-    truth, predicted = np.array([[0, 1, 255, 1]], np.uint8), np.array([[0, 0, 0, 1]], np.uint8)
-    picture = mark_errors(np.full((2, 8, 3), 200, np.uint8), truth, predicted, 255)
-    assert picture.shape == (1, 4, 3)
-    assert picture[0, 1].tolist() == [232, 30, 60]
-    assert picture[0, [0, 2, 3]].tolist() == [[110, 110, 110]] * 3
-    assert right_share(truth, predicted, 255) == pytest.approx(2 / 3)
-    assert math.isnan(right_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
-
-
-def test_labels_keep_their_colours_when_they_shrink() -> None:
-    ids = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (50, 100))
-    colored = color_labels(ids, [(10, 20, 30), (1, 2, 3)])
-    small = shrink(colored, 40, smooth=False)
-    assert small.shape == (20, 40, 3)
-    assert {tuple(pixel) for pixel in small.reshape(-1, 3).tolist()} == {(10, 20, 30), (1, 2, 3), (225, 225, 225)}
-    assert shrink(colored, 100, smooth=True) is colored
-    assert len(np.unique(shrink(colored, 40, smooth=True).reshape(-1, 3), axis=0)) > 3
+def test_gains_refer_to_the_named_baseline(tmp_path: Path) -> None:
+    runs = read_runs(
+        [write_run(tmp_path / name, fog, method=name) for name, fog in (("a", 40.0), ("b", 42.0), ("c", 39.0))]
+    )
+    page = assert_sound(render_runs(runs, {}, baseline="b"))
+    assert page.column("gain", 1) == {"a": "-2.0", "b": "baseline", "c": "-3.0"}
+    with expect_error(ConfigError, "--baseline", "d", "a, b, c"):
+        render_runs(runs, {}, baseline="d")
 
 
 def test_examples_are_spread_over_the_data_set() -> None:
@@ -312,14 +306,14 @@ def test_the_page_shows_both_means_and_how_many_classes_occur(tmp_path: Path, ru
     assert set(run.confusions) == {"fog_val", "night_val"}, "the matrix is that of the scores by either rule"
     page = render_runs([run], {})
     assert "classes that occur: fog 3 of 3, night 1 of 3" in page
-    assert assert_sound(page).column("famix")["mean"] == mean
-    assert assert_sound(page).column("famix", 1)["mean"] == other
+    assert assert_sound(page).column("mean", 1)["famix"] == mean
+    assert assert_sound(page).column("mean", 2)["famix"] == other
     assert f"mIoU-{'zero' if rule == 'skip' else 'skip'} in %" in page
 
 
 def test_a_class_that_is_only_predicted_stays_out_of_the_mean_of_a_class(tmp_path: Path) -> None:
     (run,) = read_runs([write_absent(tmp_path / "famix", "zero")])
-    assert ">100.0<" in class_bars([run], ["fog_val", "night_val"]).split("sky")[1].split("car")[0]
+    assert class_scores(run.report, ["fog_val", "night_val"])["sky"] == 100
 
 
 def test_a_run_that_is_a_loop_of_links_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

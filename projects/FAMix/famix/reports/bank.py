@@ -1,0 +1,384 @@
+"""Statistics of style banks, their style words, and banks made of banks by merging and filtering.
+
+A style word is the prompt of a style without the name of its class, such as "foggy" of the prompt "foggy road".
+
+The metadata of a merged or filtered bank has a `history`, a JSON list of steps from old to new: {"step": "merge" or
+"filter", "famix_version": ..., "inputs": [{"name", "styles", "sha256" of the styles, and differing metadata}], and the
+selection of a filter}.
+
+Shapes: N styles of C channels. A style is a point of 2C coordinates, its means followed by its standard deviations.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from famix.clip.files import design_marks
+from famix.clip.weights import clip_weights_hash
+from famix.io import parse_json
+from famix.mining.metadata import bank_text_design
+from famix.style.bank import StyleBank
+from famix.style.dominant import IGNORE_CLASS
+from famix.utils.errors import BankError
+from famix.utils.messages import did_you_mean, first_few
+
+__all__ = [
+    "HISTORY",
+    "GroupStatistics",
+    "Selection",
+    "StyleWords",
+    "bank_prompts",
+    "class_statistics",
+    "filter_bank",
+    "find_problems",
+    "merge_banks",
+    "require_compatible",
+    "source_distance",
+    "style_points",
+    "style_words",
+    "text_list",
+    "word_statistics",
+]
+
+HISTORY = "history"
+"""Key of the metadata."""
+
+_PROMPT_ID, _BATCH_ID = "prompt_id", "batch_id"
+_HIGHEST_LOSS = 2.0  # of 1 - cosine similarity
+_FLOOR = 0.05  # share of the mean spread; smaller spreads of single coordinates would dominate the distance
+
+
+@dataclass(frozen=True)
+class StyleWords:
+    """The style words of a bank.
+
+    Attributes:
+        names: L words in the order of the bank's prompts.
+        index: (N,) int64, index of each style's word.
+    """
+
+    names: tuple[str, ...]
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """Statistics of the styles of a class or a style word.
+
+    Attributes:
+        name: of the group.
+        styles: number of styles.
+        loss_before, loss_after: mean cosine loss before and after mining; NaN if unknown.
+        spread: root mean square distance of the styles from their mean, relative to the magnitude of the mean; NaN for
+            a single style.
+        negative: number of styles with a negative standard deviation in some channel, which the optimiser permits.
+    """
+
+    name: str
+    styles: int
+    loss_before: float
+    loss_after: float
+    spread: float
+    negative: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Conditions on styles; empty ones and None select everything.
+
+    Attributes:
+        classes: class names; "unlabelled" for patches without a class.
+        prompts: texts; a style's prompt must contain one of them.
+        max_loss: highest cosine loss after mining.
+    """
+
+    classes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    max_loss: float | None = None
+
+
+def text_list(bank: StyleBank, key: str) -> list[str]:
+    """Return an entry of the metadata that is a JSON list of strings; empty if it is missing.
+
+    Raises:
+        BankError: if it is malformed.
+    """
+    texts = _json_list(bank, key)
+    if not all(isinstance(text, str) for text in texts):
+        raise BankError(f"the bank's {key} must be a JSON list of strings, got {texts!r:.200}. Mine the bank again.")
+    return texts
+
+
+def bank_prompts(bank: StyleBank) -> list[str]:
+    """Return the prompt of each style; empty for a bank without prompts.
+
+    Raises:
+        BankError: if styles refer to missing prompts.
+    """
+    prompts, ids = text_list(bank, "prompts"), bank.annotations.get(_PROMPT_ID)
+    if ids is None or not len(ids):
+        return []
+    if not 0 <= int(ids.min()) <= int(ids.max()) < len(prompts):
+        raise BankError(
+            f"the bank's {_PROMPT_ID} must be in [0, {len(prompts) - 1}], got {int(ids.min())} to {int(ids.max())}. Mine "
+            "the bank again."
+        )
+    return [prompts[index] for index in ids.tolist()]
+
+
+def style_words(bank: StyleBank) -> StyleWords | None:
+    """Find the style words of a bank.
+
+    Args:
+        bank: mined with prompts of a style word and a class name; another prompt is a word as a whole.
+
+    Returns:
+        None for a bank without prompts, such as a measured or released one.
+    """
+    prompts = bank_prompts(bank)
+    if not prompts:
+        return None
+    names = {class_id: bank.class_name(class_id) for class_id in bank.counts()}
+    classes = bank.class_ids.tolist()
+    words = [prompt.removesuffix(f" {names[one]}") for prompt, one in zip(prompts, classes, strict=True)]
+    first: dict[str, int] = {}
+    for word, prompt_id in zip(words, bank.annotations[_PROMPT_ID].tolist(), strict=True):
+        first[word] = min(first.get(word, prompt_id), prompt_id)
+    order = {word: place for place, word in enumerate(sorted(first, key=first.__getitem__))}
+    return StyleWords(tuple(order), torch.tensor([order[word] for word in words]))
+
+
+def style_points(bank: StyleBank) -> Tensor:
+    """Return (N, 2C) float32: means and standard deviations of each style."""
+    return torch.cat([bank.mean, bank.std], dim=1)
+
+
+def class_statistics(bank: StyleBank) -> list[GroupStatistics]:
+    """Return the statistics of every class with styles, ordered by class id."""
+    return [_describe(bank, bank.class_ids == class_id, bank.class_name(class_id)) for class_id in bank.counts()]
+
+
+def word_statistics(bank: StyleBank) -> list[GroupStatistics]:
+    """Return the statistics of every style word in the order of the prompts; empty for a bank without prompts."""
+    words = style_words(bank)
+    if words is None:
+        return []
+    return [_describe(bank, words.index == place, name) for place, name in enumerate(words.names)]
+
+
+def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
+    """Compute the distance of each style from the source patches of its class.
+
+    Args:
+        bank: N styles.
+        own: statistics of source patches (tools/measure_bank.py) with the same CLIP, stage and grid.
+
+    Returns:
+        (N,) float32: root mean square over all coordinates of the difference to the mean source patch of the class, in
+        units of the standard deviation among these patches. A source patch has a distance of about 1. Classes with
+        fewer than two source patches are compared with all patches.
+
+    Raises:
+        BankError: if the banks are incompatible, or `own` has fewer than two styles.
+    """
+    require_compatible(bank, own, ("the bank", "the measured bank"))
+    if len(own) < 2:
+        raise BankError(f"the measured bank must have at least 2 styles, got {len(own)}. Measure more images.")
+    points, sources = style_points(bank), style_points(own)
+    distance = torch.empty(len(bank))
+    for class_id in bank.counts():
+        mine = own.class_ids == class_id
+        rows = sources[mine] if int(mine.sum()) > 1 else sources
+        spread = rows.std(dim=0)
+        spread = spread.clamp(min=_FLOOR * float(spread.square().mean().sqrt()) + torch.finfo(torch.float32).tiny)
+        chosen = bank.class_ids == class_id
+        distance[chosen] = ((points[chosen] - rows.mean(dim=0)) / spread).square().mean(dim=1).sqrt()
+    return distance
+
+
+def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]) -> None:
+    """Check that two banks have the same CLIP, text tower, stage, grid, classes and channels.
+
+    Args:
+        first, second: the banks.
+        names: of the two, for the message.
+
+    Raises:
+        BankError: if they differ.
+    """
+    pairs = [(key, *(bank.metadata.get(key, "nothing") for bank in (first, second)))
+             for key in ("clip_hash", "stage", "grid", "class_names")]  # fmt: skip
+    designs = [bank_text_design(bank) for bank in (first, second)]
+    if designs[0].known and designs[1].known:
+        pairs.append(("text tower", str(designs[0]), str(designs[1])))
+    pairs.append(("channels", str(first.num_channels), str(second.num_channels)))
+    for key, expected, found in pairs:
+        if expected != found:
+            raise BankError(
+                f"{key} must be equal in both banks, got {expected} in {names[0]} and {found} in {names[1]}. Combine only "
+                "banks of the same CLIP, stage, grid and classes."
+            )
+
+
+def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
+    """Merge the styles of several banks.
+
+    Args:
+        banks: name, for messages and the history -> bank; at least one.
+
+    Returns:
+        All styles in the order of the banks. Equal metadata are kept, prompts and sources united, and differing
+        metadata moved to the history. Only annotations of all banks are kept. Batches are renumbered.
+
+    Raises:
+        BankError: if the banks are incompatible, see `require_compatible`.
+    """
+    names = list(banks)
+    for name in names[1:]:
+        require_compatible(banks[names[0]], banks[name], (names[0], name))
+    prompts = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "prompts")))
+    sources = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "source")))
+    metadata = _merged_metadata(banks)
+    if prompts:
+        metadata["prompts"] = json.dumps(prompts)
+        metadata |= design_marks(next(design for design in map(bank_text_design, banks.values()) if design.known))
+    if sources:
+        metadata["source"] = json.dumps(sources)
+    common = set.intersection(*(set(bank.annotations) for bank in banks.values()))
+    merged, first_batch = StyleBank(metadata), 0
+    for bank in banks.values():
+        annotations = {name: values for name, values in bank.annotations.items() if name in common}
+        if _PROMPT_ID in common:
+            places = [prompts.index(text) for text in bank_prompts(bank)]
+            annotations[_PROMPT_ID] = torch.tensor(places, dtype=torch.int64)
+        if _BATCH_ID in common and len(bank):
+            annotations[_BATCH_ID] = bank.annotations[_BATCH_ID] + first_batch
+            first_batch = int(annotations[_BATCH_ID].max()) + 1
+        merged.add(bank.class_ids, bank.mean, bank.std, annotations)
+    return merged
+
+
+def filter_bank(bank: StyleBank, name: str, selection: Selection) -> StyleBank:
+    """Keep the styles of a bank that meet all conditions.
+
+    Args:
+        bank: the styles.
+        name: of the bank, for the history.
+        selection: the conditions.
+
+    Returns:
+        A bank with the same metadata and an extended history.
+
+    Raises:
+        BankError: if no style is left, a class is unknown, or the bank lacks the information of a condition.
+    """
+    kept = torch.ones(len(bank), dtype=torch.bool)
+    if selection.classes:
+        ids = {bank.class_name(class_id): class_id for class_id in (*range(len(bank.class_names())), *bank.counts())}
+        for one in selection.classes:
+            if one not in ids:
+                raise BankError(
+                    f"--class must be a class of the bank, got '{one}'.{did_you_mean(one, ids)} Choose from {', '.join(ids)}."
+                )
+        kept &= torch.isin(bank.class_ids, torch.tensor([ids[one] for one in selection.classes]))
+    if selection.prompts:
+        texts = bank_prompts(bank)
+        if not texts:
+            raise BankError("--prompt must be used with a mined bank, got one without prompts. Select by --class.")
+        kept &= torch.tensor([any(part in text for part in selection.prompts) for text in texts])
+    if selection.max_loss is not None:
+        if "final_loss" not in bank.annotations:
+            raise BankError("--max-loss must be used with a mined bank, got one without losses. Select by --class.")
+        kept &= bank.annotations["final_loss"] <= selection.max_loss
+    if not kept.any():
+        raise BankError(
+            f"the selection must keep a style, got none of the {len(bank)} of {name}. Select less strictly."
+        )
+    conditions = {
+        "classes": list(selection.classes),
+        "prompts": list(selection.prompts),
+        "max_loss": selection.max_loss,
+    }
+    step = {"step": "filter", **{key: value for key, value in conditions.items() if value not in ([], None)}}
+    history = _history([bank], {**step, "inputs": [_identify(name, bank)]})
+    filtered = StyleBank(bank.metadata | {HISTORY: history})
+    annotations = {key: values[kept] for key, values in bank.annotations.items()}
+    filtered.add(bank.class_ids[kept], bank.mean[kept], bank.std[kept], annotations)
+    return filtered
+
+
+def find_problems(bank: StyleBank) -> list[str]:
+    """Describe the problems of a loaded bank; loading has already checked that its values are finite.
+
+    Returns:
+        One description per problem; empty for a sound bank.
+    """
+    problems = [] if len(bank) else ["it has no styles"]
+    names, counts = bank.class_names(), bank.counts()
+    foreign = [class_id for class_id in counts if class_id >= len(names) and class_id != IGNORE_CLASS]
+    if names and foreign:
+        problems.append(f"it has styles of class ids {first_few(foreign)}, but only {len(names)} class names")
+    problems += [f"its metadata lack {key}" for key in ("clip_hash", "stage", "grid") if not bank.metadata.get(key)]
+    try:
+        bank_prompts(bank)
+    except BankError as error:
+        problems.append(str(error))
+    for key in ("initial_loss", "final_loss"):
+        losses = bank.annotations.get(key, torch.zeros(0))
+        outside = int((~((losses >= -1e-3) & (losses <= _HIGHEST_LOSS + 1e-3))).sum())
+        if outside:
+            problems.append(f"{outside} values of {key} are outside [0, {_HIGHEST_LOSS:g}]")
+    empty = int(((bank.mean == 0).all(dim=1) & (bank.std == 0).all(dim=1)).sum())
+    if empty:
+        problems.append(f"{empty} styles are all zeros, which would erase a patch")
+    return problems
+
+
+def _describe(bank: StyleBank, chosen: Tensor, name: str) -> GroupStatistics:
+    points = style_points(bank)[chosen]
+    losses = [bank.annotations.get(f"{which}_loss") for which in ("initial", "final")]
+    before, after = (math.nan if values is None else float(values[chosen].mean()) for values in losses)
+    center = points.mean(dim=0)
+    size = float(center.square().mean().sqrt())
+    spread = float((points - center).square().mean().sqrt()) / size if len(points) > 1 and size > 0 else math.nan
+    return GroupStatistics(name, len(points), before, after, spread, int((bank.std[chosen] < 0).any(dim=1).sum()))
+
+
+def _json_list(bank: StyleBank, key: str) -> list[Any]:
+    try:
+        content = parse_json(bank.metadata.get(key, "[]"))
+        if not isinstance(content, list):
+            raise TypeError("not a list")
+        return content
+    except (ValueError, TypeError) as error:
+        raise BankError(
+            f"the bank's {key} must be a JSON list, got {bank.metadata[key]!r:.200}. Mine the bank again."
+        ) from error
+
+
+def _merged_metadata(banks: Mapping[str, StyleBank]) -> dict[str, str]:
+    """Return the equal metadata, with the differing ones in the history."""
+    everything = [bank.metadata for bank in banks.values()]
+    keys = dict.fromkeys(key for metadata in everything for key in metadata)
+    agreed = {key: everything[0].get(key, "") for key in keys if len({entry.get(key) for entry in everything}) == 1}
+    inputs = []
+    for name, bank in banks.items():
+        differing = {key: value for key, value in bank.metadata.items() if key not in (*agreed, "prompts", HISTORY)}
+        inputs.append({**_identify(name, bank), **differing})
+    return {**agreed, HISTORY: _history(list(banks.values()), {"step": "merge", "inputs": inputs})}
+
+
+def _identify(name: str, bank: StyleBank) -> dict[str, Any]:
+    styles = {"mean": bank.mean, "std": bank.std, "class_ids": bank.class_ids.float()}
+    return {"name": name, "styles": len(bank), "sha256": clip_weights_hash(styles)}  # accepts any tensors
+
+
+def _history(banks: Sequence[StyleBank], step: Mapping[str, Any]) -> str:
+    before = [entry for bank in banks for entry in _json_list(bank, HISTORY)]
+    return json.dumps([*before, {**step, "famix_version": version("famix")}])

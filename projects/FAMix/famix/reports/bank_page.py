@@ -1,0 +1,247 @@
+"""Summary of a style bank as text for a terminal and as an HTML page with a map of its styles."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from markupsafe import Markup
+from tabulate import tabulate
+from torch import Tensor
+
+from famix.io import parse_json
+from famix.reports.bank import (
+    HISTORY,
+    GroupStatistics,
+    bank_prompts,
+    class_statistics,
+    find_problems,
+    style_points,
+    style_words,
+    word_statistics,
+)
+from famix.reports.nearest_prompts import NearestPrompts
+from famix.reports.page import Table, category_color, render_page
+from famix.reports.tables import format_number
+from famix.style.bank import StyleBank
+from famix.visualization.charts import Series, histogram
+
+__all__ = ["BankView", "format_bank", "principal_plane", "render_bank"]
+
+_LONG = 160  # characters of a metadata entry in a terminal
+_NEAREST_NAMED = 3
+_SIDE, _MARGIN = 400, 14  # of the map
+_MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more hide each other and slow the page down
+_ON_TOP = ("source", "stage", "grid", "steps", "lr")  # metadata at the top of the page
+_TAKEN_FOR = "most often nearest"
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class BankView:
+    """A bank with the results of its analysis.
+
+    Attributes:
+        name: of the file.
+        bank: N >= 1 styles.
+        own: measured statistics of the source, if given.
+        distances: (N,) distances to these, see `source_distance`.
+        nearest: nearest prompts, if computed.
+    """
+
+    name: str
+    bank: StyleBank
+    own: StyleBank | None = None
+    distances: Tensor | None = None
+    nearest: NearestPrompts | None = None
+
+
+def format_bank(view: BankView) -> str:
+    """Format the summary of a bank for a terminal."""
+    bank = view.bank
+    parts = [f"{view.name}: {_size(bank)}, {bank.num_channels} channels"]
+    for rows in _tables(view):
+        align = ["left", *("left" if name == _TAKEN_FOR else "right" for name in list(rows[0])[1:])]
+        parts.append(
+            tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True, colalign=align)
+        )
+    entries = ((name, text if len(text) <= _LONG else f"{text[:_LONG]}...") for name, text in _metadata(bank).items())
+    parts.append("\n".join(f"{name:18} {text}" for name, text in entries))
+    parts += [f"problem: {problem}" for problem in find_problems(bank)]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_bank(view: BankView) -> str:
+    """Render the page of a bank, which holds all its content and is readable without scripts."""
+    bank, metadata, words = view.bank, _metadata(view.bank), style_words(view.bank)
+    headline = f"{_size(bank)}, {bank.num_channels} channels each."
+    if {"initial_loss", "final_loss"} <= bank.annotations.keys():
+        before, after = (float(bank.annotations[key].mean()) for key in ("initial_loss", "final_loss"))
+        headline += f" Mining reduced the mean loss from {before:.3f} to {after:.3f}."
+    problems = find_problems(bank)
+    tables = [Table(list(rows[0]), [list(row.values()) for row in rows]) for rows in _tables(view)]
+    prompt_key = [(name, category_color(place)) for place, name in enumerate(words.names if words else ())]
+    return render_page(
+        "bank.html",
+        title=f"Style bank {view.name}",
+        headline=headline,
+        facts={key: metadata[key] for key in _ON_TOP if key in metadata},
+        map=_draw_map(view),
+        styles=len(bank),
+        prompt_key=prompt_key,
+        # A colour of a prompt is never that of a class, too.
+        class_key=[
+            (bank.class_name(one), category_color(len(prompt_key) + place)) for place, one in enumerate(bank.counts())
+        ],
+        charts=_charts(view),
+        classes=tables[0],
+        prompts=tables[1] if words else Table([], []),
+        has_nearest=view.nearest is not None,
+        has_distances=view.distances is not None,
+        metadata=metadata | ({"problems": "; ".join(problems)} if problems else {}),
+    )
+
+
+def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """Project points onto the plane of their largest variance.
+
+    Args:
+        points: (N, D) with N >= 1 and D >= 2; coordinates are not rescaled.
+
+    Returns:
+        (N, 2) coordinates, and the share of the variance along each axis, 0-1. The sign of an axis makes its largest
+        weight positive, so that equal points give equal coordinates.
+    """
+    centered = (points - points.mean(dim=0)).double()
+    values, vectors = torch.linalg.eigh(centered.t() @ centered)
+    axes = vectors[:, -2:].flip(1)
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0)[None]).sign()
+    shares = values[-2:].clamp(min=0).flip(0) / values.clamp(min=0).sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return (centered @ axes).float(), (float(shares[0]), float(shares[1]))
+
+
+def _draw_map(view: BankView) -> dict[str, Any]:
+    """Place the styles on the map: dots (x, y, CSS classes, description), source dots and shares of the variance."""
+    bank, words = view.bank, style_words(view.bank)
+    points = style_points(bank)
+    sources = style_points(view.own) if view.own is not None else points[:0]
+    plane, shares = principal_plane(torch.cat([points, sources]))
+    low, high = plane.amin(dim=0), plane.amax(dim=0)
+    places = torch.where(high > low, (plane - low) / (high - low), 0.5) * (_SIDE - 2 * _MARGIN) + _MARGIN
+    places[:, 1] = _SIDE - places[:, 1]  # SVG's y axis points down
+    corners = [tuple(round(value, 1) for value in row) for row in places.tolist()]
+    ids = {class_id: place for place, class_id in enumerate(bank.counts())}
+    described, dots = _describe_styles(view), []
+    for row in _evenly(len(bank), _MOST_DOTS):
+        kind = f"c{ids[int(bank.class_ids[row])]}" + (f" p{int(words.index[row])}" if words else "")
+        dots.append((*corners[row], kind, described[row]))
+    return {
+        "dots": dots,
+        "sources": [corners[len(bank) + row] for row in _evenly(len(sources), _MOST_SOURCE_DOTS)],
+        "shares": [f"{100 * share:.0f}" for share in shares],
+    }
+
+
+def _describe_styles(view: BankView) -> list[str]:
+    """Describe each style by its prompt or class, losses, nearest prompts and distance."""
+    bank = view.bank
+    prompts = bank_prompts(bank) or [bank.class_name(class_id) for class_id in bank.class_ids.tolist()]
+    words = [f"style {row}: {prompt}" for row, prompt in enumerate(prompts)]
+    if {"initial_loss", "final_loss"} <= bank.annotations.keys():
+        losses = zip(bank.annotations["initial_loss"].tolist(), bank.annotations["final_loss"].tolist(), strict=True)
+        words = [
+            f"{text}; loss {before:.2f} → {after:.2f}" for text, (before, after) in zip(words, losses, strict=True)
+        ]
+    if view.nearest is not None:
+        for row, names in zip(view.nearest.rows.tolist(), view.nearest.prompts, strict=True):
+            words[row] += f"; nearest {', '.join(names[:_NEAREST_NAMED])}"
+    if view.distances is not None:
+        pairs = zip(words, view.distances.tolist(), strict=True)
+        words = [f"{text}; distance from the source {distance:.2f}" for text, distance in pairs]
+    return words
+
+
+def _tables(view: BankView) -> list[list[Row]]:
+    """Make the table of classes and, for a bank with prompts, that of style words."""
+    bank, words = view.bank, style_words(view.bank)
+    groups = [("class", class_statistics(bank), [bank.class_ids == class_id for class_id in bank.counts()])]
+    if words is not None:
+        groups.append(
+            ("style word", word_statistics(bank), [words.index == place for place in range(len(words.names))])
+        )
+    return [
+        [_row(view, kind, one, chosen) for one, chosen in zip(statistics, masks, strict=True)]
+        for kind, statistics, masks in groups
+    ]
+
+
+def _row(view: BankView, kind: str, one: GroupStatistics, chosen: Tensor) -> Row:
+    """Make a row, without columns that are unknown for the whole bank."""
+    row = {kind: one.name, "styles": str(one.styles)}
+    if "final_loss" in view.bank.annotations:
+        row |= {"loss before": format_number(one.loss_before, 3), "after": format_number(one.loss_after, 3)}
+    row |= {"spread": format_number(one.spread, 2), "negative": str(one.negative)}
+    if view.distances is not None:
+        row["from source"] = format_number(float(view.distances[chosen].median()), 2)
+    if view.nearest is not None:
+        found = [
+            (prompts[0].removesuffix(f" {view.bank.class_name(int(view.bank.class_ids[number]))}"), rank == 1)
+            for number, prompts, rank in zip(
+                view.nearest.rows.tolist(), view.nearest.prompts, view.nearest.ranks.tolist(), strict=True
+            )
+            if chosen[number]
+        ]
+        share = f"{100 * sum(right for _, right in found) / len(found):.0f} %" if found else "-"
+        common = Counter(word for word, _ in found).most_common(1)
+        row |= {"recognised": share, _TAKEN_FOR: common[0][0] if common else "-"}
+    return row
+
+
+def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
+    """Draw the histograms of losses and distances, each with its key; mined styles have one colour in both."""
+    groups: list[tuple[str, list[Series]]] = []
+    mined = [
+        Series(name, color, view.bank.annotations[key].double().numpy())
+        for name, key, color in (
+            ("before mining", "initial_loss", "var(--faint)"),
+            ("after", "final_loss", "var(--strong)"),
+        )
+        if key in view.bank.annotations
+    ]
+    if mined:
+        groups.append(("cosine loss", mined))
+    if view.distances is not None:
+        groups.append(
+            ("distance from the source", [Series("styles", "var(--strong)", view.distances.double().numpy())])
+        )
+    return [
+        (Markup(histogram(series, label, "styles")), [(one.name, one.color) for one in series])
+        for label, series in groups
+    ]
+
+
+def _size(bank: StyleBank) -> str:
+    return f"{len(bank)} styles of {len(bank.counts())} classes"
+
+
+def _metadata(bank: StyleBank) -> dict[str, str]:
+    """Return the metadata as text: lists joined, and the history as one entry per step."""
+    entries = {"styles by class": ", ".join(f"{bank.class_name(key)} {count}" for key, count in bank.counts().items())}
+    for key in sorted(bank.metadata):
+        text = bank.metadata[key]
+        try:
+            plain = parse_json(text)
+        except ValueError:
+            plain = None
+        if isinstance(plain, list):
+            text = "; ".join(map(json.dumps, plain)) if key == HISTORY else ", ".join(map(str, plain))
+        entries[key.replace("_", " ")] = text
+    return entries
+
+
+def _evenly(count: int, most: int) -> Sequence[int]:
+    """Return the indices of at most `most` of `count` items, evenly spaced."""
+    return range(count) if count <= most else torch.linspace(0, count - 1, most).round().long().tolist()

@@ -1,13 +1,13 @@
-"""Whether a network of CLIP RN50's shape survives its export, and how fast it is then.
+"""Accuracy and speed of a network of CLIP RN50's shape after its export.
 
-The network of configs/GTA5/famix_RN50.yaml with random weights: CLIP's image tower with random norms, and a decoder whose
-predictor is drawn so that labels differ from pixel to pixel. tools/export.py writes it as ONNX, for torch.export and
-stripped, compares what it wrote with the network, and times both.
+The network of configs/GTA5/famix_RN50.yaml has random weights: CLIP's image tower with random norms, and a decoder with
+a random predictor, so that labels differ from pixel to pixel. tools/export.py writes it as ONNX, for torch.export and
+stripped, compares the files with the network, and times both.
 
     python benchmarks/export.py [--config-file FILE] [--sizes 512x1024 385x769] [--runs 3] [--format onnx ...]
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
+from arguments import benchmark_parser
 from project import PROJECT, load_script
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
@@ -22,7 +23,7 @@ CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: configs/GTA5/famix_RN50.yaml)")
     parser.add_argument("--sizes", nargs="+", default=("512x1024", "385x769"), metavar="HxW", help="of images")
     parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
@@ -46,16 +47,13 @@ from famix_minitown.study import describe_machine
 
 
 def make_run(config: Path, run: Path) -> None:
-    """Leave a folder as a training does."""
+    """Write the files of a finished training."""
     cfg = load_config(str(config), ["MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
     register_datasets(cfg.DATASETS.FILES)
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
-    model.backbone.load_visual(
-        random_clip(
-            CLIPResNet.named_architectures()[cfg.MODEL.CLIP.ARCHITECTURE], text_layers=1, random_norms=True
-        ).state_dict()
-    )
+    architecture = CLIPResNet.named_architectures()[cfg.MODEL.CLIP.ARCHITECTURE]
+    model.backbone.load_visual(random_clip(architecture, text_layers=1, random_norms=True).state_dict())
     predictor = [module for module in model.sem_seg_head.modules() if isinstance(module, nn.Conv2d)][-1]
     nn.init.normal_(predictor.weight)
     save_weights(model, run / "model_final.pth", iterations=0)
@@ -63,11 +61,7 @@ def make_run(config: Path, run: Path) -> None:
 
 
 def main() -> int:
-    """Export and print what the tool says.
-
-    Returns:
-        The exit status of the tool.
-    """
+    """Export, and return the exit status of the tool."""
     args = make_parser().parse_args()
     config = args.config_file.resolve()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
@@ -75,11 +69,9 @@ def main() -> int:
         make_run(config, run)
         print(describe_machine(), flush=True)
         seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
-        print(f"{config.name}, random weights, which see {len(seen.visible_classes())} classes in a test image\n")
-        tool = load_script("tools/export.py")
-        return int(
-            tool.main([str(run), "--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs])
-        )
+        print(f"{config.name}, random weights; a test image shows {len(seen.visible_classes())} predicted classes\n")
+        options = ["--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs]
+        return int(load_script("tools/export.py").main([str(run), *options]))
 
 
 if __name__ == "__main__":

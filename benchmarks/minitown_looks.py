@@ -1,34 +1,81 @@
-"""Which looks of the web resemble a tested condition? The list of "strict" looks rests on this table.
+"""Resemblance of web looks to the tested conditions, from which the list of "strict" looks follows.
 
     python benchmarks/minitown_looks.py [--scenes 30]
 
-For every look and condition: the cosine between what both change in the means and deviations of colour and detail of
-the patches of clear scenes, which are in none of the data sets.
+For every look and condition: the cosine between their changes of the means and standard deviations of color and detail
+in the patches of clear scenes, which are in no dataset.
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
+from collections.abc import Sequence
+
+from arguments import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=30, help="(default: 30)")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--scenes", type=POSITIVE, default=30, help="(default: 30)")
     return parser
 
 
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from tabulate import tabulate
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from famix_minitown.look_table import LOOKS
-from famix_minitown.resemblance import RESEMBLING, look_resemblance
-from famix_minitown.scene import render_scene
-from famix_minitown.study import describe_machine
+from famix.utils.seeding import derive_seed
+from famix_minitown.conditions import CONDITIONS, apply_condition
+from famix_minitown.look_table import LOOKS, WEATHER
+from famix_minitown.looks import apply_look
+from famix_minitown.scene import Scene, render_scene
+from famix_minitown.study import describe_machine, markdown
+from famix_minitown.texture import to_gray
 
+RESEMBLING = 0.6  # from this cosine on, a look resembles a condition
 FIRST_SCENE = 420_000
+STRENGTH = 0.85
+GRID = (3, 6)  # of square patches of a scene
+
+
+def image_statistics(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return mean and standard deviation of red, green, blue and detail in every patch.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (2 * 3 * 6 * 4,). Detail is the magnitude of the gray image's Laplacian.
+    """
+    detail = np.abs(cv2.Laplacian(to_gray(image), cv2.CV_32F))
+    channels = np.dstack([image.astype(np.float32), detail])
+    rows, cols = GRID
+    height, width = image.shape[0] // rows, image.shape[1] // cols
+    patches = channels[: rows * height, : cols * width].reshape(rows, height, cols, width, -1)
+    return np.stack([patches.mean((1, 3)), patches.std((1, 3))]).ravel()
+
+
+def look_resemblance(scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
+    """Return look -> tested condition -> mean cosine in [-1, 1] between their changes of clear scenes, weather aside."""
+    looks = [look.name for look in LOOKS.values() if look.family != WEATHER]
+    conditions = list(CONDITIONS)[1:]  # the first is the source
+
+    def unit(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        stacked = np.stack(vectors)
+        return stacked / np.linalg.norm(stacked, axis=1, keepdims=True)
+
+    cosines = np.zeros((len(scenes), len(looks), len(conditions)))
+    for index, scene in enumerate(scenes):
+        clear, rng = image_statistics(scene.image), np.random.default_rng(derive_seed(scene.seed))
+        under_looks = [image_statistics(apply_look(scene, name, STRENGTH, rng)) - clear for name in looks]
+        in_conditions = [image_statistics(apply_condition(scene, name, rng)) - clear for name in conditions]
+        cosines[index] = unit(under_looks) @ unit(in_conditions).T
+    rows = zip(looks, cosines.mean(0).tolist(), strict=True)
+    return {look: dict(zip(conditions, row, strict=True)) for look, row in rows}
 
 
 def main() -> None:
@@ -41,9 +88,8 @@ def main() -> None:
         verdict = nearest if cosines[nearest] >= RESEMBLING else ""
         rows.append([LOOKS[look].phrases[0], *(f"{value:.2f}" for value in cosines.values()), verdict])
     print(describe_machine())
-    print(f"{count} scenes; a look resembles a condition from a cosine of {RESEMBLING} on\n")
-    headers = ["look", *next(iter(table.values())), "resembles"]
-    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    print(f"{count} scenes; a look resembles a condition from a cosine of {RESEMBLING}\n")
+    print(markdown(["look", *next(iter(table.values())), "resembles"], rows))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast the miniature town is rendered, on one core: scenes, and conditions on top of them.
+"""Speed of rendering the miniature town on one core: scenes, and conditions applied to them.
 
 python benchmarks/minitown_rendering.py [--scenes 60] [--size 192 384]
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import statistics
@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-SIZE = (192, 384)  # of the town's own data sets
+from arguments import POSITIVE, benchmark_parser
+
+SIZE = (192, 384)  # of the town's own datasets
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=60, help="(default: 60)")
-    parser.add_argument("--size", type=int, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--scenes", type=POSITIVE, default=60, help="(default: 60)")
+    parser.add_argument("--size", type=POSITIVE, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
     return parser
 
 
@@ -26,17 +28,16 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import cv2
-from tabulate import tabulate
 
 from famix_minitown.conditions import CONDITIONS, apply_condition
 from famix_minitown.scene import render_scene
-from famix_minitown.study import describe_machine
+from famix_minitown.study import describe_machine, markdown
 
 FIRST_SCENE = 500_000
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Return the time of one call."""
     start = time.perf_counter()
     work()
     return 1000 * (time.perf_counter() - start)
@@ -49,15 +50,15 @@ def main() -> None:
     size = (arguments.size[0], arguments.size[1])
     render_scene(FIRST_SCENE, size)  # makes the noise that all scenes share
     seeds = range(FIRST_SCENE, FIRST_SCENE + arguments.scenes)
-    scene_time = statistics.median(milliseconds(partial(render_scene, seed, size)) for seed in seeds)
+    times = {"scene": statistics.median(milliseconds(partial(render_scene, seed, size)) for seed in seeds)}
     scenes = [render_scene(seed, size) for seed in seeds]
-    rows = [["scene", scene_time, 1000 / scene_time]]
     for condition in CONDITIONS:
         spent = statistics.median(milliseconds(partial(apply_condition, scene, condition)) for scene in scenes)
-        rows.append([f"scene + {condition}", scene_time + spent, 1000 / (scene_time + spent)])
+        times[f"scene + {condition}"] = times["scene"] + spent
     print(describe_machine())
     print(f"{size[0]} x {size[1]} pixels, median of {arguments.scenes} scenes, one core\n")
-    print(tabulate(rows, headers=["image", "ms", "images/s"], floatfmt=".1f", tablefmt="github"))
+    rows = [[name, f"{value:.1f}", f"{1000 / value:.1f}"] for name, value in times.items()]
+    print(markdown(["image", "ms", "images/s"], rows))
 
 
 if __name__ == "__main__":

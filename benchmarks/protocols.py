@@ -1,45 +1,34 @@
-"""What evaluation protocols cost: images through the network, pixels and time of each, relative to `native`.
+"""Cost of evaluation protocols: images through the network, their pixels and the time, relative to `native`.
 
-The network is the miniature town's, with a random decoder, on an image of noise. Every round measures each protocol
-right after `native`, so that whatever else the machine does meets both alike; the table gives the median and the
-extremes of the ratios of such pairs. On a CPU, time is the processor time of the program.
+The network is the miniature town's with a random decoder, on an image of noise. Every round measures each protocol
+right after `native`, so that other work on the machine affects both alike; the table has the median and the extremes of
+these ratios. On a CPU, time is the processor time of the program.
 
     python benchmarks/protocols.py [--protocols half flip ...] [--size 1024 2048] [--rounds 3] [--device cuda]
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import time
-from pathlib import Path
 from statistics import median
 
+from arguments import POSITIVE, benchmark_parser
+from project import PROJECT
+
 PROTOCOLS = (
-    "half",
-    "ensemble",
-    "famix0.5",
-    "famix1+0.5",
-    "flip",
-    "multiscale",
-    "multiscale+flip",
-    "slide512",
-    "slide1024",
-    "slide1024+flip",
-    "fit1024x512+slide512",
-    "short1024",
-    "robustnet1536",
-    "robustnet1536released",
-)
+    "half", "ensemble", "famix0.5", "famix1+0.5", "flip", "multiscale", "multiscale+flip", "slide512", "slide1024",
+    "slide1024+flip", "fit1024x512+slide512", "short1024", "robustnet1536", "robustnet1536released",
+)  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__, device=True)
     parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="(default: those of the table)")
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 2048), metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--window-batch", type=int, default=1, help="windows at once (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--size", type=POSITIVE, nargs=2, default=(1024, 2048), metavar=("H", "W"), help="in pixels")
+    parser.add_argument("--rounds", type=POSITIVE, default=3, help="(default: 3)")
+    parser.add_argument("--window-batch", type=POSITIVE, default=1, help="windows at once (default: 1)")
     return parser
 
 
@@ -48,21 +37,21 @@ if __name__ == "__main__":
 
 import torch
 from detectron2.modeling import build_model
-from tabulate import tabulate
 from torch import nn
 
 from famix.engine import load_config
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import parse_protocol
 from famix.utils.errors import ConfigError
-from famix_minitown.study import describe_machine
+from famix_minitown.datasets import register
+from famix_minitown.study import describe_machine, markdown
 
-CONFIG = Path(__file__).parent.parent / "projects/FAMix/configs/minitown/baseline.yaml"
+CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 NATIVE = "native"
 
 
 def count(model: nn.Module, name: str, image: torch.Tensor) -> tuple[int, int]:
-    """Images, and their pixels, that the network gets for one image under a protocol."""
+    """Return the number of images, and of their pixels, that the network gets for one image under a protocol."""
     shown: list[int] = []
 
     def note(module: nn.Module, arguments: tuple[list[dict[str, torch.Tensor]]]) -> None:
@@ -75,7 +64,7 @@ def count(model: nn.Module, name: str, image: torch.Tensor) -> tuple[int, int]:
 
 
 def run(model: nn.Module, name: str, image: torch.Tensor, window_batch: int = 1) -> float:
-    """Seconds that one image takes under a protocol."""
+    """Return the seconds of one image under a protocol."""
     inference = ProtocolInference(model, parse_protocol(name), window_batch)
     clock = time.perf_counter if image.is_cuda else time.process_time
     start = clock()
@@ -95,28 +84,25 @@ def main() -> None:
             parse_protocol(name)
     except ConfigError as error:
         parser.error(str(error))
-
+    register()
     torch.manual_seed(0)
     model = build_model(load_config(str(CONFIG), ["MODEL.DEVICE", args.device])).eval()
     image = torch.randint(0, 256, (3, *args.size), dtype=torch.uint8).to(args.device)
     counts = {name: count(model, name, image) for name in names}  # also warms up
-    natives, rows = [], []
+    natives: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(args.rounds):
         for name in names:
             natives.append(run(model, NATIVE, image))
             ratios[name].append(run(model, name, image, args.window_batch) / natives[-1])
-    for name in names:
-        images, pixels = counts[name]
-        spread = median(ratios[name]), min(ratios[name]), max(ratios[name])
-        rows.append([name, images, pixels / counts[NATIVE][1], *spread])
+    rows = []
+    for name, values in ratios.items():
+        relative = counts[name][1] / counts[NATIVE][1], median(values), min(values), max(values)
+        rows.append([name, counts[name][0], *(f"{value:.2f}" for value in relative)])
     print(describe_machine(args.device))
-    print(
-        f"{args.size[0]} x {args.size[1]} pixels, {args.rounds} rounds, {args.window_batch} window(s) at once, native: "
-        f"{median(natives):.2f} s\n"
-    )
-    headers = ["protocol", "images", "pixels", "time", "min", "max"]
-    print(tabulate(rows, headers=headers, floatfmt=("", "", ".2f", ".2f", ".2f", ".2f"), tablefmt="github"))
+    size = f"{args.size[0]} x {args.size[1]} pixels, {args.rounds} rounds, {args.window_batch} window(s) at once"
+    print(f"{size}, native: {median(natives):.2f} s\n")
+    print(markdown(["protocol", "images", "pixels", "time", "min", "max"], rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import torch
 
 from run_factory import ROOT
 
-MODULES = ("memory", "mining", "pass", "plain", "setting", "training", "turns", "evaluation", "data")
+MODULES = ("mining", "plain", "setting", "training")
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +22,8 @@ def bench() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         script = importlib.import_module("bench")
-        names = {"pass": "whole"}
-        parts = {names.get(name, name): importlib.import_module(f"bench_{name}") for name in MODULES}
-        yield SimpleNamespace(script=script, **parts)
-    for name in ["bench", "machine", *(f"bench_{module}" for module in MODULES)]:
+        yield SimpleNamespace(script=script, **{name: importlib.import_module(f"bench_{name}") for name in MODULES})
+    for name in ["bench", *(f"bench_{module}" for module in MODULES)]:
         sys.modules.pop(name, None)
 
 
@@ -41,24 +39,24 @@ def test_turns_alternate_and_the_least_counts(bench: Any) -> None:
     def contender(name: str) -> Any:
         return lambda: order.append(name) or next(times[name])
 
-    assert bench.turns.in_turns({name: contender(name) for name in "ab"}, rounds=2) == {"a": 3.0, "b": 7.0}
+    assert bench.setting.in_turns({name: contender(name) for name in "ab"}, rounds=2) == {"a": 3.0, "b": 7.0}
     assert order == ["a", "b"] * 3, "one round of them warms up"
 
 
 def test_tables_judge_targets(bench: Any) -> None:
-    row = bench.turns.Row
+    row = bench.setting.Row
     rows = [
         row("step", 1.1, "limit", 1.0, target="fast", at_most=1.0),
         row("copy", 2.0, "limit", 8.0, unit="ms"),
         row("memory", 100.0, "plain", 200.0, unit="MiB", target="small", at_most=1.0),
     ]
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bench.turns.format_table(rows).splitlines()]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bench.setting.format_table(rows).splitlines()]
     assert cells[2:] == [
         ["step", "1.100 s", "limit", "1.000 s", "1.100"],
         ["copy", "2.00 ms", "limit", "8.00 ms", "0.250"],
         ["memory", "100 MiB", "plain", "200 MiB", "0.500"],
     ]
-    targets = [[c.strip() for c in line.split("|")[1:-1]] for line in bench.turns.format_targets(rows).splitlines()]
+    targets = [[c.strip() for c in line.split("|")[1:-1]] for line in bench.setting.format_targets(rows).splitlines()]
     assert targets[2:] == [["fast", "1.1", "1", "missed by 10%"], ["small", "0.5", "1", "met"]]
 
 
@@ -104,9 +102,9 @@ def test_a_quick_run_has_every_row(
     text = report.read_text()
     assert text.strip() in capsys.readouterr().out
     for what in (
-        "mining step, per style", "in bfloat16", "prompt in 80 sentences", "mining batch", "mining pass, 2 batches",
-        "bank of grouped batches", "prompts encoded", "styles of a bank", "noise as styles", "SemanticSegmentor",
-        "unfolded", "restyling alone", "dominant labels", "evaluation, per image",
+        "mining step, per style", "in bfloat16", "prompt in 80 sentences", "mining batch", "bank of grouped batches",
+        "prompts encoded", "styles of a bank", "noise as styles", "SemanticSegmentor", "unfolded", "restyling alone",
+        "evaluation, per image",
     ):  # fmt: skip
         assert what in text, what
     same = re.search(r"grouped batches.* (met|missed.*?) *\|$", text, flags=re.MULTILINE)
@@ -116,11 +114,7 @@ def test_a_quick_run_has_every_row(
 @pytest.mark.parametrize("version", ["ours", "plain"])
 @pytest.mark.parametrize("kind", ["training", "mining", "evaluation"])
 def test_memory_is_what_the_work_adds(bench: Any, setting: Any, kind: str, version: str) -> None:
-    work = getattr(bench.memory, kind)(setting, version)
-    assert bench.memory.added_mib(setting, work) < 500
-    block = bench.memory.added_mib(setting, lambda: torch.ones(64, 2**20))  # 256 MiB
+    work = bench.training.work_of(setting, kind, version)
+    assert bench.training.added_mib(setting, work) < 500
+    block = bench.training.added_mib(setting, lambda: torch.ones(64, 2**20))  # 256 MiB
     assert 250 < block < 300
-
-
-def test_every_section_is_known(bench: ModuleType) -> None:
-    assert tuple(bench.script.ROWS) == bench.script.SECTIONS, "of which --only takes the choices"

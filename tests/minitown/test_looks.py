@@ -9,11 +9,11 @@ from famix_minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabul
 from famix_minitown.conditions import CONDITIONS
 from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
 from famix_minitown.looks import apply_looks
-from famix_minitown.resemblance import RESEMBLING, image_statistics, look_resemblance
 from famix_minitown.scene import Scene, render_scene
-from run_factory import ROOT
+from run_factory import ROOT, load_benchmark
 
 CONFIGS = ROOT / "projects/FAMix/configs/minitown"
+BENCHMARK = load_benchmark("minitown_looks")
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
 
 
@@ -71,18 +71,18 @@ def test_strict_looks_resemble_no_condition() -> None:
 
 
 def test_looks_resemble_what_they_measure_to_resemble() -> None:
-    for name, cosines in look_resemblance([render_scene(420_000 + index) for index in range(8)]).items():
+    for name, cosines in BENCHMARK.look_resemblance([render_scene(420_000 + index) for index in range(8)]).items():
         nearest = max(cosines, key=lambda condition: cosines[condition])
-        if cosines[nearest] >= RESEMBLING + 0.05:
+        if cosines[nearest] >= BENCHMARK.RESEMBLING + 0.05:
             assert LOOKS[name].resembles == nearest, name
-        elif cosines[nearest] < RESEMBLING - 0.05:
+        elif cosines[nearest] < BENCHMARK.RESEMBLING - 0.05:
             assert LOOKS[name].resembles is None, name
 
 
 def test_image_statistics_by_hand() -> None:
     image = np.zeros((6, 12, 3), np.uint8)
     image[:2, :2] = [[[10, 0, 0], [30, 0, 0]], [[10, 0, 0], [30, 0, 0]]]  # the first of 3 x 6 patches
-    mean, std = image_statistics(image).reshape(2, 3, 6, 4)
+    mean, std = BENCHMARK.image_statistics(image).reshape(2, 3, 6, 4)
     assert mean[0, 0, :3].tolist() == [20, 0, 0] and std[0, 0, :3].tolist() == [10, 0, 0]
     assert mean[1, 3].tolist() == [0, 0, 0, 0]
 

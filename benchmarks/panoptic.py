@@ -41,7 +41,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from famix.data import get_dataset_dicts, read_image
-from famix.data.panoptic.classes import panoptic_classes
+from famix.data.classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predicted_segments
 from famix.reports.report import PANOPTIC_METRICS, TASK

@@ -53,8 +53,7 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 from famix.data import get_label_readers, register_datasets
-from famix.data.inspection.dataset import check_dataset, evenly_spaced
-from famix.data.inspection.report import DatasetReport, format_report
+from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
 from famix.inference.outputs import require_writable
 from famix.io.atomic import whole_file
 from famix.utils.errors import FAMixError
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    return USABLE if all(report.is_usable for report in reports) else PROBLEMS
+    return USABLE if not any(report.problems for report in reports) else PROBLEMS
 
 
 if __name__ == "__main__":

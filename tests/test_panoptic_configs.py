@@ -14,8 +14,9 @@ from detectron2.modeling import build_model
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_image
 from famix.clip import ARCHITECTURES, CLIPResNet
-from famix.data.panoptic.builtin import BUILTIN_PANOPTIC
+from famix.data import load_definition
 from famix.data.panoptic.segments import encode_ids
+from famix.data.registration import BUILTIN
 from famix.engine import Trainer, load_config
 from famix.evaluation.evaluators import check_panoptic
 from famix_minitown import datasets, panoptic
@@ -44,7 +45,7 @@ NARROW = {
 }  # fmt: skip
 SIZE = (64, 96)
 CITYSCAPES = {7: "road", 23: "sky", 26: "car"}
-MAPILLARY = ["Bird", *next(entry for entry in BUILTIN_PANOPTIC if entry.name == "mapillary").categories]
+MAPILLARY = ["Bird", *load_definition(BUILTIN / "mapillary_panoptic.yaml").categories]
 
 
 def load(file: str, *options: str) -> CfgNode:

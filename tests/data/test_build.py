@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from data_factory import data_config, make_dataset, registered, write_definition
+from error_matching import expect_error
 from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
 from famix.utils.errors import ConfigError, DatasetError
 
@@ -101,7 +102,7 @@ def test_training_sets_must_agree_on_classes(tmp_path):
     other = write_definition(
         tmp_path / "b", name="b", classes=[{"name": "x", "color": [0, 0, 0]}], label_ids="identity"
     )
-    with registered(other), pytest.raises(DatasetError, match="different classes"):
+    with registered(other), expect_error(DatasetError, "classes", remedy="ignore_label"):
         build_train_loader(data_config(train=["tiny_train", "b_train"]))
 
 

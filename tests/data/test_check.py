@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_factory import make_dataset, registered, write_label
+from error_matching import expect_error
 from famix.data import verify_datasets
 from famix.utils.errors import DatasetError
 
@@ -23,7 +24,7 @@ def test_good_data_is_reported_once(folder, caplog):
 
 def test_every_size_is_compared(folder):
     write_label(folder / "labels/val/a/4.png", np.zeros((32, 24), dtype=np.uint8))
-    with pytest.raises(DatasetError, match=r"a/4\.png is 24 x 32 pixels.*a/4\.png is 32 x 24\. They must agree"):
+    with expect_error(DatasetError, str(folder / "labels/val/a/4.png"), "32 x 24", "skip"):
         verify_datasets(["tiny_train", "tiny_val"], samples=0)
 
 
@@ -37,7 +38,7 @@ def test_every_header_is_read(folder):
 def test_samples_include_both_ends_and_are_decoded(folder, index):
     write_label(folder / f"labels/val/a/{index}.png", np.full((24, 32), 77, dtype=np.uint8))
     verify_datasets(["tiny_val"], samples=0)
-    with pytest.raises(DatasetError, match=rf"labels/val/a/{index}\.png has the id\(s\) 77"):
+    with expect_error(DatasetError, str(folder / f"labels/val/a/{index}.png"), 77):
         verify_datasets(["tiny_train", "tiny_val"], samples=2)
 
 

@@ -21,10 +21,8 @@ from data_factory import (
 )
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, load_definition
-from famix.data.panoptic.definition import load_panoptic_definition
-from famix.data.panoptic.files import PanopticFiles
-from famix.data.panoptic.reader import panoptic_label_reader
 from famix.data.records import label_file_of
+from famix.data.registration import files_of
 from famix.engine import load_config
 from famix.utils.errors import DatasetError
 from panoptic_factory import make_panoptic
@@ -84,7 +82,7 @@ def test_images_in_another_format_are_no_left_overs(tmp_path: Path) -> None:
         assert len(get_dataset_dicts(["tiny_train"])) == 3
     (tmp_path / "images/train/a/1.png").unlink()
     path = write_image(tmp_path / "images/train/a/1.JPG", pixels)
-    with registered(file), expect_error(DatasetError, key="tiny_train", value=path, remedy="convert"):
+    with registered(file), expect_error(DatasetError, key="tiny_train", value=path, remedy="Convert"):
         get_dataset_dicts(["tiny_train"])
 
 
@@ -156,11 +154,11 @@ def test_unicode_forms_in_panoptic_json(tmp_path: Path, on_disk: str, in_json: s
         annotation["image_id"] = unicodedata.normalize(in_json, f"é{annotation['image_id']}")
     content.pop("images", None)
     json_file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    files = PanopticFiles(load_panoptic_definition(file), "train")
+    files = files_of(load_definition(file))[0]
     records = files()
     assert len(records) == 2
     for record in records:
-        panoptic_label_reader(files).read(record["pan_seg_file_name"])
+        files.label_reader().read(record["pan_seg_file_name"])
 
 
 # Byte order marks
@@ -207,7 +205,7 @@ def _config(folder: Path) -> tuple[Path, Callable[[], object]]:
 def _panoptic(folder: Path) -> tuple[Path, Callable[[], object]]:
     definition = make_panoptic(folder, {"train": 1})
     with_mark(definition)
-    read = lambda: PanopticFiles(load_panoptic_definition(definition), "train")()  # noqa: E731
+    read = lambda: files_of(load_definition(definition))[0]()  # noqa: E731
     return next(folder.rglob("*train*.json")), read
 
 

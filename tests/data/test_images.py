@@ -17,8 +17,8 @@ from famix.data import (
     read_image,
     verify_datasets,
 )
+from famix.data.check import inspect_headers
 from famix.data.images import MAX_PIXELS
-from famix.data.inspection.pairs import inspect_headers
 from famix.data.panoptic.segments import read_segments
 from famix.evaluation import build_evaluator
 from famix.inference.images import load_rgb
@@ -114,7 +114,7 @@ def test_small_files_that_claim_much_are_not_decoded(tmp_path, side, reader, mon
     if reader == "PIL" and side == 60_000:
         return  # Pillow refuses to open it
     if reader == "check":
-        (problem, _), *_ = READERS[reader](path, MAX_PIXELS).problems
+        problem, *_ = READERS[reader](path, MAX_PIXELS).counts
         assert problem == "unreadable image"
     else:
         with expect_error(DatasetError, key="INPUT.MAX_PIXELS", value=side * side, remedy="Raise INPUT.MAX_PIXELS"):

@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 
 from data_factory import data_config, registered, write_image
+from error_matching import expect_error
 from famix.data import FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
 from famix.data.panoptic.mapper import PanopticDatasetMapper, build_train_mapper
 from famix.utils.errors import DatasetError
@@ -168,5 +169,5 @@ def test_an_image_of_another_size_than_its_label_is_an_error(tmp_path: Path) -> 
     with registered(make_street(tmp_path)):
         write_image(tmp_path / "images/train/a.png", np.zeros((40, 61, 3), np.uint8))
         mapper = PanopticDatasetMapper(config("FAMixPanopticFPN"))
-        with pytest.raises(DatasetError, match=r"40 x 61 pixels .*panoptic/train/a\.png is 40 x 60"):
+        with expect_error(DatasetError, "size", "40 x 61", "skip"):
             mapper(get_dataset_dicts([NAME])[0])

@@ -35,11 +35,12 @@ def test_pixels_get_the_place_of_their_segment(label: Path) -> None:
 
 
 def test_segments_that_are_not_listed_or_not_shown_are_errors(label: Path) -> None:
-    with pytest.raises(DatasetError, match=r"label\.png shows the segment\(s\) 999, which its JSON file does not list"):
+    with expect_error(DatasetError, str(label), 999):
         read_segments(label, SEGMENTS)
     absent = [*SEGMENTS, {"id": 5, "category_id": 1, "iscrowd": 0}]
-    with pytest.raises(DatasetError, match=r"label\.png does not show the segment\(s\) 5, which its JSON file lists"):
+    with expect_error(DatasetError, str(label), 5):
         read_segments(label, absent, [999])
+    assert read_segments(label, absent, [999], all_visible=False).tolist() == [[2, 2, 0], [1, 3, 0]]
 
 
 def test_files_that_are_no_panoptic_png_are_errors(label: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
-from famix.data.inspection.report import ClassShare, DatasetReport, format_report
+from error_matching import explains
+from famix.data.check import ClassShare, DatasetReport, format_report
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -74,7 +75,7 @@ def test_a_whole_dataset(check, folder):
     assert shares["car"] == (0, 0)
     assert "| road          |        37.500 |          75.0 |" in text
     (note,) = report["notes"]
-    assert note.startswith("classes that occur in no label that was read: sidewalk, building,")
+    assert note.startswith("classes without a pixel in the decoded labels: sidewalk, building,")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -98,15 +99,14 @@ def test_every_kind_of_problem_is_collected(check, folder, workers):
         "missing label": 1, "unreadable image": 1, "unreadable label": 2, "size": 7, "encoding": 1, "unknown id": 1,
     }  # fmt: skip
     sizes = report["problems"]["size"]["first"]
-    assert [f"labels/train/a/{index}.png is 32 x 24" in sizes[place] for place, index in enumerate("01234")] == [
-        True
-    ] * 5
+    assert all(f"labels/train/a/{index}.png" in text and "32 x 24" in text for index, text in enumerate(sizes))
+    assert len(sizes) == 5
     assert "PROBLEM: labels of another size than the image: 7\n" in text
     assert "    and 2 more\n" in text
     assert text.endswith("tiny_train: NOT usable, 13 problem(s)\n\n")
-    assert "11.png is an image of mode RGB" in text
-    assert "has the id(s) 77" in text
-    assert any(note.startswith("1 labels have no image, which does not matter") for note in report["notes"])
+    explains(text, "labels/train/a/11.png", "RGB", "label_channel")
+    explains(text, "labels/train/a/10.png", 77, "label_ids")
+    assert any(note.startswith("1 labels without an image are ignored") for note in report["notes"])
     assert report["decoded"] == 28 - 10 - 2  # pairs, less those of bad headers, less those of bad pixels
 
 
@@ -170,7 +170,7 @@ def test_labels_without_any_class(check, folder):
         write_label(folder / f"labels/train/a/{index}.png", np.full(SIZE, 9, np.uint8))
     status, text, (report,) = check(file)
     assert (status, list(report["problems"])) == (1, ["no class"])
-    assert "every pixel of all 2 labels that were read is ignored" in text
+    assert "every pixel of all 2 decoded labels is ignored" in text
 
 
 def test_missing_folder_and_empty_folder(check, folder):
@@ -191,7 +191,7 @@ def test_a_list_that_names_missing_files(check, folder):
     assert (status, report["pairs"]) == (1, 1)
     assert report["problems"] == {"list": {"count": 7, "first": [f"a/9{index}" for index in range(5)]}}
     assert "labels/train/{key}.png, few.txt" in text
-    assert not [note for note in report["notes"] if "no image" in note]
+    assert not [note for note in report["notes"] if "without an image" in note]
 
 
 def test_unpaired_files_that_the_definition_allows(check, folder):
@@ -213,7 +213,7 @@ def test_synthia_of_eight_bits_is_named(tool, tmp_path, monkeypatch, capsys):
         assert tool.main(["synthia_all", "--workers", "0"]) == 1
     text = capsys.readouterr().out
     assert "PROBLEM: labels of another encoding: 1" in text
-    assert "looks like a label that some program cut down to 8 bits" in text
+    explains(text, "16 bits", 8, "published file")
 
 
 def test_datasets_of_other_code(tool, folder, capsys):

@@ -23,7 +23,7 @@ from data_factory import (
     write_synthia_label,
 )  # fmt: skip
 from famix.data import SplitFiles, get_dataset_dicts, get_label_readers, verify_datasets
-from famix.data.inspection.dataset import check_dataset
+from famix.data.check import check_dataset
 
 Table = Mapping[int, int]
 Write = Callable[[Path, np.ndarray], object]
@@ -247,7 +247,9 @@ def test_raw_labels_go_before_converted_ones(root, name, image, raw, converted):
     (record,) = get_dataset_dicts([name])
     assert record["label_file_name"] == str(root / raw)
     report, _ = check_dataset(name)
-    assert not [note for note in report.notes if "no image" in note], "the converted label is no label without an image"
+    assert not [note for note in report.notes if "without an image" in note], (
+        "the converted label is no label without an image"
+    )
 
 
 FIRST_OF_EACH = list({case[1].split("/")[0]: case for case in CASES}.values())
@@ -259,11 +261,11 @@ def test_a_tree_whole_and_broken(root, case):
     pixels = write_pair(root, *case[1:])
     verify_datasets([name])
     report, (record,) = check_dataset(name)
-    assert report.is_usable, list(report.problems)
-    assert (report.num_pairs, report.num_decoded, record["file_name"]) == (1, 1, str(root / image))
+    assert not report.problems
+    assert (report.num_pairs, report.found.decoded, record["file_name"]) == (1, 1, str(root / image))
 
     def problems() -> list[str]:
-        return [kind for kind, _ in check_dataset(name)[0].problems]
+        return check_dataset(name)[0].problems
 
     write(root / label, pixels[:-1])
     assert problems() == ["size"]
@@ -331,12 +333,12 @@ def test_the_older_archive_of_bdd_has_files_without_a_partner(root, caplog):
     (root / "bdd100k/labels/val/1.png").unlink()
     (root / "bdd100k/images/val/2.jpg").unlink()
     assert [record["image_id"] for record in get_dataset_dicts(["bdd100k_val"])] == ["0", "3"]
-    assert "1 images without a label and 1 labels without an image are left out, 2 pairs are used" in caplog.text
+    assert "1 images without a label and 1 labels without an image" in caplog.text and "2 pairs" in caplog.text
     report, _ = check_dataset("bdd100k_val")
-    assert report.is_usable
+    assert not report.problems
     assert [note.split(":")[0] for note in report.notes[:2]] == [
         "1 images without a label are left out",
-        "1 labels have no image, which does not matter",
+        "1 labels without an image are ignored",
     ]
 
 

@@ -11,8 +11,8 @@ from detectron2.data import MetadataCatalog
 
 from data_factory import registered
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
+from famix.data.classes import panoptic_classes
 from famix.data.domains import domain_of
-from famix.data.panoptic.classes import panoptic_classes
 from famix.data.panoptic.segments import read_segments
 from famix.utils.errors import DatasetError
 from famix_minitown import datasets, panoptic

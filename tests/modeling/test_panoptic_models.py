@@ -20,7 +20,7 @@ from data_factory import registered
 from error_matching import expect_error
 from famix.clip import CLIPResNet, build_clip_resnet_fpn_backbone
 from famix.data import build_train_loader
-from famix.data.panoptic.classes import PanopticClasses
+from famix.data.classes import PanopticClasses
 from famix.engine import build_optimizer, load_config
 from famix.evaluation.panoptic.evaluators import require_panopticapi
 from famix.modeling import FAMixPanopticDeepLab, FAMixPanopticFPN, PatchStyleMixin, StuffSemSegFPNHead

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from scipy.io import savemat
 from data_factory import TINY_LABEL_IDS, make_dataset, write_definition, write_image, write_panoptic_label
 from data_factory import write_synthia_label as write_16_bit_label
 from famix.data import LabelReader, image_size, load_definition, read_image
-from famix.data.label_names import read_id_names
-from famix.data.panoptic.definition import load_panoptic_definition
-from famix.data.panoptic.files import PanopticFiles
-from famix.data.panoptic.reader import panoptic_label_reader
+from famix.data.layout_reader import listed_segments, read_id_names
+from famix.data.panoptic.segments import SegmentLabelReader
+from famix.data.registration import files_of
 from famix.data.split_files import SplitFiles
 from famix.engine import load_config
 from famix.evaluation.counting.confusion import read_confusion
@@ -87,11 +87,9 @@ def _make_recipe(folder: Path) -> Path:
 
 
 def _load_recipe(path: Path) -> Any:
-    definition = load_panoptic_definition(path)
+    definition = load_definition(path)
     if definition.root == str(path.parent):
-        return [
-            inside(path.parent, record) for split in definition.splits for record in PanopticFiles(definition, split)()
-        ]
+        return [inside(path.parent, record) for files in files_of(definition) for record in files()]
     return definition
 
 
@@ -145,8 +143,8 @@ def _make_panoptic_png(folder: Path) -> Path:
 
 
 def _load_panoptic_png(path: Path) -> Any:
-    definition = load_panoptic_definition(path.parents[2] / "panoptic.yaml")
-    return panoptic_label_reader(PanopticFiles(definition, "train")).read(path)
+    definition = load_definition(path.parents[2] / "panoptic.yaml")
+    return files_of(definition)[0].label_reader().read(path)
 
 
 # JSON and lists
@@ -159,9 +157,9 @@ def _make_panoptic_json(folder: Path) -> Path:
 
 def _load_panoptic_json(path: Path) -> Any:
     root = path.parents[1]
-    files = PanopticFiles(load_panoptic_definition(root / "panoptic.yaml"), "train")
+    files = files_of(load_definition(root / "panoptic.yaml"))[0]
     records = [inside(root, record) for record in files()]
-    return records, [panoptic_label_reader(files).read(record["pan_seg_file_name"]) for record in records]
+    return records, [files.label_reader().read(record["pan_seg_file_name"]) for record in records]
 
 
 def _make_segments(folder: Path) -> Path:
@@ -173,7 +171,9 @@ def _make_segments(folder: Path) -> Path:
 
 def _load_segments(path: Path) -> Any:
     names = read_id_names(path)
-    reader = LabelReader({label_id: 0 for label_id in names}, segments_file=path)
+    reader = SegmentLabelReader(
+        {label_id: 0 for label_id in names}, segments_of=partial(listed_segments, segments_file=path)
+    )
     return names, reader.read(path.with_name("label.png"))
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
+from error_matching import expect_error
 from famix.data import LabelReader, get_dataset_dicts, image_size, load_definition, read_image
 from famix.data.images import open_image
-from famix.data.panoptic.definition import load_panoptic_definition
-from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.segments import read_segments
+from famix.data.registration import files_of
 from famix.utils.errors import DatasetError
 from panoptic_factory import make_panoptic, write_recipe
 
@@ -37,8 +37,8 @@ def test_json_names_lead_nowhere_else(tmp_path: Path, name: str) -> None:
     content = json.loads(file.read_text())
     content["annotations"][0]["file_name"] = name
     file.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"names the PNG .*, expected a path below its folder: no file reaches out"):
-        PanopticFiles(load_panoptic_definition(root / "panoptic.yaml"), "train")()
+    with expect_error(DatasetError, "file_name"):
+        files_of(load_definition(root / "panoptic.yaml"))[0]()
 
 
 @pytest.mark.parametrize("line", ["/etc/passwd", "../a/0", "a/../../../a/0.png", "/data/set/images/train/a/0.png"])
@@ -47,7 +47,7 @@ def test_lists_lead_nowhere_else(tmp_path: Path, line: str) -> None:
     (tmp_path / "list.txt").write_text(f"a/1\n{line}\n")
     with (
         registered(file),
-        pytest.raises(DatasetError, match=r"list\.txt names .*, expected keys, names of files or paths below"),
+        expect_error(DatasetError, str(tmp_path / "list.txt"), line),
     ):
         get_dataset_dicts(["tiny_train"])
 
@@ -70,26 +70,23 @@ def test_lists_lead_nowhere_else(tmp_path: Path, line: str) -> None:
 )
 def test_definitions_lead_nowhere_else(tmp_path: Path, make: Any, changes: Any, path: str) -> None:
     file = make(tmp_path, **changes(path))
-    load = load_definition if make is write_definition else load_panoptic_definition
-    with pytest.raises(DatasetError, match="expected a path below the root"):
-        load(file)
+    with pytest.raises(DatasetError, match="must be a path below the root"):
+        load_definition(file)
 
 
 @pytest.mark.parametrize("key", ["panoptic_json", "panoptic_root"])
 def test_names_longer_than_a_disk_takes(tmp_path: Path, key: str) -> None:
     make_panoptic(tmp_path, {"train": 1})
     file = write_recipe(tmp_path, **{key: "a" * 300})
-    with pytest.raises(DatasetError, match=r"does not exist|that are not in"):
-        PanopticFiles(load_panoptic_definition(file), "train")()
+    with pytest.raises(DatasetError, match=r"does not exist|missing in"):
+        files_of(load_definition(file))[0]()
 
 
 def test_folders_of_panoptic_splits_lead_nowhere_else(tmp_path: Path) -> None:
     file = write_recipe(tmp_path)
     file.write_text(file.read_text().replace("train: {}", "train: {folder: ../other}"))
-    with pytest.raises(
-        DatasetError, match=r"key 'splits.train.folder': got '../other', expected a path below the root"
-    ):
-        load_panoptic_definition(file)
+    with pytest.raises(DatasetError, match=r"'splits.train.folder' must be a path below the root, got '../other'"):
+        load_definition(file)
 
 
 def _in_layout(**entries: Any) -> dict[str, Any]:
@@ -259,14 +256,14 @@ def test_lists_of_matlab(tmp_path: Path, content: bytes) -> None:
 def test_numbers_of_matlab_that_no_image_has(tmp_path: Path, numbers: list[float]) -> None:
     file = make_dataset(tmp_path, count=1, splits={"few": {"folder": "train", "keys": "few.mat"}})
     savemat(tmp_path / "few.mat", {"trainIds": np.array(numbers)})
-    with registered(file), pytest.raises(DatasetError, match="trainIds has numbers that no image has"):
+    with registered(file), pytest.raises(DatasetError, match="its array trainIds must hold integers"):
         get_dataset_dicts(["tiny_few"])
 
 
 def test_three_hundred_classes(tmp_path: Path) -> None:
     classes = [{"name": f"c{number}", "color": [0, 0, 0]} for number in range(300)]
-    for write, load in ((write_definition, load_definition), (write_recipe, load_panoptic_definition)):
+    for write in (write_definition, write_recipe):
         file = write(tmp_path, classes=classes)
-        with pytest.raises(DatasetError, match="got '300 classes', expected at most 255"):
-            load(file)
+        with expect_error(DatasetError, "'classes'", "300 classes"):
+            load_definition(file)
     assert yaml.safe_load(file.read_text())["classes"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from data_factory import make_dataset, write_image
-from famix.data import LabelReader, load_definition
-from famix.data.label_names import read_id_names
-from famix.data.panoptic.definition import load_panoptic_definition
+from error_matching import expect_error
+from famix.data import load_definition
+from famix.data.layout_reader import listed_segments, read_id_names
 from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.segments import SegmentLabelReader
+from famix.data.registration import files_of
 from famix.engine import load_config
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
@@ -39,7 +42,7 @@ TEXTS = {
 }
 YAML_READERS: dict[str, Callable[[Path], Any]] = {
     "definition": load_definition,
-    "panoptic definition": load_panoptic_definition,
+    "panoptic definition": load_definition,
     "config": lambda path: load_config(str(path)),
 }
 
@@ -75,7 +78,7 @@ def test_configs_that_name_each_other(tmp_path: Path, bases: str) -> None:
 
 JSON_READERS: dict[str, Callable[[Path], Any]] = {
     "names": read_id_names,
-    "segments": lambda path: LabelReader({0: 0}, segments_file=path).read(
+    "segments": lambda path: SegmentLabelReader({0: 0}, segments_of=partial(listed_segments, segments_file=path)).read(
         write_image(path.with_suffix(".png"), PIXELS)
     ),
     "panoptic": lambda path: _panoptic_files(path)(),
@@ -89,7 +92,7 @@ def _panoptic_files(json_file: Path) -> PanopticFiles:
     root = json_file.parent
     for folder in ("panoptic/train", "images/train"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    return PanopticFiles(load_panoptic_definition(write_recipe(root, panoptic_json=json_file.name)), "train")
+    return files_of(load_definition(write_recipe(root, panoptic_json=json_file.name)))[0]
 
 
 @pytest.mark.parametrize("reader", JSON_READERS)
@@ -114,7 +117,7 @@ def test_json(tmp_path: Path, reader: str, text: str) -> None:
 @pytest.mark.parametrize("label_id", [-1, 65536, 10**30])
 def test_ids_that_no_label_has(tmp_path: Path, label_id: int) -> None:
     (tmp_path / "names.json").write_text(json.dumps({"categories": [{"id": label_id, "name": "a"}]}))
-    with pytest.raises(DatasetError, match=rf"names the label id {label_id}, expected 0 to 65535"):
+    with expect_error(DatasetError, "label ids", label_id):
         read_id_names(tmp_path / "names.json")
 
 
@@ -125,5 +128,5 @@ def test_more_segments_than_can_be_numbered(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["annotations"][0]["segments_info"] = segments
     file.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"0\.png has 65535 segments, expected at most 65534"):
-        PanopticFiles(load_panoptic_definition(tmp_path / "panoptic.yaml"), "train")()
+    with expect_error(DatasetError, "65534 segments", 65535):
+        files_of(load_definition(tmp_path / "panoptic.yaml"))[0]()

@@ -6,8 +6,7 @@ from pathlib import Path
 from famix.clip import register_clip_weights
 from famix.data import register_split
 from famix.data.classes import CITYSCAPES_CLASSES
-from famix.data.definition import DatasetDefinition, SplitDefinition
-from famix.data.panoptic.registration import register_panoptic_split
+from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, SplitDefinition
 from famix.data.records import DatasetRecord
 from famix.data.split_files import SplitFiles
 from famix.utils.errors import DatasetError
@@ -56,10 +55,8 @@ def register() -> None:
     Raises:
         DatasetError: a name is taken by another dataset.
     """
-    for split_files in minitown_files():
+    for split_files in (*minitown_files(), *minitown_panoptic_files()):
         register_split(split_files)
-    for panoptic_files in minitown_panoptic_files():
-        register_panoptic_split(panoptic_files)
     register_clip_weights("minitown", CLIP_FILE)
 
 
@@ -70,16 +67,12 @@ def minitown_files() -> list[MinitownFiles]:
 
 
 def _definition() -> DatasetDefinition:
+    train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
+    images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     return DatasetDefinition(
         name="minitown",
-        root="minitown",  # stands for a folder of the cache, another one for every split
-        images="leftImg8bit/{split}/{key}_leftImg8bit.png",
-        labels="gtFine/{split}/{key}_gtFine_labelTrainIds.png",
-        classes=CITYSCAPES_CLASSES,
-        label_ids={index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL},
-        other_ids_ignored=False,
-        label_channel=None,
-        ignore_label=_IGNORE_LABEL,
+        root="minitown",  # represents a folder of the cache, a different one for each split
+        layouts=(Layout(images, labels, LabelEncoding(train_ids)),),
         splits=tuple(SplitDefinition(name, scenes.folder) for name, scenes in SPLITS.items()),
         source="FAMix's own minitown",
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
-from famix.data.panoptic.definition import CITYSCAPES_CATEGORIES, PanopticDefinition
+from famix.data.definition import PanopticDefinition, SplitDefinition
 from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.segments import encode_ids
 from famix.utils.errors import DatasetError
@@ -44,8 +44,8 @@ class MinitownPanopticFiles(PanopticFiles):
         Raises:
             DatasetError: they cannot be made.
         """
-        scenes = SPLITS[self.split]
-        images = generated_folder(f"{self.definition.name}_{self.split}", scenes)
+        scenes = SPLITS[self.split.name]
+        images = generated_folder(f"{self.definition.name}_{self.split.name}", scenes)
         made = make_once(
             self.name, f"panoptic labels of {scenes.count} images", lambda folder: write_panoptic(images, folder)
         )
@@ -63,9 +63,9 @@ def minitown_panoptic_files() -> list[MinitownPanopticFiles]:
         images="minitown_{split}/leftImg8bit/{key}_leftImg8bit.png",
         panoptic_root=f"minitown_{{split}}_panoptic/{_PNGS}",
         panoptic_json=f"minitown_{{split}}_panoptic/{_JSON}",
-        splits={name: name for name in SPLITS},
+        splits=tuple(SplitDefinition(name, name) for name in SPLITS),
         things=TOWN_THINGS,
-        categories=CITYSCAPES_CATEGORIES,
+        categories={label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)},
         source="FAMix's own minitown",
     )
     return [MinitownPanopticFiles(definition, split) for split in definition.splits]

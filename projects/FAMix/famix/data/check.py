@@ -1,68 +1,399 @@
-"""A look at all data before hours of training depend on it."""
+"""Checks of datasets: a quick one before training, and a complete one with a report."""
 
 import logging
+import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
+import cv2
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from numpy.typing import NDArray
+from tabulate import tabulate
+from tqdm import tqdm
 
-from famix.data.images import MAX_PIXELS, image_size, read_image, require_same_size
-from famix.data.labels import LabelReader
+from famix.data.images import MAX_PIXELS, image_size, open_image, read_image, require_same_size
+from famix.data.labels import LabelReader, UnknownIdsError, WrongEncodingError
 from famix.data.records import label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers
+from famix.data.split_files import SplitFiles
+from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few, table_cell
 
-__all__ = ["verify_datasets"]
+__all__ = [
+    "IGNORED",
+    "ClassShare",
+    "DatasetReport",
+    "check_dataset",
+    "evenly_spaced",
+    "format_report",
+    "inspect_headers",
+    "verify_datasets",
+]
 
 logger = logging.getLogger(__name__)
 
-_NUM_THREADS = 8  # opening files is mostly waiting for the disk
+IGNORED = "(ignored)"
+"""Takes the place of a class for pixels without one."""
+
+KINDS = {
+    "listing": "the files cannot be listed",
+    "list": "entries of the split's list without an image",
+    "empty": "no pair of image and label",
+    "format": "images in another format than the definition demands",
+    "missing label": "images without a label ('unpaired: skip' in the definition leaves them out)",
+    "unreadable image": "images that cannot be read",
+    "unreadable label": "labels that cannot be read",
+    "size": "labels of another size than the image",
+    "encoding": "labels of another encoding",
+    "unknown id": "labels with ids outside the map",
+    "no class": "labels without any class",
+}
+"""Kinds of problems, in the order of the report."""
+
+Records = Sequence[dict[str, Any]]
+Inspect = Callable[[Records], "Findings"]
+
+_SHOWN = 5  # files of a note, problems of a kind, so that memory does not grow with the dataset
+_HEADERS_AT_ONCE, _LABELS_AT_ONCE = 128, 8  # pairs per task of a worker
+_NUM_THREADS = 8  # the quick check mostly waits for the disk
+_TAIL = 4096  # bytes at the end of a file that must contain its end mark
+_END_MARKS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes -> mark, of PNG and JPEG
+
+
+@dataclass
+class Findings:
+    """Results for some pairs of image and label.
+
+    Attributes:
+        counts: problems by kind.
+        first: the first messages of each kind.
+        bad: image files of pairs with a problem.
+        sizes: (height, width) of images -> their number.
+        pixels: (256,) pixels of each train id.
+        images: (256,) images with each train id.
+        decoded: labels with counted pixels.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=dict)
+    bad: set[str] = field(default_factory=set)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    decoded: int = 0
+
+    def add(self, kind: str, texts: Sequence[str], image: str = "", count: int = 0) -> None:
+        """Add `count` problems of a kind, by default one per text, and the image file of their pair."""
+        self.counts[kind] += count or len(texts)
+        kept = self.first.setdefault(kind, [])
+        kept += texts[: _SHOWN - len(kept)]
+        self.bad |= {image} if image else set()
+
+    def merge(self, other: "Findings") -> None:
+        """Add the results for the following pairs."""
+        for kind, texts in other.first.items():
+            self.add(kind, texts, count=other.counts[kind])
+        self.bad |= other.bad
+        self.sizes += other.sizes
+        self.pixels += other.pixels
+        self.images += other.images
+        self.decoded += other.decoded
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """Share of a class in a dataset.
+
+    Attributes:
+        name: of the class.
+        pixels: percentage of all pixels, ignored ones included.
+        images: percentage of the images with the class.
+    """
+
+    name: str
+    pixels: float
+    images: float
+
+
+@dataclass
+class DatasetReport:
+    """Result of a complete check.
+
+    Attributes:
+        name: of the registered dataset.
+        source: its definition file.
+        folder: its root.
+        layout: paths of images and labels; "" for datasets that other code registered.
+        found: problems, sizes and number of decoded labels.
+        notes: observations that do not affect the use of the dataset.
+        num_pairs: pairs of image and label; the headers of all were read.
+        classes: shares of the classes, then of ignored pixels; empty if nothing was decoded.
+        seconds: duration of the check.
+    """
+
+    name: str
+    source: str = ""
+    folder: str = ""
+    layout: str = ""
+    found: Findings = field(default_factory=Findings)
+    notes: list[str] = field(default_factory=list)
+    num_pairs: int = 0
+    classes: Sequence[ClassShare] = ()
+    seconds: float = 0.0
+
+    @property
+    def problems(self) -> list[str]:
+        """Kinds of problems that occurred, in the order of the report."""
+        return [kind for kind in KINDS if self.found.counts[kind]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as lists, dictionaries, strings and numbers."""
+        found = self.found
+        return {
+            "name": self.name,
+            "usable": not self.problems,
+            "definition": self.source,
+            "folder": self.folder,
+            "layout": self.layout,
+            "pairs": self.num_pairs,
+            "decoded": found.decoded,
+            "problems": {kind: {"count": found.counts[kind], "first": found.first[kind]} for kind in self.problems},
+            "notes": self.notes,
+            "sizes": [
+                {"height": height, "width": width, "images": count}
+                for (height, width), count in found.sizes.most_common()
+            ],
+            "classes": [
+                {"name": share.name, "pixel_percent": share.pixels, "image_percent": share.images}
+                for share in self.classes
+            ],
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = MAX_PIXELS) -> None:
-    """Find missing, damaged and mismatched files of datasets.
+    """Raise if files of datasets are missing, damaged or inconsistent.
 
-    The size of every image and label is compared by the files' headers. Of each dataset, evenly spaced pairs are also
-    decoded and their label ids checked.
+    This reads the headers of all images and labels, and decodes some evenly spaced pairs of each dataset.
 
     Args:
-        names: registered names; one that is repeated is looked at once.
+        names: registered names; repeated ones are checked once.
         samples: pairs of each dataset to decode.
-        max_pixels: of a file, see INPUT.MAX_PIXELS.
+        max_pixels: limit of INPUT.MAX_PIXELS.
 
     Raises:
-        DatasetError: the first problem found.
+        DatasetError: the first problem.
     """
-    start = time.perf_counter()
+    start, num_pairs = time.perf_counter(), 0
     names = list(dict.fromkeys(names))
     readers = get_label_readers(names, max_pixels)
-    num_pairs = 0
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for name in names:
             records = get_dataset_dicts([name])
             num_pairs += len(records)
-            chosen = _evenly_spaced(records, samples)
-            list(pool.map(partial(_compare_headers, reader=readers[name]), records))
-            list(pool.map(partial(_decode, reader=readers[name]), chosen))
+            for inspect, chosen, at_once in (
+                (inspect_headers, records, _HEADERS_AT_ONCE),
+                (_inspect_pixels, evenly_spaced(records, samples), 1),
+            ):
+                parts = [chosen[first : first + at_once] for first in range(0, len(chosen), at_once)]
+                for found in pool.map(partial(inspect, reader=readers[name]), parts):
+                    for text in chain.from_iterable(found.first.values()):
+                        raise DatasetError(text)
     logger.info(
         f"Checked {num_pairs} image and label pairs of {', '.join(names)} in {time.perf_counter() - start:.1f} s."
     )
 
 
-def _evenly_spaced(records: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def check_dataset(
+    name: str, samples: int = 1000, workers: int = 0, show_progress: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[DatasetReport, list[dict[str, Any]]]:
+    """Check a dataset and collect all problems: headers of all files, pixels of a sample.
+
+    Args:
+        name: a registered dataset.
+        samples: evenly spaced pairs to decode; 0 decodes all.
+        workers: additional processes; 0 works in this one.
+        show_progress: draw a progress bar on a terminal.
+        max_pixels: limit of INPUT.MAX_PIXELS.
+
+    Returns:
+        The report, and Detectron2's standard dicts of the pairs without a problem.
+
+    Raises:
+        DatasetError: if the name is unknown, or other code registered it without a label reader.
+    """
+    start = time.perf_counter()
+    (reader,) = get_label_readers([name], max_pixels).values()
+    report = DatasetReport(name, getattr(MetadataCatalog.get(name).get("definition"), "source", ""))
+    found, records = report.found, _list_pairs(report)
+    report.num_pairs = len(records)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_start_worker)) if workers else None
+
+        def run(kind: str, inspect: Inspect, records: Records, at_once: int) -> None:
+            parts = [records[first : first + at_once] for first in range(0, len(records), at_once)]
+            results: Iterator[Findings] = pool.map(inspect, parts) if pool else map(inspect, parts)
+            hidden = None if show_progress else True  # None hides it outside of a terminal
+            with tqdm(total=len(records), desc=f"{name}: {kind}", unit="pair", disable=hidden) as bar:
+                for part, result in zip(parts, results, strict=True):
+                    found.merge(result)
+                    bar.update(len(part))
+
+        run("headers", partial(inspect_headers, reader=reader), records, _HEADERS_AT_ONCE)
+        sound = [record for record in records if record["file_name"] not in found.bad]
+        chosen = evenly_spaced(sound, samples or len(sound))
+        run("pixels", partial(_inspect_pixels, reader=reader), chosen, _LABELS_AT_ONCE)
+    _add_classes(report)
+    if len(chosen) < len(sound):
+        report.notes.append(f"the pixels of {len(sound) - len(chosen)} pairs were not read; --sample 0 reads all")
+    report.seconds = time.perf_counter() - start
+    return report, [record for record in sound if record["file_name"] not in found.bad]
+
+
+def evenly_spaced(records: Records, count: int) -> list[dict[str, Any]]:
+    """Up to `count` records at equal distances, including the first and the last."""
     places = np.linspace(0, len(records) - 1, num=min(count, len(records))).round().astype(int)
     return [records[place] for place in places]
 
 
-def _compare_headers(record: dict[str, Any], reader: LabelReader) -> None:
-    image_file, label_file = record["file_name"], label_file_of(record)
-    shape = image_size(image_file, reader.max_pixels)
-    require_same_size(image_file, shape, label_file, reader.size_of(label_file))
+def _list_pairs(report: DatasetReport) -> Records:
+    """List the pairs, and report missing files."""
+    files, found = DatasetCatalog[report.name], report.found
+    try:
+        if type(files) is not SplitFiles:  # generated on demand, panoptic, or registered by other code
+            return list(files())
+        report.folder = files.root
+        survey = files.survey()
+    except DatasetError as error:
+        found.add("listing", [str(error)])
+        return []
+    report.layout = ", ".join(filter(None, (survey.images, survey.labels, survey.list_file)))
+    found.add("list", survey.absent)
+    found.add("format", survey.other_format)
+    if files.definition.skips_unpaired and survey.without_label:
+        shown = first_few(survey.without_label, _SHOWN)
+        report.notes.append(f"{len(survey.without_label)} images without a label are left out: {shown}")
+    else:
+        found.add("missing label", survey.without_label)
+    if survey.without_image:
+        shown = first_few(survey.without_image, _SHOWN)
+        report.notes.append(f"{len(survey.without_image)} labels without an image are ignored: {shown}")
+    if not (survey.records or survey.without_label):
+        found.add("empty", [f"expected files like {survey.images} and {survey.labels}"])
+    return survey.records
 
 
-def _decode(record: dict[str, Any], reader: LabelReader) -> None:
-    image_file, label_file = record["file_name"], label_file_of(record)
-    shape = read_image(image_file, max_pixels=reader.max_pixels).shape[:2]
-    require_same_size(image_file, shape, label_file, reader.read(label_file).shape)
+def inspect_headers(records: Records, reader: LabelReader) -> Findings:
+    """Compare the sizes of images and labels by their headers, and find truncated files."""
+    found = Findings()
+    for record in records:
+        sizes = []
+        image, label = record["file_name"], label_file_of(record)
+        for kind, file, size_of in (
+            ("unreadable image", image, partial(image_size, max_pixels=reader.max_pixels)),
+            ("unreadable label", label, reader.size_of),
+        ):
+            try:
+                sizes.append(size_of(file))
+                _require_end(file, reader.max_pixels)
+            except DatasetError as error:
+                found.add(kind, [str(error)], image)
+        if image not in found.bad:
+            found.sizes[sizes[0]] += 1
+            try:
+                require_same_size(image, sizes[0], label, sizes[1])
+            except DatasetError as error:
+                found.add("size", [str(error)], image)
+    return found
+
+
+def _inspect_pixels(records: Records, reader: LabelReader) -> Findings:
+    """Decode images and labels, and count the train ids of the labels."""
+    found = Findings()
+    for record in records:
+        try:
+            read_image(record["file_name"], max_pixels=reader.max_pixels)
+        except DatasetError as error:
+            found.add("unreadable image", [str(error)], record["file_name"])
+        try:
+            pixels, _ = reader.count_pixels(label_file_of(record))
+        except DatasetError as error:
+            kind = "encoding" if isinstance(error, WrongEncodingError) else "unreadable label"
+            kind = "unknown id" if isinstance(error, UnknownIdsError) else kind
+            found.add(kind, [str(error)], record["file_name"])
+            continue
+        found.pixels += pixels
+        found.images += pixels > 0
+        found.decoded += 1
+    return found
+
+
+def _require_end(path: str, max_pixels: int) -> None:
+    """Decode a PNG or JPEG that lacks its end mark, as after an interrupted copy; raises if it is truncated."""
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(4)
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
+            end = stream.read()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+    if any(start.startswith(first) and mark not in end for first, mark in _END_MARKS.items()):
+        with open_image(path, whole=True, max_pixels=max_pixels) as image:
+            image.load()
+
+
+def _add_classes(report: DatasetReport) -> None:
+    metadata, found = MetadataCatalog.get(report.name), report.found
+    if not found.decoded:
+        return
+    total = int(found.pixels.sum())
+    titles = {**dict(enumerate(metadata.stuff_classes)), metadata.ignore_label: IGNORED}
+    report.classes = [
+        ClassShare(title, 100 * int(found.pixels[place]) / total, 100 * int(found.images[place]) / found.decoded)
+        for place, title in titles.items()
+    ]
+    absent = [title for place, title in titles.items() if place != metadata.ignore_label and not found.pixels[place]]
+    if found.pixels[metadata.ignore_label] == total:
+        found.add("no class", [f"every pixel of all {found.decoded} decoded labels is ignored"])
+    elif absent:
+        report.notes.append(f"classes without a pixel in the decoded labels: {', '.join(absent)}")
+
+
+def format_report(report: DatasetReport) -> str:
+    """Format a report for a terminal; the last line says whether the dataset is usable."""
+    found = report.found
+    sizes = [f"{count} of {height} x {width}" for (height, width), count in found.sizes.most_common(3)]
+    sizes += [f"and {len(found.sizes) - 3} other sizes"] if len(found.sizes) > 3 else []
+    lines = [f"== {report.name}"]
+    for title, text in (
+        ("definition", report.source),
+        ("folder", report.folder),
+        ("layout", report.layout),
+        ("pairs", f"{report.num_pairs}, of which {found.decoded} were decoded ({report.seconds:.1f} s)"),
+        ("sizes", f"{', '.join(sizes)} (height x width)" if sizes else ""),
+    ):
+        lines += [f"{title:<12}{text}"] if text else []
+    if report.classes:
+        rows = [[table_cell(share.name), f"{share.pixels:.3f}", f"{share.images:.1f}"] for share in report.classes]
+        head, align = ["class", "% of pixels", "% of images"], ("left", "right", "right")
+        lines += ["", tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=align)]
+    lines += ["", *(f"note: {note}" for note in report.notes)]
+    for kind in report.problems:
+        count, first = found.counts[kind], found.first[kind]
+        lines += [f"PROBLEM: {KINDS[kind]}: {count}", *(f"    {text}" for text in first)]
+        lines += [f"    and {count - len(first)} more"] if count > len(first) else []
+    verdict = f"NOT usable, {found.counts.total()} problem(s)" if report.problems else "usable"
+    return "\n".join([*lines, f"{report.name}: {verdict}"])
+
+
+def _start_worker() -> None:
+    # The workers share the cores; OpenCV would start a thread per core in each of them.
+    cv2.setNumThreads(0)

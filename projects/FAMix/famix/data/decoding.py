@@ -1,4 +1,4 @@
-"""From an opened image to exact numbers: depth, orientation and transparency, by one rule for files and PIL images."""
+"""Exact decoding of opened images: depth, orientation and transparency, by one rule for files and PIL images."""
 
 import re
 import struct
@@ -25,7 +25,7 @@ __all__ = [
     "upright_size",
 ]
 
-# What Pillow raises on damaged files; it looks at content, so the type depends on where the damage is.
+# Exceptions of Pillow on damaged files; the type depends on the place of the damage.
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
     *(struct.error, zlib.error),
@@ -44,34 +44,30 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 _IMAGE_WIDTH, _IMAGE_HEIGHT = 256, 257  # tags of TIFF
-_TAIL = 1 << 16  # bytes at the end of a PNG in which metadata behind the pixels must stand
+_TAIL = 1 << 16  # bytes at the end of a PNG that may contain metadata
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Decode an image and turn it as its metadata (EXIF, XMP or TIFF tag) says.
 
-    Metadata is asked for after the pixels: it may follow them in a PNG, and Pillow turns a TIFF while it decodes.
+    The orientation is read after the pixels: a PNG may store it behind them, and Pillow turns a TIFF while decoding.
     """
-    _load(image)
+    if isinstance(image, TiffImageFile):
+        # Pillow would map a file with a known name into memory, with the sides of the turned image.
+        name, image.filename = image.filename, ""
+        try:
+            image.load()
+        finally:
+            image.filename = name
+    else:
+        image.load()
     return turn(image, _orientation(image))
 
 
-def _load(image: Image.Image) -> None:
-    if not isinstance(image, TiffImageFile):
-        image.load()
-        return
-    # Pillow would map a file that it knows by name into memory, with the sides of the turned image.
-    name, image.filename = image.filename, ""
-    try:
-        image.load()
-    finally:
-        image.filename = name
-
-
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) in pixels that `upright` gives, without decoding."""
+    """(height, width) in pixels of the result of `upright`, without decoding."""
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # Pillow exchanges its sides already, but for some places of the tag alone
+    if isinstance(image, TiffImageFile):  # Pillow has swapped the sides for some places of the tag only
         width, height = (int(image.tag_v2[tag]) for tag in (_IMAGE_WIDTH, _IMAGE_HEIGHT))
     return (width, height) if header_orientation(image) in _SIDEWAYS else (height, width)
 
@@ -79,13 +75,29 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 def header_orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, of an image that is opened but not decoded."""
     orientation = _orientation(image)
-    if orientation == 1 and image.format == "PNG":
-        return _orientation_behind_pixels(image)
-    return orientation
+    file = getattr(image, "fp", None)
+    if orientation != 1 or image.format != "PNG" or file is None:
+        return orientation
+    place = file.tell()  # Pillow reads the last chunks of a PNG after its pixels
+    try:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL))
+        tail = file.read()
+    finally:
+        file.seek(place)
+    for found in re.finditer(rb"eXIf|iTXt|zTXt|tEXt", tail):
+        chunks = _chunks(tail, found.start() - 4)
+        if chunks:
+            # A PNG of one pixel, with the chunks before the pixel, where Pillow finds them without decoding.
+            stream = BytesIO()
+            Image.new("1", (1, 1)).save(stream, "PNG")
+            content = stream.getvalue()
+            return _orientation(Image.open(BytesIO(content[:33] + chunks + content[33:]), formats=("PNG",)))
+    return 1
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn a decoded image upright, as an EXIF orientation says; 1 leaves it."""
+    """Turn a decoded image upright by its EXIF orientation; 1 keeps it."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
@@ -93,20 +105,20 @@ def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
     """Decode an image to 8-bit RGB.
 
     Args:
-        image: opened; of its frames, the current one.
+        image: an opened image, at the frame to decode.
         name: of the image in errors.
 
     Returns:
-        (H, W, 3) uint8, upright, not writable.
+        (H, W, 3) uint8, upright, read-only.
 
     Raises:
-        DatasetError: 8-bit RGB cannot represent the image exactly.
+        DatasetError: if 8-bit RGB cannot represent the image exactly.
     """
     require_colors(image, name)
     image = upright(image)
     if image.mode in _ALPHA:
         image = image.convert(_ALPHA[image.mode])
-    elif "transparency" in image.info:  # a palette entry or a colour of an image without an alpha channel
+    elif "transparency" in image.info:  # a palette entry or a color of an image without an alpha channel
         image = image.convert("RGBA")
     if image.mode in _ALPHA and image.getchannel("A").getextrema()[0] != 255:
         raise DatasetError(
@@ -117,45 +129,33 @@ def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def require_colors(image: Image.Image, name: str) -> None:
-    """Raise unless 8-bit RGB can represent an opened image, transparency aside.
-
-    Raises:
-        DatasetError: names the mode and the remedy.
-    """
+    """Raise a DatasetError unless 8-bit RGB can represent an opened image, transparency aside."""
     wide = sixteen_bit_colors(image)
     if wide or image.mode not in (*_OPAQUE, *_ALPHA):
-        depth = " with 16 bits a channel" if wide else ""
+        depth = " with 16 bits per channel" if wide else ""
         raise DatasetError(
-            f"{name} must have 8 bits a channel in grey, palette or RGB, got mode {image.mode}{depth}. Convert it to 8-bit RGB: "
-            "how its values are scaled is a choice that results depend on."
+            f"{name} must have 8 bits per channel in grey, palette or RGB, got mode {image.mode}{depth}. Convert it to "
+            "8-bit RGB: the scaling of its values affects results."
         )
 
 
 def exact_rgb(image: Image.Image, name: str, remedy: str) -> NDArray[np.uint8]:
-    """Decode an image whose colours are numbers.
-
-    Args:
-        image: opened.
-        name: of the image in errors.
-        remedy: a sentence.
-
-    Returns:
-        (H, W, 3) uint8, upright.
+    """Decode an opened image with colors that are numbers to (H, W, 3) uint8, upright.
 
     Raises:
-        DatasetError: it is not RGB with 8 bits a channel.
+        DatasetError: if it is not RGB with 8 bits per channel; ends with `remedy`.
     """
-    if image.mode != "RGB" or sixteen_bit_colors(image):
-        depth = " with 16 bits a channel" if sixteen_bit_colors(image) else ""
+    wide = sixteen_bit_colors(image)
+    if image.mode != "RGB" or wide:
+        depth = " with 16 bits per channel" if wide else ""
         raise DatasetError(
-            f"{name} must be RGB with 8 bits a channel, got mode {image.mode}{depth}: its colours number segments. "
-            f"{remedy}"
+            f"{name} must be RGB with 8 bits per channel, got mode {image.mode}{depth}: its colors number segments. {remedy}"
         )
     return np.asarray(upright(image))
 
 
 def sixteen_bit_colors(image: Image.Image) -> bool:
-    """Whether Pillow would cut the channels of an image that is not decoded yet down to 8 bits."""
+    """Whether Pillow would reduce the channels of an opened image to 8 bits."""
     codec, raw_mode, highest = _encoding(image)
     if codec.startswith("ppm"):
         return highest > 255 and image.mode == "RGB"
@@ -163,15 +163,9 @@ def sixteen_bit_colors(image: Image.Image) -> bool:
 
 
 def stored_ids(image: Image.Image) -> NDArray[np.generic]:
-    """Decode one channel to the numbers that the file stores.
+    """Decode an opened image with one channel to the numbers (H, W) in the file, upright; indices for a palette.
 
-    Pillow stretches grey of less than 8 bits to 0-255, and mirrors it where a file calls 0 white; both are undone.
-
-    Args:
-        image: opened, of one channel.
-
-    Returns:
-        (H, W), upright; indices of a palette.
+    Pillow stretches grey with less than 8 bits to 0-255, and mirrors it if 0 is white in the file; this undoes both.
     """
     codec, raw_mode, highest = _encoding(image)
     flags = raw_mode.partition(";")[2]
@@ -203,48 +197,21 @@ def _encoding(image: Image.Image) -> tuple[str, str, int]:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # Not the PNG class's own method, which decodes the image first.
+        # The method of the PNG class would decode the image first.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except DAMAGE:  # frequent in collections of photographs, and no reason to lose the image
+    except DAMAGE:  # frequent in collections of photographs, which are usable all the same
         return 1
     return next((orientation for orientation in _TURNS if value == orientation), 1)
 
 
-def _orientation_behind_pixels(image: Image.Image) -> int:
-    """Orientation in the last chunks of a PNG, which Pillow reads after the pixels."""
-    file = getattr(image, "fp", None)
-    if file is None:
-        return 1
-    place = file.tell()
-    try:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - _TAIL))
-        tail = file.read()
-    finally:
-        file.seek(place)
-    for found in re.finditer(rb"eXIf|iTXt|zTXt|tEXt", tail):
-        chunks = _chunks(tail, found.start() - 4)
-        if chunks:
-            return _orientation(_with_chunks(chunks))
-    return 1
-
-
 def _chunks(data: bytes, start: int) -> bytes:
-    """The chunks from a place up to the end mark of a PNG; nothing where no chunk starts there."""
+    """The chunks from a place to the end mark of a PNG; empty if no chunk starts there."""
     place = start
     while 0 <= place <= len(data) - 12:
         length, kind = struct.unpack_from(">I4s", data, place)
         if kind == b"IEND":
             return data[start:place]
-        if not kind.isalpha() or kind == b"IDAT":  # pixels follow, so that Pillow has read what is before them
+        if not kind.isalpha() or kind == b"IDAT":  # Pillow reads chunks before the pixels itself
             break
         place += 12 + length
     return b""
-
-
-def _with_chunks(chunks: bytes) -> Image.Image:
-    """A PNG of one pixel that has these chunks before its pixel, where Pillow finds them without decoding."""
-    stream = BytesIO()
-    Image.new("1", (1, 1)).save(stream, "PNG")
-    content = stream.getvalue()
-    return Image.open(BytesIO(content[:33] + chunks + content[33:]), formats=("PNG",))

@@ -1,4 +1,4 @@
-"""What a run keeps of its datasets: their definitions, so that a later change is noticed, and copies of their files."""
+"""The record of a run's datasets: their definitions, to detect later changes, and copies of the definition files."""
 
 import os
 import shutil
@@ -9,41 +9,38 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from famix.data.definition import PanopticDefinition
 from famix.io.atomic import whole_file
 from famix.utils.messages import shown
 
 __all__ = ["changed_entry", "describe_dataset", "find_definitions", "keep_definitions"]
 
-_FOLDER = "datasets"  # of OUTPUT_DIR
-# Where files lie on a machine, what is drawn how, who wrote it, and what concerns other splits.
+_FOLDER = "datasets"  # in OUTPUT_DIR
+# Paths on one machine, colors of drawings, the author of a definition, and entries for other splits.
 _FREE = ("root", "source", "color", "splits", "folders", "domain", "domains")
 
 
 def describe_dataset(name: str) -> dict[str, Any]:
-    """A registered dataset as plain data: its definition and its split; empty for one that other code registered.
-
-    Args:
-        name: a registered name.
-    """
+    """Definition and split of a registered dataset as plain data; empty if other code registered it."""
     described: dict[str, Any] = _plain(_described(name))
     return described
 
 
 def changed_entry(name: str, stored: Mapping[str, Any]) -> str | None:
-    """Compare a registered dataset with what `describe_dataset` told of it before.
+    """Compare a registered dataset with an earlier result of `describe_dataset`.
 
     Args:
         name: a registered name.
-        stored: what it told; entries that it lacks, as of an earlier release, are not compared.
+        stored: the earlier result; entries that it lacks, as those of earlier releases do, are not compared.
 
     Returns:
-        "ENTRY must be A, got B" for the first entry that differs; None where all are equal.
+        "ENTRY must be A, got B" for the first difference; None without one.
     """
     return next(_changes(stored, _described(name), ""), None)
 
 
 def keep_definitions(files: Sequence[str], run: str) -> None:
-    """Copy definition files into the folder of a run.
+    """Copy definition files into a run directory.
 
     Args:
         files: as in DATASETS.FILES.
@@ -56,11 +53,11 @@ def keep_definitions(files: Sequence[str], run: str) -> None:
 
 
 def find_definitions(files: Sequence[str], config_file: str) -> list[str]:
-    """Definition files, those that are gone replaced by the copies of a run.
+    """Definition files, with the copies of a run in place of missing ones.
 
     Args:
         files: as in DATASETS.FILES.
-        config_file: that names them, in the folder of the run; "" for none.
+        config_file: config with these files, in the run directory; "" for none.
     """
     if not config_file:
         return list(files)
@@ -82,15 +79,15 @@ def _copies(files: Sequence[str], run: str) -> list[Path]:
 
 
 def _described(name: str) -> dict[str, Any]:
-    metadata = MetadataCatalog.get(name)
-    definition = metadata.get("definition")
+    definition = MetadataCatalog.get(name).get("definition")
     if definition is None:
         return {}
-    if isinstance(definition.splits, Mapping):  # of a panoptic dataset: name -> folder
-        split = {key: value for key, value in definition.splits.items() if definition.dataset_name(key) == name}
-    else:
-        split = {split.name: split for split in definition.splits if definition.dataset_name(split) == name}
-    return {"definition": definition, "split": split}
+    (split,) = (split for split in definition.splits if definition.dataset_name(split) == name)
+    # Release 0.1 stored the folder of a panoptic split only.
+    return {
+        "definition": definition,
+        "split": {split.name: split.folder if isinstance(definition, PanopticDefinition) else split},
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -104,10 +101,10 @@ def _plain(value: Any) -> Any:
 
 
 def _changes(stored: Any, now: Any, place: str) -> Iterator[str]:
-    """Differences of what was stored as plain data from objects as they are."""
+    """Differences between stored plain data and current objects."""
     if is_dataclass(now) and isinstance(stored, Mapping):
         names = [entry.name for entry in fields(now) if entry.name in stored and entry.name not in _FREE]
-        for name in sorted(names, key="classes".__ne__):  # which is what a user has changed
+        for name in sorted(names, key="classes".__ne__):  # the entry that users change
             yield from _changes(stored[name], getattr(now, name), f"{place}.{name}")
     elif isinstance(now, Mapping) and isinstance(stored, Mapping):
         for key in dict.fromkeys([*stored, *now]):

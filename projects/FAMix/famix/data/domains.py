@@ -1,6 +1,5 @@
-"""Which domain a dataset shows, stated or told from its name: source, targets, and datasets that belong together."""
+"""Domains of datasets, stated or derived from their names: sources, targets, and datasets that belong together."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,14 @@ from famix.utils.messages import did_you_mean
 
 __all__ = ["Roles", "domain_groups", "domain_of", "is_source", "require_known_sources", "roles_of", "short_names"]
 
-_PARTS = ("train", "training", "trainval", "val", "validation", "valid", "dev", "test", "all", "whole", "full")
-_LISTS = ("official", "famix", "robustnet")  # whose list of files it is
-_KINDS = ("panoptic",)  # of labels
-_CLEAR = "clear"  # the weather that data sets without one in their name show
+_PARTS = frozenset(
+    (
+        *("train", "training", "trainval", "val", "validation", "valid", "dev", "test", "all", "whole", "full"),
+        *("official", "famix", "robustnet"),  # authors of lists of files
+        *("panoptic",),  # kinds of labels
+    )
+)
+_CLEAR = "clear"  # weather of datasets without one in their name
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,8 @@ class Roles:
 
     Attributes:
         sources: trained on.
-        held_out: scored, and of a source's domain; they do not enter the mean.
-        targets: scored, and of other domains.
+        held_out: scored, with the domain of a source; excluded from the mean.
+        targets: scored, with other domains.
         decided_by: "TEST.SOURCE"; "domain", if the definitions state the domains of all datasets; else "name".
     """
 
@@ -46,11 +49,7 @@ class Roles:
 
 
 def roles_of(cfg: CfgNode) -> Roles:
-    """Which datasets of a config are sources, and which are targets.
-
-    Args:
-        cfg: reads DATASETS.TRAIN, DATASETS.TEST and TEST.SOURCE.
-    """
+    """Roles of the datasets of a config; reads DATASETS.TRAIN, DATASETS.TEST and TEST.SOURCE."""
     train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
     are_stated = all(_stated_domain(name) is not None for name in train + test)
     return Roles(
@@ -62,31 +61,27 @@ def roles_of(cfg: CfgNode) -> Roles:
 
 
 def domain_of(name: str) -> str:
-    """The domain of a dataset: `domain` of its definition, or else its name without the words for parts of its images.
+    """Domain of a dataset, e.g. "acdc_night" for "acdc_night_val".
 
-    Args:
-        name: e.g. "gta5_train" or "acdc_night_val".
-
-    Returns:
-        E.g. "gta5" or "acdc_night".
+    It is `domain` in the dataset's definition, or else its name without words for splits.
     """
     stated = _stated_domain(name)
     if stated is not None:
         return stated
     family = _family(name)
-    words = [word for word in re.split("_", name.removeprefix(family)) if word and word not in _PARTS + _LISTS + _KINDS]
+    words = [word for word in name.removeprefix(family).split("_") if word and word not in _PARTS]
     return "_".join([family, *words] if family else words) or name
 
 
 def is_source(cfg: CfgNode, name: str) -> bool:
-    """Whether a data set shows the domain that was trained on, so that its score says nothing of generalisation.
+    """Whether a dataset has a domain that was trained on, so its score says nothing about generalization.
 
     Args:
         cfg: reads DATASETS.TRAIN and TEST.SOURCE.
-        name: of the data set.
+        name: of the dataset.
 
     Returns:
-        Whether TEST.SOURCE names it; where that is empty, whether its domain, by `domain_of`, is that of a data set of
+        Whether TEST.SOURCE names it. If TEST.SOURCE is empty, whether its domain, by `domain_of`, is that of a dataset in
         DATASETS.TRAIN or, unless its definition states the domain, clear days of it.
     """
     if cfg.TEST.SOURCE:
@@ -98,24 +93,20 @@ def is_source(cfg: CfgNode, name: str) -> bool:
 
 
 def require_known_sources(cfg: CfgNode) -> None:
-    """Find mistyped names in TEST.SOURCE.
-
-    Raises:
-        ConfigError: one is not registered.
-    """
+    """Raise a ConfigError unless all names in TEST.SOURCE are registered."""
     for name in cfg.TEST.SOURCE:
         if name not in DatasetCatalog:
-            raise ConfigError(f"TEST.SOURCE names an unknown data set, '{name}'.{did_you_mean(name, DatasetCatalog)}")
+            raise ConfigError(f"TEST.SOURCE must name datasets, got '{name}'.{did_you_mean(name, DatasetCatalog)}")
 
 
 def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Data sets that are conditions of one, such as ACDC's, whose mean is of interest.
+    """Group datasets that are conditions of one dataset, such as ACDC's, for their mean.
 
     Args:
-        names: of data sets.
+        names: of datasets.
 
     Returns:
-        Name of the whole, e.g. "acdc" -> its data sets among the names; none where it has one only, or has all.
+        Name of the whole, e.g. "acdc" -> its datasets among the names, for groups with more than one name but not all.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -124,7 +115,7 @@ def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Headings for data sets: their domains, or their names where two show the same domain."""
+    """Headings for datasets: their domains, or their names if two share a domain."""
     domains = [domain_of(name) for name in names]
     return {name: domain if domains.count(domain) == 1 else name for name, domain in zip(names, domains, strict=True)}
 
@@ -135,6 +126,6 @@ def _stated_domain(name: str) -> str | None:
 
 
 def _family(name: str) -> str:
-    """Name of the definition that a registered data set is a split of, else ""."""
+    """Name of the definition that a registered dataset is a split of, else ""."""
     definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
     return definition.name if definition is not None else ""

@@ -1,4 +1,4 @@
-"""Image files: opening them safely, reading them whole, and their size from the header alone."""
+"""Image files: opening them safely, reading them, and reading their size from the header."""
 
 import os
 import re
@@ -30,83 +30,51 @@ MAX_PIXELS = 1 << 26
 """Default of INPUT.MAX_PIXELS, 8192 x 8192."""
 
 MOST_PIXELS = 178_956_970
-"""Highest value of INPUT.MAX_PIXELS: Pillow refuses larger images."""
+"""Highest value of INPUT.MAX_PIXELS; Pillow refuses larger images."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow knows more, some of which start programs
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow supports more, some of which start programs
 
-_READ_SUFFIXES = (
-    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+PICTURE_SUFFIXES = frozenset(
+    (
+        *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+        *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+        *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),  # not supported, from here on
+        *(".heif", ".jp2", ".jxl", ".nef", ".psd", ".tga"),
+    )
 )
-_REFUSED_SUFFIXES = (
-    *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),
-    *(".heif", ".jp2", ".jxl", ".nef", ".psd", ".tga"),
-)
-
-PICTURE_SUFFIXES = frozenset((*_READ_SUFFIXES, *_REFUSED_SUFFIXES))
-"""Of files that are pictures, also in formats that are not read: what is meant as an image is never left out in silence."""
+"""Of picture files, also in formats that are not supported, so that no picture is left out silently."""
 
 _LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
 _LOSSLESS_TIFF = (
     *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),
     *("tiff_adobe_deflate", "tiff_deflate", "tiff_thunderscan"),
 )
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the colour types of PNGs
-_INFLATION = 1032  # bytes that the compression of PNGs makes of one, at most
-_GIF_INFLATION = 4096  # pixels that a byte of a GIF stands for, at most
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the color types of PNGs
+_INFLATION = 1032  # maximal bytes per compressed byte of a PNG
+_GIF_INFLATION = 4096  # maximal pixels per byte of a GIF
 
-# INPUT.MAX_PIXELS is checked for every image; Pillow's warning would stand before the error.
+# INPUT.MAX_PIXELS is checked for each image; Pillow's warning would only precede the error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-@contextmanager
-def _explain_unreadable(path: str | os.PathLike[str], max_pixels: int) -> Iterator[None]:
-    """Turn what Pillow raises on a bad file into an error that names the file."""
-    try:
-        yield
-    except DatasetError:
-        raise
-    except FileNotFoundError as error:
-        raise DatasetError(f"Image file {path} does not exist.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        claimed = re.search(r"\((\d+) pixels\)", str(error))
-        raise _too_large(f"Image file {path}", claimed[1] if claimed else "more", max_pixels) from error
-    except UnidentifiedImageError as error:
-        raise DatasetError(
-            f"Image file {path} cannot be read, it is damaged, incomplete or none of {', '.join(_FORMATS)}. Replace or "
-            "convert it, or leave it out of the dataset."
-        ) from error
-    except DAMAGE as error:
-        if "MAX_TEXT" in str(error):
-            raise DatasetError(
-                f"Image file {path} cannot be read, it has more text or other metadata than Pillow takes: {error}. Save it "
-                "without metadata, e.g. with exiftool -all= or magick -strip."
-            ) from error
-        raise DatasetError(
-            f"Image file {path} cannot be read, it is damaged, incomplete or no image: {error}. "
-            "Replace it, or leave it out of the dataset."
-        ) from error
 
 
 @contextmanager
 def open_image(
     path: str | os.PathLike[str], *, whole: bool = False, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """Open an image file with only its header read, and explain every error that Pillow raises meanwhile.
+    """Open an image file, reading only its header, and explain all errors that Pillow raises in the block.
 
     Args:
         path: the file.
-        whole: first compare the checksums that a PNG has. Decoding compares none, so that a flipped bit becomes another
-            id of a label.
-        max_pixels: that the header may claim.
+        whole: first verify the checksums of a PNG. Decoding ignores them, and a flipped bit changes an id of a label.
+        max_pixels: limit for the size in the header.
 
     Yields:
         The opened image; it is closed afterwards.
 
     Raises:
-        DatasetError: the file is missing, damaged, no image, has several frames, or claims too many pixels.
+        DatasetError: if the file is missing, damaged or not an image, has several frames, or claims too many pixels.
     """
-    with _explain_unreadable(path, max_pixels):
+    try:
         require_plain_file(path)
         if whole:
             with Image.open(path, formats=_FORMATS) as image:
@@ -116,16 +84,35 @@ def open_image(
         with Image.open(path, formats=_FORMATS) as image:
             _require_header(path, image, max_pixels)
             yield image
+    except DatasetError:
+        raise
+    except FileNotFoundError as error:
+        raise DatasetError(f"Image file {path} does not exist.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        claimed = re.search(r"\((\d+) pixels\)", str(error))
+        raise _too_large(f"Image file {path}", claimed[1] if claimed else "more", max_pixels) from error
+    except DAMAGE as error:
+        cause, remedy = (
+            f"it is damaged, incomplete or not an image: {error}",
+            "Replace it, or leave it out of the dataset",
+        )
+        if isinstance(error, UnidentifiedImageError):
+            cause = f"it is damaged, incomplete or not in one of the formats {', '.join(_FORMATS)}"
+            remedy = "Replace or convert it, or leave it out of the dataset"
+        elif "MAX_TEXT" in str(error):
+            cause = f"its metadata exceed Pillow's limit: {error}"
+            remedy = "Save it without metadata, e.g. with exiftool -all= or magick -strip"
+        raise DatasetError(f"Image file {path} cannot be read, {cause}. {remedy}.") from error
 
 
 @contextmanager
 def open_label(
     path: str | os.PathLike[str], *, whole: bool = True, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """Open a file whose pixels are ids; see `open_image`.
+    """Open a file of ids, see `open_image`.
 
     Raises:
-        DatasetError: see `open_image`, or the format may change pixels.
+        DatasetError: see `open_image`, or if the format may change ids.
     """
     with open_image(path, whole=whole, max_pixels=max_pixels) as image:
         compression = image.info.get("compression", "raw") if image.format == "TIFF" else "raw"
@@ -133,21 +120,18 @@ def open_label(
             form = image.format if image.format not in _LOSSLESS else f"{image.format} with {compression} compression"
             raise DatasetError(
                 f"Label {path} must be in a lossless format ({', '.join(_LOSSLESS)}), got {form}, which changes ids. "
-                "Take the published file, or make it anew as a PNG."
+                "Use the published file, or create it again as a PNG."
             )
         yield image
 
 
 def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise where a header claims more pixels than INPUT.MAX_PIXELS allows.
+    """Raise a DatasetError if a header claims more pixels than INPUT.MAX_PIXELS allows.
 
     Args:
-        size: (width, height), as Pillow says it.
+        size: (width, height), in Pillow's order.
         name: of the image or video in the error.
-        max_pixels: that it may have.
-
-    Raises:
-        DatasetError: names the key, the size and the remedy.
+        max_pixels: the limit.
     """
     if size[0] * size[1] > max_pixels:
         raise _too_large(name, f"{size[0]} x {size[1]} (width x height) = {size[0] * size[1]}", max_pixels)
@@ -162,50 +146,46 @@ def _too_large(name: str, claimed: str, max_pixels: int) -> DatasetError:
 
 def _require_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: int) -> None:
     require_pixels(image.size, f"Image file {path}", max_pixels)
-    _require_content(path, image)
-    # The further pictures of a camera's JPEG (MPO) are previews and depths of the first.
-    if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
-        raise DatasetError(
-            f"Image file {path} must have one frame, got several ({image.format}). Save the one that is meant as a PNG, or "
-            "convert an animation to a video."
-        )
-
-
-def _require_content(path: str | os.PathLike[str], image: Image.Image) -> None:
-    """Raise where a PNG or GIF claims more pixels than its bytes can hold: memory would be filled with nothing."""
-    size = os.path.getsize(path)
+    # More pixels than the bytes of a PNG or GIF can hold would fill the memory with nothing.
+    size, fits = os.path.getsize(path), True
     if image.format == "PNG":
         with open(path, "rb") as file:
             header = file.read(26)
         if header[12:16] != b"IHDR":
-            raise ValueError("its header is not where that of a PNG is")
+            raise ValueError("its PNG header has the wrong place")
         bits = header[24] * _CHANNELS.get(header[25], 1)
         fits = image.height * (image.width * bits // 8) <= _INFLATION * size
-    else:
-        fits = image.format != "GIF" or image.height * image.width <= _GIF_INFLATION * size
+    elif image.format == "GIF":
+        fits = image.height * image.width <= _GIF_INFLATION * size
     if not fits:
         raise DatasetError(
             f"Image file {path} claims to be too large: its header says {image.width} x {image.height} pixels (width x "
             f"height), more than its {size} bytes can hold. Replace it, or leave it out of the dataset."
+        )
+    # The further pictures of a camera's JPEG (MPO) are previews and depth maps of the first.
+    if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
+        raise DatasetError(
+            f"Image file {path} must have one frame, got several ({image.format}). Save the right one as a PNG, or convert "
+            "an animation to a video."
         )
 
 
 def read_image(
     path: str | os.PathLike[str], image_format: str = "RGB", max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.uint8]:
-    """Read an image, turned upright as its metadata says.
+    """Read an image, turned upright by its metadata.
 
     Args:
         path: the file.
         image_format: order of the channels, RGB or BGR.
-        max_pixels: that it may have, see INPUT.MAX_PIXELS.
+        max_pixels: limit of INPUT.MAX_PIXELS.
 
     Returns:
-        (H, W, 3) uint8, not writable.
+        (H, W, 3) uint8, read-only.
 
     Raises:
-        DatasetError: the file is missing, damaged, no image, too large, or 8-bit RGB cannot represent it exactly: more
-            than 8 bits a channel, CMYK and the like, transparency, or several frames.
+        DatasetError: if the file is missing, damaged, too large or not an image, or if 8-bit RGB cannot represent it
+            exactly: more than 8 bits per channel, CMYK, transparency, several frames.
     """
     with open_image(path, whole=True, max_pixels=max_pixels) as image:
         pixels = rgb_pixels(image, f"Image file {path}")
@@ -213,14 +193,7 @@ def read_image(
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Size that `read_image` would return, without decoding the pixels.
-
-    Args:
-        path: the file.
-        max_pixels: that it may have, see INPUT.MAX_PIXELS.
-
-    Returns:
-        (height, width) in pixels.
+    """(height, width) in pixels of the result of `read_image`, from the header.
 
     Raises:
         DatasetError: as for `read_image`, as far as the header tells.
@@ -233,18 +206,10 @@ def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tu
 def require_same_size(
     image_file: str, image_shape: tuple[int, ...], label_file: str, label_shape: tuple[int, ...]
 ) -> None:
-    """Raise unless an image and its label have the same size.
-
-    Args:
-        image_file, label_file: the files, named in the error.
-        image_shape, label_shape: (height, width) in pixels.
-
-    Raises:
-        DatasetError: the sizes differ.
-    """
+    """Raise a DatasetError unless an image and its label have the same (height, width) in pixels."""
     if image_shape != label_shape:
         raise DatasetError(
-            f"Image {image_file} is {image_shape[0]} x {image_shape[1]} pixels (height x width), but its label "
-            f"{label_file} is {label_shape[0]} x {label_shape[1]}. They must agree: mend the files, or list the "
-            "image under 'skip' in the dataset's definition."
+            f"Image {image_file} and its label {label_file} must have the same size, got {image_shape[0]} x "
+            f"{image_shape[1]} and {label_shape[0]} x {label_shape[1]} pixels (height x width). Correct the files, or list "
+            "the image under 'skip' in the dataset's definition."
         )

@@ -1,29 +1,30 @@
-"""Label readers of whole datasets, whose layouts may differ in the encoding of their labels."""
+"""Label readers of datasets that have several layouts, or a JSON file that defines the ids in their labels."""
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
-from famix.data.definition import DatasetDefinition
-from famix.data.label_names import ids_by_name, read_id_names
+from famix.data.definition import DatasetDefinition, LabelEncoding
 from famix.data.labels import LabelReader
-from famix.data.layout import LabelEncoding
+from famix.data.panoptic.annotations import plain_name, read_annotations, read_json
+from famix.data.panoptic.segments import Segment, SegmentLabelReader
 from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few, shown
 from famix.utils.paths import as_on_disk, one_form
 
-__all__ = ["LayoutLabelReader", "label_reader_of"]
+__all__ = ["LayoutLabelReader", "ids_by_name", "label_reader_of", "listed_segments", "read_id_names"]
 
 _PLACEHOLDERS = {"{key}": ".+", "{split}/": "(?:.+/)?", "{split}": ".+"}  # a split's folder may be ""
+_HIGHEST_ID = 65535  # of a 16-bit file
+_SEPARATOR = "--"  # between the levels of Mapillary's names: human--person--individual
 
 
 def label_reader_of(definition: DatasetDefinition) -> LabelReader:
-    """Reader of a dataset's label files, whatever layout they lie in.
-
-    Args:
-        definition: the dataset. Its files need not be there yet.
-    """
+    """Reader of a dataset's label files in any of its layouts. The files need not exist yet."""
     first = definition.layouts[0].encoding
     if first.names_file is None and all(layout.encoding == first for layout in definition.layouts):
         return _make_reader(definition, first)
@@ -39,9 +40,9 @@ def label_reader_of(definition: DatasetDefinition) -> LabelReader:
 
 @dataclass(frozen=True)
 class LayoutLabelReader(LabelReader):
-    """Reads label files of several encodings, or of one that a file of the dataset tells.
+    """Reads label files whose path determines their layout, and with it their encoding.
 
-    The path of a label says which layout it belongs to; the attributes of the base are those of the first.
+    The attributes of the base class are those of the first layout.
 
     Attributes:
         definition: the dataset.
@@ -51,53 +52,26 @@ class LayoutLabelReader(LabelReader):
     _readers: dict[tuple[str, str], LabelReader] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def for_file(self, path: str | os.PathLike[str]) -> LabelReader:
-        """The reader that knows the encoding of a file.
-
-        Args:
-            path: of a label.
+        """The reader for the encoding of a file.
 
         Raises:
-            DatasetError: the path fits no layout, or the file that names the ids cannot be used.
+            DatasetError: if the path matches no layout, or the file that names the ids cannot be used.
         """
         root = self.definition.root_folder()
-        template = self._template_of(os.fspath(path), root)
-        key = (template, root)
-        if key not in self._readers:
-            encoding = next(layout.encoding for layout in self.definition.layouts if layout.labels == template)
-            self._readers[key] = replace(_make_reader(self.definition, encoding), max_pixels=self.max_pixels)
-        return self._readers[key]
-
-    def _template_of(self, path: str, root: str) -> str:
         below = one_form(os.path.relpath(path, root).replace(os.sep, "/"))
-        fitting = [layout.labels for layout in self.definition.layouts if _pattern_of(layout.labels).fullmatch(below)]
+        templates = {layout.labels: layout.encoding for layout in self.definition.layouts}
+        fitting = [template for template in templates if _pattern_of(template).fullmatch(below)]
         if not fitting:
-            expected = ", ".join(dict.fromkeys(layout.labels for layout in self.definition.layouts))
             raise DatasetError(
-                f"Label {path} lies in no layout of {self.source}, so the meaning of its ids is unknown; expected a "
-                f"path below {root} like {expected}."
+                f"Label {path} must have a path below {root} like {', '.join(templates)} to have a known encoding. Move it, "
+                f"or add its layout to {self.source}."
             )
-        # labels/{key}.png also fits labels/1_labelTrainIds.png: the template that says more of the path counts.
-        return max(fitting, key=lambda template: len(_literal(template)))
-
-
-def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> LabelReader:
-    label_ids, highest_id, segments_file = encoding.label_ids, encoding.highest_id, None
-    if encoding.names_file is not None:
-        file = Path(as_on_disk(os.path.join(definition.root_folder(), encoding.names_file)))
-        id_names = read_id_names(file)
-        label_ids = ids_by_name(id_names, encoding.label_names, definition.ignore_label, file)
-        highest_id = max(id_names) if highest_id is None else highest_id
-        segments_file = file if encoding.is_panoptic else None
-    return LabelReader(
-        label_ids=label_ids,
-        ignore_label=definition.ignore_label,
-        other_ids_ignored=encoding.other_ids_ignored,
-        channel=encoding.channel,
-        source=definition.source,
-        highest_id=highest_id,
-        bits=encoding.bits,
-        segments_file=segments_file,
-    )
+        # labels/{key}.png also matches labels/1_labelTrainIds.png: the template with more literal characters applies.
+        best = max(fitting, key=lambda template: len(template.replace("{key}", "").replace("{split}", "")))
+        if (best, root) not in self._readers:
+            reader = _make_reader(self.definition, templates[best])
+            self._readers[best, root] = replace(reader, max_pixels=self.max_pixels)
+        return self._readers[best, root]
 
 
 @lru_cache(maxsize=64)
@@ -109,5 +83,115 @@ def _pattern_of(template: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _literal(template: str) -> str:
-    return template.replace("{key}", "").replace("{split}", "")
+def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> LabelReader:
+    common: dict[str, Any] = {
+        "ignore_label": definition.ignore_label,
+        "other_ids_ignored": encoding.other_ids_ignored,
+        "channel": encoding.channel,
+        "source": definition.source,
+        "bits": encoding.bits,
+    }
+    if encoding.names_file is None:
+        return LabelReader(encoding.label_ids, highest_id=encoding.highest_id, **common)
+    file = Path(as_on_disk(os.path.join(definition.root_folder(), encoding.names_file)))
+    id_names = read_id_names(file)
+    label_ids = ids_by_name(id_names, encoding.label_names, definition.ignore_label, file)
+    common["highest_id"] = max(id_names) if encoding.highest_id is None else encoding.highest_id
+    if not encoding.is_panoptic:
+        return LabelReader(label_ids, **common)
+    return SegmentLabelReader(
+        label_ids,
+        **common,
+        segments_of=partial(listed_segments, segments_file=file),
+        all_visible=False,
+    )
+
+
+def ids_by_name(
+    id_names: Mapping[int, str], label_names: Mapping[str, int], ignore_label: int, file: Path
+) -> dict[int, int]:
+    """Map ids to train ids by their names.
+
+    Case, spaces and punctuation are ignored. An entry also applies to the names below it ("human--person" for
+    "human--person--individual"); the longest matching entry counts.
+
+    Args:
+        id_names: id -> name, from the file.
+        label_names: name -> train id or `ignore_label`, from the definition.
+        ignore_label: of the dataset.
+        file: named in errors.
+
+    Returns:
+        Id -> train id, for all ids with an entry.
+
+    Raises:
+        DatasetError: if a train id gets no id, so names and file do not match.
+    """
+    wanted = {_levels(name): train_id for name, train_id in label_names.items()}
+    ids = {}
+    for label_id, name in id_names.items():
+        levels = _levels(name)
+        fitting = (levels[:count] for count in range(len(levels), 0, -1) if levels[:count] in wanted)
+        longest = next(fitting, None)
+        if longest is not None:
+            ids[label_id] = wanted[longest]
+    found = {ignore_label, *ids.values()}
+    lost = sorted(name for name, train_id in label_names.items() if train_id not in found)
+    if lost:
+        raise DatasetError(
+            f"{file} must name {first_few(lost, 5)}, got {first_few(list(id_names.values()), 5)}. Correct 'label_names' or "
+            "'label_names_file' in the dataset's definition."
+        )
+    return ids
+
+
+def _levels(name: str) -> tuple[str, ...]:
+    return tuple(map(plain_name, name.split(_SEPARATOR)))
+
+
+def read_id_names(file: Path) -> dict[int, str]:
+    """Read the names of ids.
+
+    Args:
+        file: {"labels": [{"name": ...}, ...]} of Mapillary Vistas, in which the position is the id, or
+            {"categories": [{"id": ..., "name": ...}, ...]} of COCO.
+
+    Returns:
+        Id -> name.
+
+    Raises:
+        DatasetError: if the file is missing, invalid JSON, or of another form.
+    """
+    content = read_json(file)
+    try:
+        if "labels" in content:
+            names = {place: str(entry["name"]) for place, entry in enumerate(content["labels"])}
+        else:
+            names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(
+            f"{file} must name label ids in a list 'labels' of entries with 'name', or a list 'categories' of entries with "
+            "'id' and 'name'."
+        ) from error
+    outside = [label_id for label_id in names if not 0 <= label_id <= _HIGHEST_ID]
+    if outside:
+        raise DatasetError(f"{file}: label ids must be from 0 to {_HIGHEST_ID}, got {shown(outside[0])}.")
+    return names
+
+
+def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[Sequence[Segment], Sequence[int]]:
+    """Segments of a PNG in a JSON file, without void ones; see `SegmentLabelReader`."""
+    modified = segments_file.stat().st_mtime_ns if segments_file.is_file() else 0
+    segments = _segments_by_label(segments_file, modified).get(one_form(os.path.basename(path)))
+    if segments is None:
+        raise DatasetError(
+            f"{segments_file} must have an annotation of {os.path.basename(path)}. Leave out the image, or correct the "
+            "file."
+        )
+    return segments, ()
+
+
+@lru_cache(maxsize=1)
+def _segments_by_label(file: Path, modified: int) -> dict[str, tuple[Segment, ...]]:
+    annotations = read_annotations(read_json(file), file)
+    return {one_form(os.path.basename(entry.label)): entry.segments for entry in annotations}

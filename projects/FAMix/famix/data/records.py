@@ -1,4 +1,4 @@
-"""Dataset dicts as Detectron2 knows them, for label files that Detectron2 itself may not be able to read."""
+"""Dataset dicts for Detectron2, with label files that Detectron2's own tools may not be able to read."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +10,17 @@ __all__ = ["DatasetRecord", "label_file_of", "read_as_train_ids"]
 
 _SIZE = ("height", "width")
 _TRAIN_IDS = ("sem_seg_file_name", "sem_seg")
-_SAMPLES = 16  # label files of a split whose headers are read: on a network drive, all of them would take minutes
-_HEADER = 26  # bytes of a PNG up to its depth and colour type
-_GREY_BYTES = b"\x08\x00"  # 8 bits, grey
+_SAMPLES = 16  # headers per split: on a network drive, reading all of them would take minutes
+_PNG, _GREY_BYTES = b"\x89PNG", b"\x08\x00"  # first bytes; 8 bits, grey at the bytes 24 and 25
 
 
 class DatasetRecord(dict[str, Any]):
-    """A dataset dict of Detectron2 that explains which of its entries are missing.
+    """A dataset dict of Detectron2 that explains missing entries.
 
-    `label_file_name` is the label file, which the dataset's `label_reader` reads. `sem_seg_file_name`, the same file, is
-    an entry only if the file holds train ids as Detectron2 reads them. Otherwise Detectron2's `SemSegEvaluator`,
-    `Visualizer` and, for training, `DatasetMapper` raise the error of this class. `height` and `width` (of the image, in
-    pixels) are read from the image's header when they are asked for.
+    `label_file_name` is the label file for the dataset's `label_reader`. `sem_seg_file_name`, the same file, exists only
+    if the file holds train ids that Detectron2 reads unchanged. Otherwise Detectron2's `SemSegEvaluator`, `Visualizer`
+    and, in training, `DatasetMapper` raise the error of this class. `height` and `width` (of the image, in pixels) are
+    read from the image's header on access.
     """
 
     def __missing__(self, key: str) -> Any:
@@ -33,18 +32,14 @@ class DatasetRecord(dict[str, Any]):
         raise KeyError(key)
 
     def __contains__(self, key: object) -> bool:
-        # DatasetMapper asks for this after it has read the image, for training only. Without an error here, the network
-        # would get no labels, and fail in its loss.
+        # In training, DatasetMapper asks for this key after it has read the image. It would return a sample without
+        # labels, with which the network fails in its loss.
         if key == "annotations" and super().__contains__("image") and self._lacks_train_ids():
             raise self._no_train_ids()
         return super().__contains__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Value of an entry, or `default`.
-
-        Raises:
-            DatasetError: `key` is "sem_seg", which Visualizer asks for, and there is nothing for it to draw.
-        """
+        """Value of an entry, or `default`; raises a DatasetError for "sem_seg" if Visualizer has nothing to draw."""
         if key in _SIZE or (key == "sem_seg" and self._lacks_train_ids() and "pan_seg_file_name" not in self):
             return self[key]
         return super().get(key, default)
@@ -62,32 +57,23 @@ class DatasetRecord(dict[str, Any]):
 
 
 def label_file_of(record: Mapping[str, Any]) -> str:
-    """The label file of a dataset dict, also of datasets that other code registered.
-
-    Raises:
-        KeyError: it has none.
-    """
+    """Label file of a dataset dict, also of datasets that other code registered."""
     file: str = record["label_file_name" if "label_file_name" in record else "sem_seg_file_name"]
     return file
 
 
 def read_as_train_ids(files: Sequence[str]) -> bool:
-    """Whether Detectron2 reads the values of label files unchanged, by the headers of some of them.
+    """Whether Detectron2 reads the values of a split's label files unchanged, judged by the headers of some of them.
 
-    It turns palettes into grey values, and stretches fewer than 8 bits. Files that cannot be opened are left to the code
-    that reads them.
-
-    Args:
-        files: of one split.
+    It converts palettes to grey values and stretches fewer than 8 bits. Unreadable files count as fine: the label reader
+    reports them.
     """
-    step = max(1, len(files) // _SAMPLES)
-    return all(map(_is_grey_png, files[::step]))
-
-
-def _is_grey_png(path: str) -> bool:
-    try:
-        with open(path, "rb") as stream:
-            header = stream.read(_HEADER)
-    except OSError:
-        return True
-    return header.startswith(b"\x89PNG") and header.endswith(_GREY_BYTES)
+    for path in files[:: max(1, len(files) // _SAMPLES)]:
+        try:
+            with open(path, "rb") as stream:
+                header = stream.read(26)
+        except OSError:
+            continue
+        if not (header.startswith(_PNG) and header.endswith(_GREY_BYTES)):
+            return False
+    return True

@@ -1,7 +1,7 @@
-"""Strict reading of YAML: every mistake is reported with its file, its key, what was found and what was expected."""
+"""Strict reading of YAML: each error names the file, the key, the value and the constraint."""
 
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,11 @@ __all__ = ["Fields", "read_yaml"]
 
 T = TypeVar("T")
 
-_KIND_NAMES = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list"}
+_KIND_NAMES = {str: "a string", int: "an integer", dict: "a mapping", list: "a list"}
 
 
 class _UniqueKeyLoader(SafeLoader):
-    """PyYAML's safe loader, except that a key given twice is an error: YAML forbids it, PyYAML lets the last one win."""
+    """PyYAML's safe loader that refuses repeated keys, of which PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -34,23 +34,18 @@ class _UniqueKeyLoader(SafeLoader):
                 key = self.construct_object(key_node)
                 if key in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} stands twice in one mapping", key_node.start_mark
+                        None, None, f"the key {key!r} occurs twice in one mapping", key_node.start_mark
                     )
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: Path) -> object:
-    """Read a YAML file without executing anything that it holds.
-
-    Args:
-        file: the file, UTF-8.
-
-    Returns:
-        What the file holds: mappings, lists, texts, numbers, booleans or None.
+    """Read a YAML file into mappings, lists, strings, numbers, booleans and None, without executing any of it.
 
     Raises:
-        DatasetError: the file is missing, unreadable, no YAML, unfolds to far more than it holds, or gives a key twice.
+        DatasetError: if the file is missing, unreadable or invalid YAML, repeats a key, or if its aliases expand to an
+            excessive size.
     """
     try:
         text = read_text(file, MAX_YAML_BYTES)
@@ -59,90 +54,106 @@ def read_yaml(file: Path) -> object:
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except (OSError, UnicodeDecodeError, CorruptFileError) as error:
         raise DatasetError(f"Dataset definition {file} cannot be read: {error}. See DATASETS.FILES.") from error
-    except Exception as error:  # YAMLError, and what PyYAML raises of dates and numbers that are none
-        raise DatasetError(f"Dataset definition {file} is no valid YAML: {error}") from error
+    except Exception as error:  # YAMLError, and errors of PyYAML about impossible dates and numbers
+        raise DatasetError(f"Dataset definition {file} is invalid YAML: {error}") from error
 
 
 class Fields:
-    """The entries of one YAML mapping, read one by one with their types checked.
+    """Type-checked access to the entries of one YAML mapping.
 
     Args:
-        file: named in errors.
+        file: the file, named in errors.
         values: the mapping.
-        known: every key that the mapping may have.
+        known: all keys that the mapping may have.
         within: key of the mapping itself, such as "splits.train"; "" for the whole file.
 
     Raises:
-        DatasetError: `values` is no mapping or has a key that is not known.
+        DatasetError: if `values` is not a mapping or has an unknown key.
     """
 
     def __init__(self, file: Path, values: object, known: Iterable[str], within: str = "") -> None:
         self.file = file
         self._within = within
+        known = list(known)
         if not isinstance(values, dict):
             raise self.error("", values, f"a mapping with the keys {', '.join(known)}")
         self._values = values
-        known = list(known)
         for key in values:
             if key not in known:
                 hint = did_you_mean(key, known)
-                raise DatasetError(f"{file}: unknown key '{self.path(key)}'; expected one of {', '.join(known)}.{hint}")
+                raise DatasetError(f"{file}: unknown key '{self._path(key)}'.{hint} The keys are {', '.join(known)}.")
 
-    def path(self, key: object) -> str:
-        """Full name of a key, for errors."""
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def _path(self, key: object) -> str:
         return ".".join(part for part in (self._within, str(key)) if part)
 
     def error(self, key: object, got: object, expected: str, hint: str = "") -> DatasetError:
-        """An error about one key; `hint` starts with a blank."""
-        where = f"key '{self.path(key)}'" if self.path(key) else "the file"
-        return DatasetError(f"{self.file}: {where}: got {shown(got)}, expected {expected}.{hint}")
+        """Make the error about one key; `hint` is a sentence after a blank."""
+        where = f"'{self._path(key)}'" if self._path(key) else "the file"
+        return DatasetError(f"{self.file}: {where} must be {expected}, got {shown(got)}.{hint}")
 
-    def has(self, key: str) -> bool:
-        """Whether a key is there."""
-        return key in self._values
+    def inner(self, key: str, values: object, known: Iterable[str]) -> "Fields":
+        """Fields of a mapping inside this one."""
+        return Fields(self.file, values, known, within=self._path(key))
 
-    def required(self, key: str, kind: type[T]) -> T:
-        """Value of a key that must be there.
-
-        Raises:
-            DatasetError: it is missing or of another type than `kind`.
-        """
-        if key not in self._values:
-            raise DatasetError(
-                f"{self.file}: the key '{self.path(key)}' is missing; expected {_KIND_NAMES[kind]}. "
-                "datasets/README.md describes the format."
-            )
-        return self._typed(key, kind)
-
-    def optional(self, key: str, kind: type[T]) -> T | None:
-        """Value of a key, or None when it is not there.
-
-        Raises:
-            DatasetError: it is of another type than `kind`.
-        """
-        return self._typed(key, kind) if key in self._values else None
-
-    def any_of(self, key: str) -> object:
-        """Value of a key that may have several types; None when it is not there."""
+    def any(self, key: str) -> object:
+        """Value of any type, or None if the key is missing."""
         return self._values.get(key)
 
-    def below_root(self, key: str, path: str) -> str:
-        """A path that a key has named, after a look at whether it stays below the dataset's root.
+    def required(self, key: str, kind: type[T]) -> T:
+        """Value of a key, which must exist and have the type `kind`."""
+        value = self.optional(key, kind)
+        if value is None:
+            raise DatasetError(
+                f"{self.file}: '{self._path(key)}' must be {_KIND_NAMES[kind]}, but the key is missing. "
+                "datasets/README.md describes the format."
+            )
+        return value
+
+    def optional(self, key: str, kind: type[T]) -> T | None:
+        """Value of a key, which must have the type `kind`, or None if the key is missing."""
+        if key not in self._values:
+            return None
+        value = self._values[key]
+        # In Python a bool is an int, in a definition `true` is not a number.
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.error(key, value, _KIND_NAMES[kind])
+        return value
+
+    def choice(self, key: str, meanings: Mapping[str, T], default: str) -> T:
+        """Meaning of a key with a fixed set of values."""
+        value = default if self.any(key) is None else self.any(key)
+        if not isinstance(value, str) or value not in meanings:
+            raise self.error(key, value, " or ".join(map(repr, meanings)))
+        return meanings[value]
+
+    def number(self, key: str, allowed: range | tuple[int, ...], expected: str) -> int | None:
+        """Integer out of `allowed`, or None if the key is missing."""
+        value = self.optional(key, int)
+        if value is not None and value not in allowed:
+            raise self.error(key, value, expected)
+        return value
+
+    def strings(self, key: str, values: Iterable[object]) -> list[str]:
+        """Entries of a list or mapping, which must be strings."""
+        for value in values:
+            if not isinstance(value, str):
+                raise self.error(key, value, "made of strings. Quote values that look like numbers")
+        return list(values)  # type: ignore[arg-type]
+
+    def below_root(self, key: str, path: str | None) -> str:
+        """A path, by default the required value of a key, which must stay below the dataset's root.
 
         Raises:
-            DatasetError: it is absolute, or leads upwards; or it names an environment variable, which `root` may.
+            DatasetError: if it is absolute, leads upwards, or refers to environment variables or `~`.
         """
+        path = self.required(key, str) if path is None else path
         if needs_expansion(path):
             raise self.error(
-                key, path, "a path below the root without '~' and environment variables, which 'root' may have"
+                key, path, "a path below the root, without '~' and environment variables", " 'root' may have both."
             )
         if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
             raise self.error(key, path, "a path below the root")
         return path
-
-    def _typed(self, key: str, kind: type[T]) -> T:
-        value = self._values[key]
-        # In Python a bool is an int, in a definition `true` is no number.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(key, value, _KIND_NAMES[kind])
-        return value

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 
 from famix.data import get_label_readers
-from famix.data.panoptic.classes import is_panoptic, panoptic_classes, require_same_things
+from famix.data.classes import is_panoptic, panoptic_classes, require_same_things
 from famix.data.records import label_file_of
 from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator, require_cityscapes_files
 from famix.evaluation.counting.scores import ABSENT_CLASSES, MEAN_IOUS, ZERO, class_subset, segmentation_scores

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from famix.data.class_table import ClassTable
-from famix.data.panoptic.registration import LABEL_DIVISOR
+from famix.data.classes import LABEL_DIVISOR
 
 __all__ = ["Segment", "read_segments"]
 

@@ -8,7 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, Pano
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor
 
-from famix.data.panoptic.classes import PanopticClasses, panoptic_classes
+from famix.data.classes import PanopticClasses, panoptic_classes
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError

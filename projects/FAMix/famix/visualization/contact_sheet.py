@@ -8,8 +8,8 @@ from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from PIL import Image
 
+from famix.data.check import IGNORED, DatasetReport
 from famix.data.images import MAX_PIXELS, read_image
-from famix.data.inspection.report import IGNORED, DatasetReport
 from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
 from famix.data.registration import get_label_readers

@@ -7,10 +7,10 @@ import numpy as np
 from detectron2.config import CfgNode, configurable
 
 from famix.data.augmentation import ColorJitter, CropSampler
+from famix.data.classes import is_panoptic, require_same_things
 from famix.data.images import MAX_PIXELS, require_same_size
 from famix.data.labels import LabelReader
 from famix.data.mapper import FAMixDatasetMapper
-from famix.data.panoptic.classes import is_panoptic, require_same_things
 from famix.data.panoptic.segments import decode_numbers, encode_numbers, read_segments
 from famix.data.panoptic.targets import MakeTargets, center_targets, instance_targets
 from famix.utils.meta_architecture import trains_on
@@ -19,7 +19,7 @@ __all__ = ["PanopticDatasetMapper", "build_train_mapper"]
 
 
 class PanopticDatasetMapper(FAMixDatasetMapper):
-    """Reads an image with its panoptic label as a randomly changed crop; image, classes and instances change alike.
+    """Reads an image with its panoptic label as a randomly transformed crop.
 
     Args:
         make_targets: see famix.data.panoptic.targets.

@@ -1,4 +1,4 @@
-"""What panoptic heads are trained with, made from the part of a panoptic label that a crop shows."""
+"""Training targets of panoptic heads, from a crop of a panoptic label."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,18 +10,17 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Instances
 from numpy.typing import NDArray
 
-from famix.data.panoptic.classes import PanopticClasses
-from famix.data.panoptic.reader import semantic_labels
-from famix.data.panoptic.segments import Segment, visible_segments
+from famix.data.classes import PanopticClasses
+from famix.data.panoptic.segments import Segment, semantic_labels, visible_segments
 
 __all__ = ["center_targets", "instance_targets"]
 
 MakeTargets = Callable[[NDArray[np.int32], list[Segment]], dict[str, Any]]
-"""Maps numbers (H, W) of a crop and all segments of the image to entries of a training sample; see `read_segments`."""
+"""Maps the numbers (H, W) of a crop and all segments of the image to entries of a sample; see `read_segments`."""
 
 
 def center_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
-    """Semantic labels, centres of instances and offsets to them, by Detectron2's generator for Panoptic-DeepLab.
+    """Semantic labels, centers of instances and offsets to them, by Detectron2's generator for Panoptic-DeepLab.
 
     Args:
         cfg: reads INPUT.{GAUSSIAN_SIGMA, IGNORE_STUFF_IN_OFFSET, SMALL_INSTANCE_AREA, SMALL_INSTANCE_WEIGHT,
@@ -29,8 +28,8 @@ def center_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
         classes: of the dataset.
 
     Returns:
-        A function whose results have "sem_seg" (H, W) int64, "center" (H, W), "offset" (2, H, W) and the weights of
-        their losses.
+        A function that returns "sem_seg" (H, W) int64, "center" (H, W), "offset" (2, H, W) and the weights of their
+        losses.
     """
     from detectron2.projects.panoptic_deeplab.target_generator import (  # its package needs panopticapi
         PanopticDeepLabTargetGenerator,
@@ -45,7 +44,7 @@ def center_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
         small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
         ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
     )
-    return partial(_center_entries, generate)  # no closure: a spawned worker of a loader gets it pickled
+    return partial(_center_entries, generate)  # a closure could not be pickled for a loader's workers
 
 
 def _center_entries(
@@ -62,8 +61,8 @@ def instance_targets(cfg: CfgNode, classes: PanopticClasses) -> MakeTargets:
         classes: of the dataset.
 
     Returns:
-        A function whose results have "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`,
-        `gt_masks` (BitMasks) and `gt_classes`, the place of the class among the things. Crowds are no instances.
+        A function that returns "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`, `gt_masks`
+        (BitMasks) and `gt_classes`, the index of the class among the things. Crowds are excluded.
     """
     place_of = {train_id: place for place, train_id in enumerate(classes.things)}
     return partial(_instance_entries, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE, place_of)

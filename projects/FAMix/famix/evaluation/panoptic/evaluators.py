@@ -22,7 +22,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from famix.data.panoptic.classes import panoptic_classes
+from famix.data.classes import panoptic_classes
 from famix.data.panoptic.segments import encode_ids
 from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predicted_segments
 from famix.utils.errors import ConfigError

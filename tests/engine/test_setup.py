@@ -156,7 +156,7 @@ def test_targets_of_other_classes(make_config, tmp_path):
     other = make_dataset(tmp_path / "other", count=1, name="other", classes=classes)
     with registered(other):
         cfg = make_config("DATASETS.TEST", "('other_val',)")
-        assert_refused(cfg, "'tiny_train' and 'other_val' have different classes", error=DatasetError)
+        assert_refused(cfg, "'tiny_train' and 'other_val' must have the same classes", error=DatasetError)
 
 
 def test_no_gpu(make_config, monkeypatch):

@@ -120,10 +120,10 @@ def forget_data_set(run: Path) -> Path:
         (cut_checkpoint, r"model_final\.pth cannot be read"),
         (write_code, r"model_final\.pth cannot be read"),
         (widen_decoder, r"model_final\.pth does not fit its config: the checkpoint leaves \d+ entries .* sem_seg_head"),
-        (add_class, r"NUM_CLASSES is 20, but data set tiny_train has 19 classes"),
+        (add_class, r"NUM_CLASSES must be 19, the number of classes of tiny_train, got 20"),
         (lose_backbone, r"does not fit its config: .* backbone"),
         (forget_definition, r"names of the classes cannot be had: .*gone\.yaml.* stripped"),
-        (forget_data_set, r"classes of the config's data sets \(tiny_train, tiny_val, tiny_night\) are unknown"),
+        (forget_data_set, r"classes of the config's datasets \(tiny_train, tiny_val, tiny_night\) are unknown"),
     ],
 )
 def test_mistake_is_one_error(run: Path, spoil: object, message: str) -> None:

@@ -206,7 +206,7 @@ def test_a_damaged_table_is_one_error(workspace: Workspace) -> None:
 
 def test_other_labels_are_an_error_that_names_both(workspace: Workspace) -> None:
     define(workspace.folder / "data", label_ids={0: "road", 1: "sky", 2: "ignore", 9: "ignore"})
-    with expect_error(ConfigError, "label_ids.2", 255, "DATASETS.FILES") as got:
+    with expect_error(ConfigError, "layouts.0.encoding.label_ids.2", 255, "DATASETS.FILES") as got:
         resume(workspace)
     assert "must be 2" in str(got.value)
 

@@ -9,7 +9,7 @@ from data_factory import write_definition
 from error_matching import expect_error
 from famix.clip import load_clip_state_dict
 from famix.data import load_definition, register_datasets
-from famix.data.definition import resolve_root
+from famix.data.definition import DatasetDefinition
 from famix.inference.inputs import find_images
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -43,6 +43,10 @@ def test_inputs_of_the_demo(place: str, tmp_path: Path) -> None:
     assert find_images([f"{place}/a.png"]) == find_images([f"{place}/*.png"]) == [tmp_path / "a.png"]
 
 
+def resolve_root(root: str, source: str) -> str:
+    return DatasetDefinition(name="a", root=root, splits=(), source=source).root_folder()
+
+
 @pytest.mark.parametrize("variable", ["FAMIX_CACHE", "DETECTRON2_DATASETS"])
 @pytest.mark.parametrize("place", ["~", "$STORE"])
 def test_environment_variables(variable: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +62,7 @@ def test_environment_variables(variable: str, place: str, tmp_path: Path, monkey
 
 def test_roots_and_definition_files(tmp_path: Path) -> None:
     assert resolve_root("$STORE/a", "file") == resolve_root("~/a", "file") == str(tmp_path / "a")
-    with expect_error(DatasetError, key="file: key 'root'", value="$UNSET/a", remedy="UNSET"):
+    with expect_error(DatasetError, key="file: 'root'", value="$UNSET/a", remedy="UNSET"):
         resolve_root("$UNSET/a", "file")
     for name in ("$UNSET/a.yaml", "~nobody_here/a.yaml", "http://localhost:1/a.yaml"):
         with expect_error(DatasetError, key="DATASETS.FILES", value=name):

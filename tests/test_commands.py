@@ -58,7 +58,7 @@ EXAMPLES = {
     "import famix": "tests/test_commands.py::test_the_predictor_example",
     "from detectron2.config import configurable": "tests/test_commands.py::test_the_example_of_another_meta_architecture",
     "from pathlib import Path": "tests/data/test_detectron2_tools.py::test_the_readmes_conversion_makes_them_readable",
-    "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols_document.py::"
+    "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols.py::"
     "test_the_python_example",
 }
 NO_NEW_RUN = {"--resume", "--overwrite", "--eval-only", "--mine-styles-only", "--help"}

@@ -1,4 +1,4 @@
-"""Counts of pixels and the scores that follow from them, beside loops over pixels and numbers computed by hand."""
+"""Confusion matrices and scores, against loops over pixels and numbers computed by hand."""
 
 import multiprocessing
 from collections import Counter
@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from famix.evaluation.counting.confusion import ConfusionCounts
-from famix.evaluation.counting.scores import segmentation_scores
+from error_matching import expect_error
+from famix.data import CITYSCAPES_CLASSES
+from famix.evaluation.counting.confusion import ConfusionCounts, argmax_classes, read_confusion
+from famix.evaluation.counting.scores import CLASS_SUBSETS, class_subset, segmentation_scores
+from famix.utils.errors import ConfigError, DatasetError
 
 NAMES = ["road", "sky", "car"]
 # Rows are true, columns predicted classes. Road 10 pixels of which 8 found, sky 4 of which 3, car 2 of which 0.
@@ -53,6 +56,40 @@ def test_predictions_may_have_any_integer_type() -> None:
         assert np.array_equal(counted((predicted.to(dtype), labels)), counted((predicted, labels)))
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"class_names": ["a"], "counts": [[1, 2]]}'])
+def test_malformed_files_are_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "confusion.json"
+    file.write_text(text)
+    with expect_error(DatasetError, str(file), remedy="--eval-only"):
+        read_confusion(file)
+
+
+# Argmax
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 256, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_argmax(count: int, dtype: torch.dtype) -> None:
+    order = torch.stack([torch.randperm(count, generator=torch.Generator().manual_seed(seed)) for seed in range(35)])
+    scores = (order.to(dtype) - 150 if count <= 256 else order.float()).T.reshape(count, 5, 7)
+    labels = argmax_classes(scores)
+    assert labels.dtype == (torch.uint8 if count <= 256 else torch.int64)
+    assert torch.equal(labels.long(), scores.argmax(0))
+
+
+def test_argmax_takes_the_first_of_equal_scores_and_any_view() -> None:
+    scores = torch.tensor([[[-1.0, 2.0, -np.inf]], [[-1.0, 3.0, -np.inf]], [[-2.0, 3.0, -5.0]]])
+    before = scores.clone()
+    assert argmax_classes(scores).tolist() == [[0, 1, 2]]
+    assert torch.equal(scores, before)
+    with torch.inference_mode():
+        scores = torch.rand(6, 9, 10)[1:5, ::2, 1:]
+        assert torch.equal(argmax_classes(scores).long(), scores.argmax(0))
+
+
+# Scores
+
+
 def test_scores_by_hand() -> None:
     scores = segmentation_scores(MATRIX, NAMES)
     assert list(scores) == [
@@ -67,13 +104,6 @@ def test_scores_by_hand() -> None:
         "mIoU-skip": sum(iou) / 3, "mIoU-zero": sum(iou) / 3,
     }  # fmt: skip
     assert scores == pytest.approx({name: 100 * value for name, value in expected.items()}, abs=1e-12)
-
-
-def test_a_class_that_is_only_predicted_has_no_score_but_counts_as_missed() -> None:
-    matrix = np.array([[8, 0, 2], [0, 5, 0], [0, 0, 0]])
-    scores = segmentation_scores(matrix, NAMES)
-    assert np.isnan(scores["IoU-car"]) and np.isnan(scores["ACC-car"])
-    assert scores["IoU-road"] == pytest.approx(80) and scores["mIoU"] == pytest.approx(90)
 
 
 # A car is predicted but nowhere labelled; a bus is neither.
@@ -108,8 +138,34 @@ def test_a_subset_is_the_mean_over_its_classes_whose_own_scores_stay() -> None:
     assert subset["pACC"] == pytest.approx(100 * 11 / 14)
 
 
-def test_without_a_labelled_pixel_there_is_no_score_and_no_warning() -> None:
+def test_without_labeled_pixels_all_scores_are_nan() -> None:
     assert np.isnan(list(segmentation_scores(np.zeros((3, 3), int), NAMES).values())).all()
+
+
+def test_class_subsets() -> None:
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    assert class_subset("all", names) == tuple(range(19)) and class_subset("all", ["road", "crop"]) == (0, 1)
+    assert class_subset("16", names) == (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+    assert class_subset("13", names) == (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+    shuffled = ["other", *reversed(names)]
+    for name in ("16", "13"):
+        assert class_subset(f"synthia{name}", names) == class_subset(name, names)
+        assert {name, f"synthia{name}"} < set(CLASS_SUBSETS)
+        found = class_subset(name, shuffled)
+        assert {shuffled[index] for index in found} == {names[index] for index in class_subset(name, names)}
+        assert list(found) == sorted(found)
+
+
+def test_class_subsets_that_cannot_work() -> None:
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    with expect_error(ConfigError, "TEST.CLASSES", "16", "rider"):
+        class_subset("16", [name for name in names if name != "rider"])
+    assert len(class_subset("13", [name for name in names if name != "wall"])) == 13
+    with expect_error(ConfigError, "TEST.CLASSES", "synthia-16", "'synthia16'"):
+        class_subset("synthia-16", names)
+
+
+# Processes
 
 
 def test_two_processes_have_the_counts_of_one(tmp_path: Path) -> None:

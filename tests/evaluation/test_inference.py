@@ -1,4 +1,4 @@
-"""ProtocolInference around toy models: where it equals the plain image, and beside plain loops where it does not."""
+"""ProtocolInference and sliding windows around toy models, against plain loops."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from error_matching import expect_error
-from famix.evaluation.protocols.inference import ProtocolInference
+from famix.evaluation.protocols.inference import ProtocolInference, slide
 from famix.evaluation.protocols.protocol import parse_protocol
-from famix.evaluation.protocols.transforms import resize_image
+from famix.evaluation.protocols.transforms import SlidingWindow, resize_image
 from famix.utils.errors import ConfigError, DatasetError
 from model_factory import make_batch
 from toy_segmentors import Contextual, PerPixel, predict, show, windowed
@@ -59,7 +59,7 @@ def test_images_smaller_than_a_protocol_can_take_are_named(protocol, size):
         predict(Demanding(), protocol, batch)
 
 
-@pytest.mark.parametrize(("protocol", "size"), [("native", (15, 15)), ("half", (30, 30)), ("short1024", (4, 5))])
+@pytest.mark.parametrize(("protocol", "size"), [("native", (15, 15)), ("half", (30, 30)), ("short20", (4, 5))])
 def test_images_as_large_as_a_protocol_needs_are_predicted(protocol, size):
     (scores,) = predict(Demanding(), protocol, make_batch(size, labels=False)[:1])
     assert scores.isfinite().all()
@@ -72,21 +72,16 @@ def test_one_window_over_the_whole_image_is_the_whole_image(size):
         (plain,) = predict(model, "native", batch)
         torch.testing.assert_close(predict(model, "slide512", batch)[0], plain.softmax(0))
         torch.testing.assert_close(predict(model, "slide512+logits", batch)[0], plain)
+        (half,) = predict(model, "half", batch)
+        torch.testing.assert_close(predict(model, "half+slide512", batch)[0], half.softmax(0))
 
 
-def test_one_window_over_a_scaled_image_is_the_scaled_image():
-    batch = make_batch((24, 40), labels=False)
-    (half,) = predict(Contextual(), "half", batch)
-    torch.testing.assert_close(predict(Contextual(), "half+slide512", batch)[0], half.softmax(0))
-
-
-@every_size
-@pytest.mark.parametrize("window", [(8, 8), (8, 5), (50, 20), (3, 2)])
-@pytest.mark.parametrize("window_batch", [1, 3])
-def test_windows_of_a_model_without_context_are_the_whole_image(size, window, window_batch):
+@pytest.mark.parametrize("size", [(24, 40), (1, 1), (3, 50)])
+@pytest.mark.parametrize("window", [(8, 8), (8, 5), (50, 20)])
+def test_windows_of_a_model_without_context_are_the_whole_image(size, window):
     batch = make_batch(size, labels=False)
     (plain,) = predict(PerPixel(), "native", batch)
-    (got,) = predict(PerPixel(), windowed(*window), batch, window_batch=window_batch)
+    (got,) = predict(PerPixel(), windowed(*window), batch, window_batch=3)
     torch.testing.assert_close(got, plain.softmax(0))
     (logits,) = predict(PerPixel(), windowed(*window, average="logits"), batch)
     torch.testing.assert_close(logits, plain)
@@ -173,6 +168,56 @@ def test_a_mirror_image_is_put_back():
     torch.testing.assert_close(got[1], torch.full((2, 4), (likely + 0.5) / 2))
 
 
+# Sliding windows
+
+
+def position_dependent(windows):
+    """Scores that depend on where in its window a pixel lies, so that misplaced windows show."""
+    height, width = windows[0].shape[-2:]
+    ramp = torch.arange(height)[:, None] * 100.0 + torch.arange(width)
+    return [torch.stack([window.sum(0) + ramp, window.mean(0) * ramp, ramp]) for window in windows]
+
+
+def plain_loop(image, size, stride):
+    """The mean over windows, pixel by pixel."""
+    (_, height, width), found = image.shape, {}
+    tops = sorted({min(top, max(height - size, 0)) for top in range(0, height + stride, stride)})
+    lefts = sorted({min(left, max(width - size, 0)) for left in range(0, width + stride, stride)})
+    for top in tops:
+        for left in lefts:
+            part = image[:, top : min(top + size, height), left : min(left + size, width)]
+            scores = position_dependent([part])[0]
+            for row in range(part.shape[1]):
+                for column in range(part.shape[2]):
+                    found.setdefault((top + row, left + column), []).append(scores[:, row, column])
+    result = torch.empty(3, height, width)
+    for (row, column), scores in found.items():
+        result[:, row, column] = torch.stack(scores).mean(0)
+    return result
+
+
+@pytest.mark.parametrize("shape", [(2, 11, 17), (1, 17, 6), (5, 4, 4), (3, 2, 9), (3, 1, 1)])
+@pytest.mark.parametrize("window", [SlidingWindow(4, 3), SlidingWindow(4, 4), SlidingWindow(5, 1)])
+def test_the_mean_over_windows_is_that_of_a_plain_loop(shape, window):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    expected = plain_loop(image, window.size, window.stride)
+    for batch_size in (1, 3, 100):
+        torch.testing.assert_close(slide(image, window, position_dependent, batch_size), expected)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (7, [6])])
+def test_windows_come_in_batches(batch_size, sizes):
+    got = []
+
+    def predict(windows):
+        got.append(len(windows))
+        return [window.clone() for window in windows]
+
+    image = torch.rand(2, 4, 6)
+    torch.testing.assert_close(slide(image, SlidingWindow(2, 2), predict, batch_size), image)
+    assert got == sizes
+
+
 # Sizes
 
 
@@ -245,17 +290,6 @@ def test_images_of_a_batch_have_their_own_sizes():
     got = predict(PerPixel(), "ensemble", batch)
     for scores, inputs in zip(got, batch, strict=True):
         torch.testing.assert_close(scores, predict(PerPixel(), "ensemble", [inputs])[0])
-
-
-def test_any_number_of_channels():
-    class TwoChannels(PerPixel):
-        def logits(self, image):
-            return torch.cat([image] * 20) / 255
-
-    batch = [{"image": torch.rand(2, 13, 17)}]
-    (got,) = predict(TwoChannels(), windowed(8, 5, scales=(1.0, 0.5), flip=True), batch)
-    assert got.shape == (40, 13, 17)
-    torch.testing.assert_close(got.sum(0), torch.ones(13, 17))
 
 
 def test_labels_do_not_reach_the_model():

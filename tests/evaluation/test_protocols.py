@@ -1,6 +1,8 @@
-"""Protocols from texts and configs: what each part sets, what contradicts what, and the ground truth that is scored."""
+"""Protocols from texts, configs and other code: their parts, sizes, costs and ground truth, and docs/PROTOCOLS.md."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from error_matching import expect_error
 from famix.engine import Trainer, load_config
 from famix.evaluation import StreamingSemSegEvaluator
 from famix.evaluation.protocols import Protocol, SlidingWindow, parse_protocol, parts, protocol_of, register_part
+from famix.evaluation.protocols import inference as inference_module
 from famix.evaluation.protocols.parts import registered_parts
 from famix.evaluation.protocols.transforms import ReleasedResizeCrop, ResizeCrop, resize_image
 from famix.utils.errors import ConfigError
+from model_factory import make_batch
 from run_factory import load_tool
 from toy_segmentors import PerPixel, show
 
@@ -29,54 +33,44 @@ def both(transform):
 # Texts
 
 
+CROP = ResizeCrop(height=1536, crop=(1536, 1536))
+RELEASED_CROP = ReleasedResizeCrop(height=1536, crop=(1536, 1536))
+HALVED = ResizeCrop(0.5, floor=True)
+
+
 @pytest.mark.parametrize(
     ("text", "fields"),
     [
         ("native", {}),
-        ("short1024", both(ResizeCrop(short=1024))),
         ("short720", both(ResizeCrop(short=720))),
-        ("robustnet1536", both(ResizeCrop(height=1536, crop=(1536, 1536)))),
+        ("robustnet1536", both(CROP)),
+        ("robustnet1536+half", {**both(CROP), "scales": (0.5,)}),
+        ("robustnet1536+roadpadding", {**both(CROP), "pad_label": 0}),
+        ("robustnet1536released", {**both(RELEASED_CROP), "pad_label": 0}),
         ("crop1914x1046", both(ResizeCrop(crop=(1046, 1914)))),
-        ("fit1024x512", {"image": ResizeCrop(long=1024, short=512)}),
-        ("fit2048x1024", {"image": ResizeCrop(long=2048, short=1024)}),
         ("fit960x540", {"image": ResizeCrop(long=960, short=540)}),
-        ("robustnet1536released", {**both(ReleasedResizeCrop(height=1536, crop=(1536, 1536))), "pad_label": 0}),
-        ("halftruth", {"truth": ResizeCrop(0.5, floor=True)}),
+        ("halftruth", {"truth": HALVED}),
         ("famix0.5", {"scales": (0.5,), "released": True}),
         ("famix1+0.5", {"scales": (1.0, 0.5), "released": True, "average": "logits"}),
         ("famix0.75", {"scales": (0.75,), "released": True}),
         ("famix1+0.25", {"scales": (1.0, 0.25), "released": True, "average": "logits"}),
         ("famix0.5+flip", {"scales": (0.5,), "released": True, "flip": True}),
         ("half", {"scales": (0.5,)}),
-        ("scale0.75", {"scales": (0.75,)}),
         ("scale2", {"scales": (2.0,)}),
         ("ensemble", {"scales": (1.0, 0.5)}),
         ("multiscale", {"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}),
-        ("slide512", {"window": SlidingWindow(512, 341)}),
         ("slide1024", {"window": SlidingWindow(1024, 683)}),
-        ("slide768", {"window": SlidingWindow(768, 512)}),
+        ("slide768/512", {"window": SlidingWindow(768, 512)}),
         ("slide512/256", {"window": SlidingWindow(512, 256)}),
-        ("flip", {"flip": True}),
         ("flip+logits", {"flip": True, "average": "logits"}),
-        ("robustnet1536+roadpadding", {**both(ResizeCrop(height=1536, crop=(1536, 1536))), "pad_label": 0}),
-        (
-            "fit1024x512+slide512+flip",
-            {"image": ResizeCrop(long=1024, short=512), "window": SlidingWindow(512, 341), "flip": True},
-        ),
         (
             "fit1024x512+halftruth+slide512",
-            {
-                "image": ResizeCrop(long=1024, short=512),
-                "truth": ResizeCrop(0.5, floor=True),
-                "window": SlidingWindow(512, 341),
-            },
+            {"image": ResizeCrop(long=1024, short=512), "truth": HALVED, "window": SlidingWindow(512, 341)},
         ),
-        ("robustnet1536+half", {**both(ResizeCrop(height=1536, crop=(1536, 1536))), "scales": (0.5,)}),
     ],
 )
 def test_fields(text, fields):
-    name = {"slide768": "slide768/512"}.get(text, text)
-    assert parse_protocol(text) == Protocol(name=name, **fields)
+    assert parse_protocol(text) == Protocol(name=text, **fields)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +79,8 @@ def test_fields(text, fields):
         ("flip+slide512+fit1024x512", "fit1024x512+slide512+flip"),
         ("logits + flip+ multiscale +short1024", "short1024+multiscale+flip+logits"),
         ("roadpadding+half+robustnet1536", "robustnet1536+half+roadpadding"),
-        ("slide512+halftruth+fit1024x512", "fit1024x512+halftruth+slide512"),
         ("native+half", "half"),
-        ("scale0.5", "half"),
         ("scale0.50+flip", "half+flip"),
-        ("scale1", "native"),
         ("scale1.0+native", "native"),
         ("scale1.250", "scale1.25"),
         ("slide512/341", "slide512"),
@@ -100,7 +91,6 @@ def test_fields(text, fields):
         ("short01024", "short1024"),
         ("famix1 + 0.50", "famix1+0.5"),
         ("flip+famix1+0.5+short1024", "short1024+famix1+0.5+flip"),
-        ("famix0.50 + robustnet1536released", "robustnet1536released+famix0.5"),
         ("famix1.0", "famix1"),
     ],
 )
@@ -110,7 +100,7 @@ def test_texts_of_the_same_meaning_are_the_same_protocol(text, name):
     assert parse_protocol(protocol.name) == protocol and hash(parse_protocol(protocol.name)) == hash(protocol)
 
 
-def test_only_the_image_as_it_is_is_native():
+def test_only_the_unchanged_image_is_native():
     for name in ("native", "scale1", "famix1"):
         assert parse_protocol(name).is_native, name
     others = [name for name in NAMES if name not in ("native", "logits", "roadpadding")]
@@ -123,21 +113,16 @@ def test_only_the_image_as_it_is_is_native():
     ("text", "value", "remedy"),
     [
         ("short1024+fit1024x512", "short1024", "fit1024x512"),
-        ("robustnet1536+short1024", "robustnet1536", "short1024"),
-        ("native+fit1024x512", "native", "fit1024x512"),
         ("halftruth+short1024", "halftruth", "short1024"),
-        ("half+ensemble", "half", "ensemble"),
         ("half+famix0.5", "half", "famix0.5"),
         ("famix1+0.5+logits", "famix1+0.5", "logits"),
         ("robustnet1536released+roadpadding", "robustnet1536released", "roadpadding"),
         ("slide512+flip+slide1024", "slide512", "slide1024"),
         ("flip+flip", "flip", "Keep"),
         ("famix2+0.5", "famix2+0.5", "famix1+0.5"),
-        ("famix0", "famix0", "above 0"),
         ("half+logits", "half+logits", "logits"),
         ("short1024+roadpadding", "short1024+roadpadding", "roadpadding"),
         ("multi-scale", "multi-scale", "multiscale"),
-        ("robustnet", "robustnet", "robustnet1536"),
         ("half++flip", "''", "short1024"),
         ("", "''", "native"),
         ("Native", "Native", "native"),
@@ -146,6 +131,7 @@ def test_only_the_image_as_it_is_is_native():
         ("short\u0663", "short\u0663", "short<N>"),
         ("fit0x512", "fit0x512", "above 0"),
         ("scale0.0", "scale0.0", "above 0"),
+        ("famix0", "famix0", "above 0"),
         ("slide512/0", "slide512/0", "above 0"),
         ("slide512/513", "513", "slide512/512"),
     ],
@@ -167,23 +153,14 @@ def test_an_unknown_part_is_answered_with_the_list():
 @pytest.mark.parametrize(
     ("text", "size", "scored", "forwards"),
     [
-        ("native", (1024, 2048), (1024, 2048), 1),
-        ("half", (1024, 2048), (1024, 2048), 1),
-        ("ensemble", (1024, 2048), (1024, 2048), 2),
         ("multiscale+flip", (1024, 2048), (1024, 2048), 12),
-        ("slide512", (1024, 2048), (1024, 2048), 18),
-        ("slide1024", (1024, 2048), (1024, 2048), 3),
         ("slide1024", (1080, 1920), (1080, 1920), 6),
-        ("slide1024+flip", (1024, 2048), (1024, 2048), 6),
         ("half+slide512", (1024, 2048), (1024, 2048), 3),
         ("ensemble+slide512", (1024, 2048), (1024, 2048), 18 + 3),
         ("fit1024x512+slide512", (1024, 2048), (1024, 2048), 3),
-        ("fit1024x512+slide512", (2448, 3264), (2448, 3264), 2),
         ("fit1024x512+slide512", (3264, 2448), (3264, 2448), 2),
         ("fit1024x512+halftruth+slide512", (2448, 3264), (1224, 1632), 2),
         ("short1024", (720, 1280), (1024, 1820), 1),
-        ("robustnet1536", (2448, 3264), (1536, 1536), 1),
-        ("robustnet1536", (3264, 2448), (1536, 1536), 1),
         ("robustnet1536+half", (2448, 3264), (1536, 1536), 1),
         ("crop1914x1046", (1052, 1914), (1046, 1914), 1),
         ("halftruth", (2449, 3265), (1224, 1632), 1),
@@ -202,7 +179,7 @@ def test_size_and_cost(text, size, scored, forwards):
 # Ground truth
 
 
-def test_labels_stay_as_they_are_unless_the_protocol_takes_them_along():
+def test_labels_are_unchanged_unless_the_protocol_transforms_them():
     labels = np.random.default_rng(0).integers(0, 19, (7, 5))
     for text in ("native", "half", "fit1024x512+slide512", "multiscale+flip"):
         assert parse_protocol(text).prepare_labels(labels) is labels
@@ -223,7 +200,7 @@ def test_labels_of_a_portrait_are_padded_with_ignore_or_as_released():
 
 
 def test_labels_as_robustnet_scores_mapillary():
-    """3264 x 2448 becomes 2048 x 1536; 256 columns of either side are not scored."""
+    """3264 x 2448 becomes 2048 x 1536; the crop leaves out 256 columns on either side."""
     columns = np.arange(3264, dtype=np.int32)[None].repeat(2448, axis=0)
     got = parse_protocol("robustnet1536").prepare_labels(columns)
     nearest = ((np.arange(256, 256 + 1536) + 0.5) * 3264 / 2048).astype(int)
@@ -291,11 +268,11 @@ def test_padding_has_the_configs_ignore_label_or_the_released_programs(cfg):
     assert protocol_of(cfg, "tiny_train") == parse_protocol("half")  # pads nothing, so nothing changes
 
 
-def test_a_protocol_that_names_the_released_padding_keeps_it(cfg):
-    cfg.TEST.PROTOCOL = "crop8x8+roadpadding"
-    for switch in (False, True):
-        cfg.TEST.RELEASED_PADDING = switch
-        assert protocol_of(cfg, "tiny_val") == parse_protocol("crop8x8+roadpadding")
+@pytest.mark.parametrize("text", ["crop8x8+roadpadding", "robustnet1536released+half"])
+def test_a_protocol_with_its_own_padding_keeps_it(cfg, text):
+    cfg.TEST.PROTOCOL = text
+    for cfg.TEST.RELEASED_PADDING in (False, True):
+        assert protocol_of(cfg, "tiny_val") == parse_protocol(text)
 
 
 def test_only_released_programs_count_absent_classes():
@@ -303,13 +280,6 @@ def test_only_released_programs_count_absent_classes():
         assert parse_protocol(name).counts_absent_classes, name
     for name in ("native", "half", "ensemble+logits", "robustnet1536+roadpadding"):
         assert not parse_protocol(name).counts_absent_classes, name
-
-
-def test_the_exact_released_crop_pads_with_road_whatever_the_switch(cfg):
-    cfg.TEST.PROTOCOL = "robustnet1536released+half"
-    for switch in (False, True):
-        cfg.TEST.RELEASED_PADDING = switch
-        assert protocol_of(cfg, "tiny_val") == parse_protocol("robustnet1536released+half")
 
 
 # Parts from outside
@@ -361,3 +331,61 @@ def test_keys_are_set_on_the_command_line():
         True,
     )
     assert cfg.TEST.PROTOCOL_OF == ["mapillary_val=half"]
+
+
+# docs/PROTOCOLS.md
+
+TEXT = (Path(__file__).parents[2] / "docs/PROTOCOLS.md").read_text()
+CITYSCAPES = (1024, 2048)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the table below a heading."""
+    section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_has_every_part_in_order():
+    assert [cells[0].strip("`") for cells in rows("Parts")] == [part for part in registered_parts() if "<" not in part]
+    assert all(f"`{part}`" in TEXT for part in registered_parts())
+
+
+@pytest.mark.parametrize(("part", "images"), [(cells[0].strip("`"), cells[3]) for cells in rows("Parts")])
+def test_costs(part, images):
+    if images:
+        assert parse_protocol(part).forwards(CITYSCAPES) == int(images)
+    else:
+        assert part in ("logits", "roadpadding")
+
+
+@pytest.mark.parametrize("cells", rows("Parts"), ids=lambda cells: cells[0])
+def test_whether_ground_truth_is_left_alone(cells):
+    part, scored = cells[0].strip("`"), cells[4]
+    if part not in ("logits", "roadpadding"):
+        assert (parse_protocol(part).truth == parse_protocol("native").truth) == (scored in ("", "unchanged"))
+
+
+def test_published_protocols_are_normalised_names():
+    names = [name for cells in rows("The protocol of a published number") for name in re.findall(r"`(\S+?)`", cells[2])]
+    assert len(names) > 12
+    for name in names:
+        if name != "roadpadding":
+            assert parse_protocol(name).name == name
+
+
+def test_the_python_example(monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    got: list[Any] = []
+    names = {"model": PerPixel().eval(), "loader": [make_batch((600, 520), labels=False)], "evaluator": None}
+    real = inference_module.ProtocolInference.forward
+
+    def forward(self: inference_module.ProtocolInference, inputs: list[dict[str, Any]]) -> Any:
+        got.extend(real(self, inputs))
+        return got
+
+    monkeypatch.setattr(inference_module.ProtocolInference, "forward", forward)
+    exec(example, names)
+    assert names["protocol"].forwards(CITYSCAPES) == 36 and "# 36" in example
+    assert got[0]["sem_seg"].shape == (4, 600, 520)
+    torch.testing.assert_close(got[0]["sem_seg"].sum(0), torch.ones(600, 520))

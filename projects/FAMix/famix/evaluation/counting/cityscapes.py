@@ -2,21 +2,20 @@
 
 import glob
 import importlib
-import math
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import CityscapesSemSegEvaluator
 from detectron2.utils import comm
 
 from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.records import label_file_of
-from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import ZERO, segmentation_scores
 from famix.utils.errors import ConfigError
 
 __all__ = ["CityscapesScriptEvaluator", "require_cityscapes_files"]
@@ -61,27 +60,20 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
         predictions = [self._script.getPrediction(args, truth) for truth in truths]
         scores = self._script.evaluateImgLists(predictions, truths, args)
         self._working_dir.cleanup()
-        return OrderedDict(sem_seg={name: 100 * value for name, value in _read_scores(scores).items()})
+        return OrderedDict(sem_seg=_read_scores(scores))
 
 
 def _read_scores(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Shares from the script's dictionary; rows and columns of its confusion matrix are label ids."""
-    iou = {name: float(value) for name, value in scores["classScores"].items() if not math.isnan(value)}
-    counts = {name: scores["confMatrix"][scores["labels"][name]] for name in scores["classScores"]}
-    labelled = {name: sum(row) for name, row in counts.items()}
-    accuracy = {
-        name: row[scores["labels"][name]] / labelled[name] if labelled[name] else math.nan
-        for name, row in counts.items()
-    }
-    of_labelled = [value for name, value in iou.items() if labelled[name]]
-    scored = [entry.name for entry in CITYSCAPES_CLASSES if entry.name in counts]
+    """The script's IoU, and ours of its confusion matrix, whose rows and columns are label ids; in percent."""
+    names = [entry.name for entry in CITYSCAPES_CLASSES]
+    ids = [scores["labels"][name] for name in names]
+    confusion = np.array(scores["confMatrix"])[np.ix_(ids, ids)]
+    own = segmentation_scores(confusion, names, absent=ZERO)
     return {
-        "mIoU": float(scores["averageScoreClasses"]),
-        "mIoU-categories": float(scores["averageScoreCategories"]),
-        **{f"IoU-{name}": iou.get(name, math.nan) for name in scored},
-        **{f"ACC-{name}": accuracy[name] for name in scored},
-        MEAN_IOUS[SKIP]: fmean(of_labelled) if of_labelled else math.nan,
-        MEAN_IOUS[ZERO]: float(scores["averageScoreClasses"]),
+        "mIoU": 100 * float(scores["averageScoreClasses"]),
+        "mIoU-categories": 100 * float(scores["averageScoreCategories"]),
+        **{f"IoU-{name}": 100 * float(scores["classScores"][name]) for name in names},
+        **{name: value for name, value in own.items() if name.startswith(("ACC-", "mIoU-"))},
     }
 
 

@@ -48,20 +48,23 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             OUTPUT_DIR/inference/<dataset>.
 
     Returns:
-        The evaluator of "sem_seg" that TEST.EVALUATOR names; for panoptic models and datasets together with evaluators
-        of "panoptic_seg" (PQ) and "segm" (mask AP). Labels are prepared by the dataset's protocol.
+        The evaluator of "sem_seg" that TEST.EVALUATOR names. On a panoptic dataset it is combined with evaluators of
+        "panoptic_seg" (PQ) and "segm" (mask AP), as far as the model predicts them. Labels are prepared by the
+        dataset's protocol.
 
     Raises:
         ConfigError: see `check_evaluation`.
     """
     check_evaluation(cfg, [dataset_name])
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    semantic = _build_semantic_evaluator(cfg, dataset_name, folder)
-    if "panoptic_seg" not in predicts(cfg) or not is_panoptic(dataset_name):
-        return semantic
-    truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
-    quality = PanopticQualityEvaluator(dataset_name, truths)
-    return DatasetEvaluators([semantic, quality, InstanceAPEvaluator(dataset_name, truths)])
+    evaluators = [_build_semantic_evaluator(cfg, dataset_name, folder)]
+    if is_panoptic(dataset_name):
+        truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
+        if "panoptic_seg" in predicts(cfg):
+            evaluators.append(PanopticQualityEvaluator(dataset_name, truths))
+        if "instances" in predicts(cfg):
+            evaluators.append(InstanceAPEvaluator(dataset_name, truths))
+    return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
 
 def _build_semantic_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
@@ -141,7 +144,8 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
     require_panopticapi()
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(
-            f"DATASETS.TRAIN must name a dataset, which defines the things of {cfg.MODEL.META_ARCHITECTURE}, got []. Set DATASETS.TRAIN."
+            f"DATASETS.TRAIN must name the dataset that defines the things of {cfg.MODEL.META_ARCHITECTURE}, got []. Set "
+            "DATASETS.TRAIN."
         )
     require_same_things([cfg.DATASETS.TRAIN[0], *names])
     for name in cfg.DATASETS.TEST:

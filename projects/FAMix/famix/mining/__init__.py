@@ -1,14 +1,16 @@
-"""Mining a style bank from prompts: offline, once, before training."""
+"""Mining of a style bank from prompts, once before training."""
 
 from famix.mining.hook import StyleMiningHook
+from famix.mining.measured import matching_noise_scale, measure_bank
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
-from famix.mining.miner import MinedBatch, StyleMiner
+from famix.mining.miner import MinedBatch, MiningSettings, StyleMiner
 from famix.mining.obtain import load_or_mine, obtain_style_bank, style_bank_path
 from famix.mining.prompt_table import PromptTable
 
 __all__ = [
     "MinedBatch",
+    "MiningSettings",
     "PromptTable",
     "StyleMiner",
     "StyleMiningHook",
@@ -16,6 +18,8 @@ __all__ = [
     "build_miner",
     "check_bank",
     "load_or_mine",
+    "matching_noise_scale",
+    "measure_bank",
     "mine_bank",
     "obtain_style_bank",
     "style_bank_path",

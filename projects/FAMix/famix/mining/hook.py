@@ -1,4 +1,4 @@
-"""The trainer hook that sees to the style bank before the first iteration."""
+"""The trainer hook that obtains the style bank before the first iteration."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,10 @@ __all__ = ["StyleMiningHook"]
 
 
 class StyleMiningHook(HookBase):
-    """Obtains the style bank and hands it to whoever draws from it.
-
-    It belongs before all other hooks, so that a bad bank stops the run before anything is lost.
+    """Obtains the style bank and hands it over. Register it first, so that a bad bank stops the run before other hooks.
 
     Args:
-        obtain: loads the bank, or mines it; called in every process of a job, which share the work.
+        obtain: loads or mines the bank; called in every process of a job, which share the work.
         use: receives the bank.
     """
 
@@ -25,7 +23,7 @@ class StyleMiningHook(HookBase):
         self._done = False
 
     def before_train(self) -> None:
-        """See to the bank, unless that was done ahead of the training loop."""
+        """Obtain the bank unless `prepare` did."""
         self.prepare()
 
     def prepare(self) -> None:

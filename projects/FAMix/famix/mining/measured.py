@@ -1,6 +1,6 @@
-"""Measured statistics of real patches: as a style bank of any labelled images, and how they vary in the source.
+"""Measured statistics of real patches: as a style bank, as a basis for mining, and as the scale of matching noise.
 
-Training with the target domain's own statistics says how far mixing styles can go: the ceiling of what prompts reach.
+Training with the target domain's own statistics bounds what mixing styles can reach: the ceiling for prompts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,15 @@ from famix.clip import CLIPImageTower, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
 from famix.style.bank import StyleBank
-from famix.style.dominant import patch_classes
+from famix.style.dominant import IGNORE_CLASS, patch_classes
 from famix.style.preconditioner import source_basis
 from famix.style.statistics import patch_mean_std
+from famix.utils.errors import BankError
 
-__all__ = ["DESCRIBES_MEASURING", "measure_bank", "measure_source_basis"]
+__all__ = ["DESCRIBES_MEASURING", "matching_noise_scale", "measure_bank", "measure_source_basis"]
 
 DESCRIBES_MEASURING = ("clip_hash", "stage", "grid", "class_names", "crop_size", "famix_version")
-"""Keys of the metadata of a measured bank, beside `measured`, the names of its datasets."""
+"""Metadata keys of a measured bank, besides `measured`, the names of its datasets."""
 _BASIS_IMAGES = 256
 
 
@@ -31,14 +32,14 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
     """Measure the statistics of every patch of crops of labelled images.
 
     Args:
-        cfg: an effective config with MODEL.CLIP.WEIGHTS; crops are drawn as mining draws them, one of each image.
+        cfg: an effective config with MODEL.CLIP.WEIGHTS; one crop per image is drawn as in mining.
         datasets: registered names.
 
     Returns:
-        One style per patch, of the class that most of its pixels bear.
+        One style per patch, of the dominant class of the patch.
 
     Raises:
-        ConfigError, DatasetError, WeightsError: as `famix.data.build_mining_batches` and `load_configured_clip`.
+        ConfigError, DatasetError, WeightsError: see `famix.data.build_mining_batches` and `load_configured_clip`.
     """
     require_same_classes(datasets)
     cfg = cfg.clone()
@@ -54,14 +55,14 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
 
 
 def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) -> Tensor:
-    """Basis of STYLE_MINING.METRIC "source", from the first images of the mining pass; alike in every process.
+    """Compute the basis of STYLE_MINING.METRIC "source" from the first images of the mining pass.
 
     Args:
         cfg: the effective config.
-        clip_state_dict: of the CLIP that styles are mined with.
+        clip_state_dict: of the CLIP that mines the styles.
 
     Returns:
-        See `source_basis`: (2C, 2C) for C channels at MODEL.STYLE.STAGE.
+        See `source_basis`: (2C, 2C) for C channels at MODEL.STYLE.STAGE, the same in every process.
     """
     batches = build_mining_batches(cfg, shared=True)
     first = islice(batches, -(-_BASIS_IMAGES // cfg.STYLE_MINING.IMS_PER_BATCH))
@@ -73,7 +74,7 @@ def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) ->
 def _measure(
     cfg: CfgNode, clip_state_dict: Mapping[str, Tensor], batches: Iterable[tuple[int, list[dict[str, Any]]]]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Class (P,), mean (P, C) and standard deviation (P, C) of all P patches of each batch."""
+    """Yield class (P,), mean (P, C) and standard deviation (P, C) of all P patches of each batch."""
     device = torch.device(cfg.MODEL.DEVICE)
     clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device).eval()
     grid, ignore_label = tuple(cfg.MODEL.STYLE.GRID), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
@@ -86,3 +87,43 @@ def _measure(
         own = patch_mean_std(clip.features_at(cfg.MODEL.STYLE.STAGE, (images - pixel_mean) / pixel_std), grid)
         mean, std = (values.movedim(1, -1).flatten(0, 2).cpu() for values in (own.mean, own.std))
         yield patch_classes(labels, grid, ignore_label).flatten(), mean, std
+
+
+def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
+    """Compute the MODEL.STYLE.NOISE_SCALE that moves patches as far as a bank does: a fair control without language.
+
+    Strategy "noise" multiplies the entries of a patch's statistics x by 1 + scale * normal, an expected squared move of
+    scale^2 |x|^2. Strategy "bank" replaces x by a style d of the class of the patch, a move of |d - x|^2. Training mixes
+    both with x by the same weights, so the moves before mixing are compared:
+
+        scale^2 = sum over patches of E |d - x|^2  /  sum over patches of |x|^2
+
+    Args:
+        styles: drawn from uniformly, as in training: a class without styles draws those of 255, or keeps its own.
+        own: the statistics of the source's patches with their classes, see `measure_bank`.
+
+    Returns:
+        The scale, >= 0.
+
+    Raises:
+        BankError: the banks have different numbers of channels, or all source statistics are 0.
+    """
+    x, drawn = (torch.cat([bank.mean, bank.std], dim=1).double() for bank in (own, styles))
+    if x.shape[1] != drawn.shape[1]:
+        raise BankError(
+            f"style banks must have the same stage and CLIP, got {styles.num_channels} and {own.num_channels} channels. "
+            "Measure the source with the config of the bank."
+        )
+    size = x.square().sum()
+    if size == 0:
+        raise BankError("source statistics must differ from 0, got none that do. Measure more images.")
+    move = x.new_zeros(())
+    for class_id in own.class_ids.unique().tolist():
+        found = drawn[styles.class_ids == class_id]
+        found = found if len(found) else drawn[styles.class_ids == IGNORE_CLASS]
+        if len(found):
+            # |d - x|^2 averaged over d without a table of all pairs: distance to the mean plus the spread around it.
+            mean = found.mean(0)
+            spread = (found - mean).square().sum(1).mean()
+            move += ((x[own.class_ids == class_id] - mean).square().sum(1) + spread).sum()
+    return float((move / size).sqrt())

@@ -1,6 +1,6 @@
-"""What a style bank says of itself, and whether that is what the config asks for.
+"""Metadata of style banks: written by mining, and compared with the config when a bank is loaded.
 
-Metadata, all strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows,
+All values are strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows,
 cols]), class_names (JSON), pool_size, prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr,
 momentum, weight_decay, metric, dtype, seed, images_per_batch, max_batches, crop_size (JSON), source (JSON list of
 datasets) and famix_version.
@@ -21,29 +21,29 @@ from famix.utils.errors import BankError
 
 __all__ = ["bank_metadata", "bank_text_design", "check_bank"]
 
-# A bank that differs in these cannot serve the config, whoever wants it to.
+# A bank with another value of these cannot serve the config; a difference in other keys is a warning.
 _BINDING = {
-    "clip_hash": "set MODEL.CLIP.WEIGHTS to the CLIP that the bank was mined with",
-    "stage": "set MODEL.STYLE.STAGE to the bank's",
-    "grid": "set MODEL.STYLE.GRID to the bank's",
-    "class_names": "use a source data set with the bank's classes",
+    "clip_hash": "Set MODEL.CLIP.WEIGHTS to the CLIP of the bank",
+    "stage": "Set MODEL.STYLE.STAGE to the stage of the bank",
+    "grid": "Set MODEL.STYLE.GRID to the grid of the bank",
+    "class_names": "Use a source dataset with the classes of the bank",
 }
-_MINE_ANEW = "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK"
+_MINE = "or mine another bank: remove the file, or set MODEL.STYLE.BANK to a new one."
 
 
 def bank_metadata(
     cfg: CfgNode, clip_hash: str, class_names: Sequence[str], text_design: TextDesign = OPENAI_TEXT
 ) -> dict[str, str]:
-    """Metadata of the bank that a config would mine.
+    """Return the metadata of the bank that a config would mine.
 
     Args:
         cfg: the effective config.
-        clip_hash: of the CLIP weights, see `clip_weights_hash`; "" where they are unknown, which is never compared.
-        class_names: of the source data set.
-        text_design: of the CLIP's text tower; unknown properties become "", which is never compared.
+        clip_hash: of the CLIP weights, see `clip_weights_hash`; "" if unknown, which is never compared.
+        class_names: of the source dataset.
+        text_design: of the text tower of the CLIP; unknown properties become "", which is never compared.
 
     Returns:
-        The strings listed in the module's docstring.
+        The strings listed in the docstring of the module.
     """
     mining = cfg.STYLE_MINING
     return {
@@ -71,53 +71,49 @@ def bank_metadata(
 
 
 def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
-    """Refuse a bank that was mined for another network, stage, grid or class set; warn of other differences.
+    """Refuse a bank of another network, stage, grid or class set; warn of other differences.
 
     Args:
-        bank: the bank that was loaded.
-        expected: what `bank_metadata` says of the config.
+        bank: the loaded bank.
+        expected: `bank_metadata` of the config.
         path: of the bank, for messages.
         num_channels: of the stage that the config restyles.
 
     Raises:
-        BankError: the bank cannot serve the config; names both values and the remedy.
+        BankError: the bank cannot serve the config; the message names both values and the remedy.
     """
+    logger = logging.getLogger(__name__)
     for key, remedy in _BINDING.items():
         got, wanted = bank.metadata.get(key, "nothing"), expected[key]
-        if key not in bank.metadata and key == "clip_hash":  # the released program's banks do not have it
-            logging.getLogger(__name__).warning("Style bank %s does not say which CLIP it was mined with.", path)
+        if key not in bank.metadata and key == "clip_hash":  # banks of the released program do not have it
+            logger.warning("Style bank '%s' does not name the CLIP it was mined with.", path)
         elif got != wanted and wanted:
-            raise BankError(
-                f"style bank {path} was mined for {key} {got}, the config asks for {wanted}; {remedy}, {_MINE_ANEW}"
-            )
+            raise BankError(f"{key} of style bank '{path}' must be {wanted}, got {got}. {remedy}, {_MINE}")
     mined, used = bank_text_design(bank), design_of_marks(expected)
     if mined.known and used.or_else(mined) != mined:
         raise BankError(
-            f"style bank {path} was mined with a text tower of {mined}, MODEL.CLIP.ARCHITECTURE asks for {used}; set "
-            f"MODEL.CLIP.ARCHITECTURE to that of the bank, {_MINE_ANEW}"
+            f"text tower of style bank '{path}' must be {used}, got {mined}. Set MODEL.CLIP.ARCHITECTURE to that of the "
+            f"bank, {_MINE}"
         )
     if bank.num_channels != num_channels:
         raise BankError(
-            f"style bank {path} holds {len(bank)} styles of {bank.num_channels} channels, stage {expected['stage']} of "
-            f"the backbone has {num_channels}; {_BINDING['clip_hash']}, {_MINE_ANEW}"
+            f"style bank '{path}' must have styles of {num_channels} channels, the width of stage {expected['stage']}, got "
+            f"{len(bank)} of {bank.num_channels}. {_BINDING['clip_hash']}, {_MINE}"
         )
     compared = {*_BINDING, *design_marks(mined), "famix_version"}
-    others = [key for key in expected if key not in compared]
     differences = [
-        f"{key} {_short(bank.metadata[key])} (config: {_short(expected[key])})"
-        for key in others
-        if bank.metadata.get(key, expected[key]) != expected[key]
+        f"{key} {_short(bank.metadata[key])} (config: {_short(value)})"
+        for key, value in expected.items()
+        if key not in compared and bank.metadata.get(key, value) != value
     ]
     if differences:
-        logging.getLogger(__name__).warning(
-            "Style bank %s is used as it is, although it was mined with %s.", path, "; ".join(differences)
-        )
+        logger.warning("Style bank '%s' is used although it was mined with %s.", path, "; ".join(differences))
 
 
 def bank_text_design(bank: StyleBank) -> TextDesign:
-    """Return the design of the text tower that read a bank's prompts; unknown for a bank without prompts.
+    """Return the design of the text tower that encoded the bank's prompts; unknown for a bank without prompts.
 
-    Banks of version 0.1 do not say it: they were mined with OpenAI's.
+    Banks of version 0.1 do not record it: they were mined with OpenAI's.
     """
     return design_of_marks(bank.metadata).or_else(OPENAI_TEXT) if "prompts" in bank.metadata else TextDesign()
 

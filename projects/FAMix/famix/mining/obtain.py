@@ -1,4 +1,4 @@
-"""The style bank of a config: loaded where there is one, else mined and saved."""
+"""The style bank of a config: loaded if its file exists, otherwise mined and saved."""
 
 import itertools
 import logging
@@ -11,7 +11,6 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
-from detectron2.utils.events import TensorboardXWriter
 
 from famix.clip import clip_weights_hash, load_configured_clip, require_text_design
 from famix.clip.build import tower_without_weights
@@ -21,18 +20,18 @@ from famix.io.atomic import FileLock
 from famix.mining.measured import measure_source_basis
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
-from famix.mining.partial_results import MiningShards
+from famix.mining.partial_results import PartialResults
 from famix.style.bank import StyleBank
 from famix.utils.errors import ConfigError
 
 __all__ = ["load_or_mine", "obtain_style_bank", "style_bank_path"]
 
 _DEFAULT_NAME = "style_bank.safetensors"
-_SECONDS_BETWEEN_ATTEMPTS = 2.0  # to be the one that mines a bank
+_SECONDS_BETWEEN_ATTEMPTS = 2.0  # to lock a bank
 
 
 def style_bank_path(cfg: CfgNode) -> str:
-    """Where the bank of a config lies: MODEL.STYLE.BANK, or in OUTPUT_DIR."""
+    """Return the path of the bank: MODEL.STYLE.BANK, or style_bank.safetensors in OUTPUT_DIR."""
     return cfg.MODEL.STYLE.BANK or os.path.join(cfg.OUTPUT_DIR, _DEFAULT_NAME)
 
 
@@ -40,49 +39,39 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     """Load the bank of a config, or mine and save it; called in every process of a job.
 
     Args:
-        cfg: the effective config; its data sets are registered.
+        cfg: the effective config; its datasets are registered.
 
     Raises:
-        BankError: the bank was mined for something else.
-        ConfigError: there is no bank, and no CLIP to mine one with, or how its text tower computes is not known.
+        BankError: the bank does not fit the config.
+        ConfigError: there is no bank, and no CLIP to mine one with, or the design of its text tower is unknown.
     """
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
     clip = load_configured_clip(cfg) if weights else CLIPStateDict()
     metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
-    shards = MiningShards(path, metadata)
+    partial = PartialResults(path, metadata)
     channels = tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
 
     def mine() -> StyleBank:
         if not clip:
-            raise ConfigError(f"there is no style bank at {path}, and mining one needs CLIP: set MODEL.CLIP.WEIGHTS")
+            raise ConfigError(
+                f"MODEL.CLIP.WEIGHTS must name a CLIP to mine a style bank, got '' and no bank at '{path}'. Set "
+                "MODEL.CLIP.WEIGHTS or MODEL.STYLE.BANK."
+            )
         require_text_design(clip, weights)
-        present, finished = _find_finished(shards)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
         miner = build_miner(cfg, clip, class_names, basis)
-        batches = build_mining_batches(cfg, group=miner.group, skip=finished)
-        writers = [TensorboardXWriter(cfg.OUTPUT_DIR)] if comm.is_main_process() else []
-        try:
-            kept = [shards.read(index) for index in present if index not in batches.remaining]
-            return mine_bank(miner, batches, len(batches), metadata, writers, kept, shards.write, cfg.OUTPUT_DIR)
-        finally:
-            for writer in writers:
-                writer.close()  # or a process that ends now loses what waits to be written
+        return mine_bank(
+            miner,
+            lambda group, finished: build_mining_batches(cfg, group=group, skip=finished),
+            metadata,
+            partial,
+            cfg.OUTPUT_DIR,
+        )
 
     return load_or_mine(
-        path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels), clean_up=shards.remove
+        path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels), clean_up=partial.remove
     )
-
-
-def _find_finished(shards: MiningShards) -> tuple[list[int], set[int]]:
-    """Numbers of the batches on disk that are this process's to contribute, and of those of all processes."""
-    present = comm.all_gather(shards.indices())
-    everywhere = set().union(*present)
-    # Processes of one machine see the same files: the first of them takes them all.
-    before = set().union(*present[: comm.get_rank()])
-    if everywhere:
-        logging.getLogger(__name__).info("Going on: %d batches were mined before", len(everywhere))
-    return [index for index in present[comm.get_rank()] if index not in before], everywhere
 
 
 def load_or_mine(
@@ -92,25 +81,25 @@ def load_or_mine(
     check: Callable[[StyleBank], Any],
     clean_up: Callable[[], None] = lambda: None,
 ) -> StyleBank:
-    """The bank at `path`, mined and saved there where there is none yet. Runs that share a bank mine it once.
+    """Load the bank at `path`, or mine and save it. Of several runs that share a bank, one mines it.
 
     Args:
         path: of the bank.
         mine: mines a bank; called in every process of the job.
         check: raises BankError for a bank that does not fit.
-        clean_up: called in every process once a mined bank is saved.
+        clean_up: called in every process after a mined bank is saved.
 
     Returns:
-        The bank, the same one in every process.
+        The bank, the same in every process.
 
     Raises:
-        BankError: the bank cannot be read or does not fit.
+        BankError: the bank is unreadable or does not fit.
     """
     logger = logging.getLogger(__name__)
     with ExitStack() as held:
         if not _exists(path):
             _lock_together(path, held)
-        if _exists(path):  # or another run has mined it meanwhile
+        if _exists(path):  # possibly mined by another run during the wait
             bank = StyleBank.load(path)
             check(bank)
             logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
@@ -130,7 +119,7 @@ def _exists(path: str) -> bool:
 
 
 def _lock_together(path: str, held: ExitStack) -> None:
-    """Wait until no other run mines the bank, and keep others from it; all processes of a job wait together."""
+    """Wait until no other run mines the bank and lock it; all processes of a job wait together."""
 
     def is_ours() -> bool:
         if not comm.is_main_process():
@@ -141,7 +130,7 @@ def _lock_together(path: str, held: ExitStack) -> None:
             held.callback(FileLock(os.path.join(folder, f".{name}.lock")).close, remove=True)
         except BlockingIOError:
             return False
-        except OSError:  # who cannot write there is told when the bank is saved
+        except OSError:  # a folder that is not writable is reported when the bank is saved
             pass
         return True
 
@@ -149,5 +138,5 @@ def _lock_together(path: str, held: ExitStack) -> None:
         if comm.all_gather(is_ours())[0]:
             return
         if not attempt:
-            logging.getLogger(__name__).info("Another run mines the style bank %s: waiting until it is there", path)
+            logging.getLogger(__name__).info("Another run mines the style bank %s: waiting for it", path)
         time.sleep(_SECONDS_BETWEEN_ATTEMPTS)

@@ -1,7 +1,7 @@
-"""Mined batches on disk while a bank is being mined: what was done survives whatever stops the program.
+"""Partial results of mining: each finished batch is a file, so that a stopped pass resumes where it was.
 
-Every batch is a file of its own, beside the bank to be, in a folder named after everything that the styles depend on.
-A later start with the same settings, on any number of processes, mines what is missing; one with others does not see it.
+The files are in a folder beside the bank that is named after a hash of the bank's metadata. A later start with the same
+settings, on any number of processes, mines the missing batches; one with other settings uses another folder.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from detectron2.utils import comm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -20,18 +21,18 @@ from famix.io.atomic import whole_file
 from famix.mining.miner import MinedBatch
 from famix.utils.errors import BankError
 
-__all__ = ["MiningShards"]
+__all__ = ["PartialResults"]
 
 _SUFFIX = ".safetensors"
 _TENSORS = tuple(field.name for field in fields(MinedBatch) if field.name != "index")
 
 
-class MiningShards:
+class PartialResults:
     """The finished batches of a mining pass.
 
     Args:
-        bank: path of the bank to be.
-        metadata: of the bank: batches of other settings are never mixed up.
+        bank: path of the style bank that the pass will write.
+        metadata: of the bank; batches of other settings are never mixed.
     """
 
     def __init__(self, bank: str | Path, metadata: Mapping[str, str]) -> None:
@@ -40,11 +41,32 @@ class MiningShards:
         self.folder = bank.with_name(f"{bank.name}.mining-{settings[:12]}")
 
     def indices(self) -> list[int]:
-        """Numbers of the batches that are there, ascending; a damaged file counts as none and is mined anew."""
-        return sorted(index for index in map(self._index_of, self.folder.glob(f"*{_SUFFIX}")) if index is not None)
+        """Return the numbers of the finished batches, ascending; damaged files are removed with a warning."""
+        found = []
+        for path in self.folder.glob(f"*{_SUFFIX}"):
+            if not path.stem.isdigit():
+                continue  # a killed process was writing it
+            try:
+                found.append(self.read(int(path.stem)).index)
+            except BankError as error:
+                logging.getLogger(__name__).warning("%s", error)
+                path.unlink(missing_ok=True)
+        return sorted(found)
+
+    def share(self) -> tuple[list[int], set[int]]:
+        """Divide the finished batches among the processes of the job; called in every process.
+
+        Returns:
+            Numbers of the batches that this process contributes to the bank, and of those that any process has.
+        """
+        present = comm.all_gather(self.indices())
+        everywhere: set[int] = set().union(*present)
+        # Processes on one machine see the same files: the first of them contributes all.
+        before: set[int] = set().union(*present[: comm.get_rank()])
+        return [index for index in present[comm.get_rank()] if index not in before], everywhere
 
     def read(self, index: int) -> MinedBatch:
-        """A batch.
+        """Read a batch.
 
         Raises:
             BankError: its file is missing or damaged.
@@ -53,40 +75,31 @@ class MiningShards:
         try:
             tensors = load_file(path)
             return MinedBatch(index, **{name: tensors[name] for name in _TENSORS})
-        except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
-            raise BankError(f"{path} is no mined batch ({error}); remove it to have it mined again") from error
+        except Exception as error:  # SafetensorError, or torch's errors for impossible tensors
+            raise BankError(f"'{path}' must be a mined batch, got {error}. Remove it to mine it again.") from error
 
     def write(self, batch: MinedBatch) -> None:
-        """Keep a batch.
+        """Save a batch.
 
         Raises:
-            BankError: the disk is full or the folder cannot be written.
+            BankError: the disk is full or the folder is not writable.
         """
         path = self._path(batch.index)
         try:
             with whole_file(path) as part:
-                # Clones, as the format has no place for tensors that share memory.
+                # Clones, since the format refuses tensors that share memory.
                 tensors = {name: getattr(batch, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}
-                part.write_bytes(save(tensors))  # its save_file would write to another file, and leave that if killed
+                # save_file writes to a file of its own, which a killed process leaves behind.
+                part.write_bytes(save(tensors))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"mined batch {batch.index} cannot be written to {path} ({error}); make room or set MODEL.STYLE.BANK to "
-                "another folder. The batches before it are kept"
+                f"mined batch '{path}' cannot be written ({error}). Free disk space or set MODEL.STYLE.BANK to another "
+                "folder; the batches before it are saved."
             ) from error
 
     def remove(self) -> None:
-        """Forget all batches: the bank has them now."""
+        """Delete all batches, once they are in the bank."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:06d}{_SUFFIX}"
-
-    def _index_of(self, path: Path) -> int | None:
-        if not path.stem.isdigit():
-            return None  # what a killed process was writing
-        try:
-            return self.read(int(path.stem)).index
-        except BankError as error:
-            logging.getLogger(__name__).warning("%s", error)
-            path.unlink(missing_ok=True)
-            return None

@@ -1,4 +1,4 @@
-"""The prompts of a class set: which there are, and which one a style of a class is mined with."""
+"""The prompts of a class set, and the draw of a prompt for each class."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ __all__ = ["PromptTable"]
 
 
 class PromptTable:
-    """All prompts "{style} {class name}", numbered class by class, and behind them that of unlabelled patches.
+    """All prompts "{style} {class name}", numbered class by class; the prompt of unlabelled patches comes last.
 
     Args:
         class_names: names of the label ids 0, 1, ...
@@ -23,7 +23,7 @@ class PromptTable:
         prompts: the texts, indexed by prompt id.
 
     Raises:
-        ConfigError: no styles.
+        ConfigError: `styles` is empty.
     """
 
     def __init__(self, class_names: Sequence[str], styles: Sequence[str]) -> None:
@@ -34,20 +34,23 @@ class PromptTable:
         self.prompts.append(IGNORE_PROMPT)
 
     def draw(self, class_ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a prompt for every class.
+        """Draw a prompt for every class; the draw of a class does not depend on the other classes.
 
         Args:
             class_ids: (N,) int64 on the CPU: label ids, or IGNORE_CLASS.
             generator: CPU source of the randomness.
 
         Returns:
-            (N,) int64 prompt ids. What a class draws does not depend on which other classes ask.
+            (N,) int64 prompt ids.
+
+        Raises:
+            ConfigError: a class id has no class name.
         """
         unlabelled = class_ids == IGNORE_CLASS
         if ((class_ids >= self.num_classes) & ~unlabelled).any():
             raise ConfigError(
-                f"labels name the classes {class_ids.tolist()}, but there are {self.num_classes} class names; check "
-                "MODEL.SEM_SEG_HEAD.IGNORE_VALUE and the data set's label ids"
+                f"label ids must be below the number of class names, {self.num_classes}, got {class_ids.tolist()}. Check "
+                "MODEL.SEM_SEG_HEAD.IGNORE_VALUE and the label ids of the dataset."
             )
         style = torch.randint(self.num_styles, (self.num_classes,), generator=generator)
         known = class_ids.masked_fill(unlabelled, 0)
@@ -55,5 +58,5 @@ class PromptTable:
         return prompt_ids.masked_fill(unlabelled, len(self.prompts) - 1)
 
     def texts(self, prompt_ids: Tensor) -> list[str]:
-        """The texts of prompt ids (N,)."""
+        """Return the texts of prompt ids (N,)."""
         return [self.prompts[i] for i in prompt_ids.tolist()]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from famix.clip import IMAGENET_TEMPLATES, CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES, build_mining_batches
 from famix.engine import load_config
-from famix.mining import MinedBatch, PromptTable, StyleMiner, build_miner, mine_bank
+from famix.mining import MinedBatch, MiningSettings, PromptTable, StyleMiner, build_miner, mine_bank
 from famix.style import StyleBank, optimize_styles
 from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
@@ -143,11 +144,7 @@ def make_miner(setting: Setting) -> tuple[StyleMiner, PromptEncoder]:
         clip=CLIPResNet.from_state_dict(setting.clip.state_dict(), trainable=()).to(setting.device),
         prompts=PromptTable(CLASS_NAMES, cfg.STYLE_MINING.STYLES),
         encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        grid=GRID,
-        steps=sizes.mining_steps,
-        **SGD,
+        settings=replace(MiningSettings.from_config(cfg), grid=GRID, steps=sizes.mining_steps, **SGD),
     )
     return miner, encoder
 
@@ -162,8 +159,9 @@ def mine_pass(setting: Setting, name: str, workers: int) -> tuple[float, StyleBa
     miner, encoder = make_miner(setting)
     comm.synchronize()
     start = setting.now()
-    batches = build_mining_batches(cfg, group=miner.group)
-    bank = mine_bank(miner, batches, len(batches), {"class_names": json.dumps(CLASS_NAMES)})
+    bank = mine_bank(
+        miner, lambda group, finished: build_mining_batches(cfg, group=group), {"class_names": json.dumps(CLASS_NAMES)}
+    )
     return setting.now() - start, bank, encoder.num_encoded
 
 

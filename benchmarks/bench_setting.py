@@ -24,7 +24,7 @@ from famix.clip.openai import CLIP
 from famix.data import register_datasets
 from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
-from famix.style import STYLE_STRATEGY_REGISTRY, PatchRestyler, StyleBank
+from famix.style import PatchRestyler, StyleBank, build_strategies
 from famix_minitown.study import markdown
 
 __all__ = [
@@ -173,9 +173,8 @@ class Setting:
 
     def restyler(self, strategy: str, styles_per_class: int = 500, grid: tuple[int, int] = GRID) -> PatchRestyler:
         """Return a restyler, with a bank of random styles if it needs one; the recipe's has some 500 styles a class."""
-        restyler = PatchRestyler(
-            strategies=[STYLE_STRATEGY_REGISTRY.get(strategy).from_config(self.config())], grid=grid, beta=0.1
-        )
+        strategies = build_strategies(self.config("MODEL.STYLE.STRATEGY", strategy))
+        restyler = PatchRestyler(strategies=strategies, grid=grid, beta=0.1)
         if restyler.needs("bank"):
             bank = StyleBank()
             class_ids = torch.arange(NUM_CLASSES + 1).repeat_interleave(styles_per_class)

@@ -12,8 +12,8 @@ import pytest
 from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
 from famix.inference.video import USUAL_RATE
+from famix.mining.miner import METRICS
 from famix.reports.comparison import GROUPINGS
-from famix.style import METRICS
 from famix.visualization.views import VIEWS
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.contrastive import DTYPES, TrainingPlan

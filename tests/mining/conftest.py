@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clip_factory import tiny_clip
 from famix.clip import CLIPResNet
-from famix.mining import PromptTable, StyleMiner
+from famix.mining import MiningSettings, PromptTable, StyleMiner
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +23,11 @@ def make_miner(clip: CLIPResNet) -> Callable[..., StyleMiner]:
     """Makes a StyleMiner of three classes and a grid of 2 x 3, with settings by keyword."""
 
     def make(**settings: Any) -> StyleMiner:
-        defaults = {
-            "clip": clip,
-            "prompts": PromptTable(("road", "sky", "car"), ("Urban Grit style", "Foggy style", "Pop Art style")),
-            "encode_prompts": embed,
-            "pixel_mean": (120.0, 115.0, 100.0),
-            "pixel_std": (60.0, 60.0, 70.0),
-            "grid": (2, 3),
-            "steps": 2,
-        }
-        return StyleMiner(**{**defaults, **settings})
+        basis = settings.pop("basis", None)
+        pixels = {"pixel_mean": (120.0, 115.0, 100.0), "pixel_std": (60.0, 60.0, 70.0)}
+        prompts = PromptTable(("road", "sky", "car"), ("Urban Grit style", "Foggy style", "Pop Art style"))
+        chosen = MiningSettings(**{**pixels, "grid": (2, 3), "steps": 2, **settings})
+        return StyleMiner(clip=clip, prompts=prompts, encode_prompts=embed, settings=chosen, basis=basis)
 
     return make
 

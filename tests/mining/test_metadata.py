@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix import add_famix_config
 from famix.clip import IMAGENET_TEMPLATES, OPEN_CLIP_TEXT, TextDesign
 from famix.mining import bank_metadata, check_bank
@@ -68,7 +68,7 @@ def test_metadata_tells_all_that_the_styles_depend_on(expected):
 
 def test_metadata_of_broken_settings_is_refused(cfg):
     cfg.STYLE_MINING.TEMPLATES = ["no placeholder"]
-    with pytest.raises(ConfigError, match="TEMPLATES"):
+    with expect_error(ConfigError, "STYLE_MINING.TEMPLATES", "no placeholder"):
         bank_metadata(cfg, "", NAMES)
 
 
@@ -81,18 +81,17 @@ def test_metadata_survives_the_file(expected, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("key", "other", "remedy"),
     [
-        ("clip_hash", "def456", "set MODEL.CLIP.WEIGHTS to the CLIP"),
-        ("stage", "res3", "set MODEL.STYLE.STAGE"),
-        ("grid", "[2, 3]", "set MODEL.STYLE.GRID"),
-        ("class_names", '["road", "tree"]', "use a source data set with the bank's classes"),
+        ("clip_hash", "def456", "MODEL.CLIP.WEIGHTS"),
+        ("stage", "res3", "MODEL.STYLE.STAGE"),
+        ("grid", "[2, 3]", "MODEL.STYLE.GRID"),
+        ("class_names", '["road", "tree"]', "source dataset"),
     ],
 )
 def test_a_bank_for_something_else_is_refused(expected, key, other, remedy):
-    with pytest.raises(BankError) as error:
+    with expect_error(BankError, key, other, remedy) as error:
         check_bank(bank_with({**expected, key: other}), expected, "some/bank", 32)
-    message = str(error.value)
-    assert f"style bank some/bank was mined for {key} {other}, the config asks for {expected[key]}; {remedy}" in message
-    assert "or mine another bank: remove the file, or name a new one in MODEL.STYLE.BANK" in message
+    for value in ("some/bank", expected[key]):
+        explains(str(error.value), value, remedy="MODEL.STYLE.BANK")
 
 
 def test_a_bank_of_another_text_tower_is_refused(cfg, expected):
@@ -117,15 +116,14 @@ def test_banks_of_version_01_were_mined_with_openais_tower(cfg, expected, caplog
 def test_a_bank_that_does_not_say_its_clip_is_taken_with_a_warning(expected, caplog):
     metadata = {name: value for name, value in expected.items() if name != "clip_hash"}
     check_bank(bank_with(metadata), expected, "some/bank", 32)
-    assert [record.getMessage() for record in caplog.records] == [
-        "Style bank some/bank does not say which CLIP it was mined with."
-    ]
+    (record,) = caplog.records
+    assert all(part in record.getMessage() for part in ("some/bank", "CLIP"))
 
 
 @pytest.mark.parametrize("key", ["stage", "grid", "class_names"])
 def test_a_bank_that_does_not_say_is_refused(expected, key):
     metadata = {name: value for name, value in expected.items() if name != key}
-    with pytest.raises(BankError, match=f"mined for {key} nothing"):
+    with expect_error(BankError, key, "nothing"):
         check_bank(bank_with(metadata), expected, "bank", 32)
 
 
@@ -135,14 +133,13 @@ def test_an_unknown_clip_is_not_compared(cfg, expected, caplog):
 
 
 def test_other_channels_are_refused(expected):
-    with pytest.raises(
-        BankError, match=r"holds 2 styles of 32 channels, stage res2 .* has 256; set MODEL\.CLIP\.WEIGHTS"
-    ):
+    with expect_error(BankError, "bank", 256, "MODEL.CLIP.WEIGHTS") as error:
         check_bank(bank_with(expected), expected, "bank", 256)
+    explains(str(error.value), "res2", 32)
 
 
 def test_an_empty_bank_is_refused(expected):
-    with pytest.raises(BankError, match="holds 0 styles"):
+    with expect_error(BankError, "bank", 0):
         check_bank(StyleBank(expected), expected, "bank", 32)
 
 
@@ -158,8 +155,8 @@ def test_other_differences_are_warned_of(expected, caplog, key):
         check_bank(bank_with({**expected, key: "other"}), expected, "some/bank", 32)
     (record,) = caplog.records
     message = record.getMessage()
-    assert message.startswith("Style bank some/bank is used as it is, although it was mined with ")
-    assert f"{key} other (config: {expected[key][:70]}" in message and len(message) < 250, "long values are cut"
+    assert "some/bank" in message and len(message) < 250, "long values are cut"
+    assert f"{key} other (config: {expected[key][:70]}" in message
 
 
 def test_all_differences_are_warned_of_but_the_version(expected, caplog):

@@ -8,9 +8,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from clip_factory import tiny_clip
+from error_matching import expect_error
 from famix import add_famix_config
 from famix.clip import CLIPResNet, PromptEncoder
-from famix.mining import MinedBatch, build_miner, mine, mine_bank
+from famix.mining import MinedBatch, MiningSettings, build_miner, mine, mine_bank
+from famix.mining.mine import batches_per_group
+from famix.mining.partial_results import PartialResults
 from famix.utils.errors import BankError, ConfigError
 
 LABELS = [[[0, 1, 1], [255, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[2, 0, 0], [0, 0, 0]], [[255, 255, 0], [0, 0, 1]]]
@@ -31,6 +34,18 @@ class NumberedMiner:
         values = torch.full((number,), float(index))
         ids = torch.arange(number)
         return MinedBatch(index, ids, values[:, None], values[:, None] + 1, ids + 50, values / 10, values / 20)
+
+
+class Batches(list):
+    """In place of MiningBatches: numbered batches, all of which are to be mined."""
+
+    @property
+    def remaining(self):
+        return {index for index, _ in self}
+
+
+def mine_all(miner, batches, metadata=None, **options):
+    return mine_bank(miner, lambda group, finished: Batches(batches), metadata or {}, **options)
 
 
 class Recorder(EventWriter):
@@ -54,12 +69,12 @@ def mine_in_ranks(miner, shares, monkeypatch):
         monkeypatch.setattr(comm, "all_gather", lambda data: gathered.append(data) or [data])
         mine_or_none(miner, share)
     monkeypatch.setattr(comm, "all_gather", lambda data: gathered)
-    return [mine_bank(miner, iter(share), len(share), {"seed": "1"}) for share in shares]
+    return [mine_all(miner, share, {"seed": "1"}) for share in shares]
 
 
 def mine_or_none(miner, share):
     try:
-        mine_bank(miner, iter(share), len(share), {})
+        mine_all(miner, share)
     except BankError:
         assert not share, "a process without batches finds nothing alone"
 
@@ -73,7 +88,7 @@ def test_the_bank_is_the_same_however_batches_are_shared(make_miner, batches, mo
         "one idle": [batches, []],
     }[split]
     miner = make_miner()
-    expected = mine_bank(miner, batches, 4, {"seed": "1"})
+    expected = mine_all(miner, batches, {"seed": "1"})
     for bank in mine_in_ranks(miner, shares, monkeypatch):
         assert bank.metadata == {"seed": "1"}
         for name in ("class_ids", "mean", "std"):
@@ -82,7 +97,7 @@ def test_the_bank_is_the_same_however_batches_are_shared(make_miner, batches, mo
 
 
 def test_styles_stand_in_the_order_of_the_batches():
-    bank = mine_bank(NumberedMiner(), [(6, ["a", "b"]), (2, ["a"]), (4, ["a", "b", "c"])], 3, {"stage": "res2"})
+    bank = mine_all(NumberedMiner(), [(6, ["a", "b"]), (2, ["a"]), (4, ["a", "b", "c"])], {"stage": "res2"})
     assert bank.annotations["batch_id"].tolist() == [2, 4, 4, 4, 6, 6]
     assert bank.class_ids.tolist() == [0, 0, 1, 2, 0, 1]
     assert bank.mean[:, 0].tolist() == [2, 4, 4, 4, 6, 6] and bank.std[:, 0].tolist() == [3, 5, 5, 5, 7, 7]
@@ -94,46 +109,74 @@ def test_styles_stand_in_the_order_of_the_batches():
 
 def test_neighbours_are_mined_together_in_fixed_groups():
     """Of three: 0 to 2, 3 to 5, ...; batch 4 was mined before."""
-    miner, kept = NumberedMiner(group=3), []
-    numbers = [0, 1, 2, 3, 5, 6, 7]
-    bank = mine_bank(miner, ((n, ["a"]) for n in numbers), 7, {}, keep=lambda batch: kept.append(batch.index))
+    miner, numbers = NumberedMiner(group=3), [0, 1, 2, 3, 5, 6, 7]
+    bank = mine_all(miner, [(n, ["a"]) for n in numbers])
     assert miner.groups == [[0, 1, 2], [3, 5], [6, 7]]
-    assert kept == bank.annotations["batch_id"].tolist() == numbers
+    assert bank.annotations["batch_id"].tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("images", "patches", "classes", "values", "expected"),
+    [
+        (16, 9, 19, 256 * 56 * 56, 1),  # RN50: a batch is work enough
+        (4, 9, 19, 64 * 16 * 16, 6),  # the miniature town: 20 styles at most
+        (1, 2, 19, 64 * 16 * 16, 64),  # two patches give two styles at most
+        (16, 9, 19, 2**30, 1),
+    ],
+)
+def test_small_networks_get_large_groups(images: int, patches: int, classes: int, values: int, expected: int) -> None:
+    assert batches_per_group(images, patches, classes, values) == expected
+
+
+def test_finished_batches_are_read_unless_their_group_is_mined_again(tmp_path):
+    """Batches 0, 1 and 2 of six are finished, in groups of two: 2 and 3 are mined together."""
+    partial, asked, miner = PartialResults(tmp_path / "bank", {}), [], NumberedMiner(group=2)
+    for index in range(3):
+        partial.write(miner.mine(index, 1))
+
+    def load(group, finished):
+        asked.append((group, finished))
+        return Batches((n, ["a", "b"]) for n in range(2, 6))
+
+    bank = mine_bank(miner, load, {}, partial)
+    assert asked == [(2, {0, 1, 2})] and miner.groups == [[2, 3], [4, 5]]
+    assert bank.annotations["batch_id"].tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert partial.indices() == list(range(6))
 
 
 def test_no_batch_at_all():
-    with pytest.raises(BankError, match=r"saw no batch; lower STYLE_MINING\.IMS_PER_BATCH or add images"):
-        mine_bank(NumberedMiner(), [], 0, {})
+    with expect_error(BankError, "mining", "none", "STYLE_MINING.IMS_PER_BATCH"):
+        mine_all(NumberedMiner(), [])
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_styles_that_are_not_finite_stop_with_the_files_and_what_reproduces_them(tmp_path, full):
+def test_styles_that_are_not_finite_stop_with_the_files_and_what_reproduces_them(tmp_path, monkeypatch, full):
     class Diverging(NumberedMiner):
         def mine(self, index, number):
             batch = super().mine(index, number)
             batch.std[1:] = float("nan") if index == 3 else 1.0
             return batch
 
-    folder = tmp_path / "run"
+    folder, partial = tmp_path / "run", PartialResults(tmp_path / "bank", {})
     folder.touch() if full else folder.mkdir()
+    monkeypatch.setattr(mine, "TensorboardXWriter", lambda folder: Recorder())
     batches = [(n, [{"file_name": f"{n}{place}.png", "image": torch.ones(1)} for place in "ab"]) for n in range(5)]
-    kept, says = [], "cannot be written" if full else "holds these samples"
-    with pytest.raises(
-        BankError, match=rf"batch 3: .* class ids \[1\] are not finite, with 3a.png, 3b.png.*000003.pth.* {says}.*LR"
-    ):
-        mine_bank(Diverging(2), batches, 5, {}, keep=lambda batch: kept.append(batch.index), folder=str(folder))
-    assert kept == [0, 1, 2], "what was mined before"
+    with expect_error(BankError, "styles", [1], "STYLE_MINING.LR") as error:
+        mine_all(Diverging(2), batches, partial=partial, output_dir=str(folder))
+    says = "cannot be written" if full else "holds the samples"
+    assert all(part in str(error.value) for part in ("batch 3", "3a.png, 3b.png", "000003.pth", says))
+    assert partial.indices() == [0, 1, 2], "the batches before are saved"
     if not full:
         saved = torch.load(folder / "not_finite_mining_000003.pth", weights_only=True)
         assert [sample["file_name"] for sample in saved["samples"]] == ["3a.png", "3b.png"] and saved["batch"] == 3
 
 
-def test_scalars_go_to_the_writers():
-    writers = [Recorder(), Recorder()]
-    mine_bank(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], 2, {"class_names": '["road"]'}, writers)
-    assert writers[0].seen == writers[1].seen
-    (_, first), (_, second), (_, last) = writers[0].seen
-    assert [iteration for iteration, _ in writers[0].seen] == [0, 1, 2]
+def test_scalars_go_to_the_event_file(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(mine, "TensorboardXWriter", lambda folder: recorder)
+    mine_all(NumberedMiner(), [(4, ["a"]), (8, ["a", "b"])], {"class_names": '["road"]'}, output_dir="run")
+    (_, first), (_, second), (_, last) = recorder.seen
+    assert [iteration for iteration, _ in recorder.seen] == [0, 1, 2]
     names = ("style_mining/initial_loss", "style_mining/final_loss", "style_mining/styles")
     assert first == dict(zip(names, (pytest.approx(0.4), pytest.approx(0.2), 1), strict=True))
     assert second == dict(zip(names, (pytest.approx(0.8), pytest.approx(0.4), 2), strict=True))
@@ -145,7 +188,7 @@ def test_progress_is_logged_at_the_start_at_times_and_at_the_end(caplog, monkeyp
     clock = iter([0.0, 8.0, 16.0, 20.0, 24.0])
     monkeypatch.setattr(mine, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     with caplog.at_level(logging.INFO, logger="famix"):
-        mine_bank(NumberedMiner(), [(index, ["a", "b"]) for index in range(1, 5)], 4, {})
+        mine_all(NumberedMiner(), [(index, ["a", "b"]) for index in range(1, 5)])
     assert [record.getMessage() for record in caplog.records] == [
         "Mining: batch 1/4, 2 styles, cosine loss 0.100 -> 0.050, 8.00 s/batch, ETA 0:00:24",
         "Mining: batch 3/4, 6 styles, cosine loss 0.300 -> 0.150, 6.67 s/batch, ETA 0:00:07",
@@ -175,9 +218,11 @@ def test_the_miner_is_what_the_config_says(cfg, clip_state_dict):
     mining.STEPS, mining.LR, mining.MOMENTUM, mining.WEIGHT_DECAY, mining.SEED = 7, 0.5, 0.25, 0.125, 9
     mining.STYLES = ["Foggy style"]
     miner = build_miner(cfg, clip_state_dict, ("road", "sky"))
-    assert (miner.stage, miner.grid, miner.pool_size, miner.ignore_label) == ("res3", (2, 4), 8, 11)
-    assert (miner.steps, miner.seed) == (7, 9)
-    assert miner.sgd == {"lr": 0.5, "momentum": 0.25, "weight_decay": 0.125}
+    assert miner.settings == MiningSettings(
+        pixel_mean=(1.0, 2.0, 3.0), pixel_std=(4.0, 5.0, 6.0), stage="res3", grid=(2, 4), ignore_label=11, steps=7, lr=0.5,
+        momentum=0.25, weight_decay=0.125, seed=9,
+    )  # fmt: skip
+    assert miner.pool_size == 8
     assert miner.pixel_mean.flatten().tolist() == [1, 2, 3] and miner.pixel_std.flatten().tolist() == [4, 5, 6]
     assert miner.prompts.prompts == ["Foggy style road", "Foggy style sky", "photo"]
     texts = ["Foggy style sky", "photo"]
@@ -189,13 +234,19 @@ def test_the_miner_is_what_the_config_says(cfg, clip_state_dict):
         torch.testing.assert_close(miner.clip.encode_image(images), reference.encode_image(images))
     cfg.STYLE_MINING.POOL_SIZE, cfg.STYLE_MINING.DTYPE = 9, "bfloat16"
     other = build_miner(cfg, clip_state_dict, ("road",))
-    assert (other.pool_size, other.dtype, miner.dtype) == (9, torch.bfloat16, torch.float32)
+    assert (other.pool_size, other.settings.dtype) == (9, torch.bfloat16)
 
 
-def test_an_unknown_precision_is_refused(cfg, clip_state_dict):
-    cfg.STYLE_MINING.DTYPE = "float16"
-    with pytest.raises(ConfigError, match=r"STYLE_MINING\.DTYPE is 'float16', expected one of float32, bfloat16"):
-        build_miner(cfg, clip_state_dict, ("road",))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("DTYPE", "float16"), ("METRIC", "cosine"), ("STYLES", []), ("TEMPLATES", ["none"]), ("IMS_PER_BATCH", 0)]
+    + [(key, -1) for key in ("STEPS", "LR", "MOMENTUM", "WEIGHT_DECAY", "POOL_SIZE", "SEED", "MAX_BATCHES")]
+    + [("LR", float("nan"))],
+)
+def test_settings_out_of_range_are_refused(cfg, key, value):
+    cfg.STYLE_MINING[key] = value
+    with expect_error(ConfigError, f"STYLE_MINING.{key}", value[0] if key == "TEMPLATES" else value):
+        MiningSettings.from_config(cfg)
 
 
 def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():

@@ -199,7 +199,7 @@ def test_another_ignore_label_means_255_in_the_bank(make_miner, make_samples):
 
 
 def test_labels_without_a_name_are_refused(make_miner, make_samples):
-    with pytest.raises(ConfigError, match=r"classes \[0, 3\], but there are 3 class names"):
+    with expect_error(ConfigError, "label ids", [0, 3]):
         make_miner().mine_batch(0, make_samples([[0, 3, 3], [0, 0, 0]]))
 
 

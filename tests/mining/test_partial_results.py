@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.engine import load_config
 from famix.mining import StyleMiner, mine, obtain_style_bank
 from famix.mining.miner import MinedBatch
-from famix.mining.partial_results import MiningShards
+from famix.mining.partial_results import PartialResults
 from famix.style import StyleBank
 from famix.utils.errors import BankError
 from run_factory import CONFIG, Workspace
@@ -24,44 +25,46 @@ def _batch(index: int, styles: int = 2) -> MinedBatch:
 
 
 @pytest.fixture
-def shards(tmp_path: Path) -> MiningShards:
-    return MiningShards(tmp_path / "bank.safetensors", {"seed": "1"})
+def partial(tmp_path: Path) -> PartialResults:
+    return PartialResults(tmp_path / "bank.safetensors", {"seed": "1"})
 
 
 @pytest.mark.parametrize("styles", [0, 2])
-def test_a_batch_comes_back_as_it_was(shards: MiningShards, styles: int) -> None:
+def test_a_batch_comes_back_as_it_was(partial: PartialResults, styles: int) -> None:
     batch = _batch(7, styles)
-    shards.write(batch)
-    assert shards.indices() == [7]
-    back = shards.read(7)
+    partial.write(batch)
+    assert partial.indices() == [7]
+    back = partial.read(7)
     assert back.index == 7
     for field in fields(MinedBatch):
         if field.name != "index":
             assert torch.equal(getattr(back, field.name), getattr(batch, field.name))
 
 
-def test_other_settings_do_not_see_them(shards: MiningShards, tmp_path: Path) -> None:
-    shards.write(_batch(1))
-    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "2"}).indices() == []
-    assert MiningShards(tmp_path / "other.safetensors", {"seed": "1"}).indices() == []
-    assert MiningShards(tmp_path / "bank.safetensors", {"seed": "1"}).indices() == [1]
+def test_other_settings_do_not_see_them(partial: PartialResults, tmp_path: Path) -> None:
+    partial.write(_batch(1))
+    assert PartialResults(tmp_path / "bank.safetensors", {"seed": "2"}).indices() == []
+    assert PartialResults(tmp_path / "other.safetensors", {"seed": "1"}).indices() == []
+    assert PartialResults(tmp_path / "bank.safetensors", {"seed": "1"}).indices() == [1]
 
 
-def test_damaged_and_half_written_files_are_mined_again(shards: MiningShards, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_and_half_written_files_are_mined_again(
+    partial: PartialResults, caplog: pytest.LogCaptureFixture
+) -> None:
     for index in (1, 2, 3):
-        shards.write(_batch(index))
-    torn = shards.folder / "000002.safetensors"
+        partial.write(_batch(index))
+    torn = partial.folder / "000002.safetensors"
     torn.write_bytes(torn.read_bytes()[:50])
-    (shards.folder / ".000004.host.9.part.safetensors").write_bytes(b"half")
+    (partial.folder / ".000004.host.9.part.safetensors").write_bytes(b"half")
     with caplog.at_level(logging.WARNING, logger="famix"):
-        assert shards.indices() == [1, 3]
-    assert "000002.safetensors is no mined batch" in caplog.text and not torn.exists()
+        assert partial.indices() == [1, 3]
+    assert "000002.safetensors" in caplog.text and not torn.exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BankError, match=r"mined batch 3 cannot be written to .* set MODEL.STYLE.BANK"):
-        MiningShards(tmp_path / "file" / "bank", {}).write(_batch(3))
+    with expect_error(BankError, "mined batch", remedy="MODEL.STYLE.BANK"):
+        PartialResults(tmp_path / "file" / "bank", {}).write(_batch(3))
 
 
 @pytest.fixture
@@ -100,16 +103,16 @@ def test_a_stopped_pass_goes_on_to_the_same_bank(
     whole = mine_into("whole.safetensors")
     assert whole.annotations["batch_id"].unique().tolist() == list(range(6))
     written: list[int] = []
-    write = MiningShards.write
+    write = PartialResults.write
 
-    def stop_after_third(shards: MiningShards, batch: MinedBatch) -> None:
+    def stop_after_third(partial: PartialResults, batch: MinedBatch) -> None:
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(batch.index)
-        write(shards, batch)
+        write(partial, batch)
 
     with monkeypatch.context() as stopping:
-        stopping.setattr(MiningShards, "write", stop_after_third)
+        stopping.setattr(PartialResults, "write", stop_after_third)
         with pytest.raises(KeyboardInterrupt):
             mine_into("stopped.safetensors")
     assert not (workspace.folder / "stopped.safetensors").exists() and written == [0, 1, 2]
@@ -122,7 +125,7 @@ def test_a_stopped_pass_goes_on_to_the_same_bank(
     )
     with caplog.at_level(logging.INFO, logger="famix"):
         resumed = mine_into("stopped.safetensors")
-    assert "Going on: 3 batches were mined before" in caplog.text
+    assert "Resuming: 3 batches are finished" in caplog.text
     assert set(again) == mined_again
     for name in ("mean", "std", "class_ids"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name))

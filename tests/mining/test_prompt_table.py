@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.mining import PromptTable
 from famix.utils.errors import ConfigError
 
@@ -62,13 +63,11 @@ def test_a_draw_depends_on_the_generator_and_not_on_the_other_classes(table):
 
 @pytest.mark.parametrize("class_ids", [[0, 3], [254, 255]])
 def test_classes_without_a_name_are_refused(table, class_ids):
-    with pytest.raises(
-        ConfigError, match=rf"classes \[{class_ids[0]}, {class_ids[1]}\], but there are 3.*IGNORE_VALUE"
-    ):
+    with expect_error(ConfigError, "label ids", class_ids, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"):
         table.draw(torch.tensor(class_ids), seeded())
 
 
 @pytest.mark.parametrize("styles", [[], "Foggy style", [""], ["Foggy style", 3]])
 def test_styles_must_be_texts(styles):
-    with pytest.raises(ConfigError, match=r"STYLE_MINING\.STYLES"):
+    with expect_error(ConfigError, "STYLE_MINING.STYLES"):
         PromptTable(NAMES, styles)

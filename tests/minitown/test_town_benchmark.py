@@ -13,7 +13,7 @@ import torch
 from data_factory import registered
 from error_matching import expect_error
 from famix.engine import load_config
-from famix.mining.noise_matching import matching_noise_scale
+from famix.mining import matching_noise_scale
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import FAMixError

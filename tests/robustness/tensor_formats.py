@@ -16,7 +16,7 @@ from famix.engine import SafeCheckpointer
 from famix.engine.weights_file import read_checkpoint
 from famix.io.released_checkpoint import read_released_checkpoint
 from famix.mining.miner import MinedBatch
-from famix.mining.partial_results import MiningShards
+from famix.mining.partial_results import PartialResults
 from famix.style import StyleBank
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
 from robustness.format import Format
@@ -104,8 +104,8 @@ def _load_released_checkpoint(path: Path) -> Any:
     return read.weights, read.iterations, read.best_score
 
 
-def _shards(folder: Path) -> MiningShards:
-    return MiningShards(folder / "bank.safetensors", {})
+def _shards(folder: Path) -> PartialResults:
+    return PartialResults(folder / "bank.safetensors", {})
 
 
 def _make_shard(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from famix.io import atomic as files
 from famix.io.atomic import whole_file
 from famix.mining import StyleMiner
 from famix.mining.miner import MinedBatch
-from famix.mining.partial_results import MiningShards
+from famix.mining.partial_results import PartialResults
 from famix.style import StyleBank
 from famix.utils.errors import FAMixError
 from run_factory import Workspace, assert_equal_state, train_net
@@ -97,7 +97,7 @@ def test_a_checkpoint_can_be_gone_on_from_wherever_its_writer_dies(tmp_path: Pat
 
 @pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
 def test_mined_batches_and_banks_are_whole_wherever_their_writer_dies(tmp_path: Path, operation: int) -> None:
-    shards, ids, values = MiningShards(tmp_path / "bank", {}), torch.arange(2), torch.rand(2, 3)
+    shards, ids, values = PartialResults(tmp_path / "bank", {}), torch.arange(2), torch.rand(2, 3)
     batches = [MinedBatch(index, ids, values, values, ids, values[:, 0], values[:, 1]) for index in range(2)]
     shards.write(batches[0])
     bank = StyleBank({"a": "b"})
@@ -236,9 +236,9 @@ def test_a_disk_that_fills_up_or_turns_read_only_in_mid_training(
 def test_a_disk_that_fills_up_while_mining(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write, mined = MiningShards.write, []
+    write, mined = PartialResults.write, []
 
-    def write_two(shards: MiningShards, batch: MinedBatch) -> None:
+    def write_two(shards: PartialResults, batch: MinedBatch) -> None:
         mined.append(batch.index)
         if len(mined) > 2:
             monkeypatch.setattr(os, "fsync", _full)
@@ -247,11 +247,11 @@ def test_a_disk_that_fills_up_while_mining(
     def _full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(MiningShards, "write", write_two)
+    monkeypatch.setattr(PartialResults, "write", write_two)
     with workspace.registered(), pytest.raises(SystemExit) as stop:
         train_net().main(workspace.parse("faulty", *OPTIONS))
     assert stop.value.code == 2
-    assert_one_line(capfd, "mined batch", "No space left on device", "The batches before it are kept")
+    assert_one_line(capfd, "mined batch", "No space left on device", "MODEL.STYLE.BANK")
     monkeypatch.undo()
     again, mine_batch = [], StyleMiner.mine_batch
     monkeypatch.setattr(StyleMiner, "mine_batch", lambda *args: again.append(args[1]) or mine_batch(*args))

@@ -15,7 +15,7 @@ from famix.clip.compact import save_compact
 from famix.clip.openai import CLIP
 from famix.clip.weights import load_clip_state_dict
 from famix.io import read_torchscript
-from famix.mining.partial_results import MiningShards
+from famix.mining.partial_results import PartialResults
 from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from robustness.hostile_files import READERS, packed
 
@@ -125,12 +125,12 @@ def test_compact_clips_that_would_unfold_to_gigabytes(
 )
 @pytest.mark.parametrize("reader", ["bank", "CLIP", "mined batch"])
 def test_safetensors_that_claim_what_they_do_not_hold(tmp_path: Path, reader: str, content: bytes) -> None:
-    folder = MiningShards(tmp_path / "bank", {}).folder
+    folder = PartialResults(tmp_path / "bank", {}).folder
     folder.mkdir()
     path = folder / "000001.safetensors"
     path.write_bytes(content)
     with pytest.raises(FAMixError, match=r"000001\.safetensors"):
-        MiningShards(tmp_path / "bank", {}).read(1) if reader == "mined batch" else READERS[reader](path)
+        PartialResults(tmp_path / "bank", {}).read(1) if reader == "mined batch" else READERS[reader](path)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -12,7 +12,7 @@ from data_factory import data_config, make_dataset, registered, write_image, wri
 from famix.clip import CLIPResNet
 from famix.data import build_mining_batches, build_train_loader
 from famix.engine import check_config, load_config
-from famix.mining import PromptTable, StyleMiner
+from famix.mining import MiningSettings, PromptTable, StyleMiner
 from famix.modeling import FAMixSemanticSegmentor
 from famix.style import StyleBank
 from famix.utils.errors import ConfigError
@@ -116,7 +116,9 @@ def miner() -> StyleMiner:
         clip=CLIPResNet.from_state_dict(tiny_clip().state_dict()),
         prompts=PromptTable(tuple(f"class {number}" for number in range(19)), ("Foggy style",)),
         encode_prompts=lambda texts: torch.nn.functional.normalize(torch.ones(len(texts), 16), dim=1),
-        pixel_mean=(120.0, 115.0, 100.0), pixel_std=(60.0, 60.0, 70.0), grid=(2, 3), steps=5,
+        settings=MiningSettings(
+            pixel_mean=(120.0, 115.0, 100.0), pixel_std=(60.0, 60.0, 70.0), grid=(2, 3), steps=5
+        ),
     )  # fmt: skip
 
 

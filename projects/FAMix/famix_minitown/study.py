@@ -26,8 +26,8 @@ from tabulate import tabulate
 from famix.data import register_datasets
 from famix.io import parse_json, read_text
 from famix.io.atomic import whole_file
+from famix.mining import matching_noise_scale
 from famix.mining.measured import measure_bank
-from famix.mining.noise_matching import matching_noise_scale
 from famix.reports import RESULTS_FILE, read_results
 from famix.style import StyleBank
 from famix.utils.environment import processor_name

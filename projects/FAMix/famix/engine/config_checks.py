@@ -12,7 +12,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
-from famix.clip import check_styles, check_templates
 from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, require_same_classes
@@ -24,9 +23,8 @@ from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import check_steps
 from famix.evaluation import check_evaluation
 from famix.evaluation.evaluators import check_panoptic
-from famix.mining import style_bank_path
-from famix.mining.mine import check_precision
-from famix.style import METRICS, PatchRestyler
+from famix.mining import MiningSettings, style_bank_path
+from famix.style import PatchRestyler
 from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
@@ -216,22 +214,8 @@ def _check_styles(cfg: CfgNode) -> None:
             f"MODEL.STYLE.STRATEGY bank needs styles, but there is no bank at {path} and no CLIP to mine one with; "
             "set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file), MODEL.STYLE.BANK, or another strategy"
         )
-    _check_mining(cfg)
+    MiningSettings.from_config(cfg)
     _check_folder("the folder of MODEL.STYLE.BANK", os.path.dirname(os.path.abspath(path)))
-
-
-def _check_mining(cfg: CfgNode) -> None:
-    mining = cfg.STYLE_MINING
-    check_styles(mining.STYLES)
-    check_templates(mining.TEMPLATES)
-    lowest = {"STEPS": 0, "LR": 0, "MOMENTUM": 0, "WEIGHT_DECAY": 0, "POOL_SIZE": 0, "SEED": 0, "MAX_BATCHES": 0}
-    for key, least in {**lowest, "IMS_PER_BATCH": 1}.items():
-        if mining[key] < least:
-            raise ConfigError(f"STYLE_MINING.{key} is {mining[key]}, expected at least {least}")
-
-    check_precision(mining.DTYPE)
-    if mining.METRIC not in METRICS:
-        raise ConfigError(f"STYLE_MINING.METRIC is {mining.METRIC!r}, expected one of {', '.join(METRICS)}")
 
 
 def _check_device(device: str) -> None:

@@ -17,7 +17,7 @@ from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, patch_classes
-from famix.style.preconditioner import source_basis
+from famix.style.optimize import source_basis
 from famix.style.statistics import patch_mean_std
 from famix.utils.errors import BankError
 

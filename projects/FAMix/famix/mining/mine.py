@@ -33,7 +33,10 @@ _VALUES = 2**21  # of patches optimized together; fewer leave cores idle, more o
 
 
 def build_miner(
-    cfg: CfgNode, clip_state_dict: dict[str, torch.Tensor], class_names: Sequence[str], basis: torch.Tensor | None = None
+    cfg: CfgNode,
+    clip_state_dict: dict[str, torch.Tensor],
+    class_names: Sequence[str],
+    basis: torch.Tensor | None = None,
 ) -> StyleMiner:
     """Build the miner that MODEL.STYLE and STYLE_MINING describe.
 
@@ -67,9 +70,7 @@ def build_miner(
         # One at a time: rounding depends on the texts encoded together, and a resumed pass encodes others.
         encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
         settings=settings,
-        group=batches_per_group(
-            mining.IMS_PER_BATCH, patches, len(class_names), max(1, round(shape.channels * cells))
-        ),
+        group=batches_per_group(mining.IMS_PER_BATCH, patches, len(class_names), max(1, round(shape.channels * cells))),
         basis=basis,
     )
 

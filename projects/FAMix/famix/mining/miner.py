@@ -73,7 +73,9 @@ class MiningSettings:
         check_templates(mining.TEMPLATES)
         for key, lowest in _LOWEST.items():
             if not mining[key] >= lowest:
-                raise ConfigError(f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}. See docs/CONFIG.md.")
+                raise ConfigError(
+                    f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}. See docs/CONFIG.md."
+                )
         for key, choices in (("DTYPE", tuple(_DTYPES)), ("METRIC", METRICS)):
             if mining[key] not in choices:
                 raise ConfigError(

@@ -2,8 +2,7 @@
 
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes
-from famix.style.optimize import OptimizedStyles, optimize_styles
-from famix.style.preconditioner import METRICS, source_basis
+from famix.style.optimize import OptimizedStyles, optimize_styles, source_basis
 from famix.style.restyle import mix_statistics, restyle_patches, transfer_statistics
 from famix.style.restyler import PatchRestyler
 from famix.style.statistics import Statistics, channel_mean_std, patch_mean_std
@@ -19,7 +18,6 @@ from famix.style.strategies import (
 
 __all__ = [
     "IGNORE_CLASS",
-    "METRICS",
     "STYLE_STRATEGY_REGISTRY",
     "BankStyles",
     "MixStyle",

@@ -1,4 +1,4 @@
-"""Prompt-driven instance normalisation: styles of patches, optimised towards texts in CLIP's embedding space."""
+"""Prompt-driven instance normalization: optimize the styles of patches towards texts in the embedding space of CLIP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,19 @@ from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import ConfigError
 
-__all__ = ["OptimizedStyles", "optimize_styles"]
+__all__ = ["OptimizedStyles", "optimize_styles", "source_basis"]
+
+_RIDGE = 1.0  # share of an even spread that is added to the covariance of `source_basis`
 
 
 @dataclass(frozen=True)
 class OptimizedStyles:
-    """What `optimize_styles` returns, for N patches of C channels.
+    """Result of `optimize_styles` for N patches of C channels.
 
     Attributes:
-        mean: (N, C), the optimised means.
-        std: (N, C), the optimised standard deviations.
-        style_losses: (steps + 1, N), 1 - cosine similarity of every style before each step and after the last.
+        mean: (N, C), the optimized means.
+        std: (N, C), the optimized standard deviations.
+        style_losses: (steps + 1, N), 1 - cosine similarity of every style before each step and after the last one.
     """
 
     mean: Tensor
@@ -32,7 +34,7 @@ class OptimizedStyles:
 
     @property
     def losses(self) -> Tensor:
-        """(steps,), the mean over the styles at each step, which is the objective where there are no weights."""
+        """(steps,), mean over the styles at each step: the objective if there are no weights."""
         return self.style_losses[:-1].mean(1)
 
 
@@ -49,31 +51,31 @@ def optimize_styles(
     weights: Tensor | None = None,
     rectify: bool = True,
 ) -> OptimizedStyles:
-    """Find for every patch the statistics under which CLIP sees its text.
+    """Optimize the statistics of every patch towards the text embedding of the patch.
 
-    Each patch is normalised by its own statistics z; mean and std, started at those statistics, are optimised by SGD
-    so that the image embedding of relu(std * z + mean) points where the text embedding does.
+    z is the patch normalized by its own statistics. SGD starts from these statistics and maximizes the cosine similarity
+    between the text embedding and the image embedding of relu(std * z + mean).
 
     Args:
-        patches: (N, C, h, w), features that are not normalised.
-        text_embeddings: (N, D), unit length, the target of every patch.
+        patches: (N, C, h, w), features before normalization.
+        text_embeddings: (N, D), unit length, the target of each patch.
         encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any length. Its weights should
-            not require gradients: only mean and std are optimised.
+            not require gradients: only mean and std are optimized.
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
         momentum: of SGD.
-        weight_decay: of SGD, on means and standard deviations alike; with a basis, on the changes of them.
-        basis: (2C, 2C), in which the changes are optimised, see `source_basis`; None optimises means and standard
-            deviations themselves.
-        weights: (N,), of every style's loss in the objective; None gives each 1 / N. Styles do not see each other, so
-            that those of several objectives can be optimised at once.
+        weight_decay: of SGD, on means and standard deviations; with a basis, on their changes.
+        basis: (2C, 2C) of the changes that are optimized, see `source_basis`; None optimizes means and standard
+            deviations directly.
+        weights: (N,) of the losses in the objective; None gives each 1 / N. Styles are independent of each other, so
+            that several objectives can be optimized at once.
         rectify: apply the ReLU. Leave it out for features that are not outputs of one.
 
     Returns:
-        The optimised statistics in float32, with the losses of every style.
+        The optimized statistics in float32, with the losses of every style.
 
     Raises:
-        ConfigError: an argument, or what `encode_image` returns, has another shape; or `steps` is negative.
+        ConfigError: an argument or the result of `encode_image` has another shape, or `steps` is negative.
     """
     check_shape("patches", patches, ("N", "C", "h", "w"))
     number, channels = patches.shape[:2]
@@ -84,11 +86,11 @@ def optimize_styles(
         check_shape("weights", weights, ("N",), (number,))
     if not hasattr(steps, "__index__") or steps < 0:
         raise ConfigError(
-            f"steps must be an integer of at least 0, got {steps!r}. Use 0 for the statistics of the patches themselves."
+            f"steps must be an integer of at least 0, got {steps!r}. Use 0 for the statistics of the patches."
         )
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
-    normalised = (patches - own_mean) / own_std
+    normalized = (patches - own_mean) / own_std
     own = torch.cat([own_mean, own_std], dim=1).flatten(1)
     shares = own.new_full((len(own),), 1 / max(1, len(own))) if weights is None else weights.to(own)
     free = (own.clone() if basis is None else torch.zeros_like(own)).requires_grad_()
@@ -101,9 +103,9 @@ def optimize_styles(
 
     def style_losses() -> Tensor:
         mean, std = mean_std()
-        restyled = _Restyled.apply(normalised, mean, std) if rectify else torch.addcmul(mean, normalised, std)
+        restyled = _Restyled.apply(normalized, mean, std) if rectify else torch.addcmul(mean, normalized, std)
         images = encode_image(restyled)
-        check_shape("encode_image's result", images, ("N", "D"), text_embeddings.shape, "It must fit text_embeddings.")
+        check_shape("encode_image's result", images, ("N", "D"), text_embeddings.shape, "Match text_embeddings.")
         return 1 - F.cosine_similarity(images.float(), text_embeddings.float())
 
     history = []
@@ -120,21 +122,49 @@ def optimize_styles(
 
 
 class _Restyled(torch.autograd.Function):
-    """relu(std * normalised + mean) with gradients of mean and std alone, in few passes over memory.
+    """Computes relu(std * normalized + mean) with gradients of mean and std only, in few passes over memory.
 
-    normalised is (N, C, h, w), mean and std are (N, C, 1, 1).
+    normalized is (N, C, h, w), mean and std are (N, C, 1, 1).
     """
 
     @staticmethod
-    def forward(ctx: Any, normalised: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        restyled = torch.addcmul(mean, normalised, std).relu_()
-        ctx.save_for_backward(normalised, restyled)
+    def forward(ctx: Any, normalized: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        restyled = torch.addcmul(mean, normalized, std).relu_()
+        ctx.save_for_backward(normalized, restyled)
         return restyled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, Tensor]:
-        normalised, restyled = ctx.saved_tensors
+        normalized, restyled = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(outer, restyled, 0)
         mean = gradient.sum((2, 3), keepdim=True)
-        return None, mean, gradient.mul_(normalised).sum((2, 3), keepdim=True)
+        return None, mean, gradient.mul_(normalized).sum((2, 3), keepdim=True)
+
+
+def source_basis(statistics: Tensor, ridge: float = _RIDGE) -> Tensor:
+    """Compute a basis of style changes in which the statistics of source patches vary equally in every direction.
+
+    Light, contrast and color change the statistics of many channels together. Gradient steps in this basis follow such
+    common changes and avoid directions that only a network's quirks ask for: in terms of the statistics, they are
+    preconditioned with the covariance.
+
+    Args:
+        statistics: (P, D), one row per patch, P >= 2; with C channels usually D = 2 C means and standard deviations.
+        ridge: added to the diagonal of the covariance, in units of the mean variance, > 0; keeps all directions open.
+
+    Returns:
+        (D, D) lower triangular L with L L^T proportional to covariance plus ridge. The sum of its squares is D, as for the
+        identity, so that a step in a random direction keeps its length on average.
+
+    Raises:
+        ConfigError: `statistics` has another shape or fewer than two rows.
+    """
+    check_shape("statistics", statistics, ("P", "D"))
+    if len(statistics) < 2:
+        raise ConfigError(f"statistics must have at least 2 rows, got {len(statistics)}. Measure more patches.")
+    covariance = torch.cov(statistics.double().t())
+    spread = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    covariance = covariance / spread + ridge * torch.eye(len(covariance), dtype=torch.float64, device=statistics.device)
+    basis = torch.linalg.cholesky(covariance)
+    return (basis * (len(basis) ** 0.5 / torch.linalg.matrix_norm(basis))).float()

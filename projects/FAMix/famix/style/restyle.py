@@ -1,4 +1,4 @@
-"""Giving the patches of a feature map new statistics: the deterministic half of style mixing."""
+"""Transfer of statistics to the patches of a feature map: the deterministic half of style mixing."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ _FROM_BANK = "StyleBank.sample returns (B, rows, cols, C): rearrange it with .mo
 def restyle_patches(
     features: Tensor, mean: Tensor, std: Tensor, alpha: Tensor | float, grid: Grid, rectify: bool = True
 ) -> Tensor:
-    """Mix the statistics of every patch with drawn ones (prompt-driven instance normalisation, then a ReLU).
+    """Mix the statistics of every patch with drawn ones (prompt-driven instance normalization, then a ReLU).
 
     A patch x with own statistics m, s becomes relu(s' * (x - m) / s + m'), where
     m' = alpha * m + (1 - alpha) * mean and s' = alpha * s + (1 - alpha) * std.
@@ -32,10 +32,10 @@ def restyle_patches(
         rectify: apply the ReLU. Leave it out for features that are not outputs of one, such as those of a transformer.
 
     Returns:
-        (B, C, H, W) in the features' dtype and order of memory. Gradients reach features, mean, std and alpha.
+        (B, C, H, W) in the dtype and memory order of the features. Gradients reach features, mean, std and alpha.
 
     Raises:
-        ConfigError: the map is smaller than the grid, an argument has another shape, or `alpha` is out of range.
+        ConfigError: the grid exceeds the map, an argument has another shape, or `alpha` is out of range.
     """
     check_shape("features", features, ("B", "C", "H", "W"))
     check_grid(features.shape[-2:], grid)
@@ -63,25 +63,25 @@ def mix_statistics(own: Statistics, drawn: Statistics, alpha: Tensor | float) ->
 
 
 def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid: Grid, rectify: bool = True) -> Tensor:
-    """Replace each patch's own statistics by new ones, then apply a ReLU.
+    """Replace the statistics of each patch, then apply a ReLU.
 
     Args:
         features: (B, C, H, W), floating point.
         own: statistics of the patches, (B, C, rows, cols).
-        new: the statistics that they get, (B, C, rows, cols).
+        new: statistics to transfer, (B, C, rows, cols).
         grid: (rows, cols) of both.
         rectify: apply the ReLU.
 
     Returns:
-        (B, C, H, W) in the features' dtype.
+        (B, C, H, W) in the dtype of the features.
 
     Raises:
-        ConfigError: the map is smaller than the grid, or an argument has another shape.
+        ConfigError: the grid exceeds the map, or an argument has another shape.
     """
     check_shape("features", features, ("B", "C", "H", "W"))
     for name, statistics in (("own", own), ("new", new)):
         check_shape(name, statistics.mean, _AXES, (*features.shape[:2], *grid), _FROM_BANK)
-    # Both normalisations in one affine map per patch: the map is read once and written once.
+    # Both normalizations as one affine map per patch: one read and one write of the map.
     scale = new.std / own.std
     shift = new.mean - scale * own.mean
     return map_blocks(_affine_relu if rectify else _affine, features, grid, scale, shift)
@@ -94,7 +94,7 @@ def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
             alpha = like.new_tensor(float(alpha))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"alpha must be a number or a tensor, got {type(alpha).__name__}. Convert it.") from error
-    # Only that on the CPU is looked at, as a look at a GPU's would wait for it.
+    # Checked on the CPU only: a check would synchronize with a GPU.
     if alpha.is_cpu and not ((alpha >= 0) & (alpha <= 1)).all():
         got = f"{alpha.item():g}" if alpha.numel() == 1 else f"{alpha.min():g} to {alpha.max():g}"
         raise ConfigError(f"alpha must be in [0, 1], got {got}. It is the weight of a patch's own statistics.")
@@ -109,7 +109,7 @@ def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
 
 
 def _affine_relu(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    # Half-precision patches meet float32 statistics: the map is computed in float32 and rounded once.
+    # With half-precision patches and float32 statistics, compute in float32 and round once.
     return torch.addcmul(shift, patches, scale).relu_().to(patches.dtype)
 
 

@@ -87,30 +87,7 @@ def test_windows_of_a_model_without_context_are_the_whole_image(size, window):
     torch.testing.assert_close(logits, plain)
 
 
-@every_size
-def test_flip_of_a_model_that_does_not_care_is_the_plain_image(size):
-    batch = make_batch(size, labels=False)
-    (plain,) = predict(PerPixel(), "native", batch)
-    torch.testing.assert_close(predict(PerPixel(), "flip", batch)[0], plain.softmax(0))
-    (windows,) = predict(PerPixel(), windowed(8, 5, flip=True), batch)
-    torch.testing.assert_close(windows, plain.softmax(0))
-
-
-def test_an_ensemble_of_a_flat_image_is_the_plain_image():
-    batch = [{"image": torch.full((3, 20, 30), 77, dtype=torch.uint8)}]
-    (plain,) = predict(PerPixel(), "native", batch)
-    for protocol in ("half", "ensemble+logits", "multiscale+flip+logits", "fit64x32+slide512/300+logits"):
-        torch.testing.assert_close(predict(PerPixel(), protocol, batch)[0], plain)
-
-
 # Where it is not: beside plain loops
-
-
-def test_half_is_the_models_own_answer_to_the_image_at_half_size():
-    batch = make_batch((25, 40), labels=False)
-    half = resize_image(batch[0]["image"], (13, 20))
-    (got,) = predict(Contextual(), "half", batch)
-    assert torch.equal(got, show(Contextual(), half, (25, 40)))
 
 
 @pytest.mark.parametrize("size", [(24, 40), (41, 23), (2, 3)])
@@ -151,58 +128,7 @@ def test_windows_of_a_scaled_and_mirrored_image(size, average):
         torch.testing.assert_close(got, torch.stack(views).mean(0))
 
 
-def test_a_mirror_image_is_put_back():
-    """A model that finds class 1 in the left half of whatever it sees: with its mirror image, it finds nothing."""
-
-    class LeftHalf(PerPixel):
-        def logits(self, image):
-            left = torch.zeros(2, *image.shape[-2:])
-            left[1, :, : image.shape[-1] // 2] = 2.0
-            return left
-
-    batch = make_batch((2, 4), labels=False)
-    (got,) = predict(LeftHalf(), "flip+logits", batch)
-    assert got[1].tolist() == [[1.0] * 4] * 2
-    (got,) = predict(LeftHalf(), "flip", batch)
-    likely = torch.tensor([0.0, 2.0]).softmax(0)[1].item()
-    torch.testing.assert_close(got[1], torch.full((2, 4), (likely + 0.5) / 2))
-
-
 # Sliding windows
-
-
-def position_dependent(windows):
-    """Scores that depend on where in its window a pixel lies, so that misplaced windows show."""
-    height, width = windows[0].shape[-2:]
-    ramp = torch.arange(height)[:, None] * 100.0 + torch.arange(width)
-    return [torch.stack([window.sum(0) + ramp, window.mean(0) * ramp, ramp]) for window in windows]
-
-
-def plain_loop(image, size, stride):
-    """The mean over windows, pixel by pixel."""
-    (_, height, width), found = image.shape, {}
-    tops = sorted({min(top, max(height - size, 0)) for top in range(0, height + stride, stride)})
-    lefts = sorted({min(left, max(width - size, 0)) for left in range(0, width + stride, stride)})
-    for top in tops:
-        for left in lefts:
-            part = image[:, top : min(top + size, height), left : min(left + size, width)]
-            scores = position_dependent([part])[0]
-            for row in range(part.shape[1]):
-                for column in range(part.shape[2]):
-                    found.setdefault((top + row, left + column), []).append(scores[:, row, column])
-    result = torch.empty(3, height, width)
-    for (row, column), scores in found.items():
-        result[:, row, column] = torch.stack(scores).mean(0)
-    return result
-
-
-@pytest.mark.parametrize("shape", [(2, 11, 17), (1, 17, 6), (5, 4, 4), (3, 2, 9), (3, 1, 1)])
-@pytest.mark.parametrize("window", [SlidingWindow(4, 3), SlidingWindow(4, 4), SlidingWindow(5, 1)])
-def test_the_mean_over_windows_is_that_of_a_plain_loop(shape, window):
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    expected = plain_loop(image, window.size, window.stride)
-    for batch_size in (1, 3, 100):
-        torch.testing.assert_close(slide(image, window, position_dependent, batch_size), expected)
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (7, [6])])

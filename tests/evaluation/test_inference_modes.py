@@ -134,18 +134,6 @@ def test_scales_are_the_released_programs(size, scale):
         assert got.shape == expected.shape and (got - expected).abs().max() <= 1e-6
 
 
-def test_released_scales_differ_from_antialiased_ones():
-    model, batch = tiny_segmentor().eval(), make_batch((64, 96), labels=False)
-    for released, antialiased in (("famix0.5", "half"), ("famix1+0.5", "ensemble+logits")):
-        difference = predict(model, released, batch)[0] - predict(model, antialiased, batch)[0]
-        assert difference.abs().max() > 1e-3
-
-
-def test_released_scale_1_is_native():
-    model, batch = tiny_segmentor().eval(), make_batch((33, 50), labels=False)
-    assert torch.equal(predict(model, "famix1", batch)[0], predict(model, "native", batch)[0])
-
-
 def test_released_scales_of_a_released_crop():
     model, image = tiny_segmentor().eval(), make_batch((60, 91), labels=False)[0]["image"]
     transform = ReleasedResizeCrop(height=48, crop=(48, 48))

@@ -1,4 +1,4 @@
-"""Panoptic quality and mask AP against numbers computed by hand, and the config's checks."""
+"""Panoptic quality and mask AP against numbers computed by hand, and checks of the config."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
 from famix.evaluation.evaluators import check_panoptic
 from famix.evaluation.panoptic import evaluators as panoptic_evaluators
 from famix.evaluation.panoptic.evaluators import InstanceAPEvaluator, PanopticQualityEvaluator
-from famix.evaluation.panoptic.truth import TruthReader
+from famix.evaluation.panoptic.truth import TruthReader, predicted_segments
 from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic, write_annotations, write_recipe
 
@@ -96,7 +96,7 @@ def by_hand() -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", [deeplab, fpn])
-def test_panoptic_quality_is_what_it_is_by_hand(form: Any, record: dict[str, Any]) -> None:
+def test_panoptic_quality_by_hand(form: Any, record: dict[str, Any]) -> None:
     """PQ of a class: sum of IoUs of matches / (matches + half of the missed and of the superfluous segments)."""
     output = form(by_hand())
     before = output["panoptic_seg"][0].clone()
@@ -108,11 +108,11 @@ def test_panoptic_quality_is_what_it_is_by_hand(form: Any, record: dict[str, Any
     assert scores["SQ"] == pytest.approx(100 * (0.8 + 1.0 + 0.6 + 0) / 4)
     assert scores["RQ"] == pytest.approx(100 * (1 + 1 + 1 / 1.5 + 0) / 4)
     assert scores["SQ_th"] == pytest.approx(30) and scores["RQ_st"] == pytest.approx(100)
-    assert torch.equal(output["panoptic_seg"][0], before)  # it is not the evaluator's to change
+    assert torch.equal(output["panoptic_seg"][0], before)  # the evaluator changes no output
 
 
 def test_no_process_is_forked(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of a process with threads and signal handlers, as a training is, forked pools may never end."""
+    """Forked pools may hang in a process with threads and signal handlers, such as a training."""
 
     def refuse() -> int:
         raise AssertionError("forked")
@@ -266,7 +266,18 @@ def test_no_instance_at_all_scores_0(record: dict[str, Any]) -> None:
     assert results is not None and set(results["segm"].values()) == {0.0}
 
 
-# The checks
+def test_predictions_of_both_networks_have_one_form() -> None:
+    labels = torch.tensor([[0, 0, VOID], [13001, 13002, VOID]])
+    of_deeplab = predicted_segments(labels, None, 1000)
+    numbered = [{"id": 7, "category_id": ROAD, "isthing": False}, *({"id": i, "category_id": CAR} for i in (4, 9))]
+    of_fpn = predicted_segments(torch.tensor([[7, 7, 0], [4, 9, 0]], dtype=torch.int32), numbered, 1000)
+    for got in (of_deeplab, of_fpn):
+        assert got.numbers.tolist() == [[1, 1, 0], [2, 3, 0]]
+        assert [(segment["id"], segment["category_id"]) for segment in got.segments] == [(1, ROAD), (2, CAR), (3, CAR)]
+        assert not any(segment["iscrowd"] for segment in got.segments)
+
+
+# Checks
 
 
 def config(file: str, *options: str) -> CfgNode:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
-from famix.engine import Trainer, load_config
+from famix.engine import Trainer
 from famix.evaluation import StreamingSemSegEvaluator
 from famix.evaluation.protocols import Protocol, SlidingWindow, parse_protocol, parts, protocol_of, register_part
 from famix.evaluation.protocols import inference as inference_module
@@ -141,12 +141,6 @@ def test_texts_that_cannot_work(text, value, remedy):
         parse_protocol(text)
 
 
-def test_an_unknown_part_is_answered_with_the_list():
-    with pytest.raises(ConfigError) as error:
-        parse_protocol("nothing")
-    assert all(known in str(error.value) for known in registered_parts())
-
-
 # Sizes and costs
 
 
@@ -189,14 +183,6 @@ def test_labels_of_a_half():
     labels = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 255]], np.uint8)
     got = parse_protocol("halftruth").prepare_labels(labels)
     assert got.tolist() == [[5, 7], [13, 255]] and got.dtype == np.uint8
-
-
-def test_labels_of_a_portrait_are_padded_with_ignore_or_as_released():
-    labels = np.full((40, 20), 7, np.uint8)
-    for text, padding in (("crop30x30", 255), ("crop30x30+roadpadding", 0)):
-        got = parse_protocol(text).prepare_labels(labels)
-        assert got.shape == (30, 30)
-        assert (got[:, 5:25] == 7).all() and (got[:, :5] == padding).all() and (got[:, 25:] == padding).all()
 
 
 def test_labels_as_robustnet_scores_mapillary():
@@ -275,13 +261,6 @@ def test_a_protocol_with_its_own_padding_keeps_it(cfg, text):
         assert protocol_of(cfg, "tiny_val") == parse_protocol(text)
 
 
-def test_only_released_programs_count_absent_classes():
-    for name in ("famix1", "famix0.5", "famix1+0.5", "robustnet1536released", "crop8x8+famix1"):
-        assert parse_protocol(name).counts_absent_classes, name
-    for name in ("native", "half", "ensemble+logits", "robustnet1536+roadpadding"):
-        assert not parse_protocol(name).counts_absent_classes, name
-
-
 # Parts from outside
 
 
@@ -320,17 +299,6 @@ def test_parts_that_cannot_be_registered(form, fields):
     with pytest.raises(ValueError, match=re.escape(form)):
         register_part(form, fields)
     assert parts._PARTS.get(form) != fields
-
-
-def test_keys_are_set_on_the_command_line():
-    opts = ["TEST.PROTOCOL", "fit1024x512+slide512", "TEST.PROTOCOL_OF", "['mapillary_val=half']"]
-    cfg = load_config("", [*opts, "TEST.CLASSES", "synthia16", "TEST.RELEASED_PADDING", "True"])
-    assert (cfg.TEST.PROTOCOL, cfg.TEST.CLASSES, cfg.TEST.RELEASED_PADDING) == (
-        "fit1024x512+slide512",
-        "synthia16",
-        True,
-    )
-    assert cfg.TEST.PROTOCOL_OF == ["mapillary_val=half"]
 
 
 # docs/PROTOCOLS.md

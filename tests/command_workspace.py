@@ -198,11 +198,11 @@ class Miniature:
             self._patch.setattr(module, "SPLITS", few)
         small = CLIPArchitecture.from_state_dict(torch.load(self._clip, weights_only=True))
         self._patch.setitem(ARCHITECTURES, "RN50", small)
-        self._patch.setattr("famix.engine.processes.launch", self._launch)
+        self._patch.setattr("famix.engine.launch", self._launch)
         capture: Callable[..., Any] = cv2.VideoCapture
         self._patch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else capture(source))
 
-    def _launch(self, args: argparse.Namespace, device: torch.device, main: Callable[..., Any]) -> None:
+    def _launch(self, args: argparse.Namespace, main: Callable[..., Any]) -> None:
         """In the place of launch: notes what was to be started, and does the work in one process."""
         self.launches.append(vars(args))
         main(args)

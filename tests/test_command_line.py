@@ -104,7 +104,7 @@ def give(*options: str) -> Break:
 
 MISTAKES: dict[str, tuple[Break, str]] = {
     "unknown key": (give("MODEL.STYLE.GIRD", "[2, 2]"), "MODEL.STYLE.GIRD.*MODEL.STYLE.GRID"),
-    "no targets": (give("DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
+    "no targets": (give("DATASETS.TEST", "()"), "DATASETS.TEST.*target"),
     "unknown data set": (give("DATASETS.TRAIN", "('tiny_trian',)"), "tiny_trian.*tiny_train"),
     "missing folder": (remove_data, "data/images"),
     "image without label": (remove_label, r"images/train/0|labels/train/0"),

@@ -78,7 +78,6 @@ from tqdm import tqdm
 
 from famix.data.images import require_pixels
 from famix.engine import load_config
-from famix.engine.disk_errors import disk_message
 from famix.inference import Prediction, Predictor
 from famix.inference.background import WriteBehind, read_ahead
 from famix.inference.frames import FrameFolder
@@ -87,6 +86,7 @@ from famix.inference.inputs import find_images
 from famix.inference.outputs import image_files, require_writable, video_files
 from famix.inference.video import USUAL_RATE, VideoReader
 from famix.inference.writers import VideoSink, WindowClosed, WindowSink
+from famix.io.atomic import disk_message
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

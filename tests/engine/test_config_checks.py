@@ -54,7 +54,7 @@ def test_mining_settings_are_checked_before_the_run(make_config: Make) -> None:
 )  # fmt: skip
 def test_numbers_that_no_training_can_use(make_config: Make, key: str, value: str, others: tuple[str, ...]) -> None:
     got = value.replace("1e999", "inf").replace("-1e-4", "-0.0001")
-    with expect_error(ConfigError, key, got, key):
+    with expect_error(ConfigError, key, got):
         check_config(make_config(key, value, *others), TRAIN)
 
 
@@ -97,22 +97,22 @@ def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "key", "value"),
     [
-        (("MODEL.STYLE.STAGE", "res9"), "STAGE must be one of res2, res3, res4, res5, got 'res9'"),
-        (("MODEL.STYLE.STRATEGY", "fog"), "MODEL.STYLE.STRATEGY must be .*bank, noise, mixstyle"),
-        (("MODEL.STYLE.BETA", "0.0"), "MODEL.STYLE.BETA must be"),
-        (("STYLE_MINING.TEMPLATES", "['no place']"), "TEMPLATES"),
-        (("STYLE_MINING.STYLES", "[]"), "STYLES"),
-        (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "ARCHITECTURE must be .*RN50"),
-        (("SOLVER.IMS_PER_BATCH", "0"), "IMS_PER_BATCH is 0"),
-        (("SOLVER.MAX_ITER", "0"), "MAX_ITER is 0, expected at least 1"),
-        (("SOLVER.MAX_ITER", "-5"), "MAX_ITER is -5, expected at least 1"),
-        (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor is not registered; import the module"),
+        (("MODEL.STYLE.STAGE", "res9"), "MODEL.STYLE.STAGE", "res9"),
+        (("MODEL.STYLE.STRATEGY", "fog"), "MODEL.STYLE.STRATEGY", "fog"),
+        (("MODEL.STYLE.BETA", "0.0"), "MODEL.STYLE.BETA", 0.0),
+        (("STYLE_MINING.TEMPLATES", "['no place']"), "STYLE_MINING.TEMPLATES", None),
+        (("STYLE_MINING.STYLES", "[]"), "STYLE_MINING.STYLES", None),
+        (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "MODEL.CLIP.ARCHITECTURE", "RN5"),
+        (("SOLVER.IMS_PER_BATCH", "0"), "SOLVER.IMS_PER_BATCH", 0),
+        (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER", 0),
+        (("SOLVER.MAX_ITER", "-5"), "SOLVER.MAX_ITER", -5),
+        (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MODEL.META_ARCHITECTURE", "MySegmentor"),
     ],
 )
-def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], key: str, value: object) -> None:
+    with expect_error(ConfigError, key, value):
         check_config(make_config(*options), TRAIN)
 
 
@@ -123,13 +123,13 @@ def test_iterations_matter_to_a_training_alone(make_config: Make, what: str) -> 
 
 def test_folder_of_the_bank_that_cannot_be_written_to(make_config: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"folder of MODEL\.STYLE\.BANK .*file/banks cannot be written"):
+    with expect_error(ConfigError, "MODEL.STYLE.BANK", tmp_path / "file/banks", "another folder"):
         check_config(make_config("MODEL.STYLE.BANK", tmp_path / "file/banks/a.safetensors"), TRAIN)
 
 
 def test_batch_that_the_processes_cannot_share(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    with pytest.raises(ConfigError, match="IMS_PER_BATCH is 8, expected a multiple of the 3 processes"):
+    with expect_error(ConfigError, "SOLVER.IMS_PER_BATCH", 8, "3"):
         check_config(make_config(), TRAIN)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from famix.engine.iteration_seed import IterationSeed
+from famix.engine.hooks import IterationSeed
 from famix.utils.seeding import derive_seed
 from model_factory import make_batch, make_restyler, tiny_backbone, tiny_head, tiny_segmentor
 

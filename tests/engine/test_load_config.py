@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from error_matching import expect_error
+from famix.config import PATH_KEYS
 from famix.engine import load_config
-from famix.engine.load_config import PATH_KEYS
 from famix.utils.errors import ConfigError
 
 
@@ -32,37 +32,28 @@ def test_defaults_without_a_file():
 @pytest.mark.parametrize(
     ("key", "suggestion"),
     [
-        ("SOLVER.BASELR", r"Did you mean .*SOLVER\.BASE_LR"),
-        ("MODEL.STYLES.GRID", r"Did you mean .*MODEL\.STYLE\.GRID"),
-        ("QWERTZ", "See the key table in projects/FAMix/README"),
+        ("SOLVER.BASELR", "SOLVER.BASE_LR"),
+        ("MODEL.STYLES.GRID", "MODEL.STYLE.GRID"),
+        ("QWERTZ", "docs/CONFIG.md"),
+        ("SOLVER", ""),
+        ("SOLVER.BASE_LR.FACTOR", "SOLVER.BASE_LR"),
     ],
 )
 def test_unknown_keys(write, key, suggestion):
-    message = rf"unknown config key {key}\. {suggestion}"
-    with pytest.raises(ConfigError, match=message):
+    with expect_error(ConfigError, key, remedy=suggestion):
         load_config("", [key, "1"])
-    entry = 1
-    for part in reversed(key.split(".")):
-        entry = {part: entry}
-    if key == "MODEL.STYLES.GRID":  # of a file, the first part that does not exist is named
-        message = r"unknown config key MODEL\.STYLES"
-    with pytest.raises(ConfigError, match=message):
-        load_config(write(yaml.safe_dump({**entry, "VERSION": 2})))
-
-
-@pytest.mark.parametrize("key", ["SOLVER", "SOLVER.BASE_LR.FACTOR"])
-def test_keys_that_hold_no_value(key):
-    with pytest.raises(ConfigError, match=rf"unknown config key {key}. (Did you mean|See)"):
-        load_config("", [key, "1"])
+    if not key.startswith("SOLVER.BASE_LR.") and key != "SOLVER":
+        with expect_error(ConfigError, key, remedy=suggestion):
+            load_config(write(in_yaml(key, 1)))
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml.* does not exist"):
+    with expect_error(ConfigError, str(tmp_path / "none.yaml")):
         load_config(str(tmp_path / "none.yaml"))
 
 
 def test_a_missing_base(write):
-    with pytest.raises(ConfigError, match=r"config file .*none\.yaml does not exist"):
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
         load_config(write("_BASE_: none.yaml"))
 
 
@@ -74,7 +65,7 @@ def test_malformed_yaml(write, text):
 
 @pytest.mark.parametrize("text", ["", "- SOLVER", "just words"])
 def test_yaml_without_settings(write, text):
-    with pytest.raises(ConfigError, match=r"config\.yaml does not hold settings in the form KEY: value"):
+    with pytest.raises(ConfigError, match=r"config\.yaml must hold settings in the form KEY: value"):
         load_config(write(text))
 
 

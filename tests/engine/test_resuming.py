@@ -15,7 +15,7 @@ from detectron2.utils.events import get_event_storage
 from error_matching import expect_error
 from famix.config import flat_settings
 from famix.engine import SafeCheckpointer, Trainer, load_config
-from famix.engine.checkpointer import KeepingCheckpointer
+from famix.engine.hooks import KeepingCheckpointer
 from famix.engine.resuming import APPLIED, FREE, take_up_run
 from famix.modeling import FAMixSemanticSegmentor
 from famix.utils.errors import ConfigError, TrainingError, WeightsError

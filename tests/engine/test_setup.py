@@ -76,22 +76,22 @@ def test_a_sound_config_passes_and_its_output_folder_exists(make_config):
     assert list(Path(cfg.OUTPUT_DIR).iterdir()) == []
 
 
-def assert_refused(cfg, message, *words, error=ConfigError):
-    with pytest.raises(error, match=message):
+def assert_refused(cfg, key, value, remedy, *words, error=ConfigError):
+    with expect_error(error, key, value, remedy):
         check_config(cfg, parse(*words))
 
 
 def test_a_source_is_needed_but_for_evaluation(make_config):
     cfg = make_config("DATASETS.TRAIN", "()")
     for words in ((), ("--mine-styles-only",)):
-        assert_refused(cfg, "DATASETS.TRAIN is empty; name the labelled source", "--config-file", str(BASE), *words)
+        assert_refused(cfg, "DATASETS.TRAIN", None, "source", "--config-file", str(BASE), *words)
     check_config(cfg, parse("--eval-only"))
 
 
 def test_targets_are_needed_but_for_mining(make_config):
     cfg = make_config("DATASETS.TEST", "()")
     for words in ((), ("--eval-only",)):
-        assert_refused(cfg, "DATASETS.TEST is empty; name at least one target", "--config-file", str(BASE), *words)
+        assert_refused(cfg, "DATASETS.TEST", None, "target", "--config-file", str(BASE), *words)
     check_config(cfg, parse("--mine-styles-only"))
 
 
@@ -131,13 +131,13 @@ def test_checks_leave_the_random_state_and_touch_no_weights(make_config):
 
 
 def test_only_one_thing_can_be_the_only_one(make_config):
-    assert_refused(make_config(), "exclude each other; leave one out", "--eval-only", "--mine-styles-only")
+    assert_refused(make_config(), "--eval-only", "both", "Omit", "--eval-only", "--mine-styles-only")
 
 
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
 def test_unknown_data_sets(make_config, key):
     cfg = make_config(f"DATASETS.{key}", "('cityscape_val',)")
-    assert_refused(cfg, "'cityscape_val' is unknown. Did you mean .*'cityscapes_val'", error=DatasetError)
+    assert_refused(cfg, "cityscape_val", None, "cityscapes_val", error=DatasetError)
 
 
 def test_data_sets_that_the_run_does_not_read_do_not_matter(make_config):
@@ -146,9 +146,9 @@ def test_data_sets_that_the_run_does_not_read_do_not_matter(make_config):
 
 
 def test_other_numbers_of_classes(make_config):
-    message = r"data set tiny_train has 19 classes and ignore label 255; the config says .*NUM_CLASSES 11 .*_VALUE 255"
-    assert_refused(make_config("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11"), message)
-    assert_refused(make_config("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "0"), "NUM_CLASSES 19 and IGNORE_VALUE 0")
+    key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+    assert_refused(make_config(key, "11"), key, 11, f"{key} 19")
+    assert_refused(make_config("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "0"), key, 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE 255")
 
 
 def test_targets_of_other_classes(make_config, tmp_path):
@@ -156,31 +156,29 @@ def test_targets_of_other_classes(make_config, tmp_path):
     other = make_dataset(tmp_path / "other", count=1, name="other", classes=classes)
     with registered(other):
         cfg = make_config("DATASETS.TEST", "('other_val',)")
-        assert_refused(cfg, "'tiny_train' and 'other_val' must have the same classes", error=DatasetError)
+        assert_refused(cfg, "tiny_train", "other_val", "", error=DatasetError)
 
 
 def test_no_gpu(make_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "cuda:1"):
         cfg = make_config("MODEL.DEVICE", device)
-        assert_refused(cfg, f"DEVICE is {device}, but torch finds no GPU; add MODEL.DEVICE cpu to the command")
+        assert_refused(cfg, "MODEL.DEVICE", device, "MODEL.DEVICE cpu")
 
 
 def test_unknown_device(make_config):
-    assert_refused(
-        make_config("MODEL.DEVICE", "gpu"), "DEVICE must be a device of torch such as cuda or cpu; got 'gpu'"
-    )
+    assert_refused(make_config("MODEL.DEVICE", "gpu"), "MODEL.DEVICE", "gpu", "cpu")
 
 
 def test_an_output_folder_below_a_file(make_config, tmp_path):
     (tmp_path / "file").touch()
     cfg = make_config("OUTPUT_DIR", str(tmp_path / "file/output"))
-    assert_refused(cfg, r"OUTPUT_DIR .*file/output cannot be written to \(Not a directory\); choose another")
+    assert_refused(cfg, "OUTPUT_DIR", tmp_path / "file/output", "another")
 
 
 def test_styles_without_bank_and_clip(make_config, tmp_path):
     cfg = make_config("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", "")
-    assert_refused(cfg, r"no bank at .*output/style_bank\.safetensors and no CLIP to mine one with; set MODEL.CLIP")
+    assert_refused(cfg, "MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS")
     check_config(cfg, parse("--eval-only"))
     (tmp_path / "bank.safetensors").touch()
     check_config(make_config(*cfg_bank(tmp_path), "MODEL.CLIP.WEIGHTS", ""), parse())

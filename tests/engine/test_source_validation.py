@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from detectron2.engine import TrainerBase
 
+from error_matching import expect_error
 from famix.engine import SourceValidation
 from famix.utils.errors import ConfigError
 
@@ -70,7 +71,7 @@ def test_a_fresh_run_scores_nothing_first() -> None:
 
 
 def test_a_set_without_labels_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"MODEL_SELECTION\.SOURCE_VAL gta5_val has no labelled pixel"):
+    with expect_error(ConfigError, "MODEL_SELECTION.SOURCE_VAL", "gta5_val", "another"):
         Run([math.nan], period=1).train(0, 1)
 
 

@@ -9,6 +9,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.engine.step_trainer import StepTrainer, build_step_trainer
 from famix.utils.errors import ConfigError, TrainingError
@@ -134,7 +135,7 @@ def test_float16_scales_gradients_where_the_device_is_a_gpu(model, batches, monk
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "half"])
 def test_what_the_device_lacks_is_refused(model, batches, dtype):
-    with pytest.raises(ConfigError, match=rf"DTYPE must be float16 \(not on.*bfloat16; got '{dtype}'.*DEVICE cpu"):
+    with expect_error(ConfigError, "SOLVER.AMP.DTYPE", dtype, "bfloat16"):
         build_step_trainer(config(dtype=dtype), model, batches, sgd(model))
 
 
@@ -158,18 +159,13 @@ def test_gradients_of_parts_add_up_to_that_of_the_whole(model, batches):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
-    [
-        ("ACCUMULATE", 3, "ACCUMULATE is 3, expected a divisor of the 16 images"),
-        ("ACCUMULATE", 0, "ACCUMULATE is 0, expected a divisor"),
-        ("MAX_SKIPPED_BATCHES", -1, "MAX_SKIPPED_BATCHES is -1, expected 0 or more"),
-    ],
+    ("key", "value"), [("ACCUMULATE", 3), ("ACCUMULATE", 0), ("MAX_SKIPPED_BATCHES", -1), ("IMS_PER_BATCH", 0)]
 )
-def test_parts_and_skips_that_cannot_be_are_refused(model, batches, key, value, says):
+def test_parts_and_skips_that_cannot_be_are_refused(model, batches, key, value):
     cfg = config(enabled=False)
     cfg.SOLVER.IMS_PER_BATCH = 16
     cfg.SOLVER[key] = value
-    with pytest.raises(ConfigError, match=says):
+    with expect_error(ConfigError, f"SOLVER.{key}", value):
         build_step_trainer(cfg, model, batches, sgd(model))
 
 
@@ -215,7 +211,7 @@ def test_some_batches_may_be_left_out(tmp_path, caplog):
     run(trainer, steps=3)
     run(StepTrainer(clean, samples(1.0, 2.0), sgd(clean), device_type="cpu"), steps=2)
     assert torch.equal(model.scale, clean.scale)
-    assert "image_inf.png; left out, 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)" in caplog.text
+    assert "image_inf.png; skipped, 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)" in caplog.text
     with EventStorage(), pytest.raises(TrainingError, match="image_nan"):
         trainer.run_step()
 
@@ -259,5 +255,5 @@ def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(tmp_path):
     (tmp_path / "file").touch()
     model = FileModel()
     trainer = StepTrainer(model, samples(float("nan")), sgd(model), device_type="cpu", folder=str(tmp_path / "file"))
-    with pytest.raises(TrainingError, match=r"loss is not finite .*which would hold the samples, cannot be written"):
+    with pytest.raises(TrainingError, match=r"loss is not finite .*cannot be written"):
         run(trainer, steps=1)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from famix.engine import stop_signals
-from famix.engine.stop_signals import StopOnSignal, StoppedBySignal
+from famix.engine import hooks
+from famix.engine.hooks import StopOnSignal, StoppedBySignal
 from run_factory import TRAIN_NET, Workspace, assert_equal_state, train_net
 
 ITERATIONS = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0", "MODEL.STYLE.STRATEGY", "noise")
@@ -72,7 +72,7 @@ def test_an_interrupt_that_torchrun_passes_on_is_one_with_the_terminals(monkeypa
     try:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.setattr(stop_signals, "_SECONDS_OF_ONE_SIGNAL", 0.0)
+        monkeypatch.setattr(hooks, "_SECONDS_OF_ONE_SIGNAL", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -119,9 +119,9 @@ def test_several_processes_stop_at_the_same_iteration(
     hook_trainer = SimpleNamespace(model=torch.nn.Linear(1, 1), checkpointer=checkpointer, iter=iteration)
     hook = StopOnSignal()
     hook.trainer = hook_trainer
-    monkeypatch.setattr(stop_signals.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(stop_signals.comm, "synchronize", lambda: None)
-    monkeypatch.setattr(stop_signals.torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(hooks.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(hooks.comm, "synchronize", lambda: None)
+    monkeypatch.setattr(hooks.torch.distributed, "all_reduce", all_reduce)
     if asked:
         with pytest.raises(StoppedBySignal):
             hook.after_step()

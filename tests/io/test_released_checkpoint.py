@@ -74,26 +74,26 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Pat
 
     content = {"model_state": small_state(), "best_score": Hostile()}
     torch.save(content, tmp_path / "r.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=r"refers to .*mkdir.*nothing was executed") as refused:
+    with expect_error(WeightsError, str(tmp_path / "r.pth"), remedy="nothing was executed") as refused:
         load_released_checkpoint(tmp_path / "r.pth")
     assert "weights_only" not in str(refused.value)  # torch advises to switch the protection off
     assert not trace.exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "key", "value"),
     [
-        ({"model": {}}, "no 'model_state'.*model"),
-        ({"model_state": {"a": 1}}, "no 'model_state' of tensors"),
-        ({"model_state": {1: torch.zeros(1)}}, "no 'model_state' of tensors"),
-        ({"model_state": {CONV: torch.zeros(1, 3, 3, 3)}}, "missing .*classifier.classifier.3.weight"),
-        ({"model_state": small_state() | {CONV: torch.tensor(1.0)}}, f"missing .*{CONV}"),
-        ({"model_state": {"decoder.weight": torch.zeros(1)}}, "unknown .*decoder.weight"),
-        (torch.zeros(2), "holds Tensor"),
+        ({"model": {}}, "model_state", "model"),
+        ({"model_state": {"a": 1}}, "model_state", None),
+        ({"model_state": {1: torch.zeros(1)}}, "model_state", None),
+        ({"model_state": {CONV: torch.zeros(1, 3, 3, 3)}}, "missing", "classifier.classifier.3.weight"),
+        ({"model_state": small_state() | {CONV: torch.tensor(1.0)}}, "missing", CONV),
+        ({"model_state": {"decoder.weight": torch.zeros(1)}}, "unknown", "decoder.weight"),
+        (torch.zeros(2), "model_state", "Tensor"),
     ],
 )
-def test_another_content_is_refused(tmp_path: Path, content: Any, message: str) -> None:
-    with pytest.raises(WeightsError, match=message):
+def test_another_content_is_refused(tmp_path: Path, content: Any, key: str, value: str | None) -> None:
+    with expect_error(WeightsError, key, value):
         load_released_checkpoint(write(tmp_path / "r.pth", content))
 
 
@@ -101,7 +101,7 @@ def test_another_content_is_refused(tmp_path: Path, content: Any, message: str) 
 def test_truncated_files(tmp_path: Path, size: int) -> None:
     path = write_checkpoint(tmp_path / "r.pth", small_state())
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(WeightsError, match="truncated, damaged or no file that torch saved"):
+    with expect_error(WeightsError, str(path), "truncated"):
         load_released_checkpoint(path)
 
 

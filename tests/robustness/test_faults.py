@@ -20,7 +20,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from data_factory import data_config, make_dataset, registered
 from famix.data import build_train_loader
 from famix.engine import SafeCheckpointer
-from famix.engine.weights_file import save_weights
+from famix.engine.model_selection import save_weights
 from famix.io import atomic as files
 from famix.io.atomic import whole_file
 from famix.mining import StyleMiner

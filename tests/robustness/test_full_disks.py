@@ -21,12 +21,11 @@ from data_factory import forgotten_datasets
 from error_matching import explains
 from famix.clip.export import save_clip
 from famix.data.class_table import ClassTable
-from famix.engine.disk_errors import is_disk_error
 from famix.inference import LoadedModel
 from famix.inference.export import write_onnx, write_torch_export
 from famix.inference.stripping import strip_checkpoint
 from famix.inference.video import VideoWriter
-from famix.io.atomic import whole_file
+from famix.io.atomic import is_disk_error, whole_file
 from famix.io.released_checkpoint import save_weights as write_released
 from famix.utils.errors import FAMixError
 from famix.visualization.views import write_image

@@ -52,8 +52,8 @@ CODE = {"code/__torch__.py": b'class M(Module):\n  __parameters__ = ["a", ]\n  _
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        (b"X\x01\x00\x00\x00ah\x01ub.", "hold each other"),  # a module that is its own submodule
-        (b"X\x01\x00\x00\x00acos\nmkdir\nub.", "refers to os.mkdir, which weights have no use for"),
+        (b"X\x01\x00\x00\x00ah\x01ub.", "contain each other"),  # a module that is its own submodule
+        (b"X\x01\x00\x00\x00acos\nmkdir\nub.", "refers to os.mkdir"),
         (b"X\x01\x00\x00\x00a(X\x01\x00\x00\x00sctorch\nFloatStorage\nX\x01\x00\x00\x000NJ\xff\xff\xff\x7ftQub.", "has another size"),
         (b"X\x01\x00\x00\x00a(X\x01\x00\x00\x00sctorch\nFloatStorage\nX\x01\x00\x00\x001NK\x01tQub.", "There is no item"),
     ],

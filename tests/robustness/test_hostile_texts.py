@@ -72,7 +72,7 @@ def test_configs_that_name_each_other(tmp_path: Path, bases: str) -> None:
     """The second would be read two to the power of its depth times."""
     (tmp_path / "config.yaml").write_text(f"_BASE_: {bases}\nVERSION: 2")
     (tmp_path / "b.yaml").write_text("_BASE_: [config.yaml, config.yaml]")
-    with pytest.raises(ConfigError, match=r"config\.yaml is based on itself, or on more than 50 files"):
+    with pytest.raises(ConfigError, match=r"_BASE_ .* 50 files.*config\.yaml"):
         load_config(str(tmp_path / "config.yaml"))
 
 

@@ -111,12 +111,12 @@ def test_a_zip_bomb_is_refused_by_what_it_claims(tmp_path: Path, reader: str) ->
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_compressions_that_unfold_without_a_bound_are_refused(method: int) -> None:
-    with pytest.raises(CorruptFileError, match="compressed in a way that torch does not write"):
+    with pytest.raises(CorruptFileError, match="compression"):
         load_tensors(io.BytesIO(packed(ONE_FLOAT, method)))
 
 
 def test_two_entries_of_one_name_are_refused() -> None:
-    with pytest.raises(CorruptFileError, match="two entries of one name"):
+    with pytest.raises(CorruptFileError, match="share a name"):
         load_tensors(io.BytesIO(packed(ONE_FLOAT, **{"DATA.pkl": HOSTILE["tuples that share tuples"]})))
 
 
@@ -138,7 +138,7 @@ def saved(content: Any) -> io.BytesIO:
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_tensors_that_are_larger_than_their_file(tensor: Tensor) -> None:
-    with pytest.raises(CorruptFileError, match=r"its tensors show 4000000000000 bytes|plain ones"):
+    with pytest.raises(CorruptFileError, match=r"its tensors show 4000000000000 bytes|dense ones"):
         load_tensors(saved({"a": tensor}))
 
 
@@ -155,7 +155,7 @@ def test_a_flipped_bit_is_noticed(place: str) -> None:
     content = bytearray(saved({"a": values}).getvalue())
     start = content.find(values.numpy().tobytes() if place == "in the data" else b"torch._utils")
     content[start + 5] ^= 16
-    with pytest.raises(CorruptFileError, match="is not what was written"):
+    with pytest.raises(CorruptFileError, match="checksum"):
         load_tensors(io.BytesIO(bytes(content)))
 
 
@@ -187,9 +187,9 @@ def test_a_checkpoint_without_a_part_of_the_run_is_not_gone_on_from(tmp_path: Pa
     """Detectron2 would load the weights and start at iteration 0."""
     model = nn.Linear(1, 1).state_dict()
     assert resume(tmp_path, {"model": model, "trainer": {"count": 7}}).checkpointables["trainer"].state == {"count": 7}
-    with pytest.raises(WeightsError, match="lacks trainer, without which a training cannot go on"):
+    with expect_error(WeightsError, "trainer"):
         resume(tmp_path, {"model": model, "trajner": {"count": 7}})
-    with pytest.raises(WeightsError, match=r"leaves 1 entries of the model unset.*bias; go on with the config"):
+    with expect_error(WeightsError, "bias", remedy="config"):
         resume(tmp_path, {"model": {"weight": model["weight"]}, "trainer": {"count": 7}})
     with pytest.raises(WeightsError, match=r"model_0000001\.pth does not fit this run \(KeyError: 'count'\)"):
         resume(tmp_path, {"model": model, "trainer": {}})

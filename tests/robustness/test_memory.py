@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from detectron2.engine import HookBase
 
-from famix.engine import bounded_history
+from famix.engine import hooks
 from run_factory import Workspace, train_net
 
 
@@ -23,7 +23,7 @@ def test_a_training_remembers_its_scalars_up_to_a_bound(tmp_path: Path, monkeypa
     """Detectron2 keeps a million values of each, half a kilobyte an iteration in all."""
     workspace, module = Workspace(tmp_path), train_net()
     build_hooks = module.Trainer.build_hooks
-    monkeypatch.setattr(bounded_history, "_KEPT", 3)
+    monkeypatch.setattr(hooks, "_MAX_HISTORY", 3)
     monkeypatch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), Lengths()])
     with workspace.registered():
         module.run(workspace.parse("run", "SOLVER.MAX_ITER", "6", "MODEL.STYLE.STRATEGY", "noise"))

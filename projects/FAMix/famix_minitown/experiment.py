@@ -85,7 +85,7 @@ class Experiment:
         """Register the town and return the merged config.
 
         Raises:
-            ConfigError: see `famix.engine.load_config`.
+            ConfigError: see `famix.config.load_config`.
         """
         register()
         return load_config(str(self.config), self.overrides)
@@ -98,7 +98,7 @@ class Experiment:
             CLIP and of a given style bank, or ""; "town": version of the rendered images.
 
         Raises:
-            ConfigError: see `famix.engine.load_config`.
+            ConfigError: see `famix.config.load_config`.
             WeightsError, BankError: CLIP or the bank cannot be read.
         """
         cfg = self.load_config()

@@ -1,9 +1,7 @@
 #!/usr/bin/env python
-"""Write the reference of config keys, docs/CONFIG.md, from the code that adds them: defaults as they are at run time,
-meanings as the comments beside the assignments say.
-"""
+"""Write the reference of config keys, docs/CONFIG.md: defaults from a config, meanings from comments in the code."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes imports that take seconds
 
 import argparse
 import ast
@@ -21,15 +19,16 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
-    parser.add_argument("--check", action="store_true", help="exit with status 1 if the file is not up to date, only")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if the file is not up to date"
+    )
     return parser
 
 
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from famix import config
-from famix.engine import load_config
+from famix.config import defaults, flat_settings, load_config
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -44,34 +43,34 @@ HEAD = """# Config keys
 
 All keys that FAMix adds to [Detectron2's own](https://detectron2.readthedocs.io/en/latest/modules/config.html), generated
 from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. A key is set in a YAML file, or as
-`KEY VALUE` at the end of a command. Texts with blanks, brackets or braces need quotes there:
-`STYLE_MINING.STYLES "['foggy', 'rainy']"`. The config that took effect stands in `OUTPUT_DIR/config.yaml`.
+`KEY VALUE` at the end of a command. Text with spaces, brackets or braces needs quotes there:
+`STYLE_MINING.STYLES "['foggy', 'rainy']"`. `OUTPUT_DIR/config.yaml` stores the effective config.
 
-`~` and environment variables are replaced in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
+`~` and environment variables are expanded in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
 `MODEL.STYLE.BANK` and `DATASETS.FILES`, in `--config-file`, `_BASE_` and the paths on command lines, and in the variables
-`DETECTRON2_DATASETS` and `FAMIX_CACHE`. A variable that is not set is an error. `OUTPUT_DIR/config.yaml` records the paths
-that took effect. Paths are local: no file that a config names is fetched from an address.
+`DETECTRON2_DATASETS` and `FAMIX_CACHE`. A variable that is not set is an error. `OUTPUT_DIR/config.yaml` stores the expanded
+paths. Paths are local; URLs are refused.
 """
 PROJECTS = """## Keys of Detectron2's DeepLab and Panoptic-DeepLab projects
 
-FAMix's heads read those that apply to them; the meanings stand in the projects'
+FAMix's heads read the keys that apply to them. For their meanings, see the code of the projects
 [DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/DeepLab) and
-[Panoptic-DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/Panoptic-DeepLab) code.
+[Panoptic-DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/Panoptic-DeepLab).
 """
 RECIPE = """## What the recipe sets
 
-[Base-FAMix.yaml](../projects/FAMix/configs/Base-FAMix.yaml), on which all shipped configs stand, changes these defaults:
+[Base-FAMix.yaml](../projects/FAMix/configs/Base-FAMix.yaml), the base of all shipped configs, changes these defaults:
 """
 
 
 def read_comments(source: str) -> dict[str, str]:
-    """Keys that a module assigns to `cfg`, also through names that stand for a node of it, and the comments beside.
+    """Find the config keys that a module assigns, directly or through names of nodes, and the comments beside them.
 
     Args:
-        source: of the module.
+        source: source code of the module.
 
     Returns:
-        Key -> comment, "" where there is none, in the order of the assignments.
+        Key -> comment, or "" without one, in the order of the assignments.
     """
     lines = {
         token.start[0]: token.string.removeprefix("#").strip()
@@ -89,7 +88,7 @@ def read_comments(source: str) -> dict[str, str]:
 
 
 def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
-    """Keys that a statement assigns a value; notes in `nodes` which names stand for a node of the config."""
+    """Return the keys that a statement assigns, and record in `nodes` names that it gives to nodes of the config."""
     places = [place for target in statement.targets if (place := _place(target, nodes)) is not None]
     names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
     prefix = places[0] if places else _place(statement.value, nodes)
@@ -100,7 +99,7 @@ def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
 
 
 def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
-    """ "MODEL.CLIP" for cfg.MODEL.CLIP; None for what is no attribute of a node of the config."""
+    """Return "MODEL.CLIP" for cfg.MODEL.CLIP, and None for expressions other than attributes of a config node."""
     parts: list[str] = []
     while isinstance(target, ast.Attribute):
         parts.append(target.attr)
@@ -111,16 +110,16 @@ def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
 
 
 def write_reference() -> str:
-    """The document.
+    """Return the document.
 
     Raises:
-        ConfigError: a key's assignment in the source does not exist at run time.
+        ConfigError: the source assigns a key that a config lacks.
     """
-    comments = read_comments(Path(config.__file__).read_text())
-    before, after = config.flat_settings(get_cfg()), config.flat_settings(load_config(""))
+    comments = read_comments(Path(defaults.__file__).read_text())
+    before, after = flat_settings(get_cfg()), flat_settings(load_config(""))
     gone = [key for key in comments if key not in after]
     if gone:
-        raise ConfigError(f"{config.__file__} assigns {', '.join(gone)}, which a config does not have")
+        raise ConfigError(f"{defaults.__file__} assigns {', '.join(gone)}, which a config lacks")
     groups: dict[str, list[list[str]]] = {}
     for key, comment in comments.items():
         groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), escape(comment)])
@@ -128,30 +127,30 @@ def write_reference() -> str:
     parts += [f"## {group}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()]
     projects = [[f"`{key}`", show(value)] for key, value in after.items() if key not in before and key not in comments]
     parts += [PROJECTS, format_table(["key", "default"], sorted(projects))]
-    recipe = config.flat_settings(load_config(str(BASE)))
+    recipe = flat_settings(load_config(str(BASE)))
     changed = [[f"`{key}`", show(after[key]), show(value)] for key, value in recipe.items() if value != after[key]]
     parts += [RECIPE, format_table(["key", "default", "recipe"], sorted(changed))]
     return "\n".join(parts)
 
 
 def show(value: object) -> str:
-    """A value as code."""
+    """Format a value as code."""
     return f"`{escape(str(value))}`" if value != "" else '`""`'
 
 
 def escape(text: str) -> str:
-    """Text for a cell of a table."""
+    """Escape text for a cell of a table."""
     return text.replace("|", "\\|")
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; a mistake of the user ends it with status 2 and one line."""
     arguments = make_parser().parse_args(argv)
     try:
         expand_arguments(arguments)

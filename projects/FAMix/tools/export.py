@@ -75,7 +75,6 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from famix.engine.disk_errors import disk_message
 from famix.inference.export import (
     OPSET,
     OnnxModel,
@@ -96,7 +95,7 @@ from famix.inference.parity import (
     require_agreement,
 )
 from famix.inference.stripping import strip_checkpoint
-from famix.io.atomic import whole_file
+from famix.io.atomic import disk_message, whole_file
 from famix.reports.run_metadata import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments

@@ -122,7 +122,7 @@ from torch import Tensor
 from famix.clip import OPENAI_TEXT, clip_weights_hash, load_clip_state_dict
 from famix.clip.compact import rounded, save_compact
 from famix.data import register_datasets
-from famix.engine.disk_errors import raise_log_errors
+from famix.engine.console import raise_log_errors
 from famix.inference.outputs import require_writable
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, FAMixError

@@ -1,5 +1,4 @@
-"""Which weights of a training are scored, chosen without a look at any target: the last, the best on the source, or
-the moving average."""
+"""The weights that are scored: the last ones, the best on the source, a moving average, or a file; never chosen on targets."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,33 +7,43 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
 
+from famix.data.class_table import classes_of, trained_classes
 from famix.data.domains import is_source
-from famix.engine.source_validation import SourceValidation
-from famix.engine.weight_average import WeightAverageHook, borrowed_weights, changing_tensors
-from famix.engine.weights_file import LAST_FILE, read_checkpoint, save_weights, weights_of_file
-from famix.reports.run_metadata import AVERAGE, BEST, LAST, ScoredWeights
+from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
+from famix.io.atomic import save_tensors
+from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_tensors
+from famix.reports.run_metadata import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
 from famix.utils.errors import ConfigError
 
-__all__ = ["AVERAGE_FILE", "BEST_FILE", "ModelSelection", "check_selection"]
-
-BEST_FILE, AVERAGE_FILE = "model_best.pth", "model_ema.pth"
-"""Names in OUTPUT_DIR; MODEL.WEIGHTS takes both."""
+__all__ = [
+    "ModelSelection",
+    "borrowed_weights",
+    "check_selection",
+    "describe_weights",
+    "load_for_scoring",
+    "save_weights",
+]
 
 _CHOICES = (LAST, BEST, AVERAGE)
+_FACTS = ("selection", "source_val", "source_score")
 
 
 class ModelSelection:
-    """The hooks that MODEL_SELECTION asks for, and the weights that it selects.
+    """Hooks that MODEL_SELECTION configures, and the weights that it selects.
 
     Args:
         cfg: the effective config.
-        model: that trains, not wrapped for several processes.
-        score_source: scores a data set with the weights as they are, in every process; the main one gets mIoU.
-        record: plain data that the files of weights get, such as the settings of the run.
+        model: the model that trains, without wrappers.
+        score_source: scores a dataset with the current weights, in every process; returns mIoU on the main one.
+        record: plain data that files of weights store, such as the settings of the run.
+
+    Attributes:
+        average: hook that averages the weights; None without MODEL_SELECTION.EMA_DECAY.
+        validation: hook that scores SOURCE_VAL; None without it.
     """
 
     def __init__(
@@ -45,115 +54,176 @@ class ModelSelection:
         record: Mapping[str, Any] | None = None,
     ) -> None:
         selection = cfg.MODEL_SELECTION
-        self._use = selection.USE
+        self._use, self._source_val = selection.USE, selection.SOURCE_VAL
         self._folder = cfg.OUTPUT_DIR
         self._model = model
         self._record = dict(record or {})
-        self._source_val = selection.SOURCE_VAL
         self.average = WeightAverageHook(model, selection.EMA_DECAY) if selection.EMA_DECAY > 0 else None
         self.validation = None
         if self._source_val:
             self.validation = SourceValidation(
-                self._source_val,
-                _period(cfg),
-                evaluate=lambda: score_source(self._source_val),
-                keep=self._keep_best,
+                self._source_val, _period(cfg), evaluate=lambda: score_source(self._source_val), keep=self._keep_best
             )
-
-    def add_hooks(self, hooks: list[HookBase], before_evaluation: int) -> list[HookBase]:
-        """Put its hooks among others.
-
-        Args:
-            hooks: of a trainer.
-            before_evaluation: place of the hook that scores the targets, behind the one that saves checkpoints.
-        """
-        average = [self.average] if self.average else []
-        validation = [self.validation] if self.validation else []
-        return [*average, *hooks[:before_evaluation], *validation, *hooks[before_evaluation:]]
 
     @contextmanager
     def selected(self, iterations: int) -> Iterator[ScoredWeights]:
-        """After training, give the model the selected weights for a while; all processes call this.
+        """After training, give the model the selected weights while the block runs; called in all processes.
 
         Args:
-            iterations: that were done.
+            iterations: number of completed iterations.
 
         Yields:
-            What the model holds now, and the file in OUTPUT_DIR that holds the same.
+            A description of the selected weights and of their file in OUTPUT_DIR.
 
         Raises:
-            WeightsError: the file of the best weights is gone.
+            WeightsError: the file of the best weights is missing or damaged.
         """
         if self.average:
-            self._save_average(iterations)
+            with borrowed_weights(self._model, self.average.tensors):
+                if comm.is_main_process():
+                    path = os.path.join(self._folder, AVERAGE_FILE)
+                    save_weights(self._model, path, iterations=iterations, selection=AVERAGE, **self._record)
         if self._use == LAST:
             yield self._describe(LAST_FILE, {"iteration": iterations - 1})
             return
-        path = self._path(BEST_FILE if self._use == BEST else AVERAGE_FILE)
-        content = read_checkpoint(path) if comm.is_main_process() else {"model": changing_tensors(self._model)}
+        name = BEST_FILE if self._use == BEST else AVERAGE_FILE
+        content = {"model": changing_tensors(self._model)}
+        if comm.is_main_process():
+            content = read_tensors(os.path.join(self._folder, name))
         with borrowed_weights(self._model, content.pop("model")):
-            _share(self._model)
-            yield self._describe(os.path.basename(path), content)
+            if comm.get_world_size() > 1:
+                for value in changing_tensors(self._model).values():
+                    torch.distributed.broadcast(value, src=0)
+            yield self._describe(name, content)
 
     def _keep_best(self, iterations: int, score: float) -> None:
         facts = {"selection": BEST, "source_val": self._source_val, "source_score": score}
-        save_weights(self._model, self._path(BEST_FILE), iterations=iterations, **facts, **self._record)
+        path = os.path.join(self._folder, BEST_FILE)
+        save_weights(self._model, path, iterations=iterations, **facts, **self._record)
 
-    def _save_average(self, iterations: int) -> None:
-        assert self.average is not None
-        with borrowed_weights(self._model, self.average.average.tensors):
-            if comm.is_main_process():
-                save_weights(
-                    self._model, self._path(AVERAGE_FILE), iterations=iterations, selection=AVERAGE, **self._record
-                )
-
-    def _describe(self, file: str, content: Mapping[str, Any]) -> ScoredWeights:
-        if not comm.is_main_process():
-            return ScoredWeights()
-        path = self._path(file)
-        return weights_of_file(path, content) if os.path.exists(path) else ScoredWeights()  # no iteration, no file
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self._folder, name)
+    def _describe(self, name: str, content: Mapping[str, Any]) -> ScoredWeights:
+        path = os.path.join(self._folder, name)
+        # After zero iterations there is no file.
+        return describe_weights(path, content) if comm.is_main_process() and os.path.exists(path) else ScoredWeights()
 
 
 def check_selection(cfg: CfgNode) -> None:
-    """Find what of MODEL_SELECTION cannot work, from the config and the registered data sets alone.
-
-    Args:
-        cfg: the config of a training.
+    """Check MODEL_SELECTION against the rest of a training config and the registered datasets.
 
     Raises:
-        ConfigError: a key has an impossible value, misses another, or would have weights chosen on a target.
+        ConfigError: a key has an invalid value, needs another one, or would select weights on a target.
     """
     selection = cfg.MODEL_SELECTION
     use, source_val, decay = selection.USE, selection.SOURCE_VAL, selection.EMA_DECAY
     if use not in _CHOICES:
-        raise ConfigError(f"MODEL_SELECTION.USE is {use!r}, expected one of {', '.join(_CHOICES)}")
+        raise ConfigError(f"MODEL_SELECTION.USE must be one of {', '.join(_CHOICES)}, got {use!r}. Set it to last.")
     if not 0 <= decay < 1:
-        raise ConfigError(f"MODEL_SELECTION.EMA_DECAY is {decay}, expected 0 (none) or a number below 1, e.g. 0.999")
+        raise ConfigError(
+            f"MODEL_SELECTION.EMA_DECAY must be in [0, 1), got {decay}. Set it to 0.999, or to 0 for none."
+        )
     if use == AVERAGE and not decay:
-        raise ConfigError("MODEL_SELECTION.USE ema needs MODEL_SELECTION.EMA_DECAY, e.g. 0.999; it is 0")
+        raise ConfigError(
+            f"MODEL_SELECTION.USE must be last or best without an average, got {use!r}. Set MODEL_SELECTION.EMA_DECAY, e.g. "
+            "to 0.999."
+        )
     if use == BEST and not source_val:
-        raise ConfigError("MODEL_SELECTION.USE best needs MODEL_SELECTION.SOURCE_VAL, a data set of the source")
+        raise ConfigError(
+            f"MODEL_SELECTION.USE must be last or ema without a validation set, got {use!r}. Set "
+            "MODEL_SELECTION.SOURCE_VAL to a dataset of the source."
+        )
     if source_val in cfg.DATASETS.TRAIN:
-        raise ConfigError(f"MODEL_SELECTION.SOURCE_VAL {source_val} is trained on; name a data set of other images")
+        raise ConfigError(
+            f"MODEL_SELECTION.SOURCE_VAL must not be in DATASETS.TRAIN, got {source_val!r}. Name a validation set."
+        )
     if source_val and not is_source(cfg, source_val):
         raise ConfigError(
-            f"MODEL_SELECTION.SOURCE_VAL is {source_val}, which does not show the domain of DATASETS.TRAIN "
-            f"({', '.join(cfg.DATASETS.TRAIN)}): weights would be chosen on a target. Name a validation set of the source, "
-            "or, if this is one, list it in TEST.SOURCE or state its 'domain'"
+            f"MODEL_SELECTION.SOURCE_VAL must show the domain of DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}), got "
+            f"{source_val!r}, on which weights would be selected by a target. Name a validation set of the source; if this "
+            "is one, list it in TEST.SOURCE or set its 'domain'."
         )
     if source_val and _period(cfg) < 1:
-        raise ConfigError(f"MODEL_SELECTION.PERIOD is {selection.PERIOD}, expected a number of iterations, or 0")
+        raise ConfigError(f"MODEL_SELECTION.PERIOD must be non-negative, got {selection.PERIOD}. Set it to 0.")
 
 
 def _period(cfg: CfgNode) -> int:
     return cfg.MODEL_SELECTION.PERIOD or cfg.TEST.EVAL_PERIOD or cfg.SOLVER.CHECKPOINT_PERIOD
 
 
-def _share(model: nn.Module) -> None:
-    """Give every process what the main one holds."""
-    if comm.get_world_size() > 1:
-        for value in changing_tensors(model).values():
-            torch.distributed.broadcast(value, src=0)
+@contextmanager
+def borrowed_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Replace the state that training changes while the block runs.
+
+    Args:
+        model: the model; its own values are restored afterwards.
+        tensors: name in the state dict -> value, for all `changing_tensors`; further names are ignored.
+    """
+    own = {name: value.clone() for name, value in changing_tensors(model).items()}
+    _copy(tensors, model)
+    try:
+        yield
+    finally:
+        _copy(own, model)
+
+
+@torch.no_grad()
+def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    for name, value in changing_tensors(model).items():
+        value.copy_(tensors[name])
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: int, **facts: Any) -> None:
+    """Write the state of a model as a checkpoint for MODEL.WEIGHTS.
+
+    Args:
+        model: the model.
+        path: file to write or replace.
+        iterations: number of completed iterations.
+        **facts: selection, source_val and source_score as in `ScoredWeights`, and other plain data.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    save_tensors({"model": state, "iteration": iterations - 1, **facts}, path)  # checkpoints store the last iteration
+
+
+def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> ScoredWeights:
+    """Load the weights to evaluate.
+
+    Args:
+        cfg: config with MODEL.WEIGHTS and OUTPUT_DIR.
+        model: receives the weights.
+        resume: load the last checkpoint of OUTPUT_DIR if there is one.
+
+    Returns:
+        A description of the loaded file.
+
+    Raises:
+        ClassesError: the weights were trained for other classes than those of DATASETS.TEST.
+        WeightsError: the file is missing, or does not hold the whole model.
+    """
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    from_run = resume and checkpointer.has_checkpoint()
+    path = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
+    content = checkpointer.load(path, checkpointables=[])
+    trained, scored = trained_classes(content), cfg.DATASETS.TEST
+    if trained is not None:
+        trained.require_same(classes_of(cfg, scored), path, scored[0])
+    return describe_weights(path, content)
+
+
+def describe_weights(path: str | os.PathLike[str], content: Mapping[str, Any]) -> ScoredWeights:
+    """Describe a checkpoint.
+
+    Args:
+        path: its file.
+        content: its entries besides the model.
+    """
+    name, iteration = os.path.basename(path), content.get("iteration")
+    facts = {key: content[key] for key in _FACTS if key in content}
+    return ScoredWeights(
+        **{"selection": LAST if name == LAST_FILE else FILE, **facts},
+        file=name,
+        sha256=file_sha256(PathManager.get_local_path(os.fspath(path))),
+        iterations=iteration + 1 if isinstance(iteration, int) else None,
+    )

@@ -1,5 +1,6 @@
-"""Optimiser groups and learning-rate schedule of the recipe."""
+"""Optimizer groups and learning-rate schedule of the recipe."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,21 +19,33 @@ __all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor", "set_position
 
 _BACKBONE, _BOTTOM_UP = "backbone.", "backbone.bottom_up."
 _SCHEDULES = ("PolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+_RATES = (
+    *("BASE_LR", "BACKBONE_LR_FACTOR", "BIAS_LR_FACTOR", "MOMENTUM"),
+    *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"),
+)
 _ADAMS = {"ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """The optimiser of SOLVER.OPTIMIZER over the parameters that train, the backbone's at a rate of their own.
+    """Build the optimizer of SOLVER.OPTIMIZER over the parameters that train, with a learning rate for the backbone.
 
     Args:
-        cfg: reads SOLVER.
-        model: a meta-architecture whose backbone is called `backbone`.
+        cfg: config with SOLVER.
+        model: meta-architecture with the attribute `backbone`.
 
     Raises:
-        ConfigError: nothing trains, or there is no such optimiser.
+        ConfigError: nothing trains, or a setting of SOLVER is invalid.
     """
     solver = cfg.SOLVER
-    # The convolutions of a feature pyramid start from nothing, as those of a head do.
+    for name in _RATES:  # torch refuses some invalid rates, and diverges with the others
+        rate = solver[name]
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ConfigError(
+                f"SOLVER.{name} must be a finite non-negative number, got {rate}. Set SOLVER.{name} 0.0 or more."
+            )
+    if solver.NESTEROV and not solver.MOMENTUM:
+        raise ConfigError("SOLVER.NESTEROV must be False without SOLVER.MOMENTUM, got True. Set SOLVER.NESTEROV False.")
+    # The convolutions of a feature pyramid are initialized randomly, like a head.
     pretrained = _BOTTOM_UP if hasattr(getattr(model, "backbone", None), "bottom_up") else _BACKBONE
     groups = get_default_optimizer_params(
         model,
@@ -44,35 +57,49 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(pretrained) else 1.0,
     )
     if not groups:
-        raise ConfigError("no parameter of the model trains; name some of the backbone's in MODEL.CLIP.TRAINABLE")
+        raise ConfigError(
+            f"MODEL.CLIP.TRAINABLE must select parameters in a model without a trainable head, got "
+            f"{list(cfg.MODEL.CLIP.TRAINABLE)}. Add 'layer4'."
+        )
     if solver.OPTIMIZER == "SGD":
         sgd = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
         return maybe_add_gradient_clipping(cfg, sgd)
     if solver.OPTIMIZER in _ADAMS:
         return maybe_add_gradient_clipping(cfg, _ADAMS[solver.OPTIMIZER](groups, lr=solver.BASE_LR))
-    raise ConfigError(f"SOLVER.OPTIMIZER must be one of SGD, {', '.join(_ADAMS)}; got {solver.OPTIMIZER!r}")
+    raise ConfigError(
+        f"SOLVER.OPTIMIZER must be one of SGD, {', '.join(_ADAMS)}, got {solver.OPTIMIZER!r}. Set it to SGD."
+    )
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """The schedule that SOLVER.LR_SCHEDULER_NAME names: PolyLR, or any of Detectron2's.
+    """Build the schedule of SOLVER.LR_SCHEDULER_NAME: PolyLR, or one of Detectron2's.
 
-    PolyLR decays each group's rate with power POLY_LR_POWER, never below POLY_LR_FLOOR (an absolute rate), after
+    PolyLR decays the rate of each group with power POLY_LR_POWER, never below POLY_LR_FLOOR (an absolute rate), after
     WARMUP_ITERS iterations of linear warm-up from WARMUP_FACTOR.
 
     Raises:
-        ConfigError: there is no such schedule.
+        ConfigError: a setting of the schedule is invalid.
     """
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ConfigError(
+            f"SOLVER.MAX_ITER must be positive, got {cfg.SOLVER.MAX_ITER}. Use --eval-only to evaluate without training."
+        )
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in _SCHEDULES:
-        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(_SCHEDULES)}, got {name!r}")
-    if name != "PolyLR":
+        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(_SCHEDULES)}, got {name!r}. Use PolyLR.")
+    if name == "PolyLR":
+        return LambdaLR(optimizer, [_poly_lambda(cfg, group["lr"]) for group in optimizer.param_groups])
+    try:
         return build_detectron2_lr_scheduler(cfg, optimizer)
-    return LambdaLR(optimizer, [_poly_lambda(cfg, group["lr"]) for group in optimizer.param_groups])
+    except ValueError as error:
+        raise ConfigError(
+            f"SOLVER.LR_SCHEDULER_NAME {name} must have valid settings, got: {error}. Use PolyLR."
+        ) from error
 
 
 def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
     solver = cfg.SOLVER
-    floor = solver.POLY_LR_FLOOR / base_lr if base_lr else 0.0  # a group of rate 0 stands still
+    floor = solver.POLY_LR_FLOOR / base_lr if base_lr else 0.0  # a rate of 0 stays 0
 
     def factor(iteration: int) -> float:
         decayed = poly_factor(iteration, solver.MAX_ITER, solver.POLY_LR_POWER)
@@ -83,29 +110,29 @@ def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
 
 
 def poly_factor(iteration: int, max_iter: int, power: float) -> float:
-    """(1 - iteration / max_iter) ** power, 0 from max_iter on."""
+    """Return (1 - iteration / max_iter) ** power, and 0 from max_iter on."""
     return max(0.0, 1 - iteration / max_iter) ** power
 
 
 def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimizer) -> dict[str, Any]:
-    """The momenta of a saved optimiser for one with other settings, by which parameters may be grouped otherwise.
+    """Transfer the momenta of a saved optimizer to one with other settings, which may group parameters differently.
 
     Args:
-        state: state_dict that was saved.
-        saved: an optimiser over the same parameters, with the settings of the saved one.
-        optimizer: its rates, decays and other settings hold from now on.
+        state: saved state dict.
+        saved: optimizer over the same parameters, with the settings of the saved one.
+        optimizer: optimizer with the present rates, decays and other settings.
 
     Returns:
-        What `optimizer.load_state_dict` takes.
+        State for `optimizer.load_state_dict`.
 
     Raises:
-        WeightsError: the state is of other parameters.
+        WeightsError: the state belongs to other parameters.
     """
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], saved.param_groups)]
     if sizes[0] != sizes[1]:
         raise WeightsError(
-            f"its optimiser has parameters in groups of {sizes[0]}, got {sizes[1]} from its settings; resume with the "
+            f"the optimizer must have parameter groups of sizes {sizes[1]}, got {sizes[0]} in the checkpoint. Resume with the "
             "MODEL.CLIP.TRAINABLE and the settings of SOLVER that it was trained with"
         )
     parameters = [parameter for group in saved.param_groups for parameter in group["params"]]
@@ -121,13 +148,13 @@ def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimi
 
 
 def set_position(scheduler: LRScheduler, iterations: int) -> None:
-    """Set the rates to those after some iterations, from a schedule that gives them in closed form.
+    """Set the learning rates to those after some iterations; the schedule must have a closed form.
 
     Args:
-        scheduler: of `build_lr_scheduler`, new.
-        iterations: that were done, at least 1.
+        scheduler: new scheduler of `build_lr_scheduler`.
+        iterations: number of completed iterations, positive.
     """
     scheduler.last_epoch = iterations - 1
-    scheduler._step_count = iterations + 1  # at 1, torch warns of a step before that of the optimiser
+    scheduler._step_count = iterations + 1  # at 1, torch warns of a step before that of the optimizer
     scheduler.step()
     scheduler._step_count = iterations + 1

@@ -1,4 +1,4 @@
-"""Settings of a run that is resumed, compared with those that its checkpoint stores: changed ones apply or are refused."""
+"""Compare the settings of a resumed run with those in its checkpoint: changes apply, or are refused."""
 
 import filecmp
 import os
@@ -11,13 +11,12 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
-from famix.config import add_famix_config, flat_settings
+from famix.config import add_famix_config, flat_settings, read_settings
 from famix.data.class_table import CLASSES, classes_of, trained_classes
 from famix.data.definition_record import changed_entry, describe_dataset
-from famix.engine.checkpointer import SafeCheckpointer
-from famix.engine.config_files import read_saved_settings
-from famix.engine.processes import in_main_process
+from famix.engine.peers import in_main_process
 from famix.io.atomic import whole_file
+from famix.io.checkpointer import SETTINGS, SafeCheckpointer
 from famix.mining import style_bank_path
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
@@ -25,7 +24,6 @@ from famix.utils.messages import shown
 __all__ = [
     "APPLIED",
     "FREE",
-    "SETTINGS",
     "require_resumable",
     "require_same_data",
     "run_record",
@@ -33,25 +31,22 @@ __all__ = [
     "take_up_run",
 ]
 
-SETTINGS = "settings"
-"""Entry of a checkpoint with the settings of its run: {key: value}."""
-
-_PLACE = "OUTPUT_DIR"  # is that of the run which is resumed; without it, equal runs have equal checkpoints
-_DATASETS = "datasets"  # entry of a checkpoint: name of a dataset that was trained on -> its description
+_PLACE = "OUTPUT_DIR"  # not stored, so that equal runs have equal checkpoints
+_DATASETS = "datasets"  # entry of a checkpoint: name of a training dataset -> its description
 
 FREE = (
-    # Where files lie, and which machine computes: datasets are compared by their definitions, banks by their content.
+    # Paths and the machine: datasets are compared by their definitions, banks by their content.
     *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
-    *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE"),  # the settings that the latter scales are compared
-    "SOLVER.ACCUMULATE",  # belongs to the number of processes and the memory of a device, which may change
-    # How often something is saved, scored or shown, and when a run gives up.
+    *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE"),  # the scaled settings are compared
+    "SOLVER.ACCUMULATE",  # depends on the number of processes and the memory of a device
+    # Periods of saving, scoring and logging, and limits of a run.
     *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD"),
-    "INPUT.MAX_PIXELS",  # refuses images, and changes none
+    "INPUT.MAX_PIXELS",  # refuses images without changing any
     *("MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
-    # What is scored, and how: nothing of it reaches the weights.
+    # Evaluation, which does not affect the weights.
     *("TEST.", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.PANOPTIC_FPN.COMBINE."),
-    # Read by Detectron2's own DatasetMapper alone; runs of release 0.1 have its defaults.
+    # Only Detectron2's DatasetMapper reads these; runs of release 0.1 have its defaults.
     *("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
     *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
@@ -60,7 +55,7 @@ FREE = (
     *("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE"),
     *("MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", "MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED"),
 )
-"""Keys, and nodes that end with a dot, that may change when a run is resumed, since they do not shape the weights."""
+"""Keys, and nodes with a final dot, that may change when a run resumes, since they do not affect the weights."""
 
 APPLIED = (
     *("SOLVER.BASE_LR", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
@@ -68,16 +63,16 @@ APPLIED = (
     *("SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.BASE_LR_END", "SOLVER.GAMMA", "SOLVER.STEPS"),
     *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
     *("SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING", "SOLVER.POLY_LR_FLOOR"),
-    *("SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"),  # the way out where float16 overflows, or a device lacks it
+    *("SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"),  # the remedy for an overflow of float16, and for devices without it
 )
-"""Keys that may change, and apply from the resumed iteration on; every other key must stay as it was."""
+"""Keys that may change and apply from the resumed iteration; every other key must keep its value."""
 
 _KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
 _MOST_NAMED = 3
 
 
 def run_record(cfg: CfgNode) -> dict[str, Any]:
-    """What every checkpoint of a run says of it: its settings, its classes, and the definitions of DATASETS.TRAIN.
+    """Return the entries of every checkpoint that describe its run: settings, classes and training datasets.
 
     Args:
         cfg: the effective config, scaled to the number of processes; its datasets are registered.
@@ -90,36 +85,52 @@ def run_record(cfg: CfgNode) -> dict[str, Any]:
 
 
 def take_up_run(cfg: CfgNode) -> None:
-    """Before anything is written: compare a config with the run in its OUTPUT_DIR that it is to resume, if there is one.
+    """Compare a config with the run in OUTPUT_DIR, if there is one, before anything is written.
 
-    A SEED below 0 becomes the one that the run drew. The config.yaml of a run of release 0.1, whose checkpoints store no
-    settings, is kept beside the new one. All processes call this.
+    A negative SEED becomes the seed of the run. Checkpoints of release 0.1 store no settings; the config.yaml of such a run
+    is copied beside the new one. Called in all processes.
 
     Args:
         cfg: the effective config, not frozen.
 
     Raises:
-        ConfigError: names the keys that may not change, with both values.
+        ConfigError: keys differ that must not change; the message gives both values.
         WeightsError: no checkpoint can be read.
     """
-    stored = in_main_process(lambda: _compare_with_checkpoint(cfg))
+
+    def compare() -> CfgNode | None:
+        checkpointer = SafeCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR)
+        if not checkpointer.has_checkpoint():
+            return None
+        file, content = checkpointer.read_resumable()
+        stored = settings_of_checkpoint(content, cfg)
+        if stored is not None:
+            require_resumable(stored, cfg, file)
+        require_same_data(content, cfg, file)
+        config, kept = (os.path.join(cfg.OUTPUT_DIR, name) for name in (_CONFIG, _KEPT_CONFIG))
+        if SETTINGS not in content and os.path.isfile(config) and not os.path.exists(kept):
+            with whole_file(kept) as part:
+                shutil.copyfile(config, part)
+        return stored
+
+    stored = in_main_process(compare)
     if stored is not None and cfg.SEED < 0:
         cfg.SEED = stored.SEED
 
 
 def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None:
-    """The settings that a checkpoint was saved with, scaled to the number of processes as training does.
+    """Return the settings in a checkpoint, scaled to the number of processes.
 
     Args:
-        content: of the checkpoint.
-        cfg: its OUTPUT_DIR holds the config.yaml that checkpoints of release 0.1 are compared with.
+        content: entries of the checkpoint.
+        cfg: config with the OUTPUT_DIR in which the config.yaml of a run of release 0.1 is looked up.
 
     Returns:
-        A config, with the default of this release for every key that the settings lack; None where nothing tells.
+        A config with the default of this release for every key that the settings lack, or None without settings.
 
     Raises:
         ConfigError: config.yaml cannot be read.
-        WeightsError: the settings of the checkpoint are damaged.
+        WeightsError: the settings are damaged.
     """
     settings = content.get(SETTINGS)
     if settings is None:
@@ -127,13 +138,13 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
         file = next((file for file in files if os.path.isfile(file)), None)
         if file is None:
             return None
-        settings = read_saved_settings(file)
+        settings = read_settings(file)
     if not isinstance(settings, Mapping):
-        raise WeightsError(f"the checkpoint is damaged: its entry '{SETTINGS}' is a {type(settings).__name__}")
+        raise WeightsError(f"'{SETTINGS}' in the checkpoint must be a dictionary, got a {type(settings).__name__}")
     default = get_cfg()
     add_famix_config(default)
     values = flat_settings(default) | dict(settings)
-    stored = cfg.clone()  # with the keys that other code has added
+    stored = cfg.clone()  # includes keys that other code has added
     stored.defrost()
     for key in (flat_settings(stored).keys() & values.keys()) - {_PLACE}:
         *nodes, last = key.split(".")
@@ -145,15 +156,15 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
 
 
 def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
-    """Raise unless a run can go on with a config.
+    """Raise unless a run can resume with a config.
 
     Args:
         stored: settings of its checkpoint, see `settings_of_checkpoint`.
         cfg: the effective config.
-        checkpoint: named in the error.
+        checkpoint: path of the checkpoint.
 
     Raises:
-        ConfigError: names the keys that may not change, with both values.
+        ConfigError: keys differ that must not change; the message gives both values.
     """
     now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
     changed = [key for key in now if _must_stay(key) and not _same(key, before[key], now[key], stored, cfg)]
@@ -162,22 +173,22 @@ def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
     pairs = [f"{key} must be {shown(before[key])}, got {shown(now[key])}" for key in changed[:_MOST_NAMED]]
     more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
     raise ConfigError(
-        f"{'; '.join(pairs)}{more}. {checkpoint} was trained so: set back what differs to --resume, or start anew with "
-        "--overwrite or in another OUTPUT_DIR"
+        f"{'; '.join(pairs)}{more}. {checkpoint} was trained with the former: restore them to --resume, or start a new run "
+        "with --overwrite or in another OUTPUT_DIR"
     )
 
 
 def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str) -> None:
-    """Raise unless the datasets of DATASETS.TRAIN mean what they meant when a checkpoint was saved.
+    """Raise unless the datasets of DATASETS.TRAIN have the definitions that a checkpoint stores.
 
     Args:
-        content: of the checkpoint; those of release 0.1 do not tell.
+        content: entries of the checkpoint; release 0.1 stored no definitions.
         cfg: the effective config; its datasets are registered.
-        checkpoint: named in the error.
+        checkpoint: path of the checkpoint.
 
     Raises:
-        ClassesError: names a class of both that differs.
-        ConfigError: names an entry of a definition that differs, with both values.
+        ClassesError: classes differ; the message gives one of each.
+        ConfigError: an entry of a definition differs; the message gives both values.
     """
     trained, described = trained_classes(content), content.get(_DATASETS)
     if trained is not None:
@@ -187,31 +198,10 @@ def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
         changed = changed_entry(name, stored) if isinstance(stored, Mapping) else None
         if changed is not None:
             raise ConfigError(
-                f"dataset {name}: {changed}. {checkpoint} was trained so: restore the definition in DATASETS.FILES, of which "
-                "the run keeps a copy in its folder 'datasets', or start anew with --overwrite or in another OUTPUT_DIR"
+                f"dataset {name}: {changed}. {checkpoint} was trained with the former: restore the definition in "
+                "DATASETS.FILES (the run keeps a copy in its folder 'datasets'), or start a new run with --overwrite or in "
+                "another OUTPUT_DIR"
             )
-
-
-def _compare_with_checkpoint(cfg: CfgNode) -> CfgNode | None:
-    checkpointer = SafeCheckpointer(torch.nn.Module(), cfg.OUTPUT_DIR)
-    if not checkpointer.has_checkpoint():
-        return None
-    file, content = checkpointer.read_resumable()
-    stored = settings_of_checkpoint(content, cfg)
-    if stored is not None:
-        require_resumable(stored, cfg, file)
-    require_same_data(content, cfg, file)
-    if SETTINGS not in content:
-        _keep_config(cfg.OUTPUT_DIR)
-    return stored
-
-
-def _keep_config(folder: str) -> None:
-    """Keep the settings that the checkpoints of a run of release 0.1 lack, before config.yaml gets the new ones."""
-    config, kept = (os.path.join(folder, name) for name in (_CONFIG, _KEPT_CONFIG))
-    if os.path.isfile(config) and not os.path.exists(kept):
-        with whole_file(kept) as part:
-            shutil.copyfile(config, part)
 
 
 def _scaled(cfg: CfgNode) -> CfgNode:
@@ -225,17 +215,17 @@ def _must_stay(key: str) -> bool:
 
 
 def _same(key: str, before: Any, now: Any, stored: CfgNode, cfg: CfgNode) -> bool:
-    if _plain(before) == _plain(now) or (key == "SEED" and now < 0):  # the run's own seed is taken then
+    if _plain(before) == _plain(now) or (key == "SEED" and now < 0):  # the seed of the run is used
         return True
     if key == "MODEL.CLIP.ARCHITECTURE":
-        return "" in (before, now)  # the file decides; a network of another one is refused when it is loaded
+        return "" in (before, now)  # the file decides; loading refuses another network
     if key == "MODEL.STYLE.BANK":
         return _same_file(str(style_bank_path(stored)), style_bank_path(cfg))
     return key == "MODEL.CLIP.WEIGHTS" and _same_file(str(before), now)
 
 
 def _same_file(before: str, now: str) -> bool:
-    """Whether paths lead to one content, or where one of the files is gone, to one name."""
+    """Return whether files have equal content or, if one is missing, equal names."""
     if os.path.isfile(before) and os.path.isfile(now):
         return filecmp.cmp(before, now, shallow=False)
     return os.path.sep in before + now and os.path.basename(before) == os.path.basename(now)

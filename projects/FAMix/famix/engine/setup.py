@@ -1,9 +1,12 @@
-"""From the command line to a checked config: whatever can be wrong is found before any work is done."""
+"""From the command line to a checked config in a run directory of its own: mistakes are found before any work is done."""
 
 import argparse
 import logging
+import os
+import re
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -11,34 +14,38 @@ from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 
+from famix.config import load_config
 from famix.data import register_datasets, verify_datasets
+from famix.data.definition_record import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
-from famix.engine.console import LOGGERS, set_up_logs
-from famix.engine.disk_errors import is_disk_error, raise_log_errors
-from famix.engine.load_config import load_config
-from famix.engine.processes import is_lost_connection
+from famix.engine.console import set_up_logs
+from famix.engine.peers import in_main_process
 from famix.engine.resuming import take_up_run
-from famix.engine.run_directory import claim_run_directory, holds_run, keep_settings
-from famix.utils.errors import DatasetError, FAMixError
+from famix.io.atomic import FileLock, remove_stale_parts, whole_file
+from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.paths import expand_path
 
-__all__ = ["setup"]
+__all__ = ["claim_run_directory", "clear_run_directory", "keep_settings", "setup"]
+
+_LOCK, _CONFIG, _METRICS = "run.lock", "config.yaml", "metrics.json"
+_CHECKPOINT = re.compile(r"last_checkpoint|model_(\d{7}|final|best|ema)\.pth")
+_OTHERS = re.compile(r"config_before_resume\.yaml|results\.(json|csv|md)|events\.out\.tfevents\..*|not_finite_.*\.pth")
 
 
 def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
-    """Config, registration, checks, log files and seeds of a run.
+    """Read and check the config, register datasets, claim the run directory, and set up logs and seeds.
 
     Args:
-        args: as `argument_parser` parses them.
-        held: keeps the lock of the run directory until it is closed; None takes no lock.
+        args: parsed command line, see `argument_parser`.
+        held: holds the lock of the run directory until it is closed; None takes no lock.
 
     Returns:
-        The effective config, frozen. It is also saved as OUTPUT_DIR/config.yaml, unless a run is there that is only scored
-        or mined for; with --overwrite, `Trainer.train` saves it.
+        The effective config, frozen. OUTPUT_DIR/config.yaml stores it, except if the run there is only evaluated or mined
+        for; with --overwrite, `Trainer.train` writes it.
 
     Raises:
-        ConfigError: settings that cannot work, or a run directory that is in use or holds another run.
-        DatasetError: data sets that cannot be used.
+        ConfigError: a setting is invalid, or the run directory is in use or holds another run.
+        DatasetError: a dataset is unusable.
     """
     args.config_file = expand_path(args.config_file, "--config-file")
     cfg = load_config(args.config_file, args.opts)
@@ -49,48 +56,32 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     if args.resume and trains:
         take_up_run(cfg)
     if cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml names it: the run can be repeated
+        cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml stores it, so that the run can be repeated
     cfg.freeze()
-    # The settings of a run stay beside its weights when it is scored; those of one to overwrite, until the new one starts.
-    if not (args.overwrite if trains else holds_run(cfg.OUTPUT_DIR)):
+    # Evaluation keeps the settings of the run; --overwrite keeps those of the old run until the new one starts.
+    holds_run = bool(_files(cfg.OUTPUT_DIR, _CHECKPOINT)) and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, _CONFIG))
+    if not (args.overwrite if trains else holds_run):
         keep_settings(cfg, definitions=not args.eval_only)
     set_up_logs(cfg.OUTPUT_DIR)
-    raise_log_errors(handler for name in LOGGERS for handler in logging.getLogger(name).handlers)
-    _log_circumstances(cfg, args)
-    seed_all_rng(cfg.SEED + comm.get_rank())
-    if not args.eval_only:
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    # Detectron2 logs whatever ends a training with its traceback; a user's mistake is told in one line instead.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
-    _warn_of_random_weights(cfg, args)
-    _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
-    return cfg
-
-
-def _log_circumstances(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """What Detectron2's default_setup logs; that one would write config.yaml, too, whatever the folder holds."""
-    logger = logging.getLogger("detectron2")
+    logger = logging.getLogger("detectron2")  # as default_setup, which would replace config.yaml in any case
     logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
     logger.info("Running with full config:\n%s", cfg.dump())
-
-
-def _is_no_user_error(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, FAMixError) or is_disk_error(error) or is_lost_connection(error))
-
-
-def _warn_of_random_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     clip = cfg.MODEL.CLIP
     if not (args.eval_only or args.resume or clip.WEIGHTS or cfg.MODEL.WEIGHTS or "all" in clip.TRAINABLE):
         logging.getLogger(__name__).warning(
             "The frozen part of the backbone has random weights: neither MODEL.CLIP.WEIGHTS nor MODEL.WEIGHTS is set."
         )
+    _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
+    return cfg
 
 
 def _verify_together(names: Sequence[str], max_pixels: int) -> None:
-    """Look at the files once a machine, since each has its own disks; a problem on any stops every process."""
+    """Verify files once per machine; a problem on any machine stops every process."""
     problem = ""
     if comm.get_local_rank() == 0:
         try:
@@ -100,3 +91,101 @@ def _verify_together(names: Sequence[str], max_pixels: int) -> None:
     problems = [found for found in comm.all_gather(problem) if found]
     if problems:
         raise DatasetError(problems[0])
+
+
+def claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack | None = None) -> None:
+    """Lock OUTPUT_DIR and refuse a training that would replace another one; called in every process.
+
+    Checkpoints or metrics make a directory a run; a style bank or configs alone do not.
+
+    Args:
+        cfg: the effective config.
+        args: parsed command line.
+        held: holds the lock until it is closed or the process ends; None takes no lock.
+
+    Raises:
+        ConfigError: another process uses the directory, it holds a run that the command neither resumes nor overwrites, or
+            options contradict each other.
+    """
+
+    def claim() -> None:
+        for given, option in (
+            (args.resume, "resume"),
+            (args.eval_only, "eval-only"),
+            (args.mine_styles_only, "mine-styles-only"),
+        ):
+            if args.overwrite and given:
+                raise ConfigError(f"--overwrite must be used without --{option}, got both. Omit one of them.")
+        if held is not None:
+            held.callback(_lock(cfg.OUTPUT_DIR).close, remove=True)
+        if args.eval_only or args.mine_styles_only or args.resume:
+            return
+        checkpoints, weights = _files(cfg.OUTPUT_DIR, _CHECKPOINT), Path(cfg.MODEL.WEIGHTS)
+        if args.overwrite and weights.is_file() and any(path.samefile(weights) for path in checkpoints):
+            raise ConfigError(
+                f"MODEL.WEIGHTS must be outside the run that --overwrite removes, got {cfg.MODEL.WEIGHTS}. Set OUTPUT_DIR "
+                "to another directory."
+            )
+        found = [path.name for path in checkpoints]
+        with suppress(OSError):
+            if not found and os.path.getsize(os.path.join(cfg.OUTPUT_DIR, _METRICS)):
+                found = [_METRICS]
+        if found and not args.overwrite:
+            raise ConfigError(
+                f"OUTPUT_DIR must be a directory without a run, got {cfg.OUTPUT_DIR} with {max(found)}. Continue that run "
+                "with --resume, replace it with --overwrite, or set OUTPUT_DIR to another directory."
+            )
+
+    in_main_process(claim)
+
+
+def _lock(folder: str) -> FileLock:
+    try:
+        return FileLock(Path(folder) / _LOCK)
+    except BlockingIOError:
+        raise ConfigError(
+            f"OUTPUT_DIR must be a directory that no other process writes into, got {folder}. Wait until that run has "
+            "ended, or set OUTPUT_DIR to another directory."
+        ) from None
+
+
+def clear_run_directory(folder: str | os.PathLike[str]) -> None:
+    """Remove the checkpoints, metrics and scores of a run, but keep the style bank, the log and other files.
+
+    Called in every process. metrics.json is emptied, since a training may have it open already.
+
+    Args:
+        folder: OUTPUT_DIR.
+    """
+
+    def clear() -> None:
+        remove_stale_parts(folder)
+        checkpoints, others = _files(folder, _CHECKPOINT), _files(folder, _OTHERS)
+        # The pointer to the last checkpoint goes first: after an interruption, --resume starts a new training.
+        for path in [*sorted(checkpoints, key=lambda path: path.suffix), *others]:
+            path.unlink()
+        with suppress(FileNotFoundError):
+            os.truncate(os.path.join(folder, _METRICS), 0)
+
+    in_main_process(clear)
+
+
+def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
+    """Store the settings of a run and copies of its dataset definitions in its directory; called in every process.
+
+    Args:
+        cfg: the effective config.
+        definitions: copy the definitions.
+    """
+    if not comm.is_main_process():
+        return
+    with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
+        part.write_text(cfg.dump())
+    if definitions:
+        keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
+
+
+def _files(folder: str | os.PathLike[str], pattern: "re.Pattern[str]") -> list[Path]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if pattern.fullmatch(entry.name) and entry.is_file())
+    return []

@@ -1,9 +1,9 @@
-"""Single iterations: mixed precision on any device, accumulated gradients, and a stop where numbers break down."""
+"""Single iterations: mixed precision on any device, accumulated gradients, and a stop when the loss is not finite."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,18 @@ Sample = dict[str, Any]
 
 
 class StepTrainer(AMPTrainer):
-    """AMPTrainer without its ties to CUDA, and with full precision as well.
+    """AMPTrainer for any device and also for full precision.
 
     Args:
         model: maps a batch, a list of samples, to a dict of losses.
-        data_loader: of batches, endless.
-        optimizer: of the model.
+        data_loader: endless loader of batches.
+        optimizer: optimizer of the model.
         device_type: "cuda", "cpu", ...
-        dtype: torch.float32; torch.float16, whose gradients are scaled; or torch.bfloat16.
-        accumulate: parts that a batch is cut into, one after the other through the model; the gradient is the mean of
-            theirs, so that a batch fits a device that holds only a part. Divides the size of a batch.
-        max_skipped: batches with a loss that is not finite that are left out before one stops the training.
-        folder: for what reproduces the one that stops it.
+        dtype: torch.float32, torch.bfloat16, or torch.float16 with scaled gradients.
+        accumulate: number of parts of a batch that pass through the model one after the other; the gradient is the mean
+            over the parts. Must divide the size of a batch.
+        max_skipped: batches with a loss that is not finite to skip before training stops.
+        folder: folder for a file that reproduces the batch at which training stops.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class StepTrainer(AMPTrainer):
         self.folder = Path(folder)
 
     def run_step(self) -> None:
-        """One iteration: forward and backward of all parts, then the optimiser's step.
+        """Run one iteration: forward and backward passes of all parts, then a step of the optimizer.
 
         Raises:
-            TrainingError: the loss is not finite, and no more batches may be left out.
+            TrainingError: the loss is not finite, and no more batches may be skipped.
         """
         start = time.perf_counter()
         data = next(self._data_loader_iter)
@@ -75,25 +75,27 @@ class StepTrainer(AMPTrainer):
         losses = self._backward(data)
         if not _finite_everywhere(losses):
             self._skip_or_stop(data, losses)
-            self._restore(buffers)
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):  # statistics of batch norms
+                buffer.copy_(before)
             return
         self.after_backward()
         self._write_metrics(losses, data_time)
-        self.grad_scaler.unscale_(self.optimizer)  # before the optimiser may clip them
+        self.grad_scaler.unscale_(self.optimizer)  # before the optimizer clips them
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint; where that was trained in another precision, the scale of gradients starts anew."""
+        """Restore a checkpoint; after training in another precision, the gradient scale restarts."""
         scale = state_dict["grad_scaler"] or self.grad_scaler.state_dict()
         super().load_state_dict({**state_dict, "grad_scaler": scale})
 
     def _backward(self, data: Sequence[Sample]) -> dict[str, Tensor]:
-        """Add up the gradients of all parts; returns the mean losses, without a graph."""
+        """Accumulate the gradients of all parts and return the detached mean losses."""
         parts = [data[first :: self.accumulate] for first in range(self.accumulate)]
         means: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
-            with self._synchronised(number == len(parts)):
+            exchanges = number == len(parts) or not isinstance(self.model, DistributedDataParallel)
+            with nullcontext() if exchanges else self.model.no_sync():  # processes exchange gradients once
                 with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision != torch.float32):
                     losses = self.model(part)
                 self.grad_scaler.scale(sum(losses.values()) / len(parts)).backward()
@@ -101,41 +103,31 @@ class StepTrainer(AMPTrainer):
                 means[name] = means.get(name, 0) + loss.detach() / len(parts)
         return means
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients once, in the last part."""
-        split = isinstance(self.model, DistributedDataParallel) and not last
-        return self.model.no_sync() if split else nullcontext()
-
     def _skip_or_stop(self, data: Sequence[Sample], losses: Mapping[str, Tensor]) -> None:
         files = first_few([sample.get("file_name", "an unnamed sample") for sample in data], 20)
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         self.optimizer.zero_grad()
         self.skipped += 1
-        what = f"iteration {self.iter}: the loss is not finite ({values}) with {files}"
+        problem = f"iteration {self.iter}: the loss is not finite ({values}) with {files}"
         if self.skipped <= self.max_skipped:
-            message = "%s; left out, %d of at most %d (SOLVER.MAX_SKIPPED_BATCHES)"
-            logging.getLogger(__name__).warning(message, what, self.skipped, self.max_skipped)
+            message = "%s; skipped, %d of at most %d (SOLVER.MAX_SKIPPED_BATCHES)"
+            logging.getLogger(__name__).warning(message, problem, self.skipped, self.max_skipped)
             return
         path = self.folder / f"not_finite_{self.iter:07d}_rank{comm.get_rank()}.pth"
         model: Any = getattr(self.model, "module", self.model)
         saved = f"{path} holds these samples and the weights"
         try:
             save_tensors({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, path)
-        except OSError as error:  # of less concern than what led here
-            saved = f"{path}, which would hold the samples, cannot be written ({error.strerror or error})"
+        except OSError as error:  # the loss matters more than its record
+            saved = f"{path} with the samples cannot be written ({error.strerror or error})"
         raise TrainingError(
-            f"{what}. {saved}. Lower SOLVER.BASE_LR, look at the files, or leave such "
-            "batches out with SOLVER.MAX_SKIPPED_BATCHES; --resume goes on from the last checkpoint"
+            f"{problem}. {saved}. Lower SOLVER.BASE_LR, check the files, or skip such batches with "
+            "SOLVER.MAX_SKIPPED_BATCHES; --resume continues from the last checkpoint"
         )
-
-    def _restore(self, buffers: Sequence[Tensor]) -> None:
-        """Undo what a batch that is left out did to the statistics of batch norms."""
-        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
 
 
 def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
-    """Whether the losses of all processes are finite, which all processes must agree on."""
+    """Return whether the losses of all processes are finite, the same in all of them."""
     finite = torch.stack([loss.isfinite().all() for loss in losses.values()]).all()
     if comm.get_world_size() > 1:
         agreed = finite.int()
@@ -147,10 +139,10 @@ def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """The trainer that runs single iterations, as SOLVER says.
+    """Build the trainer of single iterations from SOLVER.
 
     Raises:
-        ConfigError: a precision that the device lacks, or parts that a batch cannot be cut into.
+        ConfigError: see `check_steps`.
     """
     check_steps(cfg)
     solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
@@ -167,18 +159,29 @@ def build_step_trainer(
 
 
 def check_steps(cfg: CfgNode) -> None:
-    """Raise ConfigError for a precision that the device lacks, or parts that a batch cannot be cut into."""
-    solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
-    device_type = torch.device(cfg.MODEL.DEVICE).type
-    if amp.ENABLED and (amp.DTYPE not in _DTYPES or (amp.DTYPE == "float16" and device_type == "cpu")):
+    """Check the batch, its parts and the precision against the number of processes and the device.
+
+    Raises:
+        ConfigError: a setting of SOLVER is invalid.
+    """
+    solver, amp, processes = cfg.SOLVER, cfg.SOLVER.AMP, comm.get_world_size()
+    if solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % processes:
         raise ConfigError(
-            f"SOLVER.AMP.DTYPE must be float16 (not on the CPU) or bfloat16; got {amp.DTYPE!r} with MODEL.DEVICE "
-            f"{cfg.MODEL.DEVICE}"
+            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {processes} processes, got {solver.IMS_PER_BATCH}. Set "
+            f"it to {processes} or a multiple."
         )
-    images = solver.IMS_PER_BATCH // comm.get_world_size()
+    device = torch.device(cfg.MODEL.DEVICE).type
+    if amp.ENABLED and (amp.DTYPE not in _DTYPES or (amp.DTYPE == "float16" and device == "cpu")):
+        raise ConfigError(
+            f"SOLVER.AMP.DTYPE must be float16 (not on the CPU) or bfloat16, got {amp.DTYPE!r} with MODEL.DEVICE "
+            f"{cfg.MODEL.DEVICE}. Set SOLVER.AMP.DTYPE bfloat16."
+        )
+    images = solver.IMS_PER_BATCH // processes
     if solver.ACCUMULATE < 1 or images % solver.ACCUMULATE:
         raise ConfigError(
-            f"SOLVER.ACCUMULATE is {solver.ACCUMULATE}, expected a divisor of the {images} images of a process's batch"
+            f"SOLVER.ACCUMULATE must divide the {images} images of a batch and process, got {solver.ACCUMULATE}. Set it to 1."
         )
     if solver.MAX_SKIPPED_BATCHES < 0:
-        raise ConfigError(f"SOLVER.MAX_SKIPPED_BATCHES is {solver.MAX_SKIPPED_BATCHES}, expected 0 or more")
+        raise ConfigError(
+            f"SOLVER.MAX_SKIPPED_BATCHES must be non-negative, got {solver.MAX_SKIPPED_BATCHES}. Set it to 0."
+        )

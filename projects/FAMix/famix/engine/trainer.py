@@ -1,4 +1,4 @@
-"""The training loop: Detectron2's, with style mining before it and all its randomness a function of the seed."""
+"""Detectron2's training loop, preceded by style mining, with randomness that depends on seed and iteration only."""
 
 import logging
 import math
@@ -21,18 +21,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from famix.data import build_test_loader, build_train_loader
-from famix.engine.bounded_history import BoundedHistory
-from famix.engine.checkpointer import KeepingCheckpointer, SafeCheckpointer
-from famix.engine.console import TrainingProgress
-from famix.engine.iteration_seed import IterationSeed
+from famix.engine.hooks import BoundedHistory, IterationSeed, KeepingCheckpointer, StopOnSignal, TrainingProgress
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
 from famix.engine.resuming import require_resumable, require_same_data, run_record, settings_of_checkpoint
-from famix.engine.run_directory import clear_run_directory, keep_settings
+from famix.engine.setup import clear_run_directory, keep_settings
 from famix.engine.step_trainer import build_step_trainer
-from famix.engine.stop_signals import StopOnSignal
-from famix.engine.weights_file import LAST_FILE
 from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
+from famix.io.checkpointer import LAST_FILE, SafeCheckpointer
 from famix.mining import StyleMiningHook, obtain_style_bank
 from famix.modeling import PatchStyleMixin
 from famix.reports import (
@@ -50,20 +46,20 @@ from famix.utils.progress import ShownLoader
 __all__ = ["Trainer"]
 
 Scores = dict[str, dict[str, float]]  # task -> metric -> percent
-Results = dict[str, Scores]  # of each data set
+Results = dict[str, Scores]  # dataset -> scores
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with FAMix's models, loaders, schedule, hooks and evaluators.
+    """DefaultTrainer with the models, loaders, schedule, hooks and evaluators of FAMix.
 
     Args:
         cfg: the effective config, as `famix.engine.setup` returns it.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        # DefaultTrainer's own __init__ wraps models for CUDA only and opens any pickle as a checkpoint.
+        # DefaultTrainer.__init__ wraps models for CUDA only and opens any pickle as a checkpoint.
         TrainerBase.__init__(self)
-        self._settings = cfg  # as config.yaml has them: not scaled to the number of processes
+        self._settings = cfg  # for config.yaml, not scaled to the number of processes
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         model = self.build_model(cfg)
@@ -80,24 +76,26 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's default hooks, those of model selection, and first the style bank and every iteration's seed."""
+        """Build Detectron2's default hooks, those of model selection, and those of styles and seeds, which come first."""
         solver = self.cfg.SOLVER
         saving = KeepingCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT)
         hooks = [saving if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
         model: Any = getattr(self.model, "module", self.model)
-        place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks[place] = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)
-        hooks.insert(place, StopOnSignal())
         self._selection = ModelSelection(self.cfg, model, self._score_source, self.checkpointer.record)
-        hooks = self._selection.add_hooks(hooks, place)
+        average, validation = self._selection.average, self._selection.validation
+        place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
+        hooks[place : place + 1] = [
+            *([validation] if validation else []),
+            StopOnSignal(),
+            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets),
+        ]
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
-        reseed = restyler.reseed if restyler is not None else _ignore
-        hooks.insert(0, BoundedHistory())
-        hooks.append(TrainingProgress(self.max_iter))
-        hooks.insert(0, IterationSeed(self.cfg.SEED, reseed))
+        first: list[HookBase] = []
         if restyler is not None and restyler.needs("bank"):
-            hooks.insert(0, StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))
-        return hooks
+            first.append(StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))
+        first.append(IterationSeed(self.cfg.SEED, restyler.reseed if restyler is not None else lambda seed: None))
+        first.append(BoundedHistory())
+        return [*first, *([average] if average else []), *hooks, TrainingProgress(self.max_iter)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS; see DefaultTrainer."""
@@ -106,11 +104,11 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of a checkpoint, with the learning rates, momenta and decays of this config.
+        """Restore the state of a checkpoint, with the learning rates, momenta and decays of this config.
 
         Raises:
-            ConfigError: the config changes what must stay as it was.
-            WeightsError: the state is of another model or optimiser.
+            ConfigError: the config changes a setting that must not change.
+            WeightsError: the state belongs to another model or optimizer.
         """
         settings = settings_of_checkpoint(self.checkpointer.loaded, self.cfg) or self.cfg
         require_resumable(settings, self.cfg, self.checkpointer.resumed)
@@ -118,7 +116,7 @@ class Trainer(DefaultTrainer):
         model: Any = getattr(self.model, "module", self.model)
         inner = dict(state_dict["_trainer"])
         inner["optimizer"] = transfer_state(inner["optimizer"], self.build_optimizer(settings, model), self.optimizer)
-        # The schedule is that of this config: only its position counts, which the iteration tells.
+        # The schedule is that of this config; its position follows from the iteration.
         states = {
             name: state for name, state in state_dict.get("hooks", {}).items() if name != LRSchedulerHook.__name__
         }
@@ -126,45 +124,42 @@ class Trainer(DefaultTrainer):
         set_position(self.scheduler, min(self.iter + 1, self.max_iter))
 
     def train(self, *, overwrite: bool = False) -> Results:
-        """Train; a bad sample stops the run only after a checkpoint of what was reached.
+        """Train; an unusable sample stops the run after a checkpoint of the finished iterations.
 
         Args:
-            overwrite: first remove the run in OUTPUT_DIR, once nothing keeps the new one from its first iteration.
+            overwrite: remove the run in OUTPUT_DIR as soon as the new one is ready for its first iteration.
 
         Returns:
-            The results on DATASETS.TEST of the last evaluation, see `test`.
+            The results of the last evaluation on DATASETS.TEST, see `test`.
         """
         for hook in self._hooks:
             if isinstance(hook, StyleMiningHook):
-                hook.prepare()  # ahead of the loop, which would evaluate a finished run before it reports a bad bank
+                hook.prepare()  # before the loop, which would evaluate a finished run before it reports a bad bank
         if overwrite:
             clear_run_directory(self.cfg.OUTPUT_DIR)
             keep_settings(self._settings)
-        self._complete_final_checkpoint()
+        resumed = os.path.basename(self.checkpointer.resumed)
+        if resumed and resumed != LAST_FILE and self.start_iter >= self.max_iter:
+            # The run was killed before its final checkpoint, or that file is damaged.
+            self.checkpointer.save(LAST_FILE.removesuffix(".pth"), iteration=self.iter)
         try:
             super().train()
-        except TrainingError as error:  # its weights may be what is wrong; the checkpoint before is sound
+        except TrainingError as error:  # not saved: the weights may have diverged
             if not self.checkpointer.resumed or self.iter > self.start_iter:
                 raise
             raise TrainingError(
-                f"{error}. This is the first iteration after {self.checkpointer.resumed}: where it fails at any rate, remove "
-                "that checkpoint, and --resume goes on from the one before"
+                f"{error}. This is the first iteration after {self.checkpointer.resumed}. If it always fails, remove that "
+                "checkpoint; --resume then continues from the previous one"
             ) from error
         except FAMixError:
             if self._stepping and self.iter > self.start_iter and comm.is_main_process():
-                self.iter -= 1  # the step that failed to get its samples has not touched the model
+                self.iter -= 1  # the failed step has not changed the model
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             raise
         return self._last_eval_results
 
-    def _complete_final_checkpoint(self) -> None:
-        """Save the final checkpoint of a run that was killed before, or whose file is damaged, if nothing is left to do."""
-        resumed = os.path.basename(self.checkpointer.resumed)
-        if resumed and resumed != LAST_FILE and self.start_iter >= self.max_iter:
-            self.checkpointer.save(LAST_FILE.removesuffix(".pth"), iteration=self.iter)
-
     def run_step(self) -> None:
-        """One iteration; remembers whether it was finished."""
+        """Run one iteration; a failed one leaves a mark."""
         self._stepping = True
         super().run_step()
         self._stepping = False
@@ -202,16 +197,16 @@ class Trainer(DefaultTrainer):
         evaluators: Sequence[DatasetEvaluator] | None = None,
         weights: ScoredWeights | None = None,
     ) -> Results:
-        """Score a model on every data set of DATASETS.TEST, log tables and write results.json, .csv and .md.
+        """Evaluate a model on every dataset of DATASETS.TEST, log tables and write results.json, .csv and .md.
 
         Args:
             cfg: the effective config; the files go to its OUTPUT_DIR.
-            model: with its weights.
-            evaluators: one for each data set; None builds those that the config names.
-            weights: says what is scored, for the files.
+            model: the model.
+            evaluators: one evaluator per dataset; None builds those of the config.
+            weights: description of the weights, for the files.
 
         Returns:
-            Data set -> task -> metric -> percent, on the main process; empty on others.
+            Dataset -> task -> metric -> percent, on the main process; empty on others.
         """
         names = cfg.DATASETS.TEST
         given = evaluators or [None] * len(names)
@@ -230,44 +225,35 @@ class Trainer(DefaultTrainer):
     def score(
         cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None = None
     ) -> Scores:
-        """Score a model on one data set, by the protocol that the config names for it.
+        """Evaluate a model on one dataset, with its protocol in the config.
 
         Args:
             cfg: the effective config.
-            model: with its weights.
-            dataset_name: a registered data set.
-            evaluator: None builds the one that the config names.
+            model: the model.
+            dataset_name: name of a registered dataset.
+            evaluator: evaluator; None builds the one of the config.
 
         Returns:
             Task -> metric -> percent, on the main process; empty on others.
         """
-        _share_buffers(model)
+        if comm.get_world_size() > 1:  # all processes score the batch norm statistics that a checkpoint stores
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
         inference = ProtocolInference(model, protocol_of(cfg, dataset_name), cfg.TEST.WINDOW_BATCH)
         evaluator = evaluator or cls.build_evaluator(cfg, dataset_name)
         loader = ShownLoader(cls.build_test_loader(cfg, dataset_name), f"scoring {dataset_name}")
         return inference_on_dataset(inference, loader, evaluator)
 
     def _score_targets(self) -> Results:
-        """The evaluation of DATASETS.TEST that is due: of the weights as they are, or when all is done, the selected."""
+        """Evaluate DATASETS.TEST: with the current weights, or after the last iteration with the selected ones."""
         if self.iter < self.max_iter:
             self._last_eval_results = self.test(self.cfg, self.model, weights=ScoredWeights(iterations=self.iter + 1))
         else:
-            done = max(self.max_iter, self.start_iter)  # self.iter counts one more where nothing was left to do
+            done = max(self.max_iter, self.start_iter)  # self.iter is one higher if nothing was left to do
             with self._selection.selected(done) as weights:
                 self._last_eval_results = self.test(self.cfg, self.model, weights=weights)
         return self._last_eval_results
 
     def _score_source(self, dataset_name: str) -> float:
-        """mIoU of the weights as they are, on the main process."""
+        """Return the mIoU of the current weights, on the main process."""
         return self.score(self.cfg, self.model, dataset_name).get("sem_seg", {}).get("mIoU", math.nan)
-
-
-def _share_buffers(model: nn.Module) -> None:
-    """Give every process the main one's batch norm statistics: what is scored is what its checkpoint holds."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-
-
-def _ignore(seed: int) -> None:
-    """A model without styles has nothing to seed."""

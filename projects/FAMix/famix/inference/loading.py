@@ -14,13 +14,11 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from famix.clip.build import backbone_of
+from famix.config import load_config
 from famix.data import register_datasets
 from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
-from famix.engine import SafeCheckpointer, load_config
-from famix.engine.model_selection import AVERAGE_FILE, BEST_FILE
-from famix.engine.resuming import SETTINGS
-from famix.engine.weights_file import LAST_FILE, read_checkpoint
 from famix.io import unwrapped_names
+from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_tensors
 from famix.reports.run_metadata import AVERAGE, BEST
 from famix.utils.errors import ConfigError, CorruptFileError, DatasetError, WeightsError
 from famix.utils.paths import local_path
@@ -81,7 +79,7 @@ def load_model(
         WeightsError: there is no checkpoint, it is damaged, or of another config.
     """
     checkpoint, cfg = _find(Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), config, opts)
-    content = _with_plain_names(checkpoint, read_checkpoint(checkpoint))
+    content = _with_plain_names(checkpoint, read_tensors(checkpoint))
     shipped = _read_shipped(checkpoint, content)
     settings = content.get(SETTINGS) if isinstance(content, dict) else None
     cfg = cfg or _read_config(checkpoint, config, shipped, opts, settings)

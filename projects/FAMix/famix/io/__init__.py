@@ -1,15 +1,23 @@
 """Files: atomic writing, and safe reading of untrusted files.
 
-Readers compare sizes in headers with the file before they decode anything, and never run code of a file. They raise
-`CorruptFileError`, or OSError if a file cannot be read; callers turn both into an error that names the file.
+Readers compare the sizes in headers with the file before they decode anything, and never execute code of a file. They
+raise `CorruptFileError`, or OSError if a file cannot be read; callers turn both into an error that names the file.
 """
 
-from famix.io.archives import check_zip, is_zip
 from famix.io.pickles import check_pickle
-from famix.io.plain_files import MAX_JSON_BYTES, parse_json, read_json, read_text, require_plain_file
-from famix.io.tensors import check_tensors, load_tensors, unwrapped_names
+from famix.io.tensors import check_tensors, check_zip, load_tensors, unwrapped_names
+from famix.io.text_files import (
+    MAX_JSON_BYTES,
+    MAX_YAML_BYTES,
+    check_yaml,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
+    require_plain_file,
+)
 from famix.io.torchscript import Sealed, TorchScript, read_torchscript
-from famix.io.yaml import MAX_YAML_BYTES, check_yaml, parse_yaml, read_yaml
 
 __all__ = [
     "MAX_JSON_BYTES",
@@ -20,7 +28,6 @@ __all__ = [
     "check_tensors",
     "check_yaml",
     "check_zip",
-    "is_zip",
     "load_tensors",
     "parse_json",
     "parse_yaml",

@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all, whenever the program or the machine stops, and locks on files and folders."""
+"""Atomic writes, which survive a kill or a power failure, locks on files, and errors of disks."""
 
+import errno
 import os
 import re
 import secrets
@@ -13,31 +14,49 @@ import torch
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: there, it is up to the user that no two write into one folder
+except ImportError:  # Windows lacks these locks; users must not write into one folder from two programs
     _HAS_LOCKS = False
 else:
     _HAS_LOCKS = True
 
-__all__ = ["FileLock", "remove_stale_parts", "save_tensors", "whole_file"]
+__all__ = ["FileLock", "disk_message", "is_disk_error", "remove_stale_parts", "save_tensors", "whole_file"]
 
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.[^.]*)?")
-_LONGEST_STEM = 40  # characters of a part's name; file systems limit it
+_MAX_STEM = 40  # characters of a temporary name; file systems limit it
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_DISK_ERRORS = frozenset(
+    getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE"]
+)
+
+
+def is_disk_error(error: BaseException | None) -> bool:
+    """Return whether an error comes from a disk, unlike, for example, a lost connection."""
+    return isinstance(error, OSError) and error.errno in _DISK_ERRORS
+
+
+def disk_message(error: OSError, remedy: str) -> str:
+    """Describe an error of a disk in one line.
+
+    Args:
+        error: error of the system.
+        remedy: an alternative to freeing disk space.
+    """
+    place = f" {error.filename}" if error.filename else ""
+    return f"a file{place} cannot be written ({error.strerror or error}); free disk space, or {remedy}"
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
-    """Write a file beside its place, and move it there once it is complete and on the disk.
+    """Write a file under a temporary name, and rename it once it is complete and on the disk.
 
-    The first call for a folder removes what killed processes left there, see `remove_stale_parts`.
+    The first call for a folder removes unfinished files of killed processes, see `remove_stale_parts`.
 
     Args:
-        path: of the file, which is replaced; its folder is made where it is missing.
-        durable: wait for the disk, so that the file outlives a power failure; of many small files that takes long.
+        path: file to create or replace; its folder is created if it is missing.
+        durable: wait for the disk, so that the file survives a power failure; slow for many small files.
 
     Yields:
-        Path of an empty file to write to, in the same folder. If the block raises, it is removed and `path` stays as it
-        was.
+        Path of an empty temporary file in the same folder. If the block raises, it is removed and `path` is unchanged.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,7 +66,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
     _remove_stale_parts_once(path.parent)
     part, lock = _create_part(path)
     try:
-        permissions = part.stat().st_mode & 0o7777  # those of the user's files; some libraries make theirs private
+        permissions = part.stat().st_mode & 0o7777  # the user's default; some libraries create private files
         yield part
         part.chmod(permissions)
         if durable:
@@ -61,23 +80,23 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
 
 
 def _create_part(path: Path) -> "tuple[Path, FileLock]":
-    """Create a file beside `path` that nobody could foresee, with a lock that says that it is being written."""
+    """Create a file with an unpredictable name beside `path`, and lock it as a sign that it is being written."""
     while True:
-        # Its name keeps the suffix, by which libraries choose formats.
-        part = path.with_name(f".{path.stem[:_LONGEST_STEM]}.{secrets.token_hex(8)}.part{path.suffix}")
-        # Another process may have planted a file there, or take this one for left behind until it is locked.
+        # The name keeps the suffix, by which libraries choose formats.
+        part = path.with_name(f".{path.stem[:_MAX_STEM]}.{secrets.token_hex(8)}.part{path.suffix}")
+        # Another process may have planted a file there, or remove this one as stale before it is locked.
         with suppress(FileExistsError, BlockingIOError, FileNotFoundError):
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINK, 0o666))
             return part, FileLock(part, create=False)
 
 
 def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
-    """Remove the unfinished files of `whole_file` whose writer has ended without removing them.
+    """Remove unfinished files that a killed process has left.
 
-    Files that are being written, by whatever process, stay; so does everything where there are no locks.
+    Files that a process is writing stay, and so do all files on systems without locks.
 
     Args:
-        folder: whose files are looked at; those of folders in it are not.
+        folder: folder to search; subfolders are not searched.
     """
     if not _HAS_LOCKS:
         return
@@ -90,23 +109,24 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
                 lock.close()
 
 
-_remove_stale_parts_once = cache(remove_stale_parts)  # a folder of 10,000 pictures is looked through once
+_remove_stale_parts_once = cache(remove_stale_parts)  # a folder of 10,000 images is searched once
 
 
 class FileLock:
-    """The operating system's lock on a file, held until it is closed or the process ends, however that happens.
+    """The operating system's lock on a file, held until it is closed or the process ends in any way.
 
-    Where the system or the file system has no locks, nothing is locked.
+    Nothing is locked on systems and file systems without locks.
 
     Args:
-        path: of the file.
-        create: make the file where it is missing.
+        path: path of the file.
+        create: create the file if it is missing.
 
     Attributes:
-        descriptor: of the open file. A process that inherits it holds the lock as well; forked processes do not.
+        descriptor: descriptor of the open file. A process that inherits it holds the lock as well; forked processes do
+            not.
 
     Raises:
-        BlockingIOError: another process has the lock.
+        BlockingIOError: another process holds the lock.
         OSError: the file cannot be opened.
     """
 
@@ -132,7 +152,7 @@ class FileLock:
                 return
 
     def _is_current(self) -> bool:
-        """Whether the file that is open is still the one at the path; another may have removed or replaced it."""
+        """Return whether the open file is still at the path; another process may have removed or replaced it."""
         if self.descriptor is None:
             return False
         with suppress(FileNotFoundError):
@@ -140,10 +160,10 @@ class FileLock:
         return False
 
     def close(self, *, remove: bool = False) -> None:
-        """Give the lock back, unless a process that inherited it still has it; further calls do nothing.
+        """Release the lock, unless a process that inherited it still holds it; further calls do nothing.
 
         Args:
-            remove: remove the file, too.
+            remove: remove the file as well.
         """
         if self.descriptor is not None:
             if remove:
@@ -155,22 +175,22 @@ class FileLock:
 
     @classmethod
     def close_all(cls) -> None:
-        """Give all locks of this process back."""
+        """Release all locks of this process."""
         for lock in list(cls._open):
             lock.close()
 
 
 if _HAS_LOCKS:
-    # A worker of a data loader would keep the lock of a training that was killed.
+    # Otherwise a worker of a data loader would keep the lock of a killed training.
     os.register_at_fork(after_in_child=FileLock.close_all)
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """What torch.save does, to a file that appears whole or not at all.
+    """Write a file with torch.save, atomically.
 
     Args:
         content: tensors, numbers and texts in dictionaries and lists.
-        path: of the file, see `whole_file`.
+        path: file to create or replace.
 
     Raises:
         OSError: the file cannot be written.
@@ -183,14 +203,14 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _disk_error(error: BaseException | None) -> OSError | None:
-    """What the system said of the disk; torch closes its archive after that, and fails once more with another error."""
+    """Return the system's error behind one of torch, which fails again while closing its archive."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
 
 
 def _flush(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk now."""
+    """Write a file, or the directory of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,6 @@
-"""Numbers out of MATLAB files of version 5 to 7, such as the lists that GTA5 comes with.
+"""Read numbers from MATLAB files of versions 5 to 7, such as the split lists of GTA5.
 
-SciPy reads far more of them, in compiled code that hostile files crash; here everything that a file claims is compared
-with what it holds.
+SciPy's reader crashes on hostile files, in compiled code; this one compares every claim with the content of the file.
 """
 
 import struct
@@ -12,38 +11,38 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from famix.io import require_plain_file
+from famix.io.text_files import require_plain_file
 from famix.utils.errors import CorruptFileError
 
 __all__ = ["read_matlab_arrays"]
 
-_MAX_BYTES = 16 << 20  # of a file, and of all that it holds compressed; that of GTA5 has 0.2 MB
+_MAX_BYTES = 16 << 20  # of a file, and of its uncompressed content; the file of GTA5 has 0.2 MB
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
-_NUMERIC_CLASSES = range(6, 16)  # double to uint64; below are cells, structures, texts and sparse matrices
+_NUMERIC_CLASSES = range(6, 16)  # double to uint64; lower numbers are cells, structures, texts and sparse matrices
 _IS_COMPLEX = 0x0800
 _DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _ORDERS = {b"IM": "<", b"MI": ">"}
 
 
 def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
-    """The arrays of a file.
+    """Read the arrays of a file.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
-        Name -> (N,) numbers in the file's order; None for an array of anything but real numbers.
+        Name -> (N,) numbers in the order of the file; None for arrays of other types than real numbers.
 
     Raises:
         OSError: the file cannot be read.
-        CorruptFileError: it is damaged, or no such file.
+        CorruptFileError: the file is damaged, or not a MATLAB file.
     """
     require_plain_file(path, _MAX_BYTES)
     content = path.read_bytes()
     order = _ORDERS.get(content[_HEADER - 2 : _HEADER])
     if order is None:
-        raise CorruptFileError("it is no MATLAB file of version 5 to 7")
+        raise CorruptFileError("it is not a MATLAB file of version 5 to 7")
     arrays, room = {}, _MAX_BYTES
     try:
         for kind, data in _elements(content[_HEADER:], order):
@@ -60,12 +59,14 @@ def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Type and data of the elements in a run of bytes."""
+    """Yield type and data of consecutive elements."""
     place = 0
     while place < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
         start = place + 8
-        if kind >> 16:  # a small one: its length stands in the upper half of its type, its data in that of its length
+        if (
+            kind >> 16
+        ):  # small elements have the length in the upper half of the type, and the data in place of the length
             kind, length, start = kind & 0xFFFF, kind >> 16, place + 4
         if start + length > len(content):
             raise ValueError(f"an element claims {length} bytes, {len(content) - start} follow")
@@ -79,7 +80,7 @@ def _unfold(data: bytes, room: int) -> bytes:
     stream = zlib.decompressobj()
     content = stream.decompress(data, max(1, room))
     if not stream.eof:
-        raise ValueError("a compressed element is cut off, or unfolds to far more than a list")
+        raise ValueError("a compressed element is truncated, or expands to far more than a list")
     return content
 
 

@@ -1,8 +1,7 @@
-"""Looking through a pickle without building what it describes.
+"""Scan a pickle without building its values.
 
-Even where a pickle may call no functions, a few bytes of it can keep an unpickler busy for years: tuples of shared
-tuples unfold exponentially when they are hashed, tuples a million deep overflow the stack, and one number of a memo
-makes it as large as the memory.
+A few bytes can occupy an unpickler for years even if it calls no functions: hashing tuples of shared tuples takes
+exponential time, tuples a million deep overflow the stack, and one memo index makes the memo as large as the memory.
 """
 
 import pickletools
@@ -12,25 +11,25 @@ from famix.utils.errors import CorruptFileError
 
 __all__ = ["check_pickle"]
 
-_MAX_TUPLE = 10_000  # values of a tuple with all tuples inside; those of tensors have about twenty
+_MAX_TUPLE = 10_000  # values of a tuple, nested ones included; those of tensors have about twenty
 _MAX_MEMO = 1 << 22
-_FILLS_MEMORY = ("builtins bytearray", "__builtin__ bytearray")  # which torch lets through, with any number of bytes
+_FILLS_MEMORY = ("builtins bytearray", "__builtin__ bytearray")  # torch accepts it, with any size
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
 
 
 def check_pickle(stream: BinaryIO) -> bool:
-    """Look through one pickle, up to its end.
+    """Scan one pickle to its end.
 
     Args:
-        stream: stands at the pickle's first byte, afterwards behind its last.
+        stream: file at the first byte of the pickle; left behind its last byte.
 
     Returns:
-        Whether there was a whole pickle; the unpickler will say what is wrong with a broken one.
+        Whether the pickle is complete; the unpickler reports the error of an incomplete one.
 
     Raises:
-        CorruptFileError: unpickling it would take the time or the memory that no file of tensors needs.
+        CorruptFileError: unpickling would take far more time or memory than a file of tensors needs.
     """
     scan = _Scan()
     steps = pickletools.genops(stream)
@@ -39,7 +38,7 @@ def check_pickle(stream: BinaryIO) -> bool:
             opcode, argument, _ = next(steps)
         except StopIteration:
             return True
-        except Exception:  # pickletools raises what the bytes lead it to
+        except Exception:  # pickletools raises errors of many types
             return False
         try:
             scan.step(opcode, argument)
@@ -48,7 +47,7 @@ def check_pickle(stream: BinaryIO) -> bool:
 
 
 class _Scan:
-    """An unpickler's stack and memo with the sizes of values in the place of values: of a tuple, all that it holds."""
+    """Stack and memo of an unpickler, with the sizes of values in place of the values; a tuple counts all its values."""
 
     def __init__(self) -> None:
         self._stack: list[int] = []
@@ -56,7 +55,7 @@ class _Scan:
         self._memo: dict[int, int] = {}
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
-        """Do to the sizes what an opcode does to the values."""
+        """Apply an opcode to the sizes."""
         name = opcode.name
         if name == "MARK":
             self._marks.append(len(self._stack))
@@ -79,7 +78,7 @@ class _Scan:
             self._stack.extend(1 for kind in opcode.stack_after if kind is not pickletools.markobject)
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
-        """Remove what an opcode works on."""
+        """Remove the operands of an opcode."""
         kinds = opcode.stack_before
         taken = []
         if pickletools.markobject in kinds:
@@ -91,10 +90,10 @@ class _Scan:
 
     def _push_tuple(self, size: int) -> None:
         if size > _MAX_TUPLE:
-            raise CorruptFileError("its pickle nests tuples as no file of tensors does")
+            raise CorruptFileError("its pickle nests tuples more deeply than files of tensors do")
         self._stack.append(size)
 
     def _remember(self, place: int) -> None:
         if place > _MAX_MEMO:
-            raise CorruptFileError("its pickle numbers more values than it holds")
+            raise CorruptFileError("its pickle refers to more values than it holds")
         self._memo[place] = self._stack[-1]

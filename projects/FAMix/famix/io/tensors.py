@@ -1,64 +1,74 @@
-"""torch's files of tensors: loaded without code, after a look at what they claim."""
+"""Untrusted files of tensors: read with torch's safe loader, after their claims have been checked.
+
+Programs save an np.float64 such as the best score beside the weights, which torch's safe loader refuses. Stand-ins read
+NumPy's numbers and arrays without NumPy's unpickling, which would allocate any size that a pickle claims.
+"""
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
-from zipfile import ZipFile
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from famix.io.archives import check_zip, is_zip
-from famix.io.numpy_values import NUMPY_GLOBALS, without_numpy
 from famix.io.pickles import check_pickle
 from famix.utils.errors import CorruptFileError
 
-__all__ = ["check_tensors", "load_tensors", "unwrapped_names"]
+__all__ = ["check_tensors", "check_zip", "load_tensors", "unwrapped_names"]
 
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAX_CODE_BYTES = 64 << 20  # allowance for compressed entries: torch compresses code, never tensors
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that torch adds
 _PICKLES = 5  # at the start of torch's format before it was a zip archive
-_SHARING = 4  # times that the tensors of a file may show the bytes of it
-_SMALL = 1 << 20  # bytes that are not worth a refusal
+_MAX_SHARING = 4  # how often tensors may show the bytes of their file
+_SMALL = 1 << 20  # bytes that are always allowed
+_MAX_DEPTH = 100  # of nested containers
+_NUMPY_KINDS = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|c8|c16|U\d{1,6})")
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """What torch.save wrote, on the CPU, with checksums compared; NumPy's numbers become Python's, its arrays tensors.
+    """Load a file of torch.save on the CPU, with checksums compared; NumPy numbers become Python's, arrays tensors.
 
     Args:
-        stream: of the file, at its start; it can be rewound.
+        stream: the file, seekable and at its start.
 
     Raises:
-        CorruptFileError: the file is damaged, claims more than it holds, or has tensors other than plain ones.
-        pickle.UnpicklingError: it holds anything but tensors, numbers, texts and containers of them, or is none of
-            torch's files.
-        Exception: torch's own, of any type, of a damaged file.
+        CorruptFileError: the file is damaged, claims more than it holds, or holds tensors that are not dense.
+        pickle.UnpicklingError: the file holds objects other than tensors, numbers, texts and containers, or is not
+            torch's.
+        Exception: torch's errors of other types for a damaged file.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    if is_zip(stream):
+    start = stream.read(len(_ZIP_MAGIC))
+    stream.seek(0)
+    if start == _ZIP_MAGIC:  # torch tells its two formats apart in the same way
         check_zip(stream)
-        with ZipFile(stream) as archive:
+        with zipfile.ZipFile(stream) as archive:
             for entry in archive.infolist():
                 if entry.filename.lower().endswith(".pkl"):
-                    with archive.open(entry) as pickle:
-                        check_pickle(pickle)  # type: ignore[arg-type]  # IO[bytes], which has all that is needed
+                    with archive.open(entry) as content:
+                        check_pickle(content)  # type: ignore[arg-type]  # IO[bytes] has all that is needed
     else:
         for _ in range(_PICKLES):
             if not check_pickle(stream):
                 break
     stream.seek(0)
     try:
-        with torch.serialization.safe_globals(NUMPY_GLOBALS):
-            content = without_numpy(torch.load(stream, map_location="cpu", weights_only=True))
+        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
+            loaded = _without_numpy(torch.load(stream, map_location="cpu", weights_only=True), {}, 0)
     except Exception as error:
         raise _without_advice(error) from error
-    check_tensors(content, size)
-    return content
+    check_tensors(loaded, size)
+    return loaded
 
 
 def _without_advice(error: Exception) -> Exception:
-    """An error of torch without its advice on how to read a file unsafely, which must not reach a user."""
+    """Replace an error of torch that advises to read the file unsafely."""
     text = str(error)
     called = re.search(r"GLOBAL:? ([\w.]+)|Unsupported class ([\w.]+)", text)
     if called:
@@ -66,21 +76,53 @@ def _without_advice(error: Exception) -> Exception:
     if "TorchScript" in text:
         return pickle.UnpicklingError("it is a TorchScript archive, not a checkpoint")
     if isinstance(error, pickle.UnpicklingError):
-        return pickle.UnpicklingError("it is no file that torch wrote")
+        return pickle.UnpicklingError("it is not a file of torch")
     if isinstance(error, KeyError | EOFError) or "weights_only" in text:
-        return CorruptFileError("it is empty, cut off or no file that torch wrote")
+        return CorruptFileError("it is empty, truncated or not a file of torch")
     return error
 
 
-def check_tensors(content: Any, size: int) -> None:
-    """Raise unless tensors are plain ones and show no more than a file holds.
+def check_zip(stream: BinaryIO) -> None:
+    """Raise unless a zip archive holds what it claims and every checksum is right; rewinds the file.
 
-    A tensor with a stride of zero, or a sparse one, has any number of elements in a few bytes; the first thing that
-    copies it would fill the memory.
+    torch compares no checksums, so that a flipped bit would become a weight.
+
+    Args:
+        stream: the archive.
+
+    Raises:
+        CorruptFileError: entries claim more than the file holds, share a name, or have another compression or checksum.
+    """
+    size = stream.seek(0, 2)
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            entries = archive.infolist()
+            claimed = sum(entry.file_size for entry in entries)
+            if claimed > size + _MAX_CODE_BYTES:
+                raise CorruptFileError(f"its entries claim {claimed} bytes, but the file has {size}")
+            if len({entry.filename.lower() for entry in entries}) < len(entries):  # readers differ in their choice
+                raise CorruptFileError("two of its entries share a name")
+            if any(entry.compress_type not in _METHODS for entry in entries):
+                raise CorruptFileError("it has a compression that torch does not write")
+            damaged = archive.testzip()
+    except CorruptFileError:
+        raise
+    except Exception as error:  # zipfile raises another type for every kind of damage
+        raise CorruptFileError(f"it is a damaged archive: {str(error) or type(error).__name__}") from error
+    if damaged is not None:
+        raise CorruptFileError(f"its entry {damaged} has a wrong checksum")
+    stream.seek(0)
+
+
+def check_tensors(content: Any, size: int) -> None:
+    """Raise unless tensors are dense and show no more bytes than their file holds.
+
+    A tensor with a stride of zero, or a sparse one, has any number of elements in a few bytes; its first copy would fill
+    the memory.
 
     Args:
         content: tensors in dictionaries, lists and tuples.
-        size: of their file, in bytes.
+        size: size of the file in bytes.
 
     Raises:
         CorruptFileError: see above.
@@ -88,30 +130,111 @@ def check_tensors(content: Any, size: int) -> None:
     shown, seen, pending = 0, set(), [content]
     while pending:
         value = pending.pop()
-        if isinstance(value, Tensor):  # which counts as often as it is shown
+        if isinstance(value, Tensor):  # counts each time it is shown
             if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-                raise CorruptFileError("it has sparse, quantised or empty tensors, expected plain ones")
+                raise CorruptFileError("it has sparse, quantized or empty tensors, expected dense ones")
             shown += value.numel() * value.element_size()
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             pending.extend(value.values() if isinstance(value, Mapping) else value)
-    if shown > _SHARING * size + _SMALL:
+    if shown > _MAX_SHARING * size + _SMALL:
         raise CorruptFileError(f"its tensors show {shown} bytes, but the file has {size}")
 
 
 def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict under the names of the model itself, without those of what it was wrapped in when it was saved.
+    """Rename a state dict that was saved from a wrapped model.
 
     Args:
-        state: of a model, perhaps in DataParallel, DistributedDataParallel or torch.compile, or with such parts.
+        state: state dict of a model that was perhaps wrapped, in whole or in part, by DataParallel,
+            DistributedDataParallel or torch.compile.
 
     Raises:
-        CorruptFileError: two tensors would have one name.
+        CorruptFileError: two tensors would share a name.
     """
     names = [[part for part in name.split(".") if part not in _WRAPPERS] for name in state]
     while names and all(len(parts) > 1 and parts[0] == "module" for parts in names):
         names = [parts[1:] for parts in names]
     plain = {".".join(parts): value for parts, value in zip(names, state.values(), strict=True)}
     if len(plain) < len(state):
-        raise CorruptFileError("it holds weights of a model twice, with and without the names of wrappers")
+        raise CorruptFileError("it holds the weights of a model twice, with and without the names of wrappers")
     return plain
+
+
+class _NumpyType:
+    """Stand-in for np.dtype."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _NUMPY_KINDS.fullmatch(name):
+            raise CorruptFileError(f"it holds a NumPy value of type {name!r}, expected numbers")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Restore the byte order."""
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _NumpyArray:
+    """Stand-in for an array; `tensor` is None until the pickle has set its content."""
+
+    tensor: Tensor | list[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Restore shape, type, order and bytes."""
+        _, shape, kind, is_fortran, content = state
+        if not isinstance(kind, _NumpyType) or not isinstance(content, bytes):
+            raise CorruptFileError("it holds a NumPy array of objects, expected numbers")
+        array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if is_fortran else "C")
+        native = array.astype(kind.dtype.newbyteorder("="))
+        self.tensor = native.tolist() if native.dtype.kind == "U" else torch.from_numpy(native.copy(order="C"))
+
+
+def _new_array(*_: object) -> _NumpyArray:
+    """Stand-in for NumPy's function that begins an array."""
+    return _NumpyArray()
+
+
+def _number(kind: _NumpyType, content: bytes) -> Any:
+    """Stand-in for NumPy's constructor of numbers."""
+    if not isinstance(content, bytes) or len(content) != kind.dtype.itemsize:
+        raise CorruptFileError("it holds a NumPy number without its bytes")
+    return np.frombuffer(content, kind.dtype)[0].item()
+
+
+def _no_bytes(*arguments: object) -> bytes:
+    """Stand-in for bytes(), which writes empty arrays but would allocate any size."""
+    if arguments:
+        raise CorruptFileError("it asks for bytes that it does not hold")
+    return b""
+
+
+_NUMPY_GLOBALS: list[Any] = [
+    (_no_bytes, "builtins.bytes"),
+    (_NumpyType, "numpy.dtype"),
+    (_NumpyArray, "numpy.ndarray"),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # before and since NumPy 2
+    *((_new_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+
+
+def _without_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """Replace stand-ins of arrays in dictionaries, lists and tuples, the first two in place."""
+    if isinstance(value, _NumpyArray):
+        if value.tensor is None:
+            raise CorruptFileError("it holds a NumPy array without its bytes")
+        return value.tensor
+    if isinstance(value, _NumpyType) or not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) in done:
+        return done[id(value)]
+    if depth > _MAX_DEPTH:
+        raise CorruptFileError("its containers are nested too deeply")
+    done[id(value)] = value
+    if isinstance(value, tuple):
+        entries = [_without_numpy(entry, done, depth + 1) for entry in value]
+        if any(new is not old for new, old in zip(entries, value, strict=True)):
+            done[id(value)] = tuple(entries)
+        return done[id(value)]
+    for key, entry in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        value[key] = _without_numpy(entry, done, depth + 1)
+    return value

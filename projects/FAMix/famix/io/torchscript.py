@@ -1,9 +1,8 @@
-"""Tensors of a TorchScript archive, read without TorchScript: neither its code nor its compiler is run.
+"""Read the tensors of a TorchScript archive without running its code or its compiler.
 
-An archive is a zip file with a pickle of the modules, whose tensors lie in entries of their own, and their code. torch
-would compile the code to load the tensors, and hostile code can crash the compiler or run what a module defines for
-being loaded. Here the modules become containers of what the pickle puts into them, and of the code only the lists of
-their parameters and buffers are read.
+An archive is a zip file with a pickle of the modules, an entry for each tensor, and the code of the modules. torch would
+compile the code to load the tensors; hostile code can crash the compiler or run while it is loaded. Here modules become
+plain containers, and only the lists of their parameters and buffers are read from the code.
 """
 
 import io
@@ -17,9 +16,8 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
-from famix.io.archives import check_zip
 from famix.io.pickles import check_pickle
-from famix.io.tensors import check_tensors
+from famix.io.tensors import check_tensors, check_zip
 from famix.utils.errors import CorruptFileError
 
 __all__ = ["Sealed", "TorchScript", "read_torchscript"]
@@ -37,7 +35,7 @@ _LIST = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
 
 
 class Sealed:
-    """A function that a pickle may call, but not change: pickles can set attributes of whatever they can name."""
+    """A function that a pickle can call but not modify; pickles can set attributes of any object that they can name."""
 
     __slots__ = ("_function",)
 
@@ -54,9 +52,9 @@ class TorchScript:
     """Content of an archive.
 
     Attributes:
-        tensors: parameters and buffers, by the names that they would have in a state_dict.
-        classes: class name of each module, by its path, such as "transformer.resblocks.0"; that of the archive itself is "".
-        others: tensors that are neither parameters nor buffers: plain attributes and constants of the code.
+        tensors: parameters and buffers by their names in a state dict.
+        classes: path of a module, such as "transformer.resblocks.0", -> its class name; the path of the root is "".
+        others: further tensors: plain attributes and constants of the code.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -68,10 +66,10 @@ def read_torchscript(stream: BinaryIO) -> TorchScript:
     """Read an archive.
 
     Args:
-        stream: of the archive.
+        stream: the archive.
 
     Raises:
-        CorruptFileError: the archive is damaged, claims what it does not hold, or refers to anything but modules,
+        CorruptFileError: the archive is damaged, claims more than it holds, or refers to objects other than modules,
             tensors, numbers and texts.
     """
     check_zip(stream)
@@ -81,7 +79,7 @@ def read_torchscript(stream: BinaryIO) -> TorchScript:
             content = _content_of(archive)
     except CorruptFileError:
         raise
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # a damaged pickle raises errors of any type
         raise CorruptFileError(f"its modules cannot be read: {type(error).__name__}: {error}") from error
     check_tensors(content.tensors, size)
     check_tensors(content.others, size)
@@ -99,7 +97,7 @@ def _content_of(archive: ZipFile) -> TorchScript:
         prefix, module = pending.pop()
         count += 1
         if count > _MAX_MODULES or prefix.count(".") > _MAX_DEPTH:
-            raise CorruptFileError("its modules hold each other")
+            raise CorruptFileError("its modules contain each other")
         content.classes[prefix.removesuffix(".")] = type(module).kind[1]
         for name, value in vars(module).items():
             if isinstance(value, _Module):
@@ -115,24 +113,24 @@ def _content_of(archive: ZipFile) -> TorchScript:
 
 
 def _unpickle(archive: ZipFile, folder: str, name: str) -> Any:
-    """Read {name}.pkl, whose tensors lie in the folder {name}."""
+    """Read {name}.pkl; the folder {name} holds its tensors."""
     content = archive.read(f"{folder}/{name}.pkl")
     check_pickle(io.BytesIO(content))
     return _ModuleUnpickler(content, archive, f"{folder}/{name}").load()
 
 
 class _Module:
-    """In the place of a module's class: holds what the pickle sets.
+    """Stand-in for a module; the pickle sets its attributes.
 
     Attributes:
-        kind: the class's path in the archive's code and its name.
+        kind: path of the class in the code of the archive, and its name.
     """
 
     kind = ("", "")
 
 
 class _ModuleUnpickler(pickle.Unpickler):
-    """Resolves modules, and the functions that rebuild tensors."""
+    """Resolve modules and the functions that rebuild tensors."""
 
     def __init__(self, content: bytes, archive: ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(content))
@@ -146,13 +144,13 @@ class _ModuleUnpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return name
         if module == "torch.jit._pickle":
-            return Sealed(_first)  # lists of numbers, and values with the name of their type
+            return Sealed(_first)  # lists of numbers, and values with their type names
         allowed: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch._utils", "_rebuild_tensor_v2"): _view,
             ("collections", "OrderedDict"): dict,
         }
         if (module, name) not in allowed:
-            raise CorruptFileError(f"it refers to {module}.{name}, which weights have no use for")
+            raise CorruptFileError(f"it refers to {module}.{name}, which weights do not need")
         return Sealed(allowed[module, name])
 
     def persistent_load(self, pid: Any) -> Tensor:
@@ -176,15 +174,15 @@ def _first(value: Any, *_: object) -> Any:
 
 
 class _Declarations:
-    """Which attributes of modules are parameters or buffers; tensors that are neither belong to no state_dict."""
+    """Find the attributes of modules that are parameters or buffers; a state dict leaves out other tensors."""
 
     def __init__(self, archive: ZipFile, folder: str) -> None:
         self._archive = archive
         self._folder = folder
-        self._classes: dict[str, dict[str, set[str] | None]] = {}  # by the path of their code
+        self._classes: dict[str, dict[str, set[str] | None]] = {}  # keyed by the path of their code
 
     def has(self, module: _Module, name: str) -> bool:
-        """Whether an attribute is one. Code before torch 1.6 does not tell buffers: all tensors count there."""
+        """Return whether an attribute is one of them; before torch 1.6, code lists no buffers, and all tensors count."""
         path, class_name = type(module).kind
         if path not in self._classes:
             self._classes[path] = self._read(path)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["did_you_mean", "first_few", "shown", "table_cell"]
+__all__ = ["did_you_mean", "first_few", "first_line", "shown", "table_cell"]
 
 _LONGEST = 300  # characters of a value in a message
 
@@ -42,3 +42,8 @@ def first_few(items: Sequence[object], limit: int = 3) -> str:
 def table_cell(text: str) -> str:
     """A text as a cell of a Markdown table: on one line, with the marks escaped that would end the cell."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

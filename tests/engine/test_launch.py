@@ -8,9 +8,9 @@ import torch
 from torch import distributed
 
 from error_matching import expect_error, explains
-from famix.engine import argument_parser, processes
-from famix.engine.places import Place, place_from_environment
-from famix.engine.processes import Peers, describe_loss, is_lost_connection
+from famix.engine import argument_parser, peers
+from famix.engine.launch import _gpu, launch, place_from_environment
+from famix.engine.peers import Peers, Place, describe_loss, is_lost_connection
 from famix.utils.errors import ConfigError
 from run_factory import train_net
 
@@ -94,9 +94,9 @@ def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
 
 @pytest.mark.parametrize("local_ranks", [[0, 1, 0], [0, 0, 1, 1]])
 def test_machines_with_different_numbers_of_processes(local_ranks: list[int]) -> None:
-    peers = peers_of(*local_ranks)
+    first = peers_of(*local_ranks)
     with expect_error(ConfigError, "LOCAL_RANK", local_ranks):
-        peers.per_machine()
+        first.per_machine()
 
 
 def peers_of(*local_ranks: int, pids: "list[int] | None" = None) -> Peers:
@@ -104,7 +104,7 @@ def peers_of(*local_ranks: int, pids: "list[int] | None" = None) -> Peers:
     store = distributed.HashStore()
     for rank, local_rank in enumerate(local_ranks):
         pid = pids[rank] if pids else os.getpid()
-        store.set(f"home/{rank}", f"{local_rank} {pid} {processes._machine()}")
+        store.set(f"home/{rank}", f"{local_rank} {pid} {peers._machine()}")
     return Peers(Place(0, len(local_ranks), local_ranks[0], "", store_is_apart=True), store)
 
 
@@ -165,14 +165,12 @@ def test_which_errors_mean_a_lost_connection(error: BaseException | None, is_one
 def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch, count: int, per_machine: int, gpu: int) -> None:
     """SLURM can show each task its own GPU alone."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert processes._gpu(2, per_machine) == gpu
+    assert _gpu(2, per_machine) == gpu
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with expect_error(ConfigError, "LOCAL_RANK", remedy="cpu"):
-        processes._gpu(2, 4)
+        _gpu(2, 4)
     with expect_error(ConfigError, "--num-gpus", 4, "cpu"):
-        processes.launch(
-            argument_parser().parse_args(["--num-gpus", "4"]), torch.device("cuda"), lambda args, peers: None
-        )
+        launch(argument_parser().parse_args(["--num-gpus", "4", "MODEL.DEVICE", "cuda"]), lambda args, peers: None)

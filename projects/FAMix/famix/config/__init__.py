@@ -1,0 +1,6 @@
+"""Configs: every key with its default and meaning, and reading of config files and command lines."""
+
+from famix.config.defaults import add_famix_config
+from famix.config.loading import PATH_KEYS, flat_settings, load_config, read_settings
+
+__all__ = ["PATH_KEYS", "add_famix_config", "flat_settings", "load_config", "read_settings"]

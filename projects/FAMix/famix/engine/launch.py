@@ -1,0 +1,212 @@
+"""Start the processes of a run, or join those that torchrun or SLURM has started, in one process group."""
+
+import argparse
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch import distributed
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from famix.config import load_config
+from famix.engine.hooks import raise_when_stopped
+from famix.engine.peers import LOST, SIGNALLED, USER_ERROR, Peers, Place, describe_loss, print_error
+from famix.utils.errors import ConfigError, FAMixError
+
+__all__ = ["launch", "place_from_environment"]
+
+_GRACE_SECONDS = 10.0  # that processes have to end by themselves after one has failed
+
+Work = Callable[[argparse.Namespace, Peers], Any]
+"""Work of one process, given the command line and the other processes."""
+
+
+def launch(args: argparse.Namespace, work: Work) -> Any:
+    """Do a run: in this process, in processes that it starts, or as a process of torchrun or SLURM.
+
+    Detectron2's launch requires GPUs, and answers the end of a process with a traceback.
+
+    Args:
+        args: parsed command line.
+        work: work of one process.
+
+    Returns:
+        The result of `work` in this process; None if it starts others.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes, or the variables of torchrun or SLURM are incomplete.
+        SystemExit: a process has failed; with its status.
+    """
+    place = place_from_environment(args, os.environ)
+    if place is not None:
+        return _join_group(place, args, _device(args), work)
+    if args.num_gpus * args.num_machines <= 1:  # --num-gpus 0 runs in this process, as in Detectron2
+        return work(args, Peers())
+    return _start_processes(args, _device(args), work)
+
+
+def _device(args: argparse.Namespace) -> torch.device:
+    """Return the device of a run; mistakes in its config are reported by the run itself."""
+    try:
+        return torch.device(load_config(args.config_file, args.opts).MODEL.DEVICE)
+    except (FAMixError, RuntimeError):
+        return torch.device("cpu")
+
+
+def _start_processes(args: argparse.Namespace, device: torch.device, work: Work) -> None:
+    """Start one process per device of this machine and wait for all of them."""
+    if device.type == "cuda" and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(
+            f"--num-gpus must be at most the number of GPUs, {torch.cuda.device_count()}, got {args.num_gpus}. Start "
+            "fewer, or set MODEL.DEVICE cpu."
+        )
+    # The processes of the run answer signals; if this one ended first, it would interrupt them.
+    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in multiprocessing.active_children()])
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all processes
+    url, store = args.dist_url, None
+    if args.machine_rank == 0 and (url == "auto" or _is_address(url)):
+        # A store in this process outlives the others, which still learn of each other when rank 0 is lost.
+        address = urlsplit("tcp://127.0.0.1:0" if url == "auto" else url)
+        store = _tcp_store(address.hostname, address.port, is_master=True, wait_for_workers=False)
+        url = f"tcp://127.0.0.1:{store.port}" if url == "auto" else url
+    context = torch.multiprocessing.start_processes(
+        _run_rank, args=(url, args, device, work), nprocs=args.num_gpus, join=False
+    )
+    try:
+        while not context.join(grace_period=_GRACE_SECONDS):
+            pass
+    except ProcessExitedException as error:
+        # The exit code of a process that a signal has ended is the negative number of the signal.
+        killed = error.exit_code < 0 and -error.exit_code not in (signal.SIGTERM, signal.SIGINT)
+        if killed and all(process.exitcode != LOST for process in context.processes):  # no other process has said it
+            rank = args.machine_rank * args.num_gpus + error.error_index
+            print_error(describe_loss([rank], args.num_gpus * args.num_machines))
+        sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
+
+
+def _run_rank(local_rank: int, url: str, args: argparse.Namespace, device: torch.device, work: Work) -> None:
+    rank, world_size = args.machine_rank * args.num_gpus + local_rank, args.num_gpus * args.num_machines
+    _join_group(Place(rank, world_size, local_rank, url, _is_address(url)), args, device, work)
+
+
+def _join_group(place: Place, args: argparse.Namespace, device: torch.device, work: Work) -> Any:
+    """Join the process group, NCCL on GPUs and Gloo elsewhere, and do the work of this process."""
+    if place.store_is_apart and _is_address(place.url):
+        address = urlsplit(place.url)
+        store: distributed.Store = _tcp_store(address.hostname, address.port)
+    else:
+        store, *_ = next(distributed.rendezvous(place.url, place.rank, place.world_size, timeout=DEFAULT_TIMEOUT))
+    peers = Peers(place, store)
+    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    try:
+        per_machine = peers.per_machine()
+        if on_gpu:
+            torch.cuda.set_device(_gpu(place.local_rank, per_machine))
+    except ConfigError as error:
+        peers.say(f"error: {error}")
+        peers.leave(USER_ERROR)
+    distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=distributed.PrefixStore("group", store),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    comm.create_local_process_group(per_machine)
+    comm.synchronize()  # otherwise the timeout of the first collective operation includes the start of the others
+    raise_when_stopped()
+    return work(args, peers)
+
+
+def _is_address(url: str) -> bool:
+    return url.startswith("tcp://")  # others are files, which no process serves
+
+
+def _tcp_store(host: str | None, port: int | None, **options: bool) -> "distributed.TCPStore":
+    return distributed.TCPStore(host or "", port or 0, timeout=DEFAULT_TIMEOUT, **options)
+
+
+def _gpu(local_rank: int, per_machine: int) -> int:
+    """Return the GPU of a process: that of its number, or the only one that SLURM exposes to it."""
+    count = torch.cuda.device_count()
+    if count == 1:
+        return 0
+    if count < per_machine:
+        raise ConfigError(
+            f"LOCAL_RANK must be below the number of GPUs, {count}, got {per_machine} processes on a machine. Start fewer, "
+            "or set MODEL.DEVICE cpu."
+        )
+    return local_rank
+
+
+def place_from_environment(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
+    """Return the place that torchrun or SLURM's srun has given this process, or None if there is none.
+
+    Args:
+        args: parsed command line.
+        environment: os.environ.
+
+    Raises:
+        ConfigError: the variables are incomplete, or the command line asks for further processes.
+    """
+    starts_others = args.num_gpus > 1 or args.num_machines > 1
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        if starts_others and "LOCAL_RANK" in environment:
+            raise ConfigError(
+                f"--num-gpus must be omitted under torchrun, which has started the processes, got {args.num_gpus} for "
+                f"{args.num_machines} machine(s). Set the number with torchrun --nproc-per-node."
+            )
+        if _number("WORLD_SIZE", environment) == 1:
+            return None
+        names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"
+        rank, world_size, local_rank, _ = (_number(name, environment) for name in names)
+        _require("MASTER_ADDR", environment)
+        return Place(rank, world_size, local_rank, "env://", environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks == 1 or args.num_machines > 1:  # one task per machine, which starts the others there
+        return None
+    if starts_others:
+        raise ConfigError(
+            f"--num-gpus must be omitted where srun starts {tasks} tasks, got {args.num_gpus}. Start one task per GPU "
+            "without it, or one task per machine with --num-gpus, --num-machines and --machine-rank."
+        )
+    rank, local_rank = _number("SLURM_PROCID", environment), _number("SLURM_LOCALID", environment)
+    return Place(rank, tasks, local_rank, f"tcp://{_slurm_address(environment)}")
+
+
+def _require(name: str, environment: Mapping[str, str]) -> str:
+    if not environment.get(name):
+        raise ConfigError(
+            f"{name} must be set for each of several processes, got none. Start them with torchrun or srun; to start a "
+            "single process, unset RANK and WORLD_SIZE."
+        )
+    return environment[name]
+
+
+def _number(name: str, environment: Mapping[str, str]) -> int:
+    value = _require(name, environment)
+    if not value.isdecimal():
+        raise ConfigError(f"{name} must be a non-negative integer, got {value!r}. Start the processes with torchrun.")
+    return int(value)
+
+
+def _slurm_address(environment: Mapping[str, str]) -> str:
+    """Return HOST:PORT of the first task, from MASTER_ADDR and MASTER_PORT or from the job."""
+    port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
+    if environment.get("MASTER_ADDR"):
+        return f"{environment['MASTER_ADDR']}:{port}"
+    if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
+        return f"localhost:{port}"
+    nodes = environment.get("SLURM_STEP_NODELIST") or _require("SLURM_JOB_NODELIST", environment)
+    # "node[003-010,12]-ib,other" begins with node003-ib
+    first = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<number>\d+)[^\]]*\])?(?P<suffix>[^,\[]*)", nodes)
+    assert first is not None
+    return f"{first['prefix']}{first['number'] or ''}{first['suffix']}:{port}"

@@ -1,0 +1,258 @@
+"""Checkpoints: written atomically, read without running code, and refused where they are incomplete."""
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from glob import escape as glob_escape
+from glob import glob
+from typing import Any, ClassVar
+
+from detectron2.checkpoint import DetectionCheckpointer
+from fvcore.common.checkpoint import Checkpointer
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from famix.io.atomic import remove_stale_parts, save_tensors, whole_file
+from famix.io.tensors import load_tensors, unwrapped_names
+from famix.io.text_files import require_plain_file
+from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
+from famix.utils.messages import first_line
+from famix.utils.paths import require_local
+
+__all__ = ["AVERAGE_FILE", "BEST_FILE", "LAST_FILE", "SETTINGS", "SafeCheckpointer", "first_not_finite", "read_tensors"]
+
+LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model_ema.pth"
+"""Names in OUTPUT_DIR of the final weights, the best ones on the source and their moving average."""
+
+SETTINGS = "settings"
+"""Entry of a checkpoint with the settings of its run, {key: value}."""
+
+_MAX_NAME_BYTES = 4096
+_POINTER = "last_checkpoint"  # Detectron2's file with the name of the last checkpoint
+_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's names of the others
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """DetectionCheckpointer that loads tensors only and explains what is wrong with a file.
+
+    Args:
+        model: the model, perhaps wrapped; as for the other arguments, see DetectionCheckpointer.
+        save_dir: folder of the checkpoints.
+        strict: refuse a checkpoint that leaves a part of the model unset; otherwise Detectron2 logs a warning.
+        record: plain data that every checkpoint stores, such as the settings of the run.
+        **checkpointables: objects that are saved and loaded along with the model.
+
+    Attributes:
+        resumed: the file from which training resumed; "" for a new run.
+        loaded: entries, except the model, of the file that is being loaded.
+    """
+
+    _read_ahead: ClassVar[dict[str, tuple[object, dict[str, Any]]]] = {}  # file -> its identity and content
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict: bool = False,
+        record: Mapping[str, Any] | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        inner: Any = model
+        while isinstance(inner, DataParallel | DistributedDataParallel) or hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+        self.model: nn.Module = inner
+        self.strict = strict
+        self.record = dict(record or {})
+        self.resumed = ""
+        self.loaded: dict[str, Any] = {}
+        self._resuming = False
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save the model, the checkpointables and `kwargs` atomically.
+
+        Args:
+            name: file name without ".pth".
+            **kwargs: further entries.
+
+        Raises:
+            WeightsError: the file cannot be written; earlier checkpoints stay.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        try:
+            save_tensors({"model": self.model.state_dict(), **states, **self.record, **kwargs}, path)
+            self.tag_last_checkpoint(os.path.basename(path))
+        except OSError as error:
+            raise WeightsError(
+                f"checkpoint {path} cannot be written ({error.strerror or error}). Free disk space, then continue from the "
+                "previous checkpoint with --resume"
+            ) from error
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record the name of the last checkpoint."""
+        with whole_file(os.path.join(self.save_dir, _POINTER)) as part:
+            part.write_text(last_filename_basename)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """See DetectionCheckpointer.resume_or_load; falls back to earlier checkpoints if the last one is damaged.
+
+        Raises:
+            WeightsError: no checkpoint can be read; describes the last one. See also `load`.
+        """
+        if not resume or not self.has_checkpoint():
+            return self.load(path, checkpointables=[])
+        if self.save_to_disk:
+            remove_stale_parts(self.save_dir)  # unfinished checkpoints would fill the disk in the long run
+        last, *before = self.resumable_files()
+        self._resuming, self.resumed = True, last
+        try:
+            return self.load(last)
+        except WeightsError as error:
+            for file in before:
+                with suppress(WeightsError):
+                    self.resumed = file
+                    content = self.load(file)
+                    logging.getLogger(__name__).warning("Continuing from %s: %s", file, error)
+                    return content
+            raise
+        finally:
+            self._resuming = False
+
+    def read_resumable(self) -> tuple[str, dict[str, Any]]:
+        """Return the checkpoint that `resume_or_load` would load, and its content.
+
+        The content is kept for the next `load` of that file, which does not read it again.
+
+        Raises:
+            WeightsError: no checkpoint can be read; describes the last one.
+        """
+        first: WeightsError | None = None
+        for file in self.resumable_files():
+            try:
+                self._require_file(file)
+                content = self._load_file(file)
+            except WeightsError as error:
+                first = first or error
+            else:
+                self._read_ahead.clear()
+                self._read_ahead[file] = _identity(file), content
+                return file, content
+        raise first or WeightsError(f"OUTPUT_DIR must hold a checkpoint to resume, got {self.save_dir}. Omit --resume")
+
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the last checkpoint, or a path without a file if the pointer to it is damaged."""
+        try:
+            require_plain_file(os.path.join(self.save_dir, _POINTER), _MAX_NAME_BYTES)
+            return super().get_checkpoint_file()
+        except ValueError:  # not text
+            return os.path.join(self.save_dir, _POINTER)
+
+    def resumable_files(self) -> list[str]:
+        """Return the checkpoints that training can resume from: the last one, then the others from late to early."""
+        last = self.get_checkpoint_file()
+        return [last, *(file for file in self.numbered_files() if file != last)]
+
+    def numbered_files(self) -> list[str]:
+        """Return the checkpoints before the final one, from late to early."""
+        return sorted(glob(os.path.join(glob_escape(self.save_dir), _NUMBERED)), reverse=True)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See DetectionCheckpointer.load.
+
+        Raises:
+            WeightsError: the file is missing, damaged, not a checkpoint of tensors, incomplete or of another run while
+                resuming, or, if strict, of another model.
+        """
+        require_local(path, "MODEL.WEIGHTS", WeightsError)
+        if path:
+            self._require_file(path)
+        elif self.strict:
+            raise WeightsError("MODEL.WEIGHTS must name a checkpoint to evaluate, got ''. Set MODEL.WEIGHTS FILE")
+        else:
+            return {}  # fvcore would log that it initializes from scratch, which CLIP does not
+        try:
+            # DetectionCheckpointer.load parses the path as a URL; for a path with "?" it would open another file.
+            return Checkpointer.load(self, path, *args, **kwargs)
+        except FAMixError:
+            raise
+        except Exception as error:  # raised by checkpointables
+            raise WeightsError(f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})") from error
+
+    def _require_file(self, path: str) -> None:
+        if not self.path_manager.isfile(path):
+            raise WeightsError(f"checkpoint {path} does not exist. Correct MODEL.WEIGHTS or OUTPUT_DIR")
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        identity, content = self._read_ahead.pop(filename, (None, {}))
+        if identity is not None and identity == _identity(filename):
+            return content
+        checkpoint = read_tensors(filename)
+        if not isinstance(checkpoint, dict):
+            raise WeightsError(f"{filename} must hold a dictionary of tensors, got a {type(checkpoint).__name__}")
+        checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
+        entries = checkpoint["model"]
+        if not isinstance(entries, dict):
+            raise WeightsError(f"'model' in {filename} must be a dictionary of tensors, got a {type(entries).__name__}")
+        for name, value in entries.items():
+            if not (isinstance(name, str) and isinstance(value, Tensor)):
+                raise WeightsError(
+                    f"'model' in {filename} must map names to tensors, got a {type(value).__name__} as {name!r}. It is a "
+                    "checkpoint of another program"
+                )
+        try:
+            return {**checkpoint, "model": unwrapped_names(entries)}
+        except CorruptFileError as error:
+            raise WeightsError(f"{filename} cannot be read: {error}") from error
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if self._resuming:
+            lost = [key for key in self.checkpointables if key not in checkpoint]
+            if lost:
+                raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, which resuming needs")
+            broken = first_not_finite(checkpoint["model"])
+            if broken is not None:
+                raise WeightsError(f"{broken} in the checkpoint is not finite: the training had diverged before")
+        self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
+        incompatible = super()._load_model(checkpoint)
+        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
+        unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # misshapen entries are missing as well
+        if (self.strict or self._resuming) and unset:
+            raise WeightsError(
+                f"the checkpoint must set all entries of the model, got {len(unset)} missing or of another shape, e.g. "
+                f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config that it was "
+                "trained with"
+            )
+        return incompatible
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Any:
+    """Read a file of tensors that training saved.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or holds objects other than tensors and plain data.
+    """
+    try:
+        with open(path, "rb") as file:
+            return load_tensors(file)
+    except Exception as error:  # torch raises another type for every kind of damage
+        raise WeightsError(
+            f"{path} is no checkpoint of tensors ({type(error).__name__}: {first_line(error)}). Name a file that training "
+            "saved"
+        ) from error
+
+
+def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor in a state dict with an infinity or NaN, or None."""
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
+
+
+def _identity(path: str) -> object:
+    """Identify the present content of a file."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns

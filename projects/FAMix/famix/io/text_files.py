@@ -1,0 +1,191 @@
+"""Untrusted text files: of a bounded size, JSON with finite numbers, and YAML without code or endless aliases."""
+
+import codecs
+import json
+import math
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from famix.utils.errors import CorruptFileError
+
+try:
+    from yaml import CSafeLoader as SafeLoader  # several times faster
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "MAX_YAML_BYTES",
+    "check_yaml",
+    "parse_json",
+    "parse_yaml",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "require_plain_file",
+]
+
+MAX_JSON_BYTES = 2 << 30
+"""Limit for a file of annotations; COCO's panoptic ones have about a quarter of it."""
+
+MAX_YAML_BYTES = 1 << 20
+"""Limit for a definition or a config; the largest shipped one has a few thousand bytes."""
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_MAX_UNFOLDED = 4 << 20  # characters and entries with all YAML aliases expanded
+_MAX_DEPTH = 100  # libyaml's composer overflows the stack at about ten thousand
+
+
+def require_plain_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+    """Raise unless a path leads to a regular file; reading a pipe or a device may never end.
+
+    Args:
+        path: path of the file, or of a link to it.
+        max_bytes: largest size; None sets no limit.
+
+    Raises:
+        CorruptFileError: the file is not regular, or too large.
+        OSError: the file is missing or inaccessible.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptFileError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise CorruptFileError(f"it has {status.st_size} bytes, more than the limit of {max_bytes}")
+
+
+def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: path of the file.
+        max_bytes: largest size.
+
+    Raises:
+        CorruptFileError: the file is not regular, too large, or in UTF-16.
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the file is not text.
+    """
+    require_plain_file(path, max_bytes)
+    with open(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise CorruptFileError("it is text in UTF-16, as some editors save it; save it as UTF-8")
+    return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
+    """Read a JSON file that holds an object with finite numbers.
+
+    Args:
+        path: path of the file.
+        max_bytes: largest size.
+
+    Raises:
+        CorruptFileError: the file is not regular, too large, nested too deeply, not an object, or holds numbers that are
+            not finite.
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON.
+    """
+    content = parse_json(read_text(path, max_bytes), finite=True)
+    if not isinstance(content, dict):
+        raise CorruptFileError(f"it holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def parse_json(text: str, *, finite: bool = False) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: the text.
+        finite: refuse NaN and infinities, which Python reads although JSON excludes them.
+
+    Raises:
+        CorruptFileError: the text is nested too deeply, or holds a number that is not finite or half a character.
+        ValueError: the text is not JSON.
+    """
+    try:
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite) if finite else json.loads(text)
+    except RecursionError as error:
+        raise CorruptFileError("its JSON is nested too deeply") from error
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(content, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # showing or writing it would fail later
+            raise CorruptFileError(f"it holds half a character, \\u{ord(error.object[error.start]):04x}") from error
+    return content
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise CorruptFileError(f"it holds the number {number}, expected finite ones")
+    return value
+
+
+def read_yaml(path: str | os.PathLike[str], max_bytes: int = MAX_YAML_BYTES) -> Any:
+    """Read a YAML file: mappings, lists, texts, numbers, booleans, dates or None.
+
+    Raises:
+        CorruptFileError: the file is not regular or too large; see also `parse_yaml`.
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the file is not text.
+    """
+    return parse_yaml(read_text(path, max_bytes))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML.
+
+    Raises:
+        CorruptFileError: the text is not valid YAML, or see `check_yaml`.
+    """
+    try:
+        check_yaml(text)
+        return yaml.load(text, Loader=SafeLoader)
+    except CorruptFileError:
+        raise
+    except Exception as error:  # YAMLError, and PyYAML's errors of malformed dates and numbers
+        raise CorruptFileError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def check_yaml(text: str) -> None:
+    """Raise unless YAML has a moderate depth, and a moderate size with all aliases expanded; builds nothing.
+
+    Ten lines of aliases to aliases represent a billion entries, and showing or merging them fills the memory.
+
+    Raises:
+        CorruptFileError: the text is too deep or too large, or an alias refers to its own parent.
+        yaml.YAMLError: the text is not YAML.
+    """
+    open_nodes: list[tuple[str | None, int]] = []  # anchor, and size so far
+    anchors: dict[str | None, int | None] = {}  # None while a node is open
+    for event in yaml.parse(text, Loader=SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > _MAX_DEPTH:
+                raise CorruptFileError("its YAML is nested too deeply")
+            if event.anchor is not None:
+                anchors[event.anchor] = None
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            known = anchors.get(event.anchor, 1)
+            if known is None:
+                raise CorruptFileError("a YAML alias refers to its own parent")
+            anchor, size = None, known
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1 + len(event.value)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+        else:
+            continue
+        if size > _MAX_UNFOLDED:
+            raise CorruptFileError("its YAML aliases expand to more than any such file needs")
+        if anchor is not None:
+            anchors[anchor] = size
+        if open_nodes:
+            open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)

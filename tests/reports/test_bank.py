@@ -11,13 +11,13 @@ from error_matching import expect_error
 from famix.reports.bank import (
     Selection,
     bank_prompts,
-    class_statistics,
+    class_groups,
     filter_bank,
     find_problems,
+    group_statistics,
     merge_banks,
     source_distance,
-    style_words,
-    word_statistics,
+    word_groups,
 )
 from famix.style import StyleBank
 from famix.utils.errors import BankError
@@ -27,9 +27,11 @@ from reports.banks import CLASSES, make_bank
 
 
 def test_style_words_are_prompts_without_the_class() -> None:
-    words = style_words(make_bank(7))
-    assert words is not None and words.names == ("foggy", "night")
-    assert words.index.tolist() == [0, 0, 0, 1, 1, 1, 0]
+    groups = word_groups(make_bank(7))
+    assert {name: rows.nonzero().flatten().tolist() for name, rows in groups.items()} == {
+        "foggy": [0, 1, 2, 6],
+        "night": [3, 4, 5],
+    }
     assert bank_prompts(make_bank(3)) == ["foggy road", "foggy sky", "foggy traffic sign"]
 
 
@@ -39,39 +41,28 @@ def test_a_prompt_without_the_class_is_a_word_as_a_whole() -> None:
         torch.tensor([255]), torch.zeros(1, 4), torch.ones(1, 4),
         {"batch_id": torch.tensor([9]), "prompt_id": torch.tensor([6]), "initial_loss": torch.ones(1), "final_loss": torch.ones(1)},
     )  # fmt: skip
-    words = style_words(bank)
-    assert words is not None and words.names == ("foggy", "photo")
-    assert [one.name for one in class_statistics(bank)] == ["road", "sky", "unlabelled"]
+    assert list(word_groups(bank)) == ["foggy", "photo"]
+    assert list(class_groups(bank)) == ["road", "sky", "unlabelled"]
 
 
 def test_banks_without_prompts_have_no_style_words() -> None:
     measured = StyleBank({"class_names": json.dumps(CLASSES)})
     measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
-    assert style_words(measured) is None and word_statistics(measured) == []
-    (road,) = class_statistics(measured)
+    assert word_groups(measured) == {}
+    road = group_statistics(measured, class_groups(measured)["road"])
     assert math.isnan(road.loss_before) and math.isnan(road.spread)
 
 
-def test_numbers_of_a_group_are_those_computed_by_hand() -> None:
+def test_statistics_of_a_group_are_those_computed_by_hand() -> None:
     bank = StyleBank({"class_names": json.dumps(CLASSES)})
     mean, std = torch.tensor([[1.0, 3.0], [3.0, 3.0]]), torch.tensor([[2.0, 1.0], [2.0, -1.0]])
-    bank.add(
-        torch.tensor([1, 1]),
-        mean,
-        std,
-        {"initial_loss": torch.tensor([0.5, 0.7]), "final_loss": torch.tensor([0.1, 0.2])},
-    )
-    (sky,) = class_statistics(bank)
-    assert (sky.name, sky.styles, sky.negative) == ("sky", 2, 1)
+    losses = {"initial_loss": torch.tensor([0.5, 0.7]), "final_loss": torch.tensor([0.1, 0.2])}
+    bank.add(torch.tensor([1, 1]), mean, std, losses)
+    sky = group_statistics(bank, class_groups(bank)["sky"])
+    assert (sky.styles, sky.negative) == (2, 1)
     assert sky.loss_before == pytest.approx(0.6) and sky.loss_after == pytest.approx(0.15)
     # The mean style is (2, 3, 2, 0): differences of 1 in two of four places, and a size of sqrt(17 / 4).
     assert sky.spread == pytest.approx(math.sqrt(2 / 4) / math.sqrt(17 / 4))
-
-
-def test_style_words_have_statistics() -> None:
-    foggy, night = word_statistics(make_bank(12))
-    assert (foggy.name, foggy.styles, night.name, night.styles) == ("foggy", 6, "night", 6)
-    assert foggy.loss_after < night.loss_after
 
 
 def test_distance_counts_in_the_variation_of_the_source() -> None:

@@ -10,7 +10,7 @@ import torch
 from clip_factory import save_tiny_clip
 from error_matching import explains
 from famix.clip import clip_weights_hash, load_clip_state_dict
-from famix.reports.bank import class_statistics
+from famix.reports.bank import class_groups, group_statistics
 from famix.reports.bank_page import BankView, principal_plane, render_bank
 from famix.style import StyleBank
 from reports.banks import make_bank
@@ -38,7 +38,8 @@ def run(*arguments: object) -> int:
 def test_prints_classes_style_words_and_metadata(bank_file: Path, capsys: Output) -> None:
     assert run(bank_file) == 0
     text = capsys.readouterr().out
-    road = class_statistics(StyleBank.load(bank_file))[0]
+    bank = StyleBank.load(bank_file)
+    road = group_statistics(bank, class_groups(bank)["road"])
     pattern = rf"^road +8 +{road.loss_before:.3f} +{road.loss_after:.3f} +{road.spread:.2f} +0$"
     assert re.search(pattern, text, flags=re.MULTILINE)
     assert re.search(r"^foggy +12 ", text, flags=re.MULTILINE)

@@ -11,7 +11,7 @@ from torch import nn
 
 from error_matching import expect_error, explains
 from famix.modeling import FAMixSemanticSegmentor
-from famix.reports.style_preview import StylePreview, changed_by_class, changed_share
+from famix.reports.style_preview import Effect, changed_by_class, changed_share, preview_styles
 from famix.style import StyleBank, channel_mean_std
 from famix.utils.errors import ConfigError
 from model_factory import make_restyler, tiny_segmentor
@@ -31,29 +31,26 @@ def image() -> torch.Tensor:
     return torch.randint(256, (3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def preview(model: nn.Module, bank: StyleBank, image: torch.Tensor, **options: object) -> StylePreview:
-    return StylePreview(model, bank, image, **{"stage": "res2", "grid": GRID, **options})  # type: ignore[arg-type]
+def preview(model: nn.Module, bank: StyleBank, image: torch.Tensor, **options: object) -> list[Effect]:
+    return list(preview_styles(model, bank, image, **{"stage": "res2", "grid": GRID, **options}))  # type: ignore[arg-type]
 
 
 def test_every_style_word_has_its_effect(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    shown = preview(model, make_bank(12, channels=32), image)
-    foggy, night = shown.effects()
-    assert shown.names == (foggy.name, night.name) == ("foggy", "night")
-    assert foggy.styles == night.styles == 6
+    plain, foggy, night = preview(model, make_bank(12, channels=32), image)
+    assert (foggy.name, night.name, foggy.styles, night.styles) == ("foggy", "night", 6, 6)
     assert list(foggy.distances) == ["res2", "res3", "res4", "res5"]
-    assert min(foggy.distances.values()) > 0 and foggy.distances != night.distances
-    assert shown.plain is not None and foggy.predicted is not None
+    assert min(foggy.distances.values()) > 0 == max(plain.distances.values()) and foggy.distances != night.distances
     with torch.no_grad():
-        (plain,) = model([{"image": image}])
-    assert np.array_equal(shown.plain, plain["sem_seg"].argmax(0))
-    assert not np.array_equal(shown.plain, foggy.predicted)
+        (expected,) = model([{"image": image}])
+    assert np.array_equal(plain.predicted, expected["sem_seg"].argmax(0))
+    assert not np.array_equal(plain.predicted, foggy.predicted)
 
 
-def test_a_patch_that_keeps_its_statistics_stays_what_it_is(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    shown = preview(model, make_bank(12, channels=32), image, own_weight=1.0)
-    for effect in shown.effects():
+def test_a_patch_that_keeps_its_statistics_stays_the_same(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    plain, *others = preview(model, make_bank(12, channels=32), image, own_weight=1.0)
+    for effect in others:
         assert max(effect.distances.values()) < 1e-5
-        assert np.array_equal(effect.predicted, shown.plain)
+        assert np.array_equal(effect.predicted, plain.predicted)
 
 
 def test_the_style_of_the_image_itself_is_no_distance(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
@@ -62,47 +59,40 @@ def test_the_style_of_the_image_itself_is_no_distance(model: FAMixSemanticSegmen
     mean, std = (values.flatten(1) for values in channel_mean_std(features))
     bank = StyleBank()
     bank.add(torch.tensor([0, 1]), torch.cat([mean, mean]), torch.cat([std, 2 * std]))
-    same, scaled = preview(model, bank, image, grid=(1, 1)).effects()
+    _, same, scaled = preview(model, bank, image, grid=(1, 1))
     assert (same.name, scaled.name) == ("0", "1")
     assert same.distances["res2"] < 1e-5 < 0.01 < scaled.distances["res2"]
 
 
-def test_patches_get_styles_of_the_class_that_is_seen(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    seen = preview(model, make_bank(1, channels=32), image).plain
-    assert seen is not None
-    common = int(np.bincount(seen.ravel()).argmax())
+def test_patches_get_styles_of_their_predicted_class(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+    predicted = preview(model, make_bank(1, channels=32), image)[0].predicted
+    assert predicted is not None
+    common = int(np.bincount(predicted.ravel()).argmax())
     base = make_bank(1, channels=32)
     both, one = StyleBank(), StyleBank()
-    far = base.mean + 50
-    both.add(torch.tensor([common, 9]), torch.cat([base.mean, far]), base.std.repeat(2, 1))
+    both.add(torch.tensor([common, 9]), torch.cat([base.mean, base.mean + 50]), base.std.repeat(2, 1))
     one.add(torch.tensor([common]), base.mean, base.std)
-    # One style word of two classes: the image, as a single patch, gets the style of its own class whatever the draw.
+    # One style word of two classes: the image, as a single patch, gets the style of its own class for every seed.
     for bank in (both, one):
         bank.metadata["prompts"] = '["foggy"]'
         bank.annotations["prompt_id"] = torch.zeros(len(bank), dtype=torch.int64)
-    for seed in range(5):
-        (effect,) = preview(model, both, image, grid=(1, 1), seed=seed).effects()
-        (expected,) = preview(model, one, image, grid=(1, 1)).effects()
-        assert effect.distances == expected.distances
+    expected = preview(model, one, image, grid=(1, 1))[1].distances
+    assert all(preview(model, both, image, grid=(1, 1), seed=seed)[1].distances == expected for seed in range(5))
 
 
 def test_draws_follow_the_seed(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     bank = make_bank(60, channels=32)
-    runs = [[one.distances for one in preview(model, bank, image, seed=seed).effects()] for seed in (1, 1, 2)]
+    runs = [[one.distances for one in preview(model, bank, image, seed=seed)] for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_an_untrained_network_has_distances_alone(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    bank = make_bank(12, channels=32)
-    shown = preview(model, bank, image, trained=False, stage="res3")
-    assert shown.plain is None
-    untrained = preview(model, make_bank(12, channels=64), image, trained=False, stage="res3")
-    effects = list(untrained.effects())
-    assert [one.predicted for one in effects] == [None, None]
-    assert list(effects[0].distances) == ["res3", "res4", "res5"]
+    effects = preview(model, make_bank(12, channels=64), image, trained=False, stage="res3")
+    assert [one.predicted for one in effects] == [None] * 3
+    assert list(effects[1].distances) == ["res3", "res4", "res5"]
 
 
-def test_models_and_weights_that_cannot_be_shown_are_named(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_unusable_models_and_weights_are_named(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     with expect_error(ConfigError, "MODEL.META_ARCHITECTURE", "Identity"):
         preview(nn.Identity(), make_bank(channels=32), image)
     with expect_error(ConfigError, "--own-weight", 1.5):

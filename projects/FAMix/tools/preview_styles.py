@@ -54,7 +54,13 @@ from famix.data.class_table import ClassTable, classes_of
 from famix.engine import Trainer, load_config
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path
-from famix.reports.style_preview import StylePreview, draw_distances, draw_predictions, format_changes, format_effects
+from famix.reports.style_preview import (
+    draw_distances,
+    draw_predictions,
+    format_changes,
+    format_effects,
+    preview_styles,
+)
 from famix.style import StyleBank
 from famix.utils.errors import BankError, ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -100,7 +106,7 @@ def preview(arguments: argparse.Namespace) -> None:
     classes = classes_of(cfg)
     bank = load_bank(cfg, str(arguments.bank or style_bank_path(cfg)), classes)
     pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
-    shown = StylePreview(
+    shown = preview_styles(
         load_network(cfg, arguments),
         bank,
         torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
@@ -110,14 +116,14 @@ def preview(arguments: argparse.Namespace) -> None:
         trained=arguments.weights is not None,
         seed=arguments.seed,
     )
-    effects = list(tqdm(shown.effects(), "style words", len(shown.names), mininterval=1.0))
+    effects = list(tqdm(shown, "style words", mininterval=1.0))
     folder = arguments.output or Path(cfg.OUTPUT_DIR) / "preview"
-    print(format_effects(effects, shown.plain))
+    print(format_effects(effects))
     draw_distances(effects, folder / "distances.png")
     print(f"\nwrote {folder / 'distances.png'}")
-    if shown.plain is not None:
-        print(f"\n{format_changes(effects, shown.plain, classes.names)}")
-        draw_predictions(pixels, shown.plain, effects, classes, folder / "predictions.png")
+    if arguments.weights is not None:
+        print(f"\n{format_changes(effects, classes.names)}")
+        draw_predictions(pixels, effects, classes, folder / "predictions.png")
         print(f"\nwrote {folder / 'predictions.png'}")
 
 

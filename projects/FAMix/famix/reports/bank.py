@@ -32,18 +32,17 @@ __all__ = [
     "HISTORY",
     "GroupStatistics",
     "Selection",
-    "StyleWords",
     "bank_prompts",
-    "class_statistics",
+    "class_groups",
     "filter_bank",
     "find_problems",
+    "group_statistics",
     "merge_banks",
     "require_compatible",
     "source_distance",
     "style_points",
-    "style_words",
     "text_list",
-    "word_statistics",
+    "word_groups",
 ]
 
 HISTORY = "history"
@@ -55,24 +54,10 @@ _FLOOR = 0.05  # share of the mean spread; smaller spreads of single coordinates
 
 
 @dataclass(frozen=True)
-class StyleWords:
-    """The style words of a bank.
-
-    Attributes:
-        names: L words in the order of the bank's prompts.
-        index: (N,) int64, index of each style's word.
-    """
-
-    names: tuple[str, ...]
-    index: Tensor
-
-
-@dataclass(frozen=True)
 class GroupStatistics:
-    """Statistics of the styles of a class or a style word.
+    """Statistics of a group of styles.
 
     Attributes:
-        name: of the group.
         styles: number of styles.
         loss_before, loss_after: mean cosine loss before and after mining; NaN if unknown.
         spread: root mean square distance of the styles from their mean, relative to the magnitude of the mean; NaN for
@@ -80,7 +65,6 @@ class GroupStatistics:
         negative: number of styles with a negative standard deviation in some channel, which the optimiser permits.
     """
 
-    name: str
     styles: int
     loss_before: float
     loss_after: float
@@ -132,26 +116,24 @@ def bank_prompts(bank: StyleBank) -> list[str]:
     return [prompts[index] for index in ids.tolist()]
 
 
-def style_words(bank: StyleBank) -> StyleWords | None:
-    """Find the style words of a bank.
+def class_groups(bank: StyleBank) -> dict[str, Tensor]:
+    """Group the styles by class: name -> (N,) bool, ordered by class id."""
+    return {bank.class_name(class_id): bank.class_ids == class_id for class_id in bank.counts()}
+
+
+def word_groups(bank: StyleBank) -> dict[str, Tensor]:
+    """Group the styles by style word: word -> (N,) bool, in the order of the prompts.
 
     Args:
-        bank: mined with prompts of a style word and a class name; another prompt is a word as a whole.
-
-    Returns:
-        None for a bank without prompts, such as a measured or released one.
+        bank: mined with prompts of a style word and a class name; another prompt is a word as a whole. A measured or
+            released bank has no prompts and no groups.
     """
-    prompts = bank_prompts(bank)
-    if not prompts:
-        return None
-    names = {class_id: bank.class_name(class_id) for class_id in bank.counts()}
-    classes = bank.class_ids.tolist()
-    words = [prompt.removesuffix(f" {names[one]}") for prompt, one in zip(prompts, classes, strict=True)]
     first: dict[str, int] = {}
-    for word, prompt_id in zip(words, bank.annotations[_PROMPT_ID].tolist(), strict=True):
+    classes = map(bank.class_name, bank.class_ids.tolist())
+    words = [prompt.removesuffix(f" {name}") for prompt, name in zip(bank_prompts(bank), classes, strict=False)]
+    for word, prompt_id in zip(words, bank.annotations.get(_PROMPT_ID, torch.zeros(0)).tolist(), strict=True):
         first[word] = min(first.get(word, prompt_id), prompt_id)
-    order = {word: place for place, word in enumerate(sorted(first, key=first.__getitem__))}
-    return StyleWords(tuple(order), torch.tensor([order[word] for word in words]))
+    return {name: torch.tensor([word == name for word in words]) for name in sorted(first, key=first.__getitem__)}
 
 
 def style_points(bank: StyleBank) -> Tensor:
@@ -159,17 +141,15 @@ def style_points(bank: StyleBank) -> Tensor:
     return torch.cat([bank.mean, bank.std], dim=1)
 
 
-def class_statistics(bank: StyleBank) -> list[GroupStatistics]:
-    """Return the statistics of every class with styles, ordered by class id."""
-    return [_describe(bank, bank.class_ids == class_id, bank.class_name(class_id)) for class_id in bank.counts()]
-
-
-def word_statistics(bank: StyleBank) -> list[GroupStatistics]:
-    """Return the statistics of every style word in the order of the prompts; empty for a bank without prompts."""
-    words = style_words(bank)
-    if words is None:
-        return []
-    return [_describe(bank, words.index == place, name) for place, name in enumerate(words.names)]
+def group_statistics(bank: StyleBank, chosen: Tensor) -> GroupStatistics:
+    """Compute the statistics of the styles in a (N,) bool mask with at least one style."""
+    points = style_points(bank)[chosen]
+    losses = [bank.annotations.get(f"{which}_loss") for which in ("initial", "final")]
+    before, after = (math.nan if values is None else float(values[chosen].mean()) for values in losses)
+    center = points.mean(dim=0)
+    size = float(center.square().mean().sqrt())
+    spread = float((points - center).square().mean().sqrt()) / size if len(points) > 1 and size > 0 else math.nan
+    return GroupStatistics(len(points), before, after, spread, int((bank.std[chosen] < 0).any(dim=1).sum()))
 
 
 def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
@@ -338,16 +318,6 @@ def find_problems(bank: StyleBank) -> list[str]:
     if empty:
         problems.append(f"{empty} styles are all zeros, which would erase a patch")
     return problems
-
-
-def _describe(bank: StyleBank, chosen: Tensor, name: str) -> GroupStatistics:
-    points = style_points(bank)[chosen]
-    losses = [bank.annotations.get(f"{which}_loss") for which in ("initial", "final")]
-    before, after = (math.nan if values is None else float(values[chosen].mean()) for values in losses)
-    center = points.mean(dim=0)
-    size = float(center.square().mean().sqrt())
-    spread = float((points - center).square().mean().sqrt()) / size if len(points) > 1 and size > 0 else math.nan
-    return GroupStatistics(name, len(points), before, after, spread, int((bank.std[chosen] < 0).any(dim=1).sum()))
 
 
 def _json_list(bank: StyleBank, key: str) -> list[Any]:

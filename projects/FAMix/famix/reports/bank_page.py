@@ -14,13 +14,12 @@ from torch import Tensor
 from famix.io import parse_json
 from famix.reports.bank import (
     HISTORY,
-    GroupStatistics,
     bank_prompts,
-    class_statistics,
+    class_groups,
     find_problems,
+    group_statistics,
     style_points,
-    style_words,
-    word_statistics,
+    word_groups,
 )
 from famix.reports.nearest_prompts import NearestPrompts
 from famix.reports.page import Table, category_color, render_page
@@ -76,14 +75,14 @@ def format_bank(view: BankView) -> str:
 
 def render_bank(view: BankView) -> str:
     """Render the page of a bank, which holds all its content and is readable without scripts."""
-    bank, metadata, words = view.bank, _metadata(view.bank), style_words(view.bank)
+    bank, metadata, words = view.bank, _metadata(view.bank), list(word_groups(view.bank))
     headline = f"{_size(bank)}, {bank.num_channels} channels each."
     if {"initial_loss", "final_loss"} <= bank.annotations.keys():
         before, after = (float(bank.annotations[key].mean()) for key in ("initial_loss", "final_loss"))
         headline += f" Mining reduced the mean loss from {before:.3f} to {after:.3f}."
     problems = find_problems(bank)
     tables = [Table(list(rows[0]), [list(row.values()) for row in rows]) for rows in _tables(view)]
-    prompt_key = [(name, category_color(place)) for place, name in enumerate(words.names if words else ())]
+    prompt_key = [(name, category_color(place)) for place, name in enumerate(words)]
     return render_page(
         "bank.html",
         title=f"Style bank {view.name}",
@@ -125,7 +124,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 def _draw_map(view: BankView) -> dict[str, Any]:
     """Place the styles on the map: dots (x, y, CSS classes, description), source dots and shares of the variance."""
-    bank, words = view.bank, style_words(view.bank)
+    bank = view.bank
     points = style_points(bank)
     sources = style_points(view.own) if view.own is not None else points[:0]
     plane, shares = principal_plane(torch.cat([points, sources]))
@@ -133,13 +132,14 @@ def _draw_map(view: BankView) -> dict[str, Any]:
     places = torch.where(high > low, (plane - low) / (high - low), 0.5) * (_SIDE - 2 * _MARGIN) + _MARGIN
     places[:, 1] = _SIDE - places[:, 1]  # SVG's y axis points down
     corners = [tuple(round(value, 1) for value in row) for row in places.tolist()]
-    ids = {class_id: place for place, class_id in enumerate(bank.counts())}
-    described, dots = _describe_styles(view), []
-    for row in _evenly(len(bank), _MOST_DOTS):
-        kind = f"c{ids[int(bank.class_ids[row])]}" + (f" p{int(words.index[row])}" if words else "")
-        dots.append((*corners[row], kind, described[row]))
+    kinds = [""] * len(bank)
+    for letter, groups in (("c", class_groups(bank)), ("p", word_groups(bank))):
+        for place, chosen in enumerate(groups.values()):
+            for row in chosen.nonzero().flatten().tolist():
+                kinds[row] += f" {letter}{place}"
+    described = _describe_styles(view)
     return {
-        "dots": dots,
+        "dots": [(*corners[row], kinds[row].strip(), described[row]) for row in _evenly(len(bank), _MOST_DOTS)],
         "sources": [corners[len(bank) + row] for row in _evenly(len(sources), _MOST_SOURCE_DOTS)],
         "shares": [f"{100 * share:.0f}" for share in shares],
     }
@@ -166,37 +166,32 @@ def _describe_styles(view: BankView) -> list[str]:
 
 def _tables(view: BankView) -> list[list[Row]]:
     """Make the table of classes and, for a bank with prompts, that of style words."""
-    bank, words = view.bank, style_words(view.bank)
-    groups = [("class", class_statistics(bank), [bank.class_ids == class_id for class_id in bank.counts()])]
-    if words is not None:
-        groups.append(
-            ("style word", word_statistics(bank), [words.index == place for place in range(len(words.names))])
-        )
+    groups = {"class": class_groups(view.bank), "style word": word_groups(view.bank)}
     return [
-        [_row(view, kind, one, chosen) for one, chosen in zip(statistics, masks, strict=True)]
-        for kind, statistics, masks in groups
+        [{kind: name} | _row(view, chosen) for name, chosen in members.items()]
+        for kind, members in groups.items()
+        if members
     ]
 
 
-def _row(view: BankView, kind: str, one: GroupStatistics, chosen: Tensor) -> Row:
-    """Make a row, without columns that are unknown for the whole bank."""
-    row = {kind: one.name, "styles": str(one.styles)}
+def _row(view: BankView, chosen: Tensor) -> Row:
+    """Make the row of a group, without columns that are unknown for the whole bank."""
+    one = group_statistics(view.bank, chosen)
+    row = {"styles": str(one.styles)}
     if "final_loss" in view.bank.annotations:
         row |= {"loss before": format_number(one.loss_before, 3), "after": format_number(one.loss_after, 3)}
     row |= {"spread": format_number(one.spread, 2), "negative": str(one.negative)}
     if view.distances is not None:
         row["from source"] = format_number(float(view.distances[chosen].median()), 2)
     if view.nearest is not None:
-        found = [
-            (prompts[0].removesuffix(f" {view.bank.class_name(int(view.bank.class_ids[number]))}"), rank == 1)
-            for number, prompts, rank in zip(
-                view.nearest.rows.tolist(), view.nearest.prompts, view.nearest.ranks.tolist(), strict=True
-            )
-            if chosen[number]
-        ]
-        share = f"{100 * sum(right for _, right in found) / len(found):.0f} %" if found else "-"
-        common = Counter(word for word, _ in found).most_common(1)
-        row |= {"recognised": share, _TAKEN_FOR: common[0][0] if common else "-"}
+        places = chosen[view.nearest.rows].nonzero().flatten().tolist()
+        classes = [view.bank.class_name(int(view.bank.class_ids[view.nearest.rows[place]])) for place in places]
+        nearest = [view.nearest.prompts[place][0] for place in places]
+        found = Counter(
+            prompt.removesuffix(f" {name}") for prompt, name in zip(nearest, classes, strict=True)
+        ).most_common(1)
+        share = f"{100 * float((view.nearest.ranks[places] == 1).float().mean()):.0f} %" if places else "-"
+        row |= {"recognised": share, _TAKEN_FOR: found[0][0] if found else "-"}
     return row
 
 

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from data_factory import data_config, registered, write_image
 from error_matching import expect_error
 from famix.data import FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
-from famix.data.panoptic.mapper import PanopticDatasetMapper, build_train_mapper
+from famix.data.mapper import PanopticDatasetMapper, build_train_mapper
 from famix.utils.errors import DatasetError
 from panoptic_factory import write_annotations, write_recipe
 

@@ -1,6 +1,4 @@
-"""Random changes of training images. What is drawn is apart from what is done: `draw` takes the random generator and
-returns parameters, applying them is a pure function.
-"""
+"""Random augmentation of training images: `draw` samples parameters from a random generator, applying them is pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +12,25 @@ from famix.utils.errors import ConfigError
 
 __all__ = ["ColorJitter", "CropSampler", "adjust_colors"]
 
-_PAD_VALUE = 128.0  # a mid grey, of 0-255, as in Detectron2's own padding crops
+_PAD_VALUE = 128.0  # a mid grey of 0-255, as in Detectron2's own padding crops
 
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Draws a random scale, a random crop of the scaled image, and perhaps a mirror image.
+    """Draws a random scale, a random crop of the scaled image, and a random horizontal flip.
 
-    Scaling, cropping and resizing the crop are done as one resampling of the part of the image that the crop will
-    show, which is much cheaper than to scale images whole. Where the scaled image is smaller than the crop, the rest
-    is padded at the bottom and the right.
+    Scaling, cropping and resizing the crop are one resampling of the visible part of the image, which is much cheaper
+    than scaling whole images. If the scaled image is smaller than the crop, the crop is padded at the bottom and right.
 
     Attributes:
         crop_size: (height, width) of the crop of the scaled image, in pixels.
-        scale_range: (lowest, highest) factor of the scale, drawn uniformly.
-        resized_to: (height, width) in pixels that the crop is resized to; None leaves it.
-        flip: mirror every other image, at random.
+        scale_range: (lowest, highest) scale factor, drawn uniformly.
+        resized_to: (height, width) in pixels that the crop is resized to; None keeps its size.
+        flip: mirror half of the images.
         ignore_label: label of padded pixels.
 
     Raises:
-        ConfigError: a size or a factor is not positive, or the range is descending.
+        ConfigError: if a size or a factor is not positive, or the range is descending.
     """
 
     crop_size: tuple[int, int]
@@ -43,24 +40,24 @@ class CropSampler:
     ignore_label: int = 255
 
     def __post_init__(self) -> None:
-        _require_size("INPUT.CROP.SIZE", self.crop_size)
-        if self.resized_to is not None:
-            _require_size("INPUT.CROP_RESIZED_TO", self.resized_to)
+        for key, size in (("INPUT.CROP.SIZE", self.crop_size), ("INPUT.CROP_RESIZED_TO", self.resized_to)):
+            if size is not None and (len(size) != 2 or any(int(side) != side or side < 1 for side in size)):
+                raise ConfigError(f"{key} must be [height, width] in pixels, positive integers, got {list(size)}.")
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ConfigError(
-                f"INPUT.SCALE_RANGE is {self.scale_range}, expected [lowest, highest] with 0 < lowest <= highest."
+                f"INPUT.SCALE_RANGE must be [lowest, highest] with 0 < lowest <= highest, got {list(self.scale_range)}."
             )
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> T.TransformList:
-        """Draw the geometric changes for one image.
+        """Draw the geometric transforms of one image.
 
         Args:
             image_size: (height, width) of the image, in pixels.
-            rng: source of the randomness.
+            rng: source of randomness.
 
         Returns:
-            Transforms for (H, W, 3) images and, by `apply_segmentation`, (H, W) labels. The result always has the
-            size `resized_to`, or `crop_size`.
+            Transforms for (H, W, 3) images and, with `apply_segmentation`, (H, W) labels. Their results have the size
+            `resized_to`, or `crop_size`.
         """
         scale = rng.uniform(*self.scale_range)
         final = self.resized_to or self.crop_size
@@ -80,72 +77,14 @@ class CropSampler:
 
 
 def _draw_span(length: int, crop: int, final: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Draw what a crop shows along one axis.
+    """Draw start and length of the visible part of an image along one axis, and its length in the result.
 
-    Args:
-        length: of the image; crop: of the crop of the scaled image; final: of the resized crop, in pixels.
-        scale: of the image.
-        rng: source of the randomness.
-
-    Returns:
-        Start and length of the shown part in the image, and its length in the result.
+    `length` is that of the image, `crop` of the crop of the scaled image, `final` of the resized crop, in pixels.
     """
     wanted = max(1, round(crop / scale))
     if wanted <= length:
         return int(rng.integers(length - wanted, endpoint=True)), wanted, final
     return 0, length, min(final, max(1, round(length * scale * final / crop)))
-
-
-def _require_size(key: str, size: tuple[int, ...]) -> None:
-    if len(size) != 2 or any(int(side) != side or side < 1 for side in size):
-        raise ConfigError(f"{key} is {list(size)}, expected [height, width] in whole pixels, at least 1.")
-
-
-@dataclass(frozen=True)
-class ColorJitter:
-    """Draws changes of brightness, contrast and saturation.
-
-    Attributes:
-        strengths: v >= 0 of brightness, contrast and saturation; the factor is drawn from [max(0, 1 - v), 1 + v].
-        probability: share of images that are changed, in [0, 1].
-
-    Raises:
-        ConfigError: there are not three strengths, one is negative, or the probability is outside [0, 1].
-    """
-
-    strengths: tuple[float, float, float]
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        if len(self.strengths) != len(_ADJUSTMENTS) or min(self.strengths) < 0:
-            raise ConfigError(
-                f"INPUT.COLOR_JITTER is {list(self.strengths)}, expected three numbers of at least 0: brightness, "
-                "contrast and saturation; [0, 0, 0] switches it off."
-            )
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(
-                f"INPUT.COLOR_JITTER_PROBABILITY must be a number from 0 to 1, got {self.probability}. "
-                "1 jitters every image."
-            )
-
-    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Draw the changes for one image.
-
-        Args:
-            rng: source of the randomness.
-
-        Returns:
-            (what, factor) in random order; what is "brightness", "contrast" or "saturation", factor 1 changes nothing.
-            Empty for an image that is left as it is.
-        """
-        strengths = np.asarray(self.strengths, dtype=float)
-        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
-        names = list(_ADJUSTMENTS)
-        order = rng.permutation(len(names))
-        # The share is drawn last, so that it leaves the other draws as they are.
-        if self.probability < 1 and rng.random() >= self.probability:
-            return []
-        return [(names[place], float(factors[place])) for place in order]
 
 
 _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -155,16 +94,47 @@ _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
-    """Change the colours of an image.
+@dataclass(frozen=True)
+class ColorJitter:
+    """Draws changes of brightness, contrast and saturation.
 
-    Args:
-        image: (3, H, W) uint8, RGB.
-        changes: as `ColorJitter.draw` returns them.
+    Attributes:
+        strengths: v >= 0 of brightness, contrast and saturation; the factor is drawn from [max(0, 1 - v), 1 + v].
+        probability: of jittering an image, in [0, 1].
 
-    Returns:
-        (3, H, W) uint8; `image` is left as it is.
+    Raises:
+        ConfigError: unless there are three non-negative strengths and a probability in [0, 1].
     """
+
+    strengths: tuple[float, float, float]
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.strengths) != len(_ADJUSTMENTS) or min(self.strengths) < 0:
+            raise ConfigError(
+                "INPUT.COLOR_JITTER must be three non-negative numbers (brightness, contrast, saturation), got "
+                f"{list(self.strengths)}. [0, 0, 0] disables it."
+            )
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(
+                f"INPUT.COLOR_JITTER_PROBABILITY must be a number from 0 to 1, got {self.probability}. "
+                "1 jitters every image."
+            )
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
+        """Draw (name, factor) in random order for one image; empty for an image that stays unchanged."""
+        strengths = np.asarray(self.strengths, dtype=float)
+        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
+        names = list(_ADJUSTMENTS)
+        order = rng.permutation(len(names))
+        # The probability is drawn last, so that it does not affect the other draws.
+        if self.probability < 1 and rng.random() >= self.probability:
+            return []
+        return [(names[place], float(factors[place])) for place in order]
+
+
+def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
+    """Apply the result of `ColorJitter.draw` to an image (3, H, W) uint8 RGB, and return a new one."""
     for name, factor in changes:
         if factor != 1:
             image = _ADJUSTMENTS[name](image, factor)

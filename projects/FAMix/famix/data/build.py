@@ -1,4 +1,4 @@
-"""Data loaders for training, for mining styles and for tests."""
+"""Data loaders for training, mining and tests."""
 
 import multiprocessing
 import signal
@@ -15,8 +15,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader
 
-from famix.data.mapper import FAMixDatasetMapper
-from famix.data.panoptic.mapper import build_train_mapper
+from famix.data.mapper import FAMixDatasetMapper, build_train_mapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
 from famix.data.sampler import SampleStream, StreamSampler
 from famix.utils.errors import ConfigError
@@ -27,26 +26,26 @@ Batch = list[dict[str, Any]]
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[str, Any]]":
-    """Endless loader of this process's share of the training batches.
+    """Build the endless loader of this process's share of the training batches.
 
-    An iteration has the same samples for any number of processes and workers. With SEED >= 0 they follow from the
-    config alone, so that a run which is taken up again continues as if it had never stopped.
+    An iteration has the same samples for any number of processes and workers. With SEED >= 0 they depend on the config
+    alone, so a resumed run continues as if it had never stopped.
 
     Args:
         cfg: reads DATASETS.{TRAIN, BALANCED}, INPUT, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and SEED.
-        start_iter: iterations that are done already.
+        start_iter: number of completed iterations.
 
     Returns:
         Loader of lists of SOLVER.IMS_PER_BATCH / number of processes samples.
 
     Raises:
-        ConfigError: SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key cannot work.
-        DatasetError: a dataset is unknown, its files are incomplete, or the classes of two datasets differ.
+        ConfigError: if SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key is unsupported.
+        DatasetError: if a dataset is unknown or incomplete, or two have different classes.
     """
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH is {batch_size}, expected a multiple of the {world_size} processes that train."
+            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {world_size} processes that train, got {batch_size}."
         )
     mapper = build_train_mapper(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -59,22 +58,22 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
 
 
 class MiningBatches:
-    """One shuffled pass over the source as numbered batches, of which this process gets every so many-th.
+    """One shuffled pass over the source as numbered batches, of which this process gets every world_size-th group.
 
     Args:
         stream: the samples; batch b has those at positions b * batch_size up to (b + 1) * batch_size.
-        batch_size: images of a batch.
+        batch_size: images per batch.
         num_batches: batches of all processes together.
         rank: of this process, which gets the groups rank, rank + world_size, ...
         world_size: number of processes.
-        group: batches of a group: batch b belongs to group b // group, and one process gets all of it.
-        skip: numbers of batches that are not needed. A group is left out where none of its batches is; the others are
-            shared out evenly.
+        group: batches per group: batch b belongs to group b // group, and one process gets all of it.
+        skip: numbers of batches that are not needed. A group without any other batch is left out; the remaining groups
+            are distributed evenly.
         worker_options: arguments of torch's DataLoader about worker processes.
 
     Attributes:
         num_batches: batches of all processes together; `len` is the number of this process's.
-        remaining: the numbers that all processes together get.
+        remaining: numbers of the batches of all processes together.
     """
 
     def __init__(
@@ -107,35 +106,33 @@ class MiningBatches:
 def build_mining_batches(
     cfg: CfgNode, shared: bool = False, group: int = 1, skip: Collection[int] = ()
 ) -> MiningBatches:
-    """Batches that styles are mined from; what they hold does not depend on the number of processes or workers.
+    """Build the batches for mining; their content is independent of the number of processes and workers.
 
     Args:
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
             DATALOADER.NUM_WORKERS.
-        shared: every process gets all batches, instead of its share of them.
+        shared: every process gets all batches instead of its share.
         group, skip: see MiningBatches.
 
     Returns:
-        Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). Images that do not fill a batch are
-        left out.
+        Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). The last images, if too few for a batch,
+        are left out.
 
     Raises:
-        ConfigError: a key cannot work, or there are fewer images than a batch has.
-        DatasetError: a dataset is unknown, its files are incomplete, or the classes of two datasets differ.
+        ConfigError: if a key is unsupported, or there are fewer images than a batch has.
+        DatasetError: if a dataset is unknown or incomplete, or two have different classes.
     """
     mining = cfg.STYLE_MINING
-    if mining.IMS_PER_BATCH < 1 or mining.SEED < 0 or mining.MAX_BATCHES < 0:
-        raise ConfigError(
-            f"STYLE_MINING.IMS_PER_BATCH is {mining.IMS_PER_BATCH}, SEED {mining.SEED} and MAX_BATCHES "
-            f"{mining.MAX_BATCHES}; expected at least 1, 0 and 0."
-        )
+    for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
+        if mining[key] < lowest:
+            raise ConfigError(f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}.")
     mapper = FAMixDatasetMapper(cfg, is_mining=True)
     dicts = _train_dicts(cfg)
     num_batches = len(dicts) // mining.IMS_PER_BATCH
     if num_batches == 0:
         raise ConfigError(
-            f"STYLE_MINING.IMS_PER_BATCH is {mining.IMS_PER_BATCH}, but {', '.join(cfg.DATASETS.TRAIN)} has "
-            f"{len(dicts)} images, too few for one batch. Lower it to {len(dicts)} or less."
+            f"STYLE_MINING.IMS_PER_BATCH must be at most {len(dicts)}, the number of images of "
+            f"{', '.join(cfg.DATASETS.TRAIN)}, got {mining.IMS_PER_BATCH}."
         )
     return MiningBatches(
         stream=SampleStream(dicts, mapper, mining.SEED),
@@ -150,20 +147,17 @@ def build_mining_batches(
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, Any]]":
-    """Loader of this process's share of a test set: whole images, one at a time, each image exactly once.
+    """Build the loader of this process's share of a test set: whole images, one at a time, each exactly once.
 
     Args:
         cfg: reads INPUT.FORMAT and DATALOADER.NUM_WORKERS.
         dataset_name: a registered name.
 
-    Returns:
-        Loader of lists of one sample.
-
     Raises:
-        ConfigError: INPUT.FORMAT cannot work.
-        DatasetError: the dataset is unknown or its files are incomplete.
+        ConfigError: if INPUT.FORMAT is unsupported.
+        DatasetError: if the dataset is unknown or incomplete.
     """
-    # As Detectron2's build_detection_test_loader, whose workers a signal to all processes of a job would end.
+    # Like Detectron2's build_detection_test_loader, with workers that survive a signal to all processes of a job.
     dicts = get_dataset_dicts([dataset_name])
     images = MapDataset(DatasetFromList(dicts, copy=False), FAMixDatasetMapper(cfg, is_train=False))
     return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **_worker_options(cfg))
@@ -181,22 +175,22 @@ def _worker_options(cfg: CfgNode) -> dict[str, Any]:
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "collate_fn": list,
         "worker_init_fn": _start_worker,
-        # Without one of its own, a loader takes a number off torch's global generator whenever it is started, which
-        # would shift dropout in a run that is taken up again.
+        # Without its own generator, a loader draws from torch's global one at each start, which would shift dropout in a
+        # resumed run.
         "generator": torch.Generator(),
     }
 
 
 def _end_workers() -> None:
-    """At exit, end the workers that are left: Python would send them SIGTERM, which they ignore, and wait for ever."""
+    """End the remaining workers at exit: they ignore the SIGTERM that Python would send, and it would wait forever."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
 
 
 def _start_worker(worker_id: int) -> None:
-    # The workers already share the cores; OpenCV would start a thread for every core in each of them.
+    # The workers share the cores; OpenCV would start a thread per core in each of them.
     cv2.setNumThreads(0)
-    # A signal to all processes of a job is the training's to answer; it still needs its samples to end the iteration.
+    # The training process handles signals to the whole job, and needs its samples to complete the iteration.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,10 +1,10 @@
-"""An endless, shuffled stream of training samples that can be entered anywhere.
+"""An endless, shuffled stream of training samples with random access.
 
-The sample at a position follows from the seed and the position alone: neither the number of worker processes, nor the
-number of GPUs, nor an interruption changes what a run trains on.
+The sample at a position depends on the seed and the position alone. The number of workers or GPUs and interruptions do
+not change the samples of a run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,20 @@ from torch.utils.data import Dataset, Sampler
 
 __all__ = ["SampleStream", "StreamSampler"]
 
-# Of the random generators, so that no order of images is drawn from the numbers that some sample is drawn from.
+# Distinguish the random generators of orders and samples.
 _ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3
 
 
 class SampleStream(Dataset[dict[str, Any]]):
-    """The samples of an endless sequence of epochs, by position; each epoch is a new order of all images.
+    """The samples of an endless sequence of epochs, by position; each epoch is a new permutation of all images.
 
     Args:
         dicts: dataset dicts, N of them.
-        mapper: turns a dataset dict and a random generator into a sample.
-        seed: of the orders and of what the mapper draws, >= 0.
-        balanced: datasets contribute equally often, whatever their sizes: S positions in a row, from a multiple of S
-            on, show one image of each of the S datasets (by `dataset_name`), in random order. An epoch of a dataset is
-            then a new order of its own images.
+        mapper: maps a dataset dict and a random generator to a sample.
+        seed: of the permutations and the mapper's draws, >= 0.
+        balanced: datasets contribute equally often, regardless of their sizes: S consecutive positions, from a multiple
+            of S on, have one image of each of the S datasets (by `dataset_name`), in random order. An epoch of a dataset
+            is then a new permutation of its own images.
     """
 
     def __init__(
@@ -40,7 +40,9 @@ class SampleStream(Dataset[dict[str, Any]]):
         self._mapper = mapper
         self._seed = seed
         if balanced:
-            self._places: _ShuffledPlaces | _BalancedPlaces = _BalancedPlaces(seed, _places_by_dataset(dicts))
+            names = np.array([record["dataset_name"] for record in dicts])
+            sources = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+            self._places: _ShuffledPlaces | _BalancedPlaces = _BalancedPlaces(seed, sources)
         else:
             self._places = _ShuffledPlaces((seed, _ORDER), len(dicts))
 
@@ -50,12 +52,12 @@ class SampleStream(Dataset[dict[str, Any]]):
         return self._mapper(self._dicts[self.index(position)], rng)
 
     def index(self, position: int) -> int:
-        """Place in `dicts` of the image that the sample at a position shows."""
+        """Index in `dicts` of the image at a position."""
         return self._places.at(position)
 
 
 class _ShuffledPlaces:
-    """Epochs of `count` places, each in a new order that follows from `keys` and the epoch."""
+    """Epochs of `count` indices, each in an order that depends on `keys` and the epoch."""
 
     def __init__(self, keys: tuple[int, ...], count: int) -> None:
         self._keys = keys
@@ -72,10 +74,9 @@ class _ShuffledPlaces:
 
 
 class _BalancedPlaces:
-    """Rounds in which each source has one turn, at a random place of the round.
+    """Rounds with one turn per source, in random order.
 
-    The turns are shuffled because processes read every so many-th position: otherwise each of two processes would see
-    one of two sources only.
+    Without shuffling the turns, each of two processes would see only one of two sources.
     """
 
     def __init__(self, seed: int, sources: Sequence[NDArray[np.int64]]) -> None:
@@ -90,16 +91,11 @@ class _BalancedPlaces:
         return int(self._sources[source][self._orders[source].at(turn)])
 
 
-def _places_by_dataset(dicts: Sequence[Mapping[str, Any]]) -> list[NDArray[np.int64]]:
-    names = np.array([record["dataset_name"] for record in dicts])
-    return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
-
-
 class StreamSampler(Sampler[int]):
-    """The positions that one process reads, without end.
+    """The endless positions of one process.
 
     Args:
-        start: position of the whole run's next sample.
+        start: position of the next sample of the whole run.
         rank: of the process.
         world_size: number of processes.
     """

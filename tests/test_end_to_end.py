@@ -103,7 +103,7 @@ def test_second_run_loads_the_bank_instead_of_mining(
 
 def test_bank_of_another_grid_is_refused(finished: Path, workspace: Workspace) -> None:
     bank = str(finished / "style_bank.safetensors")
-    with pytest.raises(BankError, match=r"grid \[2, 3\].*asks for \[1, 1\].*MODEL\.STYLE\.GRID"):
+    with expect_error(BankError, "grid", "[2, 3]", "MODEL.STYLE.GRID"):
         workspace.run("other_grid", "MODEL.STYLE.BANK", bank, "MODEL.STYLE.GRID", "[1, 1]")
 
 

@@ -1,7 +1,7 @@
-"""Turn files of the released FAMix program into this project's: a checkpoint for MODEL.WEIGHTS, a style bank for
-MODEL.STYLE.BANK. Which of the two a file is, its content says; nothing in it is executed."""
+"""Convert a checkpoint of the released FAMix program for MODEL.WEIGHTS, or its style bank for MODEL.STYLE.BANK. The
+content of the file decides; nothing in it is executed."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
+# Detectron2 uses functions that newer versions of torch deprecate.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
 _CHECKPOINT_SUFFIX, _BANK_SUFFIX = ".pth", ".safetensors"
@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_intermixed_args()  # --help and mistakes are answered at once
+    make_parser().parse_intermixed_args()  # answers --help and wrong options before the slow imports
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -54,7 +54,7 @@ from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-# How files begin that torch.save wrote: a zip archive, or before torch 1.6 the pickle of a magic number.
+# First bytes of files of torch.save: a zip archive, or before torch 1.6 the pickle of a magic number.
 _TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
@@ -84,18 +84,21 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     file, output = arguments.file, arguments.output
     if file.is_dir():
         raise ConfigError(
-            f"the input must be a file, got the folder {file}. Name the checkpoint or saved_params.pkl in it."
+            f"FILE must be a file, got the folder '{file}'. Name the checkpoint or saved_params.pkl in it."
         )
     if not file.is_file():
-        raise ConfigError(f"{file} does not exist; expected a checkpoint or a saved_params.pkl of the released program")
+        raise ConfigError(f"file not found: '{file}'. Name a checkpoint or saved_params.pkl of the released program.")
     if output.is_dir() or output.resolve() == file.resolve():
-        raise ConfigError(f"--output {output} is {'a folder' if output.is_dir() else 'the input'}; name another file")
+        what = "a folder" if output.is_dir() else "the input"
+        raise ConfigError(f"--output must be a new file, got {what}, '{output}'. Name another file.")
     if arguments.opts and not arguments.config_file:
-        raise ConfigError(f"{' '.join(arguments.opts)}: settings override a config; name it with --config-file")
+        raise ConfigError(
+            f"settings must override a config, got {' '.join(arguments.opts)} without one. Add --config-file FILE."
+        )
 
 
 def _load_config(file: str | None, opts: Sequence[str]) -> CfgNode | None:
-    """The config, with a network that needs no file of CLIP's where its architecture is a published one."""
+    """Load the config, with random weights for a CLIP of a published architecture."""
     if not file:
         return None
     cfg = load_config(file, opts)
@@ -119,7 +122,7 @@ def _import_checkpoint(file: Path, output: Path, cfg: CfgNode | None) -> None:
     if cfg is not None:
         require_fit(checkpoint.weights, build_model(cfg).state_dict())
         _require_released_classes(cfg)
-        print("Fits the config: no weight is missing or left over, all have its shapes, and its classes are the same")
+        print("Fits the config: same weights, shapes and classes")
     save_weights(checkpoint.weights, output)
     print(f"Wrote {output}: set MODEL.WEIGHTS to it")
 
@@ -132,7 +135,7 @@ def _import_bank(file: Path, output: Path, cfg: CfgNode | None) -> None:
         _require_released_classes(cfg)
         channels = build_model(cfg).backbone.output_shape()[cfg.MODEL.STYLE.STAGE].channels
         check_bank(bank, bank_metadata(cfg, "", RELEASED_CLASSES), str(file), channels)
-        print("Fits the config: its stage, grid, channels and classes are the same")
+        print("Fits the config: same stage, grid, channels and classes")
     bank.metadata["imported_from"] = file.name
     bank.save(output)
     print(f"Wrote {output}: set MODEL.STYLE.BANK to it")
@@ -140,11 +143,11 @@ def _import_bank(file: Path, output: Path, cfg: CfgNode | None) -> None:
 
 def _require_suffix(output: Path, suffix: str, what: str) -> None:
     if output.suffix != suffix:
-        raise ConfigError(f"the file is {what}, which is written as {suffix}, but --output is {output}; rename that")
+        raise ConfigError(f"--output must end in {suffix} for {what}, got '{output}'. Rename it.")
 
 
 def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
-    """Lines that say what a checkpoint holds."""
+    """Describe the content of a checkpoint."""
     weights = checkpoint.weights
     parts = {
         part: [value for name, value in weights.items() if name.startswith(part)]
@@ -164,7 +167,7 @@ def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
 
 
 def describe_bank(bank: StyleBank) -> str:
-    """Lines that say how many styles of which classes a bank holds."""
+    """Describe the number of styles of each class."""
     counts = bank.counts()
     lines = [f"style bank of the released program: {len(bank)} styles of {bank.num_channels} channels"]
     lines += [
@@ -184,13 +187,15 @@ def _architecture(weights: Mapping[str, Tensor]) -> str:
 def _require_released_classes(cfg: CfgNode) -> None:
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:
-        raise ConfigError("the config names no data set to compare classes with; set DATASETS.TRAIN or DATASETS.TEST")
+        raise ConfigError(
+            "DATASETS.TRAIN or DATASETS.TEST must name a dataset to compare classes with, got none. Set one of them."
+        )
     require_same_classes(names)
     classes = MetadataCatalog.get(names[0]).stuff_classes
     if tuple(classes) != RELEASED_CLASSES:
         raise ConfigError(
-            f"the released program's classes are the 19 of Cityscapes, those of the config's data set {names[0]} are "
-            f"{', '.join(classes)}; use data sets with the same classes in the same order"
+            f"classes of dataset '{names[0]}' must be the 19 of Cityscapes, as in the released program, got "
+            f"{', '.join(classes)}. Use datasets with these classes in the same order."
         )
 
 

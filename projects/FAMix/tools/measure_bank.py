@@ -1,6 +1,6 @@
-"""Measure a style bank on labelled images instead of mining one from prompts: the ceiling of what prompts can reach."""
+"""Measure a style bank on labeled images instead of mining one from prompts: an upper bound for prompts."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import logging
@@ -15,19 +15,19 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: measure_bank.py --config-file configs/minitown/oracle.yaml --output bank.safetensors "
         "--datasets minitown_night_train minitown_fog_train",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="names CLIP, crops, stage and grid")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config with CLIP, crops, stage and grid")
     parser.add_argument("--datasets", required=True, nargs="+", metavar="NAME", help="registered names")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write, replaced if there")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the file, behind --")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write; overwrites the file")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, after --")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and wrong options before the slow imports
 
 from famix.data import register_datasets
 from famix.engine import load_config
-from famix.mining.measured import measure_bank
+from famix.mining import measure_bank
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
@@ -36,7 +36,7 @@ logger = logging.getLogger("measure_bank")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; exits with status 2 and one line on a user error."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     try:

@@ -237,14 +237,6 @@ def test_categories_of_one_class_are_one_segment_and_ignored_ones_are_void(tmp_p
     assert scores["PQ_th"] == pytest.approx(100)  # the half of it over the billboard is not counted
 
 
-def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
-    with registered(make_panoptic(tmp_path, {"train": 2})):
-        first, second = get_dataset_dicts([NAME])
-        truths = [fpn(in_train_ids(record)) for record in (first, second)]
-        second["file_name"] = first["file_name"]
-        assert quality([first, second], truths)["PQ"] == pytest.approx(100)
-
-
 def test_mask_ap_by_hand(record: dict[str, Any]) -> None:
     """One of two cars is found with IoU 0.6: at thresholds 0.5, 0.55 and 0.6 half the recall at full precision."""
     labels = np.full(TRUTH.shape, VOID)

@@ -79,17 +79,17 @@ def segmentation_scores(
         mIoU, fwIoU, mACC, pACC; IoU-<name> and ACC-<name> of every class; mIoU by either rule. In percent.
     """
     counts = confusion.astype(np.float64)
-    correct, labelled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    correct, labeled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     counting = np.isin(np.arange(len(class_names)), np.arange(len(class_names)) if classes is None else list(classes))
-    valid, only_predicted = counting & (labelled > 0), counting & (labelled == 0) & (predicted > 0)
+    valid, only_predicted = counting & (labeled > 0), counting & (labeled == 0) & (predicted > 0)
     iou, accuracy = np.full((2, len(class_names)), np.nan)
-    iou[valid] = correct[valid] / (labelled + predicted - correct)[valid]
-    accuracy[valid] = correct[valid] / labelled[valid]
+    iou[valid] = correct[valid] / (labeled + predicted - correct)[valid]
+    accuracy[valid] = correct[valid] / labeled[valid]
     with np.errstate(invalid="ignore"):  # without labeled pixels, the means are 0 / 0 = NaN
-        pixels = labelled[valid].sum()
+        pixels = labeled[valid].sum()
         total = iou[valid].sum()
         means = {SKIP: total / valid.sum(), ZERO: total / (valid | only_predicted).sum()}
-        fw_iou = (iou[valid] * labelled[valid]).sum() / pixels
+        fw_iou = (iou[valid] * labeled[valid]).sum() / pixels
         if absent == ZERO:
             iou[only_predicted] = 0
         scores = {

@@ -159,12 +159,12 @@ def slide(
     """
     height, width = size_of(image)
     places = list(product(window.spans(height), window.spans(width)))
-    total, count = image.new_zeros(0), torch.zeros((height, width), device=image.device)
+    total = count = image.new_zeros(0)
     for first in range(0, len(places), batch_size):
         batch = places[first : first + batch_size]
         for (rows, columns), scores in zip(batch, predict([image[:, *place] for place in batch]), strict=True):
             if not len(total):
-                total = scores.new_zeros((len(scores), height, width))
+                total, count = scores.new_zeros((len(scores), height, width)), scores.new_zeros((height, width))
             total[:, rows, columns] += scores
             count[rows, columns] += 1
         del scores  # before the next batch is predicted

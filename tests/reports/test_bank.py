@@ -9,7 +9,6 @@ import torch
 
 from error_matching import expect_error
 from famix.reports.bank import (
-    Selection,
     bank_prompts,
     class_groups,
     filter_bank,
@@ -149,7 +148,7 @@ def test_merged_banks_say_where_they_come_from(tmp_path: Path) -> None:
 
 def test_history_grows_from_step_to_step() -> None:
     merged = merge_banks({"a": make_bank(6), "b": make_bank(6, seed=1)})
-    filtered = filter_bank(merged, "m", Selection(classes=("sky",)))
+    filtered = filter_bank(merged, "m", classes=("sky",))
     steps = json.loads(filtered.metadata["history"])
     assert [step["step"] for step in steps] == ["merge", "filter"]
     assert steps[1]["classes"] == ["sky"] and steps[1]["inputs"][0]["styles"] == 12
@@ -177,18 +176,18 @@ def test_banks_of_different_text_towers_do_not_merge() -> None:
 @pytest.mark.parametrize(
     ("selection", "rows"),
     [
-        (Selection(classes=("sky",)), [1, 4, 7, 10]),
-        (Selection(classes=("sky", "road")), [0, 1, 3, 4, 6, 7, 9, 10]),
-        (Selection(prompts=("night",)), [3, 4, 5, 9, 10, 11]),
-        (Selection(prompts=("night sky", "foggy road")), [0, 4, 6, 10]),
-        (Selection(max_loss=0.25), [0, 1, 2]),
-        (Selection(classes=("sky",), prompts=("night",), max_loss=0.3), [4]),
-        (Selection(), list(range(12))),
+        (dict(classes=("sky",)), [1, 4, 7, 10]),
+        (dict(classes=("sky", "road")), [0, 1, 3, 4, 6, 7, 9, 10]),
+        (dict(prompts=("night",)), [3, 4, 5, 9, 10, 11]),
+        (dict(prompts=("night sky", "foggy road")), [0, 4, 6, 10]),
+        (dict(max_loss=0.25), [0, 1, 2]),
+        (dict(classes=("sky",), prompts=("night",), max_loss=0.3), [4]),
+        (dict(), list(range(12))),
     ],
 )
-def test_filters_keep_what_fits_all_of_them(selection: Selection, rows: list[int]) -> None:
+def test_filters_keep_what_fits_all_of_them(selection: dict, rows: list[int]) -> None:
     bank = make_bank(12)
-    kept = filter_bank(bank, "a", selection)
+    kept = filter_bank(bank, "a", **selection)
     assert torch.equal(kept.mean, bank.mean[rows]) and torch.equal(kept.class_ids, bank.class_ids[rows])
     assert torch.equal(kept.annotations["prompt_id"], bank.annotations["prompt_id"][rows])
 
@@ -196,23 +195,23 @@ def test_filters_keep_what_fits_all_of_them(selection: Selection, rows: list[int
 @pytest.mark.parametrize(
     ("selection", "key", "remedy"),
     [
-        (Selection(max_loss=0.1), "12", "less strictly"),
-        (Selection(classes=("raod",)), "--class", "Did you mean 'road'?"),
+        (dict(max_loss=0.1), "12", "less strictly"),
+        (dict(classes=("raod",)), "--class", "Did you mean 'road'?"),
     ],
 )
-def test_filters_that_keep_nothing_are_an_error(selection: Selection, key: str, remedy: str) -> None:
+def test_filters_that_keep_nothing_are_an_error(selection: dict, key: str, remedy: str) -> None:
     with expect_error(BankError, key, remedy=remedy):
-        filter_bank(make_bank(12), "a", selection)
+        filter_bank(make_bank(12), "a", **selection)
 
 
 @pytest.mark.parametrize(
-    ("selection", "key"), [(Selection(prompts=("night",)), "--prompt"), (Selection(max_loss=1.0), "--max-loss")]
+    ("selection", "key"), [(dict(prompts=("night",)), "--prompt"), (dict(max_loss=1.0), "--max-loss")]
 )
-def test_measured_banks_cannot_be_filtered_by_prompt_or_loss(selection: Selection, key: str) -> None:
+def test_measured_banks_cannot_be_filtered_by_prompt_or_loss(selection: dict, key: str) -> None:
     measured = StyleBank()
     measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
     with expect_error(BankError, key, remedy="--class"):
-        filter_bank(measured, "a", selection)
+        filter_bank(measured, "a", **selection)
 
 
 def test_a_sound_bank_has_no_problems() -> None:

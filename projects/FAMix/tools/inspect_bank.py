@@ -99,7 +99,7 @@ from tqdm import tqdm
 from famix.clip import load_clip_state_dict
 from famix.data import read_image
 from famix.io.atomic import whole_file
-from famix.reports.bank import Selection, filter_bank, find_problems, merge_banks, source_distance
+from famix.reports.bank import filter_bank, find_problems, merge_banks, source_distance
 from famix.reports.bank_page import BankView, format_bank, render_bank
 from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
@@ -147,8 +147,7 @@ def merge(arguments: argparse.Namespace) -> None:
 def keep(arguments: argparse.Namespace) -> None:
     """Write a bank with some styles of another bank."""
     bank = StyleBank.load(arguments.bank)
-    selection = Selection(tuple(arguments.classes), tuple(arguments.prompts), arguments.max_loss)
-    filtered = filter_bank(bank, str(arguments.bank), selection)
+    filtered = filter_bank(bank, str(arguments.bank), arguments.classes, arguments.prompts, arguments.max_loss)
     filtered.save(arguments.output)
     print(f"wrote {len(filtered)} of {len(bank)} styles to {arguments.output}")
 

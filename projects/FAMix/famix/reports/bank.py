@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,22 +31,23 @@ from famix.utils.messages import did_you_mean, first_few
 __all__ = [
     "HISTORY",
     "GroupStatistics",
-    "Selection",
     "bank_prompts",
     "class_groups",
     "filter_bank",
     "find_problems",
     "group_statistics",
+    "json_list",
     "merge_banks",
     "require_compatible",
     "source_distance",
     "style_points",
-    "text_list",
     "word_groups",
 ]
 
 HISTORY = "history"
 """Key of the metadata."""
+
+T = TypeVar("T")
 
 _PROMPT_ID, _BATCH_ID = "prompt_id", "batch_id"
 _HIGHEST_LOSS = 2.0  # of 1 - cosine similarity
@@ -72,31 +73,26 @@ class GroupStatistics:
     negative: int
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Conditions on styles; empty ones and None select everything.
+def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
+    """Return an entry of the metadata that is a JSON list of strings or objects; empty if it is missing.
 
-    Attributes:
-        classes: class names; "unlabelled" for patches without a class.
-        prompts: texts; a style's prompt must contain one of them.
-        max_loss: highest cosine loss after mining.
-    """
-
-    classes: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    max_loss: float | None = None
-
-
-def text_list(bank: StyleBank, key: str) -> list[str]:
-    """Return an entry of the metadata that is a JSON list of strings; empty if it is missing.
+    Args:
+        bank: the bank.
+        key: of the metadata.
+        kind: str or dict, the type of the entries.
 
     Raises:
         BankError: if it is malformed.
     """
-    texts = _json_list(bank, key)
-    if not all(isinstance(text, str) for text in texts):
-        raise BankError(f"the bank's {key} must be a JSON list of strings, got {texts!r:.200}. Mine the bank again.")
-    return texts
+    try:
+        content = parse_json(bank.metadata.get(key, "[]"))
+        if isinstance(content, list) and all(isinstance(entry, kind) for entry in content):
+            return content
+    except ValueError:
+        pass
+    raise BankError(
+        f"the bank's {key} must be a JSON list of type {kind.__name__}, got {bank.metadata[key]!r:.200}. Mine it again."
+    )
 
 
 def bank_prompts(bank: StyleBank) -> list[str]:
@@ -105,7 +101,7 @@ def bank_prompts(bank: StyleBank) -> list[str]:
     Raises:
         BankError: if styles refer to missing prompts.
     """
-    prompts, ids = text_list(bank, "prompts"), bank.annotations.get(_PROMPT_ID)
+    prompts, ids = json_list(bank, "prompts", str), bank.annotations.get(_PROMPT_ID)
     if ids is None or not len(ids):
         return []
     if not 0 <= int(ids.min()) <= int(ids.max()) < len(prompts):
@@ -222,8 +218,8 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
     names = list(banks)
     for name in names[1:]:
         require_compatible(banks[names[0]], banks[name], (names[0], name))
-    prompts = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "prompts")))
-    sources = list(dict.fromkeys(text for bank in banks.values() for text in text_list(bank, "source")))
+    prompts = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "prompts", str)))
+    sources = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "source", str)))
     metadata = _merged_metadata(banks)
     if prompts:
         metadata["prompts"] = json.dumps(prompts)
@@ -244,13 +240,21 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
     return merged
 
 
-def filter_bank(bank: StyleBank, name: str, selection: Selection) -> StyleBank:
+def filter_bank(
+    bank: StyleBank,
+    name: str,
+    classes: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    max_loss: float | None = None,
+) -> StyleBank:
     """Keep the styles of a bank that meet all conditions.
 
     Args:
         bank: the styles.
         name: of the bank, for the history.
-        selection: the conditions.
+        classes: class names, "unlabelled" for patches without a class; empty for all.
+        prompts: texts, one of which must be in a style's prompt; empty for all.
+        max_loss: highest cosine loss after mining; None for any.
 
     Returns:
         A bank with the same metadata and an extended history.
@@ -259,32 +263,28 @@ def filter_bank(bank: StyleBank, name: str, selection: Selection) -> StyleBank:
         BankError: if no style is left, a class is unknown, or the bank lacks the information of a condition.
     """
     kept = torch.ones(len(bank), dtype=torch.bool)
-    if selection.classes:
+    if classes:
         ids = {bank.class_name(class_id): class_id for class_id in (*range(len(bank.class_names())), *bank.counts())}
-        for one in selection.classes:
+        for one in classes:
             if one not in ids:
                 raise BankError(
                     f"--class must be a class of the bank, got '{one}'.{did_you_mean(one, ids)} Choose from {', '.join(ids)}."
                 )
-        kept &= torch.isin(bank.class_ids, torch.tensor([ids[one] for one in selection.classes]))
-    if selection.prompts:
+        kept &= torch.isin(bank.class_ids, torch.tensor([ids[one] for one in classes]))
+    if prompts:
         texts = bank_prompts(bank)
         if not texts:
             raise BankError("--prompt must be used with a mined bank, got one without prompts. Select by --class.")
-        kept &= torch.tensor([any(part in text for part in selection.prompts) for text in texts])
-    if selection.max_loss is not None:
+        kept &= torch.tensor([any(part in text for part in prompts) for text in texts])
+    if max_loss is not None:
         if "final_loss" not in bank.annotations:
             raise BankError("--max-loss must be used with a mined bank, got one without losses. Select by --class.")
-        kept &= bank.annotations["final_loss"] <= selection.max_loss
+        kept &= bank.annotations["final_loss"] <= max_loss
     if not kept.any():
         raise BankError(
             f"the selection must keep a style, got none of the {len(bank)} of {name}. Select less strictly."
         )
-    conditions = {
-        "classes": list(selection.classes),
-        "prompts": list(selection.prompts),
-        "max_loss": selection.max_loss,
-    }
+    conditions = {"classes": list(classes), "prompts": list(prompts), "max_loss": max_loss}
     step = {"step": "filter", **{key: value for key, value in conditions.items() if value not in ([], None)}}
     history = _history([bank], {**step, "inputs": [_identify(name, bank)]})
     filtered = StyleBank(bank.metadata | {HISTORY: history})
@@ -320,18 +320,6 @@ def find_problems(bank: StyleBank) -> list[str]:
     return problems
 
 
-def _json_list(bank: StyleBank, key: str) -> list[Any]:
-    try:
-        content = parse_json(bank.metadata.get(key, "[]"))
-        if not isinstance(content, list):
-            raise TypeError("not a list")
-        return content
-    except (ValueError, TypeError) as error:
-        raise BankError(
-            f"the bank's {key} must be a JSON list, got {bank.metadata[key]!r:.200}. Mine the bank again."
-        ) from error
-
-
 def _merged_metadata(banks: Mapping[str, StyleBank]) -> dict[str, str]:
     """Return the equal metadata, with the differing ones in the history."""
     everything = [bank.metadata for bank in banks.values()]
@@ -350,5 +338,5 @@ def _identify(name: str, bank: StyleBank) -> dict[str, Any]:
 
 
 def _history(banks: Sequence[StyleBank], step: Mapping[str, Any]) -> str:
-    before = [entry for bank in banks for entry in _json_list(bank, HISTORY)]
+    before = [entry for bank in banks for entry in json_list(bank, HISTORY, dict)]
     return json.dumps([*before, {**step, "famix_version": version("famix")}])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from famix.clip import CLIPImageTower, PromptEncoder, check_templates, clip_weights_hash
 from famix.mining.metadata import bank_text_design
-from famix.reports.bank import bank_prompts, text_list
+from famix.reports.bank import bank_prompts, json_list
 from famix.style.bank import StyleBank
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import BankError
@@ -102,7 +102,7 @@ def find_nearest_prompts(
     directions = embeddings - embeddings.mean(dim=0)
     mined_with = bank_text_design(bank)
     encoder = PromptEncoder(clip_state_dict, activation=mined_with.activation, causal=mined_with.causal)
-    templates = check_templates(text_list(bank, "templates"))
+    templates = check_templates(json_list(bank, "templates", str))
     own, ordered, ranks = bank_prompts(bank), [], []
     for row, direction in zip(rows, directions, strict=True):
         prompts = candidates[bank.class_name(int(bank.class_ids[row]))]
@@ -117,7 +117,7 @@ def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
     """Return the rows of styles that have several prompts of their class, and these prompts by class name."""
     names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
     prompts: dict[str, list[str]] = {}
-    for text in text_list(bank, "prompts"):
+    for text in json_list(bank, "prompts", str):
         prompts.setdefault(next((name for name in names if text.endswith(f" {name}")), ""), []).append(text)
     known = {name: texts for name, texts in prompts.items() if len(texts) > 1}
     classes = map(bank.class_name, bank.class_ids.tolist())

@@ -1,4 +1,4 @@
-"""Labels as pictures: in the colours of their classes, and where they are wrong."""
+"""Label maps as images: in the colours of their classes, and with wrong pixels marked."""
 
 from collections.abc import Sequence
 
@@ -10,26 +10,26 @@ __all__ = ["Ids", "Pixels", "color_labels", "mark_errors", "right_share", "shrin
 
 _UNLABELLED = (225, 225, 225)
 _WRONG = (232, 30, 60)
-_DIM = 0.55  # of an image below its errors
+_DIM = 0.55  # brightness of an image below its errors
 
 Pixels = NDArray[np.uint8]
 Ids = NDArray[np.uint8]
 
 
 def color_labels(ids: Ids, colors: Sequence[Sequence[int]]) -> Pixels:
-    """(H, W) train ids as (H, W, 3) RGB; ids without a colour are light grey."""
+    """Colour (H, W) train ids as (H, W, 3) RGB; ids without a colour become light grey."""
     table = np.full((256, 3), _UNLABELLED, np.uint8)
     table[: len(colors)] = colors
     return table[ids]
 
 
 def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) -> Pixels:
-    """An image in dim grey with the wrong pixels in red.
+    """Draw an image in dim grey with the wrong pixels in red.
 
     Args:
-        image: (h, w, 3) RGB, of any size; it is brought to that of the labels.
+        image: (h, w, 3) RGB, resized to the labels.
         truth, predicted: (H, W) train ids.
-        ignore_label: of pixels that are neither right nor wrong.
+        ignore_label: id of pixels that are neither right nor wrong.
 
     Returns:
         (H, W, 3) RGB.
@@ -42,18 +42,18 @@ def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) ->
 
 
 def right_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:
-    """Share of the labelled pixels that are right, 0-1; NaN where none is labelled."""
+    """Return the share of correct pixels among the labelled ones, 0-1; NaN without labelled pixels."""
     labelled = truth != ignore_label
     return float((truth == predicted)[labelled].mean()) if labelled.any() else float("nan")
 
 
 def shrink(pixels: Pixels, width: int, *, smooth: bool) -> Pixels:
-    """Bring a picture to at most so many pixels of width.
+    """Shrink an image to a maximum width.
 
     Args:
         pixels: (H, W, 3) RGB.
-        width: of the result, unless the picture is narrower.
-        smooth: mix neighbouring pixels, as for photographs; otherwise colours stay what they are.
+        width: of the result; narrower images are returned unchanged.
+        smooth: interpolate, as for photographs; False keeps the exact colours.
     """
     height, old = pixels.shape[:2]
     if old <= width:

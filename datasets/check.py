@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Check datasets: files, sizes, encodings and classes. The exit status says whether all of them can be used."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes imports that take seconds
 
 import argparse
 import json
@@ -26,31 +26,31 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, such as cityscapes_val")
     parser.add_argument(
-        "--definition", action="append", default=[], metavar="YAML", help="file that defines own datasets; may be repeated"
+        "--definition", action="append", default=[], metavar="YAML", help="definition file of other datasets; may be repeated"
     )  # fmt: skip
     parser.add_argument(
         "--sample", default=1000, type=whole_number, metavar="N",
-        help="pairs of each dataset whose pixels are read, evenly spaced; 0 reads all (default: 1000). Sizes and ends of "
-        "all files are looked at in any case",
+        help="decode N evenly spaced pairs of each dataset, 0 all (default: 1000); the headers and ends of all files are "
+        "read in any case",
     )  # fmt: skip
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG",
-        help=f"picture to write, of {SHOWN} images under their labels; several datasets get PNG-NAME.png",
+        help=f"draw {SHOWN} images with their labels into this file; several datasets get PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
         "--max-pixels", default=1 << 26, type=whole_number, metavar="N",
-        help=f"that a file may have, as INPUT.MAX_PIXELS (default: {1 << 26})",
+        help=f"limit for the pixels of a file, as INPUT.MAX_PIXELS (default: {1 << 26})",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports for other programs, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports as JSON")
     parser.add_argument(
         "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=whole_number, metavar="N",
-        help="processes (default: one for each processor, at most 16); 0 works in this one",
+        help="worker processes (default: one per processor, at most 16); 0 works in this process",
     )  # fmt: skip
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # --help and mistakes need no imports
 
 from famix.data import get_label_readers, register_datasets
 from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
@@ -76,13 +76,13 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
             sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
             with whole_file(path) as part:
                 sheet.save(part)
-        print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since no pair is sound'}")
+        print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since every pair has a problem'}")
     print()
     return report
 
 
 def sheet_path(name: str, arguments: argparse.Namespace) -> Path:
-    """Where the contact sheet of a dataset goes."""
+    """Path of the contact sheet of a dataset."""
     path: Path = arguments.sheet
     return path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
 
@@ -97,14 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     arguments.names = list(dict.fromkeys(arguments.names))
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
-        parser.error(f"--sheet {arguments.sheet}: expected a name that ends in .png")
+        parser.error(f"--sheet must end in .png, got {arguments.sheet}")
     try:
         load_plugins()
         expand_arguments(arguments)
         register_datasets(arguments.definition)
         get_label_readers(arguments.names)
         for file in filter(None, (arguments.json, arguments.sheet)):
-            require_writable(file.parent)  # before the files are looked at, which takes minutes
+            require_writable(file.parent)  # before the check, which takes minutes
         reports = [check(name, arguments) for name in arguments.names]
         if arguments.json is not None:
             with whole_file(arguments.json) as part:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FAMixError, OSError) as error:
         parser.error(str(error))
     except BrokenExecutor:
-        parser.error("a process was ended from outside, probably for lack of memory: try fewer --workers")
+        parser.error("a worker process was killed, probably for lack of memory: use fewer --workers")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

@@ -8,7 +8,8 @@ import yaml
 from data_factory import write_definition
 from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES, load_definition
-from famix.data.definition import DATASET_KEYS, LAYOUT_KEYS, PANOPTIC_KEYS, SPLIT_KEYS, PanopticDefinition
+from famix.data.definition import PanopticDefinition
+from famix.data.definition_file import DATASET_KEYS, LAYOUT_KEYS, PANOPTIC_KEYS, SPLIT_KEYS
 from famix.data.registration import BUILTIN
 from famix.utils.errors import DatasetError
 from run_factory import ROOT

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label, write_synthia_label
 from error_matching import explains
-from famix.data.check import ClassShare, DatasetReport, format_report
+from famix.data.check import DatasetReport, format_report
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -112,7 +112,7 @@ def test_every_kind_of_problem_is_collected(check, folder, workers):
 
 def test_classes_keep_their_names_in_the_table():
     names = ["007", "1e3", "person|rider"]
-    text = format_report(DatasetReport("tiny", classes=[ClassShare(name, 12.5, 100.0) for name in names]))
+    text = format_report(DatasetReport("tiny", classes=dict.fromkeys(names, (12.5, 100.0))))
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if line.startswith("|")][2:]
     assert [cell.strip() for row in cells for cell in row] == [
         text for name in names for text in (name.replace("|", "\\|"), "12.500", "100.0")
@@ -278,7 +278,7 @@ def test_no_sound_pair_no_contact_sheet(check, folder):
     sheet = folder.parent / "look.png"
     status, text, _ = check(file, "--sheet", sheet)
     assert (status, sheet.exists()) == (1, False)
-    assert "no contact sheet, since no pair is sound" in text
+    assert "no contact sheet, since every pair has a problem" in text
 
 
 # Mistakes on the command line
@@ -290,7 +290,7 @@ def test_no_sound_pair_no_contact_sheet(check, folder):
         (["tiny_trian"], "'tiny_trian' is unknown. Did you mean 'tiny_train'"),
         (["tiny_train", "--sample", "-1"], "argument --sample: '-1' is no whole number of at least 0"),
         (["tiny_train", "--workers", "two"], "argument --workers: 'two' is no whole number"),
-        (["tiny_train", "--sheet", "look.jpg"], "--sheet look.jpg: expected a name that ends in .png"),
+        (["tiny_train", "--sheet", "look.jpg"], "--sheet must end in .png, got look.jpg"),
         (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
         (["tiny_train", "--sheet", "/proc/none/look.png"], "/proc/none"),
         (["tiny_train", "--definition", "none.yaml"], "none.yaml cannot be read"),
@@ -314,7 +314,7 @@ def test_a_worker_that_the_system_ends(tool, folder, capsys, monkeypatch):
     with registered(), pytest.raises(SystemExit) as stop:
         tool.main(["tiny_train", "--definition", str(make_dataset(folder, count=1))])
     assert stop.value.code == 2
-    assert "a process was ended from outside, probably for lack of memory" in capsys.readouterr().err
+    assert "a worker process was killed, probably for lack of memory" in capsys.readouterr().err
 
 
 def test_an_interrupted_check_says_so(tool, folder, capsys, monkeypatch):

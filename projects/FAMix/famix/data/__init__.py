@@ -10,8 +10,8 @@ from famix.data.definition import (
     Layout,
     PanopticDefinition,
     SplitDefinition,
-    load_definition,
 )
+from famix.data.definition_file import load_definition
 from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of

@@ -4,9 +4,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -29,12 +29,12 @@ from famix.utils.messages import first_few, table_cell
 
 __all__ = [
     "IGNORED",
-    "ClassShare",
     "DatasetReport",
     "check_dataset",
     "evenly_spaced",
     "format_report",
     "inspect_headers",
+    "inspect_pixels",
     "verify_datasets",
 ]
 
@@ -59,10 +59,8 @@ KINDS = {
 """Kinds of problems, in the order of the report."""
 
 Records = Sequence[dict[str, Any]]
-Inspect = Callable[[Records], "Findings"]
 
 _SHOWN = 5  # files of a note, problems of a kind, so that memory does not grow with the dataset
-_HEADERS_AT_ONCE, _LABELS_AT_ONCE = 128, 8  # pairs per task of a worker
 _NUM_THREADS = 8  # the quick check mostly waits for the disk
 _TAIL = 4096  # bytes at the end of a file that must contain its end mark
 _END_MARKS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes -> mark, of PNG and JPEG
@@ -108,21 +106,6 @@ class Findings:
         self.decoded += other.decoded
 
 
-@dataclass(frozen=True)
-class ClassShare:
-    """Share of a class in a dataset.
-
-    Attributes:
-        name: of the class.
-        pixels: percentage of all pixels, ignored ones included.
-        images: percentage of the images with the class.
-    """
-
-    name: str
-    pixels: float
-    images: float
-
-
 @dataclass
 class DatasetReport:
     """Result of a complete check.
@@ -135,7 +118,8 @@ class DatasetReport:
         found: problems, sizes and number of decoded labels.
         notes: observations that do not affect the use of the dataset.
         num_pairs: pairs of image and label; the headers of all were read.
-        classes: shares of the classes, then of ignored pixels; empty if nothing was decoded.
+        classes: name of a class, or IGNORED -> percentage of all pixels, and of the images with it; empty if nothing was
+            decoded.
         seconds: duration of the check.
     """
 
@@ -146,7 +130,7 @@ class DatasetReport:
     found: Findings = field(default_factory=Findings)
     notes: list[str] = field(default_factory=list)
     num_pairs: int = 0
-    classes: Sequence[ClassShare] = ()
+    classes: dict[str, tuple[float, float]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -172,8 +156,8 @@ class DatasetReport:
                 for (height, width), count in found.sizes.most_common()
             ],
             "classes": [
-                {"name": share.name, "pixel_percent": share.pixels, "image_percent": share.images}
-                for share in self.classes
+                {"name": name, "pixel_percent": pixels, "image_percent": images}
+                for name, (pixels, images) in self.classes.items()
             ],
             "seconds": round(self.seconds, 1),
         }
@@ -193,22 +177,17 @@ def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = M
         DatasetError: the first problem.
     """
     start, num_pairs = time.perf_counter(), 0
-    names = list(dict.fromkeys(names))
-    readers = get_label_readers(names, max_pixels)
+    readers = get_label_readers(list(dict.fromkeys(names)), max_pixels)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for name in names:
+        for name, reader in readers.items():
             records = get_dataset_dicts([name])
             num_pairs += len(records)
-            for inspect, chosen, at_once in (
-                (inspect_headers, records, _HEADERS_AT_ONCE),
-                (_inspect_pixels, evenly_spaced(records, samples), 1),
-            ):
-                parts = [chosen[first : first + at_once] for first in range(0, len(chosen), at_once)]
-                for found in pool.map(partial(inspect, reader=readers[name]), parts):
+            for inspect, chosen in ((inspect_headers, records), (inspect_pixels, evenly_spaced(records, samples))):
+                for found in pool.map(partial(inspect, reader=reader), _parts(chosen, 1 + len(chosen) // 1000)):
                     for text in chain.from_iterable(found.first.values()):
                         raise DatasetError(text)
     logger.info(
-        f"Checked {num_pairs} image and label pairs of {', '.join(names)} in {time.perf_counter() - start:.1f} s."
+        f"Checked {num_pairs} image and label pairs of {', '.join(readers)} in {time.perf_counter() - start:.1f} s."
     )
 
 
@@ -235,22 +214,19 @@ def check_dataset(
     report = DatasetReport(name, getattr(MetadataCatalog.get(name).get("definition"), "source", ""))
     found, records = report.found, _list_pairs(report)
     report.num_pairs = len(records)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_start_worker)) if workers else None
-
-        def run(kind: str, inspect: Inspect, records: Records, at_once: int) -> None:
-            parts = [records[first : first + at_once] for first in range(0, len(records), at_once)]
-            results: Iterator[Findings] = pool.map(inspect, parts) if pool else map(inspect, parts)
-            hidden = None if show_progress else True  # None hides it outside of a terminal
-            with tqdm(total=len(records), desc=f"{name}: {kind}", unit="pair", disable=hidden) as bar:
+    # None hides a progress bar outside of a terminal.
+    bar = partial(tqdm, unit="pair", disable=None if show_progress else True)
+    with ProcessPoolExecutor(workers, initializer=_start_worker) if workers else nullcontext() as pool:
+        sound = records
+        for kind, inspect, at_once in (("headers", inspect_headers, 128), ("pixels", inspect_pixels, 8)):
+            sound = [record for record in records if record["file_name"] not in found.bad]
+            chosen = evenly_spaced(sound, samples or len(sound)) if kind == "pixels" else records
+            parts = _parts(chosen, at_once)
+            results = (pool.map if pool else map)(partial(inspect, reader=reader), parts)
+            with bar(total=len(chosen), desc=f"{name}: {kind}") as progress:
                 for part, result in zip(parts, results, strict=True):
                     found.merge(result)
-                    bar.update(len(part))
-
-        run("headers", partial(inspect_headers, reader=reader), records, _HEADERS_AT_ONCE)
-        sound = [record for record in records if record["file_name"] not in found.bad]
-        chosen = evenly_spaced(sound, samples or len(sound))
-        run("pixels", partial(_inspect_pixels, reader=reader), chosen, _LABELS_AT_ONCE)
+                    progress.update(len(part))
     _add_classes(report)
     if len(chosen) < len(sound):
         report.notes.append(f"the pixels of {len(sound) - len(chosen)} pairs were not read; --sample 0 reads all")
@@ -262,6 +238,10 @@ def evenly_spaced(records: Records, count: int) -> list[dict[str, Any]]:
     """Up to `count` records at equal distances, including the first and the last."""
     places = np.linspace(0, len(records) - 1, num=min(count, len(records))).round().astype(int)
     return [records[place] for place in places]
+
+
+def _parts(records: Records, size: int) -> list[Records]:
+    return [records[first : first + size] for first in range(0, len(records), size)]
 
 
 def _list_pairs(report: DatasetReport) -> Records:
@@ -315,7 +295,7 @@ def inspect_headers(records: Records, reader: LabelReader) -> Findings:
     return found
 
 
-def _inspect_pixels(records: Records, reader: LabelReader) -> Findings:
+def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
     """Decode images and labels, and count the train ids of the labels."""
     found = Findings()
     for record in records:
@@ -356,10 +336,10 @@ def _add_classes(report: DatasetReport) -> None:
         return
     total = int(found.pixels.sum())
     titles = {**dict(enumerate(metadata.stuff_classes)), metadata.ignore_label: IGNORED}
-    report.classes = [
-        ClassShare(title, 100 * int(found.pixels[place]) / total, 100 * int(found.images[place]) / found.decoded)
+    report.classes = {
+        title: (100 * int(found.pixels[place]) / total, 100 * int(found.images[place]) / found.decoded)
         for place, title in titles.items()
-    ]
+    }
     absent = [title for place, title in titles.items() if place != metadata.ignore_label and not found.pixels[place]]
     if found.pixels[metadata.ignore_label] == total:
         found.add("no class", [f"every pixel of all {found.decoded} decoded labels is ignored"])
@@ -382,7 +362,9 @@ def format_report(report: DatasetReport) -> str:
     ):
         lines += [f"{title:<12}{text}"] if text else []
     if report.classes:
-        rows = [[table_cell(share.name), f"{share.pixels:.3f}", f"{share.images:.1f}"] for share in report.classes]
+        rows = [
+            [table_cell(name), f"{pixels:.3f}", f"{images:.1f}"] for name, (pixels, images) in report.classes.items()
+        ]
         head, align = ["class", "% of pixels", "% of images"], ("left", "right", "right")
         lines += ["", tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=align)]
     lines += ["", *(f"note: {note}" for note in report.notes)]

@@ -22,7 +22,8 @@ from famix.data.classes import (
     panoptic_classes,
     panoptic_metadata,
 )
-from famix.data.definition import PanopticDefinition, load_definition
+from famix.data.definition import PanopticDefinition
+from famix.data.definition_file import load_definition
 from famix.utils.errors import ClassesError, ConfigError, DatasetError, WeightsError
 from famix.utils.messages import first_few
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from famix.data.definition import DatasetDefinition, PanopticDefinition, load_definition
+from famix.data.definition import DatasetDefinition, PanopticDefinition
+from famix.data.definition_file import load_definition
 from famix.data.images import MAX_PIXELS
 from famix.data.labels import LabelReader
 from famix.data.panoptic.files import PanopticFiles

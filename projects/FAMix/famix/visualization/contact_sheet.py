@@ -47,7 +47,7 @@ def draw_contact_sheet(
     aspect = float(np.median([pair.shape[0] / (pair.shape[1] - _GAP) * 2 for pair in pairs]))
     cell = 2 * _WIDTH + _GAP, round(_WIDTH * min(max(aspect, _MIN_ASPECT), _MAX_ASPECT))
     tiles = [Tile(pair, subtitle=str(record.get("image_id", ""))) for pair, record in zip(pairs, records, strict=True)]
-    percent = {share.name: f"  {share.pixels:.1f} %" for share in report.classes}
+    percent = {name: f"  {pixels:.1f} %" for name, (pixels, _) in report.classes.items()}
     classes = [*zip(metadata.stuff_classes, metadata.stuff_colors, strict=True), (IGNORED, _DARK)]
     return compose_figure(
         [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)],

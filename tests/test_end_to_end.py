@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from error_matching import expect_error
+from famix import Predictor
 from famix.data import LabelReader
 from famix.mining import StyleMiner
 from famix.modeling import FAMixSemanticSegmentor
@@ -210,7 +211,7 @@ def example() -> Iterator[None]:
     """Registers the strategy of the example of docs/EXTENDING.md."""
     load_tool("style_strategy", "examples/extending")
     yield
-    del STYLE_STRATEGY_REGISTRY._obj_map["DSU"]
+    STYLE_STRATEGY_REGISTRY._obj_map.pop("DSU", None)
 
 
 @pytest.mark.usefixtures("example")
@@ -226,6 +227,11 @@ def test_a_strategy_from_outside_trains(finished: Path, workspace: Workspace) ->
     assert not torch.equal(still, strong) and not torch.equal(strong, after_bank)
     with expect_error(ConfigError, "MODEL.STYLE.DSU.SCALE", -1.0):
         train("DSU", "-1.0")
+    del STYLE_STRATEGY_REGISTRY._obj_map["DSU"]
+    with workspace.registered():
+        Predictor.from_checkpoint(workspace.folder / "outside")  # predictions do without the strategy
+        with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", "DSU", "Import"):
+            train("DSU", "1.0")
 
 
 def test_styles_change_the_training(finished: Path, workspace: Workspace) -> None:
@@ -282,7 +288,7 @@ def test_bank_without_a_class_says_so_once(
     path = workspace.folder / "partial.safetensors"
     partial.save(path)
     workspace.run("partial", "MODEL.STYLE.BANK", str(path), "SOLVER.MAX_ITER", "2")
-    warnings = [line for line in capfd.readouterr().out.splitlines() if "has no style of" in line]
+    warnings = [line for line in capfd.readouterr().out.splitlines() if "has no styles of" in line]
     assert len(warnings) == 1 and ": road, sidewalk" in warnings[0]
     assert (workspace.folder / "partial/model_final.pth").exists()
 

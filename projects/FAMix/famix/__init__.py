@@ -52,8 +52,8 @@ from famix.data import register_datasets
 from famix.io.released_checkpoint import load_released_checkpoint
 
 # The offline pass that fills the bank, and the loop that trains with it
-from famix.mining import StyleMiner, StyleMiningHook
-from famix.engine import Trainer
+from famix.mining import StyleMiner
+from famix.engine import StyleMiningHook, Trainer
 
 # A trained network as a function of an image
 from famix.inference import Predictor

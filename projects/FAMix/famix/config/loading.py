@@ -1,5 +1,6 @@
 """Read configs from YAML files and KEY VALUE pairs: keys and types are checked, paths expanded, nothing is executed."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ __all__ = ["PATH_KEYS", "flat_settings", "load_config", "read_settings"]
 PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK", "DATASETS.FILES")
 """Keys with paths or lists of paths; `~` and environment variables are expanded, URLs refused."""
 
+_logger = logging.getLogger(__name__)
 _BASE = "_BASE_"
 _MAX_FILES = 50  # files that a config is based on, repetitions counted
 _TYPE_NAMES = {
@@ -51,9 +53,11 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     defaults = flat_settings(cfg)
     if config_file:
         for file, settings in _read_files(local_path(config_file, "--config-file"), config_file, [0]):
+            _adopt_strategy_keys(flat_settings(settings), cfg, defaults)
             _check_settings(settings, cfg, defaults, file)
             cfg.merge_from_other_cfg(CfgNode(settings))
     words = [str(word) for word in opts]
+    _adopt_strategy_keys(dict(zip(words[::2], words[1::2], strict=False)), cfg, defaults)
     _check_pairs(words, defaults)
     words[1::2] = [_join_names(key, value) for key, value in zip(words[::2], words[1::2], strict=True)]
     for key, value in zip(words[::2], words[1::2], strict=True):
@@ -70,6 +74,17 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         node[name] = local_path(value, key) if isinstance(value, str) else [_local_entry(entry, key) for entry in value]
     cfg.DATASETS.FILES = find_definitions(cfg.DATASETS.FILES, config_file)
     return cfg
+
+
+def _adopt_strategy_keys(settings: Settings, cfg: CfgNode, defaults: Settings) -> None:
+    """Accept keys of style strategies that are not registered: a network trained with one predicts without it."""
+    known = set(cfg.MODEL.STYLE)
+    for key, value in settings.items():
+        match = re.fullmatch(r"MODEL\.STYLE\.([A-Z0-9_]+)\.(\w+)", key)
+        if match and match[1] not in known:
+            _logger.warning("%s belongs to a style strategy that is not registered: its value has no effect", key)
+            node = cfg.MODEL.STYLE.setdefault(match[1], CfgNode())
+            node[match[2]] = defaults[key] = CfgNode._decode_cfg_value(value)
 
 
 def flat_settings(cfg: Mapping[Any, Any], prefix: str = "") -> Settings:

@@ -3,7 +3,7 @@
 from famix.config import load_config
 from famix.engine.config_checks import check_config
 from famix.engine.console import explain_disk_errors, summarize_end, summarize_start
-from famix.engine.hooks import SourceValidation, WeightAverageHook
+from famix.engine.hooks import SourceValidation, StyleMiningHook, WeightAverageHook
 from famix.engine.launch import launch
 from famix.engine.model_selection import ModelSelection, check_selection, load_for_scoring, save_weights
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -16,6 +16,7 @@ __all__ = [
     "ModelSelection",
     "SafeCheckpointer",
     "SourceValidation",
+    "StyleMiningHook",
     "Trainer",
     "WeightAverageHook",
     "argument_parser",

@@ -1,4 +1,4 @@
-"""Training hooks: randomness, progress, checkpoints, validation on the source, weight averages and stop signals."""
+"""Training hooks: style bank, randomness, progress, checkpoints, validation on the source, weight averages and stop signals."""
 
 import logging
 import math
@@ -20,6 +20,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 from torch import Tensor, nn
 
 from famix.io.checkpointer import SafeCheckpointer, first_not_finite
+from famix.style.bank import StyleBank
 from famix.utils.errors import ConfigError, TrainingError
 from famix.utils.progress import progress_bar
 from famix.utils.seeding import derive_seed
@@ -31,6 +32,7 @@ __all__ = [
     "SourceValidation",
     "StopOnSignal",
     "StoppedBySignal",
+    "StyleMiningHook",
     "TrainingProgress",
     "WeightAverageHook",
     "changing_tensors",
@@ -43,6 +45,30 @@ _LOG_PERIOD, _BAR_PERIOD = 20, 10  # iterations between log lines (Detectron2's)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SIGNAL_PERIOD = 10  # iterations after which several processes agree on a stop
 _SECONDS_OF_ONE_SIGNAL = 2.0
+
+
+class StyleMiningHook(HookBase):
+    """Obtains the style bank and hands it over. Register it first, so that a bad bank stops the run before other hooks.
+
+    Args:
+        obtain: loads or mines the bank; called in every process of a job, which share the work.
+        use: receives the bank.
+    """
+
+    def __init__(self, *, obtain: Callable[[], StyleBank], use: Callable[[StyleBank], None]) -> None:
+        self.obtain = obtain
+        self.use = use
+        self._done = False
+
+    def before_train(self) -> None:
+        """Obtain the bank unless `prepare` did."""
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Obtain the bank and hand it over; further calls do nothing."""
+        if not self._done:
+            self.use(self.obtain())
+            self._done = True
 
 
 class IterationSeed(HookBase):

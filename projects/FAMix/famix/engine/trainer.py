@@ -21,7 +21,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from famix.data import build_test_loader, build_train_loader
-from famix.engine.hooks import BoundedHistory, IterationSeed, KeepingCheckpointer, StopOnSignal, TrainingProgress
+from famix.engine.hooks import (
+    BoundedHistory,
+    IterationSeed,
+    KeepingCheckpointer,
+    StopOnSignal,
+    StyleMiningHook,
+    TrainingProgress,
+)
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
 from famix.engine.resuming import require_resumable, require_same_data, run_record, settings_of_checkpoint
@@ -29,7 +36,7 @@ from famix.engine.setup import clear_run_directory, keep_settings
 from famix.engine.step_trainer import build_step_trainer
 from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
 from famix.io.checkpointer import LAST_FILE, SafeCheckpointer
-from famix.mining import StyleMiningHook, obtain_style_bank
+from famix.mining import obtain_style_bank
 from famix.modeling import PatchStyleMixin
 from famix.reports import (
     ScoredWeights,

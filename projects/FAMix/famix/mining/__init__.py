@@ -1,6 +1,5 @@
 """Mining of a style bank from prompts, once before training."""
 
-from famix.mining.hook import StyleMiningHook
 from famix.mining.measured import matching_noise_scale, measure_bank
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
@@ -13,7 +12,6 @@ __all__ = [
     "MiningSettings",
     "PromptTable",
     "StyleMiner",
-    "StyleMiningHook",
     "bank_metadata",
     "build_miner",
     "check_bank",

@@ -63,6 +63,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._class_names: list[str] = list(metadata.stuff_classes)
         self._ignore_label: int = metadata.ignore_label
         self._files = {record["file_name"]: label_file_of(record) for record in DatasetCatalog.get(dataset_name)}
+        self._next_image = dict(pairwise(self._files))
         self._read = read_labels or metadata.label_reader.read
         self._prepare = prepare_labels
         self._classes = classes
@@ -74,7 +75,8 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         """Discard all counts."""
         self._counts = ConfusionCounts(len(self._class_names))
-        self._labels = _LabelsAhead(self._files, self._read)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
+        self._ahead: tuple[str, Future[np.ndarray]] | None = None
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Count the pixels of some images.
@@ -88,7 +90,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
                 8 bits.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            labels = self._labels.of(image["file_name"])
+            labels = self._read_labels(image["file_name"])
             if self._prepare is not None:
                 labels = self._prepare(labels)
             self._check_shapes(output["sem_seg"], labels, image["file_name"])
@@ -120,6 +122,15 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, confusion)
         return OrderedDict(sem_seg=segmentation_scores(confusion, self._class_names, self._classes, self._absent))
 
+    def _read_labels(self, image_file: str) -> np.ndarray:
+        """Labels of an image; while the caller works, a thread reads those of the next image, at most one ahead."""
+        ahead, self._ahead = self._ahead, None
+        labels = ahead[1].result() if ahead and ahead[0] == image_file else self._read(self._files[image_file])
+        following = self._next_image.get(image_file)
+        if following is not None:
+            self._ahead = following, self._thread.submit(self._read, self._files[following])
+        return labels
+
     def _check_shapes(self, scores: Tensor, labels: np.ndarray, image_file: str) -> None:
         expected = (len(self._class_names), *labels.shape)
         if tuple(scores.shape) != expected:
@@ -134,29 +145,3 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
                 f"dataset {self._name}: labels of '{self._files[image_file]}' must be train ids from 0 to "
                 f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Correct read_labels or prepare_labels."
             )
-
-
-class _LabelsAhead:
-    """Reads labels; while the caller works, a thread reads the next label of the dataset, at most one ahead.
-
-    Args:
-        files: image file -> label file, in the expected order; another order is only slower.
-        read: reads a label file.
-    """
-
-    def __init__(self, files: Mapping[str, str], read: ReadLabels) -> None:
-        self._files = files
-        self._read = read
-        self._following = dict(pairwise(files))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
-        self._ahead: tuple[str, Future[np.ndarray]] | None = None
-
-    def of(self, image_file: str) -> np.ndarray:
-        """Return the labels of an image; raises errors of reading these labels only."""
-        ahead, self._ahead = self._ahead, None
-        expected = ahead is not None and ahead[0] == image_file
-        labels = ahead[1].result() if ahead and expected else self._read(self._files[image_file])
-        following = self._following.get(image_file)
-        if following is not None:
-            self._ahead = following, self._thread.submit(self._read, self._files[following])
-        return labels

@@ -55,13 +55,10 @@ class TruthReader:
         Raises:
             DatasetError: see `read_segments`.
         """
-        file = inputs["pan_seg_file_name"]
-        if self._last is None or self._last[0] != file:
-            self._last = file, self._read(file, inputs["segments_info"], inputs.get("void_segments", ()))
-        return self._last[1]
-
-    def _read(self, file: str, segments: list[dict[str, Any]], void_segments: list[int]) -> PanopticSegments:
-        numbers = read_segments(file, segments, void_segments, self._max_pixels)
+        file, segments = inputs["pan_seg_file_name"], inputs["segments_info"]
+        if self._last is not None and self._last[0] == file:
+            return self._last[1]
+        numbers = read_segments(file, segments, inputs.get("void_segments", ()), self._max_pixels)
         merged: dict[tuple[int, int], dict[str, Any]] = {}
         number_of = [0]
         for segment in segments:
@@ -70,7 +67,9 @@ class TruthReader:
             key = (train_id, len(number_of) if is_instance else -crowd)
             entry = {"id": len(merged) + 1, "category_id": train_id, "iscrowd": crowd}
             number_of.append(merged.setdefault(key, entry)["id"])
-        return PanopticSegments(np.array(number_of, dtype=np.int32)[numbers], list(merged.values()))
+        truth = PanopticSegments(np.array(number_of, dtype=np.int32)[numbers], list(merged.values()))
+        self._last = file, truth
+        return truth
 
 
 def predicted_segments(panoptic: Tensor, segments: list[dict[str, Any]] | None, label_divisor: int) -> PanopticSegments:

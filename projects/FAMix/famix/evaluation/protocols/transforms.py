@@ -214,29 +214,24 @@ def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
         crop: output size.
         offset: row and column of the image at which the crop starts, negative in padding; None centers the crop.
     """
-    inside, outside = _overlap(size_of(image), crop, offset)
-    result = image.new_zeros((len(image), *crop))
-    result[:, *outside] = image[:, *inside]
-    return result
+    (rows, columns), shown = _placement(size_of(image), crop, offset)
+    return F.pad(image, (*columns, *rows))[:, *shown]
 
 
 def crop_labels(labels: np.ndarray, crop: Size, pad_label: int, offset: Size | None = None) -> np.ndarray:
     """Crop (H, W) labels as `crop_image` does, padded with `pad_label`."""
-    inside, outside = _overlap(labels.shape, crop, offset)
-    result = np.full(crop, pad_label, dtype=labels.dtype)
-    result[outside] = labels[inside]
-    return result
+    padding, shown = _placement(labels.shape, crop, offset)
+    return np.pad(labels, padding, constant_values=pad_label)[shown]
 
 
 def _centered(size: tuple[int, ...], crop: Size) -> Size:
     return round((size[0] - crop[0]) / 2), round((size[1] - crop[1]) / 2)
 
 
-def _overlap(size: tuple[int, ...], crop: Size, offset: Size | None) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Rows and columns of the image that a crop shows, and their place in the crop."""
-    inside, outside = [], []
-    for have, want, start in zip(size, crop, offset or _centered(size, crop), strict=True):
-        first, stop = max(start, 0), max(min(start + want, have), start, 0)
-        inside.append(slice(first, stop))
-        outside.append(slice(first - start, stop - start))
-    return tuple(inside), tuple(outside)
+def _placement(
+    size: tuple[int, ...], crop: Size, offset: Size | None
+) -> tuple[list[tuple[int, int]], tuple[slice, ...]]:
+    """Padding before and after rows and columns, and the crop of the padded image."""
+    axes = list(zip(size, crop, offset or _centered(size, crop), strict=True))
+    padding = [(max(-start, 0), max(start + want - have, 0)) for have, want, start in axes]
+    return padding, tuple(slice(max(start, 0), max(start, 0) + want) for _, want, start in axes)

@@ -42,7 +42,7 @@ from famix.clip.architecture import random_clip
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
-from famix.inference.parity import make_image
+from famix.inference.export import make_image
 from famix_minitown.study import describe_machine
 
 

@@ -1,4 +1,4 @@
-"""demo.py as a user meets it: pictures of images and videos, exit status and message of every mistake."""
+"""demo.py: images and videos of predictions, exit status and message of each error."""
 
 import copy
 import importlib.util
@@ -144,8 +144,8 @@ def test_unreadable_files_are_named_and_the_others_go_on(
     assert out == f"1 of 3 images -> {tmp_path / 'out'}\n"
     lines = err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith(f"error: Image file {photos / '1.png'} cannot be read")
-    assert lines[1].startswith(f"error: {photos / '2.png'}: got an image of 20 x 20 pixels")
+    explains(lines[0], key=f"error: Image file {photos / '1.png'}")
+    explains(lines[1], key=f"error: {photos / '2.png'}", value="20 x 20")
 
 
 @pytest.mark.usefixtures("loaded_once")
@@ -287,10 +287,13 @@ def test_frames_of_two_sizes_and_none_at_all_are_one_error(
 ) -> None:
     Image.fromarray(make_image(48, 64)).save(photos / "2.png")
     (tmp_path / "empty").mkdir()
-    for folder, message in ((photos, "2.png has 48 x 64 pixels, the first one 72 x 112"), ("empty", "holds no frame")):
+    for folder, key, value in (
+        (photos, f"frame {photos}/2.png", "48 x 64"),
+        ("empty", f"folder {tmp_path}/empty", "none"),
+    ):
         assert demo.main(["--video-input", str(tmp_path / folder), "--output", str(tmp_path / "seen.avi")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert message in line
+        explains(line, key, value)
     assert not (tmp_path / "seen.avi").exists()
 
 
@@ -359,39 +362,40 @@ def test_without_output_pictures_are_shown(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key", "remedy"),
     [
-        (["--input", "nowhere/*.png", "--output", "out"], "no input matched nowhere/*.png"),
-        (["--input", "PHOTOS", "--output", "PHOTOS/0.png/out"], "cannot be written to"),
-        (["--input", "PHOTOS", "--output", "out", "--alpha", "2"], "--alpha is 2.0, expected a number from 0 to 1"),
-        (["--input", "PHOTOS", "--view", "labels"], "--view labels needs --output"),
-        (["--input", "PHOTOS", "--output", "out"], "there is no network: give --weights"),
-        (["--input", "PHOTOS", "--output", "out", "--weights", "gone.pth"], "checkpoint gone.pth does not exist"),
-        (["--input", "PHOTOS", "--output", "out", "--weights", "RUN", "--protocol", "quarter"], "protocol 'quarter'"),
+        (["--input", "nowhere/*.png", "--output", "out"], "--input", "patterns"),
+        (["--input", "PHOTOS", "--output", "PHOTOS/0.png/out"], "PHOTOS/0.png/out", "another"),
+        (["--input", "PHOTOS", "--output", "out", "--alpha", "2"], "--alpha", "another"),
+        (["--input", "PHOTOS", "--view", "labels"], "--view", "--output"),
+        (["--input", "PHOTOS", "--output", "out"], "--weights", "--weights"),
+        (["--input", "PHOTOS", "--output", "out", "--weights", "gone.pth"], "checkpoint gone.pth", "name"),
+        (["--input", "PHOTOS", "--output", "out", "--weights", "RUN", "--protocol", "quarter"], "'quarter'", ""),
         (
             ["--input", "PHOTOS", "--output", "out", "--weights", "RUN/model_final.pth", "--config-file", "OTHER"],
-            "does not fit its config",
+            "RUN/model_final.pth",
+            "config",
         ),
-        (["--webcam", "77", "--output", "out.avi"], "camera 77 cannot be opened"),
-        (["--video-input", "VIDEO", "--output", "VIDEO"], "is the input, which would be lost"),
-        (["--input", "PHOTOS", "--output", "out.mp4"], "out.mp4 is a video, --input are images"),
-        (["--video-input", "VIDEO", "--output", "out.mp4", "--rate", "5"], "--rate is the frames per second"),
-        (["--video-input", "PHOTOS", "--output", "out.mp4", "--rate", "0"], "--rate is the frames per second"),
-        (["--video-input", "VIDEO", "--output", "out.mkv"], "is no video; expected a file that ends with"),
+        (["--webcam", "77", "--output", "out.avi"], "camera 77", "Plug"),
+        (["--video-input", "VIDEO", "--output", "VIDEO"], "--output", "another"),
+        (["--input", "PHOTOS", "--output", "out.mp4"], "--output", "--video-input"),
+        (["--video-input", "VIDEO", "--output", "out.mp4", "--rate", "5"], "--rate", "--rate"),
+        (["--video-input", "PHOTOS", "--output", "out.mp4", "--rate", "0"], "--rate", "--rate"),
+        (["--video-input", "VIDEO", "--output", "out.mkv"], "--output", "Rename"),
     ],
 )
 def test_mistake_is_one_line_and_status_2(
     demo: ModuleType, run: Path, photos: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], arguments: list[str], key: str, remedy: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     other = (run / "config.yaml").read_text().replace("ASPP_CHANNELS: 8", "ASPP_CHANNELS: 16")
     (tmp_path / "other.yaml").write_text(other)
     places = {"PHOTOS": photos, "RUN": run, "VIDEO": video, "OTHER": tmp_path / "other.yaml"}
     for word, place in places.items():
-        arguments = [argument.replace(word, str(place)) for argument in arguments]
+        *arguments, key = (text.replace(word, str(place)) for text in (*arguments, key))
     assert demo.main(arguments) == 2
     out, err = capsys.readouterr()
-    assert message in err
+    explains(err, key, remedy=remedy)
     assert err.count("\n") == 1 and err.startswith("error: ")
     assert not out

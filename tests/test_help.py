@@ -11,10 +11,10 @@ import pytest
 
 from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
-from famix.inference.video import USUAL_RATE
+from famix.inference.video import DEFAULT_RATE
+from famix.inference.views import VIEWS
 from famix.mining.miner import METRICS
 from famix.reports.comparison import GROUPINGS
-from famix.visualization.views import VIEWS
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.contrastive import DTYPES, TrainingPlan
 from famix_minitown.crops import RECORD
@@ -94,7 +94,7 @@ def test_what_parsers_say_is_what_the_package_has() -> None:
     assert options["compare_runs.py"]["--group-by"].choices == GROUPINGS
     assert options["make_random_clip.py"]["--architecture"].choices == tuple(ARCHITECTURES)
     assert set(options["demo.py"]["--view"].choices or ()) == {*VIEWS, "all"}
-    assert f"default: {USUAL_RATE:g}" in str(options["demo.py"]["--rate"].help)
+    assert f"default: {DEFAULT_RATE:g}" in str(options["demo.py"]["--rate"].help)
     assert options["check.py"]["--max-pixels"].default == MAX_PIXELS
     assert options["minitown.py"]["--condition"].choices == (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
     assert options["minitown.py"]["--size"].default == SIZE

@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
+from error_matching import expect_error
 from famix.data.class_table import ClassTable
 from famix.inference import Prediction
 from famix.inference.prediction import read_result
-from famix.inference.segments import read_segments
+from famix.inference.views import ViewOptions, draw_view, write_image, write_views
 from famix.utils.errors import ConfigError, DatasetError
-from famix.visualization.figure import draw_legend
-from famix.visualization.views import Look, draw_view, write_image, write_views
 
 ROAD, CAR = 0, 1
 CLASSES = ClassTable(("road", "car", "sky"), ((100, 0, 0), (0, 200, 0), (0, 0, 50)), things=(CAR,))
@@ -25,9 +23,10 @@ IMAGE = np.full((2, 2, 3), 100, dtype=np.uint8)
 def panoptic_prediction() -> Prediction:
     """Two cars next to each other on a road, and a pixel that belongs to nothing."""
     panoptic = torch.tensor([[0, 0, 0, 0], [0, 1000, 1001, 0], [0, 0, 0, -1]])
-    ids, segments = read_segments(panoptic, None, CLASSES)
-    labels = (panoptic.clamp(min=0) // 1000).numpy().astype(np.uint8)
-    return Prediction(labels, CLASSES, segments, ids)
+    labels = panoptic.clamp(min=0) // 1000
+    scores = torch.nn.functional.one_hot(labels, len(CLASSES.names)).permute(2, 0, 1).float()
+    result = {"sem_seg": scores, "panoptic_seg": (panoptic, None)}
+    return read_result(result, CLASSES, keep_scores=False, averaged=False)
 
 
 def test_colours_are_those_of_the_classes() -> None:
@@ -43,7 +42,7 @@ def test_overlay_weighs_colours_by_alpha() -> None:
 
 
 def test_overlay_of_another_image_is_an_error() -> None:
-    with pytest.raises(DatasetError, match="an image of 3 x 2 pixels for a prediction of 2 x 2"):
+    with expect_error(DatasetError, key="image", value="3 x 2", remedy="predicted image"):
         Prediction(LABELS, CLASSES).overlay(np.zeros((3, 2, 3), np.uint8))
 
 
@@ -83,9 +82,14 @@ def test_segments_of_panoptic_fpn() -> None:
         {"id": 3, "isthing": False, "category_id": ROAD, "area": 3},
         {"id": 9, "isthing": True, "score": 0.5, "category_id": CAR, "instance_id": 5},  # wholly behind the other
     ]
-    ids, segments = read_segments(panoptic, described, CLASSES)
-    assert ids.tolist() == [[2, 2, 0], [1, 1, 1]]
-    assert [(s.id, s.class_name, s.area, s.score) for s in segments] == [(1, "road", 3, None), (2, "car", 2, 0.75)]
+    result = {"sem_seg": torch.zeros(3, 2, 3), "panoptic_seg": (panoptic, described)}
+    prediction = read_result(result, CLASSES, keep_scores=False, averaged=False)
+    assert prediction.segment_ids is not None
+    assert prediction.segment_ids.tolist() == [[2, 2, 0], [1, 1, 1]]
+    assert [(s.id, s.class_name, s.area, s.score) for s in prediction.segments] == [
+        (1, "road", 3, None),
+        (2, "car", 2, 0.75),
+    ]
 
 
 def test_objects_of_a_class_have_shades_of_its_colour() -> None:
@@ -111,7 +115,7 @@ def test_visible_classes_are_those_of_the_picture() -> None:
 
 def test_labels_of_a_panoptic_prediction_are_three_files(tmp_path: Path) -> None:
     prediction, image = panoptic_prediction(), np.zeros((3, 4, 3), np.uint8)
-    write_views({"labels": tmp_path / "a_labels.png"}, image, prediction, Look())
+    write_views({"labels": tmp_path / "a_labels.png"}, image, prediction, ViewOptions())
     assert {file.name for file in tmp_path.iterdir()} == {"a_labels.png", "a_segments.png", "a_segments.json"}
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a_labels.png")), prediction.labels)
     described = json.loads((tmp_path / "a_segments.json").read_text())
@@ -130,15 +134,11 @@ def test_labels_of_many_classes_keep_their_values_in_a_file(tmp_path: Path) -> N
 
 def test_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/a\.png cannot be written \(.*; make room, or choose another --output"):
+    with expect_error(ConfigError, key=str(tmp_path / "file/a.png"), remedy="--output"):
         write_image(tmp_path / "file/a.png", np.zeros((2, 2), np.uint8))
 
 
-def test_legend_breaks_lines_and_shows_what_is_seen() -> None:
-    entries = list(zip(CLASSES.names, CLASSES.colors, strict=True))
-    wide, narrow = (draw_legend(entries, width) for width in (400, 70))
-    assert wide.shape[1] == 400 and narrow.shape[1] == 70
-    assert narrow.shape[0] > wide.shape[0]
-    seen = draw_view("color", np.zeros((2, 2, 3), np.uint8), Prediction(LABELS[:1], CLASSES), Look(legend=True))
-    colors = {tuple(color) for color in seen[1:].reshape(-1, 3).tolist()}
-    assert (0, 0, 50) not in colors
+def test_legend_shows_the_classes_of_the_image() -> None:
+    seen = draw_view("color", np.zeros((2, 2, 3), np.uint8), Prediction(LABELS[:1], CLASSES), ViewOptions(legend=True))
+    colors = {tuple(color) for color in seen[2:].reshape(-1, 3).tolist()}
+    assert set(CLASSES.colors[:2]) <= colors and CLASSES.colors[2] not in colors

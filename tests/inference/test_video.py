@@ -1,4 +1,4 @@
-"""Video files: what is written is read again, at its rate and size; whatever is wrong is one error."""
+"""Video files keep frames, rate and size; windows; errors."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from error_matching import expect_error
 from famix.data.class_table import ClassTable
 from famix.inference import Prediction
-from famix.inference.video import USUAL_RATE, VideoReader, VideoWriter
-from famix.inference.writers import VideoSink, WindowClosed, WindowSink
+from famix.inference.video import DEFAULT_RATE, VideoReader, VideoWriter, ViewWindow, ViewWriter, WindowClosed
+from famix.inference.views import ViewOptions
 from famix.utils.errors import ConfigError, DatasetError
-from famix.visualization.views import Look
 
 CLASSES = ClassTable(("road", "car"), ((128, 0, 0), (0, 0, 255)))
 RED = np.full((36, 64, 3), (200, 30, 30), np.uint8)
@@ -38,9 +38,7 @@ def test_frames_rate_and_colours_come_back(tmp_path: Path, name: str) -> None:
     assert (reader.rate, reader.frames, len(frames)) == (12.5, 5, 5)
     for number, frame in enumerate(frames):
         assert frame.shape == (36, 64, 3)
-        np.testing.assert_allclose(
-            frame.mean((0, 1)), (200, 30 + 20 * number, 30), atol=8
-        )  # red first; codecs lose some
+        np.testing.assert_allclose(frame.mean((0, 1)), (200, 30 + 20 * number, 30), atol=8)  # codecs are lossy
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
@@ -51,34 +49,30 @@ def test_odd_frames_lose_no_pixel(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(frame[:34, :62].mean((0, 1)), (200, 30, 30), atol=10)
 
 
-def test_video_without_a_rate_gets_the_usual_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a.avi")
-    get = cv2.VideoCapture.get
+def test_video_without_a_rate_gets_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = cv2.VideoCapture
 
-    class Silent:
+    class Silent:  # OpenCV crashes on subclasses
         def __init__(self, source: str) -> None:
-            self.capture = cv2_capture(source)
+            self._capture = capture(source)
 
-        def isOpened(self) -> bool:
-            return True
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._capture, name)
 
         def get(self, key: int) -> float:
-            return 0.0 if key == cv2.CAP_PROP_FPS else get(self.capture, key)
+            return 0.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
 
-        def release(self) -> None:
-            self.capture.release()
-
-    cv2_capture = cv2.VideoCapture
+    path = write(tmp_path / "a.avi")
     monkeypatch.setattr(cv2, "VideoCapture", Silent)
     with VideoReader(path) as reader:
-        assert reader.rate == USUAL_RATE
+        assert reader.rate == DEFAULT_RATE
 
 
 def test_missing_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"gone\.mp4 does not exist; expected a file that OpenCV reads"):
+    with expect_error(DatasetError, key=f"video {tmp_path / 'gone.mp4'} does not exist", remedy=".avi"):
         VideoReader(tmp_path / "gone.mp4")
     (tmp_path / "text.mp4").write_text("no video at all")
-    with pytest.raises(DatasetError, match=r"text\.mp4 cannot be read: it is damaged, no video"):
+    with expect_error(DatasetError, key=f"video {tmp_path / 'text.mp4'} cannot be read", remedy=".avi"):
         VideoReader(tmp_path / "text.mp4")
 
 
@@ -86,30 +80,30 @@ def test_video_without_frames_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "a.avi")
     reader = VideoReader(path)
     list(reader)
-    with pytest.raises(DatasetError, match=r"a\.avi has no frame that can be read"):
-        list(reader)  # nothing is left, as in a file that holds none
+    with expect_error(DatasetError, key=f"video {path}", remedy="ffmpeg"):
+        list(reader)  # at the end, as in a file without frames
 
 
 def test_camera_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="camera 77 cannot be opened; is it plugged in"):
+    with expect_error(ConfigError, key="camera 77", remedy="Plug"):
         VideoReader(77)
 
 
 def test_other_kind_of_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a\.gif for a video, expected a file that ends with \.mp4 or \.avi"):
+    with expect_error(ConfigError, key="video", value=tmp_path / "a.gif", remedy="Rename"):
         VideoWriter(tmp_path / "a.gif", 10, (36, 64))
 
 
 def test_missing_codec_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codecs = {".mp4": "nope"}
     monkeypatch.setattr("famix.inference.video.CODECS", {**codecs, ".avi": "MJPG"})
-    with pytest.raises(ConfigError, match=r"cannot write .*a\.mp4: its codec nope is missing here.* try \.avi"):
+    with expect_error(ConfigError, key=str(tmp_path / "a.mp4"), value="nope", remedy=".avi"):
         VideoWriter(tmp_path / "a.mp4", 10, (36, 64))
 
 
 def test_sink_writes_videos_and_labels(tmp_path: Path) -> None:
     files = {"overlay": tmp_path / "o.avi", "side-by-side": tmp_path / "s.avi", "labels": tmp_path / "labels"}
-    with VideoSink(files, 10, Look(alpha=1.0)) as sink:
+    with ViewWriter(files, 10, ViewOptions(alpha=1.0)) as sink:
         for _ in range(3):
             sink.write(RED, prediction())
     with VideoReader(tmp_path / "o.avi") as reader:
@@ -118,15 +112,13 @@ def test_sink_writes_videos_and_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames[0][4:14].mean((0, 1)), (0, 0, 255), atol=10)
     with VideoReader(tmp_path / "s.avi") as reader:
         assert next(iter(reader)).shape == (36, 64 + 4 + 64, 3)
-    labels = [
-        cv2.imread(str(tmp_path / f"labels/{number:06d}_labels.png"), cv2.IMREAD_UNCHANGED) for number in range(3)
-    ]
-    for read in labels:
+    for number in range(3):
+        read = cv2.imread(str(tmp_path / f"labels/{number:06d}_labels.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(read, prediction().labels)
 
 
 def test_legend_of_a_video_has_one_height_whatever_is_seen(tmp_path: Path) -> None:
-    with VideoSink({"color": tmp_path / "c.avi"}, 10, Look(legend=True)) as sink:
+    with ViewWriter({"color": tmp_path / "c.avi"}, 10, ViewOptions(legend=True)) as sink:
         sink.write(RED, prediction())
         sink.write(RED, Prediction(np.zeros((36, 64), np.uint8), CLASSES))
     with VideoReader(tmp_path / "c.avi") as reader:
@@ -138,7 +130,7 @@ def test_legend_of_a_video_has_one_height_whatever_is_seen(tmp_path: Path) -> No
 def test_video_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
     path = write(tmp_path / "a.avi")
     before = path.read_bytes()
-    with suppress(RuntimeError), VideoSink({"color": path}, 10, Look()) as sink:
+    with suppress(RuntimeError), ViewWriter({"color": path}, 10, ViewOptions()) as sink:
         sink.write(RED, prediction())
         raise RuntimeError("stopped")
     assert path.read_bytes() == before
@@ -150,7 +142,7 @@ def test_window_shows_bgr_and_closes_on_q(monkeypatch: pytest.MonkeyPatch) -> No
     keys = iter([-1, ord("q")])
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
-    window = WindowSink("color", Look())
+    window = ViewWindow("color", ViewOptions())
     window.write(RED, prediction())
     assert shown[0][0, 0].tolist() == [255, 0, 0]  # a blue car
     with pytest.raises(WindowClosed):
@@ -162,5 +154,5 @@ def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         raise cv2.error("not implemented")
 
     monkeypatch.setattr(cv2, "imshow", imshow)
-    with pytest.raises(ConfigError, match=r"there are no windows: .* give --output"):
-        WindowSink("overlay", Look()).write(RED, prediction())
+    with expect_error(ConfigError, key="a window", remedy="--output"):
+        ViewWindow("overlay", ViewOptions()).write(RED, prediction())

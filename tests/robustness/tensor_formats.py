@@ -13,7 +13,7 @@ from famix.clip.export import CLIPFileForm, save_clip
 from famix.clip.openai import CLIP
 from famix.clip.weights import load_clip_state_dict
 from famix.engine import SafeCheckpointer
-from famix.io.checkpointer import read_tensors
+from famix.io.checkpointer import read_checkpoint
 from famix.io.released_checkpoint import read_released_checkpoint
 from famix.mining.miner import MinedBatch
 from famix.mining.partial_results import PartialResults
@@ -63,7 +63,7 @@ def _load_checkpoint(path: Path) -> Any:
     checkpointer = _training(path.parent)
     rest = checkpointer.resume_or_load("", resume=True)
     states = {name: entry.state_dict() for name, entry in checkpointer.checkpointables.items()}
-    return checkpointer.model.state_dict(), states, rest, read_tensors(path).get("iteration")
+    return checkpointer.model.state_dict(), states, rest, read_checkpoint(path).get("iteration")
 
 
 def _small_clip() -> CLIP:

@@ -21,14 +21,13 @@ from data_factory import forgotten_datasets
 from error_matching import explains
 from famix.clip.export import save_clip
 from famix.data.class_table import ClassTable
-from famix.inference import LoadedModel
+from famix.inference import LoadedModel, strip_checkpoint
 from famix.inference.export import write_onnx, write_torch_export
-from famix.inference.stripping import strip_checkpoint
 from famix.inference.video import VideoWriter
+from famix.inference.views import write_image
 from famix.io.atomic import is_disk_error, whole_file
 from famix.io.released_checkpoint import save_weights as write_released
 from famix.utils.errors import FAMixError
-from famix.visualization.views import write_image
 from famix_minitown import crop_files
 from famix_minitown.crop_files import make_crops
 from famix_minitown.crop_sources import TownSource
@@ -51,6 +50,7 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+CLASSES = ClassTable(("a",), ((0, 0, 0),))
 NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 
 
@@ -85,7 +85,7 @@ def write_graph(path: Path, write: Callable[[Any, Path], None]) -> None:
 
 def write_model(path: Path) -> None:
     model = torch.nn.Linear(200, 200)
-    strip_checkpoint(LoadedModel(model, get_cfg(), ClassTable(("a",), ((0, 0, 0),)), path, {}), path)
+    strip_checkpoint(LoadedModel(model, get_cfg(), CLASSES, path, {}), path)
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
@@ -94,7 +94,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "picture.png": lambda path: write_image(path, NOISE),
     "picture.jpg": lambda path: write_image(path, NOISE),
     "network.pt2": lambda path: write_graph(path, write_torch_export),
-    "network.onnx": lambda path: write_graph(path, lambda program, part: write_onnx(program, part, {})),
+    "network.onnx": lambda path: write_graph(path, lambda program, part: write_onnx(program, part, CLASSES)),
     "stripped.pth": write_model,
     "released.pth": lambda path: write_released(torch.nn.Linear(200, 200).state_dict(), path),
     "clip.pt": lambda path: save_clip(tiny_clip(), path),

@@ -10,7 +10,7 @@ from error_matching import expect_error
 from famix.clip import load_clip_state_dict
 from famix.data import load_definition, register_datasets
 from famix.data.definition import DatasetDefinition
-from famix.inference.inputs import find_images
+from famix.inference.images import find_images
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix_minitown.cache import cache_folder

@@ -14,8 +14,7 @@ from tabulate import tabulate
 
 from famix import Predictor
 from famix.engine import Trainer, argument_parser, setup
-from famix.inference import load_model
-from famix.inference.stripping import strip_checkpoint
+from famix.inference import load_model, strip_checkpoint
 from famix.reports import read_report
 from famix_minitown.conditions import apply_condition
 from famix_minitown.scene import render_scene

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Turn a trained network into files for use elsewhere: ONNX, torch.export, or a checkpoint that holds what inference
-needs. What is written is first compared with the network, and timed."""
+"""Export a trained network to ONNX, torch.export or a checkpoint for inference alone; exports are compared with the network
+and timed."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser answers before imports that take seconds
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-# Detectron2 uses what newer versions of torch deprecate; users can do nothing about it.
+# Detectron2 calls functions that newer versions of torch deprecate.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
 
@@ -23,53 +23,59 @@ SIZES = ((384, 768), (271, 417))
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: export.py output/famix --format onnx stripped --output shipped"
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file, or folder of a run")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint or run directory")
     parser.add_argument(
         "--format",
         nargs="+",
         choices=ENDINGS,
         required=True,
-        help="onnx and torch_export: a graph of a semantic network from RGB pixels, 0-255, of any size to logits of that "
-        "size; stripped: a checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS",
+        help="onnx, torch_export: graph of a semantic network from RGB images in the range 0-255 to logits, of any size; "
+        "stripped: checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
-        help="folder, or the file of a single format (default: beside the checkpoint)",
+        help="folder, or file for a single format (default: folder of the checkpoint)",
     )
     parser.add_argument("--config-file", metavar="FILE", help="(default: the config.yaml beside the checkpoint)")
     parser.add_argument(
-        "--float-input", action="store_true", help="graphs take float32 pixels instead of uint8, 0-255, too"
+        "--float-input",
+        action="store_true",
+        help="graphs take float32 images instead of uint8, also in the range 0-255",
     )
-    parser.add_argument("--half", action="store_true", help="stripped: weights in half precision, at half the size")
+    parser.add_argument("--half", action="store_true", help="stripped: store weights in half precision")
     parser.add_argument(
         "--sizes",
         nargs="+",
         type=parse_size,
         default=SIZES,
         metavar="HxW",
-        help=f"of the images to compare and time with (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})",
+        help=f"image sizes of the comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})",
     )
-    parser.add_argument("--runs", type=int, default=5, help="of a timing; 0 skips it (default: 5)")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="override the config")
+    parser.add_argument("--runs", type=int, default=5, help="timed runs per size; 0 skips the timing (default: 5)")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override"
+    )
     return parser
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) of a word such as 512x1024."""
+    """Parse a word such as 512x1024 to (height, width)."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, e.g. 512x1024")
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH such as 512x1024, got {text!r}")
     return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answer --help and mistakes at once
+
+from statistics import median
 
 import torch
 from tabulate import tabulate
@@ -77,24 +83,21 @@ from torch import Tensor, nn
 
 from famix.inference.export import (
     OPSET,
+    Agreement,
+    Network,
     OnnxModel,
-    onnx_metadata,
+    SemanticGraph,
+    compare,
+    export_graph,
+    make_image,
+    measure_latency,
+    require_agreement,
     require_onnx,
     write_onnx,
     write_torch_export,
 )
-from famix.inference.graph import SemanticGraph, export_graph
-from famix.inference.loading import LoadedModel, load_model
+from famix.inference.loading import LoadedModel, load_model, strip_checkpoint
 from famix.inference.outputs import require_writable
-from famix.inference.parity import (
-    Agreement,
-    Network,
-    compare,
-    make_image,
-    measure_latency,
-    require_agreement,
-)
-from famix.inference.stripping import strip_checkpoint
 from famix.io.atomic import disk_message, whole_file
 from famix.reports.run_metadata import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
@@ -103,10 +106,10 @@ from famix.utils.plugins import load_plugins
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write every format.
+    """Write all formats.
 
     Raises:
-        FAMixError: the network cannot be loaded or exported, or a file disagrees with it.
+        FAMixError: the network cannot be loaded or exported, or an export disagrees with it.
     """
     if ONNX in args.format:
         require_onnx()
@@ -124,7 +127,8 @@ def run(args: argparse.Namespace) -> None:
             continue
         with whole_file(path) as part:
             if name == ONNX:
-                write_onnx(program, part, onnx_metadata(loaded.classes, **facts(loaded)))
+                facts = {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
+                write_onnx(program, part, loaded.classes, **facts)
                 exported: Network = OnnxModel(part, torch.get_num_threads())
             else:
                 write_torch_export(program, part)
@@ -136,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def strip(loaded: LoadedModel, path: Path, args: argparse.Namespace) -> None:
-    """Write a stripped checkpoint, and say what half precision changes."""
+    """Write a stripped checkpoint, and print the effect of half precision."""
     strip_checkpoint(loaded, path, half=args.half)
     if args.half:
         images = [make_image(size) for size in args.sizes]
@@ -145,29 +149,30 @@ def strip(loaded: LoadedModel, path: Path, args: argparse.Namespace) -> None:
 
 
 def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:
-    """The file of every format.
+    """Choose the file of each format.
 
     Raises:
-        ConfigError: one file is given for several formats, is the checkpoint, or cannot be written.
+        ConfigError: `output` is a file for several formats, the checkpoint, or cannot be written.
     """
-    folder = checkpoint.parent if output is None else output
     if output is not None and output.suffix and not output.is_dir():
         if len(formats) > 1:
-            raise ConfigError(f"--output {output} is one file, but there are {len(formats)} formats; name a folder")
-        folder, paths = output.parent, {formats[0]: output}
+            raise ConfigError(f"--output must be a folder for {len(formats)} formats, got {output}. Name a folder.")
+        paths = {formats[0]: output}
     else:
+        folder = checkpoint.parent if output is None else output
         paths = {name: folder / f"{checkpoint.stem}{ENDINGS[name]}" for name in formats}
-    if any(path.resolve() == checkpoint.resolve() for path in paths.values()):
-        raise ConfigError(f"--output {output} is the checkpoint, which would be lost; name another file")
-    require_writable(folder)
+    for path in paths.values():
+        if path.resolve() == checkpoint.resolve():
+            raise ConfigError(f"--output must differ from the checkpoint, got {path} for both. Choose another file.")
+        require_writable(path.parent)
     return paths
 
 
 def check(reference: Network, exported: Network, path: Path, args: argparse.Namespace) -> None:
-    """Compare and time an exported network.
+    """Compare an export with its network, and time both.
 
     Raises:
-        WeightsError: it disagrees.
+        WeightsError: they disagree.
     """
     images = [make_image(size) for size in args.sizes]
     images = [image.float() for image in images] if args.float_input else images
@@ -177,16 +182,16 @@ def check(reference: Network, exported: Network, path: Path, args: argparse.Name
     if args.runs:
         rows = []
         for image in images:
-            before, after = measure_latency([reference, exported], image, args.runs)
-            rows.append([shape_of(image.shape[-2:]), before.median, after.median, before.lowest, after.lowest])
+            times = measure_latency([reference, exported], image, args.runs)
+            rows.append([shape_of(image.shape[-2:]), *map(median, times), *map(min, times)])
         kind = path.suffix
         headers = ["height x width", "PyTorch, median", f"{kind}, median", "PyTorch, lowest", f"{kind}, lowest"]
-        print(f"\nmilliseconds an image, {args.runs} runs, {torch.get_num_threads()} thread(s)")
+        print(f"\nmilliseconds per image, {args.runs} runs, {torch.get_num_threads()} thread(s)")
         print(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
 
 
 def network(model: nn.Module) -> Network:
-    """Detectron2's model as a function of a batch of images of one size."""
+    """Wrap a model of Detectron2 as a function of a batch of images."""
 
     def predict(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -197,24 +202,19 @@ def network(model: nn.Module) -> Network:
 
 
 def format_agreement(agreements: Sequence[Agreement]) -> str:
-    """The table of a comparison."""
+    """Format a comparison as a table."""
     rows = [[shape_of(found.size), f"{found.difference:.1e}", f"{found.equal:.4%}"] for found in agreements]
     headers = ["height x width", "largest difference of softmax", "equal labels"]
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
 
 
-def facts(loaded: LoadedModel) -> dict[str, str]:
-    """Where a file comes from."""
-    return {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
-
-
 def shape_of(size: Sequence[int]) -> str:
-    """Height and width for a table."""
+    """Format height and width."""
     return f"{size[0]} x {size[1]}"
 
 
 def size_of(path: Path) -> str:
-    """Size of a file for people."""
+    """Format the size of a file."""
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0, or 2 with one line on stderr for a network that cannot be exported.
+        The exit status: 0, or 2 with one line on stderr if the network cannot be exported.
     """
     args = make_parser().parse_args(argv)
     try:

@@ -15,7 +15,7 @@ from famix.data.class_table import classes_of, trained_classes
 from famix.data.domains import is_source
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
 from famix.io.atomic import save_tensors
-from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_tensors
+from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint
 from famix.reports.run_metadata import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
 from famix.utils.errors import ConfigError
 
@@ -89,7 +89,7 @@ class ModelSelection:
         name = BEST_FILE if self._use == BEST else AVERAGE_FILE
         content = {"model": changing_tensors(self._model)}
         if comm.is_main_process():
-            content = read_tensors(os.path.join(self._folder, name))
+            content = read_checkpoint(os.path.join(self._folder, name))
         with borrowed_weights(self._model, content.pop("model")):
             if comm.get_world_size() > 1:
                 for value in changing_tensors(self._model).values():

@@ -1,9 +1,8 @@
-"""Trained networks at work: prediction, pictures, video and export."""
+"""Inference with trained networks: prediction, views, video and export."""
 
 from famix.data.class_table import ClassTable
-from famix.inference.loading import LoadedModel, load_model
-from famix.inference.prediction import Prediction
+from famix.inference.loading import LoadedModel, load_model, strip_checkpoint
+from famix.inference.prediction import Prediction, Segment
 from famix.inference.predictor import Predictor
-from famix.inference.segments import Segment
 
-__all__ = ["ClassTable", "LoadedModel", "Prediction", "Predictor", "Segment", "load_model"]
+__all__ = ["ClassTable", "LoadedModel", "Prediction", "Predictor", "Segment", "load_model", "strip_checkpoint"]

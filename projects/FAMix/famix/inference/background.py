@@ -1,4 +1,4 @@
-"""Work that goes on in a thread beside the network: reading ahead, and writing behind."""
+"""Reading ahead and writing behind the network in a thread."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,14 +13,14 @@ _END = object()
 
 
 def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
-    """Iterate in a thread, some items ahead of what is asked for.
+    """Iterate in a thread, at most `ahead` items before the consumer.
 
     Args:
-        items: only the thread iterates over it, one item after the other.
-        ahead: items that may wait to be asked for, at least 1.
+        items: iterated by the thread alone.
+        ahead: number of items that may wait, at least 1.
 
     Yields:
-        The items, in their order. What the iteration raises is raised here, in the place of the item.
+        The items in order. An exception of the iteration is raised in the place of its item.
     """
     source = iter(items)
     with ThreadPoolExecutor(1) as thread:
@@ -35,10 +35,10 @@ def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
 
 
 class WriteBehind:
-    """Calls functions one after the other in a thread; a context that ends when all are done.
+    """Calls functions in order in a thread; a context manager that waits for the last call.
 
     Args:
-        behind: calls that may wait before a further one has to.
+        behind: number of calls that may wait before `call` blocks.
     """
 
     def __init__(self, behind: int = 4) -> None:
@@ -52,7 +52,7 @@ class WriteBehind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the calls, and raise what one of them raised; where something else went wrong, drop them."""
+        """Wait for the calls and raise their exceptions; after another exception, drop waiting calls."""
         try:
             while self._waiting and kind is None:
                 self._waiting.popleft().result()
@@ -60,10 +60,10 @@ class WriteBehind:
             self._thread.shutdown(cancel_futures=True)
 
     def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have a function called.
+        """Schedule a call.
 
         Raises:
-            Exception: what an earlier call raised.
+            Exception: an earlier call raised it.
         """
         if len(self._waiting) >= self._behind:
             self._waiting.popleft().result()

@@ -1,60 +1,130 @@
-"""Images in any of the forms that people have them in."""
+"""Images for prediction: which files a command line names, and reading them from paths, PIL images and arrays."""
 
+import glob
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from famix.data.decoding import DAMAGE, rgb_pixels
-from famix.data.images import MAX_PIXELS, read_image, require_pixels
-from famix.utils.errors import DatasetError
+from famix.data.images import MAX_PIXELS, PICTURE_SUFFIXES, read_image, require_pixels
+from famix.utils.errors import ConfigError, DatasetError
+from famix.utils.messages import first_few
+from famix.utils.paths import as_on_disk, expand_path
 
-__all__ = ["ImageSource", "RGBImage", "load_rgb"]
+__all__ = ["ImageSource", "RGBImage", "find_images", "is_picture", "load_rgb"]
 
-RGBImage = NDArray[np.uint8]  # (H, W, 3), red first
+RGBImage = NDArray[np.uint8]  # (H, W, 3)
 ImageSource = str | os.PathLike[str] | Image.Image | RGBImage
+
+_MAX_VISITS = 64  # of one folder, through links
 
 
 def load_rgb(image: ImageSource, max_pixels: int = MAX_PIXELS) -> RGBImage:
-    """Read an image, turned upright as its metadata says.
+    """Read an image and rotate it upright by its metadata.
 
     Args:
-        image: path of a file, a PIL image (of several frames the current one), or an array (H, W, 3) uint8 in RGB order.
-            OpenCV's arrays are BGR: reverse them with `image[..., ::-1]`.
-        max_pixels: that a file or a PIL image may have, see INPUT.MAX_PIXELS.
+        image: path, PIL image (the current frame counts), or array (H, W, 3) uint8 in RGB order. Arrays of OpenCV are BGR:
+            reverse them with `image[..., ::-1]`.
+        max_pixels: size limit of files and PIL images, see INPUT.MAX_PIXELS.
 
     Returns:
-        (H, W, 3) uint8, RGB; not a copy where an array was given.
+        (H, W, 3) uint8, RGB; an array is returned without a copy.
 
     Raises:
-        DatasetError: the file is missing, damaged or no image, the image is too large or cannot be represented exactly
-            in 8-bit RGB (see `famix.data.read_image`), or the array has another shape or type.
+        DatasetError: the file is missing, damaged or not an image, the image is too large or not representable in 8-bit RGB
+            (see `famix.data.read_image`), or the array has another shape or dtype.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image, max_pixels=max_pixels)
     if isinstance(image, Image.Image):
-        return _from_pillow(image, max_pixels)
+        name = f"The PIL image {getattr(image, 'filename', '')}".rstrip()
+        require_pixels(image.size, name, max_pixels)
+        try:
+            return rgb_pixels(image, name)
+        except DatasetError:
+            raise
+        except DAMAGE as error:  # Pillow decodes lazily
+            raise DatasetError(f"{name} cannot be decoded: {error}. Replace the damaged file.") from error
     if not isinstance(image, np.ndarray):
-        raise DatasetError(
-            f"got an image of type {type(image).__name__}, expected a path, a PIL image or a NumPy array"
-        )
+        raise DatasetError(f"image must be a path, a PIL image or a NumPy array, got {type(image).__name__}.")
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
         raise DatasetError(
-            f"got an image of shape {image.shape} and type {image.dtype}, expected (height, width, 3) in uint8, RGB; "
-            "stack the channels last, and scale values to 0-255"
+            f"image must be an RGB array of shape (height, width, 3) and dtype uint8, got {image.shape} and {image.dtype}. "
+            "Move channels last and scale values to 0-255."
         )
     return image
 
 
-def _from_pillow(image: Image.Image, max_pixels: int) -> RGBImage:
-    name = f"The PIL image {getattr(image, 'filename', '')}".rstrip()
-    require_pixels(image.size, name, max_pixels)
+def find_images(words: Sequence[str]) -> list[Path]:
+    """Find the images that the words of a command line name.
+
+    Args:
+        words: files of any suffix; folders, for all images in and below them; and patterns with * ? [] and **.
+
+    Returns:
+        Each file once, in the order of the words; files of a folder or pattern are sorted by path. Folders are followed
+        through links, hidden files are skipped, and pictures in formats that cannot be read are included.
+
+    Raises:
+        ConfigError: a word matches nothing, or a folder cannot be listed.
+    """
+    found = {word: _files_of(word) for word in words}
+    empty = [word for word, files in found.items() if not files]
+    if empty:
+        raise ConfigError(
+            f"--input must match at least one image, got {first_few(empty)}. Name images, folders of images, or quoted "
+            "patterns such as 'frames/*.png'."
+        )
+    once: dict[Path, Path] = {}
+    for file in (file for files in found.values() for file in files):
+        # Without "..", but with links: two links to one file are two inputs.
+        place = Path(os.path.realpath(file.parent), file.name) if ".." in file.parts else file.absolute()
+        once.setdefault(place, file)
+    return list(once.values())
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file name has the suffix of a picture, in a format that can be read or not, and is not hidden."""
+    return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
+
+
+def _files_of(word: str) -> list[Path]:
+    path = Path(as_on_disk(expand_path(word, "the input")))
+    if path.is_dir():
+        return sorted(_below(path, (), Counter()))
+    if os.path.lexists(path):
+        return [path]
+    pattern, suffix = os.path.splitext(path)
+    if suffix.lower() in PICTURE_SUFFIXES:  # *.jpg matches *.JPG, too, as in folders
+        suffix = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
+    return sorted(file for file in map(Path, glob.glob(pattern + suffix, recursive=True)) if not file.is_dir())
+
+
+def _below(folder: Path, ancestors: tuple[str, ...], visits: Counter[str]) -> Iterator[Path]:
+    """Yield pictures in and below a folder; links to one of the `ancestors`, real paths, are skipped."""
+    place = os.path.realpath(folder)
+    if place in ancestors:
+        return
+    visits[place] += 1
+    if visits[place] > _MAX_VISITS:
+        raise ConfigError(
+            f"--input must reach a folder at most {_MAX_VISITS} times, got more for {place}. Remove links."
+        )
     try:
-        return rgb_pixels(image, name)
-    except DatasetError:
-        raise
-    except DAMAGE as error:  # Pillow decodes a file only now
-        raise DatasetError(
-            f"{name} cannot be decoded: {error}. Replace the file, it is damaged or incomplete."
+        names = os.listdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"--input must be folders that can be listed, got {folder} ({error.strerror}). Change its permissions, or name "
+            "other inputs."
         ) from error
+    for name in names:
+        path = folder / name
+        if path.is_dir() and not name.startswith("."):
+            yield from _below(path, (*ancestors, place), visits)
+        elif is_picture(name) and not path.is_dir():
+            yield path

@@ -1,8 +1,7 @@
-"""From a checkpoint to a network that predicts: neither CLIP's file nor a style bank nor the training data is needed."""
+"""Loading of trained networks, which requires no CLIP weights, style bank or training data; stripped checkpoints."""
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,27 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from famix.clip.build import backbone_of
-from famix.config import load_config
+from famix.config import flat_settings, load_config
 from famix.data import register_datasets
 from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
-from famix.io import unwrapped_names
-from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_tensors
-from famix.reports.run_metadata import AVERAGE, BEST
-from famix.utils.errors import ConfigError, CorruptFileError, DatasetError, WeightsError
+from famix.io.atomic import save_tensors
+from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
+from famix.utils.errors import ConfigError, DatasetError, WeightsError
 from famix.utils.paths import local_path
 
-__all__ = ["CONFIG_FILE", "LoadedModel", "default_device", "load_model"]
+__all__ = ["CONFIG_FILE", "LoadedModel", "default_device", "load_model", "strip_checkpoint"]
 
 CONFIG_FILE = "config.yaml"
-"""What a run calls its effective config, beside its checkpoints."""
+"""Effective config in a run directory, beside the checkpoints."""
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
-_SELECTED = {BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}
-
-
-@dataclass(frozen=True)
-class _Shipped:
-    """What a stripped checkpoint holds beside the weights."""
-
-    config: list[str]  # KEY VALUE KEY VALUE ...
-    classes: ClassTable
+_SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file
+_LOCAL_SETTINGS = {  # keys with files of the training machine -> values in a stripped checkpoint
+    "MODEL.WEIGHTS": "",
+    "MODEL.STYLE.BANK": "",
+    "DATASETS.FILES": [],
+    "OUTPUT_DIR": "./output",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +41,11 @@ class LoadedModel:
     """A trained network.
 
     Attributes:
-        model: in eval mode, without gradients.
-        cfg: that it was built with, frozen.
-        classes: that it tells apart.
+        model: network in eval mode, without gradients.
+        cfg: its config, frozen.
+        classes: its classes.
         checkpoint: its file.
-        facts: what else the file says of itself: "iteration", "selection", ...
+        facts: other plain entries of the file, such as "iteration" and "selection".
     """
 
     model: nn.Module
@@ -68,141 +64,147 @@ def load_model(
     """Build the network of a checkpoint.
 
     Args:
-        path: a checkpoint; or the folder of a run, which stands for the weights that MODEL_SELECTION.USE names.
-        config: the config that it was trained with; None takes the one inside a stripped checkpoint, else the
-            config.yaml beside the checkpoint.
+        path: checkpoint, or run directory, which stands for the weights that MODEL_SELECTION.USE names.
+        config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the checkpoint.
         opts: KEY VALUE KEY VALUE ..., which override the config.
-        device: of torch; None takes a GPU where there is one.
+        device: torch device; None takes a GPU if one is available.
 
     Raises:
-        ConfigError: there is no config, it cannot be read, or its data sets or the device are unknown.
-        WeightsError: there is no checkpoint, it is damaged, or of another config.
+        ConfigError: the config is missing or invalid, or its datasets or the device are unknown.
+        WeightsError: the checkpoint is missing, damaged, or does not fit the config.
     """
-    checkpoint, cfg = _find(Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), config, opts)
-    content = _with_plain_names(checkpoint, read_tensors(checkpoint))
-    shipped = _read_shipped(checkpoint, content)
-    settings = content.get(SETTINGS) if isinstance(content, dict) else None
-    cfg = cfg or _read_config(checkpoint, config, shipped, opts, settings)
-    cfg.MODEL.DEVICE = str(_usable(default_device() if device is None else device))
-    if shipped is not None and not cfg.DATASETS.FILES:
-        classes = shipped.classes
-        cfg.DATASETS.TRAIN = (classes.register(),)
+    checkpoint = Path(local_path(os.fspath(path), "the checkpoint", WeightsError))
+    cfg = None
+    if checkpoint.is_dir():
+        cfg = _read_config(checkpoint / LAST_FILE, config, {}, opts)
+        checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
+    _require_checkpoint(checkpoint, named=cfg is None)
+    content = read_checkpoint(checkpoint)
+    try:
+        shipped = content.get(SHIPPED)
+        settings = content.get(SETTINGS, {}) if shipped is None else shipped["config"]
+        trained = trained_classes(content) if shipped is None else ClassTable.from_dict(shipped["classes"])
+        settings = {str(key): value for key, value in settings.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"entry '{SETTINGS if shipped is None else SHIPPED}' of {checkpoint} is damaged ({type(error).__name__}: {error}). "
+            "Strip the checkpoint of the run again with tools/export.py."
+        ) from error
+    cfg = cfg or _read_config(checkpoint, config, settings, opts, is_stripped=shipped is not None)
+    cfg.MODEL.DEVICE = str(_usable_device(device))
+    if shipped is not None and trained is not None and not cfg.DATASETS.FILES:
+        cfg.DATASETS.TRAIN = (trained.register(),)
+        classes = trained
     else:
-        classes = _classes(cfg, checkpoint, trained_classes(content) if isinstance(content, dict) else None)
-    model = _build(cfg, content)
-    facts = _load_weights(model, checkpoint)
+        classes = _check_classes(cfg, checkpoint, trained)
+    cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.STYLE.STRATEGY = "none"
+    cfg.freeze()
+    with backbone_of(content["model"]):
+        model = build_model(cfg)
+    try:
+        SafeCheckpointer(model, strict=True).load_content(content)
+    except WeightsError as error:
+        raise WeightsError(f"{checkpoint} does not fit its config: {error}") from error
+    facts = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
     return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
 
 
 def default_device() -> torch.device:
-    """A GPU where there is one, else the CPU."""
+    """Return a GPU if one is available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _usable(device: str | torch.device) -> torch.device:
+def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write the weights of a network with its config and classes as one file for MODEL.WEIGHTS and Predictor.
+
+    The states of optimizer and trainer are dropped, and weights that the network does not use, such as CLIP's attention
+    pool.
+
+    Args:
+        loaded: the network.
+        path: the file, which is replaced.
+        half: store matrices and kernels in half precision; vectors, i.e. norms and biases, keep theirs, since a variance can
+            be too small for it.
+
+    Raises:
+        WeightsError: the file cannot be written.
+    """
+    state = {name: value.cpu() for name, value in loaded.model.state_dict().items()}
+    if half:
+        state = {
+            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+            for name, value in state.items()
+        }
+    shipped = {"config": flat_settings(loaded.cfg) | _LOCAL_SETTINGS, "classes": loaded.classes.to_dict()}
     try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {device} cannot be used ({str(error).splitlines()[0]}); take cpu, or a GPU that torch finds"
-        ) from error
-    return wanted
+        save_tensors({**loaded.facts, "model": state, SHIPPED: shipped}, path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror or error}). Choose another file.") from error
 
 
-def _find(path: Path, config: str | os.PathLike[str] | None, opts: Sequence[str]) -> tuple[Path, CfgNode | None]:
-    """The checkpoint, and for the folder of a run the config, which says which one that is."""
-    if not path.is_dir():
-        if path.suffix in _EXPORTS:
-            raise WeightsError(
-                f"--weights must be a checkpoint that training saved, or the folder of a run, got {path}, which is an "
-                f"export. Name the .pth file; {_EXPORTS[path.suffix]} runs the export."
-            )
-        if path.is_file():
-            return path, None
+def _require_checkpoint(path: Path, *, named: bool) -> None:
+    """Raise WeightsError unless a file exists that was named, or that stands for a run directory."""
+    if named and path.suffix in _EXPORTS:
         raise WeightsError(
-            f"checkpoint {path} does not exist; expected a file such as model_final.pth, or a run's folder"
+            f"--weights must be a checkpoint of a training, or a run directory, got {path}, which is an export. Name the "
+            f".pth file; {_EXPORTS[path.suffix]} runs the export."
         )
-    cfg = _read_config(path / LAST_FILE, config, None, opts)
-    checkpoint = path / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
-    if checkpoint.is_file():
-        return checkpoint, cfg
-    others = ", ".join(sorted(file.name for file in path.glob("*.pth"))) or "none"
-    raise WeightsError(
-        f"the run {path} has no {checkpoint.name} (checkpoints there: {others}); finish the training, or name a file"
-    )
-
-
-def _with_plain_names(checkpoint: Path, content: Any) -> Any:
-    """The content of a checkpoint, with the weights of a model that was wrapped under its own names."""
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        return content
-    try:
-        plain = unwrapped_names(state)
-    except CorruptFileError as error:
-        raise WeightsError(f"{checkpoint} cannot be read: {error}") from error
-    return {**content, "model": plain} if "model" in content else plain
-
-
-def _read_shipped(checkpoint: Path, content: Any) -> _Shipped | None:
-    if not isinstance(content, dict) or SHIPPED not in content:
-        return None
-    try:
-        return _Shipped(_pairs(content[SHIPPED]["config"]), ClassTable.from_dict(content[SHIPPED]["classes"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(
-            f"{checkpoint} is damaged: its entry '{SHIPPED}' cannot be read ({type(error).__name__}: {error}); strip the "
-            "checkpoint of the run anew with tools/export.py"
-        ) from error
-
-
-def _pairs(settings: Mapping[str, Any]) -> list[str]:
-    """KEY VALUE KEY VALUE ..., as Python writes values: strings of digits are read back as what they are."""
-    return [text for key, value in settings.items() for text in (str(key), repr(value))]
+    if path.is_file():
+        return
+    others = ", ".join(sorted(file.name for file in path.parent.glob("*.pth"))) or "none"
+    raise WeightsError(f"checkpoint {path} does not exist. Finish the training, or name one of its folder: {others}.")
 
 
 def _read_config(
     checkpoint: Path,
     config: str | os.PathLike[str] | None,
-    shipped: _Shipped | None,
+    settings: Mapping[str, Any],
     opts: Sequence[str],
-    settings: Mapping[str, Any] | None = None,
+    *,
+    is_stripped: bool = False,
 ) -> CfgNode:
-    """The config that is given, that of a stripped checkpoint, that of the run, or the settings of a lone checkpoint."""
+    """Read the given config, that of a stripped checkpoint, the one beside it, or the settings in a lone checkpoint."""
+    beside = checkpoint.with_name(CONFIG_FILE)
     if config is not None:
         return load_config(os.fspath(config), opts)
-    if shipped is not None:
-        return load_config("", [*shipped.config, *opts])
-    beside = checkpoint.with_name(CONFIG_FILE)
-    if beside.is_file():
+    if beside.is_file() and not is_stripped:
         return load_config(str(beside), opts)
-    if isinstance(settings, Mapping):
-        return load_config("", [*_pairs(settings), *opts])
-    raise ConfigError(
-        f"there is no {CONFIG_FILE} beside {checkpoint}; name the config that it was trained with (--config-file, or "
-        "`config` in Python)"
-    )
+    if settings:  # written as Python literals, so that strings of digits stay strings
+        return load_config("", [*(text for key, value in settings.items() for text in (key, repr(value))), *opts])
+    raise ConfigError(f"--config-file must be set if {CONFIG_FILE} is missing beside {checkpoint}, got none. Set it.")
 
 
-def _classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> ClassTable:
-    """The classes of a network, compared with the definition of its dataset where there is one.
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    try:
+        wanted = default_device() if device is None else torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device must be available to torch, got {device} ({reason}). Use cpu.") from error
+    return wanted
+
+
+def _check_classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> ClassTable:
+    """Return the classes of a network after a comparison with its registered or defined dataset.
 
     Raises:
         ClassesError: they differ.
-        ConfigError: the classes are unknown, or a definition has a mistake.
+        ConfigError: the classes are unknown, or a definition is invalid.
     """
     try:
         if trained is not None:
             cfg.DATASETS.FILES = [file for file in cfg.DATASETS.FILES if os.path.isfile(file)]
-            own = classes_in_files(cfg.DATASETS.FILES, cfg.DATASETS.TRAIN)
-            if own is not None:  # looked at first: another dataset of that name may be registered by now
-                trained.require_same(own, checkpoint, cfg.DATASETS.TRAIN[0])
+            defined = classes_in_files(cfg.DATASETS.FILES, cfg.DATASETS.TRAIN)
+            if defined is not None:  # before the registered one, which may be another dataset of that name
+                trained.require_same(defined, checkpoint, cfg.DATASETS.TRAIN[0])
         register_datasets(cfg.DATASETS.FILES)
     except DatasetError as error:
         raise ConfigError(
-            f"the names of the classes cannot be had: {error} Correct DATASETS.FILES, whose paths count from the current "
-            "folder, or use a checkpoint of tools/export.py --format stripped, which needs no such file"
+            f"DATASETS.FILES must define the classes of {checkpoint}, got: {error} Correct the paths, which are relative to "
+            "the current folder, or use a checkpoint of tools/export.py --format stripped."
         ) from error
     if trained is None:
         return classes_of(cfg)
@@ -213,20 +215,3 @@ def _classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> Clas
     present = classes_of(cfg, known)
     trained.require_same(present, checkpoint, known[0])
     return present
-
-
-def _build(cfg: CfgNode, content: Any) -> nn.Module:
-    """The network of a config, with the backbone that a checkpoint holds; sets in the config what it was built with."""
-    cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.STYLE.STRATEGY = "none"
-    cfg.freeze()
-    with backbone_of(content.get("model", content)) if isinstance(content, dict) else nullcontext():
-        return build_model(cfg)
-
-
-def _load_weights(model: nn.Module, checkpoint: Path) -> dict[str, Any]:
-    try:
-        content = SafeCheckpointer(model, strict=True).load(str(checkpoint), checkpointables=[])
-    except WeightsError as error:
-        raise WeightsError(f"{checkpoint} does not fit its config: {error}") from error
-    return {key: value for key, value in content.items() if isinstance(value, str | int | float)}

@@ -1,89 +1,84 @@
-"""Where the pictures of images and videos go: no two to one place, and none over an input."""
+"""Output files of images and videos: distinct, and never an input."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-from famix.inference.inputs import IMAGE_SUFFIXES
 from famix.inference.video import CODECS
+from famix.inference.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
 from famix.utils.errors import ConfigError
-from famix.visualization.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
 
 __all__ = ["image_files", "require_writable", "video_files"]
 
+_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
 
 def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> list[Files]:
-    """Choose the files of every view of images.
+    """Choose the output files of images.
 
-    In a folder, files lie and are called as their input does below the inputs' common folder, with "_overlay" and the
-    like behind. Where two inputs would get one name, or an input would be overwritten, the later one keeps the suffix in
-    its name, or gets a number.
+    In a folder, the outputs keep the tree and the names of the inputs below their common folder, with "_overlay" etc.
+    appended. Where two outputs would collide, or an output would replace an input, the later one keeps the suffix of its
+    input in its name, or gets a number.
 
     Args:
         inputs: the images.
-        output: a folder; or a file that ends as an image does, for a single view of a single image.
-        views: of `VIEWS`.
+        output: a folder, or an image file for a single view of a single image.
+        views: keys of `VIEWS`.
 
     Returns:
-        For every input: view -> file.
+        The files of each input.
 
     Raises:
-        ConfigError: one file is given for more than one picture, is an input or a video, or cannot hold the view.
+        ConfigError: `output` is a file for several images or views, an input, a video, or cannot hold the view.
     """
-    if output.suffix.lower() in CODECS and not output.is_dir():
+    suffix = output.suffix.lower()
+    if suffix in CODECS and not output.is_dir():
         raise ConfigError(
-            f"--output {output} is a video, --input are images; give their folder as --video-input instead"
+            f"--output must be a folder or an image for --input, got {output}. Use --video-input for videos."
         )
-    if output.suffix.lower() not in IMAGE_SUFFIXES or output.is_dir():
-        return [_named(stem, views) for stem in _stems(inputs, output, views)]
+    if suffix not in _IMAGE_SUFFIXES or output.is_dir():
+        return _files_in(output, inputs, views)
     if len(inputs) > 1 or len(views) > 1:
         raise ConfigError(
-            f"--output {output} is one file, but there are {len(inputs)} image(s) and {len(views)} view(s); name a folder"
+            f"--output must be a folder for {len(inputs)} image(s) and {len(views)} view(s), got {output}. Name a folder."
         )
-    if output.resolve() == inputs[0].resolve():
-        raise ConfigError(f"--output {output} is the input, which would be lost; name another file")
-    if views[0] in ID_VIEWS and output.suffix.lower() != ".png":
-        raise ConfigError(f"--output {output} cannot hold exact labels; name a file that ends with .png")
+    _require_other(output, inputs[0])
+    if views[0] in ID_VIEWS and suffix != ".png":
+        raise ConfigError(f"--output must end in .png for --view {views[0]}, got {output}. Choose a .png file.")
     return [{views[0]: output}]
 
 
 def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
-    """Choose the file of every view of a video.
+    """Choose the output files of a video.
 
     Args:
-        source: the video; of a camera, what its files are to be called.
-        output: a file that ends as a video does, for a single view; or a folder.
-        views: of `VIEWS`.
+        source: the video; its stem names the outputs in a folder.
+        output: a folder, or a video file for a single view.
+        views: keys of `VIEWS`.
 
     Returns:
-        View -> video file; of ids, which a video would blur, a folder of PNGs, one a frame.
+        The video of each view; for ids, a folder with one PNG per frame.
 
     Raises:
-        ConfigError: one file is given for several views or for labels, is no video, or is the input.
+        ConfigError: `output` is a file for several views or for ids, has another suffix, or is the input.
     """
     if not output.suffix or output.is_dir():
         names = {view: f"{source.stem}_{view}" for view in views}
         return {view: output / (name if view in ID_VIEWS else f"{name}.mp4") for view, name in names.items()}
     if output.suffix.lower() not in CODECS:
-        raise ConfigError(
-            f"--output {output} is no video; expected a file that ends with {' or '.join(CODECS)}, or a folder"
-        )
+        raise ConfigError(f"--output must be a folder or end in {' or '.join(CODECS)}, got {output}. Rename it.")
     if len(views) > 1 or views[0] in ID_VIEWS:
-        raise ConfigError(
-            f"--output {output} is one video, which cannot hold {', '.join(views)}; name a folder, in which the views "
-            "become videos, and labels PNGs"
-        )
-    if output.resolve() == source.resolve():
-        raise ConfigError(f"--output {output} is the input, which would be lost; name another file")
+        raise ConfigError(f"--output must be a folder for --view {', '.join(views)}, got {output}. Name a folder.")
+    _require_other(output, source)
     return {views[0]: output}
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and try it out, before any work is done.
+    """Create a folder and check that files can be created in it.
 
     Raises:
-        ConfigError: it cannot be written to.
+        ConfigError: the folder cannot be created or written to.
     """
     trial = folder / f".trial.{os.getpid()}"
     try:
@@ -91,37 +86,29 @@ def require_writable(folder: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise ConfigError(f"output folder {folder} cannot be written to ({error.strerror}); choose another") from error
+        raise ConfigError(f"output folder {folder} cannot be written to ({error.strerror}). Choose another.") from error
 
 
-def _stems(inputs: Sequence[Path], folder: Path, views: Sequence[str]) -> list[Path]:
-    """For every input, the path of its files up to the ending of a view."""
+def _require_other(output: Path, source: Path) -> None:
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"--output must differ from the input, got {output} for both. Choose another file.")
+
+
+def _files_in(folder: Path, inputs: Sequence[Path], views: Sequence[str]) -> list[Files]:
     absolute = [Path(os.path.abspath(path)) for path in inputs]
     root = os.path.commonpath([path.parent for path in absolute])
     originals = {path.resolve() for path in inputs}
     taken: set[str] = set()
-    stems = []
-    for path in absolute:
-        for stem in _candidates(folder / path.relative_to(root)):
-            key = str(stem).casefold()  # some file systems do not tell a.PNG from A.png
-            if key not in taken and not any(file.resolve() in originals for file in _all_files(_named(stem, views))):
+    chosen = []
+    for path in (folder / path.relative_to(root) for path in absolute):
+        full = path.with_name(path.name.replace(".", "_"))
+        stems = (full.with_name(f"{full.name}_{n}") if n > 1 else (path.with_suffix(""), full)[n] for n in count())
+        for stem in stems:
+            files = {view: Path(f"{stem}{VIEWS[view]}") for view in views}
+            written = [*files.values(), *(segment_files(files[LABELS]) if LABELS in files else ())]
+            key = str(stem).casefold()  # file systems that ignore case
+            if key not in taken and not any(file.resolve() in originals for file in written):
                 break
         taken.add(key)
-        stems.append(stem)
-    return stems
-
-
-def _named(stem: Path, views: Sequence[str]) -> Files:
-    return {view: Path(f"{stem}{VIEWS[view]}") for view in views}
-
-
-def _all_files(files: Files) -> list[Path]:
-    return [*files.values(), *(segment_files(files[LABELS]) if LABELS in files else ())]
-
-
-def _candidates(path: Path) -> Iterator[Path]:
-    yield path.with_suffix("")
-    with_suffix = path.with_name(path.name.replace(".", "_"))
-    yield with_suffix
-    for number in count(2):
-        yield with_suffix.with_name(f"{with_suffix.name}_{number}")
+        chosen.append(files)
+    return chosen

@@ -1,4 +1,4 @@
-"""What a network says of an image."""
+"""Predictions of one image: labels, segments, scores and images of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,28 +9,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from famix.data.class_table import ClassTable
+from famix.data.classes import LABEL_DIVISOR
 from famix.data.images import MAX_PIXELS
 from famix.evaluation.counting.confusion import argmax_classes
 from famix.inference.images import ImageSource, RGBImage, load_rgb
-from famix.inference.segments import Segment, read_segments
 from famix.utils.errors import DatasetError
 from famix.visualization.overlay import blend, color_segments, overlay_segments
 
-__all__ = ["Prediction", "read_result"]
+__all__ = ["Prediction", "Segment", "read_result"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A thing, or all pixels of one stuff class.
+
+    Attributes:
+        id: value in the segment map, from 1.
+        class_id: train id.
+        class_name: name of the class.
+        is_thing: whether the segment is a thing.
+        area: number of pixels.
+        score: confidence, 0 to 1; None if the network returns no score.
+    """
+
+    id: int
+    class_id: int
+    class_name: str
+    is_thing: bool
+    area: int
+    score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a network says of an image of H x W pixels.
+    """Prediction of a network for an image of H x W pixels.
 
     Attributes:
-        labels: (H, W) train ids, uint8, or uint16 where there are more than 256 classes.
+        labels: (H, W) train ids, uint8, or uint16 for more than 256 classes.
         classes: names, colours and kinds of the K classes.
-        segments: that a panoptic network found; empty for others.
-        segment_ids: (H, W) int32, `id` of the segment of every pixel, 0 where there is none; None for networks that
-            are not panoptic.
-        kept_scores: (K, H, W) what the network returned, on its device; None where that was not kept.
-        averaged: whether these are probabilities.
+        segments: segments of a panoptic network; empty for other networks.
+        segment_ids: (H, W) int32, `Segment.id` of each pixel, 0 outside of all segments; None for networks that are not
+            panoptic.
+        kept_scores: (K, H, W) output of the network on its device; None if the scores were dropped.
+        averaged: whether the scores are probabilities.
     """
 
     labels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -42,50 +63,53 @@ class Prediction:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; the place is the train id."""
+        """Names of the classes in the order of train ids."""
         return self.classes.names
 
     @property
     def colors(self) -> NDArray[np.uint8]:
-        """(K, 3) RGB colours of the classes."""
+        """RGB colours of the classes, (K, 3)."""
         return np.array(self.classes.colors, dtype=np.uint8)
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """(K, H, W) float32: logits, or the probabilities that a protocol averaged.
+        """Scores (K, H, W), float32: logits, or probabilities if the protocol averages them.
 
         Raises:
-            ValueError: they were not kept.
+            ValueError: the scores were dropped.
         """
-        return self._require_scores().cpu().numpy()
+        if self.kept_scores is None:
+            raise ValueError("keep_scores must be True to read scores, got False. Predict with keep_scores=True.")
+        return self.kept_scores.float().cpu().numpy()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """(K, H, W) float32, summing up to 1 over the classes.
+        """Probabilities (K, H, W), float32, with a sum of 1 over the classes.
 
         Raises:
-            ValueError: the scores were not kept.
+            ValueError: the scores were dropped.
         """
-        scores = self._require_scores()
-        return (scores if self.averaged else scores.softmax(dim=0)).cpu().numpy()
+        if self.kept_scores is None or self.averaged:
+            return self.scores
+        return self.kept_scores.float().softmax(dim=0).cpu().numpy()
 
     def color_image(self) -> RGBImage:
-        """(H, W, 3) RGB: every pixel in the colour of its class; of a panoptic network, each thing in a shade of it.
+        """Return (H, W, 3) RGB with each pixel in the colour of its class, and each thing in a shade of it.
 
-        What belongs to none of its segments is black.
+        Pixels outside of all segments of a panoptic prediction are black.
         """
         if self.segment_ids is None:
             return np.take(self.colors, self.labels, axis=0)
-        return color_segments(self.segment_ids, *self._classes_of_segments(), self.classes.colors)
+        return color_segments(self.segment_ids, *self._segment_classes(), self.classes.colors)
 
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
-        """Lay the colours over the image; what a panoptic network sees as things gets an outline.
+        """Lay the colours over the image, and outline the things of a panoptic prediction.
 
-        What belongs to none of its segments stays as it is.
+        Pixels outside of all segments of a panoptic prediction show the image.
 
         Args:
-            image: that was predicted: a path, PIL image or RGB array.
-            alpha: weight of the colours, 0-1.
+            image: the predicted image as path, PIL image or RGB array.
+            alpha: weight of the colours, 0 to 1.
 
         Returns:
             (H, W, 3) uint8, RGB.
@@ -95,47 +119,59 @@ class Prediction:
         """
         pixels = load_rgb(image, max(MAX_PIXELS, self.labels.size))
         if pixels.shape[:2] != self.labels.shape:
-            raise DatasetError(
-                f"got an image of {pixels.shape[0]} x {pixels.shape[1]} pixels for a prediction of "
-                f"{self.labels.shape[0]} x {self.labels.shape[1]}; give the image that was predicted"
-            )
+            expected, got = (f"{height} x {width}" for height, width in (self.labels.shape, pixels.shape[:2]))
+            raise DatasetError(f"image must have {expected} pixels, got {got}. Pass the predicted image.")
         if self.segment_ids is None:
             return blend(pixels, self.color_image(), alpha)
-        return overlay_segments(pixels, self.segment_ids, *self._classes_of_segments(), self.classes.colors, alpha)
+        return overlay_segments(pixels, self.segment_ids, *self._segment_classes(), self.classes.colors, alpha)
 
     def visible_classes(self) -> list[int]:
-        """Train ids that `color_image` shows, ascending."""
+        """Return the train ids that `color_image` shows, in ascending order."""
         if self.segment_ids is None:
             return [int(class_id) for class_id in np.unique(self.labels)]
         return sorted({segment.class_id for segment in self.segments})
 
-    def _classes_of_segments(self) -> tuple[list[int], set[int]]:
+    def _segment_classes(self) -> tuple[list[int], set[int]]:
         """Return the train id of each segment, and those of the things among them."""
         class_ids = [segment.class_id for segment in self.segments]
         return class_ids, {segment.class_id for segment in self.segments if segment.is_thing}
 
-    def _require_scores(self) -> Tensor:
-        if self.kept_scores is None:
-            raise ValueError("the scores of this prediction were not kept; predict with keep_scores=True")
-        return self.kept_scores.float()
-
 
 def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: bool, averaged: bool) -> Prediction:
-    """Make a prediction of what a network returned for an image.
+    """Convert the output of a network for one image.
 
     Args:
-        result: "sem_seg", scores (K, H, W), and perhaps "panoptic_seg", as Detectron2's panoptic networks return it.
-        classes: of the network.
-        keep_scores: keep the scores, too, 4 * K bytes a pixel.
+        result: "sem_seg", scores (K, H, W), and for panoptic networks "panoptic_seg" as (map, segments): ids (H, W) with 0
+            outside of all segments, and "id", "category_id" (train id), "isthing" and optionally "score" of each segment;
+            or, as Panoptic-DeepLab returns it, train id * LABEL_DIVISOR + instance with -1 outside, and None.
+        classes: classes of the network.
+        keep_scores: keep the scores, 4 * K bytes per pixel.
         averaged: whether the scores are probabilities.
+
+    Returns:
+        The prediction, with segments numbered from 1; segments without pixels are left out.
     """
     scores: Tensor = result["sem_seg"]
     labels = argmax_classes(scores).cpu().numpy()
     if labels.dtype != np.uint8:
-        labels = labels.astype(np.uint16)  # of more classes than a byte can name
+        labels = labels.astype(np.uint16)  # more than 256 classes
     kept = scores if keep_scores else None
     if "panoptic_seg" not in result:
         return Prediction(labels, classes, kept_scores=kept, averaged=averaged)
-    panoptic, described = result["panoptic_seg"]
-    ids, segments = read_segments(panoptic, described, classes)
-    return Prediction(labels, classes, segments, ids, kept, averaged)
+    panoptic, entries = result["panoptic_seg"]
+    found, places, areas = np.unique(panoptic.cpu().numpy(), return_inverse=True, return_counts=True)
+    if entries is None:
+        train_ids = {int(key): int(key) // LABEL_DIVISOR for key in found if key >= 0}
+        entries = [{"id": key, "category_id": i, "isthing": i in classes.things} for key, i in train_ids.items()]
+    described = {int(entry["id"]): entry for entry in entries}
+    numbers = np.zeros(len(found), dtype=np.int32)
+    segments: list[Segment] = []
+    for place, (key, area) in enumerate(zip(found.tolist(), areas.tolist(), strict=True)):
+        if key in described:
+            entry, numbers[place] = described[key], len(segments) + 1
+            class_id, score = int(entry["category_id"]), entry.get("score")
+            name, is_thing = classes.names[class_id], bool(entry["isthing"])
+            score = None if score is None else float(score)
+            segments.append(Segment(len(segments) + 1, class_id, name, is_thing, area, score))
+    segment_ids = numbers[places].reshape(tuple(panoptic.shape))
+    return Prediction(labels, classes, tuple(segments), segment_ids, kept, averaged)

@@ -1,12 +1,11 @@
-"""A trained network as a function of an image."""
+"""Prediction with a trained network."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from famix.data.class_table import ClassTable
 from famix.data.images import MAX_PIXELS
@@ -24,11 +23,11 @@ from famix.utils.meta_architecture import predicts
 __all__ = ["SMALLEST_SIDE", "Predictor"]
 
 SMALLEST_SIDE = 32
-"""Pixels that a network needs along both sides of what it is shown: CLIP's last stage has a stride of 32."""
+"""Smallest side of a network's input in pixels, since the last stage of CLIP has a stride of 32."""
 
 
 class Predictor:
-    """A trained network, called with an image. Images are RGB: OpenCV's are BGR, `image[..., ::-1]` turns them round.
+    """A trained network as a function of an RGB image. Images of OpenCV are BGR: reverse them with `image[..., ::-1]`.
 
         predictor = famix.Predictor.from_checkpoint("output/famix/model_final.pth")
         prediction = predictor("street.jpg")
@@ -38,16 +37,16 @@ class Predictor:
         prediction.overlay("street.jpg", 0.5)  # (H, W, 3) uint8, RGB
 
     Args:
-        model: takes Detectron2's inputs and returns a dict with "sem_seg" per image.
-        classes: that it tells apart.
-        protocol: how it looks at an image, see docs/PROTOCOLS.md. Predictions have the size of the image, also where
-            the protocol scores at another one.
-        image_format: of the images that the network takes, RGB or BGR.
-        window_batch: windows of a sliding window that the network gets at once.
-        max_pixels: of an image, see INPUT.MAX_PIXELS.
+        model: network that maps Detectron2's inputs to a dict with "sem_seg" per image.
+        classes: classes of the network.
+        protocol: protocol of inference, see docs/PROTOCOLS.md. Predictions have the size of the image, even if the protocol
+            scores at another one.
+        image_format: channel order of the network's input, RGB or BGR.
+        window_batch: number of windows of a sliding window per forward pass.
+        max_pixels: size limit of images, see INPUT.MAX_PIXELS.
 
     Raises:
-        ConfigError: the protocol crops, so that parts of an image would be without prediction; another image format.
+        ConfigError: the protocol crops images, or the image format is unknown.
     """
 
     def __init__(
@@ -63,11 +62,11 @@ class Predictor:
         protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
         if protocol.image.crop is not None:
             raise ConfigError(
-                f"protocol '{protocol.name}' cuts images to their centre, and says nothing of the rest; use one without a "
-                "crop, see docs/PROTOCOLS.md"
+                f"protocol must cover the whole image, got '{protocol.name}', which crops it. Use one without a crop, see "
+                "docs/PROTOCOLS.md."
             )
         if image_format not in ("RGB", "BGR"):
-            raise ConfigError(f"INPUT.FORMAT is {image_format}, expected RGB or BGR")
+            raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {image_format}. Set INPUT.FORMAT.")
         self.classes = classes
         self.protocol = replace(protocol, truth=UNCHANGED)
         self.image_format = image_format
@@ -83,27 +82,27 @@ class Predictor:
         device: str | torch.device | None = None,
         opts: Sequence[str] = (),
     ) -> "Predictor":
-        """Load a network; neither CLIP's file nor a style bank nor the training data is needed.
+        """Load a network, which requires no CLIP weights, style bank or training data.
 
         Args:
-            path: a checkpoint; or the folder of a run, which stands for the weights that MODEL_SELECTION.USE names.
-            config: the config that it was trained with; None takes the one inside a stripped checkpoint, else the
-                config.yaml beside the checkpoint.
-            protocol: how it looks at images, e.g. "half+flip", see docs/PROTOCOLS.md.
-            device: of torch; None takes a GPU where there is one.
+            path: checkpoint, or run directory, which stands for the weights that MODEL_SELECTION.USE names.
+            config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the
+                checkpoint.
+            protocol: protocol of inference, e.g. "half+flip", see docs/PROTOCOLS.md.
+            device: torch device; None takes a GPU if one is available.
             opts: KEY VALUE KEY VALUE ..., which override the config.
 
         Raises:
-            ConfigError: there is no config, it cannot be read, or the protocol or the device cannot be used.
-            WeightsError: there is no checkpoint, it is damaged, or of another config.
+            ConfigError: the config is missing or invalid, or the protocol or the device cannot be used.
+            WeightsError: the checkpoint is missing, damaged, or does not fit the config.
         """
-        parsed = parse_protocol(protocol)  # a mistake is told before a large file is read
+        parsed = parse_protocol(protocol)  # refused before a large file is read
         loaded = load_model(path, config, opts, device)
         architecture = loaded.cfg.MODEL.META_ARCHITECTURE
         if "panoptic_seg" in predicts(loaded.cfg) and not parsed.is_native:
             raise ConfigError(
-                f"protocol '{parsed.name}' resizes or averages scores of classes, which says nothing of instances; use "
-                f"native with {architecture}"
+                f"--protocol must be native for {architecture}, got '{parsed.name}', which cannot resize or average "
+                "instances. Use --protocol native."
             )
         cfg = loaded.cfg
         return cls(
@@ -119,11 +118,11 @@ class Predictor:
         """Predict one image.
 
         Args:
-            image: path of a file, a PIL image, or an array (H, W, 3) uint8 in RGB order.
-            keep_scores: False saves the memory of `scores` and `probabilities`, which are then not to be had.
+            image: path, PIL image, or array (H, W, 3) uint8 in RGB order.
+            keep_scores: keep `scores` and `probabilities`, 4 * K bytes per pixel.
 
         Raises:
-            DatasetError: the image cannot be read, has another shape or type, is too small, or larger than `max_pixels`.
+            DatasetError: the image cannot be read, has another shape or dtype, is too small, or exceeds `max_pixels`.
         """
         (prediction,) = self._predict([load_rgb(image, self.max_pixels)], keep_scores)
         return prediction
@@ -131,19 +130,19 @@ class Predictor:
     def predict_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 1, keep_scores: bool = False
     ) -> Iterator[Prediction]:
-        """Predict images one by one as they are asked for; files are read in a thread meanwhile.
+        """Predict images lazily, while a thread reads the next files.
 
         Args:
-            images: as for a call; iterated over lazily, so that it may be endless.
-            batch_size: images that go through the network at once, where they follow each other and have one size, so
-                that none is padded.
-            keep_scores: keep `scores` and `probabilities`, 4 * K bytes a pixel.
+            images: images as in a call, perhaps endless.
+            batch_size: largest number of images per forward pass; only successive images of one size share a pass, so that
+                none is padded.
+            keep_scores: keep `scores` and `probabilities`, 4 * K bytes per pixel.
 
         Yields:
-            A prediction for every image, in their order.
+            The prediction of each image, in order.
 
         Raises:
-            DatasetError: see `__call__`; the images before have been yielded.
+            DatasetError: see `__call__`; the predictions of earlier images have been yielded.
         """
         loaded = read_ahead((load_rgb(image, self.max_pixels) for image in images), ahead=max(4, batch_size))
         for batch in _batches(loaded, batch_size):
@@ -151,30 +150,25 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, images: Sequence[RGBImage], keep_scores: bool) -> list[Prediction]:
-        results = self.inference([self._input(image) for image in images])
+        inputs = []
+        for image in images:
+            height, width = image.shape[:2]
+            sides = [self.protocol.view_size((height, width), scale) for scale, _ in self.protocol.views]
+            if min(map(min, sides)) < SMALLEST_SIDE:
+                raise DatasetError(
+                    f"image must have at least {SMALLEST_SIDE} pixels along each side under the protocol "
+                    f"'{self.protocol.name}', got {height} x {width} pixels. Use a larger one."
+                )
+            ordered = image if self.image_format == "RGB" else image[..., ::-1]
+            pixels = torch.from_numpy(ordered.transpose(2, 0, 1).copy())
+            inputs.append({"image": pixels, "height": height, "width": width})
         averaged = self.protocol.averages and self.protocol.average != LOGITS
+        results = self.inference(inputs)
         return [read_result(result, self.classes, keep_scores=keep_scores, averaged=averaged) for result in results]
-
-    def _input(self, image: RGBImage) -> dict[str, Any]:
-        height, width = image.shape[:2]
-        if (
-            min(min(self.protocol.view_size((height, width), scale)) for scale, _ in self.protocol.views)
-            < SMALLEST_SIDE
-        ):
-            raise DatasetError(
-                f"got an image of {height} x {width} pixels, of which the network would be shown less than "
-                f"{SMALLEST_SIDE} along a side under the protocol '{self.protocol.name}'; give a larger one"
-            )
-        ordered = image if self.image_format == "RGB" else image[..., ::-1]
-        return {"image": _channels_first(ordered), "height": height, "width": width}
-
-
-def _channels_first(image: RGBImage) -> Tensor:
-    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def _batches(images: Iterator[RGBImage], batch_size: int) -> Iterator[list[RGBImage]]:
-    """Put images that follow each other together, up to a number, as long as they have one size."""
+    """Group successive images of one size; images before one that cannot be read are a batch, too."""
     batch: list[RGBImage] = []
     try:
         for image in images:
@@ -184,7 +178,7 @@ def _batches(images: Iterator[RGBImage], batch_size: int) -> Iterator[list[RGBIm
             batch.append(image)
     except DatasetError:
         if batch:
-            yield batch  # what came before the bad image
+            yield batch
         raise
     if batch:
         yield batch

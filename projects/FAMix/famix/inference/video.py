@@ -1,6 +1,7 @@
-"""Video files, cameras and windows through OpenCV. Frames are (H, W, 3) uint8, RGB."""
+"""Videos, cameras, folders of frames and windows, through OpenCV. Frames are (H, W, 3) uint8, RGB."""
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,125 +10,184 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from famix.inference.images import RGBImage
+from famix.data.images import MAX_PIXELS, require_pixels
+from famix.inference.images import RGBImage, is_picture, load_rgb
+from famix.inference.prediction import Prediction
+from famix.inference.views import ID_VIEWS, VIEWS, Files, ViewOptions, draw_view, write_views
 from famix.io.atomic import whole_file
-from famix.utils.errors import ConfigError, DatasetError, FAMixError, OutputError
+from famix.utils.errors import ConfigError, DatasetError, OutputError
 
-__all__ = ["CODECS", "USUAL_RATE", "VideoReader", "VideoWriter", "Window"]
+__all__ = [
+    "CODECS",
+    "DEFAULT_RATE",
+    "FrameFolder",
+    "VideoReader",
+    "VideoWriter",
+    "ViewWindow",
+    "ViewWriter",
+    "WindowClosed",
+]
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""Suffix of a video file -> code of what it is written with."""
+"""Suffix of a video file -> its codec."""
 
-USUAL_RATE = 25.0
-"""Frames per second of what does not say its own, as many cameras."""
+DEFAULT_RATE = 25.0
+"""Frames per second of folders, and of sources that do not state a rate, as many cameras."""
 
-_HIGHEST_RATE = 1000.0
-_COUNTED = (".avi", ".m4v", ".mov", ".mp4")  # containers that count their frames
-_BLOCK = 4096  # bytes
+_MAX_RATE = 1000.0
+_COUNTING_CONTAINERS = (".avi", ".m4v", ".mov", ".mp4")
+_BLOCK_SIZE = 4096  # bytes
 
 
 class VideoReader:
-    """Iterates over the frames of a video, once; a context that closes it.
+    """Iterates over the frames of a video file or a camera, once; a context manager.
 
     Args:
-        source: path of a file, or the number of a camera.
+        source: path of a file, or number of a camera.
 
     Attributes:
         rate: frames per second.
-        frames: that there are, by the header; None where nobody knows.
-        size: (width, height) of a frame in pixels, by the header.
+        frames: number of frames by the header; None if it is unknown.
 
     Raises:
-        ConfigError: there is no such camera.
-        DatasetError: there is no such file, or it cannot be read.
+        ConfigError: the camera does not exist.
+        DatasetError: the file does not exist or cannot be read.
     """
 
     def __init__(self, source: Path | int) -> None:
         self._source = source
-        is_camera = isinstance(source, int)
-        self._capture = cv2.VideoCapture(source if is_camera else str(source))
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
         if not self._capture.isOpened():
-            raise _cannot_open(source)
+            if isinstance(source, int):
+                raise ConfigError(
+                    f"camera {source} cannot be opened. Plug it in, close other programs, or try 1, 2, ..."
+                )
+            problem = "cannot be read: it is damaged or of an unknown codec" if source.is_file() else "does not exist"
+            raise DatasetError(f"video {source} {problem}. Name a file that OpenCV reads, such as .mp4 or .avi.")
         rate, frames = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
-        self.rate = rate if math.isfinite(rate) and 0 < rate <= _HIGHEST_RATE else USUAL_RATE
-        self.frames = int(frames) if frames > 0 and not is_camera else None
-        width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        self.size = int(width), int(height)
+        self.rate = rate if math.isfinite(rate) and 0 < rate <= _MAX_RATE else DEFAULT_RATE
+        self.frames = int(frames) if frames > 0 and isinstance(source, Path) else None
 
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._capture.release()
 
     def __iter__(self) -> Iterator[RGBImage]:
-        """The frames.
+        """Yield the frames.
 
         Raises:
-            DatasetError: there is not a single one.
+            DatasetError: the video has no frame.
         """
         is_empty = True
-        while True:
-            more, frame = self._capture.read()
-            if not more:
-                break
+        while (read := self._capture.read())[0]:
             is_empty = False
-            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+            yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
         if is_empty:
-            raise DatasetError(
-                f"video {self._source} has no frame that can be read; it is damaged or of an unknown codec"
-            )
+            raise DatasetError(f"video {self._source} must have at least one frame, got none. Repair it with ffmpeg.")
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Raise DatasetError if the frames are larger by the header, see INPUT.MAX_PIXELS."""
+        width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        require_pixels((int(width), int(height)), f"video {self._source}", max_pixels)
 
     def require_whole(self, frames: int) -> None:
-        """Raise where a video ended before its header says.
+        """Raise if a video file ended before the number of frames in its header.
 
         Args:
-            frames: that were read.
+            frames: number of frames that were read.
 
         Raises:
             DatasetError: names both numbers.
         """
         if self.frames is None or not isinstance(self._source, Path):
             return
-        # Headers of other containers tell the duration, from which OpenCV estimates the number of frames.
-        tolerated = 0 if self._source.suffix.lower() in _COUNTED else max(2, self.frames // 50)
+        # Other containers state the duration, from which OpenCV estimates the number of frames.
+        tolerated = 0 if self._source.suffix.lower() in _COUNTING_CONTAINERS else max(2, self.frames // 50)
         if frames < self.frames - tolerated:
             raise DatasetError(
-                f"video {self._source} must have {self.frames} frames as its header says, got {frames}: the file is damaged or "
-                "incomplete, and so is the output. Copy it anew, or repair it with ffmpeg."
+                f"video {self._source} must have {self.frames} frames as its header says, got {frames}. Copy it again, or "
+                "repair it with ffmpeg; the output is incomplete, too."
             )
 
 
-def _cannot_open(source: Path | int) -> FAMixError:
-    if isinstance(source, int):
-        return ConfigError(f"camera {source} cannot be opened; is it plugged in, and free? Others are 1, 2, ...")
-    problem = (
-        "cannot be read: it is damaged, no video, or of an unknown codec" if source.is_file() else "does not exist"
-    )
-    return DatasetError(f"video {source} {problem}; expected a file that OpenCV reads, e.g. .mp4 or .avi")
+class FrameFolder:
+    """Iterates over the images of a folder as frames of a video, with the interface of `VideoReader`.
+
+    Images in subfolders are left out. Numbers in file names are ordered by value: frame9.png precedes frame10.png.
+
+    Args:
+        folder: the folder.
+        rate: frames per second.
+
+    Raises:
+        DatasetError: the folder contains no image.
+    """
+
+    def __init__(self, folder: Path, rate: float = DEFAULT_RATE) -> None:
+        def order(file: Path) -> list[tuple[int, str]]:
+            parts = re.split(r"(\d+)", file.name)
+            return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+        self._files = sorted((f for f in folder.iterdir() if is_picture(f.name) and not f.is_dir()), key=order)
+        if not self._files:
+            raise DatasetError(f"folder {folder} must contain at least one image, got none. Name a folder of frames.")
+        self.rate = rate
+        self.frames = len(self._files)
+        self._max_pixels = MAX_PIXELS
+
+    def __enter__(self) -> "FrameFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Files are opened one by one."""
+
+    def __iter__(self) -> Iterator[RGBImage]:
+        """Yield the frames.
+
+        Raises:
+            DatasetError: a frame cannot be read, or differs in size from the first.
+        """
+        size = None
+        for file in self._files:
+            frame = load_rgb(file, self._max_pixels)
+            size = size or frame.shape
+            if frame.shape != size:
+                raise DatasetError(
+                    f"frame {file} must have {size[0]} x {size[1]} pixels as the first one, got {frame.shape[0]} x "
+                    f"{frame.shape[1]}. Use --input for images of several sizes."
+                )
+            yield frame
+
+    def limit_pixels(self, max_pixels: int) -> None:
+        """Refuse larger frames while they are read."""
+        self._max_pixels = max_pixels
+
+    def require_whole(self, frames: int) -> None:
+        """Do nothing: the number of frames is the number of files."""
 
 
 class VideoWriter:
-    """Writes frames of one size; a context that completes the file, which appears whole or not at all.
+    """Writes frames of one size to a file; a context manager that completes it atomically.
 
-    OpenCV does not report errors of the disk: the complete video is read once before it replaces an old one.
+    OpenCV reports no disk errors, so that the finished video is read once before it replaces an old one.
 
     Args:
-        path: of the file, whose suffix says the codec.
+        path: the file; its suffix selects the codec.
         rate: frames per second.
-        size: (height, width) of the frames; codecs want even sides, so an odd one gets a black line.
+        size: (height, width) of the frames; an odd side gets a black line, since codecs require even ones.
 
     Raises:
-        ConfigError: the suffix is none of `CODECS`, or this OpenCV cannot write such a file.
+        ConfigError: the suffix is not in `CODECS`, or this OpenCV cannot write such a file.
         OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
-        code = CODECS.get(path.suffix.lower())
+        suffix = path.suffix.lower()
+        code = CODECS.get(suffix)
         if code is None:
-            raise ConfigError(f"got {path} for a video, expected a file that ends with {' or '.join(CODECS)}")
+            raise ConfigError(f"video must end in {' or '.join(CODECS)}, got {path}. Rename it.")
         self._padding = (size[0] % 2, size[1] % 2)
         height, width = size[0] + self._padding[0], size[1] + self._padding[1]
         self._path, self._frames = path, 0
@@ -135,11 +195,11 @@ class VideoWriter:
             self._part = files.enter_context(whole_file(path))
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*code), rate, (width, height))
             if not self._writer.isOpened():
-                self._part.write_bytes(bytes(_BLOCK))  # or the disk is what is wrong
-                others = " or ".join(suffix for suffix in CODECS if suffix != path.suffix.lower())
+                self._part.write_bytes(bytes(_BLOCK_SIZE))  # raises OSError if the disk is the reason
+                others = " or ".join(other for other in CODECS if other != suffix)
                 raise ConfigError(
-                    f"OpenCV cannot write {path}: its codec {code} is missing here, or refuses {width} x {height} pixels; "
-                    f"try {others}, or a folder, which gets pictures"
+                    f"OpenCV cannot write {path}: its codec {code} is missing, or refuses {width} x {height} pixels. Use "
+                    f"{others}, or a folder for images."
                 )
             files.push(self._complete)
             self._files = files.pop_all()
@@ -150,10 +210,10 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Complete the video.
+        """Complete the video, or drop it after an error.
 
         Raises:
-            OutputError: not all frames can be read back; an old file stays as it was.
+            OutputError: a frame cannot be read back; an old file is kept.
             OSError: the file cannot be written.
         """
         self._files.__exit__(kind, error, trace)
@@ -164,11 +224,14 @@ class VideoWriter:
         self._writer.release()
         if kind is not None:
             return
-        readable = _count_frames(self._part)
+        capture, readable = cv2.VideoCapture(str(self._part)), 0
+        while capture.grab():
+            readable += 1
+        capture.release()
         if readable != self._frames:
             raise OutputError(
-                f"video {self._path} must have {self._frames} frames, got {readable} that can be read back. Make room on the "
-                "disk, or choose another --output. A file that was there is kept."
+                f"video {self._path} must have {self._frames} frames, got {readable} that can be read back. Free disk space, "
+                "or choose another --output; an existing file is kept."
             )
 
     def write(self, frame: RGBImage) -> None:
@@ -180,45 +243,80 @@ class VideoWriter:
         self._frames += 1
 
 
-def _count_frames(path: Path) -> int:
-    """Decode a video, and count its frames; 0 for anything else."""
-    capture = cv2.VideoCapture(str(path))
-    count = 0
-    while capture.grab():
-        count += 1
-    capture.release()
-    return count
+class ViewWriter:
+    """Writes views of frames to videos, and ids to PNGs; a context manager that completes the files.
 
-
-class Window:
-    """A window on the screen.
+    After an error, existing videos are kept.
 
     Args:
-        title: of it.
+        files: view -> path, see `famix.inference.outputs.video_files`.
+        rate: frames per second.
+        options: see `ViewOptions`; a legend shows all classes, so that all frames have one size.
     """
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, files: Files, rate: float, options: ViewOptions) -> None:
+        self._files, self._rate, self._options = files, rate, options
+        self._stack = ExitStack()
+        self._writers: dict[str, VideoWriter] = {}
+        self._frames = 0
 
-    def show(self, picture: RGBImage, wait: bool = False) -> bool:
-        """Show a picture.
+    def __enter__(self) -> "ViewWriter":
+        return self
 
-        Args:
-            picture: RGB.
-            wait: for a key.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
-        Returns:
-            False once the user has pressed q or Escape.
+    def write(self, image: RGBImage, prediction: Prediction) -> None:
+        """Add a frame.
 
         Raises:
-            ConfigError: this OpenCV has no windows, or there is no screen.
+            ConfigError, OSError: a file cannot be written.
         """
+        for view, path in self._files.items():
+            if view in ID_VIEWS:
+                file = path / f"{self._frames:06d}{VIEWS[view]}"
+                write_views({view: file}, image, prediction, self._options)
+                continue
+            picture = draw_view(view, image, prediction, self._options, range(len(prediction.class_names)))
+            if view not in self._writers:
+                self._writers[view] = self._stack.enter_context(VideoWriter(path, self._rate, picture.shape[:2]))
+            self._writers[view].write(picture)
+        self._frames += 1
+
+
+class WindowClosed(Exception):
+    """The user has closed the window."""
+
+
+class ViewWindow:
+    """Shows a view of images or frames in a window, with the interface of `ViewWriter`.
+
+    Args:
+        view: a view that is not in `ID_VIEWS`.
+        options: see `ViewOptions`.
+        wait: wait for a key after each image.
+    """
+
+    def __init__(self, view: str, options: ViewOptions, wait: bool = False) -> None:
+        self._view, self._options, self._wait = view, options, wait
+
+    def write(self, image: RGBImage, prediction: Prediction) -> None:
+        """Show an image.
+
+        Raises:
+            WindowClosed: the user has pressed q or Escape.
+            ConfigError: OpenCV cannot open windows.
+        """
+        legend_ids = () if self._wait else range(len(prediction.class_names))
+        picture = draw_view(self._view, image, prediction, self._options, legend_ids)
         try:
-            cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            key = cv2.waitKey(0 if wait else 1)
+            cv2.imshow("FAMix", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            key = cv2.waitKey(0 if self._wait else 1)
         except cv2.error as error:
             raise ConfigError(
-                "there are no windows: OpenCV was built without them (opencv-python-headless), or there is no screen; give "
-                "--output"
+                "a window needs a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
             ) from error
-        return key not in (ord("q"), 27)
+        if key in (ord("q"), 27):
+            raise WindowClosed

@@ -20,7 +20,15 @@ from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from famix.utils.messages import first_line
 from famix.utils.paths import require_local
 
-__all__ = ["AVERAGE_FILE", "BEST_FILE", "LAST_FILE", "SETTINGS", "SafeCheckpointer", "first_not_finite", "read_tensors"]
+__all__ = [
+    "AVERAGE_FILE",
+    "BEST_FILE",
+    "LAST_FILE",
+    "SETTINGS",
+    "SafeCheckpointer",
+    "first_not_finite",
+    "read_checkpoint",
+]
 
 LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model_ema.pth"
 """Names in OUTPUT_DIR of the final weights, the best ones on the source and their moving average."""
@@ -192,23 +200,15 @@ class SafeCheckpointer(DetectionCheckpointer):
         identity, content = self._read_ahead.pop(filename, (None, {}))
         if identity is not None and identity == _identity(filename):
             return content
-        checkpoint = read_tensors(filename)
-        if not isinstance(checkpoint, dict):
-            raise WeightsError(f"{filename} must hold a dictionary of tensors, got a {type(checkpoint).__name__}")
-        checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
-        entries = checkpoint["model"]
-        if not isinstance(entries, dict):
-            raise WeightsError(f"'model' in {filename} must be a dictionary of tensors, got a {type(entries).__name__}")
-        for name, value in entries.items():
-            if not (isinstance(name, str) and isinstance(value, Tensor)):
-                raise WeightsError(
-                    f"'model' in {filename} must map names to tensors, got a {type(value).__name__} as {name!r}. It is a "
-                    "checkpoint of another program"
-                )
-        try:
-            return {**checkpoint, "model": unwrapped_names(entries)}
-        except CorruptFileError as error:
-            raise WeightsError(f"{filename} cannot be read: {error}") from error
+        return read_checkpoint(filename)
+
+    def load_content(self, content: dict[str, Any]) -> None:
+        """Load the model of a checkpoint that `read_checkpoint` has returned.
+
+        Raises:
+            WeightsError: if strict, the checkpoint belongs to another model.
+        """
+        self._log_incompatible_keys(self._load_model(dict(content)))
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._resuming:
@@ -231,20 +231,39 @@ class SafeCheckpointer(DetectionCheckpointer):
         return incompatible
 
 
-def read_tensors(path: str | os.PathLike[str]) -> Any:
-    """Read a file of tensors that training saved.
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint of a training, or a bare state dict.
+
+    Returns:
+        "model", the state dict with the names of the plain model, and the other entries of the file.
 
     Raises:
         WeightsError: the file is missing or damaged, or holds objects other than tensors and plain data.
     """
     try:
         with open(path, "rb") as file:
-            return load_tensors(file)
+            checkpoint = load_tensors(file)
     except Exception as error:  # torch raises another type for every kind of damage
         raise WeightsError(
             f"{path} is no checkpoint of tensors ({type(error).__name__}: {first_line(error)}). Name a file that training "
             "saved"
         ) from error
+    if not isinstance(checkpoint, dict):
+        raise WeightsError(f"{path} must hold a dictionary of tensors, got a {type(checkpoint).__name__}")
+    checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
+    entries = checkpoint["model"]
+    if not isinstance(entries, dict):
+        raise WeightsError(f"'model' in {path} must be a dictionary of tensors, got a {type(entries).__name__}")
+    for name, value in entries.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise WeightsError(
+                f"'model' in {path} must map names to tensors, got a {type(value).__name__} as {name!r}. It is a checkpoint of "
+                "another program"
+            )
+    try:
+        return {**checkpoint, "model": unwrapped_names(entries)}
+    except CorruptFileError as error:
+        raise WeightsError(f"{path} cannot be read: {error}") from error
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:

@@ -41,11 +41,20 @@ PLANNED = {
     "benchmarks/panoptic.py": "tests/test_panoptic_benchmark.py::test_report_has_mean_spread_and_the_paired_gain",
     "projects/FAMix/tools/train_mini_clip.py": "tests/minitown/test_clip_training.py::test_command_writes_a_clip_that_loads",
 }
+# Examples of docs/EXTENDING.md.
+EXTENSIONS = {
+    "style_strategy": "tests/test_end_to_end.py::test_a_strategy_from_outside_trains",
+    "protocol": "tests/evaluation/test_protocols.py::test_a_part_from_outside_scores_a_dataset",
+    "clip_family": "tests/examples/test_models.py::test_a_registered_family_is_mined_mixed_trained_and_loaded",
+    "head": "tests/examples/test_models.py::test_a_registered_head_or_meta_architecture_trains_with_styles",
+    "meta_architecture": "tests/examples/test_models.py::test_a_registered_head_or_meta_architecture_trains_with_styles",
+}
 # Run by a test of its own.
 ELSEWHERE = {
     "projects/FAMix/examples/onnx_runtime_example.py": "tests/inference/test_export.py::"
     "test_example_needs_the_onnx_file_alone",
     "projects/FAMix/examples/tutorial.py": "tests/inference/test_tutorial.py::test_tutorial_ends_with_a_table",
+    **{f"projects/FAMix/examples/extending/{name}.py": test for name, test in EXTENSIONS.items()},
 }
 # Target of make -> the part of CI that calls it; all other targets are scripts, see PLANNED.
 IN_CI = ("setup", "check", "test", "lint")

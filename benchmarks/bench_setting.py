@@ -19,7 +19,8 @@ from project import PROJECT
 from torch import Tensor
 
 from famix.clip import CLIPResNet
-from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, random_clip
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
+from famix.clip.export import random_clip
 from famix.clip.openai import CLIP
 from famix.data import register_datasets
 from famix.engine import load_config
@@ -87,7 +88,7 @@ SIZES = {
         styles=20, mining_images=16, mining_steps=100, templates=80, step_crop=768, images=8, evaluated_images=8, rounds=10
     ),
     "quick": Sizes(
-        CLIPArchitecture.of((1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64), text_layers=1, styles=2,
+        CLIPArchitecture((1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64), text_layers=1, styles=2,
         mining_steps=2, templates=2, crop=96, step_crop=48, evaluated=(64, 128), evaluated_images=2, rounds=1,
     ),
 }  # fmt: skip

@@ -38,7 +38,7 @@ import torch
 from torch import nn
 
 from famix.clip import CLIPResNet
-from famix.clip.architecture import random_clip
+from famix.clip.export import random_clip
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor

@@ -5,8 +5,8 @@ The text tower keeps clip's whole vocabulary, so a file has about 13 MB; the ima
 
 from pathlib import Path
 
-from famix.clip.architecture import CLIPArchitecture, random_clip
-from famix.clip.export import CLIPFileForm, save_clip
+from famix.clip.architecture import CLIPArchitecture
+from famix.clip.export import CLIPFileForm, random_clip, save_clip
 from famix.clip.openai import CLIP
 
 
@@ -22,7 +22,7 @@ def tiny_clip(
     Its `state_dict()` is what `CLIPResNet.from_state_dict` and `PromptEncoder` take; `encode_image` and `encode_text`
     are the references to compare them with.
     """
-    architecture = CLIPArchitecture.of(layers, width, embed_dim, resolution)
+    architecture = CLIPArchitecture(layers, width, embed_dim, resolution)
     return random_clip(architecture, seed=seed, text_width=64, text_layers=2, random_norms=True)
 
 

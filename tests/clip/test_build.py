@@ -37,7 +37,7 @@ def test_without_weights_the_architecture_decides(name):
 
 def test_with_weights_the_file_decides(clip_file):
     backbone = build_backbone(config(WEIGHTS=clip_file, ARCHITECTURE="RN101"))
-    assert backbone.architecture == CLIPArchitecture.of(LAYERS, 8, 16, 64)
+    assert backbone.architecture == CLIPArchitecture(LAYERS, 8, 16, 64)
     expected = tiny_clip(LAYERS).visual.state_dict()
     for name, value in backbone.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-3)  # the file is in half precision

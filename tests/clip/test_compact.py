@@ -7,7 +7,7 @@ import torch
 from clip_factory import tiny_clip
 from error_matching import expect_error
 from famix.clip import PromptEncoder
-from famix.clip.compact import rounded, save_compact
+from famix.clip.export import rounded, save_compact
 from famix.clip.openai import tokenize
 from famix.clip.weights import load_clip_state_dict
 from famix.utils.errors import WeightsError

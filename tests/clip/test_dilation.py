@@ -1,7 +1,7 @@
 import pytest
 
 from error_matching import expect_error
-from famix.clip.dilation import plan_blocks
+from famix.clip.resnet import plan_blocks
 from famix.utils.errors import ConfigError
 
 RN50, RN101 = (3, 4, 6, 3), (3, 4, 23, 3)

@@ -11,7 +11,7 @@ from torch import nn
 from clip_factory import tiny_clip
 from error_matching import expect_error
 from famix.clip import ARCHITECTURES, STAGES, CLIPResNet
-from famix.clip.architecture import random_clip
+from famix.clip.export import random_clip
 from famix.utils.errors import ConfigError, WeightsError
 
 LAYERS = {"RN50": (3, 4, 6, 3), "RN101": (3, 4, 23, 3), "narrow": (1, 2, 1, 1), "deep": (1, 2, 4, 5)}

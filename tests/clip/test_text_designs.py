@@ -14,6 +14,7 @@ from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error, explains
 from famix import PromptEncoder, add_famix_config
 from famix.clip import (
+    ARCHITECTURES,
     OPEN_CLIP_TEXT,
     OPENAI_TEXT,
     CLIPResNet,
@@ -23,9 +24,7 @@ from famix.clip import (
     require_text_design,
 )
 from famix.clip import openai as clip_package
-from famix.clip.architecture import ARCHITECTURES, text_design_of
-from famix.clip.compact import save_compact
-from famix.clip.export import save_clip
+from famix.clip.export import save_clip, save_compact
 from famix.utils.errors import ConfigError
 from famix_minitown.datasets import register
 
@@ -155,8 +154,8 @@ def test_names_stand_for_sizes_and_text_towers():
     for name, sizes in ARCHITECTURES.items():
         names = (name, f"open_clip:{name}", f"open_clip:{name}-quickgelu")
         assert {known[each] for each in names} == {sizes}
-        assert [text_design_of(each) for each in names] == [OPENAI_TEXT, OPEN_CLIP_TEXT, OPENAI_TEXT]
-    assert (known[""], text_design_of("")) == (ARCHITECTURES["RN50"], UNKNOWN)
+        assert [CLIPResNet.text_design(each) for each in names] == [OPENAI_TEXT, OPEN_CLIP_TEXT, OPENAI_TEXT]
+    assert (known[""], CLIPResNet.text_design("")) == (ARCHITECTURES["RN50"], UNKNOWN)
 
 
 @pytest.mark.parametrize("name", ["RN5", "open_clip:", "open_clip:ViT-B-32", "RN50-quickgelu", "openai:RN50"])

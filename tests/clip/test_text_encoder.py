@@ -89,12 +89,12 @@ def test_autocast_does_not_reach_the_tower(model, encoder):
 
 
 def test_too_long_a_text_is_named(encoder):
-    with pytest.raises(ConfigError, match=r"a road road.*expected at most 77 tokens.*Shorten"):
+    with expect_error(ConfigError, "77 tokens", "a road road", "STYLE_MINING.TEMPLATES"):
         encoder(["road " * 80], ["a {}"])
 
 
 def test_bad_template_is_refused(encoder):
-    with pytest.raises(ConfigError, match=r"one {} each"):
+    with expect_error(ConfigError, "STYLE_MINING.TEMPLATES"):
         encoder(["road"], ["a photo"])
 
 
@@ -113,20 +113,20 @@ def test_building_a_tower_draws_no_random_numbers(model):
 def test_incomplete_tower_is_refused(model, name):
     state_dict = model.state_dict()
     del state_dict[name]
-    with pytest.raises(WeightsError, match=r"no complete text tower.*Use the weights of the whole CLIP"):
+    with expect_error(WeightsError, "CLIP", name, "the whole CLIP"):
         PromptEncoder(state_dict)
 
 
 def test_tower_of_odd_width_is_refused(model):
     state_dict = {name: tensor[..., :48] for name, tensor in model.state_dict().items() if tensor.ndim}
-    with pytest.raises(WeightsError, match=r"no complete text tower"):
+    with expect_error(WeightsError, "CLIP", remedy="the whole CLIP"):
         PromptEncoder(state_dict)
 
 
 def test_other_vocabulary_is_refused(model):
     state_dict = model.state_dict()
     state_dict["token_embedding.weight"] = state_dict["token_embedding.weight"][:1000]
-    with pytest.raises(WeightsError, match=r"1000 tokens, expected 49408"):
+    with expect_error(WeightsError, "49408 tokens", 1000, "vocabulary"):
         PromptEncoder(state_dict)
 
 

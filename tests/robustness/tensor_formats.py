@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from famix.clip.compact import save_compact
-from famix.clip.export import CLIPFileForm, save_clip
+from famix.clip.export import CLIPFileForm, save_clip, save_compact
 from famix.clip.openai import CLIP
 from famix.clip.weights import load_clip_state_dict
 from famix.engine import SafeCheckpointer

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famix.clip.architecture import CONTEXT_LENGTH, CLIPArchitecture, random_clip
-from famix.clip.compact import full_embedding
+from famix.clip.architecture import CLIPArchitecture
+from famix.clip.export import CONTEXT_LENGTH, random_clip
+from famix.clip.files import full_embedding
 from famix.clip.openai import CLIP, VOCAB_SIZE, tokenize
 from famix.utils.errors import ConfigError
 from famix_minitown.crops import CROP_SIDE
@@ -37,7 +38,7 @@ class CompactCLIP(nn.Module):
     def __init__(self, width: int, token_ids: Sequence[int], seed: int) -> None:
         super().__init__()
         self.width = width
-        architecture = CLIPArchitecture.of(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
+        architecture = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
         self.clip: CLIP = random_clip(architecture, seed=seed, text_width=TEXT_WIDTH, text_layers=TEXT_LAYERS)
         self.token_ids = tuple(token_ids)
         # Row 0 is the padding's. Sorted, so that the end token stays the highest id, by which CLIP finds it.
@@ -113,7 +114,7 @@ def require_same_sizes(state_dict: Mapping[str, Tensor], width: int) -> None:
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
     text = (len(blocks), *state_dict["positional_embedding"].shape, len(state_dict["token_embedding.weight"]))
     got = _say_sizes(found, text)
-    wanted = CLIPArchitecture.of(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
+    wanted = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
     expected = _say_sizes(wanted, (TEXT_LAYERS, CONTEXT_LENGTH, TEXT_WIDTH, VOCAB_SIZE))
     if got != expected:
         raise ConfigError(

@@ -45,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture, random_clip
-from famix.clip.export import save_clip
+from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
+from famix.clip.export import random_clip, save_clip
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
 
@@ -57,7 +57,7 @@ def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentPars
     """The architecture that the arguments ask for; exits where they contradict each other."""
     if arguments.architecture is None:
         layers = tuple(arguments.layers or (2, 2, 2, 2))
-        return CLIPArchitecture.of(layers, arguments.width, arguments.embed_dim or 64, arguments.resolution or 64)
+        return CLIPArchitecture(layers, arguments.width, arguments.embed_dim or 64, arguments.resolution or 64)
     if arguments.layers or arguments.resolution or arguments.embed_dim:
         parser.error("--layers, --resolution and --embed-dim go with --width, not with --architecture")
     return ARCHITECTURES[arguments.architecture]

@@ -120,7 +120,7 @@ import torch
 from torch import Tensor
 
 from famix.clip import OPENAI_TEXT, clip_weights_hash, load_clip_state_dict
-from famix.clip.compact import rounded, save_compact
+from famix.clip.export import rounded, save_compact
 from famix.data import register_datasets
 from famix.engine.console import raise_log_errors
 from famix.inference.outputs import require_writable

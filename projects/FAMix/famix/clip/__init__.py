@@ -3,9 +3,15 @@
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
 from famix.clip.build import build_clip_backbone, build_clip_resnet_backbone, build_clip_resnet_fpn_backbone
-from famix.clip.prompts import IGNORE_PROMPT, check_styles, check_templates, class_prompt, fill_template
+from famix.clip.prompts import (
+    IGNORE_PROMPT,
+    IMAGENET_TEMPLATES,
+    check_styles,
+    check_templates,
+    class_prompt,
+    fill_template,
+)
 from famix.clip.resnet import STAGES, CLIPResNet
-from famix.clip.templates import IMAGENET_TEMPLATES
 from famix.clip.text_encoder import PromptEncoder
 from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign, TextTower
 from famix.clip.weights import (

@@ -1,40 +1,135 @@
-"""Writing a CLIP in the three forms in which its weights are passed around; `clip_files` reads them back."""
+"""Random CLIPs, and writing CLIPs in the forms in which weights are passed around; `famix.clip.files` reads them."""
 
 import copy
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import safetensors.torch
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
-from famix.clip.files import design_marks
-from famix.clip.openai import CLIP, convert_weights, tokenize
+from famix.clip.architecture import CLIP_STRIDE, HEAD_CHANNELS, CLIPArchitecture
+from famix.clip.files import TOKEN_EMBEDDING, TOKEN_ROWS, design_marks
+from famix.clip.openai import CLIP, VOCAB_SIZE, convert_weights, tokenize
 from famix.clip.text_tower import OPENAI_TEXT
 from famix.io.atomic import save_tensors, whole_file
 from famix.utils.errors import ConfigError
 
-__all__ = ["CLIPFileForm", "save_clip"]
+__all__ = ["CLIPFileForm", "random_clip", "rounded", "save_clip", "save_compact"]
 
+CONTEXT_LENGTH = 77  # tokens of a text in all published models
 CLIPFileForm = Literal["state_dict", "torchscript", "safetensors"]
 
 
-def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") -> None:
-    """Write a CLIP to a file that is complete or not there at all.
+def random_clip(
+    architecture: CLIPArchitecture,
+    *,
+    seed: int = 0,
+    text_width: int | None = None,
+    text_layers: int | None = None,
+    random_norms: bool = False,
+    calibrated_norms: bool = False,
+) -> CLIP:
+    """Make a CLIP with the clip package's random initialisation, in eval mode and float32 on the CPU.
+
+    The global random state is not changed.
 
     Args:
-        model: with a ResNet image tower, on the CPU. Its convolutions, linear layers and projections are turned into
-            half precision, in place, as in OpenAI's files; so all forms hold equal values.
-        path: to write, replaced if it is there. The file is marked as one with OpenAI's text tower.
-        form: "state_dict" (torch.save), "safetensors" or "torchscript", which is a traced model with the integers
+        architecture: sizes of the image tower.
+        seed: seed of all random numbers.
+        text_width: channels of the text tower, a multiple of 64; None = 8 * width as in the published models, rounded
+            down to such a multiple, and at least 64.
+        text_layers: depth of the text tower; None = 12 as in the published models, and 2 below width 64.
+        random_norms: draw weights, biases and statistics of the batch norms, too. Otherwise the last norm of every
+            bottleneck has weight 0, so that residual branches start at 0, which suits training but hides them from tests.
+        calibrated_norms: set the image tower's batch norm statistics to those of smooth random images. Otherwise the
+            features of a random network in eval mode fade from layer to layer, and styles mined in them do not fit the
+            network in training.
+
+    Returns:
+        The model, for texts of up to 77 of clip's 49408 tokens.
+
+    Raises:
+        ConfigError: CLIP cannot have these sizes.
+    """
+    sizes = (*architecture.layers, architecture.width, architecture.embed_dim, architecture.input_resolution)
+    if (
+        len(architecture.layers) != 4
+        or min(sizes) < 1
+        or architecture.width % 2
+        or architecture.input_resolution % CLIP_STRIDE
+        or (text_width is not None and (text_width < 1 or text_width % HEAD_CHANNELS))
+    ):
+        raise ConfigError(
+            f"A CLIP must have 4 positive layers, an even width, a resolution divisible by {CLIP_STRIDE} and a text width "
+            f"divisible by {HEAD_CHANNELS}, got {architecture} with text width {text_width}. Correct the sizes."
+        )
+    text_width = text_width or max(architecture.width * 8 // HEAD_CHANNELS, 1) * HEAD_CHANNELS
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which are not forked
+        model = CLIP(
+            embed_dim=architecture.embed_dim,
+            image_resolution=architecture.input_resolution,
+            vision_layers=architecture.layers,
+            vision_width=architecture.width,
+            vision_patch_size=None,
+            context_length=CONTEXT_LENGTH,
+            vocab_size=VOCAB_SIZE,
+            transformer_width=text_width,
+            transformer_heads=text_width // HEAD_CHANNELS,
+            transformer_layers=text_layers or (12 if architecture.width >= 64 else 2),
+        )
+    generator = torch.Generator().manual_seed(seed)
+    if random_norms:
+        _randomize_norms(model, generator)
+    if calibrated_norms:
+        _calibrate_norms(model, generator)
+    return model.eval()
+
+
+@torch.no_grad()
+def _randomize_norms(model: nn.Module, generator: torch.Generator) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.weight.uniform_(0.5, 1.5, generator=generator)
+            module.bias.normal_(0.0, 0.1, generator=generator)
+            module.running_mean.normal_(0.0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+
+
+@torch.no_grad()
+def _calibrate_norms(model: CLIP, generator: torch.Generator) -> None:
+    norms = [module for module in model.visual.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # take the statistics of the batch below
+    side = model.visual.input_resolution
+    noise = [torch.randn(16, 3, cells, cells, generator=generator) for cells in (2, 4, 8, 16, side)]
+    images = sum(functional.interpolate(layer, (side, side), mode="bilinear") for layer in noise) / len(noise) ** 0.5
+    model.visual.train()(images)
+    for norm in norms:
+        norm.momentum = nn.BatchNorm2d(1).momentum
+
+
+def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") -> None:
+    """Write a CLIP atomically.
+
+    Args:
+        model: with a ResNet image tower, on the CPU. As in OpenAI's files, its convolutions, linear layers and projections
+            are converted to half precision, in place; so all forms hold equal values.
+        path: file to write or replace. It is marked as a file with OpenAI's text tower.
+        form: "state_dict" (torch.save), "safetensors" or "torchscript", a traced model with the integers
             input_resolution, context_length and vocab_size among its buffers, as OpenAI publishes.
 
     Raises:
-        ConfigError: there is no such form.
+        ConfigError: the form is unknown.
     """
     if form not in get_args(CLIPFileForm):
-        raise ConfigError(f"Got the form {form!r} of a CLIP file, expected one of {get_args(CLIPFileForm)}. Name one.")
+        raise ConfigError(f"form must be one of {get_args(CLIPFileForm)}, got {form!r}. Name one of them.")
     convert_weights(model)
     if form == "state_dict":
         state_dict = model.state_dict()
@@ -50,23 +145,51 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
 
 @torch.no_grad()
 def _to_torchscript(model: CLIP) -> bytes:
-    resolution = model.visual.input_resolution
-    inputs = (torch.zeros(1, 3, resolution, resolution, dtype=model.dtype), tokenize(["a"]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and warns of each shape that it takes for a constant
-        content = io.BytesIO()  # torch aborts the process where it writes to a full disk itself
-        torch.jit.save(torch.jit.trace(_with_integer_buffers(model), inputs, check_trace=False), content)
-        return content.getvalue()
-
-
-def _with_integer_buffers(model: CLIP) -> CLIP:
     integers = {
         "input_resolution": model.visual.input_resolution,
         "context_length": model.context_length,
         "vocab_size": model.vocab_size,
     }
+    side = model.visual.input_resolution
+    inputs = (torch.zeros(1, 3, side, side, dtype=model.dtype), tokenize(["a"]))
     model = copy.deepcopy(model)
     for name, value in integers.items():
         vars(model).pop(name, None)  # clip keeps two of them as plain attributes, which a buffer may not shadow
         model.register_buffer(name, torch.tensor(value))
-    return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and warns of each shape that it takes for a constant
+        content = io.BytesIO()  # torch aborts the process if it writes to a full disk itself
+        torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), content)
+    return content.getvalue()
+
+
+def save_compact(
+    state_dict: Mapping[str, Tensor], path: str | Path, token_ids: Sequence[int], metadata: Mapping[str, str]
+) -> None:
+    """Write a small CLIP atomically: half precision, and only the rows of the token embedding that were trained.
+
+    The file is a .safetensors with the names of OpenAI's files. Its `token_embedding.weight` has T rows, and `token_rows`
+    (T,) holds their tokens; reading fills all other rows with zeros.
+
+    Args:
+        state_dict: of a CLIP with all 49408 rows of the token embedding.
+        path: .safetensors file to write or replace.
+        token_ids: T rows of the token embedding to keep.
+        metadata: texts to keep in the file.
+    """
+    rows = torch.tensor(token_ids, dtype=torch.int64)
+    kept = {**state_dict, TOKEN_EMBEDDING: state_dict[TOKEN_EMBEDDING][rows]}
+    tensors = {name: _store(tensor).contiguous() for name, tensor in kept.items() if tensor.is_floating_point()}
+    with whole_file(path) as part:
+        marks = {**metadata, **design_marks(OPENAI_TEXT)}
+        part.write_bytes(safetensors.torch.save({**tensors, TOKEN_ROWS: rows.int()}, metadata=marks))
+
+
+def rounded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the float32 weights that reading a compact file of a state_dict would give."""
+    return {name: _store(tensor).float() for name, tensor in state_dict.items() if tensor.is_floating_point()}
+
+
+def _store(tensor: Tensor) -> Tensor:
+    # Vectors are norms and biases: few, and a variance can be below the range of half precision.
+    return tensor.half() if tensor.ndim > 1 else tensor.float()

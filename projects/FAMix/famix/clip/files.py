@@ -1,6 +1,6 @@
-"""Reading CLIP weights from the three forms in which they are passed around, without running their code.
+"""Reading CLIP weights from the forms in which they are passed around, without running their code.
 
-The form is told from the content, never from the suffix: OpenAI's TorchScript archives are called ".pt" as well.
+The form is read from the content, not the suffix: OpenAI's TorchScript archives are called ".pt" as well.
 """
 
 import hashlib
@@ -8,23 +8,26 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from famix.clip.openai import model_urls
+from famix.clip.openai import VOCAB_SIZE, model_urls
 from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, causal_mask
 from famix.io import TorchScript, load_tensors, read_torchscript, unwrapped_names
-from famix.utils.errors import CorruptFileError, WeightsError
+from famix.utils.errors import WeightsError
 
-__all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "read_clip"]
+__all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "full_embedding", "read_clip"]
 
-_EXPECTED = "expected a TorchScript archive of OpenAI, a state_dict saved by torch.save or a .safetensors file"
-_DAMAGED = "It may be a part of a download: fetch or copy it again."
+TOKEN_EMBEDDING = "token_embedding.weight"
+TOKEN_ROWS = "token_rows"  # of compact files, see `famix.clip.export.save_compact`
+_MAX_CHANNELS = 4096  # of a compact embedding, which expands to a row for each token
+_FORMS = "a TorchScript archive of OpenAI, a state_dict saved by torch.save or a .safetensors file"
+_DAMAGED = "It may be an incomplete download: fetch or copy it again."
 _ACTIVATION, _CAUSAL = "activation", "causal"  # marks in a file
 _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}  # of modules in TorchScript
 
@@ -33,7 +36,7 @@ class CLIPStateDict(dict[str, Tensor]):
     """Names to tensors of a CLIP, with the design of its text tower as far as the file shows it.
 
     Attributes:
-        text_design: the mark that `PromptEncoder` reads. Copies into plain dictionaries lose it.
+        text_design: read by `PromptEncoder`. Copies into plain dictionaries lose it.
     """
 
     text_design = TextDesign()
@@ -45,7 +48,7 @@ def design_marks(design: TextDesign) -> dict[str, str]:
 
 
 def design_of_marks(marks: object) -> TextDesign:
-    """Read the design that `design_marks` wrote among other metadata; unknown where there is no such mark."""
+    """Read the design that `design_marks` wrote among other metadata; unknown without marks."""
     entries = marks if isinstance(marks, Mapping) else {}
     activation, causal = (entries.get(key) for key in (_ACTIVATION, _CAUSAL))
     masks = {"true": True, "false": False}
@@ -56,43 +59,89 @@ def design_of_marks(marks: object) -> TextDesign:
 
 
 def read_clip(path: Path) -> CLIPStateDict:
-    """Read all tensors of a file onto the CPU, in the precision they are stored in.
+    """Read all tensors of a file onto the CPU, in their stored precision.
 
     Args:
         path: a TorchScript archive; a state_dict (names to tensors) saved by torch.save, by itself or as the entry
-            "state_dict" of a dictionary; or a .safetensors file. What DataParallel ("module.") and torch.compile
-            ("_orig_mod.") add to names is removed.
+            "state_dict" of a dictionary; or a .safetensors file, also a compact one. Prefixes of DataParallel ("module.")
+            and torch.compile ("_orig_mod.") are removed.
 
     Returns:
         The tensors. Their design is known from archives, whose modules have names, from files of this project, which
         have marks, and from OpenAI's own files; other files do not show it.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds something else than tensors.
+        WeightsError: the file is missing, damaged, or has other content than tensors.
     """
     if not os.path.isfile(path):
         raise WeightsError(
-            f"Got no file of weights at {path}, {_EXPECTED}. Correct the path, or name a published model, e.g. RN50."
+            f"CLIP weights {path} must be {_FORMS}, got no such file. Correct the path, or name a published model, e.g. RN50."
         )
-    if _is_safetensors(path):
-        tensors, design = _read_safetensors(path)
-    elif _is_torchscript(path):
-        archive = _read_torchscript(path)
-        tensors, design = archive.tensors, _design_in_archive(archive)
-        if not design.known and _is_published(path):
-            design = OPENAI_TEXT
-    else:
-        tensors, design = _read_state_dict(path)
     try:
-        content = CLIPStateDict(unwrapped_names(tensors))
-    except CorruptFileError as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
-    content.text_design = design
+        with path.open("rb") as file:
+            # A safetensors file starts with the length of a JSON header in 8 bytes, then the brace of the header.
+            if file.read(9)[8:] == b"{":
+                tensors, design = _read_safetensors(path)
+            elif _is_torchscript(path):
+                file.seek(0)
+                archive = read_torchscript(file)
+                tensors, design = archive.tensors, _design_in_archive(archive)
+                if not design.known and _is_published(path):
+                    design = OPENAI_TEXT
+            else:
+                file.seek(0)
+                state_dict = _as_state_dict(load_tensors(file))
+                own_metadata = getattr(state_dict, "_metadata", None)  # torch keeps it beside the tensors, and in files
+                marks = own_metadata.get("") if isinstance(own_metadata, Mapping) else None
+                tensors, design = dict(state_dict), design_of_marks(marks)
+        content = CLIPStateDict(expand_compact(unwrapped_names(tensors)))
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))  # torch adds pages on how to load the file unsafely
+        part = f"a call of {found.group(1)}" if found else "content that torch did not write"
+        raise WeightsError(
+            f"CLIP weights {path} must be {_FORMS}, got {part}. Objects in a pickle can run code and are never loaded: save the "
+            "model's state_dict() in an environment that you trust."
+        ) from error
+    except Exception as error:  # torch and safetensors raise another type for every kind of damage
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise WeightsError(
+            f"CLIP weights {path} must be {_FORMS}, got a damaged file ({reason}). {_DAMAGED}"
+        ) from error
+    content.text_design = design.or_else(OPENAI_TEXT) if TOKEN_ROWS in tensors else design
+    return content
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], TextDesign]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, cannot be iterated over
+        return tensors, design_of_marks(file.metadata())
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except Exception:  # a damaged archive, which is refused with its problem when it is read
+        return False
+
+
+def _as_state_dict(content: object) -> Mapping[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
+        raise WeightsError(
+            f"CLIP weights must be {_FORMS}, got a {type(content).__name__} of other objects. Save the model's "
+            'state_dict() alone or as {"state_dict": ...}.'
+        )
     return content
 
 
 def _design_in_archive(archive: TorchScript) -> TextDesign:
-    """The activation from the classes of the text tower's modules, and the mask from the tensors in its code."""
+    """Read the activation from the classes of the text tower's modules, and the mask from the tensors in its code."""
     found = {
         _CLASSES[name]
         for path, name in archive.classes.items()
@@ -106,80 +155,36 @@ def _design_in_archive(archive: TorchScript) -> TextDesign:
 
 
 def _is_published(path: Path) -> bool:
-    """Whether a file is one that OpenAI published: the URLs of those name their SHA-256."""
+    """Return whether OpenAI published the file: the URLs of its models contain their SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return any(digest in url.split("/") for url in model_urls().values())
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether the file starts like one: the length of a JSON header in 8 bytes, then the header's brace."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+def expand_compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give a compact CLIP all rows of the token embedding; other CLIPs come back unchanged.
 
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except Exception:  # whatever a damaged one leads to; it will be refused with what is wrong
-        return False
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], TextDesign]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration
-            return tensors, design_of_marks(file.metadata())
-    except Exception as error:  # SafetensorError and, of tensors that make no sense, torch's own
-        raise WeightsError(f"Got a damaged safetensors file {path} ({error}), {_EXPECTED}. {_DAMAGED}") from error
-
-
-def _read_torchscript(path: Path) -> TorchScript:
-    try:
-        with path.open("rb") as file:
-            return read_torchscript(file)
-    except (CorruptFileError, OSError) as error:
+    Raises:
+        WeightsError: the rows do not fit the embedding, or are not tokens.
+    """
+    rows, embedding = tensors.get(TOKEN_ROWS), tensors.get(TOKEN_EMBEDDING)
+    if rows is None:
+        return tensors
+    shape = () if embedding is None else tuple(embedding.shape)
+    fits = len(shape) == 2 and tuple(rows.shape) == shape[:1] and 0 < shape[1] <= _MAX_CHANNELS
+    fits &= not rows.is_floating_point()  # half precision cannot count to the last token
+    if embedding is None or not fits or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
         raise WeightsError(
-            f"Got a damaged TorchScript archive {path} ({_first_line(error)}), {_EXPECTED}. {_DAMAGED}"
-        ) from error
-
-
-def _read_state_dict(path: Path) -> tuple[dict[str, Tensor], TextDesign]:
-    try:
-        with path.open("rb") as file:
-            content = load_tensors(file)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"Got {path}, which is no file of plain tensors ({_foreign_part(error)}), {_EXPECTED}. Objects in a pickle "
-            "can run code and are never loaded: save the model's state_dict() where you trust it."
-        ) from error
-    except Exception as error:  # torch raises another type for every kind of damage
-        raise WeightsError(f"Got a damaged file {path} ({_first_line(error)}), {_EXPECTED}. {_DAMAGED}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise WeightsError(
-            f"Got {path} with a {type(content).__name__} that is no state_dict, {_EXPECTED}. "
-            'Save the model\'s state_dict() alone or as {"state_dict": ...}.'
+            f"{TOKEN_ROWS} must be one integer below {VOCAB_SIZE} for each row of {TOKEN_EMBEDDING} with at most "
+            f"{_MAX_CHANNELS} channels, got {rows.dtype} of shape {tuple(rows.shape)} for shape {shape}. Make the file again "
+            "with train_mini_clip.py."
         )
-    return dict(content), design_of_marks(_own_metadata(content))
+    others = {name: tensor for name, tensor in tensors.items() if name != TOKEN_ROWS}
+    return {**others, TOKEN_EMBEDDING: full_embedding(embedding, rows)}
 
 
-def _own_metadata(state_dict: Mapping[str, Any]) -> object:
-    """What a state_dict says of the model as a whole: torch keeps it beside the tensors, and in files."""
-    metadata = getattr(state_dict, "_metadata", None)
-    return metadata.get("") if isinstance(metadata, Mapping) else None
-
-
-def _foreign_part(error: pickle.UnpicklingError) -> str:
-    """What the pickle holds beside tensors, out of torch's pages of advice on how to load it unsafely."""
-    found = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it calls for {found.group(1)}" if found else "it is none that torch wrote"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+def full_embedding(rows: Tensor, token_ids: Tensor | Sequence[int]) -> Tensor:
+    """Spread rows (T, C) to their T places in a token embedding (49408, C) of zeros."""
+    embedding = rows.new_zeros(VOCAB_SIZE, rows.shape[1])
+    embedding[torch.as_tensor(token_ids, dtype=torch.int64)] = rows
+    return embedding

@@ -1,8 +1,7 @@
-"""Frozen batch norms folded into the convolutions before them: the same map up to rounding, with one pass over memory.
+"""Frozen batch norms folded into the convolutions before them: the same map up to rounding, in one pass over memory.
 
-The network's own weights stay what they are, in memory and in checkpoints. What is folded lies beside them: it is made
-when it is first needed, in the order of memory that convolutions work in fastest (channels last), and made anew when
-anything that it was made of has been loaded, moved or changed since.
+The weights of the network stay unchanged, in memory and in checkpoints. A folded copy in channels-last memory format is
+made on first use, and again after any of its sources has been loaded, moved or changed.
 """
 
 from dataclasses import dataclass
@@ -11,22 +10,22 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["conv_norm", "is_frozen"]
+__all__ = ["conv_norm"]
 
 
 @dataclass(frozen=True)
 class _Folded:
-    """A convolution that does its norm's work, too."""
+    """A convolution that includes its norm, and the tensors that it was made of."""
 
     weight: Tensor
     bias: Tensor
-    # Aliases of what was folded. They keep its memory, so that nothing else can come to lie at the same address.
-    sources: tuple[Tensor, ...]
+    sources: tuple[Tensor, ...]  # aliases, which keep the memory: no other tensor can get the same address
     versions: tuple[int, ...]
 
     def is_made_of(self, sources: tuple[Tensor, ...]) -> bool:
-        """Whether these are still the tensors that were folded, unchanged."""
+        """Return whether these are the tensors that were folded, unchanged."""
         return self.versions == tuple(source._version for source in sources) and all(
             old.data_ptr() == new.data_ptr() for old, new in zip(self.sources, sources, strict=True)
         )
@@ -36,53 +35,40 @@ _folded: WeakKeyDictionary[nn.Conv2d, _Folded] = WeakKeyDictionary()
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
-    """A convolution and the batch norm behind it, in one where both are frozen.
+    """Apply a convolution and its batch norm, in one operation if both are frozen.
 
     Args:
         x: (B, C, H, W).
-        conv: without bias; its own dilation is 1.
-        norm: of its output.
+        conv: without bias, with dilation 1.
+        norm: of the convolution's output.
         dilation: of the kernel and the padding.
 
     Returns:
         (B, C', H', W').
     """
     padding = [dilation * int(side) for side in conv.padding]
-    if not is_frozen(conv, norm):
-        return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
-    weight, bias = _fold(conv, norm)
-    return F.conv2d(x, weight, bias, conv.stride, padding, dilation)
-
-
-def is_frozen(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    """Whether neither learns nor gathers statistics, and may be folded.
-
-    A graph that is being traced keeps both as they are, as whoever traces it wants to find the network's own weights.
-    """
     learns = conv.weight.requires_grad or norm.weight.requires_grad or norm.bias.requires_grad
-    return not (learns or norm.training or torch.compiler.is_compiling() or conv.weight.is_inference())
+    # A traced graph keeps both layers, so that it contains the network's own weights.
+    if learns or norm.training or torch.compiler.is_compiling() or conv.weight.is_inference():
+        return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
+    folded = _fold(conv, norm)
+    return F.conv2d(x, folded.weight, folded.bias, conv.stride, padding, dilation)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Folded:
     assert norm.running_mean is not None and norm.running_var is not None
-    sources = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    sources = (conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     folded = _folded.get(conv)
     if folded is None or not folded.is_made_of(sources):
-        # What is made in inference mode could not take part in a training later.
+        # Tensors made in inference mode could not take part in a later training.
         with torch.inference_mode(False), torch.no_grad():
+            weight, mean, var, gain, offset = (source.float() for source in sources)
+            weight, bias = fuse_conv_bn_weights(weight, None, mean, var, norm.eps, gain, offset)
             folded = _Folded(
-                *_folded_weights(*sources, norm.eps),
+                weight.detach().to(conv.weight.dtype).contiguous(memory_format=torch.channels_last),
+                bias.detach().to(conv.weight.dtype),
                 sources=tuple(source.detach() for source in sources),
                 versions=tuple(source._version for source in sources),
             )
         _folded[conv] = folded
-    return folded.weight, folded.bias
-
-
-def _folded_weights(
-    weight: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, var: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    scale = gain.float() * (var.float() + eps).rsqrt()
-    bias = offset.float() - mean.float() * scale
-    folded = (weight.float() * scale[:, None, None, None]).to(weight.dtype)
-    return folded.contiguous(memory_format=torch.channels_last), bias.to(weight.dtype)
+    return folded

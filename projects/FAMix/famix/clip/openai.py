@@ -1,10 +1,10 @@
-"""What FAMix uses of OpenAI's `clip` package: the one place that imports it and knows its private names."""
+"""The parts of OpenAI's `clip` package that FAMix uses. No other module imports it or knows its private names."""
 
 import os
 import warnings
 
 with warnings.catch_warnings():
-    # clip takes a version parser from setuptools' deprecated pkg_resources; users of FAMix can do nothing about it.
+    # clip imports a version parser from setuptools' deprecated pkg_resources; users of FAMix cannot change that.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
     from clip import clip as _clip
 from clip.model import CLIP, AttentionPool2d, LayerNorm, Transformer, convert_weights
@@ -18,7 +18,6 @@ __all__ = [
     "cached_file",
     "convert_weights",
     "download",
-    "model_url",
     "model_urls",
     "tokenize",
 ]
@@ -29,25 +28,20 @@ tokenize = _clip.tokenize
 
 
 def model_urls() -> dict[str, str]:
-    """The published models: name -> URL, whose last folder is the sha256 of the file."""
+    """Return the published models: name -> URL, with the SHA-256 of the file as its last folder."""
     return dict(_clip._MODELS)
 
 
-def model_url(name: str) -> str:
-    """URL of the published model `name`. Raises KeyError for any other name."""
-    return _clip._MODELS[name]
-
-
 def cached_file(name: str) -> str:
-    """Path at which the clip package keeps the published model `name`, whether it is there or not."""
-    return os.path.join(os.path.expanduser("~/.cache/clip"), os.path.basename(model_url(name)))
+    """Return the path in the cache of the clip package for a published model, which may not exist yet."""
+    return os.path.join(os.path.expanduser("~/.cache/clip"), os.path.basename(model_urls()[name]))
 
 
 def download(name: str) -> str:
-    """Return the path of a published model, downloaded if the cache lacks it and checked against its sha256.
+    """Return the path of a published model, downloaded if the cache lacks it and checked against its SHA-256.
 
     Raises:
         OSError: the download failed.
-        RuntimeError: the downloaded file has another sha256.
+        RuntimeError: the downloaded file has another SHA-256.
     """
-    return _clip._download(model_url(name), os.path.dirname(cached_file(name)))
+    return _clip._download(model_urls()[name], os.path.dirname(cached_file(name)))

@@ -4,33 +4,76 @@ Shapes: B images of 3 x H x W, normalised; C = width * 4 channels at res2, doubl
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from famix.clip.architecture import CLIPArchitecture, check_layout, resnet_architectures, text_design_of
+from famix.clip.architecture import ARCHITECTURES, CLIP_STRIDE, CLIPArchitecture, check_layout
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
-from famix.clip.dilation import CLIP_STRIDE, BlockGeometry, plan_blocks
 from famix.clip.folding import conv_norm
 from famix.clip.openai import AttentionPool2d
-from famix.clip.text_tower import TextDesign
+from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
 from famix.utils.errors import ConfigError
 
-__all__ = ["STAGES", "CLIPResNet"]
+__all__ = ["STAGES", "CLIPResNet", "plan_blocks"]
 
-STAGES = ("res2", "res3", "res4", "res5")  # outputs of layer1 .. layer4, at strides 4, 8, 16, 32 of CLIP itself
+STAGES = ("res2", "res3", "res4", "res5")  # outputs of layer1 .. layer4, at CLIP's own strides 4, 8, 16, 32
+_STEM_STRIDE = 4
 _EXPANSION = 4
+_OPEN_CLIP, _QUICK_GELU = "open_clip:", "-quickgelu"  # prefix and suffix of values of MODEL.CLIP.ARCHITECTURE
+
+
+class BlockGeometry(NamedTuple):
+    """Sampling of one residual block."""
+
+    stride: int  # of the average pool behind the 3x3 convolution
+    dilation: int  # of the 3x3 convolution
+
+
+def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeometry]]:
+    """Plan stride and dilation of every block.
+
+    A stage that would exceed the output stride keeps its resolution and doubles the dilation. As in the released
+    program, only the last block of such a stage gets the new dilation: the first block has dilation 1, and those between
+    keep the dilation of the stage before. The only block of a stage counts as its last one.
+
+    Args:
+        layers: number of blocks of every stage, e.g. (3, 4, 6, 3).
+        output_stride: stride of the last stage: 8, 16 or 32.
+
+    Returns:
+        The geometry of every block of every stage.
+
+    Raises:
+        ConfigError: the output stride is invalid.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ConfigError(
+            f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. Set one of them; the recipe's is 16."
+        )
+    plan, stride, dilation = [], _STEM_STRIDE, 1
+    for stage, blocks in enumerate(layers):
+        first_stride = 1 if stage == 0 else 2
+        last_dilation = dilation
+        if stride * first_stride > output_stride:
+            first_stride, last_dilation = 1, dilation * 2
+        dilations = [1, *[dilation] * (blocks - 2), last_dilation][-blocks:]
+        strides = [first_stride, *[1] * (blocks - 1)]
+        plan.append([BlockGeometry(*geometry) for geometry in zip(strides, dilations, strict=True)])
+        stride, dilation = stride * first_stride, last_dilation
+    return plan
 
 
 class Bottleneck(nn.Module):
     """Residual block with CLIP's anti-aliased stride: an average pool behind the 3x3 convolution.
 
     Args:
-        in_channels: of the input.
-        channels: of the 3x3 convolution; the output has four times as many.
-        has_shortcut: whether the identity branch has a convolution of its own.
+        in_channels: channels of the input.
+        channels: channels of the 3x3 convolution; the output has four times as many.
+        has_shortcut: whether the identity branch has a convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, has_shortcut: bool) -> None:
@@ -99,8 +142,10 @@ class CLIPResNet(CLIPImageTower):
         in_channels = width
         for stage, blocks in enumerate(architecture.layers):
             channels = width * 2**stage
-            self.add_module(f"layer{stage + 1}", _make_stage(in_channels, channels, blocks))
+            bottlenecks = [Bottleneck(in_channels, channels, has_shortcut=True)]
             in_channels = channels * _EXPANSION
+            bottlenecks += [Bottleneck(in_channels, channels, has_shortcut=False) for _ in range(blocks - 1)]
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*bottlenecks))
         self.attnpool: AttentionPool2d | None = None
         if with_embedding:
             side = architecture.input_resolution // CLIP_STRIDE
@@ -121,8 +166,11 @@ class CLIPResNet(CLIPImageTower):
 
     @classmethod
     def named_architectures(cls) -> Mapping[str, CLIPArchitecture]:
-        """Return OpenAI's models and open_clip's of the same sizes; "" stands for RN50."""
-        return resnet_architectures()
+        """Return OpenAI's models and open_clip's of the same sizes; "" means RN50."""
+        named = {"": ARCHITECTURES["RN50"], **ARCHITECTURES}
+        for name, sizes in ARCHITECTURES.items():
+            named[f"{_OPEN_CLIP}{name}"] = named[f"{_OPEN_CLIP}{name}{_QUICK_GELU}"] = sizes
+        return named
 
     @classmethod
     def check_weights(cls, state_dict: Mapping[str, Tensor]) -> None:
@@ -131,8 +179,11 @@ class CLIPResNet(CLIPImageTower):
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return OpenAI's design, or that of open_clip for its models; unknown for ""."""
-        return text_design_of(architecture)
+        """Return OpenAI's design or open_clip's, as the name says; unknown for ""."""
+        if not architecture:
+            return TextDesign()
+        gelu = architecture.startswith(_OPEN_CLIP) and not architecture.endswith(_QUICK_GELU)
+        return OPEN_CLIP_TEXT if gelu else OPENAI_TEXT
 
     def stem(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to (B, width, H / 4, W / 4)."""
@@ -171,13 +222,13 @@ class CLIPResNet(CLIPImageTower):
         return self.attnpool(_channels_last(features))
 
     def input_side(self, stage: str) -> int:
-        """Return the side of a stage's output in cells, at CLIP's own stride and input size."""
+        """Return the side in cells of a stage's output, at CLIP's own stride and input size."""
         self.check_stage(stage)
-        return self.input_resolution // (4 * 2 ** STAGES.index(stage))
+        return self.input_resolution // (_STEM_STRIDE * 2 ** STAGES.index(stage))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of every stage in `forward`."""
-        shapes, stride = {}, 4
+        shapes, stride = {}, _STEM_STRIDE
         for index, (stage, plan) in enumerate(zip(STAGES, self._dense_plan, strict=True)):
             stride *= plan[0].stride
             shapes[stage] = ShapeSpec(channels=self.architecture.channels(index), stride=stride)
@@ -185,16 +236,10 @@ class CLIPResNet(CLIPImageTower):
 
     @property
     def smallest_side(self) -> int:
-        """Pixels along a side with which `forward` leaves a cell at res5; the first convolution rounds up."""
+        """Smallest side in pixels that leaves one cell at res5; the first convolution rounds up."""
         return self.output_shape()["res5"].stride - 1
 
 
 def _channels_last(x: Tensor) -> Tensor:
     # Convolutions are fastest in this memory format on most devices, and every layer keeps it.
     return x if torch.compiler.is_compiling() else x.contiguous(memory_format=torch.channels_last)
-
-
-def _make_stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:
-    out_channels = channels * _EXPANSION
-    first = Bottleneck(in_channels, channels, has_shortcut=True)
-    return nn.Sequential(first, *(Bottleneck(out_channels, channels, has_shortcut=False) for _ in range(blocks - 1)))

@@ -1,4 +1,4 @@
-"""Texts to unit-length CLIP embeddings, each averaged over sentence templates."""
+"""Embeddings of prompts, averaged over sentence templates."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from famix.clip.base import find_family
-from famix.clip.openai import VOCAB_SIZE, tokenize
-from famix.clip.prompts import check_templates, fill_template
-from famix.clip.templates import IMAGENET_TEMPLATES
+from famix.clip.openai import VOCAB_SIZE
+from famix.clip.prompts import IMAGENET_TEMPLATES, check_templates, fill_template
 from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
@@ -19,9 +18,22 @@ __all__ = ["PromptEncoder"]
 
 
 class PromptEncoder:
-    """Encodes texts with CLIP's text tower and remembers the results.
+    """Encodes prompts with CLIP's text tower, each once.
 
     Shapes: N texts, T templates, L tokens, D channels of CLIP's embedding.
+
+    Args:
+        clip_state_dict: a whole CLIP, see `famix.load_clip_state_dict`.
+        activation: activation of the tower's MLPs, "quick_gelu" (OpenAI) or "gelu" (most of open_clip's models). None
+            takes the design that `load_clip_state_dict` found in the file; if that is unknown, OpenAI's is assumed and a
+            warning is logged.
+        causal: whether a token attends only to itself and earlier tokens; None as for `activation`.
+        device: device of the tower and of the results.
+        chunk_size: maximum number of sentences encoded at a time. It bounds memory and does not change results.
+
+    Raises:
+        ConfigError: `activation` or `causal` has an invalid value.
+        WeightsError: the text tower is incomplete or made for another vocabulary.
     """
 
     def __init__(
@@ -33,29 +45,21 @@ class PromptEncoder:
         device: torch.device | str = "cpu",
         chunk_size: int = 64,
     ) -> None:
-        """Take the text tower out of a CLIP.
-
-        Args:
-            clip_state_dict: of a whole CLIP, see `famix.modeling.load_clip_state_dict`.
-            activation: of the tower's MLPs, "quick_gelu" (OpenAI) or "gelu" (most of open_clip's models). None reads
-                it from the mark that `load_clip_state_dict` leaves where the file shows it; without a mark, OpenAI's
-                is assumed and a warning is logged.
-            causal: whether a token attends to itself and earlier tokens only; None as for `activation`.
-            device: on which texts are encoded and results are kept.
-            chunk_size: most sentences encoded at a time, which bounds the memory; no influence on the result.
-
-        Raises:
-            ConfigError: `activation` or `causal` has another value.
-            WeightsError: the text tower is incomplete or made for another vocabulary.
-        """
-        design = _design_of(clip_state_dict, TextDesign(activation, causal))
+        found = getattr(clip_state_dict, "text_design", TextDesign())
+        design = TextDesign(activation, causal).or_else(found)
+        if not design.known:
+            logging.getLogger(__name__).warning(
+                "This CLIP state_dict does not show the activation and mask of its text tower: using %s, as OpenAI does. Pass "
+                "activation= and causal= to PromptEncoder if the weights come from open_clip.",
+                design.or_else(OPENAI_TEXT),
+            )
         family = find_family(clip_state_dict)
         build = TextTower.from_state_dict if family is None else family.text_tower
-        self.tower = build(clip_state_dict, design).to(device)
-        if self.tower.vocab_size != VOCAB_SIZE:
+        self.tower = build(clip_state_dict, design.or_else(OPENAI_TEXT)).to(device)
+        if type(self.tower).tokenize is TextTower.tokenize and self.tower.vocab_size != VOCAB_SIZE:
             raise WeightsError(
-                f"Got a text tower for {self.tower.vocab_size} tokens, expected {VOCAB_SIZE} as clip's tokenizer makes. "
-                "Use a CLIP with OpenAI's vocabulary."
+                f"CLIP weights must have a text tower for the {VOCAB_SIZE} tokens of clip's tokenizer, got one for "
+                f"{self.tower.vocab_size}. Use a CLIP with OpenAI's vocabulary."
             )
         self.device = torch.device(device)
         self.chunk_size = chunk_size
@@ -63,7 +67,7 @@ class PromptEncoder:
 
     @property
     def num_encoded(self) -> int:
-        """How many distinct pairs of a text and a list of templates went through the tower so far."""
+        """Number of distinct pairs of a text and a list of templates that were encoded."""
         return len(self._embeddings)
 
     def __call__(self, texts: Sequence[str], templates: Sequence[str] = IMAGENET_TEMPLATES) -> Tensor:
@@ -71,14 +75,13 @@ class PromptEncoder:
 
         Args:
             texts: N texts, e.g. "Urban Grit style road"; a repeated one is encoded once.
-            templates: T sentences with one "{}" each, into all of which each text is put; [] = OpenAI's 80.
+            templates: T sentences with one "{}" each, for the text; [] = OpenAI's 80.
 
         Returns:
-            (N, D) float32: the means of the T sentences' embeddings, then brought to length 1. The embeddings
-            themselves are not brought to length 1 before.
+            (N, D) float32 of unit length: the mean of the T sentences' embeddings, which are not normalised before.
 
         Raises:
-            ConfigError: `texts` is no sequence of texts, a sentence is too long for the tower, or a template has not
+            ConfigError: `texts` is not a list of texts, a sentence is too long for the tower, or a template does not contain
                 exactly one "{}".
         """
         if (
@@ -99,9 +102,9 @@ class PromptEncoder:
         return torch.stack([self._embeddings[text, sentences] for text in texts])
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """Words that the tower has nothing for: the embedding of one of their tokens is all zeros.
+        """Return the words with a token that was never trained: all zeros in the token embedding.
 
-        That happens with small CLIPs that were trained on few words, see `famix.clip.compact`.
+        Small CLIPs that were trained on few words have such tokens, see `famix.clip.export.save_compact`.
 
         Args:
             texts: prompts.
@@ -114,43 +117,21 @@ class PromptEncoder:
             return []
         untrained = ~self.tower.token_embedding.weight.any(dim=1).cpu()
         untrained[0] = False  # the padding
-        return [word for word, row in zip(words, self._tokenize(words), strict=True) if untrained[row].any()]
+        return [word for word, row in zip(words, self.tower.tokenize(words), strict=True) if untrained[row].any()]
 
-    # no_grad rather than inference_mode: the caller's loss must be able to save the result for its backward pass.
+    # no_grad instead of inference_mode: the caller's loss must be able to save the result for its backward pass.
     @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:
         """(len(sentences), D) in the order of `sentences`, not normalised."""
-        tokens = self._tokenize(sentences)
+        tokens = self.tower.tokenize(sentences)
         lengths = tokens.argmax(dim=1) + 1  # the end token has the highest id
-        order = lengths.argsort(stable=True)  # sentences of one length in a chunk: a fifth less time than unsorted
+        order = lengths.argsort(stable=True)  # sentences of similar length in a chunk take a fifth less time
         with torch.autocast(self.device.type, enabled=False):
             chunks = [self.tower(chunk.to(self.device)) for chunk in self._chunks(tokens[order], lengths[order])]
         embeddings = torch.cat(chunks)
         return torch.empty_like(embeddings).index_copy_(0, order.to(self.device), embeddings)
 
     def _chunks(self, tokens: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        """Rows of tokens, cut to the longest sentence of each chunk if the tower is causal: it saves time only."""
+        """Rows of tokens; for causal towers cut to the longest sentence of each chunk, which only saves time."""
         for rows, sizes in zip(tokens.split(self.chunk_size), lengths.split(self.chunk_size), strict=True):
             yield rows[:, : int(sizes.max())] if self.tower.causal else rows
-
-    def _tokenize(self, sentences: list[str]) -> Tensor:
-        """(len(sentences), context_length) int64."""
-        try:
-            return tokenize(sentences, context_length=self.tower.context_length)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"Got a prompt that cannot be encoded ({error}), expected at most {self.tower.context_length} tokens "
-                "with its template. Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
-            ) from error
-
-
-def _design_of(clip_state_dict: Mapping[str, Tensor], asked: TextDesign) -> TextDesign:
-    """Complete the asked design with the state_dict's mark, and what is unknown then with OpenAI's."""
-    design = asked.or_else(getattr(clip_state_dict, "text_design", TextDesign()))
-    if not design.known:
-        logging.getLogger(__name__).warning(
-            "This CLIP state_dict does not show its text tower's activation and mask: reading it with %s, as OpenAI's. "
-            "Pass activation= and causal= to PromptEncoder if it comes from open_clip.",
-            design.or_else(OPENAI_TEXT),
-        )
-    return design.or_else(OPENAI_TEXT)

@@ -1,13 +1,13 @@
-"""CLIP's text tower alone: a transformer from tokens to one embedding."""
+"""CLIP's text tower: a tokenizer, and a transformer from tokens to one embedding."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from famix.clip.openai import LayerNorm, Transformer
+from famix.clip.openai import LayerNorm, Transformer, tokenize
 from famix.utils.errors import ConfigError, WeightsError
 
 __all__ = ["OPENAI_TEXT", "OPEN_CLIP_TEXT", "Activation", "TextDesign", "TextTower"]
@@ -22,8 +22,8 @@ class TextDesign:
     """Properties of a text tower that the names and shapes of its weights do not show.
 
     Attributes:
-        activation: of the MLPs: "quick_gelu", x * sigmoid(1.702 x), or "gelu"; None if unknown.
-        causal: whether a token attends to itself and earlier tokens only; None if unknown.
+        activation: activation of the MLPs: "quick_gelu", x * sigmoid(1.702 x), or "gelu"; None if unknown.
+        causal: whether a token attends only to itself and earlier tokens; None if unknown.
     """
 
     activation: Activation | None = None
@@ -33,10 +33,12 @@ class TextDesign:
         if self.activation is not None and self.activation not in get_args(Activation):
             raise ConfigError(
                 f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}. "
-                "Name that of the text tower."
+                "Name the activation of the text tower."
             )
         if self.causal is not None and not isinstance(self.causal, bool):
-            raise ConfigError(f"causal must be True or False, got {self.causal!r}. Name the mask of the text tower.")
+            raise ConfigError(
+                f"causal must be True or False, got {self.causal!r}. Say whether the text tower has a causal mask."
+            )
 
     @property
     def known(self) -> bool:
@@ -60,9 +62,20 @@ OPEN_CLIP_TEXT = TextDesign("gelu", True)
 
 
 class TextTower(nn.Module):
-    """The text half of a CLIP, in float32 and without gradients of its weights. Make one with `from_state_dict`.
+    """Text half of a CLIP, in float32 and without gradients of its weights.
+
+    Make one with `from_state_dict`. A family whose tokenizer or pooling differs overrides `tokenize` or `forward`.
 
     Shapes: N texts, L tokens, D channels of the embedding that texts share with images.
+
+    Args:
+        vocab_size: number of tokens.
+        context_length: maximum number of tokens of a text.
+        width: channels of the transformer, a multiple of 64.
+        layers: depth of the transformer.
+        embed_dim: D.
+        mask: (context_length, context_length), see `causal_mask`; None lets every token attend to all.
+        activation: activation of the MLPs.
     """
 
     def __init__(
@@ -76,17 +89,6 @@ class TextTower(nn.Module):
         mask: Tensor | None,
         activation: Activation = "quick_gelu",
     ) -> None:
-        """Make a tower whose weights are to be loaded.
-
-        Args:
-            vocab_size: number of tokens.
-            context_length: most tokens of a text.
-            width: channels of the transformer, a multiple of 64.
-            layers: its depth.
-            embed_dim: D.
-            mask: (context_length, context_length), see `causal_mask`; None lets every token attend to all.
-            activation: of the MLPs.
-        """
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
@@ -99,12 +101,12 @@ class TextTower(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
 
     @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor], design: TextDesign = OPENAI_TEXT) -> "TextTower":
-        """Build the tower of a CLIP. float32 tensors are shared with `state_dict`, not copied.
+    def from_state_dict(cls, state_dict: Mapping[str, Tensor], design: TextDesign = OPENAI_TEXT) -> Self:
+        """Build the tower of a CLIP; it shares float32 tensors with `state_dict`.
 
         Args:
-            state_dict: a CLIP's; the image tower may be absent.
-            design: of the tower, both properties known.
+            state_dict: a CLIP state_dict; the image tower may be absent.
+            design: of the tower, with both properties known.
 
         Raises:
             WeightsError: tensors of the text tower are missing or do not fit together.
@@ -118,7 +120,7 @@ class TextTower(nn.Module):
             vocab_size, width = weights["token_embedding.weight"].shape
             context_length = weights["positional_embedding"].shape[0]
             mask = causal_mask(context_length) if design.causal else None
-            with torch.device("meta"):  # no memory, and no random numbers drawn, for weights that are replaced
+            with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
                 tower = cls(
                     vocab_size=vocab_size,
                     context_length=context_length,
@@ -132,14 +134,14 @@ class TextTower(nn.Module):
         except (KeyError, IndexError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise WeightsError(
-                f"Got no complete text tower ({reason}), expected token_embedding, positional_embedding, transformer, "
-                "ln_final and text_projection of a CLIP. Use the weights of the whole CLIP."
+                "CLIP weights must contain token_embedding, positional_embedding, transformer, ln_final and text_projection, "
+                f"got an incomplete text tower ({reason}). Use the weights of the whole CLIP."
             ) from error
         return tower.requires_grad_(False).eval()
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a text, the start and end tokens included."""
+        """Maximum number of tokens of a text, including the start and end tokens."""
         return self.positional_embedding.shape[0]
 
     @property
@@ -149,16 +151,30 @@ class TextTower(nn.Module):
 
     @property
     def embed_dim(self) -> int:
-        """D, channels of the embedding."""
+        """Number of channels D of the embedding."""
         return self.text_projection.shape[1]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return the tokens (N, context_length) of texts, int64: start token, text, end token, zeros.
+
+        Raises:
+            ConfigError: a text is too long.
+        """
+        try:
+            return tokenize(list(texts), context_length=self.context_length)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"Prompts must have at most {self.context_length} tokens with their template, got one that cannot be encoded "
+                f"({error}). Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
+            ) from error
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed texts.
 
         Args:
-            tokens: (N, L) int64, L <= context_length: start token, text, end token (the highest id), zeros. With a
-                causal mask, zeros after the end token do not change the result and can be cut off. Without one they
-                do: CLIPs of that kind were trained with L = context_length.
+            tokens: (N, L) int64, L <= context_length; the end token has the highest id. With a causal mask, zeros after the
+                end token do not change the result and can be cut off. Without one they do: such CLIPs were trained with
+                L = context_length.
 
         Returns:
             (N, D) float32, not normalised.
@@ -170,5 +186,5 @@ class TextTower(nn.Module):
 
 
 def causal_mask(length: int) -> Tensor:
-    """(length, length) float32 to be added to attention weights: -inf where a token would see a later one, else 0."""
+    """(length, length) float32, added to attention weights: -inf from a token to a later one, else 0."""
     return torch.full((length, length), float("-inf")).triu(1)

@@ -1,10 +1,10 @@
-"""CLIP weights by name or path, checked and in one normal form, and the hash that identifies them."""
+"""CLIP weights by name or path, checked and normalised, and the hash that identifies them."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from famix.clip import openai as clip_package
 from famix.clip.base import CLIP_FAMILY_REGISTRY, family_named, family_of
-from famix.clip.compact import expand_compact, is_compact
 from famix.clip.files import CLIPStateDict, read_clip
-from famix.clip.text_tower import OPENAI_TEXT, TextDesign
+from famix.clip.text_tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
@@ -30,7 +29,7 @@ _COUNTER_SUFFIX = ".num_batches_tracked"
 
 
 def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
-    """Load MODEL.CLIP.WEIGHTS, with MODEL.CLIP.ARCHITECTURE for what the file does not show of its text tower.
+    """Load MODEL.CLIP.WEIGHTS; MODEL.CLIP.ARCHITECTURE gives the design of the text tower if the file does not show it.
 
     Args:
         cfg: reads MODEL.CLIP.{WEIGHTS, ARCHITECTURE}.
@@ -39,7 +38,7 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
         The weights. Their `text_design` has unknown properties only if ARCHITECTURE is empty.
 
     Raises:
-        ConfigError: ARCHITECTURE is unknown, or names another text tower than the file shows.
+        ConfigError: ARCHITECTURE is unknown, or contradicts the text tower that the file shows.
         WeightsError: see `load_clip_state_dict`.
     """
     source, name = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.ARCHITECTURE
@@ -54,8 +53,8 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
     if named.known and not shown.known:
         log_first_n(
             logging.WARNING,
-            f"MODEL.CLIP.WEIGHTS {source} does not show its text tower: it is read with {named}, as "
-            f"MODEL.CLIP.ARCHITECTURE {name} says.",
+            f"MODEL.CLIP.WEIGHTS {source} does not show the design of its text tower: using {named}, as MODEL.CLIP.ARCHITECTURE "
+            f"{name} says.",
             key="message",
         )
     state_dict.text_design = shown.or_else(named)
@@ -63,55 +62,50 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
 
 
 def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
-    """Return the design of a text tower.
+    """Return the design of the text tower of a CLIP.
 
     Args:
-        state_dict: of a CLIP, see `load_configured_clip`.
+        state_dict: see `load_configured_clip`.
         source: MODEL.CLIP.WEIGHTS, for the message.
 
     Raises:
-        ConfigError: it is not known.
+        ConfigError: the design is unknown.
     """
     if state_dict.text_design.known:
         return state_dict.text_design
     raise ConfigError(
         f"MODEL.CLIP.ARCHITECTURE must name the text tower of MODEL.CLIP.WEIGHTS {source}, which the file does not show, "
-        "got ''. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip "
-        "with GELU, or to open_clip:RN50-quickgelu; RN101, RN50x4, RN50x16 and RN50x64 likewise."
+        "got ''. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip with GELU, or to "
+        "open_clip:RN50-quickgelu; likewise for other sizes."
     )
 
 
 def load_clip_state_dict(source: str) -> CLIPStateDict:
-    """Load the weights of a CLIP with a ResNet image tower.
+    """Load the weights of a CLIP of any registered family.
 
     Args:
-        source: the name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip
-            package downloads to ~/.cache/clip once and checks; or the path of a TorchScript archive, a state_dict
-            saved by torch.save, or a .safetensors file, also a compact one; or a name of `register_clip_weights`.
+        source: name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip package
+            downloads to ~/.cache/clip once and checks; path of a TorchScript archive, a state_dict saved by torch.save or a
+            .safetensors file, also a compact one; or a name of `register_clip_weights`.
 
     Returns:
-        Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. All integers
-        are dropped: input_resolution, context_length and vocab_size can be read from shapes, and the batch norms'
-        num_batches_tracked plays no role, in whatever precision a file has them. So every form of the same weights gives
-        the same dictionary. Its `text_design` says how the text tower computes, as far as the file shows it.
+        Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. Integers
+        (input_resolution, context_length, vocab_size, num_batches_tracked) are dropped in any precision, so that every form
+        of the same weights gives the same dictionary. Its `text_design` is the design of the text tower as far as known.
 
     Raises:
-        WeightsError: the file cannot be had or read, or is not such a CLIP.
+        WeightsError: the file is missing or unreadable, or no family recognises it.
     """
     path = _file_of(source)
     content = read_clip(path)
-    design, tensors = content.text_design, dict(content)
     try:
-        if is_compact(tensors):
-            design, tensors = design.or_else(OPENAI_TEXT), expand_compact(tensors)
-        state_dict = CLIPStateDict({name: tensor.float() for name, tensor in tensors.items() if _counts(name, tensor)})
+        state_dict = CLIPStateDict({name: tensor.float() for name, tensor in content.items() if _counts(name, tensor)})
         family = family_of(state_dict)
         family.check_weights(state_dict)
     except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
-    state_dict.text_design = (
-        family.text_design(source) if is_published(source) else design.or_else(family.text_design())
-    )
+    shown = family.text_design(source) if is_published(source) else content.text_design
+    state_dict.text_design = shown.or_else(family.text_design())
     return state_dict
 
 
@@ -119,8 +113,8 @@ def register_clip_weights(name: str, path: Path) -> None:
     """Make a file of CLIP weights available as MODEL.CLIP.WEIGHTS `name`; plugins call it.
 
     Args:
-        name: a name of OpenAI's models keeps its meaning.
-        path: of the file.
+        name: value of MODEL.CLIP.WEIGHTS.
+        path: the file.
     """
     _REGISTERED[name] = path
 
@@ -132,13 +126,13 @@ def is_published(source: str) -> bool:
 
 
 def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
-    """Identify weights, whatever file, precision or device they are kept in.
+    """Return a hash of weights that does not depend on file form, precision or device.
 
     Args:
-        state_dict: names to tensors. Integers and counters do not count, see `load_clip_state_dict`.
+        state_dict: names to tensors. Integers and counters are left out, see `load_clip_state_dict`.
 
     Returns:
-        sha256 over the sorted names, shapes and float32 values, in hex.
+        SHA-256 over the sorted names, shapes and float32 values, in hex.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name, tensor in state_dict.items() if _counts(name, tensor)):
@@ -170,20 +164,15 @@ def _fetch(name: str) -> str:
             f"MODEL.CLIP.WEIGHTS must be one of {known} or a file, got {name!r}. No registered family reads that model."
         )
     path = clip_package.cached_file(name)
+    folder = os.path.dirname(path)
     try:
-        with _locked(path):
+        os.makedirs(folder, exist_ok=True)
+        # One process of a machine downloads at a time, because the clip package writes directly to the final path. A
+        # read-only cache has the file already, or fails anyway.
+        with file_lock(path) if os.access(folder, os.W_OK) else nullcontext():
             return clip_package.download(name)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"Got no usable CLIP {name} ({error}), expected it at {path} or at {clip_package.model_url(name)}. "
-            f"Download that URL where there is a network and put the file at {path}."
+            f"MODEL.CLIP.WEIGHTS {name} must be at {path} or downloadable, got: {error}. Download "
+            f"{clip_package.model_urls()[name]} on a machine with a network and put the file at {path}."
         ) from error
-
-
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Let one process of a machine download at a time: the clip package writes straight to the final path."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    writable = os.access(os.path.dirname(path), os.W_OK)  # a read-only cache holds the file already or fails anyway
-    with file_lock(path) if writable else nullcontext():
-        yield

@@ -59,7 +59,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if not groups:
         raise ConfigError(
             f"MODEL.CLIP.TRAINABLE must select parameters in a model without a trainable head, got "
-            f"{list(cfg.MODEL.CLIP.TRAINABLE)}. Add 'layer4'."
+            f"{list(cfg.MODEL.CLIP.TRAINABLE)}. Name a submodule of the backbone, or all."
         )
     if solver.OPTIMIZER == "SGD":
         sgd = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)

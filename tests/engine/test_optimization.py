@@ -90,7 +90,7 @@ def test_a_step_moves_what_trains_and_nothing_else():
 
 def test_something_must_train():
     model = nn.Linear(1, 1).requires_grad_(False)
-    with expect_error(ConfigError, "MODEL.CLIP.TRAINABLE", remedy="layer4"):
+    with expect_error(ConfigError, "MODEL.CLIP.TRAINABLE", remedy="submodule of the backbone"):
         build_optimizer(config(), model)
 
 

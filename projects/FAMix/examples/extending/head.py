@@ -66,13 +66,15 @@ class LinearHead(nn.Module):
         enlarged = F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
         if not self.training:
             return enlarged, {}
+        assert targets is not None, "training needs targets"
         return None, {"loss_sem_seg": F.cross_entropy(enlarged, targets, ignore_index=self.ignore_value)}
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         """Compute logits (B, K, h, w) at the finest resolution, which inference enlarges to the size of each image."""
-        maps = [conv(features[name]) for conv, name in zip(self.classifiers, self.in_features, strict=True)]
-        size = maps[0].shape[-2:]
-        return sum(F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps)
+        first, *others = (conv(features[name]) for conv, name in zip(self.classifiers, self.in_features, strict=True))
+        for logits in others:
+            first = first + F.interpolate(logits, first.shape[-2:], mode="bilinear", align_corners=False)
+        return first
 
 
 if __name__ == "__main__":

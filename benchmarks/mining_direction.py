@@ -42,8 +42,7 @@ from famix.engine import load_config
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
 from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
-from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
-from famix_minitown.looks import apply_looks
+from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import render_scene
 from famix_minitown.study import describe_machine
 

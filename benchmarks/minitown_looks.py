@@ -30,8 +30,7 @@ from numpy.typing import NDArray
 
 from famix.utils.seeding import derive_seed
 from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.look_table import LOOKS, WEATHER
-from famix_minitown.looks import apply_look
+from famix_minitown.looks import LOOKS, WEATHER, apply_look
 from famix_minitown.scene import Scene, render_scene
 from famix_minitown.study import describe_machine, markdown
 from famix_minitown.texture import to_gray

@@ -61,18 +61,18 @@ Scores = dict[int, dict[str, float]]  # seed -> condition -> percent
 
 
 class Benchmark(Study):
-    """Heads x methods x seeds. A run is named `<head>_<method>`, and `runs` maps the names to heads and methods."""
+    """Heads x methods x seeds. A method of the study is named `<head>_<training>`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(arguments)
-        self.methods = list(dict.fromkeys(arguments.methods))
-        pairs = [(head, method) for head in dict.fromkeys(arguments.heads) for method in self.methods]
-        self.runs = {f"{head}_{method}": (head, method) for head, method in pairs}
+        self.trainings = list(dict.fromkeys(arguments.methods))
+        pairs = [(head, method) for head in dict.fromkeys(arguments.heads) for method in self.trainings]
+        self.methods = {f"{head}_{method}": (head, method) for head, method in pairs}
         self.picture: Path | None = arguments.picture
 
     def experiment(self, method: str, seed: int, options: Sequence[str] = ()) -> Experiment:
         """See Study."""
-        head, trained = self.runs[method]
+        head, trained = self.methods[method]
         if trained == SOURCE_ONLY:
             own: tuple[str, ...] = ("MODEL.STYLE.STRATEGY", "none")
         else:  # the words of the semantic config of the same name
@@ -81,7 +81,7 @@ class Benchmark(Study):
 
     def run(self) -> None:
         """Train and score all; draw the picture if one is asked for."""
-        self.run_experiments(self.experiment(name, seed) for seed in self.seeds for name in self.runs)
+        self.run_experiments(self.experiment(name, seed) for seed in self.seeds for name in self.methods)
         if self.picture is not None:
             draw(self, self.picture)
 
@@ -100,8 +100,8 @@ class Benchmark(Study):
 
     def report(self, command: str) -> str:
         """See Study."""
-        first = self.experiment(next(iter(self.runs)), self.seeds[0])
-        runs = (self.experiment(name, seed) for name in self.runs for seed in self.seeds)
+        first = self.experiment(next(iter(self.methods)), self.seeds[0])
+        runs = (self.experiment(name, seed) for name in self.methods for seed in self.seeds)
         parts = [
             "# Panoptic heads in the miniature town",
             f"Printed by `{command}`:",
@@ -120,7 +120,7 @@ class Benchmark(Study):
 def quality_table(benchmark: Benchmark) -> str:
     """Return PQ by condition: mean and spread over the seeds, and the mean time of a run."""
     rows = []
-    for name, (head, method) in benchmark.runs.items():
+    for name, (head, method) in benchmark.methods.items():
         by_seed = benchmark.scores(name, "PQ")
         conditions = list(by_seed[benchmark.seeds[0]])
         cells = [format_spread([scores[condition] for scores in by_seed.values()]) for condition in conditions]
@@ -131,7 +131,7 @@ def quality_table(benchmark: Benchmark) -> str:
 
 def detail_table(benchmark: Benchmark) -> str:
     """Return every score, on clear days and as the mean of the unseen conditions."""
-    columns = [(name, where) for name in benchmark.runs for where in (CONDITIONS[0], UNSEEN)]
+    columns = [(name, where) for name in benchmark.methods for where in (CONDITIONS[0], UNSEEN)]
     rows = [
         [
             score,
@@ -139,15 +139,15 @@ def detail_table(benchmark: Benchmark) -> str:
         ]
         for score in SCORES
     ]
-    titles = {name: f"{HEADS[head]}, {METHODS[method]}" for name, (head, method) in benchmark.runs.items()}
+    titles = {name: f"{HEADS[head]}, {METHODS[method]}" for name, (head, method) in benchmark.methods.items()}
     return markdown(["", *(f"{titles[name]}, {where}" for name, where in columns)], rows)
 
 
 def gain_lines(benchmark: Benchmark) -> list[str]:
     """Return the gains in PQ from styles over the unseen conditions, paired by seed."""
     lines = []
-    for name, (head, method) in benchmark.runs.items():
-        if method == SOURCE_ONLY or SOURCE_ONLY not in benchmark.methods:
+    for name, (head, method) in benchmark.methods.items():
+        if method == SOURCE_ONLY or SOURCE_ONLY not in benchmark.trainings:
             continue
         styled, plain = benchmark.scores(name, "PQ"), benchmark.scores(f"{head}_{SOURCE_ONLY}", "PQ")
         gains = [styled[seed][UNSEEN] - plain[seed][UNSEEN] for seed in benchmark.seeds]
@@ -160,10 +160,10 @@ def gain_lines(benchmark: Benchmark) -> list[str]:
 
 def draw(benchmark: Benchmark, path: Path) -> None:
     """Draw a scene in all conditions, its ground truth, and the predictions of the first head, method by method."""
-    head, seed = next(iter(benchmark.runs.values()))[0], benchmark.seeds[0]
-    runs = {method: benchmark.experiment(f"{head}_{method}", seed) for method in benchmark.methods}
-    quality = {method: benchmark.scores(f"{head}_{method}", "PQ")[seed] for method in benchmark.methods}
-    shown = [condition for condition in quality[benchmark.methods[0]] if condition != UNSEEN]
+    head, seed = next(iter(benchmark.methods.values()))[0], benchmark.seeds[0]
+    runs = {method: benchmark.experiment(f"{head}_{method}", seed) for method in benchmark.trainings}
+    quality = {method: benchmark.scores(f"{head}_{method}", "PQ")[seed] for method in benchmark.trainings}
+    shown = [condition for condition in quality[benchmark.trainings[0]] if condition != UNSEEN]
     names = [f"minitown_{condition}_val_panoptic" for condition in shown]
     metadata, things = MetadataCatalog.get(names[0]), panoptic_classes(names[0]).things
     records = [get_dataset_dicts([name])[SCENE] for name in names]
@@ -172,8 +172,8 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     columns += [predict(run, images) for run in runs.values()]
     rows: list[list[Tile]] = []
     for place, (condition, image) in enumerate(zip(shown, images, strict=True)):
-        notes = ("", *(f"PQ {quality[method][condition]:.1f}" for method in benchmark.methods))
-        titles = ("ground truth", *(METHODS[method] for method in benchmark.methods))
+        notes = ("", *(f"PQ {quality[method][condition]:.1f}" for method in benchmark.trainings))
+        titles = ("ground truth", *(METHODS[method] for method in benchmark.trainings))
         rows.append([Tile(image, "" if rows else "image")])
         for column, note, title in zip(columns, notes, titles, strict=True):
             numbers, segments = column[place].numbers, column[place].segments

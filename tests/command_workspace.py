@@ -30,8 +30,8 @@ from data_factory import forgotten_datasets, write_label
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.engine import load_config
 from famix.inference.video import VideoWriter
-from famix_minitown import datasets, panoptic
-from famix_minitown.splits import SPLITS
+from famix_minitown import datasets
+from famix_minitown.datasets import SPLITS
 from inference.inference_factory import make_image
 from panoptic_factory import make_panoptic, write_recipe
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
@@ -193,9 +193,8 @@ class Miniature:
         self._patch.chdir(self.folder)
         self._patch.setenv("DETECTRON2_DATASETS", str(self.folder / "datasets"))
         self._patch.setenv("FAMIX_CACHE", str(self.folder / "cache"))
-        for module in (datasets, panoptic):
-            few = {name: replace(split, count=2) for name, split in SPLITS.items()}
-            self._patch.setattr(module, "SPLITS", few)
+        few = {name: replace(split, count=2) for name, split in SPLITS.items()}
+        self._patch.setattr(datasets, "SPLITS", few)
         small = CLIPArchitecture.from_state_dict(torch.load(self._clip, weights_only=True))
         self._patch.setitem(ARCHITECTURES, "RN50", small)
         self._patch.setattr("famix.engine.launch", self._launch)

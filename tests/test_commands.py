@@ -142,7 +142,7 @@ def check_plan(script: str, arguments: list[str]) -> None:
             assert all(run.load_config() for run in names["plan"](parsed, script).runs)
         elif "Benchmark" in names:
             benchmark = names["Benchmark"](parsed)
-            assert all(benchmark.experiment(run, 1).load_config() for run in benchmark.runs)
+            assert all(benchmark.experiment(run, 1).load_config() for run in benchmark.methods)
 
 
 def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:

@@ -18,8 +18,8 @@ from famix.reports.comparison import GROUPINGS
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.contrastive import DTYPES, TrainingPlan
 from famix_minitown.crops import RECORD
+from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix_minitown.scene import SIZE
-from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from run_factory import ROOT, load_benchmark
 
 PROJECT = ROOT / "projects/FAMix"

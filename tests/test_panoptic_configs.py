@@ -19,8 +19,8 @@ from famix.data.panoptic.segments import encode_ids
 from famix.data.registration import BUILTIN
 from famix.engine import Trainer, load_config
 from famix.evaluation.evaluators import check_panoptic
-from famix_minitown import datasets, panoptic
-from famix_minitown.splits import SPLITS
+from famix_minitown import datasets
+from famix_minitown.datasets import SPLITS
 from panoptic_factory import write_recipe
 from run_factory import ROOT
 
@@ -103,8 +103,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder))
         patch.setenv("FAMIX_CACHE", str(folder / "cache"))
-        for module in (datasets, panoptic):
-            patch.setattr(module, "SPLITS", {name: replace(split, count=2) for name, split in SPLITS.items()})
+        patch.setattr(datasets, "SPLITS", {name: replace(split, count=2) for name, split in SPLITS.items()})
         yield folder
 
 

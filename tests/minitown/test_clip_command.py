@@ -12,7 +12,7 @@ import pytest
 
 from clip_factory import save_tiny_clip
 from data_factory import make_dataset, registered, write_label
-from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from run_factory import ROOT, load_tool
 
 SCRIPT = ROOT / "projects/FAMix/tools/train_mini_clip.py"

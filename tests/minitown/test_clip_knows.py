@@ -9,7 +9,7 @@ from famix_minitown.compact_clip import to_input
 from famix_minitown.crop_sources import TownSource
 from famix_minitown.crops import CropPlan, crops_of_scene
 from famix_minitown.datasets import register
-from famix_minitown.look_table import LOOKS
+from famix_minitown.looks import LOOKS
 
 LOOK_NAMES = list(LOOKS)
 

@@ -20,8 +20,8 @@ from famix_minitown import crop_files
 from famix_minitown.crop_files import describe_crops, load_or_make_crops
 from famix_minitown.crop_sources import DatasetSource, TownSource, with_cityscapes_ids
 from famix_minitown.crops import CropPlan, attributes_of, crops_of_scene
+from famix_minitown.datasets import FORMAT_VERSION
 from famix_minitown.scene import Scene
-from famix_minitown.splits import FORMAT_VERSION
 
 TOWN = TownSource(100_000, 1)
 PLAN = CropPlan(seed=1, looks=2, crops=2)

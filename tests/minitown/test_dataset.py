@@ -1,12 +1,15 @@
 """minitown as data sets: what the scenes' files hold, and when they are made."""
 
 import hashlib
+import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,39 +19,30 @@ from PIL import Image
 
 import famix
 from data_factory import data_config, registered
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
 from famix.evaluation import build_evaluator
 from famix.utils.errors import DatasetError
-from famix_minitown import cache, datasets, writer
-from famix_minitown.camera import FAR
+from famix_minitown import datasets, writer
+from famix_minitown.canvas import FAR
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, FORMAT_VERSION, SPLITS
 from famix_minitown.scene import SIZE, Scene, render_scene
-from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, FORMAT_VERSION, SPLITS
 
 SMALL = (64, 128)
 NAMES = [f"minitown_{name}" for name in SPLITS]
 ALL = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
 SKY, PERSON, RIDER, CAR = 10, 11, 12, 13
 
-# Importing all of famix takes seconds; the scenes and the cache need neither PyTorch nor Detectron2.
+# Importing all of famix takes seconds; rendering needs neither PyTorch nor Detectron2.
 ALONE = f"""
 import sys, types
 famix = types.ModuleType("famix")
 famix.__path__ = {famix.__path__!r}
 sys.modules["famix"] = famix
 from pathlib import Path
-from famix_minitown import cache, splits, writer
+from famix_minitown import writer
 """
-
-
-def start(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Run code in another process."""
-    return subprocess.Popen([sys.executable, "-c", ALONE + code, *arguments], stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: "subprocess.Popen[str]") -> None:
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -102,21 +96,16 @@ def test_table_of_splits() -> None:
     assert (SPLITS["train"].condition, SPLITS["train"].folder) == ("clear", "train")
 
 
-def test_two_runs_and_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
+def test_another_process_writes_the_same_bytes_and_seeds_and_conditions_give_other_images(tmp_path: Path) -> None:
     code = "writer.write_tree(Path(sys.argv[1]), 'val', sys.argv[2:], [3, 4], (64, 128))"
-    process = start(code, str(tmp_path / "process"), *ALL)
-    for name in ("first", "second"):
-        writer.write_tree(tmp_path / name, "val", ALL, [3, 4], SMALL)
-    finish(process)
-    expected = digests(tmp_path / "first")
+    command = [sys.executable, "-c", ALONE + code, str(tmp_path / "process"), *ALL]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        writer.write_tree(tmp_path / "here", "val", ALL, [3, 4], SMALL)
+        assert process.wait(60) == 0
+    expected = digests(tmp_path / "here")
     assert len(expected) == 5 * 2 * len(ALL)
-    assert digests(tmp_path / "second") == expected
     assert digests(tmp_path / "process") == expected
-
-
-def test_seeds_and_conditions_give_other_images(tmp_path: Path) -> None:
-    writer.write_tree(tmp_path, "val", ALL, [3, 4], SMALL)
-    assert len(set(digests(tmp_path / "leftImg8bit").values())) == 2 * len(ALL)
+    assert len(set(digests(tmp_path / "here/leftImg8bit").values())) == 2 * len(ALL)
 
 
 def test_labels_instances_and_depth_agree() -> None:
@@ -249,8 +238,8 @@ def test_scores_count_the_classes_that_occur(small_splits: Path, tmp_path: Path)
 def test_files_are_made_once(small_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with registered():
         records = get_dataset_dicts(["minitown_haze_dev"])
-        monkeypatch.setattr(cache, "write_tree", fail)
-        monkeypatch.setattr(cache, "file_lock", fail)  # which a read-only cache could not have
+        monkeypatch.setattr(datasets, "write_tree", fail)
+        monkeypatch.setattr(datasets, "file_lock", fail)  # which a read-only cache could not have
         assert get_dataset_dicts(["minitown_haze_dev"]) == records
 
 
@@ -281,44 +270,56 @@ def test_interruption_leaves_nothing(small_splits: Path) -> None:
         assert len(get_dataset_dicts(["minitown_dusk_val"])) == 3
 
 
-def test_what_a_killed_process_left_is_never_used(small_splits: Path) -> None:
-    code = """
-import os
-def die(scene, condition):
-    if done: os._exit(9)
-    done.append(condition)
-    return scene.image
-done, writer.apply_condition = [], die
-cache.generated_folder("minitown_snow_val", splits.MinitownSplit("snow", "val", 777, 3))
-"""
-    process = start(code)
-    process.communicate(timeout=60)
-    assert process.returncode == 9
+def fork(work: Callable[[], object]) -> int:
+    """Run a function in a process of its own; returns its id."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def test_what_a_killed_process_left_is_never_used(small_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed() -> None:
+        monkeypatch.setattr(writer, "apply_condition", lambda scene, _: done or done.append(1) or scene.image)
+        monkeypatch.setattr(
+            writer, "render_scene", lambda seed, size: os._exit(9) if done else render_scene(seed, size)
+        )
+        datasets.generated_folder("minitown_snow_val", datasets.MinitownSplit("snow", "val", 777, 3))
+
+    done: list[int] = []
+    assert os.waitstatus_to_exitcode(os.waitpid(fork(killed), 0)[1]) == 9
     assert any("000777" in path for path in digests(small_splits))  # it had begun
     with registered():
         assert len(get_dataset_dicts(["minitown_snow_val"])) == 3
     assert not any("000777" in path for path in digests(small_splits))
 
 
-def test_processes_that_start_together_make_the_files_once(small_splits: Path) -> None:
-    code = """
-import time
-(folder, turn), split = sys.argv[1:], splits.SPLITS["rain_val"]
-write = cache.write_tree
-def slow(*arguments):
-    Path(folder, "made_by_" + turn).touch()
-    time.sleep(0.3)  # so that the other one comes in between
-    write(*arguments)
-cache.write_tree = slow
-Path(folder, "ready_" + turn).touch()
-while len(list(Path(folder).glob("ready_*"))) < 2: time.sleep(0.01)
-made = cache.generated_folder("minitown_rain_val", splits.MinitownSplit("rain", "val", 50000, 3))
-assert len(list(made.rglob("*.png"))) == 15, list(made.rglob("*.png"))
-"""
-    folder = small_splits.parents[2]
-    for process in [start(code, str(folder), turn) for turn in "ab"]:
-        finish(process)
-    assert len(list(folder.glob("made_by_*"))) == 1
+def test_processes_that_start_together_make_the_files_once(
+    small_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = datasets.write_tree
+
+    def make(turn: str) -> None:
+        def slow(*arguments: Any) -> None:
+            (tmp_path / f"made_by_{turn}").touch()
+            time.sleep(0.3)  # so that the other one comes in between
+            write(*arguments)
+
+        monkeypatch.setattr(datasets, "write_tree", slow)
+        (tmp_path / f"ready_{turn}").touch()
+        while len(list(tmp_path.glob("ready_*"))) < 2:
+            time.sleep(0.01)
+        made = datasets.generated_folder("minitown_rain_val", datasets.MinitownSplit("rain", "val", 50000, 3))
+        assert len(list(made.rglob("*.png"))) == 15
+
+    for pid in [fork(lambda turn=turn: make(turn)) for turn in "ab"]:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert len(list(tmp_path.glob("made_by_*"))) == 1
     with registered():
         assert len(get_dataset_dicts(["minitown_rain_val"])) == 3
     assert sorted(path.name for path in small_splits.iterdir()) == ["minitown_rain_val", "minitown_rain_val.lock"]
@@ -328,14 +329,14 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, expected in (("", ".cache/famix"), ("~/mine", "mine"), ("$HOME/ours", "ours")):
         monkeypatch.setenv("FAMIX_CACHE", value)
-        assert cache.cache_folder() == tmp_path / expected
+        assert datasets.cache_folder() == tmp_path / expected
     monkeypatch.delenv("FAMIX_CACHE")
-    assert cache.cache_folder() == tmp_path / ".cache/famix"
+    assert datasets.cache_folder() == tmp_path / ".cache/famix"
 
 
 def test_cache_that_cannot_be_written(small_splits: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    with registered(), pytest.raises(DatasetError, match=r"minitown_fog_val'.*first use .*Set \$FAMIX_CACHE to a fold"):
+    with registered(), expect_error(DatasetError, "minitown_fog_val", remedy="$FAMIX_CACHE"):
         get_dataset_dicts(["minitown_fog_val"])
 
 
@@ -346,5 +347,5 @@ def test_files_that_are_gone(small_splits: Path, kind: str) -> None:
         folder = small_splits / "minitown_fog_val"
         for path in (folder / kind).rglob("*_000000_050001_*"):
             path.unlink()
-        with pytest.raises(DatasetError, match=rf"minitown_fog_val.*elete {folder}: it is made anew then"):
+        with pytest.raises(DatasetError, match=rf"minitown_fog_val.*elete {folder}: the next start renders it again"):
             get_dataset_dicts(["minitown_fog_val"])

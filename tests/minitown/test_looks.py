@@ -7,8 +7,7 @@ from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix_minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabulary
 from famix_minitown.conditions import CONDITIONS
-from famix_minitown.look_table import LOOKS, STRICT_LOOKS, WEATHER
-from famix_minitown.looks import apply_looks
+from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import Scene, render_scene
 from run_factory import ROOT, load_benchmark
 
@@ -71,7 +70,7 @@ def test_strict_looks_resemble_no_condition() -> None:
 
 
 def test_looks_resemble_what_they_measure_to_resemble() -> None:
-    for name, cosines in BENCHMARK.look_resemblance([render_scene(420_000 + index) for index in range(8)]).items():
+    for name, cosines in BENCHMARK.look_resemblance([render_scene(420_000 + index) for index in range(4)]).items():
         nearest = max(cosines, key=lambda condition: cosines[condition])
         if cosines[nearest] >= BENCHMARK.RESEMBLING + 0.05:
             assert LOOKS[name].resembles == nearest, name

@@ -10,15 +10,15 @@ import pytest
 from detectron2.data import MetadataCatalog
 
 from data_factory import registered
+from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
 from famix.data.classes import panoptic_classes
 from famix.data.domains import domain_of
 from famix.data.panoptic.segments import read_segments
 from famix.utils.errors import DatasetError
-from famix_minitown import datasets, panoptic
-from famix_minitown.cache import town_folder
+from famix_minitown import datasets
+from famix_minitown.datasets import SPLITS, town_folder
 from famix_minitown.scene import render_scene
-from famix_minitown.splits import SPLITS
 
 NIGHT = "minitown_night_val_panoptic"
 
@@ -27,8 +27,7 @@ NIGHT = "minitown_night_val_panoptic"
 def small_town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Data sets of two scenes, in a cache of their own, whose folder is returned."""
     monkeypatch.setenv("FAMIX_CACHE", str(tmp_path))
-    for module in (datasets, panoptic):
-        monkeypatch.setattr(module, "SPLITS", {name: replace(split, count=2) for name, split in SPLITS.items()})
+    monkeypatch.setattr(datasets, "SPLITS", {name: replace(split, count=2) for name, split in SPLITS.items()})
     return town_folder()
 
 
@@ -93,5 +92,5 @@ def test_a_folder_that_lost_its_file_says_what_to_do(small_town: Path) -> None:
     with registered():
         get_dataset_dicts([NIGHT])
         (small_town / NIGHT / "panoptic.json").unlink()
-        with pytest.raises(DatasetError, match=r"has no panoptic\.json\. Delete the folder: it is made anew then"):
+        with expect_error(DatasetError, NIGHT, remedy="Delete"):
             get_dataset_dicts([NIGHT])

@@ -19,8 +19,7 @@ from famix.io import atomic as files
 from famix.utils.errors import ConfigError
 from famix_minitown import runner
 from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
-from famix_minitown.progress_line import ProgressLine
-from famix_minitown.runner import ExperimentError, run_experiments
+from famix_minitown.runner import ExperimentError, ProgressLine, run_experiments
 
 RESULTS = {
     "minitown_clear_val": {"sem_seg": {"mIoU": 50.0, "ACC-road": 90.0, "ACC-sky": 80.0, "ACC-train": None}},
@@ -85,7 +84,7 @@ def test_other_settings_start_anew(use_script: Use, make: Make, change: dict) ->
         (output / "model_final.pth").write_text(str(number))
         said = run(make(*change.get("options", ()), seed=change.get("seed", 1)) if number == 1 else make())
         kept = output.with_name(f"run.before{number}")
-        assert f"run: made with other settings, now in {kept}; made anew" in said
+        assert f"run: made with other settings, now in {kept}; starting from scratch" in said
         assert (kept / "model_final.pth").read_text() == str(number) and (kept / "results.json").exists()
         assert not (output / "model_final.pth").exists()
         assert (output / "console.log").read_text() == "trained\n"
@@ -128,7 +127,7 @@ def test_a_folder_of_something_else_is_left_alone(use_script: Use, make: Make) -
     use_script("")
     make().output.mkdir(parents=True)
     (make().output / "thesis.tex").touch()
-    with pytest.raises(ExperimentError, match="holds no experiment"):
+    with pytest.raises(ExperimentError, match="must be the folder of an experiment"):
         run(make())
     assert (make().output / "thesis.tex").exists()
 
@@ -233,7 +232,7 @@ def test_a_folder_is_written_by_one_process_at_a_time(
     )
 
     def second() -> None:
-        with pytest.raises(ExperimentError, match=f"{name} is being written by another process; wait for it to end"):
+        with pytest.raises(ExperimentError, match=f"{name} is being written by another process. Wait for it to end"):
             run(make(*options, name=name))
         (tmp_path / "go").touch()
 
@@ -376,7 +375,7 @@ def test_the_end_of_one_is_noted_when_another_fails_at_once(
 @pytest.mark.parametrize("numbers", [{"jobs": 0}, {"jobs": -2}, {"threads": 0}])
 def test_nothing_runs_with_no_jobs_or_threads(numbers: dict[str, int]) -> None:
     ((key, value),) = numbers.items()
-    with pytest.raises(ConfigError, match=f"{key} is {value}, expected at least 1"):
+    with pytest.raises(ConfigError, match=f"{key} must be at least 1, got {value}"):
         run_experiments([], **numbers)
 
 

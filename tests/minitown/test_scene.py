@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from famix_minitown.camera import FAR
-from famix_minitown.canvas import TrainId
+from famix_minitown.canvas import FAR, TrainId
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix_minitown.datasets import FORMAT_VERSION
 from famix_minitown.effects import draw_flakes, draw_streaks
 from famix_minitown.scene import Scene, render_scene
-from famix_minitown.splits import FORMAT_VERSION
 from famix_minitown.texture import patches
 
 TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}

@@ -13,7 +13,7 @@ from famix.data.definition import DatasetDefinition
 from famix.inference.images import find_images
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
-from famix_minitown.cache import cache_folder
+from famix_minitown.datasets import cache_folder
 
 
 @pytest.fixture(autouse=True)

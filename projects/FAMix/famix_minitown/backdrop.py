@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from famix_minitown.camera import FAR, Camera
-from famix_minitown.canvas import TrainId
+from famix_minitown.canvas import FAR, Camera, TrainId
 from famix_minitown.layout import Facade, Street
 from famix_minitown.texture import Image, patches
 

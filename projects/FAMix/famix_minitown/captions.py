@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from famix.clip.openai import tokenize
-from famix_minitown.look_table import LOOKS, WEATHER
+from famix_minitown.looks import LOOKS, WEATHER
 
 __all__ = ["TEMPLATES", "caption", "class_words", "draw_look", "vocabulary"]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, label_file_of, read_image
 from famix.utils.errors import DatasetError
+from famix_minitown.datasets import FORMAT_VERSION
 from famix_minitown.looks import scene_of_image
 from famix_minitown.scene import SIZE, Scene, render_scene
-from famix_minitown.splits import FORMAT_VERSION
 
 __all__ = ["NO_CLASS", "CropSource", "DatasetSource", "TownSource", "with_cityscapes_ids"]
 

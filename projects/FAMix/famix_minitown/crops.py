@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from famix.utils.seeding import derive_seed
 from famix_minitown.captions import MOST_ATTRIBUTES, Attributes, draw_look
 from famix_minitown.crop_sources import NO_CLASS, CropSource, with_cityscapes_ids
-from famix_minitown.look_table import LOOKS
-from famix_minitown.looks import apply_looks
+from famix_minitown.looks import LOOKS, apply_looks
 from famix_minitown.texture import Image
 
 __all__ = ["CROP_SIDE", "LOOK_NAMES", "RECORD", "CropPlan", "attributes_of", "crops_of_scene"]

@@ -1,52 +1,106 @@
-"""The town's data sets as Detectron2's catalogue calls them."""
+"""The town's datasets: scenes, cache, panoptic labels, and the registration that famix loads as a plugin.
 
+A dataset is rendered when its files are first listed, and kept in $FAMIX_CACHE.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from iopath.common.file_io import file_lock
+from PIL import Image
+from tqdm import tqdm
 
 from famix.clip import register_clip_weights
 from famix.data import register_split
-from famix.data.classes import CITYSCAPES_CLASSES
-from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, SplitDefinition
+from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
+from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
+from famix.data.panoptic.files import PanopticFiles
+from famix.data.panoptic.segments import encode_ids
 from famix.data.records import DatasetRecord
 from famix.data.split_files import SplitFiles
 from famix.utils.errors import DatasetError
-from famix_minitown.cache import generated_folder
-from famix_minitown.panoptic import minitown_panoptic_files
-from famix_minitown.splits import SPLITS
+from famix.utils.paths import local_path
+from famix_minitown.canvas import TrainId
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.scene import SIZE
+from famix_minitown.writer import INSTANCES_PER_CLASS, INSTANCES_SUFFIX, PNG_COMPRESSION, write_tree
 
-__all__ = ["CLIP_FILE", "MinitownFiles", "minitown_files", "register"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "CLIP_FILE",
+    "CLIP_TRAIN_FIRST_SEED",
+    "CLIP_VAL_FIRST_SEED",
+    "FORMAT_VERSION",
+    "SPLITS",
+    "TOWN_THINGS",
+    "MinitownSplit",
+    "cache_folder",
+    "generated_folder",
+    "register",
+    "town_folder",
+    "write_panoptic",
+]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Part of the cache's path; increases with every change of the rendered pixels or of the file format."""
+
+CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED = 100_000, 200_000
+"""Seeds of the first scenes that the town's CLIP is trained on and validated with."""
 
 CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"
 """Weights of the town's CLIP, MODEL.CLIP.WEIGHTS minitown."""
 
+CACHE_VARIABLE = "FAMIX_CACHE"
+"""Environment variable of the folder for rendered datasets; "~/.cache/famix" if it is unset."""
+
+TOWN_THINGS = (int(TrainId.PERSON), int(TrainId.CAR))
+"""Train ids of the classes with instances."""
+
 _IGNORE_LABEL = 255
+_PANOPTIC_JSON, _PANOPTIC_PNGS = "panoptic.json", "panoptic"
 
 
 @dataclass(frozen=True)
-class MinitownFiles(SplitFiles):
-    """The files of a data set of the town, which are made when they are first asked for."""
+class MinitownSplit:
+    """Scenes of one dataset.
 
-    def __call__(self) -> list[DatasetRecord]:
-        """List the pairs of the split, ordered by seed, after making them if needed.
+    Attributes:
+        condition: one of CONDITIONS or DEVELOPMENT_CONDITIONS.
+        folder: of the split in Cityscapes' layout, e.g. "val".
+        first_seed: seed of the first scene.
+        count: number of scenes, which have consecutive seeds.
+    """
 
-        Returns:
-            What `SplitFiles` returns.
+    condition: str
+    folder: str
+    first_seed: int
+    count: int
 
-        Raises:
-            DatasetError: the files cannot be made, or some are gone.
-        """
-        scenes, name = SPLITS[self.split.name], self.definition.dataset_name(self.split)
-        root = generated_folder(name, scenes)
-        try:
-            records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
-        except DatasetError as error:
-            raise DatasetError(f"{error} Or delete {root}: it is made anew then.") from error
-        if len(records) != scenes.count:
-            raise DatasetError(
-                f"Dataset '{name}': got {len(records)} images, expected {scenes.count}. Delete {root}: it is made anew "
-                "then."
-            )
-        return records
+    @property
+    def seeds(self) -> range:
+        """Seeds of the scenes."""
+        return range(self.first_seed, self.first_seed + self.count)
+
+
+SPLITS: Mapping[str, MinitownSplit] = MappingProxyType(
+    {"train": MinitownSplit(CONDITIONS[0], "train", 0, 500)}
+    | {f"{name}_val": MinitownSplit(name, "val", 50_000, 50) for name in CONDITIONS}
+    | {f"{name}_dev": MinitownSplit(name, "dev", 60_000, 50) for name in (CONDITIONS[0], *DEVELOPMENT_CONDITIONS)}
+    # For the oracle alone, never for a method that must do without images of the target.
+    | {f"{name}_train": MinitownSplit(name, "train", 70_000, 100) for name in CONDITIONS[1:]}
+)
+"""Name without "minitown_" -> scenes. A purpose (train, val to report, dev to tune) has the same scenes in all
+conditions, and no two purposes share a scene."""
 
 
 def register() -> None:
@@ -55,24 +109,180 @@ def register() -> None:
     Raises:
         DatasetError: a name is taken by another dataset.
     """
-    for split_files in (*minitown_files(), *minitown_panoptic_files()):
-        register_split(split_files)
     register_clip_weights("minitown", CLIP_FILE)
-
-
-def minitown_files() -> list[MinitownFiles]:
-    """All data sets of the town, to be registered; nothing is made yet."""
-    definition = _definition()
-    return [MinitownFiles(definition, split) for split in definition.splits]
-
-
-def _definition() -> DatasetDefinition:
     train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
-    return DatasetDefinition(
+    definition = DatasetDefinition(
         name="minitown",
-        root="minitown",  # represents a folder of the cache, a different one for each split
+        root="minitown",  # every split has another folder of the cache, see MinitownFiles
         layouts=(Layout(images, labels, LabelEncoding(train_ids)),),
         splits=tuple(SplitDefinition(name, scenes.folder) for name, scenes in SPLITS.items()),
         source="FAMix's own minitown",
     )
+    for split in definition.splits:
+        register_split(MinitownFiles(definition, split))
+    panoptic = PanopticDefinition(
+        name="minitown",
+        root="minitown",
+        images="minitown_{split}/leftImg8bit/{key}_leftImg8bit.png",
+        panoptic_root=f"minitown_{{split}}_panoptic/{_PANOPTIC_PNGS}",
+        panoptic_json=f"minitown_{{split}}_panoptic/{_PANOPTIC_JSON}",
+        splits=tuple(SplitDefinition(name, name) for name in SPLITS),
+        things=TOWN_THINGS,
+        categories={label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)},
+        source=definition.source,
+    )
+    for split in panoptic.splits:
+        register_split(MinitownPanopticFiles(panoptic, split))
+
+
+@dataclass(frozen=True)
+class MinitownFiles(SplitFiles):
+    """Files of a dataset of the town."""
+
+    def __call__(self) -> list[DatasetRecord]:
+        """List the pairs of the split by seed, after rendering them if needed.
+
+        Raises:
+            DatasetError: the files cannot be written, or some are missing.
+        """
+        scenes, name = SPLITS[self.split.name], self.definition.dataset_name(self.split)
+        root = generated_folder(name, scenes)
+        remedy = f"Delete {root}: the next start renders it again."
+        try:
+            records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
+        except DatasetError as error:
+            raise DatasetError(f"{error} {remedy}") from error
+        if len(records) != scenes.count:
+            raise DatasetError(f"Dataset '{name}' must have {scenes.count} images, got {len(records)}. {remedy}")
+        return records
+
+
+@dataclass(frozen=True)
+class MinitownPanopticFiles(PanopticFiles):
+    """Files of a panoptic dataset of the town."""
+
+    @property
+    def root(self) -> str:
+        """Folder of all datasets of the town."""
+        return str(town_folder())
+
+    def prepare(self) -> None:
+        """Render the images and write the panoptic labels if needed.
+
+        Raises:
+            DatasetError: the files cannot be written, or some are missing.
+        """
+        scenes = SPLITS[self.split.name]
+        images = generated_folder(f"{self.definition.name}_{self.split.name}", scenes)
+        content = f"panoptic labels of {scenes.count} images"
+        folder = _make_once(self.name, content, lambda folder: write_panoptic(images, folder))
+        if not (folder / _PANOPTIC_JSON).is_file():
+            raise DatasetError(
+                f"Dataset '{self.name}' must have {_PANOPTIC_JSON} in {folder}, got none. Delete the folder: the next "
+                "start writes it again."
+            )
+
+
+def cache_folder() -> Path:
+    """Return the absolute path of the cache, from the current environment variables.
+
+    Raises:
+        ConfigError: $FAMIX_CACHE names an environment variable that is not set.
+    """
+    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "famix")
+    return Path(os.path.abspath(local_path(folder, f"${CACHE_VARIABLE}")))
+
+
+def town_folder() -> Path:
+    """Return the folder of all datasets of this version of the town; it may not exist."""
+    return cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
+
+
+def generated_folder(name: str, split: MinitownSplit) -> Path:
+    """Return the folder of a dataset in the layout of `write_tree`, rendered if needed.
+
+    Args:
+        name: of the dataset and of its folder.
+        split: its scenes.
+
+    Raises:
+        DatasetError: the folder cannot be written.
+    """
+    return _make_once(
+        name,
+        f"{split.count} images",
+        lambda folder: write_tree(folder, split.folder, [split.condition], split.seeds),
+    )
+
+
+def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
+    """Return a folder of the cache; the first of all processes that ask for it writes it, as a whole or not at all."""
+    folder = town_folder() / name
+    if folder.is_dir():
+        return folder  # no lock, so that a finished cache may be read-only
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(folder)):
+            if folder.is_dir():  # another process has written it meanwhile
+                return folder
+            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock shows that it has ended
+            logger.info(f"Making {content} in {folder}, once, in a minute or less...")
+            start = time.perf_counter()
+            try:
+                write(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            logger.info(f"Made {content} in {time.perf_counter() - start:.1f} s.")
+    except OSError as error:
+        raise DatasetError(
+            f"Dataset '{name}' is rendered on first use and must be writable at {folder}, got: {error}. Set "
+            f"${CACHE_VARIABLE} to a writable folder with free space."
+        ) from error
+    return folder
+
+
+def write_panoptic(images: Path, folder: Path) -> None:
+    """Write the panoptic labels of a tree of `write_tree`. The same tree gives the same bytes.
+
+    As in Cityscapes' panoptic files, segments have the instance ids and categories the label ids.
+
+    Args:
+        images: root of the tree.
+        folder: gets panoptic.json and, in panoptic/, a PNG for every image.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    (folder / _PANOPTIC_PNGS).mkdir(parents=True)
+    sources = sorted(images.glob(f"gtFine/*/*/*_{INSTANCES_SUFFIX}.png"))
+    listed, annotations = [], []
+    for source in tqdm(sources, desc=f"panoptic labels: {images.name}", unit="image", disable=None):
+        with Image.open(source) as image:
+            ids = np.asarray(image).astype(np.uint32)
+        image_id = source.name.removesuffix(f"_{INSTANCES_SUFFIX}.png")
+        file_name = f"{image_id}_panoptic.png"
+        Image.fromarray(encode_ids(ids)).save(folder / _PANOPTIC_PNGS / file_name, compress_level=PNG_COMPRESSION)
+        segments = []
+        for segment_id in np.unique(ids).tolist():
+            rows, columns = np.nonzero(ids == segment_id)
+            left, top = int(columns.min()), int(rows.min())
+            segments.append(
+                {
+                    "id": segment_id,
+                    "category_id": segment_id // INSTANCES_PER_CLASS or segment_id,
+                    "iscrowd": 0,
+                    "area": len(rows),
+                    "bbox": [left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1],
+                }
+            )
+        listed.append({"id": image_id, "file_name": f"{image_id}_leftImg8bit.png"})
+        annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
+    categories = [
+        {"id": label_id, "name": entry.name, "isthing": int(train_id in TOWN_THINGS), "color": list(entry.color)}
+        for train_id, (label_id, entry) in enumerate(zip(CITYSCAPES_LABEL_IDS, CITYSCAPES_CLASSES, strict=True))
+    ]
+    content = {"images": listed, "annotations": annotations, "categories": categories}
+    (folder / _PANOPTIC_JSON).write_text(json.dumps(content))

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from famix_minitown.camera import FAR
+from famix_minitown.canvas import FAR
 
 __all__ = ["Facade", "Kind", "Object", "Street", "draw_street"]
 

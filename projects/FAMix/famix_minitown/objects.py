@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from famix_minitown.camera import Points
-from famix_minitown.canvas import Canvas, Color, TrainId
+from famix_minitown.canvas import Canvas, Color, Points, TrainId
 from famix_minitown.layout import Object
 
 __all__ = ["paint_object"]

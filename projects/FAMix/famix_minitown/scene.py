@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix_minitown.backdrop import Backdrop, paint_backdrop
-from famix_minitown.camera import Camera
-from famix_minitown.canvas import Canvas, Light, TrainId
+from famix_minitown.canvas import Camera, Canvas, Light, TrainId
 from famix_minitown.layout import draw_street
 from famix_minitown.objects import paint_object
 from famix_minitown.texture import Image, add, grain, patches

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from famix_minitown.captions import PLAIN_PHRASES, TEMPLATES
 from famix_minitown.compact_clip import CompactCLIP, to_input
-from famix_minitown.look_table import LOOKS
+from famix_minitown.looks import LOOKS
 
 __all__ = ["zero_shot_accuracy"]
 

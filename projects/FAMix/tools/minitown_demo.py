@@ -54,10 +54,8 @@ from famix.data import get_dataset_dicts, register_datasets
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
-from famix_minitown.page import Story, score_table, write_page
-from famix_minitown.progress_line import ProgressLine
-from famix_minitown.runner import run_experiments
-from famix_minitown.story import tell_story
+from famix_minitown.report import Results, draw_runs, score_table, write_page
+from famix_minitown.runner import ProgressLine, run_experiments
 from famix_minitown.study import describe_machine, one_line_errors
 
 STEPS = 4
@@ -108,12 +106,12 @@ def show(demo: Demo) -> None:
     run_experiments(demo.runs, jobs=2, threads=1, progress=ProgressLine())
     heading(3, "scores")
     scores = [read_scores(run.output) for run in demo.runs]
-    story = Story([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
-    say(f"{format_table(story)}\n{story.facts['classes']}")
+    results = Results([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
+    say(f"{format_table(results)}\n{results.facts['classes']}")
     heading(4, "picture and page")
     picture, page = demo.output / "story.png", demo.output / "story.html"
-    tell_story([run.output for run in demo.runs], story.titles, picture)
-    write_page(story, picture, page)
+    draw_runs([run.output for run in demo.runs], results.titles, picture)
+    write_page(results, picture, page)
     say(f"picture  {picture}\npage     {page}\ntime     {duration(time.perf_counter() - start)}")
 
 
@@ -142,9 +140,9 @@ def facts(demo: Demo) -> dict[str, str]:
     }
 
 
-def format_table(story: Story) -> str:
+def format_table(results: Results) -> str:
     """The table for a terminal."""
-    heads, rows = score_table(story)
+    heads, rows = score_table(results)
     stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
     return tabulate(rows, headers=stacked, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1)))
 

@@ -133,7 +133,7 @@ from famix_minitown.contrastive import TrainingPlan, train_clip
 from famix_minitown.crop_files import describe_crops, load_or_make_crops
 from famix_minitown.crop_sources import CropSource, DatasetSource, TownSource
 from famix_minitown.crops import CropPlan
-from famix_minitown.splits import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix_minitown.zero_shot import zero_shot_accuracy
 
 logger = logging.getLogger("train_mini_clip")

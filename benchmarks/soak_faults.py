@@ -21,7 +21,7 @@ from famix.style import StyleBank
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
-from robustness.test_faults import _kill_at as kill_at  # type: ignore[import-not-found]
+from robustness.faults import kill_at  # type: ignore[import-not-found]
 from run_factory import Workspace, assert_equal_state, train_net  # type: ignore[import-not-found]
 
 __all__ = ["BATCHES", "FaultReport", "Mining", "SoakedRun", "Training", "make_workspace", "run_in_child", "soak"]

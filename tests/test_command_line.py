@@ -12,6 +12,7 @@ import torch
 from clip_factory import save_tiny_clip
 from data_factory import write_label
 from famix.style import StyleBank
+from robustness.faults import start_command, status_of
 from run_factory import SIZE, Workspace, call_train_net, train_net
 
 Break = Callable[[Workspace], tuple[str, ...]]
@@ -114,9 +115,9 @@ MISTAKES: dict[str, tuple[Break, str]] = {
     "missing CLIP": (remove_clip, r"clip\.pt"),
     "truncated CLIP": (truncate_clip, r"clip\.pt"),
     "foreign CLIP": (replace_clip_by_another_network, r"clip\.pt.*another network"),
-    "bank of another CLIP": (use_bank_with_another_clip, "clip_hash [0-9a-f]{64}.*[0-9a-f]{64}.*MODEL.CLIP.WEIGHTS"),
-    "bank of another stage": (use_bank_with_another_stage, "stage res2.*res3.*MODEL.STYLE.STAGE"),
-    "bank of other classes": (use_bank_of_other_classes, "class_names .*cat.*road"),
+    "bank of another CLIP": (use_bank_with_another_clip, "clip_hash .*[0-9a-f]{64}.*[0-9a-f]{64}.*MODEL.CLIP.WEIGHTS"),
+    "bank of another stage": (use_bank_with_another_stage, "stage .*res3.*res2.*MODEL.STYLE.STAGE"),
+    "bank of other classes": (use_bank_of_other_classes, "class_names .*road.*cat"),
     "unwritable output": (write_output_below_a_file, "OUTPUT_DIR .*clip.pt/output"),
     "grid too fine": (give("MODEL.STYLE.GRID", "[99, 2]"), r"\(99, 2\).*MODEL\.STYLE\.GRID"),
     "unknown submodule": (give("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9"),
@@ -150,9 +151,10 @@ def test_process_of_its_own_tells_the_mistake_in_one_line(workspace: Workspace) 
     ]  # fmt: skip
 
 
-def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace) -> None:
-    process = call_train_net("--num-gpus", "2", *workspace.arguments("two", "SOLVER.MAX_ITER", "2"))
-    assert process.returncode == 0, process.stderr[-2000:]
+def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace, tmp_path: Path) -> None:
+    arguments = workspace.arguments("two", "SOLVER.MAX_ITER", "2", flags=("--num-gpus", "2"))
+    status = status_of(start_command(arguments, log := tmp_path / "log"))
+    assert status == 0, log.read_text()[-2000:]
     one = StyleBank.load(workspace.folder / "bank/style_bank.safetensors")
     two = StyleBank.load(workspace.folder / "two/style_bank.safetensors")
     assert torch.equal(one.class_ids, two.class_ids)
@@ -168,18 +170,19 @@ def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace) -> N
     assert scores["tiny_val"]["sem_seg"]["mIoU"] == pytest.approx(last["tiny_val/sem_seg/mIoU"])
 
 
-def test_two_processes_report_a_mistake_and_exit_with_its_status(workspace: Workspace) -> None:
+def test_two_processes_report_a_mistake_and_exit_with_its_status(workspace: Workspace, tmp_path: Path) -> None:
     first_label(workspace).unlink()
-    process = call_train_net("--num-gpus", "2", *workspace.arguments("two"))
-    assert process.returncode == 2
-    assert "Traceback" not in process.stderr
-    assert "error: " in process.stderr
+    status = status_of(start_command(workspace.arguments("two", flags=("--num-gpus", "2")), log := tmp_path / "log"))
+    assert status == 2 and "Traceback" not in log.read_text()
+    assert "error: " in log.read_text()
 
 
-def test_several_machines_need_an_address() -> None:
-    process = call_train_net("--num-machines", "2", "--machine-rank", "0")
-    assert process.returncode == 2
-    assert "--dist-url tcp://FIRST_MACHINE:PORT" in process.stderr
+def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["train_net.py", "--num-machines", "2", "--machine-rank", "0"])
+    with pytest.raises(SystemExit) as stop:
+        train_net().launch_from_command_line()
+    assert stop.value.code == 2
+    assert "--dist-url tcp://FIRST_MACHINE:PORT" in capsys.readouterr().err
 
 
 def test_interrupted_run_says_how_to_continue(

@@ -28,8 +28,7 @@ from famix.reports.tables import format_comparisons
 from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
 from report_factory import make_run_folder
-from robustness.format import Format
-from robustness.mutations import in_json, in_png, in_text_lines, mutate_tree
+from robustness.mutations import Format, in_json, in_png, in_text_lines, mutate_tree
 from robustness.tensor_formats import TENSOR_FORMATS
 
 __all__ = ["FORMATS", "inside"]

@@ -6,11 +6,14 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 __all__ = [
+    "Format",
     "Mutation",
     "in_json",
     "in_png",
@@ -22,6 +25,26 @@ __all__ = [
 ]
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        make: writes a valid file, and the files that belong to it, to an empty folder.
+        load: reads it with the package; its results are comparable.
+        mutations: changes that keep the structure of the file, so that they pass the first checks.
+        has_checksum: random damage must be detected unless it changes nothing in the result.
+        refuses: damage is an error; otherwise the intact parts are read, or the file counts as missing.
+    """
+
+    make: Callable[[Path], Path]
+    load: Callable[[Path], Any]
+    mutations: tuple[Mutation, ...] = ()
+    has_checksum: bool = False
+    refuses: bool = True
+
 
 _NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1)
 _ODD_VALUES: tuple[Any, ...] = (

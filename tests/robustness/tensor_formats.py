@@ -18,8 +18,7 @@ from famix.mining.miner import MinedBatch
 from famix.mining.partial_results import PartialResults
 from famix.style import StyleBank
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
-from robustness.format import Format
-from robustness.mutations import in_safetensors, in_zip
+from robustness.mutations import Format, in_safetensors, in_zip
 
 __all__ = ["TENSOR_FORMATS"]
 

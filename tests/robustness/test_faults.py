@@ -4,7 +4,6 @@ import errno
 import logging
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -21,53 +20,14 @@ from data_factory import data_config, make_dataset, registered
 from famix.data import build_train_loader
 from famix.engine import SafeCheckpointer
 from famix.engine.model_selection import save_weights
-from famix.io import atomic as files
 from famix.io.atomic import whole_file
 from famix.mining import StyleMiner
 from famix.mining.miner import MinedBatch
 from famix.mining.partial_results import PartialResults
 from famix.style import StyleBank
 from famix.utils.errors import FAMixError
+from robustness.faults import OPERATIONS, run_and_kill, small_disk
 from run_factory import Workspace, assert_equal_state, train_net
-
-OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
-
-
-def run_and_kill(work: Callable[[], Any], operation: int | None) -> int:
-    """Run in a process of its own, which kills itself with SIGKILL before a file operation of `whole_file`.
-
-    Args:
-        work: what to run.
-        operation: how many operations pass before; None lets all pass.
-
-    Returns:
-        How the process ended, as os.waitstatus_to_exitcode tells it.
-    """
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if operation is not None:
-                _kill_at(operation)
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _kill_at(operation: int) -> None:
-    passed = iter(range(1000))
-
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if next(passed) == operation:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*args, **kwargs)
-
-        return call
-
-    files._create_part = counted(files._create_part)
-    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
-    files.os.fsync, files.os.replace = counted(os.fsync), counted(os.replace)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("operation", range(len(OPERATIONS)), ids=OPERATIONS)
@@ -121,9 +81,9 @@ def test_tensors_that_find_no_room_are_an_error_of_the_disk(tmp_path: Path, old:
         path.write_bytes(old)
 
     def write() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
         try:
-            save_weights(torch.nn.Linear(100, 100), path, iterations=1)
+            with small_disk(30_000):
+                save_weights(torch.nn.Linear(100, 100), path, iterations=1)
         except OSError as error:
             os._exit(error.errno or 0)
 

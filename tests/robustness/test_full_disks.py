@@ -3,9 +3,7 @@
 import errno
 import importlib.util
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,21 +31,11 @@ from famix_minitown.crop_files import make_crops
 from famix_minitown.crop_sources import TownSource
 from famix_minitown.crops import RECORD, CropPlan
 from inference.inference_factory import make_run
+from robustness.faults import small_disk
 from run_factory import CONFIG, ROOT, load_tool
 
 Output = pytest.CaptureFixture[str]
 PLAN = CropPlan(seed=0, looks=2, crops=2)
-
-
-@contextmanager
-def small_disk(size: int) -> Iterator[None]:
-    """No file of this process can become larger than `size` bytes: writing fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 CLASSES = ClassTable(("a",), ((0, 0, 0),))

@@ -10,9 +10,9 @@ import torch
 
 from famix.utils.errors import BankError
 from robustness import fuzzing
-from robustness.format import Format
 from robustness.formats import FORMATS
 from robustness.fuzzing import LOADED, REFUSED, WRONG, Trials, digest
+from robustness.mutations import Format
 
 TRIED = 12
 SLOW = ("CLIP", "released checkpoint", "checkpoint")  # to load, by tens of milliseconds

@@ -1,15 +1,9 @@
 """Processes that are killed while they mine or train, or are asked to stop: what was done is kept, and goes on."""
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
-import sys
-import time
-import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +18,7 @@ from famix.mining import StyleMiner, mine
 from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
+from robustness.faults import is_gone, processes_of, start_command, start_ranks, status_of, wait_for
 from run_factory import Workspace, assert_equal_state, train_net
 
 # Some tenths of a second for a batch; every batch is a group of its own.
@@ -90,70 +85,6 @@ def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypat
         assert_equal_state(workspace.checkpoint("killed", name), workspace.checkpoint("whole", name))
 
 
-def start_command(arguments: list[str], log: Path, **environment: str) -> int:
-    """Start train_net, forked so that nothing has to be imported again; returns the id of its first process.
-
-    Workers of its loaders are started anew, as in processes that are: what they need reaches them as a pickle.
-    """
-    module = train_net()
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        os.setsid()
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-        os.environ.update(environment)
-        torch.set_num_threads(1)
-        multiprocessing.set_start_method("forkserver", force=True)
-        multiprocessing.set_forkserver_preload(["famix.data"])
-        torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as if it were new
-        sys.argv = ["train_net.py", *arguments]
-        module.launch_from_command_line()
-        os._exit(0)
-    except SystemExit as stop:
-        os._exit(stop.code if isinstance(stop.code, int) else 1)
-    finally:
-        traceback.print_exc()
-        os._exit(99)
-
-
-def start_ranks(arguments: list[str], log: Path) -> list[int]:
-    """Start two processes as torchrun does; returns their ids."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [start_command(arguments, log, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
-
-
-def status_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def processes_of(pid: int) -> list[int]:
-    """Ids of a process's children, in the order in which they were started."""
-    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
-
-
-def wait_for(happened: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < deadline, log.read_text()[-2000:]
-        time.sleep(0.01)
-
-
-def is_gone(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def test_sigterm_while_two_processes_mine(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +128,8 @@ def losses(folder: Path) -> dict[str, float]:
 def test_however_the_processes_are_started_the_losses_are_the_same(tmp_path: Path, head: str) -> None:
     workspace, log = PanopticWorkspace(tmp_path / "space", f"famix_panoptic_{head}.yaml"), tmp_path / "log"
     options = (*WORKER, "DATASETS.TEST", "('tiny_val_panoptic',)")
-    own = start_command(workspace.arguments("own", *options, flags=("--num-gpus", "2")), log)
+    alone = ("DATALOADER.NUM_WORKERS", "0")  # workers import the package for seconds
+    own = start_command(workspace.arguments("own", *options, *alone, flags=("--num-gpus", "2")), log)
     assert status_of(own) == 0, log.read_text()[-3000:]
     ranks = start_ranks(workspace.arguments("given", *options), log)
     assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]

@@ -69,7 +69,7 @@ def _start_processes(args: argparse.Namespace, device: torch.device, work: Work)
             "fewer, or set MODEL.DEVICE cpu."
         )
     # The processes of the run answer signals; if this one ended first, it would interrupt them.
-    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in multiprocessing.active_children()])
+    signal.signal(signal.SIGTERM, _terminate_children)
     signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all processes
     url, store = args.dist_url, None
     if args.machine_rank == 0 and (url == "auto" or _is_address(url)):
@@ -90,6 +90,11 @@ def _start_processes(args: argparse.Namespace, device: torch.device, work: Work)
             rank = args.machine_rank * args.num_gpus + error.error_index
             print_error(describe_loss([rank], args.num_gpus * args.num_machines))
         sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
+
+
+def _terminate_children(*_: object) -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
 
 
 def _run_rank(local_rank: int, url: str, args: argparse.Namespace, device: torch.device, work: Work) -> None:

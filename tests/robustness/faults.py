@@ -1,0 +1,151 @@
+"""Faults for tests and the soak: processes killed at any file operation, full disks, and commands to interrupt."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from famix.io import atomic as files
+from run_factory import train_net
+
+__all__ = [
+    "OPERATIONS",
+    "is_gone",
+    "kill_at",
+    "processes_of",
+    "run_and_kill",
+    "small_disk",
+    "start_command",
+    "start_ranks",
+    "status_of",
+    "wait_for",
+]
+
+OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
+
+
+def run_and_kill(work: Callable[[], Any], operation: int | None) -> int:
+    """Run a function in a child process that kills itself before a file operation of `whole_file`.
+
+    Args:
+        work: the function.
+        operation: number of operations that pass before; None lets all pass.
+
+    Returns:
+        The exit code, negative after a signal, see os.waitstatus_to_exitcode.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if operation is not None:
+                kill_at(operation)
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_at(operation: int) -> None:
+    """Let this process kill itself before one of its file operations."""
+    passed = iter(range(10**6))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(passed) == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return call
+
+    files._create_part = counted(files._create_part)
+    Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
+    files.os.fsync, files.os.replace = counted(os.fsync), counted(os.replace)  # type: ignore[assignment]
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Limit files of this process to `size` bytes; writing more fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def start_command(arguments: list[str], log: Path, **environment: str) -> int:
+    """Start train_net in a fork, which need not import anything again, and return the id of its first process.
+
+    Workers of data loaders come from a fork server: their arguments are pickled, as in separate processes.
+    """
+    module = train_net()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
+        os.environ.update(environment)
+        torch.set_num_threads(1)
+        multiprocessing.set_start_method("forkserver", force=True)
+        multiprocessing.set_forkserver_preload(["famix.data"])
+        torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
+        sys.argv = ["train_net.py", *arguments]
+        module.launch_from_command_line()
+        os._exit(0)
+    except SystemExit as stop:
+        os._exit(stop.code if isinstance(stop.code, int) else 1)
+    finally:
+        traceback.print_exc()
+        os._exit(99)
+
+
+def start_ranks(arguments: list[str], log: Path) -> list[int]:
+    """Start two processes as torchrun does and return their ids."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [start_command(arguments, log, RANK=rank, LOCAL_RANK=rank, **common) for rank in "01"]
+
+
+def status_of(pid: int) -> int:
+    """Wait for a process and return its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def processes_of(pid: int) -> list[int]:
+    """Return the ids of the children of a process, in the order of their start."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def wait_for(happened: Callable[[], bool], log: Path) -> None:
+    """Wait up to a minute for a condition; show the log if it stays false."""
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, log.read_text()[-2000:]
+        time.sleep(0.01)
+
+
+def is_gone(group: int) -> bool:
+    """Return whether a process group has no processes left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

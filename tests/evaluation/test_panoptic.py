@@ -20,6 +20,7 @@ from famix.evaluation.evaluators import check_panoptic
 from famix.evaluation.panoptic import evaluators as panoptic_evaluators
 from famix.evaluation.panoptic.evaluators import InstanceAPEvaluator, PanopticQualityEvaluator
 from famix.evaluation.panoptic.truth import TruthReader, predicted_segments
+from famix.modeling import FAMixPanopticFPN
 from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic, write_annotations, write_recipe
 
@@ -296,6 +297,16 @@ def test_datasets_without_the_same_things_are_named(dataset: str, tmp_path: Path
     cfg = config("famix_panoptic_deeplab.yaml", "DATASETS.TEST", f"['{dataset}']")
     with registered(write_recipe(tmp_path, splits=["train", "val", "night"])), expect_error(ConfigError, dataset):
         check_panoptic(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+
+
+@pytest.mark.usefixtures("record")
+def test_evaluators_follow_the_predictions_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = config("famix_panoptic_fpn.yaml")
+    added = {"panoptic_seg": PanopticQualityEvaluator, "instances": InstanceAPEvaluator}
+    for kinds in (("panoptic_seg",), ("instances",), ("panoptic_seg", "instances")):
+        monkeypatch.setattr(FAMixPanopticFPN, "PREDICTS", frozenset({"sem_seg", *kinds}))
+        types = [type(one) for one in build_evaluator(cfg, NAME)._evaluators]
+        assert types == [StreamingSemSegEvaluator, *(added[kind] for kind in kinds)]
 
 
 @pytest.mark.usefixtures("record")

@@ -161,7 +161,9 @@ def _compose(texts: Sequence[str]) -> Protocol:
         name, part = find_part(text)
         for field in part:
             if field in set_by:
-                raise ConfigError(f"one part must set '{field}', got '{set_by[field]}' and '{text}'. Keep one of them.")
+                raise ConfigError(
+                    f"'{field}' must be set by one part, got '{set_by[field]}' and '{text}'. Keep one of them."
+                )
             set_by[field] = text
         if any(getattr(Protocol, field) != value for field, value in part.items()):
             names[next(iter(part))] = name

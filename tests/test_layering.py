@@ -14,9 +14,6 @@ FAMILY_NAMES = re.compile(
 )
 MAY_NAME_FAMILIES = ("__init__.py", "config/defaults.py", "io/released_checkpoint.py")  # defaults are like YAML
 
-KNOWN_UPWARD_IMPORTS: set[tuple[str, str]] = set()
-"""Imports that close a circle today. The list only gets shorter."""
-
 
 def imports_between_folders() -> Iterator[tuple[str, str]]:
     """Pairs (importing, imported) of folders, also for imports in functions and under TYPE_CHECKING."""
@@ -38,10 +35,8 @@ def imports_between_folders() -> Iterator[tuple[str, str]]:
 
 
 def test_folders_do_not_import_in_circles() -> None:
-    found = set(imports_between_folders())
-    assert found >= KNOWN_UPWARD_IMPORTS, "remove what is gone from KNOWN_UPWARD_IMPORTS"
     graph: dict[str, set[str]] = {}
-    for importing, imported in found - KNOWN_UPWARD_IMPORTS:
+    for importing, imported in imports_between_folders():
         graph.setdefault(importing, set()).add(imported)
     TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 

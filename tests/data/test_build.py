@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from data_factory import data_config, make_dataset, registered, write_definition
+from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
 from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
 from famix.utils.errors import ConfigError, DatasetError
@@ -33,13 +33,6 @@ def contents(batch):
 
 def train_batches(cfg, count, start_iter=0):
     return [contents(batch) for batch in islice(build_train_loader(cfg, start_iter), count)]
-
-
-def test_training_batches():
-    batch = next(iter(build_train_loader(data_config())))
-    assert len(batch) == 2
-    assert batch[0]["image"].shape == (3, 16, 16)
-    assert batch[0]["sem_seg"].shape == (16, 16)
 
 
 def test_workers_change_nothing():
@@ -96,14 +89,6 @@ def test_batch_must_be_divisible(monkeypatch, batch_size):
     cfg.SOLVER.IMS_PER_BATCH = batch_size
     with expect_error(ConfigError, "SOLVER.IMS_PER_BATCH", batch_size, "2 processes"):
         build_train_loader(cfg)
-
-
-def test_training_sets_must_agree_on_classes(tmp_path):
-    other = write_definition(
-        tmp_path / "b", name="b", classes=[{"name": "x", "color": [0, 0, 0]}], label_ids="identity"
-    )
-    with registered(other), expect_error(DatasetError, "classes", remedy="ignore_label"):
-        build_train_loader(data_config(train=["tiny_train", "b_train"]))
 
 
 @pytest.mark.parametrize("balanced", [False, True])

@@ -3,12 +3,10 @@ import struct
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image, ImageFile
 
 from data_factory import data_config, make_dataset, registered, write_image, write_label
 from error_matching import expect_error, explains
-from famix.config import add_famix_config
 from famix.data import (
     FAMixDatasetMapper,
     LabelReader,
@@ -25,33 +23,6 @@ from famix.inference.images import load_rgb
 from famix.utils.errors import DatasetError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-def test_reads_rgb(tmp_path):
-    path = write_image(tmp_path / "a.png", PIXELS)
-    np.testing.assert_array_equal(read_image(path), PIXELS)
-    np.testing.assert_array_equal(read_image(path, "BGR"), PIXELS[:, :, ::-1])
-    assert image_size(path) == (20, 30)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
-def test_converts_to_rgb(tmp_path, mode):
-    path = tmp_path / "a.png"
-    Image.fromarray(PIXELS).convert(mode).save(path)
-    assert read_image(path).shape == (20, 30, 3)
-    assert read_image(path).dtype == np.uint8
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_turns_upright_as_exif_says(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    image = Image.fromarray(PIXELS)
-    exif = image.getexif()
-    exif[0x0112] = 6  # must be turned clockwise by a quarter
-    image.save(path, exif=exif, **({"quality": 100} if suffix == "jpg" else {}))
-    assert image_size(path) == read_image(path).shape[:2] == (30, 20)
-    if suffix == "png":
-        np.testing.assert_array_equal(read_image(path), np.rot90(PIXELS, -1))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -130,12 +101,6 @@ def test_gifs_below_the_limit_that_claim_more_than_their_bytes_can_hold(tmp_path
             read_image(path)
     Image.new("P", (4000, 4000)).save(path)
     assert read_image(path).shape == (4000, 4000, 3)
-
-
-def test_the_default_limit_is_that_of_the_config():
-    cfg = get_cfg()
-    add_famix_config(cfg)
-    assert cfg.INPUT.MAX_PIXELS == MAX_PIXELS
 
 
 def test_the_limit_of_a_config_reaches_every_reader(tmp_path):

@@ -2,7 +2,6 @@ import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from data_factory import write_definition, write_image, write_label, write_palette_label, write_synthia_label
 from error_matching import expect_error
@@ -25,12 +24,6 @@ def test_maps_sixteen_bit_grey(tmp_path):
     reader = LabelReader(label_ids={0: 255, 7: 0, 1000: 13})
     ids = np.where(IDS == 26, np.uint16(1000), IDS)
     np.testing.assert_array_equal(reader.read(write_label(tmp_path / "label.png", ids)), TRAIN_IDS)
-
-
-def test_maps_black_and_white(tmp_path):
-    path = tmp_path / "label.png"
-    Image.fromarray(IDS > 0).save(path)
-    np.testing.assert_array_equal(LabelReader(label_ids={0: 4, 1: 5}).read(path), np.where(IDS > 0, 5, 4))
 
 
 @pytest.mark.parametrize("channel", [0, 1])
@@ -66,18 +59,6 @@ def test_ignore_label_of_the_definition(tmp_path):
     )
 
 
-def test_colours_are_no_ids(tmp_path):
-    path = write_image(tmp_path / "label.png", np.zeros((2, 3, 3), dtype=np.uint8))
-    with expect_error(DatasetError, str(path), "RGB", "label_channel"):
-        READER.read(path)
-
-
-def test_channel_of_a_file_of_one_channel(tmp_path):
-    path = write_label(tmp_path / "label.png", IDS)
-    with expect_error(DatasetError, key=str(path), value="1 channel(s)", remedy="label_channel"):
-        LabelReader(READER.label_ids, channel=0).read(path)
-
-
 @pytest.mark.parametrize("channel", [None, 0])
 @pytest.mark.parametrize("damage", ["cut", "changed", "text"])
 def test_damaged_files(tmp_path, channel, damage):
@@ -92,11 +73,6 @@ def test_damaged_files(tmp_path, channel, damage):
     path.write_bytes({"cut": data[: len(data) // 2], "changed": data, "text": b"not an image"}[damage])
     with pytest.raises(DatasetError, match=r"label\.png cannot be read"):
         LabelReader(READER.label_ids, channel=channel).read(path)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(DatasetError, match=r"none\.png does not exist"):
-        READER.read(tmp_path / "none.png")
 
 
 def test_pickles_and_compares(tmp_path):

@@ -55,17 +55,6 @@ def test_registering_twice_changes_nothing(folder):
     assert "tiny_train" not in DatasetCatalog
 
 
-def test_builtin_datasets_have_names(monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", "/no/such/folder")
-    with registered():
-        assert {"gta5_train", "gta5_val", "gta5_all", "cityscapes_train", "cityscapes_val", "synthia_all"} <= set(
-            DatasetCatalog
-        )
-        assert {"camvid_train_day", "camvid_val_dusk", "acdc_night_val", "mapillary_val", "bdd100k_val"} <= set(
-            DatasetCatalog
-        )
-
-
 def test_name_clash(folder, tmp_path):
     with registered(make_dataset(folder)):
         other = write_definition(tmp_path / "other", root=str(tmp_path / "other"))
@@ -182,61 +171,6 @@ def test_bad_lists_of_keys(folder):
         (folder / "few.txt").write_text("a/1\na/2\na/1.png\n")
         with expect_error(DatasetError, str(folder / "few.txt"), "a/1"):
             get_dataset_dicts(["tiny_few"])
-
-
-def test_gta5_without_its_lists_names_the_whole_set(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    for key in ("00001", "02501"):
-        write_pair(tmp_path / "gta5", f"images/{key}.png", f"labels/{key}.png")
-    with registered():
-        with expect_error(DatasetError, str(tmp_path / "gta5/gtav_split_train.txt"), remedy="gta5_all"):
-            get_dataset_dicts(["gta5_train"])
-        (tmp_path / "gta5" / "gtav_split_train.txt").write_text("00001.png\n")
-        assert len(get_dataset_dicts(["gta5_train"])) == 1
-        assert [record["image_id"] for record in get_dataset_dicts(["gta5_all"])] == ["00001"]
-
-
-@pytest.mark.parametrize(
-    ("name", "image", "label", "key"),
-    [
-        (
-            "cityscapes_val",
-            "cityscapes/leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png",
-            "cityscapes/gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png",
-            "ulm/ulm_000000_000019",
-        ),
-        ("acdc_fog_val", "acdc/rgb_anon/fog/val/s/1_rgb_anon.png", "acdc/gt/fog/val/s/1_gt_labelIds.png", "s/1"),
-        ("synthia_train", "synthia/RGB/train/0000001.png", "synthia/GT/LABELS/train/0000001.png", "0000001"),
-        ("synthia_all", "synthia/RGB/0000001.png", "synthia/GT/LABELS/0000001.png", "0000001"),
-        ("synthia_all", "synthia/RGB/val/0000001.png", "synthia/GT/LABELS/val/0000001.png", "val/0000001"),
-        ("mapillary_val", "mapillary/validation/images/x.jpg", "mapillary/validation/labels/x.png", "x"),
-        ("bdd100k_val", "bdd100k/images/10k/val/x.jpg", "bdd100k/labels/sem_seg/masks/val/x.png", "x"),
-        ("camvid_val_dusk", "camvid/images/val_dusk/x.jpg", "camvid/labels/val_dusk/x.png", "x"),
-    ],
-)
-def test_builtin_trees(tmp_path, monkeypatch, name, image, label, key):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_pair(tmp_path, image, label)
-    with registered():
-        (record,) = get_dataset_dicts([name])
-    assert record["image_id"] == key
-    assert record["file_name"] == str(tmp_path / image)
-    assert record["label_file_name"] == str(tmp_path / label)
-
-
-def test_image_and_label_in_one_folder(folder):
-    write_pair(folder, "shots/img_a.png", "shots/img_a_ids.png")
-    file = write_definition(folder, images="shots/img_{key}.png", labels="shots/img_{key}_ids.png", splits={"all": {}})
-    with registered(file):
-        assert [record["image_id"] for record in get_dataset_dicts(["tiny_all"])] == ["a"]
-
-
-def test_classes_of_datasets_must_agree(folder, tmp_path):
-    other = write_definition(tmp_path, name="other", classes=[{"name": "x", "color": [0, 0, 0]}], label_ids="identity")
-    with registered(make_dataset(folder), other):
-        require_same_classes(["tiny_train", "cityscapes_val"])
-        with expect_error(DatasetError, "tiny_train", "other_val", "['x']"):
-            require_same_classes(["tiny_train", "tiny_val", "other_val"])
 
 
 def test_classes_of_datasets_must_have_one_order(tmp_path):

@@ -292,9 +292,6 @@ def test_small_depths_keep_the_ids(tmp_path: Path, depth: int, color: int) -> No
     ids = np.random.default_rng(depth).integers(0, min(2**depth, 80), (6, 11))
     path = write(tmp_path / "a.png", png(ids, depth, color))
     np.testing.assert_array_equal(ALL_IDS.read(path), ids)
-    counts, size = ALL_IDS.count_pixels(path)
-    assert size == ids.shape
-    np.testing.assert_array_equal(counts, np.bincount(ids.ravel(), minlength=256))
 
 
 def tiff(ids: np.ndarray, depth: int, white_is_zero: bool) -> bytes:
@@ -356,7 +353,7 @@ LOSSY = {
 def test_labels_in_lossy_formats_are_refused(tmp_path: Path, kind: str, channel: int | None) -> None:
     path = LOSSY[kind](tmp_path)
     reader = LabelReader(ALL_IDS.label_ids, channel=channel)
-    for read in (reader.read, reader.size_of, reader.count_pixels, lambda path: read_segments(path, [])):
+    for read in (reader.read, reader.size_of, lambda path: read_segments(path, [])):
         with expect_error(DatasetError, key=str(path), value=kind.split()[0], remedy="PNG"):
             read(path)
 

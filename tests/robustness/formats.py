@@ -131,9 +131,7 @@ def _load_image(path: Path) -> Any:
 
 
 def _load_label(path: Path) -> Any:
-    reader = LabelReader({int(value): int(value) for value in np.unique(_IDS)})
-    counts, _ = reader.count_pixels(path)
-    return reader.read(path), counts
+    return LabelReader({int(value): int(value) for value in np.unique(_IDS)}).read(path)
 
 
 def _make_panoptic_png(folder: Path) -> Path:

@@ -14,7 +14,6 @@ from famix.utils.errors import DatasetError
 
 __all__ = [
     "DAMAGE",
-    "exact_rgb",
     "header_orientation",
     "require_colors",
     "rgb_pixels",
@@ -137,21 +136,6 @@ def require_colors(image: Image.Image, name: str) -> None:
             f"{name} must have 8 bits per channel in grey, palette or RGB, got mode {image.mode}{depth}. Convert it to "
             "8-bit RGB: the scaling of its values affects results."
         )
-
-
-def exact_rgb(image: Image.Image, name: str, remedy: str) -> NDArray[np.uint8]:
-    """Decode an opened image with colors that are numbers to (H, W, 3) uint8, upright.
-
-    Raises:
-        DatasetError: if it is not RGB with 8 bits per channel; ends with `remedy`.
-    """
-    wide = sixteen_bit_colors(image)
-    if image.mode != "RGB" or wide:
-        depth = " with 16 bits per channel" if wide else ""
-        raise DatasetError(
-            f"{name} must be RGB with 8 bits per channel, got mode {image.mode}{depth}: its colors number segments. {remedy}"
-        )
-    return np.asarray(upright(image))
 
 
 def sixteen_bit_colors(image: Image.Image) -> bool:

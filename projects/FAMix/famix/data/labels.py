@@ -21,7 +21,6 @@ _NUM_IDS = 65536  # of a 16-bit file
 _UNKNOWN = -1
 _PILLOW_MODES = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I;16N", "I")  # one channel; a palette's index is the id
 _OPENCV_CHANNELS = (2, 1, 0, 3)  # red, green, blue, alpha in OpenCV's order of channels
-_ROWS = 512  # counted at once: counting needs eight bytes per pixel
 _MANY_IDS = 40  # street scenes have fewer unknown ids: such files are photographs
 
 
@@ -86,31 +85,6 @@ class LabelReader:
         if train_ids.min() == _UNKNOWN:
             raise reader._unknown_ids(path, np.unique(ids).tolist())
         return train_ids.astype(np.uint8)
-
-    def count_pixels(self, path: str | os.PathLike[str]) -> tuple[NDArray[np.int64], tuple[int, int]]:
-        """Count the pixels of each train id in a label file, with little memory for large files.
-
-        Args:
-            path: as for `read`.
-
-        Returns:
-            (256,) number of pixels by train id, and (height, width) of the file in pixels.
-
-        Raises:
-            DatasetError: as for `read`.
-        """
-        reader = self.for_file(path)
-        ids = reader._read_ids(path)
-        by_id = np.zeros(_NUM_IDS, dtype=np.int64)
-        for row in range(0, ids.shape[0], _ROWS):
-            by_id += np.bincount(ids[row : row + _ROWS].ravel(), minlength=_NUM_IDS)
-        (present,) = np.nonzero(by_id)
-        train_ids = reader._table[present]
-        if train_ids.min() == _UNKNOWN:
-            raise reader._unknown_ids(path, present.tolist())
-        counts = np.zeros(256, dtype=np.int64)
-        np.add.at(counts, train_ids, by_id[present])
-        return counts, (ids.shape[0], ids.shape[1])
 
     def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
         """(height, width) of a label file in pixels, from its header.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from famix.data.decoding import exact_rgb
+from famix.data.decoding import sixteen_bit_colors, upright
 from famix.data.images import MAX_PIXELS, open_label
 from famix.data.labels import LabelReader
 from famix.utils.errors import DatasetError
@@ -62,8 +62,13 @@ def read_segments(
         DatasetError: if the file is missing, damaged or not RGB, has an unlisted segment, or lacks a listed one.
     """
     with open_label(path, max_pixels=max_pixels) as image:
-        colors = exact_rgb(image, f"Panoptic label {path}", "Use the PNGs of COCO's panoptic format, or correct "
-                           "'label_format' in the dataset's definition.")  # fmt: skip
+        wide = " with 16 bits per channel" if sixteen_bit_colors(image) else ""
+        if image.mode != "RGB" or wide:
+            raise DatasetError(
+                f"Panoptic label {path} must be RGB with 8 bits per channel, got mode {image.mode}{wide}. Use the PNGs of "
+                "COCO's panoptic format, or correct 'label_format' in the dataset's definition."
+            )
+        colors = np.asarray(upright(image))
     red, green, blue = colors.astype(np.uint32).transpose(2, 0, 1)
     ids = red | green << 8 | blue << 16
     numbers_of = np.zeros(_NUM_IDS, dtype=np.uint16)  # the system provides memory only for the used part

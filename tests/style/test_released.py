@@ -82,7 +82,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, n
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         hostile = Calls(torch.storage._load_from_bytes, buffer.getvalue())
-    with pytest.raises(BankError, match=r"saved_params.pkl.*(mkdir.*nothing was executed|pickle of tensors)"):
+    with pytest.raises(BankError, match=r"saved_params.pkl.*(mkdir.*nothing was executed|cannot be unpickled)"):
         read(tmp_path, released_styles() | {"road_mu": [hostile]})
     assert not trace.exists()
 
@@ -98,7 +98,7 @@ def test_a_pickle_cannot_change_the_functions_that_it_may_call(tmp_path: Path) -
     path.write_bytes(b"".join(set_defaults))
     assert pickle.loads(path.read_bytes()) is rebuild and rebuild.__defaults__ == ()  # what an open door would do
     rebuild.__defaults__ = before[0]
-    with expect_error(BankError, str(path), "pickle of tensors", "--mine-styles-only"):
+    with expect_error(BankError, str(path), "unpickled", "--mine-styles-only"):
         StyleBank.from_released_pickle(path)
     assert (rebuild.__defaults__, vars(rebuild)) == before
 
@@ -130,5 +130,5 @@ def test_missing_and_truncated_files(tmp_path: Path) -> None:
         StyleBank.from_released_pickle(tmp_path / "saved_params.pkl")
     path = write_bank(tmp_path / "saved_params.pkl", released_styles())
     path.write_bytes(path.read_bytes()[:5000])
-    with expect_error(BankError, str(path), "pickle of tensors", "--mine-styles-only"):
+    with expect_error(BankError, str(path), "unpickled", "--mine-styles-only"):
         StyleBank.from_released_pickle(path)

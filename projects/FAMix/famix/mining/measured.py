@@ -1,6 +1,6 @@
 """Measured statistics of real patches: as a style bank, as a basis for mining, and as the scale of matching noise.
 
-Training with the target domain's own statistics bounds what mixing styles can reach: the ceiling for prompts.
+Training with the target domain's own statistics is an upper bound for styles mined from prompts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

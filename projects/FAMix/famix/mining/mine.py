@@ -78,8 +78,8 @@ def build_miner(
 def batches_per_group(images: int, patches_per_image: int, num_classes: int, values_per_patch: int) -> int:
     """Return how many batches to optimize together, to keep a device busy.
 
-    A group is a fixed range of batch numbers that depends on the settings alone, and is mined as a whole: rounding, which
-    depends on what is computed together, is the same for any number of processes and after any stop.
+    Groups are fixed ranges of batch numbers and are mined as a whole: rounding depends on the batches computed together,
+    and stays the same for any number of processes and after any stop.
 
     Args:
         images: of a batch.
@@ -108,16 +108,16 @@ def mine_bank(
         load_batches: takes the number of batches per group and the numbers of finished batches; returns the batches that
             this process mines, see `MiningBatches`.
         metadata: of the bank.
-        partial: reads finished batches and saves each batch as soon as it is mined; None for neither.
+        partial: reads finished batches and saves each mined batch at once; None for neither.
         output_dir: receives the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
-            style_mining/styles_of/<class name> as TensorBoard events, and the samples of a batch whose styles are not
-            finite; "" for neither.
+            style_mining/styles_of/<class name> as TensorBoard events, and the samples of a batch with non-finite
+            styles; "" for neither.
 
     Returns:
         The same bank in every process, for any number of processes: styles are in the order of the batches.
 
     Raises:
-        BankError: there was no batch, or styles are not finite.
+        BankError: there are no batches, or styles are not finite.
     """
     kept, finished = partial.share() if partial is not None else ([], set())
     if finished:

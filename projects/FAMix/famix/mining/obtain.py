@@ -43,7 +43,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
 
     Raises:
         BankError: the bank does not fit the config.
-        ConfigError: there is no bank, and no CLIP to mine one with, or the design of its text tower is unknown.
+        ConfigError: the bank is missing and MODEL.CLIP.WEIGHTS is empty, or the design of its text tower is unknown.
     """
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes

@@ -57,7 +57,7 @@ class PartialResults:
         """Divide the finished batches among the processes of the job; called in every process.
 
         Returns:
-            Numbers of the batches that this process contributes to the bank, and of those that any process has.
+            Numbers of the batches that this process contributes to the bank, and of all finished batches.
         """
         present = comm.all_gather(self.indices())
         everywhere: set[int] = set().union(*present)

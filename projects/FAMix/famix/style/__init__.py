@@ -1,4 +1,4 @@
-"""Styles: what they are, how one is optimised towards a text, kept in a bank and mixed into feature maps."""
+"""Style statistics, banks and strategies: optimization towards texts, and mixing into feature maps."""
 
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes

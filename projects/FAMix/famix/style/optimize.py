@@ -34,7 +34,7 @@ class OptimizedStyles:
 
     @property
     def losses(self) -> Tensor:
-        """(steps,), mean over the styles at each step: the objective if there are no weights."""
+        """(steps,), mean over the styles at each step: the objective without weights."""
         return self.style_losses[:-1].mean(1)
 
 

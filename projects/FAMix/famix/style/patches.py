@@ -3,8 +3,8 @@
 Shapes: B images, C channels, a map of H x W cells, a grid of (rows, cols) patches of h x w cells.
 
 A side that the grid does not divide is split as in `torch.tensor_split`: its first patches are one cell longer than the
-others. Such a map consists of at most four blocks of equally large patches, and every operation on patches is vectorized
-inside a block; there is no loop over patches.
+others. Such a map consists of at most four blocks of equally large patches; operations on patches are vectorized inside
+each block and never loop over patches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -78,7 +78,7 @@ def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patc
 
     Args:
         function: takes the patches of the block, a view of shape (P, rows, h, cols, w, Q), and for each tensor in
-            `per_patch` the values of these patches, (P, rows, 1, cols, 1, Q). P and Q stand for images and channels: P
+            `per_patch` its values for them, (P, rows, 1, cols, 1, Q). P and Q stand for images and channels: P
             for both and Q = 1, or P for the images and Q for the channels. It returns a tensor of the shape of the
             patches, or one with h = w = 1 with a value for every patch.
         x: (B, C, H, W).

@@ -25,7 +25,6 @@ RELEASED_CLASSES = (
 _CLASS_IDS = {name: class_id for class_id, name in enumerate(RELEASED_CLASSES)} | {"255": IGNORE_CLASS}
 _MAX_BYTES = 4 << 30  # the released bank has about 25 MB
 _MAX_CHANNELS = 1 << 16  # a few bytes can claim any size; RN50x64 has 512 channels at its first stage
-_REMEDY = "Copy the released saved_params.pkl again, or mine a bank with --mine-styles-only."
 
 
 def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,29 +39,46 @@ def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, 
     Raises:
         BankError: the file is missing or damaged, has another structure, or refers to anything but tensors.
     """
-    content = _unpickle(Path(path))
-    expected = [f"{name}_{kind}" for name in _CLASS_IDS for kind in ("mu", "std")]
-    foreign = [key for key in content if key not in expected]
-    if foreign:
+    if not os.path.isfile(path):
+        raise BankError(f"style bank not found: '{path}'. Name the saved_params.pkl of the released program.")
+    size = os.path.getsize(path)
+    try:
+        if size > _MAX_BYTES:
+            raise CorruptFileError(f"{size >> 20} MiB, more than {_MAX_BYTES >> 20}")
+        content = _unpickle(Path(path))
+        foreign = [key for key in content if key.rpartition("_")[0] not in _CLASS_IDS]
+        if foreign:
+            raise CorruptFileError(f"entries of other classes, {first_few(foreign)}")
+        mean, std = (_stack(content, kind, size) for kind in ("mu", "std"))
+        numbers = {name: [len(content[f"{name}_{kind}"]) for kind in ("mu", "std")] for name in _CLASS_IDS}
+        for name, (means, stds) in numbers.items():
+            if means != stds:
+                raise CorruptFileError(f"{means} means and {stds} standard deviations of {name!r}")
+    except CorruptFileError as error:
         raise BankError(
-            f"'{path}' must have the entries {expected[0]!r}, {expected[1]!r}, ... of the 19 classes of Cityscapes and of "
-            f"'255', got {first_few(foreign)}. {_REMEDY}"
-        )
-    for key in expected:
-        styles = content.get(key)
-        if not isinstance(styles, list) or not all(_is_style(style) for style in styles):
-            raise BankError(
-                f"'{path}' must have a list of floating-point tensors (C, 1, 1) as {key!r}, got another value. {_REMEDY}"
-            )
-    for name in _CLASS_IDS:
-        num_means, num_stds = len(content[f"{name}_mu"]), len(content[f"{name}_std"])
-        if num_means != num_stds:
-            raise BankError(
-                f"'{path}' must have as many means as standard deviations, got {num_means} and {num_stds} of {name!r}. "
-                f"{_REMEDY}"
-            )
-    mean, std = (_stack([x for name in _CLASS_IDS for x in content[f"{name}_{kind}"]], path) for kind in ("mu", "std"))
-    return torch.tensor([id_ for name, id_ in _CLASS_IDS.items() for _ in content[f"{name}_mu"]]), mean, std
+            f"'{path}' must be a pickle of the styles of the 19 Cityscapes classes and 255, as in the released program, got "
+            f"{error}. Copy saved_params.pkl again, or mine a bank with --mine-styles-only."
+        ) from error
+    return torch.tensor([id_ for name, id_ in _CLASS_IDS.items() for _ in range(numbers[name][0])]), mean, std
+
+
+def _stack(content: dict[str, Any], kind: str, size: int) -> Tensor:
+    """Return the means or standard deviations of all classes, (N, C) float32, from a file of `size` bytes."""
+    styles: list[Tensor] = []
+    for key in (f"{name}_{kind}" for name in _CLASS_IDS):
+        entry = content.get(key)
+        if not isinstance(entry, list) or not all(_is_style(style) for style in entry):
+            raise CorruptFileError(f"no list of floating-point tensors (C, 1, 1) as {key!r}")
+        styles += entry
+    channels = sorted({len(style) for style in styles})
+    if len(channels) != 1:
+        raise CorruptFileError(f"styles of {channels} channels" if channels else "no style")
+    if len(styles) * channels[0] > size:  # a list can repeat one tensor any number of times
+        raise CorruptFileError(f"{len(styles)} styles of {channels[0]} channels in {size} bytes")
+    stacked = torch.stack([style.detach().float().flatten() for style in styles])
+    if not stacked.isfinite().all():
+        raise CorruptFileError("NaN or infinity")
+    return stacked
 
 
 def _is_style(style: Any) -> bool:
@@ -70,38 +86,18 @@ def _is_style(style: Any) -> bool:
     return is_vector and style.is_floating_point() and 0 < len(style) <= _MAX_CHANNELS
 
 
-def _stack(styles: list[Tensor], path: str | os.PathLike[str]) -> Tensor:
-    channels = sorted({len(style) for style in styles})
-    if len(channels) != 1:
-        raise BankError(f"'{path}' must have styles of one number of channels, got {channels or 'no style'}. {_REMEDY}")
-    if len(styles) * channels[0] > os.stat(path).st_size:  # a list can repeat one tensor any number of times
-        raise BankError(
-            f"'{path}' is too small for its {len(styles)} styles of {channels[0]} channels: it is damaged. {_REMEDY}"
-        )
-    stacked = torch.stack([style.detach().float().flatten() for style in styles])
-    if not stacked.isfinite().all():
-        raise BankError(f"'{path}' must have finite styles, got NaN or infinity. {_REMEDY}")
-    return stacked
-
-
 def _unpickle(path: Path) -> dict[str, Any]:
-    if not os.path.isfile(path):
-        raise BankError(f"style bank not found: '{path}'. Name the saved_params.pkl of the released program.")
-    if path.stat().st_size > _MAX_BYTES:
-        raise BankError(
-            f"'{path}' must have at most {_MAX_BYTES >> 20} MiB, got {path.stat().st_size >> 20} MiB. {_REMEDY}"
-        )
     try:
         with path.open("rb") as file:
             check_pickle(file)
             file.seek(0)
             content = _TensorUnpickler(file).load()
-    except (BankError, CorruptFileError) as error:
-        raise BankError(f"'{path}' must be a style bank of the released program: {error}. {_REMEDY}") from error
+    except CorruptFileError:
+        raise
     except Exception as error:  # a damaged pickle can raise any exception
-        raise BankError(f"'{path}' must be a pickle of tensors, got {type(error).__name__}. {_REMEDY}") from error
-    if not isinstance(content, dict):
-        raise BankError(f"'{path}' must hold a dict of lists of tensors, got a {type(content).__name__}. {_REMEDY}")
+        raise CorruptFileError(f"a file that cannot be unpickled ({type(error).__name__})") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise CorruptFileError(f"a {type(content).__name__}")
     return content
 
 
@@ -119,5 +115,7 @@ class _TensorUnpickler(pickle.Unpickler):
             ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
         }
         if (module, name) not in allowed:
-            raise BankError(f"it refers to {module}.{name}, which is not part of a tensor; nothing was executed")
+            raise CorruptFileError(
+                f"a reference to {module}.{name}, which is not part of a tensor; nothing was executed"
+            )
         return Sealed(allowed[module, name])

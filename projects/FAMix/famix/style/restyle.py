@@ -84,7 +84,13 @@ def transfer_statistics(features: Tensor, own: Statistics, new: Statistics, grid
     # Both normalizations as one affine map per patch: one read and one write of the map.
     scale = new.std / own.std
     shift = new.mean - scale * own.mean
-    return map_blocks(_affine_relu if rectify else _affine, features, grid, scale, shift)
+
+    def affine(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        # With half-precision patches and float32 statistics, compute in float32 and round once.
+        restyled = torch.addcmul(shift, patches, scale)
+        return (restyled.relu_() if rectify else restyled).to(patches.dtype)
+
+    return map_blocks(affine, features, grid, scale, shift)
 
 
 def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
@@ -106,12 +112,3 @@ def _as_weights(alpha: Tensor | float, like: Tensor) -> Tensor:
             "For a weight of each image and channel use (B, C, 1, 1)."
         )
     return alpha.to(like)
-
-
-def _affine_relu(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    # With half-precision patches and float32 statistics, compute in float32 and round once.
-    return torch.addcmul(shift, patches, scale).relu_().to(patches.dtype)
-
-
-def _affine(patches: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, patches, scale).to(patches.dtype)

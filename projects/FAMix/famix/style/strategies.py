@@ -193,7 +193,7 @@ def _names(value: str | Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"MODEL.STYLE.STRATEGY must be none, or one or several of {', '.join(known)}, got {name!r}."
+                f"MODEL.STYLE.STRATEGY must be one or several of {', '.join(known)}, or none alone, got {name!r}."
                 f"{did_you_mean(name, known) or ' Import the module that registers it before the config is made.'}"
             )
     return names

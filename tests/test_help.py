@@ -72,7 +72,7 @@ def test_a_config_key_as_an_option(word: str, no_torch: dict[str, str]) -> None:
     done = call(PROJECT / "train_net.py", no_torch, "--config-file", "a.yaml", word, "cpu")
     assert done.returncode == 2
     key = word.lstrip("-").split("=")[0]
-    assert f"{key} must stand without dashes" in done.stderr and f"Write {key}" in done.stderr
+    assert f"{key} must be written without dashes" in done.stderr and f"Write {key}" in done.stderr
 
 
 def load(path: Path) -> ModuleType:

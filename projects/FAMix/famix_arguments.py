@@ -1,4 +1,4 @@
-"""Command lines, apart from the package: --help and a mistake must not wait for PyTorch, which the package imports."""
+"""Command lines, outside the package: --help and mistakes must not wait for the import of PyTorch."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ Examples:
   mine the style bank only      train_net.py --config-file CONFIG --mine-styles-only
   evaluate a checkpoint         train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
   continue after a stop         train_net.py --config-file CONFIG --resume
-  start anew in its place       train_net.py --config-file CONFIG --overwrite
+  replace a run by a new one    train_net.py --config-file CONFIG --overwrite
   8 GPUs of one machine         train_net.py --config-file CONFIG --num-gpus 8
   8 processes of torchrun       torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
   2 machines, on each           train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
@@ -23,34 +23,36 @@ Examples:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments of a training, --mine-styles-only and --overwrite."""
+    """Make the parser of train_net.py: Detectron2's arguments, --mine-styles-only and --overwrite."""
     parser = _TrainingParser(epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="config of the run, YAML")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config of the run")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR, if there is one"
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"
     )
     parser.add_argument(
-        "--eval-only", action="store_true", help="score MODEL.WEIGHTS, or with --resume the last checkpoint"
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the last checkpoint"
     )
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes of this machine, one per GPU (default: 1)"
+        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one per GPU (default: 1)"
     )
     parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0 (default: 0)")
-    # Detectron2's default is one port per user, on which two runs of a machine would collide.
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, from 0 (default: 0)"
+    )
+    # Detectron2's default is one port per user, on which two runs on a machine would collide.
     parser.add_argument(
         "--dist-url",
         default="auto",
         metavar="URL",
-        help="where processes meet: tcp://FIRST_MACHINE:PORT (default: a free port)",
+        help="rendezvous of the processes: tcp://FIRST_MACHINE:PORT (default: a free port)",
     )
     parser.add_argument(
-        "--mine-styles-only", action="store_true", help="mine the style bank, or check the one there is, and stop"
+        "--mine-styles-only", action="store_true", help="mine the style bank, or check the existing one, and stop"
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="start a training anew in the place of the one in OUTPUT_DIR; its style bank stays",
+        help="replace the training in OUTPUT_DIR by a new one; its style bank stays",
     )
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings that override the config"
@@ -59,33 +61,33 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 class _TrainingParser(argparse.ArgumentParser):
-    """A parser that tells config keys written as options what they are."""
+    """A parser that explains config keys written as options."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse; of the words that are left over, config keys are explained."""
+        """Parse, and explain unknown words that are config keys."""
         parsed, left = super().parse_known_args(args, namespace)
         keys = [word for word in left if re.match(r"--?[A-Z][A-Z0-9_]*\.?[A-Z]", word)]
         if keys:
             key = keys[0].lstrip("-").split("=")[0]
             self.error(
-                f"{key} must stand without dashes behind all options, got {keys[0]!r}. Write {key} and its value"
+                f"{key} must be written without dashes after all options, got {keys[0]!r}. Write {key} and its value"
             )
         return parsed, left
 
 
 def whole_number(text: str, lowest: int = 0, highest: int | None = None) -> int:
-    """An argument that must be a whole number in a range, both ends included.
+    """Parse an argument that must be an integer in a range.
 
     Args:
-        text: as typed.
-        lowest: that it may be.
-        highest: that it may be; None sets no limit.
+        text: the argument.
+        lowest: lowest value.
+        highest: highest value; None sets no limit.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not such an integer.
     """
-    allowed = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-    expected = f"{text!r} is no whole number {allowed}"
+    allowed = f"of at least {lowest}" if highest is None else f"in [{lowest}, {highest}]"
+    expected = f"must be an integer {allowed}, got {text!r}"
     try:
         number = int(text)
     except ValueError as error:

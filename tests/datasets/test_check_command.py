@@ -288,8 +288,8 @@ def test_no_sound_pair_no_contact_sheet(check, folder):
     ("arguments", "message"),
     [
         (["tiny_trian"], "'tiny_trian' is unknown. Did you mean 'tiny_train'"),
-        (["tiny_train", "--sample", "-1"], "argument --sample: '-1' is no whole number of at least 0"),
-        (["tiny_train", "--workers", "two"], "argument --workers: 'two' is no whole number"),
+        (["tiny_train", "--sample", "-1"], "argument --sample: must be an integer of at least 0, got '-1'"),
+        (["tiny_train", "--workers", "two"], "argument --workers: must be an integer"),
         (["tiny_train", "--sheet", "look.jpg"], "--sheet must end in .png, got look.jpg"),
         (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
         (["tiny_train", "--sheet", "/proc/none/look.png"], "/proc/none"),

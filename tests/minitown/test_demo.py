@@ -166,7 +166,7 @@ def test_numbers_that_make_no_sense_are_refused_before_any_work(
     with pytest.raises(SystemExit) as stop:
         tool.main([option, value])
     assert stop.value.code == 2
-    message = f"argument {option}: '{value}' is no whole number of at least {least}"
+    message = f"argument {option}: must be an integer of at least {least}, got '{value}'"
     assert message in capsys.readouterr().err
 
 
@@ -226,7 +226,7 @@ def test_jobs_of_a_benchmark(capsys: pytest.CaptureFixture[str], jobs: str) -> N
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(["--jobs", jobs])
     assert stop.value.code == 2
-    assert f"argument --jobs: '{jobs}' is no whole number of at least 1" in capsys.readouterr().err
+    assert f"argument --jobs: must be an integer of at least 1, got '{jobs}'" in capsys.readouterr().err
 
 
 def test_names_and_means() -> None:

@@ -1,4 +1,4 @@
-"""What a result was computed on."""
+"""The machine that computes a result."""
 
 import platform
 from pathlib import Path
@@ -7,7 +7,7 @@ __all__ = ["processor_name"]
 
 
 def processor_name() -> str:
-    """Model of the processor, as far as the system knows it."""
+    """Return the model of the processor, or its architecture if the system does not name it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

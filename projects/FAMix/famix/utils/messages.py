@@ -1,4 +1,4 @@
-"""Pieces of messages and tables that several modules share."""
+"""Parts of messages and tables."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,14 +9,14 @@ _LONGEST = 300  # characters of a value in a message
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Suggest what was probably meant.
+    """Suggest similar words.
 
     Args:
-        word: what was written; anything that is no string gets no suggestion.
-        known: what could have been written.
+        word: unknown word; other values than strings get no suggestion.
+        known: known words.
 
     Returns:
-        " Did you mean 'a' or 'b'?" with a leading blank, or "" when nothing is close.
+        " Did you mean 'a' or 'b'?" with a leading space, or "" without similar words.
     """
     if not isinstance(word, str):
         return ""
@@ -25,22 +25,22 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it, cut where it is long."""
+    """Quote a value for a message, truncated if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of thousands of digits
+    except ValueError:  # Python refuses to print integers with thousands of digits
         text = f"a huge {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def first_few(items: Sequence[object], limit: int = 3) -> str:
-    """Name the first items of a sequence and how many more there are: "a, b, c and 7 more"."""
+    """Name the first items of a sequence and count the others: "a, b, c and 7 more"."""
     named = ", ".join(str(item) for item in items[:limit])
     return named if len(items) <= limit else f"{named} and {len(items) - limit} more"
 
 
 def table_cell(text: str) -> str:
-    """A text as a cell of a Markdown table: on one line, with the marks escaped that would end the cell."""
+    """Format text as a cell of a Markdown table: on one line, with vertical bars escaped."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 

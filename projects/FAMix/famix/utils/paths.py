@@ -1,4 +1,4 @@
-"""Paths as users write them in config values, environment variables and on command lines: one rule for all of them."""
+"""Paths in config values, environment variables and command lines, which all expand in the same way."""
 
 import argparse
 import os
@@ -20,32 +20,32 @@ __all__ = [
 ]
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
-_MOST_ROUNDS = 10  # of variables whose values name variables
+_MAX_ROUNDS = 10  # of variables that refer to variables
 
 
 def needs_expansion(path: str) -> bool:
-    """Whether a path begins with `~` or names an environment variable."""
+    """Return whether a path begins with `~` or names an environment variable."""
     return path.startswith("~") or _VARIABLE.search(path) is not None
 
 
 def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
-    """Replace `~`, `~user` and environment variables in a path.
+    """Expand `~`, `~user` and environment variables in a path.
 
-    A path that names a variable which is not set stays as it is where such a file exists.
+    A path with a variable that is not set is unchanged if such a file exists.
 
     Args:
-        path: as written; "" stays "".
-        key: config key, argument or environment variable that holds it, for errors.
+        path: the path; "" stays "".
+        key: config key, argument or environment variable with the path, for errors.
         error: type of the error.
 
     Returns:
         The path; a relative one stays relative.
 
     Raises:
-        FAMixError: a variable is not set, or there is no such user.
+        FAMixError: a variable or a user is unknown.
     """
     expanded = path
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         names = [name.strip("{}") for name in _VARIABLE.findall(expanded)]
         if not names:
             break
@@ -65,25 +65,25 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
 
 
 def local_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
-    """Like `expand_path`, of what must not be an address: nothing that a file names is fetched.
+    """Expand a path that must not be a URL.
 
     Raises:
-        FAMixError: it is a URL; or see `expand_path`.
+        FAMixError: the path is a URL; see also `expand_path`.
     """
     require_local(path, key, error)
     return expand_path(path, key, error)
 
 
 def require_local(path: str, key: str, error: type[FAMixError] = ConfigError) -> None:
-    """Raise `error` for a URL, which Detectron2 would fetch."""
+    """Raise `error` for a URL, which Detectron2 would download."""
     if "://" in path:
         raise error(f"{key} must be a local path, got {path!r}. Copy the file to this machine and write its path.")
 
 
 def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
-    """Replace `~` and environment variables in all arguments of type `Path`, in place, and return the arguments.
+    """Expand `~` and environment variables in all arguments of type `Path`, in place, and return the arguments.
 
-    A shell does so by itself for most words, but neither in quotes nor in --option=~/file.
+    A shell expands most words, but neither in quotes nor in --option=~/file.
 
     Raises:
         ConfigError: see `expand_path`.
@@ -98,12 +98,12 @@ def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def one_form(name: str) -> str:
-    """A name in one Unicode form (NFC): an accent may be a character of its own, as on disks of macOS."""
+    """Return a name in the Unicode form NFC; on disks of macOS, an accent may be a separate character."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def as_on_disk(path: str) -> str:
-    """A path in the Unicode form in which it is on the disk; as it is where there is none, or several."""
+    """Return a path in the Unicode form of the file on the disk; unchanged if there is no such file, or several."""
     if path.isascii() or os.path.lexists(path):
         return path
     parent, name = os.path.split(path)
@@ -119,7 +119,7 @@ def as_on_disk(path: str) -> str:
 
 @lru_cache(maxsize=8)
 def _names_by_form(folder: str, modified: int) -> dict[str, str | None]:
-    """Name in one form -> name, or None where several are alike."""
+    """Map names in one form to names, or to None if several share a form."""
     names: dict[str, str | None] = {}
     for name in os.listdir(folder):
         names[one_form(name)] = None if one_form(name) in names else name

@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal; elsewhere callers log lines."""
+"""Progress bars on a terminal; elsewhere callers log lines."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 __all__ = ["ShownLoader", "on_terminal", "progress_bar"]
 
-_SECONDS = 0.2  # from one redrawing to the next
+_SECONDS = 0.2  # between updates
 
 
 class _Loader(Iterable[Any], Sized, Protocol):
@@ -18,19 +18,19 @@ class _Loader(Iterable[Any], Sized, Protocol):
 
 
 def on_terminal() -> bool:
-    """Whether this process shows bars: the first of a run, whose standard error is a terminal that has a width."""
+    """Return whether this process shows bars: the main one, if stderr is a terminal with a width."""
     return comm.is_main_process() and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: bool = True) -> "tqdm[Any]":
-    """A bar with the time left, which shows nothing unless `on_terminal`.
+    """Make a bar with the remaining time, which is invisible unless `on_terminal`.
 
     Args:
-        total: steps of the work.
-        description: stands before the bar.
-        unit: of a step.
-        done: steps that were done before.
-        leave: the bar stays when it is closed.
+        total: number of steps.
+        description: label of the bar.
+        unit: unit of a step.
+        done: number of steps done before.
+        leave: keep the bar when it is closed.
     """
     return tqdm(
         total=total, initial=done, desc=description, unit=unit, leave=leave, mininterval=_SECONDS, dynamic_ncols=True,
@@ -42,8 +42,8 @@ class ShownLoader:
     """A data loader with a bar.
 
     Args:
-        loader: whose batches are passed on.
-        description: stands before the bar.
+        loader: the loader.
+        description: label of the bar.
     """
 
     def __init__(self, loader: _Loader, description: str) -> None:

@@ -1,4 +1,4 @@
-"""Seeds for independent random streams, derived from the user's seed and whatever a stream must depend on."""
+"""Seeds of independent random streams, derived from the user's seed and further keys."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ def derive_seed(*keys: int) -> int:
     """Mix integers into one seed.
 
     Args:
-        keys: integers >= 0, e.g. the user's seed, a constant that names the stream, and an iteration.
+        keys: non-negative integers, e.g. the user's seed, a constant for the stream, and an iteration.
 
     Returns:
-        An integer in [0, 2**63): equal for equal keys, unrelated for others.
+        An integer in [0, 2**63): equal for equal keys, independent for others.
     """
     # NumPy pads short sequences with zeros; their length in front keeps (1,) and (1, 0) apart.
     return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))

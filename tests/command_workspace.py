@@ -29,7 +29,7 @@ from config_factory import make_street_datasets, quick_options, save_quick_clip,
 from data_factory import forgotten_datasets, write_label
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.engine import load_config
-from famix.inference.video import VideoWriter
+from famix.inference.video import video_writer
 from famix_minitown import datasets
 from famix_minitown.datasets import SPLITS
 from inference.inference_factory import make_image
@@ -184,9 +184,9 @@ class Miniature:
             for number in range(2):
                 Image.fromarray(make_image(seed=number)).save(self.folder / folder / f"{number}.png")
         Image.fromarray(make_image()).save(self.folder / "street.jpg")
-        with VideoWriter(self.folder / "drive.mp4", 10, (48, 64)) as writer:
+        with video_writer(self.folder / "drive.mp4", 10, (48, 64)) as write:
             for number in range(2):
-                writer.write(make_image(48, 64, seed=number))
+                write(make_image(48, 64, seed=number))
 
     def _patch_process(self) -> None:
         """Change this process as a user's machine differs: a camera, several GPUs, and RN50 is small."""

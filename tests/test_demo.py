@@ -15,7 +15,7 @@ from PIL import Image
 from data_factory import forgotten_datasets
 from error_matching import explains
 from famix.inference import Predictor
-from famix.inference.video import VideoReader, VideoWriter
+from famix.inference.video import VideoReader, video_writer
 from inference.inference_factory import make_image, make_run
 from run_factory import CONFIG, ROOT
 
@@ -53,9 +53,9 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    with VideoWriter(tmp_path / "drive.avi", 12.5, (48, 64)) as writer:
+    with video_writer(tmp_path / "drive.avi", 12.5, (48, 64)) as write:
         for number in range(4):
-            writer.write(make_image(48, 64, seed=number))
+            write(make_image(48, 64, seed=number))
     return tmp_path / "drive.avi"
 
 
@@ -221,9 +221,9 @@ def test_video_that_ends_before_its_header_says_is_reported(
     demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     path = tmp_path / f"drive{suffix}"
-    with VideoWriter(path, 12.5, (48, 64)) as writer:
+    with video_writer(path, 12.5, (48, 64)) as write:
         for number in range(20):
-            writer.write(make_image(48, 64, seed=number))
+            write(make_image(48, 64, seed=number))
     data = path.read_bytes()
     if suffix == ".avi":
         path.write_bytes(data[: len(data) * 2 // 3])

@@ -8,8 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 # Errors are one line; OpenCV's libraries would add their own.
@@ -82,11 +80,11 @@ from tqdm import tqdm
 
 from famix.config import load_config
 from famix.inference import Prediction, Predictor
-from famix.inference.background import WriteBehind, read_ahead
+from famix.inference.background import read_ahead, write_behind
 from famix.inference.images import RGBImage, find_images, load_rgb
 from famix.inference.outputs import image_files, require_writable, video_files
-from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, ViewWindow, ViewWriter, WindowClosed
-from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, ViewOptions, write_views
+from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, WindowClosed, show_picture, view_writer
+from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, ViewOptions, draw_view, write_views
 from famix.io.atomic import disk_message
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -119,18 +117,18 @@ def predict_images(args: argparse.Namespace, views: Sequence[str]) -> int:
     sources, options, unreadable = find_images(args.input), ViewOptions(args.alpha, args.legend), 0
     files = image_files(sources, args.output, views) if args.output else []
     check_folders(files)
-    predictor, window = load_predictor(args), ViewWindow(views[0], options, wait=True)
+    predictor = load_predictor(args)
     images = read_ahead(load(file, predictor.max_pixels) for file in sources)
-    with WriteBehind() as writer, tqdm(images, total=len(sources), unit="image", disable=None) as progress:
+    with write_behind() as call, tqdm(images, total=len(sources), unit="image", disable=None) as progress:
         for place, image in enumerate(progress):
             prediction = predict(predictor, sources[place], image)
             if isinstance(image, DatasetError) or isinstance(prediction, DatasetError):
                 unreadable += 1
                 progress.write(f"error: {prediction}", file=sys.stderr)
             elif files:
-                writer.call(write_views, files[place], image, prediction, options)
+                call(write_views, files[place], image, prediction, options)
             else:
-                window.write(image, prediction)
+                show_picture(draw_view(views[0], image, prediction, options), wait=True)
     print(f"{len(sources) - unreadable} of {len(sources)} images{f' -> {args.output}' if files else ''}")
     return UNREADABLE if unreadable else 0
 
@@ -149,12 +147,15 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
     ) as reader:
         predictor = load_predictor(args)
         reader.limit_pixels(predictor.max_pixels)
-        shown = ViewWriter(files, reader.rate, options) if files else nullcontext(ViewWindow(views[0], options))
-        with shown as sink, WriteBehind() as writer:
-            put = partial(writer.call, sink.write) if files else sink.write
+        with view_writer(files, reader.rate, options) as write, write_behind() as call:
             try:
                 for frame in tqdm(read_ahead(reader), total=reader.frames, unit="frame", disable=None):
-                    put(frame, predictor(frame, keep_scores=False))
+                    prediction = predictor(frame, keep_scores=False)
+                    if files:
+                        call(write, frame, prediction)
+                    else:
+                        legend_ids = range(len(predictor.classes.names))
+                        show_picture(draw_view(views[0], frame, prediction, options, legend_ids), wait=False)
                     frames += 1
             except KeyboardInterrupt:
                 if not is_camera:

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind: in order, bounded, and with every error where it belongs."""
+"""Reading ahead and writing behind: in order, bounded, and with each error in its place."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from famix.inference.background import WriteBehind, read_ahead
+from famix.inference.background import read_ahead, write_behind
 
 
 def test_items_come_in_order_from_another_thread() -> None:
@@ -21,7 +21,7 @@ def test_items_come_in_order_from_another_thread() -> None:
     assert threading.current_thread() not in threads
 
 
-def test_reading_goes_no_further_ahead_than_it_may() -> None:
+def test_reading_ahead_is_bounded() -> None:
     taken: list[int] = []
     iterator = read_ahead((taken.append(number) or number for number in range(100)), ahead=5)  # type: ignore[func-returns-value]
     assert next(iterator) == 0
@@ -42,58 +42,51 @@ def test_error_of_the_iteration_comes_in_its_place() -> None:
         next(iterator)
 
 
-def test_calls_are_made_in_order_and_finished_at_the_end() -> None:
-    done: list[int] = []
-    with WriteBehind(behind=2) as writer:
-        for number in range(10):
-            writer.call(done.append, number)
-    assert done == list(range(10))
-
-
-def test_calls_that_wait_are_bounded() -> None:
+def test_calls_are_in_order_bounded_and_finished_at_the_end() -> None:
     gate = threading.Event()
-    made: list[int] = []
+    scheduled: list[int] = []
+    done: list[int] = []
 
-    def fill() -> None:
-        with WriteBehind(behind=2) as writer:
+    def run() -> None:
+        with write_behind(behind=2) as call:
             for number in range(5):
-                writer.call(gate.wait)
-                made.append(number)
+                call(lambda number=number: gate.wait() and done.append(number))
+                scheduled.append(number)
 
-    thread = threading.Thread(target=fill)
+    thread = threading.Thread(target=run)
     thread.start()
     time.sleep(0.05)
-    waited = list(made)
+    waited = list(scheduled)
     gate.set()
     thread.join(5)
     assert waited == [0, 1]
-    assert made == [0, 1, 2, 3, 4]
+    assert done == scheduled == [0, 1, 2, 3, 4]
 
 
 def fail() -> None:
     raise OSError("disk full")
 
 
-def test_error_of_a_call_ends_the_context() -> None:
-    with pytest.raises(OSError, match="disk full"), WriteBehind() as writer:
-        writer.call(fail)
-
-
-def test_error_of_a_call_stops_later_ones() -> None:
+def test_error_of_a_call_stops_later_ones_and_ends_the_context() -> None:
     done: list[int] = []
-    writer = WriteBehind(behind=1)
-    writer.call(fail)
+
+    def call_twice() -> None:
+        with write_behind(behind=1) as call:
+            call(fail)
+            call(done.append, 1)
+
     with pytest.raises(OSError, match="disk full"):
-        writer.call(done.append, 1)
+        call_twice()
     assert done == []
-
-
-def fail_with_a_call_that_failed() -> None:
-    with WriteBehind() as writer:
-        writer.call(fail)
-        raise ValueError("mine")
+    with pytest.raises(OSError, match="disk full"), write_behind() as call:
+        call(fail)
 
 
 def test_error_of_the_context_comes_first() -> None:
+    def fail_twice() -> None:
+        with write_behind() as call:
+            call(fail)
+            raise ValueError("mine")
+
     with pytest.raises(ValueError, match="mine"):
-        fail_with_a_call_that_failed()
+        fail_twice()

@@ -10,7 +10,7 @@ import pytest
 from error_matching import expect_error
 from famix.data.class_table import ClassTable
 from famix.inference import Prediction
-from famix.inference.video import DEFAULT_RATE, VideoReader, VideoWriter, ViewWindow, ViewWriter, WindowClosed
+from famix.inference.video import DEFAULT_RATE, VideoReader, WindowClosed, show_picture, video_writer, view_writer
 from famix.inference.views import ViewOptions
 from famix.utils.errors import ConfigError, DatasetError
 
@@ -24,16 +24,16 @@ def prediction(shape: tuple[int, int] = (36, 64)) -> Prediction:
     return Prediction(labels, CLASSES)
 
 
-def write(path: Path, frames: int = 5, rate: float = 12.5, size: tuple[int, int] = (36, 64)) -> Path:
-    with VideoWriter(path, rate, size) as writer:
+def save(path: Path, frames: int = 5, rate: float = 12.5, size: tuple[int, int] = (36, 64)) -> Path:
+    with video_writer(path, rate, size) as write:
         for number in range(frames):
-            writer.write(np.full((*size, 3), (200, 30 + 20 * number, 30), np.uint8))
+            write(np.full((*size, 3), (200, 30 + 20 * number, 30), np.uint8))
     return path
 
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4", "a.AVI"])
 def test_frames_rate_and_colours_come_back(tmp_path: Path, name: str) -> None:
-    with VideoReader(write(tmp_path / name)) as reader:
+    with VideoReader(save(tmp_path / name)) as reader:
         frames = list(reader)
     assert (reader.rate, reader.frames, len(frames)) == (12.5, 5, 5)
     for number, frame in enumerate(frames):
@@ -43,7 +43,7 @@ def test_frames_rate_and_colours_come_back(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
 def test_odd_frames_lose_no_pixel(tmp_path: Path, name: str) -> None:
-    with VideoReader(write(tmp_path / name, size=(35, 63))) as reader:
+    with VideoReader(save(tmp_path / name, size=(35, 63))) as reader:
         frame = next(iter(reader))
     assert frame.shape == (36, 64, 3)
     np.testing.assert_allclose(frame[:34, :62].mean((0, 1)), (200, 30, 30), atol=10)
@@ -62,7 +62,7 @@ def test_video_without_a_rate_gets_the_default(tmp_path: Path, monkeypatch: pyte
         def get(self, key: int) -> float:
             return 0.0 if key == cv2.CAP_PROP_FPS else self._capture.get(key)
 
-    path = write(tmp_path / "a.avi")
+    path = save(tmp_path / "a.avi")
     monkeypatch.setattr(cv2, "VideoCapture", Silent)
     with VideoReader(path) as reader:
         assert reader.rate == DEFAULT_RATE
@@ -77,7 +77,7 @@ def test_missing_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_video_without_frames_is_an_error(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.avi")
+    path = save(tmp_path / "a.avi")
     reader = VideoReader(path)
     list(reader)
     with expect_error(DatasetError, key=f"video {path}", remedy="ffmpeg"):
@@ -91,21 +91,21 @@ def test_camera_that_is_not_there_is_an_error() -> None:
 
 def test_other_kind_of_file_is_an_error(tmp_path: Path) -> None:
     with expect_error(ConfigError, key="video", value=tmp_path / "a.gif", remedy="Rename"):
-        VideoWriter(tmp_path / "a.gif", 10, (36, 64))
+        save(tmp_path / "a.gif")
 
 
 def test_missing_codec_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codecs = {".mp4": "nope"}
     monkeypatch.setattr("famix.inference.video.CODECS", {**codecs, ".avi": "MJPG"})
     with expect_error(ConfigError, key=str(tmp_path / "a.mp4"), value="nope", remedy=".avi"):
-        VideoWriter(tmp_path / "a.mp4", 10, (36, 64))
+        save(tmp_path / "a.mp4")
 
 
-def test_sink_writes_videos_and_labels(tmp_path: Path) -> None:
+def test_view_writer_writes_videos_and_labels(tmp_path: Path) -> None:
     files = {"overlay": tmp_path / "o.avi", "side-by-side": tmp_path / "s.avi", "labels": tmp_path / "labels"}
-    with ViewWriter(files, 10, ViewOptions(alpha=1.0)) as sink:
+    with view_writer(files, 10, ViewOptions(alpha=1.0)) as write:
         for _ in range(3):
-            sink.write(RED, prediction())
+            write(RED, prediction())
     with VideoReader(tmp_path / "o.avi") as reader:
         frames = list(reader)
     assert len(frames) == 3
@@ -118,9 +118,9 @@ def test_sink_writes_videos_and_labels(tmp_path: Path) -> None:
 
 
 def test_legend_of_a_video_has_one_height_whatever_is_seen(tmp_path: Path) -> None:
-    with ViewWriter({"color": tmp_path / "c.avi"}, 10, ViewOptions(legend=True)) as sink:
-        sink.write(RED, prediction())
-        sink.write(RED, Prediction(np.zeros((36, 64), np.uint8), CLASSES))
+    with view_writer({"color": tmp_path / "c.avi"}, 10, ViewOptions(legend=True)) as write:
+        write(RED, prediction())
+        write(RED, Prediction(np.zeros((36, 64), np.uint8), CLASSES))
     with VideoReader(tmp_path / "c.avi") as reader:
         frames = list(reader)
     assert len(frames) == 2
@@ -128,10 +128,10 @@ def test_legend_of_a_video_has_one_height_whatever_is_seen(tmp_path: Path) -> No
 
 
 def test_video_that_was_not_finished_leaves_the_one_before(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.avi")
+    path = save(tmp_path / "a.avi")
     before = path.read_bytes()
-    with suppress(RuntimeError), ViewWriter({"color": path}, 10, ViewOptions()) as sink:
-        sink.write(RED, prediction())
+    with suppress(RuntimeError), view_writer({"color": path}, 10, ViewOptions()) as write:
+        write(RED, prediction())
         raise RuntimeError("stopped")
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.avi"]
@@ -142,11 +142,10 @@ def test_window_shows_bgr_and_closes_on_q(monkeypatch: pytest.MonkeyPatch) -> No
     keys = iter([-1, ord("q")])
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
-    window = ViewWindow("color", ViewOptions())
-    window.write(RED, prediction())
-    assert shown[0][0, 0].tolist() == [255, 0, 0]  # a blue car
+    show_picture(RED, wait=False)
+    assert shown[0][0, 0].tolist() == [30, 30, 200]
     with pytest.raises(WindowClosed):
-        window.write(RED, prediction())
+        show_picture(RED, wait=False)
 
 
 def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,4 +154,4 @@ def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cv2, "imshow", imshow)
     with expect_error(ConfigError, key="a window", remedy="--output"):
-        ViewWindow("overlay", ViewOptions()).write(RED, prediction())
+        show_picture(RED, wait=True)

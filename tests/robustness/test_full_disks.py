@@ -21,7 +21,7 @@ from famix.clip.export import save_clip
 from famix.data.class_table import ClassTable
 from famix.inference import LoadedModel, strip_checkpoint
 from famix.inference.export import write_onnx, write_torch_export
-from famix.inference.video import VideoWriter
+from famix.inference.video import video_writer
 from famix.inference.views import write_image
 from famix.io.atomic import is_disk_error, whole_file
 from famix.io.released_checkpoint import save_weights as write_released
@@ -43,9 +43,9 @@ NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 
 
 def write_video(path: Path) -> None:
-    with VideoWriter(path, 25.0, NOISE.shape[:2]) as writer:
+    with video_writer(path, 25.0, NOISE.shape[:2]) as write:
         for number in range(20):
-            writer.write(np.roll(NOISE, number, 0))
+            write(np.roll(NOISE, number, 0))
 
 
 class Graph(torch.nn.Module):

@@ -15,10 +15,10 @@ class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(m
 
 image = cv2.imread(image_file)  # BGR, any size of at least 32 x 32 pixels
 if image is None:
-    sys.exit(f"{image_file} is no image")
+    sys.exit(f"{image_file} is not an image that OpenCV reads")
 rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))[None]  # (1, 3, height, width) uint8, not normalised
 (logits,) = session.run(["logits"], {"image": rgb})  # (1, classes, height, width)
-labels = logits[0].argmax(axis=0)  # (height, width), the place of a class in class_names
+labels = logits[0].argmax(axis=0)  # (height, width), index into class_names
 
 for class_id, pixels in enumerate(np.bincount(labels.ravel(), minlength=len(class_names))):
     if pixels:

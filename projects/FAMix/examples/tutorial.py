@@ -1,12 +1,12 @@
-"""From your own images to a table, in Python.
+"""Tutorial: from your own images to a table of scores, in Python.
 
-Run it as a script, or cell by cell in an editor that knows "# %%" (VS Code, PyCharm, Spyder). It writes to
-`output/tutorial` below the current folder, works on a CPU and needs no download. Pictures of FAMix's miniature town
-stand for your images: to use yours, leave out section 1 and describe them in section 2.
+Run it as a script, or cell by cell in an editor that supports "# %%" (VS Code, PyCharm, Spyder). It writes to
+`output/tutorial` in the current folder, runs on a CPU and downloads nothing. The images are rendered by FAMix's miniature
+town: to use your own, skip section 1 and describe them in section 2.
 """
 
 # %%
-# Sizes for a first look, some minutes on a laptop.
+# Small sizes, which take a few minutes on a laptop.
 from pathlib import Path
 
 from PIL import Image
@@ -16,9 +16,11 @@ from famix import Predictor
 from famix.engine import Trainer, argument_parser, setup
 from famix.inference import load_model, strip_checkpoint
 from famix.reports import read_report
+from famix.utils.plugins import load_plugins
 from famix_minitown.conditions import apply_condition
 from famix_minitown.scene import render_scene
 
+load_plugins()  # the miniature town and its CLIP
 FOLDER = Path("output/tutorial")
 SIZE = (192, 384)  # height and width of the images
 IMAGES = 60  # for training
@@ -27,9 +29,8 @@ ITERATIONS = 150
 # %% [markdown]
 # ## 1. Images and labels
 #
-# Labels are PNGs of the same size whose values say what a pixel shows. Here 0 is the road, 2 a building and so on, as in
-# Cityscapes' train ids. One domain is labelled for training, "day"; "night" and "fog" are only there to be scored, and
-# would not be needed otherwise.
+# Labels are PNGs of the size of their image that hold the class id of each pixel: 0 for road, 2 for building etc., as in
+# the train ids of Cityscapes. The domain "day" is labelled for training; "night" and "fog" are labelled for evaluation alone.
 
 # %%
 for split, condition, first, count in (
@@ -46,10 +47,10 @@ for split, condition, first, count in (
         Image.fromarray(scene.labels).save(FOLDER / "labels" / split / f"{number:03d}.png")
 
 # %% [markdown]
-# ## 2. What they are
+# ## 2. The dataset
 #
-# A data set is a YAML file that says where the files lie and what the values mean; every split becomes a data set of its
-# own, `street_day_train` and so on. More of it is in datasets/README.md.
+# A YAML file defines a dataset: its paths, its classes and the ids in its labels. Each split is registered as a dataset,
+# `street_day_train` etc. The keys are documented in datasets/README.md.
 
 # %%
 DEFINITION = FOLDER / "street.yaml"
@@ -70,16 +71,16 @@ splits: {{day_train: {{}}, day_val: {{}}, night: {{}}, fog: {{}}}}
 """)
 
 # %% [markdown]
-# ## 3. The run
+# ## 3. The config
 #
-# The config says which CLIP, which words, which sizes. Any config of projects/FAMix/configs will do as the base; what
-# follows overrides it. `setup` checks everything: keys, files, classes. With OpenAI's CLIP, take Base-FAMix.yaml.
+# The config selects CLIP, styles and sizes. Start from any config of projects/FAMix/configs, with OpenAI's CLIP from
+# Base-FAMix.yaml, and override its keys. `setup` checks keys, files and classes.
 
 # %%
 CONFIG = Path(__file__).parents[1] / "configs/minitown/famix_weather.yaml"
 cfg = setup(
     argument_parser().parse_args([
-        "--config-file", str(CONFIG), "--overwrite",  # the run of an earlier time
+        "--config-file", str(CONFIG), "--overwrite",  # replace an earlier run
         "DATASETS.FILES", f"['{DEFINITION}']",
         "DATASETS.TRAIN", "['street_day_train']",
         "DATASETS.TEST", "['street_day_val', 'street_night', 'street_fog']",
@@ -95,9 +96,8 @@ cfg = setup(
 # %% [markdown]
 # ## 4. Mine styles, train, score
 #
-# Styles are mined first, from the words above and the images of day_train. The same call on a stopped run with
-# `resume=True` continues it. Afterwards the run's folder holds the checkpoint, the bank of styles, and the scores as
-# results.md, .csv and .json.
+# Styles are mined first, from the styles above and the images of day_train. `resume=True` continues a stopped run. The run
+# directory then contains the checkpoint, the style bank, and the scores as results.md, .csv and .json.
 
 # %%
 trainer = Trainer(cfg)
@@ -105,7 +105,7 @@ trainer.resume_or_load(resume=False)
 results = trainer.train(overwrite=True)
 
 # %% [markdown]
-# ## 5. The table
+# ## 5. Print the scores
 
 # %%
 report = read_report(FOLDER / "run/results.json")
@@ -116,10 +116,10 @@ print(table)
 (FOLDER / "table.md").write_text(table + "\n")
 
 # %% [markdown]
-# ## 6. Use it
+# ## 6. Predict
 #
-# A predictor takes paths, PIL images and RGB arrays. `predict_many` reads ahead, for many images. How the network looks
-# at an image is a protocol, see docs/PROTOCOLS.md: here also at its mirror image.
+# A predictor takes paths, PIL images and RGB arrays; `predict_many` reads the next images in a thread. The protocol "flip"
+# averages the predictions of each image and its mirror image, see docs/PROTOCOLS.md.
 
 # %%
 predictor = Predictor.from_checkpoint(FOLDER / "run", protocol="flip")
@@ -132,10 +132,10 @@ for photo, prediction in zip(photos, predictor.predict_many(photos), strict=True
 print(tabulate(shares, headers=["share in %", *predictor.classes.names], floatfmt=".1f", tablefmt="github"))
 
 # %% [markdown]
-# ## 7. Ship it
+# ## 7. Deploy
 #
-# One file with the weights, the config and the classes, on which `Predictor.from_checkpoint` and demo.py run anywhere.
-# tools/export.py writes it, too, and ONNX.
+# A stripped checkpoint contains weights, config and classes in one file for `Predictor.from_checkpoint` and demo.py.
+# tools/export.py writes it as well, and ONNX.
 
 # %%
 strip_checkpoint(load_model(FOLDER / "run"), FOLDER / "street.pth", half=True)

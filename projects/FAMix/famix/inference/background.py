@@ -3,10 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["WriteBehind", "read_ahead"]
+__all__ = ["read_ahead", "write_behind"]
 
 T = TypeVar("T")
 _END = object()
@@ -34,37 +34,32 @@ def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
                 future.cancel()
 
 
-class WriteBehind:
-    """Calls functions in order in a thread; a context manager that waits for the last call.
+@contextmanager
+def write_behind(behind: int = 4) -> Iterator[Callable[..., None]]:
+    """Call functions in order in a thread, and wait for the last call at the end of the context.
+
+    After an exception in the context, waiting calls are dropped.
 
     Args:
-        behind: number of calls that may wait before `call` blocks.
+        behind: number of calls that may wait before a further one blocks.
+
+    Yields:
+        `call(function, *args)`, which schedules a call and raises the exception of an earlier one.
+
+    Raises:
+        Exception: a call raised it.
     """
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(1) as thread:
 
-    def __init__(self, behind: int = 4) -> None:
-        self._behind = behind
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
+        def call(function: Callable[..., Any], *args: Any) -> None:
+            if len(waiting) >= behind:
+                waiting.popleft().result()
+            waiting.append(thread.submit(function, *args))
 
-    def __enter__(self) -> "WriteBehind":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Wait for the calls and raise their exceptions; after another exception, drop waiting calls."""
         try:
-            while self._waiting and kind is None:
-                self._waiting.popleft().result()
+            yield call
+            while waiting:
+                waiting.popleft().result()
         finally:
-            self._thread.shutdown(cancel_futures=True)
-
-    def call(self, function: Callable[..., Any], *args: Any) -> None:
-        """Schedule a call.
-
-        Raises:
-            Exception: an earlier call raised it.
-        """
-        if len(self._waiting) >= self._behind:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(function, *args))
+            thread.shutdown(cancel_futures=True)

@@ -64,7 +64,7 @@ def load_model(
     """Build the network of a checkpoint.
 
     Args:
-        path: checkpoint, or run directory, which stands for the weights that MODEL_SELECTION.USE names.
+        path: checkpoint, or run directory, from which MODEL_SELECTION.USE selects the weights.
         config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the checkpoint.
         opts: KEY VALUE KEY VALUE ..., which override the config.
         device: torch device; None takes a GPU if one is available.
@@ -146,7 +146,7 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
 
 
 def _require_checkpoint(path: Path, *, named: bool) -> None:
-    """Raise WeightsError unless a file exists that was named, or that stands for a run directory."""
+    """Raise WeightsError unless the checkpoint, named or selected from a run directory, exists."""
     if named and path.suffix in _EXPORTS:
         raise WeightsError(
             f"--weights must be a checkpoint of a training, or a run directory, got {path}, which is an export. Name the "

@@ -85,7 +85,7 @@ class Predictor:
         """Load a network, which requires no CLIP weights, style bank or training data.
 
         Args:
-            path: checkpoint, or run directory, which stands for the weights that MODEL_SELECTION.USE names.
+            path: checkpoint, or run directory, from which MODEL_SELECTION.USE selects the weights.
             config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the
                 checkpoint.
             protocol: protocol of inference, e.g. "half+flip", see docs/PROTOCOLS.md.

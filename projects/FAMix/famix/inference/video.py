@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -22,10 +22,10 @@ __all__ = [
     "DEFAULT_RATE",
     "FrameFolder",
     "VideoReader",
-    "VideoWriter",
-    "ViewWindow",
-    "ViewWriter",
     "WindowClosed",
+    "show_picture",
+    "video_writer",
+    "view_writer",
 ]
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -168,8 +168,9 @@ class FrameFolder:
         """Do nothing: the number of frames is the number of files."""
 
 
-class VideoWriter:
-    """Writes frames of one size to a file; a context manager that completes it atomically.
+@contextmanager
+def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[[RGBImage], None]]:
+    """Write frames of one size to a file, which is completed atomically at the end of the context.
 
     OpenCV reports no disk errors, so that the finished video is read once before it replaces an old one.
 
@@ -178,145 +179,103 @@ class VideoWriter:
         rate: frames per second.
         size: (height, width) of the frames; an odd side gets a black line, since codecs require even ones.
 
+    Yields:
+        A function that adds a frame.
+
     Raises:
         ConfigError: the suffix is not in `CODECS`, or this OpenCV cannot write such a file.
+        OutputError: a frame cannot be read back; an old file is kept.
         OSError: the file cannot be written.
     """
+    suffix = path.suffix.lower()
+    if suffix not in CODECS:
+        raise ConfigError(f"video must end in {' or '.join(CODECS)}, got {path}. Rename it.")
+    below, right = size[0] % 2, size[1] % 2
+    height, width, written = size[0] + below, size[1] + right, 0
 
-    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
-        suffix = path.suffix.lower()
-        code = CODECS.get(suffix)
-        if code is None:
-            raise ConfigError(f"video must end in {' or '.join(CODECS)}, got {path}. Rename it.")
-        self._padding = (size[0] % 2, size[1] % 2)
-        height, width = size[0] + self._padding[0], size[1] + self._padding[1]
-        self._path, self._frames = path, 0
-        with ExitStack() as files:
-            self._part = files.enter_context(whole_file(path))
-            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*code), rate, (width, height))
-            if not self._writer.isOpened():
-                self._part.write_bytes(bytes(_BLOCK_SIZE))  # raises OSError if the disk is the reason
-                others = " or ".join(other for other in CODECS if other != suffix)
-                raise ConfigError(
-                    f"OpenCV cannot write {path}: its codec {code} is missing, or refuses {width} x {height} pixels. Use "
-                    f"{others}, or a folder for images."
-                )
-            files.push(self._complete)
-            self._files = files.pop_all()
+    def write(frame: RGBImage) -> None:
+        nonlocal written
+        padded = np.pad(frame, ((0, below), (0, right), (0, 0))) if below or right else frame
+        writer.write(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
+        written += 1
 
-    def __enter__(self) -> "VideoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Complete the video, or drop it after an error.
-
-        Raises:
-            OutputError: a frame cannot be read back; an old file is kept.
-            OSError: the file cannot be written.
-        """
-        self._files.__exit__(kind, error, trace)
-
-    def _complete(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.release()
-        if kind is not None:
-            return
-        capture, readable = cv2.VideoCapture(str(self._part)), 0
+    with whole_file(path) as part:
+        writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*CODECS[suffix]), rate, (width, height))
+        if not writer.isOpened():
+            part.write_bytes(bytes(_BLOCK_SIZE))  # raises OSError if the disk is the reason
+            raise ConfigError(
+                f"OpenCV cannot write {path}: its codec {CODECS[suffix]} is missing, or refuses {width} x {height} pixels. "
+                f"Use {' or '.join(other for other in CODECS if other != suffix)}, or a folder for images."
+            )
+        try:
+            yield write
+        finally:
+            writer.release()
+        capture, readable = cv2.VideoCapture(str(part)), 0
         while capture.grab():
             readable += 1
         capture.release()
-        if readable != self._frames:
+        if readable != written:
             raise OutputError(
-                f"video {self._path} must have {self._frames} frames, got {readable} that can be read back. Free disk space, "
-                "or choose another --output; an existing file is kept."
+                f"video {path} must have {written} frames, got {readable} that can be read back. Free disk space, or choose "
+                "another --output; an existing file is kept."
             )
 
-    def write(self, frame: RGBImage) -> None:
-        """Add a frame."""
-        below, right = self._padding
-        if below or right:
-            frame = np.pad(frame, ((0, below), (0, right), (0, 0)))
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        self._frames += 1
 
-
-class ViewWriter:
-    """Writes views of frames to videos, and ids to PNGs; a context manager that completes the files.
-
-    After an error, existing videos are kept.
+@contextmanager
+def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Callable[[RGBImage, Prediction], None]]:
+    """Write views of frames to videos, and ids to PNGs; videos are completed at the end of the context.
 
     Args:
         files: view -> path, see `famix.inference.outputs.video_files`.
         rate: frames per second.
         options: see `ViewOptions`; a legend shows all classes, so that all frames have one size.
+
+    Yields:
+        A function that adds a frame and its prediction.
+
+    Raises:
+        ConfigError, OutputError, OSError: a file cannot be written; an old video is kept.
     """
+    writers: dict[str, Callable[[RGBImage], None]] = {}
+    numbers = count()
 
-    def __init__(self, files: Files, rate: float, options: ViewOptions) -> None:
-        self._files, self._rate, self._options = files, rate, options
-        self._stack = ExitStack()
-        self._writers: dict[str, VideoWriter] = {}
-        self._frames = 0
-
-    def __enter__(self) -> "ViewWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
-
-    def write(self, image: RGBImage, prediction: Prediction) -> None:
-        """Add a frame.
-
-        Raises:
-            ConfigError, OSError: a file cannot be written.
-        """
-        for view, path in self._files.items():
+    def write(image: RGBImage, prediction: Prediction) -> None:
+        number = next(numbers)
+        for view, path in files.items():
             if view in ID_VIEWS:
-                file = path / f"{self._frames:06d}{VIEWS[view]}"
-                write_views({view: file}, image, prediction, self._options)
+                write_views({view: path / f"{number:06d}{VIEWS[view]}"}, image, prediction, options)
                 continue
-            picture = draw_view(view, image, prediction, self._options, range(len(prediction.class_names)))
-            if view not in self._writers:
-                self._writers[view] = self._stack.enter_context(VideoWriter(path, self._rate, picture.shape[:2]))
-            self._writers[view].write(picture)
-        self._frames += 1
+            picture = draw_view(view, image, prediction, options, range(len(prediction.class_names)))
+            if view not in writers:
+                writers[view] = stack.enter_context(video_writer(path, rate, picture.shape[:2]))
+            writers[view](picture)
+
+    with ExitStack() as stack:
+        yield write
 
 
 class WindowClosed(Exception):
     """The user has closed the window."""
 
 
-class ViewWindow:
-    """Shows a view of images or frames in a window, with the interface of `ViewWriter`.
+def show_picture(picture: RGBImage, *, wait: bool) -> None:
+    """Show an image in a window.
 
     Args:
-        view: a view that is not in `ID_VIEWS`.
-        options: see `ViewOptions`.
-        wait: wait for a key after each image.
+        picture: (H, W, 3) uint8, RGB.
+        wait: wait for a key.
+
+    Raises:
+        WindowClosed: the user has pressed q or Escape.
+        ConfigError: OpenCV cannot open windows.
     """
-
-    def __init__(self, view: str, options: ViewOptions, wait: bool = False) -> None:
-        self._view, self._options, self._wait = view, options, wait
-
-    def write(self, image: RGBImage, prediction: Prediction) -> None:
-        """Show an image.
-
-        Raises:
-            WindowClosed: the user has pressed q or Escape.
-            ConfigError: OpenCV cannot open windows.
-        """
-        legend_ids = () if self._wait else range(len(prediction.class_names))
-        picture = draw_view(self._view, image, prediction, self._options, legend_ids)
-        try:
-            cv2.imshow("FAMix", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            key = cv2.waitKey(0 if self._wait else 1)
-        except cv2.error as error:
-            raise ConfigError(
-                "a window needs a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
-            ) from error
-        if key in (ord("q"), 27):
-            raise WindowClosed
+    try:
+        cv2.imshow("FAMix", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(0 if wait else 1)
+    except cv2.error as error:
+        raise ConfigError(
+            "a window needs a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
+        ) from error
+    if key in (ord("q"), 27):
+        raise WindowClosed

@@ -44,7 +44,7 @@ VIEWS = {
 """View -> ending of its files."""
 
 ALL_VIEWS = tuple(view for view in VIEWS if view != CITYSCAPES_IDS)
-"""Views that "all" stands for, which suit the classes of any network."""
+"""Views of the choice "all", which suit the classes of any network."""
 
 ID_VIEWS = (LABELS, CITYSCAPES_IDS)
 """Views that are PNGs of ids for programs; videos would blur them."""

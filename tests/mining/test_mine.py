@@ -253,8 +253,8 @@ def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():
     """A pass that goes on has not encoded the prompts of the batches before; rounding would make another bank."""
     cfg = get_cfg()
     add_famix_config(cfg)
-    cfg.MODEL.DEVICE, cfg.MODEL.STYLE.STAGE = "cpu", "res2"
-    names = [f"class {number}" for number in range(19)]
+    cfg.MODEL.DEVICE = "cpu"
+    names = [f"class {number}" for number in range(6)]
     texts = [f"Foggy style {name}" for name in names]
 
     def encode(*parts):
@@ -263,4 +263,4 @@ def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():
 
     whole = encode(texts)
     assert torch.equal(encode(texts[-3:]), whole[-3:])
-    assert torch.equal(encode(texts[:7], texts[7:]), whole)
+    assert torch.equal(encode(texts[:2], texts[2:]), whole)

@@ -53,12 +53,6 @@ def test_take_patches_equals_slicing(size, grid):
         assert torch.equal(patch, whole[:, :height, :width])
 
 
-def test_take_patches_refuses_a_grid_larger_than_the_map():
-    positions = PatchPositions(*torch.zeros(4, 1, dtype=torch.int64))
-    with expect_error(ConfigError, "grid", (3, 3), "MODEL.STYLE.GRID"):
-        take_patches(torch.rand(1, 1, 2, 5), positions, (3, 3))
-
-
 def test_every_class_gets_one_style(make_miner, make_samples):
     mined = make_miner().mine_batch(0, make_samples(CROP, OTHER_CROP))
     assert mined.index == 0

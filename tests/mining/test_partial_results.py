@@ -77,10 +77,8 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
 @pytest.mark.parametrize(
     ("group", "metric", "mined_again"),
     [
-        (1, "euclidean", {3, 4, 5}),
         (1, "source", {3, 4, 5}),
         (2, "euclidean", {2, 3, 4, 5}),
-        (9, "euclidean", set(range(6))),
     ],
 )
 def test_a_stopped_pass_goes_on_to_the_same_bank(

@@ -70,11 +70,6 @@ def test_patch_classes_call_unlabelled_patches_255(ignore):
     assert dominant_labels(labels, (1, 2), ignore).tolist() == [[[ignore, 3]]]
 
 
-def test_labels_smaller_than_the_grid_are_refused():
-    with expect_error(ConfigError, "grid", (3, 3), "MODEL.STYLE.GRID"):
-        dominant_labels(torch.zeros(1, 2, 5, dtype=torch.int64), (3, 3))
-
-
 @pytest.mark.parametrize("wrong", [-1, 256, 300, -300])
 @pytest.mark.parametrize("ignore_label", [255, 65535])
 def test_ids_that_would_count_for_another_patch_are_refused(wrong, ignore_label):

@@ -68,7 +68,7 @@ def test_equals_restyle_patches_with_the_same_draws(features, labels):
 
 @pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
 def test_a_seed_decides_the_draws(features, labels, strategy):
-    draw = restyler(strategy)
+    draw, before = restyler(strategy), torch.get_rng_state()
     first, second = draw(features, labels), draw(features, labels)
     draw.reseed(5)
     again = draw(features, labels)
@@ -76,12 +76,6 @@ def test_a_seed_decides_the_draws(features, labels, strategy):
     other = draw(features, labels)
     assert torch.equal(first, again)
     assert not torch.equal(first, second) and not torch.equal(first, other)
-
-
-@pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
-def test_torchs_own_generator_is_not_touched(features, labels, strategy):
-    before = torch.get_rng_state()
-    restyler(strategy)(features, labels)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -146,12 +140,10 @@ def test_a_patch_without_any_style_keeps_its_statistics_exactly(features):
     kept[0, 0] = True
     for before, after in ((own.mean, new.mean), (own.std, new.std)):
         assert torch.equal((before == after).all(0).all(0), kept)
-    restyled = restyler(bank=bank_of(0, 0))(features, labels)
+    restyled = restyler(bank=bank_of(0, 0))(features.requires_grad_(), labels)
+    restyled.sum().backward()
+    assert (features.grad != 0).any() and features.grad.isfinite().all()
     assert torch.equal(restyled[..., :4, :3], features[..., :4, :3])
-
-
-def test_an_empty_bank_changes_nothing(features, labels):
-    assert torch.equal(restyler(bank=StyleBank())(features, labels), features)
 
 
 @pytest.mark.parametrize("ignore_label", [-1, 11])
@@ -166,12 +158,6 @@ def test_half_precision_features_stay_so(features, labels):
     torch.testing.assert_close(got.float(), restyler()(features.half().float(), labels), atol=2e-3, rtol=1e-3)
 
 
-def test_gradients_pass(features, labels):
-    features.requires_grad_()
-    restyler()(features, labels).sum().backward()
-    assert (features.grad != 0).any() and features.grad.isfinite().all()
-
-
 @pytest.mark.parametrize(
     ("bank", "fallback"), [(bank_of(1, 255), "styles of unlabelled patches"), (bank_of(1), "their own statistics")]
 )
@@ -182,11 +168,6 @@ def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback
             draw(features, labels)
     (record,) = caplog.records
     assert "no styles of: road, tree. " in record.getMessage() and fallback in record.getMessage()
-
-
-def test_a_complete_bank_is_not_commented_on(caplog):
-    restyler()
-    assert not caplog.records
 
 
 def test_no_bank_yet(features, labels):
@@ -207,11 +188,6 @@ def test_settings_out_of_range(settings, key):
         PatchRestyler(**{"strategies": make_strategies("noise"), "grid": GRID, "beta": 0.1, **settings})
 
 
-def test_a_grid_larger_than_the_map(labels):
-    with expect_error(ConfigError, "grid", (2, 3), "MODEL.STYLE.GRID"):
-        restyler()(torch.rand(3, 4, 1, 8), labels)
-
-
 def test_unmixed_patches_get_the_drawn_style_itself(features, labels):
     own, source = patch_mean_std(features, GRID), MixStyle()
     unmixed = restyler("mixstyle", mix=False)
@@ -230,10 +206,7 @@ def test_a_share_of_the_images_is_restyled_and_the_others_come_through_bit_for_b
     assert changed.float().mean().item() == pytest.approx(0.25, abs=0.05)
     always = restyler(**settings)(images, labels)
     assert torch.equal(restyled[changed], always[changed]), "the styles are those of every image's draw"
-
-
-def test_probability_zero_restyles_nothing(features, labels):
-    assert torch.equal(restyler(probability=0.0)(features, labels), features)
+    assert torch.equal(restyler(probability=0.0, **settings)(images, labels), images)
 
 
 def test_settings_come_from_the_config():
@@ -258,8 +231,3 @@ def test_alpha_has_the_moments_of_beta(beta):
     assert alpha.var().item() == pytest.approx(1 / (4 * (2 * beta + 1)), rel=0.02)
     fourth = ((alpha - 0.5) ** 4).mean() / alpha.var() ** 2
     assert fourth.item() == pytest.approx(3 - 6 / (2 * beta + 3), rel=0.03)
-
-
-def test_alpha_follows_its_generator():
-    assert torch.equal(sample_alpha((2, 3), 0.1, seeded(1)), sample_alpha((2, 3), 0.1, seeded(1)))
-    assert not torch.equal(sample_alpha((2, 3), 0.1, seeded(1)), sample_alpha((2, 3), 0.1, seeded(2)))

@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from error_matching import expect_error
 from famix.style import channel_mean_std, patch_mean_std, statistics
-from famix.utils.errors import ConfigError
 
 SIZES_AND_GRIDS = [((6, 6), (3, 3)), ((8, 12), (2, 3)), ((7, 5), (3, 2)), ((4, 11), (4, 3)), ((9, 4), (1, 1))]
 
@@ -102,12 +100,6 @@ def test_single_cells_beside_larger_patches():
     got = patch_mean_std(torch.tensor([[[[1.0, 3.0, 7.0]]]]), (1, 2), eps=0.0)
     assert got.mean.flatten().tolist() == [2.0, 7.0]
     assert got.std.flatten().tolist() == pytest.approx([2.0**0.5, 0.0])
-
-
-@pytest.mark.parametrize("grid", [(3, 3), (2, 6)])
-def test_a_grid_larger_than_the_map_is_refused(grid):
-    with expect_error(ConfigError, "grid", grid, "MODEL.STYLE.GRID"):
-        patch_mean_std(torch.rand(1, 1, 2, 5), grid)
 
 
 def test_gradients_reach_the_features(features):

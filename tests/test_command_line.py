@@ -114,7 +114,7 @@ MISTAKES: dict[str, tuple[Break, str]] = {
     "corrupt image": (truncate_image, r"images/train/0\.png"),
     "missing CLIP": (remove_clip, r"clip\.pt"),
     "truncated CLIP": (truncate_clip, r"clip\.pt"),
-    "foreign CLIP": (replace_clip_by_another_network, r"clip\.pt.*another network"),
+    "foreign CLIP": (replace_clip_by_another_network, r"clip\.pt.*CLIPResNet"),
     "bank of another CLIP": (use_bank_with_another_clip, "clip_hash .*[0-9a-f]{64}.*[0-9a-f]{64}.*MODEL.CLIP.WEIGHTS"),
     "bank of another stage": (use_bank_with_another_stage, "stage .*res3.*res2.*MODEL.STYLE.STAGE"),
     "bank of other classes": (use_bank_of_other_classes, "class_names .*road.*cat"),

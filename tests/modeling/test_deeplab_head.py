@@ -9,6 +9,7 @@ from detectron2.modeling import build_sem_seg_head
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
+from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.modeling import CLIPDeepLabV3PlusHead
 from famix.utils.errors import ConfigError
@@ -191,7 +192,7 @@ def test_norms(norm, kind):
 
 
 def test_two_features_are_needed():
-    with pytest.raises(ConfigError, match=r"IN_FEATURES needs a low- and a high-level feature, got \['res5'\]"):
+    with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res5"], "stages of the backbone"):
         CLIPDeepLabV3PlusHead(shapes(), in_features=["res5"], num_classes=5)
 
 

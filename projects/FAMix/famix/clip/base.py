@@ -320,8 +320,9 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
     family = find_family(state_dict)
     if family is None:
         known = ", ".join(name for name, _ in CLIP_FAMILY_REGISTRY)
+        first = ", ".join([*sorted(state_dict)[:3], "..."])
         raise WeightsError(
-            f"CLIP weights must belong to one of the families {known}, got {_describe(state_dict)}. Use one of OpenAI's "
+            f"CLIP weights must belong to one of the families {known}, got {len(state_dict)} tensors ({first}). Use one of OpenAI's "
             "ResNet models, e.g. RN50, or register the family in CLIP_FAMILY_REGISTRY."
         )
     return family
@@ -342,11 +343,3 @@ def family_named(architecture: str) -> type[CLIPImageTower]:
         f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known}, got {architecture!r}. For a network of other sizes set "
         "MODEL.CLIP.WEIGHTS to its file, and MODEL.CLIP.ARCHITECTURE to any name with the same text tower."
     )
-
-
-def _describe(state_dict: Mapping[str, Tensor]) -> str:
-    if "visual.class_embedding" in state_dict:
-        return "a CLIP with a vision transformer"
-    if "layer1.0.conv1.weight" in state_dict:
-        return "a ResNet without CLIP's attention pool and text tower"
-    return f"{len(state_dict)} tensors of another network ({', '.join([*sorted(state_dict)[:3], '...'])})"

@@ -23,11 +23,11 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: a 1x1, three dilated 3x3 and an image-level branch, projected to one map.
 
     Args:
-        in_channels: of the input.
-        channels: of every branch and of the output.
-        dilations: of the 3x3 branches.
-        dropout: probability of dropping a value of the output.
-        norm: name of the normalisation, as Detectron2's get_norm takes it.
+        in_channels: channels of the input.
+        channels: channels of every branch and of the output.
+        dilations: dilations of the 3x3 branches.
+        dropout: dropout probability of the output.
+        norm: a name that Detectron2's get_norm accepts.
     """
 
     def __init__(self, in_channels: int, channels: int, dilations: Sequence[int], dropout: float, norm: str) -> None:
@@ -44,7 +44,7 @@ class ASPP(nn.Module):
 
 
 class _ImagePooling(nn.Sequential):
-    """The image's average, passed through 1x1, norm and ReLU and spread over the map again."""
+    """The average of the image through 1x1 convolution, norm and ReLU, broadcast to the map."""
 
     def __init__(self, in_channels: int, channels: int, norm: str) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, channels, 1, norm))
@@ -52,18 +52,18 @@ class _ImagePooling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         pool, conv, norm, relu = self
         pooled = conv(pool(x))
-        if norm.training and len(x) == 1 and type(norm) is nn.BatchNorm2d:  # SyncBN sees other processes, too
-            # A batch of one image has one value per channel here, which has no variance: use the running statistics.
+        if norm.training and len(x) == 1 and type(norm) is nn.BatchNorm2d:  # SyncBN also sees other processes
+            # One image gives one value per channel, without a variance: use the running statistics.
             pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             pooled = norm(pooled)
-        # Laid out as the other branches are, or joining them would change the order of memory for all layers behind.
+        # In the memory format of the other branches: concatenation would change it for all later layers.
         return relu(pooled).expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class CLIPDeepLabV3PlusHead(nn.Module):
-    """The decoder of the released program: one 3x3 convolution on the ASPP and a low-level branch.
+    """Decoder of the released program: one 3x3 convolution on the ASPP and a low-level branch.
 
     Args:
         input_shape: channels and strides of the backbone's features.
@@ -71,13 +71,13 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         num_classes: K.
         project_channels: channels of the low-level branch.
         aspp_channels: channels of the ASPP.
-        aspp_dilations: dilations of its three 3x3 branches.
-        aspp_dropout: dropout behind the ASPP.
+        aspp_dilations: dilations of the three 3x3 branches of the ASPP.
+        aspp_dropout: dropout after the ASPP.
         conv_dims: channels of the 3x3 convolution before the predictor.
         ignore_value: label id without loss.
-        label_smoothing: of the cross-entropy, in [0, 1).
+        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         loss_weight: factor of the loss.
-        norm: name of the normalisation, as Detectron2's get_norm takes it.
+        norm: a name that Detectron2's get_norm accepts.
     """
 
     @configurable
@@ -100,7 +100,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         super().__init__()
         if len(in_features) != 2:
             raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES needs a low- and a high-level feature, got {in_features}"
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES must name a low- and a high-level feature, got {in_features}. Name two stages "
+                "of the backbone."
             )
         self.low_level, self.high_level = in_features
         low, high = input_shape[self.low_level], input_shape[self.high_level]
@@ -119,7 +120,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Arguments of the constructor from MODEL.SEM_SEG_HEAD."""
+        """Read MODEL.SEM_SEG_HEAD."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": input_shape,
@@ -139,15 +140,15 @@ class CLIPDeepLabV3PlusHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Losses in training, logits otherwise, as Detectron2's semantic heads return them.
+        """Compute losses in training, logits otherwise, like Detectron2's semantic heads.
 
         Args:
-            features: the backbone's features, each (B, C, H, W).
-            targets: (B, H, W) int64 labels at the images' resolution; training needs them.
+            features: features of the backbone, each (B, C, H, W).
+            targets: (B, H, W) int64 labels at the resolution of the images; required in training.
 
         Returns:
             In training (None, {"loss_sem_seg": scalar}); in inference (logits, {}), the logits (B, K, H, W) enlarged
-            by the low-level feature's stride.
+            by the stride of the low-level feature.
         """
         logits = self.layers(features)
         if self.training:
@@ -157,15 +158,15 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False), {}
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (B, K, H, W) at the resolution of the low-level feature."""
+        """Compute logits (B, K, H, W) at the resolution of the low-level feature."""
         low = self.project(features[self.low_level])
         high = self.aspp(features[self.high_level])
         high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
         logits = self.classifier(torch.cat([low, high], dim=1))
-        return logits.contiguous()  # channels first again, which what reads classes pixel by pixel is faster with
+        return logits.contiguous()  # channels first, which is faster for reductions over classes
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of logits at any resolution, enlarged to that of the targets (B, H, W)."""
+        """Compute the cross-entropy of logits at any resolution, enlarged to that of the targets (B, H, W)."""
         loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing)
         return {"loss_sem_seg": loss * self.loss_weight}
 

@@ -1,8 +1,8 @@
-"""The training loss of the semantic head: cross-entropy of logits that are enlarged to the labels' resolution.
+"""Training loss of the semantic head: cross-entropy of logits that are enlarged to the resolution of the labels.
 
-Enlarged logits of a batch are larger than any feature map, and the usual way keeps several copies of them. Here they
-exist a stripe of rows at a time, few enough for a processor's cache; the gradient is found along with the loss, and
-only that of the small logits is kept for the backward pass.
+Enlarged logits of a batch are larger than any feature map, and F.cross_entropy keeps several copies of them. Here they are
+computed in stripes of rows that fit a processor's cache. The gradient is computed with the loss, and only the gradient of
+the small logits is kept for the backward pass.
 
 Shapes: B images, K classes, logits of h x w, labels of H x W.
 """
@@ -17,27 +17,27 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["segmentation_loss"]
 
-_STRIPE = 2**20  # logits that exist at a time
+_STRIPE = 2**20  # logits of a stripe
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy over the labelled pixels; 0 for a batch without any.
+    """Compute the mean cross-entropy over the labeled pixels; 0 for a batch without any.
 
     Args:
         logits: (B, K, h, w), enlarged bilinearly to the targets' resolution.
         targets: (B, H, W) int64 in [0, K) or `ignore_value`.
-        ignore_value: label id of the pixels to leave out.
+        ignore_value: label id of pixels without loss.
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
 
     Returns:
-        Scalar float32. It can be differentiated once.
+        Scalar float32, which can be differentiated once.
     """
     total = _EnlargedCrossEntropy.apply(logits, targets, ignore_value, label_smoothing)
     return total / (targets != ignore_value).sum().clamp(min=1)
 
 
 class _EnlargedCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropy over the labelled pixels; arguments as of `segmentation_loss`."""
+    """Sum of the cross-entropy over the labeled pixels, with the arguments of `segmentation_loss`."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
@@ -59,7 +59,7 @@ class _EnlargedCrossEntropy(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Tensor, targets: Tensor, ignore_value: int, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum, and where it is asked for its gradient by the logits (B, K, h, w)."""
+    """Return the sum, and on request its gradient for the logits (B, K, h, w)."""
     small, large = logits.shape[-2:], targets.shape[-2:]
     down, right = (_bilinear(*sides, logits) for sides in zip(small, large, strict=True))
     wide = logits @ right.t()
@@ -79,7 +79,7 @@ def _loss_and_gradient(
 def _cross_entropy_(
     logits: Tensor, targets: Tensor, ignore_value: int, smoothing: float, with_gradient: bool
 ) -> Tensor:
-    """The sum over the pixels of logits (B, K, s, W), which are replaced by its gradient where it is asked for.
+    """Return the sum over the pixels of logits (B, K, s, W), and on request replace the logits by its gradient.
 
     With smoothing e a pixel of class y costs  log(sum of exp z) - (1 - e) z_y - e mean(z).
     """
@@ -97,12 +97,12 @@ def _cross_entropy_(
 
 
 def _bilinear(side: int, enlarged: int, like: Tensor) -> Tensor:
-    """(enlarged, side): the weights by which bilinear interpolation makes `enlarged` cells of `side` cells."""
+    """(enlarged, side): weights of bilinear interpolation from `side` to `enlarged` cells."""
     unit = torch.eye(side, device=like.device, dtype=like.dtype)
     return F.interpolate(unit[None, None], size=(enlarged, side), mode="bilinear", align_corners=False)[0, 0]
 
 
 def _rows_used(rows: slice, side: int, enlarged: int) -> slice:
-    """The rows out of `side` that rows of the enlarged map have weights of, and up to one more at both ends."""
+    """The rows out of `side` that contribute to rows of the enlarged map, with up to one more at both ends."""
     first, last = ((row + 0.5) * side / enlarged - 0.5 for row in (rows.start, rows.stop - 1))
     return slice(max(0, math.floor(first) - 1), min(side, math.floor(last) + 3))

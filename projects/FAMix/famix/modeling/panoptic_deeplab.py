@@ -1,4 +1,4 @@
-"""FAMix for panoptic segmentation without boxes."""
+"""FAMix for panoptic segmentation by centers and offsets."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ __all__ = ["FAMixPanopticDeepLab"]
 class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
     """Detectron2's PanopticDeepLab with restyled patches in training.
 
-    The heads pool over the whole image, in training and in tests; Detectron2's would pool over windows of the size of
-    a training crop, and take no image whose size is no multiple of it.
+    The heads pool over the whole image. Detectron2's heads pool over windows of the size of a training crop, and accept only
+    images of a multiple of that size.
 
     Args:
-        cfg: of PanopticDeepLab.
+        cfg: config of PanopticDeepLab.
         restyler: see PatchStyleMixin.
     """
 
@@ -48,5 +48,5 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
             )
         global_pooling = cfg.clone()
         global_pooling.defrost()
-        global_pooling.INPUT.CROP.ENABLED = False  # the heads read nothing else of it
+        global_pooling.INPUT.CROP.ENABLED = False  # the only key of INPUT that the heads read
         return {"cfg": global_pooling, "restyler": PatchRestyler(cfg)}

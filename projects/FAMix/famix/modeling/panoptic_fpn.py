@@ -1,4 +1,4 @@
-"""FAMix for panoptic segmentation with boxes and masks."""
+"""FAMix for panoptic segmentation by boxes and masks."""
 
 from typing import Any
 
@@ -15,19 +15,19 @@ from famix.utils.errors import ConfigError
 
 __all__ = ["FAMixPanopticFPN", "StuffSemSegFPNHead"]
 
-_NUM_LABELS = 256  # of semantic labels of 8 bits
+_NUM_LABELS = 256  # values of an 8-bit label
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class StuffSemSegFPNHead(SemSegFPNHead):
-    """Detectron2's SemSegFPNHead for stuff: the things are one class, 0, which boxes and masks take care of.
+    """Detectron2's SemSegFPNHead for stuff; all things are class 0, because boxes and masks segment them.
 
-    It trains with labels of all classes, which styles are drawn by, too.
+    It takes labels of all classes, by which styles are drawn.
 
     Args:
         input_shape: shapes of the backbone's features.
-        classes: of the dataset.
-        **kwargs: of SemSegFPNHead, but for `num_classes`.
+        classes: classes of the dataset.
+        **kwargs: of SemSegFPNHead, except `num_classes`.
     """
 
     @configurable
@@ -40,13 +40,13 @@ class StuffSemSegFPNHead(SemSegFPNHead):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:
-        """Arguments of the constructor from MODEL.SEM_SEG_HEAD and the dataset's metadata."""
+        """Read MODEL.SEM_SEG_HEAD and the metadata of the dataset."""
         arguments = super().from_config(cfg, input_shape)
         del arguments["num_classes"]
         return {**arguments, "classes": panoptic_classes(cfg.DATASETS.TRAIN[0])}
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy over the stuff and the things as one class; 0 where nothing is labelled.
+        """Compute the cross-entropy over stuff classes and the class of all things; 0 for a batch without labels.
 
         Args:
             predictions: logits (B, 1 + number of stuff classes, h, w).
@@ -54,19 +54,19 @@ class StuffSemSegFPNHead(SemSegFPNHead):
         """
         labels = self.stuff_labels[targets]
         if not (labels != self.ignore_value).any():
-            return {"loss_sem_seg": predictions.sum() * 0}  # a mean over nothing is NaN
+            return {"loss_sem_seg": predictions.sum() * 0}  # a mean over no pixels is NaN
         return super().losses(predictions, labels)
 
 
 @META_ARCH_REGISTRY.register()
 class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
-    """Detectron2's PanopticFPN with restyled patches in training, and with one numbering of classes.
+    """Detectron2's PanopticFPN with restyled patches in training, and with train ids in all outputs.
 
-    Detectron2 numbers things and stuff apart. Here all that comes out has train ids, as of Panoptic-DeepLab: the
-    segments of "panoptic_seg", the classes of "instances", and the channels of "sem_seg".
+    Detectron2 numbers things and stuff separately. Here the segments of "panoptic_seg", the classes of "instances" and the
+    channels of "sem_seg" are train ids, as in Panoptic-DeepLab.
 
     Args:
-        classes: of the dataset.
+        classes: classes of the dataset.
         restyler: see PatchStyleMixin.
         **kwargs: of PanopticFPN.
     """
@@ -100,12 +100,12 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
         return {**super().from_config(cfg), "classes": classes, "restyler": PatchRestyler(cfg)}
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Predictions, see PanopticFPN.
+        """Predict, see PanopticFPN.
 
         Returns:
-            One dict per image. "panoptic_seg" and "instances" are Detectron2's but for the numbers of classes; "sem_seg"
-            (K, height, width) are scores of all K classes, of which the highest says what "panoptic_seg" shows: where
-            it has an instance the class of that, elsewhere the best stuff class.
+            One dict per image. "panoptic_seg" and "instances" differ from Detectron2's in the class numbers only. "sem_seg"
+            (K, height, width) has the scores of all K classes; the highest is the class of an instance in "panoptic_seg",
+            elsewhere the best stuff class.
         """
         results = super().inference(batched_inputs, do_postprocess)
         return [self._renumber(result) for result in results] if do_postprocess else results

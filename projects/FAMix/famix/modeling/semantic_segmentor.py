@@ -19,8 +19,8 @@ __all__ = ["FAMixSemanticSegmentor"]
 class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
     """Detectron2's SemanticSegmentor with restyled patches in training.
 
-    In inference the logits are enlarged to exactly the image's size, whatever that is: Detectron2 multiplies by the
-    head's stride, which is off by up to a few pixels where the image is no multiple of it.
+    Inference enlarges the logits to exactly the size of the image. Detectron2 multiplies by the head's stride, which is off
+    by a few pixels unless the stride divides the size.
 
     Args:
         restyler: see PatchStyleMixin.
@@ -37,14 +37,14 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from a config."""
+        """Read the config."""
         return {**super().from_config(cfg), "restyler": PatchRestyler(cfg)}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training, predictions otherwise.
+        """Compute losses in training, predictions otherwise.
 
         Args:
-            batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255; in training "sem_seg" (H, W) int64; in
+            batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255, in training "sem_seg" (H, W) int64, and in
                 inference optionally "height" and "width", the size of the prediction.
 
         Returns:
@@ -54,7 +54,7 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         return super().forward(batched_inputs) if self.training else self.inference(batched_inputs)
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """Predictions, see `forward`."""
+        """Predict, see `forward`."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         batch = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
@@ -63,7 +63,7 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         for logits, inputs, size in zip(
             self._logits(self.backbone(batch.tensor)), batched_inputs, batch.image_sizes, strict=True
         ):
-            # Image by image, and once only where that is all: enlarged logits are the largest tensors by far.
+            # Image by image, and resized once if possible: enlarged logits are by far the largest tensors.
             enlarged = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
             wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
             if tuple(size) == wanted:
@@ -74,5 +74,5 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
 
     def _logits(self, features: dict[str, Tensor]) -> Tensor:
         head: Any = self.sem_seg_head
-        # Most of Detectron2's heads have `layers`, their logits before any enlargement.
+        # `layers` of Detectron2's heads computes logits before they are enlarged.
         return head.layers(features) if hasattr(head, "layers") else head(features)[0]

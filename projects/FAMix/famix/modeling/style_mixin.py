@@ -1,4 +1,4 @@
-"""Restyling inside any Detectron2 meta-architecture, without touching its forward."""
+"""Restyling inside any Detectron2 meta-architecture, with its forward unchanged."""
 
 from typing import Any
 
@@ -14,13 +14,14 @@ __all__ = ["PatchStyleMixin"]
 
 
 class PatchStyleMixin(nn.Module):
-    """Put before a meta-architecture among the bases, it restyles the backbone's features in train mode.
+    """Restyles the backbone's features of a meta-architecture in train mode; list it first among the bases.
 
-    The meta-architecture's own forward runs unchanged, inside a tap on the backbone. It must have the attributes
-    `backbone` (a CLIPImageTower, or a pyramid with one as `bottom_up`) and `device`, and inputs with "sem_seg" labels.
+    The forward of the meta-architecture runs inside a tap on the backbone. It must have the attributes `backbone` (a
+    CLIPImageTower, or a pyramid with one as `bottom_up`) and `device`. Strategies that draw by class need inputs with
+    "sem_seg" labels.
 
     Attributes:
-        restyler: draws and applies the styles; None or strategy "none" leaves the features alone.
+        restyler: draws and applies the styles; None or strategy "none" does not change the features.
     """
 
     restyler: PatchRestyler | None = None
@@ -31,7 +32,7 @@ class PatchStyleMixin(nn.Module):
         """Set the restyler.
 
         Raises:
-            ConfigError: its stage does not exist, or the backbone offers no tap.
+            ConfigError: the stage does not exist, or the backbone is not a CLIP.
         """
         if restyler is not None and restyler.active:
             self.clip_backbone.check_stage(restyler.stage)
@@ -39,7 +40,7 @@ class PatchStyleMixin(nn.Module):
 
     @property
     def clip_backbone(self) -> CLIPImageTower:
-        """The CLIP backbone, also where a feature pyramid wraps it."""
+        """The CLIP image tower, also inside a feature pyramid."""
         for candidate in (self.backbone, getattr(self.backbone, "bottom_up", None)):
             if isinstance(candidate, CLIPImageTower):
                 return candidate
@@ -49,7 +50,7 @@ class PatchStyleMixin(nn.Module):
         )
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Forward of the meta-architecture, with restyled features in train mode."""
+        """Run the meta-architecture, with restyled features in train mode."""
         restyler, labels = self.restyler, None
         if not self.training or restyler is None or not restyler.active:
             return super().forward(batched_inputs)
@@ -59,7 +60,7 @@ class PatchStyleMixin(nn.Module):
                     "training inputs must have 'sem_seg' labels, got inputs without: MODEL.STYLE.STRATEGY draws styles by "
                     "class. Return the labels from the dataset mapper, or use strategy noise or none."
                 )
-            # Moved once, for the styles and for the loss.
+            # Copied to the device once, for the styles and for the loss.
             batched_inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
             labels = self._padded_labels([x["sem_seg"] for x in batched_inputs], restyler.ignore_label)
         tower = self.clip_backbone
@@ -67,8 +68,8 @@ class PatchStyleMixin(nn.Module):
             return super().forward(batched_inputs)
 
     def _padded_labels(self, labels: list[Tensor], ignore_label: int) -> Tensor:
-        """Labels (B, H, W), padded just as the meta-architecture pads the images, so that the grids coincide."""
-        divisibility = getattr(self, "size_divisibility", 0)  # PanopticDeepLab's own goes before the backbone's
+        """Labels (B, H, W), padded like the images, so that the grids coincide."""
+        divisibility = getattr(self, "size_divisibility", 0)  # of PanopticDeepLab, which ignores that of the backbone
         if divisibility <= 0:
             divisibility = self.backbone.size_divisibility
         return ImageList.from_tensors(labels, divisibility, ignore_label, self.backbone.padding_constraints).tensor

@@ -6,8 +6,7 @@ import torch
 from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
 from famix_minitown.compact_clip import to_input
-from famix_minitown.crop_sources import TownSource
-from famix_minitown.crops import CropPlan, crops_of_scene
+from famix_minitown.crops import CropPlan, TownSource, crops_of_scene
 from famix_minitown.datasets import register
 from famix_minitown.looks import LOOKS
 

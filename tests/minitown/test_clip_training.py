@@ -14,12 +14,10 @@ from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
 from famix_minitown import contrastive
 from famix_minitown.captions import vocabulary
-from famix_minitown.compact_clip import CompactCLIP
+from famix_minitown.compact_clip import CompactCLIP, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
 from famix_minitown.crop_files import load_or_make_crops
-from famix_minitown.crop_sources import TownSource
-from famix_minitown.crops import CropPlan, attributes_of, crops_of_scene
-from famix_minitown.zero_shot import zero_shot_accuracy
+from famix_minitown.crops import CropPlan, TownSource, attributes_of, crops_of_scene
 from run_factory import load_tool
 
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
@@ -56,7 +54,7 @@ def test_crops_of_another_recipe_are_refused(tmp_path: Path) -> None:
     source = TownSource(100_000, 1)
     made = load_or_make_crops(source, CropPlan(seed=1), path, workers=1)
     assert made.tobytes() == crops_of_scene(source, CropPlan(seed=1), 0).tobytes()
-    with pytest.raises(ConfigError, match="Name another file"):
+    with pytest.raises(ConfigError, match="Choose another file"):
         load_or_make_crops(source, CropPlan(seed=2), path, workers=1)
 
 
@@ -105,7 +103,7 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, crops: np.ndarray, monk
     monkeypatch.undo()
     resumed = train_clip(crops, CLASS_NAMES, _plan(), checkpoint).full_state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
-    with pytest.raises(ConfigError, match="Remove it to start anew"):
+    with pytest.raises(ConfigError, match="Remove it to start from scratch"):
         train_clip(crops, CLASS_NAMES, _plan(seed=5), checkpoint)
 
 
@@ -125,10 +123,10 @@ def test_a_damaged_checkpoint_is_named(crops: np.ndarray, tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ({"made_of": {"source": "other", "scenes": 6}}, r": source of crops 'town' rather than 'other'\."),
-        ({"made_of": None}, "source of crops 'town' rather than None, scenes of crops 6 rather than None"),
-        ({"initial": None}, "weights of initial '[0-9a-f]{64}' rather than ''"),
-        ({"plan": _plan(steps=2, seed=5, batch=4)}, "seed of plan 0 rather than 5, batch of plan 8 rather than 4"),
+        ({"made_of": {"source": "other", "scenes": 6}}, r"with source of crops 'town' instead of 'other'\."),
+        ({"made_of": None}, "source of crops 'town' instead of None, scenes of crops 6 instead of None"),
+        ({"initial": None}, "weights of initial '[0-9a-f]{64}' instead of ''"),
+        ({"plan": _plan(steps=2, seed=5, batch=4)}, "seed of plan 0 instead of 5, batch of plan 8 instead of 4"),
     ],
 )
 def test_a_checkpoint_of_another_origin_is_refused(
@@ -143,16 +141,16 @@ def test_a_checkpoint_of_another_origin_is_refused(
     first = train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **own).full_state_dict()
     again = train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **own).full_state_dict()
     assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
-    with pytest.raises(ConfigError, match=f"{difference}.* Remove it to start anew"):
+    with pytest.raises(ConfigError, match=f"{difference}.* Remove it to start from scratch"):
         train_clip(crops, CLASS_NAMES, checkpoint=checkpoint, **{**own, **change})
 
 
 def test_a_start_of_another_width_is_refused(crops: np.ndarray) -> None:
     start = CompactCLIP(8, vocabulary(CLASS_NAMES), seed=0).full_state_dict()
-    with pytest.raises(ConfigError, match=r"Got a CLIP of width 8 .* expected one of width 4 "):
+    with pytest.raises(ConfigError, match=r"must have width 4 .* got width 8 "):
         train_clip(crops, CLASS_NAMES, _plan(), initial=start)
     shallow = {name: tensor for name, tensor in start.items() if not name.startswith("transformer.resblocks.3.")}
-    with pytest.raises(ConfigError, match=r"3 blocks, 77 .* expected one of width 8 .* 4 blocks, 77 "):
+    with pytest.raises(ConfigError, match=r"4 blocks, 77 .* got width 8 .* 3 blocks, 77 "):
         CompactCLIP(8, vocabulary(CLASS_NAMES), seed=0).load_full_state_dict(shallow)
 
 
@@ -163,7 +161,7 @@ def test_no_warmup_is_that_of_one_update(crops: np.ndarray) -> None:
 
 @pytest.mark.parametrize("device", ["meta", "no_such_device", "cuda:98"])
 def test_devices_that_cannot_be_used(crops: np.ndarray, device: str) -> None:
-    with pytest.raises(ConfigError, match=f"Got the device '{device}', which cannot be used"):
+    with pytest.raises(ConfigError, match=f"--device must be usable here, got '{device}'"):
         train_clip(crops, CLASS_NAMES, _plan(), device=device)
 
 

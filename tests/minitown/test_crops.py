@@ -18,8 +18,7 @@ from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError, DatasetError
 from famix_minitown import crop_files
 from famix_minitown.crop_files import describe_crops, load_or_make_crops
-from famix_minitown.crop_sources import DatasetSource, TownSource, with_cityscapes_ids
-from famix_minitown.crops import CropPlan, attributes_of, crops_of_scene
+from famix_minitown.crops import CropPlan, DatasetSource, TownSource, attributes_of, crops_of_scene, with_cityscapes_ids
 from famix_minitown.datasets import FORMAT_VERSION
 from famix_minitown.scene import Scene
 
@@ -74,7 +73,7 @@ def test_crops_of_a_dataset_keep_its_own_classes(tmp_path: Path) -> None:
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     with registered(make_dataset(tmp_path, count=1)):
         source = DatasetSource.registered("tiny_train")
-    with pytest.raises(DatasetError, match=r"tiny_train: got 1 image\(s\), expected at least 2"):
+    with pytest.raises(DatasetError, match=r"tiny_train must have at least 2 images, .* got 1"):
         source.split(10)
 
 
@@ -83,7 +82,7 @@ def test_an_image_without_any_class_is_named(tmp_path: Path) -> None:
     write_label(tmp_path / "labels/train/a/1.png", np.full((24, 32), 9, np.uint8))
     with registered(file):
         source = DatasetSource.registered("tiny_train")
-    with pytest.raises(DatasetError, match=r"labels/train/a/1.png: got no pixel of any class"):
+    with pytest.raises(DatasetError, match=r"labels/train/a/1.png must show a class"):
         load_or_make_crops(source, PLAN, tmp_path / "crops.npy", workers=1)
     assert not (tmp_path / "crops.npy").exists()
 
@@ -102,7 +101,7 @@ def test_damaged_crops_are_named(tmp_path: Path, content: bytes | str) -> None:
 
 def test_the_version_of_the_town_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TownSource(100_000, 4000).identity == f"town v{FORMAT_VERSION} 100000 + 4000"
-    monkeypatch.setattr("famix_minitown.crop_sources.FORMAT_VERSION", FORMAT_VERSION + 1)
+    monkeypatch.setattr("famix_minitown.crops.FORMAT_VERSION", FORMAT_VERSION + 1)
     assert TownSource(100_000, 4000).identity == f"town v{FORMAT_VERSION + 1} 100000 + 4000"
 
 
@@ -126,7 +125,7 @@ def test_crops_without_a_sound_description_are_made_anew(
     caplog.clear()  # other tests may have made the loggers talk
     with caplog.at_level(logging.INFO, "famix_minitown"):
         assert load_or_make_crops(TOWN, PLAN, path, workers=1).tobytes() == made
-    assert "lacks crops.npy.json" in caplog.messages[0] and "made anew" in caplog.messages[0]
+    assert "lacks crops.npy.json" in caplog.messages[0] and "making the crops again" in caplog.messages[0]
     assert f"Making crops of 1 scenes in {path}, 0 MB" in caplog.messages[1]
     assert json.loads(about.read_text()) == describe_crops(TOWN, PLAN)
 
@@ -146,7 +145,7 @@ def test_a_kill_while_crops_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     other = replace(PLAN, seed=7)  # what was only begun binds nobody
     assert load_or_make_crops(TOWN, other, path, workers=1).tobytes() == crops_of_scene(TOWN, other, 0).tobytes()
-    with pytest.raises(ConfigError, match="Name another file"):
+    with pytest.raises(ConfigError, match="Choose another file"):
         load_or_make_crops(TOWN, PLAN, path, workers=1)
 
 

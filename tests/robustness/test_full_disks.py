@@ -28,8 +28,7 @@ from famix.io.released_checkpoint import save_weights as write_released
 from famix.utils.errors import FAMixError
 from famix_minitown import crop_files
 from famix_minitown.crop_files import make_crops
-from famix_minitown.crop_sources import TownSource
-from famix_minitown.crops import RECORD, CropPlan
+from famix_minitown.crops import RECORD, CropPlan, TownSource
 from inference.inference_factory import make_run
 from robustness.faults import small_disk
 from run_factory import CONFIG, ROOT, load_tool

@@ -1,7 +1,8 @@
-"""A CLIP that is trained here: OpenAI's architecture, small, with the tokens of its captions alone."""
+"""The town's CLIP: OpenAI's architecture, small, with the tokens of its captions only; and its zero-shot accuracy."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +15,27 @@ from famix.clip.export import CONTEXT_LENGTH, random_clip
 from famix.clip.files import full_embedding
 from famix.clip.openai import CLIP, VOCAB_SIZE, tokenize
 from famix.utils.errors import ConfigError
+from famix_minitown.captions import PLAIN_PHRASES, TEMPLATES
 from famix_minitown.crops import CROP_SIDE
+from famix_minitown.looks import LOOKS
 
-__all__ = ["CompactCLIP", "require_same_sizes", "to_input", "usable_device"]
+__all__ = ["CompactCLIP", "require_same_sizes", "to_input", "usable_device", "zero_shot_accuracy"]
 
 IMAGE_LAYERS = (2, 2, 2, 2)
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
-PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP's own normalisation, in 0..255
+_CHUNK = 256  # images or texts that are encoded at a time
+PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP, for pixels in [0, 255]
 PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
 
 
 class CompactCLIP(nn.Module):
-    """A CLIP that knows only the tokens of its captions.
+    """A CLIP with embeddings for a part of the tokens.
 
     Shapes: N images, M texts, L tokens, D channels of the embedding.
 
     Args:
         width: channels of the image tower's stem.
-        token_ids: tokens that it learns, sorted, without 0.
+        token_ids: tokens with an embedding, sorted, without 0.
         seed: of the initial weights.
     """
 
@@ -41,21 +45,21 @@ class CompactCLIP(nn.Module):
         architecture = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
         self.clip: CLIP = random_clip(architecture, seed=seed, text_width=TEXT_WIDTH, text_layers=TEXT_LAYERS)
         self.token_ids = tuple(token_ids)
-        # Row 0 is the padding's. Sorted, so that the end token stays the highest id, by which CLIP finds it.
+        # Row 0 is padding. The order keeps the end token the highest id, by which CLIP finds it.
         kept = self.clip.token_embedding.weight.detach()[[0, *self.token_ids]].clone()
         self.clip.token_embedding = nn.Embedding.from_pretrained(kept, freeze=False)
         self._places = {token: place for place, token in enumerate((0, *self.token_ids))}
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.clip.logit_scale.device
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Rows of tokens (M, L) in the compact numbering, L that of the longest text.
+        """Return rows of tokens (M, L) in the compact numbering, padded to the longest text.
 
         Raises:
-            ConfigError: a text has a token that is not learnt.
+            ConfigError: a text has a token without an embedding.
         """
         tokens = tokenize(list(texts))
         tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
@@ -63,15 +67,15 @@ class CompactCLIP(nn.Module):
             return torch.tensor([[self._places[token] for token in row] for row in tokens.tolist()])
         except KeyError as error:
             raise ConfigError(
-                f"Got a text with the token {error}, expected only tokens of captions. Use words of the captions."
+                f"Texts must have only tokens of captions, got the token {error}. Use words of the captions."
             ) from error
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, 64, 64) normalised images to (N, D) of length 1."""
+        """Encode normalized images (N, 3, 64, 64) as unit vectors (N, D)."""
         return F.normalize(self.clip.visual(images), dim=1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(M, L) compact tokens to (M, D) of length 1."""
+        """Encode compact tokens (M, L) as unit vectors (M, D)."""
         clip = self.clip
         features = clip.token_embedding(tokens) + clip.positional_embedding[: tokens.shape[1]]
         features = clip.transformer(features.transpose(0, 1)).transpose(0, 1)
@@ -79,7 +83,7 @@ class CompactCLIP(nn.Module):
         return F.normalize(clip.ln_final(last) @ clip.text_projection, dim=1)
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """Weights under the names of OpenAI's files, float32, with zeros for tokens that it does not know, on the CPU."""
+        """Return float32 weights on the CPU with the names of OpenAI's files; tokens without an embedding are zero."""
         state_dict = {name: tensor.detach().cpu().clone() for name, tensor in self.clip.state_dict().items()}
         state_dict = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
         rows = state_dict["token_embedding.weight"][1:]
@@ -87,10 +91,10 @@ class CompactCLIP(nn.Module):
         return {name: tensor.contiguous() for name, tensor in state_dict.items()}
 
     def load_full_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take over weights that `full_state_dict` gave.
+        """Load weights of `full_state_dict`.
 
         Raises:
-            ConfigError: they are those of a CLIP of other sizes.
+            ConfigError: the weights have other sizes.
         """
         require_same_sizes(state_dict, self.width)
         weights = dict(state_dict)
@@ -100,59 +104,96 @@ class CompactCLIP(nn.Module):
 
 
 def require_same_sizes(state_dict: Mapping[str, Tensor], width: int) -> None:
-    """Raise unless weights are those of a CompactCLIP.
+    """Check that weights fit a CompactCLIP of a width.
 
     Args:
-        state_dict: as `famix.modeling.load_clip_state_dict` gives it.
-        width: of the CompactCLIP.
+        state_dict: of `famix.clip.load_clip_state_dict`.
+        width: channels of the stem.
 
     Raises:
-        ConfigError: they are those of a CLIP of other sizes.
-        WeightsError: they are those of another network.
+        ConfigError: the weights have other sizes.
+        WeightsError: the weights are not of a CLIP.
     """
     found = CLIPArchitecture.from_state_dict(state_dict)
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
     text = (len(blocks), *state_dict["positional_embedding"].shape, len(state_dict["token_embedding.weight"]))
-    got = _say_sizes(found, text)
     wanted = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
-    expected = _say_sizes(wanted, (TEXT_LAYERS, CONTEXT_LENGTH, TEXT_WIDTH, VOCAB_SIZE))
+    got, expected = (
+        f"width {image.width} with {image.layers} blocks for {image.input_resolution} pixels, embedding "
+        f"{image.embed_dim} (text: width {channels}, {layers} blocks, {context} of {tokens} tokens)"
+        for image, (layers, context, channels, tokens) in (
+            (found, text), (wanted, (TEXT_LAYERS, CONTEXT_LENGTH, TEXT_WIDTH, VOCAB_SIZE))
+        )
+    )  # fmt: skip
     if got != expected:
         raise ConfigError(
-            f"Got a CLIP of {got}, expected one of {expected}. Start from a CLIP that train_mini_clip.py made, with "
-            "the same width."
+            f"The CLIP must have {expected}, got {got}. Start from a CLIP that train_mini_clip.py made with the same width."
         )
 
 
-def _say_sizes(image: CLIPArchitecture, text: tuple[int, ...]) -> str:
-    layers, context, width, tokens = text
-    return (
-        f"width {image.width} with {image.layers} blocks for {image.input_resolution} pixels, embedding "
-        f"{image.embed_dim} (text: width {width}, {layers} blocks, {context} of {tokens} tokens)"
-    )
-
-
 def usable_device(name: str | torch.device) -> torch.device:
-    """A device of torch, tried out.
-
-    Args:
-        name: such as "cpu" or "cuda:1".
+    """Return a device of torch after computing on it.
 
     Raises:
-        ConfigError: torch does not know it, or cannot compute on it here.
+        ConfigError: torch does not know the device, or cannot compute on it here.
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # a "meta" tensor can be made, but holds no numbers
+        torch.zeros(1, device=device).item()  # a "meta" tensor has no values
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = shorten(str(error), 160)  # torch lists all that it was built with
+        reason = shorten(str(error), 160)  # torch lists all of its backends
         raise ConfigError(
-            f"Got the device {str(name)!r}, which cannot be used ({reason}), expected one that torch finds here. "
-            "Name cpu, or a GPU such as cuda."
+            f"--device must be usable here, got {str(name)!r} ({reason}). Use cpu, or a GPU such as cuda."
         ) from error
     return device
 
 
 def to_input(images: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, 3) uint8 RGB to (N, 3, H, W) float32, normalised as CLIP expects it, in channels-last memory."""
+    """Normalize images (N, H, W, 3) uint8 RGB to (N, 3, H, W) float32 in channels-last memory."""
     pixels = torch.from_numpy(np.ascontiguousarray(images)).float()
     return ((pixels - torch.tensor(PIXEL_MEAN)) / torch.tensor(PIXEL_STD)).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """Classify crops by the nearest of all sentences "{look} {class}".
+
+    Args:
+        model: in eval mode, on any device.
+        crops: (N,) RECORDs with at most one look each.
+        class_names: of their labels.
+
+    Returns:
+        "look", "class" and "joint" (accuracies), "look_macro" and "class_macro" (means over looks and classes),
+        "look_recall" and "class_recall" (name -> recall).
+    """
+    looks = np.where(crops["looks"][:, 0] < 0, len(LOOKS), crops["looks"][:, 0])
+    labels = np.asarray(crops["label"])
+    present = [int(label) for label in np.unique(labels)]
+    nouns = [class_names[label] for label in present]
+    adjectives = [*(look.phrases[0] for look in LOOKS.values()), PLAIN_PHRASES[0]]
+    texts = [template.format(f"{first} {noun}") for first in adjectives for noun in nouns for template in TEMPLATES]
+    tokens = [model.tokenize(texts[first : first + _CHUNK]).to(model.device) for first in range(0, len(texts), _CHUNK)]
+    embeddings = torch.cat([model.encode_text(chunk) for chunk in tokens])
+    prompts = F.normalize(embeddings.unflatten(0, (-1, len(TEMPLATES))).mean(dim=1), dim=1)  # looks before nouns
+    images = [crops["image"][first : first + _CHUNK] for first in range(0, len(crops), _CHUNK)]
+    nearest = [(model.encode_image(to_input(chunk).to(model.device)) @ prompts.t()).argmax(dim=1) for chunk in images]
+    guesses = torch.cat(nearest).cpu().numpy()
+    look_right = guesses // len(nouns) == looks
+    class_right = np.array(present)[guesses % len(nouns)] == labels
+
+    def recall(right: NDArray[np.bool_], truth: NDArray[Any], names: Mapping[int, str]) -> dict[str, float]:
+        found = {name: right[truth == value] for value, name in names.items()}
+        return {name: round(float(values.mean()), 4) for name, values in found.items() if len(values)}
+
+    look_recall = recall(look_right, looks, dict(enumerate([*LOOKS, "clear"])))
+    class_recall = recall(class_right, labels, dict(zip(present, nouns, strict=True)))
+    return {
+        "look": float(look_right.mean()),
+        "look_macro": float(np.mean(list(look_recall.values()))),
+        "class": float(class_right.mean()),
+        "class_macro": float(np.mean(list(class_recall.values()))),
+        "joint": float((look_right & class_right).mean()),
+        "look_recall": look_recall,
+        "class_recall": class_recall,
+    }

@@ -1,4 +1,4 @@
-"""Training a small CLIP: images and sentences that belong together are pulled together, all others apart."""
+"""Contrastive training of the town's CLIP on crops and their captions, with checkpoints."""
 
 import logging
 import math
@@ -35,7 +35,7 @@ _LARGEST_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How a CLIP is trained.
+    """Settings of a training.
 
     Attributes:
         seed: of all random numbers.
@@ -43,11 +43,11 @@ class TrainingPlan:
         batch: crops of an update.
         width: channels of the image tower's stem.
         style_noise: relative noise of the channel statistics after layer1, see `style_noise`; 0 for none.
-        learning_rate: highest, reached after `warmup` updates, then falling as a half cosine to 0.
-        warmup: updates; 0 for none.
+        learning_rate: maximum, reached after `warmup` updates; then falls along a half cosine to 0.
+        warmup: number of updates; 0 for none.
         weight_decay: of matrices.
         dtype: of both towers' products, "float32" or "bfloat16"; weights and losses are float32.
-        log_every, save_every: updates.
+        log_every, save_every: number of updates.
     """
 
     seed: int = 0
@@ -64,13 +64,10 @@ class TrainingPlan:
 
 
 def soft_targets(keys: Tensor) -> Tensor:
-    """Targets of a batch in which several pictures show the same.
+    """Return the targets (N, N) of a batch, uniform over images with equal keys.
 
     Args:
-        keys: (N,) int64, equal for pictures with the same looks and class.
-
-    Returns:
-        (N, N) float32, each row even over the equal ones.
+        keys: (N,) int64, equal for images with the same looks and class.
     """
     same = (keys[:, None] == keys[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
@@ -79,7 +76,7 @@ def soft_targets(keys: Tensor) -> Tensor:
 def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     """Change mean and standard deviation of every channel at random.
 
-    Gradients with respect to these statistics, which mining follows, are smoother in a network trained so.
+    This makes gradients with respect to these statistics, which mining follows, smoother.
 
     Args:
         features: (N, C, H, W).
@@ -96,14 +93,14 @@ def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> 
 
 
 class _Batches:
-    """Draws crops and captions; each step has its own random numbers, so that a resumed run goes on as it would."""
+    """Draws crops and captions; each step has its own random numbers, so that a resumed run draws the same."""
 
     def __init__(self, crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan) -> None:
         self._crops, self._class_names, self._model, self._plan = crops, class_names, model, plan
         self._keys: dict[tuple[frozenset[str], int], int] = {}
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step, on the model's device."""
+        """Return images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step, on the model's device."""
         rng = np.random.default_rng(derive_seed(self._plan.seed, _BATCHES, step))
         records = self._crops[np.sort(rng.integers(len(self._crops), size=self._plan.batch))]
         images = records["image"].copy()
@@ -131,35 +128,52 @@ def train_clip(
     Args:
         crops: (N,) RECORDs.
         class_names: of their labels.
-        plan: how.
-        checkpoint: file to save to and to resume from; None for neither.
-        initial: weights to start from, as `full_state_dict` gives them; None for random ones.
-        made_of: what the crops are made of, see `describe_crops`; a checkpoint is resumed with the same crops only.
-        device: to train on. A checkpoint can be resumed on another one.
+        plan: settings.
+        checkpoint: file to save to and resume from; None for neither.
+        initial: initial weights, see `CompactCLIP.full_state_dict`; None for random ones.
+        made_of: description of the crops, see `describe_crops`; a checkpoint must have the same.
+        device: may differ from that of the checkpoint.
 
     Returns:
         The model in eval mode, on the device.
 
     Raises:
-        ConfigError: the checkpoint belongs to another plan, other crops or another start; the initial weights have
-            other sizes; or the device cannot be used.
+        ConfigError: the checkpoint is damaged or belongs to another plan, other crops or other initial weights; the
+            initial weights have other sizes; or the device is unusable.
     """
     device = usable_device(device)
     model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
     if initial is not None:
         model.load_full_state_dict(initial)
     model.to(device).clip.visual.to(memory_format=torch.channels_last)
-    optimizer, origin = _make_optimizer(model, plan), _origin(plan, made_of, initial)
+    start = "" if initial is None else clip_weights_hash(initial)
+    origin: _Origin = {"plan": asdict(plan), "crops": dict(made_of or {}), "initial": {"weights": start}}
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [entry for entry in parameters if entry.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [entry for entry in parameters if entry.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
     first = _resume(model, optimizer, origin, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
     hook = _hook_noise(model, plan.style_noise, noise)
-    progress, dtype = _Progress(plan, first), DTYPES[plan.dtype]
+    losses: list[float] = []
+    begin = time.perf_counter()
     for step in range(first, plan.steps):
         noise.manual_seed(derive_seed(plan.seed, _NOISE, step))
-        _set_learning_rate(optimizer, plan, step)
-        progress(step + 1, _update(model, optimizer, batches(step), dtype))
-        if checkpoint is not None and (step + 1) % plan.save_every == 0:
-            _save(model, optimizer, origin, step + 1, checkpoint)
+        rising, falling = min(1.0, (step + 1) / max(plan.warmup, 1)), 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate * rising * falling
+        losses.append(_update(model, optimizer, batches(step), DTYPES[plan.dtype]))
+        done = step + 1
+        if done % plan.log_every == 0 or done == plan.steps:
+            speed = (done - first) / (time.perf_counter() - begin)
+            left, mean = (plan.steps - done) / speed / 60, sum(losses) / len(losses)
+            logger.info(f"Step {done} / {plan.steps}: loss {mean:.3f}, {speed:.2f} steps/s, {left:.1f} min left")
+            losses.clear()
+        if checkpoint is not None and done % plan.save_every == 0:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **origin, "step": done}
+            save_tensors(state, checkpoint)
     hook.remove()
     return model.eval()
 
@@ -169,22 +183,6 @@ def _hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -
         return style_noise(output, amount, generator) if module.training and amount > 0 else output
 
     return model.clip.visual.layer1.register_forward_hook(change)
-
-
-def _make_optimizer(model: CompactCLIP, plan: TrainingPlan) -> torch.optim.AdamW:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [entry for entry in parameters if entry.ndim > 1], "weight_decay": plan.weight_decay},
-        {"params": [entry for entry in parameters if entry.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int) -> None:
-    rising = min(1.0, (step + 1) / max(plan.warmup, 1))
-    falling = 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-    for group in optimizer.param_groups:
-        group["lr"] = plan.learning_rate * rising * falling
 
 
 def _update(
@@ -205,79 +203,38 @@ def _update(
     return float(loss.detach())
 
 
-class _Progress:
-    """Logs the mean loss, the speed and the time left."""
-
-    def __init__(self, plan: TrainingPlan, first: int) -> None:
-        self._plan, self._first, self._start = plan, first, time.perf_counter()
-        self._losses: list[float] = []
-
-    def __call__(self, done: int, loss: float) -> None:
-        self._losses.append(loss)
-        if done % self._plan.log_every and done != self._plan.steps:
-            return
-        speed = (done - self._first) / (time.perf_counter() - self._start)
-        left = (self._plan.steps - done) / speed / 60
-        mean = sum(self._losses) / len(self._losses)
-        logger.info(f"Step {done} / {self._plan.steps}: loss {mean:.3f}, {speed:.2f} steps/s, {left:.1f} min left")
-        self._losses.clear()
-
-
-_ORIGIN = ("plan", "crops", "initial")
-_Origin = dict[str, dict[str, Any]]
-"""What a training starts from; two with the same origin give the same weights."""
-
-
-def _origin(plan: TrainingPlan, made_of: Mapping[str, Any] | None, initial: Mapping[str, Tensor] | None) -> _Origin:
-    start = "" if initial is None else clip_weights_hash(initial)
-    return {"plan": asdict(plan), "crops": dict(made_of or {}), "initial": {"weights": start}}
-
-
-def _save(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, step: int, checkpoint: Path) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **origin, "step": step}
-    save_tensors(state, checkpoint)
+_Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for trainings with equal results
 
 
 def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, checkpoint: Path) -> int:
-    state = _read_checkpoint(checkpoint)
-    differences = _compare({part: state.get(part, {}) for part in origin}, origin)
-    if differences:
-        raise ConfigError(
-            f"{checkpoint}: got a checkpoint of another training, expected one of this: {', '.join(differences)}. "
-            "Remove it to start anew."
-        )
-    try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
-    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        raise _damaged(checkpoint, error) from error
-    logger.info(f"Resuming at step {step} from {checkpoint}")
-    return step
-
-
-def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Load a checkpoint and return the number of finished updates."""
     try:
         require_plain_file(checkpoint)
         with checkpoint.open("rb") as file:
             state = load_tensors(file)
+        if not isinstance(state, dict) or any(not isinstance(state.get(part, {}), dict) for part in origin):
+            raise TypeError("its entries have other types")
+        got: _Origin = {part: state.get(part, {}) for part in origin}
+        keys = [(part, key) for part in origin for key in {**origin[part], **got[part]}]
+        differences = [
+            f"{key} of {part} {got[part].get(key)!r} instead of {origin[part].get(key)!r}"
+            for part, key in keys
+            if got[part].get(key) != origin[part].get(key)
+        ]
+        if not differences:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            step = int(state["step"])
     except Exception as error:  # torch raises another type for every kind of damage
-        raise _damaged(checkpoint, error) from error
-    if not isinstance(state, dict) or any(not isinstance(state.get(part, {}), dict) for part in _ORIGIN):
-        raise _damaged(checkpoint, TypeError("its entries are of other types"))
-    return state
-
-
-def _damaged(checkpoint: Path, error: Exception) -> ConfigError:
-    reason = (str(error).splitlines() or [""])[0]
-    return ConfigError(
-        f"{checkpoint} must be a checkpoint of this training, got a damaged file ({type(error).__name__}: {reason:.200}). "
-        "Remove it to start anew."
-    )
-
-
-def _compare(got: _Origin, expected: _Origin) -> list[str]:
-    """Each difference in words, e.g. "seed of plan 0 rather than 5"."""
-    pairs = [(part, key) for part in expected for key in {**expected[part], **got[part]}]
-    values = [(part, key, got[part].get(key), expected[part].get(key)) for part, key in pairs]
-    return [f"{key} of {part} {old!r} rather than {new!r}" for part, key, old, new in values if old != new]
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{checkpoint} must be a checkpoint of this training, got a damaged file ({type(error).__name__}: "
+            f"{reason:.200}). Remove it to start from scratch."
+        ) from error
+    if differences:
+        raise ConfigError(
+            f"{checkpoint} must be a checkpoint of this training, got one with {', '.join(differences)}. Remove it to "
+            "start from scratch."
+        )
+    logger.info(f"Resuming at step {step} from {checkpoint}")
+    return step

@@ -1,4 +1,4 @@
-"""Files of crops: made once, by several processes, and opened as long as they were made of the same."""
+"""Files of crops, made once by several processes; a description beside each guards against other settings."""
 
 import json
 import logging
@@ -19,72 +19,60 @@ from numpy.typing import NDArray
 from famix.io import read_json
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError
-from famix_minitown.crop_sources import CropSource
-from famix_minitown.crops import LOOK_NAMES, RECORD, CropPlan, crops_of_scene
+from famix_minitown.crops import LOOK_NAMES, RECORD, CropPlan, CropSource, crops_of_scene
 
 __all__ = ["describe_crops", "load_or_make_crops", "make_crops"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_DESCRIPTION = 1 << 20  # bytes
-_CHUNK = 8  # scenes that a worker makes at a time
+_CHUNK = 8  # scenes of a task
+_LOG_EVERY = 16  # chunks
 
 
 def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2) -> NDArray[Any]:
-    """Open a file of crops, made first if it is not there.
+    """Open a file of crops; make it first if it is missing.
 
     Args:
         source: scenes.
-        plan: how crops are drawn.
-        path: .npy file; beside it a .json tells what it was made of. Without a sound one, it is made anew.
+        plan: settings of the crops.
+        path: .npy file with a .json description beside it. Without a readable one, the crops are made again.
         workers: processes.
 
     Returns:
         (N,) RECORDs, mapped from the file.
 
     Raises:
-        ConfigError: the file was made of something else.
+        ConfigError: the file has crops of another source or plan, or is damaged.
         DatasetError: files of the source cannot be read, or show no class.
     """
     about, wanted = path.with_name(f"{path.name}.json"), describe_crops(source, plan)
-    made_of = _read_description(about) if path.exists() else None
-    if made_of is None:
-        if path.exists():
-            logger.info(f"{path} lacks {about.name}, which tells what it was made of, or that is damaged: made anew")
-            path.unlink()  # first, or a stop would leave it with the description of the new crops
-        _make_described(source, plan, path, workers)
-    elif made_of != wanted:
-        raise ConfigError(f"{path}: got crops of {made_of}, expected those of {wanted}. Name another file.")
+    found = None
+    if path.exists():
+        try:
+            found = read_json(about, _MAX_DESCRIPTION)
+        except (FileNotFoundError, ValueError):  # as after a crash
+            logger.info(f"{path} lacks {about.name}, its description, or that is damaged: making the crops again")
+            path.unlink()  # before the new description is written
+    if found is None:
+        megabytes = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
+        logger.info(f"Making crops of {len(source)} scenes in {path}, {megabytes:.0f} MB, kept for other trainings")
+        with whole_file(about) as part:  # first, so that a stop leaves no crops without a description
+            part.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        make_crops(source, plan, path, workers)
+    elif found != wanted:
+        raise ConfigError(f"{path} must have crops of {wanted}, got crops of {found}. Choose another file.")
     try:
         crops: NDArray[Any] = np.load(path, mmap_mode="r")
         if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):
-            raise ValueError(f"it has {crops.shape} records of {crops.dtype.itemsize} bytes")
+            raise ValueError(f"{crops.shape} records of {crops.dtype.itemsize} bytes")
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(
-            f"{path} must be a file of crops, got a damaged one ({error}). Remove it to have it made anew."
-        ) from error
+        raise ConfigError(f"{path} must be a file of crops, got a damaged one ({error}). Remove it.") from error
     return crops
 
 
-def _read_description(about: Path) -> dict[str, Any] | None:
-    """What a file was made of; None if that is not written there, as after a crash."""
-    try:
-        return read_json(about, _MAX_DESCRIPTION)
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _make_described(source: CropSource, plan: CropPlan, path: Path, workers: int) -> None:
-    size = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
-    logger.info(f"Making crops of {len(source)} scenes in {path}, {size:.0f} MB, which stay for other trainings")
-    # The description comes first, so that a stop at any moment leaves no crops without one.
-    with whole_file(path.with_name(f"{path.name}.json")) as part:
-        part.write_text(json.dumps(describe_crops(source, plan), indent=1), encoding="utf-8")
-    make_crops(source, plan, path, workers)
-
-
 def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
-    """What crops are made of: equal for equal crops. It can be written as JSON."""
+    """Return all that determines the crops, as JSON values."""
     return {
         "source": source.identity,
         "class_names": list(source.class_names),
@@ -98,39 +86,24 @@ def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
 
 
 def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2) -> None:
-    """Write the crops of all scenes to a file that is complete or not there at all.
-
-    Args:
-        source: scenes.
-        plan: how crops are drawn.
-        path: .npy file to write.
-        workers: processes.
-    """
-    per_scene = plan.looks * plan.crops
+    """Write the crops of all scenes to an .npy file, atomically."""
+    per_scene, total = plan.looks * plan.crops, len(source)
     with whole_file(path) as part:
-        crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
-        _claim_room(part)
+        crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(total * per_scene,))
+        if hasattr(os, "posix_fallocate"):  # an OSError here, since a memory map that runs out of disk ends the process
+            with part.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         done, start = 0, time.perf_counter()
         with closing(_parallel(source, plan, workers)) as chunks:  # an interruption ends the processes, too
             for records in chunks:
                 crops[done * per_scene : done * per_scene + len(records)] = records
                 done += len(records) // per_scene
-                _log_progress(done, len(source), start)
+                if done % (_CHUNK * _LOG_EVERY) == 0 or done == total:
+                    spent = time.perf_counter() - start
+                    left = spent / done * (total - done)
+                    logger.info(f"Crops of {done} / {total} scenes, {spent:.0f} s, {left:.0f} s left")
         crops.flush()
         del crops
-
-
-def _claim_room(path: Path) -> None:
-    """Raise OSError unless the disk has room for a file: a write to its memory map would end the process."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _log_progress(done: int, total: int, start: float) -> None:
-    if done % (_CHUNK * 16) == 0 or done == total:
-        spent = time.perf_counter() - start
-        logger.info(f"Crops of {done} / {total} scenes, {spent:.0f} s, {spent / done * (total - done):.0f} s left")
 
 
 def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Generator[NDArray[Any], None, None]:
@@ -139,7 +112,7 @@ def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Generator[NDA
         _start_worker(source, plan)
         yield from map(_make_chunk, chunks)
         return
-    # Spawned rather than forked: this process may have threads of PyTorch.
+    # Spawned, not forked: this process may have threads of PyTorch.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (source, plan))
     try:
@@ -152,8 +125,8 @@ def _parallel(source: CropSource, plan: CropPlan, workers: int) -> Generator[NDA
 
 @contextmanager
 def _children_without_interrupts() -> Iterator[None]:
-    """Processes that are started here never see Ctrl-C, which a terminal sends to all: this one ends them in order."""
-    # Children inherit the mask of the thread that starts them; the other threads here, and so Python, still see it.
+    """Block Ctrl-C in processes that are started here: a terminal sends it to all, and this process ends them."""
+    # Children inherit the mask of the thread that starts them; the other threads here still receive the signal.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,23 +1,30 @@
-"""Square crops of street scenes in many looks, with what they show: the pictures that a small CLIP learns from."""
+"""Square crops of street scenes in many looks, with their classes: the images that a small CLIP is trained on."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
+from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, label_file_of, read_image
+from famix.utils.errors import DatasetError
 from famix.utils.seeding import derive_seed
 from famix_minitown.captions import MOST_ATTRIBUTES, Attributes, draw_look
-from famix_minitown.crop_sources import NO_CLASS, CropSource, with_cityscapes_ids
-from famix_minitown.looks import LOOKS, apply_looks
-from famix_minitown.texture import Image
+from famix_minitown.datasets import FORMAT_VERSION
+from famix_minitown.looks import LOOKS, NO_CLASS, apply_looks, scene_of_image
+from famix_minitown.scene import SIZE, Scene, render_scene
 
-__all__ = ["CROP_SIDE", "LOOK_NAMES", "RECORD", "CropPlan", "attributes_of", "crops_of_scene"]
+__all__ = [
+    "CROP_SIDE", "LOOK_NAMES", "RECORD", "CropPlan", "CropSource", "DatasetSource", "TownSource", "attributes_of",
+    "crops_of_scene", "with_cityscapes_ids",
+]  # fmt: skip
 
 CROP_SIDE = 64
 LOOK_NAMES = tuple(LOOKS)
-NO_LOOK = -1
 
 RECORD = np.dtype(
     [
@@ -27,24 +34,150 @@ RECORD = np.dtype(
         ("strengths", np.float32, (MOST_ATTRIBUTES,)),
     ]
 )
-"""A crop: RGB pixels, train id of what it shows, places of its looks in LOOKS or -1, and their strengths."""
+"""A crop: RGB pixels, train id of its class, indices of its looks in LOOKS or -1, and their strengths."""
 
-_WINDOW = (32, 128)  # side in pixels of an image of 192 rows
-_SMALL_WINDOW = (20, 56)
+_NO_LOOK = -1
+_WINDOW, _SMALL_WINDOW = (32, 128), (20, 56)  # range of sides in pixels, in an image of 192 rows
 _SMALL_CLASSES = ("wall", "pole", "traffic sign", "traffic light", "person", "rider", "motorcycle", "bicycle")
-_LEAST_SHARE = 0.12  # of a crop that the class must fill which names it
+_MIN_SHARE = 0.12  # of a crop that its class must fill
+
+
+class CropSource(Protocol):
+    """Labeled scenes to cut crops from. It must be picklable for worker processes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by train id."""
+
+    @property
+    def identity(self) -> str:
+        """Text that differs for sources with other scenes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Scene: ...
+
+
+@dataclass(frozen=True)
+class TownSource:
+    """Scenes of the town.
+
+    Attributes:
+        first: seed of the first scene; the others follow.
+        count: number of scenes.
+    """
+
+    first: int
+    count: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Cityscapes' classes, most of which the town has."""
+        return tuple(entry.name for entry in CITYSCAPES_CLASSES)
+
+    @property
+    def identity(self) -> str:
+        """The seeds, and the version of the town."""
+        return f"town v{FORMAT_VERSION} {self.first} + {self.count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Scene:
+        return render_scene(self.first + index)
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """Images of a labeled dataset, scaled to the height of the town's, without depth.
+
+    Attributes:
+        name: registered name of the dataset.
+        class_names: its classes.
+        files: image and label file of each scene.
+        reader: of the labels.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    files: tuple[tuple[str, str], ...] = field(repr=False)
+    reader: LabelReader = field(repr=False)
+
+    @classmethod
+    def registered(cls, name: str) -> "DatasetSource":
+        """Return the source of a registered dataset.
+
+        Raises:
+            DatasetError: the dataset is unknown, or its files are missing.
+        """
+        files = tuple((entry["file_name"], label_file_of(entry)) for entry in get_dataset_dicts([name]))
+        return cls(name, tuple(MetadataCatalog.get(name).stuff_classes), files, get_label_readers([name])[name])
+
+    def split(self, every: int) -> tuple["DatasetSource", "DatasetSource"]:
+        """Divide into scenes for training, and every `every`-th one for validation.
+
+        Raises:
+            DatasetError: the dataset has fewer than two images.
+        """
+        if len(self.files) < 2:
+            raise DatasetError(
+                f"{self.name} must have at least 2 images, for training and validation, got {len(self.files)}. Choose a "
+                "larger dataset."
+            )
+        rest = tuple(pair for place, pair in enumerate(self.files) if place % every)
+        return replace(self, files=rest), replace(self, files=self.files[::every])
+
+    @property
+    def identity(self) -> str:
+        """The name of the dataset and its number of images."""
+        return f"{self.name} {len(self.files)} {Path(self.files[0][0]).name}"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Scene:
+        image_file, label_file = self.files[index]
+        image, labels = read_image(image_file), self.reader.read(label_file)
+        labels = np.where(labels == self.reader.ignore_label, np.uint8(NO_CLASS), labels)
+        size = (round(image.shape[1] * SIZE[0] / image.shape[0]), SIZE[0])
+        scene = scene_of_image(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+        small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+        if (small == NO_CLASS).all():
+            raise DatasetError(
+                f"{label_file} must show a class at {size[0]} x {size[1]} pixels, got only ignored pixels. Remove the "
+                f"image from {self.name}, or correct its labels."
+            )
+        return replace(scene, labels=small, seed=index)
+
+
+def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
+    """Return a scene with Cityscapes' train ids, by which effects find sky, road and others.
+
+    Args:
+        scene: its labels are indices in `class_names`, or NO_CLASS.
+        class_names: of its source; classes that Cityscapes lacks become NO_CLASS.
+    """
+    return replace(scene, labels=_cityscapes_ids(class_names)[scene.labels])
+
+
+@cache
+def _cityscapes_ids(class_names: tuple[str, ...]) -> NDArray[np.uint8]:
+    known = {entry.name: train_id for train_id, entry in enumerate(CITYSCAPES_CLASSES)}
+    table = np.full(256, NO_CLASS, np.uint8)
+    table[: len(class_names)] = [known.get(name, NO_CLASS) for name in class_names]
+    return table
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """How crops are drawn.
+    """Settings of the crops.
 
     Attributes:
         seed: of all random numbers.
         looks: looks of a scene.
         crops: crops of a look.
-        single_looks: one look of strength 0.7 to 1 or none, all about equally often, as to validate with; otherwise
-            looks as `draw_look` draws them.
+        single_looks: for validation, one look of strength 0.7 to 1 or none, each with equal probability; otherwise
+            looks are drawn by `draw_look`.
     """
 
     seed: int
@@ -61,18 +194,13 @@ class CropPlan:
 
 
 def attributes_of(record: Any) -> Attributes:
-    """Names and strengths of the looks of a record, see RECORD."""
+    """Return names and strengths of the looks of a RECORD."""
     pairs = zip(record["looks"], record["strengths"], strict=True)
-    return tuple((LOOK_NAMES[look], float(strength)) for look, strength in pairs if look != NO_LOOK)
+    return tuple((LOOK_NAMES[look], float(strength)) for look, strength in pairs if look != _NO_LOOK)
 
 
 def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[Any]:
     """Cut the crops of one scene.
-
-    Args:
-        source: scenes.
-        plan: how crops are drawn.
-        index: of the scene.
 
     Returns:
         (plan.looks * plan.crops,) RECORDs.
@@ -90,35 +218,28 @@ def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[An
         attributes = plan.draw(rng)
         image = apply_looks(seen, attributes, rng)
         block = records[first : first + plan.crops]
-        block["looks"] = NO_LOOK
+        block["looks"] = _NO_LOOK
         for slot, (name, strength) in enumerate(attributes):
             block["looks"][:, slot] = LOOK_NAMES.index(name)
             block["strengths"][:, slot] = strength
         for record in block:
             target = present[int(rng.integers(len(present)))]
             window = _draw_window(scene.labels.shape, places[target], source.class_names[target], rng)
-            record["image"] = _zoom(image[window])
-            record["label"] = _name(scene.labels[window], target)
+            pixels, size = np.ascontiguousarray(image[window]), (CROP_SIDE, CROP_SIDE)
+            record["image"] = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR_EXACT)
+            counts = np.bincount(scene.labels[window].ravel(), minlength=256)[:NO_CLASS]
+            fills = counts[target] > _MIN_SHARE * scene.labels[window].size
+            record["label"] = target if fills else int(counts.argmax())
     return records
 
 
 def _draw_window(
     shape: tuple[int, ...], places: NDArray[np.intp], class_name: str, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """A square inside the image, about centred on a pixel of the class."""
+    """Draw a square inside the image, centered near a pixel of the class."""
     low, high = _SMALL_WINDOW if class_name in _SMALL_CLASSES else _WINDOW
     side = min(int(rng.integers(low, high + 1)), *shape)
     row, column = divmod(int(places[int(rng.integers(len(places)))]), shape[1])
     top = min(max(row - side // 2, 0), shape[0] - side)
     left = min(max(column - side // 2, 0), shape[1] - side)
     return slice(top, top + side), slice(left, left + side)
-
-
-def _zoom(image: Image) -> Image:
-    return cv2.resize(np.ascontiguousarray(image), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR_EXACT)
-
-
-def _name(labels: NDArray[np.uint8], target: int) -> int:
-    """The target class if it fills enough of the crop, else the class that fills most."""
-    counts = np.bincount(labels.ravel(), minlength=256)[:NO_CLASS]
-    return target if counts[target] > _LEAST_SHARE * labels.size else int(counts.argmax())

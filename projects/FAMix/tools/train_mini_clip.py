@@ -128,13 +128,11 @@ from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix_minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device
+from famix_minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, train_clip
 from famix_minitown.crop_files import describe_crops, load_or_make_crops
-from famix_minitown.crop_sources import CropSource, DatasetSource, TownSource
-from famix_minitown.crops import CropPlan
+from famix_minitown.crops import CropPlan, CropSource, DatasetSource, TownSource
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
-from famix_minitown.zero_shot import zero_shot_accuracy
 
 logger = logging.getLogger("train_mini_clip")
 

@@ -17,6 +17,7 @@ from famix.config import flat_settings
 from famix.engine import SafeCheckpointer, Trainer, load_config
 from famix.engine.hooks import KeepingCheckpointer
 from famix.engine.resuming import APPLIED, FREE, take_up_run
+from famix.io import checkpointer
 from famix.modeling import FAMixSemanticSegmentor
 from famix.utils.errors import ConfigError, TrainingError, WeightsError
 from run_factory import Workspace
@@ -100,6 +101,16 @@ def last_iteration(run: Path) -> dict[str, float]:
     lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
     (found,) = [line for line in lines if line["iteration"] == 3]
     return found
+
+
+def test_a_resumed_checkpoint_is_read_once(
+    workspace: Workspace, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    load_tensors = checkpointer.load_tensors
+    monkeypatch.setattr(checkpointer, "load_tensors", lambda file: read.append(file.name) or load_tensors(file))
+    workspace.run("stopped", *PLAIN, flags=("--resume",))
+    assert read == [str(stopped / "model_0000001.pth")]
 
 
 # What applies

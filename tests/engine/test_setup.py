@@ -113,7 +113,7 @@ def test_without_a_config_file_that_is_what_is_missing(words):
         (("SOLVER.ACCUMULATE", "3"), "SOLVER.ACCUMULATE", 3, ""),
         (("SOLVER.AMP.ENABLED", "True"), "SOLVER.AMP.DTYPE", "float16", ""),
         (("INPUT.FORMAT", "BGR"), "INPUT.FORMAT", "BGR", "RGB"),
-        (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), "INPUT.SCALE_RANGE", (2.0, 1.0), ""),
+        (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), "INPUT.SCALE_RANGE", [2.0, 1.0], ""),
         (("MODEL.STYLE.STRATEGY", "noise", "MODEL.STYLE.GRID", "[999, 2]"), "MODEL.STYLE.GRID", None, "INPUT.CROP.SIZE"),
         (("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", "RN50", "STYLE_MINING.DTYPE", "half"), "STYLE_MINING.DTYPE", "half", "bfloat16"),
     ],

@@ -57,7 +57,7 @@ FAMix's heads read the keys that apply to them. For their meanings, see the code
 [DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/DeepLab) and
 [Panoptic-DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/Panoptic-DeepLab).
 """
-RECIPE = """## What the recipe sets
+RECIPE = """## Settings of the recipe
 
 [Base-FAMix.yaml](../projects/FAMix/configs/Base-FAMix.yaml), the base of all shipped configs, changes these defaults:
 """

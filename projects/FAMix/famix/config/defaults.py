@@ -79,8 +79,8 @@ def _add_mining_keys(cfg: CN) -> None:
     mining = cfg.STYLE_MINING = CN()
     mining.STEPS = 100  # optimization steps per style
     mining.LR = 1.0  # learning rate of SGD on the means and standard deviations of a style
-    mining.MOMENTUM = 0.9  # momentum of that SGD
-    mining.WEIGHT_DECAY = 1e-4  # weight decay of that SGD
+    mining.MOMENTUM = 0.9  # momentum of SGD
+    mining.WEIGHT_DECAY = 1e-4  # weight decay of SGD
     mining.METRIC = "euclidean"  # metric of a step: euclidean (paper) or source, the covariance of source patches
     mining.DTYPE = "float32"  # dtype of CLIP behind the mined stage: float32 or bfloat16; styles stay float32
     mining.IMS_PER_BATCH = 16  # images per batch; each class in a batch gets one style

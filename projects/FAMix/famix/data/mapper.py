@@ -9,7 +9,7 @@ from detectron2.config import CfgNode, configurable
 
 from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
 from famix.data.classes import is_panoptic, require_same_things
-from famix.data.images import MAX_PIXELS, read_image, require_same_size
+from famix.data.images import MAX_PIXELS, MOST_PIXELS, read_image, require_same_size
 from famix.data.labels import LabelReader
 from famix.data.panoptic.segments import decode_numbers, encode_numbers, read_segments
 from famix.data.panoptic.targets import MakeTargets, center_targets, instance_targets
@@ -62,6 +62,11 @@ class FAMixDatasetMapper:
         """
         if cfg.INPUT.FORMAT != "RGB":
             raise ConfigError(f"INPUT.FORMAT must be 'RGB', which CLIP was trained with, got {cfg.INPUT.FORMAT!r}.")
+        if not 0 < cfg.INPUT.MAX_PIXELS <= MOST_PIXELS:
+            raise ConfigError(
+                f"INPUT.MAX_PIXELS must be in [1, {MOST_PIXELS}], the limit of Pillow, got {cfg.INPUT.MAX_PIXELS}. Omit it for "
+                "the default."
+            )
         if not (is_train or is_mining):
             return {"max_pixels": cfg.INPUT.MAX_PIXELS}
         readers = get_label_readers(cfg.DATASETS.TRAIN, cfg.INPUT.MAX_PIXELS)

@@ -15,7 +15,6 @@ from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.domains import require_known_sources
-from famix.data.images import MOST_PIXELS
 from famix.data.mapper import build_train_mapper
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -63,6 +62,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     names = used_datasets(cfg, args)
     _check_classes(cfg, names)
     check_panoptic(cfg, names)
+    FAMixDatasetMapper(cfg, is_train=False)  # checks the images of all runs
     if testing:
         require_known_sources(cfg)
         check_evaluation(cfg, _scored_datasets(cfg, args))
@@ -130,11 +130,6 @@ def _check_pixels(cfg: CfgNode) -> None:
             raise ConfigError(
                 f"MODEL.{name} must be three {kind} numbers, one per channel, got {values}. Omit it for CLIP's values."
             )
-    if not 0 < cfg.INPUT.MAX_PIXELS <= MOST_PIXELS:
-        raise ConfigError(
-            f"INPUT.MAX_PIXELS must be in [1, {MOST_PIXELS}], the limit of Pillow, got {cfg.INPUT.MAX_PIXELS}. Omit it for "
-            "the default."
-        )
 
 
 def _check_classes(cfg: CfgNode, names: list[str]) -> None:

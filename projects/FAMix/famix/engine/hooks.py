@@ -259,7 +259,7 @@ class WeightAverageHook(HookBase):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Add the weights of this iteration."""
+        """Add the weights after an iteration."""
         self.updates += 1
         decay = min(self._decay, self.updates / (9 + self.updates))
         for name, value in changing_tensors(self._model).items():

@@ -62,7 +62,7 @@ def _device(args: argparse.Namespace) -> torch.device:
 
 
 def _start_processes(args: argparse.Namespace, device: torch.device, work: Work) -> None:
-    """Start one process per device of this machine and wait for all of them."""
+    """Start one process per device on this machine and wait for all of them."""
     if device.type == "cuda" and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(
             f"--num-gpus must be at most the number of GPUs, {torch.cuda.device_count()}, got {args.num_gpus}. Start "
@@ -103,7 +103,7 @@ def _run_rank(local_rank: int, url: str, args: argparse.Namespace, device: torch
 
 
 def _join_group(place: Place, args: argparse.Namespace, device: torch.device, work: Work) -> Any:
-    """Join the process group, NCCL on GPUs and Gloo elsewhere, and do the work of this process."""
+    """Join the process group, NCCL on GPUs and Gloo elsewhere, and do the work."""
     if place.store_is_apart and _is_address(place.url):
         address = urlsplit(place.url)
         store: distributed.Store = _tcp_store(address.hostname, address.port)

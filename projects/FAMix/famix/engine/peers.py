@@ -1,4 +1,4 @@
-"""Messages between the processes of a run: that one ends and why, and the names of those that are lost."""
+"""Messages between the processes of a run: the end of a process and its reason, and the ranks of lost ones."""
 
 import os
 import platform
@@ -230,7 +230,7 @@ def _machine() -> str:
 
 
 def _is_running(pid: int) -> bool:
-    """Return whether a process of this machine runs; a zombie does not."""
+    """Return whether a process runs on this machine; a zombie does not."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

@@ -126,7 +126,7 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
         cfg: config with the OUTPUT_DIR in which the config.yaml of a run of release 0.1 is looked up.
 
     Returns:
-        A config with the default of this release for every key that the settings lack, or None without settings.
+        A config with this release's default for every missing key, or None without settings.
 
     Raises:
         ConfigError: config.yaml cannot be read.

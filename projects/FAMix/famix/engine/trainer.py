@@ -111,7 +111,7 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint, with the learning rates, momenta and decays of this config.
+        """Restore the state of a checkpoint, but take learning rates, momenta and decays from the config.
 
         Raises:
             ConfigError: the config changes a setting that must not change.
@@ -123,7 +123,7 @@ class Trainer(DefaultTrainer):
         model: Any = getattr(self.model, "module", self.model)
         inner = dict(state_dict["_trainer"])
         inner["optimizer"] = transfer_state(inner["optimizer"], self.build_optimizer(settings, model), self.optimizer)
-        # The schedule is that of this config; its position follows from the iteration.
+        # The config determines the schedule, and the iteration its position.
         states = {
             name: state for name, state in state_dict.get("hooks", {}).items() if name != LRSchedulerHook.__name__
         }

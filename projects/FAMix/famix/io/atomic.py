@@ -175,7 +175,7 @@ class FileLock:
 
     @classmethod
     def close_all(cls) -> None:
-        """Release all locks of this process."""
+        """Release all locks that this process holds."""
         for lock in list(cls._open):
             lock.close()
 

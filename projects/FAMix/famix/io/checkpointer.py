@@ -42,7 +42,7 @@ _NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's name
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that loads tensors only and explains what is wrong with a file.
+    """DetectionCheckpointer that loads tensors only and explains the defects of a file.
 
     Args:
         model: the model, perhaps wrapped; as for the other arguments, see DetectionCheckpointer.
@@ -135,7 +135,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def read_resumable(self) -> tuple[str, dict[str, Any]]:
         """Return the checkpoint that `resume_or_load` would load, and its content.
 
-        The content is kept for the next `load` of that file, which does not read it again.
+        The content is kept for the next `load`, which does not read the file again.
 
         Raises:
             WeightsError: no checkpoint can be read; describes the last one.
@@ -245,8 +245,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             checkpoint = load_tensors(file)
     except Exception as error:  # torch raises another type for every kind of damage
         raise WeightsError(
-            f"{path} is no checkpoint of tensors ({type(error).__name__}: {first_line(error)}). Name a file that training "
-            "saved"
+            f"{path} must be a checkpoint of tensors, got {type(error).__name__}: {first_line(error)}. Name a file that "
+            "training saved"
         ) from error
     if not isinstance(checkpoint, dict):
         raise WeightsError(f"{path} must hold a dictionary of tensors, got a {type(checkpoint).__name__}")

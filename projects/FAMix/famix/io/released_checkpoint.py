@@ -1,4 +1,4 @@
-"""Read checkpoints of the released FAMix program, with names of this project."""
+"""Read checkpoints of the released FAMix program, with the names of this package."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from famix.utils.messages import first_few
 
 __all__ = ["ReleasedCheckpoint", "load_released_checkpoint", "read_released_checkpoint", "require_fit", "save_weights"]
 
-# The decoder is the semantic head of this project; the backbone has CLIP's names in both.
+# The decoder is the semantic head here; the backbone has CLIP's names in both.
 _PREFIXES = {"backbone.": "backbone.", "classifier.": "sem_seg_head."}
 # Convolutions of all its networks, regardless of their CLIP.
 _REQUIRED = ("backbone.conv1.weight", "classifier.aspp.project.0.weight", "classifier.classifier.3.weight")
@@ -76,7 +76,7 @@ def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
     except WeightsError:
         raise
     except Exception as error:  # torch raises another type for every kind of damage
-        raise WeightsError(f"{path} is no checkpoint that can be read safely: {_reason(error)}") from error
+        raise WeightsError(f"{path} must be a checkpoint that can be read safely, got: {_reason(error)}") from error
     foreign = [name for name in state if not name.startswith(tuple(_PREFIXES))]
     missing = [name for name in _REQUIRED if name not in state or state[name].dim() != 4]
     if foreign or missing:

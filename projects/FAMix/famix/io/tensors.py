@@ -1,6 +1,6 @@
 """Untrusted files of tensors: read with torch's safe loader, after their claims have been checked.
 
-Programs save an np.float64 such as the best score beside the weights, which torch's safe loader refuses. Stand-ins read
+Programs save an np.float64 such as the best score beside the weights, which torch's safe loader refuses. Substitutes read
 NumPy's numbers and arrays without NumPy's unpickling, which would allocate any size that a pickle claims.
 """
 
@@ -161,7 +161,7 @@ def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _NumpyType:
-    """Stand-in for np.dtype."""
+    """Substitute for np.dtype."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or not _NUMPY_KINDS.fullmatch(name):
@@ -175,7 +175,7 @@ class _NumpyType:
 
 
 class _NumpyArray:
-    """Stand-in for an array; `tensor` is None until the pickle has set its content."""
+    """Substitute for an array; `tensor` is None until the pickle has set its content."""
 
     tensor: Tensor | list[Any] | None = None
 
@@ -190,19 +190,19 @@ class _NumpyArray:
 
 
 def _new_array(*_: object) -> _NumpyArray:
-    """Stand-in for NumPy's function that begins an array."""
+    """Substitute for NumPy's function that begins an array."""
     return _NumpyArray()
 
 
 def _number(kind: _NumpyType, content: bytes) -> Any:
-    """Stand-in for NumPy's constructor of numbers."""
+    """Substitute for NumPy's constructor of numbers."""
     if not isinstance(content, bytes) or len(content) != kind.dtype.itemsize:
         raise CorruptFileError("it holds a NumPy number without its bytes")
     return np.frombuffer(content, kind.dtype)[0].item()
 
 
 def _no_bytes(*arguments: object) -> bytes:
-    """Stand-in for bytes(), which writes empty arrays but would allocate any size."""
+    """Substitute for bytes(), which writes empty arrays but would allocate any size."""
     if arguments:
         raise CorruptFileError("it asks for bytes that it does not hold")
     return b""
@@ -218,7 +218,7 @@ _NUMPY_GLOBALS: list[Any] = [
 
 
 def _without_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """Replace stand-ins of arrays in dictionaries, lists and tuples, the first two in place."""
+    """Replace substitutes of arrays in dictionaries, lists and tuples, the first two in place."""
     if isinstance(value, _NumpyArray):
         if value.tensor is None:
             raise CorruptFileError("it holds a NumPy array without its bytes")

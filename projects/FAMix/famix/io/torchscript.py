@@ -120,7 +120,7 @@ def _unpickle(archive: ZipFile, folder: str, name: str) -> Any:
 
 
 class _Module:
-    """Stand-in for a module; the pickle sets its attributes.
+    """Substitute for a module; the pickle sets its attributes.
 
     Attributes:
         kind: path of the class in the code of the archive, and its name.

@@ -60,7 +60,7 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
         expanded = os.path.expandvars(expanded)
     expanded = os.path.expanduser(expanded)
     if expanded.startswith("~") and not os.path.lexists(expanded):
-        raise error(f"{key} must name a user of this machine after '~', got {path!r}. Write the path without '~'.")
+        raise error(f"{key} must name a user on this machine after '~', got {path!r}. Write the path without '~'.")
     return expanded
 
 
@@ -103,7 +103,7 @@ def one_form(name: str) -> str:
 
 
 def as_on_disk(path: str) -> str:
-    """Return a path in the Unicode form of the file on the disk; unchanged if there is no such file, or several."""
+    """Return a path in the Unicode form of the file on the disk, or the path itself without exactly one such file."""
     if path.isascii() or os.path.lexists(path):
         return path
     parent, name = os.path.split(path)

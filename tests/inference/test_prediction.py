@@ -139,6 +139,8 @@ def test_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_legend_shows_the_classes_of_the_image() -> None:
-    seen = draw_view("color", np.zeros((2, 2, 3), np.uint8), Prediction(LABELS[:1], CLASSES), ViewOptions(legend=True))
-    colors = {tuple(color) for color in seen[2:].reshape(-1, 3).tolist()}
+    labels = LABELS[:1].repeat(60, axis=1)
+    prediction = Prediction(labels, CLASSES)
+    seen = draw_view("color", np.zeros((*labels.shape, 3), np.uint8), prediction, ViewOptions(legend=True))
+    colors = {tuple(color) for color in seen[1:].reshape(-1, 3).tolist()}
     assert set(CLASSES.colors[:2]) <= colors and CLASSES.colors[2] not in colors

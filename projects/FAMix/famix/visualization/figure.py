@@ -75,7 +75,8 @@ def compose_figure(
     ]
     right = left + max(map(len, rows)) * (width + _GAP) - _GAP
     bottom = top + sum(title_heights) + len(rows) * (height + _GAP)
-    strip = draw_legend(legend, right - left, small) if legend else np.zeros((0, 1, 3), np.uint8)
+    indent = small // 2  # of a legend
+    strip = draw_legend(legend, indent + right - left, small) if legend else np.zeros((0, 1, 3), np.uint8)
     page = Image.new("RGB", (right + _MARGIN, bottom + len(strip) + _MARGIN - _GAP), _PAPER)
     pen = ImageDraw.Draw(page)
     _write(pen, (_MARGIN, _MARGIN), heading, right - _MARGIN, round(1.4 * font_size), bold=True)
@@ -93,7 +94,7 @@ def compose_figure(
             if tile.note:
                 _draw_note(pen, tile, (x + width - 6, top + height - 6), font_size)
         top += height + _GAP
-    page.paste(Image.fromarray(strip), (left, bottom))
+    page.paste(Image.fromarray(strip), (left - indent, bottom))
     return page
 
 
@@ -108,13 +109,13 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int
     Returns:
         (H, width, 3) uint8, RGB.
     """
-    font, swatch, line = _font(font_size), font_size, round(1.6 * font_size)
+    font, swatch, line, margin = _font(font_size), font_size, round(1.6 * font_size), font_size // 2
     entry_width = round(max((font.getlength(name) for name, _ in entries), default=0)) + 3 * swatch
-    columns = max(1, (width + swatch) // entry_width)
-    page = Image.new("RGB", (width, -(-len(entries) // columns) * line + font_size // 2), _PAPER)
+    columns = max(1, (width - margin + swatch) // entry_width)
+    page = Image.new("RGB", (width, -(-len(entries) // columns) * line + margin), _PAPER)
     pen = ImageDraw.Draw(page)
     for place, (name, color) in enumerate(entries):
-        x, y = place % columns * entry_width, place // columns * line + font_size // 2
+        x, y = margin + place % columns * entry_width, margin + place // columns * line
         pen.rounded_rectangle((x, y, x + swatch, y + swatch), swatch // 5, color, _EDGE)
         pen.text((x + round(1.5 * swatch), y + swatch // 2), name, _INK, font, anchor="lm")
     return np.asarray(page)

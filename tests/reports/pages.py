@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 __all__ = ["Page"]
 
-_VOID = {"meta", "img", "input", "br", "hr", "link"}
+_VOID = {"meta", "img", "input", "br", "hr", "link", "wbr"}
 _SVG_VOID = {"circle", "path", "g"}
 
 

@@ -216,9 +216,9 @@ def test_the_page_shows_the_scores_and_their_winners(tmp_path: Path) -> None:
     page = assert_sound(html)
     assert page.tables[0][1][:3] == ["base", "gta5_train", "-"], "metadata of the runs on top"
     assert page.tables[1] == [
-        ["mIoU in %", "acdc_fog", "source: gta5", "gain"],
-        ["base", "40.0", "70.0", "baseline"],
-        ["famix", "45.3 ★", "70.0", "+5.3"],
+        ["mIoU in %", "acdc_fog", "gain", "source: gta5"],
+        ["base", "40.0", "baseline", "70.0"],
+        ["famix", "45.3 ★", "+5.3", "70.0"],
     ]
     assert "base and famix" in page.text and "a note" in page.text and "total loss" in page.text
     # 30 of 50 pixels of sky are taken for road, 10 of 100 of road for sky

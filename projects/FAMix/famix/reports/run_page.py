@@ -24,6 +24,7 @@ __all__ = ["Matrix", "class_scores", "describe_confusion", "gain_heading", "rend
 
 _PICTURE_WIDTH = 440  # pixels
 _PANOPTIC = ("PQ", "mask AP")
+_GAIN = "gain"  # heading, by which the template colours the cells
 _LONG = 60  # characters of a setting
 _LEAST = 0.0005  # share of all labelled pixels that a class needs to be named among the largest confusions
 
@@ -90,26 +91,20 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
     )
 
 
-def score_table(
-    corner: str, names: Sequence[str], rows: Sequence[Mapping[str, str]], gains: Sequence[str] = ()
-) -> Table:
-    """Make a table with a row per name, a star for the best of each column, and a last column of gains.
+def score_table(corner: str, names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> Table:
+    """Make a table with a row per name and a star for the best of each column but that of gains.
 
     Args:
         corner: heading of the names.
         names: of the runs or groups.
         rows: heading -> text for each name.
-        gains: a text for each name; empty leaves the column out.
     """
     headings = list(rows[0])
-    best = [(row, 1 + column) for column, heading in enumerate(headings)
+    best = [(row, 1 + column) for column, heading in enumerate(headings) if heading != _GAIN
             for row in best_places([cells[heading] for cells in rows])]  # fmt: skip
-    cells = [
-        [name, *row.values(), *gains[place : place + 1]]
-        for place, (name, row) in enumerate(zip(names, rows, strict=True))
-    ]
+    cells = [[name, *row.values()] for name, row in zip(names, rows, strict=True)]
     total = 1 + headings.index(MEAN) if MEAN in headings else None
-    return Table([corner, *headings, *(["gain"] if gains else [])], cells, best, total, "scores")
+    return Table([corner, *headings], cells, best, total, "scores")
 
 
 def gain_heading(report: Report) -> str | None:
@@ -199,25 +194,25 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
     tables = []
     for one in (comparison, *comparison.other_means()):
         rows = [run.report.row(one.metric) for run in runs]
-        gains = []
+        texts = [{head: format_number(value) for head, value in row.items()} for row in rows]
         for reference in references:
             zero = reference.report.row(one.metric)[str(heading)]
             gains = ["baseline" if run is reference else format_number(row[str(heading)] - zero, sign="+")
                      for run, row in zip(runs, rows, strict=True)]  # fmt: skip
-        texts = [{head: format_number(value) for head, value in row.items()} for row in rows]
+            texts = [_with_gain(row, heading, gain) for row, gain in zip(texts, gains, strict=True)]
         title = "" if one is comparison else one.metric
         text = f"{one.metric} in percent; {one.describe()}. {' '.join(words)}"
-        tables.append((title, text, score_table(f"{one.metric} in %", names, texts, gains)))
+        tables.append((title, text, score_table(f"{one.metric} in %", names, texts)))
     groups = comparison.groups
     if any(len(group.reports) > 1 for group in groups):
-        spread = [{head: format_spread(group.values(head)) for head in comparison.headings} for group in groups]
-        labels = [f"{group.name}, {len(group.reports)} seeds" for group in groups]
-        gains = []
-        for base in (group for group in groups for run in references if run.report in group.reports.values()):
+        texts = [{head: format_spread(group.values(head)) for head in comparison.headings} for group in groups]
+        bases = [group for group in groups for run in references if run.report in group.reports.values()]
+        for base in bases if len(groups) > 1 else ():
             pairs = [(group, group.gains(base, str(heading)) or [group.gain(base, str(heading))]) for group in groups]
             gains = ["baseline" if group is base else format_spread(values, "+") for group, values in pairs]
-        gains = gains if len(groups) > 1 else []
-        tables.append(("Mean ± standard deviation over the seeds", "", score_table("mIoU in %", labels, spread, gains)))
+            texts = [_with_gain(row, heading, gain) for row, gain in zip(texts, gains, strict=True)]
+        labels = [f"{group.name}, {len(group.reports)} seeds" for group in groups]
+        tables.append(("Mean ± standard deviation over the seeds", "", score_table("mIoU in %", labels, texts)))
     panoptic: list[dict[str, str]] = [{} for _ in runs]
     for metric in _PANOPTIC:
         for name, scored in comparison.example.datasets.items():
@@ -226,6 +221,13 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
                 if not all(map(math.isnan, values)):
                     row[f"{scored.heading}: {metric}"] = format_number(value)
     return [*tables, *([("Panoptic scores", "", score_table("in %", names, panoptic))] if panoptic[0] else [])]
+
+
+def _with_gain(row: Mapping[str, str], heading: str | None, gain: str) -> dict[str, str]:
+    """Insert a gain after the score that it is of."""
+    place = 1 + list(row).index(str(heading))
+    cells = list(row.items())
+    return dict([*cells[:place], (_GAIN, gain), *cells[place:]])
 
 
 def _class_bars(

@@ -10,7 +10,7 @@ from typing import Any
 
 from famix.data.definition import DatasetDefinition, LabelEncoding
 from famix.data.labels import LabelReader
-from famix.data.panoptic.annotations import plain_name, read_annotations, read_json
+from famix.data.panoptic.annotations import plain_name, read_json, read_panoptic_json
 from famix.data.panoptic.segments import Segment, SegmentLabelReader
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, shown
@@ -193,5 +193,5 @@ def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[
 
 @lru_cache(maxsize=1)
 def _segments_by_label(file: Path, modified: int) -> dict[str, tuple[Segment, ...]]:
-    annotations = read_annotations(read_json(file), file)
+    annotations = read_panoptic_json(file).annotations
     return {one_form(os.path.basename(entry.label)): entry.segments for entry in annotations}

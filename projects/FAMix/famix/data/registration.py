@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,19 @@ def register_datasets(files: Sequence[str] = ()) -> None:
         DatasetError: if a file has a mistake, or a name is taken by another dataset.
     """
     own = [Path(local_path(os.fspath(file), "DATASETS.FILES", DatasetError)) for file in files]
-    for file in (*sorted(BUILTIN.glob("*.yaml")), *own):
-        for split_files in files_of(load_definition(file)):
+    for definition in (*_builtin_definitions(), *map(load_definition, own)):
+        for split_files in files_of(definition):
             register_split(split_files)
     for name in _OF_DETECTRON2:
         if name in DatasetCatalog and MetadataCatalog.get(name).get("label_reader") is None:
             # Their semantic labels are files of train ids.
             train_ids = (*range(len(MetadataCatalog.get(name).stuff_classes)), 255)
             MetadataCatalog.get(name).label_reader = LabelReader({train_id: train_id for train_id in train_ids})
+
+
+@cache
+def _builtin_definitions() -> list[DatasetDefinition]:
+    return [load_definition(file) for file in sorted(BUILTIN.glob("*.yaml"))]
 
 
 def files_of(definition: DatasetDefinition) -> list[DatasetFiles]:

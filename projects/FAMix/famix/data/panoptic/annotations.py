@@ -14,7 +14,7 @@ from famix.utils.errors import DatasetError
 from famix.utils.messages import did_you_mean, first_few, shown
 from famix.utils.paths import one_form
 
-__all__ = ["Annotation", "plain_name", "read_annotations", "read_json", "with_train_ids"]
+__all__ = ["Annotation", "PanopticContent", "plain_name", "read_json", "read_panoptic_json", "with_train_ids"]
 
 _HIGHEST_ID = (1 << 24) - 1
 _MOST_CATEGORIES = (1 << 16) - 1  # 65535 marks pixels without a segment
@@ -38,6 +38,21 @@ class Annotation:
     void_segments: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class PanopticContent:
+    """A panoptic JSON file.
+
+    Attributes:
+        file: its path.
+        annotations: one per PNG, in the order of the file.
+        categories: id -> name, and whether it has instances.
+    """
+
+    file: Path
+    annotations: list[Annotation]
+    categories: dict[int, tuple[str, bool]]
+
+
 def read_json(file: Path) -> Any:
     """Content of a JSON file of a dataset.
 
@@ -53,29 +68,31 @@ def read_json(file: Path) -> Any:
         ) from error
 
 
-def read_annotations(content: Any, file: Path) -> list[Annotation]:
-    """Check the annotations of a panoptic JSON file.
+def read_panoptic_json(file: Path) -> PanopticContent:
+    """Read and check a panoptic JSON file.
 
     Args:
-        content: of the file, with the list `annotations` of {file_name, segments_info: [{id, category_id, iscrowd}]},
-            optionally with `image_id`, and optionally the list `images` of {id, file_name}.
-        file: named in errors.
-
-    Returns:
-        One annotation per PNG, in the order of the file.
+        file: with the lists `annotations` of {file_name, segments_info: [{id, category_id, iscrowd}]}, optionally with
+            `image_id`, `categories` of {id, name, isthing}, and optionally `images` of {id, file_name}.
 
     Raises:
-        DatasetError: if the content has another form or an id is wrong or repeated.
+        DatasetError: if the file is missing or has another form, or an id is wrong or repeated.
     """
+    content = read_json(file)
     try:
         images = {image["id"]: image["file_name"] for image in content.get("images", ())}
-        return [_annotation(entry, images, file) for entry in content["annotations"]]
+        entries = content.get("categories", ())
+        return PanopticContent(
+            file,
+            [_annotation(entry, images, file) for entry in content["annotations"]],
+            {int(entry["id"]): (str(entry["name"]), bool(entry.get("isthing", 1))) for entry in entries},
+        )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(
-            f"{file} must be a panoptic JSON file with 'annotations' of {{image_id, file_name, segments_info: "
-            f"[{{id, category_id}}]}}, got {type(error).__name__}: {error}."
+            f"{file} must be a panoptic JSON file with 'annotations' of {{image_id, file_name, segments_info: [{{id, "
+            f"category_id}}]}} and 'categories' of {{id, name, isthing}}, got {type(error).__name__}: {error}."
         ) from error
 
 
@@ -107,34 +124,25 @@ def _annotation(entry: Mapping[str, Any], images: Mapping[Any, str], file: Path)
     return Annotation((*named, stem if image_id is None else str(image_id), stem), label, tuple(segments))
 
 
-def with_train_ids(
-    annotations: list[Annotation], content: Any, definition: PanopticDefinition, file: Path
-) -> list[Annotation]:
-    """Replace categories by train ids.
-
-    Args:
-        annotations: of the file.
-        content: of the file, with the list `categories` of {id, name, isthing}.
-        definition: maps categories to classes.
-        file: named in errors.
+def with_train_ids(content: PanopticContent, definition: PanopticDefinition) -> list[Annotation]:
+    """Return the annotations with train ids, as the definition maps categories, in place of categories.
 
     Raises:
-        DatasetError: if `categories` is missing, a category has no class or other instances than its class, or if the
-            file has no segment of any thing or of any stuff.
+        DatasetError: if a category has no class or other instances than its class, or if the file has no segment of any
+            thing or of any stuff.
     """
-    names, train_ids = _match_categories(content, definition, file)
+    file, train_ids = content.file, _match_categories(content, definition)
     converted = []
-    for annotation in annotations:
+    for annotation in content.annotations:
         segments, void = [], []
         for segment in annotation.segments:
             category = segment["category_id"]
             train_id = train_ids.get(category)
             if train_id is None and not definition.other_categories_ignored:
-                known = f"'{names[category]}'" if category in names else "which its 'categories' lack"
+                name, _ = content.categories.get(category, ("not in its 'categories'", True))
                 raise DatasetError(
-                    f"{file}: the category of each segment must have a class in {definition.source}, got {category}, "
-                    f"{known}, in {annotation.label}. Add it to 'categories' there, or ignore it with 'other_categories: "
-                    "ignore'."
+                    f"{file}: the category of each segment must have a class in {definition.source}, got {category} ({name}) "
+                    f"in {annotation.label}. Add it to 'categories' there, or ignore it with 'other_categories: ignore'."
                 )
             if train_id is None or train_id == definition.ignore_label:
                 void.append(segment["id"])
@@ -152,21 +160,13 @@ def with_train_ids(
     return converted
 
 
-def _match_categories(
-    content: Any, definition: PanopticDefinition, file: Path
-) -> tuple[dict[int, str], dict[int, int]]:
-    """Names and train ids of the categories of a JSON file."""
-    try:
-        entries = [(int(entry["id"]), str(entry["name"]), entry.get("isthing", 1)) for entry in content["categories"]]
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DatasetError(
-            f"{file} must be a panoptic JSON file with 'categories' of {{id, name, isthing}}, got "
-            f"{type(error).__name__}: {error}."
-        ) from error
+def _match_categories(content: PanopticContent, definition: PanopticDefinition) -> dict[int, int]:
+    """Map the categories of a JSON file to train ids."""
+    file = content.file
     wanted = definition.categories or {entry.name: train_id for train_id, entry in enumerate(definition.classes)}
     by_key = {plain_name(key) if isinstance(key, str) else key: train_id for key, train_id in wanted.items()}
     found, train_ids = set(), {}
-    for category, name, has_instances in entries:
+    for category, (name, has_instances) in content.categories.items():
         key = category if category in by_key else plain_name(name)
         if key not in by_key:
             continue
@@ -181,12 +181,12 @@ def _match_categories(
     # A mistyped name would silently drop its class.
     lost = [key for key in definition.categories if isinstance(key, str) and plain_name(key) not in found]
     if lost:
-        names = [name for _, name, _ in entries]
+        names = [name for name, _ in content.categories.values()]
         raise DatasetError(
             f"{definition.source}: 'categories' must name categories of {file}, got {first_few(lost)}."
             f"{did_you_mean(lost[0], names)} Its categories are {first_few(names, 8)}."
         )
-    return {category: name for category, name, _ in entries}, train_ids
+    return train_ids
 
 
 def plain_name(name: str) -> str:

@@ -11,7 +11,7 @@ from famix.data.classes import panoptic_metadata
 from famix.data.definition import PanopticDefinition
 from famix.data.file_tree import FileTree, PathPattern, resolve_keys
 from famix.data.labels import LabelReader
-from famix.data.panoptic.annotations import Annotation, read_annotations, read_json, with_train_ids
+from famix.data.panoptic.annotations import Annotation, read_panoptic_json, with_train_ids
 from famix.data.panoptic.segments import Segment, SegmentLabelReader
 from famix.data.records import DatasetRecord
 from famix.data.split_files import DatasetFiles
@@ -104,8 +104,7 @@ class PanopticFiles(DatasetFiles):
             raise self._missing(f"its folder {self.root} does not exist")
         if not os.path.isfile(file):  # also if its name is longer than the file system allows
             raise self._missing(f"its panoptic JSON file {file} does not exist")
-        content = read_json(file)
-        annotations = with_train_ids(read_annotations(content, file), content, self.definition, file)
+        annotations = with_train_ids(read_panoptic_json(file), self.definition)
         folder = self.panoptic_root
         labels = [as_on_disk(os.path.normpath(os.path.join(folder, entry.label))) for entry in annotations]
         absent = [entry.label for entry, path in zip(annotations, labels, strict=True) if not os.path.isfile(path)]

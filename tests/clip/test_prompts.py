@@ -25,31 +25,18 @@ def test_unknown_class_id_is_refused(class_id):
         class_prompt(class_id, "x", NAMES, ignore_label=99)
 
 
-def test_the_80_templates_have_one_placeholder_each():
-    assert len(set(IMAGENET_TEMPLATES)) == len(IMAGENET_TEMPLATES) == 80
-    assert IMAGENET_TEMPLATES[0] == "a bad photo of a {}." and IMAGENET_TEMPLATES[-1] == "a tattoo of the {}."
-    assert check_templates(IMAGENET_TEMPLATES) == IMAGENET_TEMPLATES
-
-
 def test_the_80_templates_are_openais_word_for_word():
     """SHA-256 of the list in OpenAI's notebook, one sentence a line."""
+    assert check_templates([]) == check_templates(IMAGENET_TEMPLATES) == IMAGENET_TEMPLATES
+    assert check_templates(["{}"]) == ("{}",) and check_styles(["fog"]) == ("fog",)
     digest = hashlib.sha256("\n".join(IMAGENET_TEMPLATES).encode()).hexdigest()
     assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"
-
-
-def test_no_templates_means_the_80():
-    assert check_templates([]) == IMAGENET_TEMPLATES
-    assert check_templates(["{}"]) == ("{}",)
 
 
 @pytest.mark.parametrize("templates", [["a photo"], ["{} and {}"], ["a {}", ""], [3], "a {}"])
 def test_bad_templates_are_refused(templates):
     with expect_error(ConfigError, "STYLE_MINING.TEMPLATES", remedy="a photo of a {}."):
         check_templates(templates)
-
-
-def test_styles_are_kept():
-    assert check_styles(["Urban Grit style", "fog"]) == ("Urban Grit style", "fog")
 
 
 @pytest.mark.parametrize("styles", [[], [" "], ["fog", 3], "fog"])

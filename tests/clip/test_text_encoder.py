@@ -43,11 +43,6 @@ def test_embeddings_are_averaged_before_they_are_normalised(model, encoder):
     assert (encoder(TEXTS[:1])[0] - wrong / wrong.norm()).abs().max() > 1e-5
 
 
-def test_cut_token_rows_equal_full_ones(encoder):
-    tokens = tokenize(["a photo of a road", "a road"])
-    torch.testing.assert_close(encoder.tower(tokens[:, :7]), encoder.tower(tokens), atol=1e-6, rtol=1e-5)
-
-
 def test_chunks_do_not_change_the_result(model, encoder):
     chunked = PromptEncoder(model.state_dict(), chunk_size=7)
     templates = IMAGENET_TEMPLATES[:9]
@@ -63,17 +58,10 @@ def test_each_distinct_text_is_encoded_once(encoder, monkeypatch):
 
 
 def test_other_templates_are_another_entry(encoder):
-    assert not torch.allclose(encoder(["road"], ["a {}."]), encoder(["road"], ["no {}."]))
-    assert encoder.num_encoded == 2
-
-
-def test_no_templates_means_the_80(encoder):
-    assert torch.equal(encoder(["photo"], []), encoder(["photo"]))
+    assert torch.equal(encoder(["photo"], []), encoder(["photo"])) and encoder([]).shape == (0, 16)
     assert encoder.num_encoded == 1
-
-
-def test_no_texts_give_no_rows(encoder):
-    assert encoder([]).shape == (0, 16)
+    assert not torch.allclose(encoder(["road"], ["a {}."]), encoder(["road"], ["no {}."]))
+    assert encoder.num_encoded == 3
 
 
 def test_result_can_be_part_of_a_loss(encoder):
@@ -91,11 +79,6 @@ def test_autocast_does_not_reach_the_tower(model, encoder):
 def test_too_long_a_text_is_named(encoder):
     with expect_error(ConfigError, "77 tokens", "a road road", "STYLE_MINING.TEMPLATES"):
         encoder(["road " * 80], ["a {}"])
-
-
-def test_bad_template_is_refused(encoder):
-    with expect_error(ConfigError, "STYLE_MINING.TEMPLATES"):
-        encoder(["road"], ["a photo"])
 
 
 def test_half_precision_weights_are_made_float32(model):

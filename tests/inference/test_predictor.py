@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-import famix
 from error_matching import expect_error
 from famix.evaluation import ProtocolInference, parse_protocol
 from famix.inference import LoadedModel, Predictor
@@ -22,10 +21,6 @@ def model_scores(loaded: LoadedModel, image: np.ndarray, protocol: str = "native
     model = ProtocolInference(loaded.model, parse_protocol(protocol))
     with torch.no_grad():
         return model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])[0]["sem_seg"]
-
-
-def test_it_is_exported() -> None:
-    assert famix.Predictor is Predictor
 
 
 def test_labels_scores_and_probabilities_are_the_networks(predictor: Predictor, loaded: LoadedModel) -> None:
@@ -54,10 +49,7 @@ def test_path_pil_image_and_array_are_the_same(predictor: Predictor, tmp_path: P
     expected = predictor(image).scores
     for same in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(image)):
         np.testing.assert_array_equal(predictor(same).scores, expected)
-
-
-def test_pil_images_of_other_modes_become_rgb(predictor: Predictor) -> None:
-    grey = Image.fromarray(make_image()).convert("L")
+    grey = Image.fromarray(image).convert("L")
     np.testing.assert_array_equal(predictor(grey).labels, predictor(grey.convert("RGB")).labels)
 
 
@@ -114,17 +106,11 @@ def test_protocol_of_a_checkpoint_is_followed(pristine_run: Path, predictor: Pre
     np.testing.assert_allclose(flipped(image).probabilities, both, atol=1e-6)
 
 
-def test_protocol_that_crops_is_refused(loaded: LoadedModel) -> None:
+def test_protocols_and_image_formats_are_checked(loaded: LoadedModel, tmp_path: Path) -> None:
     with expect_error(ConfigError, key="protocol", value="robustnet1536", remedy="docs/PROTOCOLS.md"):
-        Predictor(loaded.model, loaded.classes, protocol="robustnet1536")
-
-
-def test_unknown_protocol_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+        Predictor(loaded.model, loaded.classes, protocol="robustnet1536")  # which crops
     with expect_error(ConfigError, key="'halff'"):
-        Predictor.from_checkpoint(tmp_path / "nothing.pth", protocol="halff")
-
-
-def test_unknown_image_format_is_refused(loaded: LoadedModel) -> None:
+        Predictor.from_checkpoint(tmp_path / "nothing.pth", protocol="halff")  # before anything is read
     with expect_error(ConfigError, key="INPUT.FORMAT", value="YUV", remedy="INPUT.FORMAT"):
         Predictor(loaded.model, loaded.classes, image_format="YUV")
 

@@ -1,8 +1,8 @@
-"""What the project's fast paths are compared with: the same computations, as one would write them first.
+"""Plain versions of the project's fast paths, for comparison: the same computations without optimizations.
 
-Mining runs OpenAI's own implementation of CLIP, whose layers are not folded and lie channels first in memory, encodes
-rows of 77 tokens and remembers no prompt. The segmentor keeps the project's modules, but runs each convolution and
-each norm by itself, channels first, and its loss takes logits that are enlarged as a whole.
+Mining runs OpenAI's own implementation of CLIP, with unfolded layers, channels first in memory, rows of 77 tokens and
+no cache of prompts. The segmentor keeps the project's modules, but runs each convolution and each norm separately,
+channels first, and its loss upsamples all logits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def plain_features(clip: CLIP, images: Tensor) -> Tensor:
-    """Output (B, C, H / 4, W / 4) of the first stage for normalised images (B, 3, H, W)."""
+    """Return the output (B, C, H / 4, W / 4) of the first stage for normalized images (B, 3, H, W)."""
     tower = clip.visual
     x = tower.relu1(tower.bn1(tower.conv1(images)))
     x = tower.relu2(tower.bn2(tower.conv2(x)))
@@ -39,14 +39,14 @@ def plain_features(clip: CLIP, images: Tensor) -> Tensor:
 
 
 def plain_tail(clip: CLIP, patches: Tensor) -> Tensor:
-    """Embeddings (N, D) of patches (N, C, h, w) at the first stage."""
+    """Return embeddings (N, D) of patches (N, C, h, w) at the first stage."""
     tower = clip.visual
     x = F.adaptive_avg_pool2d(patches, tower.input_resolution // 4)
     return tower.attnpool(tower.layer4(tower.layer3(tower.layer2(x))))
 
 
 def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Embeddings (N, D) of unit length, each sentence as a row of 77 tokens."""
+    """Return embeddings (N, D) of unit length, each sentence as a row of 77 tokens."""
     device = clip.visual.conv1.weight.device
     means = []
     with torch.no_grad():
@@ -57,7 +57,7 @@ def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) ->
 
 
 def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The first patch of each class (N, C, h, w), by ascending class: loops over cells of the grid and images.
+    """Return the first patch of each class (N, C, h, w) by ascending class, with loops over cells and images.
 
     Args:
         features: (B, C, H, W), divisible by the grid.
@@ -74,7 +74,7 @@ def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int])
 
 
 class PlainSteps:
-    """The optimisation of styles, by autograd and torch's SGD alone.
+    """Optimization of styles by autograd and torch's SGD.
 
     Args:
         clip: frozen.
@@ -95,12 +95,12 @@ class PlainSteps:
         self.optimizer = torch.optim.SGD([self.mean, self.std], lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def loss(self) -> Tensor:
-        """Mean of 1 - cosine similarity."""
+        """Return the mean of 1 - cosine similarity."""
         restyled = F.relu(self.normalised * self.std + self.mean)
         return (1 - F.cosine_similarity(plain_tail(self.clip, restyled), self.texts)).mean()
 
     def step(self) -> None:
-        """Optimise once."""
+        """Do one step."""
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
@@ -108,7 +108,7 @@ class PlainSteps:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """While it is open, the project's networks run unfolded and channels first."""
+    """Run the project's networks unfolded and channels first while the context is open."""
     with (
         mock.patch.object(clip_resnet, "conv_norm", _conv_norm),
         mock.patch.object(clip_resnet, "_channels_last", Tensor.contiguous),
@@ -118,7 +118,7 @@ def plain_layers() -> Iterator[None]:
 
 @contextmanager
 def plain_loss() -> Iterator[None]:
-    """While it is open, the loss takes logits that are enlarged as a whole."""
+    """Use a loss that upsamples all logits while the context is open."""
     with mock.patch.object(deeplab_head, "segmentation_loss", _loss):
         yield
 

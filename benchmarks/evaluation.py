@@ -1,32 +1,32 @@
-"""What scoring costs beside the network: the streaming evaluator against Detectron2's SemSegEvaluator.
+"""Cost of scoring without the network: the streaming evaluator against Detectron2's SemSegEvaluator.
 
 Speed: both get the same scores (19, 1024, 2048) of smooth regions and read the same label files, in turns, so that
-whatever else the machine does meets both alike. Memory: each scores 20 and 200 smaller images in a process of its own.
+other work on the machine affects both alike. Memory: each scores 20 and 200 smaller images in a process of its own.
 
     python benchmarks/evaluation.py [--images 4] [--rounds 5] [--device cuda] [--skip-memory]
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import multiprocessing
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
 
+from arguments import POSITIVE, benchmark_parser
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="of the predictions: cpu or cuda (default: cpu)")
-    parser.add_argument("--images", type=int, default=4, help="of a round (default: 4)")
-    parser.add_argument("--rounds", type=int, default=5, help="of both evaluators (default: 5)")
-    parser.add_argument("--skip-memory", action="store_true", help="measure speed alone")
+    parser = benchmark_parser(__doc__, device=True)
+    parser.add_argument("--images", type=POSITIVE, default=4, help="of a round (default: 4)")
+    parser.add_argument("--rounds", type=POSITIVE, default=5, help="of both evaluators (default: 5)")
+    parser.add_argument("--skip-memory", action="store_true", help="measure speed only")
     return parser
 
 
@@ -39,28 +39,27 @@ import torch.nn.functional as F
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from PIL import Image
-from tabulate import tabulate
 
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation import StreamingSemSegEvaluator
-from famix_minitown.study import describe_machine
+from famix_minitown.study import describe_machine, markdown
 
 NAME = "evaluation_benchmark"
 NUM_CLASSES, IGNORE = len(CITYSCAPES_CLASSES), 255
 LARGE, SMALL = (1024, 2048), (256, 512)
-FEW, MANY = 20, 200  # images of the measurement of memory
+FEW, MANY = 20, 200  # images in the measurement of memory
 STREAMING, DETECTRON2 = "streaming", "SemSegEvaluator"
 
 
 def smooth_scores(size: tuple[int, int], seed: int) -> torch.Tensor:
-    """Scores (19, H, W) whose highest change from region to region, as those of a network do."""
+    """Return scores (19, H, W) with a highest class that changes between regions, as a network's."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, NUM_CLASSES, size[0] // 64, size[1] // 64, generator=generator)
     return F.interpolate(coarse, size, mode="bicubic")[0]
 
 
 def write_labels(folder: Path, size: tuple[int, int], count: int) -> None:
-    """Write label files, a tenth of whose rows is ignored, and register them as a data set."""
+    """Write label files with a tenth of ignored rows, and register them as a dataset."""
     records = []
     for index in range(count):
         labels = smooth_scores(size, 1000 + index).max(dim=0).indices.to(torch.uint8).numpy()
@@ -78,16 +77,15 @@ def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
         return np.asarray(image).astype(dtype)
 
 
-def make_evaluators() -> dict[str, Callable[[], DatasetEvaluator]]:
-    """Both evaluators, to be made for the registered data set."""
-    return {
-        STREAMING: lambda: StreamingSemSegEvaluator(NAME, read_labels=read_labels),
-        DETECTRON2: lambda: SemSegEvaluator(NAME, sem_seg_loading_fn=read_labels),
-    }
+def make_evaluator(name: str) -> DatasetEvaluator:
+    """Make an evaluator for the registered dataset."""
+    if name == STREAMING:
+        return StreamingSemSegEvaluator(NAME, read_labels=read_labels)
+    return SemSegEvaluator(NAME, sem_seg_loading_fn=read_labels)
 
 
 def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
-    """mIoU of one prediction for every image of the data set."""
+    """Return the mIoU of one prediction for every image of the dataset."""
     evaluator.reset()
     for record in DatasetCatalog.get(NAME):
         evaluator.process([record], [{"sem_seg": scores}])
@@ -95,12 +93,12 @@ def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
 
 
 def measure_speed(args: argparse.Namespace) -> str:
-    """A table of seconds an image; raises where the evaluators disagree."""
+    """Return a table of seconds per image; raises AssertionError if the evaluators disagree."""
     scores = smooth_scores(LARGE, 0).to(args.device)
     seconds: dict[str, list[float]] = {STREAMING: [], DETECTRON2: []}
     with tempfile.TemporaryDirectory() as folder:
         write_labels(Path(folder), LARGE, args.images)
-        evaluators = {name: make() for name, make in make_evaluators().items()}
+        evaluators = {name: make_evaluator(name) for name in seconds}
         results = {name: score_all(evaluator, scores) for name, evaluator in evaluators.items()}  # not timed
         if abs(results[STREAMING] - results[DETECTRON2]) > 1e-9:
             raise AssertionError(f"the evaluators disagree: {results}")
@@ -110,34 +108,36 @@ def measure_speed(args: argparse.Namespace) -> str:
                 score_all(evaluator, scores)
                 seconds[name].append((time.perf_counter() - start) / args.images)
     ratios = [theirs / ours for ours, theirs in zip(seconds[STREAMING], seconds[DETECTRON2], strict=True)]
-    rows = [[f"{name}, s an image", *spread(values)] for name, values in seconds.items()]
-    rows.append([f"{DETECTRON2} / {STREAMING}", *spread(ratios)])
-    return tabulate(rows, headers=["", "median", "min", "max"], floatfmt=".3f", tablefmt="github")
+    values = {f"{name}, s an image": taken for name, taken in seconds.items()}
+    rows = [
+        [name, *(f"{f(taken):.3f}" for f in (median, min, max))]
+        for name, taken in (values | {f"{DETECTRON2} / {STREAMING}": ratios}).items()
+    ]
+    return markdown(["", "median", "min", "max"], rows)
 
 
 def measure_memory() -> str:
-    """A table of what evaluators hold."""
+    """Return a table of the memory that evaluators hold."""
     rows = []
     context = multiprocessing.get_context("spawn")
-    for name in make_evaluators():
+    for name in (STREAMING, DETECTRON2):
         with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
             few, many = pool.map(held_kib, [name] * 2, [FEW, MANY])
-        rows.append([name, few, many, (many - few) / (MANY - FEW)])
-    headers = ["", *(f"held after {n}, KiB" for n in (FEW, MANY)), "growth, KiB an image"]
-    return tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github")
+        rows.append([name, *(f"{value:.1f}" for value in (few, many, (many - few) / (MANY - FEW)))])
+    return markdown(["", *(f"held after {n}, KiB" for n in (FEW, MANY)), "growth, KiB an image"], rows)
 
 
 def held_kib(name: str, count: int) -> float:
-    """KiB of Python objects and arrays that an evaluator has come to hold by so many images.
+    """Return the KiB of Python objects and arrays that an evaluator accumulates over images.
 
-    Its first image, which loads and allocates what is needed once, does not count; nor do tensors, of which the
+    The first image, which loads and allocates everything needed once, does not count; nor do tensors, of which the
     streaming evaluator has one of fixed size and the other none.
     """
     torch.set_num_threads(1)
     scores = smooth_scores(SMALL, 0)
     with tempfile.TemporaryDirectory() as folder:
         write_labels(Path(folder), SMALL, count + 1)
-        evaluator = make_evaluators()[name]()
+        evaluator = make_evaluator(name)
         evaluator.reset()
         first, *others = DatasetCatalog.get(NAME)
         evaluator.process([first], [{"sem_seg": scores}])
@@ -145,11 +145,6 @@ def held_kib(name: str, count: int) -> float:
         for record in others:
             evaluator.process([record], [{"sem_seg": scores}])
         return tracemalloc.get_traced_memory()[0] / 2**10
-
-
-def spread(values: list[float]) -> tuple[float, float, float]:
-    """Median, least and largest."""
-    return median(values), min(values), max(values)
 
 
 def main() -> None:

@@ -1,24 +1,25 @@
-"""Do mined styles point where those of real images lie? Measured in the miniature town, where every look can be had.
+"""Direction of mined styles compared with that of real images, in the miniature town, which can render every look.
 
     python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--metric euclidean source] [--patches 200]
 
-A patch of a clear street has a style, and the same patch under a look has another. The difference of the two is what
-mining should find from the look's name alone. The table tells how well it does: the cosine between both differences
-(over all looks, over weathers, over looks that resemble no weather, and, as a control, with the looks exchanged), and
-the length of the mined difference over that of the true one.
+A patch of a clear street and the same patch under a look have different styles. Mining should find their difference
+from the name of the look alone. The table shows the cosine between mined and true differences (over all looks, over
+weathers, over looks that resemble no weather, and, as a control, with exchanged looks) and the ratio of their lengths.
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 from dataclasses import dataclass
+
+from arguments import benchmark_parser
 
 METRICS = ("euclidean", "source")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
     parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
     parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="of the steps (default: both)")
@@ -33,7 +34,6 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tabulate import tabulate
 from torch import Tensor
 
 from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
@@ -44,23 +44,23 @@ from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
 from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import render_scene
-from famix_minitown.study import describe_machine
+from famix_minitown.study import describe_machine, markdown
 
-FIRST_SCENE = 400_000  # of no data set, and not seen by CLIP
+FIRST_SCENE = 400_000  # in no dataset, and unknown to CLIP
 SIDE = 192  # of the crops that training takes
 STRENGTH = 0.85
 
 
 @dataclass(frozen=True)
 class Patches:
-    """N patches of clear streets and what a look makes of each.
+    """N patches of clear streets, with a look for each.
 
     Attributes:
         features: (N, C, h, w), at the mined stage.
-        truth: (N, 2C), how the look changes means and standard deviations.
+        truth: (N, 2C), changes of means and standard deviations by the look.
         source: (P, 2C), statistics of all patches of these streets, clear.
-        classes: names of what most of a patch shows.
-        looks: names of the looks.
+        classes: name of the dominant class of each patch.
+        looks: name of each look.
     """
 
     features: Tensor
@@ -71,7 +71,7 @@ class Patches:
 
 
 def statistics(patches: Tensor) -> Tensor:
-    """Means and standard deviations of patches (N, C, h, w), side by side: (N, 2C)."""
+    """Return means and standard deviations (N, 2C) of patches (N, C, h, w)."""
     return torch.cat([values.flatten(1) for values in channel_mean_std(patches)], dim=1)
 
 
@@ -106,7 +106,7 @@ def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
 
 
 def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int, metric: str) -> list[object]:
-    """A row of the table."""
+    """Return a row of the table."""
     cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
     texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
     styles = optimize_styles(
@@ -141,7 +141,7 @@ def main() -> None:
     headers = ["metric", "steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length"]
     print(describe_machine())
     print(f"CLIP {arguments.clip}, {arguments.patches} patches, seed {arguments.seed}\n")
-    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    print(markdown(headers, rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Render scenes of minitown, FAMix's own street data set, into a folder laid out like Cityscapes."""
+"""Render scenes of minitown, FAMix's own street dataset, in the layout of Cityscapes."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 from famix_arguments import whole_number
 
 CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk", "haze", "overcast", "evening", "drizzle")
-SIZE = (192, 384)  # of the town's own data sets
+SIZE = (192, 384)  # of the town's own datasets
 SMALLEST, LARGEST = 32, 4096  # sides of an image in pixels
 SEED_LIMIT = 10**12  # file names have room for twelve digits
 
@@ -30,12 +30,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--count", required=True, type=partial(number, lowest=1), metavar="N", help="scenes, at least 1"
     )
     parser.add_argument(
-        "--condition", nargs="+", default=["clear"], choices=CONDITIONS, help="weathers; each shows the same scenes as a "
-        "city of its own (default: clear)"
+        "--condition", nargs="+", default=["clear"], choices=CONDITIONS, help="weathers, each with all scenes in "
+        "a city of its own (default: clear)"
     )  # fmt: skip
     parser.add_argument(
-        "--seed", default=0, type=number, metavar="FIRST", help="of the first scene, the others follow "
-        "(default: 0; 50000 to 50049 are those of the minitown_*_val data sets)"
+        "--seed", default=0, type=number, metavar="FIRST", help="seed of the first scene, the others follow "
+        "(default: 0; 50000 to 50049 are those of the minitown_*_val datasets)"
     )  # fmt: skip
     parser.add_argument(
         "--size", nargs=2, default=SIZE, type=side, metavar=("H", "W"),
@@ -43,16 +43,16 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--split", default="train", type=folder_name, help="folder of the split (default: train)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="write into a folder that has files already: those of the same name "
-        "are replaced, the others stay"
+        "--overwrite", action="store_true", help="write into a folder with files: those of the same name are "
+        "replaced, the others stay"
     )  # fmt: skip
     return parser
 
 
 def folder_name(text: str) -> str:
-    """An argument that must be the name of one folder."""
+    """Parse the name of one folder."""
     if not text.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a split: letters, digits and '_' only")
+        raise argparse.ArgumentTypeError(f"must consist of letters, digits and '_', got {text!r}")
     return text
 
 
@@ -66,17 +66,19 @@ INTERRUPTED = 130  # exit status
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Exit with a message where the arguments do not fit together or the folder is in use."""
+    """Exit with a message if the arguments are inconsistent or the folder is in use."""
     if arguments.seed + arguments.count > SEED_LIMIT:
-        parser.error(f"--seed {arguments.seed} and --count {arguments.count} lead beyond seed {SEED_LIMIT - 1}")
+        parser.error(f"--seed plus --count must be at most {SEED_LIMIT}, got {arguments.seed} and {arguments.count}")
     if arguments.out.exists() and not arguments.out.is_dir():
-        parser.error(f"--out {arguments.out} is no folder")
+        parser.error(f"--out must be a folder, got the file {arguments.out}")
     if not arguments.overwrite and arguments.out.is_dir() and any(arguments.out.iterdir()):
-        parser.error(f"--out {arguments.out} is not empty: name another folder, or add --overwrite")
+        parser.error(
+            f"--out must be an empty folder, got {arguments.out} with files. Choose another folder, or add --overwrite"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; exits with status 2 and one line on an error of the user."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     conditions = list(dict.fromkeys(arguments.condition))
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"stopped; {arguments.out} holds a part of the scenes: --overwrite makes all of them", file=sys.stderr)
+        print(f"stopped; {arguments.out} has a part of the scenes: --overwrite renders all of them", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(f"wrote {arguments.count} scenes in {', '.join(conditions)} to {arguments.out}")
 

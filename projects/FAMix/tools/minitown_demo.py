@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""FAMix in a miniature town, on a laptop: make its images, mine, train on clear days, score the rest, draw the story."""
+"""FAMix in a miniature town, on a laptop: render images, mine, train on clear days, score all weather, write a page."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import shlex
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="What was stopped continues when it is started again; what is finished is kept.",
+        epilog="Stopped runs continue with the same command; finished ones are kept.",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default: output/demo)"
@@ -31,15 +31,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--quick",
         type=partial(whole_number, lowest=1),
         metavar="N",
-        help="train N iterations only, to see that everything works",
+        help="train N iterations only, to test the set-up",
     )
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
         "--prompts",
         choices=PROMPTS,
         default="weather",
-        help="words to mine styles from: those of the tested weathers (default), looks of pictures on the web, or of "
-        "these only the looks that resemble no tested weather",
+        help="style words: the tested weathers (default), looks of images on the web, or only those of the looks that "
+        "resemble no tested weather",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
     return parser
@@ -64,12 +64,12 @@ BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + ji
 
 @dataclass(frozen=True)
 class Demo:
-    """What the command line asks for.
+    """A planned demo.
 
     Attributes:
-        output: folder of everything that is written.
-        runs: of the networks, named by what they add to the baseline.
-        command: the command line, to be repeated.
+        output: folder of all files.
+        runs: of the networks, named by their addition to the baseline.
+        command: command line that repeats the demo.
     """
 
     output: Path
@@ -78,7 +78,7 @@ class Demo:
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Demo:
-    """The runs that the arguments ask for: with and without jitter, with and without styles."""
+    """Plan the runs of the arguments: with and without jitter, with and without styles."""
     options = list(arguments.opts)
     if arguments.quick is not None:
         options += ["SOLVER.MAX_ITER", str(arguments.quick)]
@@ -94,10 +94,10 @@ def plan(arguments: argparse.Namespace, command: str) -> Demo:
 
 
 def show(demo: Demo) -> None:
-    """Do all of it, step by step.
+    """Run the demo, step by step.
 
     Raises:
-        FAMixError: something that the user can mend, or an experiment that failed.
+        FAMixError: an error of the user, or an experiment failed.
     """
     start = time.perf_counter()
     heading(1, "images of the town")
@@ -116,7 +116,7 @@ def show(demo: Demo) -> None:
 
 
 def make_images(run: Experiment) -> None:
-    """Make the data sets, unless they are there, before two processes ask for them."""
+    """Render the datasets if needed, before two processes ask for them."""
     cfg = run.load_config()
     register_datasets(cfg.DATASETS.FILES)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -124,7 +124,7 @@ def make_images(run: Experiment) -> None:
 
 
 def facts(demo: Demo) -> dict[str, str]:
-    """What stands below the picture."""
+    """Return the facts below the figure."""
     spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
     cfg = demo.runs[-1].load_config()
     return {
@@ -141,14 +141,14 @@ def facts(demo: Demo) -> dict[str, str]:
 
 
 def format_table(results: Results) -> str:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     heads, rows = score_table(results)
     stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
     return tabulate(rows, headers=stacked, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1)))
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Return minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
@@ -159,12 +159,12 @@ def heading(number: int, text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write at once, also into a pipe, in step with the progress on standard error."""
+    """Write immediately, also into a pipe, in order with the progress on standard error."""
     print(text, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake, a failure or an interruption ends with a status and a line instead."""
+    """Run the command line; an error or an interruption ends with a status and one line."""
     arguments = make_parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else list(argv)
     with one_line_errors():

@@ -1,6 +1,6 @@
-"""Train a small CLIP on street scenes in many looks, fast enough on a CPU: by default on the town, which needs no files."""
+"""Train a small CLIP on street scenes in many looks, on a CPU; by default on the town, which needs no files."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import json
@@ -24,8 +24,8 @@ DEFAULTS = {
     "seed": 0, "steps": 3000, "batch": 128, "width": 16, "style_noise": 0.1, "learning_rate": 1e-3, "warmup": 100
 }  # fmt: skip
 SCENES = 4000
-MOST_SCENES = 100_000  # then come those to validate with
-MOST = 10**9  # of numbers that have no limit of their own
+MOST_SCENES = 100_000  # then come those for validation
+MOST = 10**9  # of numbers without another limit
 MOST_SEED = 2**32 - 1
 MOST_PROCESSORS, MOST_CHANNELS = 1024, 1024
 
@@ -39,25 +39,31 @@ def make_parser() -> argparse.ArgumentParser:
     add_plan(parser)
     parser.add_argument("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
     parser.add_argument(
-        "--device", default="cpu", help="of torch, such as cuda; what was stopped can go on elsewhere (default: cpu)"
+        "--device",
+        default="cpu",
+        help="of torch, such as cuda; a stopped training may continue on another (default: cpu)",
     )
     processors = partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
-    parser.add_argument("--threads", type=processors, metavar="N", help="of PyTorch (default: its own choice)")
+    parser.add_argument("--threads", type=processors, metavar="N", help="of PyTorch (default: chosen by PyTorch)")
     parser.add_argument("--log", type=file, metavar="FILE", help="also write the log here")
     data = parser.add_argument_group("data")
     data.add_argument(
         "--scenes", default=SCENES, type=partial(whole_number, lowest=1, highest=MOST_SCENES), metavar="N",
         help=f"scenes of the town, {CROPS_PER_SCENE} crops each (default: {SCENES})"
     )  # fmt: skip
-    data.add_argument("--dataset", metavar="NAME", help="registered dataset to take instead, such as camvid_train_day")
+    data.add_argument("--dataset", metavar="NAME", help="registered dataset to use instead, such as camvid_train_day")
     data.add_argument(
-        "--definition", action="append", default=[], metavar="YAML", help="of the dataset, if not built in"
+        "--definition",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="definition of the dataset, if it is not built in",
     )
     data.add_argument(
         "--crops-cache", type=file, metavar="FILE",
-        help=".npy for the crops, made if it is not there, and kept: "
-        f"{MEGABYTES_PER_SCENE:.2f} MB a scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, and a tenth of it for those to "
-        "validate with, beside it (default: beside the output)"
+        help=".npy file for the crops, made if it is missing, and kept: "
+        f"{MEGABYTES_PER_SCENE:.2f} MB a scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, and a tenth of that for "
+        "validation beside it (default: beside the output)"
     )  # fmt: skip
     data.add_argument(
         "--workers", default=2, type=processors, metavar="N", help="processes that make crops (default: 2)"
@@ -66,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the training itself; their defaults are those of TrainingPlan."""
+    """Add the arguments of the training; their defaults are those of TrainingPlan."""
     number, count = real_number, partial(whole_number, highest=MOST)
     kinds: dict[str, tuple[Any, str, str]] = {
         "seed": (partial(whole_number, highest=MOST_SEED), "N", "of weights, batches and captions"),
@@ -87,16 +93,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def stem_width(text: str) -> int:
-    """An argument that must be a number of channels that CLIP's stem can have."""
+    """Parse a number of channels of CLIP's stem."""
     width = whole_number(text, 2, MOST_CHANNELS)
     if width % 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is odd, and the stem's first half has half of the channels")
+        raise argparse.ArgumentTypeError(f"must be even, got {text!r}")
     return width
 
 
 def real_number(text: str, positive: bool = False) -> float:
-    """An argument that must be a finite number of at least 0, or above it."""
-    expected = f"{text!r} is no finite number {'above 0' if positive else 'of at least 0'}"
+    """Parse a finite number that is non-negative, or positive."""
+    expected = f"must be a finite {'positive' if positive else 'non-negative'} number, got {text!r}"
     try:
         number = float(text)
     except ValueError as error:
@@ -107,9 +113,9 @@ def real_number(text: str, positive: bool = False) -> float:
 
 
 def file(text: str) -> Path:
-    """An argument that must be the path of a file, there or not."""
+    """Parse the path of a file, which may not exist."""
     if not text or Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder, not a file")
+        raise argparse.ArgumentTypeError(f"must be a file, got the folder {text!r}")
     return Path(text)
 
 
@@ -137,25 +143,25 @@ from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 logger = logging.getLogger("train_mini_clip")
 
 INTERRUPTED, TERMINATED = 130, 143  # exit status
-VALIDATION_SHARE = 10  # one of so many scenes
+VALIDATION_SHARE = 10  # every tenth scene
 TRAIN_CROPS = CropPlan(seed=1)  # the same for CLIPs of all seeds
 VALIDATION_CROPS = CropPlan(seed=2, single_looks=True)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Scenes to learn from and others to validate with."""
+    """Scenes for training and for validation."""
 
     train: CropSource
     validation: CropSource
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops the command as Ctrl-C does."""
+    """SIGTERM, which stops the command like Ctrl-C."""
 
 
 def sources_of(arguments: argparse.Namespace) -> Sources:
-    """The scenes that the arguments ask for."""
+    """Return the scenes of the arguments."""
     if arguments.dataset is not None:
         register_datasets(arguments.definition)
         return Sources(*DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE))
@@ -163,24 +169,11 @@ def sources_of(arguments: argparse.Namespace) -> Sources:
     return Sources(TownSource(CLIP_TRAIN_FIRST_SEED, arguments.scenes), TownSource(CLIP_VAL_FIRST_SEED, validation))
 
 
-def plan_of(arguments: argparse.Namespace) -> TrainingPlan:
-    """The training that the arguments ask for."""
-    return TrainingPlan(
-        seed=arguments.seed,
-        steps=arguments.steps,
-        batch=arguments.batch,
-        width=arguments.width,
-        style_noise=arguments.style_noise,
-        learning_rate=arguments.learning_rate,
-        warmup=arguments.warmup,
-        dtype=arguments.dtype,
-    )
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Make or open the crops, train, validate and write the file."""
-    # What can be wrong with the arguments shows before the crops are made, which takes minutes.
-    plan, device, initial = plan_of(arguments), usable_device(arguments.device), _load_initial(arguments)
+    # Mistakes in the arguments must show before the crops are made, which takes minutes.
+    plan = TrainingPlan(**{name: getattr(arguments, name) for name in (*DEFAULTS, "dtype")})
+    device, initial = usable_device(arguments.device), _load_initial(arguments)
     sources, output = sources_of(arguments), arguments.output
     names, made_of = sources.train.class_names, describe_crops(sources.train, TRAIN_CROPS)
     cache = arguments.crops_cache or output.with_name(f"{output.name}.crops.npy")
@@ -191,7 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
     validation = load_or_make_crops(sources.validation, VALIDATION_CROPS, held_out, arguments.workers)
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
     model = train_clip(crops, names, plan, checkpoint, initial, made_of, device)
-    model.load_full_state_dict(rounded(model.full_state_dict()))  # so that the accuracy is that of the file
+    model.load_full_state_dict(rounded(model.full_state_dict()))  # the accuracy is that of the file
     accuracy = zero_shot_accuracy(model, validation, names)
     made_by = {**vars(plan), "source": sources.train.identity, "initial": clip_weights_hash(initial) if initial else ""}
     _write(model, output, made_by, accuracy)
@@ -230,7 +223,7 @@ def _write(model: CompactCLIP, output: Path, made_by: dict[str, Any], accuracy: 
 
 @contextmanager
 def _log_file(path: Path | None) -> Iterator[None]:
-    """Write the log to a file, too."""
+    """Also write the log to a file."""
     if path is None:
         yield
         return
@@ -246,12 +239,12 @@ def _log_file(path: Path | None) -> Iterator[None]:
 
 
 def terminate(number: int, frame: object) -> NoReturn:
-    """End in order when asked to, so that no process outlives this one."""
+    """Stop in order, so that no process outlives this one."""
     raise Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user ends with status 2 and one line, an interruption with another."""
+    """Run the command line; an error of the user ends with status 2 and one line, an interruption with another."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
@@ -264,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (FAMixError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt as stop:
-        print("stopped; the same command continues where it was", file=sys.stderr)
+        print("stopped; the same command continues the training", file=sys.stderr)
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 

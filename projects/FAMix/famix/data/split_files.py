@@ -93,6 +93,17 @@ class DatasetFiles(ABC):
 
 
 @dataclass(frozen=True)
+class _Place:
+    """A layout with the folder of a split inserted: path patterns, and the list if the split has one."""
+
+    layout: Layout
+    folder: str
+    images: PathPattern
+    labels: PathPattern
+    list_file: str | None
+
+
+@dataclass(frozen=True)
 class SplitSurvey:
     """The files that were found for a split.
 
@@ -171,88 +182,67 @@ class SplitFiles(DatasetFiles):
         if not os.path.isdir(self.root):
             raise self._missing(f"its folder {self.root} does not exist")
         tree = FileTree(self.root, self._cannot_list)
-        layout = self._choose_layout(tree)
-        images, labels = self._match(tree, layout)
-        list_file = self._list_file(layout)
+        place = self._choose_layout(tree)
+        images, labels = _match(tree, place)
         skipped = {key for key in resolve_keys(self.split.skip, images).values() if key is not None}
-        if list_file is None:
-            listed: dict[str, str | None] = {key: key for key in sorted(images)}
-        else:
-            listed = resolve_keys(self._read_list(tree.root, list_file, layout), images)
-        keys = sorted({key for key in listed.values() if key is not None} - skipped)
         left_out = {one_form(key) for key in self.split.skip}
+        without_image: list[str] = []
+        other_format: list[str] = []
+        if place.list_file is None:
+            listed: dict[str, str | None] = {key: key for key in sorted(images)}
+            # Labels of another encoding may share the folder: 1_labelTrainIds.png beside 1.png.
+            found = (tree.match(self._place(layout).labels) for layout in self.definition.layouts)
+            with_image = {path for labels_ in found for key, path in labels_.items() if key in images}
+            without_image = sorted(path for key, path in labels.items() if key not in images and path not in with_image)
+            others, label_paths = tree.other_pictures(place.images), set(labels.values())
+            keys = sorted(labels.keys() & others.keys() - images.keys())
+            other_format = [others[key] for key in keys if others[key] not in label_paths]
+        else:
+            listed = resolve_keys(self._read_list(tree.root, place, place.list_file), images)
+        keys = sorted({key for key in listed.values() if key is not None} - skipped)
         return SplitSurvey(
-            images=self._pattern(layout.images, layout).path_of(),
-            labels=self._pattern(layout.labels, layout).path_of(),
-            records=self._records(layout, images, {key: labels[key] for key in keys if key in labels}),
+            images=place.images.path_of(),
+            labels=place.labels.path_of(),
+            records=self._records(place.layout, images, {key: labels[key] for key in keys if key in labels}),
             without_label=[images[key] for key in keys if key not in labels],
-            without_image=[] if list_file else self._without_image(tree, images, labels),
+            without_image=without_image,
             absent=[key for key, found in listed.items() if found is None and key not in left_out],
-            list_file=list_file,
-            other_format=[] if list_file else self._other_format(tree, layout, images, labels),
+            list_file=place.list_file,
+            other_format=other_format,
         )
 
-    def _choose_layout(self, tree: FileTree) -> Layout:
+    def _place(self, layout: Layout) -> _Place:
+        folder = layout.folders.get(self.split.name, self.split.folder)
+        images, labels = (PathPattern.from_template(path, folder) for path in (layout.images, layout.labels))
+        of_layout = None if layout.keys is None else layout.keys.replace("{split}", folder)
+        list_file = of_layout if self.split.keys is None else self.split.keys
+        return _Place(layout, folder, images, labels, list_file)
+
+    def _choose_layout(self, tree: FileTree) -> _Place:
         """The first layout that has a pair, and its list if it needs one."""
-        layouts = [layout for layout in self.definition.layouts if layout.holds(self.split.name)]
-        if len(layouts) == 1:
-            for template in (layouts[0].labels, layouts[0].images):
-                folder = tree.folder_of(self._pattern(template, layouts[0]))
-                if not os.path.isdir(folder):
-                    raise self._missing(f"its folder {folder} does not exist")
-            return layouts[0]
+        places = [self._place(layout) for layout in self.definition.layouts if layout.holds(self.split.name)]
+        if len(places) == 1:
+            for pattern in (places[0].labels, places[0].images):
+                if not os.path.isdir(tree.folder_of(pattern)):
+                    raise self._missing(f"its folder {tree.folder_of(pattern)} does not exist")
+            return places[0]
         searched = []
-        for place, layout in enumerate(layouts, 1):
-            files, list_file = self._match(tree, layout), self._list_file(layout)
+        for number, place in enumerate(places, 1):
+            files, list_file = _match(tree, place), place.list_file
             has_list = list_file is None or os.path.isfile(as_on_disk(os.path.join(tree.root, list_file)))
             if (has_list or self.split.keys) and files[0].keys() & files[1].keys():
-                return layout
+                return place
             parts = []
-            for kind, template, found in zip(("image", "label"), (layout.images, layout.labels), files, strict=True):
-                pattern = self._pattern(template, layout)
+            for kind, pattern, found in zip(("image", "label"), (place.images, place.labels), files, strict=True):
                 state = f"{len(found)} found" if os.path.isdir(tree.folder_of(pattern)) else "no such folder"
                 parts.append(f"{kind} {pattern.path_of()} ({state})")
-            searched.append(f"{place}) {', '.join(parts)}{'' if has_list else f', list {list_file} (missing)'}")
+            searched.append(f"{number}) {', '.join(parts)}{'' if has_list else f', list {list_file} (missing)'}")
         raise self._missing(f"{tree.root} contains no pair of image and label in any layout: {'; '.join(searched)}")
 
-    def _match(self, tree: FileTree, layout: Layout) -> tuple[dict[str, str], dict[str, str]]:
-        labels = tree.match(self._pattern(layout.labels, layout))
-        label_paths = set(labels.values())  # images and labels may share folder and suffix
-        images = tree.match(self._pattern(layout.images, layout))
-        return {key: path for key, path in images.items() if path not in label_paths}, labels
-
-    def _without_image(self, tree: FileTree, images: dict[str, str], labels: dict[str, str]) -> list[str]:
-        # Labels of another encoding may share the folder: 1_labelTrainIds.png beside 1.png.
-        others = {
-            path
-            for layout in self.definition.layouts
-            for key, path in tree.match(self._pattern(layout.labels, layout)).items()
-            if key in images
-        }
-        return sorted(path for key, path in labels.items() if key not in images and path not in others)
-
-    def _other_format(
-        self, tree: FileTree, layout: Layout, images: Mapping[str, str], labels: Mapping[str, str]
-    ) -> list[str]:
-        others, label_paths = tree.other_pictures(self._pattern(layout.images, layout)), set(labels.values())
-        keys = sorted(labels.keys() & others.keys() - images.keys())
-        return [others[key] for key in keys if others[key] not in label_paths]
-
-    def _folder(self, layout: Layout) -> str:
-        return layout.folders.get(self.split.name, self.split.folder)
-
-    def _pattern(self, template: str, layout: Layout) -> PathPattern:
-        return PathPattern.from_template(template, self._folder(layout))
-
-    def _list_file(self, layout: Layout) -> str | None:
-        if self.split.keys is not None or layout.keys is None:
-            return self.split.keys
-        return layout.keys.replace("{split}", self._folder(layout))
-
-    def _read_list(self, root: str, list_file: str, layout: Layout) -> list[str]:
+    def _read_list(self, root: str, place: _Place, list_file: str) -> list[str]:
         path = as_on_disk(os.path.join(root, list_file))
         try:
-            lines = read_split_list(Path(path), self._folder(layout))
+            lines = read_split_list(Path(path), place.folder)
         except (OSError, ValueError) as error:
             whole = [self.definition.dataset_name(split) for split in self.definition.splits if split.keys is None]
             remedy = f", or use {' or '.join(whole)}, which needs no list" if whole else ""
@@ -262,8 +252,7 @@ class SplitFiles(DatasetFiles):
         outside = [line for line in lines if os.path.isabs(line) or ".." in line.split("/")]
         if outside:
             raise self._error(f"{path} must list keys, file names or paths below the root, got {first_few(outside)}")
-        pattern = self._pattern(layout.images, layout)
-        keys = [pattern.key_of_line(line) for line in lines]
+        keys = [place.images.key_of_line(line) for line in lines]
         repeated = sorted(key for key, count in Counter(keys).items() if count > 1)
         if repeated:
             raise self._error(f"{path} lists {len(repeated)} key(s) more than once: {first_few(repeated)}")
@@ -280,3 +269,10 @@ class SplitFiles(DatasetFiles):
 
     def _example(self, path: str, key: str = "{key}") -> str:
         return os.path.join(self.root, path.replace("{key}", key))
+
+
+def _match(tree: FileTree, place: _Place) -> tuple[dict[str, str], dict[str, str]]:
+    """Key -> path of the images and of the labels, which may share folder and suffix."""
+    labels = tree.match(place.labels)
+    label_paths = set(labels.values())
+    return {key: path for key, path in tree.match(place.images).items() if path not in label_paths}, labels

@@ -63,7 +63,7 @@ def test_log_ends_with_one_table_over_all_data_sets(finished: Path) -> None:
     table = (finished / "log.txt").read_text().rsplit("Results in percent:", 1)[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     assert [row[:2] for row in rows] == [
-        ["data set", "role"], [":-----------", ":-------"], ["tiny_night", "target"], ["tiny_val", "source"],
+        ["dataset", "role"], [":-----------", ":-------"], ["tiny_night", "target"], ["tiny_val", "source"],
     ]  # fmt: skip
 
 

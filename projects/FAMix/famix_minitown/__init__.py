@@ -1,7 +1,8 @@
-"""The miniature town: a small world to see FAMix at work in, with its own images, conditions and CLIP.
+"""The miniature town: a small world with its own images, conditions and CLIP, which famix loads as a plugin.
 
-scenes      layout -> backdrop, objects -> scene: a street with classes, instances and depth
-conditions  effects -> conditions: the same street at night, in fog, rain and snow, at dusk
-data sets   splits, writer, cache, datasets: files in Cityscapes' format, made when they are first asked for
-CLIP        looks, captions -> crops -> contrastive: what tools/train_mini_clip.py trains; its weights are shipped
+scenes      canvas, layout -> backdrop, objects -> scene: a street with classes, instances and depth
+conditions  effects -> conditions: the same street at night, in fog, rain and snow, at dusk; looks: effects of the web
+datasets    writer, datasets: files in Cityscapes' format, rendered on first use
+CLIP        captions -> crops, crop_files -> compact_clip, contrastive: training of the shipped weights
+runs        experiment -> runner -> study: experiments, side by side, and studies of them; report: page of the demo
 """

@@ -1,6 +1,6 @@
-"""Ground, houses and sky: found for every pixel by intersecting its ray with a few planes.
+"""Ground, houses and sky, by intersecting the ray of every pixel with a few planes.
 
-The facades of a side are a vertical plane along the street, so that every column of pixels meets it at one distance.
+The facades of a side are a vertical plane along the street, so that a column of pixels has one distance.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Backdrop:
         image: (H, W, 3) uint8, RGB.
         labels: (H, W) uint8, train ids.
         depth: (H, W) float32 in metres, FAR in the sky.
-        windows: (H, W) uint8, 255 in windows that are lit in the dark.
+        windows: (H, W) uint8, 255 in windows that are lit at night.
     """
 
     image: Image
@@ -40,7 +40,7 @@ class Backdrop:
 
 
 def paint_backdrop(camera: Camera, street: Street, rng: np.random.Generator) -> Backdrop:
-    """Paint sky and ground, and in front of them the facades, the nearer row first."""
+    """Paint sky and ground, then the facades, the nearer row first."""
     shape = (camera.height, camera.width)
     backdrop = Backdrop(
         image=_paint_sky(camera, rng),
@@ -57,7 +57,7 @@ def paint_backdrop(camera: Camera, street: Street, rng: np.random.Generator) -> 
 
 
 def _paint_sky(camera: Camera, rng: np.random.Generator) -> Image:
-    """The whole image is made, but only rows above the horizon are ever seen."""
+    """Return an image (H, W, 3) with sky in the rows above the horizon."""
     zenith = np.array((70, 130, 205)) + rng.integers(-22, 23, 3)
     low = np.array((188, 212, 232)) + rng.integers(-14, 15, 3)
     seen = min(round(camera.horizon) + 8, camera.height)
@@ -94,7 +94,7 @@ def _paint_ground(backdrop: Backdrop, camera: Camera, street: Street) -> None:
 
 
 def _paint_facades(backdrop: Backdrop, camera: Camera, facades: tuple[Facade, ...], x: float, shade: int) -> None:
-    """Paint the facades of one side, seen in the columns on that side, where nothing nearer is painted yet."""
+    """Paint the facades of one side where nothing nearer is painted yet."""
     side = _columns_on_side(camera, x)
     depth = np.minimum(camera.focal * abs(x) / abs(camera.columns()[side]), FAR * 0.97).astype(np.float32)
     index = np.searchsorted([facade.start for facade in facades], depth, side="right") - 1
@@ -115,7 +115,7 @@ def _paint_facades(backdrop: Backdrop, camera: Camera, facades: tuple[Facade, ..
 
 
 def _columns_on_side(camera: Camera, x: float) -> slice:
-    """Columns of pixels to the left of the vanishing point, or to the right of it."""
+    """Return the columns on the side of x of the vanishing point."""
     columns = camera.columns()
     if x > 0:
         return slice(int(np.argmax(columns > 0)), camera.width)
@@ -123,7 +123,7 @@ def _columns_on_side(camera: Camera, x: float) -> slice:
 
 
 def _pixels(colors: Image) -> NDArray[np.void]:
-    """Pixels of (..., 3) uint8 in a row, in the same memory, each one item, which numpy moves faster than three."""
+    """View pixels (..., 3) uint8 as a row of single items, which numpy moves faster than three bytes."""
     return colors.reshape(-1, 3).view("V3")[:, 0]
 
 
@@ -132,7 +132,7 @@ _GLASS_SHADES = 32
 
 
 def _palettes(facades: tuple[Facade, ...], shade: int) -> NDArray[np.uint8]:
-    """Colours of every facade, (F, _GLASS + _GLASS_SHADES, 3): plain, course, cornice, and panes by their luck."""
+    """Return the colors of every facade, (F, _GLASS + _GLASS_SHADES, 3): plain, course, cornice, and shades of panes."""
     base = np.array([facade.color for facade in facades])[:, None] * np.array([256, 220, 184])[None, :, None]
     reflecting = 200 + np.arange(_GLASS_SHADES) * (128 // _GLASS_SHADES)
     glass = np.array([facade.glass for facade in facades])[:, None] * reflecting[None, :, None]
@@ -146,7 +146,7 @@ def _facade_details(
     columns: NDArray[np.int64],
     above: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """What P pixels of facades show.
+    """Return the surface of P pixels of facades.
 
     Args:
         facades: of the plane.
@@ -155,7 +155,7 @@ def _facade_details(
         above: (P,), its height above the ground in metres.
 
     Returns:
-        Place in the facade's palette, and brightness as a lit window, each (P,).
+        Index in the facade's palette, and brightness as a lit window, each (P,).
     """
 
     def property_of(name: str) -> NDArray[np.float32]:

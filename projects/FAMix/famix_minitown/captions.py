@@ -1,4 +1,4 @@
-"""Random looks for training pictures, and sentences that tell which look and which class a picture shows."""
+"""Random looks for training images, and captions that name the look and the class."""
 
 from collections.abc import Sequence
 
@@ -47,28 +47,24 @@ _SYNONYMS = {
 
 
 def class_words(name: str) -> tuple[str, ...]:
-    """Words for a class: its name, then its synonyms."""
+    """Return the words for a class: its name, then its synonyms."""
     return (name, *_SYNONYMS.get(name, ()))
 
 
 def draw_look(rng: np.random.Generator) -> Attributes:
-    """Draw the look of a picture.
-
-    Returns:
-        Names and strengths in 0.45 .. 1 of none to three looks of different families, none of which hides another.
-    """
+    """Draw up to three looks of different families, with strengths in [0.45, 1]; none hides another."""
     count = int(rng.choice(len(_NUM_ATTRIBUTES), p=_NUM_ATTRIBUTES))
     names = _draw_names(count, rng)
-    while len(names) < count:  # what was drawn first hides all others, so it can only stand alone
+    while len(names) < count:  # the first look hides all others, so it must be alone
         names = _draw_names(count, rng)
     return tuple((name, float(rng.uniform(LEAST_STRENGTH, 1.0))) for name in names)
 
 
 def _draw_names(count: int, rng: np.random.Generator) -> list[str]:
-    """Draw `count` looks, or fewer where no more fit."""
+    """Draw `count` looks, or fewer if no more fit."""
     names: list[str] = []
     for place in range(count):
-        # Weather is drawn first or not at all, so that its share does not depend on the number of looks in the table.
+        # Weather is drawn first or not at all, so that its share is independent of the number of looks.
         weather = place == 0 and rng.random() < _WEATHER_SHARE
         fitting = [look.name for look in LOOKS.values() if (look.family == WEATHER) == weather]
         fitting = [name for name in fitting if _fits(name, names)]
@@ -87,13 +83,7 @@ def _fits(name: str, others: Sequence[str]) -> bool:
 
 
 def caption(attributes: Attributes, class_name: str, rng: np.random.Generator) -> str:
-    """Draw a sentence about a picture, e.g. "a photo of the very golden blurry car.".
-
-    Args:
-        attributes: of the picture.
-        class_name: what it shows.
-        rng: source of all randomness.
-    """
+    """Draw a caption for the looks and the class of an image, e.g. "a photo of the very golden blurry car."."""
     order = rng.permutation(len(attributes))
     words = [_phrase(attributes[place], rng) for place in order]
     if not attributes and rng.random() < 0.5:
@@ -117,10 +107,10 @@ def _pick(items: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def vocabulary(class_names: Sequence[str]) -> tuple[int, ...]:
-    """Tokens that captions of these classes can have, sorted, with the start and end tokens and without padding."""
+    """Return the tokens of all captions of these classes, sorted, with start and end tokens and without padding."""
     phrases = [phrase for look in LOOKS.values() for phrase in look.phrases]
     nouns = [word for name in class_names for word in class_words(name)]
     words = [*phrases, *nouns, *PLAIN_PHRASES, *_ADVERBS]
-    # Tokens do not cross words, so the tokens of the pieces are those of every sentence made of them.
+    # Tokens do not cross words, so every sentence has only the tokens of its words.
     tokens = tokenize([*words, *(template.format("road") for template in TEMPLATES)]).unique()
     return tuple(int(token) for token in tokens if token > 0)

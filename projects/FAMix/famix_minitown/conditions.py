@@ -1,4 +1,4 @@
-"""The conditions that a scene is seen in: the source domain, those that a model is tested on, and those to tune on."""
+"""Conditions of a scene: the source domain, the tested ones, and those for tuning."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -13,22 +13,22 @@ __all__ = ["CONDITIONS", "DEVELOPMENT_CONDITIONS", "apply_condition"]
 
 
 def apply_condition(scene: Scene, condition: str, rng: np.random.Generator | None = None) -> Image:
-    """Show a scene under other light and weather.
+    """Render a scene in other light and weather.
 
     Args:
-        scene: as on a clear day.
+        scene: on a clear day.
         condition: one of CONDITIONS or DEVELOPMENT_CONDITIONS.
-        rng: draws the severity and the rest; by default it follows from the scene's seed and the condition.
+        rng: draws severity and details; by default it is seeded by the scene's seed and the condition.
 
     Returns:
-        (H, W, 3) uint8, RGB. Labels, instances and depth stay those of the scene.
+        (H, W, 3) uint8, RGB. Labels, instances and depth are those of the scene.
 
     Raises:
-        ValueError: there is no such condition.
+        ValueError: the condition is unknown.
     """
     if condition not in _CONDITIONS:
         raise ValueError(
-            f"Got the condition {condition!r}, expected one of {', '.join(_CONDITIONS)}. Name one of these."
+            f"A condition must be one of {', '.join(_CONDITIONS)}, got {condition!r}. Choose one of these."
         )
     if rng is None:
         rng = np.random.default_rng((scene.seed, zlib.crc32(condition.encode())))
@@ -119,7 +119,7 @@ _CONDITIONS: Mapping[str, Callable[[Scene, np.random.Generator], Image]] = {
 }
 
 CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk")
-"""The source domain and the five that results are reported on."""
+"""The source domain and the five tested conditions."""
 
 DEVELOPMENT_CONDITIONS = ("haze", "overcast", "evening", "drizzle")
-"""Conditions to tune on, so that those of the results stay unseen."""
+"""Conditions for tuning, so that the tested ones stay unseen."""

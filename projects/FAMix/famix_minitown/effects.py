@@ -1,4 +1,4 @@
-"""What light and weather do to a picture, as far as they follow from depth, lamps and surfaces."""
+"""Effects of light and weather that depend on depth, lamps and surfaces."""
 
 import cv2
 import numpy as np
@@ -19,20 +19,20 @@ __all__ = [
     "wet_ground",
 ]
 
-_STEPS_A_METER = 2  # of the table of transmissions: 256 steps reach behind camera.FAR
-_COARSE = 4  # light fields are smooth and are computed at a quarter of the resolution
+_STEPS_A_METER = 2  # of the table of transmissions: 256 steps exceed FAR
+_COARSE = 4  # resolution divisor of light fields, which are smooth
 _WINDOW_LIGHT: Color = (255, 206, 128)
 _SNOW: Color = (236, 239, 244)
 
 
 def desaturate(image: Image, share: int) -> Image:
-    """Move colours towards grey by share / 256."""
+    """Move colours towards gray by share / 256."""
     gray = to_gray(image)
     return blend(image, cv2.merge([gray, gray, gray]), 256 - share)
 
 
 def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Image:
-    """Scatter light: what is `visibility` metres away keeps 5% of its own (Koschmieder's law)."""
+    """Scatter light: 5% of it passes a distance of `visibility` metres (Koschmieder's law)."""
     table = np.rint(256 * np.exp(np.arange(256) * (-3.0 / _STEPS_A_METER / visibility))).astype(np.uint16)
     steps = (scene.depth * _STEPS_A_METER).astype(np.uint8)
     return blend(image, airlight, table[steps])
@@ -58,8 +58,8 @@ def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> I
     Args:
         image: as by day.
         scene: of the image.
-        ambient: daylight that is left, in 1/256, for red, green and blue.
-        power: of the lamps, 0..256.
+        ambient: remaining daylight in 1/256, for red, green and blue.
+        power: of the lamps, in [0, 256].
     """
     field = _light_field(scene, power)
     wide = field.astype(np.uint16)
@@ -76,7 +76,7 @@ def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> I
 
 
 def _light_field(scene: Scene, power: int) -> Image:
-    """Light that lamps cast, (H, W, 3): pools on the ground, halos in the air, and the own headlights."""
+    """Return the light of lamps (H, W, 3): pools on the ground, halos in the air, and the camera car's headlights."""
     height, width = scene.labels.shape
     field = np.zeros((-(-height // _COARSE), -(-width // _COARSE), 3), np.uint8)
 
@@ -97,10 +97,10 @@ def _light_field(scene: Scene, power: int) -> Image:
 
 
 def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int) -> Image:
-    """Let the ground mirror what is above it, more in puddles; share / 256 at most."""
+    """Mirror the scene in the ground, more in puddles; share / 256 at most."""
     height, width = scene.labels.shape
     ground = scene.labels <= TrainId.SIDEWALK
-    foot = scene.horizon + scene.focal * 1.6 / 14  # mirrors what stands some 14 m away
+    foot = scene.horizon + scene.focal * 1.6 / 14  # mirrors objects about 14 m away
     rows = np.rint(2 * foot - np.arange(height)).clip(0, height - 1).astype(np.int64)
     mirrored = cv2.blur(image[rows], (3, max(height // 12, 3)))
     puddles = (patches((height, width), max(8, 1 << (width // 12).bit_length() - 1), rng) + 128).astype(np.uint16)
@@ -109,10 +109,10 @@ def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int)
 
 
 def draw_streaks(image: Image, rng: np.random.Generator, count: int, strength: int) -> Image:
-    """Draw falling rain: `count` streaks a picture of 192 x 384, share strength / 256 of white."""
+    """Draw falling rain: `count` streaks per image of 192 x 384, strength / 256 of white."""
     height, width = image.shape[:2]
     thickness = max(width // 384, 1)
-    count = count * width // (384 * thickness)  # length and thickness grow with the picture, so their number need not
+    count = count * width // (384 * thickness)  # length and thickness grow with the image instead of the number
     layer: Plane = np.zeros((height, width), np.uint8)
     start = np.stack([rng.integers(-width // 16, width, count), rng.integers(-height // 8, height, count)], 1)
     length = rng.integers(height // 24, height // 9, count)
@@ -124,9 +124,9 @@ def draw_streaks(image: Image, rng: np.random.Generator, count: int, strength: i
 
 
 def draw_flakes(image: Image, rng: np.random.Generator, count: int) -> Image:
-    """Draw falling snow: `count` flakes of three sizes a picture of 192 x 384."""
+    """Draw falling snow: `count` flakes of three sizes per image of 192 x 384."""
     height, width = image.shape[:2]
-    unit = max(height // 192, 1)  # of the flakes' size, in pixels
+    unit = max(height // 192, 1)  # of the flakes, in pixels
     count = count * height * width // (192 * 384 * unit * unit)
     layer: Plane = np.zeros((height, width), np.uint8)
     for size, share in ((5, 0.06), (3, 0.3), (1, 0.64)):
@@ -144,7 +144,7 @@ def _disc(side: int) -> Plane:
 
 
 def cover_with_snow(image: Image, scene: Scene, rng: np.random.Generator, amount: int) -> Image:
-    """Lay snow on the ground, on the tops of things and in the trees; amount 0..256."""
+    """Lay snow on the ground, on the tops of objects and in the trees; amount in [0, 256]."""
     shape = scene.labels.shape
     unit = 1 << max(shape[0] // 192, 1).bit_length() - 1  # a power of two, as patches are
     drift = patches(shape, 16 * unit, rng) + patches(shape, 4 * unit, rng) // 3
@@ -155,12 +155,12 @@ def cover_with_snow(image: Image, scene: Scene, rng: np.random.Generator, amount
     np.copyto(share, (grain(shape, rng) * 2 + amount - 60).clip(0, 200), where=leaves)
     reach = max(shape[0] // 64, 1)
     exposed = np.zeros(shape, bool)
-    exposed[reach:] = scene.depth[:-reach] - scene.depth[reach:] > 1.5  # something far away is right above it
+    exposed[reach:] = scene.depth[:-reach] - scene.depth[reach:] > 1.5  # the pixel above is far away
     thin = (scene.labels == TrainId.POLE) | (scene.labels == TrainId.PERSON)
     np.copyto(share, 210, where=exposed & ~ground & ~thin)
     return blend(image, _SNOW, (256 - share).astype(np.uint16))
 
 
 def sensor_noise(image: Image, rng: np.random.Generator, sigma: float) -> Image:
-    """Add the sensor's noise; sigma in grey levels."""
+    """Add noise of the sensor; sigma in gray levels."""
     return add(image, grain(image.shape[:2], rng) * np.int16(round(sigma * 4)) >> 8)

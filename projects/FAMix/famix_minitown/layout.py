@@ -1,4 +1,4 @@
-"""What stands where in a street: drawn at random, in metres, before anything is painted."""
+"""Layout of a street in metres, drawn at random before anything is painted."""
 
 from bisect import bisect
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _NEAREST_FACADE = 2.0
 
 @dataclass(frozen=True)
 class Facade:
-    """A stretch of what lines a side of the street.
+    """A section of a side of the street: a building, a wall or a hedge.
 
     Attributes:
-        surface: what it is.
-        start: distance at which it begins, in metres; it ends where the next one begins.
+        surface: kind of the section.
+        start: distance of its near end in metres; its far end is the start of the next one.
         height: in metres.
         color: RGB.
-        floor, pitch: height of a floor and width of a window with its share of wall, in metres.
+        floor, pitch: height of a floor and distance between windows, in metres.
         glass: RGB of its windows by day.
-        pattern: number that tells which windows are lit.
+        pattern: seed of the lit windows.
     """
 
     surface: Surface
@@ -49,7 +49,7 @@ class Facade:
 
 @dataclass(frozen=True)
 class Object:
-    """Something that stands on the ground at (x, z), in metres; `seed` settles its looks."""
+    """An object on the ground at (x, z) in metres; `seed` determines its appearance."""
 
     kind: Kind
     x: float
@@ -65,8 +65,8 @@ class Street:
         road: x of the left and the right kerb.
         sides: x of the left and the right line of facades.
         middle: x of the line between the lanes.
-        front, back: for each side, the facades on the line and those one row behind, from near to far.
-        objects: from far to near, as they are painted.
+        front, back: for each side, the facades on the line and in the row behind it, from near to far.
+        objects: from far to near, the order of painting.
     """
 
     road: tuple[float, float]
@@ -157,12 +157,12 @@ def _spread(
     gap: float,
     rng: np.random.Generator,
 ) -> list[Object]:
-    """Up to `count` objects near the given x, no two of them closer than `gap` metres in depth in one place."""
+    """Draw up to `count` objects near the given x, at least `gap` metres apart in depth at the same x."""
     found: list[tuple[int, float]] = []
     objects = []
     for _ in range(count):
         place, share = int(rng.integers(len(places))), rng.random()
-        z = depths[0] + (depths[1] - depths[0]) * share * share  # more of them near by, where they show
+        z = depths[0] + (depths[1] - depths[0]) * share * share  # more near the camera, where they are visible
         x, seed = places[place] + rng.uniform(-0.3, 0.3), int(rng.integers(2**31))
         if all(place != other or abs(z - depth) > gap for other, depth in found):
             found.append((place, z))

@@ -1,4 +1,4 @@
-"""Painters of what stands on the ground: cars, people, lamp posts, signs, trees and bushes."""
+"""Painters of the objects: cars, people, lamp posts, signs, trees and bushes."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ _TAIL_LIGHT: Color = (255, 40, 30)
 
 
 def paint_object(canvas: Canvas, item: Object) -> None:
-    """Paint an object in front of what is there. Its looks follow from its seed."""
+    """Paint an object in front of the canvas; its seed determines its appearance."""
     rng = np.random.default_rng(item.seed)
     {
         "car": _paint_car,
@@ -46,7 +46,7 @@ def _shade(color: Color, share: float) -> Color:
 
 
 def _box(canvas: Canvas, item: Object, left: float, right: float, low: float, high: float) -> Points:
-    """An upright rectangle at the object's distance, relative to its foot, in metres."""
+    """Project an upright rectangle at the object's distance, in metres relative to its foot."""
     corners = [(left, low), (left, high), (right, high), (right, low)]
     return canvas.camera.project([(item.x + x, y) for x, y in corners], item.z)
 
@@ -83,7 +83,7 @@ def _paint_car(canvas: Canvas, item: Object, rng: np.random.Generator) -> None:
 def _paint_flank(
     canvas: Canvas, item: Object, number: int, color: Color, half: float, roof: float, length: float
 ) -> None:
-    """The side that the camera sees, unless the car is straight ahead."""
+    """Paint the visible side, unless the car is straight ahead."""
     edge = item.x - half if item.x > half else item.x + half if item.x < -half else None
     if edge is None:
         return
@@ -185,7 +185,7 @@ def _paint_bush(canvas: Canvas, item: Object, rng: np.random.Generator) -> None:
 def _paint_leaves(
     canvas: Canvas, item: Object, rng: np.random.Generator, number: int, height: float, size: float
 ) -> None:
-    """A crown of clumps, the lower ones in the shade of the upper ones."""
+    """Paint a crown of clumps; lower ones are darker."""
     color = _pick(_GREENS, rng)
     for share in (0.62, 0.62, 0.8, 0.8, 1.0, 1.0, 1.22):
         x, y = rng.uniform(-0.6, 0.6) * size, (share - 0.92) * 1.5 * size + rng.uniform(-0.2, 0.2) * size

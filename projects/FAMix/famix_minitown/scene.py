@@ -1,4 +1,4 @@
-"""A scene: a street drawn at random and painted as a camera sees it on a clear day."""
+"""Scenes: random streets, rendered for a camera on a clear day."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,18 +28,18 @@ _WITH_INSTANCES = (TrainId.PERSON, TrainId.CAR)
 
 @dataclass(frozen=True)
 class Scene:
-    """A street scene with everything that is known about it.
+    """A street scene with its ground truth.
 
     Attributes:
         image: (H, W, 3) uint8, RGB, on a clear day.
         labels: (H, W) uint8, Cityscapes' train ids.
-        instances: (H, W) uint16, a number for every car and person, counted from 1; 0 elsewhere.
-        depth: (H, W) float32, metres along the optical axis; camera.FAR in the sky.
-        windows: (H, W) uint8, brightness of the windows that are lit in the dark, 0 elsewhere.
-        lights: the lamps that can be seen.
+        instances: (H, W) uint16, number of each car and person from 1; 0 elsewhere.
+        depth: (H, W) float32, metres along the optical axis; FAR in the sky.
+        windows: (H, W) uint8, brightness of the windows that are lit at night, 0 elsewhere.
+        lights: the visible lamps.
         horizon: row of the horizon.
         focal: focal length in pixels.
-        seed: what it was rendered from.
+        seed: of the scene.
     """
 
     image: Image
@@ -64,7 +64,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
         ValueError: the size is too small.
     """
     if min(size) < 32:
-        raise ValueError(f"Got a scene of {size[0]} x {size[1]} pixels, expected at least 32 x 32. Give a larger size.")
+        raise ValueError(f"A scene must have at least 32 x 32 pixels, got {size[0]} x {size[1]}. Choose a larger size.")
     rng = np.random.default_rng(seed)
     camera, street = Camera.random(size, rng), draw_street(rng)
     backdrop = paint_backdrop(camera, street, rng)
@@ -86,7 +86,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
 
 
 def _flatten(canvas: Canvas, backdrop: Backdrop) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Labels and depth with the objects in front of the backdrop."""
+    """Return labels and depth of the objects in front of the backdrop."""
     free = canvas.items == 0
     labels, depth = _look_up(canvas.classes, np.uint8, canvas.items), _look_up(canvas.depths, np.float32, canvas.items)
     np.copyto(labels, backdrop.labels, where=free)
@@ -95,7 +95,7 @@ def _flatten(canvas: Canvas, backdrop: Backdrop) -> tuple[NDArray[np.uint8], NDA
 
 
 def _look_up(values: Sequence[float], dtype: type[np.generic], places: NDArray[np.uint8]) -> NDArray[Any]:
-    """values[places], several times as fast as numpy does it."""
+    """Return values[places], several times as fast as numpy."""
     table = np.zeros(256, dtype)
     table[: len(values)] = values
     return cv2.LUT(places, table)
@@ -119,7 +119,7 @@ def _visible_lights(canvas: Canvas) -> tuple[Light, ...]:
 
 
 def _finish(image: Image, labels: NDArray[np.uint8], rng: np.random.Generator) -> Image:
-    """Give surfaces their grain, and the whole the slight softness of a lens."""
+    """Add grain to surfaces, and the slight blur of a lens."""
     strength = [_GRAIN.get(class_id, 0) for class_id in range(256)]
     shape = labels.shape
     noise = (grain(shape, rng) >> 1) + patches(shape, 4, rng) // 2 + patches(shape, 16, rng) // 2

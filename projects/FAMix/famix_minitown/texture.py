@@ -1,4 +1,4 @@
-"""Random textures and pixel arithmetic in whole numbers, whose bytes do not depend on the processor."""
+"""Random textures and pixel arithmetic in integers, with the same bytes on every processor."""
 
 from functools import cache
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Image", "Plane", "add", "blend", "grain", "patches", "scale", "to_gray"]
 
-Image = NDArray[Any]  # not np.uint8, which OpenCV's own types do not promise
+Image = NDArray[Any]  # not np.uint8, which OpenCV's types do not guarantee
 """(height, width, 3) uint8, RGB."""
 
 Plane = NDArray[Any]
@@ -21,36 +21,36 @@ _SEED = 20240617
 
 @cache
 def _grain_tile() -> NDArray[np.int16]:
-    """Noise of single pixels: the sum of four even draws, about Gaussian, with standard deviation 64."""
+    """Return noise of single pixels: the sum of four uniform draws, about Gaussian, with standard deviation 64."""
     values = np.random.default_rng(_SEED).integers(0, 111, (4, _TILE, _TILE), dtype=np.int16)
     return (values.sum(0) - 220).astype(np.int16)
 
 
 @cache
 def _patches_tile(size: int) -> NDArray[np.int16]:
-    """Smooth noise with features of about `size` pixels, in -128..127."""
+    """Return smooth noise in [-128, 127] with features of about `size` pixels."""
     small = np.random.default_rng(_SEED + size).integers(0, 256, (_TILE // size, _TILE // size), dtype=np.uint8)
     wide = cv2.resize(small, (_TILE, _TILE), interpolation=cv2.INTER_LINEAR_EXACT)
     return wide.astype(np.int16) - 128
 
 
 def grain(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
-    """Noise without a scale, with standard deviation 64.
+    """Return white noise (H, W) with standard deviation 64.
 
     Args:
         shape: (height, width).
-        rng: says which part of a fixed field it is.
+        rng: selects a window of a fixed field.
     """
     return _window(_grain_tile(), shape, rng)
 
 
 def patches(shape: tuple[int, int], size: int, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Smooth noise in -128..127.
+    """Return smooth noise (H, W) in [-128, 127].
 
     Args:
         shape: (height, width).
         size: of its features in pixels, a power of two.
-        rng: says which part of a fixed field it is.
+        rng: selects a window of a fixed field.
     """
     return _window(_patches_tile(size), shape, rng)
 
@@ -59,7 +59,7 @@ def _window(tile: NDArray[np.int16], shape: tuple[int, int], rng: np.random.Gene
     height, width = shape
     if height > _TILE or width > _TILE:
         more = [(0, -(-side // _TILE) * _TILE) for side in shape]
-        tile = np.pad(tile, more, mode="symmetric")  # its edges do not match those opposite
+        tile = np.pad(tile, more, mode="symmetric")  # opposite edges do not match
     y = int(rng.integers(tile.shape[0] - height + 1))
     x = int(rng.integers(tile.shape[1] - width + 1))
     return tile[y : y + height, x : x + width]
@@ -70,11 +70,11 @@ def blend(image: Image, other: Image | tuple[int, int, int], share: Plane | int)
 
     Args:
         image: (H, W, 3).
-        other: the same shape, or one colour.
-        share: of `image`, 0..256; (H, W) or one number.
+        other: the same shape, or one color.
+        share: of `image`, in [0, 256]; (H, W) or one number.
     """
     weight = _for_channels(share)
-    mixed = image.astype(np.uint16)  # once: numpy is slow where it has to convert on the way
+    mixed = image.astype(np.uint16)  # one conversion: numpy is slow with mixed types
     mixed *= weight
     mixed += _times(other, 256 - weight)
     mixed += 128
@@ -83,7 +83,7 @@ def blend(image: Image, other: Image | tuple[int, int, int], share: Plane | int)
 
 
 def _for_channels(plane: Plane | int) -> Plane:
-    """A plane of 16 bits three times, side by side in memory: numpy is slow where it has to repeat a short axis."""
+    """Repeat a plane for three channels in 16 bits, since numpy is slow at broadcasting a short axis."""
     if isinstance(plane, np.ndarray) and plane.ndim == 2:
         plane = plane.astype(np.uint16)
         return cv2.merge([plane, plane, plane])
@@ -99,7 +99,7 @@ def _times(other: Image | tuple[int, int, int], weight: Plane) -> Plane:
 
 
 def scale(image: Image, gain: Plane | int | tuple[int, int, int]) -> Image:
-    """Multiply by gain / 256; gains up to 257, so that 16 bits hold every product."""
+    """Multiply by gain / 256; gains up to 257 fit into 16 bits."""
     product = image.astype(np.uint16)
     product *= np.asarray(gain, np.uint16) if isinstance(gain, tuple) else _for_channels(gain)
     product >>= 8
@@ -107,11 +107,11 @@ def scale(image: Image, gain: Plane | int | tuple[int, int, int]) -> Image:
 
 
 def add(image: Image, offset: NDArray[np.int16]) -> Image:
-    """Add an offset (H, W) or (H, W, 3), cut to 0..255."""
+    """Add an offset (H, W) or (H, W, 3) and clip to [0, 255]."""
     full = cv2.merge([offset, offset, offset]) if offset.ndim == 2 else offset
     return cv2.add(image, full, dtype=cv2.CV_8U)
 
 
 def to_gray(image: Image) -> Plane:
-    """Luminance."""
+    """Return the luminance (H, W)."""
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

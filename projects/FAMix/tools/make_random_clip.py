@@ -1,4 +1,4 @@
-"""Write a CLIP with random weights, for trying FAMix without OpenAI's: MODEL.CLIP.WEIGHTS can name the file."""
+"""Write a CLIP with random weights, to try FAMix without a download: MODEL.CLIP.WEIGHTS can name the file."""
 
 # ruff: noqa: E402, the parser stands before imports that take seconds
 
@@ -14,30 +14,32 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Example: make_random_clip.py --output tiny.pt --width 16 --layers 1 1 1 1 --resolution 64",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write, replaced if there")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write or replace")
     parser.add_argument(
         "--format",
         default="state_dict",
         choices=("state_dict", "torchscript", "safetensors"),
         help="form of the file (default: state_dict)",
     )
-    parser.add_argument("--seed", default=0, type=int, help="of the random numbers (default: 0)")
-    sizes = parser.add_argument_group("sizes", "Either a published architecture, or a width with the rest.")
+    parser.add_argument("--seed", default=0, type=int, help="seed of all random numbers (default: 0)")
+    sizes = parser.add_argument_group("sizes", "A published architecture, or a width and other sizes.")
     which = sizes.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--architecture", choices=("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), help="published architecture"
     )
     which.add_argument("--width", type=int, help="channels after the stem, even; RN50 has 64")
     sizes.add_argument("--layers", nargs=4, type=int, metavar="N", help="bottlenecks per stage (default: 2 2 2 2)")
-    sizes.add_argument("--resolution", type=int, help="side of CLIP's own images in pixels (default: 64)")
+    sizes.add_argument("--resolution", type=int, help="side in pixels of CLIP's images (default: 64)")
     sizes.add_argument("--embed-dim", type=int, help="length of the embedding (default: 64)")
     sizes.add_argument("--text-width", type=int, help="channels of the text tower (default: about 8 * width)")
     sizes.add_argument("--text-layers", type=int, help="depth of the text tower (default: 12; 2 below width 64)")
     sizes.add_argument(
-        "--random-norms", action="store_true", help="random batch norms too; otherwise residual branches start at 0"
+        "--random-norms", action="store_true", help="random batch norms; otherwise residual branches start at 0"
     )
     sizes.add_argument(
-        "--calibrated-norms", action="store_true", help="norm statistics of smooth noise, to train from scratch with"
+        "--calibrated-norms",
+        action="store_true",
+        help="batch norm statistics of smooth noise, for training from scratch",
     )
     return parser
 
@@ -54,7 +56,7 @@ logger = logging.getLogger("make_random_clip")
 
 
 def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> CLIPArchitecture:
-    """The architecture that the arguments ask for; exits where they contradict each other."""
+    """Return the architecture of the arguments; exit with status 2 if they contradict each other."""
     if arguments.architecture is None:
         layers = tuple(arguments.layers or (2, 2, 2, 2))
         return CLIPArchitecture(layers, arguments.width, arguments.embed_dim or 64, arguments.resolution or 64)
@@ -64,7 +66,7 @@ def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentPars
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a mistake of the user."""
+    """Run the command line; exit with status 2 and one line if an argument is wrong."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     architecture = architecture_of(arguments, parser)

@@ -1,9 +1,9 @@
 """The contract of a CLIP family: an image tower that styles are mined in and mixed into.
 
 A family is one subclass of `CLIPImageTower`, registered in CLIP_FAMILY_REGISTRY. Everything outside this folder uses
-the members of the base class only, so a family can live in any package.
+the members of the base class only, so a family can live in any package: docs/EXTENDING.md has an example.
 
-Shapes: B images of (3, H, W), normalised by `pixel_mean` and `pixel_std`; C channels at a stage; D channels of CLIP's
+Shapes: B images of (3, H, W), normalized by `pixel_mean` and `pixel_std`; C channels at a stage; D channels of CLIP's
 embedding.
 """
 
@@ -47,6 +47,9 @@ class CLIPImageTower(Backbone):
         input_resolution: side in pixels of the images that CLIP was trained on.
         embedding_modules: names of submodules that only the image embedding needs.
         trainable: names of the submodules that train.
+
+    A family that takes only sizes divisible by a patch sets `size_divisibility` of `Backbone`. A family with tokens beside
+    the map overrides `forward`, `features_at` and `encode_from`.
     """
 
     stages: tuple[str, ...]
@@ -148,7 +151,7 @@ class CLIPImageTower(Backbone):
 
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
-        """Map normalised images (B, 3, H, W) to the input of the first stage."""
+        """Map normalized images (B, 3, H, W) to the input of the first stage."""
 
     @abstractmethod
     def run_stage(self, stage: str, x: Tensor, dense: bool) -> Tensor:
@@ -176,7 +179,7 @@ class CLIPImageTower(Backbone):
         """Compute dense features.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
 
         Returns:
             Stage name -> (B, C, H / s, W / s), with C and s of `output_shape`.
@@ -219,7 +222,7 @@ class CLIPImageTower(Backbone):
 
         Args:
             stage: one of `stages`.
-            images: (B, 3, H, W), normalised.
+            images: (B, 3, H, W), normalized.
 
         Returns:
             (B, C, h, w).
@@ -250,7 +253,7 @@ class CLIPImageTower(Backbone):
         return self.embed(features)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Compute CLIP's image embedding (N, D), of any length, from normalised images (N, 3, H, W)."""
+        """Compute CLIP's image embedding (N, D), of any length, from normalized images (N, 3, H, W)."""
         return self.encode_from(self.stages[0], self.features_at(self.stages[0], images))
 
     def check_stage(self, stage: str) -> None:
@@ -323,7 +326,7 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
         first = ", ".join([*sorted(state_dict)[:3], "..."])
         raise WeightsError(
             f"CLIP weights must belong to one of the families {known}, got {len(state_dict)} tensors ({first}). Use one of OpenAI's "
-            "ResNet models, e.g. RN50, or register the family in CLIP_FAMILY_REGISTRY."
+            "ResNet models, e.g. RN50, or register the family, see docs/EXTENDING.md."
         )
     return family
 

@@ -172,7 +172,7 @@ def save_compact(
     (T,) holds their tokens; reading fills all other rows with zeros.
 
     Args:
-        state_dict: of a CLIP with all 49408 rows of the token embedding.
+        state_dict: a CLIP state_dict with all 49408 rows of the token embedding.
         path: .safetensors file to write or replace.
         token_ids: T rows of the token embedding to keep.
         metadata: texts to keep in the file.

@@ -40,8 +40,8 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 
     Args:
         x: (B, C, H, W).
         conv: without bias, with dilation 1.
-        norm: of the convolution's output.
-        dilation: of the kernel and the padding.
+        norm: batch norm after the convolution.
+        dilation: dilation of the kernel, and factor of the padding.
 
     Returns:
         (B, C', H', W').

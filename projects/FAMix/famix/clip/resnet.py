@@ -1,6 +1,6 @@
 """The ResNet family of CLIPs: dense features at any output stride, or CLIP's own embedding.
 
-Shapes: B images of 3 x H x W, normalised; C = width * 4 channels at res2, doubled by every further stage.
+Shapes: B images of 3 x H x W, normalized; C = width * 4 channels at res2, doubled by every further stage.
 """
 
 from collections.abc import Mapping, Sequence

@@ -78,7 +78,7 @@ class PromptEncoder:
             templates: T sentences with one "{}" each, for the text; [] = OpenAI's 80.
 
         Returns:
-            (N, D) float32 of unit length: the mean of the T sentences' embeddings, which are not normalised before.
+            (N, D) float32 of unit length: the mean of the T sentences' embeddings, which are not normalized before.
 
         Raises:
             ConfigError: `texts` is not a list of texts, a sentence is too long for the tower, or a template does not contain
@@ -122,7 +122,7 @@ class PromptEncoder:
     # no_grad instead of inference_mode: the caller's loss must be able to save the result for its backward pass.
     @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:
-        """(len(sentences), D) in the order of `sentences`, not normalised."""
+        """(len(sentences), D) in the order of `sentences`, not normalized."""
         tokens = self.tower.tokenize(sentences)
         lengths = tokens.argmax(dim=1) + 1  # the end token has the highest id
         order = lengths.argsort(stable=True)  # sentences of similar length in a chunk take a fifth less time

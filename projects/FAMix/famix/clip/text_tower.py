@@ -106,7 +106,7 @@ class TextTower(nn.Module):
 
         Args:
             state_dict: a CLIP state_dict; the image tower may be absent.
-            design: of the tower, with both properties known.
+            design: activation and mask, both known.
 
         Raises:
             WeightsError: tensors of the text tower are missing or do not fit together.
@@ -177,7 +177,7 @@ class TextTower(nn.Module):
                 L = context_length.
 
         Returns:
-            (N, D) float32, not normalised.
+            (N, D) float32, not normalized.
         """
         features = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         features = self.transformer(features.transpose(0, 1)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""CLIP weights by name or path, checked and normalised, and the hash that identifies them."""
+"""CLIP weights by name or path, checked and normalized, and the hash that identifies them."""
 
 import hashlib
 import logging

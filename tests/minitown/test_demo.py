@@ -170,19 +170,13 @@ def test_numbers_that_make_no_sense_are_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("of", ["demo", "benchmark"])
-def test_a_closed_terminal_ends_the_runs(tmp_path: Path, of: str) -> None:
+def test_a_closed_terminal_ends_the_runs(tmp_path: Path) -> None:
     script, output = tmp_path / "train_net.py", tmp_path / "runs"
     script.write_text(
         f"{HEAD}(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\ntime.sleep(100)\n"
     )
-    options = ["--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
-    if of == "demo":
-        program, folders = "projects/FAMix/tools/minitown_demo.py", ["baseline", "jitter"]
-        options += small_options(write_small_town(tmp_path / "data"))
-    else:
-        program, folders = "benchmarks/minitown.py", ["baseline/seed1", "baseline/seed2"]
-        options = ["--configs", "baseline", "--seeds", "1", "2", *options]
+    program, folders = "benchmarks/minitown.py", ["baseline/seed1", "baseline/seed2"]
+    options = ["--configs", "baseline", "--seeds", "1", "2", "--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
     code = (
         "import pathlib, runpy, signal, sys\n"
         "from famix_minitown import runner\n"

@@ -102,7 +102,7 @@ def test_smooth_noise_has_no_seams_in_large_pictures() -> None:
 
 
 def test_too_small() -> None:
-    with pytest.raises(ValueError, match="16 x 64 pixels, expected at least 32 x 32"):
+    with pytest.raises(ValueError, match="at least 32 x 32 pixels"):
         render_scene(0, (16, 64))
 
 
@@ -175,5 +175,5 @@ def test_condition_draws_another_severity() -> None:
 
 
 def test_unknown_condition() -> None:
-    with pytest.raises(ValueError, match="'fgo', expected one of clear, night, fog"):
+    with pytest.raises(ValueError, match="must be one of clear, night"):
         apply_condition(render_scene(0), "fgo")

@@ -62,7 +62,7 @@ def _add_model_keys(cfg: CN) -> None:
     clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train, e.g. "layer4"; "all"; [] freezes everything
 
     style = cfg.MODEL.STYLE = CN()
-    style.STRATEGY = "bank"  # bank (FAMix), noise, mixstyle, none or a registered name; [bank, noise] combines them
+    style.STRATEGY = "bank"  # bank (FAMix), noise, mixstyle, none or a registered name; a list applies them in turn
     style.BANK = ""  # style bank, mined if the file is missing; "" = OUTPUT_DIR/style_bank.safetensors
     style.GRID = [3, 3]  # (rows, cols) of patches per image
     style.BETA = 0.1  # alpha ~ Beta(BETA, BETA) is the weight of a patch's own statistics

@@ -1,4 +1,4 @@
-"""Reports of runs that never were."""
+"""Reports and run directories without a run."""
 
 import json
 from collections.abc import Mapping

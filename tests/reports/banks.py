@@ -1,4 +1,4 @@
-"""Style banks for tests of what looks into them."""
+"""Style banks for the tests of reports."""
 
 import json
 from typing import Any
@@ -17,7 +17,7 @@ def make_bank(count: int = 12, channels: int = 4, seed: int = 0, **metadata: Any
     """A bank of random styles as mining makes them: prompts class by class, batches, losses that went down.
 
     Args:
-        count: styles; their classes and looks take turns.
+        count: styles; their classes and style words alternate.
         channels: of the statistics.
         seed: of the styles.
         metadata: changes, as JSON where they are no texts; None removes an entry.

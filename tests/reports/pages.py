@@ -1,4 +1,4 @@
-"""What tests read off an HTML page."""
+"""Parser of HTML pages for tests."""
 
 import re
 from html.parser import HTMLParser
@@ -10,19 +10,19 @@ _SVG_VOID = {"circle", "path", "g"}
 
 
 class Page(HTMLParser):
-    """Parses a page, and notes whatever is wrong with its form.
+    """Parses a page, and notes defects of its form.
 
     Args:
         html: the document.
 
     Attributes:
-        problems: tags that do not match, in words.
+        problems: descriptions of tags that do not match.
         tables: texts of the cells, table by table, row by row.
         sources: of all images.
-        addresses: of everything that the page would load or lead to.
-        text: all of it.
+        addresses: of everything that the page loads or links to.
+        text: of the whole page.
         ids: of elements.
-        values: of all attributes but the pictures.
+        values: of all attributes except images.
     """
 
     def __init__(self, html: str) -> None:

@@ -1,4 +1,4 @@
-"""The command that looks into banks, and its page."""
+"""The command that inspects banks, and its page."""
 
 import json
 import re

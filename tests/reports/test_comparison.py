@@ -1,4 +1,4 @@
-"""Runs of several seeds beside each other, and the command that compares them."""
+"""Comparison of runs over several seeds, and its command."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ FAMIX = {1: (25.0, 30.0), 2: (26.0, 31.0), 3: (30.0, 34.0)}
 
 
 def runs(method: str, scores: dict[int, tuple[float, float]], **changes: object) -> dict[str, Report]:
-    """Reports of several seeds by where they lie."""
+    """Reports of several seeds by path."""
     return {
         f"{method}{len(changes)}/seed{seed}": fake_report(
             {"fog_val": fog, "night_val": night}, method=method, seed=seed, **changes

@@ -1,4 +1,4 @@
-"""CLIP recognises the prompts that styles were mined with, on content that they were not mined on."""
+"""CLIP recognises the prompts of styles on other content than they were mined on."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What styles do to an image, compared with what follows from how they are applied."""
+"""Effects of styles on an image, compared with values that follow from the restyling."""
 
 import re
 from pathlib import Path

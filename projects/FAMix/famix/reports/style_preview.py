@@ -127,7 +127,7 @@ def preview_styles(
 
 
 class _Observer:
-    """Runs the network on an image with one stage changed; returns the features of that and later stages, and the prediction."""
+    """Runs a network with one changed stage; returns the features from this stage on, and the prediction."""
 
     def __init__(self, model: Any, image: Tensor, stage: str, trained: bool) -> None:
         self.backbone: CLIPImageTower = model.clip_backbone

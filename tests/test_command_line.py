@@ -105,8 +105,6 @@ def give(*options: str) -> Break:
 
 MISTAKES: dict[str, tuple[Break, str]] = {
     "unknown key": (give("MODEL.STYLE.GIRD", "[2, 2]"), "MODEL.STYLE.GIRD.*MODEL.STYLE.GRID"),
-    "no targets": (give("DATASETS.TEST", "()"), "DATASETS.TEST.*target"),
-    "unknown data set": (give("DATASETS.TRAIN", "('tiny_trian',)"), "tiny_trian.*tiny_train"),
     "missing folder": (remove_data, "data/images"),
     "image without label": (remove_label, r"images/train/0|labels/train/0"),
     "label of another size": (shrink_label, r"0\.png.*71"),
@@ -119,8 +117,6 @@ MISTAKES: dict[str, tuple[Break, str]] = {
     "bank of another stage": (use_bank_with_another_stage, "stage .*res3.*res2.*MODEL.STYLE.STAGE"),
     "bank of other classes": (use_bank_of_other_classes, "class_names .*road.*cat"),
     "unwritable output": (write_output_below_a_file, "OUTPUT_DIR .*clip.pt/output"),
-    "grid too fine": (give("MODEL.STYLE.GRID", "[99, 2]"), r"\(99, 2\).*MODEL\.STYLE\.GRID"),
-    "unknown submodule": (give("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9"),
 }
 
 

@@ -195,24 +195,37 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
         done: number of completed iterations of a resumed run.
     """
     roles = roles_of(cfg)
-    training = not (args.eval_only or args.mine_styles_only)
+    training, bank = not (args.eval_only or args.mine_styles_only), style_bank_path(cfg)
     rows = [("source", ", ".join(roles.sources) or "none")]
     if not args.mine_styles_only:
         change = "" if roles.decided_by == "TEST.SOURCE" else "; TEST.SOURCE changes this"
         rows.append(("targets", f"{', '.join(roles.targets) or 'none'} (by {roles.decided_by}{change})"))
-    if roles.held_out and not args.mine_styles_only:
-        rows.append(("also scored", f"{', '.join(roles.held_out)}: in the domain of the source, not in the mean"))
+        if roles.held_out:
+            rows.append(("also scored", f"{', '.join(roles.held_out)}: in the domain of the source, not in the mean"))
     rows.append(("CLIP", cfg.MODEL.CLIP.WEIGHTS or "random weights, or those of a checkpoint"))
     if model is not None:
         rows.append(("network", cfg.MODEL.META_ARCHITECTURE))
-        if training:
-            rows.append(("trainable", _count_parameters(cfg, model)))
-    if not args.eval_only:
-        rows.append(("styles", _describe_styles(cfg)))
+    if model is not None and training:
+        trained, total = (
+            sum(value.numel() for value in model.parameters() if value.requires_grad or not only) / 1e6
+            for only in (True, False)
+        )
+        backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
+        rows.append(
+            ("trainable", f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP, and the head)")
+        )
+    if not args.eval_only and needs_bank(cfg):
+        rows.append(("styles", f"bank {bank} ({'there already' if os.path.isfile(bank) else 'to be mined first'})"))
+    elif not args.eval_only:
+        rows.append(("styles", f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"))
     if training:
-        from_where = f", from iteration {done:,} on" if done else ""
-        rows.append(("iterations", f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{from_where}"))
-    rows += [("run", cfg.OUTPUT_DIR), ("device", _describe_devices(cfg)), ("seed", str(cfg.SEED))]
+        start = f", from iteration {done:,} on" if done else ""
+        rows.append(("iterations", f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{start}"))
+    device, processes = torch.device(cfg.MODEL.DEVICE), comm.get_world_size()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    rows.append(("run", cfg.OUTPUT_DIR))
+    rows.append(("device", f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"))
+    rows.append(("seed", str(cfg.SEED)))
     task = "mines styles" if args.mine_styles_only else "scores" if args.eval_only else "trains and scores"
     try:
         release = version("famix")
@@ -241,27 +254,6 @@ def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
 
 def _table(head: str, rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join([head, *(f"  {name:<{_WIDTH}}{value}" for name, value in rows)])
-
-
-def _count_parameters(cfg: CfgNode, model: nn.Module) -> str:
-    sizes = {True: 0, False: 0}
-    for parameter in model.parameters():
-        sizes[parameter.requires_grad] += parameter.numel()
-    backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
-    return f"{sizes[True] / 1e6:.1f} of {sum(sizes.values()) / 1e6:.1f} million parameters ({backbone} of CLIP, and the head)"
-
-
-def _describe_styles(cfg: CfgNode) -> str:
-    if not needs_bank(cfg):
-        return f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
-    path = style_bank_path(cfg)
-    return f"bank {path} ({'there already' if os.path.isfile(path) else 'to be mined first'})"
-
-
-def _describe_devices(cfg: CfgNode) -> str:
-    device, processes = torch.device(cfg.MODEL.DEVICE), comm.get_world_size()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"
 
 
 def _next_commands(cfg: CfgNode, args: argparse.Namespace) -> list[str]:

@@ -167,7 +167,9 @@ def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
         ConfigError: keys differ that must not change; the message gives both values.
     """
     now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
-    changed = [key for key in now if _must_stay(key) and not _same(key, before[key], now[key], stored, cfg)]
+    free = tuple(name for name in FREE if name.endswith("."))
+    fixed = [key for key in now if key not in FREE and key not in APPLIED and not key.startswith(free)]
+    changed = [key for key in fixed if not _same(key, before[key], now[key], stored, cfg)]
     if not changed:
         return
     pairs = [f"{key} must be {shown(before[key])}, got {shown(now[key])}" for key in changed[:_MOST_NAMED]]
@@ -207,11 +209,6 @@ def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
 def _scaled(cfg: CfgNode) -> CfgNode:
     scaled: CfgNode = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     return scaled
-
-
-def _must_stay(key: str) -> bool:
-    nodes = tuple(name for name in FREE if name.endswith("."))
-    return key not in FREE and key not in APPLIED and not key.startswith(nodes)
 
 
 def _same(key: str, before: Any, now: Any, stored: CfgNode, cfg: CfgNode) -> bool:

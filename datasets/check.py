@@ -54,8 +54,7 @@ if __name__ == "__main__":
 
 from famix.data import get_label_readers, register_datasets
 from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
-from famix.inference.outputs import require_writable
-from famix.io.atomic import whole_file
+from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

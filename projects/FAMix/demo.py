@@ -82,10 +82,10 @@ from famix.config import load_config
 from famix.inference import Prediction, Predictor
 from famix.inference.background import read_ahead, write_behind
 from famix.inference.images import RGBImage, find_images, load_rgb
-from famix.inference.outputs import image_files, require_writable, video_files
+from famix.inference.outputs import image_files, video_files
 from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, WindowClosed, show_picture, view_writer
 from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, ViewOptions, draw_view, write_views
-from famix.io.atomic import disk_message
+from famix.io.atomic import disk_message, require_writable
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

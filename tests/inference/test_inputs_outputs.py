@@ -9,7 +9,8 @@ import pytest
 
 from error_matching import expect_error
 from famix.inference.images import find_images
-from famix.inference.outputs import image_files, require_writable, video_files
+from famix.inference.outputs import image_files, video_files
+from famix.io.atomic import require_writable
 from famix.utils.errors import ConfigError
 
 ALL = ("overlay", "side-by-side", "labels", "color")

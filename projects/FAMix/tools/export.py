@@ -97,8 +97,7 @@ from famix.inference.export import (
     write_torch_export,
 )
 from famix.inference.loading import LoadedModel, load_model, strip_checkpoint
-from famix.inference.outputs import require_writable
-from famix.io.atomic import disk_message, whole_file
+from famix.io.atomic import disk_message, require_writable, whole_file
 from famix.reports.run_metadata import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments

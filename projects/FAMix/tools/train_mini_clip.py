@@ -129,8 +129,7 @@ from famix.clip import OPENAI_TEXT, clip_weights_hash, load_clip_state_dict
 from famix.clip.export import rounded, save_compact
 from famix.data import register_datasets
 from famix.engine.console import raise_log_errors
-from famix.inference.outputs import require_writable
-from famix.io.atomic import whole_file
+from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

@@ -9,7 +9,7 @@ from famix.inference.video import CODECS
 from famix.inference.views import ID_VIEWS, LABELS, VIEWS, Files, segment_files
 from famix.utils.errors import ConfigError
 
-__all__ = ["image_files", "require_writable", "video_files"]
+__all__ = ["image_files", "video_files"]
 
 _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -72,21 +72,6 @@ def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
         raise ConfigError(f"--output must be a folder for --view {', '.join(views)}, got {output}. Name a folder.")
     _require_other(output, source)
     return {views[0]: output}
-
-
-def require_writable(folder: Path) -> None:
-    """Create a folder and check that files can be created in it.
-
-    Raises:
-        ConfigError: the folder cannot be created or written to.
-    """
-    trial = folder / f".trial.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
-        raise ConfigError(f"output folder {folder} cannot be written to ({error.strerror}). Choose another.") from error
 
 
 def _require_other(output: Path, source: Path) -> None:

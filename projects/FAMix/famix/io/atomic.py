@@ -1,4 +1,4 @@
-"""Atomic writes, which survive a kill or a power failure, locks on files, and errors of disks."""
+"""Atomic writes, which survive a kill or a power failure, locks on files, and errors of disks and folders."""
 
 import errno
 import os
@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from famix.utils.errors import ConfigError
+
 try:
     import fcntl
 except ImportError:  # Windows lacks these locks; users must not write into one folder from two programs
@@ -19,7 +21,15 @@ except ImportError:  # Windows lacks these locks; users must not write into one 
 else:
     _HAS_LOCKS = True
 
-__all__ = ["FileLock", "disk_message", "is_disk_error", "remove_stale_parts", "save_tensors", "whole_file"]
+__all__ = [
+    "FileLock",
+    "disk_message",
+    "is_disk_error",
+    "remove_stale_parts",
+    "require_writable",
+    "save_tensors",
+    "whole_file",
+]
 
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.[^.]*)?")
 _MAX_STEM = 40  # characters of a temporary name; file systems limit it
@@ -43,6 +53,21 @@ def disk_message(error: OSError, remedy: str) -> str:
     """
     place = f" {error.filename}" if error.filename else ""
     return f"a file{place} cannot be written ({error.strerror or error}); free disk space, or {remedy}"
+
+
+def require_writable(folder: Path) -> None:
+    """Create a folder and check that files can be created in it.
+
+    Raises:
+        ConfigError: the folder cannot be created or written to.
+    """
+    trial = folder / f".trial.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError(f"output folder {folder} cannot be written to ({error.strerror}). Choose another.") from error
 
 
 @contextmanager

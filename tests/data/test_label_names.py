@@ -1,7 +1,6 @@
 """Ids that a dataset's own file names, and panoptic labels."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from data_factory import registered, write_definition, write_image, write_label, write_panoptic_label
 from error_matching import expect_error
 from famix.data import get_label_readers, load_definition
-from famix.data.layout_reader import ids_by_name, read_id_names
+from famix.data.layout_reader import ids_by_name
 from famix.utils.errors import DatasetError
 
 CLASSES = [{"name": "street", "color": [9, 9, 9]}, {"name": "being", "color": [200, 9, 9]}]
@@ -45,14 +44,6 @@ def test_the_longest_name_above_counts(tmp_path, names_file):
     assert lenient.read(path).tolist() == [[255, 1, 0, 1, 255]]
     with expect_error(DatasetError, str(path), 5, "label_ids"):
         lenient.read(write_label(path, np.array([[5]], np.uint8)))
-
-
-def test_a_change_of_the_file_is_seen(names_file):
-    write_names(names_file, "a", "b")
-    assert read_id_names(names_file) == {0: "a", 1: "b"}
-    write_names(names_file, "b", "a")
-    os.utime(names_file, ns=(1, 1))
-    assert read_id_names(names_file) == {0: "b", 1: "a"}
 
 
 def test_a_file_of_other_names(names_file):

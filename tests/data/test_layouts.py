@@ -149,11 +149,6 @@ def test_a_list_that_names_missing_files(listed):
         get_dataset_dicts(["tiny_few"])
 
 
-def test_the_last_part_of_a_path_is_enough(listed):
-    listed("3.png", "elsewhere/5")
-    assert keys("tiny_few") == ["a/3", "a/5"]
-
-
 def test_an_ambiguous_name_is_no_name(listed, tmp_path):
     write_pair(tmp_path, "images/train/b/3.png", "labels/train/b/3.png")
     listed("3", "a/4")

@@ -124,14 +124,6 @@ def test_images_without_label(folder):
         assert "4 of 6" in str(caught.value) and str(folder / "labels/train/{key}.png") in str(caught.value)
 
 
-def test_images_that_all_lack_a_label_are_not_skipped(folder):
-    with registered(make_dataset(folder, unpaired="skip")):
-        for label in (folder / "labels/train/a").iterdir():
-            label.rename(label.with_suffix(".bmp"))
-        with expect_error(DatasetError, "tiny_train", 6, str(folder / "labels/train/{key}.png")):
-            get_dataset_dicts(["tiny_train"])
-
-
 def test_labels_without_image_do_not_matter(folder):
     with registered(make_dataset(folder)):
         (folder / "images/train/a/0.png").unlink()

@@ -10,7 +10,6 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 __all__ = ["conv_norm"]
 
@@ -63,10 +62,12 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Folded:
         # Tensors made in inference mode could not take part in a later training.
         with torch.inference_mode(False), torch.no_grad():
             weight, mean, var, gain, offset = (source.float() for source in sources)
-            weight, bias = fuse_conv_bn_weights(weight, None, mean, var, norm.eps, gain, offset)
+            # torch.nn.utils.fusion rounds the bias in another order, and mining would not continue that of 0.1.
+            scale = gain * (var + norm.eps).rsqrt()
+            weight, bias = weight * scale[:, None, None, None], offset - mean * scale
             folded = _Folded(
-                weight.detach().to(conv.weight.dtype).contiguous(memory_format=torch.channels_last),
-                bias.detach().to(conv.weight.dtype),
+                weight.to(conv.weight.dtype).contiguous(memory_format=torch.channels_last),
+                bias.to(conv.weight.dtype),
                 sources=tuple(source.detach() for source in sources),
                 versions=tuple(source._version for source in sources),
             )

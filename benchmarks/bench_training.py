@@ -2,8 +2,8 @@
 
     python benchmarks/bench_training.py training|mining|evaluation ours|plain [--device cuda] [--quick]
 
-prints the MiB that the work adds to those of the process with all networks made: of a GPU what tensors hold, of a CPU
-the process's share of the machine's memory.
+prints the MiB that the work adds to those of the process with all networks made: on a GPU the memory of tensors, on a CPU
+the resident memory of the process.
 """
 
 import argparse

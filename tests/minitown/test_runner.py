@@ -249,7 +249,7 @@ def test_what_is_finished_needs_no_lock(use_script: Use, make: Make) -> None:
     first, second = make(name="first"), make(name="second")
     meanwhile = Meanwhile([second.output / "console.log"], lambda: said.append(run(first)))
     run_experiments([first, second], jobs=1, progress=meanwhile)
-    assert said == ["first: finished before, kept as it is\n"]
+    assert said == ["first: finished before, kept\n"]
 
 
 def test_an_orphan_keeps_the_lock(use_script: Use, make: Make) -> None:

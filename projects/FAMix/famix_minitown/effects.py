@@ -26,7 +26,7 @@ _SNOW: Color = (236, 239, 244)
 
 
 def desaturate(image: Image, share: int) -> Image:
-    """Move colours towards gray by share / 256."""
+    """Move colors towards gray by share / 256."""
     gray = to_gray(image)
     return blend(image, cv2.merge([gray, gray, gray]), 256 - share)
 
@@ -39,7 +39,7 @@ def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Imag
 
 
 def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 256) -> Image:
-    """Replace the sky by a gradient between two colours, share / 256 of it."""
+    """Replace the sky by a gradient between two colors, share / 256 of it."""
     sky = scene.labels == TrainId.SKY
     if not sky.any():
         return image.copy()
@@ -53,7 +53,7 @@ def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 2
 
 
 def switch_on_lamps(image: Image, scene: Scene, ambient: Color, power: int) -> Image:
-    """Light a scene by what is left of daylight and by its lamps.
+    """Light a scene by the remaining daylight and by its lamps.
 
     Args:
         image: as by day.

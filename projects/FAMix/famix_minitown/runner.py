@@ -109,7 +109,7 @@ def run_experiments(
         for experiment in experiments:
             settings = experiment.settings()
             if is_finished(experiment.output, settings):  # no lock needed: nobody writes there
-                progress.say(f"{experiment.name}: finished before, kept as it is")
+                progress.say(f"{experiment.name}: finished before, kept")
                 on_finish(experiment)
             else:
                 pending.append(_Run(experiment, threads, _prepare(experiment, settings, progress, locks)))

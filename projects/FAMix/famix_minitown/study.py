@@ -181,7 +181,7 @@ class Study:
         return StyleBank.load(self.experiment(method, seed).output / "style_bank.safetensors")
 
     def measured_bank(self, experiment: Experiment, datasets: Sequence[str], name: str) -> Path:
-        """Measure a bank on labelled images, once for the same CLIP, settings and images.
+        """Measure a bank on labeled images, once for the same CLIP, settings and images.
 
         Args:
             experiment: has the CLIP and the settings, and no bank of its own.

@@ -37,7 +37,7 @@ def write_tree(
 ) -> None:
     """Render scenes and write them below a folder, with a progress bar on a terminal.
 
-    File names are <city>_<6 digits>_<6 digits>_<suffix>.png; the city stands for the condition, the digits are the seed.
+    File names are <city>_<6 digits>_<6 digits>_<suffix>.png; the city names the condition, the digits are the seed.
 
         leftImg8bit/<split>/<city>/..._leftImg8bit.png         RGB
         gtFine/<split>/<city>/..._gtFine_labelIds.png          Cityscapes' label ids

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
@@ -34,11 +35,11 @@ def test_styles_are_mined_and_all_targets_scored_in_one_table(workspace: Panopti
         assert len(results[name]["panoptic_seg"]) == 9
         assert all(0 <= value <= 100 for value in results[name]["panoptic_seg"].values())
     log, page = (output / "log.txt").read_text(), (output / "results.md").read_text()
-    for text in (log.rsplit("Results in percent:", 1)[1], page.split("How each data set was scored:", 1)[1]):
+    for text in (log.rsplit("Results in percent:", 1)[1], page.split("Evaluation of each dataset:", 1)[1]):
         head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
         scored = {row[0]: row for row in rows[: len(DATA_SETS)]}
         shown = [name for name in head if name != "mIoU-zero"]  # there where a class is predicted that does not occur
-        assert shown[:8] == ["data set", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
+        assert shown[:8] == ["dataset", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
         assert shown[8:12] == ["PQ", "SQ", "RQ", "PQ things"] and shown[-1] == "mask AP"
         for name in DATA_SETS:
             assert float(scored[name][head.index("PQ")]) == pytest.approx(results[name]["panoptic_seg"]["PQ"], abs=0.06)
@@ -75,9 +76,7 @@ def test_a_bad_data_set_stops_the_run_before_any_work(workspace: PanopticWorkspa
     file = workspace.folder / "data/panoptic/train/3.png"
     file.rename(tmp_path / "aside.png")
     try:
-        with pytest.raises(
-            DatasetError, match=r"tiny_train_panoptic.*names 1 PNG\(s\) that are not in .*first: 3\.png"
-        ):
+        with expect_error(DatasetError, key="tiny_train_panoptic", value="3.png", remedy="unpack"):
             workspace.run("bad")
     finally:
         (tmp_path / "aside.png").rename(file)

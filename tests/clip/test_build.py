@@ -7,7 +7,7 @@ from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error
 from famix.clip import ARCHITECTURES, CLIPArchitecture, CLIPResNet
 from famix.config import add_famix_config
-from famix.utils.errors import ConfigError, WeightsError
+from famix.utils.errors import ConfigError
 
 LAYERS = (1, 1, 2, 3)
 
@@ -69,8 +69,3 @@ def test_the_recipes_default_is_stride_16_and_the_last_block():
 def test_unknown_architecture():
     with expect_error(ConfigError, "MODEL.CLIP.ARCHITECTURE", "RN34", "MODEL.CLIP.WEIGHTS"):
         build_backbone(config(ARCHITECTURE="RN34"))
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(WeightsError, match=r"none\.pt"):
-        build_backbone(config(WEIGHTS=str(tmp_path / "none.pt")))

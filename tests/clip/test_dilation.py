@@ -46,7 +46,6 @@ def test_dilations_are_the_released_programs(layers, output_stride, table):
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        (RN50, [[1] * 3, [1] * 4, [1, 1, 1, 1, 1, 2], [1, 2, 4]]),
         ((2, 2, 2, 2), [[1, 1], [1, 1], [1, 2], [1, 4]]),
         ((1, 1, 1, 1), [[1], [1], [2], [4]]),
     ],

@@ -144,14 +144,6 @@ def test_records_keep_their_explanation_when_copied_and_pickled() -> None:
 
 
 @pytest.mark.usefixtures("of_train_ids")
-def test_perfect_predictions_score_100() -> None:
-    evaluator = SemSegEvaluator("tiny_train", distributed=False, sem_seg_loading_fn=load_values)
-    scores = score_perfect_predictions(evaluator)
-    assert scores["mIoU"] == 100
-    assert scores["IoU-car"] == 100
-
-
-@pytest.mark.usefixtures("of_train_ids")
 @pytest.mark.parametrize("architecture", ["SemanticSegmentor", "FAMixSemanticSegmentor"])
 def test_detectron2_trains_on_train_ids(tmp_path: Path, architecture: str) -> None:
     cfg = detectron2_config(architecture)

@@ -170,7 +170,7 @@ def with_mark(path: Path) -> None:
 
 def test_lists_with_byte_order_marks(tmp_path: Path) -> None:
     file = make_dataset(tmp_path, count=2, splits={"train": {"keys": "list.txt"}})
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa/0\r\n\xef\xbb\xbfa/1\r\n")  # two that were joined
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa/0\r\n\xef\xbb\xbfa/1\r\n\r\n")  # two that were joined
     with registered(file):
         assert list(pairs()) == ["a/0", "a/1"]
 

@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 
@@ -73,9 +71,3 @@ def test_damaged_files(tmp_path, channel, damage):
     path.write_bytes({"cut": data[: len(data) // 2], "changed": data, "text": b"not an image"}[damage])
     with pytest.raises(DatasetError, match=r"label\.png cannot be read"):
         LabelReader(READER.label_ids, channel=channel).read(path)
-
-
-def test_pickles_and_compares(tmp_path):
-    copy = pickle.loads(pickle.dumps(READER))
-    assert copy == READER != LabelReader(label_ids={0: 0})
-    np.testing.assert_array_equal(copy.read(write_label(tmp_path / "label.png", IDS)), TRAIN_IDS)

@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from data_factory import make_dataset, registered, write_definition, write_image, write_label
 from error_matching import expect_error, explains
-from famix.data import LabelReader, get_dataset_dicts, get_label_readers, label_reader_of, load_definition
+from famix.data import get_dataset_dicts, get_label_readers, label_reader_of, load_definition
 from famix.utils.errors import DatasetError
 
 FOLDERS = {"images": "images/{split}/{key}.png", "labels": "labels/{split}/{key}.png"}
@@ -95,11 +95,6 @@ def test_folders_above_the_root_are_no_part_of_the_layout(tmp_path):
     reader = label_reader_of(load_definition(definition(tmp_path / "labels/val")))
     path = write_label(tmp_path / "labels/val/all/x_train.png", np.full((2, 2), 12, np.uint8))
     assert reader.read(path).max() == 12
-
-
-def test_one_encoding_needs_no_choice(tmp_path):
-    reader = label_reader_of(load_definition(definition(tmp_path, LAYOUTS[:2])))
-    assert type(reader) is LabelReader
 
 
 @pytest.mark.parametrize(

@@ -83,13 +83,6 @@ def test_mining_only_crops(record):
         assert sample["sem_seg"].shape == (16, 20)
 
 
-def test_padding_is_ignored(record):
-    sample = FAMixDatasetMapper(data_config(crop=(30, 40)), is_mining=True)(record)
-    assert (sample["sem_seg"][24:] == 255).all()
-    assert (sample["sem_seg"][:, 32:] == 255).all()
-    assert (sample["sem_seg"][:24, :32] != 255).any()
-
-
 @pytest.mark.parametrize(("released", "label"), [(False, 255), (True, 0)])
 def test_padding_is_road_where_the_released_program_is_asked_for(record, released, label):
     cfg = data_config(crop=(30, 40))
@@ -132,11 +125,6 @@ def test_no_flip_on_request(record):
     cfg.INPUT.RANDOM_FLIP = "none"
     mapper = FAMixDatasetMapper(cfg)
     assert len({mapper(record, np.random.default_rng(seed))["image"].numpy().tobytes() for seed in range(20)}) == 1
-
-
-def test_unknown_training_set():
-    with expect_error(DatasetError, "no_such_set", remedy="DATASETS.FILES"):
-        FAMixDatasetMapper(data_config(train=["no_such_set"]))
 
 
 def test_own_ignore_label(tmp_path):

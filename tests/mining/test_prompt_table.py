@@ -32,14 +32,6 @@ def test_prompts_are_numbered_class_by_class_and_the_photo_comes_last(table):
     assert table.texts(torch.tensor([], dtype=torch.int64)) == []
 
 
-def test_a_class_draws_among_its_own_prompts_and_unlabelled_patches_get_the_photo(table):
-    class_ids = torch.tensor([0, 1, 2, 255])
-    for seed in range(20):
-        *texts, photo = table.texts(table.draw(class_ids, seeded(seed)))
-        assert photo == "photo"
-        assert [text.split()[-1] for text in texts] == list(NAMES)
-
-
 def test_styles_are_drawn_uniformly_and_by_every_class_for_itself():
     table = PromptTable(NAMES, [f"style {i}" for i in range(4)])
     generator = seeded()

@@ -93,28 +93,6 @@ def test_styles_reach_every_loss_in_training_and_nothing_in_tests(head: str, fol
 
 
 @both_heads
-def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: Path) -> None:
-    cfg = config(folder, head, "INPUT.CROP.SIZE", "[50, 70]")
-    model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
-    seen = {}
-
-    class Spy(PatchRestyler):
-        def needs(self, what: str) -> bool:
-            return what == "labels"
-
-        def __call__(self, features: torch.Tensor, labels: torch.Tensor, rectify: bool = True) -> torch.Tensor:
-            seen.update(features=features.shape, labels=labels)
-            return super().__call__(features, labels, rectify)
-
-    model.restyler = Spy(cfg)
-    losses(model, batch)
-    assert seen["features"][-2:] == (16, 24) and seen["labels"].shape == (2, 64, 96)
-    for labels, sample in zip(seen["labels"], batch, strict=True):
-        assert torch.equal(labels[:50, :70], sample["sem_seg"])
-        assert (labels[50:] == 255).all() and (labels[:, 70:] == 255).all()
-
-
-@both_heads
 def test_only_named_stages_and_heads_train_and_a_pyramid_learns_as_fast_as_a_head(head: str, folder: Path) -> None:
     cfg = config(folder, head)
     model = make_model(cfg).train()

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone, SemanticSegmentor
+from detectron2.modeling import Backbone
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from error_matching import expect_error
 from famix.clip import CLIPResNet
-from famix.modeling import PatchStyleMixin
 from famix.style import BankStyles, PatchRestyler, StyleBank
 from famix.utils.errors import ConfigError
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_backbone, tiny_segmentor
@@ -85,6 +84,7 @@ def test_styles_come_from_the_bank_of_a_patchs_class():
     model = tiny_segmentor(make_restyler("bank"))
     with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", "bank", "use_bank"):
         loss_of(model, batch)
+    assert not model.backbone._taps, "the failed step leaves no tap"
     model.restyler.use_bank(make_bank([NUM_CLASSES]))  # a class that no patch has, and none for unlabelled patches
     torch.testing.assert_close(loss_of(model, batch), plain, rtol=1e-4, atol=0)
     model.restyler.use_bank(make_bank(range(NUM_CLASSES)))
@@ -105,28 +105,6 @@ def test_styles_never_touch_inference():
             assert torch.equal(got["sem_seg"], expected["sem_seg"])
     bare = tiny_segmentor(make_restyler("bank")).eval()  # not even a bank is needed
     assert len(bare(make_batch((64, 96), labels=False))) == 1
-
-
-def test_any_meta_architecture_can_be_mixed_with():
-    class Mixed(PatchStyleMixin, SemanticSegmentor):
-        """Detectron2's own forward, in training and in inference."""
-
-    parts = tiny_segmentor()
-    modules = {"backbone": parts.backbone, "sem_seg_head": parts.sem_seg_head}
-    pixels = {"pixel_mean": parts.pixel_mean.flatten().tolist(), "pixel_std": parts.pixel_std.flatten().tolist()}
-    model, plain = Mixed(**modules, **pixels), SemanticSegmentor(**modules, **pixels)
-    model.use_restyler(make_restyler())
-    batch = make_batch((64, 96), (64, 96))
-    assert not torch.equal(model.train()(batch)["loss_sem_seg"], plain.train()(batch)["loss_sem_seg"])
-    results = zip(model.eval()(batch), plain.eval()(batch), strict=True)
-    assert all(torch.equal(got["sem_seg"], expected["sem_seg"]) for got, expected in results)
-
-
-def test_a_failing_step_leaves_no_tap_behind():
-    model = tiny_segmentor(make_restyler("bank"))
-    with pytest.raises(ConfigError):
-        loss_of(model, make_batch((64, 96)))
-    assert not model.backbone._taps
 
 
 def test_nothing_of_the_styles_enters_a_checkpoint():

@@ -109,14 +109,6 @@ def clip_patches(clip):
     return features, F.normalize(torch.randn(4, 16, generator=generator), dim=1)
 
 
-def test_every_style_comes_closer_to_its_text_in_clip(clip, clip_patches):
-    styles = optimize_styles(
-        *clip_patches, lambda x: clip.encode_from("res2", x), steps=8, lr=1.0, momentum=0.9, weight_decay=1e-4
-    )
-    assert (styles.style_losses[-1] < styles.style_losses[0] - 0.01).all()
-    assert styles.losses[-1] < styles.losses[0]
-
-
 def test_the_encoder_is_not_trained(clip, clip_patches):
     clip.requires_grad_(True)
     before = {name: tensor.clone() for name, tensor in clip.state_dict().items()}

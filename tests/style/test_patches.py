@@ -48,12 +48,7 @@ def test_values_per_patch_meet_their_patches(size, memory_format):
     assert torch.equal(back, values)
 
 
-@pytest.mark.parametrize("grid", [(3, 2), (2, 6), (0, 1), (1, -1)])
+@pytest.mark.parametrize("grid", [(3, 2), (2, 6), (0, 1), (1, -1), (2,)])
 def test_a_grid_that_does_not_fit_is_refused_with_both_sizes(grid):
     with expect_error(ConfigError, "grid", grid, "MODEL.STYLE.GRID"):
         check_grid((2, 5), grid)
-
-
-def test_a_grid_of_one_number_is_refused():
-    with expect_error(ConfigError, "grid", (2,), "MODEL.STYLE.GRID"):
-        check_grid((4, 4), (2,))

@@ -50,12 +50,6 @@ def test_bank_styles_put_channels_where_features_have_them():
         assert torch.equal(drawn.std[image, :, row, col], bank.std[style])
 
 
-def test_a_class_without_style_falls_back_to_unlabelled_patches():
-    bank = bank_of(0, 255)
-    drawn = BankStyles(bank).sample(own_statistics(), LABELS, seeded())
-    assert torch.equal(drawn.mean[0, :, 0, 1], bank.mean[1])
-
-
 @pytest.mark.parametrize("class_ids", [(0,), ()])
 def test_a_class_that_finds_no_style_keeps_its_own(class_ids):
     own = own_statistics()

@@ -26,13 +26,18 @@ SPLITS = {"train": 6, "val": 2, "night": 2}
 _COLOURS = {0: (90, 90, 95), 1: (120, 170, 230), 2: (200, 40, 40), 9: (10, 10, 10)}
 
 
-def load_tool(name: str, folder: str = "tools") -> ModuleType:
-    """Import projects/FAMix/<folder>/<name>.py, which is outside the package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"projects/FAMix/{folder}/{name}.py")
+def load_script(path: Path) -> ModuleType:
+    """Import a program from its file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_tool(name: str, folder: str = "tools") -> ModuleType:
+    """Import projects/FAMix/<folder>/<name>.py, which is outside the package."""
+    return load_script(ROOT / f"projects/FAMix/{folder}/{name}.py")
 
 
 def load_benchmark(name: str) -> ModuleType:

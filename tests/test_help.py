@@ -1,16 +1,17 @@
-"""--help and mistakes on the command line are answered without PyTorch, which takes seconds to import."""
+"""--help and mistakes on the command line need no PyTorch, and the examples of --help are accepted."""
 
-import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
+from famix.engine import argument_parser
 from famix.inference.video import DEFAULT_RATE
 from famix.inference.views import VIEWS
 from famix.mining.miner import METRICS
@@ -20,7 +21,7 @@ from famix_minitown.contrastive import DTYPES, TrainingPlan
 from famix_minitown.crops import RECORD
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix_minitown.scene import SIZE
-from run_factory import ROOT, load_benchmark
+from run_factory import ROOT, load_benchmark, load_script, load_tool
 
 PROJECT = ROOT / "projects/FAMix"
 BENCHMARKS = (
@@ -75,18 +76,33 @@ def test_a_config_key_as_an_option(word: str, no_torch: dict[str, str]) -> None:
     assert f"{key} must be written without dashes" in done.stderr and f"Write {key}" in done.stderr
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def examples(text: str, name: str) -> list[list[str]]:
+    """Words of every command line of a script in a text; a line that begins far to the right continues the one above."""
+    joined = re.sub(r"\n {20,}", " ", text)
+    return [shlex.split(line.split("   ")[0]) for line in re.findall(rf"{re.escape(name)} (.*)", joined)]
+
+
+@pytest.mark.parametrize("script", COMMANDS[: -len(BENCHMARKS)], ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_examples_are_accepted_and_their_configs_exist(script: Path) -> None:
+    parser = argument_parser() if script.name == "train_net.py" else load_script(script).make_parser()
+    found = examples(parser.epilog or "", script.name)
+    assert found or "xample" not in (parser.epilog or "")
+    for words in found:
+        words = ["0" if word == "0|1" else word for word in words]
+        if script.name == "inspect_bank.py" and words[0] not in ("merge", "filter", "validate"):
+            words.insert(0, "show")  # which the command adds itself
+        parser.parse_args(words)  # exits if it does not take them
+        for word in words:
+            if word.endswith(".yaml"):
+                assert (PROJECT / word).is_file() or (ROOT / word).is_file(), word
 
 
 def test_what_parsers_say_is_what_the_package_has() -> None:
     """Parsers cannot import these."""
     options = {
-        path.name: {option: action for action in load(path).make_parser()._actions for option in action.option_strings}
+        path.name: {
+            option: action for action in load_script(path).make_parser()._actions for option in action.option_strings
+        }
         for path in COMMANDS
         if path.name in ("compare_runs.py", "make_random_clip.py", "demo.py", "check.py", "minitown.py")
         and path.parent.name != "benchmarks"
@@ -108,7 +124,7 @@ def test_what_parsers_of_benchmarks_say_is_what_the_package_has(monkeypatch: pyt
 
 
 def test_what_the_parser_of_clips_says_is_what_the_package_has() -> None:
-    tool = load(PROJECT / "tools/train_mini_clip.py")
+    tool = load_tool("train_mini_clip")
     plan = TrainingPlan()
     assert {name: getattr(plan, name) for name in tool.DEFAULTS} == tool.DEFAULTS
     assert (tuple(DTYPES), plan.dtype) == (tool.DTYPES, tool.DTYPES[0])

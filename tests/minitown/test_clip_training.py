@@ -16,7 +16,6 @@ from famix_minitown import contrastive
 from famix_minitown.captions import vocabulary
 from famix_minitown.compact_clip import CompactCLIP, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
-from famix_minitown.crop_files import load_or_make_crops
 from famix_minitown.crops import CropPlan, TownSource, attributes_of, crops_of_scene
 from run_factory import load_tool
 
@@ -47,15 +46,6 @@ def test_single_looks_for_validation() -> None:
     looks = [attributes_of(record) for record in records]
     assert all(len(look) <= 1 for look in looks) and any(looks)
     assert all(0.7 <= strength <= 1 for look in looks for _, strength in look)
-
-
-def test_crops_of_another_recipe_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "crops.npy"
-    source = TownSource(100_000, 1)
-    made = load_or_make_crops(source, CropPlan(seed=1), path, workers=1)
-    assert made.tobytes() == crops_of_scene(source, CropPlan(seed=1), 0).tobytes()
-    with pytest.raises(ConfigError, match="Choose another file"):
-        load_or_make_crops(source, CropPlan(seed=2), path, workers=1)
 
 
 def test_soft_targets_by_hand() -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 import famix
 from data_factory import data_config, registered
 from error_matching import expect_error
-from famix.data import CITYSCAPES_CLASSES, get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
+from famix.data import get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
 from famix.evaluation import build_evaluator
 from famix.utils.errors import DatasetError
 from famix_minitown import datasets, writer
@@ -106,30 +106,6 @@ def test_another_process_writes_the_same_bytes_and_seeds_and_conditions_give_oth
     assert len(expected) == 5 * 2 * len(ALL)
     assert digests(tmp_path / "process") == expected
     assert len(set(digests(tmp_path / "here/leftImg8bit").values())) == 2 * len(ALL)
-
-
-def test_labels_instances_and_depth_agree() -> None:
-    classes = set()
-    for seed in range(8):
-        scene = render_scene(seed, SMALL)
-        assert scene.labels.max() < len(CITYSCAPES_CLASSES)
-        classes |= set(np.unique(scene.labels).tolist())
-        for instance in np.unique(scene.instances[scene.instances > 0]):
-            (label,) = np.unique(scene.labels[scene.instances == instance])
-            assert label in (CAR, PERSON)
-        assert scene.instances[np.isin(scene.labels, (CAR, PERSON))].all()
-        assert (scene.depth > 0).all()
-        assert (scene.depth[scene.labels == SKY] == FAR).all()
-    assert len(classes) == 10
-
-
-def test_fog_thickens_with_depth(scene: Scene) -> None:
-    clear, fog = (apply_condition(scene, name).astype(float).mean(2) for name in ("clear", "fog"))
-    sky = scene.labels == SKY
-    airlight = fog[sky].mean()
-    usable = ~sky & (np.abs(airlight - clear) > 30)
-    veil = (fog - clear)[usable] / (airlight - clear)[usable]
-    assert np.corrcoef(veil, 1 - np.exp(-scene.depth[usable] / 50))[0, 1] > 0.85
 
 
 # Their files

@@ -1,6 +1,5 @@
 """datasets/minitown.py: the tree that it writes, and what it says to mistakes."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -12,8 +11,8 @@ from data_factory import registered
 from error_matching import explains
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
 from famix_minitown.scene import render_scene
+from run_factory import ROOT, load_script
 
-TOOL = Path(__file__).parents[2] / "datasets/minitown.py"
 SMALL = (64, 128)
 
 
@@ -23,11 +22,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("minitown_tool", TOOL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "datasets/minitown.py")
 
 
 def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(

@@ -157,19 +157,11 @@ def test_what_was_stopped_continues(use_script: Use, make: Make) -> None:
     assert (make().output / "console.log").read_text() == "first\nsecond True\n"
 
 
-def test_interruption_ends_the_processes(use_script: Use, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_ends_the_processes(use_script: Use, make: Make) -> None:
     use_script(f"{WRITE_PID}time.sleep(60)")
-
-    class Interrupted(ProgressLine):
-        def show(self, line: str) -> None:
-            if (make().output / "pid").exists() and (make().output / "pid").read_text():
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run_experiments([make()], progress=Interrupted(io.StringIO()))
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((make().output / "pid").read_text()), 0)
-    assert make().seconds() > 0
+        run_experiments([make()], progress=Meanwhile([make().output / "pid"], interrupt))
+    assert has_ended(make()) and make().seconds() > 0
 
 
 def test_progress_is_read_from_the_log(use_script: Use, make: Make) -> None:

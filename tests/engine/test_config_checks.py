@@ -1,4 +1,4 @@
-"""Settings of styles and mining that cannot work are found before anything is loaded."""
+"""The command line, and the checks of a config before anything is loaded."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -6,22 +6,35 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from data_factory import make_dataset, registered
 from error_matching import expect_error
-from famix.engine import check_config, load_config
-from famix.utils.errors import ConfigError
+from famix.engine import argument_parser, check_config, load_config, setup
+from famix.utils.errors import ConfigError, DatasetError
 
 BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
-TRAIN = Namespace(eval_only=False, mine_styles_only=False)
+EVAL, MINE = "--eval-only", "--mine-styles-only"
 
 Make = Callable[..., CfgNode]
 
 
+def parse(*words: str) -> Namespace:
+    return argument_parser().parse_args(words)
+
+
+TRAIN = parse()
+
+
+@pytest.fixture(scope="module")
+def definition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), count=2)
+
+
 @pytest.fixture
-def make_config(tmp_path: Path) -> Iterator[Make]:
+def make_config(definition: Path, tmp_path: Path) -> Iterator[Make]:
     """A config that passes all checks, with changes."""
 
     def make(*opts: object) -> CfgNode:
@@ -29,116 +42,200 @@ def make_config(tmp_path: Path) -> Iterator[Make]:
         sound += ["DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "('tiny_val',)"]
         return load_config(str(BASE), [*sound, *map(str, opts)])
 
-    with registered(make_dataset(tmp_path / "data", count=1)):
+    with registered(definition):
         yield make
 
 
-def test_the_recipe_passes(make_config: Make) -> None:
-    check_config(make_config(), TRAIN)
+def test_arguments() -> None:
+    args = parse("--config-file", "a.yaml", MINE, "--resume", "MODEL.DEVICE", "cpu")
+    assert (args.config_file, args.mine_styles_only, args.resume, args.eval_only) == ("a.yaml", True, True, False)
+    assert args.opts == ["MODEL.DEVICE", "cpu"]
+    assert not parse().mine_styles_only
 
 
-def test_mining_settings_are_checked_before_the_run(make_config: Make) -> None:
-    with expect_error(ConfigError, "STYLE_MINING.STEPS", -1):
-        check_config(make_config("STYLE_MINING.STEPS", -1), TRAIN)
+def test_help_shows_every_way_to_run() -> None:
+    options, _, examples = argument_parser().format_help().partition("Examples:")
+    for option in ("--config-file", MINE, EVAL, "--resume", "--num-gpus", "--dist-url", "mine the style bank"):
+        assert option in options
+    assert f"train_net.py --config-file CONFIG {MINE}" in examples
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "others"),
-    [
-        ("SOLVER.BASE_LR", "-0.1", ()), ("SOLVER.BASE_LR", "1e999", ()), ("SOLVER.MOMENTUM", "-0.5", ()),
-        ("SOLVER.WEIGHT_DECAY", "-1e-4", ()), ("SOLVER.WEIGHT_DECAY_BIAS", "-1.0", ()),
-        ("SOLVER.BACKBONE_LR_FACTOR", "1e999", ()), ("SOLVER.NESTEROV", "True", ("SOLVER.MOMENTUM", "0.0")),
-        ("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]", ()), ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", ()),
-        ("MODEL.PIXEL_MEAN", "[1.0, 2.0, 1e999]", ()),
-    ],
-)  # fmt: skip
-def test_numbers_that_no_training_can_use(make_config: Make, key: str, value: str, others: tuple[str, ...]) -> None:
-    got = value.replace("1e999", "inf").replace("-1e-4", "-0.0001")
-    with expect_error(ConfigError, key, got):
-        check_config(make_config(key, value, *others), TRAIN)
-
-
-PANOPTIC_DEEPLAB = (
-    "MODEL.META_ARCHITECTURE",
-    "FAMixPanopticDeepLab",
-    "MODEL.SEM_SEG_HEAD.LOSS_TYPE",
-    "hard_pixel_mining",
-)
+def test_a_sound_config_passes_and_its_output_folder_exists(make_config: Make) -> None:
+    cfg, state = make_config(), torch.random.get_rng_state()
+    for words in ((), (EVAL,), (MINE,)):
+        check_config(cfg, parse(*words))
+    assert list(Path(cfg.OUTPUT_DIR).iterdir()) == []
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "others"),
-    [
-        ("MODEL.SEM_SEG_HEAD.NORM", "SyncBN", ()),
-        ("MODEL.SEM_SEG_HEAD.NORM", "nnSyncBN", ()),
-        ("MODEL.FPN.NORM", "SyncBN", ()),
-        ("MODEL.INS_EMBED_HEAD.NORM", "SyncBN", PANOPTIC_DEEPLAB),
-    ],
+    ("key", "needs", "reads", "ignores"),
+    [("DATASETS.TRAIN", "source", MINE, EVAL), ("DATASETS.TEST", "target", EVAL, MINE)],
 )
-def test_synchronised_norms_need_gpus(
-    key: str, value: str, others: tuple[str, ...], make_config: Make, monkeypatch: pytest.MonkeyPatch
+def test_datasets_are_needed_where_the_run_reads_them(
+    make_config: Make, key: str, needs: str, reads: str, ignores: str
 ) -> None:
+    absent = make_config(key, "('cityscape_val',)")
+    for words in ((), (reads,)):
+        with expect_error(ConfigError, key, remedy=needs):
+            check_config(make_config(key, "()"), parse("--config-file", str(BASE), *words))
+        with expect_error(DatasetError, "cityscape_val", remedy="cityscapes_val"):
+            check_config(absent, parse(*words))
+    for cfg in (make_config(key, "()"), absent):
+        check_config(cfg, parse(ignores))
+
+
+@pytest.mark.parametrize("words", [(), (EVAL,), (MINE,)])
+def test_without_a_config_file_that_is_what_is_missing(words: tuple[str, ...]) -> None:
+    with expect_error(ConfigError, key="--config-file", remedy="famix_RN50.yaml"):
+        check_config(load_config("", ["MODEL.DEVICE", "cpu"]), parse(*words))
+
+
+def test_two_restricted_modes_exclude_each_other(make_config: Make) -> None:
+    with expect_error(ConfigError, EVAL, "both", "Omit"):
+        check_config(make_config(), parse(EVAL, MINE))
+
+
+@pytest.mark.parametrize(
+    ("opts", "value", "remedy"),
+    [
+        (("MODEL.SEM_SEG_HEAD.NAME", "CLIPDeepLabHead"), "CLIPDeepLabHead", "CLIPDeepLabV3PlusHead"),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 11), 11, "MODEL.SEM_SEG_HEAD.NUM_CLASSES 19"),
+        (("MODEL.BACKBONE.NAME", "build_clip"), "build_clip", "README.md"),
+        (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor", ""),
+        (("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9", ""),
+        (("MODEL.CLIP.OUTPUT_STRIDE", 12), 12, ""),
+        (("MODEL.CLIP.ARCHITECTURE", "RN5", "MODEL.CLIP.WEIGHTS", ""), "RN5", ""),
+        (("MODEL.DEVICE", "gpu"), "gpu", "cpu"),
+        (("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"), "[0.0, 1.0, 1.0]", ""),
+        (("MODEL.PIXEL_MEAN", "[1.0, 2.0]"), "[1.0, 2.0]", ""),
+        (("MODEL.PIXEL_MEAN", "[1.0, 2.0, 1e999]"), "[1.0, 2.0, inf]", ""),
+        (("MODEL.STYLE.GRID", "[999, 2]", "MODEL.STYLE.STRATEGY", "noise"), None, "INPUT.CROP.SIZE"),
+        (("MODEL.STYLE.STAGE", "res9"), "res9", ""),
+        (("MODEL.STYLE.STRATEGY", "fog"), "fog", ""),
+        (("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", ""), "bank", "MODEL.CLIP.WEIGHTS"),
+        (("MODEL.STYLE.BETA", 0.0), 0.0, ""),
+        (("STYLE_MINING.STEPS", -1), -1, ""),
+        (("STYLE_MINING.TEMPLATES", "['no place']"), None, ""),
+        (("STYLE_MINING.STYLES", "[]"), None, ""),
+        (("STYLE_MINING.DTYPE", "half", "MODEL.CLIP.WEIGHTS", "RN50"), "half", "bfloat16"),
+        (("INPUT.FORMAT", "BGR"), "BGR", "RGB"),
+        (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), [2.0, 1.0], ""),
+        *((("INPUT.MAX_PIXELS", value), value, "default") for value in (-1, 0, 178_956_971)),
+        (("SOLVER.OPTIMIZER", "LION"), "LION", "SGD"),
+        (("SOLVER.LR_SCHEDULER_NAME", "Poly"), "Poly", ""),
+        (("SOLVER.ACCUMULATE", 3), 3, ""),
+        (("SOLVER.ACCUMULATE", 0), 0, ""),
+        (("SOLVER.MAX_SKIPPED_BATCHES", -1), -1, ""),
+        *(
+            (("SOLVER.AMP.DTYPE", t, "SOLVER.AMP.ENABLED", "True"), t, "bfloat16")
+            for t in ("float16", "float32", "half")
+        ),
+        (("SOLVER.IMS_PER_BATCH", 0), 0, ""),
+        (("SOLVER.MAX_ITER", 0), 0, ""),
+        (("SOLVER.MAX_ITER", -5), -5, ""),
+        (("SOLVER.BASE_LR", -0.1), -0.1, ""),
+        (("SOLVER.BASE_LR", "1e999"), "inf", ""),
+        (("SOLVER.MOMENTUM", -0.5), -0.5, ""),
+        (("SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0.0), True, ""),
+        (("SOLVER.WEIGHT_DECAY", -0.5), -0.5, ""),
+        (("SOLVER.WEIGHT_DECAY_BIAS", -1.0), -1.0, ""),
+        (("SOLVER.BACKBONE_LR_FACTOR", "1e999"), "inf", ""),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_settings_that_cannot_work(make_config: Make, opts: tuple[object, ...], value: object, remedy: str) -> None:
+    with expect_error(ConfigError, str(opts[0]), value, remedy):
+        check_config(make_config(*opts), TRAIN)
+
+
+def test_the_ignored_label_is_that_of_the_datasets(make_config: Make) -> None:
+    key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+    with expect_error(ConfigError, key, 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE 255"):
+        check_config(make_config("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 0), TRAIN)
+
+
+def test_targets_of_other_classes(make_config: Make, tmp_path: Path) -> None:
+    classes = [{"name": name, "color": [i, i, i]} for i, name in enumerate(("road", "sky", "car"))]
+    other = make_dataset(tmp_path / "other", count=1, name="other", classes=classes)
+    with registered(other), expect_error(DatasetError, "tiny_train", "other_val"):
+        check_config(make_config("DATASETS.TEST", "('other_val',)"), TRAIN)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_no_gpu(make_config: Make, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with expect_error(ConfigError, "MODEL.DEVICE", device, "MODEL.DEVICE cpu"):
+        check_config(make_config("MODEL.DEVICE", device), TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("OUTPUT_DIR", "output"), ("MODEL.STYLE.BANK", "banks/a.safetensors")], ids=["output", "bank"]
+)
+def test_a_folder_that_cannot_be_written_to(make_config: Make, tmp_path: Path, key: str, value: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / value
+    with expect_error(ConfigError, key, path.parent if path.suffix else path, "another"):
+        check_config(make_config(key, path), TRAIN)
+
+
+def test_styles_need_a_bank_or_a_clip(make_config: Make, tmp_path: Path) -> None:
+    no_clip = ("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", "")
+    check_config(make_config(*no_clip), parse(EVAL))
+    (tmp_path / "bank.safetensors").touch()
+    check_config(make_config(*no_clip, "MODEL.STYLE.BANK", tmp_path / "bank.safetensors"), TRAIN)
+
+
+@pytest.mark.parametrize("words", [(EVAL,), (MINE,)])
+def test_iterations_matter_to_a_training_alone(make_config: Make, words: tuple[str, ...]) -> None:
+    check_config(make_config("SOLVER.MAX_ITER", "0"), parse(*words))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.SEM_SEG_HEAD.NORM", "SyncBN"),
+        ("MODEL.SEM_SEG_HEAD.NORM", "nnSyncBN"),
+        ("MODEL.FPN.NORM", "SyncBN"),
+        ("MODEL.INS_EMBED_HEAD.NORM", "SyncBN"),
+    ],
+)
+def test_synchronised_norms_need_gpus(key: str, value: str, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("famix.engine.config_checks.check_panoptic", lambda *_: None)
-    cfg = make_config(key, value, *others)
+    head = ("MODEL.META_ARCHITECTURE", "FAMixPanopticDeepLab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining")
+    cfg = make_config(key, value, *(head if "INS_EMBED" in key else ()))
     check_config(cfg, TRAIN)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with expect_error(ConfigError, key, value, "naiveSyncBN"):
         check_config(cfg, TRAIN)
-    check_config(cfg, Namespace(eval_only=True, mine_styles_only=False))
+    check_config(cfg, parse(EVAL))
     cfg.merge_from_list([key, "naiveSyncBN"])
     check_config(cfg, TRAIN)
 
 
-@pytest.mark.parametrize("value", [-1, 0, 178_956_971])
-def test_limits_on_pixels_that_cannot_be(make_config: Make, value: int) -> None:
-    with expect_error(ConfigError, key="INPUT.MAX_PIXELS", value=value, remedy="default"):
-        check_config(make_config("INPUT.MAX_PIXELS", value), TRAIN)
-
-
-@pytest.mark.parametrize(
-    ("options", "key", "value"),
-    [
-        (("MODEL.STYLE.STAGE", "res9"), "MODEL.STYLE.STAGE", "res9"),
-        (("MODEL.STYLE.STRATEGY", "fog"), "MODEL.STYLE.STRATEGY", "fog"),
-        (("MODEL.STYLE.BETA", "0.0"), "MODEL.STYLE.BETA", 0.0),
-        (("STYLE_MINING.TEMPLATES", "['no place']"), "STYLE_MINING.TEMPLATES", None),
-        (("STYLE_MINING.STYLES", "[]"), "STYLE_MINING.STYLES", None),
-        (("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN5"), "MODEL.CLIP.ARCHITECTURE", "RN5"),
-        (("SOLVER.IMS_PER_BATCH", "0"), "SOLVER.IMS_PER_BATCH", 0),
-        (("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER", 0),
-        (("SOLVER.MAX_ITER", "-5"), "SOLVER.MAX_ITER", -5),
-        (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MODEL.META_ARCHITECTURE", "MySegmentor"),
-    ],
-)
-def test_settings_that_cannot_work(make_config: Make, options: tuple[str, ...], key: str, value: object) -> None:
-    with expect_error(ConfigError, key, value):
-        check_config(make_config(*options), TRAIN)
-
-
-@pytest.mark.parametrize("what", ["eval_only", "mine_styles_only"])
-def test_iterations_matter_to_a_training_alone(make_config: Make, what: str) -> None:
-    check_config(make_config("SOLVER.MAX_ITER", "0"), Namespace(**{**vars(TRAIN), what: True}))
-
-
-def test_folder_of_the_bank_that_cannot_be_written_to(make_config: Make, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with expect_error(ConfigError, "MODEL.STYLE.BANK", tmp_path / "file/banks", "another folder"):
-        check_config(make_config("MODEL.STYLE.BANK", tmp_path / "file/banks/a.safetensors"), TRAIN)
-
-
-def test_batch_that_the_processes_cannot_share(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_share_the_batch_and_have_a_gpu_each(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     with expect_error(ConfigError, "SOLVER.IMS_PER_BATCH", 8, "3"):
         check_config(make_config(), TRAIN)
-
-
-def test_devices_of_several_processes(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a GPU of its own; processes on the CPU may run beside GPUs."""
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_config(
-        make_config("SOLVER.IMS_PER_BATCH", 8, "MODEL.CLIP.WEIGHTS", "", "MODEL.STYLE.STRATEGY", "none"), TRAIN
-    )
+    check_config(make_config(), TRAIN)  # on the CPU, beside GPUs
     with expect_error(ConfigError, "MODEL.DEVICE", "cuda:1", "cuda"):
         check_config(make_config("MODEL.DEVICE", "cuda:1"), TRAIN)
+
+
+def test_setup(definition: Path, tmp_path: Path) -> None:
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(f"_BASE_: {BASE}\nSEED: -1\nMODEL: {{DEVICE: cpu, STYLE: {{STRATEGY: none}}}}")
+    opts = ["DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "('tiny_train',)"]
+    opts += ["DATASETS.TEST", "('tiny_val',)", "OUTPUT_DIR", str(tmp_path / "output")]
+    with registered():
+        cfg = setup(parse("--config-file", str(config_file), *opts))
+    assert cfg.is_frozen() and cfg.DATASETS.TRAIN == ("tiny_train",)
+    assert cfg.SEED >= 0, "a run without a seed draws one, which its resumption needs"
+    saved = load_config(str(tmp_path / "output/config.yaml"))
+    assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump()), "the saved config repeats the run"
+    assert "Checked 4 image and label pairs" in (tmp_path / "output/log.txt").read_text()

@@ -16,17 +16,8 @@ from model_factory import tiny_backbone, tiny_segmentor
 def config(**solver):
     cfg = get_cfg()
     add_famix_config(cfg)
-    recipe = {
-        "BASE_LR": 0.1,
-        "MAX_ITER": 100,
-        "LR_SCHEDULER_NAME": "PolyLR",
-        "WARMUP_ITERS": 0,
-        "WEIGHT_DECAY": 1e-4,
-        "WEIGHT_DECAY_NORM": 1e-3,
-        **solver,
-    }
-    for key, value in recipe.items():
-        cfg.SOLVER[key] = value
+    recipe = {"BASE_LR": 0.1, "MAX_ITER": 100, "LR_SCHEDULER_NAME": "PolyLR", "WARMUP_ITERS": 0}
+    cfg.SOLVER.update(recipe | {"WEIGHT_DECAY": 1e-4, "WEIGHT_DECAY_NORM": 1e-3} | solver)
     return cfg
 
 
@@ -98,7 +89,7 @@ def test_something_must_train():
 
 
 def test_poly_schedule():
-    backbone, head = rates(config(), 101)
+    backbone, head = rates(config(WARMUP_ITERS=0, WARMUP_FACTOR=0.001), 101)
     expected = [0.1 * (1 - i / 100) ** 0.9 for i in range(100)]
     assert head[:100] == pytest.approx(expected)
     assert backbone[:100] == pytest.approx([rate / 10 for rate in expected])
@@ -119,11 +110,6 @@ def test_warm_up():
     assert head[0] == pytest.approx(0.01) and backbone[0] == pytest.approx(0.001)
 
 
-def test_no_warm_up_starts_at_the_full_rate():
-    _, head = rates(config(WARMUP_ITERS=0, WARMUP_FACTOR=0.001), 1)
-    assert head == pytest.approx([0.1])
-
-
 def test_a_backbone_factor_of_zero_stands_still():
     backbone, head = rates(config(BACKBONE_LR_FACTOR=0.0), 120)
     assert set(backbone) == {0.0} and head[0] == pytest.approx(0.1)
@@ -139,16 +125,6 @@ def test_detectron2s_schedules_can_be_chosen(name, after_50):
     assert head[50] == pytest.approx(after_50)
 
 
-def test_an_unknown_schedule_is_refused():
-    with expect_error(ConfigError, "SOLVER.LR_SCHEDULER_NAME", "LinearLR"):
-        rates(config(LR_SCHEDULER_NAME="LinearLR"), 1)
-
-
-def test_poly_factor():
-    assert [poly_factor(i, 4, 1.0) for i in range(6)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
-    assert poly_factor(3, 4, 2.0) == 0.0625
-
-
 # Optimisers
 
 
@@ -161,11 +137,6 @@ def test_the_config_names_the_optimiser(name, kind):
     assert {(round(group["lr"], 9), group["weight_decay"]) for group in optimizer.param_groups} == {
         (0.01, 1e-4), (0.1, 1e-4), (0.01, 1e-3), (0.1, 1e-3)
     }  # fmt: skip
-
-
-def test_an_optimiser_that_there_is_not():
-    with expect_error(ConfigError, "SOLVER.OPTIMIZER", "LION", "SGD"):
-        build_optimizer(config(OPTIMIZER="LION"), tiny_segmentor())
 
 
 @pytest.mark.parametrize("name", ["SGD", "ADAMW"])

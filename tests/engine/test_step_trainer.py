@@ -9,10 +9,9 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from error_matching import expect_error
 from famix.config import add_famix_config
 from famix.engine.step_trainer import StepTrainer, build_step_trainer
-from famix.utils.errors import ConfigError, TrainingError
+from famix.utils.errors import TrainingError
 
 
 class Model(nn.Module):
@@ -55,10 +54,10 @@ def run(trainer, steps):
     return storage
 
 
-def config(enabled=True, dtype="bfloat16"):
+def config(enabled=True, dtype="bfloat16", device="cpu"):
     cfg = get_cfg()
     add_famix_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = device
     cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = enabled, dtype
     return cfg
 
@@ -126,17 +125,8 @@ def test_with_amp_it_has_the_configs_precision(model, batches):
 
 def test_float16_scales_gradients_where_the_device_is_a_gpu(model, batches, monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    cfg = config(dtype="float16")
-    cfg.MODEL.DEVICE = "cuda:1"
-    trainer = build_step_trainer(cfg, model, batches, sgd(model))
-    assert (trainer.device_type, trainer.precision) == ("cuda", torch.float16)
-    assert trainer.grad_scaler.is_enabled()
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "half"])
-def test_what_the_device_lacks_is_refused(model, batches, dtype):
-    with expect_error(ConfigError, "SOLVER.AMP.DTYPE", dtype, "bfloat16"):
-        build_step_trainer(config(dtype=dtype), model, batches, sgd(model))
+    trainer = build_step_trainer(config(dtype="float16", device="cuda:1"), model, batches, sgd(model))
+    assert (trainer.device_type, trainer.precision, trainer.grad_scaler.is_enabled()) == ("cuda", torch.float16, True)
 
 
 # Parts of a batch
@@ -156,17 +146,6 @@ def test_gradients_of_parts_add_up_to_that_of_the_whole(model, batches):
     expected = Model()
     expected.load_state_dict({name: value.clone() for name, value in before.items()})
     assert storage.latest()["total_loss"][0] == pytest.approx(sum(expected(batches[2]).values()).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("ACCUMULATE", 3), ("ACCUMULATE", 0), ("MAX_SKIPPED_BATCHES", -1), ("IMS_PER_BATCH", 0)]
-)
-def test_parts_and_skips_that_cannot_be_are_refused(model, batches, key, value):
-    cfg = config(enabled=False)
-    cfg.SOLVER.IMS_PER_BATCH = 16
-    cfg.SOLVER[key] = value
-    with expect_error(ConfigError, f"SOLVER.{key}", value):
-        build_step_trainer(cfg, model, batches, sgd(model))
 
 
 # Losses that are not finite

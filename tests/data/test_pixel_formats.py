@@ -104,7 +104,10 @@ def test_images_of_more_than_eight_bits_or_other_colours_are_refused(tmp_path: P
             read()
 
 
-def test_sixteen_bit_colour_tiffs_are_refused(tmp_path: Path) -> None:
+def test_sixteen_bit_tiffs_and_panoptic_labels_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", png(WIDE, 16, 2))
+    with expect_error(DatasetError, key=str(path), value="16", remedy="COCO's"):
+        read_segments(path, [])
     path = tmp_path / "a.tiff"
     assert cv2.imwrite(str(path), WIDE)
     with expect_error(DatasetError, key=str(path), value="16", remedy="8-bit RGB"):
@@ -321,15 +324,17 @@ def test_ids_in_pgm_files_of_any_highest_value(tmp_path: Path, highest: int, mag
     np.testing.assert_array_equal(ALL_IDS.read(path), ids)
 
 
-def test_ids_of_sixteen_bits_in_pgm_files(tmp_path: Path) -> None:
-    reader = LabelReader({0: 1, 700: 2, 999: 3})
-    path = write(tmp_path / "a.pgm", b"P5 3 1 1000\n" + np.array([0, 700, 999], ">u2").tobytes())
-    np.testing.assert_array_equal(reader.read(path), [[1, 2, 3]])
-
-
-def test_ids_in_pbm_files(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.pbm", b"P1 4 1\n0 1 1 0\n")
-    np.testing.assert_array_equal(ALL_IDS.read(path), [[0, 1, 1, 0]])
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        (b"P5 3 1 1000\n" + np.array([0, 700, 999], ">u2").tobytes(), [[0, 1, 2]]),
+        (b"P1 4 1\n0 1 1 0\n", [[0, 1, 1, 0]]),
+    ],
+    ids=["PGM of 16 bits", "PBM"],
+)
+def test_ids_in_other_netpbm_files(tmp_path: Path, content: bytes, ids: list[list[int]]) -> None:
+    path = write(tmp_path / "a.pnm", content)
+    np.testing.assert_array_equal(LabelReader({0: 0, 1: 1, 700: 1, 999: 2}).read(path), ids)
 
 
 @pytest.mark.parametrize("channel", [0, 2])
@@ -364,12 +369,6 @@ def test_other_formats_are_named(tmp_path: Path, suffix: str) -> None:
     for read in (read_image, ALL_IDS.read):
         with expect_error(DatasetError, key=str(path), remedy="PNG"):
             read(path)
-
-
-def test_panoptic_labels_of_sixteen_bits_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.png", png(WIDE, 16, 2))
-    with expect_error(DatasetError, key=str(path), value="16", remedy="COCO's"):
-        read_segments(path, [])
 
 
 # Text

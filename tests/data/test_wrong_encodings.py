@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_factory import registered, write_image, write_label, write_palette_label, write_synthia_label
+from data_factory import registered, write_image, write_label, write_synthia_label
 from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_label_readers
 from famix.data.labels import UnknownIdsError, WrongEncodingError
@@ -55,20 +55,24 @@ def test_train_ids_where_label_ids_are_expected(read, name):
         read(name, write_label, TRAIN_IDS)
 
 
-def test_train_ids_of_mapillary(read):
-    with expect_error(UnknownIdsError, "65", 255, "labelTrainIds"):
-        read("mapillary_val", write_label, TRAIN_IDS)
+GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-@pytest.mark.parametrize("name", ["bdd100k_val", "dark_zurich_val", "idd_val"])
-def test_label_ids_where_train_ids_are_expected(read, name):
-    with expect_error(UnknownIdsError, "ids", 20, "Cityscapes' label ids"):
-        read(name, write_label, LABEL_IDS)
-
-
-def test_mapillary_of_another_version(read):
-    with expect_error(UnknownIdsError, "65", "66, 123", "label_ids"):
-        read("mapillary_val", write_palette_label, np.array([[13, 65, 66, 123]], np.uint8))
+@pytest.mark.parametrize(
+    ("name", "ids", "key", "value", "remedy"),
+    [
+        *(
+            (name, LABEL_IDS, "ids", 20, "Cityscapes' label ids")
+            for name in ("bdd100k_val", "dark_zurich_val", "idd_val")
+        ),
+        ("mapillary_val", TRAIN_IDS, "65", 255, "labelTrainIds"),
+        ("mapillary_val", np.array([[13, 65, 66, 123]], np.uint8), "65", "66, 123", "label_ids"),  # another version
+        ("cityscapes_val", GREYS, "ids", None, "picture"),
+    ],
+)
+def test_unknown_ids_are_named_as_what_they_look_like(read, name, ids, key, value, remedy):
+    with expect_error(UnknownIdsError, key, value, remedy):
+        read(name, write_label, ids)
 
 
 def test_label_ids_with_255_are_no_train_ids(read):
@@ -90,11 +94,6 @@ def test_other_colours(read):
     with expect_error(WrongEncodingError, "one channel", "RGB", "label_channel") as error:
         read("gta5_all", write_image, photo)
     assert "looks like" not in str(error.value)
-
-
-def test_grey_values_are_no_ids(read):
-    with expect_error(UnknownIdsError, "ids", remedy="picture"):
-        read("cityscapes_val", write_label, np.arange(256, dtype=np.uint8).reshape(16, 16))
 
 
 def test_synthia_cut_down_to_eight_bits(read, tmp_path):

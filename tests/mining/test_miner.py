@@ -33,12 +33,6 @@ def test_first_patches_equal_a_plain_loop(shape):
     assert positions.class_ids.tolist() == sorted(as_dict(positions))
 
 
-def test_cells_come_before_images():
-    """The second image has class 5 in an earlier cell than the first one has."""
-    labels = torch.tensor([[[1, 5], [6, 6]], [[5, 1], [1, 6]]])
-    assert as_dict(first_patches(labels)) == {1: (0, 0, 0), 5: (1, 0, 0), 6: (0, 1, 0)}
-
-
 @pytest.mark.parametrize(("size", "grid"), [((6, 9), (2, 3)), ((7, 11), (3, 2)), ((8, 8), (3, 3)), ((4, 3), (4, 3))])
 def test_take_patches_equals_slicing(size, grid):
     features = torch.rand(3, 5, *size)
@@ -50,15 +44,6 @@ def test_take_patches_equals_slicing(size, grid):
     for patch, (image, row, col) in zip(taken, cells.tolist(), strict=True):
         whole = features[image].tensor_split(grid[0], 1)[row].tensor_split(grid[1], 2)[col]
         assert torch.equal(patch, whole[:, :height, :width])
-
-
-def test_every_class_gets_one_style(make_miner, make_samples):
-    mined = make_miner().mine_batch(0, make_samples(CROP, OTHER_CROP))
-    assert mined.index == 0
-    assert mined.class_ids.tolist() == [0, 1, 2, 255]
-    assert mined.mean.shape == mined.std.shape == (4, 32)
-    assert mined.initial_loss.shape == mined.final_loss.shape == (4,)
-    assert make_miner().mine_batch(0, make_samples(OTHER_CROP)).class_ids.tolist() == [0, 1]
 
 
 def test_prompts_are_those_of_the_classes(make_miner, make_samples):

@@ -32,11 +32,6 @@ def test_a_class_that_draws_nothing_does_not_move() -> None:
     assert matching_noise_scale(make_bank((0, [3.0], [9.0])), own) == pytest.approx((25 / 50) ** 0.5)
 
 
-def test_its_own_statistics_alone_need_no_noise() -> None:
-    own = make_bank((2, [3.0], [4.0]))
-    assert matching_noise_scale(own, own) == 0.0
-
-
 def test_strategies_move_patches_equally_far() -> None:
     generator = torch.Generator().manual_seed(0)
     classes = torch.arange(400) % 3

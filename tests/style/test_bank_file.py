@@ -81,6 +81,9 @@ def test_a_failing_save_leaves_the_old_file_and_no_litter(path, monkeypatch):
 def test_a_missing_file(path):
     with expect_error(BankError, str(path), remedy="--mine-styles-only"):
         StyleBank.load(path)
+    path.mkdir()
+    with expect_error(BankError, str(path), remedy="Mine the bank again"):
+        StyleBank.load(path)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:20], lambda b: b"", lambda b: b"\x80\x04" + b])
@@ -89,11 +92,6 @@ def test_a_damaged_file(path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with expect_error(BankError, str(path), remedy="Mine the bank again"):
         StyleBank.load(path)
-
-
-def test_a_folder(tmp_path):
-    with expect_error(BankError, str(tmp_path), remedy="Mine the bank again"):
-        StyleBank.load(tmp_path)
 
 
 @pytest.mark.parametrize(

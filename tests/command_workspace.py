@@ -37,7 +37,7 @@ from panoptic_factory import make_panoptic, write_recipe
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
 from run_factory import ROOT
 
-__all__ = ["CONFIG", "Miniature"]
+__all__ = ["CONFIG", "Camera", "Miniature"]
 
 CONFIG = "projects/FAMix/configs/GTA5/famix_RN50.yaml"
 SOURCE_ONLY = "projects/FAMix/configs/GTA5/source_only_RN50.yaml"

@@ -1,14 +1,14 @@
 """Matches errors by what a user needs from them: the config key, the value, and the remedy. Sentences are free to change."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from famix.utils.errors import FAMixError
 
-__all__ = ["expect_error", "explains"]
+__all__ = ["expect_error", "explains", "line_of_mistake"]
 
 
 @contextmanager
@@ -43,6 +43,17 @@ def explains(text: str, key: str, value: object = None, remedy: str = "") -> Non
         assert any(_find(form, text) for form in (str(value), repr(value))), f"{value!r} is not quoted in: {text}"
     if remedy:
         assert _find(remedy, text[place.end() :]), f"the remedy {remedy!r} does not follow {key!r} in: {text}"
+
+
+def line_of_mistake(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], object], *words: object) -> str:
+    """Run a program that must end with exit status 2 and one line on stderr, which is returned."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as end:
+        status = end.code
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: "), (status, out, err)
+    return err
 
 
 def _find(token: str, text: str) -> "re.Match[str] | None":

@@ -1,7 +1,6 @@
 """demo.py: images and videos of predictions, exit status and message of each error."""
 
 import copy
-import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from command_workspace import Camera
 from data_factory import forgotten_datasets
-from error_matching import explains
+from error_matching import explains, line_of_mistake
 from famix.inference import Predictor
 from famix.inference.video import VideoReader, video_writer
 from inference.inference_factory import make_image, make_run
-from run_factory import CONFIG, ROOT
+from run_factory import CONFIG, load_tool
 
 JPEG_LOSS = 15  # of pictures of noise, on average; other colours would be off by 80
 
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("famix_demo", ROOT / "projects/FAMix/demo.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("../demo")
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +113,7 @@ def test_other_classes_have_no_label_ids(
     other.classes = replace(predictor.classes, names=("lane", *predictor.classes.names[1:]))
     monkeypatch.setattr(demo.Predictor, "from_checkpoint", lambda *_: other)
     command = ["--weights", "x", "--input", str(photos), "--output", str(tmp_path / "out"), "--view", "cityscapes-ids"]
-    assert demo.main(command) == 2
-    explains(capsys.readouterr().err, "--view cityscapes-ids", "lane", "--view labels")
+    explains(line_of_mistake(capsys, demo.main, *command), "--view cityscapes-ids", "lane", "--view labels")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -264,42 +259,17 @@ def test_unreadable_videos_and_frames_are_one_error(
     assert not (tmp_path / "seen.avi").exists()
 
 
-class Camera:
-    """A camera that the user stops after some frames."""
-
-    def __init__(self, number: int) -> None:
-        assert number == 0
-        self.left = 3
-
-    def isOpened(self) -> bool:
-        return True
-
-    def get(self, key: int) -> float:
-        return -1.0
-
-    def read(self) -> tuple[bool, np.ndarray]:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return True, make_image(48, 64)
-
-    def release(self) -> None:
-        self.left = 0
-
-
 @pytest.mark.usefixtures("loaded_once")
 def test_camera_is_recorded_until_it_is_stopped(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of_file = cv2.VideoCapture
-    monkeypatch.setattr(
-        cv2, "VideoCapture", lambda source: of_file(source) if isinstance(source, str) else Camera(source)
-    )
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else of_file(source))
     assert demo.main(["--webcam", "--output", str(tmp_path / "live.avi")]) == 0
-    assert capsys.readouterr().out == f"3 frames at 25 per second -> {tmp_path / 'live.avi'}\n"
+    assert capsys.readouterr().out == f"2 frames at 25 per second -> {tmp_path / 'live.avi'}\n"
     monkeypatch.undo()
     with VideoReader(tmp_path / "live.avi") as reader:
-        assert len(list(reader)) == 3
+        assert len(list(reader)) == 2
 
 
 @pytest.mark.usefixtures("loaded_once")
@@ -361,8 +331,4 @@ def test_mistake_is_one_line_and_status_2(
     places = {"PHOTOS": photos, "RUN": run, "VIDEO": video, "OTHER": tmp_path / "other.yaml"}
     for word, place in places.items():
         *arguments, key = (text.replace(word, str(place)) for text in (*arguments, key))
-    assert demo.main(arguments) == 2
-    out, err = capsys.readouterr()
-    explains(err, key, remedy=remedy)
-    assert err.count("\n") == 1 and err.startswith("error: ")
-    assert not out
+    explains(line_of_mistake(capsys, demo.main, *arguments), key, remedy=remedy)

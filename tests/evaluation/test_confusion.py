@@ -64,9 +64,6 @@ def test_malformed_files_are_named(tmp_path: Path, text: str) -> None:
         read_confusion(file)
 
 
-# Argmax
-
-
 @pytest.mark.parametrize("count", [1, 2, 19, 256, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_argmax(count: int, dtype: torch.dtype) -> None:
@@ -85,9 +82,6 @@ def test_argmax_takes_the_first_of_equal_scores_and_any_view() -> None:
     with torch.inference_mode():
         scores = torch.rand(6, 9, 10)[1:5, ::2, 1:]
         assert torch.equal(argmax_classes(scores).long(), scores.argmax(0))
-
-
-# Scores
 
 
 def test_scores_by_hand() -> None:
@@ -163,9 +157,6 @@ def test_class_subsets_that_cannot_work() -> None:
     assert len(class_subset("13", [name for name in names if name != "wall"])) == 13
     with expect_error(ConfigError, "TEST.CLASSES", "synthia-16", "'synthia16'"):
         class_subset("synthia-16", names)
-
-
-# Processes
 
 
 def test_two_processes_have_the_counts_of_one(tmp_path: Path) -> None:

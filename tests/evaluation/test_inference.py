@@ -18,9 +18,6 @@ SIZES = [(24, 40), (41, 23), (1, 1), (3, 50), (17, 17)]
 every_size = pytest.mark.parametrize("size", SIZES)
 
 
-# Where the maths is the same
-
-
 class Recorder(nn.Module):
     """Returns a tensor of its own and keeps what it got."""
 
@@ -87,9 +84,6 @@ def test_windows_of_a_model_without_context_are_the_whole_image(size, window):
     torch.testing.assert_close(logits, plain)
 
 
-# Where it is not: beside plain loops
-
-
 @pytest.mark.parametrize("size", [(24, 40), (41, 23), (2, 3)])
 @pytest.mark.parametrize("average", ["softmax", "logits"])
 def test_multiscale_and_flip(size, average):
@@ -128,9 +122,6 @@ def test_windows_of_a_scaled_and_mirrored_image(size, average):
         torch.testing.assert_close(got, torch.stack(views).mean(0))
 
 
-# Sliding windows
-
-
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (7, [6])])
 def test_windows_come_in_batches(batch_size, sizes):
     got = []
@@ -142,9 +133,6 @@ def test_windows_come_in_batches(batch_size, sizes):
     image = torch.rand(2, 4, 6)
     torch.testing.assert_close(slide(image, SlidingWindow(2, 2), predict, batch_size), image)
     assert got == sizes
-
-
-# Sizes
 
 
 @pytest.mark.parametrize(
@@ -184,7 +172,7 @@ def test_scores_lie_where_the_labels_lie():
         labels = np.zeros(size, np.uint8)
         labels[10:40, 20:50], labels[45:, :33] = 1, 2
         image = torch.from_numpy(labels * np.uint8(60))[None].repeat(3, 1, 1)
-        for text in (
+        for text in [
             "short40",
             "short100",
             "crop50x50",
@@ -193,7 +181,7 @@ def test_scores_lie_where_the_labels_lie():
             "fit64x32",
             "halftruth",
             "half",
-        ):
+        ]:
             protocol = parse_protocol(text)
             (scores,) = predict(Reader(), text, [{"image": image}])
             truth = protocol.prepare_labels(labels)

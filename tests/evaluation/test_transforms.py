@@ -17,9 +17,6 @@ from famix.evaluation.protocols.transforms import (
 CITYSCAPES, MAPILLARY, PORTRAIT, BDD = (1024, 2048), (2448, 3264), (3264, 2448), (720, 1280)
 
 
-# Sizes
-
-
 @pytest.mark.parametrize(
     ("transform", "size", "expected"),
     [
@@ -59,9 +56,6 @@ def test_images_and_labels_get_the_size(transform, size):
     assert transform.apply_labels(np.zeros(size, np.int64), 255).shape == expected
 
 
-# Crops: every pixel has its own value
-
-
 def grid(height, width):
     return np.arange(height * width).reshape(height, width)
 
@@ -97,9 +91,6 @@ def test_a_view_scales_the_crop_or_resamples_once():
     torch.testing.assert_close(view, resize_image(pixels, (8, 12)))
 
 
-# The released programs' crop, written out with Pillow
-
-
 def released_crop(picture, size, resampling):
     """Truncate the width, pad both sides by the whole difference, and crop the center of the unpadded image."""
     width, height = picture.size
@@ -126,16 +117,6 @@ def test_the_released_crop(size):
         assert got.dtype == dtype and (got == truth).all()
 
 
-def test_the_released_crop_moves_portraits_to_the_right():
-    labels = np.array([[1, 2]] * 4, np.uint8)
-    released = ReleasedResizeCrop(height=4, crop=(4, 4)).apply_labels(labels, 255)
-    assert released.tolist() == [[255, 255, 255, 1]] * 4  # 2 + 1 columns of padding; label 2 is cut off
-    assert ResizeCrop(height=4, crop=(4, 4)).apply_labels(labels, 255).tolist() == [[255, 1, 2, 255]] * 4
-
-
-# Resizing
-
-
 def test_an_image_of_the_size_is_returned_unchanged():
     image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5), np.uint8)
     assert resize_image(image, (4, 5)) is image and resize_bilinear(image, (4, 5)) is image
@@ -158,9 +139,6 @@ def test_labels_and_images_as_pillow(new_size):
         assert got.dtype == np.uint8 and (got == np.asarray(expected)).all()
         expected = Image.fromarray(pixels.astype(np.float32)).resize(new_size[::-1], Image.Resampling.BILINEAR)
         np.testing.assert_allclose(resize_image(torch.from_numpy(pixels)[None], new_size)[0], expected, atol=1e-3)
-
-
-# Windows
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from data_factory import forgotten_datasets
-from error_matching import expect_error, explains
+from error_matching import expect_error, explains, line_of_mistake
 from famix.clip import CLIPResNet
 from famix.inference import LoadedModel, Predictor, load_model
 from famix.inference.export import (
@@ -262,10 +262,8 @@ def test_file_that_disagrees_is_not_written(
 def test_mistake_is_one_line_and_status_2(
     run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], key: str, remedy: str
 ) -> None:
-    assert load_tool("export").main([argument.replace("RUN", str(run)) for argument in arguments]) == 2
-    err = capsys.readouterr().err
-    explains(err, key.replace("RUN", str(run)), remedy=remedy)
-    assert err.startswith("error: ") and err.count("\n") == 1
+    words = [argument.replace("RUN", str(run)) for argument in arguments]
+    explains(line_of_mistake(capsys, load_tool("export").main, *words), key.replace("RUN", str(run)), remedy=remedy)
 
 
 @pytest.mark.parametrize("word", ["64", "64x", "axb", "64x96x3"])

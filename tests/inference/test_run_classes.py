@@ -3,14 +3,13 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import yaml
 
 from data_factory import forgotten_datasets, write_definition
-from error_matching import expect_error, explains
+from error_matching import expect_error, explains, line_of_mistake
 from famix.data.class_table import ClassTable
 from famix.engine import argument_parser, load_config
 from famix.inference import Predictor
@@ -65,9 +64,6 @@ def resume(workspace: Workspace, *options: str) -> None:
     workspace.run("own", *OPTIONS, *decay, *options, flags=("--resume",))
 
 
-# Usable anywhere
-
-
 @pytest.mark.parametrize("weights", ["", "model_final.pth", "model_0000000.pth", "model_ema.pth"])
 def test_a_moved_run_predicts_without_the_definition(
     weights: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -114,9 +110,6 @@ def test_copies_of_files_of_one_name_stay_apart(workspace: Workspace) -> None:
     assert (copies / "definition_2.yaml").read_bytes() == other.read_bytes()
 
 
-# Never under other names
-
-
 def as_predictor(workspace: Workspace) -> None:
     Predictor.from_checkpoint(workspace.folder / "own", device="cpu")
 
@@ -155,26 +148,19 @@ def test_a_renamed_class_is_noticed_after_the_old_ones_were_registered(workspace
     assert "'car'" in str(got.value)
 
 
-def command(name: str, workspace: Workspace) -> tuple[ModuleType, list[str]]:
-    run, picture = str(workspace.folder / "own"), str(workspace.folder / "data/images/val/0.png")
-    arguments = {
-        "../demo": ["--weights", run, "--input", picture, "--output", "out.png"],
-        "export": [run, "--format", "stripped"],
-        "report": [run, "--output", "report.html"],
-    }
-    return load_tool(name), arguments[name]
-
-
-@pytest.mark.parametrize("name", ["../demo", "export", "report"])
-def test_commands_end_with_one_line(name: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../demo", "--weights own --input data/images/val/0.png --output out.png"),
+        ("export", "own --format stripped"),
+        ("report", "own --output report.html"),
+    ],
+)
+def test_commands_end_with_one_line(
+    name: str, words: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     define(workspace.folder / "data", SWAPPED)
-    module, arguments = command(name, workspace)
-    try:
-        status = module.main(arguments)
-    except SystemExit as end:
-        status = end.code
-    assert status == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = line_of_mistake(capsys, load_tool(name).main, *words.split())
     explains(line, "tiny_train", "sky", "DATASETS.FILES")
     explains(line, "tiny_train", "car")
     assert not (workspace.folder / "out.png").exists() and not (workspace.folder / "report.html").exists()
@@ -199,9 +185,6 @@ def test_a_damaged_table_is_one_error(workspace: Workspace) -> None:
     torch.save({**content, "classes": {"names": 3}}, path)
     with expect_error(WeightsError, "classes"):
         as_predictor(workspace)
-
-
-# Definitions of a training that is resumed
 
 
 def test_other_labels_are_an_error_that_names_both(workspace: Workspace) -> None:

@@ -84,11 +84,6 @@ def test_video_without_frames_is_an_error(tmp_path: Path) -> None:
         list(reader)  # at the end, as in a file without frames
 
 
-def test_camera_that_is_not_there_is_an_error() -> None:
-    with expect_error(ConfigError, key="camera 77", remedy="Plug"):
-        VideoReader(77)
-
-
 def test_other_kind_of_file_is_an_error(tmp_path: Path) -> None:
     with expect_error(ConfigError, key="video", value=tmp_path / "a.gif", remedy="Rename"):
         save(tmp_path / "a.gif")

@@ -69,9 +69,6 @@ def small_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
 
 
-# The scenes
-
-
 def test_scenes_of_different_purposes_are_disjoint() -> None:
     seeds: dict[str, set[int]] = defaultdict(set)
     for name, split in SPLITS.items():
@@ -106,9 +103,6 @@ def test_another_process_writes_the_same_bytes_and_seeds_and_conditions_give_oth
     assert len(expected) == 5 * 2 * len(ALL)
     assert digests(tmp_path / "process") == expected
     assert len(set(digests(tmp_path / "here/leftImg8bit").values())) == 2 * len(ALL)
-
-
-# Their files
 
 
 def test_tree_holds_what_the_scene_holds(tmp_path: Path, scene: Scene) -> None:
@@ -156,9 +150,6 @@ def test_disparity_gives_the_depth_back(tmp_path: Path, scene: Scene) -> None:
     known = coded > 0
     expected = 0.22 * scene.focal / scene.depth[known]
     np.testing.assert_allclose((coded[known] - 1) / 256, expected, atol=0.5 / 256 + 1e-9)
-
-
-# The registered data sets
 
 
 def test_registered_names_load_and_are_checked(small_splits: Path) -> None:

@@ -257,9 +257,6 @@ def test_report_of_the_benchmark(
     assert capsys.readouterr().out.strip() == report.read_text().strip()
 
 
-# Picture and page
-
-
 def test_picture_and_page_mark_the_winner(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [

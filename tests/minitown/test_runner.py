@@ -210,9 +210,6 @@ def has_ended(*experiments: Experiment) -> bool:
     return len(gone) == len(experiments)
 
 
-# Locks
-
-
 @pytest.mark.parametrize("options", [(), ("SOLVER.MAX_ITER", "7")], ids=["same settings", "others"])
 @pytest.mark.parametrize("name", ["runs", "waits"])
 def test_a_folder_is_written_by_one_process_at_a_time(
@@ -300,9 +297,6 @@ def test_a_start_that_came_no_further_than_its_lock(use_script: Use, make: Make)
     assert "run: finished after" in run(make())
 
 
-# Stopping
-
-
 def test_all_are_asked_to_stop_at_once(use_script: Use, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_SECONDS_TO_STOP", 2.0)
     use_script(
@@ -359,9 +353,6 @@ def test_the_end_of_one_is_noted_when_another_fails_at_once(
     with pytest.raises(ExperimentError, match="bad ended with exit status 3"):
         run(make(name="bad"), make(name="good"))
     assert "good: finished before" in run(make(name="good"))
-
-
-# Numbers and records
 
 
 @pytest.mark.parametrize("numbers", [{"jobs": 0}, {"jobs": -2}, {"threads": 0}])

@@ -96,9 +96,6 @@ def test_a_class_agnostic_bank_gives_every_class_any_style(script: ModuleType) -
     assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in mean.tolist()}
 
 
-# Records
-
-
 @pytest.fixture
 def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Runs the benchmark without CLIP, with a script in the place of train_net.py that counts its calls in a file.
@@ -228,9 +225,6 @@ def test_committed_records_are_those_of_the_methods_today(script: ModuleType) ->
     assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
     recorded = [run for run in runs if (script.RUNS / f"{run[0]}_seed{run[1]}.json").exists()]
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
-
-
-# The report
 
 
 def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], script: ModuleType) -> None:

@@ -14,14 +14,7 @@ STYLES = ("foggy", "night")
 
 
 def make_bank(count: int = 12, channels: int = 4, seed: int = 0, **metadata: Any) -> StyleBank:
-    """A bank of random styles as mining makes them: prompts class by class, batches, losses that went down.
-
-    Args:
-        count: styles; their classes and style words alternate.
-        channels: of the statistics.
-        seed: of the styles.
-        metadata: changes, as JSON where they are no texts; None removes an entry.
-    """
+    """A bank of random styles as mining makes them, classes alternating; metadata that is no text becomes JSON, None is removed."""
     prompts = [f"{style} {name}" for name in CLASSES for style in STYLES] + ["photo"]
     entries: dict[str, Any] = {
         "clip_hash": "ab" * 32, "stage": "res2", "grid": [3, 3], "class_names": CLASSES, "prompts": prompts,

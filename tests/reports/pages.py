@@ -10,20 +10,7 @@ _SVG_VOID = {"circle", "path", "g"}
 
 
 class Page(HTMLParser):
-    """Parses a page, and notes defects of its form.
-
-    Args:
-        html: the document.
-
-    Attributes:
-        problems: descriptions of tags that do not match.
-        tables: texts of the cells, table by table, row by row.
-        sources: of all images.
-        addresses: of everything that the page loads or links to.
-        text: of the whole page.
-        ids: of elements.
-        values: of all attributes except images.
-    """
+    """Parses a page: texts of its cells by table and row, sources of images, addresses, and problems such as unmatched tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -22,8 +22,6 @@ from famix.style import StyleBank
 from famix.utils.errors import BankError
 from reports.banks import CLASSES, make_bank
 
-# Statistics
-
 
 def test_style_words_are_prompts_without_the_class() -> None:
     groups = word_groups(make_bank(7))
@@ -110,9 +108,6 @@ def test_a_measured_bank_needs_two_styles() -> None:
         source_distance(make_bank(), make_bank(1))
 
 
-# Merging and filtering
-
-
 def test_merged_banks_keep_every_style_and_its_prompt() -> None:
     first = make_bank(6)
     other_prompts = [
@@ -152,13 +147,6 @@ def test_history_grows_from_step_to_step() -> None:
     steps = json.loads(filtered.metadata["history"])
     assert [step["step"] for step in steps] == ["merge", "filter"]
     assert steps[1]["classes"] == ["sky"] and steps[1]["inputs"][0]["styles"] == 12
-
-
-def test_annotations_that_one_bank_lacks_are_left_out() -> None:
-    measured = StyleBank({key: value for key, value in make_bank().metadata.items() if key != "prompts"})
-    measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
-    merged = merge_banks({"a": make_bank(3), "b": measured})
-    assert len(merged) == 4 and merged.annotations == {}
 
 
 def test_banks_of_different_text_towers_do_not_merge() -> None:

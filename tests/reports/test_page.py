@@ -69,9 +69,6 @@ def test_many_categories_have_colours_of_their_own() -> None:
     assert len({run_color(index) for index in range(18)}) == 18
 
 
-# Charts
-
-
 def curve(*values: float, name: str = "a") -> Series:
     return Series(name, "var(--strong)", np.array(values), np.arange(len(values), dtype=float))
 
@@ -112,9 +109,6 @@ def test_histograms_are_as_high_as_their_counts() -> None:
     foot, first, last = max(heights), min(heights), heights[-2]
     assert (foot - first) / (foot - last) == pytest.approx(3, rel=1e-3)
     assert histogram([curve(math.nan)], "x", "y") == ""
-
-
-# Label images
 
 
 def test_errors_are_red_on_a_dim_image() -> None:

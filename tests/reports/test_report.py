@@ -40,9 +40,6 @@ def report() -> Report:
     return fake_report(SCORES, sources=("gta5_val",), group="acdc")
 
 
-# Cells
-
-
 def test_names_with_marks_of_tables_stay_in_their_cells() -> None:
     names = ["person|rider", "back\\slash", "both\\|", "two\nlines", "007", "1e3"]
     text = markdown_table([[name, "1.0"] for name in names], ["class | row", "IoU"], 1)
@@ -50,9 +47,6 @@ def test_names_with_marks_of_tables_stay_in_their_cells() -> None:
     cells = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in row] for row in rows]
     assert cells[0] == ["class | row", "IoU"]
     assert cells[2:] == [[" ".join(name.split()), "1.0"] for name in names]
-
-
-# Means
 
 
 def test_means_count_every_target_once_and_the_source_never(report: Report) -> None:
@@ -88,21 +82,14 @@ def test_report_of_a_config() -> None:
     assert (report.run.method, report.run.seed, report.run.trained_on) == ("famix", 5, ("gta5_train",))
 
 
-# Text
-
-
 def test_panoptic_scores_stand_in_the_same_tables(report: Report) -> None:
     quality = {"PQ": 30.04, "SQ": 80.0, "RQ": 40.0, "PQ_th": 20.0}
     scored = {name: {**tasks, "panoptic_seg": quality} for name, tasks in report.results.items()}
     scored["mapillary_val"] = report.results["mapillary_val"]
     report = replace(report, results={**scored, "acdc_fog_val": {**scored["acdc_fog_val"], "segm": {"AP": 7.0}}})
     head, *rows = table(format_scores(report))
-    assert head[4:] == ["mIoU", "fwIoU", "mACC", "pACC", *PANOPTIC_METRICS] and head[8:12] == [
-        "PQ",
-        "SQ",
-        "RQ",
-        "PQ things",
-    ]
+    assert head[4:] == ["mIoU", "fwIoU", "mACC", "pACC", *PANOPTIC_METRICS]
+    assert head[8:12] == ["PQ", "SQ", "RQ", "PQ things"]
     cells = {row[0]: row for row in rows}
     assert cells["acdc_fog_val"][8:] == ["30.0", "80.0", "40.0", "20.0", "-", "-", "-", "-", "-", "7.0"]
     assert cells["mapillary_val"][4] == "52.4" and set(cells["mapillary_val"][8:]) == {"-"}
@@ -117,14 +104,8 @@ def test_scores_of_every_data_set(report: Report) -> None:
     rows = table(format_scores(report, digits=2))
     assert rows[0] == ["dataset", "role", "protocol", "classes", "mIoU", "fwIoU", "mACC", "pACC"]
     assert rows[1] == ["cityscapes_val", "target", "native", "2", "48.50", "-", "-", "-"]
-    assert [row[0] for row in rows[2:]] == [
-        "acdc_fog_val",
-        "acdc_night_val",
-        "mapillary_val",
-        "mean of acdc",
-        "mean",
-        "gta5_val",
-    ]
+    names = [row[0] for row in rows[2:]]
+    assert names == ["acdc_fog_val", "acdc_night_val", "mapillary_val", "mean of acdc", "mean", "gta5_val"]
     assert rows[-2][4] == "39.23" and rows[-1][1] == "source"
 
 
@@ -149,8 +130,6 @@ def test_the_whole_text(report: Report) -> None:
     assert "IoU of every class" not in text, "these scores have none"
     assert f"| {'ab' * 32}" in text and "model_final.pth" in text and "last, 40000 iterations" in text
 
-
-# Classes that do not occur
 
 NAMES = ("road", "sky", "car")
 NO_SKY = np.array([[9, 1, 0], [0, 0, 0], [0, 0, 0]])  # a pixel of road is taken for sky; there is neither sky nor car

@@ -125,9 +125,6 @@ def test_a_run_without_scores_names_the_command_that_scores_it(
         read_report(tmp_path / "none/results.json")
 
 
-# Classes that do not occur
-
-
 def absent_report(rule: str) -> Report:
     """A report of a dataset without sky, which a tenth of the road is predicted as."""
     scores = segmentation_scores(np.array([[9, 1], [0, 0]]), ("road", "sky"), absent=rule)

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,6 @@ from released_factory import (
 )
 from run_factory import CONFIG, ROOT, Workspace, load_tool
 
-TOOL = ROOT / "projects/FAMix/tools/import_released.py"
 RN50, RN101 = (str(ROOT / f"projects/FAMix/configs/GTA5/famix_{name}.yaml") for name in ("RN50", "RN101"))
 TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature data set's files
 SMALL = {"layers": (1, 1, 1, 1), "width": 8, "decoder": 8, "low": 4}  # the miniature CLIP, decoder as in configs/Tiny
@@ -60,9 +57,6 @@ def tiny_config(workspace: Workspace) -> list[str]:
         "--config-file", str(CONFIG), "DATASETS.FILES", f"['{workspace.definition}']",
         "MODEL.CLIP.WEIGHTS", str(workspace.clip), "MODEL.STYLE.GRID", "[3, 3]",
     ]  # fmt: skip
-
-
-# Imported files at work
 
 
 def test_evaluation_scores_an_imported_checkpoint(workspace: Workspace, tmp_path: Path, state: dict[str, Any]) -> None:
@@ -153,9 +147,6 @@ def test_rn101_has_the_released_names_and_shapes_too() -> None:
     assert "CLIP RN101" in description and "best" not in description
 
 
-# Files and settings that do not do
-
-
 class Hostile:
     """Unpickling this would make a folder."""
 
@@ -166,115 +157,77 @@ class Hostile:
         return os.mkdir, (str(self.trace),)
 
 
-def test_a_hostile_bank_ends_the_command_with_one_line(tmp_path: Path) -> None:
-    bank = write_bank(tmp_path / "saved_params.pkl", {"road_mu": [Hostile(tmp_path / "executed")]})
-    command = [sys.executable, str(TOOL), str(bank), "--output", str(tmp_path / "bank.safetensors")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert re.fullmatch(r"error: [^\n]*saved_params.pkl[^\n]*mkdir[^\n]*nothing was executed[^\n]*\n", done.stderr)
-    assert [path.name for path in tmp_path.iterdir()] == ["saved_params.pkl"]
+def hostile_bank(folder: Path) -> Path:
+    return write_bank(folder / "s.pkl", {"road_mu": [Hostile(folder / "executed")]})
 
 
-def hostile_checkpoint(folder: Path) -> list[object]:
-    torch.save({"model_state": Hostile(folder / "executed")}, folder / "released.pth")
-    return [folder / "released.pth", "--output", folder / "out.pth"]
+def hostile_checkpoint(folder: Path) -> Path:
+    torch.save({"model_state": Hostile(folder / "executed")}, folder / "r.pth")
+    return folder / "r.pth"
 
 
-def a_folder(folder: Path) -> list[object]:
-    return [folder, "--output", folder / "out.pth"]
+def bank(folder: Path) -> Path:
+    return write_bank(folder / "s.pkl", released_styles())
 
 
-def checkpoint_to_safetensors(folder: Path) -> list[object]:
-    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "out.safetensors"]
+def checkpoint(folder: Path) -> Path:
+    return write_checkpoint(folder / "r.pth", released_state(**SMALL))
 
 
-def bank_to_pth(folder: Path) -> list[object]:
-    return [write_bank(folder / "s.pkl", released_styles()), "--output", folder / "out.pth"]
-
-
-def missing_file(folder: Path) -> list[object]:
-    return [folder / "r.pth", "--output", folder / "out.pth"]
-
-
-def output_over_input(folder: Path) -> list[object]:
-    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "r.pth"]
-
-
-def output_is_a_folder(folder: Path) -> list[object]:
+def checkpoint_and_folder(folder: Path) -> Path:
     (folder / "out.pth").mkdir()
-    return [write_checkpoint(folder / "r.pth", released_state(**SMALL)), "--output", folder / "out.pth"]
+    return checkpoint(folder)
 
 
-def output_below_a_file(folder: Path) -> list[object]:
-    released = write_checkpoint(folder / "r.pth", released_state(**SMALL))
-    return [released, "--output", folder / "r.pth/out.pth"]
-
-
-def settings_without_config(folder: Path) -> list[object]:
-    return [*bank_to_pth(folder), "MODEL.STYLE.GRID", "[1, 1]"]
-
-
-def misspelt_setting(folder: Path) -> list[object]:
-    return [*bank_to_pth(folder), "--config-file", RN50, "MODEL.STYLE.GIRD", "[1, 1]"]
-
-
-def bank_for_another(*settings: str) -> Callable[[Path], list[object]]:
-    def arguments(folder: Path) -> list[object]:
-        bank = write_bank(folder / "s.pkl", released_styles())
-        return [bank, "--output", folder / "out.safetensors", "--config-file", RN50, *settings]
-
-    return arguments
-
-
-def checkpoint_for_other_classes(folder: Path) -> list[object]:
+def checkpoint_for_other_classes(folder: Path) -> Path:
     classes = [{"name": name, "color": [0, 0, index]} for index, name in enumerate(("sky", "road", "car"))]
-    definition = write_definition(folder / "data", classes=classes)
-    released = write_checkpoint(folder / "r.pth", released_state(**SMALL, classes=3))
-    return [
-        released, "--output", folder / "out.pth", "--config-file", CONFIG, "DATASETS.FILES", f"['{definition}']",
-        "MODEL.CLIP.WEIGHTS", save_tiny_clip(folder / "clip.pt"), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
-        "DATASETS.TRAIN", "['tiny_train']", "DATASETS.TEST", "['tiny_val']",
-    ]  # fmt: skip
+    write_definition(folder / "data", classes=classes)
+    save_tiny_clip(folder / "clip.pt")
+    return write_checkpoint(folder / "r.pth", released_state(**SMALL, classes=3))
 
 
-# Arguments -> the key, value and remedy of the error.
-MISTAKES: dict[str, tuple[Callable[[Path], list[object]], str, str | None, str]] = {
-    "hostile checkpoint": (hostile_checkpoint, "released.pth", "posix.mkdir", "nothing was executed"),
-    "checkpoint to .safetensors": (checkpoint_to_safetensors, "--output", ".pth", "Rename"),
-    "bank to .pth": (bank_to_pth, "--output", ".safetensors", "Rename"),
-    "missing file": (missing_file, "r.pth", None, "saved_params.pkl"),
-    "output over input": (output_over_input, "--output", "the input", "another file"),
-    "output is a folder": (output_is_a_folder, "--output", "a folder", "another file"),
-    "a folder": (a_folder, "FILE", "folder", "saved_params.pkl"),
-    "output below a file": (output_below_a_file, "out.pth", None, ""),
-    "settings without a config": (settings_without_config, "settings", "MODEL.STYLE.GRID", "--config-file"),
-    "misspelt setting": (misspelt_setting, "MODEL.STYLE.GIRD", None, "MODEL.STYLE.GRID"),
-    "missing config": (lambda folder: [*bank_to_pth(folder), "--config-file", folder / "c.yaml"], "c.yaml", None, ""),
-    "bank for another grid": (bank_for_another("MODEL.STYLE.GRID", "[2, 2]"), "grid", "[3, 3]", "MODEL.STYLE.GRID"),
-    "bank for another stage": (bank_for_another("MODEL.STYLE.STAGE", "res3"), "stage", "res2", "MODEL.STYLE.STAGE"),
-    "bank of another width": (bank_for_another("MODEL.CLIP.WEIGHTS", "RN50x4"), "320", "256", "MODEL.CLIP.WEIGHTS"),
-    "no datasets": (
-        bank_for_another("DATASETS.TEST", "()", "DATASETS.TRAIN", "()"),
-        "DATASETS.TRAIN",
-        "none",
-        "Set one",
+OUT, BANK = "--output {tmp}/out.pth", "--output {tmp}/out.safetensors"
+FOR_RN50 = f"{BANK} --config-file {RN50}"
+OTHER_CLASSES = (
+    f"{OUT} --config-file {CONFIG} DATASETS.FILES ['{{tmp}}/data/definition.yaml'] DATASETS.TRAIN ['tiny_train'] "
+    "DATASETS.TEST ['tiny_val'] MODEL.CLIP.WEIGHTS {tmp}/clip.pt MODEL.SEM_SEG_HEAD.NUM_CLASSES 3"
+)
+# Maker of the file, other words of the command -> key, value and remedy of the error.
+MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str, str | None, str]] = {
+    "hostile checkpoint": (hostile_checkpoint, OUT, "r.pth", "posix.mkdir", "nothing was executed"),
+    "hostile bank": (hostile_bank, BANK, "s.pkl", "posix.mkdir", "nothing was executed"),
+    "checkpoint to .safetensors": (checkpoint, BANK, "--output", ".pth", "Rename"),
+    "bank to .pth": (bank, OUT, "--output", ".safetensors", "Rename"),
+    "missing file": (lambda folder: folder / "r.pth", OUT, "r.pth", None, "saved_params.pkl"),
+    "output over input": (checkpoint, "--output {tmp}/r.pth", "--output", "the input", "another file"),
+    "output is a folder": (checkpoint_and_folder, OUT, "--output", "a folder", "another file"),
+    "a folder": (lambda folder: folder, OUT, "FILE", "folder", "saved_params.pkl"),
+    "output below a file": (checkpoint, "--output {tmp}/r.pth/out.pth", "out.pth", None, ""),
+    "settings without a config": (
+        bank,
+        f"{OUT} MODEL.STYLE.GRID [1,1]",
+        "settings",
+        "MODEL.STYLE.GRID",
+        "--config-file",
     ),
-    "other classes": (checkpoint_for_other_classes, "classes", "sky, road, car", "same order"),
+    "misspelt setting": (bank, f"{FOR_RN50} MODEL.STYLE.GIRD [1,1]", "MODEL.STYLE.GIRD", None, "MODEL.STYLE.GRID"),
+    "missing config": (bank, f"{OUT} --config-file {{tmp}}/c.yaml", "c.yaml", None, ""),
+    "bank for another grid": (bank, f"{FOR_RN50} MODEL.STYLE.GRID [2,2]", "grid", "[3, 3]", "MODEL.STYLE.GRID"),
+    "bank for another stage": (bank, f"{FOR_RN50} MODEL.STYLE.STAGE res3", "stage", "res2", "MODEL.STYLE.STAGE"),
+    "bank of another width": (bank, f"{FOR_RN50} MODEL.CLIP.WEIGHTS RN50x4", "320", "256", "MODEL.CLIP.WEIGHTS"),
+    "no datasets": (bank, f"{FOR_RN50} DATASETS.TEST () DATASETS.TRAIN ()", "DATASETS.TRAIN", "none", "Set one"),
+    "other classes": (checkpoint_for_other_classes, OTHER_CLASSES, "classes", "sky, road, car", "same order"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "key", "value", "remedy"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(("make", "words", "key", "value", "remedy"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_end_with_one_line_and_write_nothing(
-    arguments: Callable[[Path], list[object]],
-    key: str,
-    value: str | None,
-    remedy: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    command = arguments(tmp_path)
+    make: Callable[[Path], Path], words: str, key: str, value: str | None, remedy: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    file = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert run_tool(*command) == 2
+    assert run_tool(file, *words.format(tmp=tmp_path).split()) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
     explains(error, key, value, remedy)

@@ -10,11 +10,8 @@ from famix.utils.errors import ConfigError
 NAMES = ("road", "traffic light")
 
 
-def test_class_prompt_is_style_and_name():
+def test_prompts_are_style_and_name_and_ignored_patches_a_photo():
     assert class_prompt(1, "Urban Grit style", NAMES) == "Urban Grit style traffic light"
-
-
-def test_ignored_patches_are_a_photo():
     assert class_prompt(255, "Urban Grit style", NAMES) == IGNORE_PROMPT == "photo"
     assert class_prompt(11, "Urban Grit style", NAMES, ignore_label=11) == "photo"
 

@@ -3,12 +3,10 @@
 import json
 import os
 import unicodedata
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from data_factory import (
     TINY_LABEL_IDS,
@@ -184,56 +182,24 @@ def test_lists_in_utf_16_are_named(tmp_path: Path, encoding: str) -> None:
         get_dataset_dicts(["tiny_train"])
 
 
-def _definition(folder: Path) -> tuple[Path, Callable[[], object]]:
-    file = write_definition(folder)
-    return file, lambda: load_definition(file).classes
+def test_text_files_with_byte_order_marks(tmp_path: Path) -> None:
+    file = make_dataset(tmp_path, count=1)
+    base, config = tmp_path / "base.yaml", tmp_path / "config.yaml"
+    base.write_text("SEED: 3\n")
+    config.write_text("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 7}\n")
+    panoptic = make_panoptic(tmp_path / "panoptic", {"train": 1})
+    for path in (file, base, config, panoptic, *panoptic.parent.rglob("*train*.json")):
+        with_mark(path)
+    cfg = load_config(str(config))
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER) == (3, 7)
+    assert load_definition(file).name == "tiny" and len(files_of(load_definition(panoptic))[0]()) == 1
 
 
-def _config(folder: Path) -> tuple[Path, Callable[[], object]]:
-    (folder / "base.yaml").write_text("SEED: 3\n")
-    with_mark(folder / "base.yaml")
-    file = folder / "config.yaml"
-    file.write_text("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 7}\n")
-
-    def load() -> tuple[int, int]:
-        cfg = load_config(str(file))
-        return cfg.SEED, cfg.SOLVER.MAX_ITER
-
-    return file, load
-
-
-def _panoptic(folder: Path) -> tuple[Path, Callable[[], object]]:
-    definition = make_panoptic(folder, {"train": 1})
-    with_mark(definition)
-    read = lambda: files_of(load_definition(definition))[0]()  # noqa: E731
-    return next(folder.rglob("*train*.json")), read
-
-
-def _segments(folder: Path) -> tuple[Path, Callable[[], object]]:
-    names = {0: "road", 1: "sky"}
-    ids = np.array([[0, 1], [1, 0]], np.uint8)
-    write_panoptic_label(folder / "labels/train/x.png", ids, folder / "names.json", names)
-    write_image(folder / "images/train/x.png", np.zeros((2, 2, 3), np.uint8))
-    changes = {
-        "label_ids": None,
-        "label_names": {name: name for name in names.values()},
-        "label_names_file": "names.json",
-    }
-    file = write_definition(folder, **changes, label_format="coco_panoptic", splits={"train": {}})
-    assert yaml.safe_load(file.read_text())["label_names_file"] == "names.json"
-
-    def read() -> list[object]:
-        with registered(file):
-            return get_label_readers(["tiny_train"])["tiny_train"].read(folder / "labels/train/x.png").tolist()
-
-    return folder / "names.json", read
-
-
-@pytest.mark.parametrize("make", [_definition, _config, _panoptic, _segments])
-def test_text_files_with_byte_order_marks(
-    tmp_path: Path, make: Callable[[Path], tuple[Path, Callable[[], object]]]
-) -> None:
-    file, read = make(tmp_path)
-    expected = read()
-    with_mark(file)
-    assert read() == expected
+def test_names_of_segments_with_byte_order_marks(tmp_path: Path) -> None:
+    label, names_file = tmp_path / "labels/train/x.png", tmp_path / "names.json"
+    write_panoptic_label(label, np.array([[0, 1], [1, 0]], np.uint8), names_file, {0: "road", 1: "sky"})
+    write_image(tmp_path / "images/train/x.png", np.zeros((2, 2, 3), np.uint8))
+    with_mark(names_file)
+    names = {"label_ids": None, "label_names": {"road": "road", "sky": "sky"}, "label_names_file": names_file.name}
+    with registered(write_definition(tmp_path, **names, label_format="coco_panoptic", splits={"train": {}})):
+        assert get_label_readers(["tiny_train"])["tiny_train"].read(label).tolist() == [[0, 10], [10, 255]]

@@ -56,21 +56,15 @@ def test_registering_twice_changes_nothing(folder):
 
 
 def test_name_clash(folder, tmp_path):
+    DatasetCatalog.register("taken_val", list)
     with registered(make_dataset(folder)):
+        with expect_error(DatasetError, "taken_val", "other code", "name"):
+            register_datasets([str(write_definition(tmp_path / "taken", name="taken", splits={"val": {}}))])
         other = write_definition(tmp_path / "other", root=str(tmp_path / "other"))
         with expect_error(DatasetError, "tiny_train", str(folder / "definition.yaml"), "name"):
             register_datasets([str(other)])
         with expect_error(DatasetError, "camvid_train_day", str(BUILTIN / "camvid.yaml"), "name"):
             register_datasets([str(write_definition(tmp_path / "third", name="camvid", splits={"train_day": {}}))])
-
-
-def test_name_clash_with_other_code(folder):
-    DatasetCatalog.register("tiny_train", list)
-    try:
-        with expect_error(DatasetError, "tiny_train", "other code", "name"):
-            register_datasets([str(make_dataset(folder))])
-    finally:
-        DatasetCatalog.remove("tiny_train")
 
 
 def test_unknown_name_lists_what_is_close_and_known(folder):
@@ -172,13 +166,9 @@ def test_classes_of_datasets_must_have_one_order(tmp_path):
 
 def test_dataset_of_other_code_needs_a_reader():
     DatasetCatalog.register("foreign", lambda: [{"file_name": "x"}])
-    try:
-        assert get_dataset_dicts(["foreign"]) == [{"file_name": "x", "dataset_name": "foreign"}]
-        with expect_error(DatasetError, "foreign", "label_reader", "DATASETS.FILES"):
-            get_label_readers(["foreign"])
-    finally:
-        DatasetCatalog.remove("foreign")
-        MetadataCatalog.remove("foreign")
+    assert get_dataset_dicts(["foreign"]) == [{"file_name": "x", "dataset_name": "foreign"}]
+    with expect_error(DatasetError, "foreign", "label_reader", "DATASETS.FILES"):
+        get_label_readers(["foreign"])
 
 
 def test_definition_survives_a_change_of_the_environment(folder, monkeypatch):

@@ -107,13 +107,6 @@ def test_styles_never_touch_inference():
     assert len(bare(make_batch((64, 96), labels=False))) == 1
 
 
-def test_nothing_of_the_styles_enters_a_checkpoint():
-    model = tiny_segmentor(make_restyler("bank"))
-    model.restyler.use_bank(make_bank(range(NUM_CLASSES)))
-    loss_of(model, make_batch((64, 96), (64, 96)))
-    assert model.state_dict().keys() == tiny_segmentor().state_dict().keys()
-
-
 # Labels
 
 

@@ -1,6 +1,7 @@
 """Reports and run directories without a run."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from famix.evaluation.counting.confusion import write_confusion
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, RunMetadata, ScoredDataset, ScoredWeights, write_report
 
-__all__ = ["fake_report", "make_run_folder"]
+__all__ = ["fake_report", "make_run_folder", "tables"]
 
 CLASSES = ("road", "sky")
 
@@ -63,6 +64,16 @@ def fake_report(
         for name in scores
     }
     return Report(run, datasets, {name: {"sem_seg": {"mIoU": score}} for name, score in scores.items()})
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Cells of every Markdown table of a text, row by row, without the rules."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
+        head, rule, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines())
+        assert all(set(cell) <= {"-", ":"} for cell in rule)
+        found.append([head, *rows])
+    return found
 
 
 def make_run_folder(folder: Path) -> Path:

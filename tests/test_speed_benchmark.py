@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from report_factory import tables
 from run_factory import ROOT
 
 MODULES = ("mining", "plain", "setting", "training")
@@ -50,14 +51,14 @@ def test_tables_judge_targets(bench: Any) -> None:
         row("copy", 2.0, "limit", 8.0, unit="ms"),
         row("memory", 100.0, "plain", 200.0, unit="MiB", target="small", at_most=1.0),
     ]
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in bench.setting.format_table(rows).splitlines()]
-    assert cells[2:] == [
+    ((_, *cells),) = tables(bench.setting.format_table(rows))
+    assert cells == [
         ["step", "1.100 s", "limit", "1.000 s", "1.100"],
         ["copy", "2.00 ms", "limit", "8.00 ms", "0.250"],
         ["memory", "100 MiB", "plain", "200 MiB", "0.500"],
     ]
-    targets = [[c.strip() for c in line.split("|")[1:-1]] for line in bench.setting.format_targets(rows).splitlines()]
-    assert targets[2:] == [["fast", "1.1", "1", "missed by 10%"], ["small", "0.5", "1", "met"]]
+    ((_, *targets),) = tables(bench.setting.format_targets(rows))
+    assert targets == [["fast", "1.1", "1", "missed by 10%"], ["small", "0.5", "1", "met"]]
 
 
 def test_the_plain_network_is_the_same_map(bench: Any, setting: Any) -> None:

@@ -73,17 +73,6 @@ def test_one_window_over_the_whole_image_is_the_whole_image(size):
         torch.testing.assert_close(predict(model, "half+slide512", batch)[0], half.softmax(0))
 
 
-@pytest.mark.parametrize("size", [(24, 40), (1, 1), (3, 50)])
-@pytest.mark.parametrize("window", [(8, 8), (8, 5), (50, 20)])
-def test_windows_of_a_model_without_context_are_the_whole_image(size, window):
-    batch = make_batch(size, labels=False)
-    (plain,) = predict(PerPixel(), "native", batch)
-    (got,) = predict(PerPixel(), windowed(*window), batch, window_batch=3)
-    torch.testing.assert_close(got, plain.softmax(0))
-    (logits,) = predict(PerPixel(), windowed(*window, average="logits"), batch)
-    torch.testing.assert_close(logits, plain)
-
-
 @pytest.mark.parametrize("size", [(24, 40), (41, 23), (2, 3)])
 @pytest.mark.parametrize("average", ["softmax", "logits"])
 def test_multiscale_and_flip(size, average):

@@ -21,6 +21,7 @@ from famix_minitown import runner
 from famix_minitown.experiment import CONFIGS, same_settings
 from famix_minitown.study import RunRecord
 from famix_minitown.writer import write_tree
+from report_factory import tables
 from run_factory import load_benchmark
 from town_factory import define_town
 
@@ -232,11 +233,7 @@ def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], sc
     made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
     report = made.report("the command")
     assert "1 of 19 classes occur" in report
-    tables = [
-        {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
-        for lines in (block.splitlines() for block in report.split("\n\n") if block.startswith("|"))
-    ]
-    language, scores, strengths, gains, classes = tables
+    language, scores, strengths, gains, classes = ({row[0]: row[1:] for row in table} for table in tables(report))
     assert language["method"] == ["over", "unseen", "p", "development", "p", "clear", "p", "seeds"]
     assert language["famix_jitter08half"][:4] == ["jitter08half", "+5.0 ± 0.0", "-", "+5.0 ± 0.0"]
     assert language["famix"][:2] == ["baseline", "+4.0 ± 0.0"] and "jitter08half" not in language

@@ -15,7 +15,7 @@ from famix.reports import Report, ScoredWeights, write_report
 from famix.reports.comparison import compare_reports, paired_p, require_baseline
 from famix.reports.tables import format_comparisons, format_p, format_spread, write_comparisons_csv
 from famix.utils.errors import ConfigError
-from report_factory import fake_report
+from report_factory import fake_report, tables
 from run_factory import load_tool
 
 BASELINE = {1: (20.0, 30.0), 2: (22.0, 31.0), 3: (24.0, 35.0)}  # seed -> fog, night
@@ -34,17 +34,6 @@ def runs(method: str, scores: dict[int, tuple[float, float]], **changes: object)
 
 def both() -> dict[str, Report]:
     return {**runs("baseline", BASELINE), **runs("famix", FAMIX)}
-
-
-def tables(text: str) -> list[list[list[str]]]:
-    """Cells of every Markdown table of a text, without the rules."""
-    found = []
-    for block in text.split("\n\n"):
-        lines = block.strip().splitlines()
-        if lines and lines[0].startswith("|"):
-            cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-            found.append([cells[0], *cells[2:]])
-    return found
 
 
 def test_spread_and_test_by_hand() -> None:

@@ -14,7 +14,7 @@ from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
 from famix.reports.report import PANOPTIC_METRICS, count_occurring, describe_occurring
 from famix.reports.tables import format_row, markdown_table
-from report_factory import fake_report
+from report_factory import fake_report, tables
 
 SCORES = {
     "gta5_val": 70.0, "cityscapes_val": 48.5, "acdc_fog_val": 41.0, "acdc_night_val": 15.0, "mapillary_val": 52.4,
@@ -22,10 +22,8 @@ SCORES = {
 
 
 def table(text: str) -> list[list[str]]:
-    """Cells of a Markdown table, without the rule."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
-    assert all(set(cell) <= {"-", ":"} for cell in rows[1])
-    return [rows[0], *rows[2:]]
+    (found,) = tables(text)
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)

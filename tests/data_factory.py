@@ -139,7 +139,7 @@ def make_dataset(
 
 @contextmanager
 def forgotten_datasets() -> Iterator[None]:
-    """Forget the data sets that are registered meanwhile."""
+    """Forget the datasets that are registered meanwhile."""
     before = set(DatasetCatalog)
     try:
         yield

@@ -5,11 +5,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from detectron2.config import get_cfg
 
 from clip_factory import tiny_clip
-from famix import add_famix_config
 from famix.clip import CLIPResNet
+from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
 from famix.style import PatchRestyler, StyleStrategy, build_strategies
 
@@ -51,8 +50,7 @@ def tiny_head(backbone: CLIPResNet, **kwargs: Any) -> CLIPDeepLabV3PlusHead:
 
 def make_strategies(names: str, noise_scale: float = 0.5) -> list[StyleStrategy]:
     """Strategies by name, as MODEL.STYLE.STRATEGY writes them."""
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.STYLE.NOISE_SCALE = names, noise_scale
     return build_strategies(cfg)
 

@@ -1,4 +1,4 @@
-"""Miniature panoptic data sets and runs."""
+"""Miniature panoptic datasets and runs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def make_panoptic(folder: Path, splits: dict[str, int] | None = None) -> Path:
     """Draw images of sky above road with two cars that touch, perhaps a person, and an unlabelled rim.
 
     Args:
-        folder: root of the data set.
+        folder: root of the dataset.
         splits: name -> number of images.
 
     Returns:
@@ -69,7 +69,7 @@ def write_annotations(
     """Write PNGs of ids and their JSON file, as Cityscapes numbers segments.
 
     Args:
-        folder: root of the data set.
+        folder: root of the dataset.
         split: names the files.
         labels: image -> (H, W) ids.
         crowds: ids of the segments that are crowds.
@@ -92,7 +92,7 @@ def write_annotations(
 
 
 def write_recipe(folder: Path, splits: Sequence[str] | Mapping[str, Any] = ("train",), **changes: Any) -> Path:
-    """Write the definition file of `make_panoptic`'s data set; an entry changed to None is left out."""
+    """Write the definition file of `make_panoptic`'s dataset; an entry changed to None is left out."""
     entries = {
         "name": "tiny",
         "root": str(folder),
@@ -108,7 +108,7 @@ def write_recipe(folder: Path, splits: Sequence[str] | Mapping[str, Any] = ("tra
 
 
 class PanopticWorkspace(Workspace):
-    """A folder with a panoptic data set and a CLIP, in which runs of one head can be made.
+    """A folder with a panoptic dataset and a CLIP, in which runs of one head can be made.
 
     Args:
         folder: empty.

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error
 from famix.clip import ARCHITECTURES, CLIPArchitecture, CLIPResNet
-from famix.config import add_famix_config
+from famix.engine import load_config
 from famix.utils.errors import ConfigError
 
 LAYERS = (1, 1, 2, 3)
@@ -18,8 +17,7 @@ def clip_file(tmp_path_factory):
 
 
 def config(**clip):
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.MODEL.BACKBONE.NAME = "build_clip_resnet_backbone"
     for key, value in clip.items():
         cfg.MODEL.CLIP[key] = value

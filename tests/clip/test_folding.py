@@ -71,19 +71,15 @@ def test_gradients_pass(pair: tuple, x: Tensor) -> None:
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)
 
 
-def _train_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    norm.train()
-
-
-def _learn_weight(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    conv.requires_grad_(True)
-
-
-def _learn_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    norm.bias.requires_grad_(True)
-
-
-@pytest.mark.parametrize("thaw", [_train_norm, _learn_weight, _learn_norm])
+@pytest.mark.parametrize(
+    "thaw",
+    [
+        lambda conv, norm: norm.train(),
+        lambda conv, norm: conv.requires_grad_(True),
+        lambda conv, norm: norm.bias.requires_grad_(True),
+    ],
+    ids=["norm in training mode", "weight learns", "norm learns"],
+)
 def test_what_learns_is_not_folded(pair: tuple, x: Tensor, thaw: Callable[..., None]) -> None:
     conv, norm = pair
     thaw(conv, norm)

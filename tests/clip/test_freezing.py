@@ -16,14 +16,13 @@ CASES = {
     "two parts": (("layer3.1", "layer4"), ("layer3.1.", "layer4.")),
     "everything": (("all",), ("",)),
 }
-cases = pytest.mark.parametrize(("trainable", "prefixes"), CASES.values(), ids=CASES.keys())
 
 
 def snapshot(model):
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-@cases
+@pytest.mark.parametrize(("trainable", "prefixes"), CASES.values(), ids=CASES.keys())
 def test_gradients_and_modes(trainable, prefixes):
     model = tiny_backbone(LAYERS, trainable=trainable)
     got = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

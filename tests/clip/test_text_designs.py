@@ -7,12 +7,11 @@ import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
 from torch import nn
 
 from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error, explains
-from famix import PromptEncoder, add_famix_config
+from famix import PromptEncoder
 from famix.clip import (
     ARCHITECTURES,
     OPEN_CLIP_TEXT,
@@ -25,6 +24,7 @@ from famix.clip import (
 )
 from famix.clip import openai as clip_package
 from famix.clip.export import save_clip, save_compact
+from famix.engine import load_config
 from famix.utils.errors import ConfigError
 from famix_minitown.datasets import register
 
@@ -142,8 +142,7 @@ def test_other_files_show_nothing(state, metadata, tmp_path):
 @pytest.fixture
 def cfg(state, tmp_path):
     """Whose CLIP has no mark."""
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.MODEL.CLIP.WEIGHTS = str(tmp_path / "unmarked.pt")
     torch.save(state, cfg.MODEL.CLIP.WEIGHTS)
     return cfg

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
 from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
-from famix.utils.errors import ConfigError, DatasetError
+from famix.utils.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -94,15 +94,6 @@ def test_balanced_sources(tmp_path, balanced):
     names = [sample["dataset_name"] for batch in batches for sample in batch]
     assert (names.count("tiny_train") == 10) == balanced
     assert again == [contents(batch) for batch in batches[7:]]
-
-
-def test_broken_file_reaches_the_caller_from_a_worker(folder):
-    for path in (folder / "images/train/a").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    cfg = data_config()
-    cfg.DATALOADER.NUM_WORKERS = 1
-    with pytest.raises(DatasetError, match=r"a/\d\.png cannot be read, it is damaged"):
-        next(iter(build_train_loader(cfg)))
 
 
 def test_mining_is_one_pass_of_whole_batches():

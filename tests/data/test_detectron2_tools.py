@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
     DatasetMapper,
@@ -28,7 +28,6 @@ from PIL import Image
 from data_factory import registered, write_definition, write_image, write_label, write_palette_label
 from error_matching import expect_error
 from famix import Predictor
-from famix.config import add_famix_config
 from famix.data import LabelReader, get_dataset_dicts, label_file_of
 from famix.engine import load_config
 from famix.evaluation import build_evaluator
@@ -64,8 +63,7 @@ def raw(tmp_path: Path) -> Iterator[None]:
 
 
 def detectron2_config(architecture: str = "SemanticSegmentor") -> CfgNode:
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.merge_from_file(str(CONFIG))
     cfg.MODEL.META_ARCHITECTURE = architecture
     cfg.MODEL.STYLE.STRATEGY = "none"

@@ -1,4 +1,4 @@
-"""Panoptic data sets: their definition, their JSON files, their images, and what can be wrong with each."""
+"""Panoptic datasets: their definition, their JSON files, their images, and what can be wrong with each."""
 
 import json
 import os
@@ -24,7 +24,7 @@ IDS = np.array([[7, 7, 23, 23], [26_000, 26_000, 26_001, 0]])
 
 
 def tiny(folder: Path, ids: np.ndarray = IDS, crowds: tuple[int, ...] = (), **changes: Any) -> Path:
-    """A data set of one image of 2 x 4 pixels; `changes` are entries of the JSON file."""
+    """A dataset of one image of 2 x 4 pixels; `changes` are entries of the JSON file."""
     write_image(folder / "images/train/a.png", np.zeros((*ids.shape, 3), np.uint8))
     write_annotations(folder, "train", {"a": ids}, crowds, **changes)
     return write_recipe(folder)

@@ -1,26 +1,18 @@
 import shutil
 
-import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from data_factory import make_dataset, registered, write_definition, write_image, write_label
+from data_factory import make_dataset, registered, write_definition
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, load_definition, register_datasets, require_same_classes
 from famix.data.registration import BUILTIN
 from famix.utils.errors import DatasetError
 
-ROAD = np.zeros((4, 5), dtype=np.uint8)
-
 
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "tiny"
-
-
-def write_pair(folder, image, label):
-    write_image(folder / image, np.stack([ROAD] * 3, axis=2))
-    write_label(folder / label, ROAD)
 
 
 def test_lists_pairs_as_detectron2_dicts(folder):

@@ -4,11 +4,10 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
 from error_matching import expect_error, explains
-from famix import add_famix_config
 from famix.clip import IMAGENET_TEMPLATES, OPEN_CLIP_TEXT, TextDesign
+from famix.engine import load_config
 from famix.mining import bank_metadata, check_bank
 from famix.style import StyleBank
 from famix.utils.errors import BankError, ConfigError
@@ -18,8 +17,7 @@ NAMES = ("road", "sky")
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.DATASETS.TRAIN = ("town_train", "town_more")
     cfg.INPUT.CROP.SIZE = [768, 512]
     cfg.STYLE_MINING.MAX_BATCHES = 5
@@ -165,13 +163,5 @@ def test_all_differences_are_warned_of_but_the_version(expected, caplog):
 
 
 def test_every_fact_is_either_binding_or_warned_of(expected):
-    assert set(expected) == {
-        "clip_hash",
-        "activation",
-        "causal",
-        "stage",
-        "grid",
-        "class_names",
-        "famix_version",
-        *FREE,
-    }
+    binding = {"clip_hash", "activation", "causal", "stage", "grid", "class_names"}
+    assert set(expected) == {*binding, *FREE, "famix_version"}

@@ -3,14 +3,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from clip_factory import tiny_clip
 from error_matching import expect_error
-from famix import add_famix_config
 from famix.clip import CLIPResNet, PromptEncoder
+from famix.engine import load_config
 from famix.mining import MinedBatch, MiningSettings, build_miner, mine, mine_bank
 from famix.mining.mine import batches_per_group
 from famix.mining.partial_results import PartialResults
@@ -203,8 +202,7 @@ def clip_state_dict():
 
 @pytest.fixture
 def cfg():
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.MODEL.DEVICE = "cpu"
     cfg.STYLE_MINING.TEMPLATES = ["a {}.", "the {}."]
     return cfg
@@ -251,8 +249,7 @@ def test_settings_out_of_range_are_refused(cfg, key, value):
 
 def test_the_target_of_a_style_does_not_depend_on_what_was_encoded_before():
     """A pass that goes on has not encoded the prompts of the batches before; rounding would make another bank."""
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.MODEL.DEVICE = "cpu"
     names = [f"class {number}" for number in range(6)]
     texts = [f"Foggy style {name}" for name in names]

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
@@ -11,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from clip_factory import save_tiny_clip, tiny_clip
 from error_matching import expect_error
-from famix import add_famix_config
 from famix.clip import clip_weights_hash, load_clip_state_dict
+from famix.engine import load_config
 from famix.io.atomic import FileLock
 from famix.mining import load_or_mine, obtain, obtain_style_bank, style_bank_path
 from famix.style import StyleBank
@@ -142,8 +141,7 @@ class TwoBatches(list):
 @pytest.fixture
 def cfg(tmp_path, weights, make_samples, monkeypatch):
     """Two batches of two crops, one optimiser step and short prompts."""
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     cfg.OUTPUT_DIR = str(tmp_path / "out")
     cfg.DATASETS.TRAIN = ("bank_source_town",)
     cfg.MODEL.DEVICE, cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.GRID = "cpu", weights, [2, 3]

@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_sem_seg_head
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from error_matching import expect_error
-from famix.config import add_famix_config
+from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead
 from famix.utils.errors import ConfigError
 
@@ -150,8 +149,7 @@ def test_dropout_is_active_in_training_only():
 
 
 def test_from_config():
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     settings = cfg.MODEL.SEM_SEG_HEAD
     settings.NAME, settings.IN_FEATURES, settings.NUM_CLASSES, settings.NORM = (
         *("CLIPDeepLabV3PlusHead", ["res2", "res5"], 7),

@@ -32,7 +32,7 @@ def test_styles_come_with_their_classes(tmp_path: Path) -> None:
         assert torch.equal(bank.std[rows], torch.stack(content[f"{name}_std"]).flatten(1))
 
 
-def test_its_classes_are_those_of_the_built_in_data_sets() -> None:
+def test_its_classes_are_those_of_the_built_in_datasets() -> None:
     assert tuple(entry.name for entry in CITYSCAPES_CLASSES) == RELEASED_CLASSES
 
 

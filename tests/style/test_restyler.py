@@ -3,10 +3,9 @@ import math
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
 from error_matching import expect_error
-from famix import add_famix_config
+from famix.engine import load_config
 from famix.style import (
     BankStyles,
     MixStyle,
@@ -193,8 +192,7 @@ def test_a_share_of_the_images_is_restyled_and_the_others_come_through_bit_for_b
 
 
 def test_settings_come_from_the_config():
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25, "MIX", False]
     keys += ["PROBABILITY", 0.75]
     cfg.merge_from_list([f"MODEL.STYLE.{k}" if i % 2 == 0 else k for i, k in enumerate(keys)])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.utils.logger import setup_logger
 
+from clip_factory import save_tiny_clip
 from data_factory import forgotten_datasets
 
 
@@ -14,6 +15,12 @@ from data_factory import forgotten_datasets
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a tiny CLIP."""
+    return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt"))
 
 
 @pytest.fixture(autouse=True)

@@ -212,16 +212,12 @@ def test_things_without_instances_are_an_error(tmp_path: Path) -> None:
 def test_a_malformed_json_file_is_one_error(
     change: Callable[[dict[str, Any]], None], key: str, value: object, tmp_path: Path
 ) -> None:
-    recipe = tiny(tmp_path)
+    recipe, file = tiny(tmp_path), tmp_path / "annotations/panoptic_train.json"
     edit_json(tmp_path, change)
     with expect_error(DatasetError, key, value):
         list_files(recipe)
-
-
-def test_a_file_that_is_no_json_is_one_error(tmp_path: Path) -> None:
-    recipe = tiny(tmp_path)
-    (tmp_path / "annotations/panoptic_train.json").write_text("{")
-    with expect_error(DatasetError, str(tmp_path / "annotations/panoptic_train.json")):
+    file.write_text("{")
+    with expect_error(DatasetError, str(file)):
         list_files(recipe)
 
 

@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import TensorboardXWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clip_factory import save_tiny_clip, tiny_clip
+from clip_factory import tiny_clip
 from error_matching import expect_error
 from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.engine import load_config
@@ -127,11 +127,6 @@ def test_the_first_process_decides_and_writes(path, monkeypatch, tmp_path):
     assert (tmp_path / "out" / "bank.safetensors").read_bytes() == before
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt"))
-
-
 class TwoBatches(list):
     """In place of MiningBatches."""
 
@@ -139,12 +134,12 @@ class TwoBatches(list):
 
 
 @pytest.fixture
-def cfg(tmp_path, weights, make_samples, monkeypatch):
+def cfg(tmp_path, clip_file, make_samples, monkeypatch):
     """Two batches of two crops, one optimiser step and short prompts."""
     cfg = load_config("")
     cfg.OUTPUT_DIR = str(tmp_path / "out")
     cfg.DATASETS.TRAIN = ("bank_source_town",)
-    cfg.MODEL.DEVICE, cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.GRID = "cpu", weights, [2, 3]
+    cfg.MODEL.DEVICE, cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.GRID = "cpu", clip_file, [2, 3]
     cfg.STYLE_MINING.STEPS, cfg.STYLE_MINING.TEMPLATES, cfg.STYLE_MINING.STYLES = 1, ["{}"], ["Foggy style"]
     MetadataCatalog.get("bank_source_town").set(stuff_classes=NAMES)
     labels = [[0, 1, 1], [255, 0, 2]], [[1, 1, 0], [0, 0, 0]]
@@ -175,12 +170,12 @@ def test_the_text_tower_of_the_prompts_must_be_known(cfg, tmp_path):
         obtain_style_bank(cfg)
 
 
-def test_the_channels_are_those_of_the_stage(cfg, weights):
+def test_the_channels_are_those_of_the_stage(cfg, clip_file):
     cfg.MODEL.STYLE.STAGE = "res3"
     mined, loaded = obtain_style_bank(cfg), obtain_style_bank(cfg)
     assert mined.num_channels == loaded.num_channels == 64
     assert mined.class_ids.tolist() == [0, 1, 2, 255, 0, 1] and torch.equal(mined.mean, loaded.mean)
-    assert mined.metadata["clip_hash"] == clip_weights_hash(load_clip_state_dict(weights))
+    assert mined.metadata["clip_hash"] == clip_weights_hash(load_clip_state_dict(clip_file))
 
 
 def test_a_bank_serves_without_clip_where_the_architecture_has_its_channels(cfg):

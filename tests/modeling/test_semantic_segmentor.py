@@ -7,7 +7,6 @@ from detectron2.modeling import SemanticSegmentor, build_model
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.projects.deeplab import DeepLabV3PlusHead
 
-from clip_factory import save_tiny_clip
 from famix.clip import CLIPResNet
 from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
@@ -30,11 +29,6 @@ SETTINGS = {
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": [4],
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "cross_entropy",
 }
-
-
-@pytest.fixture(scope="module")
-def clip_file(tmp_path_factory):
-    return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt"))
 
 
 def build(clip_file, changes=None):

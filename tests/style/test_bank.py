@@ -152,9 +152,11 @@ def test_shapes_that_do_not_belong_together(class_ids, mean, std):
     assert all(str(shape) in str(error.value) for shape in (class_ids, std))
 
 
-def test_shapes_that_do_not_fit_the_bank():
+def test_shapes_and_types_that_do_not_fit_the_bank():
     with expect_error(BankError, "mean and std", (1, 3)):
         numbered_bank().add(torch.tensor([1]), torch.rand(1, 3), torch.rand(1, 3))
+    with expect_error(BankError, "mean and std", torch.int64):
+        StyleBank().add(torch.tensor([0]), torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3))
     with expect_error(BankError, "annotations", "'loss': (1,)"):
         StyleBank().add(torch.tensor([1, 2]), torch.rand(2, 3), torch.rand(2, 3), {"loss": torch.rand(1)})
 
@@ -190,11 +192,6 @@ def test_class_ids_that_would_stand_for_others_are_refused(wrong):
     for use in (bank.sample, bank.has_style, lambda ids: bank.add(ids, torch.rand(1, 3), torch.rand(1, 3))):
         with expect_error(BankError, "class ids", wrong.tolist()):
             use(wrong)
-
-
-def test_statistics_are_floating_point_numbers():
-    with expect_error(BankError, "mean and std", torch.int64):
-        StyleBank().add(torch.tensor([0]), torch.ones(1, 3, dtype=torch.int64), torch.ones(1, 3))
 
 
 @pytest.mark.parametrize("wrong", [3, [3], np.array([3]), None], ids=lambda value: type(value).__name__)

@@ -82,12 +82,7 @@ MADE_BY = {
 
 
 class Miniature:
-    """The folder, and a way to run commands in it.
-
-    Args:
-        folder: empty.
-        patch: undoes what is changed in this process.
-    """
+    """Makes the folder and runs commands in it; `patch` undoes the changes to this process."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -165,7 +160,7 @@ class Miniature:
         path.write_text(yaml.safe_dump(small))
 
     def _write_own_data(self) -> None:
-        """The data sets that the documents make up, with the definitions that they print."""
+        """The datasets that the documents make up, with the definitions that they print."""
         for season in ("2024/north", "2025/south"):
             labels = np.repeat(np.array([0, 1, 2, 3, 3, 3], np.uint8), 12)[:, None].repeat(72, 1)
             for number in range(2):
@@ -214,22 +209,19 @@ class Camera:
         self._left = 2
 
     def isOpened(self) -> bool:
-        """Always."""
         return True
 
     def get(self, key: int) -> float:
-        """Nothing is known of it."""
         return -1.0
 
     def read(self) -> tuple[bool, np.ndarray]:
-        """A frame."""
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
         return True, make_image(48, 64)
 
     def release(self) -> None:
-        """Nothing is open."""
+        self._left = 0
 
 
 @contextmanager

@@ -31,16 +31,7 @@ def fake_report(
     group: str = "",
     absent_classes: str = "skip",
 ) -> Report:
-    """A report of mIoU alone.
-
-    Args:
-        scores: data set -> mIoU; acdc's are one group.
-        method, seed, weights, method_hash: of the run; the hash is that of the method's name where None is given.
-        protocol, classes: of every data set.
-        sources: data sets that are no targets.
-        absent_classes: rule of every data set.
-        group: family of which the data sets that start with its name are conditions.
-    """
+    """Make a report of mIoU alone; datasets that start with the name of `group` are its conditions."""
     run = RunMetadata(
         method=method,
         seed=seed,

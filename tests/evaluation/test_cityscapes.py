@@ -61,7 +61,7 @@ def predict(record: dict[str, str]) -> torch.Tensor:
 
 
 def read_train_ids(path: str) -> np.ndarray:
-    """Labels of the data set, read without the project."""
+    """Labels of the dataset, read without the project."""
     table = np.full(256, 255, np.uint8)
     table[TRAIN_IDS] = range(19)
     with Image.open(path) as image:

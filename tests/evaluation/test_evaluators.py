@@ -33,7 +33,7 @@ IOU = {"road": 3 / 5, "sky": 2 / 5, "car": 1 / 4}
 
 @pytest.fixture
 def cfg(tmp_path: Path) -> Iterator[CfgNode]:
-    """A data set of two images of 2 x 3 pixels."""
+    """A dataset of two images of 2 x 3 pixels."""
     for index in range(2):
         ids = PIXELS[6 * index : 6 * index + 6, 0].reshape(2, 3).astype(np.uint8)
         write_label(tmp_path / f"data/labels/val/{index}.png", ids)

@@ -80,7 +80,7 @@ def quality(records: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dic
 
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """The one image of a registered data set, TRUTH."""
+    """The one image of a registered dataset, TRUTH."""
     write_image(tmp_path / "images/train/a.png", np.zeros((*TRUTH.shape, 3), np.uint8))
     write_annotations(tmp_path, "train", {"a": TRUTH})
     with registered(write_recipe(tmp_path)):

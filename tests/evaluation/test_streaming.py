@@ -48,7 +48,7 @@ def random_scores(index: int, shape: tuple[int, ...], classes: int = 5) -> torch
 
 
 def feed(evaluator: StreamingSemSegEvaluator | SemSegEvaluator) -> dict[str, float]:
-    """All images of the data set with random predictions."""
+    """All images of the dataset with random predictions."""
     evaluator.reset()
     for index, record in enumerate(DatasetCatalog.get(NAME)):
         scores = random_scores(index, read(record["label_file_name"]).shape)

@@ -16,17 +16,7 @@ __all__ = ["make_image", "make_run", "save_run"]
 
 
 def make_run(folder: Path, config: Path, *options: str, definition: Path | None = None) -> Path:
-    """Leave a folder as a run does: config.yaml, and model_final.pth with random weights that tell pixels apart.
-
-    Args:
-        folder: gets the run, and beside it the definition of its data set, which has no files.
-        config: of the run.
-        options: override it.
-        definition: of the data set; None writes one with Cityscapes' classes.
-
-    Returns:
-        The folder of the run, without the CLIP that it started from.
-    """
+    """Write config.yaml and model_final.pth of a run with random weights; returns its folder. CLIP's file is removed."""
     definition = definition or write_definition(folder / "data", splits={"train": {}, "val": {}, "night": {}})
     clip, run = save_tiny_clip(folder / "clip.pt"), folder / "run"
     paths = ["DATASETS.FILES", f"['{definition}']", "MODEL.CLIP.WEIGHTS", str(clip), "OUTPUT_DIR", str(run)]

@@ -112,6 +112,7 @@ def test_datasets_that_cannot_be_learnt_from(
 ) -> None:
     file = make_dataset(tmp_path, count=2)
     words = ["--output", str(tmp_path / "clip"), *SMALL, "--dataset", "tiny_train", "--definition", str(file)]
+    assert "no_such_set" in _last_line(tool, capsys, *words[:2], "--dataset", "no_such_set")
     write_label(tmp_path / "labels/train/a/1.png", np.full((24, 32), 9, np.uint8))
     with registered():
         assert "a/1.png must show a class" in _last_line(tool, capsys, *words)

@@ -1,4 +1,4 @@
-"""minitown as data sets: what the scenes' files hold, and when they are made."""
+"""minitown as datasets: what the scenes' files hold, and when they are made."""
 
 import hashlib
 import os

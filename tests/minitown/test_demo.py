@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -24,10 +23,10 @@ from famix_minitown.experiment import condition_of, development_mean, read_occur
 from famix_minitown.report import FigureRow, Results, draw_figure, format_gain, write_page
 from famix_minitown.study import one_line_errors
 from famix_minitown.writer import write_tree
-from run_factory import load_benchmark, load_tool
+from reports.pages import assert_sound
+from run_factory import ROOT, load_benchmark, load_tool
 from town_factory import define_town
 
-ROOT = Path(__file__).parents[2]
 SIZE = (64, 128)
 HEAD = """import json, os, sys, time
 from pathlib import Path
@@ -57,17 +56,6 @@ def small_options(definition: Path) -> list[str]:
 @pytest.fixture
 def tool() -> ModuleType:
     return load_tool("minitown_demo")
-
-
-class Tags(HTMLParser):
-    """Collects what a page refers to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
 
 def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,13 +89,12 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: pytest.C
 
     with Image.open(output / "story.png") as picture:
         assert 1500 < picture.width < 1700
-    page = (output / "story.html").read_text()
-    tags = Tags()
-    tags.feed(page)
-    assert [link[:22] for link in tags.links] == ["data:image/png;base64,"], "the page must stand on its own"
-    assert "http" not in page.replace(tags.links[0], "")
-    assert all(f'<th scope="col">{name}</th>' in page for name in (*CONDITIONS, "over baseline", "over jitter"))
-    assert all(f">{title}</td>" in page for title in runs)
+    html = (output / "story.html").read_text()
+    page = assert_sound(html)
+    assert [link[:22] for link in page.addresses] == ["data:image/png;base64,"], "the page must stand on its own"
+    assert "http" not in html.replace(page.addresses[0], "")
+    assert {*CONDITIONS, "over baseline", "over jitter"} <= set(page.tables[0][0])
+    assert [row[0] for row in page.tables[0][1:]] == list(runs)
 
     assert again.err.count("finished before, kept") == 4
     assert printed.split("3/4")[1].split("4/4")[0] == again.out.split("3/4")[1].split("4/4")[0]
@@ -151,23 +138,16 @@ def test_interruption_says_how_to_go_on(
     assert "the same command continues" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "least"), [("--quick", "0", 1), ("--quick", "-3", 1), ("--quick", "x", 1), ("--seed", "-1", 0)]
-)
+@pytest.mark.parametrize(("option", "value"), [("--quick", "0"), ("--quick", "-3"), ("--quick", "x"), ("--seed", "-1")])
 def test_numbers_that_make_no_sense_are_refused_before_any_work(
-    tool: ModuleType,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    option: str,
-    value: str,
-    least: int,
+    tool: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, value: str
 ) -> None:
     monkeypatch.setattr(tool, "show", lambda demo: pytest.fail("it has begun"))
     with pytest.raises(SystemExit) as stop:
         tool.main([option, value])
     assert stop.value.code == 2
-    message = f"argument {option}: must be an integer of at least {least}, got '{value}'"
-    assert message in capsys.readouterr().err
+    least = {"--quick": 1, "--seed": 0}[option]
+    assert f"argument {option}: must be an integer of at least {least}, got '{value}'" in capsys.readouterr().err
 
 
 def test_a_closed_terminal_ends_the_runs(tmp_path: Path) -> None:
@@ -283,9 +263,7 @@ def test_picture_and_page_mark_the_winner(tmp_path: Path) -> None:
     write_page(results, picture, tmp_path / "story.html")
     page = (tmp_path / "story.html").read_text()
     assert "+3.0 points over jitter" in page
-    rows = re.findall(r"<tr>(<td.*?)</tr>", page)
-    cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in rows]
-    assert cells == [
+    assert assert_sound(page).tables[0][1:] == [
         ["baseline", "70.0 ★", "30.0", "30.0", "", "-10.0"],
         ["+ jitter", "69.0", "40.0", "40.0", "+10.0", ""],
         ["both", "70.0 ★", "43.0 ★", "43.0 ★", "+13.0", "+3.0"],

@@ -18,7 +18,7 @@ SIZE = (128, 256)
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 clear scenes to train on, 6 others to score by clear day and at dusk; the definition of their data sets."""
+    """48 clear scenes to train on, 6 others to score by clear day and at dusk; the definition of their datasets."""
     folder = tmp_path_factory.mktemp("town")
     write_tree(folder, "train", ["clear"], range(48), SIZE)
     for condition in ("clear", "dusk"):

@@ -1,4 +1,4 @@
-"""The town with instances: its panoptic data sets are Cityscapes' format, made once, and the same everywhere."""
+"""The town with instances: its panoptic datasets are Cityscapes' format, made once, and the same everywhere."""
 
 import hashlib
 import json

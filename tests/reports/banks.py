@@ -14,7 +14,7 @@ STYLES = ("foggy", "night")
 
 
 def make_bank(count: int = 12, channels: int = 4, seed: int = 0, **metadata: Any) -> StyleBank:
-    """A bank of random styles as mining makes them, classes alternating; metadata that is no text becomes JSON, None is removed."""
+    """Build a bank of random styles as mining does; `metadata` overrides entries, non-strings as JSON, None removes one."""
     prompts = [f"{style} {name}" for name in CLASSES for style in STYLES] + ["photo"]
     entries: dict[str, Any] = {
         "clip_hash": "ab" * 32, "stage": "res2", "grid": [3, 3], "class_names": CLASSES, "prompts": prompts,

@@ -10,7 +10,7 @@ _SVG_VOID = {"circle", "path", "g"}
 
 
 class Page(HTMLParser):
-    """Parses a page: texts of its cells by table and row, sources of images, addresses, and problems such as unmatched tags."""
+    """Parses a page into cells by table and row, image sources and addresses, and records tags that do not match."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

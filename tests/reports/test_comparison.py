@@ -88,7 +88,7 @@ def test_other_weights_of_a_run_are_a_group() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"protocol": "half"}, {"classes": ("road",)}, {"sources": ("night_val",)}, {"scores": {"fog_val": 1.0}}],
-    ids=["protocol", "classes", "source", "data sets"],
+    ids=["protocol", "classes", "source", "datasets"],
 )
 def test_what_was_scored_otherwise_shares_no_table(change: dict[str, object]) -> None:
     other = {"scores": {"fog_val": 1.0, "night_val": 2.0}, "seed": 4, **change}
@@ -127,7 +127,7 @@ def test_an_unknown_baseline_is_refused() -> None:
 
 
 def absent_runs(rule: str) -> dict[str, Report]:
-    """Two runs on a data set without sky, of which one takes road for it."""
+    """Two runs on a dataset without sky, of which one takes road for it."""
     reports = {}
     for method, taken in (("baseline", 1), ("famix", 0)):
         scores = segmentation_scores(np.array([[9, taken], [0, 0]]), ("road", "sky"), absent=rule)

@@ -40,7 +40,7 @@ def runs(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="module")
 def page_file(workspace: Workspace, runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of both runs with two examples of every data set."""
+    """The page of both runs with two examples of every dataset."""
     file = tmp_path_factory.mktemp("pages") / "report.html"
     with workspace.registered():
         load_tool("report").main([*map(str, runs), "--output", str(file), "--device", "cpu"])
@@ -61,7 +61,7 @@ def test_the_table_is_that_of_the_results(page_file: Path, runs: list[Path]) -> 
 
 def test_every_example_shows_image_truth_predictions_and_errors(page_file: Path) -> None:
     page = assert_sound(page_file.read_text())
-    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # data sets, images, image and truth, two pictures of each run
+    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # datasets, images, image and truth, two pictures of each run
     assert len(set(page.sources)) < len(page.sources)  # both runs have the same weights
     assert page.text.count("% correct") == 8
     assert page.text.count("Confusions") == 1 and page_file.stat().st_size < 500_000
@@ -71,7 +71,7 @@ def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path
     accuracy = read_results(runs[0] / "results.json")["tiny_night"]["sem_seg"]["pACC"]
     text = assert_sound(page_file.read_text()).text
     shares = [int(share) for share in re.findall(r"errors, (\d+) % correct", text)][:4]
-    # The data set has two images of one size, and both are shown: each by two runs.
+    # The dataset has two images of one size, and both are shown: each by two runs.
     assert sum(shares) / 4 == pytest.approx(accuracy, abs=0.5)
 
 

@@ -32,7 +32,7 @@ from released_factory import (
 from run_factory import CONFIG, ROOT, Workspace, load_tool
 
 RN50, RN101 = (str(ROOT / f"projects/FAMix/configs/GTA5/famix_{name}.yaml") for name in ("RN50", "RN101"))
-TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature data set's files
+TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature dataset's files
 SMALL = {"layers": (1, 1, 1, 1), "width": 8, "decoder": 8, "low": 4}  # the miniature CLIP, decoder as in configs/Tiny
 
 

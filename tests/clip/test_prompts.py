@@ -10,7 +10,7 @@ from famix.utils.errors import ConfigError
 NAMES = ("road", "traffic light")
 
 
-def test_prompts_are_style_and_name_and_ignored_patches_a_photo():
+def test_class_prompt_is_style_and_name():
     assert class_prompt(1, "Urban Grit style", NAMES) == "Urban Grit style traffic light"
     assert class_prompt(255, "Urban Grit style", NAMES) == IGNORE_PROMPT == "photo"
     assert class_prompt(11, "Urban Grit style", NAMES, ignore_label=11) == "photo"

@@ -303,7 +303,7 @@ def test_costs_and_whether_ground_truth_is_left_alone(cells):
 
 
 def test_published_protocols_are_normalised_names():
-    names = [name for cells in rows("The protocol of a published number") for name in re.findall(r"`(\S+?)`", cells[2])]
+    names = [name for cells in rows("Protocols of published results") for name in re.findall(r"`(\S+?)`", cells[2])]
     assert len(names) > 12
     for name in names:
         if name != "roadpadding":

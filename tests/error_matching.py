@@ -8,7 +8,7 @@ import pytest
 
 from famix.utils.errors import FAMixError
 
-__all__ = ["expect_error", "explains", "line_of_mistake"]
+__all__ = ["error_line", "expect_error", "explains", "line_of_mistake"]
 
 
 @contextmanager
@@ -54,6 +54,14 @@ def line_of_mistake(capsys: pytest.CaptureFixture[str], main: Callable[[list[str
     out, err = capsys.readouterr()
     assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: "), (status, out, err)
     return err
+
+
+def error_line(captured: pytest.CaptureFixture[str]) -> str:
+    """The only line of a command's output that begins with "error: "; fails on a traceback."""
+    output = captured.readouterr()
+    lines = [line for line in (output.out + output.err).splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in output.out + output.err, lines
+    return lines[0]
 
 
 def _find(token: str, text: str) -> "re.Match[str] | None":

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import HookBase
 
 from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition, write_image, write_label
@@ -134,10 +136,25 @@ class Workspace:
 
 def train_net() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("train_net", TRAIN_NET)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    return load_script(TRAIN_NET)
+
+
+class CallBeforeStep(HookBase):
+    """Calls a function before one iteration of a training."""
+
+    def __init__(self, iteration: int, call: Callable[[], object]) -> None:
+        self.iteration, self.call = iteration, call
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            self.call()
+
+
+def train_net_with(hook: HookBase, patch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module, with one more hook in its trainings."""
+    module = train_net()
+    build_hooks = module.Trainer.build_hooks
+    patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), hook])
     return module
 
 

@@ -22,23 +22,19 @@ from famix.config import flat_settings
 from famix.engine import Trainer, argument_parser, check_config, load_config
 from famix.evaluation import protocol_of
 from famix.style import StyleBank
-from run_factory import load_tool
+from run_factory import ROOT, load_tool
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "projects/FAMix/configs"
 ZOO = ROOT / "projects/FAMix/MODEL_ZOO.md"
 # Panoptic ones need labels of instances, see test_panoptic_configs.py.
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if "panoptic" not in path.name)
 LEAVES = [file for file in FILES if not Path(file).name.startswith("Base-")]
-# Panoptic configs need labels of another kind, and are run by the tests of panoptic training.
-SEMANTIC = [file for file in LEAVES if "panoptic" not in file]
 SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
 NETWORKS = ("RN50", "RN101")
 FAMIX = [f"{source}/famix_{network}.yaml" for source in SOURCES for network in NETWORKS]
-VARIANTS = [file for file in SEMANTIC if file.split("/")[0] in SOURCES and file not in FAMIX]
+VARIANTS = [file for file in LEAVES if file.split("/")[0] in SOURCES and file not in FAMIX]
 TRAINED = {"GTA5": ["layer4.2"], "SYNTHIA": ["layer4.2"], "Cityscapes": ["layer4"]}
 ALIKE = ("RN101", "beta", "grid", "no_mix")  # miniature runs that differ from another one in one number at most
-LONG = ("minitown/famix_web.yaml",)  # a list of words
 
 SHARED_BANK = {"MODEL.STYLE.BANK": "output/GTA5_RN50/style_bank.safetensors"}
 NO_STYLES = {"MODEL.STYLE.STRATEGY": "none"}
@@ -57,9 +53,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "GTA5/finetuning_RN50.yaml": {"MODEL.CLIP.TRAINABLE": ["all"], **NO_STYLES},
 }
 
-every_file = pytest.mark.parametrize("file", FILES)
 every_leaf = pytest.mark.parametrize("file", LEAVES)
-every_semantic = pytest.mark.parametrize("file", SEMANTIC)
 every_famix = pytest.mark.parametrize("file", FAMIX)
 
 
@@ -79,29 +73,26 @@ def build(file: str) -> nn.Module:
 # All files
 
 
-@every_file
+@pytest.mark.parametrize("file", FILES)
 def test_loads_and_stands_on_at_most_three_others(file: str) -> None:
     load(file)
     path, bases = CONFIGS / file, 0
     while base := yaml.safe_load(path.read_text()).get("_BASE_"):
         path, bases = path.parent / base, bases + 1
     assert bases <= 3  # the recipe, the dataset's settings, and the method that a variant adds to
-
-
-@every_leaf
-def test_a_leaf_is_short_and_names_its_own_output(file: str) -> None:
-    lines = (CONFIGS / file).read_text().splitlines()
-    assert len(lines) <= 25 or file in LONG or file.startswith("Tiny/")  # which only the tests run
-    assert any(line.startswith("OUTPUT_DIR: output/") for line in lines)
+    lines = len((CONFIGS / file).read_text().splitlines())
+    assert lines <= 25 or file not in LEAVES or file.startswith(("Tiny/", "minitown/famix_web")), "leaves are short"
 
 
 def test_no_two_runs_write_to_the_same_folder() -> None:
-    folders = [load(file).OUTPUT_DIR for file in LEAVES]
-    assert len(set(folders)) == len(folders)
+    """Semantic and panoptic ones together."""
+    paths = [path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base-")]
+    folders = {load_config(str(path), []).OUTPUT_DIR for path in paths}
+    assert len(folders) == len(paths) and all(folder.startswith("output/") for folder in folders)
 
 
-@every_semantic
-def test_its_data_sets_and_protocols_are_known(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@every_leaf
+def test_its_datasets_and_protocols_are_known(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tests_own = write_definition(tmp_path, splits={"train": {}, "val": {}, "night": {}})  # what configs/Tiny is for
     monkeypatch.chdir(ROOT)  # relative DATASETS.FILES start where the README's commands are given
     cfg = load(file)
@@ -115,7 +106,7 @@ def test_its_data_sets_and_protocols_are_known(file: str, monkeypatch: pytest.Mo
             protocol_of(cfg, name)
 
 
-@pytest.mark.parametrize("file", [file for file in SEMANTIC if file not in VARIANTS])  # which have the same network
+@pytest.mark.parametrize("file", [file for file in LEAVES if file not in VARIANTS])  # which have the same network
 def test_builds_and_predicts_at_full_size(file: str) -> None:
     cfg, model = load(file), build(file)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE == "FAMixSemanticSegmentor"
@@ -128,7 +119,7 @@ def test_builds_and_predicts_at_full_size(file: str) -> None:
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with all data sets and a CLIP; runs that are made there share their style bank as real ones do."""
+    """A folder with all datasets and a CLIP; runs that are made there share their style bank as real ones do."""
     folder = tmp_path_factory.mktemp("miniature")
     make_street_datasets(folder / "datasets")
     save_quick_clip(folder)
@@ -145,13 +136,13 @@ def small(file: str, miniature: Path) -> CfgNode:
     return load(file, *options)
 
 
-@every_semantic
+@every_leaf
 def test_passes_all_checks(file: str, miniature: Path) -> None:
     with registered():
         check_config(small(file, miniature), argparse.Namespace(eval_only=False, mine_styles_only=False))
 
 
-@pytest.mark.parametrize("file", [file for file in SEMANTIC if not any(part in file for part in ALIKE)])
+@pytest.mark.parametrize("file", [file for file in LEAVES if not any(part in file for part in ALIKE)])
 def test_trains_a_step_and_scores_every_target(file: str, miniature: Path) -> None:
     cfg = small(file, miniature)
     with registered():
@@ -203,63 +194,56 @@ def test_the_parts_that_train_are_the_recipes(file: str) -> None:
     assert blocks == ({"layer4.2"} if expected == ["layer4.2"] else {"layer4.0", "layer4.1", "layer4.2"})
 
 
-@every_famix
+@pytest.mark.parametrize(
+    "file", [*FAMIX, *(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("Cityscapes/*panoptic*RN*"))]
+)
 def test_its_clip_is_the_one_in_its_name(file: str) -> None:
     clip = load(file).MODEL.CLIP
-    name = Path(file).stem.split("_")[1]
+    name = re.findall("RN[0-9]+", file)[0]
     assert name == clip.WEIGHTS and CLIPResNet.named_architectures()[clip.ARCHITECTURE] == ARCHITECTURES[name]
 
 
-@every_famix
-def test_training_is_the_recipes(file: str) -> None:
-    cfg = load(file)
-    solver = cfg.SOLVER
-    assert (solver.OPTIMIZER, solver.BASE_LR, solver.BACKBONE_LR_FACTOR) == ("SGD", 0.1, 0.1)
-    assert (solver.LR_SCHEDULER_NAME, solver.POLY_LR_POWER, solver.POLY_LR_FLOOR) == ("PolyLR", 0.9, 1e-6)
-    assert (solver.WARMUP_ITERS, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0, 40_000, 8)
-    assert (solver.MOMENTUM, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.9, 1e-4, 1e-4)
-    assert (solver.BIAS_LR_FACTOR, solver.WEIGHT_DECAY_BIAS, solver.NESTEROV) == (1.0, None, False)
-    assert not solver.CLIP_GRADIENTS.ENABLED and not solver.AMP.ENABLED
-    head = cfg.MODEL.SEM_SEG_HEAD
-    assert (head.LABEL_SMOOTHING, head.IGNORE_VALUE, head.LOSS_WEIGHT, head.NUM_CLASSES) == (0.1, 255, 1.0, 19)
+RECIPE = {
+    "SOLVER": {
+        "OPTIMIZER": "SGD", "BASE_LR": 0.1, "BACKBONE_LR_FACTOR": 0.1, "LR_SCHEDULER_NAME": "PolyLR",
+        "POLY_LR_POWER": 0.9, "POLY_LR_FLOOR": 1e-6, "WARMUP_ITERS": 0, "MAX_ITER": 40_000, "IMS_PER_BATCH": 8,
+        "MOMENTUM": 0.9, "WEIGHT_DECAY": 1e-4, "WEIGHT_DECAY_NORM": 1e-4, "BIAS_LR_FACTOR": 1.0,
+        "WEIGHT_DECAY_BIAS": None, "NESTEROV": False, "CLIP_GRADIENTS.ENABLED": False, "AMP.ENABLED": False,
+    },
+    "MODEL": {"META_ARCHITECTURE": "FAMixSemanticSegmentor", "CLIP.OUTPUT_STRIDE": 16},
+    "MODEL.SEM_SEG_HEAD": {
+        "NAME": "CLIPDeepLabV3PlusHead", "LABEL_SMOOTHING": 0.1, "IGNORE_VALUE": 255, "LOSS_WEIGHT": 1.0,
+        "NUM_CLASSES": 19, "IN_FEATURES": ["res2", "res5"], "NORM": "BN", "ASPP_CHANNELS": 256,
+        "ASPP_DILATIONS": [6, 12, 18], "ASPP_DROPOUT": 0.1, "PROJECT_CHANNELS": [48], "CONVS_DIM": 256,
+    },
+    "MODEL.STYLE": {"STRATEGY": "bank", "STAGE": "res2", "GRID": [3, 3], "BETA": 0.1, "MIX": True, "PROBABILITY": 1.0},
+    "STYLE_MINING": {
+        "STEPS": 100, "LR": 1.0, "MOMENTUM": 0.9, "WEIGHT_DECAY": 1e-4, "IMS_PER_BATCH": 16, "MAX_BATCHES": 0,
+        "TEMPLATES": [], "METRIC": "euclidean",
+    },
+    "INPUT": {
+        "FORMAT": "RGB", "COLOR_JITTER": [0.8, 0.8, 0.8], "RANDOM_FLIP": "horizontal", "CROP.ENABLED": True,
+        "CROP.TYPE": "absolute", "CROP.SINGLE_CATEGORY_MAX_AREA": 1.0, "CROP.SIZE": [768, 768], "CROP_RESIZED_TO": [],
+        "SCALE_RANGE": [1.0, 1.0],
+    },
+}  # fmt: skip
+RECIPE_OF_SYNTHIA = {
+    "INPUT.CROP.SIZE": [720, 720], "INPUT.CROP_RESIZED_TO": [768, 768], "INPUT.SCALE_RANGE": [0.5, 2.0],
+}  # fmt: skip
 
 
 @every_famix
-def test_the_model_is_the_recipes(file: str) -> None:
+def test_settings_are_the_recipes(file: str) -> None:
     cfg = load(file)
-    head = cfg.MODEL.SEM_SEG_HEAD
-    assert (cfg.MODEL.META_ARCHITECTURE, head.NAME) == ("FAMixSemanticSegmentor", "CLIPDeepLabV3PlusHead")
-    assert (cfg.MODEL.CLIP.OUTPUT_STRIDE, head.IN_FEATURES, head.NORM) == (16, ["res2", "res5"], "BN")
-    assert (head.ASPP_CHANNELS, head.ASPP_DILATIONS, head.ASPP_DROPOUT) == (256, [6, 12, 18], 0.1)
-    assert (head.PROJECT_CHANNELS, head.CONVS_DIM) == ([48], 256)
+    found, expected = flat_settings(cfg), {f"{node}.{key}": v for node in RECIPE for key, v in RECIPE[node].items()}
+    if file.startswith("SYNTHIA"):
+        expected |= RECIPE_OF_SYNTHIA
+    assert {key: found[key] for key in expected} == expected
     assert pytest.approx([0.48145466, 0.4578275, 0.40821073]) == [value / 255 for value in cfg.MODEL.PIXEL_MEAN]
     assert pytest.approx([0.26862954, 0.26130258, 0.27577711]) == [value / 255 for value in cfg.MODEL.PIXEL_STD]
-    assert cfg.INPUT.FORMAT == "RGB"
-
-
-@every_famix
-def test_augmentation_is_the_recipes(file: str) -> None:
-    data = load(file).INPUT
-    assert (data.COLOR_JITTER, data.RANDOM_FLIP) == ([0.8, 0.8, 0.8], "horizontal")
-    assert (data.CROP.ENABLED, data.CROP.TYPE, data.CROP.SINGLE_CATEGORY_MAX_AREA) == (True, "absolute", 1.0)
-    got = (list(data.CROP.SIZE), list(data.CROP_RESIZED_TO), list(data.SCALE_RANGE))
-    if file.startswith("SYNTHIA"):
-        assert got == ([720, 720], [768, 768], [0.5, 2.0])
-    else:
-        assert got == ([768, 768], [], [1.0, 1.0])
-
-
-@every_famix
-def test_styles_are_the_recipes(file: str) -> None:
-    cfg = load(file)
-    style, mining = cfg.MODEL.STYLE, cfg.STYLE_MINING
-    assert (style.STRATEGY, style.STAGE, style.GRID, style.BETA, style.MIX) == ("bank", "res2", [3, 3], 0.1, True)
-    assert style.PROBABILITY == 1.0
-    assert (mining.STEPS, mining.LR, mining.MOMENTUM, mining.WEIGHT_DECAY) == (100, 1.0, 0.9, 1e-4)
-    assert (mining.IMS_PER_BATCH, mining.MAX_BATCHES, mining.TEMPLATES) == (16, 0, [])
-    assert mining.METRIC == "euclidean"
-    assert len(set(mining.STYLES)) == 20 and all(text.endswith(" style") for text in mining.STYLES)
-    assert {"Ethereal Mist style", "Urban Grit style", "Magical Realism style"} <= set(mining.STYLES)
+    styles = set(cfg.STYLE_MINING.STYLES)
+    assert len(styles) == 20 and all(text.endswith(" style") for text in styles)
+    assert {"Ethereal Mist style", "Urban Grit style", "Magical Realism style"} <= styles
 
 
 # The model zoo
@@ -298,5 +282,5 @@ def test_the_commands_of_the_zoo_can_be_given(command: list[str], monkeypatch: p
 def test_the_zoo_says_whose_numbers_it_shows() -> None:
     text = ZOO.read_text()
     scores = [match.start() for match in re.finditer(r"\| \d\d\.\d\d (?=\|)", text)]
-    assert len(scores) == 2 * 3 * 6  # networks, scales, data sets
+    assert len(scores) == 2 * 3 * 6  # networks, scales, datasets
     assert text.index("**published (Fahes et al., CVPR 2024), not measured here**") < scores[0]

@@ -1,7 +1,6 @@
 """What a run shows to its user: on a terminal, in a file, and in log.txt."""
 
 import fcntl
-import importlib.util
 import os
 import pty
 import re
@@ -19,7 +18,7 @@ from detectron2.utils import comm
 from famix.engine import argument_parser
 from famix.utils.progress import on_terminal
 from famix_minitown.runner import _STATUS
-from run_factory import Workspace
+from run_factory import Workspace, load_script
 
 DUMPS = ("Environment info", "Command line arguments", "Running with full config", "Model:\n", "from scratch")
 
@@ -65,11 +64,7 @@ def assert_parsed_by_its_script(command: str) -> None:
     if path.name == "train_net.py":
         argument_parser().parse_args(words)
         return
-    spec = importlib.util.spec_from_file_location("script", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.make_parser().parse_args(words if path.name != "inspect_bank.py" else ["show", *words])
+    load_script(path).make_parser().parse_args(words if path.name != "inspect_bank.py" else ["show", *words])
 
 
 def test_a_run_in_a_file(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:

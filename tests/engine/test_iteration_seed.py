@@ -26,27 +26,13 @@ def draws(seed, iteration):
     return torch.rand(4), torch.rand(4, generator=restyler.generator)
 
 
-def test_same_seed_and_iteration_draw_the_same():
-    for got, expected in zip(draws(1, 7), draws(1, 7), strict=True):
-        assert torch.equal(got, expected)
-
-
-@pytest.mark.parametrize("other", [(1, 8), (2, 7), (7, 1)])
-def test_other_seeds_and_iterations_draw_something_else(other):
-    for got, unwanted in zip(draws(*other), draws(1, 7), strict=True):
-        assert not torch.equal(got, unwanted)
-
-
-def test_dropout_and_styles_draw_independently():
+@pytest.mark.parametrize(("seed", "iteration", "rank"), [(1, 7, 0), (1, 8, 0), (2, 7, 0), (7, 1, 0), (1, 7, 1)])
+def test_seed_iteration_and_process_decide_what_is_drawn(monkeypatch, seed, iteration, rank):
     dropout, styles = draws(1, 7)
     assert not torch.equal(dropout, styles)
-
-
-def test_processes_draw_independently(monkeypatch):
-    first = draws(1, 7)
-    monkeypatch.setattr(comm, "get_rank", lambda: 1)
-    for got, unwanted in zip(draws(1, 7), first, strict=True):
-        assert not torch.equal(got, unwanted)
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    for got, other in zip(draws(seed, iteration), (dropout, styles), strict=True):
+        assert torch.equal(got, other) == ((seed, iteration, rank) == (1, 7, 0))
 
 
 @pytest.mark.parametrize(("strategy", "dropout"), [("noise", 0.0), ("none", 0.5)], ids=["styles", "dropout"])

@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ SELECTION = (
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A data set and a CLIP."""
+    """A dataset and a CLIP."""
     return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
@@ -138,36 +137,25 @@ def test_the_best_is_scored_where_it_is_not_the_last(
     assert_equal_state(workspace.checkpoint("best")["model"], workspace.checkpoint("average")["model"])
 
 
-def test_no_target_is_opened_before_the_end(workspace: Workspace, watch_files: Callable[[], list[str]]) -> None:
+def test_no_target_is_opened_before_the_end(workspace: Workspace) -> None:
+    opened: list[str] = []
+    watches = [True]
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and watches and isinstance(arguments[0], (str, bytes, Path)):
+            opened.append(str(arguments[0]))
+
     with workspace.registered():
         cfg = setup(workspace.parse("watched", *SELECTION, "MODEL_SELECTION.USE", "best"))
-        opened = watch_files()  # set-up has looked at all files, for damage
+        sys.addaudithook(note)  # set-up has looked at all files, for damage
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         trainer.train()
+    watches.clear()  # a hook cannot be removed
     end = min(index for index, path in enumerate(opened) if "model_final" in path)
     first = {split: min(i for i, path in enumerate(opened) if f"/{split}/" in path) for split in ("val", "night")}
     assert first["val"] < end < first["night"]
     assert len([path for path in opened[:end] if "/val/" in path]) >= 4  # two images and labels after two iterations
-
-
-@pytest.fixture
-def watch_files() -> Any:
-    """Starts a list of the files that Python opens from then on."""
-    lists: list[list[str]] = []
-
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and lists and isinstance(arguments[0], (str, bytes, Path)):
-            lists[0].append(str(arguments[0]))
-
-    sys.addaudithook(note)  # for good, but it does nothing once the list is gone
-
-    def start() -> list[str]:
-        lists.append([])
-        return lists[0]
-
-    yield start
-    lists.clear()
 
 
 def test_a_best_file_that_is_gone_is_named(average: Path, workspace: Workspace) -> None:

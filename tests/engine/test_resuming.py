@@ -28,7 +28,7 @@ Changes = tuple[str, ...]
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A data set, a CLIP, and the run "first" of 4 iterations with a checkpoint after the second."""
+    """A dataset, a CLIP, and the run "first" of 4 iterations with a checkpoint after the second."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     workspace.run("first", *PLAIN)
     return workspace
@@ -58,20 +58,20 @@ def config(workspace: Workspace, stopped: Path) -> Iterator[Callable[..., CfgNod
         yield make
 
 
+def edit_checkpoint(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    content = torch.load(run / "model_0000001.pth", weights_only=True)
+    edit(content)
+    torch.save(content, run / "model_0000001.pth")
+
+
 def forget_settings(run: Path) -> None:
     """Make a checkpoint of release 0.1, which stores no settings."""
-    path = run / "model_0000001.pth"
-    content = torch.load(path, weights_only=True)
-    torch.save({"model": content["model"], "trainer": content["trainer"], "iteration": content["iteration"]}, path)
+    edit_checkpoint(run, lambda content: content.pop("settings"))
 
 
-def edit_saved_config(run: Path, key: str, value: object) -> None:
+def edit_saved_config(run: Path, node: Callable[[dict[str, Any]], dict[str, Any]], **values: object) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    *nodes, last = key.split(".")
-    place = settings
-    for node in nodes:
-        place = place[node]
-    place[last] = value
+    node(settings).update(values)
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
 
 
@@ -178,15 +178,14 @@ def is_norm(trainer: Trainer, name: str) -> bool:
     return isinstance(trainer.model.get_submodule(name.rpartition(".")[0]), torch.nn.BatchNorm2d)
 
 
-def test_another_precision_applies(workspace: Workspace, stopped: Path) -> None:
-    options = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16")
-    workspace.run("stopped", *PLAIN, *options, flags=("--resume",))
-    assert workspace.checkpoint("stopped")["iteration"] == 3
-
-
-def test_fewer_iterations_than_were_done_end_at_once(workspace: Workspace, stopped: Path) -> None:
-    workspace.run("stopped", *PLAIN, "SOLVER.MAX_ITER", "1", flags=("--resume",))
-    assert workspace.checkpoint("stopped")["iteration"] == 1
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [(("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"), 3), (("SOLVER.MAX_ITER", "1"), 1)],
+    ids=["another precision", "fewer iterations than were done"],
+)
+def test_other_settings_of_the_training_apply(workspace: Workspace, stopped: Path, changes: Changes, end: int) -> None:
+    workspace.run("stopped", *PLAIN, *changes, flags=("--resume",))
+    assert workspace.checkpoint("stopped")["iteration"] == end
 
 
 # What is free
@@ -199,14 +198,7 @@ def test_fewer_iterations_than_were_done_end_at_once(workspace: Workspace, stopp
         ("TEST.EVAL_PERIOD", "1", "TEST.PROTOCOL", "half", "DATASETS.TEST", "('tiny_val',)"),
         ("DATALOADER.NUM_WORKERS", "3", "MODEL.DEVICE", "cuda", "SOLVER.ACCUMULATE", "2"),
         ("MODEL_SELECTION.PERIOD", "5", "SOLVER.MAX_SKIPPED_BATCHES", "9", "MODEL.WEIGHTS", "other.pth"),
-        (
-            "INPUT.MIN_SIZE_TRAIN",
-            "(800,)",
-            "INPUT.MIN_SIZE_TRAIN_SAMPLING",
-            "range",
-            "INPUT.MIN_SIZE_TEST",
-            "800",
-        ),  # of 0.1
+        ("INPUT.MIN_SIZE_TRAIN", "(800,)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TEST", "800"),
         ("MODEL.CLIP.ARCHITECTURE", "RN50"),  # the checkpoint says "": decided by the file
     ],
 )
@@ -278,10 +270,7 @@ def test_the_trainer_alone_refuses_too(workspace: Workspace, config: Callable[..
 
 
 def test_a_key_that_the_settings_lack_has_its_default(stopped: Path, config: Callable[..., CfgNode]) -> None:
-    path = stopped / "model_0000001.pth"
-    content = torch.load(path, weights_only=True)
-    del content["settings"]["MODEL.STYLE.PROBABILITY"]
-    torch.save(content, path)
+    edit_checkpoint(stopped, lambda content: content["settings"].pop("MODEL.STYLE.PROBABILITY"))
     take_up_run(config())
     with expect_error(ConfigError, "MODEL.STYLE.PROBABILITY", 0.5, "--resume"):
         take_up_run(config("MODEL.STYLE.PROBABILITY", "0.5"))
@@ -293,10 +282,7 @@ def test_keys_that_other_code_adds_are_compared_too(
     cfg = config()
     cfg.MODEL.OWN = CfgNode({"DEPTH": 3})
     take_up_run(cfg)  # not in the checkpoint, and without a default
-    path = stopped / "model_0000001.pth"
-    content = torch.load(path, weights_only=True)
-    content["settings"]["MODEL.OWN.DEPTH"] = 2
-    torch.save(content, path)
+    edit_checkpoint(stopped, lambda content: content["settings"].update({"MODEL.OWN.DEPTH": 2}))
     with expect_error(ConfigError, "MODEL.OWN.DEPTH", 3, "--resume"):
         take_up_run(cfg)
 
@@ -308,7 +294,7 @@ def test_a_checkpoint_without_settings_is_compared_with_the_config_of_its_run(
     workspace: Workspace, stopped: Path
 ) -> None:
     forget_settings(stopped)
-    edit_saved_config(stopped, "INPUT.CROP.SIZE", [32, 32])
+    edit_saved_config(stopped, lambda settings: settings["INPUT"]["CROP"], SIZE=[32, 32])
     files = contents(stopped)
     with expect_error(ConfigError, "INPUT.CROP.SIZE", [64, 96], "--resume") as caught:
         workspace.run("stopped", *PLAIN, flags=("--resume",))
@@ -323,7 +309,7 @@ def test_a_checkpoint_without_settings_takes_new_rates_and_decays(
     forget_settings(stopped)
     options = ("SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.BASE_LR", "0.01")
     take_up_run(config(*options))
-    edit_saved_config(stopped, "SOLVER.WEIGHT_DECAY", 0.01)  # as the run that is resumed leaves it
+    edit_saved_config(stopped, lambda settings: settings["SOLVER"], WEIGHT_DECAY=0.01)  # as the resumed run leaves it
     trainer = resumed(workspace, config(*options))
     assert set(by_name(trainer, lambda group, _: group["weight_decay"]).values()) == {0.01, 1e-4}
     assert all(torch.equal(before[name], momentum) for name, momentum in momenta(trainer).items())

@@ -11,24 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.engine import HookBase
 
 from famix.engine import hooks
 from famix.engine.hooks import StopOnSignal, StoppedBySignal
-from run_factory import TRAIN_NET, Workspace, assert_equal_state, train_net
+from robustness.faults import wait_for
+from run_factory import TRAIN_NET, CallBeforeStep, Workspace, assert_equal_state, train_net_with
 
 ITERATIONS = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0", "MODEL.STYLE.STRATEGY", "noise")
-
-
-class SignalHook(HookBase):
-    """Sends this process a signal in the middle of an iteration."""
-
-    def __init__(self, number: int, iteration: int) -> None:
-        self.number, self.iteration = number, iteration
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +29,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_the_iteration_ends_with_a_checkpoint(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    module, name = train_net(), f"stopped_{number.name}"
-    build_hooks, before = module.Trainer.build_hooks, signal.getsignal(number)
+    name, before = f"stopped_{number.name}", signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), SignalHook(number, 1)])
+        module = train_net_with(CallBeforeStep(1, lambda: os.kill(os.getpid(), number)), patch)
         with workspace.registered(), pytest.raises(StoppedBySignal) as stop:
             module.run(workspace.parse(name, *ITERATIONS))
     assert stop.value.signal == number and signal.getsignal(number) is before
@@ -54,24 +42,16 @@ def test_the_iteration_ends_with_a_checkpoint(
     assert_equal_state(workspace.checkpoint(name), workspace.checkpoint("whole"))
 
 
-def test_a_second_interrupt_does_not_wait() -> None:
+@pytest.mark.parametrize("by_torchrun", [False, True])
+def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch, by_torchrun: bool) -> None:
+    """torchrun passes on an interrupt that the terminal sends too: both at once are one."""
+    if by_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     hook = StopOnSignal()
     hook.before_train()
     try:
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        for _ in range(2 if by_torchrun else 1):
             os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        hook.after_train()
-
-
-def test_an_interrupt_that_torchrun_passes_on_is_one_with_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    hook = StopOnSignal()
-    hook.before_train()
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
         monkeypatch.setattr(hooks, "_SECONDS_OF_ONE_SIGNAL", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
@@ -133,24 +113,14 @@ def test_several_processes_stop_at_the_same_iteration(
 
 def test_the_command_ends_with_a_status_of_its_own(workspace: Workspace, tmp_path: Path) -> None:
     options = ["SOLVER.MAX_ITER", "100000", "MODEL.STYLE.STRATEGY", "noise", "DATALOADER.NUM_WORKERS", "1"]
-    arguments = workspace.arguments("command", *options)
+    log, out = workspace.folder / "command/log.txt", tmp_path / "out"
+    command = [sys.executable, str(TRAIN_NET), *workspace.arguments("command", *options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "out").open("w+") as out:
-        process = subprocess.Popen(
-            [sys.executable, str(TRAIN_NET), *arguments],
-            env=environment,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-        log = workspace.folder / "command" / "log.txt"
-        deadline = time.monotonic() + 120
-        while not (log.exists() and "Starting training" in log.read_text()):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-        time.sleep(1)
-        os.killpg(process.pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM
-        out.seek(0)
-        assert "continue with --resume" in out.read()
+    with out.open("w") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+    wait_for(lambda: log.exists() and "Starting training" in log.read_text(), out)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert "continue with --resume" in out.read_text()
     assert (workspace.folder / "command" / "last_checkpoint").exists()

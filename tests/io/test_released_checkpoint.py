@@ -64,22 +64,6 @@ def test_both_forms_of_torch_files_are_read(tmp_path: Path, zipped: bool) -> Non
     assert torch.equal(load_released_checkpoint(path)[CONV], small_state()[CONV])
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, zipped: bool) -> None:
-    trace = tmp_path / "executed"
-
-    class Hostile:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(trace),)
-
-    content = {"model_state": small_state(), "best_score": Hostile()}
-    torch.save(content, tmp_path / "r.pth", _use_new_zipfile_serialization=zipped)
-    with expect_error(WeightsError, str(tmp_path / "r.pth"), remedy="nothing was executed") as refused:
-        load_released_checkpoint(tmp_path / "r.pth")
-    assert "weights_only" not in str(refused.value)  # torch advises to switch the protection off
-    assert not trace.exists()
-
-
 @pytest.mark.parametrize(
     ("content", "key", "value"),
     [
@@ -100,14 +84,9 @@ def test_another_content_is_refused(tmp_path: Path, content: Any, key: str, valu
 @pytest.mark.parametrize("size", [0, 100, 3000])
 def test_truncated_files(tmp_path: Path, size: int) -> None:
     path = write_checkpoint(tmp_path / "r.pth", small_state())
-    path.write_bytes(path.read_bytes()[:size])
+    os.truncate(path, size)
     with expect_error(WeightsError, str(path), "truncated"):
         load_released_checkpoint(path)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="does not exist"):
-        load_released_checkpoint(tmp_path / "r.pth")
 
 
 def test_weights_that_do_not_fit_are_named() -> None:
@@ -129,23 +108,13 @@ def test_saved_weights_are_what_a_model_loads(tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("torch_adds_its_own", [False, True])
-def test_a_file_appears_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_adds_its_own: bool
-) -> None:
-    path = tmp_path / "model.pth"
-    path.write_text("before")
-
+def test_a_disk_error_is_told_although_torch_raises_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(content: Any, part: IO[bytes]) -> None:
-        part.write(b"half of it")
         try:
             raise OSError(28, "No space left on device")
         finally:
-            if torch_adds_its_own:
-                raise RuntimeError("writer failed\nat ...")
+            raise RuntimeError("writer failed\nat ...")
 
     monkeypatch.setattr(torch, "save", fail)
-    with expect_error(WeightsError, str(path), "No space left on device", "another file"):
-        save_weights({}, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
-    assert path.read_text() == "before"
+    with expect_error(WeightsError, str(tmp_path / "model.pth"), "No space left on device", "another file"):
+        save_weights({}, tmp_path / "model.pth")

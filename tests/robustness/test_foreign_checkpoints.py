@@ -2,7 +2,6 @@
 
 import argparse
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from famix.inference.loading import load_model
 from famix.io import load_tensors, unwrapped_names
 from famix.utils.errors import CorruptFileError, WeightsError
 from inference.inference_factory import make_run
+from robustness.hostile_files import Calls
 from run_factory import CONFIG
 
 STATE = {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}
@@ -76,23 +76,13 @@ def test_values_that_are_no_numbers_are_refused(value: Any) -> None:
         loaded(value)
 
 
-class Call:
-    """Unpickling this calls a function."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
 @pytest.mark.parametrize(
     "value",
     [
-        Call(np.dtype, "V1000000000"),
-        Call(np.dtype, [("a", "f8")]),
-        Call(np.float64(1).__reduce__()[0], np.dtype("f8"), b"short"),
-        Call(np.zeros(1).__reduce__()[0], np.ndarray, (1 << 40,), b"b"),
+        Calls(np.dtype, "V1000000000"),
+        Calls(np.dtype, [("a", "f8")]),
+        Calls(np.float64(1).__reduce__()[0], np.dtype("f8"), b"short"),
+        Calls(np.zeros(1).__reduce__()[0], np.ndarray, (1 << 40,), b"b"),
     ],
     ids=["a huge type", "a record", "a short number", "an empty array"],
 )

@@ -1,7 +1,6 @@
 """Full disks while videos, pictures, networks and exports are written: one error, and the old file is kept."""
 
 import errno
-import importlib.util
 import os
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +15,7 @@ from torch.export import Dim
 
 from clip_factory import tiny_clip
 from data_factory import forgotten_datasets
-from error_matching import explains
+from error_matching import error_line, explains
 from famix.clip.export import save_clip
 from famix.data.class_table import ClassTable
 from famix.inference import LoadedModel, strip_checkpoint
@@ -31,7 +30,7 @@ from famix_minitown.crop_files import make_crops
 from famix_minitown.crops import RECORD, CropPlan, TownSource
 from inference.inference_factory import make_run
 from robustness.faults import small_disk
-from run_factory import CONFIG, ROOT, load_tool
+from run_factory import CONFIG, load_tool
 
 Output = pytest.CaptureFixture[str]
 PLAN = CropPlan(seed=0, looks=2, crops=2)
@@ -106,25 +105,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("full"), CONFIG)
 
 
-def error_line(capfd: Output) -> str:
-    output = capfd.readouterr()
-    (line,) = [line for line in output.err.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in output.out + output.err
-    return line
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_the_demo_does_not_replace_a_video_by_a_torn_one(run: Path, tmp_path: Path, capfd: Output, suffix: str) -> None:
     drive, seen = tmp_path / f"drive{suffix}", tmp_path / f"seen{suffix}"
     write_video(drive)
     seen.write_bytes(b"good")
-    spec = importlib.util.spec_from_file_location("famix_demo", ROOT / "projects/FAMix/demo.py")
-    assert spec is not None and spec.loader is not None
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
     words = ["--weights", str(run), "--video-input", str(drive), "--output", str(seen), "--device", "cpu"]
     with small_disk(20_000), forgotten_datasets():
-        assert demo.main(words) == 2
+        assert load_tool("demo", "").main(words) == 2
     explains(error_line(capfd), str(seen), 20, "--output")
     assert seen.read_bytes() == b"good" and {file.name for file in tmp_path.iterdir()} == {drive.name, seen.name}
 

@@ -1,5 +1,6 @@
-"""Data sets made to lead out of their root, to last for ever or to fill the memory."""
+"""Datasets made to lead out of their root, to last for ever or to fill the memory."""
 
+import io
 import json
 import os
 import struct
@@ -45,10 +46,7 @@ def test_json_names_lead_nowhere_else(tmp_path: Path, name: str) -> None:
 def test_lists_lead_nowhere_else(tmp_path: Path, line: str) -> None:
     file = make_dataset(tmp_path, count=2, splits={"train": {"keys": "list.txt"}})
     (tmp_path / "list.txt").write_text(f"a/1\n{line}\n")
-    with (
-        registered(file),
-        expect_error(DatasetError, str(tmp_path / "list.txt"), line),
-    ):
+    with registered(file), expect_error(DatasetError, str(tmp_path / "list.txt"), line):
         get_dataset_dicts(["tiny_train"])
 
 
@@ -102,9 +100,8 @@ def test_linked_files_and_folders_are_part_of_a_dataset(tmp_path: Path) -> None:
     elsewhere = tmp_path / "disk"
     file = make_dataset(tmp_path / "data", count=2, folders=("train",))
     for kind in ("images", "labels"):
-        (tmp_path / "data" / kind / "train").rename(
-            elsewhere / kind if elsewhere.exists() else elsewhere.mkdir() or elsewhere / kind
-        )
+        elsewhere.mkdir(exist_ok=True)
+        (tmp_path / "data" / kind / "train").rename(elsewhere / kind)
         (tmp_path / "data" / kind / "train").symlink_to(elsewhere / kind)
     moved = elsewhere / "0.png"
     (elsewhere / "images/a/0.png").rename(moved)
@@ -206,9 +203,7 @@ def test_a_flipped_bit_becomes_no_other_label(tmp_path: Path) -> None:
     checksum = wrong.index(b"IEND") - 8
     path.write_bytes(sound)
     assert LabelReader({0: 0, 1: 1}).read(path).max() == 0
-    path.write_bytes(
-        wrong[:checksum] + bytes(4) + wrong[checksum + 4 :]
-    )  # other pixels, whose checksum was not meant for them
+    path.write_bytes(wrong[:checksum] + bytes(4) + wrong[checksum + 4 :])  # other pixels than the checksum's
     with pytest.raises(DatasetError, match=r"a\.png cannot be read, it is damaged"):
         LabelReader({0: 0, 1: 1}).read(path)
 
@@ -233,30 +228,31 @@ def compressed(content: bytes) -> bytes:
     return struct.pack("<II", 15, len(data)) + data
 
 
+def of_numbers(number: float) -> bytes:
+    savemat(stream := io.BytesIO(), {"trainIds": np.array([number])})
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "says"),
     [
-        matlab(compressed(bytes(100 << 20))),
-        matlab(*[compressed(struct.pack("<II", 1, 8 << 20) + bytes(8 << 20))] * 10),
-        matlab(struct.pack("<II", 14, 1 << 30)),
-        matlab(struct.pack("<II", 14, 8) + bytes(8)),
-        matlab(compressed(b"")),
-        matlab()[:100],
+        *((content, r"few\.mat cannot be read: it") for content in (
+            matlab(compressed(bytes(100 << 20))),
+            matlab(*[compressed(struct.pack("<II", 1, 8 << 20) + bytes(8 << 20))] * 10),
+            matlab(struct.pack("<II", 14, 1 << 30)),
+            matlab(struct.pack("<II", 14, 8) + bytes(8)),
+            matlab(compressed(b"")),
+            matlab()[:100],
+        )),
+        *((of_numbers(n), "its array trainIds must hold integers") for n in (1.5, -1.0, np.nan, np.inf, 1e300)),
     ],
-    ids=["a bomb", "many bombs", "a claim", "an empty array", "nothing compressed", "half a header"],
-)
-def test_lists_of_matlab(tmp_path: Path, content: bytes) -> None:
+    ids=["a bomb", "many bombs", "a claim", "an empty array", "nothing compressed", "half a header", "a fraction",
+         "negative", "no number", "infinity", "huge"],
+)  # fmt: skip
+def test_lists_of_matlab(tmp_path: Path, content: bytes, says: str) -> None:
     file = make_dataset(tmp_path, count=1, splits={"few": {"folder": "train", "keys": "few.mat"}})
     (tmp_path / "few.mat").write_bytes(content)
-    with registered(file), pytest.raises(DatasetError, match=r"few\.mat cannot be read: it"):
-        get_dataset_dicts(["tiny_few"])
-
-
-@pytest.mark.parametrize("numbers", [[1.5], [-1.0], [np.nan], [np.inf], [1e300]])
-def test_numbers_of_matlab_that_no_image_has(tmp_path: Path, numbers: list[float]) -> None:
-    file = make_dataset(tmp_path, count=1, splits={"few": {"folder": "train", "keys": "few.mat"}})
-    savemat(tmp_path / "few.mat", {"trainIds": np.array(numbers)})
-    with registered(file), pytest.raises(DatasetError, match="its array trainIds must hold integers"):
+    with registered(file), pytest.raises(DatasetError, match=says):
         get_dataset_dicts(["tiny_few"])
 
 

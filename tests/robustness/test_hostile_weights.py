@@ -71,7 +71,8 @@ def test_no_reader_runs_code(tmp_path: Path, reader: str, saver: str) -> None:
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=saver == "torch")
-    with pytest.raises(FAMixError, match=r"file\.pth"):
+    says = ".*nothing was executed" if "checkpoint" in reader and saver != "pickle" else ""
+    with pytest.raises(FAMixError, match=r"file\.pth" + says):
         READERS[reader](path)
     assert not canary.exists()
 

@@ -6,7 +6,7 @@ import pytest
 from detectron2.engine import HookBase
 
 from famix.engine import hooks
-from run_factory import Workspace, train_net
+from run_factory import Workspace, train_net_with
 
 
 class Lengths(HookBase):
@@ -21,10 +21,8 @@ class Lengths(HookBase):
 
 def test_a_training_remembers_its_scalars_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectron2 keeps a million values of each, half a kilobyte an iteration in all."""
-    workspace, module = Workspace(tmp_path), train_net()
-    build_hooks = module.Trainer.build_hooks
+    workspace, module = Workspace(tmp_path), train_net_with(Lengths(), monkeypatch)
     monkeypatch.setattr(hooks, "_MAX_HISTORY", 3)
-    monkeypatch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), Lengths()])
     with workspace.registered():
         module.run(workspace.parse("run", "SOLVER.MAX_ITER", "6", "MODEL.STYLE.STRATEGY", "noise"))
     assert Lengths.found["total_loss"] == 3 and max(Lengths.found.values()) == 3

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import HookBase
 
 from famix.data import FAMixDatasetMapper
 from famix.io.atomic import FileLock
@@ -19,7 +18,7 @@ from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
 from robustness.faults import is_gone, processes_of, start_command, start_ranks, status_of, wait_for
-from run_factory import Workspace, assert_equal_state, train_net
+from run_factory import CallBeforeStep, Workspace, assert_equal_state, train_net_with
 
 # Some tenths of a second for a batch; every batch is a group of its own.
 OPTIONS = ("STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "50")
@@ -46,17 +45,6 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class KillHook(HookBase):
-    """Kills the process in the middle of an iteration."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            kill()
-
-
 def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("STYLE_MINING.IMS_PER_BATCH", "1", "SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2")
     options += ("MODEL_SELECTION.EMA_DECAY", "0.9", "MODEL_SELECTION.USE", "ema")
@@ -72,10 +60,8 @@ def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypat
         patch.setattr(StyleMiner, "mine_batches", killing)
         kill_in(lambda: workspace.run("killed", *options))
     assert len(list(workspace.folder.glob("killed/*.mining-*/[0-9]*"))) == 3
-    module = train_net()
-    build_hooks = module.Trainer.build_hooks
     with monkeypatch.context() as patch:
-        patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), KillHook(3)])
+        train_net_with(CallBeforeStep(3, kill), patch)
         kill_in(lambda: workspace.run("killed", *options, flags=resume))
     assert (workspace.folder / "killed/last_checkpoint").read_text() == "model_0000001.pth"
     workspace.run("killed", *options, flags=resume)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,14 @@ def test_a_listed_mutation_fits_its_file(one):
     assert all((mutate.ROOT / test.partition("::")[0]).is_file() for test in one.tests)
 
 
+@pytest.fixture
+def fork_server() -> Iterator[None]:
+    """Stop the fork server of this process, which forks of later tests could not use."""
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("fork_server")
 def test_killed_surviving_stale_and_equivalent_mutants(tmp_path, monkeypatch):
     monkeypatch.setattr(mutate, "PRELOADED", ())
     (tmp_path / "toy.py").write_text("def area(a, b):\n    return a * b\n")

@@ -19,6 +19,13 @@ def targets():
     return targets
 
 
+def test_smoothing_by_hand():
+    """Two classes, logits (0, log 3): probabilities 1/4 and 3/4; 0.1 of the target is spread over both classes."""
+    logits = torch.tensor([0.0, 3.0]).log().clamp(min=0).view(1, 2, 1, 1)
+    loss = segmentation_loss(logits, torch.ones(1, 1, 1, dtype=torch.int64), 255, 0.1)
+    torch.testing.assert_close(loss, -(0.95 * torch.tensor(0.75).log() + 0.05 * torch.tensor(0.25).log()))
+
+
 @pytest.mark.parametrize("stripe", [1, 400, 2**20], ids=["row by row", "stripes", "at once"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("large", [(48, 96), (37, 61), (12, 13), (7, 5)], ids=str)

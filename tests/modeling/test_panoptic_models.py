@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN, build_model
 from detectron2.modeling.backbone import FPN
+from detectron2.projects.panoptic_deeplab import PanopticDeepLab
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -22,7 +23,7 @@ from famix.data import build_train_loader
 from famix.data.classes import PanopticClasses
 from famix.engine import build_optimizer, load_config
 from famix.evaluation.panoptic.evaluators import require_panopticapi
-from famix.modeling import PatchStyleMixin, StuffSemSegFPNHead
+from famix.modeling import FAMixPanopticDeepLab, FAMixPanopticFPN, PatchStyleMixin, StuffSemSegFPNHead
 from famix.style import PatchRestyler
 from famix.utils.errors import ConfigError
 from panoptic_factory import CONFIGS, make_panoptic
@@ -92,17 +93,55 @@ def test_styles_reach_every_loss_in_training_and_nothing_in_tests(head: str, fol
 
 
 @both_heads
-def test_a_pyramid_learns_as_fast_as_a_head(head: str, folder: Path) -> None:
+def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: Path) -> None:
+    cfg = config(folder, head, "INPUT.CROP.SIZE", "[50, 70]")
+    model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
+    seen = {}
+
+    class Spy(PatchRestyler):
+        def needs(self, what: str) -> bool:
+            return what == "labels"
+
+        def __call__(self, features: torch.Tensor, labels: torch.Tensor, rectify: bool = True) -> torch.Tensor:
+            seen.update(features=features.shape, labels=labels)
+            return super().__call__(features, labels, rectify)
+
+    model.restyler = Spy(cfg)
+    losses(model, batch)
+    assert seen["features"][-2:] == (16, 24) and seen["labels"].shape == (2, 64, 96)
+    for labels, sample in zip(seen["labels"], batch, strict=True):
+        assert torch.equal(labels[:50, :70], sample["sem_seg"])
+        assert (labels[50:] == 255).all() and (labels[:, 70:] == 255).all()
+
+
+@both_heads
+def test_only_named_stages_and_heads_train_and_a_pyramid_learns_as_fast_as_a_head(head: str, folder: Path) -> None:
     cfg = config(folder, head)
     model = make_model(cfg).train()
     clip = "backbone.bottom_up." if head == "fpn" else "backbone."
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if name.startswith(clip)} == {
+        name for name, _ in model.named_parameters() if name.startswith(f"{clip}layer4.")
+    }
+    for name, module in model.clip_backbone.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.training == name.startswith("layer4.")
     names = {parameter: name for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(cfg, model)
     rates = {names[parameter]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert rates.keys() == trained
     for name, rate in rates.items():
         assert rate == pytest.approx(cfg.SOLVER.BASE_LR * (0.1 if name.startswith(clip) else 1.0))
+
+
+def test_they_are_detectron2s_with_the_mixin_before(folder: Path) -> None:
+    for ours, theirs, head in (
+        (FAMixPanopticDeepLab, PanopticDeepLab, "deeplab"),
+        (FAMixPanopticFPN, PanopticFPN, "fpn"),
+    ):
+        assert ours.__mro__[1] is PatchStyleMixin and issubclass(ours, theirs)
+        assert ours.forward is PatchStyleMixin.forward  # nobody's forward is copied
+        assert isinstance(make_model(config(folder, head)), META_ARCH_REGISTRY.get(ours.__name__))
 
 
 def test_any_other_architecture_needs_the_mixin_alone(folder: Path) -> None:

@@ -168,3 +168,10 @@ def test_another_backbone_trains_without_styles():
 def test_unknown_stages_are_refused():
     with expect_error(ConfigError, "MODEL.STYLE.STAGE", "res1", "stage of the backbone"):
         tiny_segmentor(make_restyler(stage="res1"))
+
+
+def test_nothing_of_the_styles_enters_a_checkpoint():
+    model = tiny_segmentor(make_restyler("bank"))
+    model.restyler.use_bank(make_bank(range(NUM_CLASSES)))
+    loss_of(model, make_batch((64, 96), (64, 96)))
+    assert model.state_dict().keys() == tiny_segmentor().state_dict().keys()

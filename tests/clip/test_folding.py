@@ -161,3 +161,11 @@ def test_an_exported_graph_has_the_networks_own_layers() -> None:
     assert len(norms) == sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     for got, expected in zip(program.module()(images).values(), model(images).values(), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_biases_are_rounded_as_in_release_0_1(pair: tuple, x: Tensor) -> None:
+    """Mined styles follow from every bit: a pass that 0.1 began must go on with equal weights."""
+    conv, norm = pair
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    torch.nn.init.zeros_(conv.weight)
+    assert torch.equal(conv_norm(x, conv, norm)[0, :, 0, 0], norm.bias - norm.running_mean * scale)

@@ -85,9 +85,7 @@ def optimize_styles(
     if weights is not None:
         check_shape("weights", weights, ("N",), (number,))
     if not hasattr(steps, "__index__") or steps < 0:
-        raise ConfigError(
-            f"steps must be an integer of at least 0, got {steps!r}. Use 0 for the statistics of the patches."
-        )
+        raise ConfigError(f"steps must be an integer of at least 0, got {steps!r}. Use 0 to keep the statistics.")
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalized = (patches - own_mean) / own_std

@@ -40,6 +40,23 @@ class CLIPArchitecture:
         """Number of heads of the attention pool."""
         return self.width * 32 // HEAD_CHANNELS
 
+    def build_clip(
+        self, context_length: int, vocab_size: int, text_width: int, text_heads: int, text_layers: int
+    ) -> CLIP:
+        """Build OpenAI's module with random weights, and with a text tower of the given sizes."""
+        return CLIP(
+            embed_dim=self.embed_dim,
+            image_resolution=self.input_resolution,
+            vision_layers=self.layers,
+            vision_width=self.width,
+            vision_patch_size=None,
+            context_length=context_length,
+            vocab_size=vocab_size,
+            transformer_width=text_width,
+            transformer_heads=text_heads,
+            transformer_layers=text_layers,
+        )
+
     def channels(self, stage: int) -> int:
         """Return the output channels of layer1 .. layer4, counted from 0."""
         return self.width * 4 * 2**stage
@@ -112,18 +129,8 @@ def check_layout(state_dict: Mapping[str, Tensor]) -> None:
             f"{vocab_size} tokens in {text_width} channels. Use e.g. RN50."
         )
     with torch.device("meta"):
-        model = CLIP(
-            embed_dim=architecture.embed_dim,
-            image_resolution=architecture.input_resolution,
-            vision_layers=architecture.layers,
-            vision_width=architecture.width,
-            vision_patch_size=None,
-            context_length=context_length,
-            vocab_size=vocab_size,
-            transformer_width=text_width,
-            transformer_heads=1,  # does not show in the shapes, and divides every width
-            transformer_layers=blocks,
-        )
+        # The number of heads does not show in the shapes; 1 divides every width.
+        model = architecture.build_clip(context_length, vocab_size, text_width, text_heads=1, text_layers=blocks)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if value.is_floating_point()}
     got = {name: tuple(value.shape) for name, value in state_dict.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))

@@ -71,18 +71,9 @@ def random_clip(
     text_width = text_width or max(architecture.width * 8 // HEAD_CHANNELS, 1) * HEAD_CHANNELS
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which are not forked
-        model = CLIP(
-            embed_dim=architecture.embed_dim,
-            image_resolution=architecture.input_resolution,
-            vision_layers=architecture.layers,
-            vision_width=architecture.width,
-            vision_patch_size=None,
-            context_length=CONTEXT_LENGTH,
-            vocab_size=VOCAB_SIZE,
-            transformer_width=text_width,
-            transformer_heads=text_width // HEAD_CHANNELS,
-            transformer_layers=text_layers or (12 if architecture.width >= 64 else 2),
-        )
+        text_heads = text_width // HEAD_CHANNELS
+        text_layers = text_layers or (12 if architecture.width >= 64 else 2)
+        model = architecture.build_clip(CONTEXT_LENGTH, VOCAB_SIZE, text_width, text_heads, text_layers)
     generator = torch.Generator().manual_seed(seed)
     if random_norms:
         _randomize_norms(model, generator)

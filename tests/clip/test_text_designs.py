@@ -78,7 +78,7 @@ def test_a_state_dict_without_a_mark_is_read_as_openais_with_one_warning(state, 
     unmarked = PromptEncoder(state)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    explains(record.getMessage(), "state_dict", "quick_gelu", "activation")
+    explains(record.getMessage(), "text tower", "quick_gelu", "PromptEncoder")
     assert torch.equal(unmarked(TEXTS), PromptEncoder(state, activation="quick_gelu", causal=True)(TEXTS))
     assert len(caplog.records) == 1, "whoever says it is not warned"
 

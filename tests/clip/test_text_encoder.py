@@ -88,13 +88,13 @@ def test_building_a_tower_draws_no_random_numbers(model):
 def test_incomplete_tower_is_refused(model, name):
     state_dict = model.state_dict()
     del state_dict[name]
-    with expect_error(WeightsError, "CLIP", name, "the whole CLIP"):
+    with expect_error(WeightsError, "CLIP", name, "complete CLIP weights"):
         PromptEncoder(state_dict)
 
 
 def test_tower_of_another_size_is_refused(model):
     state_dict = model.state_dict()
-    with expect_error(WeightsError, "CLIP", remedy="the whole CLIP"):
+    with expect_error(WeightsError, "CLIP", remedy="complete CLIP weights"):
         PromptEncoder({name: tensor[..., :48] for name, tensor in state_dict.items() if tensor.ndim})
     with expect_error(WeightsError, "49408 tokens", 1000, "vocabulary"):
         PromptEncoder({**state_dict, "token_embedding.weight": state_dict["token_embedding.weight"][:1000]})

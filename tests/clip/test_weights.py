@@ -89,7 +89,7 @@ def test_hash_of_a_view_is_that_of_its_values():
 
 
 def test_missing_file(tmp_path):
-    with expect_error(WeightsError, str(tmp_path / "absent.pt"), "no such file", "path"):
+    with expect_error(WeightsError, str(tmp_path / "absent.pt"), remedy="path"):
         load_clip_state_dict(str(tmp_path / "absent.pt"))
 
 
@@ -149,7 +149,7 @@ def test_other_content(content, key, what, remedy, tmp_path):
 
 def test_image_tower_alone(tensors, tmp_path):
     visual = {name: tensor for name, tensor in tensors.items() if name.startswith("visual.")}
-    with expect_error(WeightsError, str(tmp_path / "a.pt"), "token_embedding.weight", "the whole CLIP"):
+    with expect_error(WeightsError, str(tmp_path / "a.pt"), "token_embedding.weight", "complete CLIP weights"):
         load_clip_state_dict(save(visual, tmp_path / "a.pt"))
 
 
@@ -157,9 +157,9 @@ def test_layout_that_differs(tensors, tmp_path):
     tensors["visual.layer2.0.conv2.weight"] = torch.zeros(16, 16, 1, 1)
     tensors["extra"] = torch.zeros(1)
     del tensors["visual.bn1.bias"]
-    with expect_error(WeightsError, str(tmp_path / "a.pt"), "3 others", "unchanged CLIP") as caught:
+    with expect_error(WeightsError, str(tmp_path / "a.pt"), "3 different", "unmodified") as caught:
         load_clip_state_dict(save(tensors, tmp_path / "a.pt"))
-    for name in ("extra", "visual.bn1.bias missing", "visual.layer2.0.conv2.weight (16, 16, 1, 1), not (16, 16, 3, 3)"):
+    for name in ("extra", "visual.bn1.bias: missing", "visual.layer2.0.conv2.weight (16, 16, 1, 1), not (16, 16, 3, 3)"):
         explains(str(caught.value), name)
 
 
@@ -197,7 +197,7 @@ def test_a_name_that_cannot_be_had(published, state):
     elif state == "other checksum":
         remote.write_bytes(b"something else")
     got = "checksum" if state == "other checksum" else remote.as_uri()
-    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", got, f"put the file at {cached}"):
+    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", got, str(cached)):
         load_clip_state_dict("RN50")
 
 

@@ -1,4 +1,4 @@
-"""Sizes of CLIPs with a ResNet image tower: the published ones, and those of a state_dict."""
+"""Sizes of CLIP ResNets, published or inferred from a state_dict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,9 @@ from torch import Tensor
 from famix.clip.openai import CLIP
 from famix.utils.errors import WeightsError
 
-__all__ = ["ARCHITECTURES", "CLIPArchitecture", "check_layout"]
-
 HEAD_CHANNELS = 64  # per attention head in every CLIP
 CLIP_STRIDE = 32  # stride of the attention pool's input
-# A file can claim any size, so sizes are bounded before memory is allocated. RN50x64 has 36 blocks and 4096 channels.
+# Upper bounds, checked before a file's sizes are allocated. RN50x64 has 36 blocks per layer and 4096 channels.
 _MAX_BLOCKS = 100  # per layer
 _MAX_CHANNELS = 1 << 14
 _MAX_TEXT = 1000  # blocks of a text tower and tokens of a text; published CLIPs have 16 and 77
@@ -21,13 +19,13 @@ _MAX_TEXT = 1000  # blocks of a text tower and tokens of a text; published CLIPs
 
 @dataclass(frozen=True)
 class CLIPArchitecture:
-    """Sizes of the image tower.
+    """Sizes of a CLIP ResNet.
 
     Attributes:
         layers: number of bottlenecks in layer1 .. layer4.
-        width: channels after the stem; layer1 .. layer4 output 4, 8, 16 and 32 times as many.
-        embed_dim: length D of the embedding that images and texts share.
-        input_resolution: side in pixels of CLIP's square training images, a multiple of 32.
+        width: channels after the stem; layer1 .. layer4 have 4, 8, 16 and 32 times as many.
+        embed_dim: number of channels D of the image and text embeddings.
+        input_resolution: side of the square training images in pixels, a multiple of 32.
     """
 
     layers: tuple[int, ...]
@@ -43,7 +41,7 @@ class CLIPArchitecture:
     def build_clip(
         self, context_length: int, vocab_size: int, text_width: int, text_heads: int, text_layers: int
     ) -> CLIP:
-        """Build OpenAI's module with random weights, and with a text tower of the given sizes."""
+        """Build OpenAI's module with random weights and a text tower of the given sizes."""
         return CLIP(
             embed_dim=self.embed_dim,
             image_resolution=self.input_resolution,
@@ -58,19 +56,19 @@ class CLIPArchitecture:
         )
 
     def channels(self, stage: int) -> int:
-        """Return the output channels of layer1 .. layer4, counted from 0."""
+        """Return the output channels of a layer; `stage` is 0 for layer1."""
         return self.width * 4 * 2**stage
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], with_embedding: bool = True) -> "CLIPArchitecture":
-        """Read the sizes from the shapes of "visual.*".
+        """Infer the sizes from the shapes of "visual.*".
 
         Args:
             state_dict: a CLIP state_dict.
-            with_embedding: False for a backbone without attention pool; embed_dim and input_resolution are 1 and 224 then.
+            with_embedding: False for a backbone without attention pool; sets embed_dim to 1 and input_resolution to 224.
 
         Raises:
-            WeightsError: tensors are missing, or a size is out of range.
+            WeightsError: a tensor is missing or a size is out of range.
         """
         try:
             embed_dim, resolution = 1, 224
@@ -91,7 +89,7 @@ class CLIPArchitecture:
         sizes = (width, embed_dim, resolution)
         if min(*layers, *sizes) < 1 or max(layers) > _MAX_BLOCKS or max(sizes) > _MAX_CHANNELS:
             raise WeightsError(
-                f"CLIP weights must have sizes of the order of OpenAI's models, got layers {layers}, width {width}, embedding "
+                f"CLIP weights must have sizes close to those of OpenAI's models, got layers {layers}, width {width}, embedding "
                 f"length {embed_dim} and resolution {resolution}. Use e.g. RN50."
             )
         return cls(layers, width, embed_dim, resolution)
@@ -104,14 +102,14 @@ ARCHITECTURES: dict[str, CLIPArchitecture] = {
     "RN50x16": CLIPArchitecture((6, 8, 18, 8), width=96, embed_dim=768, input_resolution=384),
     "RN50x64": CLIPArchitecture((3, 15, 36, 10), width=128, embed_dim=1024, input_resolution=448),
 }
-"""OpenAI's models. open_clip has networks of the same names and sizes."""
+"""OpenAI's models; open_clip's ResNets have the same names and sizes."""
 
 
 def check_layout(state_dict: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes of a whole CLIP with the clip package's own model of the same sizes.
+    """Compare the tensors of a CLIP state_dict with those of the clip package's model of the same sizes.
 
     Raises:
-        WeightsError: they differ.
+        WeightsError: names or shapes differ.
     """
     architecture = CLIPArchitecture.from_state_dict(state_dict)
     try:
@@ -119,24 +117,26 @@ def check_layout(state_dict: Mapping[str, Tensor]) -> None:
         vocab_size = state_dict["token_embedding.weight"].shape[0]
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(
-            "CLIP weights must contain the text tower (token_embedding.weight, positional_embedding), got an image tower "
-            "alone. Use the weights of the whole CLIP."
+            "CLIP weights must contain the text tower (token_embedding.weight, positional_embedding), got only an "
+            "image tower. Use the complete CLIP weights."
         ) from error
     blocks = len({name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")})
     if min(context_length, text_width, vocab_size) < 1 or max(blocks, context_length) > _MAX_TEXT:
         raise WeightsError(
-            f"CLIP weights must have a text tower of the order of OpenAI's, got {blocks} blocks and {context_length} of "
+            f"CLIP weights must have a text tower of a size close to OpenAI's, got {blocks} blocks and {context_length} of "
             f"{vocab_size} tokens in {text_width} channels. Use e.g. RN50."
         )
     with torch.device("meta"):
-        # The number of heads does not show in the shapes; 1 divides every width.
+        # The shapes do not depend on the number of heads, and 1 divides every width.
         model = architecture.build_clip(context_length, vocab_size, text_width, text_heads=1, text_layers=blocks)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if value.is_floating_point()}
     got = {name: tuple(value.shape) for name, value in state_dict.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
-        shown = "; ".join(f"{name} {got.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in wrong[:3])
+        shown = "; ".join(
+            f"{name}: {got.get(name, 'missing')} instead of {expected.get(name, 'none')}" for name in wrong[:3]
+        )
         raise WeightsError(
-            f"CLIP weights must have the tensors of OpenAI's model of the same size, got {len(wrong)} others ({shown}). Use "
-            "the weights of an unchanged CLIP."
+            f"CLIP weights must match OpenAI's model of the same size, got {len(wrong)} different tensors ({shown}). "
+            "Use unmodified CLIP weights."
         )

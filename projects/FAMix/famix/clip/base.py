@@ -1,7 +1,7 @@
-"""The contract of a CLIP family: an image tower that styles are mined in and mixed into.
+"""Base class and registry of CLIP families.
 
-A family is one subclass of `CLIPImageTower`, registered in CLIP_FAMILY_REGISTRY. Everything outside this folder uses
-the members of the base class only, so a family can live in any package: docs/EXTENDING.md has an example.
+A family is a subclass of `CLIPImageTower`. Code outside this folder uses only members of the base class, so a family can
+live in any package. docs/EXTENDING.md has an example.
 
 Shapes: B images of (3, H, W), normalized by `pixel_mean` and `pixel_std`; C channels at a stage; D channels of CLIP's
 embedding.
@@ -21,12 +21,10 @@ from torch import Tensor, nn
 from famix.clip.text_tower import TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 
-__all__ = ["CLIP_FAMILY_REGISTRY", "CLIPImageTower", "family_named", "family_of", "find_family"]
-
 CLIP_FAMILY_REGISTRY = Registry("CLIP_FAMILY")
 CLIP_FAMILY_REGISTRY.__doc__ = """
-Subclasses of `CLIPImageTower`. The family of a checkpoint is the last registered one that recognises its state_dict;
-the family of a config without weights is the one that knows MODEL.CLIP.ARCHITECTURE.
+Subclasses of `CLIPImageTower`. If several families recognize a state_dict or know an architecture, the last registered
+one is used.
 """
 
 _ALL = "all"
@@ -34,22 +32,18 @@ _VISUAL = "visual."
 
 
 class CLIPImageTower(Backbone):
-    """Image tower of a CLIP, as a Detectron2 backbone with a tap at every stage.
+    """CLIP image tower as a Detectron2 backbone.
 
-    A subclass implements the abstract methods, sets the attributes below and calls `freeze_except(trainable)` at the end of
-    its constructor. Its constructor takes `(architecture, output_stride, *, trainable, with_embedding)`, as `from_state_dict`
-    passes them.
+    Subclasses implement the abstract methods, set the attributes below and call `freeze_except(trainable)` at the end of
+    their constructor, which has the signature `(architecture, output_stride, *, trainable, with_embedding)`.
 
     Attributes:
         stages: names of the maps that `forward` returns, in the order of computation.
-        rectified: whether the maps are outputs of a ReLU, so that restyled maps must be rectified as well.
-        pixel_mean, pixel_std: statistics of the training images, per channel for pixel values 0-255.
-        input_resolution: side in pixels of the images that CLIP was trained on.
-        embedding_modules: names of submodules that only the image embedding needs.
-        trainable: names of the submodules that train.
-
-    A family that takes only sizes divisible by a patch sets `size_divisibility` of `Backbone`. A family with tokens beside
-    the map overrides `forward`, `features_at` and `encode_from`.
+        rectified: whether the maps are ReLU outputs; restyled maps are rectified then, too.
+        pixel_mean, pixel_std: normalization of pixel values 0-255, per channel.
+        input_resolution: image size of CLIP's training, in pixels.
+        embedding_modules: names of submodules that only `embed` uses.
+        trainable: names of the trainable submodules.
     """
 
     stages: tuple[str, ...]
@@ -64,50 +58,44 @@ class CLIPImageTower(Backbone):
         self.trainable: tuple[str, ...] = (_ALL,)
         self._taps: dict[str, Callable[[Tensor], Tensor]] = {}
 
-    # The family: from names and weights to a network
-
     @classmethod
     @abstractmethod
     def recognises(cls, state_dict: Mapping[str, Tensor]) -> bool:
-        """Return whether a CLIP state_dict, with the image tower below "visual.", belongs to this family."""
+        """Return whether a CLIP state_dict (image tower under "visual.") belongs to this family."""
 
     @classmethod
     @abstractmethod
     def read_architecture(cls, state_dict: Mapping[str, Tensor], with_embedding: bool = True) -> Any:
-        """Read the sizes of the network from the shapes of a recognised state_dict.
+        """Infer the architecture from a state_dict of this family.
 
         Args:
-            state_dict: a CLIP state_dict, or with `with_embedding=False` the backbone of a segmentation checkpoint under
-                the names of a CLIP.
-            with_embedding: whether the state_dict has the layers of the image embedding.
+            state_dict: CLIP weights, or those of a segmentation backbone with the prefix "visual.".
+            with_embedding: False for a segmentation backbone, which lacks the `embedding_modules`.
 
         Returns:
-            An object that the constructor takes as `architecture`.
+            The constructor's `architecture`.
 
         Raises:
-            WeightsError: tensors are missing or have impossible shapes.
+            WeightsError: tensors are missing or have invalid shapes.
         """
 
     @classmethod
     def named_architectures(cls) -> Mapping[str, Any]:
-        """Return the values of MODEL.CLIP.ARCHITECTURE that this family knows, with the architecture of each."""
+        """Return the family's values of MODEL.CLIP.ARCHITECTURE and their architectures."""
         return {}
 
     @classmethod
     def check_weights(cls, state_dict: Mapping[str, Tensor]) -> None:
-        """Raise WeightsError unless a whole CLIP state_dict, image and text tower, has the expected layout."""
+        """Raise WeightsError unless a state_dict has the expected tensors of the image and text tower."""
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return the design of the text tower that goes with a value of MODEL.CLIP.ARCHITECTURE.
-
-        Unknown properties are left open; the config must name an architecture if the weights file does not show them.
-        """
+        """Return the text design of an architecture, as far as it is known."""
         return TextDesign()
 
     @classmethod
     def text_tower(cls, state_dict: Mapping[str, Tensor], design: TextDesign) -> TextTower:
-        """Build the text tower of a CLIP state_dict, with its tokenizer and pooling."""
+        """Build the text tower from a CLIP state_dict."""
         return TextTower.from_state_dict(state_dict, design)
 
     @classmethod
@@ -119,24 +107,24 @@ class CLIPImageTower(Backbone):
         trainable: Sequence[str] = (_ALL,),
         with_embedding: bool = True,
     ) -> Self:
-        """Build the image tower of a CLIP state_dict, with its weights.
+        """Build the image tower from a CLIP state_dict.
 
         Args:
-            sd: a CLIP state_dict; the entries "visual.*" are read.
-            output_stride: stride of the last stage in `forward`, for families that offer a choice.
-            trainable: names of the submodules that train, e.g. "layer4" or "layer4.2"; ("all",) for everything, () for
-                nothing. All others are frozen: no gradients, and batch norm keeps its statistics in train mode.
-            with_embedding: keep the layers that only the image embedding needs.
+            sd: CLIP weights; only the entries "visual.*" are used.
+            output_stride: stride of the last stage, for families with dilated stages.
+            trainable: submodules to train, e.g. "layer4" or "layer4.2"; ("all",) for everything, () for nothing. The rest is
+                frozen: no gradients, and batch norm keeps its statistics.
+            with_embedding: build the `embedding_modules`, which `encode_from` requires.
 
         Returns:
-            The tower in eval mode. Called on `CLIPImageTower` itself, one of the family that recognises `sd`.
+            The tower in eval mode. `CLIPImageTower.from_state_dict` returns one of the family that recognizes `sd`.
 
         Raises:
-            WeightsError: no family recognises `sd`, or its tensors do not fit together.
+            WeightsError: no family recognizes `sd`, or its tensors are inconsistent.
             ConfigError: `output_stride` or a name in `trainable` is invalid.
         """
         family = cast(type[Self], family_of(sd)) if cls is CLIPImageTower else cls
-        create: Any = family  # every family has the same constructor, see the class
+        create: Any = family  # mypy checks the constructor of the base class
         tower = create(family.read_architecture(sd), output_stride, trainable=trainable, with_embedding=with_embedding)
         tower.load_visual(sd)
         return tower.eval()
@@ -147,32 +135,33 @@ class CLIPImageTower(Backbone):
         absent = tuple(f"{name}." for name in self.embedding_modules if getattr(self, name, None) is None)
         self.load_state_dict({name: value for name, value in visual.items() if not name.startswith(absent)})
 
-    # The network: stage by stage
-
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:
-        """Map normalized images (B, 3, H, W) to the input of the first stage."""
+        """Compute the input of the first stage from normalized images (B, 3, H, W)."""
 
     @abstractmethod
     def run_stage(self, stage: str, x: Tensor, dense: bool) -> Tensor:
-        """Map the input of a stage to its output (B, C, h, w).
+        """Run a stage.
 
         Args:
             stage: one of `stages`.
-            x: output of the stage before, or of the stem.
-            dense: True at the output stride of `forward`, False at CLIP's own strides.
+            x: output of the previous stage or of the stem.
+            dense: use the strides of `output_shape` instead of CLIP's original ones.
+
+        Returns:
+            (B, C, h, w).
         """
 
     @abstractmethod
     def embed(self, features: Tensor) -> Tensor:
-        """Map the last stage's output (N, C, h, w) at CLIP's own stride to image embeddings (N, D) of any length."""
+        """Compute image embeddings (N, D), not normalized, from the last stage at CLIP's original stride."""
 
     @abstractmethod
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Return channels and stride of every stage in `forward`."""
+        """Return channels and stride of every stage."""
 
     def input_side(self, stage: str) -> int | None:
-        """Return the side in cells that `encode_from` requires of square features at a stage; None accepts any size."""
+        """Return the height and width that `encode_from` requires at a stage, or None if it accepts any size."""
         return None
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -182,7 +171,7 @@ class CLIPImageTower(Backbone):
             images: (B, 3, H, W), normalized.
 
         Returns:
-            Stage name -> (B, C, H / s, W / s), with C and s of `output_shape`.
+            Stage name -> (B, C, H / s, W / s), with channels C and stride s of `output_shape`.
         """
         features = {}
         x = self.stem(images)
@@ -195,16 +184,14 @@ class CLIPImageTower(Backbone):
 
     @contextmanager
     def transform_stage(self, stage: str, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Replace the output of a stage in `forward` by `transform(output)` while the context is open.
-
-        Later stages and the returned features both see the new map. The tap ends with the context, also after an exception.
+        """Transform the output of a stage in `forward`, for later stages and in the result, while the context is open.
 
         Args:
             stage: one of `stages`.
-            transform: maps (B, C, h, w) to the same shape.
+            transform: function of the features (B, C, h, w), which keeps their shape.
 
         Raises:
-            ConfigError: the stage is unknown or has a tap already.
+            ConfigError: the stage is unknown or already transformed.
         """
         self.check_stage(stage)
         if stage in self._taps:
@@ -218,7 +205,7 @@ class CLIPImageTower(Backbone):
             del self._taps[stage]
 
     def features_at(self, stage: str, images: Tensor) -> Tensor:
-        """Compute the output of one stage at CLIP's own stride, without the later stages and without taps.
+        """Compute the output of a stage at CLIP's original stride, without transforms.
 
         Args:
             stage: one of `stages`.
@@ -234,18 +221,18 @@ class CLIPImageTower(Backbone):
         return x
 
     def encode_from(self, stage: str, features: Tensor) -> Tensor:
-        """Compute CLIP's image embedding from the output of a stage, at CLIP's own stride and without taps.
+        """Compute image embeddings from the output of a stage at CLIP's original stride, without transforms.
 
         Args:
             stage: one of `stages`.
-            features: (N, C, h, w), see `features_at`.
+            features: output of `features_at`, (N, C, h, w).
 
         Returns:
-            (N, D), of any length.
+            (N, D), not normalized.
 
         Raises:
-            ConfigError: the stage is unknown, the features have another size than `input_side`, or the tower was built
-                without its embedding layers.
+            ConfigError: the stage is unknown, the size differs from `input_side`, or the tower was built with
+                `with_embedding=False`.
         """
         self.check_stage(stage)
         for name in self.stages[self.stages.index(stage) + 1 :]:
@@ -253,7 +240,7 @@ class CLIPImageTower(Backbone):
         return self.embed(features)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Compute CLIP's image embedding (N, D), of any length, from normalized images (N, 3, H, W)."""
+        """Compute image embeddings (N, D), not normalized, from normalized images (N, 3, H, W)."""
         return self.encode_from(self.stages[0], self.features_at(self.stages[0], images))
 
     def check_stage(self, stage: str) -> None:
@@ -267,10 +254,8 @@ class CLIPImageTower(Backbone):
         """Device of the weights."""
         return next(self.parameters()).device
 
-    # Freezing, which survives train() and eval()
-
     def freeze_except(self, trainable: Sequence[str]) -> None:
-        """Let only the named submodules train: take the gradients of all others and keep these in eval mode.
+        """Freeze all submodules except the named ones: no gradients, and eval mode even after `train()`.
 
         Raises:
             ConfigError: a name is not a submodule.
@@ -281,7 +266,7 @@ class CLIPImageTower(Backbone):
             self._trained(name).requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch the trainable submodules; frozen ones stay in eval mode, so batch norm keeps CLIP's statistics."""
+        """Set the mode of the trainable submodules; frozen ones stay in eval mode."""
         super().train(mode)
         for child in self.children():
             child.eval()
@@ -309,16 +294,16 @@ class CLIPImageTower(Backbone):
 
 
 def find_family(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower] | None:
-    """Return the family that recognises a CLIP state_dict, or None."""
+    """Return the family that recognizes a CLIP state_dict, or None."""
     families = [family for _, family in CLIP_FAMILY_REGISTRY]
     return next((family for family in reversed(families) if family.recognises(state_dict)), None)
 
 
 def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
-    """Return the family that recognises a CLIP state_dict.
+    """Return the family that recognizes a CLIP state_dict.
 
     Raises:
-        WeightsError: no registered family does.
+        WeightsError: no registered family recognizes it.
     """
     family = find_family(state_dict)
     if family is None:
@@ -326,16 +311,16 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
         first = ", ".join([*sorted(state_dict)[:3], "..."])
         raise WeightsError(
             f"CLIP weights must belong to one of the families {known}, got {len(state_dict)} tensors ({first}). Use one of OpenAI's "
-            "ResNet models, e.g. RN50, or register the family, see docs/EXTENDING.md."
+            "ResNet models, e.g. RN50, or register a family (docs/EXTENDING.md)."
         )
     return family
 
 
 def family_named(architecture: str) -> type[CLIPImageTower]:
-    """Return the family that knows a value of MODEL.CLIP.ARCHITECTURE.
+    """Return the family of a value of MODEL.CLIP.ARCHITECTURE.
 
     Raises:
-        ConfigError: no registered family does.
+        ConfigError: the value is unknown.
     """
     families = [family for _, family in CLIP_FAMILY_REGISTRY]
     for family in reversed(families):
@@ -343,6 +328,6 @@ def family_named(architecture: str) -> type[CLIPImageTower]:
             return family
     known = ", ".join(name for family in families for name in family.named_architectures() if name)
     raise ConfigError(
-        f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known}, got {architecture!r}. For a network of other sizes set "
-        "MODEL.CLIP.WEIGHTS to its file, and MODEL.CLIP.ARCHITECTURE to any name with the same text tower."
+        f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known}, got {architecture!r}. For other sizes, set "
+        "MODEL.CLIP.WEIGHTS to the file and MODEL.CLIP.ARCHITECTURE to a name with the same text design."
     )

@@ -1,4 +1,4 @@
-"""CLIP image towers as backbones of Detectron2, with and without a feature pyramid."""
+"""Builders of CLIP backbones, with and without a feature pyramid."""
 
 import itertools
 import logging
@@ -18,31 +18,29 @@ from famix.clip.base import CLIPImageTower, family_named, family_of, find_family
 from famix.clip.weights import is_published, load_configured_clip
 from famix.utils.errors import ConfigError, WeightsError
 
-__all__ = ["build_clip_backbone", "build_clip_resnet_backbone", "build_clip_resnet_fpn_backbone"]
-
 _PREFIXES = ("backbone.bottom_up.", "backbone.")  # of a backbone with and without a feature pyramid
 _from_checkpoint: ContextVar[tuple[type[CLIPImageTower], Any] | None] = ContextVar("_from_checkpoint", default=None)
 
 
 @BACKBONE_REGISTRY.register()
 def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CLIPImageTower:
-    """Build the image tower that MODEL.CLIP describes, of any family, without the layers of CLIP's embedding.
+    """Build the image tower of any CLIP family, without the modules for image embeddings.
 
     Args:
-        cfg: reads MODEL.CLIP. With WEIGHTS the file decides on family and sizes; without, ARCHITECTURE does and the weights
-            are random until a checkpoint fills them.
-        input_shape: unused; CLIP takes 3 channels.
+        cfg: config with MODEL.CLIP. WEIGHTS determines the family and its sizes. Without WEIGHTS, ARCHITECTURE determines them
+            and the weights are random.
+        input_shape: unused; the input is RGB.
 
     Returns:
-        The backbone, frozen except for TRAINABLE.
+        The backbone in train mode, frozen except for TRAINABLE.
 
     Raises:
-        ConfigError: ARCHITECTURE is unknown, or does not fit the file.
-        WeightsError: see `load_clip_state_dict`.
+        ConfigError: ARCHITECTURE is unknown or contradicts the file.
+        WeightsError: the file is missing or invalid (see `load_clip_state_dict`).
     """
     clip, found = cfg.MODEL.CLIP, _from_checkpoint.get()
     if found is None and clip.WEIGHTS:
-        logging.getLogger(__name__).info("The backbone starts from the CLIP weights %s", clip.WEIGHTS)
+        logging.getLogger(__name__).info("Loading the backbone from the CLIP weights %s", clip.WEIGHTS)
         return CLIPImageTower.from_state_dict(
             load_configured_clip(cfg), clip.OUTPUT_STRIDE, trainable=clip.TRAINABLE, with_embedding=False
         ).train()  # like the rest of a new model
@@ -51,30 +49,30 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> C
 
 @BACKBONE_REGISTRY.register()
 def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CLIPImageTower:
-    """Build the same backbone as `build_clip_backbone`, under the name that configs of version 0.1 use."""
+    """Call `build_clip_backbone`; configs of version 0.1 use this name."""
     return build_clip_backbone(cfg, input_shape)
 
 
 @BACKBONE_REGISTRY.register()
 def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
-    """Build a feature pyramid on the backbone that MODEL.CLIP describes.
+    """Build a feature pyramid on a CLIP image tower.
 
     Args:
-        cfg: reads MODEL.CLIP and MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}.
-        input_shape: unused; CLIP takes 3 channels.
+        cfg: config with MODEL.CLIP and MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}.
+        input_shape: unused; the input is RGB.
 
     Returns:
         p2 to p6 for IN_FEATURES res2 to res5; `bottom_up` is the CLIP tower, frozen except for TRAINABLE.
 
     Raises:
-        ConfigError: the strides of IN_FEATURES do not double from one to the next.
+        ConfigError: the strides of IN_FEATURES do not double from stage to stage.
     """
     tower = build_clip_backbone(cfg)
     strides = [tower.output_shape()[name].stride or 0 for name in cfg.MODEL.FPN.IN_FEATURES]
     if any(2 * fine != coarse for fine, coarse in itertools.pairwise(strides)):
         raise ConfigError(
-            f"MODEL.CLIP.OUTPUT_STRIDE must be 32 for a feature pyramid, got {cfg.MODEL.CLIP.OUTPUT_STRIDE}, which gives the "
-            f"strides {strides}. Set MODEL.CLIP.OUTPUT_STRIDE 32."
+            f"MODEL.CLIP.OUTPUT_STRIDE must be 32 for a feature pyramid, got {cfg.MODEL.CLIP.OUTPUT_STRIDE} "
+            f"(strides {strides}). Set MODEL.CLIP.OUTPUT_STRIDE 32."
         )
     return FPN(
         bottom_up=tower,
@@ -88,17 +86,17 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
 
 @contextmanager
 def backbone_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give backbones that are built while the context is open the family and sizes of a segmentation checkpoint.
+    """Build backbones with the family and sizes of a segmentation checkpoint while the context is open.
 
     Args:
-        weights: state_dict of the segmentation network. If no family recognises its backbone, MODEL.CLIP decides.
+        weights: state_dict of the segmentation network. If no family recognizes its backbone, MODEL.CLIP is used.
     """
     found = None
     for prefix in _PREFIXES:
         visual = {f"visual.{name.removeprefix(prefix)}": weights[name] for name in weights if name.startswith(prefix)}
         family = find_family(visual)
         if family is not None:
-            with suppress(WeightsError):  # a damaged checkpoint, which is reported when it is loaded
+            with suppress(WeightsError):  # loading the checkpoint reports the error
                 found = family, family.read_architecture(visual, with_embedding=False)
             break
     token = _from_checkpoint.set(found)
@@ -109,14 +107,16 @@ def backbone_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None = None) -> CLIPImageTower:
-    """Build the image tower of MODEL.CLIP without memory for weights, to ask for its stages and shapes.
+    """Build the image tower on the meta device, to query its stages and shapes.
+
+    Published weights are not downloaded.
 
     Args:
-        cfg: reads MODEL.CLIP.
-        state_dict: the CLIP of MODEL.CLIP.WEIGHTS if it is loaded already. A published CLIP is not downloaded.
+        cfg: config with MODEL.CLIP.
+        state_dict: weights of MODEL.CLIP.WEIGHTS, if already loaded.
 
     Raises:
-        ConfigError, WeightsError: see `build_clip_backbone`.
+        ConfigError, WeightsError: as in `build_clip_backbone`.
     """
     cfg = undownloaded(cfg)
     if not state_dict and cfg.MODEL.CLIP.WEIGHTS:
@@ -136,12 +136,11 @@ def _named(architecture: str) -> tuple[type[CLIPImageTower], Any]:
 
 
 def _create(cfg: CfgNode, trainable: Sequence[str], family: Any, architecture: Any) -> CLIPImageTower:
-    """Call the constructor that all families share, see `CLIPImageTower`."""
     return family(architecture, cfg.MODEL.CLIP.OUTPUT_STRIDE, trainable=trainable, with_embedding=False)
 
 
 def undownloaded(cfg: CfgNode) -> CfgNode:
-    """Return a copy of a config that names the architecture of a published CLIP in place of its weights."""
+    """Return a copy of a config in which the name of a published CLIP is replaced by its architecture."""
     cfg = cfg.clone()
     cfg.defrost()
     if is_published(cfg.MODEL.CLIP.WEIGHTS):

@@ -1,4 +1,4 @@
-"""Random CLIPs, and writing CLIPs in the forms in which weights are passed around; `famix.clip.files` reads them."""
+"""Creation of random CLIPs and writers of the formats that `famix.clip.files` reads."""
 
 import copy
 import io
@@ -19,8 +19,6 @@ from famix.clip.text_tower import OPENAI_TEXT
 from famix.io.atomic import save_tensors, whole_file
 from famix.utils.errors import ConfigError
 
-__all__ = ["CLIPFileForm", "random_clip", "rounded", "save_clip", "save_compact"]
-
 CONTEXT_LENGTH = 77  # tokens of a text in all published models
 CLIPFileForm = Literal["state_dict", "torchscript", "safetensors"]
 
@@ -34,27 +32,26 @@ def random_clip(
     random_norms: bool = False,
     calibrated_norms: bool = False,
 ) -> CLIP:
-    """Make a CLIP with the clip package's random initialisation, in eval mode and float32 on the CPU.
+    """Create a CLIP with the clip package's random initialization, in float32 on the CPU.
 
     The global random state is not changed.
 
     Args:
         architecture: sizes of the image tower.
-        seed: seed of all random numbers.
-        text_width: channels of the text tower, a multiple of 64; None = 8 * width as in the published models, rounded
-            down to such a multiple, and at least 64.
-        text_layers: depth of the text tower; None = 12 as in the published models, and 2 below width 64.
-        random_norms: draw weights, biases and statistics of the batch norms, too. Otherwise the last norm of every
-            bottleneck has weight 0, so that residual branches start at 0, which suits training but hides them from tests.
-        calibrated_norms: set the image tower's batch norm statistics to those of smooth random images. Otherwise the
-            features of a random network in eval mode fade from layer to layer, and styles mined in them do not fit the
-            network in training.
+        seed: random seed.
+        text_width: channels of the text tower, a multiple of 64; None uses 8 * width as in the published models, rounded
+            down to a multiple of 64 but at least 64.
+        text_layers: depth of the text tower; None uses 12 as in the published models, or 2 if width < 64.
+        random_norms: randomize the batch norms. Otherwise, the last norm of each bottleneck has weight 0, which disables the
+            residual branches.
+        calibrated_norms: set the batch norm statistics to those of smooth random images. Otherwise, features vanish with
+            depth in eval mode.
 
     Returns:
-        The model, for texts of up to 77 of clip's 49408 tokens.
+        The model in eval mode, with OpenAI's vocabulary and context length.
 
     Raises:
-        ConfigError: CLIP cannot have these sizes.
+        ConfigError: the sizes are invalid.
     """
     sizes = (*architecture.layers, architecture.width, architecture.embed_dim, architecture.input_resolution)
     if (
@@ -70,7 +67,7 @@ def random_clip(
         )
     text_width = text_width or max(architecture.width * 8 // HEAD_CHANNELS, 1) * HEAD_CHANNELS
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, which are not forked
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs
         text_heads = text_width // HEAD_CHANNELS
         text_layers = text_layers or (12 if architecture.width >= 64 else 2)
         model = architecture.build_clip(CONTEXT_LENGTH, VOCAB_SIZE, text_width, text_heads, text_layers)
@@ -97,7 +94,7 @@ def _randomize_norms(model: nn.Module, generator: torch.Generator) -> None:
 def _calibrate_norms(model: CLIP, generator: torch.Generator) -> None:
     norms = [module for module in model.visual.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = 1.0  # take the statistics of the batch below
+        norm.momentum = 1.0  # use the statistics of the batch below
     side = model.visual.input_resolution
     noise = [torch.randn(16, 3, cells, cells, generator=generator) for cells in (2, 4, 8, 16, side)]
     images = sum(functional.interpolate(layer, (side, side), mode="bilinear") for layer in noise) / len(noise) ** 0.5
@@ -107,20 +104,19 @@ def _calibrate_norms(model: CLIP, generator: torch.Generator) -> None:
 
 
 def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") -> None:
-    """Write a CLIP atomically.
+    """Save a CLIP atomically.
 
     Args:
-        model: with a ResNet image tower, on the CPU. As in OpenAI's files, its convolutions, linear layers and projections
-            are converted to half precision, in place; so all forms hold equal values.
-        path: file to write or replace. It is marked as a file with OpenAI's text tower.
-        form: "state_dict" (torch.save), "safetensors" or "torchscript", a traced model with the integers
-            input_resolution, context_length and vocab_size among its buffers, as OpenAI publishes.
+        model: a CLIP ResNet on the CPU. Its convolutions, linear layers and projections are converted to half precision in
+            place, as in OpenAI's files.
+        path: output file. Its metadata specify OpenAI's text design.
+        form: "state_dict" (torch.save), "safetensors" or "torchscript", a traced model with the buffers of OpenAI's files.
 
     Raises:
-        ConfigError: the form is unknown.
+        ConfigError: `form` is unknown.
     """
     if form not in get_args(CLIPFileForm):
-        raise ConfigError(f"form must be one of {get_args(CLIPFileForm)}, got {form!r}. Name one of them.")
+        raise ConfigError(f"form must be one of {', '.join(get_args(CLIPFileForm))}, got {form!r}. Choose one of them.")
     convert_weights(model)
     if form == "state_dict":
         state_dict = model.state_dict()
@@ -145,11 +141,11 @@ def _to_torchscript(model: CLIP) -> bytes:
     inputs = (torch.zeros(1, 3, side, side, dtype=model.dtype), tokenize(["a"]))
     model = copy.deepcopy(model)
     for name, value in integers.items():
-        vars(model).pop(name, None)  # clip keeps two of them as plain attributes, which a buffer may not shadow
+        vars(model).pop(name, None)  # two of them are plain attributes, which would block the buffers
         model.register_buffer(name, torch.tensor(value))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and warns of each shape that it takes for a constant
-        content = io.BytesIO()  # torch aborts the process if it writes to a full disk itself
+        warnings.simplefilter("ignore")  # about constant shapes and deprecation
+        content = io.BytesIO()  # torch aborts the process on a full disk
         torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), content)
     return content.getvalue()
 
@@ -157,16 +153,16 @@ def _to_torchscript(model: CLIP) -> bytes:
 def save_compact(
     state_dict: Mapping[str, Tensor], path: str | Path, token_ids: Sequence[int], metadata: Mapping[str, str]
 ) -> None:
-    """Write a small CLIP atomically: half precision, and only the rows of the token embedding that were trained.
+    """Save a small CLIP atomically in half precision, with the trained rows of the token embedding only.
 
-    The file is a .safetensors with the names of OpenAI's files. Its `token_embedding.weight` has T rows, and `token_rows`
-    (T,) holds their tokens; reading fills all other rows with zeros.
+    In the .safetensors file, `token_embedding.weight` has T rows and `token_rows` (T,) contains their token ids. On
+    loading, all other rows become zero.
 
     Args:
-        state_dict: a CLIP state_dict with all 49408 rows of the token embedding.
-        path: .safetensors file to write or replace.
-        token_ids: T rows of the token embedding to keep.
-        metadata: texts to keep in the file.
+        state_dict: CLIP weights with all 49408 rows of the token embedding.
+        path: output file.
+        token_ids: the T trained rows.
+        metadata: further metadata of the file.
     """
     rows = torch.tensor(token_ids, dtype=torch.int64)
     kept = {**state_dict, TOKEN_EMBEDDING: state_dict[TOKEN_EMBEDDING][rows]}
@@ -177,10 +173,10 @@ def save_compact(
 
 
 def rounded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights that reading a compact file of a state_dict would give."""
+    """Round weights to the precision of a compact file; returns float32."""
     return {name: _store(tensor).float() for name, tensor in state_dict.items() if tensor.is_floating_point()}
 
 
 def _store(tensor: Tensor) -> Tensor:
-    # Vectors are norms and biases: few, and a variance can be below the range of half precision.
+    # Vectors are norms and biases; variances can be below the range of half precision.
     return tensor.half() if tensor.ndim > 1 else tensor.float()

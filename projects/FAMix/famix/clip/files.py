@@ -1,6 +1,6 @@
-"""Reading CLIP weights from the forms in which they are passed around, without running their code.
+"""Reader of CLIP weights files, which never executes code from them.
 
-The form is read from the content, not the suffix: OpenAI's TorchScript archives are called ".pt" as well.
+The format is detected from the content: OpenAI's TorchScript archives have the suffix ".pt", too.
 """
 
 import hashlib
@@ -21,8 +21,6 @@ from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, causal_ma
 from famix.io import TorchScript, load_tensors, read_torchscript, unwrapped_names
 from famix.utils.errors import WeightsError
 
-__all__ = ["CLIPStateDict", "design_marks", "design_of_marks", "full_embedding", "read_clip"]
-
 TOKEN_EMBEDDING = "token_embedding.weight"
 TOKEN_ROWS = "token_rows"  # of compact files, see `famix.clip.export.save_compact`
 _MAX_CHANNELS = 4096  # of a compact embedding, which expands to a row for each token
@@ -33,22 +31,22 @@ _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}  #
 
 
 class CLIPStateDict(dict[str, Tensor]):
-    """Names to tensors of a CLIP, with the design of its text tower as far as the file shows it.
+    """CLIP weights by name.
 
     Attributes:
-        text_design: read by `PromptEncoder`. Copies into plain dictionaries lose it.
+        text_design: design of the text tower as far as it is known, used by `PromptEncoder`. Plain copies lose it.
     """
 
     text_design = TextDesign()
 
 
 def design_marks(design: TextDesign) -> dict[str, str]:
-    """Write a design as metadata of a file; unknown properties become ""."""
+    """Return a design as file metadata; unknown properties are ""."""
     return {_ACTIVATION: design.activation or "", _CAUSAL: "" if design.causal is None else str(design.causal).lower()}
 
 
 def design_of_marks(marks: object) -> TextDesign:
-    """Read the design that `design_marks` wrote among other metadata; unknown without marks."""
+    """Return the design in file metadata written with `design_marks`."""
     entries = marks if isinstance(marks, Mapping) else {}
     activation, causal = (entries.get(key) for key in (_ACTIVATION, _CAUSAL))
     masks = {"true": True, "false": False}
@@ -59,24 +57,20 @@ def design_of_marks(marks: object) -> TextDesign:
 
 
 def read_clip(path: Path) -> CLIPStateDict:
-    """Read all tensors of a file onto the CPU, in their stored precision.
+    """Read a file's tensors onto the CPU in their stored precision.
 
     Args:
-        path: a TorchScript archive; a state_dict (names to tensors) saved by torch.save, by itself or as the entry
-            "state_dict" of a dictionary; or a .safetensors file, also a compact one. Prefixes of DataParallel ("module.")
-            and torch.compile ("_orig_mod.") are removed.
+        path: a TorchScript archive; a state_dict saved by torch.save, also under the key "state_dict"; or a .safetensors
+            file. Prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.") are removed.
 
     Returns:
-        The tensors. Their design is known from archives, whose modules have names, from files of this project, which
-        have marks, and from OpenAI's own files; other files do not show it.
+        The tensors. Their text design is known for TorchScript archives, OpenAI's files and files of this project.
 
     Raises:
-        WeightsError: the file is missing, damaged, or has other content than tensors.
+        WeightsError: the file is missing, damaged, or contains anything but tensors.
     """
     if not os.path.isfile(path):
-        raise WeightsError(
-            f"CLIP weights {path} must be {_FORMS}, got no such file. Correct the path, or name a published model, e.g. RN50."
-        )
+        raise WeightsError(f"CLIP weights not found: '{path}'. Correct the path, or use a published model, e.g. RN50.")
     try:
         with path.open("rb") as file:
             # A safetensors file starts with the length of a JSON header in 8 bytes, then the brace of the header.
@@ -91,20 +85,20 @@ def read_clip(path: Path) -> CLIPStateDict:
             else:
                 file.seek(0)
                 state_dict = _as_state_dict(load_tensors(file))
-                own_metadata = getattr(state_dict, "_metadata", None)  # torch keeps it beside the tensors, and in files
+                own_metadata = getattr(state_dict, "_metadata", None)  # saved by torch with the tensors
                 marks = own_metadata.get("") if isinstance(own_metadata, Mapping) else None
                 tensors, design = dict(state_dict), design_of_marks(marks)
         content = CLIPStateDict(expand_compact(unwrapped_names(tensors)))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))  # torch adds pages on how to load the file unsafely
+        found = re.search(r"GLOBAL (\S+)", str(error))  # torch also explains how to load the file unsafely
         part = f"a call of {found.group(1)}" if found else "content that torch did not write"
         raise WeightsError(
-            f"CLIP weights {path} must be {_FORMS}, got {part}. Objects in a pickle can run code and are never loaded: save the "
-            "model's state_dict() in an environment that you trust."
+            f"CLIP weights {path} must be {_FORMS}, got {part}. Pickled objects can execute code and are not loaded. Save the "
+            "model's state_dict() in a trusted environment."
         ) from error
-    except Exception as error:  # torch and safetensors raise another type for every kind of damage
+    except Exception as error:  # torch and safetensors raise many types for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise WeightsError(
             f"CLIP weights {path} must be {_FORMS}, got a damaged file ({reason}). {_DAMAGED}"
@@ -123,7 +117,7 @@ def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())
-    except Exception:  # a damaged archive, which is refused with its problem when it is read
+    except Exception:  # reading the damaged archive reports the error
         return False
 
 
@@ -135,13 +129,13 @@ def _as_state_dict(content: object) -> Mapping[str, Tensor]:
     ):
         raise WeightsError(
             f"CLIP weights must be {_FORMS}, got a {type(content).__name__} of other objects. Save the model's "
-            'state_dict() alone or as {"state_dict": ...}.'
+            'state_dict(), or {"state_dict": ...}.'
         )
     return content
 
 
 def _design_in_archive(archive: TorchScript) -> TextDesign:
-    """Read the activation from the classes of the text tower's modules, and the mask from the tensors in its code."""
+    """Infer the activation from the class names of modules, and the mask from the constants."""
     found = {
         _CLASSES[name]
         for path, name in archive.classes.items()
@@ -155,28 +149,28 @@ def _design_in_archive(archive: TorchScript) -> TextDesign:
 
 
 def _is_published(path: Path) -> bool:
-    """Return whether OpenAI published the file: the URLs of its models contain their SHA-256."""
+    """Return whether the file is OpenAI's, by the SHA-256 in the URLs of its models."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return any(digest in url.split("/") for url in model_urls().values())
 
 
 def expand_compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give a compact CLIP all rows of the token embedding; other CLIPs come back unchanged.
+    """Restore all rows of the token embedding of a compact CLIP; other tensors are returned unchanged.
 
     Raises:
-        WeightsError: the rows do not fit the embedding, or are not tokens.
+        WeightsError: TOKEN_ROWS is invalid.
     """
     rows, embedding = tensors.get(TOKEN_ROWS), tensors.get(TOKEN_EMBEDDING)
     if rows is None:
         return tensors
     shape = () if embedding is None else tuple(embedding.shape)
     fits = len(shape) == 2 and tuple(rows.shape) == shape[:1] and 0 < shape[1] <= _MAX_CHANNELS
-    fits &= not rows.is_floating_point()  # half precision cannot count to the last token
+    fits &= not rows.is_floating_point()  # half precision cannot represent all token ids
     if embedding is None or not fits or ((rows < 0) | (rows >= VOCAB_SIZE)).any():
         raise WeightsError(
-            f"{TOKEN_ROWS} must be one integer below {VOCAB_SIZE} for each row of {TOKEN_EMBEDDING} with at most "
-            f"{_MAX_CHANNELS} channels, got {rows.dtype} of shape {tuple(rows.shape)} for shape {shape}. Make the file again "
+            f"{TOKEN_ROWS} must be one integer below {VOCAB_SIZE} per row of {TOKEN_EMBEDDING} with at most "
+            f"{_MAX_CHANNELS} channels, got {rows.dtype} of shape {tuple(rows.shape)} for shape {shape}. Recreate the file "
             "with train_mini_clip.py."
         )
     others = {name: tensor for name, tensor in tensors.items() if name != TOKEN_ROWS}
@@ -184,7 +178,7 @@ def expand_compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def full_embedding(rows: Tensor, token_ids: Tensor | Sequence[int]) -> Tensor:
-    """Spread rows (T, C) to their T places in a token embedding (49408, C) of zeros."""
+    """Insert rows (T, C) into a token embedding (49408, C) of zeros."""
     embedding = rows.new_zeros(VOCAB_SIZE, rows.shape[1])
     embedding[torch.as_tensor(token_ids, dtype=torch.int64)] = rows
     return embedding

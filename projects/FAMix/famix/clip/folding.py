@@ -1,7 +1,7 @@
-"""Frozen batch norms folded into the convolutions before them: the same map up to rounding, in one pass over memory.
+"""Folding of frozen batch norms into the preceding convolutions, which saves one pass over memory.
 
-The weights of the network stay unchanged, in memory and in checkpoints. A folded copy in channels-last memory format is
-made on first use, and again after any of its sources has been loaded, moved or changed.
+The network's parameters stay unchanged. A folded copy in channels-last memory format is made on first use and whenever a
+source tensor was loaded, moved or changed.
 """
 
 from dataclasses import dataclass
@@ -11,20 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["conv_norm"]
-
 
 @dataclass(frozen=True)
 class _Folded:
-    """A convolution that includes its norm, and the tensors that it was made of."""
+    """Folded weights and their source tensors."""
 
     weight: Tensor
     bias: Tensor
-    sources: tuple[Tensor, ...]  # aliases, which keep the memory: no other tensor can get the same address
+    sources: tuple[Tensor, ...]  # aliases keep the memory alive, so no other tensor can get the same address
     versions: tuple[int, ...]
 
     def is_made_of(self, sources: tuple[Tensor, ...]) -> bool:
-        """Return whether these are the tensors that were folded, unchanged."""
+        """Return whether the weights were folded from these tensors in their current version."""
         return self.versions == tuple(source._version for source in sources) and all(
             old.data_ptr() == new.data_ptr() for old, new in zip(self.sources, sources, strict=True)
         )
@@ -34,20 +32,20 @@ _folded: WeakKeyDictionary[nn.Conv2d, _Folded] = WeakKeyDictionary()
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
-    """Apply a convolution and its batch norm, in one operation if both are frozen.
+    """Apply a convolution and a batch norm, as one operation if both are frozen.
 
     Args:
         x: (B, C, H, W).
-        conv: without bias, with dilation 1.
+        conv: without bias and with dilation 1.
         norm: batch norm after the convolution.
-        dilation: dilation of the kernel, and factor of the padding.
+        dilation: dilation of the convolution; its padding is multiplied by the same factor.
 
     Returns:
         (B, C', H', W').
     """
     padding = [dilation * int(side) for side in conv.padding]
     learns = conv.weight.requires_grad or norm.weight.requires_grad or norm.bias.requires_grad
-    # A traced graph keeps both layers, so that it contains the network's own weights.
+    # Traced graphs must contain the original weights.
     if learns or norm.training or torch.compiler.is_compiling() or conv.weight.is_inference():
         return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
     folded = _fold(conv, norm)
@@ -59,10 +57,10 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> _Folded:
     sources = (conv.weight, norm.running_mean, norm.running_var, norm.weight, norm.bias)
     folded = _folded.get(conv)
     if folded is None or not folded.is_made_of(sources):
-        # Tensors made in inference mode could not take part in a later training.
+        # Inference tensors could not be used in training later.
         with torch.inference_mode(False), torch.no_grad():
             weight, mean, var, gain, offset = (source.float() for source in sources)
-            # torch.nn.utils.fusion rounds the bias in another order, and mining would not continue that of 0.1.
+            # torch.nn.utils.fusion rounds the bias differently, so mining could not resume runs of 0.1 exactly.
             scale = gain * (var + norm.eps).rsqrt()
             weight, bias = weight * scale[:, None, None, None], offset - mean * scale
             folded = _Folded(

@@ -1,12 +1,10 @@
-"""Prompts of styles, and the sentence templates that they are put into."""
+"""Style prompts and sentence templates."""
 
 from collections.abc import Sequence
 
 from famix.utils.errors import ConfigError
 
-__all__ = ["IGNORE_PROMPT", "IMAGENET_TEMPLATES", "check_styles", "check_templates", "class_prompt", "fill_template"]
-
-IGNORE_PROMPT = "photo"  # of patches without a class: any style that a photo can have
+IGNORE_PROMPT = "photo"  # for patches without a class
 _PLACEHOLDER = "{}"
 
 _IMAGENET_TEXT = """
@@ -34,25 +32,25 @@ IMAGENET_TEMPLATES: tuple[str, ...] = tuple(
 
 
 def class_prompt(class_id: int, style: str, class_names: Sequence[str], ignore_label: int = 255) -> str:
-    """Return the prompt of a style for patches of a class.
+    """Return the prompt for patches of a class.
 
     Args:
-        class_id: class of the patches, 0 .. len(class_names) - 1 or `ignore_label`.
+        class_id: 0 .. len(class_names) - 1 or `ignore_label`.
         style: e.g. "Urban Grit style"; not used for `ignore_label`.
         class_names: names of all classes, e.g. ("road", "sidewalk").
-        ignore_label: id of pixels without a class.
+        ignore_label: label id of unlabeled pixels.
 
     Returns:
         "{style} {class name}", e.g. "Urban Grit style road", or "photo" for `ignore_label`.
 
     Raises:
-        ConfigError: the id is out of range.
+        ConfigError: `class_id` is out of range.
     """
     if class_id == ignore_label:
         return IGNORE_PROMPT
     if not 0 <= class_id < len(class_names):
         raise ConfigError(
-            f"class_id must be 0 .. {len(class_names) - 1}, or {ignore_label} to ignore, got {class_id}. Correct the labels "
+            f"class_id must be 0 .. {len(class_names) - 1} or {ignore_label}, got {class_id}. Correct the labels "
             "or the dataset's class names."
         )
     return f"{style} {class_names[class_id]}"
@@ -62,12 +60,12 @@ def check_styles(styles: Sequence[str]) -> tuple[str, ...]:
     """Return STYLE_MINING.STYLES as a tuple.
 
     Raises:
-        ConfigError: the list is empty, or an entry is not a text.
+        ConfigError: the list is empty or contains anything but non-empty strings.
     """
     if isinstance(styles, str) or not styles or not all(_is_text(style) for style in styles):
         raise ConfigError(
-            f"STYLE_MINING.STYLES must be a list of one or more texts, got {styles!r}. Name styles, e.g. "
-            '["Urban Grit style"], or leave the key out for the 20 styles of the recipe.'
+            f"STYLE_MINING.STYLES must be a non-empty list of strings, got {styles!r}. Set e.g. "
+            '["Urban Grit style"], or remove the key to use the 20 styles of the paper.'
         )
     return tuple(styles)
 
@@ -81,14 +79,14 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     wrong = [item for item in templates if not _is_text(item) or item.count(_PLACEHOLDER) != 1]
     if isinstance(templates, str) or wrong:
         raise ConfigError(
-            f"STYLE_MINING.TEMPLATES must be a list of sentences with one {_PLACEHOLDER} each, for the prompt, got "
-            f"{wrong[0] if wrong else templates!r}. Correct it, e.g. ['a photo of a {_PLACEHOLDER}.'], or give [] for OpenAI's 80."
+            f"STYLE_MINING.TEMPLATES must be a list of sentences with one {_PLACEHOLDER} each, got "
+            f"{wrong[0] if wrong else templates!r}. Set e.g. ['a photo of a {_PLACEHOLDER}.'], or [] for OpenAI's 80."
         )
     return tuple(templates) or IMAGENET_TEMPLATES
 
 
 def fill_template(template: str, text: str) -> str:
-    """Replace the "{}" of a template by `text`; other braces, in either, are kept."""
+    """Replace the "{}" of a template by `text`."""
     return template.replace(_PLACEHOLDER, text)
 
 

@@ -1,7 +1,4 @@
-"""The ResNet family of CLIPs: dense features at any output stride, or CLIP's own embedding.
-
-Shapes: B images of 3 x H x W, normalized; C = width * 4 channels at res2, doubled by every further stage.
-"""
+"""CLIP ResNets, with dilated stages for dense prediction and the original strides for image embeddings."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,8 +15,6 @@ from famix.clip.openai import AttentionPool2d
 from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
 from famix.utils.errors import ConfigError
 
-__all__ = ["STAGES", "CLIPResNet", "plan_blocks"]
-
 STAGES = ("res2", "res3", "res4", "res5")  # outputs of layer1 .. layer4, at CLIP's own strides 4, 8, 16, 32
 _STEM_STRIDE = 4
 _EXPANSION = 4
@@ -27,33 +22,31 @@ _OPEN_CLIP, _QUICK_GELU = "open_clip:", "-quickgelu"  # prefix and suffix of val
 
 
 class BlockGeometry(NamedTuple):
-    """Sampling of one residual block."""
+    """Stride and dilation of a residual block."""
 
-    stride: int  # of the average pool behind the 3x3 convolution
+    stride: int  # of the average pool after the 3x3 convolution
     dilation: int  # of the 3x3 convolution
 
 
 def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeometry]]:
-    """Plan stride and dilation of every block.
+    """Compute stride and dilation of every block.
 
-    A stage that would exceed the output stride keeps its resolution and doubles the dilation. As in the released
-    program, only the last block of such a stage gets the new dilation: the first block has dilation 1, and those between
-    keep the dilation of the stage before. The only block of a stage counts as its last one.
+    A stage that would exceed the output stride keeps its resolution and doubles the dilation. As in the reference
+    implementation, only its last block uses the new dilation: the first block has dilation 1, and the blocks in between
+    use the dilation of the previous stage. In a stage with a single block, that block is the last one.
 
     Args:
-        layers: number of blocks of every stage, e.g. (3, 4, 6, 3).
+        layers: number of blocks per stage, e.g. (3, 4, 6, 3).
         output_stride: stride of the last stage: 8, 16 or 32.
 
     Returns:
-        The geometry of every block of every stage.
+        The geometries of each stage's blocks.
 
     Raises:
         ConfigError: the output stride is invalid.
     """
     if output_stride not in (8, 16, 32):
-        raise ConfigError(
-            f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. Set one of them; the recipe's is 16."
-        )
+        raise ConfigError(f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. The paper uses 16.")
     plan, stride, dilation = [], _STEM_STRIDE, 1
     for stage, blocks in enumerate(layers):
         first_stride = 1 if stage == 0 else 2
@@ -68,12 +61,12 @@ def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeo
 
 
 class Bottleneck(nn.Module):
-    """Residual block with CLIP's anti-aliased stride: an average pool behind the 3x3 convolution.
+    """Residual block with CLIP's anti-aliased stride, an average pool after the 3x3 convolution.
 
     Args:
         in_channels: channels of the input.
-        channels: channels of the 3x3 convolution; the output has four times as many.
-        has_shortcut: whether the identity branch has a convolution.
+        channels: channels of the 3x3 convolution; a quarter of the output channels.
+        has_shortcut: add a convolution to the identity branch.
     """
 
     def __init__(self, in_channels: int, channels: int, has_shortcut: bool) -> None:
@@ -105,13 +98,13 @@ class Bottleneck(nn.Module):
 
 @CLIP_FAMILY_REGISTRY.register()
 class CLIPResNet(CLIPImageTower):
-    """CLIP's "ModifiedResNet" with the parameter names of its checkpoints.
+    """CLIP's "ModifiedResNet", with the same parameter names.
 
     Args:
-        architecture: depths, width and embedding of the network.
-        output_stride: stride of res5 in `forward`: 8, 16 or 32. `encode_image` always runs at CLIP's own 32.
-        trainable: names of the submodules that train, see `from_state_dict`.
-        with_embedding: keep the attention pool, which only `encode_image` needs.
+        architecture: sizes of the network.
+        output_stride: stride of res5 in `forward`: 8, 16 or 32. `encode_image` always uses the original stride 32.
+        trainable: names of the trainable submodules (see `from_state_dict`).
+        with_embedding: build the attention pool, which `encode_image` requires.
 
     Raises:
         ConfigError: the output stride or a name in `trainable` is invalid.
@@ -174,19 +167,19 @@ class CLIPResNet(CLIPImageTower):
 
     @classmethod
     def check_weights(cls, state_dict: Mapping[str, Tensor]) -> None:
-        """Compare names and shapes with those of the clip package's own model."""
+        """Compare names and shapes with those of the clip package's model."""
         check_layout(state_dict)
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return OpenAI's design or open_clip's, as the name says; unknown for ""."""
+        """Return OpenAI's or open_clip's design; for "", it is unknown."""
         if not architecture:
             return TextDesign()
         gelu = architecture.startswith(_OPEN_CLIP) and not architecture.endswith(_QUICK_GELU)
         return OPEN_CLIP_TEXT if gelu else OPENAI_TEXT
 
     def stem(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to (B, width, H / 4, W / 4)."""
+        """Compute (B, width, H / 4, W / 4)."""
         x = _channels_last(images)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(conv_norm(x, conv, norm), inplace=True)
@@ -203,15 +196,13 @@ class CLIPResNet(CLIPImageTower):
         return x
 
     def embed(self, features: Tensor) -> Tensor:
-        """Pool res5 with attention, for as many cells as at CLIP's own input size.
+        """Apply the attention pool to res5.
 
         Raises:
-            ConfigError: the features have another number of cells, or there is no attention pool.
+            ConfigError: the size of `features` does not match `input_resolution`, or there is no attention pool.
         """
         if self.attnpool is None:
-            raise ConfigError(
-                "with_embedding must be True for an image embedding, got False. Build another CLIPResNet."
-            )
+            raise ConfigError("with_embedding must be True for an image embedding, got False. Rebuild the CLIPResNet.")
         cells, expected = features.shape[-2] * features.shape[-1], len(self.attnpool.positional_embedding) - 1
         if cells != expected:
             side = self.input_resolution
@@ -222,7 +213,7 @@ class CLIPResNet(CLIPImageTower):
         return self.attnpool(_channels_last(features))
 
     def input_side(self, stage: str) -> int:
-        """Return the side in cells of a stage's output, at CLIP's own stride and input size."""
+        """Return the height and width of a stage at CLIP's input resolution."""
         self.check_stage(stage)
         return self.input_resolution // (_STEM_STRIDE * 2 ** STAGES.index(stage))
 
@@ -236,7 +227,7 @@ class CLIPResNet(CLIPImageTower):
 
     @property
     def smallest_side(self) -> int:
-        """Smallest side in pixels that leaves one cell at res5; the first convolution rounds up."""
+        """Smallest image side in pixels for which res5 is not empty; the first convolution rounds up."""
         return self.output_shape()["res5"].stride - 1
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of prompts, averaged over sentence templates."""
+"""Prompt embeddings, averaged over templates."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,26 +14,23 @@ from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
 
-__all__ = ["PromptEncoder"]
-
 
 class PromptEncoder:
-    """Encodes prompts with CLIP's text tower, each once.
+    """Encodes prompts with CLIP's text tower and caches the embeddings.
 
-    Shapes: N texts, T templates, L tokens, D channels of CLIP's embedding.
+    Shapes: N texts, T templates, D embedding channels.
 
     Args:
-        clip_state_dict: a whole CLIP, see `famix.load_clip_state_dict`.
-        activation: activation of the tower's MLPs, "quick_gelu" (OpenAI) or "gelu" (most of open_clip's models). None
-            takes the design that `load_clip_state_dict` found in the file; if that is unknown, OpenAI's is assumed and a
-            warning is logged.
-        causal: whether a token attends only to itself and earlier tokens; None as for `activation`.
-        device: device of the tower and of the results.
-        chunk_size: maximum number of sentences encoded at a time. It bounds memory and does not change results.
+        clip_state_dict: CLIP weights (see `famix.load_clip_state_dict`).
+        activation: MLP activation, "quick_gelu" (OpenAI) or "gelu" (most open_clip models). None uses the design that
+            `load_clip_state_dict` found in the file; if it is unknown, a warning is logged and OpenAI's design is used.
+        causal: whether attention has a causal mask; None as for `activation`.
+        device: device of the tower and the embeddings.
+        chunk_size: maximum number of sentences per forward pass; it does not affect the result.
 
     Raises:
         ConfigError: `activation` or `causal` has an invalid value.
-        WeightsError: the text tower is incomplete or made for another vocabulary.
+        WeightsError: the text tower is incomplete or has a different vocabulary.
     """
 
     def __init__(
@@ -49,8 +46,8 @@ class PromptEncoder:
         design = TextDesign(activation, causal).or_else(found)
         if not design.known:
             logging.getLogger(__name__).warning(
-                "This CLIP state_dict does not show the activation and mask of its text tower: using %s, as OpenAI does. Pass "
-                "activation= and causal= to PromptEncoder if the weights come from open_clip.",
+                "The activation and mask of the text tower are unknown; assuming %s, as in OpenAI's CLIP. For open_clip weights, "
+                "pass activation= and causal= to PromptEncoder.",
                 design.or_else(OPENAI_TEXT),
             )
         family = find_family(clip_state_dict)
@@ -58,8 +55,8 @@ class PromptEncoder:
         self.tower = build(clip_state_dict, design.or_else(OPENAI_TEXT)).to(device)
         if type(self.tower).tokenize is TextTower.tokenize and self.tower.vocab_size != VOCAB_SIZE:
             raise WeightsError(
-                f"CLIP weights must have a text tower for the {VOCAB_SIZE} tokens of clip's tokenizer, got one for "
-                f"{self.tower.vocab_size}. Use a CLIP with OpenAI's vocabulary."
+                f"CLIP weights must have the {VOCAB_SIZE} tokens of OpenAI's tokenizer, got {self.tower.vocab_size}. "
+                "Use a CLIP with OpenAI's vocabulary."
             )
         self.device = torch.device(device)
         self.chunk_size = chunk_size
@@ -67,29 +64,29 @@ class PromptEncoder:
 
     @property
     def num_encoded(self) -> int:
-        """Number of distinct pairs of a text and a list of templates that were encoded."""
+        """Number of cached embeddings."""
         return len(self._embeddings)
 
     def __call__(self, texts: Sequence[str], templates: Sequence[str] = IMAGENET_TEMPLATES) -> Tensor:
         """Embed texts.
 
         Args:
-            texts: N texts, e.g. "Urban Grit style road"; a repeated one is encoded once.
-            templates: T sentences with one "{}" each, for the text; [] = OpenAI's 80.
+            texts: N texts, e.g. "Urban Grit style road".
+            templates: T sentences, each with one "{}" for the text; [] uses OpenAI's 80 templates.
 
         Returns:
-            (N, D) float32 of unit length: the mean of the T sentences' embeddings, which are not normalized before.
+            (N, D) float32 of unit length: normalized means of the T sentence embeddings, which are not normalized themselves.
 
         Raises:
-            ConfigError: `texts` is not a list of texts, a sentence is too long for the tower, or a template does not contain
-                exactly one "{}".
+            ConfigError: `texts` is not a list of strings, a sentence is too long, or a template does not contain exactly
+                one "{}".
         """
         if (
             not isinstance(texts, Sequence)
             or isinstance(texts, str)
             or not all(isinstance(text, str) for text in texts)
         ):
-            raise ConfigError(f"texts must be a list of texts, got {shown(texts)}. Write e.g. ['road'].")
+            raise ConfigError(f"texts must be a list of strings, got {shown(texts)}. Pass e.g. ['road'].")
         sentences = check_templates(templates)
         new = [text for text in dict.fromkeys(texts) if (text, sentences) not in self._embeddings]
         if new:
@@ -102,15 +99,9 @@ class PromptEncoder:
         return torch.stack([self._embeddings[text, sentences] for text in texts])
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """Return the words with a token that was never trained: all zeros in the token embedding.
+        """Return the distinct words of texts with an untrained token, whose embedding is zero.
 
-        Small CLIPs that were trained on few words have such tokens, see `famix.clip.export.save_compact`.
-
-        Args:
-            texts: prompts.
-
-        Returns:
-            The words, each once, in the order in which they appear.
+        Small CLIPs trained on few words have such tokens (see `famix.clip.export.save_compact`).
         """
         words = list(dict.fromkeys(word for text in texts for word in text.split()))
         if not words:
@@ -119,19 +110,19 @@ class PromptEncoder:
         untrained[0] = False  # the padding
         return [word for word, row in zip(words, self.tower.tokenize(words), strict=True) if untrained[row].any()]
 
-    # no_grad instead of inference_mode: the caller's loss must be able to save the result for its backward pass.
+    # Not inference_mode: autograd could not save the result for the backward pass of a loss.
     @torch.no_grad()
     def _encode(self, sentences: list[str]) -> Tensor:
-        """(len(sentences), D) in the order of `sentences`, not normalized."""
+        """Return (len(sentences), D), not normalized."""
         tokens = self.tower.tokenize(sentences)
         lengths = tokens.argmax(dim=1) + 1  # the end token has the highest id
-        order = lengths.argsort(stable=True)  # sentences of similar length in a chunk take a fifth less time
+        order = lengths.argsort(stable=True)  # grouping sentences by length saves a fifth of the time
         with torch.autocast(self.device.type, enabled=False):
             chunks = [self.tower(chunk.to(self.device)) for chunk in self._chunks(tokens[order], lengths[order])]
         embeddings = torch.cat(chunks)
         return torch.empty_like(embeddings).index_copy_(0, order.to(self.device), embeddings)
 
     def _chunks(self, tokens: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        """Rows of tokens; for causal towers cut to the longest sentence of each chunk, which only saves time."""
+        """Split tokens into chunks; for causal towers, cut the padding of each chunk, which saves time."""
         for rows, sizes in zip(tokens.split(self.chunk_size), lengths.split(self.chunk_size), strict=True):
             yield rows[:, : int(sizes.max())] if self.tower.causal else rows

@@ -1,4 +1,4 @@
-"""CLIP's text tower: a tokenizer, and a transformer from tokens to one embedding."""
+"""CLIP's text tower: tokenizer and transformer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from famix.clip.openai import LayerNorm, Transformer, tokenize
 from famix.utils.errors import ConfigError, WeightsError
 
-__all__ = ["OPENAI_TEXT", "OPEN_CLIP_TEXT", "Activation", "TextDesign", "TextTower"]
-
 Activation = Literal["quick_gelu", "gelu"]
 
 _HEAD_CHANNELS = 64  # of every attention in CLIP
@@ -19,11 +17,11 @@ _HEAD_CHANNELS = 64  # of every attention in CLIP
 
 @dataclass(frozen=True)
 class TextDesign:
-    """Properties of a text tower that the names and shapes of its weights do not show.
+    """Properties of a text tower that cannot be inferred from its weights.
 
     Attributes:
-        activation: activation of the MLPs: "quick_gelu", x * sigmoid(1.702 x), or "gelu"; None if unknown.
-        causal: whether a token attends only to itself and earlier tokens; None if unknown.
+        activation: MLP activation: "quick_gelu", x * sigmoid(1.702 x), or "gelu"; None if unknown.
+        causal: whether attention has a causal mask; None if unknown.
     """
 
     activation: Activation | None = None
@@ -33,11 +31,11 @@ class TextDesign:
         if self.activation is not None and self.activation not in get_args(Activation):
             raise ConfigError(
                 f"activation must be one of {', '.join(get_args(Activation))}, got {self.activation!r}. "
-                "Name the activation of the text tower."
+                "Specify the activation of the text tower."
             )
         if self.causal is not None and not isinstance(self.causal, bool):
             raise ConfigError(
-                f"causal must be True or False, got {self.causal!r}. Say whether the text tower has a causal mask."
+                f"causal must be True or False, got {self.causal!r}. Specify whether the text tower has a causal mask."
             )
 
     @property
@@ -46,7 +44,7 @@ class TextDesign:
         return self.activation is not None and self.causal is not None
 
     def or_else(self, other: "TextDesign") -> "TextDesign":
-        """Fill unknown properties with those of `other`."""
+        """Return a copy with unknown properties taken from `other`."""
         return TextDesign(
             other.activation if self.activation is None else self.activation,
             other.causal if self.causal is None else self.causal,
@@ -62,11 +60,11 @@ OPEN_CLIP_TEXT = TextDesign("gelu", True)
 
 
 class TextTower(nn.Module):
-    """Text half of a CLIP, in float32 and without gradients of its weights.
+    """CLIP's text tower in float32, frozen. Use `from_state_dict` to create it.
 
-    Make one with `from_state_dict`. A family whose tokenizer or pooling differs overrides `tokenize` or `forward`.
+    Families with a different tokenizer or pooling override `tokenize` or `forward`.
 
-    Shapes: N texts, L tokens, D channels of the embedding that texts share with images.
+    Shapes: N texts, L tokens, D embedding channels.
 
     Args:
         vocab_size: number of tokens.
@@ -74,8 +72,8 @@ class TextTower(nn.Module):
         width: channels of the transformer, a multiple of 64.
         layers: depth of the transformer.
         embed_dim: D.
-        mask: (context_length, context_length), see `causal_mask`; None lets every token attend to all.
-        activation: activation of the MLPs.
+        mask: (context_length, context_length), see `causal_mask`; None for full attention.
+        activation: MLP activation.
     """
 
     def __init__(
@@ -102,14 +100,14 @@ class TextTower(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], design: TextDesign = OPENAI_TEXT) -> Self:
-        """Build the tower of a CLIP; it shares float32 tensors with `state_dict`.
+        """Build the tower; it shares float32 tensors with `state_dict`.
 
         Args:
-            state_dict: a CLIP state_dict; the image tower may be absent.
-            design: activation and mask, both known.
+            state_dict: CLIP weights; the image tower is not used.
+            design: activation and mask, both set.
 
         Raises:
-            WeightsError: tensors of the text tower are missing or do not fit together.
+            WeightsError: tensors are missing or inconsistent.
         """
         weights = {
             name: tensor.detach().float()
@@ -120,7 +118,7 @@ class TextTower(nn.Module):
             vocab_size, width = weights["token_embedding.weight"].shape
             context_length = weights["positional_embedding"].shape[0]
             mask = causal_mask(context_length) if design.causal else None
-            with torch.device("meta"):  # neither memory nor random numbers for weights that are replaced
+            with torch.device("meta"):  # the weights are replaced below
                 tower = cls(
                     vocab_size=vocab_size,
                     context_length=context_length,
@@ -135,36 +133,36 @@ class TextTower(nn.Module):
             reason = " ".join(str(error).split())
             raise WeightsError(
                 "CLIP weights must contain token_embedding, positional_embedding, transformer, ln_final and text_projection, "
-                f"got an incomplete text tower ({reason}). Use the weights of the whole CLIP."
+                f"got an incomplete text tower ({reason}). Use the complete CLIP weights."
             ) from error
         return tower.requires_grad_(False).eval()
 
     @property
     def context_length(self) -> int:
-        """Maximum number of tokens of a text, including the start and end tokens."""
+        """Maximum number of tokens per text, including start and end tokens."""
         return self.positional_embedding.shape[0]
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens that have an embedding."""
+        """Vocabulary size."""
         return self.token_embedding.num_embeddings
 
     @property
     def embed_dim(self) -> int:
-        """Number of channels D of the embedding."""
+        """Embedding channels D."""
         return self.text_projection.shape[1]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return the tokens (N, context_length) of texts, int64: start token, text, end token, zeros.
+        """Tokenize texts: (N, context_length) int64 with start token, text, end token and zeros.
 
         Raises:
-            ConfigError: a text is too long.
+            ConfigError: a text exceeds the context length.
         """
         try:
             return tokenize(list(texts), context_length=self.context_length)
         except RuntimeError as error:
             raise ConfigError(
-                f"Prompts must have at most {self.context_length} tokens with their template, got one that cannot be encoded "
+                f"Prompts must have at most {self.context_length} tokens including the template, got a longer one "
                 f"({error}). Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
             ) from error
 
@@ -172,9 +170,8 @@ class TextTower(nn.Module):
         """Embed texts.
 
         Args:
-            tokens: (N, L) int64, L <= context_length; the end token has the highest id. With a causal mask, zeros after the
-                end token do not change the result and can be cut off. Without one they do: such CLIPs were trained with
-                L = context_length.
+            tokens: (N, L) int64 with L <= context_length; the end token has the highest id. Without a causal mask, zeros after
+                the end token change the result, so L must be context_length.
 
         Returns:
             (N, D) float32, not normalized.
@@ -186,5 +183,5 @@ class TextTower(nn.Module):
 
 
 def causal_mask(length: int) -> Tensor:
-    """(length, length) float32, added to attention weights: -inf from a token to a later one, else 0."""
+    """Return the additive mask (length, length): -inf from each token to later tokens, 0 elsewhere."""
     return torch.full((length, length), float("-inf")).triu(1)

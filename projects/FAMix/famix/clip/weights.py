@@ -1,4 +1,4 @@
-"""CLIP weights by name or path, checked and normalized, and the hash that identifies them."""
+"""Loading of CLIP weights by name or path, and their hash."""
 
 import hashlib
 import logging
@@ -21,25 +21,23 @@ from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
 
-__all__ = ["clip_weights_hash", "load_clip_state_dict", "load_configured_clip", "register_clip_weights"]
-
 _REGISTERED: dict[str, Path] = {}  # name -> file, of plugins
 _COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
 _COUNTER_SUFFIX = ".num_batches_tracked"
 
 
 def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
-    """Load MODEL.CLIP.WEIGHTS; MODEL.CLIP.ARCHITECTURE gives the design of the text tower if the file does not show it.
+    """Load MODEL.CLIP.WEIGHTS.
 
     Args:
-        cfg: reads MODEL.CLIP.{WEIGHTS, ARCHITECTURE}.
+        cfg: config with MODEL.CLIP.{WEIGHTS, ARCHITECTURE}.
 
     Returns:
-        The weights. Their `text_design` has unknown properties only if ARCHITECTURE is empty.
+        The weights. Their `text_design` comes from the file or else from ARCHITECTURE.
 
     Raises:
-        ConfigError: ARCHITECTURE is unknown, or contradicts the text tower that the file shows.
-        WeightsError: see `load_clip_state_dict`.
+        ConfigError: ARCHITECTURE is unknown or contradicts the file.
+        WeightsError: the file is missing or invalid (see `load_clip_state_dict`).
     """
     source, name = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.ARCHITECTURE
     named = family_named(name).text_design(name)
@@ -47,14 +45,14 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
     shown = state_dict.text_design
     if named.known and shown.or_else(named) != named:
         raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE must fit MODEL.CLIP.WEIGHTS, got {name} (text tower with {named}) for {source} "
-            f"(with {shown}). Set MODEL.CLIP.ARCHITECTURE '', which lets the file decide."
+            f"MODEL.CLIP.ARCHITECTURE must match MODEL.CLIP.WEIGHTS, got {name} (text tower with {named}) for {source} "
+            f"({shown}). Set MODEL.CLIP.ARCHITECTURE '' to use the design in the file."
         )
     if named.known and not shown.known:
         log_first_n(
             logging.WARNING,
-            f"MODEL.CLIP.WEIGHTS {source} does not show the design of its text tower: using {named}, as MODEL.CLIP.ARCHITECTURE "
-            f"{name} says.",
+            f"MODEL.CLIP.WEIGHTS {source} does not specify its text tower; using {named} according to "
+            f"MODEL.CLIP.ARCHITECTURE {name}.",
             key="message",
         )
     state_dict.text_design = shown.or_else(named)
@@ -62,11 +60,11 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
 
 
 def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
-    """Return the design of the text tower of a CLIP.
+    """Return the text design of weights.
 
     Args:
-        state_dict: see `load_configured_clip`.
-        source: MODEL.CLIP.WEIGHTS, for the message.
+        state_dict: result of `load_configured_clip`.
+        source: MODEL.CLIP.WEIGHTS, for the error message.
 
     Raises:
         ConfigError: the design is unknown.
@@ -74,27 +72,26 @@ def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
     if state_dict.text_design.known:
         return state_dict.text_design
     raise ConfigError(
-        f"MODEL.CLIP.ARCHITECTURE must name the text tower of MODEL.CLIP.WEIGHTS {source}, which the file does not show, "
-        "got ''. Set it to RN50 for weights of OpenAI (QuickGELU), to open_clip:RN50 for weights of open_clip with GELU, or to "
-        "open_clip:RN50-quickgelu; likewise for other sizes."
+        f"MODEL.CLIP.ARCHITECTURE must be set because {source} does not specify its text tower, got ''. Use RN50 for OpenAI's "
+        "weights, open_clip:RN50 (GELU) or open_clip:RN50-quickgelu for open_clip's, or the name for another size."
     )
 
 
 def load_clip_state_dict(source: str) -> CLIPStateDict:
-    """Load the weights of a CLIP of any registered family.
+    """Load CLIP weights of any registered family.
 
     Args:
-        source: name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which the clip package
-            downloads to ~/.cache/clip once and checks; path of a TorchScript archive, a state_dict saved by torch.save or a
-            .safetensors file, also a compact one; or a name of `register_clip_weights`.
+        source: name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which is downloaded to
+            ~/.cache/clip once; path of a TorchScript archive, a state_dict saved by torch.save or a .safetensors file; or
+            a name registered with `register_clip_weights`.
 
     Returns:
-        Names ("visual.*" for the image tower, the rest for the text tower) to float32 tensors on the CPU. Integers
-        (input_resolution, context_length, vocab_size, num_batches_tracked) are dropped in any precision, so that every form
-        of the same weights gives the same dictionary. Its `text_design` is the design of the text tower as far as known.
+        float32 tensors on the CPU by name: "visual.*" for the image tower, all others for the text tower. Integers such as
+        num_batches_tracked are dropped, so the result does not depend on the file format. Its `text_design` is the design
+        of the text tower as far as it is known.
 
     Raises:
-        WeightsError: the file is missing or unreadable, or no family recognises it.
+        WeightsError: the file is missing or unreadable, or no family recognizes it.
     """
     path = _file_of(source)
     content = read_clip(path)
@@ -102,7 +99,7 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
         state_dict = CLIPStateDict({name: tensor.float() for name, tensor in content.items() if _counts(name, tensor)})
         family = family_of(state_dict)
         family.check_weights(state_dict)
-    except (WeightsError, RuntimeError) as error:  # the latter for precisions that torch cannot convert
+    except (WeightsError, RuntimeError) as error:  # RuntimeError: a dtype that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
     shown = family.text_design(source) if is_published(source) else content.text_design
     state_dict.text_design = shown.or_else(family.text_design())
@@ -110,29 +107,20 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
 
 
 def register_clip_weights(name: str, path: Path) -> None:
-    """Make a file of CLIP weights available as MODEL.CLIP.WEIGHTS `name`; plugins call it.
-
-    Args:
-        name: value of MODEL.CLIP.WEIGHTS.
-        path: the file.
-    """
+    """Register a weights file under a name for MODEL.CLIP.WEIGHTS."""
     _REGISTERED[name] = path
 
 
 def is_published(source: str) -> bool:
-    """Return whether a value of MODEL.CLIP.WEIGHTS is a published model that a registered family knows."""
+    """Return whether a value of MODEL.CLIP.WEIGHTS is a published model of a registered family."""
     known = (family.named_architectures() for _, family in CLIP_FAMILY_REGISTRY)
     return source in clip_package.model_urls() and any(source in names for names in known)
 
 
 def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights that does not depend on file form, precision or device.
+    """Compute the SHA-256 of weights from sorted names, shapes and float32 values, as a hex string.
 
-    Args:
-        state_dict: names to tensors. Integers and counters are left out, see `load_clip_state_dict`.
-
-    Returns:
-        SHA-256 over the sorted names, shapes and float32 values, in hex.
+    Integers are left out as in `load_clip_state_dict`, so the hash does not depend on the file format.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name, tensor in state_dict.items() if _counts(name, tensor)):
@@ -151,7 +139,7 @@ def _file_of(source: str) -> Path:
         return _REGISTERED[source]
     remedy = absent_plugin_remedy(source)
     if remedy and not os.path.exists(source):
-        raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a known name or a file, got {source!r}.{remedy}")
+        raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a registered name or a file, got {source!r}.{remedy}")
     if source in clip_package.model_urls():
         return Path(_fetch(source))
     return Path(local_path(source, "MODEL.CLIP.WEIGHTS", WeightsError))
@@ -161,18 +149,18 @@ def _fetch(name: str) -> str:
     if not is_published(name):
         known = ", ".join(filter(is_published, clip_package.model_urls()))
         raise WeightsError(
-            f"MODEL.CLIP.WEIGHTS must be one of {known} or a file, got {name!r}. No registered family reads that model."
+            f"MODEL.CLIP.WEIGHTS must be one of {known} or a file, got {name!r}. No registered family supports that model."
         )
     path = clip_package.cached_file(name)
     folder = os.path.dirname(path)
     try:
         os.makedirs(folder, exist_ok=True)
-        # One process of a machine downloads at a time, because the clip package writes directly to the final path. A
-        # read-only cache has the file already, or fails anyway.
+        # The clip package writes directly to the final path, so only one process may download. A read-only cache contains
+        # the file already, or the download fails.
         with file_lock(path) if os.access(folder, os.W_OK) else nullcontext():
             return clip_package.download(name)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"MODEL.CLIP.WEIGHTS {name} must be at {path} or downloadable, got: {error}. Download "
-            f"{clip_package.model_urls()[name]} on a machine with a network and put the file at {path}."
+            f"MODEL.CLIP.WEIGHTS {name} could not be downloaded ({error}). Download {clip_package.model_urls()[name]} on a machine "
+            f"with internet access and copy the file to {path}."
         ) from error

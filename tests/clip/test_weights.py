@@ -159,7 +159,11 @@ def test_layout_that_differs(tensors, tmp_path):
     del tensors["visual.bn1.bias"]
     with expect_error(WeightsError, str(tmp_path / "a.pt"), "3 different", "unmodified") as caught:
         load_clip_state_dict(save(tensors, tmp_path / "a.pt"))
-    for name in ("extra", "visual.bn1.bias: missing", "visual.layer2.0.conv2.weight (16, 16, 1, 1), not (16, 16, 3, 3)"):
+    for name in (
+        "extra",
+        "visual.bn1.bias: missing",
+        "visual.layer2.0.conv2.weight: (16, 16, 1, 1) instead of (16, 16, 3, 3)",
+    ):
         explains(str(caught.value), name)
 
 

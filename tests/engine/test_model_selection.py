@@ -13,7 +13,7 @@ from data_factory import data_config, registered
 from error_matching import expect_error
 from famix.engine import Trainer, check_selection, load_for_scoring, setup
 from famix.reports import Report, read_report
-from famix.reports.run_metadata import file_sha256
+from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, WeightsError
 from run_factory import Workspace, assert_equal_state
 

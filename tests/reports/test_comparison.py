@@ -12,8 +12,8 @@ import pytest
 from error_matching import expect_error, explains, line_of_mistake
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, write_report
-from famix.reports.comparison import compare_reports, paired_p, require_baseline
-from famix.reports.tables import format_comparisons, format_p, format_spread, write_comparisons_csv
+from famix.reports.comparison import compare_reports, format_comparisons, require_baseline, write_comparisons_csv
+from famix.reports.tables import format_p, format_spread, paired_p
 from famix.utils.errors import ConfigError
 from report_factory import fake_report, tables
 from run_factory import load_tool
@@ -123,7 +123,7 @@ def test_panoptic_runs_are_compared_by_what_is_asked_for() -> None:
 
 def test_an_unknown_baseline_is_refused() -> None:
     with expect_error(ConfigError, "--baseline", "basline", "Did you mean 'baseline'?"):
-        require_baseline(compare_reports(both()), "basline")
+        require_baseline("basline", ["baseline", "famix"])
 
 
 def absent_runs(rule: str) -> dict[str, Report]:
@@ -225,7 +225,7 @@ def test_command_merges_runs(folders: list[str], tmp_path: Path, capsys: pytest.
     ("arguments", "key", "remedy"),
     [
         (["{tmp}/nowhere"], "{tmp}/nowhere", "OUTPUT_DIR"),
-        (["{tmp}"], "{tmp}", "results.json"),
+        (["{tmp}"], "{tmp}", "OUTPUT_DIR"),
         (["{tmp}/loop"], "{tmp}/loop", ""),
         (["{run}", "{copy}"], "seeds", "SEED"),
         (["{run}", "--baseline", "nothing"], "--baseline", "baseline"),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from famix.reports.page import Table, category_color, image_uri, render_page, run_color
 from famix.visualization.charts import Series, histogram, line_chart
-from famix.visualization.label_pictures import color_labels, mark_errors, right_share, shrink
+from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors
 from reports.pages import Page, assert_sound
 
 EVIL = '<script>alert("x & y")</script>'
@@ -117,15 +117,15 @@ def test_errors_are_red_on_a_dim_image() -> None:
     assert picture.shape == (1, 4, 3)
     assert picture[0, 1].tolist() == [232, 30, 60]
     assert picture[0, [0, 2, 3]].tolist() == [[110, 110, 110]] * 3
-    assert right_share(truth, predicted, 255) == pytest.approx(2 / 3)
-    assert math.isnan(right_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
+    assert correct_share(truth, predicted, 255) == pytest.approx(2 / 3)
+    assert math.isnan(correct_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
 
 
-def test_labels_keep_their_colours_when_they_shrink() -> None:
+def test_labels_keep_their_colours_when_they_downsample() -> None:
     ids = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (50, 100))
     colored = color_labels(ids, [(10, 20, 30), (1, 2, 3)])
-    small = shrink(colored, 40, smooth=False)
+    small = downsample(colored, 40, smooth=False)
     assert small.shape == (20, 40, 3)
     assert {tuple(pixel) for pixel in small.reshape(-1, 3).tolist()} == {(10, 20, 30), (1, 2, 3), (225, 225, 225)}
-    assert shrink(colored, 100, smooth=True) is colored
-    assert len(np.unique(shrink(colored, 40, smooth=True).reshape(-1, 3), axis=0)) > 3
+    assert downsample(colored, 100, smooth=True) is colored
+    assert len(np.unique(downsample(colored, 40, smooth=True).reshape(-1, 3), axis=0)) > 3

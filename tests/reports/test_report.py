@@ -12,8 +12,8 @@ import pytest
 from data_factory import data_config, registered
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_scores, make_report
-from famix.reports.report import PANOPTIC_METRICS, count_occurring, describe_occurring
-from famix.reports.tables import format_row, markdown_table
+from famix.reports.report import PANOPTIC_METRICS, describe_occurring
+from famix.reports.tables import format_row, text_table
 from report_factory import fake_report, tables
 
 SCORES = {
@@ -40,7 +40,7 @@ def report() -> Report:
 
 def test_names_with_marks_of_tables_stay_in_their_cells() -> None:
     names = ["person|rider", "back\\slash", "both\\|", "two\nlines", "007", "1e3"]
-    text = markdown_table([[name, "1.0"] for name in names], ["class | row", "IoU"], 1)
+    text = text_table(["class | row", "IoU"], [[name, "1.0"] for name in names], style="pipe")
     rows = [re.findall(r"((?:\\.|[^|\\])*)\|", line)[1:] for line in text.splitlines()]
     cells = [[re.sub(r"\\(.)", r"\1", cell.strip()) for cell in row] for row in rows]
     assert cells[0] == ["class | row", "IoU"]
@@ -185,8 +185,10 @@ def test_the_rule_of_a_config_stands_in_the_report() -> None:
 
 def test_occurring_classes_are_counted_in_the_subset() -> None:
     scores = {"ACC-road": 1.0, "ACC-sky": math.nan, "ACC-car": 0.0}
-    assert count_occurring(scores, NAMES) == 2 and count_occurring(scores, ("sky",)) == 0
-    assert count_occurring({"mIoU": 1.0}, NAMES) is None
+    for classes, count in ((NAMES, 2), (("sky",), 0)):
+        report = replace(fake_report({"a": 1.0}, classes=classes), results={"a": {"sem_seg": scores}})
+        assert report.occurring("a") == count
+    assert fake_report({"a": 1.0}).occurring("a") is None
 
 
 def test_occurring_classes_in_words() -> None:

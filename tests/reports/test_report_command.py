@@ -79,7 +79,7 @@ def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> Non
     (run,) = read_runs(runs[:1])
     with workspace.registered():
         loaded = load_model(runs[0], device="cpu")
-        examples = predict_examples(run, loaded.model, loaded.cfg, loaded.classes, 2)
+        examples = predict_examples(run, loaded, 2)
     expected = [(name, f"{index}.png") for name in ("tiny_val", "tiny_night") for index in range(2)]
     assert [(one.dataset, one.title) for one in examples] == expected
     for one in examples:
@@ -103,7 +103,7 @@ def test_a_run_without_its_weights_has_a_page_without_examples(
     weights = torch.load(tmp_path / "changed/model_final.pth", weights_only=True)
     torch.save({**weights, "more": 1}, tmp_path / "changed/model_final.pth")
     for name, reason in (
-        ("gone", "must contain the scored checkpoint"),
+        ("gone", "scored checkpoint not found"),
         ("changed", "must be the scored checkpoint"),
     ):
         with workspace.registered():

@@ -111,7 +111,7 @@ def test_malformed_metadata_are_refused(
 
 @pytest.mark.parametrize(
     ("files", "remedy"),
-    [((), "Name another folder"), (("config.yaml",), "--resume"), (("config.yaml", "model_final.pth"), "--eval-only")],
+    [((), "OUTPUT_DIR"), (("config.yaml",), "--resume"), (("config.yaml", "model_final.pth"), "--eval-only")],
 )
 def test_a_run_without_scores_names_the_command_that_scores_it(
     tmp_path: Path, files: tuple[str, ...], remedy: str

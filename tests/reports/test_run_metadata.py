@@ -8,7 +8,7 @@ import pytest
 
 from data_factory import data_config
 from famix.reports import ScoredWeights
-from famix.reports.run_metadata import describe_run, file_sha256, method_name
+from famix.reports.report import describe_run, file_sha256, method_name
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,9 @@ from famix.data.split_files import SplitFiles
 from famix.engine import load_config
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
-from famix.reports.comparison import compare_reports
+from famix.reports.comparison import compare_reports, format_comparisons
 from famix.reports.run_page import describe_confusion, render_runs
 from famix.reports.runs import read_runs
-from famix.reports.tables import format_comparisons
 from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
 from report_factory import make_run_folder

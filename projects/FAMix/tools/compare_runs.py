@@ -42,8 +42,7 @@ if __name__ == "__main__":
 
 from famix.io.atomic import whole_file
 from famix.reports import RESULTS_FILE, read_report
-from famix.reports.comparison import compare_reports, require_baseline
-from famix.reports.tables import format_comparisons, write_comparisons_csv
+from famix.reports.comparison import compare_reports, format_comparisons, require_baseline, write_comparisons_csv
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 
@@ -64,8 +63,7 @@ def compare(arguments: argparse.Namespace) -> str:
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
     reports = {os.path.realpath(path): read_report(path) for path in paths}
     comparisons = compare_reports(reports, arguments.group_by, arguments.metric)
-    if arguments.baseline is not None:
-        require_baseline(comparisons, arguments.baseline)
+    require_baseline(arguments.baseline, [group.name for comparison in comparisons for group in comparison.groups])
     if output is not None:
         with whole_file(output) as part:
             part.write_text(FORMATS[output.suffix](comparisons, arguments.baseline))

@@ -98,7 +98,7 @@ from famix.inference.export import (
 )
 from famix.inference.loading import LoadedModel, load_model, strip_checkpoint
 from famix.io.atomic import disk_message, require_writable, whole_file
-from famix.reports.run_metadata import file_sha256
+from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

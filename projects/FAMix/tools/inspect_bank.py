@@ -99,7 +99,7 @@ from tqdm import tqdm
 from famix.clip import load_clip_state_dict
 from famix.data import read_image
 from famix.io.atomic import whole_file
-from famix.reports.bank import filter_bank, find_problems, merge_banks, source_distance
+from famix.reports.bank import filter_bank, find_problems, merge_banks
 from famix.reports.bank_page import BankView, format_bank, render_bank
 from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
@@ -117,7 +117,7 @@ def show(arguments: argparse.Namespace) -> None:
         print(f"{arguments.bank}: no styles")
         return
     own = StyleBank.load(arguments.own) if arguments.own else None
-    view = BankView(arguments.bank.name, bank, own, source_distance(bank, own) if own is not None else None)
+    nearest = None
     if arguments.clip:
         clip = load_clip_state_dict(arguments.clip)
         require_clip(bank, clip, arguments.clip)
@@ -125,7 +125,7 @@ def show(arguments: argparse.Namespace) -> None:
         nearest = find_nearest_prompts(
             bank, clip, images, most_styles=arguments.most_styles, progress=partial(tqdm, desc="nearest prompts")
         )
-        view = BankView(view.name, bank, own, view.distances, nearest)
+    view = BankView(arguments.bank.name, bank, own, nearest)
     print(format_bank(view), end="")
     if arguments.html:
         with whole_file(arguments.html) as part:

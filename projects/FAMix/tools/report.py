@@ -59,9 +59,7 @@ def write_report(arguments: argparse.Namespace) -> None:
         progress = partial(tqdm, desc=f"examples of {run.name}", mininterval=1.0)
         try:
             loaded = load_model(scored_weights(run), run.folder / CONFIG_FILE, device=arguments.device)
-            examples[run.name] = predict_examples(
-                run, loaded.model, loaded.cfg, loaded.classes, arguments.examples, progress
-            )
+            examples[run.name] = predict_examples(run, loaded, arguments.examples, progress)
         except ClassesError:
             raise  # the page would show wrong class names
         except FAMixError as error:  # the page is useful without examples

@@ -16,7 +16,7 @@ from famix.data.domains import is_source
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint
-from famix.reports.run_metadata import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
+from famix.reports.report import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
 from famix.utils.errors import ConfigError
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Statistics of style banks, their style words, and banks made of banks by merging and filtering.
+"""Statistics and problems of style banks, and banks made by merging and filtering.
 
 A style word is the prompt of a style without the name of its class, such as "foggy" of the prompt "foggy road".
 
-The metadata of a merged or filtered bank has a `history`, a JSON list of steps from old to new: {"step": "merge" or
+The metadata of a merged or filtered bank contain a `history`, a JSON list of steps from old to new: {"step": "merge" or
 "filter", "famix_version": ..., "inputs": [{"name", "styles", "sha256" of the styles, and differing metadata}], and the
 selection of a filter}.
 
@@ -11,7 +11,7 @@ Shapes: N styles of C channels. A style is a point of 2C coordinates, its means 
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -19,30 +19,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from famix.clip import clip_weights_hash
 from famix.clip.files import design_marks
-from famix.clip.weights import clip_weights_hash
 from famix.io import parse_json
 from famix.mining.metadata import bank_text_design
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import BankError
 from famix.utils.messages import did_you_mean, first_few
-
-__all__ = [
-    "HISTORY",
-    "GroupStatistics",
-    "bank_prompts",
-    "class_groups",
-    "filter_bank",
-    "find_problems",
-    "group_statistics",
-    "json_list",
-    "merge_banks",
-    "require_compatible",
-    "source_distance",
-    "style_points",
-    "word_groups",
-]
 
 HISTORY = "history"
 """Key of the metadata."""
@@ -56,30 +40,17 @@ _FLOOR = 0.05  # share of the mean spread; smaller spreads of single coordinates
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """Statistics of a group of styles.
-
-    Attributes:
-        styles: number of styles.
-        loss_before, loss_after: mean cosine loss before and after mining; NaN if unknown.
-        spread: root mean square distance of the styles from their mean, relative to the magnitude of the mean; NaN for
-            a single style.
-        negative: number of styles with a negative standard deviation in some channel, which the optimiser permits.
-    """
+    """Statistics of a group of styles."""
 
     styles: int
-    loss_before: float
+    loss_before: float  # mean cosine loss before mining; NaN if unknown
     loss_after: float
-    spread: float
-    negative: int
+    spread: float  # RMS distance of the styles from their mean, relative to the RMS of the mean; NaN for a single style
+    negative: int  # number of styles with a negative standard deviation in some channel, which the optimizer permits
 
 
 def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
-    """Return an entry of the metadata that is a JSON list of strings or objects; empty if it is missing.
-
-    Args:
-        bank: the bank.
-        key: of the metadata.
-        kind: str or dict, the type of the entries.
+    """Return a metadata entry that is a JSON list with entries of one type (str or dict); empty if it is missing.
 
     Raises:
         BankError: if it is malformed.
@@ -120,16 +91,18 @@ def class_groups(bank: StyleBank) -> dict[str, Tensor]:
 def word_groups(bank: StyleBank) -> dict[str, Tensor]:
     """Group the styles by style word: word -> (N,) bool, in the order of the prompts.
 
-    Args:
-        bank: mined with prompts of a style word and a class name; another prompt is a word as a whole. A measured or
-            released bank has no prompts and no groups.
+    A prompt that does not end in the name of its class is a word as a whole. A bank without prompts has no groups.
     """
-    first: dict[str, int] = {}
-    classes = map(bank.class_name, bank.class_ids.tolist())
-    words = [prompt.removesuffix(f" {name}") for prompt, name in zip(bank_prompts(bank), classes, strict=False)]
-    for word, prompt_id in zip(words, bank.annotations.get(_PROMPT_ID, torch.zeros(0)).tolist(), strict=True):
-        first[word] = min(first.get(word, prompt_id), prompt_id)
-    return {name: torch.tensor([word == name for word in words]) for name in sorted(first, key=first.__getitem__)}
+    words: dict[str, list[int]] = {}
+    prompts, ids = bank_prompts(bank), bank.class_ids.tolist()
+    for row, prompt in enumerate(prompts):
+        words.setdefault(prompt.removesuffix(f" {bank.class_name(ids[row])}"), []).append(row)
+    first = {word: int(bank.annotations[_PROMPT_ID][rows].min()) for word, rows in words.items()}
+    groups = {}
+    for word in sorted(words, key=first.__getitem__):
+        groups[word] = torch.zeros(len(bank), dtype=torch.bool)
+        groups[word][words[word]] = True
+    return groups
 
 
 def style_points(bank: StyleBank) -> Tensor:
@@ -179,14 +152,11 @@ def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
 
 
 def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]) -> None:
-    """Check that two banks have the same CLIP, text tower, stage, grid, classes and channels.
+    """Raise BankError unless two banks have the same CLIP, text tower, stage, grid, classes and channels.
 
     Args:
         first, second: the banks.
         names: of the two, for the message.
-
-    Raises:
-        BankError: if they differ.
     """
     pairs = [(key, *(bank.metadata.get(key, "nothing") for bank in (first, second)))
              for key in ("clip_hash", "stage", "grid", "class_names")]  # fmt: skip
@@ -209,18 +179,27 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
         banks: name, for messages and the history -> bank; at least one.
 
     Returns:
-        All styles in the order of the banks. Equal metadata are kept, prompts and sources united, and differing
-        metadata moved to the history. Only annotations of all banks are kept. Batches are renumbered.
+        All styles in the order of the banks. Metadata that are equal in all banks are kept, and others are moved to the
+        history; prompts and sources are united. Only annotations of all banks are kept. Batches are renumbered.
 
     Raises:
         BankError: if the banks are incompatible, see `require_compatible`.
     """
-    names = list(banks)
-    for name in names[1:]:
-        require_compatible(banks[names[0]], banks[name], (names[0], name))
-    prompts = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "prompts", str)))
-    sources = list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, "source", str)))
-    metadata = _merged_metadata(banks)
+    first = next(iter(banks))
+    for name, bank in banks.items():
+        require_compatible(banks[first], bank, (first, name))
+    everything = [bank.metadata for bank in banks.values()]
+    keys = dict.fromkeys(key for metadata in everything for key in metadata)
+    metadata = {key: everything[0].get(key, "") for key in keys if len({entry.get(key) for entry in everything}) == 1}
+    inputs = []
+    for name, bank in banks.items():
+        differing = {key: value for key, value in bank.metadata.items() if key not in (*metadata, "prompts", HISTORY)}
+        inputs.append(_identify(name, bank) | differing)
+    metadata[HISTORY] = _history(banks.values(), {"step": "merge", "inputs": inputs})
+    prompts, sources = (
+        list(dict.fromkeys(text for bank in banks.values() for text in json_list(bank, key, str)))
+        for key in ("prompts", "source")
+    )
     if prompts:
         metadata["prompts"] = json.dumps(prompts)
         metadata |= design_marks(next(design for design in map(bank_text_design, banks.values()) if design.known))
@@ -274,34 +253,27 @@ def filter_bank(
     if prompts:
         texts = bank_prompts(bank)
         if not texts:
-            raise BankError("--prompt must be used with a mined bank, got one without prompts. Select by --class.")
+            raise BankError("--prompt requires a mined bank with prompts. Select by --class.")
         kept &= torch.tensor([any(part in text for part in prompts) for text in texts])
     if max_loss is not None:
         if "final_loss" not in bank.annotations:
-            raise BankError("--max-loss must be used with a mined bank, got one without losses. Select by --class.")
+            raise BankError("--max-loss requires a mined bank with losses. Select by --class.")
         kept &= bank.annotations["final_loss"] <= max_loss
     if not kept.any():
-        raise BankError(
-            f"the selection must keep a style, got none of the {len(bank)} of {name}. Select less strictly."
-        )
+        raise BankError(f"the selection matches none of the {len(bank)} styles of '{name}'. Select less strictly.")
     conditions = {"classes": list(classes), "prompts": list(prompts), "max_loss": max_loss}
     step = {"step": "filter", **{key: value for key, value in conditions.items() if value not in ([], None)}}
-    history = _history([bank], {**step, "inputs": [_identify(name, bank)]})
-    filtered = StyleBank(bank.metadata | {HISTORY: history})
+    filtered = StyleBank(bank.metadata | {HISTORY: _history([bank], step | {"inputs": [_identify(name, bank)]})})
     annotations = {key: values[kept] for key, values in bank.annotations.items()}
     filtered.add(bank.class_ids[kept], bank.mean[kept], bank.std[kept], annotations)
     return filtered
 
 
 def find_problems(bank: StyleBank) -> list[str]:
-    """Describe the problems of a loaded bank; loading has already checked that its values are finite.
-
-    Returns:
-        One description per problem; empty for a sound bank.
-    """
+    """Describe the problems of a loaded bank, whose values are finite; empty for a sound bank."""
     problems = [] if len(bank) else ["it has no styles"]
-    names, counts = bank.class_names(), bank.counts()
-    foreign = [class_id for class_id in counts if class_id >= len(names) and class_id != IGNORE_CLASS]
+    names = bank.class_names()
+    foreign = [class_id for class_id in bank.counts() if class_id >= len(names) and class_id != IGNORE_CLASS]
     if names and foreign:
         problems.append(f"it has styles of class ids {first_few(foreign)}, but only {len(names)} class names")
     problems += [f"its metadata lack {key}" for key in ("clip_hash", "stage", "grid") if not bank.metadata.get(key)]
@@ -320,23 +292,11 @@ def find_problems(bank: StyleBank) -> list[str]:
     return problems
 
 
-def _merged_metadata(banks: Mapping[str, StyleBank]) -> dict[str, str]:
-    """Return the equal metadata, with the differing ones in the history."""
-    everything = [bank.metadata for bank in banks.values()]
-    keys = dict.fromkeys(key for metadata in everything for key in metadata)
-    agreed = {key: everything[0].get(key, "") for key in keys if len({entry.get(key) for entry in everything}) == 1}
-    inputs = []
-    for name, bank in banks.items():
-        differing = {key: value for key, value in bank.metadata.items() if key not in (*agreed, "prompts", HISTORY)}
-        inputs.append({**_identify(name, bank), **differing})
-    return {**agreed, HISTORY: _history(list(banks.values()), {"step": "merge", "inputs": inputs})}
-
-
 def _identify(name: str, bank: StyleBank) -> dict[str, Any]:
     styles = {"mean": bank.mean, "std": bank.std, "class_ids": bank.class_ids.float()}
     return {"name": name, "styles": len(bank), "sha256": clip_weights_hash(styles)}  # accepts any tensors
 
 
-def _history(banks: Sequence[StyleBank], step: Mapping[str, Any]) -> str:
+def _history(banks: Iterable[StyleBank], step: Mapping[str, Any]) -> str:
     before = [entry for bank in banks for entry in json_list(bank, HISTORY, dict)]
     return json.dumps([*before, {**step, "famix_version": version("famix")}])

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,71 +18,82 @@ from famix.reports.bank import (
     class_groups,
     find_problems,
     group_statistics,
+    source_distance,
     style_points,
     word_groups,
 )
-from famix.reports.nearest_prompts import NearestPrompts
+from famix.reports.nearest_prompts import NearestPrompts, evenly
 from famix.reports.page import Table, category_color, render_page
 from famix.reports.tables import format_number
 from famix.style.bank import StyleBank
 from famix.visualization.charts import Series, histogram
-
-__all__ = ["BankView", "format_bank", "principal_plane", "render_bank"]
 
 _LONG = 160  # characters of a metadata entry in a terminal
 _NEAREST_NAMED = 3
 _SIDE, _MARGIN = 400, 14  # of the map
 _MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more hide each other and slow the page down
 _ON_TOP = ("source", "stage", "grid", "steps", "lr")  # metadata at the top of the page
-_TAKEN_FOR = "most often nearest"
-
-Row = dict[str, str]
+_NEAREST = "most often nearest"
 
 
 @dataclass(frozen=True)
 class BankView:
-    """A bank with the results of its analysis.
+    """A bank with the results of its analysis."""
 
-    Attributes:
-        name: of the file.
-        bank: N >= 1 styles.
-        own: measured statistics of the source, if given.
-        distances: (N,) distances to these, see `source_distance`.
-        nearest: nearest prompts, if computed.
-    """
+    name: str  # of the file
+    bank: StyleBank  # N >= 1 styles
+    own: StyleBank | None = None  # measured statistics of the source, if given
+    nearest: NearestPrompts | None = None  # if computed
 
-    name: str
-    bank: StyleBank
-    own: StyleBank | None = None
-    distances: Tensor | None = None
-    nearest: NearestPrompts | None = None
+    @cached_property
+    def distances(self) -> Tensor | None:
+        """(N,) distances to the source; see `source_distance`."""
+        return None if self.own is None else source_distance(self.bank, self.own)
+
+    @property
+    def size(self) -> str:
+        """The numbers of styles, classes and channels in words."""
+        return f"{len(self.bank)} styles of {len(self.bank.counts())} classes, {self.bank.num_channels} channels"
+
+    @cached_property
+    def losses(self) -> list[Tensor]:
+        """(N,) losses before and after mining; empty for a bank without them."""
+        keys = ("initial_loss", "final_loss")
+        return [self.bank.annotations[key] for key in keys] if {*keys} <= self.bank.annotations.keys() else []
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The table of classes and, for a bank with prompts, that of style words."""
+        groups = {"class": class_groups(self.bank), "style word": word_groups(self.bank)}
+        tables = []
+        for kind, members in groups.items():
+            rows = [{kind: name} | _row(self, chosen) for name, chosen in members.items()]
+            if rows:
+                tables.append(Table(list(rows[0]), [list(row.values()) for row in rows]))
+        return tables
 
 
 def format_bank(view: BankView) -> str:
     """Format the summary of a bank for a terminal."""
-    bank = view.bank
-    parts = [f"{view.name}: {_size(bank)}, {bank.num_channels} channels"]
-    for rows in _tables(view):
-        align = ["left", *("left" if name == _TAKEN_FOR else "right" for name in list(rows[0])[1:])]
-        parts.append(
-            tabulate([list(row.values()) for row in rows], headers=list(rows[0]), disable_numparse=True, colalign=align)
-        )
-    entries = ((name, text if len(text) <= _LONG else f"{text[:_LONG]}...") for name, text in _metadata(bank).items())
-    parts.append("\n".join(f"{name:18} {text}" for name, text in entries))
-    parts += [f"problem: {problem}" for problem in find_problems(bank)]
+    parts = [f"{view.name}: {view.size}"]
+    for table in view.tables:
+        align = ["left", *("left" if name == _NEAREST else "right" for name in table.head[1:])]
+        parts.append(tabulate(table.rows, headers=table.head, disable_numparse=True, colalign=align))
+    texts = {name: text if len(text) <= _LONG else f"{text[:_LONG]}..." for name, text in _metadata(view.bank).items()}
+    parts.append("\n".join(f"{name:18} {text}" for name, text in texts.items()))
+    parts += [f"problem: {problem}" for problem in find_problems(view.bank)]
     return "\n\n".join(parts) + "\n"
 
 
 def render_bank(view: BankView) -> str:
-    """Render the page of a bank, which holds all its content and is readable without scripts."""
+    """Render the self-contained page of a bank, which is readable without scripts."""
     bank, metadata, words = view.bank, _metadata(view.bank), list(word_groups(view.bank))
-    headline = f"{_size(bank)}, {bank.num_channels} channels each."
-    if {"initial_loss", "final_loss"} <= bank.annotations.keys():
-        before, after = (float(bank.annotations[key].mean()) for key in ("initial_loss", "final_loss"))
+    headline = f"{view.size} each."
+    if view.losses:
+        before, after = (float(losses.mean()) for losses in view.losses)
         headline += f" Mining reduced the mean loss from {before:.3f} to {after:.3f}."
     problems = find_problems(bank)
-    tables = [Table(list(rows[0]), [list(row.values()) for row in rows]) for rows in _tables(view)]
-    prompt_key = [(name, category_color(place)) for place, name in enumerate(words)]
+    colors = [category_color(place) for place in range(len(words) + len(bank.counts()))]
     return render_page(
         "bank.html",
         title=f"Style bank {view.name}",
@@ -90,16 +101,14 @@ def render_bank(view: BankView) -> str:
         facts={key: metadata[key] for key in _ON_TOP if key in metadata},
         map=_draw_map(view),
         styles=len(bank),
-        prompt_key=prompt_key,
-        # A colour of a prompt is never that of a class, too.
-        class_key=[
-            (bank.class_name(one), category_color(len(prompt_key) + place)) for place, one in enumerate(bank.counts())
-        ],
+        prompt_key=list(zip(words, colors, strict=False)),
+        # Prompts and classes share no color.
+        class_key=list(zip(map(bank.class_name, bank.counts()), colors[len(words) :], strict=True)),
         charts=_charts(view),
-        classes=tables[0],
-        prompts=tables[1] if words else Table([], []),
+        classes=view.tables[0],
+        prompts=view.tables[1] if words else Table([], []),
         has_nearest=view.nearest is not None,
-        has_distances=view.distances is not None,
+        has_distances=view.own is not None,
         metadata=metadata | ({"problems": "; ".join(problems)} if problems else {}),
     )
 
@@ -139,8 +148,8 @@ def _draw_map(view: BankView) -> dict[str, Any]:
                 kinds[row] += f" {letter}{place}"
     described = _describe_styles(view)
     return {
-        "dots": [(*corners[row], kinds[row].strip(), described[row]) for row in _evenly(len(bank), _MOST_DOTS)],
-        "sources": [corners[len(bank) + row] for row in _evenly(len(sources), _MOST_SOURCE_DOTS)],
+        "dots": [(*corners[row], kinds[row].strip(), described[row]) for row in evenly(len(bank), _MOST_DOTS)],
+        "sources": [corners[len(bank) + row] for row in evenly(len(sources), _MOST_SOURCE_DOTS)],
         "shares": [f"{100 * share:.0f}" for share in shares],
     }
 
@@ -150,31 +159,19 @@ def _describe_styles(view: BankView) -> list[str]:
     bank = view.bank
     prompts = bank_prompts(bank) or [bank.class_name(class_id) for class_id in bank.class_ids.tolist()]
     words = [f"style {row}: {prompt}" for row, prompt in enumerate(prompts)]
-    if {"initial_loss", "final_loss"} <= bank.annotations.keys():
-        losses = zip(bank.annotations["initial_loss"].tolist(), bank.annotations["final_loss"].tolist(), strict=True)
-        words = [
-            f"{text}; loss {before:.2f} → {after:.2f}" for text, (before, after) in zip(words, losses, strict=True)
-        ]
+    if view.losses:
+        for row, (before, after) in enumerate(torch.stack(view.losses, dim=1).tolist()):
+            words[row] += f"; loss {before:.2f} → {after:.2f}"
     if view.nearest is not None:
         for row, names in zip(view.nearest.rows.tolist(), view.nearest.prompts, strict=True):
             words[row] += f"; nearest {', '.join(names[:_NEAREST_NAMED])}"
     if view.distances is not None:
-        pairs = zip(words, view.distances.tolist(), strict=True)
-        words = [f"{text}; distance from the source {distance:.2f}" for text, distance in pairs]
+        for row, distance in enumerate(view.distances.tolist()):
+            words[row] += f"; distance from the source {distance:.2f}"
     return words
 
 
-def _tables(view: BankView) -> list[list[Row]]:
-    """Make the table of classes and, for a bank with prompts, that of style words."""
-    groups = {"class": class_groups(view.bank), "style word": word_groups(view.bank)}
-    return [
-        [{kind: name} | _row(view, chosen) for name, chosen in members.items()]
-        for kind, members in groups.items()
-        if members
-    ]
-
-
-def _row(view: BankView, chosen: Tensor) -> Row:
+def _row(view: BankView, chosen: Tensor) -> dict[str, str]:
     """Make the row of a group, without columns that are unknown for the whole bank."""
     one = group_statistics(view.bank, chosen)
     row = {"styles": str(one.styles)}
@@ -185,19 +182,17 @@ def _row(view: BankView, chosen: Tensor) -> Row:
         row["from source"] = format_number(float(view.distances[chosen].median()), 2)
     if view.nearest is not None:
         places = chosen[view.nearest.rows].nonzero().flatten().tolist()
-        classes = [view.bank.class_name(int(view.bank.class_ids[view.nearest.rows[place]])) for place in places]
-        nearest = [view.nearest.prompts[place][0] for place in places]
-        found = Counter(
-            prompt.removesuffix(f" {name}") for prompt, name in zip(nearest, classes, strict=True)
-        ).most_common(1)
+        words: Counter[str] = Counter()
+        for place in places:
+            name = view.bank.class_name(int(view.bank.class_ids[view.nearest.rows[place]]))
+            words[view.nearest.prompts[place][0].removesuffix(f" {name}")] += 1
         share = f"{100 * float((view.nearest.ranks[places] == 1).float().mean()):.0f} %" if places else "-"
-        row |= {"recognised": share, _TAKEN_FOR: found[0][0] if found else "-"}
+        row |= {"recognized": share, _NEAREST: words.most_common(1)[0][0] if words else "-"}
     return row
 
 
 def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
-    """Draw the histograms of losses and distances, each with its key; mined styles have one colour in both."""
-    groups: list[tuple[str, list[Series]]] = []
+    """Draw the histograms of losses and distances, each with its key; mined styles have one color in both."""
     mined = [
         Series(name, color, view.bank.annotations[key].double().numpy())
         for name, key, color in (
@@ -206,20 +201,14 @@ def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
         )
         if key in view.bank.annotations
     ]
-    if mined:
-        groups.append(("cosine loss", mined))
+    groups = {"cosine loss": mined}
     if view.distances is not None:
-        groups.append(
-            ("distance from the source", [Series("styles", "var(--strong)", view.distances.double().numpy())])
-        )
+        groups["distance from the source"] = [Series("styles", "var(--strong)", view.distances.double().numpy())]
     return [
         (Markup(histogram(series, label, "styles")), [(one.name, one.color) for one in series])
-        for label, series in groups
+        for label, series in groups.items()
+        if series
     ]
-
-
-def _size(bank: StyleBank) -> str:
-    return f"{len(bank)} styles of {len(bank.counts())} classes"
 
 
 def _metadata(bank: StyleBank) -> dict[str, str]:
@@ -235,8 +224,3 @@ def _metadata(bank: StyleBank) -> dict[str, str]:
             text = "; ".join(map(json.dumps, plain)) if key == HISTORY else ", ".join(map(str, plain))
         entries[key.replace("_", " ")] = text
     return entries
-
-
-def _evenly(count: int, most: int) -> Sequence[int]:
-    """Return the indices of at most `most` of `count` items, evenly spaced."""
-    return range(count) if count <= most else torch.linspace(0, count - 1, most).round().long().tolist()

@@ -1,39 +1,28 @@
 """Comparison of runs: runs that differ only in their seed form a group, and groups scored alike share a table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-
-import scipy.stats
+from typing import Any
 
 from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
 from famix.reports.report import Report, describe_classes
+from famix.reports.tables import best_places, csv_table, format_p, format_spread, paired_p, text_table
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
-
-__all__ = ["GROUPINGS", "Comparison", "Group", "compare_reports", "paired_p", "require_baseline"]
 
 GROUPINGS = ("config", "method")
 """Ways to group runs: by an equal config without seeds, or by an equal name."""
 
-Scoring = tuple[tuple[str, str, tuple[str, ...], bool, str], ...]
-
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of several seeds.
+    """Runs of several seeds."""
 
-    Attributes:
-        name: the method, followed by the weights or the hash of the config if other groups share it.
-        weights: label of the scored weights.
-        reports: seed -> report.
-        metric: name of the compared score.
-    """
-
-    name: str
-    weights: str
-    reports: Mapping[int, Report]
+    name: str  # the method, followed by the weights or the hash of the config if other groups share it
+    weights: str  # label of the scored weights
+    reports: Mapping[int, Report]  # by seed
     metric: str = "mIoU"
 
     @property
@@ -47,9 +36,11 @@ class Group:
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
         """Return the differences to a baseline in points, for every common seed."""
-        common = [seed for seed in self.reports if seed in baseline.reports]
-        rows = [[group.reports[seed].row(self.metric)[heading] for group in (self, baseline)] for seed in common]
-        return [own - other for own, other in rows]
+        return [
+            report.row(self.metric)[heading] - baseline.reports[seed].row(self.metric)[heading]
+            for seed, report in self.reports.items()
+            if seed in baseline.reports
+        ]
 
     def gain(self, baseline: "Group", heading: str) -> float:
         """Return the difference to a baseline in points, between the means over all seeds."""
@@ -58,11 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups with equal evaluation settings: datasets, protocols, classes and roles.
-
-    Attributes:
-        groups: in the order of their first run.
-    """
+    """Groups with equal evaluation settings, in the order of their first run."""
 
     groups: tuple[Group, ...]
 
@@ -81,34 +68,30 @@ class Comparison:
         """Headings of the scores."""
         return tuple(self.example.row())
 
-    def group(self, name: str) -> Group | None:
-        """Return the group of a name; None if there is none."""
-        return next((group for group in self.groups if group.name == name), None)
-
     def other_means(self) -> "tuple[Comparison, ...]":
-        """Return the comparisons by the mean IoU with the other rule for absent classes, where it differs."""
+        """Return the comparisons of the mean IoU by the other rule for absent classes, where it differs."""
         if self.metric != "mIoU":
             return ()
-        reports = [report for group in self.groups for report in group.reports.values()]
+        reports = (report for group in self.groups for report in group.reports.values())
         names = dict.fromkeys(name for report in reports for name in report.other_means)
         return tuple(Comparison(tuple(replace(group, metric=name) for group in self.groups)) for name in names)
 
     def describe(self) -> str:
         """Describe the protocols, the classes and, where it matters, the rule for absent classes."""
-        scored = self.example.datasets
-        protocols = {one.protocol for one in scored.values()}
+        scored = self.example.datasets.values()
+        protocols = {one.protocol for one in scored}
         if len(protocols) == 1:
             words = f"protocol {protocols.pop()}"
         else:
-            words = "protocols " + ", ".join(f"{one.heading} {one.protocol}" for one in scored.values())
+            words = "protocols " + ", ".join(f"{one.heading} {one.protocol}" for one in scored)
         words = f"{words}; {describe_classes(self.example)}"
         by_rule = {SKIP: "are left out", ZERO: "count as 0"}
         by_metric = {MEAN_IOUS[rule]: text for rule, text in by_rule.items()}
-        rules = {one.absent_classes for one in scored.values()}
-        if self.metric not in by_metric and self.other_means() and len(rules) == 1:
-            by_metric[self.metric] = by_rule[rules.pop()]
+        rules = {one.absent_classes for one in scored}
+        if self.other_means() and len(rules) == 1:
+            by_metric["mIoU"] = by_rule[rules.pop()]
         if self.metric in by_metric:
-            words += f"; classes that are predicted but never labelled {by_metric[self.metric]}"
+            words += f"; classes that are predicted but never labeled {by_metric[self.metric]}"
         return words
 
 
@@ -126,7 +109,7 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
     Raises:
         ConfigError: if two runs of a group have the same seed, or a run lacks the score.
     """
-    tables: dict[Scoring, dict[tuple[str, str], dict[int, str]]] = {}
+    tables: dict[Any, dict[tuple[str, str], dict[int, str]]] = {}
     for path, report in reports.items():
         if metric not in (*report.metrics, *MEAN_IOUS.values()):
             raise ConfigError(
@@ -147,38 +130,98 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
     ]
 
 
-def require_baseline(comparisons: Sequence[Comparison], name: str) -> None:
-    """Check that some comparison has a group of that name.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    names = [group.name for comparison in comparisons for group in comparison.groups]
-    if name not in names:
+def require_baseline(name: str | None, names: Iterable[str]) -> None:
+    """Raise ConfigError unless a baseline is one of the compared names, or None."""
+    known = list(names)
+    if name is not None and name not in known:
         raise ConfigError(
-            f"--baseline must be the name of a run, got '{name}'.{did_you_mean(name, names)} Choose from {', '.join(names)}."
+            f"--baseline must be the name of a run, got '{name}'.{did_you_mean(name, known)} Choose from "
+            f"{', '.join(known)}."
         )
 
 
-def paired_p(gains: Sequence[float]) -> float:
-    """Compute p of the two-sided paired t-test.
+def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None = None) -> str:
+    """Format comparisons as Markdown: a table of scores each, and one of gains over the baseline.
 
     Args:
-        gains: differences of the pairs.
+        comparisons: see `compare_reports`.
+        baseline: name of a group.
 
     Returns:
-        p; NaN for fewer than two pairs or equal differences.
+        Mean ± standard deviation (n - 1) over the seeds, in percent; the best mean of a column is bold.
     """
-    if len(gains) < 2 or any(map(math.isnan, gains)) or stdev(gains) == 0:
-        return math.nan
-    return float(scipy.stats.ttest_1samp(gains, 0.0).pvalue)  # of the differences: equals the paired test
+    parts = []
+    if len(comparisons) > 1:
+        parts.append("Runs with different evaluation settings are in separate tables and cannot be compared.")
+    for comparison in comparisons:
+        for one in (comparison, *comparison.other_means()):
+            parts += [f"{one.metric} in percent; {one.describe()}.", _format_scores(one)]
+            reference = _find_group(one, baseline)
+            if baseline is not None and reference is None:
+                parts.append(f"{baseline} has no run with these evaluation settings.")
+            elif reference is not None and len(one.groups) > 1:
+                parts += [
+                    f"Gains over {baseline} in points, over the common seeds, and p of the two-sided paired t-test. "
+                    "Without a common seed: the difference of the means.",
+                    _format_gains(one, reference),
+                ]
+    return "\n\n".join(parts) + "\n"
 
 
-def _scoring(report: Report, metric: str) -> Scoring:
+def write_comparisons_csv(comparisons: Sequence[Comparison], baseline: str | None = None) -> str:
+    """Format comparisons as CSV: a row per group and heading, all digits, and an empty cell for a missing number."""
+    columns = ["method", "weights", "seeds", "scored", "metric", "data_set", "mean", "std", "runs"]
+    rows = []
+    for comparison in (one for first in comparisons for one in (first, *first.other_means())):
+        reference = _find_group(comparison, baseline)
+        for group in comparison.groups:
+            for heading in comparison.headings:
+                values = group.values(heading)
+                facts = (group.name, group.weights, group.seeds, comparison.describe(), comparison.metric, heading,
+                         fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))  # fmt: skip
+                row: dict[str, Any] = dict(zip(columns, facts, strict=True))
+                if reference is not None and group is not reference:
+                    gains = group.gains(reference, heading)
+                    row |= {"gain": group.gain(reference, heading), "paired_gain": fmean(gains) if gains else math.nan}
+                    row |= {"p": paired_p(gains), "pairs": len(gains)}
+                rows.append(row)
+    return csv_table([*columns, "gain", "paired_gain", "p", "pairs"], rows)
+
+
+def _find_group(comparison: Comparison, name: str | None) -> Group | None:
+    return next((group for group in comparison.groups if group.name == name), None)
+
+
+def _format_scores(comparison: Comparison) -> str:
+    rows = [[group.name, group.weights, group.seeds] for group in comparison.groups]
+    for heading in comparison.headings:
+        texts = [format_spread(group.values(heading)) for group in comparison.groups]
+        best = best_places(texts)
+        for place, text in enumerate(texts):
+            rows[place].append(f"**{text}**" if place in best else text)
+    return text_table(["method", "weights", "seeds", *comparison.headings], rows, 3, "pipe")
+
+
+def _format_gains(comparison: Comparison, baseline: Group) -> str:
+    rows = []
+    for group in comparison.groups:
+        if group is baseline:
+            continue
+        row = [group.name, str(sum(seed in baseline.reports for seed in group.reports))]
+        for heading in comparison.headings:
+            gains = group.gains(baseline, heading)
+            p = format_p(gains)
+            text = format_spread(gains or [group.gain(baseline, heading)], "+")
+            row.append(text if p == "-" else f"{text} (p {p})")
+        rows.append(row)
+    return text_table(["method", "pairs", *comparison.headings], rows, 2, "pipe")
+
+
+def _scoring(report: Report, metric: str) -> tuple[Any, ...]:
     """Return the evaluation settings that two scores and two means must share to be comparable."""
     settings = []
     for name, one in report.datasets.items():
-        # The rule for absent classes matters only if some are absent and the metric does not fix it.
+        # The rule for absent classes matters only if some are absent and the metric does not determine it.
         fixed = metric in MEAN_IOUS.values() or report.occurring(name) == len(one.classes)
         settings.append((name, one.protocol, one.classes, one.is_source, "" if fixed else one.absent_classes))
     return tuple(sorted(settings))
@@ -188,15 +231,13 @@ def _named(groups: Sequence[Mapping[int, Report]], metric: str) -> tuple[Group, 
     """Name each group by its method, followed by the weights and the hash of the config where needed."""
     runs = [next(iter(reports.values())).run for reports in groups]
     methods = [run.method for run in runs]
-    with_weights = [(run.method, run.weights.label) for run in runs]
+    with_weights = [f"{run.method} ({run.weights.label})" for run in runs]
     named = []
-    for reports, run in zip(groups, runs, strict=True):
+    for reports, run, name in zip(groups, runs, with_weights, strict=True):
         label = run.weights.label
         if methods.count(run.method) == 1:
             name = run.method
-        elif with_weights.count((run.method, label)) == 1:
-            name = f"{run.method} ({label})"
-        else:
+        elif with_weights.count(name) > 1:
             name = f"{run.method} ({label}, {run.method_hash[:6]})"
         named.append(Group(name, label, dict(sorted(reports.items())), metric))
     return tuple(named)

@@ -1,8 +1,8 @@
 """Nearest prompts of mined styles according to CLIP.
 
-A bank does not hold the patches that its styles were mined on. The styles are therefore applied to other content: patches
-of given images or of noise with the spectrum of natural images. Each patch is normalised at the bank's stage, gets the
-statistics of the style and passes through the remaining stages of CLIP; the embedding of the style is the mean over the
+A bank does not contain the patches that its styles were mined on. The styles are therefore applied to other content:
+patches of given images, or of noise with the spectrum of natural images. Each patch is normalized at the bank's stage, gets
+the statistics of the style and passes through the remaining stages of CLIP; the embedding of the style is the mean over the
 patches. Content and the gap between images and texts outweigh style in these embeddings, so differences are compared: of a
 style to the mean of all styles, and of a prompt to the mean of the prompts of its class.
 """
@@ -21,39 +21,26 @@ from famix.style.bank import StyleBank
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import BankError
 
-__all__ = ["NearestPrompts", "find_nearest_prompts", "noise_image", "require_clip"]
-
 _PATCHES = 2  # per row and column of the content
 _SEED = 0
-
-Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
 class NearestPrompts:
-    """Prompts near to some styles of a bank.
+    """Prompts near to M styles of a bank."""
 
-    Attributes:
-        rows: (M,) int64, indices of the styles in the bank.
-        prompts: for each style, all prompts of its class from near to far.
-        ranks: (M,) int64, rank of the prompt that the style was mined with, 1 for the nearest.
-    """
-
-    rows: Tensor
-    prompts: tuple[tuple[str, ...], ...]
-    ranks: Tensor
+    rows: Tensor  # (M,) int64, indices of the styles in the bank
+    prompts: tuple[tuple[str, ...], ...]  # for each style, all prompts of its class from near to far
+    ranks: Tensor  # (M,) int64, rank of the prompt that the style was mined with, from 1
 
 
 def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Check that a bank was made with a CLIP; a bank without a hash passes.
+    """Raise BankError if a bank was made with a different CLIP; a bank without a hash passes.
 
     Args:
         bank: the styles.
         clip_state_dict: see `famix.load_clip_state_dict`.
-        source: where it was loaded from, for the message.
-
-    Raises:
-        BankError: if the bank was made with another CLIP.
+        source: file or name of the CLIP, for the message.
     """
     expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
     if expected and expected != found:
@@ -70,6 +57,11 @@ def noise_image(side: int) -> Tensor:
     return _column(CLIPImageTower.pixel_mean) + _column(CLIPImageTower.pixel_std) * (noise - mean) / deviation
 
 
+def evenly(count: int, most: int) -> Sequence[int]:
+    """Return the indices of at most `most` of `count` items, evenly spaced."""
+    return range(count) if count <= most else torch.linspace(0, count - 1, most).round().long().tolist()
+
+
 @torch.no_grad()
 def find_nearest_prompts(
     bank: StyleBank,
@@ -77,35 +69,35 @@ def find_nearest_prompts(
     images: Sequence[Tensor] = (),
     *,
     most_styles: int = 300,
-    progress: Progress = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> NearestPrompts:
     """Rank the prompts of each style's class.
 
     Args:
-        bank: mined styles; those of classes with a single prompt are left out.
+        bank: mined styles; those of classes with a single prompt are skipped.
         clip_state_dict: weights of the bank's CLIP.
         images: (3, H, W) in [0, 255], the content; noise if empty.
         most_styles: maximum number of styles, evenly chosen.
         progress: wraps the rows during the computation, e.g. tqdm.
 
     Raises:
-        BankError: if the bank has no prompts to compare, or other channels than the CLIP.
+        BankError: if no class of the bank has several prompts, or its styles do not fit the CLIP.
     """
-    rows, candidates = _comparable(bank)
+    candidates = _prompts_by_class(bank)
+    own, names = bank_prompts(bank), [bank.class_name(class_id) for class_id in bank.class_ids.tolist()]
+    rows = [row for row, prompt in enumerate(own) if prompt in candidates.get(names[row], ())]
     if not rows:
-        raise BankError("--clip must be used with a bank of several prompts per class, got none. Mine one.")
-    if len(rows) > most_styles:
-        rows = [rows[place] for place in torch.linspace(0, len(rows) - 1, most_styles).round().long().tolist()]
-    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=())
-    embed = _style_encoder(bank, clip, images)
+        raise BankError("--clip requires a mined bank with several prompts per class. Mine one.")
+    rows = [rows[place] for place in evenly(len(rows), most_styles)]
+    embed = _style_encoder(bank, CLIPImageTower.from_state_dict(clip_state_dict, trainable=()), images)
     embeddings = torch.stack([embed(row) for row in progress(rows)])
     directions = embeddings - embeddings.mean(dim=0)
     mined_with = bank_text_design(bank)
     encoder = PromptEncoder(clip_state_dict, activation=mined_with.activation, causal=mined_with.causal)
     templates = check_templates(json_list(bank, "templates", str))
-    own, ordered, ranks = bank_prompts(bank), [], []
+    ordered, ranks = [], []
     for row, direction in zip(rows, directions, strict=True):
-        prompts = candidates[bank.class_name(int(bank.class_ids[row]))]
+        prompts = candidates[names[row]]
         texts = encoder(prompts, templates)
         order = F.cosine_similarity(texts - texts.mean(dim=0), direction[None]).argsort(descending=True, stable=True)
         ordered.append(tuple(prompts[place] for place in order.tolist()))
@@ -113,51 +105,42 @@ def find_nearest_prompts(
     return NearestPrompts(torch.tensor(rows), tuple(ordered), torch.tensor(ranks))
 
 
-def _comparable(bank: StyleBank) -> tuple[list[int], dict[str, list[str]]]:
-    """Return the rows of styles that have several prompts of their class, and these prompts by class name."""
+def _prompts_by_class(bank: StyleBank) -> dict[str, list[str]]:
+    """Return the prompts of each class that has several."""
     names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
     prompts: dict[str, list[str]] = {}
     for text in json_list(bank, "prompts", str):
         prompts.setdefault(next((name for name in names if text.endswith(f" {name}")), ""), []).append(text)
-    known = {name: texts for name, texts in prompts.items() if len(texts) > 1}
-    classes = map(bank.class_name, bank.class_ids.tolist())
-    rows = [
-        row
-        for row, (name, own) in enumerate(zip(classes, bank_prompts(bank), strict=False))
-        if own in known.get(name, ())
-    ]
-    return rows, known
+    return {name: texts for name, texts in prompts.items() if len(texts) > 1}
 
 
 def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
     """Make a function from a row of the bank to the embedding (D,) of its style."""
     stage = bank.metadata.get("stage", "res2")
     clip.check_stage(stage)
-    content = images or [noise_image(_PATCHES * clip.input_resolution)]
-    patches = torch.cat([_patches(clip, stage, image) for image in content])
-    if patches.shape[1] != bank.num_channels:
+    patches = []
+    for image in images or [noise_image(_PATCHES * clip.input_resolution)]:
+        features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
+        parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
+        # Pooled to the size that CLIP was trained with.
+        side = clip.input_side(stage) or min(min(part.shape[-2:]) for part in parts)
+        patches += [F.adaptive_avg_pool2d(part, side) for part in parts]
+    content = torch.cat(patches)
+    if content.shape[1] != bank.num_channels:
         raise BankError(
-            f"--clip must have {bank.num_channels} channels at {stage} like the bank, got {patches.shape[1]}. Name the bank's CLIP."
+            f"--clip must have {bank.num_channels} channels at {stage} like the bank, got {content.shape[1]}. Name the "
+            "bank's CLIP."
         )
-    mean, std = channel_mean_std(patches)
-    normalised = (patches - mean) / std
+    mean, std = channel_mean_std(content)
+    normalized = (content - mean) / std
 
     def embed(row: int) -> Tensor:
         style_mean, style_std = bank.mean[row][None, :, None, None], bank.std[row][None, :, None, None]
-        restyled = torch.addcmul(style_mean, normalised, style_std)
+        restyled = torch.addcmul(style_mean, normalized, style_std)
         restyled = restyled.relu() if clip.rectified else restyled
         return F.normalize(clip.encode_from(stage, restyled), dim=1).mean(dim=0)
 
     return embed
-
-
-def _patches(clip: CLIPImageTower, stage: str, image: Tensor) -> Tensor:
-    """Return (P, C, h, w) features of an image's patches, pooled to the size that CLIP was trained with."""
-    features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
-    size = clip.input_side(stage)
-    parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
-    side = size or min(min(part.shape[-2:]) for part in parts)
-    return torch.cat([F.adaptive_avg_pool2d(part, side) for part in parts])
 
 
 def _column(values: Sequence[float]) -> Tensor:

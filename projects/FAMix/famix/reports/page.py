@@ -1,4 +1,4 @@
-"""Renderer of HTML pages: templates with escaping, one look, no files beside the page and no scripts that it needs."""
+"""Renderer of self-contained HTML pages: templates with escaping, and images as data URIs."""
 
 import base64
 import io
@@ -7,35 +7,25 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Table", "category_color", "image_uri", "render_page", "run_color"]
+from famix.visualization.figure import Pixels
 
 _GOLDEN_ANGLE = 137.508  # degrees; multiples of it stay apart
-_RUN_HUES = (225, 35, 285, 190, 320, 55)  # no red or green, which mean wrong and right
+_RUN_HUES = (225, 35, 285, 190, 320, 55)  # no red or green, which mean wrong and correct
 _WEBP_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts for the macro `table` of the templates.
-
-    Attributes:
-        head: headings.
-        rows: texts of the cells.
-        best: (row, column) of the cells with a star.
-        total: last column of sums, which is emphasised; None without one.
-        kind: CSS class, e.g. "text" for left-aligned columns.
-    """
+    """Texts for the macro `table` of the templates."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    best: Collection[tuple[int, int]] = ()
-    total: int | None = None
-    kind: str = ""
+    best: Collection[tuple[int, int]] = ()  # (row, column) of the cells with a star
+    total: int | None = None  # emphasized column
+    kind: str = ""  # CSS class, e.g. "text" for left-aligned columns
 
 
 def render_page(template: str, package: str = "famix.reports", **values: Any) -> str:
@@ -58,22 +48,22 @@ def _environment(package: str) -> Environment:
 
 
 def category_color(index: int) -> str:
-    """Return the CSS colour of a category, which differs from its neighbours on light and dark pages."""
+    """Return the CSS color of a category, which differs from its neighbors on light and dark pages."""
     lightness = (50, 64, 38)[index // 5 % 3]  # hues come close to each other after 5 and 8
     return f"hsl({(225 + index * _GOLDEN_ANGLE) % 360:.0f} 62% {lightness}%)"
 
 
 def run_color(index: int) -> str:
-    """Return the CSS colour of a run."""
+    """Return the CSS color of a run."""
     return f"hsl({_RUN_HUES[index % 6]} 65% {(52, 68, 40)[index // 6 % 3]}%)"
 
 
-def image_uri(pixels: NDArray[np.uint8], *, lossless: bool = False) -> str:
+def image_uri(pixels: Pixels, *, lossless: bool = False) -> str:
     """Encode an image as a data URI.
 
     Args:
         pixels: (H, W, 3), RGB.
-        lossless: True for label maps; photographs are smaller without.
+        lossless: exact pixels, for label maps; photographs are larger with it.
     """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "WEBP", quality=_WEBP_QUALITY, lossless=lossless)

@@ -1,33 +1,27 @@
-"""Scores of one run on all its datasets, with the settings needed to compare them."""
+"""Report of a scored run: its scores on all datasets, with the settings and hashes needed to compare them."""
 
+import hashlib
+import json
 import math
+import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 
+import detectron2
+import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from famix.config import flat_settings
 from famix.data.domains import domain_groups, is_source, short_names
 from famix.evaluation.counting.scores import MEAN_IOUS, SKIP
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols.protocol import protocol_of
-from famix.reports.run_metadata import RunMetadata, ScoredWeights, describe_run
-
-__all__ = [
-    "CLASS_ACCURACY",
-    "CLASS_IOU",
-    "MEAN",
-    "METRICS",
-    "PANOPTIC_METRICS",
-    "TASK",
-    "Report",
-    "Results",
-    "ScoredDataset",
-    "count_occurring",
-    "describe_classes",
-    "describe_occurring",
-    "make_report",
-]
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Dataset -> task -> metric -> percent."""
@@ -46,33 +40,88 @@ MEAN = "mean"
 """Name of the mean over all targets."""
 
 TASK = "sem_seg"
-"""Task of the results that a report shows."""
+"""Task with the semantic scores."""
 
 CLASS_IOU, CLASS_ACCURACY = "IoU-", "ACC-"
-"""Prefixes of scores per class; only a class with labelled pixels has an accuracy."""
+"""Prefixes of scores per class; only a class with labeled pixels has an accuracy."""
 
-_SAME = 1e-9  # percent; smaller differences between means are rounding
+LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"
+"""Values of `ScoredWeights.selection`."""
+
+# Keys that do not change the training: seeds, paths, devices, logging and evaluation.
+_NOT_OF_THE_METHOD = (
+    *("OUTPUT_DIR", "SEED", "STYLE_MINING.SEED", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "MODEL.DEVICE"),
+    *("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "MODEL_SELECTION.USE"),
+    *("DATASETS.TEST", "DATASETS.FILES", "TEST.EVAL_PERIOD", "TEST.EVALUATOR", "TEST.SOURCE", "TEST.CLASSES"),
+    *("TEST.ABSENT_CLASSES", "TEST.PROTOCOL", "TEST.PROTOCOL_OF", "TEST.RELEASED_PADDING"),
+)
+_SAME = 1e-9  # percent; smaller differences between means are rounding errors
+
+
+@dataclass(frozen=True)
+class ScoredWeights:
+    """The weights that were scored."""
+
+    selection: str = MEMORY  # the last or the best ones, the moving average, a file of unknown origin, or in memory
+    file: str | None = None  # name; None for weights in memory
+    sha256: str | None = None
+    iterations: int | None = None  # of the training
+    source_val: str | None = None  # dataset that selected the best weights
+    source_score: float | None = None  # mIoU on `source_val`, in percent
+
+    @property
+    def label(self) -> str:
+        """One word for a table."""
+        return Path(self.file).stem if self.selection == FILE and self.file else self.selection
+
+    def describe(self) -> str:
+        """Describe the weights in a phrase, e.g. "best on gta5_val (71.3), 300 iterations"."""
+        phrases = {AVERAGE: "moving average", MEMORY: "in memory", FILE: str(self.file)}
+        words = phrases.get(self.selection, self.selection)
+        if self.source_val is not None and self.source_score is not None:
+            words += f" on {self.source_val} ({self.source_score:.1f})"
+        return words if self.iterations is None else f"{words}, {self.iterations} iterations"
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """Metadata of a scored run."""
+
+    method: str  # see `method_name`
+    seed: int
+    trained_on: tuple[str, ...]  # DATASETS.TRAIN
+    weights: ScoredWeights
+    evaluator: str  # TEST.EVALUATOR
+    config_hash: str  # SHA-256 of the config without OUTPUT_DIR
+    method_hash: str  # SHA-256 of the settings that affect the training, without seeds
+    date: str  # of the evaluation, in ISO format with the time zone
+    versions: Mapping[str, str]  # package -> version
+
+    def facts(self) -> dict[str, str]:
+        """Return the metadata as name -> text."""
+        return {
+            "weights": self.weights.describe(),
+            "file": self.weights.file or "in memory",
+            "sha256": self.weights.sha256 or "",
+            "seed": str(self.seed),
+            "trained on": ", ".join(self.trained_on),
+            "evaluator": self.evaluator,
+            "config": self.config_hash,
+            "date": self.date,
+            "versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
+        }
 
 
 @dataclass(frozen=True)
 class ScoredDataset:
-    """Evaluation settings of a dataset.
+    """Evaluation settings of a dataset."""
 
-    Attributes:
-        heading: short name for tables.
-        is_source: True if it shows the training domain; it then does not enter the mean.
-        group: dataset family that it is a condition of, e.g. "acdc"; "" for a single dataset.
-        protocol: name of the evaluation protocol.
-        classes: names of the classes in the means.
-        absent_classes: rule of mIoU for classes that are predicted but never labelled, "skip" or "zero".
-    """
-
-    heading: str
-    is_source: bool
-    group: str
+    heading: str  # short name for tables
+    is_source: bool  # sources are excluded from the mean
+    group: str  # dataset of which it is a condition, e.g. "acdc"; "" for a single dataset
     protocol: str
-    classes: tuple[str, ...]
-    absent_classes: str = SKIP
+    classes: tuple[str, ...]  # classes in the means
+    absent_classes: str = SKIP  # rule of mIoU for classes that are predicted but never labeled, "skip" or "zero"
 
 
 @dataclass(frozen=True)
@@ -82,7 +131,7 @@ class Report:
     Attributes:
         run: metadata of the run.
         datasets: name -> evaluation settings, in the order of DATASETS.TEST.
-        results: name -> task -> metric -> percent, for the same names.
+        results: scores of the same datasets.
     """
 
     run: RunMetadata
@@ -96,19 +145,19 @@ class Report:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the datasets that show the source domain."""
+        """Names of the datasets of the source domain."""
         return tuple(name for name, scored in self.datasets.items() if scored.is_source)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the scores over all classes, with the panoptic ones if a dataset has them."""
+        """Names of the scores over all classes, including panoptic ones if a dataset has them."""
         tasks = {task for scores in self.results.values() for task in scores}
         panoptic = (metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks)
         return (METRICS[0], *self.other_means, *METRICS[1:], *panoptic)
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """Names of the scores that get a row each: PQ if there is one, and mIoU by either rule."""
+        """Names of the scores with a row of their own: PQ if it exists, and mIoU by either rule."""
         return tuple(metric for metric in ("PQ", "mIoU", *MEAN_IOUS.values()) if metric in self.metrics)
 
     @property
@@ -121,8 +170,11 @@ class Report:
         )
 
     def occurring(self, name: str) -> int | None:
-        """Count the classes in a dataset's means that have labelled pixels; None if unknown."""
-        return count_occurring(self.results[name].get(TASK, {}), self.datasets[name].classes)
+        """Count the classes in a dataset's means that have labeled pixels; None without scores per class."""
+        scores = self.results[name].get(TASK, {})
+        keys = [f"{CLASS_ACCURACY}{one}" for one in self.datasets[name].classes]
+        accuracies = [scores[key] for key in keys if key in scores]
+        return sum(not math.isnan(value) for value in accuracies) if accuracies else None
 
     def class_count(self, name: str) -> str:
         """Format the number of classes that occur in a dataset, e.g. "10 of 19"; "19" if unknown."""
@@ -130,7 +182,7 @@ class Report:
         return str(classes) if occurring is None else f"{occurring} of {classes}"
 
     def counted_as_zero(self, name: str) -> int:
-        """Count the classes in a dataset's mIoU that are 0 because they are predicted but never labelled."""
+        """Count the classes with an IoU of 0 because they are predicted but never labeled."""
         scores, classes = self.results[name].get(TASK, {}), self.datasets[name].classes
         absent = [one for one in classes if math.isnan(scores.get(f"{CLASS_ACCURACY}{one}", 0.0))]
         return sum(not math.isnan(scores.get(f"{CLASS_IOU}{one}", math.nan)) for one in absent)
@@ -144,20 +196,13 @@ class Report:
             return self.score(name) if is_same else math.nan
         return float(scores.get(key, math.nan))
 
-    def mean(self, names: Sequence[str], metric: str = "mIoU") -> float:
-        """Return the mean of a score over datasets, in percent; NaN without datasets or if one lacks the score."""
-        return sum(self.score(name, metric) for name in names) / len(names) if names else math.nan
-
     def means(self) -> dict[str, dict[str, float]]:
         """Return the means over each group of targets and, as `MEAN`, over all targets: group -> metric -> percent."""
-        groups: dict[str, list[str]] = {}
-        for name in self.targets:
-            if self.datasets[name].group:
-                groups.setdefault(self.datasets[name].group, []).append(name)
         stored = {metric for tasks in self.results.values() for metric in tasks.get(TASK, {})}
         metrics = dict.fromkeys((*self.metrics, *(metric for metric in MEAN_IOUS.values() if metric in stored)))
-        groups[MEAN] = list(self.targets)
-        return {group: {metric: self.mean(names, metric) for metric in metrics} for group, names in groups.items()}
+        return {
+            group: {metric: self._mean(names, metric) for metric in metrics} for group, names in self._groups().items()
+        }
 
     def row(self, metric: str = "mIoU") -> dict[str, float]:
         """Return a row of a table.
@@ -167,40 +212,35 @@ class Report:
 
         Returns:
             Heading -> score in percent, NaN for a missing one: each target, the mean of a group after its last
-            target, the mean of all targets if there are several, and the source's datasets.
+            target, the mean of all targets if there are several, and the source datasets.
         """
         cells: dict[str, float] = {}
-        last_of_group = {self.datasets[name].group: name for name in self.targets}
+        groups = self._groups()
         for name in self.targets:
             scored = self.datasets[name]
             cells[scored.heading] = self.score(name, metric)
-            if scored.group and last_of_group[scored.group] == name:
-                members = [one for one in self.targets if self.datasets[one].group == scored.group]
-                cells[f"{MEAN} of {scored.group}"] = self.mean(members, metric)
+            if scored.group and groups[scored.group][-1] == name:
+                cells[f"{MEAN} of {scored.group}"] = self._mean(groups[scored.group], metric)
         if len(self.targets) > 1:
-            cells[MEAN] = self.mean(self.targets, metric)
+            cells[MEAN] = self._mean(self.targets, metric)
         return cells | {f"source: {self.datasets[name].heading}": self.score(name, metric) for name in self.sources}
 
+    def _groups(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        for name in self.targets:
+            if self.datasets[name].group:
+                groups.setdefault(self.datasets[name].group, []).append(name)
+        return groups | {MEAN: list(self.targets)}
 
-def count_occurring(scores: Mapping[str, float], classes: Sequence[str]) -> int | None:
-    """Count the classes that have labelled pixels.
-
-    Args:
-        scores: metric -> percent of the task "sem_seg".
-        classes: names of the classes to count.
-
-    Returns:
-        Number of classes with an accuracy; None if the scores have no accuracies per class.
-    """
-    accuracies = [scores[f"{CLASS_ACCURACY}{name}"] for name in classes if f"{CLASS_ACCURACY}{name}" in scores]
-    return sum(not math.isnan(value) for value in accuracies) if accuracies else None
+    def _mean(self, names: Sequence[str], metric: str) -> float:
+        return sum(self.score(name, metric) for name in names) / len(names) if names else math.nan
 
 
 def describe_occurring(counts: Iterable[int], total: int) -> str:
-    """Describe class counts, e.g. "10 of 19 classes occur", or "9 to 10 of 19" if datasets differ.
+    """Describe class counts, e.g. "10 of 19 classes occur", or "9 to 10 of 19 classes occur" if datasets differ.
 
     Args:
-        counts: number of classes with labelled pixels for each dataset.
+        counts: number of classes with labeled pixels in each dataset.
         total: number of classes.
     """
     low, high = min(counts := list(counts)), max(counts)
@@ -221,7 +261,7 @@ def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Repor
 
     Args:
         cfg: the effective config.
-        results: dataset of DATASETS.TEST -> task -> metric -> percent.
+        results: scores of the datasets in DATASETS.TEST.
         weights: the scored weights.
     """
     headings = short_names(list(results))
@@ -239,3 +279,44 @@ def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Repor
         for name in results
     }
     return Report(describe_run(cfg, weights), datasets, results)
+
+
+def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunMetadata:
+    """Collect the metadata of a run during its evaluation."""
+
+    def hash_without(*keys: str) -> str:
+        settings = {key: value for key, value in flat_settings(cfg).items() if key not in keys}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    return RunMetadata(
+        method=method_name(cfg.OUTPUT_DIR),
+        seed=cfg.SEED,
+        trained_on=tuple(cfg.DATASETS.TRAIN),
+        weights=weights,
+        evaluator=cfg.TEST.EVALUATOR,
+        config_hash=hash_without("OUTPUT_DIR"),
+        method_hash=hash_without(*_NOT_OF_THE_METHOD),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={
+            "famix": version("famix"),
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    )
+
+
+def method_name(output_dir: str) -> str:
+    """Return the name of a method: "famix" for output/famix, output/famix/seed2 and output/famix_seed2."""
+    for part in reversed(Path(output_dir).resolve().parts):
+        name = re.sub(r"[_.-]*seed[_=-]?\d+$", "", part)
+        if name:
+            return name
+    return output_dir
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

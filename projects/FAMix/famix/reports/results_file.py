@@ -1,38 +1,31 @@
 """Files of a report: results.json, results.csv and results.md.
 
-results.json holds dataset -> task -> metric -> percent as the evaluators return it, and under "report" the metadata,
-the evaluation settings, the means and a format version. Files of format 1 hold the scores alone.
+results.json contains dataset -> task -> metric -> percent as the evaluators return it, and under "report" the metadata,
+the evaluation settings, the means and a format version. Files of format 1 contain the scores alone.
 """
 
-import csv
-import io
 import json
 import math
 import os
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args
 
 from famix.evaluation.counting.scores import ABSENT_CLASSES, SKIP, ZERO
 from famix.io import read_json
 from famix.io.atomic import whole_file
-from famix.reports.report import MEAN, TASK, Report, ScoredDataset
-from famix.reports.run_metadata import RunMetadata, ScoredWeights
-from famix.reports.tables import format_report
+from famix.reports.report import MEAN, TASK, Report, RunMetadata, ScoredDataset, ScoredWeights
+from famix.reports.tables import csv_table, format_report
 from famix.utils.errors import DatasetError
-
-__all__ = ["FORMAT_VERSION", "RESULTS_FILE", "read_report", "read_results", "write_report"]
 
 RESULTS_FILE = "results.json"
 """Name of the file in OUTPUT_DIR."""
 
-FORMAT_VERSION = 2
-"""Version of results.json."""
-
+_FORMAT_VERSION = 2
 _REPORT = "report"
-_MAX_BYTES = 64 << 20  # of results.json; 1000 classes on 100 datasets take a tenth
+_MAX_BYTES = 64 << 20  # of results.json; 1000 classes on 100 datasets need a tenth
 _WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 T = TypeVar("T")
@@ -52,14 +45,15 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
         OSError: if a file cannot be written.
     """
     facts = {
-        "format_version": FORMAT_VERSION,
+        "format_version": _FORMAT_VERSION,
         "run": asdict(report.run),
         "data_sets": {name: asdict(scored) for name, scored in report.datasets.items()},
         "means": report.means(),
     }
+    plain = _without_nan({_REPORT: facts, **report.results})
     path = Path(folder) / RESULTS_FILE
     texts = {
-        path: json.dumps(_without_nan({_REPORT: facts, **report.results}), indent=2, allow_nan=False) + "\n",
+        path: json.dumps(plain, indent=2, allow_nan=False) + "\n",
         path.with_suffix(".csv"): _to_csv(report),
         path.with_suffix(".md"): format_report(report),
     }
@@ -84,13 +78,13 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a results.json with its metadata.
 
     Raises:
-        DatasetError: if the file is missing, malformed or of another format version.
+        DatasetError: if the file is missing, malformed or of a different format version.
     """
     results, plain = _read(Path(path))
-    if plain is None or plain.get("format_version") != FORMAT_VERSION:
+    if plain is None or plain.get("format_version") != _FORMAT_VERSION:
+        found = "none" if plain is None else plain.get("format_version")
         raise DatasetError(
-            f"'{path}' must have format version {FORMAT_VERSION}, got "
-            f"{'none' if plain is None else plain.get('format_version')}. Score the checkpoint again with --eval-only."
+            f"'{path}' must have format version {_FORMAT_VERSION}, got {found}. Score the checkpoint again with --eval-only."
         )
     try:
         weights = _from_plain(ScoredWeights, plain["run"]["weights"])
@@ -134,33 +128,28 @@ def _malformed(path: str | os.PathLike[str], error: Exception) -> DatasetError:
 
 
 def _explain_missing(path: Path) -> str:
-    """Name the command that scores the run."""
     folder = path.parent if path.name == RESULTS_FILE else path
     if not folder.is_dir():
         return f"run directory not found: '{folder}'. Name the OUTPUT_DIR of a scored run."
-    if not (folder / "config.yaml").is_file():
-        return f"'{folder}' must be the OUTPUT_DIR of a scored run, got no {RESULTS_FILE} in it. Name another folder."
+    config = folder / "config.yaml"
+    if not config.is_file():
+        return f"{RESULTS_FILE} not found in '{folder}'. Name the OUTPUT_DIR of a scored run."
     is_trained = (folder / "model_final.pth").is_file()
     return (
-        f"'{folder}' must be a scored run, got no {RESULTS_FILE} in it. To {'score' if is_trained else 'finish and score'} "
-        f"it: python projects/FAMix/train_net.py --config-file {shlex.quote(str(folder / 'config.yaml'))} "
+        f"{RESULTS_FILE} not found in '{folder}'. To {'score' if is_trained else 'finish and score'} the run: "
+        f"python projects/FAMix/train_net.py --config-file {shlex.quote(str(config))} "
         f"{'--eval-only --resume' if is_trained else '--resume'}"
     )
 
 
 def _from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
-    """Make a dataclass of its JSON form.
-
-    Args:
-        kind: dataclass with fields of type str, number, bool, None, tuple[str, ...] or Mapping[str, str].
-        plain: field -> value.
-        known: fields that are not checked.
+    """Make a dataclass of its JSON form; fields in `known` are not checked.
 
     Raises:
-        TypeError, ValueError: if a field is missing, unknown, or has another type or an unknown value.
+        TypeError, ValueError: if a field is missing, unknown, or has a wrong type or value.
     """
     values = {**plain, **known}
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in ((field.name, field.type) for field in fields(kind)):  # type: ignore[arg-type]
         if name not in values or name in known:
             continue
         value = values[name]
@@ -168,11 +157,10 @@ def _from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
             fits = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
             values[name] = tuple(value) if fits else value
         elif hint == Mapping[str, str]:
-            fits = isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value.values())
-        elif isinstance(value, int) and not isinstance(value, bool):
-            fits = isinstance(value, hint) or isinstance(0.0, hint)
+            fits = isinstance(value, dict) and all(isinstance(entry, str) for entry in value.values())
         else:
-            fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+            allowed = get_args(hint) or (hint,)
+            fits = type(value) in allowed or (type(value) is int and float in allowed)
         if not fits:
             raise TypeError(f"{name} is {value!r:.200}, expected {hint}")
         if name == "absent_classes" and value not in ABSENT_CLASSES:
@@ -184,26 +172,28 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     return value
 
 
 def _to_csv(report: Report) -> str:
-    """Write a row for each dataset and for each mean, with all digits."""
+    """Format a row per dataset and mean."""
     run, weights = report.run, report.run.weights
     by_class = (metric for tasks in report.results.values() for metric in tasks.get(TASK, {}))
-    metrics = list(dict.fromkeys((*report.metrics, *by_class)))
+    metrics = dict.fromkeys((*report.metrics, *by_class))
     same = {"method": run.method, "seed": run.seed, "weights": weights.label, "sha256": weights.sha256}
-    columns = ("data_set", "role", "protocol", "num_classes", "num_occurring", "absent_classes")
     rows: list[dict[str, Any]] = []
     for name, scored in report.datasets.items():
-        facts = (name, "source" if scored.is_source else "target", scored.protocol, len(scored.classes),
-                 report.occurring(name), scored.absent_classes)  # fmt: skip
-        rows.append(dict(zip(columns, facts, strict=True)) | {metric: report.score(name, metric) for metric in metrics})
+        facts = {
+            "data_set": name,
+            "role": "source" if scored.is_source else "target",
+            "protocol": scored.protocol,
+            "num_classes": len(scored.classes),
+            "num_occurring": report.occurring(name),
+            "absent_classes": scored.absent_classes,
+        }
+        rows.append(same | facts | {metric: report.score(name, metric) for metric in metrics})
     for group, means in report.means().items():
-        rows.append({"data_set": group if group == MEAN else f"{MEAN} of {group}", "role": MEAN, **means})
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, [*same, *columns, *metrics], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_without_nan(same | row) for row in rows)  # None is written as an empty cell
-    return stream.getvalue()
+        rows.append(same | {"data_set": group if group == MEAN else f"{MEAN} of {group}", "role": MEAN, **means})
+    columns = ["data_set", "role", "protocol", "num_classes", "num_occurring", "absent_classes"]
+    return csv_table([*same, *columns, *metrics], rows)

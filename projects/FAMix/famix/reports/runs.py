@@ -1,9 +1,8 @@
-"""Reader of run directories: scores, losses, confusion matrices, settings, and example predictions."""
+"""Content of run directories: scores, losses, confusion matrices, settings, and example predictions."""
 
 import logging
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from numpy.typing import NDArray
-from torch import nn
 
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
@@ -21,85 +18,45 @@ from famix.data.class_table import ClassTable
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.counting.scores import segmentation_scores
+from famix.inference.loading import LoadedModel
 from famix.io import parse_json, read_yaml, require_plain_file
-from famix.reports.report import CLASS_IOU, TASK, Report
+from famix.reports.report import CLASS_IOU, TASK, Report, file_sha256
 from famix.reports.results_file import RESULTS_FILE, read_report
-from famix.reports.run_metadata import file_sha256
 from famix.utils.errors import ConfigError, CorruptFileError, DatasetError
-from famix.visualization.label_pictures import Ids, Pixels
-
-__all__ = [
-    "CONFIG_FILE",
-    "Curve",
-    "Example",
-    "Run",
-    "chosen_images",
-    "differing_settings",
-    "predict_examples",
-    "read_runs",
-    "scored_weights",
-]
+from famix.visualization.figure import Pixels
+from famix.visualization.overlay import Ids
 
 CONFIG_FILE = "config.yaml"
 """Name of the config in OUTPUT_DIR."""
 
-_METRICS, _TOTAL, _LOSS = "metrics.json", "total_loss", "loss"
+_METRICS, _TOTAL = "metrics.json", "total_loss"
 _MOST_ITERATIONS = 1 << 53
-_MAX_BYTES = 1 << 30  # of metrics.json; a million iterations take a third
-_SAME = 0.01  # percent; scores of one evaluation differ by rounding alone
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A loss during training: ascending iterations and as many values."""
-
-    iterations: NDArray[np.float64]
-    values: NDArray[np.float64]
+_MAX_BYTES = 1 << 30  # of metrics.json; a million iterations need a third
+_SAME = 0.01  # percent; scores of one evaluation differ only by rounding
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory.
+    """A run directory."""
 
-    Attributes:
-        name: unique among the runs that were read together.
-        folder: OUTPUT_DIR.
-        report: scores and metadata.
-        losses: name -> curve, the total first; empty without a training.
-        confusions: dataset -> confusion matrix, as far as the evaluation wrote them.
-        settings: config key -> value; empty if the config is missing.
-        missing: descriptions of missing or unreadable content.
-    """
-
-    name: str
-    folder: Path
+    name: str  # unique among the runs that were read together
+    folder: Path  # OUTPUT_DIR
     report: Report
-    losses: Mapping[str, Curve]
-    confusions: Mapping[str, ConfusionMatrix]
-    settings: Mapping[str, Any]
-    missing: tuple[str, ...]
+    losses: Mapping[str, NDArray[np.float64]]  # (2, N), ascending iterations and values; the total first
+    confusions: Mapping[str, ConfusionMatrix]  # by dataset, where the evaluation wrote one
+    settings: Mapping[str, Any]  # config key -> value; empty without a config
+    missing: tuple[str, ...]  # descriptions of missing or unreadable content
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its ground truth and the prediction of a run.
-
-    Attributes:
-        dataset: name of the dataset.
-        title: file name.
-        image: (H, W, 3) RGB.
-        truth: (h, w) train ids in the frame of the evaluation protocol.
-        predicted: (h, w) train ids.
-        classes: of the network.
-    """
+    """An image with its ground truth and the prediction of a run."""
 
     dataset: str
-    title: str
-    image: Pixels
-    truth: Ids
-    predicted: Ids
+    title: str  # file name
+    image: Pixels  # (H, W, 3) RGB
+    truth: Ids  # (h, w) train ids in the frame of the evaluation protocol
+    predicted: Ids  # (h, w) train ids
     classes: ClassTable
 
 
@@ -114,12 +71,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     runs = [_read_run(folder) for folder in dict.fromkeys(folders)]
     facts = [(run.report.run.method, f"seed {run.report.run.seed}", run.report.run.weights.label) for run in runs]
-    for parts in range(1, 4):
-        names = [" ".join(fact[:parts]) for fact in facts]
-        if max(Counter(names).values()) == 1:
-            break
-    else:
-        names = [str(run.folder) for run in runs]
+    candidates = [[" ".join(fact[:parts]) for fact in facts] for parts in (1, 2, 3)]
+    candidates.append([str(run.folder) for run in runs])
+    names = next(names for names in candidates if len(set(names)) == len(names))
     return [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
 
 
@@ -131,7 +85,7 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def scored_weights(run: Run) -> Path:
-    """Return the checkpoint that a run's scores belong to.
+    """Return the path of the checkpoint that was scored.
 
     Raises:
         ConfigError: if it is not in the folder, or has changed since the evaluation.
@@ -139,46 +93,42 @@ def scored_weights(run: Run) -> Path:
     facts = run.report.run.weights
     path = run.folder / (facts.file or "")
     if not facts.file or not os.path.isfile(path):
-        raise ConfigError(
-            f"'{run.folder}' must contain the scored checkpoint '{facts.file or 'unknown'}', got none. Copy it there."
-        )
+        raise ConfigError(f"scored checkpoint not found: '{facts.file or 'unknown'}'. Copy it to '{run.folder}'.")
     if facts.sha256 and file_sha256(path) != facts.sha256:
-        raise ConfigError(f"'{path}' must be the scored checkpoint, got other weights. Score it with --eval-only.")
+        raise ConfigError(f"'{path}' must be the scored checkpoint, got different weights. Score it with --eval-only.")
     return path
 
 
 def chosen_images(count: int, most: int) -> list[int]:
-    """Return the indices of at most `most` of `count` images: the centres of equal parts of the dataset."""
+    """Return the indices of at most `most` of `count` images: the centers of equal parts of the dataset."""
     chosen = min(count, most)
     return [(2 * part + 1) * count // (2 * chosen) for part in range(chosen)]
 
 
 @torch.inference_mode()
 def predict_examples(
-    run: Run, model: nn.Module, cfg: CfgNode, classes: ClassTable, most: int, progress: Progress = iter
+    run: Run, loaded: LoadedModel, most: int, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
 ) -> list[Example]:
     """Predict images of every dataset that a run was scored on, with the protocol of the evaluation.
 
     Args:
         run: the run.
-        model: its network with `scored_weights`, in evaluation mode.
-        cfg: its config.
-        classes: of the network.
+        loaded: its `scored_weights`.
         most: maximum number of images per dataset.
         progress: wraps the images during the prediction, e.g. tqdm.
 
     Raises:
         FAMixError: if an image is missing or unreadable.
     """
-    mapper, max_pixels = FAMixDatasetMapper(cfg, is_train=False), cfg.INPUT.MAX_PIXELS
+    mapper, max_pixels = FAMixDatasetMapper(loaded.cfg, is_train=False), loaded.cfg.INPUT.MAX_PIXELS
     work = []
     for name in run.report.datasets:
         records = get_dataset_dicts([name])
         work += [(name, records[index]) for index in chosen_images(len(records), most)]
     examples = []
     for name, record in progress(work):
-        protocol = protocol_of(cfg, name)
-        (result,) = ProtocolInference(model, protocol)([mapper(record)])
+        protocol = protocol_of(loaded.cfg, name)
+        (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
         labels = get_label_readers([name], max_pixels)[name].read(label_file_of(record))
         examples.append(
             Example(
@@ -187,7 +137,7 @@ def predict_examples(
                 image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
                 truth=protocol.prepare_labels(labels).astype(np.uint8),
                 predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
-                classes=classes,
+                classes=loaded.classes,
             )
         )
     return examples
@@ -195,11 +145,10 @@ def predict_examples(
 
 def _read_run(folder: Path) -> Run:
     report = read_report(folder / RESULTS_FILE)
-    missing: list[str] = []
-    losses, damaged = _read_losses(folder / _METRICS)
-    if damaged:
-        missing.append(f"{damaged} of {_METRICS}")
-        logging.getLogger(__name__).warning("'%s': %s left out.", folder / _METRICS, damaged)
+    losses, damage = _read_losses(folder / _METRICS)
+    missing = [f"{damage} of {_METRICS}"] if damage else []
+    if damage:
+        logging.getLogger(__name__).warning("'%s': %s skipped.", folder / _METRICS, damage)
     if not losses:
         missing.append(f"no losses in {_METRICS}")
     confusions = {}
@@ -214,7 +163,7 @@ def _read_run(folder: Path) -> Run:
     return Run(report.run.method, folder, report, losses, confusions, settings, tuple(missing))
 
 
-def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
+def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
     """Read the losses; a resumed run replaces its earlier values at the same iterations.
 
     Returns:
@@ -223,14 +172,14 @@ def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
     Raises:
         DatasetError: if the file is unreadable as a whole.
     """
-    points: dict[str, dict[int, float]] = {}
     try:
         require_plain_file(path, _MAX_BYTES)
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' must be a file of a training, got none ({error}). Remove it.") from error
+        raise DatasetError(f"'{path}' must be the log of a training, got: {error}. Remove it.") from error
+    points: dict[str, dict[int, float]] = {}
     damaged = []
     for number, line in enumerate(lines):
         try:
@@ -238,7 +187,7 @@ def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
             values = {
                 key: float(value)  # NaN in a diverged training
                 for key, value in record.items()
-                if (key == _TOTAL or key.startswith(_LOSS)) and isinstance(value, (int, float))
+                if (key == _TOTAL or key.startswith("loss")) and isinstance(value, (int, float))
             }
             iteration = record.get("iteration")
             if values and not (isinstance(iteration, int) and 0 <= iteration <= _MOST_ITERATIONS):
@@ -249,7 +198,7 @@ def _read_losses(path: Path) -> tuple[dict[str, Curve], str]:
         for key, value in values.items():
             points.setdefault(key, {})[iteration] = value
     ordered = sorted(points, key=lambda name: (name != _TOTAL, name))
-    curves = {name: Curve(*map(np.array, zip(*sorted(points[name].items()), strict=True))) for name in ordered}
+    curves = {name: np.array(sorted(points[name].items()), dtype=float).T for name in ordered}
     if damaged == [len(lines) - 1]:
         return curves, "the incomplete last line"
     return curves, f"{len(damaged)} damaged lines" if damaged else ""
@@ -259,7 +208,7 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     """Read the matrix of a dataset.
 
     Raises:
-        DatasetError: if it is missing, or belongs to another evaluation than the report.
+        DatasetError: if it is missing, or belongs to a different evaluation from the report.
     """
     if not os.path.isfile(path):
         raise DatasetError(f"no confusion matrix of {name}: only TEST.EVALUATOR streaming writes one")
@@ -268,22 +217,20 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     for metric, value in scores.items():
         expected = report.results[name].get(TASK, {}).get(metric, math.nan)
         if metric.startswith(CLASS_IOU) and not math.isnan(expected) and not abs(value - expected) <= _SAME:
-            raise DatasetError(f"the confusion matrix of {name} belongs to another evaluation than {RESULTS_FILE}")
+            raise DatasetError(f"the confusion matrix of {name} belongs to a different evaluation from {RESULTS_FILE}")
     return matrix
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Read the config; the run's own folder is replaced by OUTPUT_DIR, so that equal settings of two runs are equal."""
+    """Read the config; OUTPUT_DIR replaces the run's own folder, so that equal settings of two runs are equal."""
     if not os.path.lexists(path):
         return {}
     try:
         content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise CorruptFileError(f"it contains a {type(content).__name__}, expected KEY: value settings")
     except (OSError, CorruptFileError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"'{path}' must be the config of a run, got an unreadable file ({error}). Remove it."
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"'{path}' must hold KEY: value settings, got a {type(content).__name__}. Remove it.")
+        raise ConfigError(f"'{path}' must be the config of a run, got: {error}. Remove it.") from error
     settings = flat_settings(content)
     folder = str(settings.get("OUTPUT_DIR") or path.parent)
     return {

@@ -1,4 +1,4 @@
-"""Labels and segments in the colours of their classes. All images are (H, W, 3) uint8, RGB."""
+"""Labels, segments and errors in color. All images are (H, W, 3) uint8, RGB."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -6,26 +6,72 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from famix.visualization.figure import Pixels
 
-__all__ = ["blend", "color_segments", "overlay_segments", "side_by_side"]
+Ids = NDArray[np.uint8]  # (H, W) train ids
 
+_UNLABELED = (225, 225, 225)
+_WRONG, _DIM = (232, 30, 60), 0.55  # color of errors, and brightness of the image beneath
 _OUTLINE = (255, 255, 255)
 _GAP = 4  # pixels between two images
 _SHADES = (0.0, 0.35, -0.25, 0.55, -0.4, 0.2)  # of the things of a class: towards white, or towards black if negative
 
 
+def color_labels(ids: Ids, colors: Sequence[Sequence[int]]) -> Pixels:
+    """Draw (H, W) train ids in their colors; ids without a color become light gray."""
+    table = np.full((256, 3), _UNLABELED, np.uint8)
+    table[: len(colors)] = colors
+    return table[ids]
+
+
+def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) -> Pixels:
+    """Draw an image in dim gray with the wrong pixels in red.
+
+    Args:
+        image: resized to the labels.
+        truth, predicted: (H, W) train ids.
+        ignore_label: id of pixels that count neither as correct nor as wrong.
+    """
+    height, width = truth.shape
+    gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    drawn = np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
+    drawn[(truth != predicted) & (truth != ignore_label)] = _WRONG
+    return drawn
+
+
+def correct_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:
+    """Return the share of correct pixels among the labeled ones, 0-1; NaN without labeled pixels."""
+    labeled = truth != ignore_label
+    return float((truth == predicted)[labeled].mean()) if labeled.any() else float("nan")
+
+
+def downsample(pixels: Pixels, width: int, *, smooth: bool) -> Pixels:
+    """Downsample an image to a maximum width.
+
+    Args:
+        pixels: the image.
+        width: of the result; narrower images are returned unchanged.
+        smooth: interpolate, as for photographs; False keeps the exact colors.
+    """
+    height, old = pixels.shape[:2]
+    if old <= width:
+        return pixels
+    resampling = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(pixels).resize((width, max(1, round(height * width / old))), resampling))
+
+
 def color_segments(
     ids: NDArray[np.integer[Any]], class_ids: Sequence[int], things: Collection[int], colors: Sequence[Sequence[int]]
 ) -> Pixels:
-    """Give stuff the colour of its class, and each thing a shade of it.
+    """Draw stuff in the color of its class, and each thing in a shade of it.
 
     Args:
-        ids: (H, W) segment of each pixel, from 1; 0, unlabelled, becomes black.
+        ids: (H, W) segment of each pixel, from 1; 0, unlabeled, becomes black.
         class_ids: train ids of the segments 1, 2, ...
         things: train ids of the thing classes.
-        colors: (K, 3) RGB colours of the classes.
+        colors: (K, 3) RGB colors of the classes.
     """
     table, seen = np.zeros((len(class_ids) + 1, 3), np.uint8), dict.fromkeys(things, 0)
     for number, class_id in enumerate(class_ids, 1):
@@ -46,12 +92,12 @@ def overlay_segments(
     colors: Sequence[Sequence[int]],
     alpha: float = 0.5,
 ) -> Pixels:
-    """Lay segments over an image, with a white outline around each thing; unlabelled pixels show the image.
+    """Blend segments with an image, with a white outline around each thing; unlabeled pixels show the image.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: of the size of the segments.
         ids, class_ids, things, colors: see `color_segments`.
-        alpha: weight of the colours, 0 to 1.
+        alpha: weight of the colors, 0 to 1.
     """
     mixed = blend(image, color_segments(ids, class_ids, things, colors), alpha)
     mixed[ids == 0] = image[ids == 0]
@@ -72,7 +118,6 @@ def blend(image: Pixels, colors: Pixels, alpha: float) -> Pixels:
     return np.asarray(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), np.uint8)
 
 
-def side_by_side(left: Pixels, right: Pixels) -> Pixels:
-    """Put two images of one height next to each other."""
-    gap = np.full((left.shape[0], _GAP, 3), 255, np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+def side_by_side(left: Pixels, right: Pixels, gap: int = _GAP) -> Pixels:
+    """Join two images of one height with a white gap of `gap` pixels."""
+    return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)

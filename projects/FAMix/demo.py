@@ -25,7 +25,7 @@ Examples:
   frames       demo.py --weights output/famix --video-input frames --rate 10 --output drive_seen.mp4
   camera       demo.py --weights output/famix --webcam --output live.avi       (Ctrl-C ends it)
   label files  demo.py --weights output/famix --input photos --output out --view labels --protocol ensemble+flip
-Exit status: 0; 1 if an input cannot be read, or not to its end; 2 if an argument, config or checkpoint is invalid.
+Exit status: 0; 1 if an input cannot be read, or only in part; 2 if an argument, config or checkpoint is invalid.
 """
 
 VIEW_CHOICES = ("overlay", "side-by-side", "labels", "color", "cityscapes-ids", "all")
@@ -36,40 +36,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="checkpoint or run directory (default: MODEL.WEIGHTS)"
-    )
-    parser.add_argument(
-        "--config-file", type=Path, metavar="FILE", help="(default: the config.yaml beside the weights)"
-    )
+    add = parser.add_argument
+    add("--weights", type=Path, metavar="FILE", help="checkpoint or run directory (default: MODEL.WEIGHTS)")
+    add("--config-file", type=Path, metavar="FILE", help="(default: the config.yaml beside the weights)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="images, folders of images, or quoted patterns")
     source.add_argument("--video-input", type=Path, metavar="FILE", help="video, or folder with its frames")
-    source.add_argument(
-        "--webcam", type=int, nargs="?", const=0, metavar="NUMBER", help="camera (default: 0, the first one)"
+    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="NUMBER", help="camera (default: 0)")
+    output = (
+        "folder, or file for a single image or video; existing files are replaced, inputs never (default: show a window, "
+        "which q closes)"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="PATH",
-        help="folder, or file for a single image or video; existing files are replaced, inputs never (default: show a "
-        "window, which q closes)",
-    )
-    parser.add_argument("--rate", type=float, metavar="N", help="frames per second of a folder of frames (default: 25)")
-    parser.add_argument("--view", choices=VIEW_CHOICES, default="overlay", help="(default: overlay)")
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of the class colours in overlays (default: 0.5)"
-    )
-    parser.add_argument("--legend", action="store_true", help="add a legend of the classes")
-    parser.add_argument(
-        "--protocol",
-        default="native",
-        help="protocol of inference, e.g. half+flip, see docs/PROTOCOLS.md (default: native)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if one is available)")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override"
-    )
+    add("--output", type=Path, metavar="PATH", help=output)
+    add("--rate", type=float, metavar="N", help="frames per second of a folder of frames (default: 25)")
+    add("--view", choices=VIEW_CHOICES, default="overlay", help="(default: overlay)")
+    add("--alpha", type=float, default=0.5, help="opacity of the class colors in overlays (default: 0.5)")
+    add("--legend", action="store_true", help="add a legend of the classes")
+    add("--protocol", default="native", help="e.g. half+flip, see docs/PROTOCOLS.md (default: native)")
+    add("--device", help="cpu or cuda (default: a GPU if one is available)")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser
 
 
@@ -79,12 +64,21 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from famix.config import load_config
-from famix.inference import Prediction, Predictor
+from famix.inference import Predictor
 from famix.inference.background import read_ahead, write_behind
 from famix.inference.images import RGBImage, find_images, load_rgb
-from famix.inference.outputs import image_files, video_files
-from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, WindowClosed, show_picture, view_writer
-from famix.inference.views import ALL_VIEWS, CITYSCAPES_IDS, ID_VIEWS, Files, ViewOptions, draw_view, write_views
+from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, WindowClosed, show_image, view_writer
+from famix.inference.views import (
+    ALL_VIEWS,
+    CITYSCAPES_IDS,
+    ID_VIEWS,
+    Files,
+    ViewOptions,
+    draw_view,
+    image_files,
+    video_files,
+    write_views,
+)
 from famix.io.atomic import disk_message, require_writable
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -103,50 +97,63 @@ def run(args: argparse.Namespace) -> int:
         FAMixError: an argument, the config or the checkpoint is invalid.
     """
     if not 0 <= args.alpha <= 1:
-        raise ConfigError(f"--alpha must be in the range 0 to 1, got {args.alpha}. Choose another weight.")
+        raise ConfigError(f"--alpha must be in the range 0 to 1, got {args.alpha}. Choose another opacity.")
     if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
         raise ConfigError(f"--rate must be positive, with a folder as --video-input, got {args.rate}. Omit --rate.")
     views = list(ALL_VIEWS) if args.view == "all" else [args.view]
     if args.output is None and args.view in (*ID_VIEWS, "all"):
         raise ConfigError(f"--view must be a single image for a window, got {args.view}. Set --output.")
-    return predict_images(args, views) if args.input else predict_video(args, views)
+    options = ViewOptions(args.alpha, args.legend)
+    return predict_images(args, views, options) if args.input else predict_video(args, views, options)
 
 
-def predict_images(args: argparse.Namespace, views: Sequence[str]) -> int:
+def predict_images(args: argparse.Namespace, views: Sequence[str], options: ViewOptions) -> int:
     """Predict images one by one; report and skip those that cannot be read."""
-    sources, options, unreadable = find_images(args.input), ViewOptions(args.alpha, args.legend), 0
+    sources, unreadable = find_images(args.input), 0
     files = image_files(sources, args.output, views) if args.output else []
     check_folders(files)
     predictor = load_predictor(args)
-    images = read_ahead(load(file, predictor.max_pixels) for file in sources)
+
+    def load(file: Path) -> RGBImage | DatasetError:
+        try:
+            return load_rgb(file, predictor.max_pixels)
+        except DatasetError as error:
+            return error
+
+    images = read_ahead(map(load, sources))
     with write_behind() as call, tqdm(images, total=len(sources), unit="image", disable=None) as progress:
         for place, image in enumerate(progress):
-            prediction = predict(predictor, sources[place], image)
-            if isinstance(image, DatasetError) or isinstance(prediction, DatasetError):
+            try:
+                if isinstance(image, DatasetError):
+                    raise image
+                prediction = predictor(image, keep_scores=False)
+            except DatasetError as error:
                 unreadable += 1
-                progress.write(f"error: {prediction}", file=sys.stderr)
-            elif files:
+                source = "" if error is image else f"{sources[place]}: "
+                progress.write(f"error: {source}{error}", file=sys.stderr)
+                continue
+            if files:
                 call(write_views, files[place], image, prediction, options)
             else:
-                show_picture(draw_view(views[0], image, prediction, options), wait=True)
+                show_image(draw_view(views[0], image, prediction, options), wait=True)
     print(f"{len(sources) - unreadable} of {len(sources)} images{f' -> {args.output}' if files else ''}")
     return UNREADABLE if unreadable else 0
 
 
-def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
+def predict_video(args: argparse.Namespace, views: Sequence[str], options: ViewOptions) -> int:
     """Predict the frames of a video, a folder or a camera, until it ends or the user stops it."""
-    is_camera, options, frames = args.webcam is not None, ViewOptions(args.alpha, args.legend), 0
-    source = Path(f"camera{args.webcam}") if is_camera else args.video_input
+    source, frames = args.video_input, 0
+    if args.webcam is not None:
+        source = Path(f"camera{args.webcam}")  # names the outputs
     files = video_files(source, args.output, views) if args.output else {}
     check_folders([files])
-    is_folder = not is_camera and source.is_dir()
-    with (
-        FrameFolder(source, args.rate or DEFAULT_RATE)
-        if is_folder
-        else VideoReader(args.webcam if is_camera else source)
-    ) as reader:
+    if args.webcam is not None:
+        reader = VideoReader(args.webcam)
+    else:
+        reader = FrameFolder(source, args.rate or DEFAULT_RATE) if source.is_dir() else VideoReader(source)
+    with reader:
         predictor = load_predictor(args)
-        reader.limit_pixels(predictor.max_pixels)
+        reader.max_pixels = predictor.max_pixels
         with view_writer(files, reader.rate, options) as write, write_behind() as call:
             try:
                 for frame in tqdm(read_ahead(reader), total=reader.frames, unit="frame", disable=None):
@@ -155,10 +162,10 @@ def predict_video(args: argparse.Namespace, views: Sequence[str]) -> int:
                         call(write, frame, prediction)
                     else:
                         legend_ids = range(len(predictor.classes.names))
-                        show_picture(draw_view(views[0], frame, prediction, options, legend_ids), wait=False)
+                        show_image(draw_view(views[0], frame, prediction, options, legend_ids), wait=False)
                     frames += 1
             except KeyboardInterrupt:
-                if not is_camera:
+                if args.webcam is None:
                     raise  # a partial output of a file would pass for a complete one
         print(f"{frames} frames at {reader.rate:g} per second{f' -> {args.output}' if files else ''}")
         reader.require_whole(frames)
@@ -175,29 +182,11 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
     """Load the network of the command line."""
     weights = args.weights or load_config(str(args.config_file or ""), args.opts).MODEL.WEIGHTS
     if not weights:
-        raise ConfigError("--weights must name a checkpoint or a run directory, got none. Set --weights.")
+        raise ConfigError("--weights must name a checkpoint or a run directory. Set --weights, or MODEL.WEIGHTS.")
     predictor = Predictor.from_checkpoint(weights, args.config_file, args.protocol, args.device, args.opts)
     if args.view == CITYSCAPES_IDS:
         predictor.classes.cityscapes_label_ids()  # refuse other classes before the first image
     return predictor
-
-
-def load(file: Path, max_pixels: int) -> RGBImage | DatasetError:
-    """Return an image, or the error of reading it."""
-    try:
-        return load_rgb(file, max_pixels)
-    except DatasetError as error:
-        return error
-
-
-def predict(predictor: Predictor, file: Path, image: RGBImage | DatasetError) -> Prediction | DatasetError:
-    """Return a prediction, or the error of the image."""
-    if isinstance(image, DatasetError):
-        return image
-    try:
-        return predictor(image, keep_scores=False)
-    except DatasetError as error:
-        return DatasetError(f"{file}: {error}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,12 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         load_plugins()
         return run(expand_arguments(args))
-    except FAMixError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (FAMixError, OSError) as error:
+        message = disk_message(error, "choose another --output") if isinstance(error, OSError) else error
+        print(f"error: {message}", file=sys.stderr)
         return UNREADABLE if isinstance(error, DatasetError) else USER_ERROR
-    except OSError as error:
-        print(f"error: {disk_message(error, 'choose another --output')}", file=sys.stderr)
-        return USER_ERROR
     except WindowClosed:
         return 0
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from data_factory import data_config, registered, write_definition, write_image,
 from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
-from famix.evaluation.counting.cityscapes import CityscapesScriptEvaluator
+from famix.evaluation.counting.semantic import CityscapesScriptEvaluator
 from famix.evaluation.evaluators import absent_rule
 from famix.utils.errors import ConfigError
 

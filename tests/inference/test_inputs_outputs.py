@@ -9,7 +9,7 @@ import pytest
 
 from error_matching import expect_error
 from famix.inference.images import find_images
-from famix.inference.outputs import image_files, video_files
+from famix.inference.views import image_files, video_files
 from famix.io.atomic import require_writable
 from famix.utils.errors import ConfigError
 
@@ -83,14 +83,14 @@ def test_endless_links_are_an_error(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_listed_is_an_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = os.listdir
+    scan = os.scandir
 
-    def closed(folder: Path) -> list[str]:  # root, who may run the tests, can list every folder
-        if folder == photos / "deep":
-            raise PermissionError(13, "Permission denied", str(folder))
-        return listed(folder)
+    def scan_all_but_one(folder: str) -> object:  # root, who may run the tests, can list every folder
+        if Path(folder) == photos / "deep":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
 
-    monkeypatch.setattr(os, "listdir", closed)
+    monkeypatch.setattr(os, "scandir", scan_all_but_one)
     with expect_error(ConfigError, key="--input", value=photos / "deep", remedy="permissions"):
         find_images([str(photos)])
 

@@ -89,8 +89,8 @@ def spoil(run: Path, problem: str) -> Path:
     ("problem", "key", "remedy"),
     [
         ("no config", "--config-file", "Set"),
-        ("no checkpoint", "model_final.pth does not exist", "model_0000999.pth"),
-        ("mistyped", "modle_final.pth does not exist", "model_final.pth"),
+        ("no checkpoint", "model_final.pth", "model_0000999.pth"),
+        ("mistyped", "modle_final.pth", "model_final.pth"),
         ("cut", "model_final.pth", ""),
         ("code", "model_final.pth", ""),
         ("no layer3", "does not fit its config", "config"),

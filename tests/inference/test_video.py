@@ -10,7 +10,7 @@ import pytest
 from error_matching import expect_error
 from famix.data.class_table import ClassTable
 from famix.inference import Prediction
-from famix.inference.video import DEFAULT_RATE, VideoReader, WindowClosed, show_picture, video_writer, view_writer
+from famix.inference.video import DEFAULT_RATE, VideoReader, WindowClosed, show_image, video_writer, view_writer
 from famix.inference.views import ViewOptions
 from famix.utils.errors import ConfigError, DatasetError
 
@@ -69,7 +69,7 @@ def test_video_without_a_rate_gets_the_default(tmp_path: Path, monkeypatch: pyte
 
 
 def test_missing_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
-    with expect_error(DatasetError, key=f"video {tmp_path / 'gone.mp4'} does not exist", remedy=".avi"):
+    with expect_error(DatasetError, key=f"video not found: {tmp_path / 'gone.mp4'}", remedy=".avi"):
         VideoReader(tmp_path / "gone.mp4")
     (tmp_path / "text.mp4").write_text("no video at all")
     with expect_error(DatasetError, key=f"video {tmp_path / 'text.mp4'} cannot be read", remedy=".avi"):
@@ -137,10 +137,10 @@ def test_window_shows_bgr_and_closes_on_q(monkeypatch: pytest.MonkeyPatch) -> No
     keys = iter([-1, ord("q")])
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: next(keys))
-    show_picture(RED, wait=False)
+    show_image(RED, wait=False)
     assert shown[0][0, 0].tolist() == [30, 30, 200]
     with pytest.raises(WindowClosed):
-        show_picture(RED, wait=False)
+        show_image(RED, wait=False)
 
 
 def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,4 +149,4 @@ def test_opencv_without_windows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cv2, "imshow", imshow)
     with expect_error(ConfigError, key="a window", remedy="--output"):
-        show_picture(RED, wait=True)
+        show_image(RED, wait=True)

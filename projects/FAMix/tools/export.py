@@ -27,40 +27,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: export.py output/famix --format onnx stripped --output shipped"
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint or run directory")
-    parser.add_argument(
-        "--format",
-        nargs="+",
-        choices=ENDINGS,
-        required=True,
-        help="onnx, torch_export: graph of a semantic network from RGB images in the range 0-255 to logits, of any size; "
-        "stripped: checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS",
+    formats = (
+        "onnx, torch_export: graph of a semantic network from RGB images in the range 0-255 to logits, of any size; "
+        "stripped: checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="PATH",
-        help="folder, or file for a single format (default: folder of the checkpoint)",
-    )
-    parser.add_argument("--config-file", metavar="FILE", help="(default: the config.yaml beside the checkpoint)")
-    parser.add_argument(
-        "--float-input",
-        action="store_true",
-        help="graphs take float32 images instead of uint8, also in the range 0-255",
-    )
-    parser.add_argument("--half", action="store_true", help="stripped: store weights in half precision")
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        type=parse_size,
-        default=SIZES,
-        metavar="HxW",
-        help=f"image sizes of the comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})",
-    )
-    parser.add_argument("--runs", type=int, default=5, help="timed runs per size; 0 skips the timing (default: 5)")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override"
-    )
+    sizes = f"image sizes of the comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})"
+    output = "folder, or file for a single format (default: folder of the checkpoint)"
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint or run directory")
+    add("--format", nargs="+", choices=ENDINGS, required=True, help=formats)
+    add("--output", type=Path, metavar="PATH", help=output)
+    add("--config-file", metavar="FILE", help="(default: the config.yaml beside the checkpoint)")
+    add("--float-input", action="store_true", help="graphs expect float32 images in the range 0-255 instead of uint8")
+    add("--half", action="store_true", help="stripped: store weights in half precision")
+    add("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help=sizes)
+    add("--runs", type=int, default=5, help="timed runs per size; 0 skips the timing (default: 5)")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser
 
 
@@ -75,6 +57,7 @@ def parse_size(text: str) -> tuple[int, int]:
 if __name__ == "__main__":
     make_parser().parse_args()  # answer --help and mistakes at once
 
+import time
 from statistics import median
 
 import torch
@@ -83,20 +66,18 @@ from torch import Tensor, nn
 
 from famix.inference.export import (
     OPSET,
-    Agreement,
     Network,
     OnnxModel,
     SemanticGraph,
     compare,
     export_graph,
     make_image,
-    measure_latency,
     require_agreement,
     require_onnx,
     write_onnx,
     write_torch_export,
 )
-from famix.inference.loading import LoadedModel, load_model, strip_checkpoint
+from famix.inference.loading import load_model, strip_checkpoint
 from famix.io.atomic import disk_message, require_writable, whole_file
 from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
@@ -114,15 +95,17 @@ def run(args: argparse.Namespace) -> None:
         require_onnx()
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
     paths = choose_paths(loaded.checkpoint, args.format, args.output)
-    print(
-        f"{loaded.checkpoint}: {loaded.cfg.MODEL.META_ARCHITECTURE}, {len(loaded.classes.names)} classes, {size_of(loaded.checkpoint)}"
-    )
+    architecture, count = loaded.cfg.MODEL.META_ARCHITECTURE, len(loaded.classes.names)
+    print(f"{loaded.checkpoint}: {architecture}, {count} classes, {size_of(loaded.checkpoint)}")
     if {ONNX, TORCH_EXPORT} & paths.keys():
-        graph = SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT)
-        program = export_graph(graph, float_input=args.float_input)
+        program = export_graph(SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT), float_input=args.float_input)
+    reference = network(loaded.model)
     for name, path in paths.items():
         if name == STRIPPED:
-            strip(loaded, path, args)
+            strip_checkpoint(loaded, path, half=args.half)
+            if args.half:
+                report(reference, network(load_model(path, device="cpu").model), path, args, is_export=False)
+            print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; config and classes inside\n")
             continue
         with whole_file(path) as part:
             if name == ONNX:
@@ -132,19 +115,10 @@ def run(args: argparse.Namespace) -> None:
             else:
                 write_torch_export(program, part)
                 exported = torch.export.load(part).module()
-            check(network(loaded.model), exported, path, args)
+            report(reference, exported, path, args, is_export=True)
         kind = "float32" if args.float_input else "uint8"
         opset = f", opset {OPSET}" if name == ONNX else ""
         print(f"{path}: {size_of(path)}{opset}; image (batch, 3, height, width) {kind} RGB -> logits\n")
-
-
-def strip(loaded: LoadedModel, path: Path, args: argparse.Namespace) -> None:
-    """Write a stripped checkpoint, and print the effect of half precision."""
-    strip_checkpoint(loaded, path, half=args.half)
-    if args.half:
-        images = [make_image(size) for size in args.sizes]
-        print(format_agreement(compare(network(loaded.model), network(load_model(path, device="cpu").model), images)))
-    print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; config and classes inside\n")
 
 
 def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:
@@ -167,28 +141,6 @@ def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) 
     return paths
 
 
-def check(reference: Network, exported: Network, path: Path, args: argparse.Namespace) -> None:
-    """Compare an export with its network, and time both.
-
-    Raises:
-        WeightsError: they disagree.
-    """
-    images = [make_image(size) for size in args.sizes]
-    images = [image.float() for image in images] if args.float_input else images
-    agreements = compare(reference, exported, images)
-    print(format_agreement(agreements))
-    require_agreement(agreements, path.name)
-    if args.runs:
-        rows = []
-        for image in images:
-            times = measure_latency([reference, exported], image, args.runs)
-            rows.append([shape_of(image.shape[-2:]), *map(median, times), *map(min, times)])
-        kind = path.suffix
-        headers = ["height x width", "PyTorch, median", f"{kind}, median", "PyTorch, lowest", f"{kind}, lowest"]
-        print(f"\nmilliseconds per image, {args.runs} runs, {torch.get_num_threads()} thread(s)")
-        print(tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github"))
-
-
 def network(model: nn.Module) -> Network:
     """Wrap a model of Detectron2 as a function of a batch of images."""
 
@@ -200,20 +152,47 @@ def network(model: nn.Module) -> Network:
     return predict
 
 
-def format_agreement(agreements: Sequence[Agreement]) -> str:
-    """Format a comparison as a table."""
-    rows = [[shape_of(found.size), f"{found.difference:.1e}", f"{found.equal:.4%}"] for found in agreements]
+def report(reference: Network, other: Network, path: Path, args: argparse.Namespace, *, is_export: bool) -> None:
+    """Print how far a network agrees with its reference; an export must agree, and is timed.
+
+    Raises:
+        WeightsError: an export disagrees.
+    """
     headers = ["height x width", "largest difference of softmax", "equal labels"]
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    if is_export and args.runs:
+        headers += [f"{name}, {kind} ms" for kind in ("median", "lowest") for name in ("PyTorch", path.suffix)]
+    rows = []
+    for size in args.sizes:
+        image = make_image(size)
+        if is_export and args.float_input:
+            image = image.float()
+        difference, equal = compare(reference, other, image)
+        row = [f"{size[0]} x {size[1]}", f"{difference:.1e}", f"{equal:.4%}"]
+        if is_export:
+            require_agreement(difference, equal, size, path.name)
+            times = measure_latency([reference, other], image, args.runs)
+            row += [f"{of(taken):.1f}" for of in (median, min) for taken in times if taken]
+        rows.append(row)
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    if is_export and args.runs:
+        print(f"{args.runs} runs per image size, {torch.get_num_threads()} thread(s)")
 
 
-def shape_of(size: Sequence[int]) -> str:
-    """Format height and width."""
-    return f"{size[0]} x {size[1]}"
+@torch.no_grad()
+def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> list[list[float]]:
+    """Return the milliseconds of each run of each network after a warm-up; networks alternate, to share other load."""
+    times: list[list[float]] = [[] for _ in networks]
+    for run in range(runs + 1 if runs else 0):
+        for network, taken in zip(networks, times, strict=True):
+            start = time.perf_counter()
+            network(image)
+            if run:
+                taken.append(1000 * (time.perf_counter() - start))
+    return times
 
 
 def size_of(path: Path) -> str:
-    """Format the size of a file."""
+    """Return the size of a file in words."""
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
@@ -227,11 +206,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         load_plugins()
         run(expand_arguments(args))
-    except FAMixError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {disk_message(error, 'choose another --output')}", file=sys.stderr)
+    except (FAMixError, OSError) as error:
+        message = disk_message(error, "choose another --output") if isinstance(error, OSError) else error
+        print(f"error: {message}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,7 @@
 """Evaluation of models: protocols, evaluators and scores."""
 
 from famix.evaluation.counting.scores import CLASS_SUBSETS, class_subset
-from famix.evaluation.counting.streaming import StreamingSemSegEvaluator
+from famix.evaluation.counting.semantic import StreamingSemSegEvaluator
 from famix.evaluation.evaluators import EVALUATORS, build_evaluator, check_evaluation
 from famix.evaluation.protocols import Protocol, ProtocolInference, parse_protocol, protocol_of, register_part
 

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind the network in a thread."""
+"""Threads that read ahead of the network and write behind it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,22 +6,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["read_ahead", "write_behind"]
-
 T = TypeVar("T")
 _END = object()
 
 
 def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
-    """Iterate in a thread, at most `ahead` items before the consumer.
-
-    Args:
-        items: iterated by the thread alone.
-        ahead: number of items that may wait, at least 1.
-
-    Yields:
-        The items in order. An exception of the iteration is raised in the place of its item.
-    """
+    """Iterate over items in a thread, at most `ahead` before the consumer; an exception is raised in place of its item."""
     source = iter(items)
     with ThreadPoolExecutor(1) as thread:
         waiting: deque[Future[Any]] = deque(thread.submit(next, source, _END) for _ in range(ahead))
@@ -41,13 +31,10 @@ def write_behind(behind: int = 4) -> Iterator[Callable[..., None]]:
     After an exception in the context, waiting calls are dropped.
 
     Args:
-        behind: number of calls that may wait before a further one blocks.
+        behind: number of calls that may wait before another one blocks.
 
     Yields:
         `call(function, *args)`, which schedules a call and raises the exception of an earlier one.
-
-    Raises:
-        Exception: a call raised it.
     """
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(1) as thread:

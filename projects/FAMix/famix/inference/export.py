@@ -1,8 +1,6 @@
 """Export of semantic networks to torch.export's .pt2 and to ONNX, and comparison of an export with its network.
 
-ONNX is converted from the torch.export graph by torch's own exporter, since the older one for TorchScript is deprecated.
-
-Shapes: B images of H x W pixels, K classes.
+ONNX is converted from the torch.export graph by torch's own exporter. Shapes: B images of H x W pixels, K classes.
 """
 
 import importlib
@@ -10,11 +8,8 @@ import io
 import json
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +24,6 @@ from famix.modeling import FAMixSemanticSegmentor
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.seeding import derive_seed
 
-__all__ = [
-    "MAX_DIFFERENCE",
-    "MIN_EQUAL",
-    "OPSET",
-    "Agreement",
-    "Network",
-    "OnnxModel",
-    "SemanticGraph",
-    "compare",
-    "export_graph",
-    "make_image",
-    "measure_latency",
-    "require_agreement",
-    "require_onnx",
-    "write_onnx",
-    "write_torch_export",
-]
-
 OPSET = 18
 """Version of the ONNX operators: the lowest that torch's exporter writes, and so the most portable."""
 
@@ -56,9 +33,9 @@ MAX_DIFFERENCE, MIN_EQUAL = 1e-3, 0.999
 Network = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> logits (B, K, H, W)
 
 _INPUT, _OUTPUT = "image", "logits"
-_AXES = {0: "batch", 2: "height", 3: "width"}  # axes of input and output with any length
-_MAX_LENGTHS = {"batch": 1024, "height": 1 << 14, "width": 1 << 14}
-_EXAMPLE_SHAPE = (2, 3, 96, 128)  # torch.export takes 0 and 1 for fixed lengths
+_AXES = {0: "batch", 2: "height", 3: "width"}  # axes of variable length of input and output
+_RANGES = {"batch": (1, 1024), "height": (SMALLEST_SIDE, 1 << 14), "width": (SMALLEST_SIDE, 1 << 14)}
+_EXAMPLE_SHAPE = (2, 3, 96, 128)  # torch.export treats lengths of 0 and 1 as fixed
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -67,10 +44,10 @@ class SemanticGraph(nn.Module):
 
     Args:
         model: network in eval mode.
-        image_format: channel order of the model's images, RGB or BGR; the graph always takes RGB.
+        image_format: channel order of the model's images, RGB or BGR; the graph always expects RGB.
 
     Raises:
-        ConfigError: the network is of another type, or its backbone pads images.
+        ConfigError: the network has a different type, or its backbone pads images.
     """
 
     mean: Tensor
@@ -87,8 +64,8 @@ class SemanticGraph(nn.Module):
         divisor = model.backbone.size_divisibility
         if divisor > 1:
             raise ConfigError(
-                f"backbone must take images of any size, got {type(model.backbone).__name__}, which pads them to multiples "
-                f"of {divisor} pixels. Use --format stripped."
+                f"backbone must accept images of any size, got {type(model.backbone).__name__}, which pads them to "
+                f"multiples of {divisor} pixels. Use --format stripped."
             )
         self.backbone, self.head = model.backbone, head
         self.is_reversed = image_format == "BGR"
@@ -104,24 +81,19 @@ class SemanticGraph(nn.Module):
 
 
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
-    """Trace a graph for any number and size of images.
+    """Trace a graph on the CPU for any number and size of images.
 
     Args:
-        graph: graph on the CPU.
-        float_input: take float32 images instead of uint8, also in the range 0-255.
+        graph: the graph.
+        float_input: trace for float32 images instead of uint8, also in the range 0-255.
     """
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
-    lowest = {"batch": 1, "height": SMALLEST_SIDE, "width": SMALLEST_SIDE}
-    sizes = {axis: Dim(name, min=lowest[name], max=_MAX_LENGTHS[name]) for axis, name in _AXES.items()}
+    sizes = {axis: Dim(name, min=_RANGES[name][0], max=_RANGES[name][1]) for axis, name in _AXES.items()}
     return torch.export.export(graph.eval().requires_grad_(False), (example,), dynamic_shapes={_INPUT: sizes})
 
 
 def write_torch_export(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
-    """Write a traced graph as a .pt2 file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a traced graph as a .pt2 file. Raises OSError if it cannot be written."""
     content = io.BytesIO()  # torch aborts the process when it writes to a full disk itself
     torch.export.save(program, content)
     Path(path).write_bytes(content.getbuffer())
@@ -134,7 +106,7 @@ def require_onnx() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"--format onnx requires the package {name}, got: {error}. Run pip install {' '.join(_PACKAGES)}."
+                f"--format onnx requires the package {name} ({error}). Run pip install {' '.join(_PACKAGES)}."
             ) from error
 
 
@@ -152,7 +124,8 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: 
         OSError: the file cannot be written.
     """
     require_onnx()
-    with _quiet():
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -167,7 +140,7 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: 
         {
             "class_names": json.dumps(classes.names),
             "colors": json.dumps([list(color) for color in classes.colors]),
-            "input": f"{_INPUT}: (batch, 3, height, width), RGB, pixel values 0-255, not normalised",
+            "input": f"{_INPUT}: (batch, 3, height, width), RGB, pixel values 0-255, not normalized",
             "output": f"{_OUTPUT}: (batch, classes, height, width); the index of the highest logit is the train id",
             **facts,
         }
@@ -180,7 +153,7 @@ class OnnxModel:
 
     Args:
         path: the file.
-        threads: threads per operator; None leaves them to ONNX Runtime.
+        threads: threads per operator; None for the default of ONNX Runtime.
 
     Raises:
         ConfigError: a package is missing.
@@ -200,23 +173,8 @@ class OnnxModel:
         return torch.from_numpy(logits)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of two networks on an image.
-
-    Attributes:
-        size: (height, width) of the image.
-        difference: largest difference of the probability of any class at any pixel.
-        equal: share of the pixels with equal labels, 0 to 1.
-    """
-
-    size: tuple[int, int]
-    difference: float
-    equal: float
-
-
 def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Draw blobs of colour with noise, in which a network sees many classes: (1, 3, height, width) uint8."""
+    """Draw blobs of color with noise, in which a network sees many classes: (1, 3, height, width) uint8."""
     generator = torch.Generator().manual_seed(derive_seed(seed, *size))
     coarse = torch.rand((1, 3, size[0] // 24 + 2, size[1] // 24 + 2), generator=generator)
     blobs = F.interpolate(coarse, size, mode="bicubic", align_corners=False)
@@ -225,67 +183,22 @@ def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def compare(reference: Network, other: Network, images: Sequence[Tensor]) -> list[Agreement]:
-    """Compare two networks on images of shape (B, 3, H, W) each."""
-    agreements = []
-    for image in images:
-        expected, got = reference(image), other(image)
-        difference = (expected.softmax(dim=1) - got.softmax(dim=1)).abs().max().item()
-        equal = (expected.argmax(dim=1) == got.argmax(dim=1)).float().mean().item()
-        agreements.append(Agreement((image.shape[-2], image.shape[-1]), difference, equal))
-    return agreements
-
-
-def require_agreement(agreements: Sequence[Agreement], name: str) -> None:
-    """Raise unless all agreements are within `MAX_DIFFERENCE` and `MIN_EQUAL`; NaN never is.
-
-    Args:
-        agreements: result of `compare`.
-        name: name of the export for the error.
-
-    Raises:
-        WeightsError: names the first image beyond the limits.
-    """
-    for found in agreements:
-        if not (found.difference <= MAX_DIFFERENCE and found.equal >= MIN_EQUAL):
-            raise WeightsError(
-                f"{name} must agree with the network, but on an image of {found.size[0]} x {found.size[1]} pixels "
-                f"probabilities differ by up to {found.difference:.2g} (limit {MAX_DIFFERENCE}) and {found.equal:.2%} of the "
-                f"labels are equal (limit {MIN_EQUAL:.1%}). Nothing was written; use --format stripped."
-            )
-
-
-@torch.no_grad()
-def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> list[list[float]]:
-    """Time networks on an image in turns, so that other load on the machine affects all alike.
-
-    Args:
-        networks: networks on the CPU.
-        image: (B, 3, H, W).
-        runs: timed runs of each network, after one to warm up.
+def compare(reference: Network, other: Network, images: Tensor) -> tuple[float, float]:
+    """Compare two networks on images (B, 3, H, W).
 
     Returns:
-        Milliseconds of each run of each network.
+        The largest difference of the probability of any class at any pixel, and the share of pixels with equal labels.
     """
-    times: list[list[float]] = [[] for _ in networks]
-    for run in range(runs + 1):
-        for network, taken in zip(networks, times, strict=True):
-            start = time.perf_counter()
-            network(image)
-            if run:
-                taken.append(1000 * (time.perf_counter() - start))
-    return times
+    expected, got = reference(images), other(images)
+    difference = (expected.softmax(dim=1) - got.softmax(dim=1)).abs().max().item()
+    return difference, (expected.argmax(dim=1) == got.argmax(dim=1)).float().mean().item()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on its own workings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def require_agreement(difference: float, equal: float, size: tuple[int, int], name: str) -> None:
+    """Raise WeightsError if a result of `compare` is NaN or beyond the limits, for images of `size` and the export `name`."""
+    if not (difference <= MAX_DIFFERENCE and equal >= MIN_EQUAL):
+        raise WeightsError(
+            f"{name} must agree with the network, but on an image of {size[0]} x {size[1]} pixels probabilities differ by "
+            f"up to {difference:.2g} (limit {MAX_DIFFERENCE}) and {equal:.2%} of the labels are equal (limit "
+            f"{MIN_EQUAL:.1%}). Nothing was written; use --format stripped."
+        )

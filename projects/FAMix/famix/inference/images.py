@@ -16,8 +16,6 @@ from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import first_few
 from famix.utils.paths import as_on_disk, expand_path
 
-__all__ = ["ImageSource", "RGBImage", "find_images", "is_picture", "load_rgb"]
-
 RGBImage = NDArray[np.uint8]  # (H, W, 3)
 ImageSource = str | os.PathLike[str] | Image.Image | RGBImage
 
@@ -28,7 +26,7 @@ def load_rgb(image: ImageSource, max_pixels: int = MAX_PIXELS) -> RGBImage:
     """Read an image and rotate it upright by its metadata.
 
     Args:
-        image: path, PIL image (the current frame counts), or array (H, W, 3) uint8 in RGB order. Arrays of OpenCV are BGR:
+        image: path, PIL image (its current frame), or array (H, W, 3) uint8 in RGB order. Arrays of OpenCV are BGR:
             reverse them with `image[..., ::-1]`.
         max_pixels: size limit of files and PIL images, see INPUT.MAX_PIXELS.
 
@@ -67,64 +65,65 @@ def find_images(words: Sequence[str]) -> list[Path]:
         words: files of any suffix; folders, for all images in and below them; and patterns with * ? [] and **.
 
     Returns:
-        Each file once, in the order of the words; files of a folder or pattern are sorted by path. Folders are followed
-        through links, hidden files are skipped, and pictures in formats that cannot be read are included.
+        Each file once, in the order of the words; files of a folder or pattern are sorted by path. Links to folders are
+        followed, hidden files are skipped, and images in unsupported formats are included.
 
     Raises:
         ConfigError: a word matches nothing, or a folder cannot be listed.
     """
-    found = {word: _files_of(word) for word in words}
-    empty = [word for word, files in found.items() if not files]
+    once: dict[Path, Path] = {}
+    empty = []
+    for word in words:
+        path = Path(as_on_disk(expand_path(word, "the input")))
+        if path.is_dir():
+            files = sorted(_images_below(path))
+        elif os.path.lexists(path):
+            files = [path]
+        else:
+            pattern, suffix = os.path.splitext(path)
+            if suffix.lower() in PICTURE_SUFFIXES:  # *.jpg also matches *.JPG, as in folders
+                suffix = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
+            files = sorted(
+                Path(name) for name in glob.glob(pattern + suffix, recursive=True) if not os.path.isdir(name)
+            )
+        empty += [] if files else [word]
+        for file in files:
+            # Without "..", but with links: two links to one file are two inputs.
+            place = Path(os.path.realpath(file.parent), file.name) if ".." in file.parts else file.absolute()
+            once.setdefault(place, file)
     if empty:
         raise ConfigError(
             f"--input must match at least one image, got {first_few(empty)}. Name images, folders of images, or quoted "
             "patterns such as 'frames/*.png'."
         )
-    once: dict[Path, Path] = {}
-    for file in (file for files in found.values() for file in files):
-        # Without "..", but with links: two links to one file are two inputs.
-        place = Path(os.path.realpath(file.parent), file.name) if ".." in file.parts else file.absolute()
-        once.setdefault(place, file)
     return list(once.values())
 
 
 def is_picture(name: str) -> bool:
-    """Whether a file name has the suffix of a picture, in a format that can be read or not, and is not hidden."""
+    """Return whether a file name is not hidden and has the suffix of an image, in a supported format or not."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
-def _files_of(word: str) -> list[Path]:
-    path = Path(as_on_disk(expand_path(word, "the input")))
-    if path.is_dir():
-        return sorted(_below(path, (), Counter()))
-    if os.path.lexists(path):
-        return [path]
-    pattern, suffix = os.path.splitext(path)
-    if suffix.lower() in PICTURE_SUFFIXES:  # *.jpg matches *.JPG, too, as in folders
-        suffix = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in suffix)
-    return sorted(file for file in map(Path, glob.glob(pattern + suffix, recursive=True)) if not file.is_dir())
+def _images_below(root: Path) -> Iterator[Path]:
+    """Yield the images in and below a folder; links to a folder that contains them are skipped."""
 
-
-def _below(folder: Path, ancestors: tuple[str, ...], visits: Counter[str]) -> Iterator[Path]:
-    """Yield pictures in and below a folder; links to one of the `ancestors`, real paths, are skipped."""
-    place = os.path.realpath(folder)
-    if place in ancestors:
-        return
-    visits[place] += 1
-    if visits[place] > _MAX_VISITS:
+    def fail(error: OSError) -> None:
         raise ConfigError(
-            f"--input must reach a folder at most {_MAX_VISITS} times, got more for {place}. Remove links."
-        )
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise ConfigError(
-            f"--input must be folders that can be listed, got {folder} ({error.strerror}). Change its permissions, or name "
-            "other inputs."
+            f"--input must be folders that can be listed, got {error.filename} ({error.strerror}). Change its permissions, "
+            "or name other inputs."
         ) from error
-    for name in names:
-        path = folder / name
-        if path.is_dir() and not name.startswith("."):
-            yield from _below(path, (*ancestors, place), visits)
-        elif is_picture(name) and not path.is_dir():
-            yield path
+
+    visits: Counter[str] = Counter()
+    ancestors: dict[str, frozenset[str]] = {str(root): frozenset()}  # folder -> real paths of the folders above it
+    for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        place = os.path.realpath(folder)
+        visits[place] += 1
+        if visits[place] > _MAX_VISITS:
+            raise ConfigError(
+                f"--input must reach a folder at most {_MAX_VISITS} times, got more for {place}. Remove links."
+            )
+        above = ancestors.pop(folder) | {place}
+        visible = {name: os.path.join(folder, name) for name in subfolders if not name.startswith(".")}
+        subfolders[:] = [name for name, path in visible.items() if os.path.realpath(path) not in above]
+        ancestors |= {visible[name]: above for name in subfolders}
+        yield from (Path(folder, name) for name in names if is_picture(name))

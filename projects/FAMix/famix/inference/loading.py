@@ -1,4 +1,4 @@
-"""Loading of trained networks, which requires no CLIP weights, style bank or training data; stripped checkpoints."""
+"""Loading of trained networks, without CLIP weights, style bank or training data; stripped checkpoints."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,7 @@ from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, 
 from famix.utils.errors import ConfigError, DatasetError, WeightsError
 from famix.utils.paths import local_path
 
-__all__ = ["CONFIG_FILE", "LoadedModel", "default_device", "load_model", "strip_checkpoint"]
-
-CONFIG_FILE = "config.yaml"
-"""Effective config in a run directory, beside the checkpoints."""
-
+_CONFIG_FILE = "config.yaml"  # effective config in a run directory
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file
 _LOCAL_SETTINGS = {  # keys with files of the training machine -> values in a stripped checkpoint
@@ -38,21 +34,13 @@ _LOCAL_SETTINGS = {  # keys with files of the training machine -> values in a st
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-        model: network in eval mode, without gradients.
-        cfg: its config, frozen.
-        classes: its classes.
-        checkpoint: its file.
-        facts: other plain entries of the file, such as "iteration" and "selection".
-    """
-
-    model: nn.Module
-    cfg: CfgNode
+    model: nn.Module  # in eval mode, without gradients
+    cfg: CfgNode  # frozen
     classes: ClassTable
     checkpoint: Path
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any]  # other plain entries of the checkpoint, such as "iteration" and "selection"
 
 
 def load_model(
@@ -65,36 +53,44 @@ def load_model(
 
     Args:
         path: checkpoint, or run directory, from which MODEL_SELECTION.USE selects the weights.
-        config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the checkpoint.
+        config: config of the training; None for the one in a stripped checkpoint, or config.yaml beside the checkpoint.
         opts: KEY VALUE KEY VALUE ..., which override the config.
-        device: torch device; None takes a GPU if one is available.
+        device: torch device; None for a GPU if one is available.
 
     Raises:
         ConfigError: the config is missing or invalid, or its datasets or the device are unknown.
         WeightsError: the checkpoint is missing, damaged, or does not fit the config.
     """
-    checkpoint = Path(local_path(os.fspath(path), "the checkpoint", WeightsError))
-    cfg = None
+    checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
     if checkpoint.is_dir():
         cfg = _read_config(checkpoint / LAST_FILE, config, {}, opts)
         checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
-    _require_checkpoint(checkpoint, named=cfg is None)
-    content = read_checkpoint(checkpoint)
-    try:
-        shipped = content.get(SHIPPED)
-        settings = content.get(SETTINGS, {}) if shipped is None else shipped["config"]
-        trained = trained_classes(content) if shipped is None else ClassTable.from_dict(shipped["classes"])
-        settings = {str(key): value for key, value in settings.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
+    if checkpoint.suffix in _EXPORTS:
         raise WeightsError(
-            f"entry '{SETTINGS if shipped is None else SHIPPED}' of {checkpoint} is damaged ({type(error).__name__}: {error}). "
+            f"--weights must be a checkpoint of a training, or a run directory, got the export {checkpoint}. Use the .pth "
+            f"file; {_EXPORTS[checkpoint.suffix]} runs the export."
+        )
+    if not checkpoint.is_file():
+        others = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth"))) or "none"
+        raise WeightsError(
+            f"checkpoint not found: {checkpoint}. Finish the training, or name one of the files in its folder: {others}."
+        )
+    content = read_checkpoint(checkpoint)
+    is_stripped = SHIPPED in content
+    try:
+        settings = content[SHIPPED]["config"] if is_stripped else content.get(SETTINGS, {})
+        trained = ClassTable.from_dict(content[SHIPPED]["classes"]) if is_stripped else trained_classes(content)
+        settings = {str(key): value for key, value in settings.items()}
+    except WeightsError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"entry '{SHIPPED if is_stripped else SETTINGS}' of {checkpoint} is damaged ({type(error).__name__}: {error}). "
             "Strip the checkpoint of the run again with tools/export.py."
         ) from error
-    cfg = cfg or _read_config(checkpoint, config, settings, opts, is_stripped=shipped is not None)
+    cfg = cfg or _read_config(checkpoint, config, settings, opts, is_stripped=is_stripped)
     cfg.MODEL.DEVICE = str(_usable_device(device))
-    if shipped is not None and trained is not None and not cfg.DATASETS.FILES:
+    if is_stripped and trained is not None and not cfg.DATASETS.FILES:
         cfg.DATASETS.TRAIN = (trained.register(),)
         classes = trained
     else:
@@ -118,7 +114,7 @@ def default_device() -> torch.device:
 
 
 def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half: bool = False) -> None:
-    """Write the weights of a network with its config and classes as one file for MODEL.WEIGHTS and Predictor.
+    """Write the weights of a network with its config and classes to one file for MODEL.WEIGHTS and Predictor.
 
     The states of optimizer and trainer are dropped, and weights that the network does not use, such as CLIP's attention
     pool.
@@ -126,36 +122,21 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
     Args:
         loaded: the network.
         path: the file, which is replaced.
-        half: store matrices and kernels in half precision; vectors, i.e. norms and biases, keep theirs, since a variance can
-            be too small for it.
+        half: store matrices and kernels in half precision. Vectors, i.e. norms and biases, keep full precision, because a
+            variance can be too small for half.
 
     Raises:
         WeightsError: the file cannot be written.
     """
-    state = {name: value.cpu() for name, value in loaded.model.state_dict().items()}
-    if half:
-        state = {
-            name: value.half() if value.is_floating_point() and value.ndim > 1 else value
-            for name, value in state.items()
-        }
+    state = {
+        name: value.cpu().half() if half and value.is_floating_point() and value.ndim > 1 else value.cpu()
+        for name, value in loaded.model.state_dict().items()
+    }
     shipped = {"config": flat_settings(loaded.cfg) | _LOCAL_SETTINGS, "classes": loaded.classes.to_dict()}
     try:
         save_tensors({**loaded.facts, "model": state, SHIPPED: shipped}, path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be written ({error.strerror or error}). Choose another file.") from error
-
-
-def _require_checkpoint(path: Path, *, named: bool) -> None:
-    """Raise WeightsError unless the checkpoint, named or selected from a run directory, exists."""
-    if named and path.suffix in _EXPORTS:
-        raise WeightsError(
-            f"--weights must be a checkpoint of a training, or a run directory, got {path}, which is an export. Name the "
-            f".pth file; {_EXPORTS[path.suffix]} runs the export."
-        )
-    if path.is_file():
-        return
-    others = ", ".join(sorted(file.name for file in path.parent.glob("*.pth"))) or "none"
-    raise WeightsError(f"checkpoint {path} does not exist. Finish the training, or name one of its folder: {others}.")
 
 
 def _read_config(
@@ -167,14 +148,14 @@ def _read_config(
     is_stripped: bool = False,
 ) -> CfgNode:
     """Read the given config, that of a stripped checkpoint, the one beside it, or the settings in a lone checkpoint."""
-    beside = checkpoint.with_name(CONFIG_FILE)
+    beside = checkpoint.with_name(_CONFIG_FILE)
     if config is not None:
         return load_config(os.fspath(config), opts)
     if beside.is_file() and not is_stripped:
         return load_config(str(beside), opts)
     if settings:  # written as Python literals, so that strings of digits stay strings
         return load_config("", [*(text for key, value in settings.items() for text in (key, repr(value))), *opts])
-    raise ConfigError(f"--config-file must be set if {CONFIG_FILE} is missing beside {checkpoint}, got none. Set it.")
+    raise ConfigError(f"--config-file is required, because {beside} does not exist. Set --config-file.")
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""Predictions of one image: labels, segments, scores and images of them."""
+"""Prediction of one image: labels, segments, scores and images of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,50 +16,29 @@ from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.utils.errors import DatasetError
 from famix.visualization.overlay import blend, color_segments, overlay_segments
 
-__all__ = ["Prediction", "Segment", "read_result"]
-
 
 @dataclass(frozen=True)
 class Segment:
-    """A thing, or all pixels of one stuff class.
+    """A thing, or all pixels of one stuff class."""
 
-    Attributes:
-        id: value in the segment map, from 1.
-        class_id: train id.
-        class_name: name of the class.
-        is_thing: whether the segment is a thing.
-        area: number of pixels.
-        score: confidence, 0 to 1; None if the network returns no score.
-    """
-
-    id: int
-    class_id: int
+    id: int  # value in the segment map, from 1
+    class_id: int  # train id
     class_name: str
     is_thing: bool
-    area: int
-    score: float | None = None
+    area: int  # pixels
+    score: float | None = None  # confidence, 0 to 1; None if the network returns no score
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Prediction of a network for an image of H x W pixels.
+    """Prediction of a network for an image of H x W pixels."""
 
-    Attributes:
-        labels: (H, W) train ids, uint8, or uint16 for more than 256 classes.
-        classes: names, colours and kinds of the K classes.
-        segments: segments of a panoptic network; empty for other networks.
-        segment_ids: (H, W) int32, `Segment.id` of each pixel, 0 outside of all segments; None for networks that are not
-            panoptic.
-        kept_scores: (K, H, W) output of the network on its device; None if the scores were dropped.
-        averaged: whether the scores are probabilities.
-    """
-
-    labels: NDArray[np.uint8] | NDArray[np.uint16]
+    labels: NDArray[np.uint8] | NDArray[np.uint16]  # (H, W) train ids; uint16 for more than 256 classes
     classes: ClassTable
-    segments: tuple[Segment, ...] = ()
-    segment_ids: NDArray[np.int32] | None = None
-    kept_scores: Tensor | None = None
-    averaged: bool = False
+    segments: tuple[Segment, ...] = ()  # empty for networks that are not panoptic
+    segment_ids: NDArray[np.int32] | None = None  # (H, W) `Segment.id` of each pixel, 0 outside of all segments
+    kept_scores: Tensor | None = None  # (K, H, W) output of the network on its device; None if dropped
+    averaged: bool = False  # whether the scores are probabilities
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,7 +47,7 @@ class Prediction:
 
     @property
     def colors(self) -> NDArray[np.uint8]:
-        """RGB colours of the classes, (K, 3)."""
+        """RGB colors of the classes, (K, 3)."""
         return np.array(self.classes.colors, dtype=np.uint8)
 
     @property
@@ -79,12 +58,12 @@ class Prediction:
             ValueError: the scores were dropped.
         """
         if self.kept_scores is None:
-            raise ValueError("keep_scores must be True to read scores, got False. Predict with keep_scores=True.")
+            raise ValueError("scores were not kept. Predict with keep_scores=True.")
         return self.kept_scores.float().cpu().numpy()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities (K, H, W), float32, with a sum of 1 over the classes.
+        """Probabilities (K, H, W), float32, which sum to 1 over the classes.
 
         Raises:
             ValueError: the scores were dropped.
@@ -94,7 +73,7 @@ class Prediction:
         return self.kept_scores.float().softmax(dim=0).cpu().numpy()
 
     def color_image(self) -> RGBImage:
-        """Return (H, W, 3) RGB with each pixel in the colour of its class, and each thing in a shade of it.
+        """Return (H, W, 3) RGB with each pixel in the color of its class, and each thing in a shade of it.
 
         Pixels outside of all segments of a panoptic prediction are black.
         """
@@ -103,19 +82,19 @@ class Prediction:
         return color_segments(self.segment_ids, *self._segment_classes(), self.classes.colors)
 
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
-        """Lay the colours over the image, and outline the things of a panoptic prediction.
+        """Lay the colors over the image, and outline the things of a panoptic prediction.
 
         Pixels outside of all segments of a panoptic prediction show the image.
 
         Args:
             image: the predicted image as path, PIL image or RGB array.
-            alpha: weight of the colours, 0 to 1.
+            alpha: opacity of the colors, 0 to 1.
 
         Returns:
             (H, W, 3) uint8, RGB.
 
         Raises:
-            DatasetError: the image has another size.
+            DatasetError: the image has a different size.
         """
         pixels = load_rgb(image, max(MAX_PIXELS, self.labels.size))
         if pixels.shape[:2] != self.labels.shape:
@@ -132,7 +111,7 @@ class Prediction:
         return sorted({segment.class_id for segment in self.segments})
 
     def _segment_classes(self) -> tuple[list[int], set[int]]:
-        """Return the train id of each segment, and those of the things among them."""
+        """Return the train id of each segment, and the train ids of things."""
         class_ids = [segment.class_id for segment in self.segments]
         return class_ids, {segment.class_id for segment in self.segments if segment.is_thing}
 
@@ -143,13 +122,13 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
     Args:
         result: "sem_seg", scores (K, H, W), and for panoptic networks "panoptic_seg" as (map, segments): ids (H, W) with 0
             outside of all segments, and "id", "category_id" (train id), "isthing" and optionally "score" of each segment;
-            or, as Panoptic-DeepLab returns it, train id * LABEL_DIVISOR + instance with -1 outside, and None.
+            or, as in Panoptic-DeepLab, train id * LABEL_DIVISOR + instance with -1 outside, and None.
         classes: classes of the network.
         keep_scores: keep the scores, 4 * K bytes per pixel.
         averaged: whether the scores are probabilities.
 
     Returns:
-        The prediction, with segments numbered from 1; segments without pixels are left out.
+        The prediction, with segments numbered from 1; segments without pixels are dropped.
     """
     scores: Tensor = result["sem_seg"]
     labels = argmax_classes(scores).cpu().numpy()

@@ -20,8 +20,6 @@ from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.meta_architecture import predicts
 
-__all__ = ["SMALLEST_SIDE", "Predictor"]
-
 SMALLEST_SIDE = 32
 """Smallest side of a network's input in pixels, since the last stage of CLIP has a stride of 32."""
 
@@ -39,8 +37,7 @@ class Predictor:
     Args:
         model: network that maps Detectron2's inputs to a dict with "sem_seg" per image.
         classes: classes of the network.
-        protocol: protocol of inference, see docs/PROTOCOLS.md. Predictions have the size of the image, even if the protocol
-            scores at another one.
+        protocol: protocol of inference, see docs/PROTOCOLS.md. Predictions always have the size of the image.
         image_format: channel order of the network's input, RGB or BGR.
         window_batch: number of windows of a sliding window per forward pass.
         max_pixels: size limit of images, see INPUT.MAX_PIXELS.
@@ -82,15 +79,11 @@ class Predictor:
         device: str | torch.device | None = None,
         opts: Sequence[str] = (),
     ) -> "Predictor":
-        """Load a network, which requires no CLIP weights, style bank or training data.
+        """Load a network, without CLIP weights, style bank or training data.
 
         Args:
-            path: checkpoint, or run directory, from which MODEL_SELECTION.USE selects the weights.
-            config: config of the training; None takes the one in a stripped checkpoint, or config.yaml beside the
-                checkpoint.
+            path, config, device, opts: see `load_model`.
             protocol: protocol of inference, e.g. "half+flip", see docs/PROTOCOLS.md.
-            device: torch device; None takes a GPU if one is available.
-            opts: KEY VALUE KEY VALUE ..., which override the config.
 
         Raises:
             ConfigError: the config is missing or invalid, or the protocol or the device cannot be used.
@@ -98,13 +91,12 @@ class Predictor:
         """
         parsed = parse_protocol(protocol)  # refused before a large file is read
         loaded = load_model(path, config, opts, device)
-        architecture = loaded.cfg.MODEL.META_ARCHITECTURE
-        if "panoptic_seg" in predicts(loaded.cfg) and not parsed.is_native:
-            raise ConfigError(
-                f"--protocol must be native for {architecture}, got '{parsed.name}', which cannot resize or average "
-                "instances. Use --protocol native."
-            )
         cfg = loaded.cfg
+        if "panoptic_seg" in predicts(cfg) and not parsed.is_native:
+            raise ConfigError(
+                f"--protocol must be native for {cfg.MODEL.META_ARCHITECTURE}, got '{parsed.name}', which cannot resize or "
+                "average instances. Use --protocol native."
+            )
         return cls(
             loaded.model,
             loaded.classes,
@@ -133,7 +125,7 @@ class Predictor:
         """Predict images lazily, while a thread reads the next files.
 
         Args:
-            images: images as in a call, perhaps endless.
+            images: images as in a call, possibly endless.
             batch_size: largest number of images per forward pass; only successive images of one size share a pass, so that
                 none is padded.
             keep_scores: keep `scores` and `probabilities`, 4 * K bytes per pixel.
@@ -145,7 +137,18 @@ class Predictor:
             DatasetError: see `__call__`; the predictions of earlier images have been yielded.
         """
         loaded = read_ahead((load_rgb(image, self.max_pixels) for image in images), ahead=max(4, batch_size))
-        for batch in _batches(loaded, batch_size):
+        batch: list[RGBImage] = []
+        try:
+            for image in loaded:
+                if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
+                    ready, batch = batch, []
+                    yield from self._predict(ready, keep_scores)
+                batch.append(image)
+        except DatasetError:
+            if batch:
+                yield from self._predict(batch, keep_scores)
+            raise
+        if batch:
             yield from self._predict(batch, keep_scores)
 
     @torch.inference_mode()
@@ -165,20 +168,3 @@ class Predictor:
         averaged = self.protocol.averages and self.protocol.average != LOGITS
         results = self.inference(inputs)
         return [read_result(result, self.classes, keep_scores=keep_scores, averaged=averaged) for result in results]
-
-
-def _batches(images: Iterator[RGBImage], batch_size: int) -> Iterator[list[RGBImage]]:
-    """Group successive images of one size; images before one that cannot be read are a batch, too."""
-    batch: list[RGBImage] = []
-    try:
-        for image in images:
-            if batch and (len(batch) == batch_size or batch[0].shape != image.shape):
-                yield batch
-                batch = []
-            batch.append(image)
-    except DatasetError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch

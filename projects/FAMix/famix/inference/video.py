@@ -13,26 +13,12 @@ import numpy as np
 from famix.data.images import MAX_PIXELS, require_pixels
 from famix.inference.images import RGBImage, is_picture, load_rgb
 from famix.inference.prediction import Prediction
-from famix.inference.views import ID_VIEWS, VIEWS, Files, ViewOptions, draw_view, write_views
+from famix.inference.views import CODECS, ID_VIEWS, VIEWS, Files, ViewOptions, draw_view, write_views
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, DatasetError, OutputError
 
-__all__ = [
-    "CODECS",
-    "DEFAULT_RATE",
-    "FrameFolder",
-    "VideoReader",
-    "WindowClosed",
-    "show_picture",
-    "video_writer",
-    "view_writer",
-]
-
-CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""Suffix of a video file -> its codec."""
-
 DEFAULT_RATE = 25.0
-"""Frames per second of folders, and of sources that do not state a rate, as many cameras."""
+"""Frames per second of folders, and of sources that do not state a rate, such as many cameras."""
 
 _MAX_RATE = 1000.0
 _COUNTING_CONTAINERS = (".avi", ".m4v", ".mov", ".mp4")
@@ -40,14 +26,15 @@ _BLOCK_SIZE = 4096  # bytes
 
 
 class VideoReader:
-    """Iterates over the frames of a video file or a camera, once; a context manager.
+    """Frames of a video file or a camera, which can be iterated once; a context manager.
 
     Args:
         source: path of a file, or number of a camera.
 
     Attributes:
         rate: frames per second.
-        frames: number of frames by the header; None if it is unknown.
+        frames: number of frames in the header; None if unknown.
+        max_pixels: size limit of frames, see INPUT.MAX_PIXELS.
 
     Raises:
         ConfigError: the camera does not exist.
@@ -62,11 +49,16 @@ class VideoReader:
                 raise ConfigError(
                     f"camera {source} cannot be opened. Plug it in, close other programs, or try 1, 2, ..."
                 )
-            problem = "cannot be read: it is damaged or of an unknown codec" if source.is_file() else "does not exist"
-            raise DatasetError(f"video {source} {problem}. Name a file that OpenCV reads, such as .mp4 or .avi.")
-        rate, frames = (self._capture.get(key) for key in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+            if not source.is_file():
+                raise DatasetError(f"video not found: {source}. Name a file that OpenCV reads, such as .mp4 or .avi.")
+            raise DatasetError(
+                f"video {source} cannot be read: it is damaged or has an unknown codec. Name a file that OpenCV reads, such "
+                "as .mp4 or .avi."
+            )
+        rate, frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if math.isfinite(rate) and 0 < rate <= _MAX_RATE else DEFAULT_RATE
         self.frames = int(frames) if frames > 0 and isinstance(source, Path) else None
+        self.max_pixels = MAX_PIXELS
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -78,29 +70,19 @@ class VideoReader:
         """Yield the frames.
 
         Raises:
-            DatasetError: the video has no frame.
+            DatasetError: the frames are too large, or there are none.
         """
+        width, height = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH), self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        require_pixels((int(width), int(height)), f"video {self._source}", self.max_pixels)
         is_empty = True
         while (read := self._capture.read())[0]:
             is_empty = False
             yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
         if is_empty:
-            raise DatasetError(f"video {self._source} must have at least one frame, got none. Repair it with ffmpeg.")
-
-    def limit_pixels(self, max_pixels: int) -> None:
-        """Raise DatasetError if the frames are larger by the header, see INPUT.MAX_PIXELS."""
-        width, height = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        require_pixels((int(width), int(height)), f"video {self._source}", max_pixels)
+            raise DatasetError(f"video {self._source} contains no frames. Repair it with ffmpeg.")
 
     def require_whole(self, frames: int) -> None:
-        """Raise if a video file ended before the number of frames in its header.
-
-        Args:
-            frames: number of frames that were read.
-
-        Raises:
-            DatasetError: names both numbers.
-        """
+        """Raise DatasetError if a video file ended before the number of frames in its header, after `frames` frames."""
         if self.frames is None or not isinstance(self._source, Path):
             return
         # Other containers state the duration, from which OpenCV estimates the number of frames.
@@ -112,10 +94,10 @@ class VideoReader:
             )
 
 
-class FrameFolder:
-    """Iterates over the images of a folder as frames of a video, with the interface of `VideoReader`.
+class FrameFolder(VideoReader):
+    """Images of a folder as frames of a video.
 
-    Images in subfolders are left out. Numbers in file names are ordered by value: frame9.png precedes frame10.png.
+    Images in subfolders are ignored. Numbers in file names are ordered by value: frame9.png precedes frame10.png.
 
     Args:
         folder: the folder.
@@ -132,47 +114,33 @@ class FrameFolder:
 
         self._files = sorted((f for f in folder.iterdir() if is_picture(f.name) and not f.is_dir()), key=order)
         if not self._files:
-            raise DatasetError(f"folder {folder} must contain at least one image, got none. Name a folder of frames.")
-        self.rate = rate
-        self.frames = len(self._files)
-        self._max_pixels = MAX_PIXELS
-
-    def __enter__(self) -> "FrameFolder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Files are opened one by one."""
+            raise DatasetError(f"folder {folder} contains no images. Name a folder of frames.")
+        self._source, self._capture = folder, cv2.VideoCapture()
+        self.rate, self.frames, self.max_pixels = rate, len(self._files), MAX_PIXELS
 
     def __iter__(self) -> Iterator[RGBImage]:
         """Yield the frames.
 
         Raises:
-            DatasetError: a frame cannot be read, or differs in size from the first.
+            DatasetError: a frame cannot be read, is too large, or differs in size from the first.
         """
         size = None
         for file in self._files:
-            frame = load_rgb(file, self._max_pixels)
+            frame = load_rgb(file, self.max_pixels)
             size = size or frame.shape
             if frame.shape != size:
                 raise DatasetError(
-                    f"frame {file} must have {size[0]} x {size[1]} pixels as the first one, got {frame.shape[0]} x "
+                    f"frame {file} must have {size[0]} x {size[1]} pixels like the first one, got {frame.shape[0]} x "
                     f"{frame.shape[1]}. Use --input for images of several sizes."
                 )
             yield frame
-
-    def limit_pixels(self, max_pixels: int) -> None:
-        """Refuse larger frames while they are read."""
-        self._max_pixels = max_pixels
-
-    def require_whole(self, frames: int) -> None:
-        """Do nothing: the number of frames is the number of files."""
 
 
 @contextmanager
 def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[[RGBImage], None]]:
     """Write frames of one size to a file, which is completed atomically at the end of the context.
 
-    OpenCV reports no disk errors, so that the finished video is read once before it replaces an old one.
+    OpenCV reports no disk errors, so the finished video is read once before it replaces an old one.
 
     Args:
         path: the file; its suffix selects the codec.
@@ -227,7 +195,7 @@ def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Cal
     """Write views of frames to videos, and ids to PNGs; videos are completed at the end of the context.
 
     Args:
-        files: view -> path, see `famix.inference.outputs.video_files`.
+        files: see `famix.inference.views.video_files`.
         rate: frames per second.
         options: see `ViewOptions`; a legend shows all classes, so that all frames have one size.
 
@@ -246,10 +214,10 @@ def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Cal
             if view in ID_VIEWS:
                 write_views({view: path / f"{number:06d}{VIEWS[view]}"}, image, prediction, options)
                 continue
-            picture = draw_view(view, image, prediction, options, range(len(prediction.class_names)))
+            drawn = draw_view(view, image, prediction, options, range(len(prediction.class_names)))
             if view not in writers:
-                writers[view] = stack.enter_context(video_writer(path, rate, picture.shape[:2]))
-            writers[view](picture)
+                writers[view] = stack.enter_context(video_writer(path, rate, drawn.shape[:2]))
+            writers[view](drawn)
 
     with ExitStack() as stack:
         yield write
@@ -259,23 +227,19 @@ class WindowClosed(Exception):
     """The user has closed the window."""
 
 
-def show_picture(picture: RGBImage, *, wait: bool) -> None:
-    """Show an image in a window.
-
-    Args:
-        picture: (H, W, 3) uint8, RGB.
-        wait: wait for a key.
+def show_image(image: RGBImage, *, wait: bool) -> None:
+    """Show an (H, W, 3) uint8 RGB image in a window, and optionally wait for a key.
 
     Raises:
         WindowClosed: the user has pressed q or Escape.
         ConfigError: OpenCV cannot open windows.
     """
     try:
-        cv2.imshow("FAMix", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.imshow("FAMix", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         key = cv2.waitKey(0 if wait else 1)
     except cv2.error as error:
         raise ConfigError(
-            "a window needs a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
+            "a window requires a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
         ) from error
     if key in (ord("q"), 27):
         raise WindowClosed

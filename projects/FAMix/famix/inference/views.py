@@ -1,8 +1,10 @@
-"""Views of predictions: images of labels and segments, and files of ids."""
+"""Views of predictions, i.e. images of labels and segments and files of ids: their files, drawing and writing."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,6 @@ from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError
 from famix.visualization.figure import draw_legend
 from famix.visualization.overlay import side_by_side
-
-__all__ = [
-    "ALL_VIEWS",
-    "CITYSCAPES_IDS",
-    "ID_VIEWS",
-    "LABELS",
-    "VIEWS",
-    "Files",
-    "ViewOptions",
-    "draw_view",
-    "segment_files",
-    "write_image",
-    "write_views",
-]
 
 LABELS, CITYSCAPES_IDS = "labels", "cityscapes-ids"
 
@@ -47,24 +35,22 @@ ALL_VIEWS = tuple(view for view in VIEWS if view != CITYSCAPES_IDS)
 """Views of the choice "all", which suit the classes of any network."""
 
 ID_VIEWS = (LABELS, CITYSCAPES_IDS)
-"""Views that are PNGs of ids for programs; videos would blur them."""
+"""Views that are PNGs of ids; videos would blur them."""
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+"""Suffix of a video file -> its codec."""
 
 Files = dict[str, Path]  # view -> file
 
-_JPEG_QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 95]
+_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Options of views.
+    """Options of views."""
 
-    Attributes:
-        alpha: weight of the colours in an overlay, 0 to 1.
-        legend: whether a legend is drawn below.
-    """
-
-    alpha: float = 0.5
-    legend: bool = False
+    alpha: float = 0.5  # opacity of the colors in an overlay, 0 to 1
+    legend: bool = False  # draw a legend below
 
 
 def draw_view(
@@ -82,14 +68,14 @@ def draw_view(
     Returns:
         (H, W, 3) uint8, RGB; side-by-side is wider, and a legend adds height.
     """
-    picture = prediction.color_image() if view == "color" else prediction.overlay(image, options.alpha)
+    drawn = prediction.color_image() if view == "color" else prediction.overlay(image, options.alpha)
     if view == "side-by-side":
-        picture = side_by_side(image, picture)
+        drawn = side_by_side(image, drawn)
     if not options.legend:
-        return picture
+        return drawn
     classes = prediction.classes
     entries = [(classes.names[i], classes.colors[i]) for i in legend_ids or prediction.visible_classes()]
-    return np.concatenate([picture, draw_legend(entries, picture.shape[1])])
+    return np.concatenate([drawn, draw_legend(entries, drawn.shape[1])])
 
 
 def write_views(files: Files, image: RGBImage, prediction: Prediction, options: ViewOptions) -> None:
@@ -97,12 +83,6 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, options: 
 
     Labels of a panoptic prediction are three files: train ids, COCO's panoptic PNG, and a JSON file that describes its
     segments.
-
-    Args:
-        files: view -> file.
-        image: the predicted image.
-        prediction: its prediction.
-        options: see `ViewOptions`.
 
     Raises:
         ConfigError: a file cannot be written, or the classes of cityscapes-ids differ from those of Cityscapes.
@@ -113,7 +93,7 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, options: 
             continue
         write_image(path, prediction.labels if view == LABELS else draw_view(view, image, prediction, options))
         if view == LABELS and prediction.segment_ids is not None:
-            png, description = segment_files(path)
+            png, description = _segment_files(path)
             write_image(png, encode_ids(prediction.segment_ids))
             with whole_file(description) as part:
                 part.write_text(json.dumps([asdict(segment) for segment in prediction.segments], indent=1))
@@ -125,11 +105,11 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    quality = _JPEG_QUALITY if path.suffix.lower() in (".jpg", ".jpeg") else []
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in (".jpg", ".jpeg") else []
     stored = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     try:
         with whole_file(path) as part:
-            encoded, content = cv2.imencode(path.suffix, stored, quality)  # its imwrite does not notice a full disk
+            encoded, content = cv2.imencode(path.suffix, stored, quality)  # its imwrite ignores a full disk
             if not encoded:
                 raise OSError(f"OpenCV cannot encode {pixels.shape[1]} x {pixels.shape[0]} pixels")
             part.write_bytes(content.tobytes())
@@ -140,7 +120,90 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
         ) from error
 
 
-def segment_files(labels: Path) -> tuple[Path, Path]:
+def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> list[Files]:
+    """Choose the output files of images, which are distinct and never an input.
+
+    In a folder, the outputs keep the tree and the names of the inputs below their common folder, with "_overlay" etc.
+    appended. Where two outputs would collide, or an output would replace an input, the later one keeps the suffix of its
+    input in its name, or gets a number.
+
+    Args:
+        inputs: the images.
+        output: a folder, or an image file for a single view of a single image.
+        views: keys of `VIEWS`.
+
+    Returns:
+        The files of each input.
+
+    Raises:
+        ConfigError: `output` is a file for several images or views, an input, a video, or does not suit the view.
+    """
+    suffix = output.suffix.lower()
+    if suffix in _IMAGE_SUFFIXES and not output.is_dir():
+        if len(inputs) > 1 or len(views) > 1:
+            raise ConfigError(
+                f"--output must be a folder for {len(inputs)} image(s) and {len(views)} view(s), got {output}. Name a "
+                "folder."
+            )
+        _require_distinct(output, inputs[0])
+        if views[0] in ID_VIEWS and suffix != ".png":
+            raise ConfigError(f"--output must end in .png for --view {views[0]}, got {output}. Choose a .png file.")
+        return [{views[0]: output}]
+    if suffix in CODECS and not output.is_dir():
+        raise ConfigError(
+            f"--output must be a folder or an image for --input, got {output}. Use --video-input for videos."
+        )
+
+    absolute = [Path(os.path.abspath(path)) for path in inputs]
+    root = os.path.commonpath([path.parent for path in absolute])
+    originals = {path.resolve() for path in inputs}
+    taken: set[str] = set()
+    chosen = []
+    for path in (output / path.relative_to(root) for path in absolute):
+        full = path.with_name(path.name.replace(".", "_"))
+        stems = (full.with_name(f"{full.name}_{n}") if n > 1 else (path.with_suffix(""), full)[n] for n in count())
+        for stem in stems:
+            files = {view: Path(f"{stem}{VIEWS[view]}") for view in views}
+            written = [*files.values(), *(_segment_files(files[LABELS]) if LABELS in files else ())]
+            key = str(stem).casefold()  # file systems that ignore case
+            if key not in taken and not any(file.resolve() in originals for file in written):
+                break
+        taken.add(key)
+        chosen.append(files)
+    return chosen
+
+
+def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
+    """Choose the output files of a video.
+
+    Args:
+        source: the video; its stem names the outputs in a folder.
+        output: a folder, or a video file for a single view.
+        views: keys of `VIEWS`.
+
+    Returns:
+        The video of each view; for ids, a folder with one PNG per frame.
+
+    Raises:
+        ConfigError: `output` is a file for several views or for ids, has another suffix, or is the input.
+    """
+    if not output.suffix or output.is_dir():
+        names = {view: f"{source.stem}_{view}" for view in views}
+        return {view: output / (name if view in ID_VIEWS else f"{name}.mp4") for view, name in names.items()}
+    if output.suffix.lower() not in CODECS:
+        raise ConfigError(f"--output must be a folder or end in {' or '.join(CODECS)}, got {output}. Rename it.")
+    if len(views) > 1 or views[0] in ID_VIEWS:
+        raise ConfigError(f"--output must be a folder for --view {', '.join(views)}, got {output}. Name a folder.")
+    _require_distinct(output, source)
+    return {views[0]: output}
+
+
+def _require_distinct(output: Path, source: Path) -> None:
+    if output.resolve() == source.resolve():
+        raise ConfigError(f"--output must differ from the input, got {output} for both. Choose another file.")
+
+
+def _segment_files(labels: Path) -> tuple[Path, Path]:
     """Return the PNG and the JSON file beside the labels of a panoptic prediction."""
     stem = str(labels.with_suffix("")).removesuffix("_labels")
     return Path(f"{stem}_segments.png"), Path(f"{stem}_segments.json")

@@ -1,4 +1,4 @@
-"""Confusion matrices of semantic segmentation: counted on the device of the predictions, written to and read from files."""
+"""Confusion matrices of semantic segmentation, counted on the device of the predictions, and their files."""
 
 import json
 import os
@@ -15,28 +15,18 @@ from famix.io import read_json
 from famix.io.atomic import whole_file
 from famix.utils.errors import DatasetError
 
-__all__ = [
-    "CONFUSION_FILE",
-    "NUM_LABELS",
-    "ConfusionCounts",
-    "ConfusionMatrix",
-    "argmax_classes",
-    "read_confusion",
-    "write_confusion",
-]
-
 NUM_LABELS = 256
-"""Labels have 8 bits."""
+"""Number of values of an 8-bit label."""
 
 CONFUSION_FILE = "confusion.json"
 """Name of the file in OUTPUT_DIR/inference/<dataset>."""
 
 _MAX_BYTES = 64 << 20  # ten times the size of a thousand classes
-_MOST_PIXELS = float(1 << 60)
+_MAX_PIXELS = float(1 << 60)
 
 
 def argmax_classes(scores: Tensor) -> Tensor:
-    """Return the class with the highest score at every pixel; on a CPU, the first of equal ones.
+    """Return the class with the highest score at every pixel; on a CPU, ties go to the lowest class.
 
     Args:
         scores: (K, H, W) without NaN, on any device.
@@ -48,7 +38,7 @@ def argmax_classes(scores: Tensor) -> Tensor:
         return scores.max(dim=0).indices
     if scores.dtype != torch.float32 or scores.device.type != "cpu":
         return scores.max(dim=0).indices.to(torch.uint8)
-    # Four passes per class over bytes and floats take a quarter of the time of torch's maximum with indices.
+    # Four passes per class over bytes and floats are four times as fast as torch.max with indices.
     values = scores.detach().numpy()
     highest, labels = values[0].copy(), np.zeros(values.shape[1:], np.uint8)
     is_higher = np.empty(labels.shape, bool)
@@ -56,19 +46,18 @@ def argmax_classes(scores: Tensor) -> Tensor:
     for class_id in range(1, len(values)):
         np.greater(values[class_id], highest, out=is_higher)
         np.multiply(candidate, np.uint8(class_id), out=candidate)
-        np.maximum(labels, candidate, out=labels)  # the later of two ids had the higher score
+        np.maximum(labels, candidate, out=labels)  # a later class with a higher score has the higher id
         np.maximum(highest, values[class_id], out=highest)
     return torch.from_numpy(labels)
 
 
 class ConfusionCounts:
-    """Counts pixels by label and predicted class in memory that does not grow with the images.
+    """Numbers of pixels by label and predicted class, in memory that does not grow with the number of images.
 
-    Every possible label has a row, so that a pixel costs one multiplication, one addition and one increment, and
-    unexpected labels are found afterwards.
+    Every 8-bit label has a row, so that invalid labels need no check per pixel and are found afterwards.
 
     Args:
-        num_classes: K, 1-256.
+        num_classes: K, 1 to 256.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -83,70 +72,49 @@ class ConfusionCounts:
             labels: uint8, of the same shape, on any device.
         """
         device = predicted.device
-        # In 32 bits: several times faster than in 64, and 256 * 256 - 1 fits. Labels travel to the device in 8 bits.
+        # 32 bits are several times as fast as 64, and hold 256 * 256 - 1. Labels are copied to the device in 8 bits.
         pairs = labels.to(device).to(torch.int32).mul_(self.num_classes).add_(predicted.to(torch.int32))
         counts = torch.bincount(pairs.flatten(), minlength=self._counts.numel())
         self._counts = self._counts.to(device).add_(counts)
 
     def total(self, over_processes: bool = True) -> np.ndarray | None:
-        """Return the counts.
+        """Return the counts, (256, K) int64.
 
         Args:
-            over_processes: sum over all processes, which must all call this method.
-
-        Returns:
-            (256, K) int64; None on other processes than the main one.
+            over_processes: sum over all processes, which must all call this method; all but the main one get None.
         """
         own = self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes)
         if not over_processes:
             return own
-        parts = comm.gather(own)  # gathered on the CPU, which works with every device and backend
+        parts = comm.gather(own)  # arrays on the CPU can be gathered by every backend
         return np.sum(parts, axis=0) if comm.is_main_process() else None
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Numbers of pixels by true and predicted class.
-
-    Attributes:
-        class_names: of the K classes.
-        counts: (K, K) int64; rows are true, columns predicted classes.
-    """
+    """Numbers of pixels by true and predicted class."""
 
     class_names: tuple[str, ...]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # (K, K); rows are true, columns predicted classes
 
 
 def write_confusion(path: str | os.PathLike[str], class_names: Sequence[str], counts: NDArray[np.int64]) -> None:
-    """Write a confusion matrix atomically.
-
-    Args:
-        path: of the file; a missing folder is created.
-        class_names: of the K classes.
-        counts: (K, K), see ConfusionMatrix.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a `ConfusionMatrix` atomically; a missing folder is created. Raises OSError if it cannot be written."""
     with whole_file(path) as part:
         part.write_text(json.dumps({"class_names": list(class_names), "counts": counts.tolist()}) + "\n")
 
 
 def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
-    """Read a file of `write_confusion`.
-
-    Raises:
-        DatasetError: the file is missing or malformed.
-    """
+    """Read a file of `write_confusion`. Raises DatasetError if the file is missing or malformed."""
     try:
         plain = read_json(path, _MAX_BYTES)
         names, counts = tuple(map(str, plain["class_names"])), np.array(plain["counts"], dtype=np.int64)
         if counts.shape != (len(names), len(names)):
             raise ValueError(f"{len(names)} classes and counts of shape {counts.shape}")
-        if (counts < 0).any() or counts.sum(dtype=np.float64) > _MOST_PIXELS:
+        if (counts < 0).any() or counts.sum(dtype=np.float64) > _MAX_PIXELS:
             raise ValueError(f"counts from {counts.min()} to {counts.max()}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(
-            f"'{path}' must hold a confusion matrix, got: {error}. Score the checkpoint again, e.g. with --eval-only."
+            f"'{path}' must contain a confusion matrix, got: {error}. Score the checkpoint again, e.g. with --eval-only."
         ) from error
     return ConfusionMatrix(names, counts)

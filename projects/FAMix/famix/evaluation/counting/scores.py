@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation from confusion matrices, and the class subsets of their means."""
+"""Scores of semantic segmentation from confusion matrices, and the subsets of classes that they average."""
 
 from collections.abc import Sequence
 
@@ -8,34 +8,28 @@ from famix.data.classes import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = ["ABSENT_CLASSES", "CLASS_SUBSETS", "MEAN_IOUS", "SKIP", "ZERO", "class_subset", "segmentation_scores"]
-
 SKIP, ZERO = "skip", "zero"
 ABSENT_CLASSES = (SKIP, ZERO)
-"""Values of TEST.ABSENT_CLASSES: leave classes out of mIoU that are predicted but nowhere labeled, or count them as 0."""
+"""Values of TEST.ABSENT_CLASSES: exclude classes from mIoU that are predicted but nowhere labeled, or count them as 0."""
 
 MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
 """Rule -> name of its mean; "mIoU" is the mean of the configured rule."""
 
-CLASS_SUBSETS = ("all", "16", "13", "synthia16", "synthia13")
-"""Values of TEST.CLASSES; the last two are aliases of 16 and 13 that need no quotes on a command line."""
-
 _NOT_IN_16 = ("terrain", "truck", "train")
-_EXCLUDED = {"16": _NOT_IN_16, "13": (*_NOT_IN_16, "wall", "fence", "pole")}
+_EXCLUDED = {"all": (), "16": _NOT_IN_16, "13": (*_NOT_IN_16, "wall", "fence", "pole")}
+CLASS_SUBSETS = (*_EXCLUDED, "synthia16", "synthia13")
+"""Values of TEST.CLASSES; the last two are aliases of 16 and 13 that need no quotes on a command line."""
 
 
 def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
     """Select the classes of a mean, as in the papers on SYNTHIA.
 
-    The network keeps all its classes, the IoU of a class is the same in every subset, and pixels of excluded classes
-    still count against the predicted class.
-
     Args:
         name: one of CLASS_SUBSETS.
-        class_names: of the dataset, in the order of train ids.
+        class_names: classes of the dataset in the order of train ids.
 
     Returns:
-        Train ids, ascending.
+        Train ids in ascending order.
 
     Raises:
         ConfigError: the name is unknown, or the dataset lacks a class of the subset.
@@ -62,32 +56,29 @@ def segmentation_scores(
 ) -> dict[str, float]:
     """Compute the scores of a confusion matrix, with the names and rules of Detectron2's SemSegEvaluator.
 
-    A class without a labeled pixel has no accuracy (NaN), and pixels predicted as this class count as missed. If it is
-    predicted, its IoU is NaN and left out of mIoU as in Detectron2, or 0 as in Cityscapes' script and in the released
-    programs of FAMix and RobustNet. If it is not predicted either, its IoU is NaN by both rules.
-
-    With `classes`, mIoU and mACC are means over these, fwIoU and pACC cover their pixels, and other classes have no
-    score. The IoU of a class is computed among all classes, as in the papers on SYNTHIA.
+    A class without labeled pixels has no accuracy (NaN). If it is predicted, its IoU is NaN and excluded from mIoU as in
+    Detectron2, or 0 as in the Cityscapes script and the reference implementations of FAMix and RobustNet. If it is not
+    predicted either, its IoU is NaN under both rules.
 
     Args:
         confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
-        class_names: of the K classes.
-        classes: train ids to average over; None for all.
+        class_names: names of the K classes.
+        classes: train ids of the means mIoU and mACC, whose pixels fwIoU and pACC cover; other classes have no score. The
+            IoU of a class still counts confusions with all classes. None for all classes.
         absent: rule for classes that are predicted but nowhere labeled, one of ABSENT_CLASSES.
 
     Returns:
-        mIoU, fwIoU, mACC, pACC; IoU-<name> and ACC-<name> of every class; mIoU by either rule. In percent.
+        mIoU, fwIoU, mACC, pACC; IoU-<name> and ACC-<name> of every class; mIoU under either rule. In percent.
     """
     counts = confusion.astype(np.float64)
     correct, labeled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    counting = np.isin(np.arange(len(class_names)), np.arange(len(class_names)) if classes is None else list(classes))
-    valid, only_predicted = counting & (labeled > 0), counting & (labeled == 0) & (predicted > 0)
+    selected = np.isin(range(len(class_names)), range(len(class_names)) if classes is None else classes)
+    valid, only_predicted = selected & (labeled > 0), selected & (labeled == 0) & (predicted > 0)
     iou, accuracy = np.full((2, len(class_names)), np.nan)
     iou[valid] = correct[valid] / (labeled + predicted - correct)[valid]
     accuracy[valid] = correct[valid] / labeled[valid]
     with np.errstate(invalid="ignore"):  # without labeled pixels, the means are 0 / 0 = NaN
-        pixels = labeled[valid].sum()
-        total = iou[valid].sum()
+        pixels, total = labeled[valid].sum(), iou[valid].sum()
         means = {SKIP: total / valid.sum(), ZERO: total / (valid | only_predicted).sum()}
         fw_iou = (iou[valid] * labeled[valid]).sum() / pixels
         if absent == ZERO:

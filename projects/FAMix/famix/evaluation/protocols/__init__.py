@@ -1,7 +1,7 @@
 """Evaluation protocols: composed by name, applied to any semantic segmentation model."""
 
 from famix.evaluation.protocols.inference import ProtocolInference
-from famix.evaluation.protocols.parts import register_part, registered_parts
+from famix.evaluation.protocols.parts import register_part
 from famix.evaluation.protocols.protocol import Protocol, parse_protocol, protocol_of
 from famix.evaluation.protocols.transforms import UNCHANGED, ResizeCrop, SlidingWindow
 
@@ -14,5 +14,4 @@ __all__ = [
     "parse_protocol",
     "protocol_of",
     "register_part",
-    "registered_parts",
 ]

@@ -14,21 +14,18 @@ from famix.evaluation.protocols.protocol import Protocol
 from famix.evaluation.protocols.transforms import Size, SlidingWindow, resize_bilinear, size_of
 from famix.utils.errors import ConfigError, DatasetError
 
-__all__ = ["ProtocolInference", "slide"]
-
 
 class ProtocolInference(nn.Module):
     """Wraps a model to predict under a protocol; in train mode it forwards to the model.
 
-    Views of an image (scales, mirror images) are predicted one after the other and summed up, windows into one map of
-    their view, so that memory does not grow with the number of either. A protocol without averages returns the model's
-    output, e.g. logits; a protocol with averages returns mean softmax probabilities, or mean model outputs with the
-    part `logits`.
+    Views of an image (scales, flips) and windows are predicted one after the other and summed up, so that memory does not
+    grow with their number. A protocol without averages returns the model's output, e.g. logits; a protocol with averages
+    returns mean softmax probabilities, or mean model outputs with the part `logits`.
 
     Args:
-        model: takes Detectron2's inputs and returns a dict per image with "sem_seg", scores (K, height, width).
+        model: maps Detectron2's inputs to a dict per image with "sem_seg", scores (K, height, width).
         protocol: see `famix.evaluation.parse_protocol`.
-        window_batch: number of windows per call of the model.
+        window_batch: number of windows per forward pass.
     """
 
     def __init__(self, model: nn.Module, protocol: Protocol, window_batch: int = 1) -> None:
@@ -72,12 +69,11 @@ class ProtocolInference(nn.Module):
         if min(*sides, *((window.size,) if window else ())) < smallest:
             raise DatasetError(
                 f"{inputs.get('file_name', 'an image')} must leave the network at least {smallest} pixels a side under "
-                f"the protocol '{self.protocol.name}', got {size[0]} x {size[1]} (height x width). Leave the image out, "
-                "or set another TEST.PROTOCOL."
+                f"the protocol '{self.protocol.name}', got {size[0]} x {size[1]} (height x width). Remove the image, or "
+                "set another TEST.PROTOCOL."
             )
 
     def _predict_image(self, inputs: dict[str, Any]) -> Tensor:
-        """Scores of an image; averages are accumulated in place."""
         device = next(chain(self.model.parameters(), self.model.buffers()), inputs["image"]).device
         image = inputs["image"].to(device)
         size = inputs.get("height", image.shape[-2]), inputs.get("width", image.shape[-1])
@@ -85,8 +81,8 @@ class ProtocolInference(nn.Module):
         scores = reduce(Tensor.add_, (self._predict_view(image, size, *view) for view in views))
         return scores.div_(len(views)) if self.protocol.averages else scores
 
-    def _predict_view(self, image: Tensor, size: Size, scale: float, mirrored: bool) -> Tensor:
-        """Scores of one scale or mirror image, at the size of the ground truth."""
+    def _predict_view(self, image: Tensor, size: Size, scale: float, flipped: bool) -> Tensor:
+        """Return the scores of one scale or flip, at the size of the ground truth; with averages in a new tensor."""
         released, window, scored_size = self.protocol.released, self.protocol.window, self.protocol.scored_size(size)
         if released:
             view, statistics = self.protocol.image.apply_image(image, size).float(), self._pixel_statistics()
@@ -96,20 +92,19 @@ class ProtocolInference(nn.Module):
             view = resize_bilinear(view, self.protocol.view_size(size, scale), align_corners=True)
         else:
             view = self.protocol.image.apply_image(image, size, scale)
-        view = view.flip(-1) if mirrored else view
+        view = view.flip(-1) if flipped else view
         if window is None or window.count(size_of(view)) == 1:
             (scores,) = self._call_model([view], size_of(view) if released else scored_size)
             scores = self._averaged(resize_bilinear(scores, scored_size, align_corners=released))
         else:
             scores = slide(view, window, self._predict_windows, self.window_batch)
             scores = resize_bilinear(scores, scored_size, align_corners=released)
-        return scores.flip(-1) if mirrored else scores
+        return scores.flip(-1) if flipped else scores
 
     def _predict_windows(self, windows: list[Tensor]) -> list[Tensor]:
         return [self._averaged(scores) for scores in self._call_model(windows, size_of(windows[0]))]
 
     def _averaged(self, scores: Tensor) -> Tensor:
-        """The quantity that the protocol averages, as a new tensor; without averages the scores themselves."""
         if not self.protocol.averages:
             return scores
         if self.protocol.average == LOGITS:
@@ -117,7 +112,7 @@ class ProtocolInference(nn.Module):
         return scores.softmax(dim=0, dtype=torch.float32)
 
     def _call_model(self, images: list[Tensor], size: Size) -> list[Tensor]:
-        """Scores of images at a size; under a released protocol the images are normalized already."""
+        """Return scores at a size; the images of a `released` protocol are normalized already."""
         inputs = [{"image": image, "height": size[0], "width": size[1]} for image in images]
         statistics = self._pixel_statistics() if self.protocol.released else None
         if statistics is None:
@@ -136,7 +131,7 @@ class ProtocolInference(nn.Module):
         return scores
 
     def _pixel_statistics(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
-        """Names and values of the buffers by which Detectron2's models normalize images; None without them."""
+        """Return names and values of the buffers that normalize images in Detectron2's models, or None without them."""
         found = {name.rpartition(".")[2]: (name, value) for name, value in self.model.named_buffers()}
         return (found["pixel_mean"], found["pixel_std"]) if {"pixel_mean", "pixel_std"} <= found.keys() else None
 
@@ -144,13 +139,11 @@ class ProtocolInference(nn.Module):
 def slide(
     image: Tensor, window: SlidingWindow, predict: Callable[[list[Tensor]], list[Tensor]], batch_size: int = 1
 ) -> Tensor:
-    """Average the scores of sliding windows at every pixel.
-
-    Holds one map of the image's size and the scores of one batch of windows.
+    """Average the scores of sliding windows at every pixel, keeping one map and the scores of one batch in memory.
 
     Args:
         image: (C, H, W).
-        window: size and step of the windows.
+        window: size and stride of the windows.
         predict: maps a list of crops (C, h, w) to their scores (K, h, w).
         batch_size: number of windows per call of `predict`, at least 1.
 

@@ -1,6 +1,6 @@
-"""The parts of evaluation protocols: a registry of names, and of forms with numbers.
+"""The parts of evaluation protocols: names, and forms with numbers. docs/PROTOCOLS.md describes their effects and users.
 
-A part sets some fields of `famix.evaluation.Protocol`. docs/PROTOCOLS.md describes the parts and who uses them.
+A part sets some fields of `famix.evaluation.Protocol`.
 """
 
 import re
@@ -11,82 +11,13 @@ from famix.evaluation.protocols.transforms import UNCHANGED, ReleasedResizeCrop,
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = ["FIELDS", "LOGITS", "NATIVE", "ROAD_PADDING", "Fields", "find_part", "register_part", "registered_parts"]
-
-Fields = Mapping[str, Any]
-"""Values of fields of Protocol."""
+Fields = Mapping[str, Any]  # values of fields of Protocol
 
 FIELDS = ("image", "truth", "scales", "released", "window", "flip", "average", "pad_label")
 """Fields of Protocol that a part can set, in the order of the parts in a protocol's name."""
 
 NATIVE, LOGITS, ROAD_PADDING = "native", "logits", "roadpadding"
-_ROAD = 0  # train id that the released program pads labels with
-
-_PARTS: dict[str, Fields | Callable[..., Fields]] = {}
-
-
-def register_part(form: str, fields: Fields | Callable[..., Fields]) -> None:
-    """Register a part for TEST.PROTOCOL.
-
-    Args:
-        form: name of the part, or a form with numbers in angle brackets such as "slide<N>/<STEP>". <F> takes decimal
-            numbers, any other placeholder whole numbers; all are above 0.
-        fields: values for FIELDS; for a form, a function that maps its numbers to them. The function may add "name", the
-            normalized name of the part.
-
-    Raises:
-        ValueError: the form is taken or cannot be part of a protocol's name, or a field is unknown.
-    """
-    if form in _PARTS:
-        raise ValueError(f"form must not be registered yet, got {form!r}. Choose another name.")
-    if not re.fullmatch(r"[^\W\d]([^\s+]|\+(?=[\d<]))*", form):
-        raise ValueError(f"form must start with a letter and contain no blanks and no '+', got {form!r}. Rename it.")
-    if not callable(fields) and not fields.keys() <= set(FIELDS):
-        raise ValueError(f"fields of {form!r} must be among {', '.join(FIELDS)}, got {', '.join(fields)}.")
-    _PARTS[form] = fields
-
-
-def registered_parts() -> tuple[str, ...]:
-    """Return the registered names and forms, in the order of registration."""
-    return tuple(_PARTS)
-
-
-def find_part(text: str) -> tuple[str, Fields]:
-    """Look up a part.
-
-    Args:
-        text: a registered name, or a registered form with numbers.
-
-    Returns:
-        Its normalized name and the fields that it sets.
-
-    Raises:
-        ConfigError: the part is unknown or has invalid numbers.
-    """
-    for form, fields in _PARTS.items():
-        if not callable(fields):
-            if form == text:
-                return text, fields
-            continue
-        match = re.fullmatch(_pattern(form), text, flags=re.ASCII)
-        if match:
-            numbers = [float(group) if "." in group else int(group) for group in match.groups()]
-            if min(numbers) <= 0:
-                raise ConfigError(f"numbers of a part must be above 0, got '{text}'. Set other numbers.")
-            values = dict(fields(*numbers))
-            name = values.pop("name", re.sub(r"<\w+>", "{:.10g}", form).format(*numbers))
-            return next((known for known, other in _PARTS.items() if other == values), name), values
-    names = registered_parts()
-    raise ConfigError(
-        f"parts must be registered, got '{text}'.{did_you_mean(text, names)} Known parts: {', '.join(names)}. Join parts "
-        "with +."
-    )
-
-
-def _pattern(form: str) -> str:
-    """The regular expression of a form."""
-    number = {"<F>": r"(\d+(?:\.\d+)?)"}
-    return re.sub(r"<\w+>", lambda match: number.get(match[0], r"(\d+)"), re.escape(form))
+_ROAD = 0  # train id with which the reference implementation pads labels
 
 
 def _both(transform: ResizeCrop) -> Fields:
@@ -102,12 +33,12 @@ def _slide(size: int, stride: int | None = None) -> Fields:
     stride = round(size * 2 / 3) if stride is None else stride
     if stride > size:
         raise ConfigError(
-            f"the step of slide{size}/{stride} must be at most {size}, got {stride}. Set slide{size}/{size}."
+            f"the stride of slide{size}/{stride} must be at most {size}, got {stride}. Set slide{size}/{size}."
         )
     return {"name": f"slide{size}/{stride}", "window": SlidingWindow(size, stride)}
 
 
-_BUILT_IN: dict[str, Fields | Callable[..., Fields]] = {
+_PARTS: dict[str, Fields | Callable[..., Fields]] = {
     # Size of the image and of the ground truth
     NATIVE: _both(UNCHANGED),
     "short1024": _both(ResizeCrop(short=1024)),
@@ -139,5 +70,60 @@ _BUILT_IN: dict[str, Fields | Callable[..., Fields]] = {
     "slide<N>": _slide,
     "slide<N>/<STEP>": _slide,
 }
-for _form, _fields in _BUILT_IN.items():
-    register_part(_form, _fields)
+
+
+def register_part(form: str, fields: Fields | Callable[..., Fields]) -> None:
+    """Register a part for TEST.PROTOCOL.
+
+    Args:
+        form: name of the part, or a form with numbers in angle brackets such as "slide<N>/<STEP>". <F> accepts decimal
+            numbers, any other placeholder whole numbers; all are above 0.
+        fields: values for FIELDS; for a form, a function that maps its numbers to them. The function may add "name", the
+            normalized name of the part.
+
+    Raises:
+        ValueError: the form is taken or cannot be part of a protocol's name, or a field is unknown.
+    """
+    if form in _PARTS:
+        raise ValueError(f"form must not be registered yet, got {form!r}. Choose another name.")
+    if not re.fullmatch(r"[^\W\d]([^\s+]|\+(?=[\d<]))*", form):
+        raise ValueError(f"form must start with a letter and contain no blanks and no '+', got {form!r}. Rename it.")
+    if not callable(fields) and not fields.keys() <= set(FIELDS):
+        raise ValueError(f"fields of {form!r} must be among {', '.join(FIELDS)}, got {', '.join(fields)}.")
+    _PARTS[form] = fields
+
+
+def registered_parts() -> tuple[str, ...]:
+    """Return the registered names and forms, in the order of registration."""
+    return tuple(_PARTS)
+
+
+def find_part(text: str) -> tuple[str, Fields]:
+    """Look up a registered name, or a registered form with numbers.
+
+    Returns:
+        Its normalized name and the fields that it sets.
+
+    Raises:
+        ConfigError: the part is unknown or has invalid numbers.
+    """
+    for form, fields in _PARTS.items():
+        if not callable(fields):
+            if form == text:
+                return text, fields
+            continue
+        placeholder = r"<(\w+)>"
+        pattern = re.sub(placeholder, lambda m: r"(\d+(?:\.\d+)?)" if m[1] == "F" else r"(\d+)", re.escape(form))
+        match = re.fullmatch(pattern, text, flags=re.ASCII)
+        if match:
+            numbers = [float(group) if "." in group else int(group) for group in match.groups()]
+            if min(numbers) <= 0:
+                raise ConfigError(f"numbers of a part must be above 0, got '{text}'. Set other numbers.")
+            values = dict(fields(*numbers))
+            name = values.pop("name", re.sub(placeholder, "{:.10g}", form).format(*numbers))
+            return next((known for known, other in _PARTS.items() if other == values), name), values
+    names = registered_parts()
+    raise ConfigError(
+        f"parts must be registered, got '{text}'.{did_you_mean(text, names)} Known parts: {', '.join(names)}. Join parts "
+        "with +."
+    )

@@ -1,7 +1,6 @@
-"""Evaluation protocols, composed of parts: `fit1024x512+slide512+flip`. docs/PROTOCOLS.md lists who scores how."""
+"""Evaluation protocols, composed of parts: `fit1024x512+slide512+flip`. docs/PROTOCOLS.md lists published protocols."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -22,35 +21,24 @@ from famix.evaluation.protocols.transforms import (
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = ["Protocol", "parse_protocol", "protocol_of"]
-
 
 @dataclass(frozen=True)
 class Protocol:
     """The views of an image that a model predicts, their average, and the size at which the result is scored.
 
-    Attributes:
-        name: the parts in a fixed order, joined by "+"; "native" without parts. `parse_protocol` reads it.
-        image: transform of the image.
-        truth: transform of the ground truth; predictions are scored at its size.
-        scales: factors on the transformed image; the scores of several are averaged.
-        released: scale as FAMix's released program: the normalized image shrinks, and scores at its size are enlarged,
-            with aligned corners and without antialiasing; sizes are rounded down.
-        window: slides over every scaled image; None predicts it whole.
-        flip: average with the mirror image of every scale.
-        average: the averaged quantity, "softmax" or "logits".
-        pad_label: label of the ground truth where a crop is padded.
+    With `released`, views are scaled as in FAMix's reference implementation: the normalized image is downsampled, and
+    scores at its size are upsampled, with aligned corners and without antialiasing; sizes are rounded down.
     """
 
-    name: str = NATIVE
+    name: str = NATIVE  # the parts in a fixed order, joined by "+"; `parse_protocol` reads it
     image: ResizeCrop = UNCHANGED
-    truth: ResizeCrop = UNCHANGED
-    scales: tuple[float, ...] = (1.0,)
+    truth: ResizeCrop = UNCHANGED  # of the ground truth; predictions are scored at its size
+    scales: tuple[float, ...] = (1.0,)  # factors on the transformed image; the scores of several are averaged
     released: bool = False
-    window: SlidingWindow | None = None
-    flip: bool = False
-    average: str = "softmax"
-    pad_label: int = 255
+    window: SlidingWindow | None = None  # slides over every scaled image; None predicts it whole
+    flip: bool = False  # average with the horizontal flip of every scale
+    average: str = "softmax"  # the averaged quantity, "softmax" or "logits"
+    pad_label: int = 255  # label of the ground truth where a crop is padded
 
     @property
     def is_native(self) -> bool:
@@ -64,16 +52,16 @@ class Protocol:
 
     @property
     def views(self) -> list[tuple[float, bool]]:
-        """Scale and mirroring of every view of an image."""
+        """Scale and flip of every view of an image."""
         return list(product(self.scales, (False, True) if self.flip else (False,)))
 
     @property
     def counts_absent_classes(self) -> bool:
-        """Whether classes that are predicted but nowhere labeled count as 0, as in the released programs."""
+        """Whether classes that are predicted but nowhere labeled count as 0, as in the reference implementations."""
         return self.released or isinstance(self.truth, ReleasedResizeCrop)
 
     def view_size(self, size: Size, scale: float) -> Size:
-        """Return the (height, width) of a scale of an image file of a size."""
+        """Return the (height, width) of a view of an image file of a size."""
         return scaled_size(self.image.output_size(size), scale, floor=self.released)
 
     def scored_size(self, size: Size) -> Size:
@@ -82,9 +70,7 @@ class Protocol:
 
     def forwards(self, size: Size) -> int:
         """Count the images, or windows, that the model predicts for an image file of (height, width)."""
-        return sum(
-            1 if self.window is None else self.window.count(self.view_size(size, scale)) for scale, _ in self.views
-        )
+        return sum(self.window.count(self.view_size(size, scale)) if self.window else 1 for scale, _ in self.views)
 
     def prepare_labels(self, labels: np.ndarray) -> np.ndarray:
         """Transform ground truth for scoring.
@@ -111,22 +97,35 @@ def parse_protocol(text: str, key: str = "protocol") -> Protocol:
     Raises:
         ConfigError: a part is unknown or has invalid numbers, two contradict each other, or one has no effect.
     """
+    # No part begins with a number, so that "famix1+0.5" is one part.
+    texts = re.split(r"\+(?!\d)", re.sub(r"\s*\+\s*", "+", str(text).strip()))
+    values: dict[str, Any] = {}
+    set_by: dict[str, str] = {}
+    names: dict[str, str] = {}
     try:
-        # No part begins with a number, so that "famix1+0.5" is one part.
-        return _compose(re.split(r"\+(?!\d)", re.sub(r"\s*\+\s*", "+", str(text).strip())))
+        for part in texts:
+            name, fields = find_part(part)
+            for field in fields:
+                if field in set_by:
+                    raise ConfigError(f"'{set_by[field]}' and '{part}' both set '{field}'. Keep one of them.")
+                set_by[field] = part
+            if any(getattr(Protocol, field) != value for field, value in fields.items()):
+                names[next(iter(fields))] = name
+            values |= fields
+        protocol = Protocol(name="+".join(names[field] for field in FIELDS if field in names) or NATIVE, **values)
+        for modifier, has_effect, needed in (
+            (LOGITS, protocol.averages, "several scales, windows or flip"),
+            (ROAD_PADDING, protocol.truth.crop is not None, "a crop"),
+        ):
+            if modifier in texts and not has_effect:
+                raise ConfigError(f"'{modifier}' has no effect without {needed}. Remove it.")
     except ConfigError as error:
         raise ConfigError(f"{key} '{text}': {error}") from error
+    return protocol
 
 
 def protocol_of(cfg: CfgNode, dataset_name: str) -> Protocol:
-    """Return the protocol of a dataset.
-
-    Args:
-        cfg: reads TEST.PROTOCOL, TEST.PROTOCOL_OF, TEST.RELEASED_PADDING and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
-        dataset_name: a registered dataset.
-
-    Returns:
-        The protocol that TEST.PROTOCOL_OF assigns to the dataset, else TEST.PROTOCOL.
+    """Return the protocol that TEST.PROTOCOL_OF assigns to a registered dataset, else TEST.PROTOCOL.
 
     Raises:
         ConfigError: see `parse_protocol`; or an entry of PROTOCOL_OF is malformed, or names an unknown dataset or one
@@ -151,28 +150,3 @@ def protocol_of(cfg: CfgNode, dataset_name: str) -> Protocol:
     if cfg.TEST.RELEASED_PADDING:
         return parse_protocol(f"{protocol.name}+{ROAD_PADDING}")
     return replace(protocol, pad_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-
-
-def _compose(texts: Sequence[str]) -> Protocol:
-    values: dict[str, Any] = {}
-    set_by: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for text in texts:
-        name, part = find_part(text)
-        for field in part:
-            if field in set_by:
-                raise ConfigError(
-                    f"'{field}' must be set by one part, got '{set_by[field]}' and '{text}'. Keep one of them."
-                )
-            set_by[field] = text
-        if any(getattr(Protocol, field) != value for field, value in part.items()):
-            names[next(iter(part))] = name
-        values |= part
-    protocol = Protocol(name="+".join(names[field] for field in FIELDS if field in names) or NATIVE, **values)
-    for modifier, has_effect, needed in (
-        (LOGITS, protocol.averages, "several scales, windows or flip"),
-        (ROAD_PADDING, protocol.truth.crop is not None, "a crop"),
-    ):
-        if modifier in texts and not has_effect:
-            raise ConfigError(f"'{modifier}' must be combined with {needed}, got '{'+'.join(texts)}'. Leave it out.")
-    return protocol

@@ -1,7 +1,7 @@
 """Resizing, cropping and windows of images, ground truth and scores.
 
-Sizes are (height, width) in pixels. Resizing counts from pixel centers, so that images and labels stay aligned, except
-in the transforms that repeat a released program. Images and scores keep their device.
+Sizes are (height, width) in pixels. Resizing uses half-pixel centers, so that images and labels stay aligned, except in the
+transforms that match a reference implementation. Images and scores stay on their device.
 """
 
 from dataclasses import dataclass
@@ -11,19 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-
-__all__ = [
-    "UNCHANGED",
-    "ReleasedResizeCrop",
-    "ResizeCrop",
-    "Size",
-    "SlidingWindow",
-    "resize_bilinear",
-    "resize_image",
-    "resize_labels",
-    "scaled_size",
-    "size_of",
-]
 
 Size = tuple[int, int]
 
@@ -35,7 +22,7 @@ def size_of(image: Tensor) -> Size:
 
 
 def scaled_size(size: Size, factor: float, floor: bool = False) -> Size:
-    """Multiply a size by a factor and round to whole pixels, .5 upwards or always down; at least 1."""
+    """Multiply a size by a factor and round to whole pixels, half up or always down; at least 1."""
     height, width = (max(1, int(side * factor + (0 if floor else 0.5))) for side in size)
     return height, width
 
@@ -45,23 +32,15 @@ class ResizeCrop:
     """Resize an image and its ground truth by one factor, then crop the center.
 
     The factor is `scale`, or the largest one that exceeds none of the given limits. Subclasses may override
-    `resized_size`; a protocol compares transforms by `==`.
-
-    Attributes:
-        scale: factor of the resizing without limits.
-        height: limit of the height, in pixels.
-        short: limit of the shorter side.
-        long: limit of the longer side.
-        floor: round sizes down instead of to the nearest pixel.
-        crop: size of the center crop, which pads smaller images evenly; None keeps everything.
+    `resized_size`; protocols compare transforms by `==`.
     """
 
-    scale: float = 1.0
-    height: int | None = None
-    short: int | None = None
-    long: int | None = None
-    floor: bool = False
-    crop: Size | None = None
+    scale: float = 1.0  # without limits
+    height: int | None = None  # limit of the height in pixels
+    short: int | None = None  # limit of the shorter side
+    long: int | None = None  # limit of the longer side
+    floor: bool = False  # round sizes down instead of to the nearest pixel
+    crop: Size | None = None  # center crop, which pads smaller images evenly; None keeps everything
 
     def resized_size(self, size: Size) -> Size:
         """Return the size after resizing and before the crop."""
@@ -89,15 +68,7 @@ class ResizeCrop:
         return resize_image(image, scaled_size(self.output_size(size), scale))
 
     def apply_labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
-        """Transform labels.
-
-        Args:
-            labels: (H, W) of any integer type; not modified.
-            pad_label: label of padding.
-
-        Returns:
-            `output_size((H, W))` labels of the same type.
-        """
+        """Transform (H, W) labels of any integer type, without modifying them; `pad_label` is the label of padding."""
         labels = resize_labels(labels, self.resized_size(labels.shape))
         return labels if self.crop is None else crop_labels(labels, self.crop, pad_label)
 
@@ -106,41 +77,40 @@ UNCHANGED = ResizeCrop()
 """The transform of the part "native"."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReleasedResizeCrop(ResizeCrop):
-    """Resize to `height` and crop with the arithmetic of RobustNet's and FAMix's released programs.
+    """Resize to `height` and crop exactly as in the reference implementations of RobustNet and FAMix.
 
     The width is truncated, and Pillow resizes the image bicubically in 8 bits. A smaller image is padded by the whole
-    difference on both sides, but the crop is placed as if it were not padded: a portrait moves to the right and loses a
-    part of its right side. `height` and `crop` are required.
+    difference on both sides, but the offset of the crop ignores this padding: a portrait moves to the right, and the right
+    part of it is cut off.
     """
+
+    height: int
+    crop: Size
 
     def resized_size(self, size: Size) -> Size:
         """Return the size after resizing and before the crop."""
-        assert self.height is not None
         height, width = size
         return self.height, max(1, int(width / height * self.height))
 
     def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
         """Transform an image; the crop is uint8."""
-        assert self.crop is not None
         resized = self.resized_size(size)
         channels = image.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         bicubic = [Image.fromarray(channel).resize(resized[::-1], Image.Resampling.BICUBIC) for channel in channels]
-        shrunk = torch.from_numpy(np.stack([np.asarray(channel) for channel in bicubic])).to(image.device)
-        return resize_image(crop_image(shrunk, self.crop, self.crop_offset(resized)), scaled_size(self.crop, scale))
+        pixels = torch.from_numpy(np.stack([np.asarray(channel) for channel in bicubic])).to(image.device)
+        return resize_image(crop_image(pixels, self.crop, self.crop_offset(resized)), scaled_size(self.crop, scale))
 
     def apply_labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
         """Transform labels."""
-        assert self.crop is not None
         resized = self.resized_size(labels.shape)
-        picture = Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
-        nearest = np.asarray(picture.resize(resized[::-1], Image.Resampling.NEAREST)).astype(labels.dtype)
+        image = Image.fromarray(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
+        nearest = np.asarray(image.resize(resized[::-1], Image.Resampling.NEAREST)).astype(labels.dtype)
         return crop_labels(nearest, self.crop, pad_label, self.crop_offset(resized))
 
     def crop_offset(self, size: Size) -> Size:
         """Return the row and column of a resized image at which the crop starts; negative in padding."""
-        assert self.crop is not None
         starts = _centered(size, self.crop)
         row, column = (start - max(want - have, 0) for start, have, want in zip(starts, size, self.crop, strict=True))
         return row, column
@@ -150,16 +120,12 @@ class ReleasedResizeCrop(ResizeCrop):
 class SlidingWindow:
     """A square window that slides over an image.
 
-    The last window of a row or column is moved inwards, so that every window lies inside the image. Along a side
-    shorter than the window, the window shrinks to that side.
-
-    Attributes:
-        size: side of the window in pixels.
-        stride: step between windows in pixels, 1 to `size`.
+    The last window of a row or column is shifted inward to stay within the image. A window that exceeds the image along a
+    side is clipped to that side.
     """
 
-    size: int
-    stride: int
+    size: int  # side of the window in pixels
+    stride: int  # distance between windows in pixels, 1 to `size`
 
     def spans(self, length: int) -> list[slice]:
         """Return the span of every window along a side of `length` pixels, in order."""
@@ -173,10 +139,10 @@ class SlidingWindow:
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
-    """Resize a (C, H, W) image as Pillow and Detectron2 do: bilinear, antialiased where it shrinks.
+    """Resize a (C, H, W) image as Pillow and Detectron2 do: bilinear, antialiased when downsampling.
 
     Returns:
-        (C, h, w) float32, not rounded; an image that has the size is returned unchanged.
+        (C, h, w) float32, not rounded; the image itself if it has the size.
     """
     if size_of(image) == size:
         return image
@@ -189,7 +155,7 @@ def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> 
     Args:
         scores: any floating type.
         size: output size.
-        align_corners: False as Detectron2 does with logits, True as the released program.
+        align_corners: False as Detectron2 does with logits, True as in FAMix's reference implementation.
     """
     if size_of(scores) == size:
         return scores
@@ -197,7 +163,7 @@ def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> 
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """Resize (H, W) labels: every pixel takes the label at its center."""
+    """Resize (H, W) labels: every pixel gets the label at its center."""
     if labels.shape == size:
         return labels
     # (i + 0.5) * old / new, rounded down, in exact integers: Pillow's sum of steps can fall short of a center that lies
@@ -214,14 +180,14 @@ def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
         crop: output size.
         offset: row and column of the image at which the crop starts, negative in padding; None centers the crop.
     """
-    (rows, columns), shown = _placement(size_of(image), crop, offset)
-    return F.pad(image, (*columns, *rows))[:, *shown]
+    (rows, columns), visible = _placement(size_of(image), crop, offset)
+    return F.pad(image, (*columns, *rows))[:, *visible]
 
 
 def crop_labels(labels: np.ndarray, crop: Size, pad_label: int, offset: Size | None = None) -> np.ndarray:
     """Crop (H, W) labels as `crop_image` does, padded with `pad_label`."""
-    padding, shown = _placement(labels.shape, crop, offset)
-    return np.pad(labels, padding, constant_values=pad_label)[shown]
+    padding, visible = _placement(labels.shape, crop, offset)
+    return np.pad(labels, padding, constant_values=pad_label)[visible]
 
 
 def _centered(size: tuple[int, ...], crop: Size) -> Size:
@@ -231,7 +197,7 @@ def _centered(size: tuple[int, ...], crop: Size) -> Size:
 def _placement(
     size: tuple[int, ...], crop: Size, offset: Size | None
 ) -> tuple[list[tuple[int, int]], tuple[slice, ...]]:
-    """Padding before and after rows and columns, and the crop of the padded image."""
+    """Return the padding before and after rows and columns, and the crop of the padded image."""
     axes = list(zip(size, crop, offset or _centered(size, crop), strict=True))
     padding = [(max(-start, 0), max(start + want - have, 0)) for have, want, start in axes]
     return padding, tuple(slice(max(start, 0), max(start, 0) + want) for _, want, start in axes)

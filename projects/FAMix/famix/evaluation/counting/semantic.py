@@ -1,0 +1,271 @@
+"""Evaluators of semantic segmentation: streaming, Detectron2's and Cityscapes' script."""
+
+import glob
+import importlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import CityscapesSemSegEvaluator, DatasetEvaluator, SemSegEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from famix.data.classes import CITYSCAPES_CLASSES
+from famix.data.records import label_file_of
+from famix.evaluation.counting.confusion import (
+    CONFUSION_FILE,
+    NUM_LABELS,
+    ConfusionCounts,
+    argmax_classes,
+    write_confusion,
+)
+from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO, segmentation_scores
+from famix.utils.errors import ConfigError, DatasetError
+from famix.utils.messages import first_few
+
+Scores = OrderedDict[str, dict[str, float]]  # {"sem_seg": scores in percent}
+
+_SCRIPT = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+_LABEL_SUFFIX = "_gtFine_labelIds.png"
+
+
+class StreamingSemSegEvaluator(DatasetEvaluator):
+    """Detectron2's SemSegEvaluator without stored predictions and boundary scores.
+
+    The confusion matrix is the only state. Pixels are counted on the device of the predictions, and a thread decodes the
+    next label while the network predicts.
+
+    Args:
+        dataset_name: registered dataset with `stuff_classes` and `ignore_label` in its metadata.
+        read_labels: label file -> (H, W) train ids; None for the dataset's `label_reader`.
+        prepare_labels: train ids -> (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
+        classes, absent: see `segmentation_scores`.
+        distributed: sum the counts over all processes.
+        output_folder: folder for the confusion matrix; None writes no file.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        read_labels: Callable[[str], np.ndarray] | None = None,
+        prepare_labels: Callable[[np.ndarray], np.ndarray] | None = None,
+        classes: Sequence[int] | None = None,
+        absent: str = SKIP,
+        distributed: bool = True,
+        output_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        self._name = dataset_name
+        self._class_names: list[str] = list(metadata.stuff_classes)
+        self._ignore_label: int = metadata.ignore_label
+        self._files = {record["file_name"]: label_file_of(record) for record in DatasetCatalog.get(dataset_name)}
+        self._next_image = dict(pairwise(self._files))
+        self._read = read_labels or metadata.label_reader.read
+        self._prepare = prepare_labels or (lambda labels: labels)
+        self._classes, self._absent = classes, absent
+        self._distributed = distributed
+        self._output_folder = output_folder
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard all counts."""
+        self._counts = ConfusionCounts(len(self._class_names))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
+        self._ahead: tuple[str, Future[np.ndarray]] | None = None
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Tensor]]) -> None:
+        """Count the pixels of some images.
+
+        Args:
+            inputs: dicts with "file_name", an image file of the dataset.
+            outputs: dicts with "sem_seg", scores (K, H, W) at the size of the prepared labels.
+
+        Raises:
+            DatasetError: a prediction differs from its label in classes or size, or a label cannot be read or exceeds
+                8 bits.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            file, scores = image["file_name"], output["sem_seg"]
+            labels = self._prepare(self._read_labels(file))
+            expected = (len(self._class_names), *labels.shape)
+            if tuple(scores.shape) != expected:
+                got, wanted = (" x ".join(map(str, shape)) for shape in (scores.shape, expected))
+                raise DatasetError(
+                    f"dataset {self._name}: the prediction for '{file}' must have the shape {wanted} (classes x height x "
+                    f"width) of its label '{self._files[file]}', got {got}. Return scores of the input's 'height' and "
+                    "'width' from the model."
+                )
+            if labels.dtype != np.uint8 and not (labels.min() >= 0 and labels.max() < NUM_LABELS):
+                raise DatasetError(
+                    f"dataset {self._name}: labels of '{self._files[file]}' must be train ids from 0 to "
+                    f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Correct read_labels or prepare_labels."
+                )
+            self._counts.add(argmax_classes(scores), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)))
+
+    def evaluate(self) -> Scores | None:
+        """Compute the scores of all images so far.
+
+        Returns:
+            {"sem_seg": see `segmentation_scores`} on the main process, None elsewhere.
+
+        Raises:
+            DatasetError: labels contain ids that are neither a class nor the ignore label.
+        """
+        counts = self._counts.total(self._distributed)
+        if counts is None:
+            return None
+        num_classes = len(self._class_names)
+        strange = [value for value in np.flatnonzero(counts.sum(axis=1)) if num_classes <= value != self._ignore_label]
+        if strange:
+            raise DatasetError(
+                f"dataset {self._name}: labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
+                f"ignored pixels, got {first_few(strange)}. Correct the dataset's definition."
+            )
+        if self._output_folder is not None:
+            write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, counts[:num_classes])
+        scores = segmentation_scores(counts[:num_classes], self._class_names, self._classes, self._absent)
+        return OrderedDict(sem_seg=scores)
+
+    def _read_labels(self, image_file: str) -> np.ndarray:
+        """Return the labels of an image, and start to read those of the next one."""
+        ahead, self._ahead = self._ahead, None
+        labels = ahead[1].result() if ahead and ahead[0] == image_file else self._read(self._files[image_file])
+        following = self._next_image.get(image_file)
+        if following is not None:
+            self._ahead = following, self._thread.submit(self._read, self._files[following])
+        return labels
+
+
+class Detectron2Evaluator(SemSegEvaluator):
+    """Detectron2's SemSegEvaluator, with means under either rule for absent classes.
+
+    Args:
+        dataset_name: registered dataset.
+        load: maps a label file and a dtype to (H, W) train ids.
+        output_folder: folder for the files of SemSegEvaluator.
+        absent: see `segmentation_scores`.
+    """
+
+    def __init__(
+        self, dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str, absent: str
+    ) -> None:
+        # It logs some 80 numbers in one line; the report logs them as a table.
+        logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
+        # SemSegEvaluator reads "sem_seg_file_name", which only datasets with files of train ids have.
+        twin, metadata = f"{dataset_name}, label files", MetadataCatalog.get(dataset_name).as_dict()
+        records = [
+            {"file_name": record["file_name"], "sem_seg_file_name": label_file_of(record)}
+            for record in DatasetCatalog.get(dataset_name)
+        ]
+        DatasetCatalog.register(twin, lambda: records)
+        try:
+            MetadataCatalog.get(twin).set(**{key: value for key, value in metadata.items() if key != "name"})
+            super().__init__(twin, distributed=True, output_dir=output_folder, sem_seg_loading_fn=load)
+        finally:
+            DatasetCatalog.remove(twin)
+            MetadataCatalog.remove(twin)
+        self._absent = absent
+
+    def evaluate(self) -> Scores | None:
+        """Compute the scores of SemSegEvaluator; mIoU and the IoU of absent classes follow the rule."""
+        results: Scores | None = super().evaluate()
+        if results is None:
+            return None
+        confusion = self._conf_matrix[:-1, :-1].T  # transposed to true x predicted, without the ignored label
+        scores = segmentation_scores(confusion, self._class_names, absent=self._absent)
+        replaced = ["mIoU", *(f"IoU-{name}" for name in self._class_names)] if self._absent == ZERO else []
+        results["sem_seg"] |= {name: scores[name] for name in (*MEAN_IOUS.values(), *replaced)}
+        return results
+
+
+class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
+    """CityscapesSemSegEvaluator for registered datasets, without instance-level scores.
+
+    The script's code for iIoU calls functions that NumPy 2.4 removed, and needs further files.
+
+    Args:
+        dataset_name: registered dataset; see `require_cityscapes_files`.
+
+    Raises:
+        ConfigError: see `require_cityscapes_files`.
+    """
+
+    def __init__(self, dataset_name: str) -> None:
+        super().__init__(dataset_name)
+        self._metadata = SimpleNamespace(gt_dir=require_cityscapes_files(dataset_name))
+        self._script = importlib.import_module(_SCRIPT)
+
+    def evaluate(self) -> Scores | None:
+        """Compute the scores of all images.
+
+        Returns:
+            {"sem_seg": the script's mean over classes as mIoU and mIoU-zero, its mean over categories as mIoU-categories,
+            mIoU-skip, and IoU-<name> and ACC-<name> of every class} on the main process, None elsewhere.
+        """
+        comm.synchronize()
+        if not comm.is_main_process():
+            return None
+        args = self._script.args
+        args.predictionPath, args.predictionWalk = os.path.abspath(self._temp_dir), None
+        args.JSONOutput = args.colorized = args.evalInstLevelScore = False
+        args.quiet = True
+        truths = sorted(glob.glob(os.path.join(self._metadata.gt_dir, "*", f"*{_LABEL_SUFFIX}")))
+        predictions = [self._script.getPrediction(args, truth) for truth in truths]
+        found = self._script.evaluateImgLists(predictions, truths, args)
+        self._working_dir.cleanup()
+
+        names = [entry.name for entry in CITYSCAPES_CLASSES]
+        ids = [found["labels"][name] for name in names]
+        confusion = np.array(found["confMatrix"])[np.ix_(ids, ids)]  # its rows and columns are label ids
+        own = segmentation_scores(confusion, names, absent=ZERO)
+        scores = {
+            "mIoU": 100 * float(found["averageScoreClasses"]),
+            "mIoU-categories": 100 * float(found["averageScoreCategories"]),
+            **{f"IoU-{name}": 100 * float(found["classScores"][name]) for name in names},
+            **{name: value for name, value in own.items() if name.startswith(("ACC-", "mIoU-"))},
+        }
+        return OrderedDict(sem_seg=scores)
+
+
+def require_cityscapes_files(dataset_name: str) -> str:
+    """Check that Cityscapes' script can score a registered dataset.
+
+    Returns:
+        The folder of the labels, <folder>/<city>/<image>_gtFine_labelIds.png.
+
+    Raises:
+        ConfigError: the script is not installed, labels have other names, or the dataset is a part of its folder.
+    """
+    try:
+        importlib.import_module(_SCRIPT)
+    except ImportError as error:
+        raise ConfigError(
+            f"TEST.EVALUATOR cityscapes requires the package cityscapesscripts ({error}). Run pip install "
+            "cityscapesscripts, or set TEST.EVALUATOR streaming."
+        ) from error
+    labels = [label_file_of(record) for record in DatasetCatalog.get(dataset_name)]
+    folders = {os.path.dirname(os.path.dirname(path)) for path in labels}
+    remedy = "Set TEST.EVALUATOR streaming."
+    if len(folders) != 1 or not all(path.endswith(_LABEL_SUFFIX) for path in labels):
+        raise ConfigError(
+            f"TEST.EVALUATOR cityscapes requires label files FOLDER/CITY/*{_LABEL_SUFFIX}, got '{labels[0]}' in "
+            f"{dataset_name}. {remedy}"
+        )
+    (folder,) = folders
+    found = glob.glob(os.path.join(glob.escape(folder), "*", f"*{_LABEL_SUFFIX}"))
+    if len(found) != len(labels):  # the script exits at a label without a prediction
+        raise ConfigError(
+            f"TEST.EVALUATOR cityscapes requires a dataset of all {len(found)} labels in '{folder}', but {dataset_name} "
+            f"has {len(labels)}. {remedy}"
+        )
+    return folder

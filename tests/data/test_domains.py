@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from data_factory import data_config, registered, write_definition
 from error_matching import expect_error, explains
 from famix.data import load_definition
-from famix.data.definition_record import changed_entry, describe_dataset
+from famix.data.definition import changed_entry, describe_dataset
 from famix.data.domains import domain_of, is_source, require_known_sources, roles_of
 from famix.utils.errors import ConfigError, DatasetError
 from panoptic_factory import write_recipe

@@ -68,7 +68,7 @@ NO_NAMES = {"label_names": None, "label_names_file": None}
     [
         ({"label_names_file": None}, "'label_names'", None, "'label_names_file'"),
         ({"label_names": None}, "'label_names'", None, "'label_names_file'"),
-        ({"label_ids": {0: "street"}}, "'label_ids'", {0: "street"}, "'label_names'"),
+        ({"label_ids": {0: "street"}}, "'label_ids'", None, "'label_names'"),
         ({"label_names": {"a": "streat"}}, "'label_names.a'", "streat", "'street'"),
         ({"label_names": {1: "street"}}, "'label_names'", 1, ""),
         ({"label_format": "coco"}, "'label_format'", "coco", ""),

@@ -105,9 +105,9 @@ def test_folders_above_the_root_are_no_part_of_the_layout(tmp_path):
         ([{**FOLDERS, "label": "x"}], "'layouts.0.label'", None, "'labels'"),
         ([{**FOLDERS, "label_ids": {0: "raod"}}], "'layouts.0.label_ids.0'", "raod", "'road'"),
         ([FOLDERS, {**FOLDERS, "label_ids": "identity"}], "'layouts.1.labels'", FOLDERS["labels"], ""),
-        ([{**FOLDERS, "splits": ["vall"]}], "'layouts.0'", "vall", "train, val"),
-        ([{**FOLDERS, "folders": {"x": "y"}}], "'layouts.0'", "x", "train, val"),
-        ([{**FOLDERS, "folders": {"val": 3}}], "'layouts.0.folders'", 3, ""),
+        ([{**FOLDERS, "splits": ["vall"]}], "'layouts.0.splits'", "vall", ""),
+        ([{**FOLDERS, "folders": {"x": "y"}}], "'layouts.0.folders.x'", None, "train, val"),
+        ([{**FOLDERS, "folders": {"val": 3}}], "'layouts.0.folders.val'", 3, ""),
         ([{**FOLDERS, "splits": ["val"]}], "'splits'", "train", "'layouts'"),
         ([{**FLAT, "keys": None}], "'layouts.0.keys'", None, ""),
         ([{"images": "a/{key}.png", "labels": "b/{key}.png"}], "'splits'", ["train", "val"], ""),
@@ -119,7 +119,7 @@ def test_mistakes_in_layouts(tmp_path, layouts, key, value, remedy):
 
 
 def test_layouts_and_templates_exclude_each_other(tmp_path):
-    with expect_error(DatasetError, "'images'", "images/{split}/{key}.png"):
+    with expect_error(DatasetError, "'images'", None, "'layouts'"):
         load_definition(write_definition(tmp_path, layouts=LAYOUTS))
 
 

@@ -96,7 +96,7 @@ def test_missing_root_names_folder_and_variable(folder, monkeypatch):
 
 def test_no_image(folder):
     with registered(make_dataset(folder, splits={"train": {}, "night": {}})):
-        with expect_error(DatasetError, "tiny_night", str(folder / "labels/night")):
+        with expect_error(DatasetError, "tiny_night", str(folder / "images/night")):
             get_dataset_dicts(["tiny_night"])
         shutil.rmtree(folder / "images" / "train" / "a")
         with expect_error(DatasetError, "tiny_train", str(folder / "images/train/{key}.png")):
@@ -134,7 +134,7 @@ def test_bad_lists_of_keys(folder):
         with expect_error(DatasetError, str(folder / "few.txt"), remedy="tiny_train"):
             get_dataset_dicts(["tiny_few"])
         (folder / "few.txt").write_text("a/1\n" + "".join(f"a/9{index}\n" for index in range(7)))
-        with expect_error(DatasetError, "few.txt", "a/90, a/91, a/92, a/93, a/94 and 2 more", "images/train/a/90.png"):
+        with expect_error(DatasetError, "few.txt", "a/90, a/91, a/92, a/93, a/94 and 2 more", "images/train/{key}.png"):
             get_dataset_dicts(["tiny_few"])
         (folder / "few.txt").write_text("a/1\na/2\na/1.png\n")
         with expect_error(DatasetError, str(folder / "few.txt"), "a/1"):

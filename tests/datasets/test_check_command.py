@@ -104,7 +104,7 @@ def test_every_kind_of_problem_is_collected(check, folder, workers):
     sizes = report["problems"]["size"]["first"]
     assert all(f"labels/train/a/{index}.png" in text and "32 x 24" in text for index, text in enumerate(sizes))
     assert len(sizes) == 5
-    assert "PROBLEM: labels of another size than the image: 7\n" in text
+    assert "PROBLEM: labels that differ in size from the image: 7\n" in text
     assert "    and 2 more\n" in text
     assert text.endswith("tiny_train: NOT usable, 14 problem(s)\n\n")
     assert "labels/train/a/15.png cannot be read, it is damaged" in text
@@ -166,7 +166,7 @@ def test_missing_folder_and_empty_folder(check, folder):
     file = make_dataset(folder, folders=("train",), splits={"train": {}, "night": {}})
     status, text, (report,) = check(file, names=["tiny_night"])
     assert (status, list(report["problems"]), report["pairs"]) == (1, ["listing"], 0)
-    assert "labels/night does not exist" in text
+    assert "images/night does not exist" in text
     (folder / "images/night").mkdir()
     (folder / "labels/night").mkdir()
     status, _, (report,) = check(file, names=["tiny_night"])

@@ -244,7 +244,7 @@ def of_numbers(number: float) -> bytes:
             matlab(compressed(b"")),
             matlab()[:100],
         )),
-        *((of_numbers(n), "its array trainIds must hold integers") for n in (1.5, -1.0, np.nan, np.inf, 1e300)),
+        *((of_numbers(n), "its array trainIds must contain integers") for n in (1.5, -1.0, np.nan, np.inf, 1e300)),
     ],
     ids=["a bomb", "many bombs", "a claim", "an empty array", "nothing compressed", "half a header", "a fraction",
          "negative", "no number", "infinity", "huge"],

@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import cv2
@@ -21,38 +20,26 @@ from tqdm import tqdm
 
 from famix.data.images import MAX_PIXELS, image_size, open_image, read_image, require_same_size
 from famix.data.labels import LabelReader, UnknownIdsError, WrongEncodingError
-from famix.data.records import label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers
-from famix.data.split_files import SplitFiles
+from famix.data.split_files import SplitFiles, label_file_of
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, table_cell
-
-__all__ = [
-    "IGNORED",
-    "DatasetReport",
-    "check_dataset",
-    "evenly_spaced",
-    "format_report",
-    "inspect_headers",
-    "inspect_pixels",
-    "verify_datasets",
-]
 
 logger = logging.getLogger(__name__)
 
 IGNORED = "(ignored)"
-"""Takes the place of a class for pixels without one."""
+"""Title of pixels without a class."""
 
 KINDS = {
     "listing": "the files cannot be listed",
     "list": "entries of the split's list without an image",
     "empty": "no pair of image and label",
-    "format": "images in another format than the definition demands",
+    "format": "images in a different format from the definition",
     "missing label": "images without a label ('unpaired: skip' in the definition leaves them out)",
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
-    "size": "labels of another size than the image",
-    "encoding": "labels of another encoding",
+    "size": "labels that differ in size from the image",
+    "encoding": "labels in the wrong encoding",
     "unknown id": "labels with ids outside the map",
     "no class": "labels without any class",
 }
@@ -68,31 +55,21 @@ _END_MARKS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes 
 
 @dataclass
 class Findings:
-    """Results for some pairs of image and label.
+    """Results for some pairs of image and label."""
 
-    Attributes:
-        counts: problems by kind.
-        first: the first messages of each kind.
-        bad: image files of pairs with a problem.
-        sizes: (height, width) of images -> their number.
-        pixels: (256,) pixels of each train id.
-        images: (256,) images with each train id.
-        decoded: labels with counted pixels.
-    """
+    counts: Counter[str] = field(default_factory=Counter)  # problems by kind
+    first: dict[str, list[str]] = field(default_factory=dict)  # the first messages of each kind
+    bad: set[str] = field(default_factory=set)  # image files of pairs with a problem
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> number of images
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # with each train id
+    decoded: int = 0  # labels with counted pixels
 
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, list[str]] = field(default_factory=dict)
-    bad: set[str] = field(default_factory=set)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    decoded: int = 0
-
-    def add(self, kind: str, texts: Sequence[str], image: str = "", count: int = 0) -> None:
+    def add(self, kind: str, texts: Sequence[object], image: str = "", count: int = 0) -> None:
         """Add `count` problems of a kind, by default one per text, and the image file of their pair."""
         self.counts[kind] += count or len(texts)
         kept = self.first.setdefault(kind, [])
-        kept += texts[: _SHOWN - len(kept)]
+        kept += map(str, texts[: _SHOWN - len(kept)])
         self.bad |= {image} if image else set()
 
     def merge(self, other: "Findings") -> None:
@@ -108,29 +85,16 @@ class Findings:
 
 @dataclass
 class DatasetReport:
-    """Result of a complete check.
-
-    Attributes:
-        name: of the registered dataset.
-        source: its definition file.
-        folder: its root.
-        layout: paths of images and labels; "" for datasets that other code registered.
-        found: problems, sizes and number of decoded labels.
-        notes: observations that do not affect the use of the dataset.
-        num_pairs: pairs of image and label; the headers of all were read.
-        classes: name of a class, or IGNORED -> percentage of all pixels, and of the images with it; empty if nothing was
-            decoded.
-        seconds: duration of the check.
-    """
+    """Result of a complete check."""
 
     name: str
-    source: str = ""
+    source: str = ""  # definition file
     folder: str = ""
-    layout: str = ""
+    layout: str = ""  # paths of images and labels; "" for datasets that other code registered
     found: Findings = field(default_factory=Findings)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # observations that do not affect the use of the dataset
     num_pairs: int = 0
-    classes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    classes: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> % of pixels, % of images with it
     seconds: float = 0.0
 
     @property
@@ -139,7 +103,7 @@ class DatasetReport:
         return [kind for kind in KINDS if self.found.counts[kind]]
 
     def as_json(self) -> dict[str, Any]:
-        """The report as lists, dictionaries, strings and numbers."""
+        """Return the report as lists, dictionaries, strings and numbers."""
         found = self.found
         return {
             "name": self.name,
@@ -151,10 +115,7 @@ class DatasetReport:
             "decoded": found.decoded,
             "problems": {kind: {"count": found.counts[kind], "first": found.first[kind]} for kind in self.problems},
             "notes": self.notes,
-            "sizes": [
-                {"height": height, "width": width, "images": count}
-                for (height, width), count in found.sizes.most_common()
-            ],
+            "sizes": [{"height": h, "width": w, "images": count} for (h, w), count in found.sizes.most_common()],
             "classes": [
                 {"name": name, "pixel_percent": pixels, "image_percent": images}
                 for name, (pixels, images) in self.classes.items()
@@ -184,8 +145,8 @@ def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = M
             num_pairs += len(records)
             for inspect, chosen in ((inspect_headers, records), (inspect_pixels, evenly_spaced(records, samples))):
                 for found in pool.map(partial(inspect, reader=reader), _parts(chosen, 1 + len(chosen) // 1000)):
-                    for text in chain.from_iterable(found.first.values()):
-                        raise DatasetError(text)
+                    for texts in found.first.values():
+                        raise DatasetError(texts[0])
     logger.info(
         f"Checked {num_pairs} image and label pairs of {', '.join(readers)} in {time.perf_counter() - start:.1f} s."
     )
@@ -207,35 +168,37 @@ def check_dataset(
         The report, and Detectron2's standard dicts of the pairs without a problem.
 
     Raises:
-        DatasetError: if the name is unknown, or other code registered it without a label reader.
+        DatasetError: the name is unknown, or other code registered it without a label reader.
     """
     start = time.perf_counter()
     (reader,) = get_label_readers([name], max_pixels).values()
     report = DatasetReport(name, getattr(MetadataCatalog.get(name).get("definition"), "source", ""))
-    found, records = report.found, _list_pairs(report)
-    report.num_pairs = len(records)
-    # None hides a progress bar outside of a terminal.
-    bar = partial(tqdm, unit="pair", disable=None if show_progress else True)
-    with ProcessPoolExecutor(workers, initializer=_start_worker) if workers else nullcontext() as pool:
-        sound = records
-        for kind, inspect, at_once in (("headers", inspect_headers, 128), ("pixels", inspect_pixels, 8)):
-            sound = [record for record in records if record["file_name"] not in found.bad]
-            chosen = evenly_spaced(sound, samples or len(sound)) if kind == "pixels" else records
-            parts = _parts(chosen, at_once)
+    found, sound = report.found, _list_pairs(report)
+    report.num_pairs = len(sound)
+    # The workers share the cores; OpenCV would start a thread per core in each of them.
+    pool = ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) if workers else None
+    with pool or nullcontext():
+        for kind, inspect, size in (("headers", inspect_headers, 128), ("pixels", inspect_pixels, 8)):
+            chosen = evenly_spaced(sound, samples or len(sound)) if kind == "pixels" else sound
+            parts = _parts(chosen, size)
             results = (pool.map if pool else map)(partial(inspect, reader=reader), parts)
-            with bar(total=len(chosen), desc=f"{name}: {kind}") as progress:
+            # None hides a progress bar outside of a terminal.
+            hidden = None if show_progress else True
+            with tqdm(total=len(chosen), desc=f"{name}: {kind}", unit="pair", disable=hidden) as progress:
                 for part, result in zip(parts, results, strict=True):
                     found.merge(result)
                     progress.update(len(part))
+            unread = len(sound) - len(chosen)
+            sound = [record for record in sound if record["file_name"] not in found.bad]
     _add_classes(report)
-    if len(chosen) < len(sound):
-        report.notes.append(f"the pixels of {len(sound) - len(chosen)} pairs were not read; --sample 0 reads all")
+    if unread:
+        report.notes.append(f"the pixels of {unread} pairs were not read; --sample 0 reads all")
     report.seconds = time.perf_counter() - start
-    return report, [record for record in sound if record["file_name"] not in found.bad]
+    return report, list(sound)
 
 
 def evenly_spaced(records: Records, count: int) -> list[dict[str, Any]]:
-    """Up to `count` records at equal distances, including the first and the last."""
+    """Return up to `count` records at equal distances, including the first and the last."""
     places = np.linspace(0, len(records) - 1, num=min(count, len(records))).round().astype(int)
     return [records[place] for place in places]
 
@@ -253,19 +216,20 @@ def _list_pairs(report: DatasetReport) -> Records:
         report.folder = files.root
         survey = files.survey()
     except DatasetError as error:
-        found.add("listing", [str(error)])
+        found.add("listing", [error])
         return []
     report.layout = ", ".join(filter(None, (survey.images, survey.labels, survey.list_file)))
     found.add("list", survey.absent)
     found.add("format", survey.other_format)
-    if files.definition.skips_unpaired and survey.without_label:
-        shown = first_few(survey.without_label, _SHOWN)
-        report.notes.append(f"{len(survey.without_label)} images without a label are left out: {shown}")
-    else:
+    skipped = survey.without_label if files.definition.skips_unpaired else []
+    if not skipped:
         found.add("missing label", survey.without_label)
-    if survey.without_image:
-        shown = first_few(survey.without_image, _SHOWN)
-        report.notes.append(f"{len(survey.without_image)} labels without an image are ignored: {shown}")
+    for listed, state in (
+        (skipped, "images without a label are left out"),
+        (survey.without_image, "labels without an image are ignored"),
+    ):
+        if listed:
+            report.notes.append(f"{len(listed)} {state}: {first_few(listed, _SHOWN)}")
     if not (survey.records or survey.without_label):
         found.add("empty", [f"expected files like {survey.images} and {survey.labels}"])
     return survey.records
@@ -285,13 +249,13 @@ def inspect_headers(records: Records, reader: LabelReader) -> Findings:
                 sizes.append(size_of(file))
                 _require_end(file, reader.max_pixels)
             except DatasetError as error:
-                found.add(kind, [str(error)], image)
+                found.add(kind, [error], image)
         if image not in found.bad:
             found.sizes[sizes[0]] += 1
             try:
                 require_same_size(image, sizes[0], label, sizes[1])
             except DatasetError as error:
-                found.add("size", [str(error)], image)
+                found.add("size", [error], image)
     return found
 
 
@@ -302,13 +266,13 @@ def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
         try:
             read_image(record["file_name"], max_pixels=reader.max_pixels)
         except DatasetError as error:
-            found.add("unreadable image", [str(error)], record["file_name"])
+            found.add("unreadable image", [error], record["file_name"])
         try:
             labels = reader.read(label_file_of(record))
         except DatasetError as error:
             kind = "encoding" if isinstance(error, WrongEncodingError) else "unreadable label"
             kind = "unknown id" if isinstance(error, UnknownIdsError) else kind
-            found.add(kind, [str(error)], record["file_name"])
+            found.add(kind, [error], record["file_name"])
             continue
         # In parts: counting needs eight bytes per pixel.
         parts = np.array_split(labels, 1 + labels.size // 2**20)
@@ -337,14 +301,14 @@ def _add_classes(report: DatasetReport) -> None:
     metadata, found = MetadataCatalog.get(report.name), report.found
     if not found.decoded:
         return
-    total = int(found.pixels.sum())
-    titles = {**dict(enumerate(metadata.stuff_classes)), metadata.ignore_label: IGNORED}
+    total, ignored = int(found.pixels.sum()), metadata.ignore_label
+    titles = {**dict(enumerate(metadata.stuff_classes)), ignored: IGNORED}
     report.classes = {
         title: (100 * int(found.pixels[place]) / total, 100 * int(found.images[place]) / found.decoded)
         for place, title in titles.items()
     }
-    absent = [title for place, title in titles.items() if place != metadata.ignore_label and not found.pixels[place]]
-    if found.pixels[metadata.ignore_label] == total:
+    absent = [title for place, title in titles.items() if place != ignored and not found.pixels[place]]
+    if found.pixels[ignored] == total:
         found.add("no class", [f"every pixel of all {found.decoded} decoded labels is ignored"])
     elif absent:
         report.notes.append(f"classes without a pixel in the decoded labels: {', '.join(absent)}")
@@ -366,7 +330,7 @@ def format_report(report: DatasetReport) -> str:
         lines += [f"{title:<12}{text}"] if text else []
     if report.classes:
         rows = [
-            [table_cell(name), f"{pixels:.3f}", f"{images:.1f}"] for name, (pixels, images) in report.classes.items()
+            (table_cell(name), f"{pixels:.3f}", f"{images:.1f}") for name, (pixels, images) in report.classes.items()
         ]
         head, align = ["class", "% of pixels", "% of images"], ("left", "right", "right")
         lines += ["", tabulate(rows, head, tablefmt="github", disable_numparse=True, colalign=align)]
@@ -377,8 +341,3 @@ def format_report(report: DatasetReport) -> str:
         lines += [f"    and {count - len(first)} more"] if count > len(first) else []
     verdict = f"NOT usable, {found.counts.total()} problem(s)" if report.problems else "usable"
     return "\n".join([*lines, f"{report.name}: {verdict}"])
-
-
-def _start_worker() -> None:
-    # The workers share the cores; OpenCV would start a thread per core in each of them.
-    cv2.setNumThreads(0)

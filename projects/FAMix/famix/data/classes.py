@@ -1,104 +1,80 @@
-"""Classes of datasets: Cityscapes' nineteen, and the division into things (with instances) and stuff."""
+"""Classes of datasets and networks: Cityscapes' nineteen, and the division into things (with instances) and stuff."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+from detectron2.utils.colormap import colormap
+from numpy.typing import NDArray
 
-from famix.utils.errors import ConfigError
-
-__all__ = [
-    "CITYSCAPES_CLASSES",
-    "CITYSCAPES_LABEL_IDS",
-    "HIGHEST_LABEL_ID",
-    "LABEL_DIVISOR",
-    "ClassDefinition",
-    "PanopticClasses",
-    "cityscapes_label_ids",
-    "is_panoptic",
-    "panoptic_classes",
-    "panoptic_metadata",
-    "require_same_things",
-]
+from famix.utils.errors import ClassesError, ConfigError, DatasetError, WeightsError
+from famix.utils.messages import first_few
 
 LABEL_DIVISOR = 1000
 """Panoptic-DeepLab numbers a segment train id * LABEL_DIVISOR + number of the instance."""
+
+CLASSES = "classes"
+"""Entry of a checkpoint, and of SHIPPED, with the table of the classes that the network was trained for."""
+
+SHIPPED = "inference"
+"""Entry of a stripped checkpoint for inference: {"config": {key: value}, "classes": a table}."""
+
+_MAPS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 
 Color = tuple[int, int, int]  # red, green, blue, each 0-255
 
 
 @dataclass(frozen=True)
 class ClassDefinition:
-    """A class that a network learns.
+    """A class that a network learns."""
 
-    Attributes:
-        name: unique within the dataset; style prompts contain it.
-        color: (red, green, blue), each 0-255, for drawings.
-    """
-
-    name: str
-    color: Color
+    name: str  # unique within the dataset; style prompts contain it
+    color: Color  # of drawings
 
 
-CITYSCAPES_CLASSES = (
-    ClassDefinition("road", (128, 64, 128)),
-    ClassDefinition("sidewalk", (244, 35, 232)),
-    ClassDefinition("building", (70, 70, 70)),
-    ClassDefinition("wall", (102, 102, 156)),
-    ClassDefinition("fence", (190, 153, 153)),
-    ClassDefinition("pole", (153, 153, 153)),
-    ClassDefinition("traffic light", (250, 170, 30)),
-    ClassDefinition("traffic sign", (220, 220, 0)),
-    ClassDefinition("vegetation", (107, 142, 35)),
-    ClassDefinition("terrain", (152, 251, 152)),
-    ClassDefinition("sky", (70, 130, 180)),
-    ClassDefinition("person", (220, 20, 60)),
-    ClassDefinition("rider", (255, 0, 0)),
-    ClassDefinition("car", (0, 0, 142)),
-    ClassDefinition("truck", (0, 0, 70)),
-    ClassDefinition("bus", (0, 60, 100)),
-    ClassDefinition("train", (0, 80, 100)),
-    ClassDefinition("motorcycle", (0, 0, 230)),
-    ClassDefinition("bicycle", (119, 11, 32)),
-)
-"""Cityscapes' train classes; the index in the tuple is the train id."""
+CITYSCAPES_CLASSES = tuple(ClassDefinition(entry["name"], tuple(entry["color"])) for entry in CITYSCAPES_CATEGORIES)
+"""Cityscapes' nineteen train classes; the index in the tuple is the train id."""
 
-CITYSCAPES_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_LABEL_IDS = tuple(entry["id"] for entry in CITYSCAPES_CATEGORIES)
 """Label ids of these classes in files named labelIds; the index in the tuple is the train id."""
+
+CITYSCAPES_THINGS = tuple(entry["trainId"] for entry in CITYSCAPES_CATEGORIES if entry["isthing"])
+"""Train ids of the classes with instances: person to bicycle."""
 
 HIGHEST_LABEL_ID = 34
 """Highest of Cityscapes' label ids: 0 to 33, and 34 for GTA5's license plates."""
 
 
 def cityscapes_label_ids(ignore_label: int) -> dict[int, int]:
-    """Map the ids in Cityscapes' files named labelIds to train ids; void classes and 255 to the ignore label."""
+    """Map the ids in Cityscapes' files named labelIds to train ids, void classes and 255 to the ignore label."""
     ignored = {label_id: ignore_label for label_id in (*range(HIGHEST_LABEL_ID + 1), 255)}
     return ignored | {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}
 
 
 @dataclass(frozen=True)
 class PanopticClasses:
-    """The classes of a dataset as train ids, divided into things and stuff.
+    """The classes of a dataset as train ids, divided into things and stuff."""
 
-    Attributes:
-        things: ascending; the index in the tuple is the class of a box or a mask.
-        stuff: ascending; the index in the tuple plus 1 is the class of a stuff head, in which 0 represents all things.
-    """
-
-    things: tuple[int, ...]
-    stuff: tuple[int, ...]
+    things: tuple[int, ...]  # ascending; the index in the tuple is the class of a box or a mask
+    stuff: tuple[
+        int, ...
+    ]  # ascending; the index in the tuple plus 1 is the class of a stuff head, 0 represents all things
 
     def stuff_labels(self) -> dict[int, int]:
-        """Train id -> class of a stuff head."""
+        """Return train id -> class of a stuff head."""
         return dict.fromkeys(self.things, 0) | {train_id: place for place, train_id in enumerate(self.stuff, 1)}
 
 
-_MAPS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
-
-
 def panoptic_metadata(classes: Sequence[tuple[str, Color]], things: Sequence[int]) -> dict[str, Any]:
-    """Detectron2's metadata of panoptic classes, with train ids as both kinds of category ids.
+    """Return Detectron2's metadata of panoptic classes, with train ids as both kinds of category ids.
 
     Args:
         classes: name and color of each class.
@@ -113,7 +89,7 @@ def panoptic_metadata(classes: Sequence[tuple[str, Color]], things: Sequence[int
 
 
 def is_panoptic(dataset_name: str) -> bool:
-    """Whether a registered dataset has panoptic labels, also if other code registered it in Detectron2's manner."""
+    """Return whether a registered dataset has panoptic labels, also if other code registered it as Detectron2 does."""
     if dataset_name not in DatasetCatalog:
         return False
     metadata = MetadataCatalog.get(dataset_name)
@@ -121,10 +97,10 @@ def is_panoptic(dataset_name: str) -> bool:
 
 
 def panoptic_classes(dataset_name: str) -> PanopticClasses:
-    """Things and stuff of a registered dataset.
+    """Return things and stuff of a registered dataset.
 
     Raises:
-        ConfigError: if it has no panoptic labels, or its train ids are not consecutive over things and stuff.
+        ConfigError: it has no panoptic labels, or its train ids are not consecutive over things and stuff.
     """
     if not is_panoptic(dataset_name):
         raise ConfigError(
@@ -142,16 +118,10 @@ def panoptic_classes(dataset_name: str) -> PanopticClasses:
 
 
 def require_same_things(names: Sequence[str]) -> PanopticClasses:
-    """Raise unless all datasets are panoptic and have the same things.
-
-    Args:
-        names: registered names, at least one.
-
-    Returns:
-        The common classes.
+    """Return the common things and stuff of registered datasets.
 
     Raises:
-        ConfigError: names two datasets that differ, or one without panoptic labels.
+        ConfigError: two datasets differ, or one has no panoptic labels.
     """
     first = panoptic_classes(names[0])
     for name in names[1:]:
@@ -162,3 +132,140 @@ def require_same_things(names: Sequence[str]) -> PanopticClasses:
                 f"{list(other.things)}. Set 'thing: true' for the same classes in both definitions"
             )
     return first
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a trained network, stored with its checkpoint to be independent of the dataset's definition."""
+
+    names: tuple[str, ...]  # by train id
+    colors: tuple[Color, ...]
+    things: tuple[int, ...] = ()  # train ids, ascending; empty for a dataset without instances
+    ignore_label: int = 255
+
+    @classmethod
+    def from_dict(cls, entries: Mapping[str, Any]) -> "ClassTable":
+        """Invert `to_dict`; raises ValueError, TypeError or KeyError for malformed entries."""
+        names, colors = tuple(map(str, entries["names"])), tuple(map(tuple, entries["colors"]))
+        things, ignore_label = tuple(map(int, entries["things"])), int(entries["ignore_label"])
+        if not len(names) == len(colors) > 0:
+            raise ValueError(f"{len(names)} classes with {len(colors)} colors")
+        if any(len(color) != 3 or any(value not in range(256) for value in color) for color in colors):
+            raise ValueError("colors must be three values from 0 to 255")
+        if any(train_id not in range(len(names)) for train_id in things):
+            raise ValueError(f"things {things} exceed the {len(names)} classes")
+        return cls(names, colors, things, ignore_label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return lists of strings and numbers, for JSON and torch's safe loader."""
+        return {
+            "names": list(self.names),
+            "colors": [[int(value) for value in color] for color in self.colors],
+            "things": list(self.things),
+            "ignore_label": self.ignore_label,
+        }
+
+    def cityscapes_label_ids(self) -> NDArray[np.uint8]:
+        """Return the label id of each train id, (K,), for Cityscapes' test server.
+
+        Raises:
+            ConfigError: the name of a class is not one of Cityscapes' nineteen.
+        """
+        known = {entry.name: label_id for entry, label_id in zip(CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, strict=True)}
+        unknown = [name for name in self.names if name not in known]
+        if unknown:
+            raise ConfigError(
+                f"--view cityscapes-ids needs a network with Cityscapes' classes, got {first_few(unknown)}. Use --view "
+                "labels for its train ids."
+            )
+        return np.array([known[name] for name in self.names], dtype=np.uint8)
+
+    def require_same(self, present: "ClassTable", checkpoint: str | os.PathLike[str], dataset: str) -> None:
+        """Raise a ClassesError unless a dataset has the same classes in the same order; colors may differ.
+
+        Args:
+            present: classes of the dataset.
+            checkpoint: path of the network, for the error.
+            dataset: name of the dataset, for the error.
+        """
+        if (self.names, self.things) == (present.names, present.things):
+            return
+        titles = (
+            [repr(name) + " (a thing)" * (train_id in table.things) for train_id, name in enumerate(table.names)]
+            for table in (self, present)
+        )
+        pairs = enumerate(zip_longest(*titles, fillvalue="no class"))
+        differing = [(train_id, before, after) for train_id, (before, after) in pairs if before != after]
+        train_id, trained, found = differing[0]
+        raise ClassesError(
+            f"class {train_id} of {dataset} must be {trained}, as {checkpoint} was trained, got {found}; "
+            f"{len(differing)} of the classes differ. Restore the definition in DATASETS.FILES; the run keeps a copy in its folder 'datasets'"
+        )
+
+    def register(self) -> str:
+        """Register the classes in Detectron2's catalogs as a dataset without files, and return its name.
+
+        Models look up their classes there. Equal classes have equal names.
+        """
+        content = json.dumps(self.to_dict(), sort_keys=True).encode()
+        name = f"classes_{hashlib.sha256(content).hexdigest()[:16]}"
+        if name not in DatasetCatalog:
+            DatasetCatalog.register(name, _no_files)
+            metadata = {"stuff_classes": list(self.names), "stuff_colors": list(self.colors)}
+            if self.things:
+                entries = list(zip(self.names, self.colors, strict=True))
+                metadata = {**panoptic_metadata(entries, self.things), "panoptic_json": ""}
+            MetadataCatalog.get(name).set(**metadata, ignore_label=self.ignore_label)
+        return name
+
+
+def _no_files() -> list[dict[str, Any]]:
+    raise DatasetError("these are the classes of a trained network, not a dataset: there are no images to list")
+
+
+def trained_classes(content: Mapping[str, Any]) -> ClassTable | None:
+    """Return the classes in the content of a checkpoint, or None if it lacks them, as those of release 0.1 do.
+
+    Raises:
+        WeightsError: the entry is damaged.
+    """
+    holder = content if CLASSES in content else content.get(SHIPPED)
+    if not isinstance(holder, Mapping) or CLASSES not in holder:
+        return None
+    try:
+        return ClassTable.from_dict(holder[CLASSES])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"the checkpoint is damaged: its entry '{CLASSES}' cannot be read ({type(error).__name__}: {error})"
+        ) from error
+
+
+def classes_of(cfg: CfgNode, datasets: Sequence[str] | None = None) -> ClassTable:
+    """Return the classes of the datasets in a config.
+
+    Args:
+        cfg: reads DATASETS.TRAIN, DATASETS.TEST and MODEL.SEM_SEG_HEAD.
+        datasets: names to use instead of those in the config.
+
+    Raises:
+        ConfigError: no dataset is registered, or the first registered one does not have NUM_CLASSES classes.
+    """
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST] if datasets is None else list(datasets)
+    known = [name for name in names if name in DatasetCatalog]
+    if not known:
+        raise ConfigError(
+            f"the classes of the config's datasets ({', '.join(names) or 'none'}) are unknown; name their definition in "
+            "DATASETS.FILES, register them, or use a checkpoint of tools/export.py --format stripped, which contains them"
+        )
+    metadata = MetadataCatalog.get(known[0])
+    classes, expected = metadata.get("stuff_classes", []), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(classes) != expected:
+        raise ConfigError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(classes)}, the number of classes of {known[0]}, got {expected}. "
+            "Use the config that the checkpoint was trained with"
+        )
+    palette = colormap(rgb=True).astype(int).tolist()  # for datasets that other code registered without colors
+    colors = metadata.get("stuff_colors") or [palette[index % len(palette)] for index in range(len(classes))]
+    things = panoptic_classes(known[0]).things if is_panoptic(known[0]) else ()
+    ignore_label = metadata.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+    return ClassTable(tuple(classes), tuple(map(tuple, colors)), things, ignore_label)

@@ -1,76 +1,54 @@
 """Dataset definitions: location and classes of a dataset, its splits, and the meaning of its labels.
 
-A definition describes semantic labels (`images`, `labels`, `label_ids`, ...) or, if it has the keys `panoptic_root` and
-`panoptic_json`, labels in COCO's panoptic format.
+A run stores the definitions of its datasets to detect later changes, and copies of the definition files.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
 
-from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
+from detectron2.data import MetadataCatalog
+
+from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_THINGS, ClassDefinition
+from famix.io.atomic import whole_file
 from famix.utils.errors import DatasetError
+from famix.utils.messages import shown
 from famix.utils.paths import as_on_disk, local_path
-
-__all__ = [
-    "CITYSCAPES_THINGS",
-    "DATASETS_VARIABLE",
-    "DatasetDefinition",
-    "LabelEncoding",
-    "Layout",
-    "PanopticDefinition",
-    "SplitDefinition",
-]
 
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 """Environment variable with the folder that relative roots start from, as in Detectron2; default "datasets"."""
 
-CITYSCAPES_THINGS = tuple(range(11, 19))
-"""Train ids of Cityscapes' classes with instances: person to bicycle."""
+_COPIES = "datasets"  # folder in OUTPUT_DIR
+# Paths on one machine, colors of drawings, and entries that concern other splits.
+_MAY_CHANGE = ("root", "source", "color", "splits", "folders", "domain", "domains")
 
 
 @dataclass(frozen=True)
 class SplitDefinition:
-    """A split of a dataset.
-
-    Attributes:
-        name: e.g. "train".
-        folder: value of {split} in the path templates; may be empty or several folders deep.
-        keys: file with one key per line, relative to the root, that limits the split; None includes all images.
-        skip: keys to leave out.
-        domain: domain of the images, e.g. "gta5" or "acdc_night"; None derives it from the name.
-    """
+    """A split of a dataset."""
 
     name: str
-    folder: str
-    keys: str | None = None
-    skip: frozenset[str] = frozenset()
-    domain: str | None = None
+    folder: str  # value of {split} in the path templates; may be empty or several folders deep
+    keys: str | None = None  # list of keys below the root that restricts the split; None includes all images
+    skip: frozenset[str] = frozenset()  # keys to leave out
+    domain: str | None = None  # such as "acdc_night"; None derives it from the name
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """The meaning of the ids in label files.
+    """The meaning of the ids in label files."""
 
-    Attributes:
-        label_ids: id in the files -> train id, or the ignore label; empty if `names_file` defines the ids.
-        other_ids_ignored: ids without a class are ignored; otherwise they are an error.
-        highest_id: higher ids are an error in any case; None sets no limit.
-        channel: 0, 1, 2 (red, green, blue) or 3 (alpha) of multi-channel files; None for files with one channel.
-        bits: 8 or 16 per channel; files of another depth are an error. None accepts both.
-        names_file: JSON file below the root that names the ids; None if `label_ids` lists them.
-        label_names: name in `names_file` -> train id, or the ignore label.
-        is_panoptic: the files are COCO's panoptic PNGs, and `names_file` lists their segments.
-    """
-
-    label_ids: Mapping[int, int] = field(default_factory=dict)
-    other_ids_ignored: bool = False
-    highest_id: int | None = None
-    channel: int | None = None
-    bits: int | None = None
-    names_file: str | None = None
-    label_names: Mapping[str, int] = field(default_factory=dict)
-    is_panoptic: bool = False
+    label_ids: Mapping[int, int] = field(default_factory=dict)  # id -> train id or ignore label
+    other_ids_ignored: bool = False  # otherwise, ids without a class are an error
+    highest_id: int | None = None  # higher ids are an error in any case
+    channel: int | None = None  # of multi-channel files: 0, 1, 2 (red, green, blue) or 3 (alpha)
+    bits: int | None = None  # per channel, 8 or 16; None accepts both
+    names_file: str | None = None  # JSON file below the root that names the ids, in place of `label_ids`
+    label_names: Mapping[str, int] = field(default_factory=dict)  # name in `names_file` -> train id or ignore label
+    is_panoptic: bool = False  # COCO's panoptic PNGs, whose segments `names_file` lists
 
     @property
     def is_identity(self) -> bool:
@@ -81,61 +59,42 @@ class LabelEncoding:
 
 @dataclass(frozen=True)
 class Layout:
-    """One arrangement of the files of a dataset, such as the published one or that of some program.
+    """One arrangement of the files of a dataset, such as the published one or that of another program."""
 
-    Attributes:
-        images, labels: path templates below the root with {key} and perhaps {split}.
-        encoding: of the labels.
-        keys: path template of the lists that define the splits; None if folders define them.
-        folders: name of a split -> value of {split}, if it differs from the split's own folder.
-        splits: names of the splits with this layout; None for all.
-    """
-
-    images: str
+    images: str  # path template below the root, with {key} and optionally {split}
     labels: str
     encoding: LabelEncoding
-    keys: str | None = None
-    folders: Mapping[str, str] = field(default_factory=dict)
-    splits: frozenset[str] | None = None
+    keys: str | None = None  # path template of the lists that define the splits; None if folders define them
+    folders: Mapping[str, str] = field(default_factory=dict)  # split -> value of {split}, if not the split's own folder
+    splits: frozenset[str] | None = None  # names of the splits with this layout; None for all
 
-    def holds(self, split_name: str) -> bool:
-        """Whether a split may have this layout."""
-        return self.splits is None or split_name in self.splits
+    def has_split(self, name: str) -> bool:
+        """Return whether a split may have this layout."""
+        return self.splits is None or name in self.splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDefinition:
-    """A complete and checked definition of a dataset.
-
-    Attributes:
-        name: the split "train" is registered as <name>_train.
-        root: folder of the dataset as written, see `root_folder`.
-        classes: the index in the tuple is the train id.
-        ignore_label: value of pixels that count neither in the loss nor in the score, 0-255.
-        splits: in the order of the file.
-        source: the definition file, named in errors.
-        layouts: in order of precedence, at least one for semantic labels.
-        skips_unpaired: leave out images without a label; otherwise they are an error.
-    """
+    """A complete and checked definition of a dataset. The split "train" is registered as <name>_train."""
 
     name: str
-    root: str
-    classes: tuple[ClassDefinition, ...] = CITYSCAPES_CLASSES
-    ignore_label: int = 255
+    root: str  # as written; see `root_folder`
+    classes: tuple[ClassDefinition, ...] = CITYSCAPES_CLASSES  # by train id
+    ignore_label: int = 255  # train id of pixels that count neither in the loss nor in the score
     splits: tuple[SplitDefinition, ...]
-    source: str = field(compare=False)
-    layouts: tuple[Layout, ...] = ()
-    skips_unpaired: bool = False
+    source: str = field(compare=False)  # the definition file, for errors
+    layouts: tuple[Layout, ...] = ()  # in order of precedence, at least one for semantic labels
+    skips_unpaired: bool = False  # leave out images without a label; otherwise they are an error
 
     def dataset_name(self, split: SplitDefinition) -> str:
-        """Name under which a split is registered."""
+        """Return the name under which a split is registered."""
         return f"{self.name}_{split.name}"
 
     def root_folder(self) -> str:
-        """Absolute folder of the dataset, from the current environment variables.
+        """Return the absolute folder of the dataset, from the current environment variables.
 
         Raises:
-            DatasetError: if the root refers to an environment variable that is not set.
+            DatasetError: the root refers to an environment variable that is not set.
         """
         folder = local_path(self.root, f"{self.source}: 'root'", DatasetError)
         if not os.path.isabs(folder):
@@ -146,32 +105,109 @@ class DatasetDefinition:
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticDefinition(DatasetDefinition):
-    """A dataset in COCO's panoptic format: PNGs of segments, and JSON files with the category of each segment.
+    """A dataset in COCO's panoptic format. The split "train" is registered as <name>_train_panoptic."""
 
-    The split "train" is registered as <name>_train_panoptic.
-
-    Attributes:
-        images: path template of the images below the root, with {key} and perhaps {split}.
-        panoptic_root: path template of the folder of the PNGs.
-        panoptic_json: path template of the JSON file.
-        things: train ids of the classes with instances, ascending.
-        categories: id or name of a category in the JSON files -> train id, or the ignore label; empty maps a category
-            to the class with its name.
-        other_categories_ignored: segments of other categories count as unlabelled; otherwise they are an error.
-    """
-
-    images: str
-    panoptic_root: str
-    panoptic_json: str
-    things: tuple[int, ...] = CITYSCAPES_THINGS
+    images: str  # path template below the root, with {key} and optionally {split}
+    panoptic_root: str  # path template of the folder of the PNGs, optionally with {split}
+    panoptic_json: str  # path template of the JSON file that lists their segments
+    things: tuple[int, ...] = CITYSCAPES_THINGS  # train ids of the classes with instances, ascending
+    # Id or name of a category -> train id or ignore label; empty maps each category to the class with its name.
     categories: Mapping[int | str, int] = field(default_factory=dict)
-    other_categories_ignored: bool = False
+    other_categories_ignored: bool = False  # otherwise, categories without a class are an error
 
     def dataset_name(self, split: SplitDefinition) -> str:
-        """Name under which a split is registered."""
+        """Return the name under which a split is registered."""
         return f"{self.name}_{split.name}_panoptic"
 
     @property
     def stuff(self) -> tuple[int, ...]:
         """Train ids of the classes without instances, ascending."""
         return tuple(train_id for train_id in range(len(self.classes)) if train_id not in self.things)
+
+
+def describe_dataset(name: str) -> dict[str, Any]:
+    """Return the definition and the split of a registered dataset as plain data; empty if other code registered it."""
+    described: dict[str, Any] = _plain(_described(name))
+    return described
+
+
+def changed_entry(name: str, stored: Mapping[str, Any]) -> str | None:
+    """Compare a registered dataset with an earlier result of `describe_dataset`.
+
+    Args:
+        name: a registered name.
+        stored: the earlier result; entries that it lacks, as those of earlier releases do, are not compared.
+
+    Returns:
+        "ENTRY must be A, got B" for the first difference; None without one.
+    """
+    return next(_changes(stored, _described(name), ""), None)
+
+
+def _described(name: str) -> dict[str, Any]:
+    definition = MetadataCatalog.get(name).get("definition")
+    if definition is None:
+        return {}
+    (split,) = (split for split in definition.splits if definition.dataset_name(split) == name)
+    # Release 0.1 stored only the folder of a panoptic split.
+    entry = split.folder if isinstance(definition, PanopticDefinition) else split
+    return {"definition": definition, "split": {split.name: entry}}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        entries = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return {name: _plain(entry) for name, entry in entries.items() if name not in _MAY_CHANGE}
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Set):
+        return sorted(value)
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _changes(stored: Any, now: Any, place: str) -> Iterator[str]:
+    """Yield the differences between stored plain data and current objects."""
+    if is_dataclass(now) and isinstance(stored, Mapping):
+        names = [entry.name for entry in fields(now) if entry.name in stored and entry.name not in _MAY_CHANGE]
+        for name in sorted(names, key="classes".__ne__):  # the entry that users change first
+            yield from _changes(stored[name], getattr(now, name), f"{place}.{name}")
+    elif isinstance(now, Mapping) and isinstance(stored, Mapping):
+        for key in dict.fromkeys([*stored, *now]):
+            yield from _changes(stored.get(key), now.get(key), f"{place}.{key}")
+    elif isinstance(now, list | tuple) and isinstance(stored, list | tuple) and len(now) == len(stored):
+        for index, (before, after) in enumerate(zip(stored, now, strict=True)):
+            yield from _changes(before, after, f"{place}.{index}")
+    elif _plain(now) != stored:
+        entry = place.removeprefix(".").removeprefix("definition.")
+        yield f"{entry} must be {shown(stored)}, got {shown(_plain(now))}"
+
+
+def keep_definitions(files: Sequence[str], run: str) -> None:
+    """Copy the definition files in DATASETS.FILES into the run directory `run`."""
+    for file, copy in zip(files, _copies(files, run), strict=True):
+        if not (copy.is_file() and os.path.samefile(file, copy)):
+            with whole_file(copy) as part:
+                shutil.copyfile(file, part)
+
+
+def find_definitions(files: Sequence[str], config_file: str) -> list[str]:
+    """Replace missing definition files by the copies in a run directory.
+
+    Args:
+        files: as in DATASETS.FILES.
+        config_file: config with these files, in the run directory; "" for none.
+    """
+    if not config_file:
+        return list(files)
+    copies = zip(files, _copies(files, os.path.dirname(config_file)), strict=True)
+    return [str(copy) if not os.path.isfile(file) and copy.is_file() else file for file, copy in copies]
+
+
+def _copies(files: Sequence[str], run: str) -> list[Path]:
+    copies: list[Path] = []
+    for file in map(Path, files):
+        copy, number = Path(run, _COPIES, file.name), 2
+        while copy in copies:
+            copy, number = copy.with_name(f"{file.stem}_{number}{file.suffix}"), number + 1
+        copies.append(copy)
+    return copies

@@ -1,24 +1,26 @@
-"""Strict reading of definition files: each error names the file, the key, the value and the constraint."""
+"""Strict loading of definition files. Each error names the file, the key, the value and the constraint.
+
+datasets/README.md and, for panoptic labels, docs/PANOPTIC.md describe the keys.
+"""
 
 import os
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 
-from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, ClassDefinition, cityscapes_label_ids
-from famix.data.definition import (
+from famix.data.classes import (
+    CITYSCAPES_CLASSES,
+    CITYSCAPES_LABEL_IDS,
     CITYSCAPES_THINGS,
-    DatasetDefinition,
-    LabelEncoding,
-    Layout,
-    PanopticDefinition,
-    SplitDefinition,
+    ClassDefinition,
+    cityscapes_label_ids,
 )
+from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
 from famix.io import MAX_YAML_BYTES, check_yaml, read_text
-from famix.utils.errors import CorruptFileError, DatasetError
+from famix.utils.errors import DatasetError
 from famix.utils.messages import did_you_mean, shown
 from famix.utils.paths import needs_expansion
 
@@ -27,356 +29,321 @@ try:
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
-__all__ = ["load_definition"]
-
 IGNORE = "ignore"
-"""Takes the place of a class name for pixels without a class."""
-
-ENCODING_KEYS = (
-    "label_ids", "other_ids", "highest_id", "label_channel", "label_bits", "label_names", "label_names_file",
-    "label_format",
-)  # fmt: skip
-LAYOUT_KEYS = ("images", "labels", *ENCODING_KEYS, "keys", "folders", "splits")
-_COMMON_KEYS = ("name", "root", "domain", "images", "classes", "splits", "ignore_label")
-DATASET_KEYS = (*_COMMON_KEYS, "labels", *ENCODING_KEYS, "layouts", "unpaired")
-PANOPTIC_KEYS = (*_COMMON_KEYS, "panoptic_root", "panoptic_json", "categories", "other_categories")
-SPLIT_KEYS = ("folder", "keys", "skip", "domain")
+"""Replaces a class name for pixels without a class."""
 
 _MAX_ID = 65535
-_NAME, _NAME_RULE = re.compile(r"\w[\w.-]*"), "made of letters, digits, '_', '-' and '.'"
 
-T = TypeVar("T")
 
-_KIND_NAMES = {str: "a string", int: "an integer", dict: "a mapping", list: "a list"}
+class _Key(NamedTuple):
+    """The values of a key; `expected` and `remedy` are parts of the error message."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    default: Any = None
+    remedy: str = ""
+
+
+def _one_of(*allowed: str | int | bool, default: Any = None) -> _Key:
+    def accepts(value: Any) -> bool:  # `True` is not 1
+        return any(type(value) is type(entry) and value == entry for entry in allowed)
+
+    return _Key(f"one of {', '.join(map(repr, allowed))}", accepts, default)
+
+
+def _is_integer(value: Any, highest: int) -> bool:
+    return type(value) is int and 0 <= value <= highest
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None
+
+
+def _is_below_root(value: Any) -> bool:
+    is_path = isinstance(value, str) and not needs_expansion(value) and "\0" not in value
+    return is_path and not os.path.isabs(value) and ".." not in value.split("/")
+
+
+def _is_template(value: Any) -> bool:
+    rest = value.replace("{split}", "") if _is_below_root(value) else ""
+    return rest.count("{key}") == 1 and "{" not in rest.replace("{key}", "")
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _is_color(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_integer(entry, 255) for entry in value)
+
+
+def _is_class_name(value: Any) -> bool:
+    return isinstance(value, str) and value.strip() not in ("", IGNORE)
+
+
+_NAME = _Key("a name made of letters, digits, '_', '-' and '.'", _is_name)
+_ROOT_REMEDY = " Only 'root' may be absolute or contain '~' and environment variables."
+_PATH = _Key("a path below the root", _is_below_root, remedy=_ROOT_REMEDY)
+_TEMPLATE = _Key("a path below the root with {key} once, such as images/{split}/{key}.png", _is_template)
+_STRINGS = _Key("a list of strings", _are_strings, remedy=" Quote values that look like numbers.")
+_ENTRIES = _Key("a mapping with at least one entry", lambda value: isinstance(value, dict) and bool(value))
+_LIST = _Key("a list with at least one entry", lambda value: isinstance(value, list) and bool(value))
+_CLASSES = _Key("'cityscapes' or a list of classes", lambda value: value == "cityscapes" or _LIST.accepts(value))
+_KNOWN_MAPS = ("identity", "cityscapes")
+_MAP = _Key("a mapping to classes", lambda value: _ENTRIES.accepts(value) or value in _KNOWN_MAPS)
+
+ENCODING_KEYS = {
+    "label_ids": _MAP,
+    "other_ids": _one_of("error", IGNORE, default="error"),
+    "highest_id": _Key(f"an id from 0 to {_MAX_ID}", lambda value: _is_integer(value, _MAX_ID)),
+    "label_channel": _one_of(0, 1, 2, 3),
+    "label_bits": _one_of(8, 16),
+    "label_names": _ENTRIES,
+    "label_names_file": _PATH,
+    "label_format": _one_of("ids", "coco_panoptic", default="ids"),
+}
+_TEMPLATES = {"images": _TEMPLATE, "labels": _TEMPLATE}
+LAYOUT_KEYS = {**_TEMPLATES, **ENCODING_KEYS, "keys": _PATH, "folders": _ENTRIES, "splits": _STRINGS}
+_COMMON_KEYS = {
+    "name": _NAME,
+    "root": _Key("a string", lambda value: isinstance(value, str)),
+    "domain": _NAME,
+    "classes": _CLASSES,
+    "splits": _ENTRIES,
+    "ignore_label": _Key("an integer from 0 to 255", lambda value: _is_integer(value, 255), 255),
+}
+_UNPAIRED = _one_of("error", "skip", default="error")
+DATASET_KEYS = {**_COMMON_KEYS, **_TEMPLATES, **ENCODING_KEYS, "layouts": _LIST, "unpaired": _UNPAIRED}
+_PANOPTIC_FILES = {"images": _TEMPLATE, "panoptic_root": _PATH, "panoptic_json": _PATH}
+PANOPTIC_KEYS = {
+    **_COMMON_KEYS,
+    **_PANOPTIC_FILES,
+    "categories": _MAP,
+    "other_categories": _one_of("error", IGNORE, default="error"),
+}
+SPLIT_KEYS = {"folder": _PATH, "domain": _NAME, "keys": _PATH, "skip": _STRINGS._replace(default=[])}
+_CLASS_KEYS = {
+    "name": _Key(f"a name other than '{IGNORE}', which marks pixels without a class", _is_class_name),
+    "color": _Key("[red, green, blue] with values from 0 to 255", _is_color),
+    "thing": _one_of(True, False, default=False),
+}
+
+
+class _Section(dict[str, Any]):
+    """A mapping of a definition file: the checked value of each key, or its default.
+
+    Args:
+        file: the definition file.
+        path: keys that lead to the mapping, such as "splits.train"; "" for the whole file.
+        content: the mapping.
+        keys: all keys that it may have.
+        required: keys that it must have.
+
+    Raises:
+        DatasetError: `content` is not a mapping, or has an unknown, missing or wrong entry.
+    """
+
+    def __init__(
+        self, file: Path, path: str, content: object, keys: Mapping[str, _Key], required: Sequence[str] = ()
+    ) -> None:
+        self.file, self._prefix = file, f"{path}." if path else ""
+        if not isinstance(content, dict):
+            place = f"'{path}'" if path else "the file"
+            raise self.mistake(f"{place} must be a mapping with the keys {', '.join(keys)}, got {shown(content)}.")
+        super().__init__({key: content.get(key, rule.default) for key, rule in keys.items()})
+        self.stated = content.keys()
+        for key, value in content.items():
+            if key not in keys:
+                hint = did_you_mean(key, keys)
+                raise self.mistake(f"unknown key '{self._prefix}{key}'.{hint} The keys are {', '.join(keys)}.")
+            if not keys[key].accepts(value):
+                raise self.error(key, value, keys[key].expected, keys[key].remedy)
+        for key in required:
+            if key not in content:
+                raise self.missing(key)
+
+    def mistake(self, problem: str) -> DatasetError:
+        return DatasetError(f"{self.file}: {problem}")
+
+    def error(self, key: str, got: object, expected: str, remedy: str = "") -> DatasetError:
+        return self.mistake(f"'{self._prefix}{key}' must be {expected}, got {shown(got)}.{remedy}")
+
+    def missing(self, key: str) -> DatasetError:
+        return self.mistake(f"the key '{self._prefix}{key}' is missing. datasets/README.md describes the format.")
+
+    def inner(self, path: str, content: object, *keys: Any) -> "_Section":
+        return _Section(self.file, f"{self._prefix}{path}", content, *keys)
+
+
+def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
+    """Load a definition file. The folders of the dataset are not accessed.
+
+    Args:
+        path: a YAML file.
+
+    Returns:
+        The definition, a `PanopticDefinition` for panoptic labels.
+
+    Raises:
+        DatasetError: the file is missing or invalid YAML, or has an unknown, missing, repeated or wrong entry.
+    """
+    file = Path(path)
+    content = _read_yaml(file)
+    is_panoptic = isinstance(content, dict) and not {"panoptic_root", "panoptic_json"}.isdisjoint(content)
+    required = ["name", "root", "classes", "splits", *(_PANOPTIC_FILES if is_panoptic else ())]
+    whole = _Section(file, "", content, PANOPTIC_KEYS if is_panoptic else DATASET_KEYS, required)
+    classes, things = _read_classes(whole)
+    if whole["ignore_label"] < len(classes):
+        expected = f"an integer from {len(classes)} (the number of classes) to 255"
+        raise whole.error("ignore_label", whole["ignore_label"], expected)
+    train_ids = {entry.name: index for index, entry in enumerate(classes)} | {IGNORE: whole["ignore_label"]}
+    splits = _read_splits(whole, ("folder", "domain") if is_panoptic else SPLIT_KEYS)
+    common = {key: whole[key] for key in ("name", "root", "ignore_label")}
+    common |= {"classes": classes, "splits": splits, "source": str(file)}
+    if not is_panoptic:
+        layouts = _read_layouts(whole, splits, train_ids)
+        return DatasetDefinition(**common, layouts=layouts, skips_unpaired=whole["unpaired"] == "skip")
+    if not 0 < len(things) < len(classes):
+        names = [entry.name for entry in classes]
+        raise whole.error("classes", names, "a list with both things ('thing: true') and stuff")
+    return PanopticDefinition(
+        **common,
+        **{key: whole[key] for key in _PANOPTIC_FILES},
+        things=things,
+        categories=_read_class_map(whole, "categories", train_ids),
+        other_categories_ignored=whole["other_categories"] == IGNORE,
+    )
 
 
 class _UniqueKeyLoader(SafeLoader):
     """PyYAML's safe loader that refuses repeated keys, of which PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode):
-                key = self.construct_object(key_node)
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} occurs twice in one mapping", key_node.start_mark
-                    )
-                seen.add(key)
+        keys = set()
+        for key in (self.construct_object(entry) for entry, _ in node.value if isinstance(entry, yaml.ScalarNode)):
+            if key in keys:
+                raise ValueError(f"the key {key!r} occurs twice in one mapping")
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _read_yaml(file: Path) -> object:
-    """Read a YAML file into plain data, without executing any of it."""
     try:
         text = read_text(file, MAX_YAML_BYTES)
         check_yaml(text)
-        # A subclass of the safe loader: it builds plain data only.
-        return yaml.load(text, Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError, CorruptFileError) as error:
-        raise DatasetError(f"Dataset definition {file} cannot be read: {error}. See DATASETS.FILES.") from error
-    except Exception as error:  # YAMLError, and errors of PyYAML about impossible dates and numbers
-        raise DatasetError(f"Dataset definition {file} is invalid YAML: {error}") from error
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # safe: builds plain data only
+    except Exception as error:  # of the file or of YAML, and PyYAML's for impossible dates and numbers
+        reason = " ".join(str(error).split())
+        raise DatasetError(f"Dataset definition {file} cannot be read: {reason}. See DATASETS.FILES.") from error
 
 
-class _Fields:
-    """Type-checked access to the entries of a YAML mapping, `within` a key such as "splits.train", or of the whole file.
-
-    Raises a DatasetError if `values` is not a mapping or has an unknown key.
-    """
-
-    def __init__(self, file: Path, values: object, known: Iterable[str], within: str = "") -> None:
-        self.file = file
-        self._within = within
-        known = list(known)
-        if not isinstance(values, dict):
-            raise self.error("", values, f"a mapping with the keys {', '.join(known)}")
-        self._values = values
-        for key in values:
-            if key not in known:
-                hint = did_you_mean(key, known)
-                raise DatasetError(f"{file}: unknown key '{self._path(key)}'.{hint} The keys are {', '.join(known)}.")
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def _path(self, key: object) -> str:
-        return ".".join(part for part in (self._within, str(key)) if part)
-
-    def error(self, key: object, got: object, expected: str, hint: str = "") -> DatasetError:
-        where = f"'{self._path(key)}'" if self._path(key) else "the file"
-        return DatasetError(f"{self.file}: {where} must be {expected}, got {shown(got)}.{hint}")
-
-    def inner(self, key: str, values: object, known: Iterable[str]) -> "_Fields":
-        return _Fields(self.file, values, known, within=self._path(key))
-
-    def any(self, key: str) -> object:
-        return self._values.get(key)
-
-    def required(self, key: str, kind: type[T]) -> T:
-        """Value of a key, which must exist and have the type `kind`."""
-        value = self.optional(key, kind)
-        if value is None:
-            raise DatasetError(
-                f"{self.file}: '{self._path(key)}' must be {_KIND_NAMES[kind]}, but the key is missing. "
-                "datasets/README.md describes the format."
-            )
-        return value
-
-    def optional(self, key: str, kind: type[T]) -> T | None:
-        """Value of a key, which must have the type `kind`, or None if the key is missing."""
-        if key not in self._values:
-            return None
-        value = self._values[key]
-        # In Python a bool is an int, in a definition `true` is not a number.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(key, value, _KIND_NAMES[kind])
-        return value
-
-    def choice(self, key: str, meanings: Mapping[str, T], default: str) -> T:
-        """Meaning of a key with a fixed set of values."""
-        value = default if self.any(key) is None else self.any(key)
-        if not isinstance(value, str) or value not in meanings:
-            raise self.error(key, value, " or ".join(map(repr, meanings)))
-        return meanings[value]
-
-    def number(self, key: str, allowed: range | tuple[int, ...], expected: str) -> int | None:
-        """Integer out of `allowed`, or None if the key is missing."""
-        value = self.optional(key, int)
-        if value is not None and value not in allowed:
-            raise self.error(key, value, expected)
-        return value
-
-    def strings(self, key: str, values: Iterable[object]) -> list[str]:
-        """Entries of a list or mapping, which must be strings."""
-        for value in values:
-            if not isinstance(value, str):
-                raise self.error(key, value, "made of strings. Quote values that look like numbers")
-        return list(values)  # type: ignore[arg-type]
-
-    def below_root(self, key: str, path: str | None) -> str:
-        """A path, by default the required value of a key, which must stay below the dataset's root."""
-        path = self.required(key, str) if path is None else path
-        if needs_expansion(path):
-            raise self.error(
-                key, path, "a path below the root, without '~' and environment variables", " 'root' may have both."
-            )
-        if os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
-            raise self.error(key, path, "a path below the root")
-        return path
-
-
-def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
-    """Read a definition file; datasets/README.md and, for panoptic labels, docs/PANOPTIC.md describe the format.
-
-    Args:
-        path: a YAML file.
-
-    Returns:
-        The definition, a `PanopticDefinition` for panoptic labels. Image folders are not accessed.
-
-    Raises:
-        DatasetError: if the file is missing or invalid YAML, or has an unknown, missing, repeated or wrong entry.
-    """
-    file = Path(path)
-    content = _read_yaml(file)
-    is_panoptic = isinstance(content, dict) and not {"panoptic_root", "panoptic_json"}.isdisjoint(content)
-    fields = _Fields(file, content, PANOPTIC_KEYS if is_panoptic else DATASET_KEYS)
-    classes, things = _read_classes(fields)
-    ignore_label = fields.number(
-        "ignore_label", range(len(classes), 256), f"an integer from {len(classes)} (the number of classes) to 255"
-    )
-    ignore_label = 255 if ignore_label is None else ignore_label
-    train_ids = {entry.name: index for index, entry in enumerate(classes)} | {IGNORE: ignore_label}
-    common: dict[str, Any] = {
-        "name": _read_name(fields, "name"),
-        "root": fields.required("root", str),
-        "classes": classes,
-        "ignore_label": ignore_label,
-        "splits": _read_splits(fields, ("folder", "domain") if is_panoptic else SPLIT_KEYS),
-        "source": str(file),
-    }
-    if not is_panoptic:
-        layouts = _read_layouts(fields, train_ids)
-        _require_fitting_layouts(fields, common["splits"], layouts)
-        skips_unpaired = fields.choice("unpaired", {"skip": True, "error": False}, "error")
-        return DatasetDefinition(**common, layouts=layouts, skips_unpaired=skips_unpaired)
-    if not 0 < len(things) < len(classes):
-        names = [entry.name for entry in classes]
-        raise fields.error("classes", names, "a list with both things ('thing: true') and stuff")
-    return PanopticDefinition(
-        **common,
-        images=_read_template(fields, "images"),
-        panoptic_root=fields.below_root("panoptic_root", None),
-        panoptic_json=fields.below_root("panoptic_json", None),
-        things=things,
-        categories=_read_class_map(fields, "categories", train_ids, (int, str)),
-        other_categories_ignored=fields.choice("other_categories", {IGNORE: True, "error": False}, "error"),
-    )
-
-
-def _read_name(fields: _Fields, key: str) -> str:
-    name = fields.required(key, str)
-    if not _NAME.fullmatch(name):
-        raise fields.error(key, name, _NAME_RULE)
-    return name
-
-
-def _read_template(fields: _Fields, key: str) -> str:
-    template = fields.below_root(key, None)
-    without = template.replace("{split}", "")
-    if without.count("{key}") != 1 or "{" in without.replace("{key}", ""):
-        raise fields.error(key, template, "a path with {key} once, such as images/{split}/{key}.png")
-    return template
-
-
-def _read_classes(fields: _Fields) -> tuple[tuple[ClassDefinition, ...], tuple[int, ...]]:
-    """Classes, and the train ids of those that are things."""
-    value = fields.any("classes")
-    if value == "cityscapes":
+def _read_classes(whole: _Section) -> tuple[tuple[ClassDefinition, ...], tuple[int, ...]]:
+    """Return the classes, and the train ids of those that are things."""
+    if whole["classes"] == "cityscapes":
         return CITYSCAPES_CLASSES, CITYSCAPES_THINGS
-    if not isinstance(value, list) or not value:
-        raise fields.error("classes", value, "'cityscapes' or a list of {name: ..., color: [red, green, blue]}")
-    if len(value) > 255:
-        raise fields.error("classes", f"{len(value)} classes", "a list of at most 255 classes")
-    classes: list[ClassDefinition] = []
-    things: list[int] = []
-    for index, entry in enumerate(value):
-        inner = fields.inner(f"classes.{index}", entry, ("name", "color", "thing"))
-        name, color = inner.required("name", str), inner.required("color", list)
-        if not name.strip() or name == IGNORE:
-            raise inner.error("name", name, f"a name other than '{IGNORE}', which marks pixels without a class")
-        if len(color) != 3 or any(type(value) is not int or not 0 <= value <= 255 for value in color):
-            raise inner.error("color", color, "[red, green, blue] with values from 0 to 255")
-        if any(name == other.name for other in classes):
-            raise fields.error("classes", name, "a list in which each name occurs once")
-        if inner.any("thing") not in (None, True, False):
-            raise inner.error("thing", inner.any("thing"), "true or false")
-        classes.append(ClassDefinition(name, (color[0], color[1], color[2])))
-        things += [index] if inner.any("thing") else []
-    return tuple(classes), tuple(things)
+    required = ("name", "color")
+    entries = [whole.inner(f"classes.{n}", entry, _CLASS_KEYS, required) for n, entry in enumerate(whole["classes"])]
+    if len(entries) > 255:
+        raise whole.error("classes", f"{len(entries)} classes", "a list of at most 255 classes")
+    names = [entry["name"] for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise whole.error("classes", name, "a list in which each name occurs once")
+    classes = tuple(ClassDefinition(entry["name"], tuple(entry["color"])) for entry in entries)
+    return classes, tuple(place for place, entry in enumerate(entries) if entry["thing"])
 
 
-def _read_splits(fields: _Fields, known: Sequence[str]) -> tuple[SplitDefinition, ...]:
-    entries = fields.required("splits", dict)
-    if not entries:
-        raise fields.error("splits", entries, "a mapping with at least one split, such as {train: {}}")
-    splits = []
-    for name, entry in entries.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
-            raise fields.error("splits", name, f"a mapping with names {_NAME_RULE}")
-        inner = fields.inner(f"splits.{name}", {} if entry is None else entry, known)
-        folder = inner.below_root("folder", None) if "folder" in inner else name
-        keys = inner.below_root("keys", None) if "keys" in inner else None
-        skip = frozenset(inner.strings("skip", inner.optional("skip", list) or []))
-        stated = next((part for part in (inner, fields) if "domain" in part), None)
-        domain = None if stated is None else _read_name(stated, "domain")
-        splits.append(SplitDefinition(name, folder, keys, skip, domain))
+def _read_splits(whole: _Section, keys: Iterable[str]) -> tuple[SplitDefinition, ...]:
+    splits, known = [], {key: SPLIT_KEYS[key] for key in keys}
+    for name, content in whole["splits"].items():
+        if not _is_name(name):
+            raise whole.error("splits", name, f"a mapping in which each key is {_NAME.expected}")
+        entry = whole.inner(f"splits.{name}", {} if content is None else content, known)
+        folder = name if entry["folder"] is None else entry["folder"]
+        domain = entry["domain"] or whole["domain"]
+        splits.append(SplitDefinition(name, folder, entry.get("keys"), frozenset(entry.get("skip", ())), domain))
     return tuple(splits)
 
 
-def _read_layouts(fields: _Fields, train_ids: Mapping[str, int]) -> tuple[Layout, ...]:
-    """Read `layouts`, or the one layout that `images` and `labels` describe."""
-    if "layouts" not in fields:
-        return (_read_layout(fields, fields, train_ids),)
+def _read_layouts(
+    whole: _Section, splits: tuple[SplitDefinition, ...], train_ids: Mapping[str, int]
+) -> tuple[Layout, ...]:
     for key in ("images", "labels"):
-        if key in fields:
-            raise fields.error(key, fields.any(key), "left out if the definition has 'layouts'")
-    entries = fields.required("layouts", list)
-    if not entries:
-        raise fields.error("layouts", entries, "a list of {images: ..., labels: ...}, at least one")
+        if (whole[key] is None) == (whole["layouts"] is None):
+            raise whole.mistake(
+                f"'{key}' and 'layouts' are mutually exclusive, and one is required. See datasets/README.md."
+            )
+    entries = [whole]
+    if whole["layouts"] is not None:
+        listed = enumerate(whole["layouts"])
+        entries = [whole.inner(f"layouts.{place}", entry, LAYOUT_KEYS, [*_TEMPLATES]) for place, entry in listed]
+    names = [split.name for split in splits]
     layouts: list[Layout] = []
-    for place, entry in enumerate(entries):
-        part = fields.inner(f"layouts.{place}", entry, LAYOUT_KEYS)
-        layout = _read_layout(part, fields, train_ids)
-        if any(layout.labels == other.labels and layout.encoding != other.encoding for other in layouts):
-            raise part.error("labels", layout.labels, "a path whose ids have one meaning in all layouts")
+    for entry in entries:
+        images, labels = entry["images"], entry["labels"]
+        if images == labels:
+            raise entry.error("labels", labels, "a different path from 'images'")
+        encoding = _read_encoding(entry if entry.stated & ENCODING_KEYS.keys() else whole, train_ids)
+        if any(labels == other.labels and encoding != other.encoding for other in layouts):
+            raise entry.error("labels", labels, "a path whose ids have one meaning in all layouts")
+        folders = entry.get("folders") or {}
+        entry.inner("folders", folders, dict.fromkeys(names, _PATH))
+        limited = None if entry["splits"] is None else frozenset(entry["splits"])
+        for name in limited or ():
+            if name not in names:
+                raise entry.error("splits", name, f"one of {', '.join(names)}")
+        layout = Layout(images, labels, encoding, entry.get("keys"), folders, limited)
+        unlisted = [split.name for split in splits if layout.has_split(split.name) and split.keys is None]
+        if "{split}" not in images and layout.keys is None and len(unlisted) > 1:
+            expected = "a mapping with at most one split without 'keys', since 'images' has no {split}"
+            raise whole.error("splits", unlisted, expected)
         layouts.append(layout)
+    for name in names:
+        if not any(layout.has_split(name) for layout in layouts):
+            raise whole.error("splits", name, "a mapping of splits that occur in some layout, see 'layouts'")
     return tuple(layouts)
 
 
-def _read_layout(fields: _Fields, whole: _Fields, train_ids: Mapping[str, int]) -> Layout:
-    images, labels = _read_template(fields, "images"), _read_template(fields, "labels")
-    if images == labels:
-        raise fields.error("labels", labels, "another path than 'images'")
-    is_stated = any(key in fields for key in ENCODING_KEYS)
-    encoding = _read_encoding(fields if is_stated else whole, train_ids)
-    if fields is whole:
-        return Layout(images, labels, encoding)
-    folders, splits = fields.optional("folders", dict) or {}, fields.optional("splits", list)
-    for folder in fields.strings("folders", [*folders, *folders.values()])[len(folders) :]:
-        fields.below_root("folders", folder)
-    return Layout(
-        images,
-        labels,
-        encoding,
-        keys=fields.below_root("keys", None) if "keys" in fields else None,
-        folders=folders,
-        splits=None if splits is None else frozenset(fields.strings("splits", splits)),
-    )
-
-
-def _require_fitting_layouts(fields: _Fields, splits: Sequence[SplitDefinition], layouts: Sequence[Layout]) -> None:
-    """Raise unless each split has a layout, and each layout distinguishes its splits."""
-    names = [split.name for split in splits]
-    for place, layout in enumerate(layouts):
-        for name in (*layout.folders, *(layout.splits or ())):
-            if name not in names:
-                raise fields.error(f"layouts.{place}", name, f"limited to the splits {', '.join(names)}")
-        whole = [split.name for split in splits if layout.holds(split.name) and split.keys is None]
-        if "{split}" not in layout.images and layout.keys is None and len(whole) > 1:
-            expected = "a mapping with at most one split without 'keys', since 'images' has no {split}"
-            raise fields.error("splits", whole, expected)
-    for name in names:
-        if not any(layout.holds(name) for layout in layouts):
-            raise fields.error("splits", name, "a mapping of splits that occur in some layout, see 'layouts'")
-
-
-def _read_encoding(fields: _Fields, train_ids: Mapping[str, int]) -> LabelEncoding:
-    names_file = fields.optional("label_names_file", str)
-    names = fields.any("label_names")
-    if (names_file is None) != (names is None):
-        raise fields.error("label_names", names, "given together with 'label_names_file'")
-    is_panoptic = fields.choice("label_format", {"ids": False, "coco_panoptic": True}, "ids")
-    if is_panoptic and names_file is None:
-        raise fields.error(
-            "label_format", "coco_panoptic", "given together with 'label_names_file', which lists the segments"
-        )
-    if names_file is not None and "label_ids" in fields:
-        raise fields.error("label_ids", fields.any("label_ids"), "left out if the definition has 'label_names'")
+def _read_encoding(section: _Section, train_ids: Mapping[str, int]) -> LabelEncoding:
+    ids, names, names_file = (section[key] for key in ("label_ids", "label_names", "label_names_file"))
+    is_panoptic = section["label_format"] == "coco_panoptic"
+    if (names is None) != (names_file is None):
+        raise section.mistake("'label_names' and 'label_names_file' must be given together. Add the missing one.")
+    if ids is not None and names is not None:
+        raise section.mistake("'label_ids' and 'label_names' are mutually exclusive. Remove one.")
+    if is_panoptic and names is None:
+        raise section.mistake("'label_format' coco_panoptic requires 'label_names_file', which lists the segments.")
+    if ids is None and names is None:
+        raise section.missing("label_ids")
     return LabelEncoding(
-        label_ids=_read_class_map(fields, "label_ids", train_ids, (int,)) if names_file is None else {},
-        other_ids_ignored=fields.choice("other_ids", {IGNORE: True, "error": False}, "error"),
-        highest_id=fields.number("highest_id", range(_MAX_ID + 1), f"a label id from 0 to {_MAX_ID}"),
-        channel=fields.number("label_channel", range(4), "0, 1, 2 (red, green, blue) or 3 (alpha)"),
-        bits=fields.number("label_bits", (8, 16), "8 or 16"),
-        names_file=None if names_file is None else fields.below_root("label_names_file", names_file),
-        label_names={} if names_file is None else _read_class_map(fields, "label_names", train_ids, (str,)),
+        label_ids=_read_class_map(section, "label_ids", train_ids),
+        other_ids_ignored=section["other_ids"] == IGNORE,
+        highest_id=section["highest_id"],
+        channel=section["label_channel"],
+        bits=section["label_bits"],
+        names_file=names_file,
+        label_names=_read_class_map(section, "label_names", train_ids),
         is_panoptic=is_panoptic,
     )
 
 
-def _read_class_map(fields: _Fields, key: str, train_ids: Mapping[str, int], kinds: tuple[type, ...]) -> dict[Any, int]:
-    """Read a mapping from ids or names to class names, or the name of a known mapping, as one to train ids."""
-    value = fields.any(key)
-    if value is None and key == "categories":
-        return {}
-    if value == "identity" and key == "label_ids":
+def _read_class_map(section: _Section, key: str, train_ids: Mapping[str, int]) -> dict[Any, int]:
+    """Return a mapping from ids or names to train ids, given one to class names, or the name of a known mapping."""
+    content, is_id = section[key] or {}, key == "label_ids"
+    if content == "identity" and is_id:
         return {train_id: train_id for train_id in train_ids.values()}
-    if value == "cityscapes" and key != "label_names":
-        if list(train_ids) != [*(entry.name for entry in CITYSCAPES_CLASSES), IGNORE]:
-            raise fields.error(key, value, "a mapping, since 'classes' is not 'cityscapes'")
-        if key == "label_ids":
-            return cityscapes_label_ids(train_ids[IGNORE])
-        return {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}
-    found = {}
-    for entry, name in fields.required(key, dict).items():
-        if type(entry) not in kinds or (key == "label_ids" and not 0 <= entry <= _MAX_ID):
-            expected = {"label_ids": f"ids from 0 to {_MAX_ID}", "label_names": "names"}.get(key, "ids or names")
-            raise fields.error(key, entry, f"a mapping from {expected} to classes")
+    if content == "cityscapes" and list(train_ids) == [*(entry.name for entry in CITYSCAPES_CLASSES), IGNORE]:
+        known = cityscapes_label_ids(train_ids[IGNORE])
+        return known if is_id else {label_id: known[label_id] for label_id in CITYSCAPES_LABEL_IDS}
+    if not isinstance(content, dict):
+        raise section.error(key, content, "a mapping to the classes, since it does not apply to them")
+    kinds = {"label_ids": (int,), "label_names": (str,), "categories": (int, str)}[key]
+    for entry, name in content.items():
+        if type(entry) not in kinds or (is_id and not 0 <= entry <= _MAX_ID):
+            expected = f"ids from 0 to {_MAX_ID}" if is_id else " or ".join(kind.__name__ for kind in kinds)
+            raise section.error(key, entry, f"a mapping from {expected} to classes")
         if not isinstance(name, str) or name not in train_ids:
             names = ", ".join(known for known in train_ids if known != IGNORE)
             hint = did_you_mean(name, train_ids)
-            raise fields.error(f"{key}.{entry}", name, f"'{IGNORE}' or one of the classes {names}", hint)
-        found[entry] = train_ids[name]
-    return found
+            raise section.error(f"{key}.{entry}", name, f"'{IGNORE}' or one of the classes {names}", hint)
+    return {entry: train_ids[name] for entry, name in content.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from famix.data.definition import DatasetDefinition, LabelEncoding
+from famix.data.file_tree import plain_extension
 from famix.data.labels import LabelReader
 from famix.data.panoptic.annotations import plain_name, read_json, read_panoptic_json
 from famix.data.panoptic.segments import Segment, SegmentLabelReader
@@ -16,69 +17,53 @@ from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, shown
 from famix.utils.paths import as_on_disk, one_form
 
-__all__ = ["LayoutLabelReader", "ids_by_name", "label_reader_of", "listed_segments", "read_id_names"]
-
-_PLACEHOLDERS = {"{key}": ".+", "{split}/": "(?:.+/)?", "{split}": ".+"}  # a split's folder may be ""
+_MEANINGS = {"{key}": ".+", "{split}/": "(?:.+/)?", "{split}": ".+"}  # a split's folder may be ""
 _HIGHEST_ID = 65535  # of a 16-bit file
 _SEPARATOR = "--"  # between the levels of Mapillary's names: human--person--individual
 
 
 def label_reader_of(definition: DatasetDefinition) -> LabelReader:
-    """Reader of a dataset's label files in any of its layouts. The files need not exist yet."""
+    """Return the reader of a dataset's label files in all of its layouts. The files need not exist yet."""
     first = definition.layouts[0].encoding
     if first.names_file is None and all(layout.encoding == first for layout in definition.layouts):
         return _make_reader(definition, first)
-    return LayoutLabelReader(
-        label_ids=first.label_ids,
-        ignore_label=definition.ignore_label,
-        other_ids_ignored=first.other_ids_ignored,
-        channel=first.channel,
-        source=definition.source,
-        definition=definition,
-    )
+    return LayoutLabelReader(first.label_ids, definition.ignore_label, source=definition.source, definition=definition)
 
 
 @dataclass(frozen=True)
 class LayoutLabelReader(LabelReader):
-    """Reads label files whose path determines their layout, and with it their encoding.
-
-    The attributes of the base class are those of the first layout.
-
-    Attributes:
-        definition: the dataset.
-    """
+    """Reads label files whose path determines their layout, and with it their encoding."""
 
     definition: DatasetDefinition = field(kw_only=True, repr=False)
     _readers: dict[tuple[str, str], LabelReader] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def for_file(self, path: str | os.PathLike[str]) -> LabelReader:
-        """The reader for the encoding of a file.
+        """Return the reader for the encoding of a file.
 
         Raises:
-            DatasetError: if the path matches no layout, or the file that names the ids cannot be used.
+            DatasetError: the path matches no layout, or the file that names the ids cannot be used.
         """
         root = self.definition.root_folder()
-        below = one_form(os.path.relpath(path, root).replace(os.sep, "/"))
-        templates = {layout.labels: layout.encoding for layout in self.definition.layouts}
-        fitting = [template for template in templates if _pattern_of(template).fullmatch(below)]
+        below = plain_extension(one_form(os.path.relpath(path, root).replace(os.sep, "/")))
+        encodings = {layout.labels: layout.encoding for layout in self.definition.layouts}
+        fitting = [template for template in encodings if _regex_of(template).fullmatch(below)]
         if not fitting:
             raise DatasetError(
-                f"Label {path} must have a path below {root} like {', '.join(templates)} to have a known encoding. Move it, "
+                f"Label {path} must have a path below {root} like {', '.join(encodings)} to have a known encoding. Move it, "
                 f"or add its layout to {self.source}."
             )
         # labels/{key}.png also matches labels/1_labelTrainIds.png: the template with more literal characters applies.
         best = max(fitting, key=lambda template: len(template.replace("{key}", "").replace("{split}", "")))
         if (best, root) not in self._readers:
-            reader = _make_reader(self.definition, templates[best])
+            reader = _make_reader(self.definition, encodings[best])
             self._readers[best, root] = replace(reader, max_pixels=self.max_pixels)
         return self._readers[best, root]
 
 
 @lru_cache(maxsize=64)
-def _pattern_of(template: str) -> re.Pattern[str]:
-    stem, dot, extension = one_form(template).rpartition(".")
-    pattern = f"{re.escape(f'{stem}{dot}')}(?i:{re.escape(extension)})" if dot else re.escape(extension)
-    for placeholder, meaning in _PLACEHOLDERS.items():
+def _regex_of(template: str) -> re.Pattern[str]:
+    pattern = re.escape(plain_extension(one_form(template)))
+    for placeholder, meaning in _MEANINGS.items():
         pattern = pattern.replace(re.escape(placeholder), meaning)
     return re.compile(pattern)
 
@@ -90,51 +75,44 @@ def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> Labe
         "channel": encoding.channel,
         "source": definition.source,
         "bits": encoding.bits,
+        "highest_id": encoding.highest_id,
     }
     if encoding.names_file is None:
-        return LabelReader(encoding.label_ids, highest_id=encoding.highest_id, **common)
+        return LabelReader(encoding.label_ids, **common)
     file = Path(as_on_disk(os.path.join(definition.root_folder(), encoding.names_file)))
     id_names = read_id_names(file)
     label_ids = ids_by_name(id_names, encoding.label_names, definition.ignore_label, file)
-    common["highest_id"] = max(id_names) if encoding.highest_id is None else encoding.highest_id
+    if encoding.highest_id is None:
+        common["highest_id"] = max(id_names)
     if not encoding.is_panoptic:
         return LabelReader(label_ids, **common)
-    return SegmentLabelReader(
-        label_ids,
-        **common,
-        segments_of=partial(listed_segments, segments_file=file),
-        all_visible=False,
-    )
+    segments_of = partial(listed_segments, segments_file=file)
+    return SegmentLabelReader(label_ids, **common, segments_of=segments_of, all_visible=False)
 
 
 def ids_by_name(
     id_names: Mapping[int, str], label_names: Mapping[str, int], ignore_label: int, file: Path
 ) -> dict[int, int]:
-    """Map ids to train ids by their names.
+    """Map ids to train ids by their names; ids without an entry in `label_names` are left out.
 
     Case, spaces and punctuation are ignored. An entry also applies to the names below it ("human--person" for
     "human--person--individual"); the longest matching entry counts.
 
-    Args:
-        id_names: id -> name, from the file.
-        label_names: name -> train id or `ignore_label`, from the definition.
-        ignore_label: of the dataset.
-        file: named in errors.
-
-    Returns:
-        Id -> train id, for all ids with an entry.
-
     Raises:
-        DatasetError: if a train id gets no id, so names and file do not match.
+        DatasetError: a train id gets no id, so the names do not match those of the file.
     """
-    wanted = {_levels(name): train_id for name, train_id in label_names.items()}
+
+    def levels_of(name: str) -> tuple[str, ...]:
+        return tuple(map(plain_name, name.split(_SEPARATOR)))
+
+    wanted = {levels_of(name): train_id for name, train_id in label_names.items()}
     ids = {}
     for label_id, name in id_names.items():
-        levels = _levels(name)
-        fitting = (levels[:count] for count in range(len(levels), 0, -1) if levels[:count] in wanted)
-        longest = next(fitting, None)
-        if longest is not None:
-            ids[label_id] = wanted[longest]
+        levels = levels_of(name)
+        for count in range(len(levels), 0, -1):
+            if levels[:count] in wanted:
+                ids[label_id] = wanted[levels[:count]]
+                break
     found = {ignore_label, *ids.values()}
     lost = sorted(name for name, train_id in label_names.items() if train_id not in found)
     if lost:
@@ -145,22 +123,15 @@ def ids_by_name(
     return ids
 
 
-def _levels(name: str) -> tuple[str, ...]:
-    return tuple(map(plain_name, name.split(_SEPARATOR)))
-
-
 def read_id_names(file: Path) -> dict[int, str]:
-    """Read the names of ids.
+    """Read id -> name from a JSON file.
 
     Args:
         file: {"labels": [{"name": ...}, ...]} of Mapillary Vistas, in which the position is the id, or
             {"categories": [{"id": ..., "name": ...}, ...]} of COCO.
 
-    Returns:
-        Id -> name.
-
     Raises:
-        DatasetError: if the file is missing, invalid JSON, or of another form.
+        DatasetError: the file is missing, invalid JSON, or of another form.
     """
     content = read_json(file)
     try:
@@ -180,13 +151,13 @@ def read_id_names(file: Path) -> dict[int, str]:
 
 
 def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[Sequence[Segment], Sequence[int]]:
-    """Segments of a PNG in a JSON file, without void ones; see `SegmentLabelReader`."""
+    """Return the segments of a PNG in a JSON file, without void ones; see `SegmentLabelReader`."""
     modified = segments_file.stat().st_mtime_ns if segments_file.is_file() else 0
-    segments = _segments_by_label(segments_file, modified).get(one_form(os.path.basename(path)))
+    name = os.path.basename(path)
+    segments = _segments_by_label(segments_file, modified).get(one_form(name))
     if segments is None:
         raise DatasetError(
-            f"{segments_file} must have an annotation of {os.path.basename(path)}. Leave out the image, or correct the "
-            "file."
+            f"{segments_file} must have an annotation of {name}. Leave out the image, or correct the file."
         )
     return segments, ()
 

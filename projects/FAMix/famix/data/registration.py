@@ -1,40 +1,40 @@
-"""Datasets in Detectron2's catalogs: registration and lookup by name."""
+"""Datasets in Detectron2's catalogs: registration, lookup by name, and domains.
+
+The domains decide which datasets of a config are sources, and which are targets.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from famix.data.classes import ClassTable
 from famix.data.definition import DatasetDefinition, PanopticDefinition
 from famix.data.definition_file import load_definition
 from famix.data.images import MAX_PIXELS
 from famix.data.labels import LabelReader
 from famix.data.panoptic.files import PanopticFiles
-from famix.data.records import DatasetRecord
-from famix.data.split_files import DatasetFiles, SplitFiles
-from famix.utils.errors import DatasetError
+from famix.data.split_files import DatasetFiles, DatasetRecord, SplitFiles
+from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import did_you_mean
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
-
-__all__ = [
-    "BUILTIN",
-    "files_of",
-    "get_dataset_dicts",
-    "get_label_readers",
-    "register_datasets",
-    "register_split",
-    "require_same_classes",
-]
 
 BUILTIN = Path(__file__).parent / "builtin"
 """Folder of the definition files of the built-in datasets."""
 
 _OF_DETECTRON2 = ("cityscapes_fine_panoptic_train", "cityscapes_fine_panoptic_val")
+# Words of names that are not part of a domain: splits, authors of lists of files, kinds of labels.
+_NOT_DOMAINS = (
+    "train", "training", "trainval", "val", "validation", "valid", "dev", "test", "all", "whole", "full",
+    "official", "famix", "robustnet", "panoptic",
+)  # fmt: skip
+_CLEAR = "clear"  # weather of datasets without one in their name
 
 
 def register_datasets(files: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ def register_datasets(files: Sequence[str] = ()) -> None:
         files: YAML files, as in DATASETS.FILES.
 
     Raises:
-        DatasetError: if a file has a mistake, or a name is taken by another dataset.
+        DatasetError: a file has a mistake, or a name is taken by a different dataset.
     """
     own = [Path(local_path(os.fspath(file), "DATASETS.FILES", DatasetError)) for file in files]
     for definition in (*_builtin_definitions(), *map(load_definition, own)):
@@ -68,7 +68,7 @@ def _builtin_definitions() -> list[DatasetDefinition]:
 
 
 def files_of(definition: DatasetDefinition) -> list[DatasetFiles]:
-    """The files of each split of a dataset."""
+    """Return the files of each split of a dataset."""
     if isinstance(definition, PanopticDefinition):
         return [PanopticFiles(definition, split) for split in definition.splits]
     return [SplitFiles(definition, split) for split in definition.splits]
@@ -78,7 +78,7 @@ def register_split(files: DatasetFiles) -> None:
     """Register one split; plugins call it with a subclass that creates its files on demand.
 
     Raises:
-        DatasetError: if its name is taken by another dataset.
+        DatasetError: its name is taken by a different dataset.
     """
     if files.name in DatasetCatalog:
         taken_by = DatasetCatalog[files.name]
@@ -100,11 +100,11 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
         names: registered names, as in DATASETS.TRAIN.
 
     Returns:
-        Detectron2's standard dicts with `file_name`, `image_id`, `dataset_name` and `label_file_name`, see
-        `DatasetRecord`. Datasets that other code registered keep their own entries.
+        Detectron2's standard dicts with `file_name`, `image_id`, `dataset_name` and `label_file_name` (see
+        `DatasetRecord`). Datasets that other code registered keep their own entries.
 
     Raises:
-        DatasetError: if there is no name, one is unknown or repeated, or its files do not match its definition.
+        DatasetError: `names` is empty, a name is unknown or repeated, or its files do not match its definition.
     """
     if not names:
         raise DatasetError("The dataset names must be a list such as ['gta5_train'], got an empty one.")
@@ -121,17 +121,14 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Mapping[str, LabelReader]:
-    """Label readers of datasets.
+    """Return the label readers of datasets by name.
 
     Args:
         names: registered names.
         max_pixels: limit of INPUT.MAX_PIXELS.
 
-    Returns:
-        Name -> reader.
-
     Raises:
-        DatasetError: if a name is unknown, or a dataset that other code registered has no `label_reader`.
+        DatasetError: a name is unknown, or a dataset that other code registered has no `label_reader`.
     """
     readers = {}
     for name in names:
@@ -148,14 +145,7 @@ def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Map
 
 
 def require_same_classes(names: Sequence[str]) -> None:
-    """Raise unless all datasets have the same classes in the same order, so that their train ids agree.
-
-    Args:
-        names: registered names.
-
-    Raises:
-        DatasetError: if a name is unknown or the classes of two datasets differ.
-    """
+    """Raise a DatasetError unless registered datasets have the same classes in the same order."""
     get_label_readers(names)
     for name in names[1:]:
         first, other = (MetadataCatalog.get(entry) for entry in (names[0], name))
@@ -172,6 +162,116 @@ def _require_registered(name: str) -> None:
         ours = [known for known, function in DatasetCatalog.items() if isinstance(function, DatasetFiles)]
         raise DatasetError(
             f"Dataset '{name}' is unknown.{did_you_mean(name, ours) or absent_plugin_remedy(name)} Known datasets: "
-            f"{', '.join(sorted(ours))}. "
-            "Define your own in a YAML file and name the file in DATASETS.FILES."
+            f"{', '.join(sorted(ours))}. Define your own in a YAML file and name the file in DATASETS.FILES."
         )
+
+
+def classes_in_files(files: Sequence[str], datasets: Sequence[str]) -> ClassTable | None:
+    """Return the classes of the first definition file that defines one of some datasets, registered or not.
+
+    Args:
+        files: as in DATASETS.FILES.
+        datasets: names, as in DATASETS.TRAIN.
+
+    Raises:
+        DatasetError: a file has a mistake.
+    """
+    for definition in map(load_definition, files):
+        if any(definition.dataset_name(split) in datasets for split in definition.splits):
+            names, colors = zip(*((entry.name, entry.color) for entry in definition.classes), strict=True)
+            things = definition.things if isinstance(definition, PanopticDefinition) else ()
+            return ClassTable(names, colors, things, definition.ignore_label)
+    return None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of the datasets of a config."""
+
+    sources: tuple[str, ...]  # trained on
+    held_out: tuple[str, ...]  # scored, with the domain of a source; excluded from the mean
+    targets: tuple[str, ...]  # scored, with other domains
+    decided_by: str  # "TEST.SOURCE"; "domain", if the definitions state the domains of all datasets; else "name"
+
+    def __str__(self) -> str:
+        """Return one line, such as "source: gta5_train; targets: acdc_fog_val, acdc_rain_val (by name; ...)"."""
+        parts = [f"source: {', '.join(self.sources) or 'none'}", f"targets: {', '.join(self.targets) or 'none'}"]
+        if self.held_out:
+            parts.append(f"of the source's domain, not in the mean: {', '.join(self.held_out)}")
+        change = "; TEST.SOURCE, or 'domain' in their definitions, changes this"
+        return f"{'; '.join(parts)} (by {self.decided_by}{'' if self.decided_by == 'TEST.SOURCE' else change})"
+
+
+def roles_of(cfg: CfgNode) -> Roles:
+    """Return the roles of the datasets of a config; reads DATASETS.TRAIN, DATASETS.TEST and TEST.SOURCE."""
+    train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
+    are_stated = all(_stated_domain(name) is not None for name in train + test)
+    return Roles(
+        sources=train,
+        held_out=tuple(name for name in test if is_source(cfg, name)),
+        targets=tuple(name for name in test if not is_source(cfg, name)),
+        decided_by="TEST.SOURCE" if cfg.TEST.SOURCE else "domain" if are_stated else "name",
+    )
+
+
+def is_source(cfg: CfgNode, name: str) -> bool:
+    """Return whether a dataset has a domain that was trained on, so its score says nothing about generalization.
+
+    If TEST.SOURCE is not empty, it names these datasets. Otherwise, they have the domain of a dataset in DATASETS.TRAIN or,
+    unless their definition states the domain, clear days of it.
+    """
+    if cfg.TEST.SOURCE:
+        return name in cfg.TEST.SOURCE
+    sources = {domain_of(source) for source in cfg.DATASETS.TRAIN}
+    if _stated_domain(name) is None:
+        sources |= {f"{source}_{_CLEAR}" for source in sources}
+    return domain_of(name) in sources
+
+
+def require_known_sources(cfg: CfgNode) -> None:
+    """Raise a ConfigError unless all names in TEST.SOURCE are registered."""
+    for name in cfg.TEST.SOURCE:
+        if name not in DatasetCatalog:
+            raise ConfigError(f"TEST.SOURCE must name datasets, got '{name}'.{did_you_mean(name, DatasetCatalog)}")
+
+
+def domain_of(name: str) -> str:
+    """Return the domain of a dataset: that in its definition, or its name without words for splits.
+
+    The domain of "acdc_night_val" is "acdc_night".
+    """
+    stated = _stated_domain(name)
+    if stated is not None:
+        return stated
+    family = _family(name)
+    words = [word for word in name.removeprefix(family).split("_") if word and word not in _NOT_DOMAINS]
+    return "_".join([family, *words] if family else words) or name
+
+
+def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Group datasets that are conditions of one dataset, such as ACDC's, for their mean.
+
+    Returns:
+        Name of the whole, such as "acdc" -> its datasets in `names`, for groups with more than one name but not all.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(_family(name), []).append(name)
+    return {family: tuple(group) for family, group in groups.items() if family and 1 < len(group) < len(names)}
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return headings for datasets: their domains, or their names if two share a domain."""
+    domains = [domain_of(name) for name in names]
+    return {name: domain if domains.count(domain) == 1 else name for name, domain in zip(names, domains, strict=True)}
+
+
+def _stated_domain(name: str) -> str | None:
+    domain: str | None = MetadataCatalog.get(name).get("domain") if name in DatasetCatalog else None
+    return domain
+
+
+def _family(name: str) -> str:
+    """Return the name of the definition that a registered dataset is a split of, or ""."""
+    definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
+    return definition.name if definition is not None else ""

@@ -1,10 +1,10 @@
-"""The files of a split: its images, and the label of each image."""
+"""The files of a split: its images, and the label of each image, as Detectron2's dataset dicts."""
 
 import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,26 +13,84 @@ from detectron2.utils.logger import log_first_n
 
 from famix.data.definition import DATASETS_VARIABLE, DatasetDefinition, Layout, SplitDefinition
 from famix.data.file_tree import FileTree, PathPattern, read_split_list, resolve_keys
+from famix.data.images import MOST_PIXELS, image_size
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of
-from famix.data.records import DatasetRecord, read_as_train_ids
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few
 from famix.utils.paths import as_on_disk, local_path, one_form
 
-__all__ = ["DatasetFiles", "SplitFiles", "SplitSurvey"]
-
 _SHOWN = 5  # files of a list that an error names
+_SIZE = ("height", "width")
+_TRAIN_IDS = ("sem_seg_file_name", "sem_seg")
+_SAMPLES = 16  # headers per split: on a network drive, reading all of them would take minutes
+_PNG, _GRAY_BYTES = b"\x89PNG", b"\x08\x00"  # first bytes; 8 bits, gray at the bytes 24 and 25
+
+
+class DatasetRecord(dict[str, Any]):
+    """A dataset dict of Detectron2 that explains missing entries.
+
+    `label_file_name` is the label file for the dataset's `label_reader`. `sem_seg_file_name`, the same file, exists only
+    if the file contains train ids that Detectron2 reads unchanged. Otherwise Detectron2's `SemSegEvaluator`,
+    `Visualizer` and, in training, `DatasetMapper` raise the error of this class. `height` and `width` (of the image, in
+    pixels) are read from the image's header on access.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        if key in _SIZE:
+            self["height"], self["width"] = image_size(self["file_name"], MOST_PIXELS)
+            return self[key]
+        if key not in _TRAIN_IDS:
+            raise KeyError(key)
+        raise DatasetError(
+            f"Dataset '{super().get('dataset_name')}': sem_seg_file_name must be an 8-bit gray PNG of train ids, got "
+            f"{super().get('label_file_name')}, which Detectron2's own tools would misread. Read 'label_file_name' with "
+            "the 'label_reader' of the dataset's metadata, as FAMixDatasetMapper and StreamingSemSegEvaluator do, or "
+            "convert the labels: datasets/README.md, With Detectron2's own tools."
+        )
+
+    def __contains__(self, key: object) -> bool:
+        # In training, DatasetMapper asks for this key after it has read the image. Without an error, it would return a
+        # sample without labels, with which the network fails in its loss.
+        if key == "annotations" and super().__contains__("image") and self._lacks_train_ids():
+            self.__missing__("sem_seg_file_name")
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return an entry, or `default`; raises a DatasetError for "sem_seg" if Visualizer has nothing to draw."""
+        if key in _SIZE or (key == "sem_seg" and self._lacks_train_ids() and "pan_seg_file_name" not in self):
+            return self[key]
+        return super().get(key, default)
+
+    def _lacks_train_ids(self) -> bool:
+        return not any(super(DatasetRecord, self).__contains__(key) for key in _TRAIN_IDS)
+
+
+def label_file_of(record: Mapping[str, Any]) -> str:
+    """Return the label file of a dataset dict, also of datasets that other code registered."""
+    file: str = record["label_file_name" if "label_file_name" in record else "sem_seg_file_name"]
+    return file
+
+
+def _have_plain_values(files: Sequence[str]) -> bool:
+    """Return whether Detectron2 reads the values of label files unchanged, judged by the headers of some of them.
+
+    It converts palettes to gray values and stretches fewer than 8 bits. Unreadable files are left to the label reader.
+    """
+    for path in files[:: max(1, len(files) // _SAMPLES)]:
+        try:
+            with open(path, "rb") as stream:
+                header = stream.read(26)
+        except OSError:
+            continue
+        if not (header.startswith(_PNG) and header.endswith(_GRAY_BYTES)):
+            return False
+    return True
 
 
 @dataclass(frozen=True)
 class DatasetFiles(ABC):
-    """The function that Detectron2's catalog calls for a split; equal for equal definitions.
-
-    Attributes:
-        definition: the dataset.
-        split: one of its splits.
-    """
+    """The function that Detectron2's catalog calls for a split; equal for equal definitions."""
 
     definition: DatasetDefinition
     split: SplitDefinition
@@ -45,12 +103,12 @@ class DatasetFiles(ABC):
             Dicts with `file_name`, `label_file_name` (absolute), `image_id` (the key) and `dataset_name`.
 
         Raises:
-            DatasetError: if files are missing or do not match the definition.
+            DatasetError: files are missing or do not match the definition.
         """
 
     @abstractmethod
     def label_reader(self) -> LabelReader:
-        """Reader of the label files."""
+        """Return the reader of the label files."""
 
     @property
     def name(self) -> str:
@@ -63,7 +121,7 @@ class DatasetFiles(ABC):
         return self.definition.root_folder()
 
     def metadata(self) -> dict[str, Any]:
-        """Entries for Detectron2's MetadataCatalog."""
+        """Return the entries for Detectron2's MetadataCatalog."""
         return {
             "stuff_classes": [entry.name for entry in self.definition.classes],
             "stuff_colors": [entry.color for entry in self.definition.classes],
@@ -78,7 +136,7 @@ class DatasetFiles(ABC):
         return DatasetError(f"Dataset '{self.name}' ({self.definition.source}): {problem}.")
 
     def _missing(self, problem: str) -> DatasetError:
-        """An error about a missing folder, with the way to set it."""
+        """Return an error about a missing folder, with the way to set it."""
         if os.path.isabs(local_path(self.definition.root, "root", DatasetError)):
             return self._error(f"{problem}. Correct 'root' in the definition, or unpack the data there")
         value = os.environ.get(DATASETS_VARIABLE)
@@ -93,154 +151,151 @@ class DatasetFiles(ABC):
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A layout with the folder of a split inserted: path patterns, and the list if the split has one."""
-
-    layout: Layout
-    folder: str
-    images: PathPattern
-    labels: PathPattern
-    list_file: str | None
-
-
-@dataclass(frozen=True)
 class SplitSurvey:
-    """The files that were found for a split.
+    """The files that were found for a split."""
 
-    Attributes:
-        images, labels: path templates of the layout in use, relative to the root, with {key}.
-        records: Detectron2's standard dicts of the pairs, ordered by key.
-        without_label: images of the split without a label.
-        without_image: labels without an image; empty for splits with a list.
-        absent: entries of the split's list without an image.
-        list_file: the list; None for splits without one.
-        other_format: images of labels without an image, in another format than the definition demands.
-    """
-
-    images: str
+    images: str  # path template of the layout in use, relative to the root, with {key}
     labels: str
-    records: list[DatasetRecord]
-    without_label: list[str]
-    without_image: list[str]
-    absent: list[str]
     list_file: str | None
-    other_format: list[str]
+    records: list[DatasetRecord]  # ordered by key
+    without_label: list[str]  # images
+    without_image: list[str]  # labels; empty for splits with a list
+    absent: list[str]  # entries of the list without an image
+    other_format: list[str]  # images of labels without an image, in a different format from the definition
+
+
+class _Place:
+    """A layout with the folder of a split inserted, and the list of the split if it has one."""
+
+    def __init__(self, layout: Layout, split: SplitDefinition) -> None:
+        self.layout = layout
+        self.folder = layout.folders.get(split.name, split.folder)
+        self.images = PathPattern.from_template(layout.images, self.folder)
+        self.labels = PathPattern.from_template(layout.labels, self.folder)
+        of_layout = layout.keys and layout.keys.replace("{split}", self.folder)
+        self.list_file = of_layout if split.keys is None else split.keys
+
+    def match(self, tree: FileTree) -> tuple[dict[str, str], dict[str, str]]:
+        """Return key -> path of the images and of the labels, which may share folder and suffix."""
+        labels = tree.match(self.labels)
+        label_paths = set(labels.values())
+        return {key: path for key, path in tree.match(self.images).items() if path not in label_paths}, labels
 
 
 @dataclass(frozen=True)
 class SplitFiles(DatasetFiles):
     """The files of a split with semantic labels.
 
-    Its records, ordered by key, have `sem_seg_file_name` (the label file) if that file holds train ids. Listing reads
-    the headers of some labels only.
+    Its records have `sem_seg_file_name` (the label file) if that file contains train ids.
     """
 
     def __call__(self) -> list[DatasetRecord]:
-        """List the pairs of the split, see `DatasetFiles`."""
+        """List the pairs of the split; see `DatasetFiles`."""
         survey = self.survey()
-        without_label, there = survey.without_label, len(survey.records)
-        if survey.absent:
-            raise self._error(
-                f"{len(survey.absent)} key(s) of {survey.list_file} have no image, the first: "
-                f"{first_few(survey.absent, _SHOWN)}; expected files like {self._example(survey.images, survey.absent[0])}"
-            )
-        if without_label and not self.definition.skips_unpaired:
-            raise self._error(
-                f"{len(without_label)} of {there + len(without_label)} images have no label, the first: "
-                f"{first_few(without_label)}; expected files like {self._example(survey.labels)}. Add them, or leave out "
-                "such images with 'unpaired: skip' in the definition"
-            )
-        if survey.other_format:
-            raise self._error(
-                f"{len(survey.other_format)} images must have the format of {survey.images}, got "
-                f"{first_few(survey.other_format, _SHOWN)}. Convert them, or split the data into two definitions"
-            )
-        if not survey.records and without_label:
-            expected = self._example(survey.labels)
-            raise self._error(f"none of its {len(without_label)} images has a label; expected files like {expected}")
-        if not survey.records:
-            raise self._error(f"no image found; expected files like {self._example(survey.images)}")
-        if without_label:
+        unlabeled, count = survey.without_label, len(survey.records)
+        images, labels = (os.path.join(self.root, path) for path in (survey.images, survey.labels))
+        skips = self.definition.skips_unpaired
+        for files, problem, remedy in (
+            (survey.absent, f"entries of {survey.list_file} have no image", f"Expected files like {images}"),
+            (
+                [] if skips and count else unlabeled,
+                f"of {count + len(unlabeled)} images have no label",
+                f"Expected files like {labels}. Add them, or leave out such images with 'unpaired: skip' in the definition",
+            ),
+            (
+                survey.other_format,
+                f"images do not have the format of {survey.images}",
+                "Convert them, or split the data into two definitions",
+            ),
+        ):
+            if files:
+                raise self._error(f"{len(files)} {problem}: {first_few(files, _SHOWN)}. {remedy}")
+        if not count:
+            raise self._error(f"no image found; expected files like {images}")
+        if unlabeled:
             log_first_n(
                 logging.WARNING,
-                f"Dataset '{self.name}' in {self.root}: leaving out {len(without_label)} images without a label and "
-                f"{len(survey.without_image)} labels without an image, using {there} pairs.",
+                f"Dataset '{self.name}' in {self.root}: leaving out {len(unlabeled)} images without a label and "
+                f"{len(survey.without_image)} labels without an image, using {count} pairs.",
                 key="message",
             )
         return survey.records
 
     def label_reader(self) -> LabelReader:
-        """Reader of the label files, in any layout."""
+        """Return the reader of the label files, in any layout."""
         return label_reader_of(self.definition)
 
     def survey(self) -> SplitSurvey:
         """Search for the files of the split.
 
         Raises:
-            DatasetError: if the root or every layout is missing, or a list cannot be read.
+            DatasetError: the root or every layout is missing, or a list cannot be read.
         """
         if not os.path.isdir(self.root):
             raise self._missing(f"its folder {self.root} does not exist")
         tree = FileTree(self.root, self._cannot_list)
         place = self._choose_layout(tree)
-        images, labels = _match(tree, place)
-        skipped = {key for key in resolve_keys(self.split.skip, images).values() if key is not None}
-        left_out = {one_form(key) for key in self.split.skip}
+        images, labels = place.match(tree)
         without_image: list[str] = []
         other_format: list[str] = []
         if place.list_file is None:
             listed: dict[str, str | None] = {key: key for key in sorted(images)}
-            # Labels of another encoding may share the folder: 1_labelTrainIds.png beside 1.png.
-            found = (tree.match(self._place(layout).labels) for layout in self.definition.layouts)
-            with_image = {path for labels_ in found for key, path in labels_.items() if key in images}
+            # Labels of a different encoding may share the folder: 1_labelTrainIds.png beside 1.png.
+            found = (tree.match(_Place(layout, self.split).labels) for layout in self.definition.layouts)
+            with_image = {path for paths in found for key, path in paths.items() if key in images}
             without_image = sorted(path for key, path in labels.items() if key not in images and path not in with_image)
-            others, label_paths = tree.other_pictures(place.images), set(labels.values())
+            others, label_paths = tree.match(place.images, other_formats=True), set(labels.values())
             keys = sorted(labels.keys() & others.keys() - images.keys())
             other_format = [others[key] for key in keys if others[key] not in label_paths]
         else:
-            listed = resolve_keys(self._read_list(tree.root, place, place.list_file), images)
-        keys = sorted({key for key in listed.values() if key is not None} - skipped)
+            listed = resolve_keys(self._read_list(place, as_on_disk(os.path.join(tree.root, place.list_file))), images)
+        skipped = {one_form(key) for key in self.split.skip}
+        absent = [entry for entry, key in listed.items() if key is None and entry not in skipped]
+        keys = sorted({key for key in listed.values() if key} - set(resolve_keys(self.split.skip, images).values()))
+        paired = [key for key in keys if key in labels]
+        names = ["label_file_name"]
+        if place.layout.encoding.is_identity and _have_plain_values([labels[key] for key in paired]):
+            names.append("sem_seg_file_name")
         return SplitSurvey(
             images=place.images.path_of(),
             labels=place.labels.path_of(),
-            records=self._records(place.layout, images, {key: labels[key] for key in keys if key in labels}),
+            list_file=place.list_file,
+            records=[
+                DatasetRecord(
+                    file_name=images[key], **dict.fromkeys(names, labels[key]), image_id=key, dataset_name=self.name
+                )
+                for key in paired
+            ],
             without_label=[images[key] for key in keys if key not in labels],
             without_image=without_image,
-            absent=[key for key, found in listed.items() if found is None and key not in left_out],
-            list_file=place.list_file,
+            absent=absent,
             other_format=other_format,
         )
 
-    def _place(self, layout: Layout) -> _Place:
-        folder = layout.folders.get(self.split.name, self.split.folder)
-        images, labels = (PathPattern.from_template(path, folder) for path in (layout.images, layout.labels))
-        of_layout = None if layout.keys is None else layout.keys.replace("{split}", folder)
-        list_file = of_layout if self.split.keys is None else self.split.keys
-        return _Place(layout, folder, images, labels, list_file)
-
     def _choose_layout(self, tree: FileTree) -> _Place:
-        """The first layout that has a pair, and its list if it needs one."""
-        places = [self._place(layout) for layout in self.definition.layouts if layout.holds(self.split.name)]
-        if len(places) == 1:
-            for pattern in (places[0].labels, places[0].images):
-                if not os.path.isdir(tree.folder_of(pattern)):
-                    raise self._missing(f"its folder {tree.folder_of(pattern)} does not exist")
-            return places[0]
+        """Return the first layout that has a pair, and its list if it needs one."""
+        layouts = [layout for layout in self.definition.layouts if layout.has_split(self.split.name)]
+        places = [_Place(layout, self.split) for layout in layouts]
         searched = []
         for number, place in enumerate(places, 1):
-            files, list_file = _match(tree, place), place.list_file
+            images, labels = place.match(tree)
+            list_file = place.list_file
             has_list = list_file is None or os.path.isfile(as_on_disk(os.path.join(tree.root, list_file)))
-            if (has_list or self.split.keys) and files[0].keys() & files[1].keys():
+            if (has_list or self.split.keys) and images.keys() & labels.keys():
                 return place
             parts = []
-            for kind, pattern, found in zip(("image", "label"), (place.images, place.labels), files, strict=True):
-                state = f"{len(found)} found" if os.path.isdir(tree.folder_of(pattern)) else "no such folder"
+            for kind, pattern, found in (("image", place.images, images), ("label", place.labels, labels)):
+                is_there = os.path.isdir(tree.folder_of(pattern))
+                if len(places) == 1 and not is_there:
+                    raise self._missing(f"its folder {tree.folder_of(pattern)} does not exist")
+                state = f"{len(found)} found" if is_there else "no such folder"
                 parts.append(f"{kind} {pattern.path_of()} ({state})")
             searched.append(f"{number}) {', '.join(parts)}{'' if has_list else f', list {list_file} (missing)'}")
+        if len(places) == 1:
+            return places[0]
         raise self._missing(f"{tree.root} contains no pair of image and label in any layout: {'; '.join(searched)}")
 
-    def _read_list(self, root: str, place: _Place, list_file: str) -> list[str]:
-        path = as_on_disk(os.path.join(root, list_file))
+    def _read_list(self, place: _Place, path: str) -> list[str]:
         try:
             lines = read_split_list(Path(path), place.folder)
         except (OSError, ValueError) as error:
@@ -257,22 +312,3 @@ class SplitFiles(DatasetFiles):
         if repeated:
             raise self._error(f"{path} lists {len(repeated)} key(s) more than once: {first_few(repeated)}")
         return sorted(keys)
-
-    def _records(self, layout: Layout, images: Mapping[str, str], labels: Mapping[str, str]) -> list[DatasetRecord]:
-        names = ["label_file_name"]
-        if layout.encoding.is_identity and read_as_train_ids(list(labels.values())):
-            names.append("sem_seg_file_name")
-        return [
-            DatasetRecord(file_name=images[key], **dict.fromkeys(names, label), image_id=key, dataset_name=self.name)
-            for key, label in labels.items()
-        ]
-
-    def _example(self, path: str, key: str = "{key}") -> str:
-        return os.path.join(self.root, path.replace("{key}", key))
-
-
-def _match(tree: FileTree, place: _Place) -> tuple[dict[str, str], dict[str, str]]:
-    """Key -> path of the images and of the labels, which may share folder and suffix."""
-    labels = tree.match(place.labels)
-    label_paths = set(labels.values())
-    return {key: path for key, path in tree.match(place.images).items() if path not in label_paths}, labels

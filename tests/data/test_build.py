@@ -2,7 +2,7 @@ import multiprocessing
 import os
 import pickle
 import signal
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -11,8 +11,54 @@ from detectron2.utils import comm
 
 from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
-from famix.data import build_mining_batches, build_test_loader, build_train_loader, get_label_readers
+from famix.data import SampleStream, build_mining_batches, build_test_loader, build_train_loader, get_label_readers
 from famix.utils.errors import ConfigError
+
+# Streams
+
+SIZES = {"large": 11, "small": 2, "middle": 5}
+MIXED = [{"dataset_name": name, "image_id": index} for name, size in SIZES.items() for index in range(size)]
+
+
+def stream(seed=3, balanced=False, dicts=MIXED):
+    return SampleStream(dicts, lambda record, rng: {**record, "number": rng.random()}, seed, balanced)
+
+
+def test_every_epoch_is_a_new_order_of_all_images():
+    single = stream(dicts=MIXED[:7])
+    epochs = [[single[7 * epoch + place]["image_id"] for place in range(7)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_position_and_seed_determine_the_sample(balanced):
+    one, other = stream(balanced=balanced), stream(seed=4, balanced=balanced)
+    forwards = [one[position] for position in range(60)]
+    assert [one[position] for position in reversed(range(60))] == forwards[::-1]
+    assert len({sample["number"] for sample in forwards}) == 60
+    assert [one.index(p) for p in range(7)] != [other.index(p) for p in range(7)]
+    assert one[0]["number"] != other[0]["number"]
+
+
+def test_balanced_round_has_each_dataset_once_in_random_order():
+    balanced = stream(balanced=True)
+    rounds = [[balanced[3 * turn + place]["dataset_name"] for place in range(3)] for turn in range(60)]
+    assert all(sorted(names) == sorted(SIZES) for names in rounds)
+    assert len({tuple(names) for names in rounds}) == 6, "every order occurs, so that no process sees only one dataset"
+
+
+def test_every_balanced_dataset_has_its_own_epochs():
+    balanced = stream(balanced=True)
+    samples = [balanced[position] for position in range(3 * 22)]
+    for name, size in SIZES.items():
+        indices = [sample["image_id"] for sample in samples if sample["dataset_name"] == name]
+        epochs = [indices[first : first + size] for first in range(0, 22 - size + 1, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+# Loaders
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +67,13 @@ def folder(tmp_path):
         yield tmp_path
 
 
-def play_rank(monkeypatch, rank, world_size):
+def play_rank(monkeypatch, rank, world_size=2):
     monkeypatch.setattr(comm, "get_rank", lambda: rank)
     monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
 
 
 def contents(batch):
-    """What a batch holds, comparable and independent of the order."""
+    """Return the content of a batch, comparable and independent of the order."""
     return sorted((s["image_id"], s["image"].numpy().tobytes(), s["sem_seg"].numpy().tobytes()) for s in batch)
 
 
@@ -35,7 +81,7 @@ def train_batches(cfg, count, start_iter=0):
     return [contents(batch) for batch in islice(build_train_loader(cfg, start_iter), count)]
 
 
-def test_resuming_continues_as_if_never_stopped():
+def test_resumed_loader_continues():
     cfg = data_config()
     assert train_batches(cfg, 3, start_iter=4) == train_batches(cfg, 7)[4:]
 
@@ -54,7 +100,7 @@ def test_global_random_state_is_neither_used_nor_changed(num_workers):
     assert train_batches(cfg, 2) == first
 
 
-def test_seed_decides():
+def test_seed_determines_the_batches():
     cfg = data_config()
     first = train_batches(cfg, 2)
     cfg.SEED = 6
@@ -67,25 +113,17 @@ def test_processes_share_the_batch_of_one(monkeypatch):
     cfg = data_config()
     cfg.SOLVER.IMS_PER_BATCH = 4
     alone = train_batches(cfg, 3, start_iter=1)
-    shares = []
-    for rank in range(2):
-        play_rank(monkeypatch, rank, 2)
-        shares.append(train_batches(cfg, 3, start_iter=1))
-    assert [len(share) for share in shares[0]] == [2, 2, 2]
-    assert [sorted(first + second) for first, second in zip(*shares, strict=True)] == alone
-
-
-@pytest.mark.parametrize("batch_size", [0, 3])
-def test_batch_must_be_divisible(monkeypatch, batch_size):
-    play_rank(monkeypatch, 0, 2)
-    cfg = data_config()
-    cfg.SOLVER.IMS_PER_BATCH = batch_size
-    with expect_error(ConfigError, "SOLVER.IMS_PER_BATCH", batch_size, "2 processes"):
-        build_train_loader(cfg)
+    for world_size in (2, 4):
+        shares = []
+        for rank in range(world_size):
+            play_rank(monkeypatch, rank, world_size)
+            shares.append(train_batches(cfg, 3, start_iter=1))
+        assert [len(share) for share in shares[0]] == [4 // world_size] * 3
+        assert [sorted(chain(*parts)) for parts in zip(*shares, strict=True)] == alone
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_balanced_sources(tmp_path, balanced):
+def test_balanced_config(tmp_path, balanced):
     cfg = data_config(train=["tiny_train", "b_train"])
     cfg.DATASETS.BALANCED = balanced
     with registered(make_dataset(tmp_path / "b", count=45, folders=("train",), name="b")):
@@ -112,32 +150,31 @@ def test_mining_depends_on_neither_workers_nor_processes(monkeypatch):
     assert sorted(alone) == [0, 1, 2, 3, 4]
     cfg.DATALOADER.NUM_WORKERS = 2
     for rank, expected in ((0, [0, 2, 4]), (1, [1, 3])):
-        play_rank(monkeypatch, rank, 2)
+        play_rank(monkeypatch, rank)
         share = build_mining_batches(cfg)
         assert (len(share), share.num_batches) == (len(expected), 5)
-        found = {number: contents(batch) for number, batch in share}
-        assert found == {number: alone[number] for number in expected}
+        assert {number: contents(batch) for number, batch in share} == {number: alone[number] for number in expected}
 
 
 @pytest.mark.parametrize(
     ("skip", "shares"),
     [
         ((), ([0, 1, 4], [2, 3])),
-        ((0, 1, 2), ([2, 3], [4])),  # half of a group is as good as nothing
+        ((0, 1, 2), ([2, 3], [4])),  # a group is mined again unless all of it is finished
         ((0, 1, 3, 4), ([2, 3], [])),
     ],
 )
-def test_a_group_of_mining_batches_goes_to_one_process_whole(monkeypatch, skip, shares):
+def test_process_gets_whole_groups_of_mining_batches(monkeypatch, skip, shares):
     cfg = data_config()
     cfg.STYLE_MINING.IMS_PER_BATCH = 1
     for rank, expected in enumerate(shares):
-        play_rank(monkeypatch, rank, 2)
+        play_rank(monkeypatch, rank)
         batches = build_mining_batches(cfg, group=2, skip=skip)
         assert [number for number, _ in batches] == expected
         assert batches.remaining == set(shares[0]) | set(shares[1])
 
 
-def test_mining_stops_early_and_shuffles_by_its_own_seed():
+def test_mining_stops_early_and_has_its_own_seed():
     cfg = data_config()
     cfg.STYLE_MINING.MAX_BATCHES = 1
     ((number, first),) = build_mining_batches(cfg)
@@ -148,19 +185,22 @@ def test_mining_stops_early_and_shuffles_by_its_own_seed():
     assert contents(next(iter(build_mining_batches(cfg)))[1]) != contents(first)
 
 
-def test_mining_needs_a_whole_batch():
+@pytest.mark.parametrize(
+    ("build", "key", "value", "token"),
+    [
+        *((build_train_loader, "SOLVER.IMS_PER_BATCH", value, "2 processes") for value in (0, 3)),
+        (build_mining_batches, "STYLE_MINING.IMS_PER_BATCH", 6, "5"),
+        (build_mining_batches, "STYLE_MINING.IMS_PER_BATCH", 0, "1"),
+        (build_mining_batches, "STYLE_MINING.SEED", -1, "0"),
+        (build_mining_batches, "STYLE_MINING.MAX_BATCHES", -1, "0"),
+    ],
+)
+def test_unsupported_settings(monkeypatch, build, key, value, token):
+    play_rank(monkeypatch, 0)
     cfg = data_config()
-    cfg.STYLE_MINING.IMS_PER_BATCH = 6
-    with expect_error(ConfigError, "STYLE_MINING.IMS_PER_BATCH", 6, "5"):
-        build_mining_batches(cfg)
-
-
-@pytest.mark.parametrize(("key", "value"), [("IMS_PER_BATCH", 0), ("SEED", -1), ("MAX_BATCHES", -1)])
-def test_mining_keys_that_cannot_work(key, value):
-    cfg = data_config()
-    cfg.STYLE_MINING[key] = value
-    with expect_error(ConfigError, f"STYLE_MINING.{key}", value):
-        build_mining_batches(cfg)
+    cfg.merge_from_list([key, value])
+    with expect_error(ConfigError, key, value, token):
+        build(cfg)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -172,16 +212,15 @@ def test_test_loader_gives_every_image_once(num_workers):
     assert all(batch[0]["image"].shape == (3, 24, 32) and "sem_seg" not in batch[0] for batch in batches)
 
 
-def test_test_loader_splits_over_processes(monkeypatch):
+def test_processes_share_a_test_set(monkeypatch):
     seen = []
     for rank in range(2):
-        play_rank(monkeypatch, rank, 2)
+        play_rank(monkeypatch, rank)
         seen += [batch[0]["image_id"] for batch in build_test_loader(data_config(), "tiny_val")]
     assert sorted(seen) == [f"a/{index}" for index in range(5)]
 
 
-def test_workers_of_a_test_loader_outlive_a_signal_to_all_processes_of_a_job():
-    """It is the training's to answer: after the evaluation it saves and leaves."""
+def test_workers_survive_a_signal_to_the_job():
     cfg = data_config()
     cfg.DATALOADER.NUM_WORKERS = 1
     batches = iter(build_test_loader(cfg, "tiny_val"))
@@ -193,12 +232,10 @@ def test_workers_of_a_test_loader_outlive_a_signal_to_all_processes_of_a_job():
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_what_a_loader_hands_to_a_spawned_worker_is_picklable(balanced):
-    """Processes of a run with several start their workers anew, which get all they need as a pickle."""
+def test_loaders_are_picklable_for_spawned_workers(balanced):
     cfg = data_config()
     cfg.DATASETS.BALANCED = balanced
-    mining = build_mining_batches(cfg)._loader
-    for loader in (build_train_loader(cfg), mining, build_test_loader(cfg, "tiny_val")):
+    for loader in (build_train_loader(cfg), build_mining_batches(cfg).loader, build_test_loader(cfg, "tiny_val")):
         parts = loader.dataset, loader.batch_sampler, loader.collate_fn, loader.worker_init_fn, loader.generator
         dataset, sampler, collate, *_ = pickle.loads(pickle.dumps(parts))
         first = next(iter(sampler))
@@ -206,7 +243,7 @@ def test_what_a_loader_hands_to_a_spawned_worker_is_picklable(balanced):
         assert sample.keys() == again.keys() and torch.equal(sample["image"], again["image"])
 
 
-def test_readers_of_every_kind_of_labels_are_picklable():
+def test_label_readers_are_picklable():
     names = [name for name in DatasetCatalog if not name.endswith("_panoptic")]
     names = [name for name in names if "label_reader" in MetadataCatalog.get(name).as_dict()]
     readers = get_label_readers(names)

@@ -1,4 +1,4 @@
-"""Training samples with instances: image, classes, boxes, masks and centres change together."""
+"""Panoptic PNGs, and training samples whose image, classes, boxes, masks and centers are transformed together."""
 
 import pickle
 from pathlib import Path
@@ -8,51 +8,95 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from PIL import Image
 
 from data_factory import data_config, registered, write_image
 from error_matching import expect_error
-from famix.data import FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
-from famix.data.mapper import PanopticDatasetMapper, build_train_mapper
+from famix.data import CropSampler, FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
+from famix.data.build import build_train_mapper
+from famix.data.panoptic.mapper import PanopticDatasetMapper
+from famix.data.panoptic.segments import encode_ids, read_segments
 from famix.utils.errors import DatasetError
 from panoptic_factory import write_annotations, write_recipe
+
+# PNGs
+
+ROAD, CAR, WHITE = 7, 26_001, 16_777_215
+SEGMENTS = [
+    {"id": CAR, "category_id": 13, "iscrowd": 0},
+    {"id": ROAD, "category_id": 0, "iscrowd": 0},
+    {"id": WHITE, "category_id": 10, "iscrowd": 0},
+]
+
+
+@pytest.fixture
+def label(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "label.png", encode_ids(np.array([[ROAD, ROAD, 0], [CAR, WHITE, 999]])))
+
+
+def test_color_is_red_plus_256_green_plus_65536_blue() -> None:
+    assert encode_ids(np.array([[1 + 256 * 2 + 65536 * 3]])).tolist() == [[[1, 2, 3]]]
+
+
+def test_pixel_gets_the_number_of_its_segment(label: Path) -> None:
+    assert read_segments(label, SEGMENTS, [999]).tolist() == [[2, 2, 0], [1, 3, 0]]
+    absent = [*SEGMENTS, {"id": 5, "category_id": 1, "iscrowd": 0}]
+    assert read_segments(label, absent, [999], all_visible=False).tolist() == [[2, 2, 0], [1, 3, 0]]
+    with expect_error(DatasetError, str(label), 5):
+        read_segments(label, absent, [999])
+    with expect_error(DatasetError, str(label), 999):
+        read_segments(label, SEGMENTS)
+
+
+def test_file_without_panoptic_colors(label: Path, tmp_path: Path) -> None:
+    Image.open(label).convert("L").save(tmp_path / "gray.png")
+    with expect_error(DatasetError, key=str(tmp_path / "gray.png"), value="L", remedy="COCO's"):
+        read_segments(tmp_path / "gray.png", SEGMENTS)
+
+
+# Samples
 
 NAME = "tiny_train_panoptic"
 CROWD = 24_000
 VALUES = {7: 40, 23: 90, 26_000: 140, 26_001: 190, CROWD: 240, 0: 10}  # id of a segment -> brightness in the image
 TRAIN_IDS = {7: 0, 23: 10, 26_000: 13, 26_001: 13, CROWD: 11, 0: 255}
+ARCHITECTURES = {
+    "FAMixPanopticFPN": {"instances"},
+    "FAMixPanopticDeepLab": {"center", "offset", "center_weights", "offset_weights", "sem_seg_weights"},
+    "FAMixSemanticSegmentor": set(),
+}
 
 
-def make_street(folder: Path) -> Path:
-    """One image of 40 x 60 pixels whose brightness tells the segment."""
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    """Register one image of 40 x 60 pixels whose brightness identifies the segment."""
     ids = np.full((40, 60), 7)
     ids[:12] = 23
     ids[14:26, 4:20], ids[14:30, 20:34], ids[10:22, 44:56], ids[-4:] = 26_000, 26_001, CROWD, 0
     pixels = np.vectorize(VALUES.get)(ids).astype(np.uint8)
-    write_image(folder / "images/train/a.png", np.repeat(pixels[..., None], 3, axis=2))
-    write_annotations(folder, "train", {"a": ids}, crowds=[CROWD])
-    return write_recipe(folder)
+    write_image(tmp_path / "images/train/a.png", np.repeat(pixels[..., None], 3, axis=2))
+    write_annotations(tmp_path, "train", {"a": ids}, crowds=[CROWD])
+    with registered(write_recipe(tmp_path)):
+        yield get_dataset_dicts([NAME])[0]
 
 
 def config(architecture: str, **inputs: Any) -> CfgNode:
     cfg = data_config(train=[NAME], crop=(32, 32))
     cfg.MODEL.META_ARCHITECTURE = architecture
-    cfg.INPUT.COLOR_JITTER = [0.0, 0.0, 0.0]
-    cfg.INPUT.RANDOM_FLIP = "horizontal"
-    cfg.INPUT.GAUSSIAN_SIGMA = 2
-    for key, value in inputs.items():
+    cfg.STYLE_MINING.IMS_PER_BATCH = cfg.SOLVER.IMS_PER_BATCH = 1
+    options = {"COLOR_JITTER": [0.0, 0.0, 0.0], "RANDOM_FLIP": "horizontal", "GAUSSIAN_SIGMA": 2, **inputs}
+    for key, value in options.items():
         cfg.INPUT[key] = value
     return cfg
 
 
-def samples(folder: Path, architecture: str, count: int = 12, **inputs: Any) -> list[dict[str, Any]]:
-    with registered(make_street(folder)):
-        mapper = PanopticDatasetMapper(config(architecture, **inputs))
-        (record,) = get_dataset_dicts([NAME])
-        return [mapper(record, np.random.default_rng(seed)) for seed in range(count)]
+def samples(record: dict[str, Any], cfg: CfgNode, count: int = 12) -> list[dict[str, Any]]:
+    mapper = PanopticDatasetMapper(cfg)
+    return [mapper(record, np.random.default_rng(seed)) for seed in range(count)]
 
 
 def segment_map(sample: dict[str, Any]) -> np.ndarray:
-    """Ids of segments as the image's brightness tells them; -1 at their edges, which resampling blends, and in padding."""
+    """Return the ids of segments by the image's brightness; -1 at blended edges and in padding."""
     brightness = sample["image"][0].numpy().astype(int)
     shown = np.full(brightness.shape, -1)
     for segment, value in VALUES.items():
@@ -60,8 +104,8 @@ def segment_map(sample: dict[str, Any]) -> np.ndarray:
     return shown
 
 
-def require_no_neighbours(shown: np.ndarray) -> np.ndarray:
-    """Where a pixel and all around it show the same: blending at edges can hit another segment's brightness."""
+def inside_segments(shown: np.ndarray) -> np.ndarray:
+    """Mask pixels whose neighbors are equal: blending at edges can hit another segment's brightness."""
     inner = np.zeros(shown.shape, bool)
     windows = np.lib.stride_tricks.sliding_window_view(shown, (3, 3))
     inner[1:-1, 1:-1] = (windows == shown[1:-1, 1:-1, None, None]).all(axis=(2, 3)) & (shown[1:-1, 1:-1] >= 0)
@@ -69,11 +113,12 @@ def require_no_neighbours(shown: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scales", [[1.0, 1.0], [0.6, 1.7]])
-def test_boxes_and_masks_stay_on_the_image(scales: list[float], tmp_path: Path) -> None:
+def test_boxes_and_masks_match_the_image(scales: list[float], record: dict[str, Any]) -> None:
     seen: set[int] = set()
-    for sample in samples(tmp_path, "FAMixPanopticFPN", SCALE_RANGE=scales):
+    first_car_is_left = set()
+    for sample in samples(record, config("FAMixPanopticFPN", SCALE_RANGE=scales)):
         shown, instances = segment_map(sample), sample["instances"]
-        inner = require_no_neighbours(shown)
+        inner = inside_segments(shown)
         semantic = sample["sem_seg"].numpy()
         assert semantic.shape == (32, 32) == instances.image_size and semantic.dtype == np.int64
         np.testing.assert_array_equal(semantic[inner], np.vectorize(TRAIN_IDS.get)(shown[inner]))
@@ -87,87 +132,77 @@ def test_boxes_and_masks_stay_on_the_image(scales: list[float], tmp_path: Path) 
             assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             covered += mask
         assert covered.max(initial=0) <= 1
-        np.testing.assert_array_equal(
-            covered == 1, semantic == 13
-        )  # every car pixel is in one mask, crowds are in none
-    assert {26_000, 26_001} <= seen
+        np.testing.assert_array_equal(covered == 1, semantic == 13)  # all cars have a mask, crowds have none
+        columns_of = [np.nonzero(shown == car)[1].mean() for car in (26_000, 26_001) if (shown == car).any()]
+        if len(columns_of) == 2:
+            first_car_is_left.add(columns_of[0] < columns_of[1])
+    assert {26_000, 26_001} <= seen and first_car_is_left == {True, False}
 
 
-def test_samples_differ_by_the_generator_alone_and_some_are_mirrored(tmp_path: Path) -> None:
-    one, again = (samples(tmp_path, "FAMixPanopticFPN") for _ in range(2))
-    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(one, again, strict=True))
-    order = [segment_map(sample)[-12].tolist() for sample in one]
-    first_car_is_left = [row.index(26_000) < row.index(26_001) for row in order if {26_000, 26_001} <= set(row)]
-    assert set(first_car_is_left) == {True, False}
-
-
-def test_centres_and_offsets_are_panoptic_deeplabs(tmp_path: Path) -> None:
-    for sample in samples(tmp_path, "FAMixPanopticDeepLab"):
+def test_centers_and_offsets_match_the_image(record: dict[str, Any]) -> None:
+    for sample in samples(record, config("FAMixPanopticDeepLab")):
         shown, semantic = segment_map(sample), sample["sem_seg"].numpy()
-        np.testing.assert_array_equal(semantic, np.vectorize(TRAIN_IDS.get)(shown))  # unscaled: the image is exact
+        np.testing.assert_array_equal(semantic, np.vectorize(TRAIN_IDS.get)(shown))  # exact without scaling
         for segment in (26_000, 26_001):
             rows, columns = np.nonzero(shown == segment)
             if not len(rows):
                 continue
-            centre = rows.mean(), columns.mean()
-            assert sample["center"][round(centre[0]), round(centre[1])] == 1
+            center = rows.mean(), columns.mean()
+            assert sample["center"][round(center[0]), round(center[1])] == 1
             offset = sample["offset"][:, rows[0], columns[0]].tolist()
-            assert offset == pytest.approx([centre[0] - rows[0], centre[1] - columns[0]], abs=1e-4)
+            assert offset == pytest.approx([center[0] - rows[0], center[1] - columns[0]], abs=1e-4)
         weights = sample["offset_weights"][0].numpy()
         np.testing.assert_array_equal(weights == 1, np.isin(shown, [26_000, 26_001]))  # neither stuff, crowd nor void
         np.testing.assert_array_equal(sample["center_weights"][0].numpy() == 0, np.isin(shown, [CROWD, 0]))
 
 
-def test_a_crop_without_instances_is_a_sample_too(tmp_path: Path) -> None:
-    with registered(make_street(tmp_path)):
-        cfg = config("FAMixPanopticFPN")
-        cfg.INPUT.CROP.SIZE = [4, 4]
-        mapper = PanopticDatasetMapper(cfg)
-        found = [mapper(get_dataset_dicts([NAME])[0], np.random.default_rng(seed))["instances"] for seed in range(20)]
-    assert 0 in map(len, found)
+def test_crop_without_instances(record: dict[str, Any]) -> None:
+    cfg = config("FAMixPanopticFPN")
+    cfg.INPUT.CROP.SIZE = [4, 4]
+    found = [sample["instances"] for sample in samples(record, cfg, count=20)]
     empty = next(instances for instances in found if not len(instances))
     assert empty.gt_boxes.tensor.shape == (0, 4) and empty.gt_masks.tensor.shape == (0, 4, 4)
     assert empty.gt_classes.dtype == torch.int64
 
 
-def test_each_architecture_gets_its_targets(tmp_path: Path) -> None:
-    with registered(make_street(tmp_path)):
-        for architecture, entries in (
-            ("FAMixPanopticFPN", {"instances"}),
-            ("FAMixPanopticDeepLab", {"center", "offset", "center_weights", "offset_weights", "sem_seg_weights"}),
-            ("FAMixSemanticSegmentor", set()),
-        ):
-            cfg = config(architecture)
-            cfg.SOLVER.IMS_PER_BATCH = 1
-            (sample,) = next(iter(build_train_loader(cfg)))
-            assert sample.keys() - get_dataset_dicts([NAME])[0].keys() - {"center_points"} == {
-                "image", "sem_seg", "height", "width", *entries
-            }  # fmt: skip
-        assert type(build_train_mapper(config("FAMixSemanticSegmentor"))) is FAMixDatasetMapper
+@pytest.mark.parametrize("ignore_label", [1, 255])
+def test_hundreds_of_segments_are_scaled_and_padding_is_void(tmp_path: Path, ignore_label: int) -> None:
+    """One segment per pixel: their numbers have two bytes."""
+    segments = [{"id": number, "category_id": 13, "iscrowd": 0} for number in range(1, 301)]
+    record = {
+        "file_name": str(write_image(tmp_path / "a.png", np.zeros((15, 20, 3), np.uint8))),
+        "pan_seg_file_name": str(write_image(tmp_path / "b.png", encode_ids(np.arange(1, 301).reshape(15, 20)))),
+        "segments_info": segments,
+    }
+    crop = CropSampler((30, 42), scale_range=(2.0, 2.0), ignore_label=ignore_label)
+    sample = PanopticDatasetMapper(things=(13,), ignore_label=ignore_label, crop=crop)(record)
+    masks = sample["instances"].gt_masks.tensor
+    assert masks.shape == (300, 30, 42) and masks.sum((1, 2)).tolist() == [4] * 300
+    assert masks[299, 28:, 38:40].all()
+    assert (sample["sem_seg"][:, 40:] == ignore_label).all() and (sample["sem_seg"][:, :40] == 13).all()
 
 
-@pytest.mark.parametrize("architecture", ["FAMixPanopticFPN", "FAMixPanopticDeepLab"])
-def test_a_spawned_worker_gets_the_mapper_as_a_pickle(architecture: str, tmp_path: Path) -> None:
-    with registered(make_street(tmp_path)):
-        mapper = build_train_mapper(config(architecture))
-        (record,) = get_dataset_dicts([NAME])
-        again = pickle.loads(pickle.dumps(mapper))
-        one, other = (found(record, np.random.default_rng(0)) for found in (mapper, again))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_architecture_gets_its_targets(architecture: str, record: dict[str, Any]) -> None:
+    cfg = config(architecture)
+    (sample,) = next(iter(build_train_loader(cfg)))
+    entries = {"image", "sem_seg", "height", "width", *ARCHITECTURES[architecture]}
+    assert sample.keys() - record.keys() - {"center_points"} == entries
+    mapper = build_train_mapper(cfg)
+    assert (type(mapper) is FAMixDatasetMapper) == (architecture == "FAMixSemanticSegmentor")
+    again = pickle.loads(pickle.dumps(mapper))  # as a spawned worker gets it
+    one, other = (found(record, np.random.default_rng(0)) for found in (mapper, again))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
 
 
-def test_styles_are_mined_from_the_semantic_part(tmp_path: Path) -> None:
-    with registered(make_street(tmp_path)):
-        cfg = config("FAMixPanopticDeepLab")
-        cfg.STYLE_MINING.IMS_PER_BATCH = 1
-        ((_, (sample,)),) = build_mining_batches(cfg)
+@pytest.mark.usefixtures("record")
+def test_mining_reads_semantic_labels() -> None:
+    ((_, (sample,)),) = build_mining_batches(config("FAMixPanopticDeepLab"))
     np.testing.assert_array_equal(sample["sem_seg"].numpy(), np.vectorize(TRAIN_IDS.get)(segment_map(sample)))
 
 
-def test_an_image_of_another_size_than_its_label_is_an_error(tmp_path: Path) -> None:
-    with registered(make_street(tmp_path)):
-        write_image(tmp_path / "images/train/a.png", np.zeros((40, 61, 3), np.uint8))
-        mapper = PanopticDatasetMapper(config("FAMixPanopticFPN"))
-        with expect_error(DatasetError, "size", "40 x 61", "skip"):
-            mapper(get_dataset_dicts([NAME])[0])
+def test_size_mismatch_names_both_sizes(record: dict[str, Any]) -> None:
+    write_image(Path(record["file_name"]), np.zeros((40, 61, 3), np.uint8))
+    with expect_error(DatasetError, "size", "40 x 61", "skip"):
+        PanopticDatasetMapper(config("FAMixPanopticFPN"))(record)

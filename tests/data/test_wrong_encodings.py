@@ -67,7 +67,7 @@ GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
         ),
         ("mapillary_val", TRAIN_IDS, "65", 255, "labelTrainIds"),
         ("mapillary_val", np.array([[13, 65, 66, 123]], np.uint8), "65", "66, 123", "label_ids"),  # another version
-        ("cityscapes_val", GREYS, "ids", None, "picture"),
+        ("cityscapes_val", GREYS, "ids", None, "photograph"),
     ],
 )
 def test_unknown_ids_are_named_as_what_they_look_like(read, name, ids, key, value, remedy):

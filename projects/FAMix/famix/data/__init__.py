@@ -1,7 +1,6 @@
 """Datasets: their definitions, their files, and the loaders for training, mining and tests."""
 
-from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
-from famix.data.build import MiningBatches, build_mining_batches, build_test_loader, build_train_loader
+from famix.data.build import MiningBatches, SampleStream, build_mining_batches, build_test_loader, build_train_loader
 from famix.data.check import verify_datasets
 from famix.data.classes import CITYSCAPES_CLASSES, ClassDefinition
 from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
@@ -9,7 +8,7 @@ from famix.data.definition_file import load_definition
 from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
 from famix.data.layout_reader import label_reader_of
-from famix.data.mapper import FAMixDatasetMapper
+from famix.data.mapper import ColorJitter, CropSampler, FAMixDatasetMapper, adjust_colors
 from famix.data.registration import (
     get_dataset_dicts,
     get_label_readers,
@@ -17,7 +16,6 @@ from famix.data.registration import (
     register_split,
     require_same_classes,
 )
-from famix.data.sampler import SampleStream, StreamSampler
 from famix.data.split_files import DatasetFiles, DatasetRecord, SplitFiles, label_file_of
 
 __all__ = [
@@ -31,6 +29,6 @@ __all__ = [
     "get_dataset_dicts", "get_label_readers", "register_datasets", "register_split", "require_same_classes",
     "verify_datasets",
     # Samples and loaders
-    "ColorJitter", "CropSampler", "FAMixDatasetMapper", "SampleStream", "StreamSampler", "adjust_colors",
+    "ColorJitter", "CropSampler", "FAMixDatasetMapper", "SampleStream", "adjust_colors",
     "MiningBatches", "build_mining_batches", "build_test_loader", "build_train_loader",
 ]  # fmt: skip

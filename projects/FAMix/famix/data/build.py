@@ -1,28 +1,92 @@
-"""Data loaders for training, mining and tests."""
+"""Data loaders for training, mining and tests, and the stream of samples that the first two read.
+
+The sample at a position of the stream depends on the seed and the position alone. The number of workers or GPUs and
+interruptions do not change the samples of a run.
+"""
 
 import multiprocessing
 import signal
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.util import Finalize
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from famix.data.mapper import FAMixDatasetMapper, build_train_mapper
+from famix.data.classes import is_panoptic
+from famix.data.mapper import FAMixDatasetMapper
+from famix.data.panoptic.mapper import PanopticDatasetMapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
-from famix.data.sampler import SampleStream, StreamSampler
 from famix.utils.errors import ConfigError
-
-__all__ = ["MiningBatches", "build_mining_batches", "build_test_loader", "build_train_loader"]
+from famix.utils.meta_architecture import trains_on
 
 Batch = list[dict[str, Any]]
+
+_ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # distinguish the random generators of a seed
+
+
+class SampleStream(Dataset[dict[str, Any]]):
+    """The samples of an endless sequence of epochs, by position; each epoch is a new permutation of all images.
+
+    Args:
+        dicts: dataset dicts, N of them.
+        mapper: maps a dataset dict and a random generator to a sample.
+        seed: seed of the permutations and the mapper's draws, >= 0.
+        balanced: datasets contribute equally often, regardless of their sizes: S consecutive positions, from a multiple
+            of S on, have one image of each of the S datasets (by `dataset_name`), in random order. An epoch of a dataset
+            is then a new permutation of its own images.
+    """
+
+    def __init__(
+        self,
+        dicts: Sequence[dict[str, Any]],
+        mapper: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]],
+        seed: int,
+        balanced: bool = False,
+    ) -> None:
+        self._dicts = dicts
+        self._mapper = mapper
+        self._seed = seed
+        self._balanced = balanced
+        names = np.array([record["dataset_name"] if balanced else "" for record in dicts])
+        self._sources = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> its current epoch and permutation
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Return the sample at a position >= 0."""
+        rng = np.random.default_rng((self._seed, _SAMPLE, position))
+        return self._mapper(self._dicts[self.index(position)], rng)
+
+    def index(self, position: int) -> int:
+        """Return the index in `dicts` of the image at a position."""
+        source, turn = 0, position
+        if self._balanced:
+            # Without shuffling the turns, each of two processes would see only one of two sources.
+            turn, place = divmod(position, len(self._sources))
+            turns = np.random.default_rng((self._seed, _TURNS, turn)).permutation(len(self._sources))
+            source = int(turns[place])
+        epoch, place = divmod(turn, len(self._sources[source]))
+        if self._orders.get(source, (-1,))[0] != epoch:
+            keys = (_SOURCE_ORDER, source) if self._balanced else (_ORDER,)
+            rng = np.random.default_rng((self._seed, *keys, epoch))
+            self._orders[source] = epoch, rng.permutation(self._sources[source])
+        return int(self._orders[source][1][place])
+
+
+def build_train_mapper(cfg: CfgNode) -> FAMixDatasetMapper:
+    """Build the training mapper; it makes panoptic targets for models that train on them, if all datasets have them."""
+    if trains_on(cfg) != {"sem_seg"} and all(map(is_panoptic, cfg.DATASETS.TRAIN)):
+        return PanopticDatasetMapper(cfg)
+    return FAMixDatasetMapper(cfg, is_train=True)
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[str, Any]]":
@@ -52,55 +116,32 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
     return DataLoader(
         SampleStream(_train_dicts(cfg), mapper, seed, balanced=cfg.DATASETS.BALANCED),
         batch_size=batch_size // world_size,
-        sampler=StreamSampler(start_iter * batch_size, comm.get_rank(), world_size),
+        sampler=range(start_iter * batch_size + comm.get_rank(), sys.maxsize, world_size),  # endless in practice
         **_worker_options(cfg),
     )
 
 
+@dataclass(frozen=True)
 class MiningBatches:
-    """One shuffled pass over the source as numbered batches, of which this process gets every world_size-th group.
-
-    Args:
-        stream: the samples; batch b has those at positions b * batch_size up to (b + 1) * batch_size.
-        batch_size: images per batch.
-        num_batches: batches of all processes together.
-        rank: of this process, which gets the groups rank, rank + world_size, ...
-        world_size: number of processes.
-        group: batches per group: batch b belongs to group b // group, and one process gets all of it.
-        skip: numbers of batches that are not needed. A group without any other batch is left out; the remaining groups
-            are distributed evenly.
-        worker_options: arguments of torch's DataLoader about worker processes.
+    """One shuffled pass over the source as pairs of a batch number and a list of samples; this process's share.
 
     Attributes:
-        num_batches: batches of all processes together; `len` is the number of this process's.
-        remaining: numbers of the batches of all processes together.
+        numbers: numbers of this process's batches, in the order of `loader`.
+        loader: loads the samples of each.
+        num_batches: batches of all processes together.
+        remaining: numbers of the batches that some process still has to mine.
     """
 
-    def __init__(
-        self,
-        *,
-        stream: SampleStream,
-        batch_size: int,
-        num_batches: int,
-        rank: int = 0,
-        world_size: int = 1,
-        group: int = 1,
-        skip: Collection[int] = (),
-        worker_options: dict[str, Any] | None = None,
-    ) -> None:
-        self.num_batches = num_batches
-        groups = [range(first, min(first + group, num_batches)) for first in range(0, num_batches, group)]
-        groups = [numbers for numbers in groups if not all(number in skip for number in numbers)]
-        self.remaining = frozenset(chain.from_iterable(groups))
-        self._numbers = list(chain.from_iterable(groups[rank::world_size]))
-        positions = [list(range(number * batch_size, (number + 1) * batch_size)) for number in self._numbers]
-        self._loader = DataLoader(stream, batch_sampler=positions, **(worker_options or {"collate_fn": list}))
+    numbers: Sequence[int]
+    loader: "DataLoader[dict[str, Any]]"
+    num_batches: int
+    remaining: frozenset[int]
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        yield from zip(self._numbers, self._loader, strict=True)
+        yield from zip(self.numbers, self.loader, strict=True)
 
 
 def build_mining_batches(
@@ -112,11 +153,13 @@ def build_mining_batches(
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
             DATALOADER.NUM_WORKERS.
         shared: every process gets all batches instead of its share.
-        group, skip: see MiningBatches.
+        group: batches per group: batch b belongs to group b // group, and one process gets all of it.
+        skip: numbers of batches that are not needed. A group is left out if all of its batches are; the remaining
+            groups are distributed evenly.
 
     Returns:
-        Iterable of (batch number, list of STYLE_MINING.IMS_PER_BATCH samples). The last images, if too few for a batch,
-        are left out.
+        Batches of STYLE_MINING.IMS_PER_BATCH samples: batch b has those at positions b * size up to (b + 1) * size of
+        the stream. The last images, if too few for a batch, are left out.
 
     Raises:
         ConfigError: if a key is unsupported, or there are fewer images than a batch has.
@@ -134,16 +177,15 @@ def build_mining_batches(
             f"STYLE_MINING.IMS_PER_BATCH must be at most {len(dicts)}, the number of images of "
             f"{', '.join(cfg.DATASETS.TRAIN)}, got {mining.IMS_PER_BATCH}."
         )
-    return MiningBatches(
-        stream=SampleStream(dicts, mapper, mining.SEED),
-        batch_size=mining.IMS_PER_BATCH,
-        num_batches=min(num_batches, mining.MAX_BATCHES or num_batches),
-        rank=0 if shared else comm.get_rank(),
-        world_size=1 if shared else comm.get_world_size(),
-        group=group,
-        skip=skip,
-        worker_options=_worker_options(cfg),
-    )
+    num_batches = min(num_batches, mining.MAX_BATCHES or num_batches)
+    groups = [range(first, min(first + group, num_batches)) for first in range(0, num_batches, group)]
+    groups = [numbers for numbers in groups if not all(number in skip for number in numbers)]
+    rank, world_size = (0, 1) if shared else (comm.get_rank(), comm.get_world_size())
+    own = list(chain.from_iterable(groups[rank::world_size]))
+    size = mining.IMS_PER_BATCH
+    positions = [range(number * size, (number + 1) * size) for number in own]
+    loader = DataLoader(SampleStream(dicts, mapper, mining.SEED), batch_sampler=positions, **_worker_options(cfg))
+    return MiningBatches(own, loader, num_batches, remaining=frozenset(chain.from_iterable(groups)))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, Any]]":

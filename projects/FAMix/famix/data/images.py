@@ -1,30 +1,20 @@
-"""Image files: opening them safely, reading them, and reading their size from the header."""
+"""Image files: safe opening, sizes from headers, and exact decoding of depth, orientation and transparency."""
 
 import os
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from famix.data.decoding import DAMAGE, require_colors, rgb_pixels, upright_size
 from famix.io import require_plain_file
 from famix.utils.errors import DatasetError
-
-__all__ = [
-    "MAX_PIXELS",
-    "MOST_PIXELS",
-    "PICTURE_SUFFIXES",
-    "image_size",
-    "open_image",
-    "open_label",
-    "read_image",
-    "require_pixels",
-    "require_same_size",
-]
 
 MAX_PIXELS = 1 << 26
 """Default of INPUT.MAX_PIXELS, 8192 x 8192."""
@@ -32,26 +22,44 @@ MAX_PIXELS = 1 << 26
 MOST_PIXELS = 178_956_970
 """Highest value of INPUT.MAX_PIXELS; Pillow refuses larger images."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # Pillow supports more, some of which start programs
-
 PICTURE_SUFFIXES = frozenset(
     (
         *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
         *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-        *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),  # not supported, from here on
+        *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),  # not supported from here on
         *(".heif", ".jp2", ".jxl", ".nef", ".psd", ".tga"),
     )
 )
-"""Of picture files, also in formats that are not supported, so that no picture is left out silently."""
+"""Suffixes of images, including unsupported formats, so that no image is skipped silently."""
 
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
+    *(struct.error, zlib.error),
+)
+"""Exceptions that Pillow raises for damaged files, depending on the position of the damage."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # some of Pillow's other formats run programs
 _LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
 _LOSSLESS_TIFF = (
     *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),
     *("tiff_adobe_deflate", "tiff_deflate", "tiff_thunderscan"),
 )
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of the color types of PNGs
-_INFLATION = 1032  # maximal bytes per compressed byte of a PNG
-_GIF_INFLATION = 4096  # maximal pixels per byte of a GIF
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
+_PNG_INFLATION = 1032  # maximum bytes per compressed byte
+_GIF_INFLATION = 4096  # maximum pixels per byte
+_PNG_TAIL = 1 << 16  # bytes at the end of a PNG that may contain metadata
+
+_OPAQUE = ("1", "L", "P", "RGB", "RGBX")  # 8-bit modes
+_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # INPUT.MAX_PIXELS is checked for each image; Pillow's warning would only precede the error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -65,11 +73,8 @@ def open_image(
 
     Args:
         path: the file.
-        whole: first verify the checksums of a PNG. Decoding ignores them, and a flipped bit changes an id of a label.
+        whole: first verify the checksums of a PNG, which decoding ignores: a flipped bit would change a label id.
         max_pixels: limit for the size in the header.
-
-    Yields:
-        The opened image; it is closed afterwards.
 
     Raises:
         DatasetError: if the file is missing, damaged or not an image, has several frames, or claims too many pixels.
@@ -78,11 +83,11 @@ def open_image(
         require_plain_file(path)
         if whole:
             with Image.open(path, formats=_FORMATS) as image:
-                _require_header(path, image, max_pixels)
+                _check_header(path, image, max_pixels)
                 if image.format == "PNG":
                     image.verify()
         with Image.open(path, formats=_FORMATS) as image:
-            _require_header(path, image, max_pixels)
+            _check_header(path, image, max_pixels)
             yield image
     except DatasetError:
         raise
@@ -92,28 +97,22 @@ def open_image(
         claimed = re.search(r"\((\d+) pixels\)", str(error))
         raise _too_large(f"Image file {path}", claimed[1] if claimed else "more", max_pixels) from error
     except DAMAGE as error:
-        cause, remedy = (
-            f"it is damaged, incomplete or not an image: {error}",
-            "Replace it, or leave it out of the dataset",
-        )
+        cause, remedy = f"damaged, incomplete or not an image: {error}", "Replace it"
         if isinstance(error, UnidentifiedImageError):
-            cause = f"it is damaged, incomplete or not in one of the formats {', '.join(_FORMATS)}"
-            remedy = "Replace or convert it, or leave it out of the dataset"
+            cause = f"damaged, incomplete or not in one of the formats {', '.join(_FORMATS)}"
+            remedy = "Replace or convert it"
         elif "MAX_TEXT" in str(error):
-            cause = f"its metadata exceed Pillow's limit: {error}"
-            remedy = "Save it without metadata, e.g. with exiftool -all= or magick -strip"
-        raise DatasetError(f"Image file {path} cannot be read, {cause}. {remedy}.") from error
+            cause = f"blocked by Pillow's limit for metadata: {error}"
+            remedy = "Remove its metadata, e.g. with exiftool -all= or magick -strip"
+        message = f"Image file {path} cannot be read, it is {cause}. {remedy}, or leave it out of the dataset."
+        raise DatasetError(message) from error
 
 
 @contextmanager
 def open_label(
     path: str | os.PathLike[str], *, whole: bool = True, max_pixels: int = MAX_PIXELS
 ) -> Iterator[Image.Image]:
-    """Open a file of ids, see `open_image`.
-
-    Raises:
-        DatasetError: see `open_image`, or if the format may change ids.
-    """
+    """Open a label file like `open_image`; a lossy format, which may change ids, is a DatasetError as well."""
     with open_image(path, whole=whole, max_pixels=max_pixels) as image:
         compression = image.info.get("compression", "raw") if image.format == "TIFF" else "raw"
         if image.format not in _LOSSLESS or compression not in _LOSSLESS_TIFF:
@@ -130,8 +129,8 @@ def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXEL
 
     Args:
         size: (width, height), in Pillow's order.
-        name: of the image or video in the error.
-        max_pixels: the limit.
+        name: image or video in the message.
+        max_pixels: value of INPUT.MAX_PIXELS.
     """
     if size[0] * size[1] > max_pixels:
         raise _too_large(name, f"{size[0]} x {size[1]} (width x height) = {size[0] * size[1]}", max_pixels)
@@ -140,29 +139,29 @@ def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXEL
 def _too_large(name: str, claimed: str, max_pixels: int) -> DatasetError:
     return DatasetError(
         f"{name} claims to be too large: INPUT.MAX_PIXELS allows {max_pixels} pixels, got {claimed}. Raise INPUT.MAX_PIXELS "
-        "if the picture is sound, or leave it out."
+        "if the file is intact, or leave it out."
     )
 
 
-def _require_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: int) -> None:
+def _check_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: int) -> None:
     require_pixels(image.size, f"Image file {path}", max_pixels)
-    # More pixels than the bytes of a PNG or GIF can hold would fill the memory with nothing.
+    # A small PNG or GIF that claims more pixels than its bytes can encode would fill the memory.
     size, fits = os.path.getsize(path), True
     if image.format == "PNG":
         with open(path, "rb") as file:
             header = file.read(26)
         if header[12:16] != b"IHDR":
-            raise ValueError("its PNG header has the wrong place")
-        bits = header[24] * _CHANNELS.get(header[25], 1)
-        fits = image.height * (image.width * bits // 8) <= _INFLATION * size
+            raise ValueError("its PNG header is misplaced")
+        bits = header[24] * _PNG_CHANNELS.get(header[25], 1)
+        fits = image.height * (image.width * bits // 8) <= _PNG_INFLATION * size
     elif image.format == "GIF":
         fits = image.height * image.width <= _GIF_INFLATION * size
     if not fits:
         raise DatasetError(
             f"Image file {path} claims to be too large: its header says {image.width} x {image.height} pixels (width x "
-            f"height), more than its {size} bytes can hold. Replace it, or leave it out of the dataset."
+            f"height), more than its {size} bytes can encode. Replace it, or leave it out of the dataset."
         )
-    # The further pictures of a camera's JPEG (MPO) are previews and depth maps of the first.
+    # The additional images in a camera's JPEG (MPO) are previews and depth maps of the first.
     if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
         raise DatasetError(
             f"Image file {path} must have one frame, got several ({image.format}). Save the right one as a PNG, or convert "
@@ -170,36 +169,32 @@ def _require_header(path: str | os.PathLike[str], image: Image.Image, max_pixels
         )
 
 
-def read_image(
-    path: str | os.PathLike[str], image_format: str = "RGB", max_pixels: int = MAX_PIXELS
-) -> NDArray[np.uint8]:
-    """Read an image, turned upright by its metadata.
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read an image and rotate it upright by its metadata.
 
     Args:
         path: the file.
-        image_format: order of the channels, RGB or BGR.
         max_pixels: limit of INPUT.MAX_PIXELS.
 
     Returns:
-        (H, W, 3) uint8, read-only.
+        (H, W, 3) uint8, RGB, read-only.
 
     Raises:
         DatasetError: if the file is missing, damaged, too large or not an image, or if 8-bit RGB cannot represent it
             exactly: more than 8 bits per channel, CMYK, transparency, several frames.
     """
     with open_image(path, whole=True, max_pixels=max_pixels) as image:
-        pixels = rgb_pixels(image, f"Image file {path}")
-    return pixels if image_format == "RGB" else pixels[:, :, ::-1]
+        return rgb_pixels(image, f"Image file {path}")
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) in pixels of the result of `read_image`, from the header.
+    """Return the (height, width) in pixels that `read_image` would return, from the header.
 
     Raises:
-        DatasetError: as for `read_image`, as far as the header tells.
+        DatasetError: as for `read_image`, except for errors that only show when the pixels are decoded.
     """
     with open_image(path, max_pixels=max_pixels) as image:
-        require_colors(image, f"Image file {path}")
+        _require_colors(image, f"Image file {path}")
         return upright_size(image)
 
 
@@ -213,3 +208,127 @@ def require_same_size(
             f"{image_shape[1]} and {label_shape[0]} x {label_shape[1]} pixels (height x width). Correct the files, or list "
             "the image under 'skip' in the dataset's definition."
         )
+
+
+def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Decode an image to 8-bit RGB.
+
+    Args:
+        image: an opened image at the frame to decode.
+        name: image in the message.
+
+    Returns:
+        (H, W, 3) uint8, upright, read-only.
+
+    Raises:
+        DatasetError: if 8-bit RGB cannot represent the image exactly.
+    """
+    _require_colors(image, name)
+    image = upright(image)
+    if image.mode in _ALPHA or "transparency" in image.info:  # an alpha channel, or a transparent color
+        mode, image = image.mode, image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] != 255:
+            raise DatasetError(
+                f"{name} must be opaque, got transparent pixels (mode {mode}). Put it on a background, e.g. with Pillow's "
+                "Image.alpha_composite, and save it as RGB."
+            )
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _require_colors(image: Image.Image, name: str) -> None:
+    """Raise a DatasetError unless 8-bit RGB can represent an opened image, transparency aside."""
+    wide = has_wide_colors(image)
+    if wide or image.mode not in (*_OPAQUE, *_ALPHA):
+        depth = " with 16 bits per channel" if wide else ""
+        raise DatasetError(
+            f"{name} must have 8 bits per channel in gray, palette or RGB, got mode {image.mode}{depth}. Convert it to "
+            "8-bit RGB: the scaling of its values affects results."
+        )
+
+
+def has_wide_colors(image: Image.Image) -> bool:
+    """Whether an opened image has 16-bit channels, which Pillow would reduce to 8 bits."""
+    return image.mode != "I" and _encoding(image)[1] > 255
+
+
+def stored_ids(image: Image.Image) -> NDArray[np.generic]:
+    """Decode an opened image with one channel to the numbers in the file (H, W), upright; indices for a palette.
+
+    Pillow stretches gray with less than 8 bits to 0-255, and inverts it if 0 is white in the file; this undoes both.
+    """
+    raw_mode, highest = _encoding(image)
+    is_inverted = image.mode in ("1", "L") and "I" in raw_mode.partition(";")[2]
+    stretched = 65535 if image.mode == "I" else 255
+    pixels = np.asarray(upright(image))
+    if pixels.dtype == np.bool_:
+        return (pixels != is_inverted).astype(np.uint8)
+    if is_inverted:
+        pixels = 255 - pixels
+    if highest >= stretched:
+        return pixels
+    return np.rint(pixels * (highest / stretched)).astype(pixels.dtype)
+
+
+def _encoding(image: Image.Image) -> tuple[str, int]:
+    """Return the raw mode (such as L;4 or RGB;16B) and the highest value of an image that is not decoded yet."""
+    codec, *_, arguments = image.tile[0] if getattr(image, "tile", None) else ("", ())
+    entries = arguments if isinstance(arguments, tuple) else (arguments,)
+    raw_mode = entries[0] if entries and isinstance(entries[0], str) else ""
+    if codec.startswith("ppm") and len(entries) > 1:
+        return raw_mode, int(entries[1])
+    if image.mode == "L" and raw_mode[:3] in ("L;2", "L;4"):
+        return raw_mode, 3 if raw_mode[2] == "2" else 15
+    is_wide = image.mode == "I" or re.fullmatch(r"(L|RGB|CMYK)[A-Za-z]*;16[BLN]", raw_mode)
+    return raw_mode, 65535 if is_wide else 255
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image and rotate it upright by its metadata (EXIF, XMP or TIFF tag).
+
+    The orientation is read after the pixels: a PNG may store it behind them, and Pillow rotates a TIFF while decoding.
+    """
+    if isinstance(image, TiffImageFile):
+        # Pillow would map a file with a known name into memory, with the sides of the rotated image.
+        name, image.filename = image.filename, ""
+        try:
+            image.load()
+        finally:
+            image.filename = name
+    else:
+        image.load()
+    return turn(image, _orientation(image))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the (height, width) in pixels of the result of `upright`, without decoding."""
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # Pillow swaps the sides only for some positions of the tag
+        width, height = (int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
+    return (width, height) if header_orientation(image) >= 5 else (height, width)
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+    """Rotate a decoded image upright by its EXIF orientation, 1 to 8."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def header_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, of an opened image; only a PNG with metadata behind its pixels is decoded."""
+    if image.format == "PNG" and image.fp is not None:
+        place = image.fp.tell()
+        image.fp.seek(0, os.SEEK_END)
+        image.fp.seek(max(0, image.fp.tell() - _PNG_TAIL))
+        has_late_metadata = re.search(rb"eXIf|iTXt|zTXt|tEXt", image.fp.read())
+        image.fp.seek(place)
+        if has_late_metadata:
+            image.load()
+    return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # The method of the PNG class would decode the image first.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    except DAMAGE:  # damaged EXIF data are frequent, and the pixels are intact
+        return 1
+    return next((orientation for orientation in _TURNS if value == orientation), 1)

@@ -10,36 +10,42 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from famix.data.classes import CITYSCAPES_CLASSES, HIGHEST_LABEL_ID, cityscapes_label_ids
-from famix.data.decoding import header_orientation, sixteen_bit_colors, stored_ids, turn, upright, upright_size
-from famix.data.images import MAX_PIXELS, open_label
+from famix.data.images import (
+    MAX_PIXELS,
+    has_wide_colors,
+    header_orientation,
+    open_label,
+    stored_ids,
+    turn,
+    upright,
+    upright_size,
+)
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few
 
-__all__ = ["LabelReader", "UnknownIdsError", "WrongEncodingError"]
-
 _NUM_IDS = 65536  # of a 16-bit file
 _UNKNOWN = -1
-_PILLOW_MODES = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I;16N", "I")  # one channel; a palette's index is the id
+_ONE_CHANNEL = ("1", "L", "P", "I;16", "I;16B", "I;16L", "I;16N", "I")  # Pillow's modes; a palette's index is the id
 _OPENCV_CHANNELS = (2, 1, 0, 3)  # red, green, blue, alpha in OpenCV's order of channels
-_MANY_IDS = 40  # street scenes have fewer unknown ids: such files are photographs
+_MANY_IDS = 40  # street scenes have fewer unknown ids; files with more are photographs
 
 
 class WrongEncodingError(DatasetError):
-    """A label file with another encoding than its dataset's definition states."""
+    """An encoding of a label file that contradicts the definition of its dataset."""
 
 
 class UnknownIdsError(WrongEncodingError):
-    """A label file with ids that its dataset's definition lacks."""
+    """Ids in a label file that the definition of its dataset lacks."""
 
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Reads label files as train ids.
+    """Reader of label files as train ids.
 
     Attributes:
         label_ids: id in the files -> train id, or `ignore_label`; ids are 0-65535, train ids 0-255.
         ignore_label: value of pixels without a class.
-        other_ids_ignored: ids that `label_ids` lacks become `ignore_label`; otherwise they are an error.
+        other_ids_ignored: map ids that `label_ids` lacks to `ignore_label`; otherwise they are an error.
         channel: 0, 1, 2 (red, green, blue) or 3 (alpha) of multi-channel files; None for files with one channel.
         source: the definition file, named in errors.
         highest_id: higher ids that `label_ids` lacks are an error in any case; None sets no limit.
@@ -56,22 +62,18 @@ class LabelReader:
     bits: int | None = None
     max_pixels: int = field(default=MAX_PIXELS, compare=False)
     _table: np.ndarray = field(init=False, repr=False, compare=False)
-    _refuses_train_ids: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         table = np.full(_NUM_IDS, self.ignore_label if self.other_ids_ignored else _UNKNOWN, dtype=np.int16)
         table[(_NUM_IDS if self.highest_id is None else self.highest_id + 1) :] = _UNKNOWN
         table[list(self.label_ids.keys())] = list(self.label_ids.values())
         object.__setattr__(self, "_table", table)
-        has_label_ids = dict(self.label_ids) == cityscapes_label_ids(self.ignore_label)
-        object.__setattr__(self, "_refuses_train_ids", has_label_ids)
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Read a label file.
+        """Read a label file and rotate it upright like an image.
 
         Args:
-            path: a file in a lossless format with one id per pixel: 1 to 16 bits, palette or grey. It is turned upright
-                like images.
+            path: a file in a lossless format with one id per pixel: 1 to 16 bits, palette or gray.
 
         Returns:
             (H, W) uint8 train ids, `ignore_label` for pixels without a class.
@@ -87,7 +89,7 @@ class LabelReader:
         return train_ids.astype(np.uint8)
 
     def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
-        """(height, width) of a label file in pixels, from its header.
+        """Return the (height, width) of a label file in pixels, from its header.
 
         Raises:
             DatasetError: if the file is missing, too large, in a lossy format, or not an image.
@@ -96,7 +98,7 @@ class LabelReader:
             return upright_size(image)
 
     def for_file(self, path: str | os.PathLike[str]) -> "LabelReader":
-        """The reader for the encoding of a file, here itself."""
+        """Return the reader for the encoding of a file."""
         return self
 
     def _read_ids(self, path: str | os.PathLike[str]) -> np.ndarray:
@@ -105,16 +107,12 @@ class LabelReader:
         found = 8 * ids.dtype.itemsize
         if self.bits not in (None, found):
             # A program that cannot read 16 bits keeps the upper eight, in which SYNTHIA's classes are all 0.
-            cause = (
-                "a label reduced to 8 bits by some program, which destroys its ids"
-                if found == 8
-                else "a label of another dataset"
-            )
+            cause = "reduced to 8 bits, which destroys its ids" if found == 8 else "a label of another dataset"
             raise WrongEncodingError(
-                f"Label {path} must have {self.bits} bits per channel, got {found}. It looks like {cause}: use the "
+                f"Label {path} must have {self.bits} bits per channel, got {found}. The file seems to be {cause}. Use the "
                 "published file."
             )
-        if self._refuses_train_ids and _has_train_ids(ids):
+        if dict(self.label_ids) == cityscapes_label_ids(self.ignore_label) and _has_train_ids(ids):
             raise WrongEncodingError(
                 f"Label {path} looks like train ids (0 to 18 and 255; files named labelTrainIds), but {self.source} "
                 "expects Cityscapes' label ids (files named labelIds). Use those files, or set 'label_ids: identity'."
@@ -132,10 +130,10 @@ class LabelReader:
 
 
 def _decode_single(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
-    if image.mode not in _PILLOW_MODES:
+    if image.mode not in _ONE_CHANNEL:
         guess = _guess_from_colors(np.asarray(image)) if image.mode in ("RGB", "RGBA") else ""
         raise WrongEncodingError(
-            f"Label {path} must have one channel of ids (grey or palette), got mode {image.mode} with "
+            f"Label {path} must have one channel of ids (gray or palette), got mode {image.mode} with "
             f"{len(image.getbands())} channels.{guess} If one of its channels contains the ids, name it with "
             "'label_channel' in the dataset's definition; convert colors to ids first."
         )
@@ -147,30 +145,30 @@ def _decode_single(path: str | os.PathLike[str], image: Image.Image) -> np.ndarr
 
 def _decode_channel(path: str | os.PathLike[str], image: Image.Image, channel: int) -> np.ndarray:
     num_channels = len(image.getbands())
-    if image.mode == "P" or (image.mode == "RGB" and "transparency" in image.info):  # colors all the same
+    if image.mode == "P" or (image.mode == "RGB" and "transparency" in image.info):  # colors in both cases
         num_channels = 4 if "transparency" in image.info else 3
-    if channel >= num_channels or num_channels < 3 or image.mode not in ("P", "RGB", "RGBA"):
+    if channel >= num_channels or image.mode not in ("P", "RGB", "RGBA"):
         raise WrongEncodingError(
             f"Label {path} must have its ids in channel {channel} (red, green, blue, alpha = 0 to 3), got {num_channels} "
-            f"channel(s) in mode {image.mode}. It looks like a converted label. Use the original, correct 'label_channel' "
-            "in the dataset's definition, or remove it for labels with one channel."
+            f"channel(s) in mode {image.mode}, as after a conversion. Use the original, correct 'label_channel' in the "
+            "dataset's definition, or remove it for labels with one channel."
         )
-    if not sixteen_bit_colors(image):
+    if not has_wide_colors(image):
         return np.asarray(upright(image).convert("RGB" if num_channels == 3 else "RGBA"))[:, :, channel]
-    orientation = header_orientation(image)  # Pillow would reduce 16 bits to 8
+    orientation = header_orientation(image)
     if image.format != "PNG" and orientation != 1:
         raise WrongEncodingError(
             f"Label {path} must be a PNG to have 16 bits per channel and the orientation {orientation}, got "
-            f"{image.format}. Turn it upright and save it again."
+            f"{image.format}. Rotate it upright and save it again."
         )
-    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)  # Pillow would reduce 16 bits to 8
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
         raise DatasetError(f"Label {path} cannot be decoded with 16 bits per channel. Save it as an RGB PNG.")
     return np.asarray(turn(Image.fromarray(pixels[:, :, _OPENCV_CHANNELS[channel]]), orientation))
 
 
 def _has_train_ids(ids: NDArray[np.integer]) -> bool:
-    """Whether ids look like Cityscapes' train ids: some 255, and nothing else above 18."""
+    """Whether ids look like Cityscapes' train ids: some 255, and all others at most 18."""
     is_ignored = ids == 255
     if not is_ignored.any() or is_ignored.all():
         return False
@@ -178,29 +176,29 @@ def _has_train_ids(ids: NDArray[np.integer]) -> bool:
 
 
 def _guess_from_ids(unknown: Collection[int], present: Collection[int], label_ids: Mapping[int, int]) -> str:
-    """A sentence about the probable cause of unknown ids, or ""."""
+    """Return a sentence about the probable cause of unknown ids, or ""."""
     if len(unknown) > _MANY_IDS:
-        return " It looks like a picture (grey values or colors) instead of ids."
+        return " The file looks like a photograph (gray values or colors) instead of ids."
     expects_train_ids = all(train_id == label_id for label_id, train_id in label_ids.items())
     if expects_train_ids and 255 not in present and max(unknown) <= HIGHEST_LABEL_ID:
         return (
-            f" It looks like Cityscapes' label ids (0 to {HIGHEST_LABEL_ID - 1}; files named labelIds) instead of train "
-            "ids (0 to 18 and 255; files named labelTrainIds)."
+            f" The file looks like Cityscapes' label ids (0 to {HIGHEST_LABEL_ID - 1}; files named labelIds) instead of "
+            "train ids (0 to 18 and 255; files named labelTrainIds)."
         )
     if not expects_train_ids and _has_train_ids(np.array(list(present))):
-        return " It looks like train ids (0 to 18 and 255; files named labelTrainIds) instead of label ids."
+        return " The file looks like train ids (0 to 18 and 255; files named labelTrainIds) instead of label ids."
     return ""
 
 
 def _guess_from_colors(pixels: NDArray[np.uint8]) -> str:
-    """A sentence about an image (H, W, C) in the colors of Cityscapes' classes, or ""."""
-    colors = {entry.color for entry in CITYSCAPES_CLASSES} | {(0, 0, 0)}
+    """Return a sentence about an image (H, W, C) in the colors of Cityscapes' classes, or ""."""
     weights = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     codes = pixels[..., :3].astype(np.uint32) @ weights
-    share = np.isin(codes, np.array(list(colors), dtype=np.uint32) @ weights).mean()
+    colors = np.array([(0, 0, 0), *(entry.color for entry in CITYSCAPES_CLASSES)], dtype=np.uint32)
+    share = np.isin(codes, colors @ weights).mean()
     if share <= 0.5 or not codes.any():
         return ""
     return (
-        f" It looks like a picture in the classes' colors ({100 * share:.0f} % of its pixels): the dataset has another "
+        f" The file looks like an image in the classes' colors ({100 * share:.0f} % of its pixels): the dataset has another "
         "folder or file of ids (in BDD100K 'masks' instead of 'colormaps'; in GTA5 the palette PNGs as published)."
     )

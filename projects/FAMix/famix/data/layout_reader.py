@@ -11,8 +11,7 @@ from typing import Any
 from famix.data.definition import DatasetDefinition, LabelEncoding
 from famix.data.file_tree import plain_extension
 from famix.data.labels import LabelReader
-from famix.data.panoptic.annotations import plain_name, read_json, read_panoptic_json
-from famix.data.panoptic.segments import Segment, SegmentLabelReader
+from famix.data.panoptic.segments import Segment, SegmentLabelReader, plain_name, read_json, read_panoptic_json
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, shown
 from famix.utils.paths import as_on_disk, one_form
@@ -164,5 +163,5 @@ def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[
 
 @lru_cache(maxsize=1)
 def _segments_by_label(file: Path, modified: int) -> dict[str, tuple[Segment, ...]]:
-    annotations = read_panoptic_json(file).annotations
+    annotations, _ = read_panoptic_json(file)
     return {one_form(os.path.basename(entry.label)): entry.segments for entry in annotations}

@@ -1,34 +1,109 @@
-"""Dataset mappers: from a dataset dict to the tensors of an image and its targets."""
+"""Dataset mapper: reads an image and its label, and augments both.
 
-from collections.abc import Mapping
+Augmentations draw their parameters from a random generator first; applying them is deterministic.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import transforms as T
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
-from famix.data.augmentation import ColorJitter, CropSampler, adjust_colors
-from famix.data.classes import is_panoptic, require_same_things
 from famix.data.images import MAX_PIXELS, MOST_PIXELS, read_image, require_same_size
 from famix.data.labels import LabelReader
-from famix.data.panoptic.segments import decode_numbers, encode_numbers, read_segments
-from famix.data.panoptic.targets import MakeTargets, center_targets, instance_targets
-from famix.data.records import label_file_of
+from famix.data.split_files import label_file_of
 from famix.data.registration import get_label_readers
 from famix.utils.errors import ConfigError
-from famix.utils.meta_architecture import trains_on
 
-__all__ = ["FAMixDatasetMapper", "PanopticDatasetMapper", "build_train_mapper"]
+_PAD_VALUE = 128.0  # mid gray, as in Detectron2's padding crops
+_ROAD = 0  # label of padding in the reference implementation
+_ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "brightness": F.adjust_brightness,
+    "contrast": F.adjust_contrast,
+    "saturation": F.adjust_saturation,
+}
 
-_ROAD = 0  # label of padding in the released program
+
+@dataclass(frozen=True)
+class CropSampler:
+    """Random scale, random crop of the scaled image, and random horizontal flip.
+
+    Scaling, cropping and resizing the crop are one resampling of the visible part of the image, which is much cheaper
+    than scaling whole images. If the scaled image is smaller than the crop, the crop is padded at the bottom and right.
+    """
+
+    crop_size: tuple[int, int]  # (height, width) of the crop of the scaled image, in pixels
+    scale_range: tuple[float, float] = (1.0, 1.0)  # (lowest, highest) factor, drawn uniformly
+    resized_to: tuple[int, int] | None = None  # (height, width) of the output; None for `crop_size`
+    flip: bool = False  # mirror half of the images
+    ignore_label: int = 255  # label of padded pixels
+
+    def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> T.TransformList:
+        """Draw the transforms of (H, W, 3) images and, with `apply_segmentation`, (H, W) labels of one size."""
+        scale = rng.uniform(*self.scale_range)
+        final = self.resized_to or self.crop_size
+        (top, height, shown_height), (left, width, shown_width) = (
+            _draw_span(*sizes, scale, rng) for sizes in zip(image_size, self.crop_size, final, strict=True)
+        )
+        flip = rng.random() < 0.5
+        changes: list[T.Transform] = [T.CropTransform(left, top, width, height)]
+        if (height, width) != (shown_height, shown_width):
+            changes.append(T.ResizeTransform(height, width, shown_height, shown_width))
+        if (shown_height, shown_width) != tuple(final):
+            right, bottom = final[1] - shown_width, final[0] - shown_height
+            changes.append(T.PadTransform(0, 0, right, bottom, pad_value=_PAD_VALUE, seg_pad_value=self.ignore_label))
+        if self.flip and flip:
+            changes.append(T.HFlipTransform(final[1]))
+        return T.TransformList(changes)
+
+
+def _draw_span(length: int, crop: int, final: int, scale: float, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw the start and length of the visible part of an image along one axis, and compute its output length."""
+    wanted = max(1, round(crop / scale))
+    if wanted <= length:
+        return int(rng.integers(length - wanted, endpoint=True)), wanted, final
+    return 0, length, min(final, max(1, round(length * scale * final / crop)))
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Random changes of brightness, contrast and saturation."""
+
+    strengths: tuple[float, float, float]  # v >= 0 of each; the factor is drawn from [max(0, 1 - v), 1 + v]
+    probability: float = 1.0  # of jittering an image
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
+        """Draw (name, factor) in random order for one image; empty for an image that stays unchanged."""
+        strengths = np.asarray(self.strengths, dtype=float)
+        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
+        names = list(_ADJUSTMENTS)
+        order = rng.permutation(len(names))
+        # The probability is drawn last, so that it does not affect the other draws.
+        if self.probability < 1 and rng.random() >= self.probability:
+            return []
+        return [(names[place], float(factors[place])) for place in order]
+
+
+def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
+    """Apply the result of `ColorJitter.draw` to an image (3, H, W) uint8 RGB, and return a new one."""
+    for name, factor in changes:
+        if factor != 1:
+            image = _ADJUSTMENTS[name](image, factor)
+    return image
 
 
 class FAMixDatasetMapper:
-    """Reads an image: for training a random crop with its label, for tests the whole image.
+    """Mapper from a dataset dict to a random crop with its label for training, or to the whole image for testing.
 
     Args:
-        label_readers: dataset name -> reader of its labels; not needed for tests.
-        crop: draws scale, crop and flip; None, for tests, returns the whole image without label.
+        label_readers: dataset name -> reader of its labels; None for testing.
+        crop: draws scale, crop and flip; None, for testing, returns the whole image without its label.
         jitter: draws changes of color; None keeps the colors.
         max_pixels: limit of INPUT.MAX_PIXELS.
     """
@@ -53,38 +128,38 @@ class FAMixDatasetMapper:
 
         Args:
             cfg: the config.
-            is_train: for training rather than for tests.
-            is_mining: for mining styles: random crops of INPUT.CROP.SIZE without scaling and color changes.
+            is_train: for training rather than testing.
+            is_mining: for style mining: random crops of INPUT.CROP.SIZE without scaling, flips and color changes.
 
         Raises:
             ConfigError: if a key has an unsupported value.
             DatasetError: if a dataset is unknown.
         """
-        if cfg.INPUT.FORMAT != "RGB":
-            raise ConfigError(f"INPUT.FORMAT must be 'RGB', which CLIP was trained with, got {cfg.INPUT.FORMAT!r}.")
-        if not 0 < cfg.INPUT.MAX_PIXELS <= MOST_PIXELS:
-            raise ConfigError(
-                f"INPUT.MAX_PIXELS must be in [1, {MOST_PIXELS}], the limit of Pillow, got {cfg.INPUT.MAX_PIXELS}. Omit it for "
-                "the default."
-            )
-        if not (is_train or is_mining):
-            return {"max_pixels": cfg.INPUT.MAX_PIXELS}
-        readers = get_label_readers(cfg.DATASETS.TRAIN, cfg.INPUT.MAX_PIXELS)
-        expected = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        options, labeled = cfg.INPUT, is_train or is_mining
+        _check_input(options, labeled)
+        if not labeled:
+            return {"max_pixels": options.MAX_PIXELS}
+        readers = get_label_readers(cfg.DATASETS.TRAIN, options.MAX_PIXELS)
+        ignore_label = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         for name, reader in readers.items():
-            if reader.ignore_label != expected:
+            if reader.ignore_label != ignore_label:
                 raise ConfigError(
                     f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE must be {reader.ignore_label}, the ignore label of '{name}', got "
-                    f"{expected}. Change the key, or 'ignore_label' in the dataset's definition."
+                    f"{ignore_label}. Change the key, or 'ignore_label' in the dataset's definition."
                 )
-        jitter = ColorJitter(tuple(cfg.INPUT.COLOR_JITTER), cfg.INPUT.COLOR_JITTER_PROBABILITY)
-        has_jitter = not is_mining and any(jitter.strengths) and jitter.probability
-        return {
-            "label_readers": readers,
-            "crop": _crop_sampler(cfg, is_mining),
-            "jitter": jitter if has_jitter else None,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        common = {"label_readers": readers, "max_pixels": options.MAX_PIXELS}
+        crop_size = tuple(options.CROP.SIZE)
+        if is_mining:
+            return {**common, "crop": CropSampler(crop_size, ignore_label=ignore_label)}
+        crop = CropSampler(
+            crop_size,
+            scale_range=tuple(options.SCALE_RANGE),
+            resized_to=tuple(options.CROP_RESIZED_TO) if options.CROP_RESIZED_TO else None,
+            flip=options.RANDOM_FLIP == "horizontal",
+            ignore_label=_ROAD if options.RELEASED_PADDING else ignore_label,
+        )
+        jitter = ColorJitter(tuple(options.COLOR_JITTER), options.COLOR_JITTER_PROBABILITY)
+        return {**common, "crop": crop, "jitter": jitter if any(jitter.strengths) and jitter.probability else None}
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Read one image.
@@ -108,7 +183,8 @@ class FAMixDatasetMapper:
         result = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
         if self._crop is None:
             return {**result, "image": _to_tensor(image)}
-        label = self._read_label(dataset_dict, image.shape[:2])
+        label_file, label = self._read_label(dataset_dict)
+        require_same_size(dataset_dict["file_name"], image.shape[:2], label_file, label.shape[:2])
         rng = np.random.default_rng() if rng is None else rng
         transforms = self._crop.draw(image.shape[:2], rng)
         result["image"] = _to_tensor(transforms.apply_image(image))
@@ -117,78 +193,55 @@ class FAMixDatasetMapper:
             result["image"] = adjust_colors(result["image"], self._jitter.draw(rng))
         return result
 
-    def _read_label(self, dataset_dict: dict[str, Any], image_shape: tuple[int, ...]) -> np.ndarray:
+    def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
+        """Return the path and content of the label, as an array that can be resampled without blending."""
         label_file = label_file_of(dataset_dict)
-        label = self._label_readers[dataset_dict["dataset_name"]].read(label_file)
-        require_same_size(dataset_dict["file_name"], image_shape, label_file, label.shape)
-        return label
+        return label_file, self._label_readers[dataset_dict["dataset_name"]].read(label_file)
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
-        """Entries of a sample from the cropped result of `_read_label`."""
+        """Return the entries of a sample for the cropped result of `_read_label`."""
         return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
 
 
-class PanopticDatasetMapper(FAMixDatasetMapper):
-    """Reads an image with its panoptic label as a random crop; classes and instances are transformed alike.
+def _check_input(options: CfgNode, labeled: bool) -> None:
+    """Raise a ConfigError for an unsupported value of INPUT, which only matters for labeled samples in most keys."""
 
-    Args:
-        make_targets: see famix.data.panoptic.targets.
-        options: arguments of FAMixDatasetMapper.
-    """
+    def is_size(value: Sequence[float]) -> bool:
+        return len(value) == 2 and all(int(side) == side >= 1 for side in value)
 
-    @configurable
-    def __init__(self, *, make_targets: MakeTargets, **options: Any) -> None:
-        super().__init__(**options)
-        self._targets_of = make_targets
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:  # type: ignore[override]  # for training alone
-        """Read the keys of FAMixDatasetMapper; all training datasets must be panoptic."""
-        classes = require_same_things(cfg.DATASETS.TRAIN)
-        make = center_targets if "centers" in trains_on(cfg) else instance_targets
-        return {**super().from_config(cfg, is_train=True), "make_targets": make(cfg, classes)}
-
-    def _read_label(self, dataset_dict: dict[str, Any], image_shape: tuple[int, ...]) -> np.ndarray:
-        label_file, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]
-        numbers = read_segments(label_file, segments, dataset_dict.get("void_segments", ()), self._max_pixels)
-        require_same_size(dataset_dict["file_name"], image_shape, label_file, numbers.shape)
-        return encode_numbers(numbers)
-
-    def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
-        return self._targets_of(decode_numbers(label), dataset_dict["segments_info"])
-
-
-def build_train_mapper(cfg: CfgNode) -> FAMixDatasetMapper:
-    """Training mapper for MODEL.META_ARCHITECTURE.
-
-    Targets of instances are made for architectures that train on them, from datasets that have them.
-    """
-    if trains_on(cfg) != {"sem_seg"} and all(map(is_panoptic, cfg.DATASETS.TRAIN)):
-        return PanopticDatasetMapper(cfg)
-    return FAMixDatasetMapper(cfg, is_train=True)
+    scales, strengths, resized_to = options.SCALE_RANGE, options.COLOR_JITTER, options.CROP_RESIZED_TO
+    pixels, reason = (
+        "[height, width] in pixels, positive integers",
+        ", because training and mining use crops of one size",
+    )
+    rules = [
+        ("FORMAT", options.FORMAT == "RGB", "'RGB', which CLIP was trained with"),
+        ("MAX_PIXELS", 0 < options.MAX_PIXELS <= MOST_PIXELS, f"in [1, {MOST_PIXELS}], the limit of Pillow"),
+    ]
+    if labeled:
+        rules += [
+            ("CROP.ENABLED", options.CROP.ENABLED, f"True{reason}"),
+            ("CROP.TYPE", options.CROP.TYPE == "absolute", f"'absolute'{reason}"),
+            ("CROP.SIZE", is_size(options.CROP.SIZE), pixels),
+            ("CROP_RESIZED_TO", not resized_to or is_size(resized_to), f"{pixels}, or empty"),
+            (
+                "SCALE_RANGE",
+                len(scales) == 2 and 0 < scales[0] <= scales[1],
+                "[lowest, highest] with 0 < lowest <= highest",
+            ),
+            ("RANDOM_FLIP", options.RANDOM_FLIP in ("horizontal", "none"), "'horizontal' or 'none'"),
+            (
+                "COLOR_JITTER",
+                len(strengths) == len(_ADJUSTMENTS) and min(strengths) >= 0,
+                "three non-negative numbers (brightness, contrast, saturation), [0, 0, 0] for no jitter",
+            ),
+            ("COLOR_JITTER_PROBABILITY", 0 <= options.COLOR_JITTER_PROBABILITY <= 1, "a number from 0 to 1"),
+        ]
+    for key, is_valid, constraint in rules:
+        if not is_valid:
+            raise ConfigError(f"INPUT.{key} must be {constraint}, got {attrgetter(key)(options)!r}.")
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     # A copy in the memory order of the tensor: Pillow's arrays are read-only.
     return torch.from_numpy(image.transpose(2, 0, 1).copy(order="C"))
-
-
-def _crop_sampler(cfg: CfgNode, is_mining: bool) -> CropSampler:
-    crop, resized_to, flip = cfg.INPUT.CROP, cfg.INPUT.CROP_RESIZED_TO, cfg.INPUT.RANDOM_FLIP
-    ignore_label = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    for key, value, expected in (("ENABLED", crop.ENABLED, True), ("TYPE", crop.TYPE, "absolute")):
-        if value != expected:
-            raise ConfigError(
-                f"INPUT.CROP.{key} must be {expected!r}, since training and mining use crops of one size, got {value!r}."
-            )
-    if flip not in ("horizontal", "none"):
-        raise ConfigError(f"INPUT.RANDOM_FLIP must be 'horizontal' or 'none', got {flip!r}.")
-    if is_mining:
-        return CropSampler(tuple(crop.SIZE), ignore_label=ignore_label)
-    return CropSampler(
-        crop_size=tuple(crop.SIZE),
-        scale_range=tuple(cfg.INPUT.SCALE_RANGE),
-        resized_to=tuple(resized_to) if resized_to else None,
-        flip=flip == "horizontal",
-        ignore_label=_ROAD if cfg.INPUT.RELEASED_PADDING else ignore_label,
-    )

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from famix.data.decoding import DAMAGE, rgb_pixels
-from famix.data.images import MAX_PIXELS, PICTURE_SUFFIXES, read_image, require_pixels
+from famix.data.images import DAMAGE, MAX_PIXELS, PICTURE_SUFFIXES, read_image, require_pixels, rgb_pixels
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import first_few
 from famix.utils.paths import as_on_disk, expand_path

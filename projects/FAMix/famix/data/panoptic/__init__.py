@@ -1,1 +1,1 @@
-"""Panoptic datasets: definitions, files, targets and the mapper."""
+"""Panoptic datasets: labels, files and the mapper."""

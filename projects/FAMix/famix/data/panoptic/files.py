@@ -11,14 +11,18 @@ from famix.data.classes import panoptic_metadata
 from famix.data.definition import PanopticDefinition
 from famix.data.file_tree import FileTree, PathPattern, resolve_keys
 from famix.data.labels import LabelReader
-from famix.data.panoptic.annotations import Annotation, read_panoptic_json, with_train_ids
-from famix.data.panoptic.segments import Segment, SegmentLabelReader
-from famix.data.records import DatasetRecord
-from famix.data.split_files import DatasetFiles
-from famix.utils.messages import first_few
+from famix.data.panoptic.segments import (
+    Annotation,
+    Categories,
+    Segment,
+    SegmentLabelReader,
+    plain_name,
+    read_panoptic_json,
+)
+from famix.data.split_files import DatasetFiles, DatasetRecord
+from famix.utils.errors import DatasetError
+from famix.utils.messages import did_you_mean, first_few
 from famix.utils.paths import as_on_disk
-
-__all__ = ["PanopticFiles"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,11 @@ class PanopticFiles(DatasetFiles):
     )
 
     def __call__(self) -> list[DatasetRecord]:
-        """List the images of the split, see `DatasetFiles`."""
+        """List the images of the split (see `DatasetFiles`)."""
         return [DatasetRecord(record) for record in self._records().values()]
 
     def label_reader(self) -> LabelReader:
-        """Reader of the PNGs as train ids."""
+        """Return a reader of the PNGs as train ids."""
         definition = self.definition
         train_ids = (*range(len(definition.classes)), definition.ignore_label)
         return SegmentLabelReader(
@@ -52,35 +56,24 @@ class PanopticFiles(DatasetFiles):
         )
 
     def metadata(self) -> dict[str, Any]:
-        """Entries for the MetadataCatalog, as Detectron2 has them for "cityscapes_fine_panoptic_train"."""
+        """Return entries for the MetadataCatalog, as Detectron2 has them for "cityscapes_fine_panoptic_train"."""
+        classes = [(entry.name, entry.color) for entry in self.definition.classes]
         return {
             **super().metadata(),
-            **panoptic_metadata(
-                [(entry.name, entry.color) for entry in self.definition.classes], self.definition.things
-            ),
-            "panoptic_root": self.panoptic_root,
-            "panoptic_json": self.panoptic_json,
+            **panoptic_metadata(classes, self.definition.things),
+            "panoptic_root": self._path(self.definition.panoptic_root),
+            "panoptic_json": self._path(self.definition.panoptic_json),
             "evaluator_type": "famix_panoptic",
         }
-
-    @property
-    def panoptic_root(self) -> str:
-        """Absolute folder of the PNGs."""
-        return self._path(self.definition.panoptic_root)
-
-    @property
-    def panoptic_json(self) -> str:
-        """Absolute path of the JSON file."""
-        return self._path(self.definition.panoptic_json)
 
     def prepare(self) -> None:
         """Create the files, for datasets that are generated on demand; called before any access."""
 
     def segments_of(self, label_file: str | os.PathLike[str]) -> tuple[list[Segment], list[int]]:
-        """Segments with a class, and ids of segments without one, of a PNG of this split.
+        """Return the segments with a class, and the ids of segments without one, of a PNG of this split.
 
         Raises:
-            DatasetError: if the PNG belongs to another split, or see `DatasetFiles`.
+            DatasetError: if the PNG belongs to another split, or for the reasons of `DatasetFiles`.
         """
         record = self._records().get(os.fspath(label_file))
         if record is None:
@@ -90,22 +83,22 @@ class PanopticFiles(DatasetFiles):
     def _records(self) -> dict[str, dict[str, Any]]:
         """PNG -> record."""
         self.prepare()
-        file = self.panoptic_json
+        file = self._path(self.definition.panoptic_json)
         key = (file, os.stat(file).st_mtime_ns if os.path.isfile(file) else 0)
-        records = self._read.get(key)
-        if records is None:
+        if key not in self._read:
             records = {record["pan_seg_file_name"]: record for record in self._list(Path(file))}
             self._read.clear()
             self._read[key] = records
-        return records
+        return self._read[key]
 
     def _list(self, file: Path) -> list[dict[str, Any]]:
         if not os.path.isdir(self.root):
             raise self._missing(f"its folder {self.root} does not exist")
         if not os.path.isfile(file):  # also if its name is longer than the file system allows
             raise self._missing(f"its panoptic JSON file {file} does not exist")
-        annotations = with_train_ids(read_panoptic_json(file), self.definition)
-        folder = self.panoptic_root
+        annotations, categories = read_panoptic_json(file)
+        segments = self._segments(file, annotations, categories)
+        folder = self._path(self.definition.panoptic_root)
         labels = [as_on_disk(os.path.normpath(os.path.join(folder, entry.label))) for entry in annotations]
         absent = [entry.label for entry, path in zip(annotations, labels, strict=True) if not os.path.isfile(path)]
         if absent:
@@ -113,27 +106,26 @@ class PanopticFiles(DatasetFiles):
                 f"{file} lists {len(absent)} PNG(s) that are missing in {folder}, the first: {first_few(absent)}. The "
                 "files do not match: create or unpack both again"
             )
-        self._require_once("PNG", labels)
         images = self._images(annotations)
-        self._require_once("image", [path for _, path in images])
+        for kind, paths in (("PNG", labels), ("image", [path for _, path in images])):
+            repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
+            if repeated:
+                raise self._error(f"its JSON file has several annotations of the {kind} {first_few(repeated)}")
         return [
             {
                 "file_name": image,
                 "image_id": key,
                 "label_file_name": label,
                 "pan_seg_file_name": label,
-                "segments_info": [
-                    {**segment, "isthing": segment["category_id"] in self.definition.things}
-                    for segment in annotation.segments
-                ],
-                "void_segments": list(annotation.void_segments),
+                "segments_info": known,
+                "void_segments": void,
                 "dataset_name": self.name,
             }
-            for (key, image), label, annotation in zip(images, labels, annotations, strict=True)
+            for (key, image), label, (known, void) in zip(images, labels, segments, strict=True)
         ]
 
     def _images(self, annotations: Sequence[Annotation]) -> list[tuple[str, str]]:
-        """Key and path of the image of each annotation."""
+        """Return the key and path of the image of each annotation."""
         pattern = PathPattern.from_template(self.definition.images, self.split.folder)
         found = FileTree(self.root, self._cannot_list).match(pattern)
         key_of = resolve_keys({name for entry in annotations for name in entry.names}, found)
@@ -146,11 +138,67 @@ class PanopticFiles(DatasetFiles):
             )
         return [(key, found[key]) for key in keys if key is not None]
 
-    def _require_once(self, kind: str, paths: list[str]) -> None:
-        repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
-        if repeated:
-            raise self._error(f"its JSON file has several annotations of the {kind} {first_few(repeated)}")
-
     def _path(self, template: str) -> str:
         below = template.replace("{split}", self.split.folder)
         return as_on_disk(os.path.normpath(os.path.join(self.root, below)))
+
+    def _segments(
+        self, file: Path, annotations: Sequence[Annotation], categories: Categories
+    ) -> list[tuple[list[dict[str, Any]], list[int]]]:
+        """Return the segments of each annotation with train ids, and the ids of its segments without a class."""
+        definition, train_ids = self.definition, self._train_ids(file, categories)
+        converted: list[tuple[list[dict[str, Any]], list[int]]] = []
+        for annotation in annotations:
+            known, void = [], []
+            for segment in annotation.segments:
+                category = segment["category_id"]
+                train_id = train_ids.get(category)
+                if train_id is None and not definition.other_categories_ignored:
+                    name, _ = categories.get(category, ("not in its 'categories'", True))
+                    raise DatasetError(
+                        f"{file}: the category of each segment must have a class in {definition.source}, got {category} "
+                        f"({name}) in {annotation.label}. Add it to 'categories' there, or ignore it with "
+                        "'other_categories: ignore'."
+                    )
+                if train_id is None or train_id == definition.ignore_label:
+                    void.append(segment["id"])
+                else:
+                    known.append({**segment, "category_id": train_id, "isthing": train_id in definition.things})
+            converted.append((known, void))
+        present = {segment["category_id"] for known, _ in converted for segment in known if not segment["iscrowd"]}
+        for kind, classes in (("things", definition.things), ("stuff", definition.stuff)):
+            if present.isdisjoint(classes):
+                missing = first_few([definition.classes[train_id].name for train_id in classes], 8)
+                raise DatasetError(
+                    f"{file} has no segment of any of the {kind} ({missing}), so their panoptic quality is undefined. Use "
+                    f"labels with {'instances' if kind == 'things' else 'stuff'}, or another part of the data."
+                )
+        return converted
+
+    def _train_ids(self, file: Path, categories: Categories) -> dict[int, int]:
+        """Map the categories of the JSON file to train ids."""
+        definition = self.definition
+        wanted = definition.categories or {entry.name: train_id for train_id, entry in enumerate(definition.classes)}
+        by_key = {plain_name(key) if isinstance(key, str) else key: train_id for key, train_id in wanted.items()}
+        found, train_ids = set(), {}
+        for category, (name, has_instances) in categories.items():
+            key = category if category in by_key else plain_name(name)
+            if key not in by_key:
+                continue
+            found.add(key)
+            train_ids[category] = by_key[key]
+            if by_key[key] in definition.things and not has_instances:
+                raise DatasetError(
+                    f"{file}: the category {category}, '{name}', must have instances ('isthing'), because its class "
+                    f"'{definition.classes[by_key[key]].name}' is a thing in {definition.source}. Make the class stuff, or "
+                    "use labels with instances."
+                )
+        # A mistyped name would silently drop its class.
+        lost = [key for key in definition.categories if isinstance(key, str) and plain_name(key) not in found]
+        if lost:
+            names = [name for name, _ in categories.values()]
+            raise DatasetError(
+                f"{definition.source}: 'categories' must name categories of {file}, got {first_few(lost)}."
+                f"{did_you_mean(lost[0], names)} Its categories are {first_few(names, 8)}."
+            )
+        return train_ids

@@ -1,32 +1,24 @@
-"""Panoptic PNGs: images whose colors encode the ids of segments as red + 256 * green + 65536 * blue.
+"""Panoptic labels in COCO's format: a JSON file of segments, and PNGs whose colors encode the ids of segments.
 
-Shapes: H, W are height and width of a PNG, or of a crop of it.
+The id of a color is red + 256 * green + 65536 * blue.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from famix.data.decoding import sixteen_bit_colors, upright
-from famix.data.images import MAX_PIXELS, open_label
+from famix.data.images import MAX_PIXELS, has_wide_colors, open_label, upright
 from famix.data.labels import LabelReader
+from famix.io import MAX_JSON_BYTES, parse_json, read_text
 from famix.utils.errors import DatasetError
-from famix.utils.messages import first_few
-
-__all__ = [
-    "Segment",
-    "SegmentLabelReader",
-    "decode_numbers",
-    "encode_ids",
-    "encode_numbers",
-    "read_segments",
-    "semantic_labels",
-    "visible_segments",
-]
+from famix.utils.messages import first_few, shown
+from famix.utils.paths import one_form
 
 Segment = Mapping[str, Any]
 """An entry of Detectron2's `segments_info`: {"id": in the PNG, "category_id": train id, "iscrowd": 0 or 1}.
@@ -34,8 +26,99 @@ Segment = Mapping[str, Any]
 In dataset dicts, it also has "isthing", which Detectron2's Visualizer needs.
 """
 
+Categories = dict[int, tuple[str, bool]]  # id -> name, and whether it has instances
+
 _NUM_IDS = 1 << 24  # three channels of 8 bits
 _VOID = 65535  # category of pixels outside all segments
+_MOST_SEGMENTS = (1 << 16) - 2  # per image: 16 bits number its segments
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The entry of one PNG in a JSON file.
+
+    Attributes:
+        names: possible names of its image without folder and suffix, in order of precedence.
+        label: path of the PNG, relative to its folder.
+        segments: entries whose `category_id` is a category of the file.
+    """
+
+    names: tuple[str, ...]
+    label: str
+    segments: tuple[Segment, ...]
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file of a dataset.
+
+    Raises:
+        DatasetError: if the file is missing or invalid.
+    """
+    try:
+        return parse_json(read_text(file, MAX_JSON_BYTES))
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{file}, which defines the ids in the labels, cannot be read: {error}. Copy it there; it comes with the "
+            "dataset."
+        ) from error
+
+
+def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
+    """Read and check a panoptic JSON file.
+
+    Args:
+        file: with the lists `annotations` of {file_name, segments_info: [{id, category_id, iscrowd}]}, optionally with
+            `image_id`, `categories` of {id, name, isthing}, and optionally `images` of {id, file_name}.
+
+    Returns:
+        The annotations in the order of the file, and the categories.
+
+    Raises:
+        DatasetError: if the file is missing or malformed, or an id is out of range or repeated.
+    """
+    content = read_json(file)
+    try:
+        images = {image["id"]: image["file_name"] for image in content.get("images", ())}
+        annotations = [_annotation(entry, images, file) for entry in content["annotations"]]
+        entries = content.get("categories", ())
+        return annotations, {int(e["id"]): (str(e["name"]), bool(e.get("isthing", 1))) for e in entries}
+    except DatasetError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DatasetError(
+            f"{file} must be a panoptic JSON file with 'annotations' of {{image_id, file_name, segments_info: [{{id, "
+            f"category_id}}]}} and 'categories' of {{id, name, isthing}}, got {type(error).__name__}: {error}."
+        ) from error
+
+
+def _annotation(entry: Mapping[str, Any], images: Mapping[Any, str], file: Path) -> Annotation:
+    label = str(entry["file_name"])
+    if os.path.isabs(label) or ".." in label.split("/") or "\0" in label:
+        raise DatasetError(f"{file}: file_name must be a path below the folder of the PNGs, got {shown(label)}.")
+    segments = [
+        {"id": int(found["id"]), "category_id": int(found["category_id"]), "iscrowd": int(found.get("iscrowd", 0))}
+        for found in entry["segments_info"]
+    ]
+    for key, lowest, highest in (("id", 1, _NUM_IDS - 1), ("category_id", 0, _VOID - 1)):
+        outside = [segment[key] for segment in segments if not lowest <= segment[key] <= highest]
+        if outside:
+            raise DatasetError(
+                f"{file}: {key} of a segment of {label} must be from {lowest} to {highest}, got {shown(outside[0])}."
+            )
+    if len(segments) > _MOST_SEGMENTS:
+        raise DatasetError(f"{file}: {label} must have at most {_MOST_SEGMENTS} segments, got {len(segments)}.")
+    counts = Counter(segment["id"] for segment in segments)
+    repeated = sorted(segment_id for segment_id, count in counts.items() if count > 1)
+    if repeated:
+        raise DatasetError(f"{file}: {label} has the segment(s) {first_few(repeated)} more than once.")
+    image_id, stem = entry.get("image_id"), Path(label).stem
+    named = (Path(images[image_id]).stem,) if image_id in images else ()
+    return Annotation((*named, stem if image_id is None else str(image_id), stem), label, tuple(segments))
+
+
+def plain_name(name: str) -> str:
+    """Return a name without case, spaces and punctuation: 'Traffic Sign (Front)' becomes 'trafficsignfront'."""
+    return "".join(filter(str.isalnum, one_form(name))).lower()
 
 
 def read_segments(
@@ -62,7 +145,7 @@ def read_segments(
         DatasetError: if the file is missing, damaged or not RGB, has an unlisted segment, or lacks a listed one.
     """
     with open_label(path, max_pixels=max_pixels) as image:
-        wide = " with 16 bits per channel" if sixteen_bit_colors(image) else ""
+        wide = " with 16 bits per channel" if has_wide_colors(image) else ""
         if image.mode != "RGB" or wide:
             raise DatasetError(
                 f"Panoptic label {path} must be RGB with 8 bits per channel, got mode {image.mode}{wide}. Use the PNGs of "
@@ -93,22 +176,19 @@ def read_segments(
 
 
 def semantic_labels(numbers: NDArray[np.integer[Any]], segments: Sequence[Segment], void: int) -> NDArray[np.uint16]:
-    """Category of each pixel.
+    """Return the category of each pixel (H, W).
 
     Args:
         numbers: (H, W) as `read_segments` returns them.
         segments: as passed to `read_segments`.
         void: category of pixels without a segment.
-
-    Returns:
-        (H, W) category ids.
     """
     return np.array([void, *(segment["category_id"] for segment in segments)], dtype=np.uint16)[numbers]
 
 
 @dataclass(frozen=True)
 class SegmentLabelReader(LabelReader):
-    """Reads panoptic PNGs as train ids, for everything that works with classes alone: mining, checks, mIoU.
+    """Reader of panoptic PNGs as train ids, for everything that works with classes alone: mining, checks, mIoU.
 
     Attributes:
         segments_of: returns the segments of a PNG and the ids of its segments without a class; `label_ids` maps their
@@ -131,32 +211,6 @@ class SegmentLabelReader(LabelReader):
         return semantic_labels(numbers, segments, _VOID)
 
 
-def visible_segments(numbers: NDArray[np.integer[Any]], segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """Segments in a crop, with their number there as id.
-
-    Args:
-        numbers: (H, W) as `read_segments` returns them.
-        segments: as passed to `read_segments`.
-    """
-    return [{**segments[number - 1], "id": int(number)} for number in np.unique(numbers) if number]
-
-
-def encode_numbers(numbers: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Numbers (H, W) as an image (H, W, 3), which Pillow resamples in step with the photograph.
-
-    The last channel is 0 to distinguish pixels of the label from padding, which has equal channels.
-    """
-    image = np.zeros((*numbers.shape, 3), dtype=np.uint8)
-    image[..., 0], image[..., 1] = numbers & 255, numbers >> 8
-    return image
-
-
-def decode_numbers(image: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Invert `encode_numbers`; padding with any value but 0 gets the number 0."""
-    numbers = image[..., 0] + np.int32(256) * image[..., 1]
-    return np.where(image[..., 2] == 0, numbers, 0).astype(np.int32)
-
-
 def encode_ids(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Ids of segments (H, W), below 2**24, as the colors (H, W, 3) of a panoptic PNG."""
+    """Return ids of segments (H, W), below 2**24, as the colors (H, W, 3) of a panoptic PNG."""
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)

@@ -1,0 +1,89 @@
+"""Dataset mapper of panoptic models: random crops with the training targets of their heads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import BitMasks, Instances
+
+from famix.data.classes import require_same_things
+from famix.data.mapper import FAMixDatasetMapper
+from famix.data.panoptic.segments import read_segments, semantic_labels
+from famix.utils.meta_architecture import trains_on
+
+
+class PanopticDatasetMapper(FAMixDatasetMapper):
+    """Mapper to a random crop with panoptic targets; classes and instances are transformed alike.
+
+    Without a generator, a sample has "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`,
+    `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things. Crowds are excluded.
+
+    Args:
+        things: train ids of the classes with instances.
+        ignore_label: label of pixels without a class.
+        generate_centers: Detectron2's target generator of Panoptic-DeepLab, which replaces the instances by their
+            centers and offsets; None for instances.
+        options: arguments of FAMixDatasetMapper.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        things: tuple[int, ...],
+        ignore_label: int,
+        generate_centers: Callable[..., dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._things = things
+        self._ignore_label = ignore_label
+        self._generate_centers = generate_centers
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:  # type: ignore[override]  # only for training
+        """Read the keys of FAMixDatasetMapper, and those of Panoptic-DeepLab's targets for a model that trains on them.
+
+        Raises:
+            ConfigError: if a training dataset is not panoptic.
+        """
+        things, ignore_label = require_same_things(cfg.DATASETS.TRAIN).things, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        options = {**super().from_config(cfg, is_train=True), "things": things, "ignore_label": ignore_label}
+        if "centers" in trains_on(cfg):
+            from detectron2.projects.panoptic_deeplab.target_generator import (  # its package requires panopticapi
+                PanopticDeepLabTargetGenerator,
+            )
+
+            options["generate_centers"] = PanopticDeepLabTargetGenerator(
+                ignore_label=ignore_label,
+                thing_ids=things,
+                sigma=cfg.INPUT.GAUSSIAN_SIGMA,
+                ignore_stuff_in_offset=cfg.INPUT.IGNORE_STUFF_IN_OFFSET,
+                small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
+                small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
+                ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
+            )
+        return options
+
+    def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
+        label_file, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]
+        numbers = read_segments(label_file, segments, dataset_dict.get("void_segments", ()), self._max_pixels)
+        # Resampling keeps two bytes per number. The third is 0, unlike that of padding with an ignore label other than 0.
+        return label_file, np.stack([numbers & 255, numbers >> 8, np.zeros_like(numbers)], axis=2).astype(np.uint8)
+
+    def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
+        segments = dataset_dict["segments_info"]
+        numbers = np.where(label[..., 2] == 0, label[..., 0] + np.int32(256) * label[..., 1], 0).astype(np.int32)
+        visible = [{**segments[number - 1], "id": int(number)} for number in np.unique(numbers) if number]
+        if self._generate_centers is not None:
+            return self._generate_centers(numbers, visible)
+        chosen = [entry for entry in visible if entry["category_id"] in self._things and not entry["iscrowd"]]
+        own_numbers = np.array([entry["id"] for entry in chosen], dtype=numbers.dtype)
+        masks = BitMasks(torch.from_numpy(numbers[None] == own_numbers[:, None, None]))
+        instances = Instances(numbers.shape, gt_boxes=masks.get_bounding_boxes(), gt_masks=masks)
+        classes = [self._things.index(entry["category_id"]) for entry in chosen]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        semantic = semantic_labels(numbers, segments, self._ignore_label).astype(np.int64)
+        return {"sem_seg": torch.from_numpy(semantic), "instances": instances}

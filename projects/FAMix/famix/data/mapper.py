@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as F
 
 from famix.data.images import MAX_PIXELS, MOST_PIXELS, read_image, require_same_size
 from famix.data.labels import LabelReader
-from famix.data.split_files import label_file_of
 from famix.data.registration import get_label_readers
+from famix.data.split_files import label_file_of
 from famix.utils.errors import ConfigError
 
 _PAD_VALUE = 128.0  # mid gray, as in Detectron2's padding crops

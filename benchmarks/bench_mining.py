@@ -198,7 +198,11 @@ def batch_row(setting: Setting) -> Row:
 
     def plain() -> None:
         images, labels = (torch.stack([s[key] for s in batch]).to(setting.device) for key in ("image", "sem_seg"))
-        features = plain_features(setting.clip, (images - miner.pixel_mean) / miner.pixel_std)
+        pixel_mean, pixel_std = (
+            torch.tensor(values, device=setting.device).view(-1, 1, 1)
+            for values in (miner.settings.pixel_mean, miner.settings.pixel_std)
+        )
+        features = plain_features(setting.clip, (images - pixel_mean) / pixel_std)
         patches = plain_class_patches(features, labels, GRID)
         run = PlainSteps(setting.clip, patches, plain_prompts(setting.clip, texts, templates), **SGD)
         for _ in range(sizes.mining_steps):

@@ -20,10 +20,9 @@ def clip() -> CLIPResNet:
 
 @pytest.fixture
 def make_miner(clip: CLIPResNet) -> Callable[..., StyleMiner]:
-    """Makes a StyleMiner of three classes and a grid of 2 x 3, with settings by keyword."""
+    """Make a StyleMiner of three classes and a grid of 2 x 3, with settings by keyword."""
 
-    def make(**settings: Any) -> StyleMiner:
-        basis = settings.pop("basis", None)
+    def make(basis: Tensor | None = None, **settings: Any) -> StyleMiner:
         pixels = {"pixel_mean": (120.0, 115.0, 100.0), "pixel_std": (60.0, 60.0, 70.0)}
         prompts = PromptTable(("road", "sky", "car"), ("Urban Grit style", "Foggy style", "Pop Art style"))
         chosen = MiningSettings(**{**pixels, "grid": (2, 3), "steps": 2, **settings})
@@ -33,14 +32,14 @@ def make_miner(clip: CLIPResNet) -> Callable[..., StyleMiner]:
 
 
 def embed(texts: Sequence[str]) -> Tensor:
-    """In place of a text tower: a direction of its own for every text."""
+    """Return a random direction for each text, in place of a text tower."""
     rows = [torch.randn(16, generator=torch.Generator().manual_seed(crc32(text.encode()))) for text in texts]
     return F.normalize(torch.stack(rows), dim=1)
 
 
 @pytest.fixture
 def make_samples() -> Callable[..., list[dict[str, Any]]]:
-    """Makes samples of random pixels, each patch of which bears one label."""
+    """Make samples of random pixels with one label per patch."""
 
     def make(*patch_labels: Sequence[Sequence[int]], seed: int = 0, size: tuple[int, int] = (64, 96)) -> list[dict]:
         generator = torch.Generator().manual_seed(seed)

@@ -1,38 +1,44 @@
-"""Measured banks: the statistics of the images themselves, of every patch, under the class that fills it."""
+"""Measured statistics: banks, the basis of metric "source", and the scale of matching noise."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix.clip import CLIPResNet, load_clip_state_dict
 from famix.data import build_mining_batches
 from famix.engine import load_config
-from famix.mining import obtain_style_bank
-from famix.mining.measured import measure_bank, measure_source_basis
-from famix.style import StyleBank, channel_mean_std, source_basis
+from famix.mining import matching_noise_scale, measure_bank, obtain_style_bank
+from famix.mining.measured import measure_source_basis
+from famix.style import BankStyles, NoiseStyles, Statistics, StyleBank, channel_mean_std, source_basis
+from famix.utils.errors import BankError
 from run_factory import CONFIG, Workspace, load_tool
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path)
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    made = Workspace(tmp_path)
+    with made.registered():
+        yield made
 
 
-def _command(workspace: Workspace, *datasets: str) -> list[str]:
-    settings = ["DATASETS.FILES", f"['{workspace.definition}']", "MODEL.CLIP.WEIGHTS", str(workspace.clip)]
-    bank = str(workspace.folder / "bank.safetensors")
-    return ["--config-file", str(CONFIG), "--output", bank, "--datasets", *datasets, "--", *settings]
+def settings(workspace: Workspace, *more: str) -> list[str]:
+    return ["DATASETS.FILES", f"['{workspace.definition}']", "MODEL.CLIP.WEIGHTS", str(workspace.clip), *more]
 
 
-def test_every_patch_with_its_own_statistics(workspace: Workspace) -> None:
-    command = _command(workspace, "tiny_night")
-    with workspace.registered():
-        load_tool("measure_bank").main(command)
-        settings = [*command[command.index("--") + 1 :], "DATASETS.TRAIN", "['tiny_night']"]
-        cfg = load_config(str(CONFIG), settings)
-        _, (sample, *_) = next(iter(build_mining_batches(cfg)))
-    bank = StyleBank.load(workspace.folder / "bank.safetensors")
+def measure(workspace: Workspace, dataset: str) -> StyleBank:
+    bank = workspace.folder / "bank.safetensors"
+    options = ["--config-file", str(CONFIG), "--output", str(bank), "--datasets", dataset, "--"]
+    load_tool("measure_bank").main([*options, *settings(workspace)])
+    return StyleBank.load(bank)
+
+
+def test_measured_bank_has_the_statistics_of_every_patch(workspace: Workspace) -> None:
+    bank = measure(workspace, "tiny_night")
+    cfg = load_config(str(CONFIG), settings(workspace, "DATASETS.TRAIN", "['tiny_night']"))
+    _, (sample, *_) = next(iter(build_mining_batches(cfg)))
     assert len(bank) == 2 * 2 * 3  # two images, a grid of 2 x 3
     pixel_mean, pixel_std = (torch.tensor(v).view(-1, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
     clip = CLIPResNet.from_state_dict(load_clip_state_dict(str(workspace.clip)))
@@ -42,37 +48,74 @@ def test_every_patch_with_its_own_statistics(workspace: Workspace) -> None:
     mean, std = channel_mean_std(corner)
     torch.testing.assert_close(bank.mean[0], mean.flatten(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(bank.std[0], std.flatten(), rtol=1e-4, atol=1e-6)
-    patch = sample["sem_seg"][: sample["sem_seg"].shape[0] // 2, : -(-sample["sem_seg"].shape[1] // 3)]
+    labels = sample["sem_seg"]
+    patch = labels[: labels.shape[0] // 2, : -(-labels.shape[1] // 3)]
     assert bank.class_ids[0] == patch.flatten().mode().values
     assert bank.metadata["measured"] == "tiny_night"
 
 
-def test_source_basis_is_that_of_the_patches_of_the_source(workspace: Workspace) -> None:
-    settings = _command(workspace, "tiny_day")[-4:]
-    with workspace.registered():
-        cfg = load_config(str(CONFIG), settings)
-        bank = measure_bank(cfg, cfg.DATASETS.TRAIN)
-        basis = measure_source_basis(cfg, load_clip_state_dict(str(workspace.clip)))
-    torch.testing.assert_close(basis, source_basis(torch.cat([bank.mean, bank.std], dim=1)))
-    assert basis.shape == (2 * bank.num_channels, 2 * bank.num_channels)
-
-
-def test_metric_source_mines_other_styles(workspace: Workspace) -> None:
-    def mine(metric: str) -> StyleBank:
-        settings = [*_command(workspace, "tiny_day")[-4:], "STYLE_MINING.METRIC", metric, "STYLE_MINING.STEPS", "3"]
-        path = str(workspace.folder / f"{metric}.safetensors")
-        return obtain_style_bank(load_config(str(CONFIG), [*settings, "MODEL.STYLE.BANK", path]))
-
-    with workspace.registered():
-        plain, along = mine("euclidean"), mine("source")
-    assert (plain.metadata["metric"], along.metadata["metric"]) == ("euclidean", "source")
-    assert torch.equal(plain.class_ids, along.class_ids)
-    assert not torch.allclose(plain.mean, along.mean)
-
-
 def test_unknown_dataset_is_one_line(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    with workspace.registered(), pytest.raises(SystemExit) as stop:
-        load_tool("measure_bank").main(_command(workspace, "tiny_nigth"))
+    with pytest.raises(SystemExit) as stop:
+        measure(workspace, "tiny_nigth")
     assert stop.value.code == 2
     assert "'tiny_nigth' is unknown" in capsys.readouterr().err.splitlines()[-1]
     assert not (workspace.folder / "bank.safetensors").exists()
+
+
+def test_metric_source_uses_the_patches_of_the_source(workspace: Workspace) -> None:
+    cfg = load_config(str(CONFIG), settings(workspace))
+    bank = measure_bank(cfg, cfg.DATASETS.TRAIN)
+    basis = measure_source_basis(cfg, load_clip_state_dict(str(workspace.clip)))
+    torch.testing.assert_close(basis, source_basis(torch.cat([bank.mean, bank.std], dim=1)))
+    assert basis.shape == (2 * bank.num_channels, 2 * bank.num_channels)
+    mined = {}
+    for metric in ("euclidean", "source"):
+        path = str(workspace.folder / f"{metric}.safetensors")
+        options = ("STYLE_MINING.METRIC", metric, "STYLE_MINING.STEPS", "3", "MODEL.STYLE.BANK", path)
+        mined[metric] = obtain_style_bank(load_config(str(CONFIG), settings(workspace, *options)))
+        assert mined[metric].metadata["metric"] == metric
+    assert torch.equal(mined["euclidean"].class_ids, mined["source"].class_ids)
+    assert not torch.allclose(mined["euclidean"].mean, mined["source"].mean)
+
+
+def make_bank(*styles: tuple[int, list[float], list[float]]) -> StyleBank:
+    bank = StyleBank()
+    for class_id, mean, std in styles:
+        bank.add(torch.tensor([class_id]), torch.tensor([mean]), torch.tensor([std]))
+    return bank
+
+
+def test_noise_scale_by_hand() -> None:
+    own = make_bank((0, [1.0], [2.0]), (0, [3.0], [2.0]), (1, [0.0], [1.0]))  # |x|^2: 5, 13, 1
+    styles = make_bank((0, [2.0], [2.0]), (0, [1.0], [0.0]), (1, [0.0], [4.0]))
+    # From (1, 2): 1 and 4, on average 2.5. From (3, 2): 1 and 8, on average 4.5. From (0, 1): 9.
+    assert matching_noise_scale(styles, own) == pytest.approx(((2.5 + 4.5 + 9) / (5 + 13 + 1)) ** 0.5)
+    unlabeled = make_bank((255, [3.0], [9.0]))
+    assert matching_noise_scale(unlabeled, make_bank((4, [3.0], [4.0]))) == pytest.approx(1.0)
+    no_move_of_class_4 = make_bank((0, [3.0], [4.0]), (4, [3.0], [4.0]))
+    assert matching_noise_scale(make_bank((0, [3.0], [9.0])), no_move_of_class_4) == pytest.approx((25 / 50) ** 0.5)
+
+
+def test_matching_noise_moves_patches_as_far_as_the_bank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(400) % 3
+    statistics = Statistics(*(5 + torch.rand(400, 8, generator=generator) for _ in range(2)))
+    own, styles = StyleBank(), StyleBank()
+    own.add(classes, statistics.mean, statistics.std)
+    styles.add(classes, *(5 + torch.randn(400, 8, generator=generator) for _ in range(2)))
+    patches = Statistics(*(value.reshape(1, 20, 20, 8).movedim(-1, 1) for value in (statistics.mean, statistics.std)))
+
+    def move(strategy: BankStyles | NoiseStyles) -> float:
+        new = strategy.sample(patches, classes.reshape(1, 20, 20), generator)
+        return float((new.mean - patches.mean).square().sum() + (new.std - patches.std).square().sum()) ** 0.5
+
+    noise = NoiseStyles(matching_noise_scale(styles, own))
+    assert move(noise) == pytest.approx(move(BankStyles(styles)), rel=0.05)
+
+
+def test_noise_scale_rejects_banks_that_do_not_fit() -> None:
+    own = make_bank((0, [1.0], [1.0]))
+    with expect_error(BankError, "style banks", 2):
+        matching_noise_scale(make_bank((0, [1.0, 1.0], [1.0, 1.0])), own)
+    with expect_error(BankError, "source statistics", 0):
+        matching_noise_scale(own, make_bank((0, [0.0], [0.0])))

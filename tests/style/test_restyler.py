@@ -12,7 +12,6 @@ from famix.style import (
     NoiseStyles,
     PatchRestyler,
     StyleBank,
-    mix_statistics,
     patch_classes,
     patch_mean_std,
     restyle_patches,
@@ -35,11 +34,9 @@ def bank_of(*class_ids, channels=4):
     return bank
 
 
-def restyler(strategy="bank", bank=None, noise_scale=0.5, **settings):
-    strategies = make_strategies(strategy, noise_scale)
-    made = PatchRestyler(strategies=strategies, grid=GRID, **{"beta": 0.1, **settings})
-    if made.needs("bank"):
-        made.use_bank(bank_of(0, 0, 0, 1, 1, 2, 255) if bank is None else bank)
+def restyler(strategy="bank", bank=None, **settings):
+    made = PatchRestyler(strategies=make_strategies(strategy), grid=GRID, **{"beta": 0.1, **settings})
+    made.use_bank(bank_of(0, 0, 0, 1, 1, 2, 255) if bank is None else bank)
     made.reseed(5)
     return made
 
@@ -51,7 +48,7 @@ def features():
 
 @pytest.fixture
 def labels():
-    """Full resolution labels, whose patches are classes 0 to 2 and unlabelled ones."""
+    """Full resolution labels, whose patches have the classes 0 to 2 or none."""
     cells = torch.tensor([0, 1, 2, 255])[torch.randint(4, (3, *GRID), generator=seeded(2))]
     return cells.repeat_interleave(14, 1).repeat_interleave(11, 2)
 
@@ -66,90 +63,71 @@ def test_equals_restyle_patches_with_the_same_draws(features, labels):
 
 
 @pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
-def test_a_seed_decides_the_draws(features, labels, strategy):
+def test_seed_determines_the_draws(features, labels, strategy):
     draw, before = restyler(strategy), torch.get_rng_state()
     first, second = draw(features, labels), draw(features, labels)
     draw.reseed(5)
-    again = draw(features, labels)
+    assert torch.equal(draw(features, labels), first)
     draw.reseed(6)
-    other = draw(features, labels)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, second) and not torch.equal(first, other)
+    assert not torch.equal(first, second) and not torch.equal(draw(features, labels), first)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_strategy_none_returns_the_features_themselves(features, labels):
-    draw = restyler("none")
-    assert draw(features, labels) is features
-    assert not draw.active and restyler("noise").active
+@pytest.mark.parametrize(
+    ("strategy", "bank", "needs_labels"),
+    [("bank", True, True), ("noise", False, False), ("none", False, False), ("mixstyle,bank", True, True)],
+)
+def test_needs_are_those_of_the_strategies(features, labels, strategy, bank, needs_labels):
+    made = restyler(strategy)
+    assert (made.needs("bank"), made.needs("labels"), made.active) == (bank, needs_labels, strategy != "none")
+    if not needs_labels:
+        assert torch.equal(made(features, None), restyler(strategy)(features, labels))
+    assert (made(features, labels) is features) == (strategy == "none")
 
 
-def test_the_needs_are_those_of_the_strategies():
-    for strategy, bank, labels in (
-        ("bank", True, True),
-        ("noise", False, False),
-        ("none", False, False),
-        ("mixstyle,bank", True, True),
-    ):
-        made = restyler(strategy)
-        assert (made.needs("bank"), made.needs("labels")) == (bank, labels)
-
-
-def test_without_strategies_that_need_labels_none_are_taken(features, labels):
-    assert torch.equal(restyler("noise")(features, None), restyler("noise")(features, labels))
-
-
-def test_strategies_follow_one_another_and_are_mixed_once(features, labels):
-    """Noise on the bank's styles, with the draws in the order of the names, then one alpha."""
+def test_strategies_run_in_order_and_are_mixed_once(features, labels):
     bank, generator, own = bank_of(0, 1, 2, 255), seeded(5), patch_mean_std(features, GRID)
-    new = restyler("bank,noise", bank).sample(own, labels)
     drawn = BankStyles(bank).sample(own, patch_classes(labels, GRID, 255), generator)
     drawn = NoiseStyles(0.5).sample(drawn, None, generator)
-    expected = mix_statistics(own, drawn, sample_alpha((3, 4), 0.1, generator))
-    assert torch.equal(new.mean, expected.mean) and torch.equal(new.std, expected.std)
+    expected = restyle_patches(features, drawn.mean, drawn.std, sample_alpha((3, 4), 0.1, generator), GRID)
+    assert torch.equal(restyler("bank,noise", bank)(features, labels), expected)
 
 
-def test_mixstyle_in_a_batch_of_one_changes_nothing(features, labels):
+def test_mixstyle_leaves_a_batch_of_one_unchanged(features, labels):
     torch.testing.assert_close(restyler("mixstyle")(features[:1], labels[:1]), features[:1])
 
 
-def test_alpha_is_shared_by_all_patches_of_an_image(features, labels):
-    """One style for all classes: own and drawn statistics are known, so the weight can be solved for."""
-    bank = bank_of(255)
-    own = patch_mean_std(features.double(), GRID)
-    new = restyler(bank=bank, beta=1.0).sample(own, labels)
-    drawn_mean, drawn_std = (x.double().view(1, 4, 1, 1) for x in (bank.mean, bank.std))
-    alpha = (new.mean - drawn_mean) / (own.mean - drawn_mean)
+def test_alpha_is_drawn_per_image_and_channel(features, labels):
+    """With one style for all classes, own and drawn means are known, so that alpha can be computed."""
+    bank, features = bank_of(255), features.double()
+    own = patch_mean_std(features, GRID).mean
+    new = patch_mean_std(restyler(bank=bank, beta=1.0)(features, labels, rectify=False), GRID).mean
+    drawn = bank.mean.double().view(1, 4, 1, 1)
+    alpha = (new - drawn) / (own - drawn)
     torch.testing.assert_close(alpha, alpha[:, :, :1, :1].expand_as(alpha))
-    torch.testing.assert_close((new.std - drawn_std) / (own.std - drawn_std), alpha)
     assert alpha[:, :, 0, 0].unique().numel() == 12, "one draw for each of 3 images and 4 channels"
 
 
-def test_a_patch_without_any_style_keeps_its_statistics_exactly(features):
+def test_patches_without_any_style_are_unchanged(features):
     labels = torch.zeros(3, 14, 12, dtype=torch.int64)
     labels[:, :7, :4] = 1
-    own = patch_mean_std(features, GRID)
-    new = restyler(bank=bank_of(0, 0)).sample(own, labels)
-    kept = torch.zeros(GRID, dtype=torch.bool)
-    kept[0, 0] = True
-    for before, after in ((own.mean, new.mean), (own.std, new.std)):
-        assert torch.equal((before == after).all(0).all(0), kept)
     restyled = restyler(bank=bank_of(0, 0))(features.requires_grad_(), labels)
+    assert torch.equal(restyled[..., :4, :3], features[..., :4, :3])
+    assert (restyled != features)[..., 4:, 3:].flatten(2).any(2).all()
     restyled.sum().backward()
     assert (features.grad != 0).any() and features.grad.isfinite().all()
-    assert torch.equal(restyled[..., :4, :3], features[..., :4, :3])
 
 
 @pytest.mark.parametrize("ignore_label", [-1, 11])
-def test_unlabelled_patches_draw_from_255_whatever_their_id(features, labels, ignore_label):
+def test_unlabeled_patches_draw_from_255(features, labels, ignore_label):
     other = labels.masked_fill(labels == 255, ignore_label)
     assert torch.equal(restyler(ignore_label=ignore_label)(features, other), restyler()(features, labels))
 
 
 @pytest.mark.parametrize(
-    ("bank", "fallback"), [(bank_of(1, 255), "styles of unlabelled patches"), (bank_of(1), "their own statistics")]
+    ("bank", "fallback"), [(bank_of(1, 255), "styles of unlabeled patches"), (bank_of(1), "their own statistics")]
 )
-def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback):
+def test_warns_about_missing_classes_once(caplog, features, labels, bank, fallback):
     with caplog.at_level(logging.WARNING, logger="famix"):
         draw = restyler(bank=bank)
         for _ in range(3):
@@ -164,34 +142,30 @@ def test_missing_classes_are_named_once(caplog, features, labels, bank, fallback
     + [({"probability": value}, "PROBABILITY") for value in (-0.1, 1.5, math.nan)]
     + [({"grid": value}, "GRID") for value in ((3,), (3, 3, 3), (0, 3), (2, -1))],
 )
-def test_settings_out_of_range(settings, key):
+def test_rejects_settings_out_of_range(settings, key):
     (value,) = settings.values()
     with expect_error(ConfigError, f"MODEL.STYLE.{key}", value):
         PatchRestyler(**{"strategies": make_strategies("noise"), "grid": GRID, "beta": 0.1, **settings})
 
 
-def test_unmixed_patches_get_the_drawn_style_itself(features, labels):
-    own, source = patch_mean_std(features, GRID), MixStyle()
-    unmixed = restyler("mixstyle", mix=False)
-    unmixed.reseed(3)
-    new = unmixed.sample(own, labels)
-    drawn = source.sample(own, labels, torch.Generator().manual_seed(3))
-    assert torch.equal(new.mean, drawn.mean) and torch.equal(new.std, drawn.std)
-    assert not torch.equal(restyler("mixstyle").sample(own, labels).mean, own.mean)
+def test_unmixed_patches_get_the_drawn_style(features, labels):
+    own = patch_mean_std(features, GRID)
+    drawn = MixStyle().sample(own, None, seeded(5))
+    expected = restyle_patches(features, drawn.mean, drawn.std, 0.0, GRID)
+    assert torch.equal(restyler("mixstyle", mix=False)(features, labels), expected)
 
 
 @pytest.mark.parametrize("settings", [{}, {"mix": False}])
-def test_a_share_of_the_images_is_restyled_and_the_others_come_through_bit_for_bit(settings):
+def test_probability_restyles_a_share_of_the_images(settings):
     images, labels = torch.rand(400, 4, 4, 6, generator=seeded(1)), torch.zeros(400, 8, 12, dtype=torch.int64)
     restyled = restyler(probability=0.25, **settings)(images, labels)
     changed = (restyled != images).flatten(1).any(1)
     assert changed.float().mean().item() == pytest.approx(0.25, abs=0.05)
-    always = restyler(**settings)(images, labels)
-    assert torch.equal(restyled[changed], always[changed]), "the styles are those of every image's draw"
+    assert torch.equal(restyled[changed], restyler(**settings)(images, labels)[changed])
     assert torch.equal(restyler(probability=0.0, **settings)(images, labels), images)
 
 
-def test_settings_come_from_the_config():
+def test_from_config():
     cfg = load_config("")
     keys = ["STRATEGY", "noise", "GRID", [4, 5], "BETA", 0.7, "STAGE", "res3", "NOISE_SCALE", 0.25, "MIX", False]
     keys += ["PROBABILITY", 0.75]

@@ -3,9 +3,8 @@
 from famix.mining.measured import matching_noise_scale, measure_bank
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
-from famix.mining.miner import MinedBatch, MiningSettings, StyleMiner
-from famix.mining.obtain import load_or_mine, obtain_style_bank, style_bank_path
-from famix.mining.prompt_table import PromptTable
+from famix.mining.miner import MinedBatch, MiningSettings, PromptTable, StyleMiner
+from famix.mining.obtain import obtain_style_bank, style_bank_path
 
 __all__ = [
     "MinedBatch",
@@ -15,7 +14,6 @@ __all__ = [
     "bank_metadata",
     "build_miner",
     "check_bank",
-    "load_or_mine",
     "matching_noise_scale",
     "measure_bank",
     "mine_bank",

@@ -5,7 +5,6 @@ Training with the target domain's own statistics is an upper bound for styles mi
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -15,21 +14,20 @@ from torch import Tensor
 from famix.clip import CLIPImageTower, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
+from famix.mining.miner import MiningSettings, Sample, stage_features
 from famix.style.bank import StyleBank
-from famix.style.dominant import IGNORE_CLASS, patch_classes
+from famix.style.dominant import IGNORE_CLASS
 from famix.style.optimize import source_basis
 from famix.style.statistics import patch_mean_std
 from famix.utils.errors import BankError
 
-__all__ = ["DESCRIBES_MEASURING", "matching_noise_scale", "measure_bank", "measure_source_basis"]
-
+# Metadata keys of a measured bank, besides `measured`, the names of its datasets.
 DESCRIBES_MEASURING = ("clip_hash", "stage", "grid", "class_names", "crop_size", "famix_version")
-"""Metadata keys of a measured bank, besides `measured`, the names of its datasets."""
 _BASIS_IMAGES = 256
 
 
 def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
-    """Measure the statistics of every patch of crops of labelled images.
+    """Measure the statistics of each patch of crops of labeled images.
 
     Args:
         cfg: an effective config with MODEL.CLIP.WEIGHTS; one crop per image is drawn as in mining.
@@ -59,10 +57,10 @@ def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) ->
 
     Args:
         cfg: the effective config.
-        clip_state_dict: of the CLIP that mines the styles.
+        clip_state_dict: weights of the CLIP that mines the styles.
 
     Returns:
-        See `source_basis`: (2C, 2C) for C channels at MODEL.STYLE.STAGE, the same in every process.
+        (2C, 2C) for C channels at MODEL.STYLE.STAGE, the same in every process; see `source_basis`.
     """
     batches = build_mining_batches(cfg, shared=True)
     first = islice(batches, -(-_BASIS_IMAGES // cfg.STYLE_MINING.IMS_PER_BATCH))
@@ -70,23 +68,17 @@ def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) ->
     return source_basis(torch.cat(patches))
 
 
-@torch.no_grad()
 def _measure(
-    cfg: CfgNode, clip_state_dict: Mapping[str, Tensor], batches: Iterable[tuple[int, list[dict[str, Any]]]]
+    cfg: CfgNode, clip_state_dict: Mapping[str, Tensor], batches: Iterable[tuple[int, list[Sample]]]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield class (P,), mean (P, C) and standard deviation (P, C) of all P patches of each batch."""
-    device = torch.device(cfg.MODEL.DEVICE)
-    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device).eval()
-    grid, ignore_label = tuple(cfg.MODEL.STYLE.GRID), cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    pixel_mean, pixel_std = (
-        torch.tensor(values, device=device).view(-1, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
-    )
+    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(torch.device(cfg.MODEL.DEVICE)).eval()
+    settings = MiningSettings.from_config(cfg)
     for _, samples in batches:
-        images = torch.stack([sample["image"] for sample in samples]).to(device)
-        labels = torch.stack([sample["sem_seg"] for sample in samples])
-        own = patch_mean_std(clip.features_at(cfg.MODEL.STYLE.STAGE, (images - pixel_mean) / pixel_std), grid)
+        features, patch_labels = stage_features(clip, settings, samples)
+        own = patch_mean_std(features, settings.grid)
         mean, std = (values.movedim(1, -1).flatten(0, 2).cpu() for values in (own.mean, own.std))
-        yield patch_classes(labels, grid, ignore_label).flatten(), mean, std
+        yield patch_labels.flatten().cpu(), mean, std
 
 
 def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
@@ -116,7 +108,7 @@ def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
         )
     size = x.square().sum()
     if size == 0:
-        raise BankError("source statistics must differ from 0, got none that do. Measure more images.")
+        raise BankError("source statistics must not all be 0. Measure more images.")
     move = x.new_zeros(())
     for class_id in own.class_ids.unique().tolist():
         found = drawn[styles.class_ids == class_id]

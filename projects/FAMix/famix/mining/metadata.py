@@ -1,10 +1,4 @@
-"""Metadata of style banks: written by mining, and compared with the config when a bank is loaded.
-
-All values are strings (JSON where noted): clip_hash, activation and causal (of the text tower), stage, grid (JSON [rows,
-cols]), class_names (JSON), pool_size, prompts (JSON, indexed by the annotation prompt_id), templates (JSON), steps, lr,
-momentum, weight_decay, metric, dtype, seed, images_per_batch, max_batches, crop_size (JSON), source (JSON list of
-datasets) and famix_version.
-"""
+"""Metadata of style banks: written by mining, and compared with the config when a bank is loaded."""
 
 import json
 import logging
@@ -15,20 +9,18 @@ from detectron2.config import CfgNode
 
 from famix.clip import OPENAI_TEXT, TextDesign, check_templates
 from famix.clip.files import design_marks, design_of_marks
-from famix.mining.prompt_table import PromptTable
+from famix.mining.miner import PromptTable
 from famix.style.bank import StyleBank
 from famix.utils.errors import BankError
 
-__all__ = ["bank_metadata", "bank_text_design", "check_bank"]
-
-# A bank with another value of these cannot serve the config; a difference in other keys is a warning.
+# A bank with a different value of these cannot serve the config; a difference in other keys is a warning.
 _BINDING = {
     "clip_hash": "Set MODEL.CLIP.WEIGHTS to the CLIP of the bank",
     "stage": "Set MODEL.STYLE.STAGE to the stage of the bank",
     "grid": "Set MODEL.STYLE.GRID to the grid of the bank",
     "class_names": "Use a source dataset with the classes of the bank",
 }
-_MINE = "or mine another bank: remove the file, or set MODEL.STYLE.BANK to a new one."
+_MINE = "or mine a new bank: remove the file, or set MODEL.STYLE.BANK to a new one."
 
 
 def bank_metadata(
@@ -38,21 +30,21 @@ def bank_metadata(
 
     Args:
         cfg: the effective config.
-        clip_hash: of the CLIP weights, see `clip_weights_hash`; "" if unknown, which is never compared.
-        class_names: of the source dataset.
-        text_design: of the text tower of the CLIP; unknown properties become "", which is never compared.
+        clip_hash: hash of the CLIP weights, see `clip_weights_hash`; "" if unknown, which is never compared.
+        class_names: class names of the source dataset.
+        text_design: design of the CLIP's text tower; unknown properties become "", which is never compared.
 
     Returns:
-        The strings listed in the docstring of the module.
+        Strings; lists are in JSON.
     """
     mining = cfg.STYLE_MINING
     return {
         "clip_hash": clip_hash,
-        **design_marks(text_design),
+        **design_marks(text_design),  # activation and causal
         "stage": cfg.MODEL.STYLE.STAGE,
         "grid": json.dumps(list(cfg.MODEL.STYLE.GRID)),
         "class_names": json.dumps(list(class_names)),
-        "prompts": json.dumps(PromptTable(class_names, mining.STYLES).prompts),
+        "prompts": json.dumps(PromptTable(class_names, mining.STYLES).prompts),  # indexed by the annotation prompt_id
         "templates": json.dumps(list(check_templates(mining.TEMPLATES))),
         "pool_size": str(mining.POOL_SIZE),
         "steps": str(mining.STEPS),
@@ -71,21 +63,21 @@ def bank_metadata(
 
 
 def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
-    """Refuse a bank of another network, stage, grid or class set; warn of other differences.
+    """Reject a bank of a different network, stage, grid or class set; warn about other differences.
 
     Args:
         bank: the loaded bank.
         expected: `bank_metadata` of the config.
-        path: of the bank, for messages.
-        num_channels: of the stage that the config restyles.
+        path: path of the bank, for messages.
+        num_channels: channels of the stage that the config restyles.
 
     Raises:
-        BankError: the bank cannot serve the config; the message names both values and the remedy.
+        BankError: the bank cannot serve the config.
     """
     logger = logging.getLogger(__name__)
     for key, remedy in _BINDING.items():
         got, wanted = bank.metadata.get(key, "nothing"), expected[key]
-        if key not in bank.metadata and key == "clip_hash":  # banks of the released program do not have it
+        if key not in bank.metadata and key == "clip_hash":  # as in banks of the reference implementation
             logger.warning("Style bank '%s' does not name the CLIP it was mined with.", path)
         elif got != wanted and wanted:
             raise BankError(f"{key} of style bank '{path}' must be {wanted}, got {got}. {remedy}, {_MINE}")
@@ -107,7 +99,7 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
         if key not in compared and bank.metadata.get(key, value) != value
     ]
     if differences:
-        logger.warning("Style bank '%s' is used although it was mined with %s.", path, "; ".join(differences))
+        logger.warning("Style bank '%s' was mined with different settings: %s.", path, "; ".join(differences))
 
 
 def bank_text_design(bank: StyleBank) -> TextDesign:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from itertools import groupby
@@ -18,15 +18,12 @@ from detectron2.utils.events import EventStorage, TensorboardXWriter
 from famix.clip import CLIPImageTower, PromptEncoder, check_templates, fill_template
 from famix.data import MiningBatches
 from famix.io.atomic import save_tensors
-from famix.mining.miner import MinedBatch, MiningSettings, StyleMiner
+from famix.mining.miner import MinedBatch, MiningSettings, PromptTable, StyleMiner
 from famix.mining.partial_results import PartialResults
-from famix.mining.prompt_table import PromptTable
 from famix.style.bank import StyleBank
 from famix.utils.errors import BankError
 from famix.utils.messages import first_few
 from famix.utils.progress import progress_bar
-
-__all__ = ["batches_per_group", "build_miner", "mine_bank"]
 
 _LOG_SECONDS = 10.0
 _VALUES = 2**21  # of patches optimized together; fewer leave cores idle, more only use memory
@@ -38,12 +35,12 @@ def build_miner(
     class_names: Sequence[str],
     basis: torch.Tensor | None = None,
 ) -> StyleMiner:
-    """Build the miner that MODEL.STYLE and STYLE_MINING describe.
+    """Build the miner described by MODEL.STYLE and STYLE_MINING.
 
     Args:
         cfg: the effective config.
         clip_state_dict: the whole CLIP, image and text tower.
-        class_names: of the source dataset.
+        class_names: class names of the source dataset.
         basis: see `optimize_styles`.
 
     Raises:
@@ -67,7 +64,7 @@ def build_miner(
     return StyleMiner(
         clip=clip,
         prompts=PromptTable(class_names, mining.STYLES),
-        # One at a time: rounding depends on the texts encoded together, and a resumed pass encodes others.
+        # One at a time: rounding depends on the texts encoded together, and a resumed pass encodes fewer.
         encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
         settings=settings,
         group=batches_per_group(mining.IMS_PER_BATCH, patches, len(class_names), max(1, round(shape.channels * cells))),
@@ -76,19 +73,16 @@ def build_miner(
 
 
 def batches_per_group(images: int, patches_per_image: int, num_classes: int, values_per_patch: int) -> int:
-    """Return how many batches to optimize together, to keep a device busy.
+    """Return how many batches to optimize together to keep a device busy, at least 1.
 
     Groups are fixed ranges of batch numbers and are mined as a whole: rounding depends on the batches computed together,
     and stays the same for any number of processes and after any stop.
 
     Args:
-        images: of a batch.
+        images: images per batch.
         patches_per_image: cells of the grid.
-        num_classes: a batch has at most one style of each class, and one of unlabelled patches.
+        num_classes: a batch has at most one style of each class, and one of unlabeled patches.
         values_per_patch: channels times cells of a pooled patch.
-
-    Returns:
-        1 or more; 1 if a single batch is enough work.
     """
     styles = min(num_classes + 1, images * patches_per_image)
     return max(1, _VALUES // (styles * values_per_patch))
@@ -101,17 +95,17 @@ def mine_bank(
     partial: PartialResults | None = None,
     output_dir: str = "",
 ) -> StyleBank:
-    """Mine the batches of this process that are not finished, then join those of all processes.
+    """Mine the unfinished batches of this process, then join those of all processes.
 
     Args:
         miner: see StyleMiner.
-        load_batches: takes the number of batches per group and the numbers of finished batches; returns the batches that
-            this process mines, see `MiningBatches`.
-        metadata: of the bank.
-        partial: reads finished batches and saves each mined batch at once; None for neither.
+        load_batches: called with the number of batches per group and the numbers of finished batches; returns the batches
+            that this process mines, see `MiningBatches`.
+        metadata: metadata of the bank.
+        partial: reads finished batches and saves each mined batch at once; None disables both.
         output_dir: receives the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
             style_mining/styles_of/<class name> as TensorBoard events, and the samples of a batch with non-finite
-            styles; "" for neither.
+            styles; "" disables both.
 
     Returns:
         The same bank in every process, for any number of processes: styles are in the order of the batches.
@@ -119,9 +113,10 @@ def mine_bank(
     Raises:
         BankError: there are no batches, or styles are not finite.
     """
+    logger = logging.getLogger(__name__)
     kept, finished = partial.share() if partial is not None else ([], set())
     if finished:
-        logging.getLogger(__name__).info("Resuming: %d batches are finished", len(finished))
+        logger.info("Resuming: %d batches are finished", len(finished))
     batches = load_batches(miner.group, finished)
     mined = [partial.read(index) for index in kept if partial is not None and index not in batches.remaining]
     done, styles, start, logged = 0, 0, time.perf_counter(), -math.inf
@@ -155,7 +150,7 @@ def mine_bank(
             now = time.perf_counter()
             if now - logged >= _LOG_SECONDS or done == len(batches):
                 logged, per_batch = now, (now - start) / done
-                logging.getLogger(__name__).info(
+                logger.info(
                     "Mining: batch %d/%d, %d styles, cosine loss %.3f -> %.3f, %.2f s/batch, ETA %s",
                     done, len(batches), styles, *losses, per_batch,
                     timedelta(seconds=round(per_batch * (len(batches) - done))),
@@ -175,32 +170,29 @@ def _require_finite(batch: MinedBatch, samples: Sequence[Mapping[str, Any]], fol
         path = os.path.join(folder, f"not_finite_mining_{batch.index:06d}.pth")
         try:
             save_tensors({"batch": batch.index, "samples": [dict(sample) for sample in samples]}, path)
-            saved = f" '{path}' holds the samples."
+            saved = f" The samples are saved in '{path}'."
         except OSError as error:  # less important than the styles
-            saved = f" '{path}', for the samples, cannot be written ({error.strerror or error})."
+            saved = f" The samples cannot be written to '{path}' ({error.strerror or error})."
     files = first_few([sample.get("file_name", "an unnamed sample") for sample in samples], 20)
     raise BankError(
         f"styles must be finite, got NaN or infinity for the class ids {batch.class_ids[~finite].tolist()} in mining batch "
-        f"{batch.index}, with {files}.{saved} Lower STYLE_MINING.LR or check the files; earlier batches are saved."
+        f"{batch.index} ({files}).{saved} Lower STYLE_MINING.LR or check the files; earlier batches are saved."
     )
 
 
-def _merge(mined: Iterable[MinedBatch], metadata: Mapping[str, str]) -> StyleBank:
+def _merge(mined: list[MinedBatch], metadata: Mapping[str, str]) -> StyleBank:
     """Join the batches of all processes in the order of their numbers."""
-    everywhere = [batch for rank in comm.all_gather(list(mined)) for batch in rank]
+    everywhere = [batch for rank in comm.all_gather(mined) for batch in rank]
     if not everywhere:
-        raise BankError(
-            "mining must have at least one batch, got none. Lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN."
-        )
+        raise BankError("mining found no batches. Lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN.")
     everywhere.sort(key=lambda batch: batch.index)
-    class_ids, mean, std, prompt_id, initial_loss, final_loss = (
-        torch.cat([getattr(batch, name) for batch in everywhere])
-        for name in ("class_ids", "mean", "std", "prompt_ids", "initial_loss", "final_loss")
-    )
+
+    def joined(name: str) -> torch.Tensor:
+        return torch.cat([getattr(batch, name) for batch in everywhere])
+
     batch_id = torch.cat([torch.full_like(batch.class_ids, batch.index) for batch in everywhere])
-    annotations = {
-        "batch_id": batch_id, "prompt_id": prompt_id, "initial_loss": initial_loss, "final_loss": final_loss
-    }  # fmt: skip
+    annotations = {"batch_id": batch_id, "prompt_id": joined("prompt_ids")}
+    annotations |= {name: joined(name) for name in ("initial_loss", "final_loss")}
     bank = StyleBank(metadata)
-    bank.add(class_ids, mean, std, annotations)
+    bank.add(joined("class_ids"), joined("mean"), joined("std"), annotations)
     return bank

@@ -5,25 +5,21 @@ Shapes: B images of a batch, C channels at the mined stage, N styles of a batch,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from famix.clip import CLIPImageTower, check_styles, check_templates
-from famix.mining.prompt_table import PromptTable
-from famix.style.dominant import patch_classes
+from famix.clip import IGNORE_PROMPT, CLIPImageTower, check_styles, check_templates, class_prompt
+from famix.style.dominant import IGNORE_CLASS, patch_classes
 from famix.style.optimize import optimize_styles
 from famix.style.patches import Grid, check_grid, patch_starts
 from famix.utils.errors import ConfigError
 from famix.utils.seeding import derive_seed
 
-__all__ = ["METRICS", "MinedBatch", "MiningSettings", "StyleMiner", "first_patches", "take_patches"]
-
-METRICS = ("euclidean", "source")
-"""Values of STYLE_MINING.METRIC."""
+METRICS = ("euclidean", "source")  # values of STYLE_MINING.METRIC
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # the gradients exceed the range of float16
 _LOWEST = {
     "IMS_PER_BATCH": 1, "STEPS": 0, "LR": 0, "MOMENTUM": 0, "WEIGHT_DECAY": 0, "POOL_SIZE": 0, "SEED": 0, "MAX_BATCHES": 0
@@ -34,32 +30,20 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class MiningSettings:
-    """Settings of the miner.
+    """Settings of the miner."""
 
-    Attributes:
-        pixel_mean, pixel_std: of the channels, for pixel values 0-255.
-        stage: backbone stage of the mined statistics, e.g. "res2".
-        grid: (rows, cols) of patches.
-        ignore_label: label id of pixels without a class.
-        pool_size: side in cells to which a patch is pooled; 0 takes the side that the CLIP requires at the stage, and does
-            not pool if it takes any.
-        steps, lr, momentum, weight_decay: of SGD, see `optimize_styles`.
-        dtype: of the layers behind the stage, float32 or bfloat16. Features, statistics and styles are float32.
-        seed: of the prompt draws, >= 0.
-    """
-
-    pixel_mean: tuple[float, ...]
+    pixel_mean: tuple[float, ...]  # for pixel values 0-255
     pixel_std: tuple[float, ...]
-    stage: str = "res2"
+    stage: str = "res2"  # backbone stage of the mined statistics
     grid: Grid = (3, 3)
     ignore_label: int = 255
-    pool_size: int = 0
-    steps: int = 100
+    pool_size: int = 0  # side of a pooled patch in cells; 0 uses the side that the CLIP requires, or does not pool
+    steps: int = 100  # of SGD, see `optimize_styles`
     lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    dtype: torch.dtype = torch.float32
-    seed: int = 1
+    dtype: torch.dtype = torch.float32  # of the layers after the stage; features and styles are float32
+    seed: int = 1  # of the prompt draws, >= 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MiningSettings":
@@ -88,39 +72,73 @@ class MiningSettings:
             stage=cfg.MODEL.STYLE.STAGE,
             grid=tuple(cfg.MODEL.STYLE.GRID),
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            pool_size=mining.POOL_SIZE,
-            steps=mining.STEPS,
-            lr=mining.LR,
-            momentum=mining.MOMENTUM,
-            weight_decay=mining.WEIGHT_DECAY,
             dtype=_DTYPES[mining.DTYPE],
-            seed=mining.SEED,
+            **{name: mining[name.upper()] for name in ("pool_size", "steps", "lr", "momentum", "weight_decay", "seed")},
         )
+
+
+class PromptTable:
+    """All prompts "{style} {class name}", numbered class by class; the prompt of unlabeled patches comes last.
+
+    Args:
+        class_names: names of the label ids 0, 1, ...
+        styles: phrases such as "Urban Grit style".
+
+    Raises:
+        ConfigError: `styles` is empty.
+    """
+
+    def __init__(self, class_names: Sequence[str], styles: Sequence[str]) -> None:
+        styles = check_styles(styles)
+        self.num_classes = len(class_names)
+        self.num_styles = len(styles)
+        self.prompts = [class_prompt(i, style, class_names) for i in range(self.num_classes) for style in styles]
+        self.prompts.append(IGNORE_PROMPT)
+
+    def draw(self, class_ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a prompt for each class; the draw of a class does not depend on the other classes.
+
+        Args:
+            class_ids: (N,) int64 on the CPU: label ids, or IGNORE_CLASS.
+            generator: CPU source of randomness.
+
+        Returns:
+            (N,) int64 prompt ids, indices into `prompts`.
+
+        Raises:
+            ConfigError: a class id has no class name.
+        """
+        unlabeled = class_ids == IGNORE_CLASS
+        if ((class_ids >= self.num_classes) & ~unlabeled).any():
+            raise ConfigError(
+                f"label ids must be below the number of class names, {self.num_classes}, got {class_ids.tolist()}. Check "
+                "MODEL.SEM_SEG_HEAD.IGNORE_VALUE and the label ids of the dataset."
+            )
+        style = torch.randint(self.num_styles, (self.num_classes,), generator=generator)
+        known = class_ids.masked_fill(unlabeled, 0)
+        prompt_ids = known * self.num_styles + style[known]
+        return prompt_ids.masked_fill(unlabeled, len(self.prompts) - 1)
+
+    def texts(self, prompt_ids: Tensor) -> list[str]:
+        """Return the texts of prompt ids (N,)."""
+        return [self.prompts[i] for i in prompt_ids.tolist()]
 
 
 @dataclass(frozen=True)
 class MinedBatch:
-    """The styles of one batch, at most one per class, on the CPU.
+    """The styles of one batch, at most one per class, on the CPU."""
 
-    Attributes:
-        index: number of the batch in the pass over the source.
-        class_ids: (N,) int64, ascending.
-        mean, std: (N, C) float32.
-        prompt_ids: (N,) int64, index into the prompts of the `PromptTable`.
-        initial_loss, final_loss: (N,), 1 - cosine similarity before and after the optimization.
-    """
-
-    index: int
-    class_ids: Tensor
-    mean: Tensor
-    std: Tensor
-    prompt_ids: Tensor
-    initial_loss: Tensor
-    final_loss: Tensor
+    index: int  # number of the batch in the pass over the source
+    class_ids: Tensor  # (N,) int64, ascending
+    mean: Tensor  # (N, C) float32
+    std: Tensor  # (N, C) float32
+    prompt_ids: Tensor  # (N,) int64, see `PromptTable`
+    initial_loss: Tensor  # (N,), 1 - cosine similarity before the optimization
+    final_loss: Tensor  # (N,), and after it
 
 
 class StyleMiner:
-    """Optimizes one style for every class that owns a patch of a batch, for several batches at a time.
+    """Optimizes one style for each class that dominates a patch of a batch, for several batches at a time.
 
     Args:
         clip: the image tower with its attention pool; it is frozen and put into eval mode.
@@ -148,12 +166,10 @@ class StyleMiner:
         self.group = group
         self.device = clip.device
         self.basis = None if basis is None else basis.to(self.device)
-        self.pixel_mean = torch.tensor(settings.pixel_mean, device=self.device).view(-1, 1, 1)
-        self.pixel_std = torch.tensor(settings.pixel_std, device=self.device).view(-1, 1, 1)
         self.pool_size = settings.pool_size or clip.input_side(settings.stage)
 
     def mine_batch(self, index: int, samples: Sequence[Sample]) -> MinedBatch:
-        """Mine one batch alone, see `mine_batches`."""
+        """Mine a single batch, see `mine_batches`."""
         return self.mine_batches([(index, samples)])[0]
 
     def mine_batches(self, batches: Sequence[tuple[int, Sequence[Sample]]]) -> list[MinedBatch]:
@@ -166,7 +182,7 @@ class StyleMiner:
                 values 0-255 and "sem_seg" (H, W) int64, all of one size.
 
         Returns:
-            For each batch one style for every class that owns a patch of it.
+            For each batch, one style for each class that dominates a patch.
         """
         class_ids, prompt_ids, patches = zip(*(self._draw(*batch) for batch in batches), strict=True)
         sizes = [len(ids) for ids in class_ids]
@@ -190,16 +206,12 @@ class StyleMiner:
             for (index, _), ids, prompts, mean, std, loss in zip(batches, class_ids, prompt_ids, *split, strict=True)
         ]
 
-    @torch.no_grad()
     def _draw(self, index: int, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
         """Return class_ids (N,) and drawn prompt_ids (N,) on the CPU, and patches (N, C, h, w)."""
-        images = torch.stack([sample["image"] for sample in samples]).to(self.device)
-        labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
-        features = self.clip.features_at(self.settings.stage, (images - self.pixel_mean) / self.pixel_std)
-        positions = first_patches(patch_classes(labels, self.settings.grid, self.settings.ignore_label))
-        class_ids = positions.class_ids.cpu()
+        features, patch_labels = stage_features(self.clip, self.settings, samples)
+        class_ids, patches = first_patches(features, patch_labels)
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
-        return class_ids, self.prompts.draw(class_ids, generator), take_patches(features, positions, self.settings.grid)
+        return class_ids.cpu(), self.prompts.draw(class_ids.cpu(), generator), patches
 
     def _encode_image(self, patches: Tensor) -> Tensor:
         dtype = self.settings.dtype
@@ -208,53 +220,43 @@ class StyleMiner:
             return self.clip.encode_from(self.settings.stage, pooled)
 
 
-class PatchPositions(NamedTuple):
-    """One patch for every class of a batch: class_ids, image, row and col, each (N,) int64, by ascending class."""
-
-    class_ids: Tensor
-    image: Tensor
-    row: Tensor
-    col: Tensor
-
-
-def first_patches(patch_labels: Tensor) -> PatchPositions:
-    """Find the first patch of every class: patches are ordered by grid cell, row-major, and inside a cell by image.
-
-    Args:
-        patch_labels: (B, rows, cols) int64.
-
-    Returns:
-        The position of one patch for each of the N classes of the batch.
-    """
-    batch, _, cols = patch_labels.shape
-    ordered = patch_labels.flatten(1).t().flatten()  # cell by cell, images inside a cell
-    class_ids, inverse = ordered.unique(return_inverse=True)
-    order = torch.arange(len(ordered), device=ordered.device)
-    first = torch.full_like(class_ids, len(ordered)).scatter_reduce(0, inverse, order, "amin")
-    cell = first // batch
-    return PatchPositions(class_ids, first % batch, cell // cols, cell % cols)
+@torch.no_grad()
+def stage_features(clip: CLIPImageTower, settings: MiningSettings, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Return the features (B, C, H, W) of a batch at the mined stage and the class of each patch (B, rows, cols)."""
+    images, labels = (torch.stack([sample[key] for sample in samples]).to(clip.device) for key in ("image", "sem_seg"))
+    mean, std = (
+        images.new_tensor(values, dtype=torch.float32).view(-1, 1, 1)
+        for values in (settings.pixel_mean, settings.pixel_std)
+    )
+    features = clip.features_at(settings.stage, (images - mean) / std)
+    return features, patch_classes(labels, settings.grid, settings.ignore_label)
 
 
-def take_patches(features: Tensor, positions: PatchPositions, grid: Grid) -> Tensor:
-    """Cut patches out of a map.
+def first_patches(features: Tensor, patch_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut out the first patch of each class: patches are ordered by grid cell, row-major, then by image.
 
     Args:
         features: (B, C, H, W).
-        positions: of N patches.
-        grid: (rows, cols).
+        patch_labels: (B, rows, cols) int64.
 
     Returns:
-        (N, C, h, w). If the grid does not divide the map, patches differ by a cell; all are cut to the shorter side.
+        class_ids (N,) int64, ascending, and patches (N, C, h, w). If the grid does not divide the map, patches differ by a
+        cell; all are cut to the shorter side.
 
     Raises:
         ConfigError: the grid exceeds the map.
     """
+    batch, rows, cols = patch_labels.shape
     height, width = features.shape[-2:]
-    check_grid((height, width), grid)
-    rows, cols = grid
+    check_grid((height, width), (rows, cols))
     device = features.device
-    y = patch_starts(height, rows, device)[positions.row, None] + torch.arange(height // rows, device=device)
-    x = patch_starts(width, cols, device)[positions.col, None] + torch.arange(width // cols, device=device)
+    ordered = patch_labels.flatten(1).t().flatten()  # cell by cell, images within a cell
+    class_ids, inverse = ordered.unique(return_inverse=True)
+    first = torch.full_like(class_ids, len(ordered))
+    first = first.scatter_reduce(0, inverse, torch.arange(len(ordered), device=device), "amin")
+    cell, image = first // batch, first % batch
+    y = patch_starts(height, rows, device)[cell // cols, None] + torch.arange(height // rows, device=device)
+    x = patch_starts(width, cols, device)[cell % cols, None] + torch.arange(width // cols, device=device)
     # Advanced indices around the channel slice put the channels last.
-    patches = features[positions.image[:, None, None], :, y[:, :, None], x[:, None, :]]
-    return patches.movedim(-1, 1)  # channels last, as the optimization expects
+    patches = features[image[:, None, None], :, y[:, :, None], x[:, None, :]]
+    return class_ids, patches.movedim(-1, 1)  # channels last, as the optimization expects

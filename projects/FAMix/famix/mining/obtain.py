@@ -4,9 +4,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -24,8 +22,6 @@ from famix.mining.partial_results import PartialResults
 from famix.style.bank import StyleBank
 from famix.utils.errors import ConfigError
 
-__all__ = ["load_or_mine", "obtain_style_bank", "style_bank_path"]
-
 _DEFAULT_NAME = "style_bank.safetensors"
 _SECONDS_BETWEEN_ATTEMPTS = 2.0  # to lock a bank
 
@@ -36,81 +32,54 @@ def style_bank_path(cfg: CfgNode) -> str:
 
 
 def obtain_style_bank(cfg: CfgNode) -> StyleBank:
-    """Load the bank of a config, or mine and save it; called in every process of a job.
+    """Load the bank of a config, or mine and save it. Of several runs that share a bank, one mines it.
 
     Args:
         cfg: the effective config; its datasets are registered.
 
+    Returns:
+        The same bank in every process of a job; all of them must call this function.
+
     Raises:
-        BankError: the bank does not fit the config.
+        BankError: the bank is unreadable or does not fit the config.
         ConfigError: the bank is missing and MODEL.CLIP.WEIGHTS is empty, or the design of its text tower is unknown.
     """
+    logger = logging.getLogger(__name__)
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
     clip = load_configured_clip(cfg) if weights else CLIPStateDict()
     metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
-    partial = PartialResults(path, metadata)
-    channels = tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
-
-    def mine() -> StyleBank:
+    with ExitStack() as held:
+        if not _exists(path):
+            _lock_together(path, held)
+        if _exists(path):  # possibly mined by another run during the wait
+            bank = StyleBank.load(path)
+            check_bank(
+                bank, metadata, path, tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
+            )
+            logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
+            return bank
         if not clip:
             raise ConfigError(
                 f"MODEL.CLIP.WEIGHTS must name a CLIP to mine a style bank, got '' and no bank at '{path}'. Set "
                 "MODEL.CLIP.WEIGHTS or MODEL.STYLE.BANK."
             )
         require_text_design(clip, weights)
+        logger.info("No style bank at %s yet: mining one", path)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
-        miner = build_miner(cfg, clip, class_names, basis)
-        return mine_bank(
-            miner,
+        partial = PartialResults(path, metadata)
+        bank = mine_bank(
+            build_miner(cfg, clip, class_names, basis),
             lambda group, finished: build_mining_batches(cfg, group=group, skip=finished),
             metadata,
             partial,
             cfg.OUTPUT_DIR,
         )
-
-    return load_or_mine(
-        path, mine=mine, check=lambda bank: check_bank(bank, metadata, path, channels), clean_up=partial.remove
-    )
-
-
-def load_or_mine(
-    path: str,
-    *,
-    mine: Callable[[], StyleBank],
-    check: Callable[[StyleBank], Any],
-    clean_up: Callable[[], None] = lambda: None,
-) -> StyleBank:
-    """Load the bank at `path`, or mine and save it. Of several runs that share a bank, one mines it.
-
-    Args:
-        path: of the bank.
-        mine: mines a bank; called in every process of the job.
-        check: raises BankError for a bank that does not fit.
-        clean_up: called in every process after a mined bank is saved.
-
-    Returns:
-        The bank, the same in every process.
-
-    Raises:
-        BankError: the bank is unreadable or does not fit.
-    """
-    logger = logging.getLogger(__name__)
-    with ExitStack() as held:
-        if not _exists(path):
-            _lock_together(path, held)
-        if _exists(path):  # possibly mined by another run during the wait
-            bank = StyleBank.load(path)
-            check(bank)
-            logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
-            return bank
-        logger.info("No style bank at %s yet: mining one", path)
-        bank = mine()
         if comm.is_main_process():
             bank.save(path)
             logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
         comm.synchronize()
-        clean_up()
+        partial.remove()
         return bank
 
 
@@ -138,5 +107,5 @@ def _lock_together(path: str, held: ExitStack) -> None:
         if comm.all_gather(is_ours())[0]:
             return
         if not attempt:
-            logging.getLogger(__name__).info("Another run mines the style bank %s: waiting for it", path)
+            logging.getLogger(__name__).info("Another run is mining the style bank %s: waiting for it", path)
         time.sleep(_SECONDS_BETWEEN_ATTEMPTS)

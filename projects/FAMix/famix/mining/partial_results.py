@@ -1,7 +1,7 @@
-"""Partial results of mining: each finished batch is a file, so that a stopped pass resumes where it was.
+"""Partial results of mining: each finished batch is a file, so that a stopped pass can resume.
 
 The files are in a folder beside the bank that is named after a hash of the bank's metadata. A later start with the same
-settings, on any number of processes, mines the missing batches; one with other settings uses another folder.
+settings, on any number of processes, mines the missing batches; one with different settings uses a different folder.
 """
 
 import hashlib
@@ -21,8 +21,6 @@ from famix.io.atomic import whole_file
 from famix.mining.miner import MinedBatch
 from famix.utils.errors import BankError
 
-__all__ = ["PartialResults"]
-
 _SUFFIX = ".safetensors"
 _TENSORS = tuple(field.name for field in fields(MinedBatch) if field.name != "index")
 
@@ -32,7 +30,7 @@ class PartialResults:
 
     Args:
         bank: path of the style bank that the pass will write.
-        metadata: of the bank; batches of other settings are never mixed.
+        metadata: metadata of the bank; batches of different settings are never mixed.
     """
 
     def __init__(self, bank: str | Path, metadata: Mapping[str, str]) -> None:
@@ -45,7 +43,7 @@ class PartialResults:
         found = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             if not path.stem.isdigit():
-                continue  # a killed process was writing it
+                continue  # left behind by a killed process
             try:
                 found.append(self.read(int(path.stem)).index)
             except BankError as error:
@@ -59,18 +57,13 @@ class PartialResults:
         Returns:
             Numbers of the batches that this process contributes to the bank, and of all finished batches.
         """
-        present = comm.all_gather(self.indices())
-        everywhere: set[int] = set().union(*present)
+        present, rank = comm.all_gather(self.indices()), comm.get_rank()
         # Processes on one machine see the same files: the first of them contributes all.
-        before: set[int] = set().union(*present[: comm.get_rank()])
-        return [index for index in present[comm.get_rank()] if index not in before], everywhere
+        before: set[int] = set().union(*present[:rank])
+        return [index for index in present[rank] if index not in before], set().union(*present)
 
     def read(self, index: int) -> MinedBatch:
-        """Read a batch.
-
-        Raises:
-            BankError: its file is missing or damaged.
-        """
+        """Read a batch; raise BankError if its file is missing or damaged."""
         path = self._path(index)
         try:
             tensors = load_file(path)
@@ -79,11 +72,7 @@ class PartialResults:
             raise BankError(f"'{path}' must be a mined batch, got {error}. Remove it to mine it again.") from error
 
     def write(self, batch: MinedBatch) -> None:
-        """Save a batch.
-
-        Raises:
-            BankError: the disk is full or the folder is not writable.
-        """
+        """Save a batch; raise BankError if the disk is full or the folder is not writable."""
         path = self._path(batch.index)
         try:
             with whole_file(path) as part:
@@ -93,12 +82,12 @@ class PartialResults:
                 part.write_bytes(save(tensors))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"mined batch '{path}' cannot be written ({error}). Free disk space or set MODEL.STYLE.BANK to another "
-                "folder; the batches before it are saved."
+                f"mined batch '{path}' cannot be written ({error}). Free disk space or set MODEL.STYLE.BANK to a different "
+                "folder; earlier batches are saved."
             ) from error
 
     def remove(self) -> None:
-        """Delete all batches, once they are in the bank."""
+        """Delete all batches once they are in the bank."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, index: int) -> Path:

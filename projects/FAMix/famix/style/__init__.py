@@ -1,9 +1,9 @@
-"""Style statistics, banks and strategies: optimization towards texts, and mixing into feature maps."""
+"""Styles: statistics of patches, their optimization towards texts, banks, strategies, and mixing into feature maps."""
 
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes
 from famix.style.optimize import OptimizedStyles, optimize_styles, source_basis
-from famix.style.restyle import mix_statistics, restyle_patches, transfer_statistics
+from famix.style.restyle import restyle_patches
 from famix.style.restyler import PatchRestyler
 from famix.style.statistics import Statistics, channel_mean_std, patch_mean_std
 from famix.style.strategies import (
@@ -30,12 +30,10 @@ __all__ = [
     "build_strategies",
     "channel_mean_std",
     "dominant_labels",
-    "mix_statistics",
     "needs_bank",
     "optimize_styles",
     "patch_classes",
     "patch_mean_std",
     "restyle_patches",
     "source_basis",
-    "transfer_statistics",
 ]

@@ -1,8 +1,8 @@
 """The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
 
-File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and any
-number of annotations with one value per style, `annotation.<name>` (N,). Metadata: the strings of `famix.mining.metadata`
-and `checksum`, which detects flipped bits. Files of version 1, without a checksum, are read as well.
+File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and optional
+annotations with one value per style, `annotation.<name>` (N,). Metadata: the strings of `famix.mining.metadata` and
+`checksum`, which detects flipped bits. Version 1 has no checksum.
 """
 
 import hashlib
@@ -18,10 +18,9 @@ from torch import Tensor
 from famix.io import parse_json, require_plain_file
 from famix.io.atomic import whole_file
 from famix.style.dominant import IGNORE_CLASS
+from famix.style.patches import check_shape
 from famix.style.released import RELEASED_CLASSES, read_released_styles
-from famix.utils.errors import BankError
-
-__all__ = ["FORMAT_VERSION", "StyleBank"]
+from famix.utils.errors import BankError, ConfigError
 
 FORMAT_VERSION = "2"
 _WITHOUT_CHECKSUM = "1"
@@ -34,20 +33,14 @@ class StyleBank:
 
     Args:
         metadata: strings that describe the origin of the styles; saved with them.
-
-    Attributes:
-        mean, std: (N, C) float32.
-        class_ids: (N,) int64.
-        annotations: name -> (N,) tensor, a value for each style, such as its loss.
-        metadata: name -> string.
     """
 
     def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
         self.metadata: dict[str, str] = dict(metadata or {})
-        self.mean = torch.empty(0, 0)
-        self.std = torch.empty(0, 0)
-        self.class_ids = torch.empty(0, dtype=torch.int64)
-        self.annotations: dict[str, Tensor] = {}
+        self.mean = torch.empty(0, 0)  # (N, C) float32
+        self.std = torch.empty(0, 0)  # (N, C) float32
+        self.class_ids = torch.empty(0, dtype=torch.int64)  # (N,)
+        self.annotations: dict[str, Tensor] = {}  # name -> (N,), such as the loss of each style
         self._index()
 
     def __len__(self) -> int:
@@ -59,7 +52,7 @@ class StyleBank:
         return self.mean.shape[1]
 
     def counts(self) -> dict[int, int]:
-        """Return the number of styles of every class id that has styles."""
+        """Return the number of styles of each class id that has styles."""
         ids, counts = self.class_ids.unique(return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
@@ -92,34 +85,48 @@ class StyleBank:
             class_ids: (N,) integers in [0, 255].
             mean: (N, C), floating point.
             std: (N, C), floating point. Negative values, which the optimizer may reach, are kept.
-            annotations: name -> (N,); every call must give the same names.
+            annotations: name -> (N,); all calls must have the same names.
 
         Raises:
-            BankError: an argument has another type or shape, class ids are out of range or values are not finite.
+            BankError: an argument has the wrong type or shape, class ids are out of range or values are not finite.
         """
-        annotations = dict(annotations or {})
-        self._check_new(class_ids, mean, std, annotations)
-        if not len(self):
+        ids, annotations = _as_class_ids(class_ids), dict(annotations or {})
+        try:
+            check_shape("class_ids", class_ids, ("N",), floating=False)
+            check_shape("mean", mean, ("N", "C"), (len(ids), self.num_channels if len(self) else None))
+            check_shape("std", std, ("N", "C"), mean.shape)
+            for name, values in annotations.items():
+                check_shape(f"annotations {name!r}", values, ("N",), (len(ids),), floating=False)
+        except ConfigError as error:
+            raise BankError(str(error)) from error
+        if len(self) and annotations.keys() != self.annotations.keys():
+            raise BankError(
+                f"annotations must be {sorted(self.annotations)}, got {sorted(annotations)}. Pass the same in all calls."
+            )
+        if not (mean.float().isfinite().all() and std.float().isfinite().all()):
+            raise BankError("mean and std must be finite, got NaN or infinity. Lower STYLE_MINING.LR.")
+        if not len(self):  # with the channels, annotations and device of the first styles
             self.mean, self.std = mean.new_empty(0, mean.shape[1]).float(), std.new_empty(0, std.shape[1]).float()
+            self.class_ids = ids.new_empty(0)
             self.annotations = {name: values.new_empty(0) for name, values in annotations.items()}
         self.mean = torch.cat([self.mean, mean.detach().float()])
         self.std = torch.cat([self.std, std.detach().float()])
-        self.class_ids = torch.cat([self.class_ids, class_ids.long()])
+        self.class_ids = torch.cat([self.class_ids, ids])
         self.annotations = {k: torch.cat([old, annotations[k].detach()]) for k, old in self.annotations.items()}
         self._index()
 
     def sample(self, class_ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw a style for every class id, uniformly among the styles of its class.
+        """Draw a style for each class id, uniformly among the styles of its class.
 
-        A class without styles draws from the ignore class (255). If that is empty, too, mean and std are NaN;
-        `has_style` tells beforehand.
+        A class without styles draws from the ignore class (255). If that is empty, too, mean and std are NaN; see
+        `has_style`.
 
         Args:
-            class_ids: integers in [0, 255], any shape S.
+            class_ids: integers in [0, 255] of any shape S.
             generator: source of randomness on any device; None uses torch's global generator.
 
         Returns:
-            mean and std, each of shape S + (C,), on the device of the bank. `restyle_patches` takes the channels second:
+            mean and std, each of shape S + (C,), on the device of the bank. `restyle_patches` expects the channels second:
             use `.movedim(-1, 1)`.
 
         Raises:
@@ -140,17 +147,12 @@ class StyleBank:
     def to(self, device: torch.device) -> "StyleBank":
         """Return this bank with its tensors on a device."""
         moved = StyleBank(self.metadata)
-        moved.mean, moved.std = self.mean.to(device), self.std.to(device)
-        moved.class_ids = self.class_ids.to(device)
-        moved.annotations = {name: values.to(device) for name, values in self.annotations.items()}
-        moved._index()
+        annotations = {name: values.to(device) for name, values in self.annotations.items()}
+        moved.add(self.class_ids.to(device), self.mean.to(device), self.std.to(device), annotations)
         return moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the bank atomically: a reader sees the whole file or none.
-
-        Args:
-            path: of the .safetensors file; missing folders are created.
+        """Write the bank to a .safetensors file, atomically; missing folders are created.
 
         Raises:
             BankError: the file cannot be written.
@@ -170,10 +172,10 @@ class StyleBank:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "StyleBank":
-        """Read a bank that `save` wrote.
+        """Read a bank written by `save`.
 
         Raises:
-            BankError: the file is missing, damaged, not a style bank or of another format version.
+            BankError: the file is missing, damaged, not a style bank or of an unknown format version.
         """
         try:
             require_plain_file(path)
@@ -205,44 +207,14 @@ class StyleBank:
 
     @classmethod
     def from_released_pickle(cls, path: str | os.PathLike[str]) -> "StyleBank":
-        """Import a `saved_params.pkl` of the released FAMix program; nothing in it is executed.
-
-        The file does not name its CLIP, so that `check_bank` can only warn.
+        """Import a `saved_params.pkl` of the reference implementation; nothing in it is executed.
 
         Raises:
-            BankError: the file is missing or damaged, has another structure, or refers to anything but tensors.
+            BankError: the file is missing or damaged, has a different structure, or refers to anything but tensors.
         """
         bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": json.dumps(RELEASED_CLASSES)})
         bank.add(*read_released_styles(path))
         return bank
-
-    def _check_new(self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor]) -> None:
-        """Raise BankError unless `add` can take its arguments."""
-        arguments = {"class_ids": class_ids, "mean": mean, "std": std, **annotations}
-        for name, values in arguments.items():
-            if not isinstance(values, Tensor):
-                raise BankError(
-                    f"{name} must be a tensor, got {type(values).__name__}. Convert it with torch.as_tensor."
-                )
-        channels = self.num_channels if len(self) or not mean.dim() else mean.shape[-1]
-        fits = class_ids.dim() == 1 and all(values.shape == class_ids.shape for values in annotations.values())
-        if not fits or not mean.shape == std.shape == (len(class_ids), channels):
-            shapes = {name: tuple(values.shape) for name, values in arguments.items()}
-            raise BankError(
-                f"class_ids and annotations must have the shape (N,), mean and std (N, {self.num_channels or 'C'}), got "
-                f"{shapes}. Rearrange them."
-            )
-        if len(self) and annotations.keys() != self.annotations.keys():
-            raise BankError(
-                f"annotations must be {sorted(self.annotations)}, got {sorted(annotations)}. Give the same with every call."
-            )
-        _as_class_ids(class_ids.cpu())
-        if not (mean.is_floating_point() and std.is_floating_point()):
-            raise BankError(
-                f"mean and std must be floating-point tensors, got {mean.dtype} and {std.dtype}. Convert them."
-            )
-        if not (mean.float().isfinite().all() and std.float().isfinite().all()):
-            raise BankError("mean and std must be finite, got NaN or infinity. Lower STYLE_MINING.LR.")
 
     def _index(self) -> None:
         """Prepare drawing: sort the styles by class and note the first style of each class."""
@@ -260,7 +232,7 @@ class StyleBank:
 
 
 def _as_class_ids(class_ids: Tensor) -> Tensor:
-    """Return class ids as int64. Values are checked on the CPU only: a check would wait for a GPU."""
+    """Return class ids as int64; values are checked on the CPU only, since a check would wait for a GPU."""
     if not isinstance(class_ids, Tensor):
         raise BankError(
             f"class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
@@ -276,7 +248,7 @@ def _as_class_ids(class_ids: Tensor) -> Tensor:
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the tensors and of all metadata but the checksum."""
+    """Return the SHA-256 of the tensors and of all metadata except the checksum."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -6,20 +6,18 @@ from torch import Tensor
 from famix.style.patches import Grid, check_grid, check_tensor, patch_index
 from famix.utils.errors import ConfigError
 
-__all__ = ["IGNORE_CLASS", "dominant_labels", "patch_classes"]
-
-IGNORE_CLASS = 255  # class of mostly unlabelled patches, for every ignore label
+IGNORE_CLASS = 255  # class of mostly unlabeled patches, for any ignore label
 
 _NUM_IDS = 256  # label ids are those of 8-bit images
 
 
 def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tensor:
-    """Return the most frequent label id of every patch, the ignore label included; a tie goes to the smallest id.
+    """Return the most frequent label id of each patch; ties go to the smallest id.
 
     Args:
         labels: (B, H, W), integer ids in [0, 255] or `ignore_label`.
         grid: (rows, cols), at most (H, W).
-        ignore_label: the id of pixels without a class. It competes like any other id; outside [0, 255] it counts as the
+        ignore_label: id of pixels without a class. It competes like any other id; outside [0, 255] it counts as the
             largest.
 
     Returns:
@@ -55,7 +53,7 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
 
 
 def _check_ids(ids: Tensor, ignore_label: int) -> None:
-    """Raise for ids that would count for another patch; not on a GPU, where the check would synchronize."""
+    """Reject ids that would count toward another patch, except on a GPU, where the check would synchronize."""
     if not ids.is_cpu or ids.dtype == torch.uint8 or not ids.numel():
         return
     known = ids.long()
@@ -70,15 +68,9 @@ def _check_ids(ids: Tensor, ignore_label: int) -> None:
 
 
 def patch_classes(labels: Tensor, grid: Grid, ignore_label: int) -> Tensor:
-    """Return dominant labels as the style bank counts them, with IGNORE_CLASS in place of `ignore_label`.
+    """Return dominant labels as style banks index them, with IGNORE_CLASS in place of `ignore_label`.
 
-    Args:
-        labels: (B, H, W), see dominant_labels.
-        grid: (rows, cols), at most (H, W).
-        ignore_label: the id of pixels without a class.
-
-    Returns:
-        (B, rows, cols) int64.
+    Args and errors are those of `dominant_labels`.
     """
     winners = dominant_labels(labels, grid, ignore_label)
     return winners if ignore_label == IGNORE_CLASS else winners.masked_fill(winners == ignore_label, IGNORE_CLASS)

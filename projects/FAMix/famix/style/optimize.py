@@ -13,28 +13,18 @@ from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import ConfigError
 
-__all__ = ["OptimizedStyles", "optimize_styles", "source_basis"]
-
-_RIDGE = 1.0  # share of an even spread that is added to the covariance of `source_basis`
-
 
 @dataclass(frozen=True)
 class OptimizedStyles:
-    """Result of `optimize_styles` for N patches of C channels.
+    """Result of `optimize_styles` for N patches of C channels."""
 
-    Attributes:
-        mean: (N, C), the optimized means.
-        std: (N, C), the optimized standard deviations.
-        style_losses: (steps + 1, N), 1 - cosine similarity of every style before each step and after the last one.
-    """
-
-    mean: Tensor
-    std: Tensor
-    style_losses: Tensor
+    mean: Tensor  # (N, C)
+    std: Tensor  # (N, C)
+    style_losses: Tensor  # (steps + 1, N), 1 - cosine similarity before each step and after the last one
 
     @property
     def losses(self) -> Tensor:
-        """(steps,), mean over the styles at each step: the objective without weights."""
+        """The unweighted objective at each step: (steps,), mean over the styles."""
         return self.style_losses[:-1].mean(1)
 
 
@@ -51,7 +41,7 @@ def optimize_styles(
     weights: Tensor | None = None,
     rectify: bool = True,
 ) -> OptimizedStyles:
-    """Optimize the statistics of every patch towards the text embedding of the patch.
+    """Optimize the statistics of each patch towards its text embedding.
 
     z is the patch normalized by its own statistics. SGD starts from these statistics and maximizes the cosine similarity
     between the text embedding and the image embedding of relu(std * z + mean).
@@ -59,23 +49,23 @@ def optimize_styles(
     Args:
         patches: (N, C, h, w), features before normalization.
         text_embeddings: (N, D), unit length, the target of each patch.
-        encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any length. Its weights should
-            not require gradients: only mean and std are optimized.
+        encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any length. Only mean and std are
+            optimized; its weights should not require gradients.
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
-        momentum: of SGD.
-        weight_decay: of SGD, on means and standard deviations; with a basis, on their changes.
-        basis: (2C, 2C) of the changes that are optimized, see `source_basis`; None optimizes means and standard
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD on means and standard deviations, or with a basis, on their changes.
+        basis: (2C, 2C), basis of the changes to optimize, see `source_basis`; None optimizes means and standard
             deviations directly.
-        weights: (N,) of the losses in the objective; None gives each 1 / N. Styles are independent of each other, so
+        weights: (N,), weights of the losses in the objective; None uses 1 / N. Styles are independent of each other, so
             that several objectives can be optimized at once.
-        rectify: apply the ReLU. Leave it out for features that are not outputs of one.
+        rectify: apply the ReLU. Use False for features that are not outputs of a ReLU.
 
     Returns:
-        The optimized statistics in float32, with the losses of every style.
+        The optimized statistics in float32 and the losses of each style.
 
     Raises:
-        ConfigError: an argument or the result of `encode_image` has another shape, or `steps` is negative.
+        ConfigError: an argument or the result of `encode_image` has the wrong shape, or `steps` is negative.
     """
     check_shape("patches", patches, ("N", "C", "h", "w"))
     number, channels = patches.shape[:2]
@@ -85,7 +75,7 @@ def optimize_styles(
     if weights is not None:
         check_shape("weights", weights, ("N",), (number,))
     if not hasattr(steps, "__index__") or steps < 0:
-        raise ConfigError(f"steps must be an integer of at least 0, got {steps!r}. Use 0 to keep the statistics.")
+        raise ConfigError(f"steps must be a non-negative integer, got {steps!r}. Use 0 to keep the statistics.")
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalized = (patches - own_mean) / own_std
@@ -120,10 +110,7 @@ def optimize_styles(
 
 
 class _Restyled(torch.autograd.Function):
-    """Computes relu(std * normalized + mean) with gradients of mean and std only, in few passes over memory.
-
-    normalized is (N, C, h, w), mean and std are (N, C, 1, 1).
-    """
+    """relu(std * normalized + mean) with gradients of mean and std only, in few passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, normalized: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -140,23 +127,22 @@ class _Restyled(torch.autograd.Function):
         return None, mean, gradient.mul_(normalized).sum((2, 3), keepdim=True)
 
 
-def source_basis(statistics: Tensor, ridge: float = _RIDGE) -> Tensor:
-    """Compute a basis of style changes in which the statistics of source patches vary equally in every direction.
+def source_basis(statistics: Tensor, ridge: float = 1.0) -> Tensor:
+    """Compute a basis of style changes in which the statistics of source patches vary equally in all directions.
 
-    Light, contrast and color change the statistics of many channels together. Gradient steps in this basis follow such
-    common changes and avoid directions that only a network's quirks ask for: in terms of the statistics, they are
-    preconditioned with the covariance.
+    Light, contrast and color change the statistics of many channels together. Gradient steps in this basis, which
+    precondition with the covariance of the statistics, follow such common changes.
 
     Args:
         statistics: (P, D), one row per patch, P >= 2; with C channels usually D = 2 C means and standard deviations.
-        ridge: added to the diagonal of the covariance, in units of the mean variance, > 0; keeps all directions open.
+        ridge: added to the diagonal of the covariance in units of the mean variance, > 0. It keeps all directions open.
 
     Returns:
         (D, D) lower triangular L with L L^T proportional to covariance plus ridge. The sum of its squares is D, as for the
         identity, so that a step in a random direction keeps its length on average.
 
     Raises:
-        ConfigError: `statistics` has another shape or fewer than two rows.
+        ConfigError: `statistics` has the wrong shape or fewer than two rows.
     """
     check_shape("statistics", statistics, ("P", "D"))
     if len(statistics) < 2:

@@ -1,10 +1,9 @@
-"""Grids of patches: division of a map, and views of it patch by patch.
+"""Grids of patches: argument checks, patch boundaries, and functions applied patch by patch.
 
 Shapes: B images, C channels, a map of H x W cells, a grid of (rows, cols) patches of h x w cells.
 
-A side that the grid does not divide is split as in `torch.tensor_split`: its first patches are one cell longer than the
-others. Such a map consists of at most four blocks of equally large patches; operations on patches are vectorized inside
-each block and never loop over patches.
+A side that the grid does not divide is split as in `torch.tensor_split`: its first patches are one cell longer. Such a map
+consists of at most four blocks of equally sized patches. Operations are vectorized within each block.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +14,6 @@ import torch
 from torch import Tensor
 
 from famix.utils.errors import ConfigError
-
-__all__ = ["Grid", "check_grid", "check_shape", "check_tensor", "map_blocks", "patch_index", "patch_starts"]
 
 Grid = tuple[int, int]  # (rows, cols)
 
@@ -29,33 +26,40 @@ class Span(NamedTuple):
     number: int  # of patches
 
 
-def check_shape(name: str, x: Tensor, axes: Sequence[str], sizes: Sequence[int | None] = (), remedy: str = "") -> None:
-    """Raise unless `x` is a floating-point tensor of the documented shape; other shapes could broadcast silently.
+def check_shape(
+    name: str,
+    x: Tensor,
+    axes: Sequence[str],
+    sizes: Sequence[int | None] = (),
+    remedy: str = "",
+    floating: bool = True,
+) -> None:
+    """Require a floating-point tensor of a given shape, since other shapes could broadcast silently.
 
     Args:
-        name: of the argument.
-        x: its value, of any type.
+        name: name of the argument.
+        x: value of the argument, of any type.
         axes: names of the axes, e.g. ("B", "C", "H", "W").
-        sizes: of the axes, None for any; () for any sizes.
-        remedy: sentence for the message.
+        sizes: expected sizes, None for any; () accepts all sizes.
+        remedy: last sentence of the message.
+        floating: False accepts any dtype.
 
     Raises:
-        ConfigError: `x` is not a tensor, has another shape, or is not floating-point.
+        ConfigError: `x` is not a tensor, has a different shape, or is not floating-point.
     """
     check_tensor(name, x)
     expected = list(sizes) or [None] * len(axes)
     if x.dim() != len(axes) or any(size not in (None, got) for size, got in zip(expected, x.shape, strict=False)):
         known = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, expected, strict=True)]
-        got = tuple(x.shape)
         raise ConfigError(
-            f"{name} must have the shape ({', '.join(known)}), got {got}. {remedy or 'Rearrange its axes.'}"
+            f"{name} must have the shape ({', '.join(known)}), got {tuple(x.shape)}. {remedy or 'Rearrange its axes.'}"
         )
-    if not x.is_floating_point():
+    if floating and not x.is_floating_point():
         raise ConfigError(f"{name} must be a floating-point tensor, got {x.dtype}. Convert it, e.g. with .float().")
 
 
 def check_tensor(name: str, x: object) -> None:
-    """Raise ConfigError unless an argument is a tensor: NumPy arrays, lists and numbers are refused."""
+    """Raise ConfigError unless an argument is a tensor."""
     if not isinstance(x, Tensor):
         raise ConfigError(f"{name} must be a tensor, got {type(x).__name__}. Convert it with torch.as_tensor.")
 
@@ -66,37 +70,49 @@ def check_grid(size: Sequence[int], grid: Grid) -> None:
         raise ConfigError(f"grid must be two integers (rows, cols), got {grid!r}. Write e.g. (3, 3).")
     if len(grid) != 2 or min(grid) < 1 or any(side < patches for side, patches in zip(size, grid, strict=True)):
         raise ConfigError(
-            f"grid (rows, cols) must be at least (1, 1) and at most the {tuple(size)} cells (height, width) of the map, got "
-            f"{tuple(grid)}. Change MODEL.STYLE.GRID or enlarge INPUT.CROP.SIZE."
+            f"grid (rows, cols) must be at least (1, 1) and at most the size {tuple(size)} (height, width) of the map in "
+            f"cells, got {tuple(grid)}. Change MODEL.STYLE.GRID or increase INPUT.CROP.SIZE."
         )
 
 
-def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
-    """Apply a function to every block of a map, at most 2 x 2 of them, and join the results.
+def patch_starts(side: int, patches: int, device: torch.device | None = None) -> Tensor:
+    """Return the first cell of each patch along a side of `side` cells: (patches,) int64."""
+    short, longer = divmod(side, patches)
+    index = torch.arange(patches, device=device)
+    return index * short + index.clamp(max=longer)
 
-    The function sees the map in its memory order, channels first or channels last, and its result keeps that order.
+
+def patch_index(side: int, patches: int, device: torch.device | None = None) -> Tensor:
+    """Return the index of the patch that contains each cell along a side: (side,) int64."""
+    starts = patch_starts(side, patches, device)
+    return torch.bucketize(torch.arange(side, device=device), starts, right=True) - 1
+
+
+def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
+    """Apply a function to each block of a map, at most 2 x 2 of them, and join the results.
 
     Args:
-        function: takes the patches of the block, a view of shape (P, rows, h, cols, w, Q), and for each tensor in
-            `per_patch` its values for them, (P, rows, 1, cols, 1, Q). P and Q stand for images and channels: P
-            for both and Q = 1, or P for the images and Q for the channels. It returns a tensor of the shape of the
-            patches, or one with h = w = 1 with a value for every patch.
+        function: maps the patches of a block, a view of shape (P, rows, h, cols, w, Q), and the values of each tensor in
+            `per_patch` for them, (P, rows, 1, cols, 1, Q), to a tensor of the shape of the patches, or with h = w = 1.
+            In channels-first memory order P = B * C and Q = 1; in channels-last order P = B and Q = C.
         x: (B, C, H, W).
         grid: (rows, cols) of the whole map.
-        per_patch: tensors (B, C, rows, cols) with a value for every patch.
+        per_patch: tensors (B, C, rows, cols).
 
     Returns:
-        (B, C, H, W), or (B, C, rows, cols) if the function returns a value for every patch.
+        (B, C, H, W) in the memory order of `x`, or (B, C, rows, cols) if the function returns one value for each patch.
 
     Raises:
         ConfigError: the grid exceeds the map.
     """
     check_grid(x.shape[-2:], grid)
     channels_last = x.stride(1) == 1 and x.shape[1] > 1
-    x_ordered, *others = (_ordered(tensor, channels_last) for tensor in (x, *per_patch))
+    ordered, *others = (
+        tensor.movedim(1, -1) if channels_last else tensor.flatten(0, 1).unsqueeze(-1) for tensor in (x, *per_patch)
+    )
 
     def block(y: Span, z: Span) -> Tensor:
-        patches = x_ordered[:, y.cells, z.cells].unflatten(2, (z.number, -1)).unflatten(1, (y.number, -1))
+        patches = ordered[:, y.cells, z.cells].unflatten(2, (z.number, -1)).unflatten(1, (y.number, -1))
         parts = (other[:, y.patches, None, z.patches, None] for other in others)
         return function(patches, *parts).flatten(3, 4).flatten(1, 2)
 
@@ -106,34 +122,13 @@ def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patc
     return joined.movedim(-1, 1) if channels_last else joined.squeeze(-1).unflatten(0, x.shape[:2])
 
 
-def patch_starts(side: int, patches: int, device: torch.device | None = None) -> Tensor:
-    """Return the first cell of every patch along a side of `side` cells: (patches,) int64."""
-    short, longer = divmod(side, patches)
-    index = torch.arange(patches, device=device)
-    return index * short + index.clamp(max=longer)
-
-
-def patch_index(side: int, patches: int, device: torch.device | None = None) -> Tensor:
-    """Return the number of the patch that contains every cell along a side: (side,) int64 in [0, patches)."""
-    starts = patch_starts(side, patches, device)
-    return torch.bucketize(torch.arange(side, device=device), starts, right=True) - 1
-
-
 def _spans(side: int, patches: int) -> list[Span]:
     short, longer = divmod(side, patches)
     cut = longer * (short + 1)
-    spans = [
-        Span(slice(0, cut), slice(0, longer), longer),
-        Span(slice(cut, side), slice(longer, patches), patches - longer),
-    ]
-    return [span for span in spans if span.number]
+    rest = Span(slice(cut, side), slice(longer, patches), patches - longer)
+    return [Span(slice(0, cut), slice(0, longer), longer), rest] if longer else [rest]
 
 
-def _ordered(x: Tensor, channels_last: bool) -> Tensor:
-    """Return (B, C, H, W) as (B, H, W, C), or as (B * C, H, W, 1)."""
-    return x.movedim(1, -1) if channels_last else x.flatten(0, 1).unsqueeze(-1)
-
-
-def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+def _cat(tensors: list[Tensor], dim: int) -> Tensor:
     # A map that the grid divides is one block and must not be copied.
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)

@@ -1,10 +1,9 @@
-"""Reader of style banks of the released FAMix program, pickles of which nothing is executed."""
+"""Reader of the style banks of the reference implementation: pickles, of which nothing is executed."""
 
 import io
 import os
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,80 +14,75 @@ from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import BankError, CorruptFileError
 from famix.utils.messages import first_few
 
-__all__ = ["RELEASED_CLASSES", "read_released_styles"]
-
 # Cityscapes train ids 0, 1, ...; the file names classes instead of numbering them.
 RELEASED_CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
 )  # fmt: skip
 _CLASS_IDS = {name: class_id for class_id, name in enumerate(RELEASED_CLASSES)} | {"255": IGNORE_CLASS}
-_MAX_BYTES = 4 << 30  # the released bank has about 25 MB
+_MAX_BYTES = 4 << 30  # the original file has about 25 MB
 _MAX_CHANNELS = 1 << 16  # a few bytes can claim any size; RN50x64 has 512 channels at its first stage
 
 
 def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Read a `saved_params.pkl`: a pickled dict of lists of tensors (C, 1, 1), "<class>_mu" and "<class>_std".
 
-    Args:
-        path: of the file.
-
     Returns:
         class_ids (N,) int64, mean (N, C) and std (N, C) float32; the class named "255" has the id 255.
 
     Raises:
-        BankError: the file is missing or damaged, has another structure, or refers to anything but tensors.
+        BankError: the file is missing or damaged, has a different structure, or refers to anything but tensors.
     """
     if not os.path.isfile(path):
-        raise BankError(f"style bank not found: '{path}'. Name the saved_params.pkl of the released program.")
-    size = os.path.getsize(path)
+        raise BankError(f"style bank not found: '{path}'. Pass the saved_params.pkl of the reference implementation.")
     try:
-        if size > _MAX_BYTES:
-            raise CorruptFileError(f"{size >> 20} MiB, more than {_MAX_BYTES >> 20}")
-        content = _unpickle(Path(path))
-        foreign = [key for key in content if key.rpartition("_")[0] not in _CLASS_IDS]
-        if foreign:
-            raise CorruptFileError(f"entries of other classes, {first_few(foreign)}")
-        mean, std = (_stack(content, kind, size) for kind in ("mu", "std"))
-        numbers = {name: [len(content[f"{name}_{kind}"]) for kind in ("mu", "std")] for name in _CLASS_IDS}
-        for name, (means, stds) in numbers.items():
-            if means != stds:
-                raise CorruptFileError(f"{means} means and {stds} standard deviations of {name!r}")
+        content = _unpickle(path)
+        class_ids: list[int] = []
+        styles: dict[str, list[Tensor]] = {"mu": [], "std": []}
+        for name, class_id in _CLASS_IDS.items():
+            for kind, found in styles.items():
+                found += _styles(content.pop(f"{name}_{kind}", None), f"{name}_{kind}")
+            class_ids += [class_id] * (len(styles["mu"]) - len(class_ids))
+            if len(styles["mu"]) != len(styles["std"]):
+                raise CorruptFileError(f"different numbers of means and standard deviations for {name!r}")
+        if content:
+            raise CorruptFileError(f"unknown entries, {first_few(list(content))}")
+        channels = sorted({len(style) for style in styles["mu"] + styles["std"]})
+        if len(channels) != 1:
+            raise CorruptFileError(f"styles of {channels} channels" if channels else "no style")
+        if 2 * len(class_ids) * channels[0] > os.path.getsize(path):  # a list can repeat one tensor any number of times
+            raise CorruptFileError(
+                f"{len(class_ids)} styles of {channels[0]} channels in {os.path.getsize(path)} bytes"
+            )
+        mean, std = (torch.stack([style.detach().float().flatten() for style in found]) for found in styles.values())
+        if not (mean.isfinite().all() and std.isfinite().all()):
+            raise CorruptFileError("NaN or infinity")
     except CorruptFileError as error:
         raise BankError(
-            f"'{path}' must be a pickle of the styles of the 19 Cityscapes classes and 255, as in the released program, got "
-            f"{error}. Copy saved_params.pkl again, or mine a bank with --mine-styles-only."
+            f"'{path}' must be a pickle of the styles of the 19 Cityscapes classes and 255, got {error}. Copy "
+            "saved_params.pkl again, or mine a bank with --mine-styles-only."
         ) from error
-    return torch.tensor([id_ for name, id_ in _CLASS_IDS.items() for _ in range(numbers[name][0])]), mean, std
+    return torch.tensor(class_ids), mean, std
 
 
-def _stack(content: dict[str, Any], kind: str, size: int) -> Tensor:
-    """Return the means or standard deviations of all classes, (N, C) float32, from a file of `size` bytes."""
-    styles: list[Tensor] = []
-    for key in (f"{name}_{kind}" for name in _CLASS_IDS):
-        entry = content.get(key)
-        if not isinstance(entry, list) or not all(_is_style(style) for style in entry):
-            raise CorruptFileError(f"no list of floating-point tensors (C, 1, 1) as {key!r}")
-        styles += entry
-    channels = sorted({len(style) for style in styles})
-    if len(channels) != 1:
-        raise CorruptFileError(f"styles of {channels} channels" if channels else "no style")
-    if len(styles) * channels[0] > size:  # a list can repeat one tensor any number of times
-        raise CorruptFileError(f"{len(styles)} styles of {channels[0]} channels in {size} bytes")
-    stacked = torch.stack([style.detach().float().flatten() for style in styles])
-    if not stacked.isfinite().all():
-        raise CorruptFileError("NaN or infinity")
-    return stacked
+def _styles(entry: Any, key: str) -> list[Tensor]:
+    if not isinstance(entry, list) or not all(
+        isinstance(style, Tensor)
+        and style.is_floating_point()
+        and style.dim() == 3
+        and style.shape[1:] == (1, 1)
+        and 0 < len(style) <= _MAX_CHANNELS
+        for style in entry
+    ):
+        raise CorruptFileError(f"no list of floating-point tensors (C, 1, 1) as {key!r}")
+    return entry
 
 
-def _is_style(style: Any) -> bool:
-    is_vector = isinstance(style, Tensor) and style.dim() == 3 and style.shape[1:] == (1, 1)
-    return is_vector and style.is_floating_point() and 0 < len(style) <= _MAX_CHANNELS
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
+def _unpickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        if os.path.getsize(path) > _MAX_BYTES:
+            raise CorruptFileError(f"{os.path.getsize(path) >> 20} MiB, more than {_MAX_BYTES >> 20}")
+        with open(path, "rb") as file:
             check_pickle(file)
             file.seek(0)
             content = _TensorUnpickler(file).load()

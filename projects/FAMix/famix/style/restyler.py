@@ -1,4 +1,4 @@
-"""Restyling during training: draw statistics for the patches of a batch, mix them with their own and apply them."""
+"""Restyling during training: the random half of style mixing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,25 @@ from torch import Tensor
 from famix.style.bank import StyleBank
 from famix.style.dominant import patch_classes
 from famix.style.patches import Grid
-from famix.style.restyle import mix_statistics, transfer_statistics
-from famix.style.statistics import Statistics, patch_mean_std
+from famix.style.restyle import restyle_patches
+from famix.style.statistics import patch_mean_std
 from famix.style.strategies import StyleStrategy, build_strategies
 from famix.utils.errors import ConfigError
 
-__all__ = ["PatchRestyler", "sample_alpha"]
-
 
 class PatchRestyler:
-    """Randomizes the style of every patch of a feature map, once per call.
+    """Randomizes the style of each patch of a feature map, once per call.
 
-    It has no parameters and is not a module: neither styles nor random state enter a checkpoint.
+    It is not a module: neither styles nor random state enter a checkpoint.
 
     Args:
-        strategies: applied one after another, each to the statistics that the one before drew; the result is mixed with
-            the patch's own statistics once. Empty leaves features unchanged.
+        strategies: applied in order, each to the statistics drawn by the previous one. The result is mixed with the
+            patch's own statistics once. Empty leaves features unchanged.
         grid: (rows, cols) of patches.
         beta: alpha ~ Beta(beta, beta) weighs a patch's own statistics; > 0.
-        mix: False gives a patch the drawn style unmixed, as if alpha were 0.
-        probability: share of images that are restyled, in [0, 1]; the others keep their own statistics.
-        stage: name of the backbone stage to restyle, e.g. "res2".
+        mix: False gives a patch the drawn style unmixed (alpha = 0).
+        probability: share of images that are restyled, in [0, 1].
+        stage: backbone stage to restyle, e.g. "res2".
         ignore_label: label id of pixels without a class.
 
     Raises:
@@ -69,7 +67,7 @@ class PatchRestyler:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from MODEL.STYLE."""
+        """Read MODEL.STYLE and the ignore label of the head."""
         style = cfg.MODEL.STYLE
         return {
             "strategies": build_strategies(cfg),
@@ -87,48 +85,25 @@ class PatchRestyler:
         return bool(self.strategies)
 
     def needs(self, what: str) -> bool:
-        """Whether a strategy needs "bank" or "labels"."""
+        """Return whether any strategy needs `what`: "bank" or "labels"."""
         return any(what in strategy.needs for strategy in self.strategies)
 
     def use_bank(self, bank: StyleBank) -> None:
-        """Hand a style bank to the strategies that need one."""
+        """Pass a style bank to the strategies that need one."""
         for strategy in self.strategies:
             if "bank" in strategy.needs:
                 strategy.use_bank(bank)
 
     def reseed(self, seed: int) -> None:
-        """Make the following draws a function of `seed`, >= 0."""
+        """Seed the following draws."""
         self.generator.manual_seed(seed)
 
-    def sample(self, own: Statistics, labels: Tensor | None) -> Statistics:
-        """Draw new statistics for every patch and mix them with its own.
-
-        Args:
-            own: statistics of the patches, (B, C, rows, cols).
-            labels: (B, H, W) int, ground truth at any resolution; None if no strategy needs labels.
-
-        Returns:
-            Statistics of shape (B, C, rows, cols).
-        """
-        patch_labels = None
-        if labels is not None and self.needs("labels"):
-            patch_labels = patch_classes(labels, self.grid, self.ignore_label)
-        drawn = own
-        for strategy in self.strategies:
-            drawn = strategy.sample(drawn, patch_labels, self.generator)
-        shape = own.mean.shape[:2]
-        alpha = sample_alpha(shape, self.beta, self.generator) if self.mix else torch.zeros(*shape, 1, 1)
-        if self.probability < 1:
-            kept = torch.rand(len(alpha), 1, 1, 1, generator=self.generator) >= self.probability
-            alpha = alpha.masked_fill(kept, 1.0)  # full weight on its own statistics leaves the image unchanged
-        return mix_statistics(own, drawn, alpha)
-
     def __call__(self, features: Tensor, labels: Tensor | None, rectify: bool = True) -> Tensor:
-        """Restyle a feature map.
+        """Draw new statistics for each patch, mix them with its own and apply them.
 
         Args:
             features: (B, C, H, W).
-            labels: (B, H', W') int, ground truth of the same images at any resolution; None if no strategy needs it.
+            labels: (B, H', W') int, ground truth at any resolution; None if no strategy needs labels.
             rectify: apply a ReLU to the result, see `restyle_patches`.
 
         Returns:
@@ -136,17 +111,27 @@ class PatchRestyler:
         """
         if not self.active:
             return features
-        own = patch_mean_std(features, self.grid)
-        return transfer_statistics(features, own, self.sample(own, labels), self.grid, rectify)
+        patch_labels = None
+        if labels is not None and self.needs("labels"):
+            patch_labels = patch_classes(labels, self.grid, self.ignore_label)
+        drawn = own = patch_mean_std(features, self.grid)
+        for strategy in self.strategies:
+            drawn = strategy.sample(drawn, patch_labels, self.generator)
+        shape = features.shape[:2]
+        alpha = sample_alpha(shape, self.beta, self.generator) if self.mix else torch.zeros(*shape, 1, 1)
+        if self.probability < 1:
+            kept = torch.rand(len(alpha), 1, 1, 1, generator=self.generator) >= self.probability
+            alpha = alpha.masked_fill(kept, 1.0)  # full weight on its own statistics leaves the image unchanged
+        return restyle_patches(features, drawn.mean, drawn.std, alpha, self.grid, rectify, own)
 
 
 def sample_alpha(shape: Sequence[int], beta: float, generator: torch.Generator) -> Tensor:
-    """Draw weights from Beta(beta, beta), one per image and channel.
+    """Draw weights from Beta(beta, beta) for each image and channel.
 
     Args:
         shape: (B, C).
         beta: both parameters of the distribution, > 0.
-        generator: source of the randomness.
+        generator: source of randomness.
 
     Returns:
         (B, C, 1, 1) float64 in [0, 1], on the CPU.

@@ -1,7 +1,6 @@
 """Style strategies: each draws new statistics for the patches of a batch; none touches a feature map.
 
-Shapes: B images, C channels, a grid of (rows, cols) patches. All draws happen on the generator's device, so that a CPU
-generator gives the same styles on every training device.
+All draws happen on the generator's device, so that a CPU generator gives the same styles on every training device.
 """
 
 import logging
@@ -21,31 +20,20 @@ from famix.style.statistics import EPS, Statistics
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-__all__ = [
-    "STYLE_STRATEGY_REGISTRY",
-    "BankStyles",
-    "MixStyle",
-    "NoiseStyles",
-    "StyleStrategy",
-    "add_strategy_nodes",
-    "build_strategies",
-    "needs_bank",
-]
-
 STYLE_STRATEGY_REGISTRY = Registry("STYLE_STRATEGY")
 STYLE_STRATEGY_REGISTRY.__doc__ = """
-Registry of style strategies, the names that MODEL.STYLE.STRATEGY takes. A registered class inherits from `StyleStrategy`.
+Registry of style strategies, by their names in MODEL.STYLE.STRATEGY. Registered classes inherit from `StyleStrategy`.
 """
 
 
 class StyleStrategy(ABC):
-    """Draws statistics for every patch of a batch.
+    """Base class of strategies, which draw statistics for each patch of a batch.
 
     Attributes:
-        needs: any of "bank" (a style bank, which `use_bank` receives before training) and "labels" (the classes of the
-            patches; without it `sample` gets None, and training images need no "sem_seg" labels).
-        defaults: keys and default values of the strategy's config node, MODEL.STYLE.<NAME> for the registered name in
-            upper case; empty for a strategy without settings. The node exists in configs made after the registration.
+        needs: any of "bank" (a style bank, passed to `use_bank` before training) and "labels" (the classes of the
+            patches; without it, training images need no "sem_seg" labels).
+        defaults: keys and default values of the config node MODEL.STYLE.<NAME>, the registered name in upper case. The
+            node exists in configs made after the registration.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -53,14 +41,7 @@ class StyleStrategy(ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "StyleStrategy":
-        """Build the strategy.
-
-        Args:
-            cfg: the whole config.
-
-        Raises:
-            ConfigError: a setting of the strategy is out of range.
-        """
+        """Build the strategy from the whole config; raise ConfigError if a setting is out of range."""
         return cls()
 
     def use_bank(self, bank: StyleBank) -> None:
@@ -72,8 +53,8 @@ class StyleStrategy(ABC):
         """Draw new statistics.
 
         Args:
-            own: (B, C, rows, cols), statistics of the patches, or those that the strategy before this one drew.
-            patch_labels: (B, rows, cols) int64 class ids, 255 for unlabelled patches; None unless `needs` contains
+            own: (B, C, rows, cols), statistics of the patches, or those drawn by the previous strategy.
+            patch_labels: (B, rows, cols) int64 class ids, 255 for unlabeled patches; None unless `needs` contains
                 "labels".
             generator: the only source of randomness.
 
@@ -83,11 +64,9 @@ class StyleStrategy(ABC):
 
 
 class BankStyles(StyleStrategy):
-    """Styles mined with prompts, drawn by the class of the patch (FAMix). Registered as "bank".
+    """Styles of a bank, drawn by the class of the patch (FAMix). Registered as "bank".
 
-    Args:
-        bank: the styles. A patch keeps its own statistics if the bank has styles neither of its class nor of
-            unlabelled patches.
+    A patch keeps its own statistics if the bank has styles neither of its class nor of unlabeled patches.
     """
 
     needs = frozenset({"bank", "labels"})
@@ -96,12 +75,12 @@ class BankStyles(StyleStrategy):
         self.bank = bank
 
     def use_bank(self, bank: StyleBank) -> None:
-        """Draw from `bank` from now on; warn once of the classes without styles."""
+        """Draw from `bank` and warn about classes without styles."""
         self.bank = bank
         counts = bank.counts()
         missing = [name for i, name in enumerate(bank.class_names()) if i not in counts]
         if missing:
-            fallback = "the styles of unlabelled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
+            fallback = "the styles of unlabeled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
             logging.getLogger(__name__).warning(
                 "The style bank has no styles of: %s. Patches of these classes use %s.", ", ".join(missing), fallback
             )
@@ -110,7 +89,7 @@ class BankStyles(StyleStrategy):
         """See StyleStrategy."""
         if self.bank is None or patch_labels is None:
             raise ConfigError(
-                "MODEL.STYLE.STRATEGY bank must have a style bank and labels before the first batch, got none. Call use_bank."
+                "MODEL.STYLE.STRATEGY bank needs a style bank and labels before the first batch. Call use_bank, and pass labels."
             )
         if not len(self.bank):
             return own
@@ -122,7 +101,7 @@ class BankStyles(StyleStrategy):
 
 
 class NoiseStyles(StyleStrategy):
-    """The patch's own statistics with Gaussian noise: the control without language. Registered as "noise".
+    """The patch's own statistics with Gaussian noise, a control without language. Registered as "noise".
 
     Args:
         scale: standard deviation of the noise relative to the statistic, >= 0 (MODEL.STYLE.NOISE_SCALE).
@@ -142,9 +121,12 @@ class NoiseStyles(StyleStrategy):
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
         """See StyleStrategy."""
-        mean, std = (
-            own_values * (1 + self.scale * _normal(own_values, generator)) for own_values in (own.mean, own.std)
-        )
+
+        def perturb(values: Tensor) -> Tensor:
+            normal = torch.randn(values.shape, generator=generator, device=generator.device).to(values.device)
+            return values * (1 + self.scale * normal)
+
+        mean, std = perturb(own.mean), perturb(own.std)
         return Statistics(mean, std.clamp(min=EPS**0.5))  # the smallest possible standard deviation
 
 
@@ -165,39 +147,35 @@ for _name, _strategy in (("bank", BankStyles), ("noise", NoiseStyles), ("mixstyl
 
 
 def add_strategy_nodes(style: CfgNode) -> None:
-    """Add the config node of every registered strategy with settings to MODEL.STYLE, in place."""
+    """Add the config node of each registered strategy with settings to MODEL.STYLE, in place."""
     for name, strategy in STYLE_STRATEGY_REGISTRY:
         if strategy.defaults:
             style[name.upper()] = CfgNode(dict(strategy.defaults))
 
 
 def build_strategies(cfg: CfgNode) -> list[StyleStrategy]:
-    """Build the strategies that MODEL.STYLE.STRATEGY names, in their order; [] for "none".
+    """Build the strategies named by MODEL.STYLE.STRATEGY in order; [] for "none".
 
     Raises:
-        ConfigError: a name is not registered, "none" has company, or a setting of a strategy is out of range.
+        ConfigError: a name is not registered, "none" is combined with other names, or a setting is out of range.
     """
-    return [STYLE_STRATEGY_REGISTRY.get(name).from_config(cfg) for name in _names(cfg.MODEL.STYLE.STRATEGY)]
+    return [strategy.from_config(cfg) for strategy in _strategies(cfg.MODEL.STYLE.STRATEGY)]
 
 
 def needs_bank(cfg: CfgNode) -> bool:
-    """Whether a strategy of MODEL.STYLE.STRATEGY draws from a style bank."""
-    return any("bank" in STYLE_STRATEGY_REGISTRY.get(name).needs for name in _names(cfg.MODEL.STYLE.STRATEGY))
+    """Return whether a strategy of MODEL.STYLE.STRATEGY draws from a style bank."""
+    return any("bank" in strategy.needs for strategy in _strategies(cfg.MODEL.STYLE.STRATEGY))
 
 
-def _names(value: str | Sequence[str]) -> list[str]:
+def _strategies(value: str | Sequence[str]) -> list[type[StyleStrategy]]:
     names = [name.strip() for name in (value.split(",") if isinstance(value, str) else value)]
     if names == ["none"]:
         return []
-    known = [name for name, _ in STYLE_STRATEGY_REGISTRY]
+    known = dict(STYLE_STRATEGY_REGISTRY)
     for name in names:
         if name not in known:
             raise ConfigError(
                 f"MODEL.STYLE.STRATEGY must be one or several of {', '.join(known)}, or none alone, got {name!r}."
                 f"{did_you_mean(name, known) or ' Import the module that registers it before the config is made.'}"
             )
-    return names
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+    return [known[name] for name in names]

@@ -18,6 +18,7 @@ RELEASED_NAMES = [
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "255",
 ]  # fmt: skip
 RN50_LAYERS, RN101_LAYERS = (3, 4, 6, 3), (3, 4, 23, 3)
+SMALL: dict[str, Any] = {"layers": (1, 1, 1, 1), "width": 8, "decoder": 8, "low": 4}  # sizes of tiny_segmentor
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 State = dict[str, Tensor]

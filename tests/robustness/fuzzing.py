@@ -4,11 +4,9 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,27 +16,19 @@ from famix.utils.errors import FAMixError
 from robustness.formats import FORMATS
 from robustness.mutations import mutate_bytes
 
-__all__ = ["LOADED", "REFUSED", "WRONG", "Outcome", "Trials", "digest"]
-
 LOADED, REFUSED, WRONG = "loaded", "refused", "wrong"
 
 _SECONDS = 20  # after which a load counts as hanging
-_BYTES = 512 << 20  # that a load of these small files may take at most
+_BYTES = 512 << 20  # that a load of these small files may take
 _MESSAGE = 2000  # characters of an error that a person still reads
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a damaged file.
+    """Outcome of loading a damaged file."""
 
-    Attributes:
-        kind: LOADED, REFUSED or WRONG.
-        detail: the error, or what is wrong.
-        seconds: that it took.
-    """
-
-    kind: str
-    detail: str
+    kind: str  # LOADED, REFUSED or WRONG
+    detail: str  # the error, or what is wrong
     seconds: float
 
 
@@ -50,9 +40,9 @@ class Trials:
     """Damaged files of one format.
 
     Args:
-        name: of the format, a key of FORMATS.
-        folder: empty.
-        seed: of the damage.
+        name: key of FORMATS.
+        folder: an empty folder.
+        seed: seed of the damage.
     """
 
     def __init__(self, name: str, folder: Path, seed: int) -> None:
@@ -75,11 +65,15 @@ class Trials:
         return Outcome(kind, detail, time.perf_counter() - start)
 
     def _load(self, must_be_equal: bool) -> tuple[str, str]:
-        _forget_peak()
+        def stop(*_: object) -> None:
+            raise Hanging
+
+        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is measured from now on
         before = _peak()
+        previous = signal.signal(signal.SIGALRM, stop)
+        signal.alarm(_SECONDS)
         try:
-            with _time_limit(_SECONDS):
-                loaded = digest(self.format.load(self.path))
+            loaded = digest(self.format.load(self.path))
         except FAMixError as error:
             kind, detail = REFUSED, f"{type(error).__name__}: {error}"
             if len(str(error)) > _MESSAGE:
@@ -91,14 +85,17 @@ class Trials:
         else:
             kind, detail = LOADED, ""
             if must_be_equal and loaded != self.expected:
-                kind, detail = WRONG, "damage went unnoticed and changed what was read"
+                kind, detail = WRONG, "damage went unnoticed and changed the content"
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, previous)
         if _peak() - before > _BYTES:
             kind, detail = WRONG, f"took {(_peak() - before) >> 20} MiB"
         return kind, detail
 
 
 def digest(value: Any) -> str:
-    """A hash of nested containers, tensors and numbers, bit for bit."""
+    """Hash nested containers, tensors and numbers bit for bit."""
     state = hashlib.sha256()
     _feed(state, value)
     return state.hexdigest()
@@ -114,7 +111,7 @@ def _feed(state: Any, value: Any) -> None:
         for key in sorted(value, key=str):
             state.update(f"{key}:".encode("utf-8", "surrogatepass"))
             _feed(state, value[key])
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, list | tuple):
         state.update(f"{len(value)}[".encode())
         for entry in value:
             _feed(state, entry)
@@ -122,28 +119,7 @@ def _feed(state: Any, value: Any) -> None:
         state.update(repr(value).encode("utf-8", "surrogatepass"))
 
 
-@contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Hanging
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-def _forget_peak() -> None:
-    """Have the system measure the peak of this process's memory from now on."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def _peak() -> int:
-    """Bytes that this process had at most."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) << 10
-    return 0
+    """Return the bytes that this process had at most."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10

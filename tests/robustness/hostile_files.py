@@ -13,8 +13,6 @@ from famix.engine import SafeCheckpointer
 from famix.io.released_checkpoint import load_released_checkpoint
 from famix.style import StyleBank
 
-__all__ = ["ONE_FLOAT", "PICKLE_READERS", "READERS", "Calls", "packed"]
-
 READERS: dict[str, Callable[[Path], Any]] = {
     "checkpoint": lambda path: SafeCheckpointer(nn.Linear(1, 1)).load(str(path)),
     "released checkpoint": load_released_checkpoint,

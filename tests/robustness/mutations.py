@@ -1,4 +1,4 @@
-"""Seeded damage: to bytes, to trees of JSON and YAML, and to the parts of files that are made of parts."""
+"""Seeded damage to bytes, to trees of JSON and YAML, and to the parts of structured files."""
 
 import io
 import json
@@ -11,39 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-__all__ = [
-    "Format",
-    "Mutation",
-    "in_json",
-    "in_png",
-    "in_safetensors",
-    "in_text_lines",
-    "in_zip",
-    "mutate_bytes",
-    "mutate_tree",
-]
+import yaml
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file.
+    """A kind of file."""
 
-    Attributes:
-        make: writes a valid file, and the files that belong to it, to an empty folder.
-        load: reads it with the package; its results are comparable.
-        mutations: changes that keep the structure of the file, so that they pass the first checks.
-        has_checksum: random damage must be detected unless it changes nothing in the result.
-        refuses: damage is an error; otherwise the intact parts are read, or the file counts as missing.
-    """
-
-    make: Callable[[Path], Path]
-    load: Callable[[Path], Any]
-    mutations: tuple[Mutation, ...] = ()
-    has_checksum: bool = False
-    refuses: bool = True
+    make: Callable[[Path], Path]  # writes a valid file, and the files that belong to it, to an empty folder
+    load: Callable[[Path], Any]  # reads it with the package; results are comparable
+    mutations: tuple[Mutation, ...] = ()  # keep the structure of the file, so that they pass the first checks
+    has_checksum: bool = False  # random damage must be detected unless it changes nothing in the result
+    refuses: bool = True  # damage is an error; otherwise intact parts are read, or the file counts as missing
 
 
 _NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1)
@@ -55,123 +36,94 @@ _ODD_VALUES: tuple[Any, ...] = (
 
 
 def mutate_bytes(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes, each anywhere: bits, cuts, insertions, swapped or repeated chunks, huge numbers."""
+    """Make one to three changes: bits, cuts, insertions, swapped or repeated chunks, huge numbers."""
     for _ in range(int(rng.integers(1, 4))):
-        content = _BYTE_CHANGES[int(rng.integers(len(_BYTE_CHANGES)))](content, rng)
+        start, middle, end = sorted(rng.integers(len(content) + 1, size=3).tolist())
+        place = int(rng.integers(len(content) + 1))
+        before, chunk, after = np.split(np.frombuffer(content, np.uint8), [place, place + int(rng.integers(1, 65))])
+        before, chunk, after = before.tobytes(), chunk.tobytes(), after.tobytes()
+        match int(rng.integers(9)):
+            case 0 | 1:
+                bits = np.unpackbits(np.frombuffer(content, np.uint8))
+                bits[rng.integers(max(1, len(bits)), size=int(rng.integers(1, 9)) if content else 0)] ^= 1
+                content = np.packbits(bits).tobytes()
+            case 2:
+                content = before
+            case 3:
+                content = before + rng.bytes(int(rng.integers(1, 33))) + chunk + after
+            case 4:
+                content = before + after
+            case 5:
+                content = content[:start] + content[middle:end] + content[start:middle] + content[end:]
+            case 6:
+                content = before + chunk * int(rng.integers(2, 10)) + after
+            case 7:
+                width = int(rng.choice([4, 8]))
+                number = int(rng.choice(_NUMBERS)) & ((1 << 8 * width) - 1)
+                written = number.to_bytes(width, "little" if rng.random() < 0.5 else "big")
+                content = before + written + (chunk + after)[len(written) :]
+            case 8:
+                content = before + bytes([int(rng.choice([0, 255]))]) * len(chunk) + after
     return content
 
 
-def _span(content: bytes, rng: np.random.Generator) -> tuple[int, int]:
-    start = int(rng.integers(len(content) + 1))
-    return start, min(len(content), start + int(rng.integers(1, 65)))
-
-
-def _flip(content: bytes, rng: np.random.Generator) -> bytes:
-    changed = bytearray(content)
-    for place in rng.integers(max(1, len(changed)), size=int(rng.integers(1, 9))).tolist() if changed else []:
-        changed[place] ^= 1 << int(rng.integers(8))
-    return bytes(changed)
-
-
-def _truncate(content: bytes, rng: np.random.Generator) -> bytes:
-    return content[: int(rng.integers(len(content) + 1))]
-
-
-def _insert(content: bytes, rng: np.random.Generator) -> bytes:
-    start, _ = _span(content, rng)
-    return content[:start] + rng.bytes(int(rng.integers(1, 33))) + content[start:]
-
-
-def _delete(content: bytes, rng: np.random.Generator) -> bytes:
-    start, end = _span(content, rng)
-    return content[:start] + content[end:]
-
-
-def _swap(content: bytes, rng: np.random.Generator) -> bytes:
-    first, second, third = sorted(int(place) for place in rng.integers(len(content) + 1, size=3))
-    return content[:first] + content[second:third] + content[first:second] + content[third:]
-
-
-def _repeat(content: bytes, rng: np.random.Generator) -> bytes:
-    start, end = _span(content, rng)
-    return content[:end] + content[start:end] * int(rng.integers(1, 9)) + content[end:]
-
-
-def _number(content: bytes, rng: np.random.Generator) -> bytes:
-    start, _ = _span(content, rng)
-    width, order = ((4, "<"), (4, ">"), (8, "<"), (8, ">"))[int(rng.integers(4))]
-    value = _NUMBERS[int(rng.integers(len(_NUMBERS)))] & ((1 << 8 * width) - 1)
-    return content[:start] + struct.pack(order + ("I" if width == 4 else "Q"), value) + content[start + width :]
-
-
-def _blank(content: bytes, rng: np.random.Generator) -> bytes:
-    start, end = _span(content, rng)
-    return content[:start] + bytes([int(rng.choice([0, 255]))]) * (end - start) + content[end:]
-
-
-_BYTE_CHANGES = (_flip, _flip, _truncate, _insert, _delete, _swap, _repeat, _number, _blank)
-
-
 def mutate_tree(tree: Any, rng: np.random.Generator) -> Any:
-    """A copy of nested dictionaries and lists with one or two entries replaced, left out, moved or renamed."""
+    """Copy nested dictionaries and lists with one or two entries replaced, left out, repeated or renamed."""
     for _ in range(int(rng.choice([1, 1, 1, 2]))):
         tree = _mutate_entry(tree, rng)
     return tree
 
 
 def _mutate_entry(tree: Any, rng: np.random.Generator) -> Any:
-    entries: list[tuple[Any, Any]] = []
-    if isinstance(tree, dict):
-        entries = list(tree.items())
-    elif isinstance(tree, list):
-        entries = list(enumerate(tree))
-    if not entries or rng.random() < 0.03:
-        return _odd_value(rng)
-    key, value = entries[int(rng.integers(len(entries)))]
-    if isinstance(value, (dict, list)) and value and rng.random() < 0.8:
-        changed: Any = _mutate_entry(value, rng)
-    else:
-        changed = _odd_value(rng)
-    return _with_entry(tree, key, changed, rng)
-
-
-def _with_entry(tree: Any, key: Any, value: Any, rng: np.random.Generator) -> Any:
+    odd = _ODD_VALUES[int(rng.integers(len(_ODD_VALUES)))]
+    if not isinstance(tree, dict | list) or not tree or rng.random() < 0.03:
+        return odd
+    entries = list(tree.items()) if isinstance(tree, dict) else [(None, value) for value in tree]
+    place = int(rng.integers(len(entries)))
+    key, value = entries[place]
+    changed = _mutate_entry(value, rng) if isinstance(value, dict | list) and rng.random() < 0.8 else odd
     kind = rng.random()
-    if isinstance(tree, list):
-        rest = [entry for place, entry in enumerate(tree) if place != key]
-        return rest if kind < 0.1 else [*rest[:key], *([value] * (2 if kind < 0.2 else 1)), *rest[key:]]
-    rest = {name: entry for name, entry in tree.items() if name != key}
     if kind < 0.1:
-        return rest
-    renamed = str(_odd_value(rng))[:50] if kind < 0.2 else key
-    return {**rest, renamed: value}
-
-
-def _odd_value(rng: np.random.Generator) -> Any:
-    return _ODD_VALUES[int(rng.integers(len(_ODD_VALUES)))]
+        entries[place : place + 1] = []
+    elif kind < 0.2:
+        entries[place : place + 1] = [(str(odd)[:50], changed)] * 2
+    else:
+        entries[place] = key, changed
+    return dict(entries) if isinstance(tree, dict) else [value for _, value in entries]
 
 
 def in_json(content: bytes, rng: np.random.Generator) -> bytes:
-    """A change of what a JSON file says."""
+    """Change the content of a JSON file."""
     return json.dumps(mutate_tree(json.loads(content), rng)).encode()
 
 
-def in_text_lines(content: bytes, rng: np.random.Generator) -> bytes:
-    """A list of lines with one to three that are odd, gone or there twice."""
+def in_yaml(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change the content of a YAML file."""
+    return yaml.safe_dump(mutate_tree(yaml.safe_load(content), rng)).encode("utf-8", "surrogatepass")
+
+
+def in_lines(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change the lines of a text file."""
     lines = mutate_tree(content.decode().splitlines(), rng)
     texts = [str(line) for line in (lines if isinstance(lines, list) else [lines])]
     return "\n".join(texts).encode("utf-8", "surrogatepass")
 
 
+def in_last_line(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change the last of several lines of JSON."""
+    *before, last = content.splitlines(keepends=True)
+    return b"".join(before) + in_json(last, rng)
+
+
 def in_safetensors(content: bytes, rng: np.random.Generator) -> bytes:
-    """Another header of a safetensors file, of the length that it says, with the same data."""
+    """Change the header of a safetensors file, with its right length and the same data."""
     length = struct.unpack("<Q", content[:8])[0]
-    header = json.dumps(mutate_tree(json.loads(content[8 : 8 + length]), rng)).encode()
+    header = in_json(content[8 : 8 + length], rng)
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
 def in_zip(content: bytes, rng: np.random.Generator) -> bytes:
-    """Other bytes in one entry of a zip archive, with the right checksum; in pickles, two times of three."""
+    """Change one entry of a zip archive, with the right checksum; two times of three a pickle."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
     pickles = [place for place, (entry, _) in enumerate(entries) if entry.filename.endswith(".pkl")]
@@ -183,8 +135,16 @@ def in_zip(content: bytes, rng: np.random.Generator) -> bytes:
     return written.getvalue()
 
 
+def make_png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of the given chunks with right checksums."""
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 def in_png(content: bytes, rng: np.random.Generator) -> bytes:
-    """Other bytes in one chunk of a PNG, with the right checksum; of the pixels, before they are compressed."""
+    """Change one chunk of a PNG, with the right checksum; pixels usually before they are compressed."""
     chunks, place = [], 8
     while place < len(content):
         (length,) = struct.unpack(">I", content[place : place + 4])
@@ -192,12 +152,7 @@ def in_png(content: bytes, rng: np.random.Generator) -> bytes:
         place += 12 + length
     chosen = int(rng.integers(len(chunks)))
     kind, data = chunks[chosen]
-    if kind == b"IDAT" and rng.random() < 0.7:
-        data = zlib.compress(mutate_bytes(zlib.decompress(data), rng))
-    else:
-        data = mutate_bytes(data, rng)
-    chunks[chosen] = (kind, data)
-    packed = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-    return content[:8] + b"".join(packed)
+    is_pixels = kind == b"IDAT" and rng.random() < 0.7
+    data = mutate_bytes(zlib.decompress(data) if is_pixels else data, rng)
+    chunks[chosen] = (kind, zlib.compress(data) if is_pixels else data)
+    return make_png(*chunks)

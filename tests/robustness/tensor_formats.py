@@ -1,6 +1,6 @@
-"""Kinds of files that hold tensors: how to write a small sound one, and how the package reads it."""
+"""Kinds of files that contain tensors."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from famix.clip.export import CLIPFileForm, save_clip, save_compact
+from famix.clip.export import save_clip, save_compact
 from famix.clip.openai import CLIP
 from famix.clip.weights import load_clip_state_dict
 from famix.engine import SafeCheckpointer
@@ -20,8 +20,6 @@ from famix.style import StyleBank
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
 from robustness.mutations import Format, in_safetensors, in_zip
 
-__all__ = ["TENSOR_FORMATS"]
-
 
 def _make_bank(folder: Path) -> Path:
     bank = StyleBank({"stage": "res2", "grid": "[3, 3]", "class_names": '["road", "sky"]'})
@@ -32,7 +30,7 @@ def _make_bank(folder: Path) -> Path:
 
 
 def _in_old_bank(content: bytes, rng: np.random.Generator) -> bytes:
-    """In a header of the format version that had no checksum, so that what is changed comes to be looked at."""
+    """Mutate a bank of the format version without checksums, so that later checks see the change."""
     return in_safetensors(content.replace(b'"format_version":"2"', b'"format_version":"1"'), rng)
 
 
@@ -40,6 +38,17 @@ def _load_bank(path: Path) -> Any:
     bank = StyleBank.load(path)
     drawn = bank.sample(torch.tensor([0, 1, 7]), torch.Generator().manual_seed(0))
     return bank.mean, bank.std, bank.class_ids, bank.annotations, bank.metadata, bank.class_name(0), drawn
+
+
+def _make_mined_batch(folder: Path) -> Path:
+    ids, values = torch.arange(2), torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
+    results = PartialResults(folder / "bank.safetensors", {})
+    results.write(MinedBatch(3, ids, values, values, ids, values[:, 0], values[:, 1]))
+    return results.folder / "000003.safetensors"
+
+
+def _load_mined_batch(path: Path) -> Any:
+    return vars(PartialResults(path.parents[1] / "bank.safetensors", {}).read(3))
 
 
 def _training(folder: Path) -> SafeCheckpointer:
@@ -64,26 +73,18 @@ def _load_checkpoint(path: Path) -> Any:
     return checkpointer.model.state_dict(), states, rest, read_checkpoint(path).get("iteration")
 
 
-def _small_clip() -> CLIP:
+def _make_clip(folder: Path, form: Any) -> Path:
     torch.manual_seed(0)
-    return CLIP(16, 64, (1, 1, 1, 1), 8, None, 77, 49408, 4, 1, 1).eval()
+    clip = CLIP(16, 64, (1, 1, 1, 1), 8, None, 77, 49408, 4, 1, 1).eval()
+    if form == "compact":
+        save_compact(clip.state_dict(), folder / "clip.pt", range(40), {})
+    else:
+        save_clip(clip, folder / "clip.pt", form)
+    return folder / "clip.pt"
 
 
-def _clip_maker(form: CLIPFileForm) -> Callable[[Path], Path]:
-    def make(folder: Path) -> Path:
-        save_clip(_small_clip(), folder / "clip.pt", form)
-        return folder / "clip.pt"
-
-    return make
-
-
-def _make_compact(folder: Path) -> Path:
-    save_compact(_small_clip().state_dict(), folder / "clip.safetensors", range(40), {})
-    return folder / "clip.safetensors"
-
-
-def _make_released_bank(folder: Path) -> Path:
-    return write_bank(folder / "saved_params.pkl", released_styles(1, channels=4))
+def _load_clip(path: Path) -> Any:
+    return load_clip_state_dict(str(path))
 
 
 def _load_released_bank(path: Path) -> Any:
@@ -92,44 +93,24 @@ def _load_released_bank(path: Path) -> Any:
 
 
 def _make_released_checkpoint(folder: Path) -> Path:
-    return write_checkpoint(
-        folder / "released.pth", released_state(layers=(1, 1, 1, 1), width=8, decoder=8, low=4, classes=5)
-    )
-
-
-def _load_released_checkpoint(path: Path) -> Any:
-    read = read_released_checkpoint(path)
-    return read.weights, read.iterations, read.best_score
-
-
-def _shards(folder: Path) -> PartialResults:
-    return PartialResults(folder / "bank.safetensors", {})
-
-
-def _make_shard(folder: Path) -> Path:
-    ids, values = torch.arange(2), torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
-    _shards(folder).write(MinedBatch(3, ids, values, values, ids, values[:, 0], values[:, 1]))
-    return _shards(folder).folder / "000003.safetensors"
-
-
-def _load_shard(path: Path) -> Any:
-    return vars(_shards(path.parents[1]).read(3))
+    state = released_state(layers=(1, 1, 1, 1), width=8, decoder=8, low=4, classes=5)
+    return write_checkpoint(folder / "released.pth", state)
 
 
 TENSOR_FORMATS: dict[str, Format] = {
     "style bank": Format(_make_bank, _load_bank, (_in_old_bank,), has_checksum=True),
-    "mined batch": Format(_make_shard, _load_shard, (in_safetensors,)),
+    "mined batch": Format(_make_mined_batch, _load_mined_batch, (in_safetensors,)),
     "checkpoint": Format(_make_checkpoint, _load_checkpoint, (in_zip,), has_checksum=True),
-    "CLIP, state_dict": Format(
-        _clip_maker("state_dict"), lambda path: load_clip_state_dict(str(path)), (in_zip,), has_checksum=True
+    **{
+        f"CLIP, {form}": Format(partial(_make_clip, form=form), _load_clip, (mutation,), has_checksum=mutation is in_zip)
+        for form, mutation in {
+            "state_dict": in_zip, "torchscript": in_zip, "safetensors": in_safetensors, "compact": in_safetensors,
+        }.items()
+    },
+    "released bank": Format(
+        lambda folder: write_bank(folder / "saved_params.pkl", released_styles(1, channels=4)), _load_released_bank
     ),
-    "CLIP, TorchScript": Format(
-        _clip_maker("torchscript"), lambda path: load_clip_state_dict(str(path)), (in_zip,), has_checksum=True
+    "released checkpoint": Format(
+        _make_released_checkpoint, lambda path: vars(read_released_checkpoint(path)), (in_zip,), has_checksum=True
     ),
-    "CLIP, safetensors": Format(
-        _clip_maker("safetensors"), lambda path: load_clip_state_dict(str(path)), (in_safetensors,)
-    ),
-    "CLIP, compact": Format(_make_compact, lambda path: load_clip_state_dict(str(path)), (in_safetensors,)),
-    "released bank": Format(_make_released_bank, _load_released_bank),
-    "released checkpoint": Format(_make_released_checkpoint, _load_released_checkpoint, (in_zip,), has_checksum=True),
-}
+}  # fmt: skip

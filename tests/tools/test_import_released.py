@@ -16,7 +16,7 @@ from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
 from error_matching import explains
 from famix.engine import SafeCheckpointer, load_config
-from famix.io.released_checkpoint import ReleasedCheckpoint, load_released_checkpoint, require_fit
+from famix.io.released_checkpoint import ReleasedCheckpoint, load_released_checkpoint
 from famix.mining import StyleMiner
 from famix.style import StyleBank
 from model_factory import make_batch
@@ -142,7 +142,7 @@ def test_rn101_has_the_released_names_and_shapes_too() -> None:
                for name, shape in shapes.items()}  # fmt: skip
     options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN101", "MODEL.DEVICE", "meta"]
     with torch.device("meta"):
-        require_fit(weights, build_model(load_config(RN101, options)).state_dict())
+        load_tool("import_released").require_fit(weights, build_model(load_config(RN101, options)).state_dict())
     description = load_tool("import_released").describe_checkpoint(ReleasedCheckpoint(weights, None, None))
     assert "CLIP RN101" in description and "best" not in description
 
@@ -215,7 +215,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str, str | None, str]] = 
     "bank for another grid": (bank, f"{FOR_RN50} MODEL.STYLE.GRID [2,2]", "grid", "[3, 3]", "MODEL.STYLE.GRID"),
     "bank for another stage": (bank, f"{FOR_RN50} MODEL.STYLE.STAGE res3", "stage", "res2", "MODEL.STYLE.STAGE"),
     "bank of another width": (bank, f"{FOR_RN50} MODEL.CLIP.WEIGHTS RN50x4", "320", "256", "MODEL.CLIP.WEIGHTS"),
-    "no datasets": (bank, f"{FOR_RN50} DATASETS.TEST () DATASETS.TRAIN ()", "DATASETS.TRAIN", "none", "Set one"),
+    "no datasets": (bank, f"{FOR_RN50} DATASETS.TEST () DATASETS.TRAIN ()", "DATASETS.TRAIN", "empty", "Set one"),
     "other classes": (checkpoint_for_other_classes, OTHER_CLASSES, "classes", "sky, road, car", "same order"),
 }
 

@@ -1,5 +1,5 @@
-"""Convert a checkpoint of the released FAMix program for MODEL.WEIGHTS, or its style bank for MODEL.STYLE.BANK. The
-content of the file decides; nothing in it is executed."""
+"""Convert a checkpoint of FAMix's reference implementation for MODEL.WEIGHTS, or its style bank for MODEL.STYLE.BANK.
+The content of the file decides which; nothing in it is executed."""
 
 # ruff: noqa: E402, the parser precedes slow imports
 
@@ -28,7 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         metavar="FILE",
-        help=f"{_CHECKPOINT_SUFFIX} for a checkpoint, {_BANK_SUFFIX} for a bank; replaced if there",
+        help=f"{_CHECKPOINT_SUFFIX} for a checkpoint, {_BANK_SUFFIX} for a bank; an existing file is replaced",
     )
     parser.add_argument("--config-file", metavar="FILE", help="write nothing unless the file fits this config")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config")
@@ -46,16 +46,15 @@ from torch import Tensor
 from famix.clip import ARCHITECTURES
 from famix.data import register_datasets, require_same_classes
 from famix.engine import load_config
-from famix.io.released_checkpoint import ReleasedCheckpoint, read_released_checkpoint, require_fit, save_weights
+from famix.io import is_torch_file
+from famix.io.released_checkpoint import ReleasedCheckpoint, read_released_checkpoint, save_weights
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.style import IGNORE_CLASS, StyleBank
 from famix.style.released import RELEASED_CLASSES
-from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.errors import ConfigError, FAMixError, WeightsError
+from famix.utils.messages import first_few
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-
-# First bytes of files of torch.save: a zip archive, or before torch 1.6 the pickle of a magic number.
-_TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,10 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_paths(expand_arguments(arguments))
         cfg = _load_config(arguments.config_file, arguments.opts)
         print(f"Reading {arguments.file}")
-        if _is_torch_file(arguments.file):
-            _import_checkpoint(arguments.file, arguments.output, cfg)
-        else:
-            _import_bank(arguments.file, arguments.output, cfg)
+        convert = _import_checkpoint if is_torch_file(arguments.file) else _import_bank
+        convert(arguments.file, arguments.output, cfg)
     except FAMixError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -87,14 +84,12 @@ def _check_paths(arguments: argparse.Namespace) -> None:
             f"FILE must be a file, got the folder '{file}'. Name the checkpoint or saved_params.pkl in it."
         )
     if not file.is_file():
-        raise ConfigError(f"file not found: '{file}'. Name a checkpoint or saved_params.pkl of the released program.")
+        raise ConfigError(f"file not found: '{file}'. Name a checkpoint or saved_params.pkl.")
     if output.is_dir() or output.resolve() == file.resolve():
-        what = "a folder" if output.is_dir() else "the input"
-        raise ConfigError(f"--output must be a new file, got {what}, '{output}'. Name another file.")
+        found = "a folder" if output.is_dir() else "the input"
+        raise ConfigError(f"--output must be a new file, got {found}, '{output}'. Name another file.")
     if arguments.opts and not arguments.config_file:
-        raise ConfigError(
-            f"settings must override a config, got {' '.join(arguments.opts)} without one. Add --config-file FILE."
-        )
+        raise ConfigError(f"settings {' '.join(arguments.opts)} have no config to override. Add --config-file FILE.")
 
 
 def _load_config(file: str | None, opts: Sequence[str]) -> CfgNode | None:
@@ -107,12 +102,6 @@ def _load_config(file: str | None, opts: Sequence[str]) -> CfgNode | None:
         cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
     cfg.MODEL.DEVICE = "cpu"
     return cfg
-
-
-def _is_torch_file(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(max(map(len, _TORCH_FILES)))
-    return start.startswith(_TORCH_FILES)
 
 
 def _import_checkpoint(file: Path, output: Path, cfg: CfgNode | None) -> None:
@@ -146,18 +135,37 @@ def _require_suffix(output: Path, suffix: str, what: str) -> None:
         raise ConfigError(f"--output must end in {suffix} for {what}, got '{output}'. Rename it.")
 
 
+def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise unless weights have exactly the names and shapes of a model.
+
+    Args:
+        weights: weights to load.
+        expected: state dict of the model; its values do not matter.
+
+    Raises:
+        WeightsError: names are missing or surplus, or shapes differ.
+    """
+    kinds = {
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in weights and weights[name].shape != value.shape
+        ],
+    }
+    problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
+    if problems:
+        raise WeightsError(f"the weights must fit the model of the config, got {'; '.join(problems)}")
+
+
 def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
     """Describe the content of a checkpoint."""
     weights = checkpoint.weights
-    parts = {
-        part: [value for name, value in weights.items() if name.startswith(part)]
-        for part in ("backbone.", "sem_seg_head.")
-    }
-    lines = [f"checkpoint of the released program: {_architecture(weights)}"]
-    lines += [
-        f"  {part}*: {len(values)} tensors, {sum(value.numel() for value in values):,} numbers"
-        for part, values in parts.items()
-    ]
+    lines = [f"checkpoint of the reference implementation: {_architecture(weights)}"]
+    for part in ("backbone.", "sem_seg_head."):
+        sizes = [value.numel() for name, value in weights.items() if name.startswith(part)]
+        lines += [f"  {part}*: {len(sizes)} tensors, {sum(sizes):,} numbers"]
     lines += [f"  classes: {len(weights['sem_seg_head.classifier.3.weight'])}"]
     if checkpoint.iterations is not None:
         lines += [f"  trained for {checkpoint.iterations:,} iterations"]
@@ -169,7 +177,7 @@ def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
 def describe_bank(bank: StyleBank) -> str:
     """Describe the number of styles of each class."""
     counts = bank.counts()
-    lines = [f"style bank of the released program: {len(bank)} styles of {bank.num_channels} channels"]
+    lines = [f"style bank of the reference implementation: {len(bank)} styles of {bank.num_channels} channels"]
     lines += [
         f"  {counts.get(id_, 0):6} {bank.class_name(id_)}" for id_ in (*range(len(RELEASED_CLASSES)), IGNORE_CLASS)
     ]
@@ -187,14 +195,12 @@ def _architecture(weights: Mapping[str, Tensor]) -> str:
 def _require_released_classes(cfg: CfgNode) -> None:
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:
-        raise ConfigError(
-            "DATASETS.TRAIN or DATASETS.TEST must name a dataset to compare classes with, got none. Set one of them."
-        )
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST must not both be empty. Set one to compare its classes.")
     require_same_classes(names)
     classes = MetadataCatalog.get(names[0]).stuff_classes
     if tuple(classes) != RELEASED_CLASSES:
         raise ConfigError(
-            f"classes of dataset '{names[0]}' must be the 19 of Cityscapes, as in the released program, got "
+            f"classes of dataset '{names[0]}' must be the 19 of Cityscapes, as in the reference implementation, got "
             f"{', '.join(classes)}. Use datasets with these classes in the same order."
         )
 

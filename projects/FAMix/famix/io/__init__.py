@@ -4,8 +4,7 @@ Readers compare the sizes in headers with the file before they decode anything, 
 raise `CorruptFileError`, or OSError if a file cannot be read; callers turn both into an error that names the file.
 """
 
-from famix.io.pickles import check_pickle
-from famix.io.tensors import check_tensors, check_zip, load_tensors, unwrapped_names
+from famix.io.tensors import is_torch_file, load_pickled_tensors, load_tensors, unwrapped_names
 from famix.io.text_files import (
     MAX_JSON_BYTES,
     MAX_YAML_BYTES,
@@ -17,24 +16,10 @@ from famix.io.text_files import (
     read_yaml,
     require_plain_file,
 )
-from famix.io.torchscript import Sealed, TorchScript, read_torchscript
+from famix.io.torchscript import TorchScript, read_torchscript
 
 __all__ = [
-    "MAX_JSON_BYTES",
-    "MAX_YAML_BYTES",
-    "Sealed",
-    "TorchScript",
-    "check_pickle",
-    "check_tensors",
-    "check_yaml",
-    "check_zip",
-    "load_tensors",
-    "parse_json",
-    "parse_yaml",
-    "read_json",
-    "read_text",
-    "read_torchscript",
-    "read_yaml",
-    "require_plain_file",
-    "unwrapped_names",
-]
+    "MAX_JSON_BYTES", "MAX_YAML_BYTES", "TorchScript", "check_yaml", "is_torch_file", "load_pickled_tensors",
+    "load_tensors", "parse_json", "parse_yaml", "read_json", "read_text", "read_torchscript", "read_yaml",
+    "require_plain_file", "unwrapped_names",
+]  # fmt: skip

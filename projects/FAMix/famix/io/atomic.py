@@ -21,16 +21,6 @@ except ImportError:  # Windows lacks these locks; users must not write into one 
 else:
     _HAS_LOCKS = True
 
-__all__ = [
-    "FileLock",
-    "disk_message",
-    "is_disk_error",
-    "remove_stale_parts",
-    "require_writable",
-    "save_tensors",
-    "whole_file",
-]
-
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.[^.]*)?")
 _MAX_STEM = 40  # characters of a temporary name; file systems limit it
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -45,12 +35,7 @@ def is_disk_error(error: BaseException | None) -> bool:
 
 
 def disk_message(error: OSError, remedy: str) -> str:
-    """Describe an error of a disk in one line.
-
-    Args:
-        error: error of the system.
-        remedy: an alternative to freeing disk space.
-    """
+    """Describe an error of a disk in one line; `remedy` is an alternative to freeing disk space."""
     place = f" {error.filename}" if error.filename else ""
     return f"a file{place} cannot be written ({error.strerror or error}); free disk space, or {remedy}"
 
@@ -74,7 +59,7 @@ def require_writable(folder: Path) -> None:
 def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name, and rename it once it is complete and on the disk.
 
-    The first call for a folder removes unfinished files of killed processes, see `remove_stale_parts`.
+    The first call for a folder removes unfinished files of killed processes (see `remove_stale_parts`).
 
     Args:
         path: file to create or replace; its folder is created if it is missing.
@@ -115,13 +100,19 @@ def _create_part(path: Path) -> "tuple[Path, FileLock]":
             return part, FileLock(part, create=False)
 
 
+def _flush(path: Path) -> None:
+    """Write a file, or the directory of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
-    """Remove unfinished files that a killed process has left.
+    """Remove the unfinished files that killed processes have left in a folder, but not in its subfolders.
 
     Files that a process is writing stay, and so do all files on systems without locks.
-
-    Args:
-        folder: folder to search; subfolders are not searched.
     """
     if not _HAS_LOCKS:
         return
@@ -129,9 +120,7 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
         for part in [Path(entry.path) for entry in entries if _PART.fullmatch(entry.name)]:
             with suppress(OSError):
                 lock = FileLock(part, create=False)
-                if lock.is_held:
-                    part.unlink()
-                lock.close()
+                lock.close(remove=lock.is_held)
 
 
 _remove_stale_parts_once = cache(remove_stale_parts)  # a folder of 10,000 images is searched once
@@ -178,18 +167,12 @@ class FileLock:
 
     def _is_current(self) -> bool:
         """Return whether the open file is still at the path; another process may have removed or replaced it."""
-        if self.descriptor is None:
-            return False
         with suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self.descriptor), self.path.stat())
+            return self.descriptor is not None and os.path.samestat(os.fstat(self.descriptor), self.path.stat())
         return False
 
     def close(self, *, remove: bool = False) -> None:
-        """Release the lock, unless a process that inherited it still holds it; further calls do nothing.
-
-        Args:
-            remove: remove the file as well.
-        """
+        """Release the lock, unless a process that inherited it still holds it, and remove the file if asked to."""
         if self.descriptor is not None:
             if remove:
                 with suppress(OSError):
@@ -211,11 +194,7 @@ if _HAS_LOCKS:
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """Write a file with torch.save, atomically.
-
-    Args:
-        content: tensors, numbers and texts in dictionaries and lists.
-        path: file to create or replace.
+    """Write tensors, numbers and texts in dictionaries and lists with torch.save, atomically.
 
     Raises:
         OSError: the file cannot be written.
@@ -224,20 +203,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            raise _disk_error(error) or error from None
-
-
-def _disk_error(error: BaseException | None) -> OSError | None:
-    """Return the system's error behind one of torch, which fails again while closing its archive."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
-
-
-def _flush(path: Path) -> None:
-    """Write a file, or the directory of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            cause: BaseException | None = error  # torch hides the system's error behind its own
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None

@@ -20,16 +20,6 @@ from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from famix.utils.messages import first_line
 from famix.utils.paths import require_local
 
-__all__ = [
-    "AVERAGE_FILE",
-    "BEST_FILE",
-    "LAST_FILE",
-    "SETTINGS",
-    "SafeCheckpointer",
-    "first_not_finite",
-    "read_checkpoint",
-]
-
 LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model_ema.pth"
 """Names in OUTPUT_DIR of the final weights, the best ones on the source and their moving average."""
 
@@ -38,15 +28,15 @@ SETTINGS = "settings"
 
 _MAX_NAME_BYTES = 4096
 _POINTER = "last_checkpoint"  # Detectron2's file with the name of the last checkpoint
-_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's names of the others
+_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's names of earlier checkpoints
 
 
 class SafeCheckpointer(DetectionCheckpointer):
     """DetectionCheckpointer that loads tensors only and explains the defects of a file.
 
     Args:
-        model: the model, perhaps wrapped; as for the other arguments, see DetectionCheckpointer.
-        save_dir: folder of the checkpoints.
+        model: the model, possibly wrapped.
+        save_dir: see DetectionCheckpointer.
         strict: refuse a checkpoint that leaves a part of the model unset; otherwise Detectron2 logs a warning.
         record: plain data that every checkpoint stores, such as the settings of the run.
         **checkpointables: objects that are saved and loaded along with the model.
@@ -79,11 +69,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._resuming = False
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save the model, the checkpointables and `kwargs` atomically.
-
-        Args:
-            name: file name without ".pth".
-            **kwargs: further entries.
+        """Save the model, the checkpointables and `kwargs` atomically as {name}.pth.
 
         Raises:
             WeightsError: the file cannot be written; earlier checkpoints stay.
@@ -98,8 +84,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             raise WeightsError(
-                f"checkpoint {path} cannot be written ({error.strerror or error}). Free disk space, then continue from the "
-                "previous checkpoint with --resume"
+                f"checkpoint {path} cannot be written ({error.strerror or error}). Free disk space, then continue from "
+                "the previous checkpoint with --resume."
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -143,7 +129,6 @@ class SafeCheckpointer(DetectionCheckpointer):
         first: WeightsError | None = None
         for file in self.resumable_files():
             try:
-                self._require_file(file)
                 content = self._load_file(file)
             except WeightsError as error:
                 first = first or error
@@ -151,7 +136,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 self._read_ahead.clear()
                 self._read_ahead[file] = _identity(file), content
                 return file, content
-        raise first or WeightsError(f"OUTPUT_DIR must hold a checkpoint to resume, got {self.save_dir}. Omit --resume")
+        raise first or WeightsError(f"no checkpoint to resume found in '{self.save_dir}'. Omit --resume.")
 
     def get_checkpoint_file(self) -> str:
         """Return the path of the last checkpoint, or a path without a file if the pointer to it is damaged."""
@@ -178,12 +163,11 @@ class SafeCheckpointer(DetectionCheckpointer):
                 resuming, or, if strict, of another model.
         """
         require_local(path, "MODEL.WEIGHTS", WeightsError)
-        if path:
-            self._require_file(path)
-        elif self.strict:
-            raise WeightsError("MODEL.WEIGHTS must name a checkpoint to evaluate, got ''. Set MODEL.WEIGHTS FILE")
-        else:
+        if not path and self.strict:
+            raise WeightsError("MODEL.WEIGHTS must name a checkpoint to evaluate, got ''. Set MODEL.WEIGHTS FILE.")
+        if not path:
             return {}  # fvcore would log that it initializes from scratch, which CLIP does not
+        _require_file(path)
         try:
             # DetectionCheckpointer.load parses the path as a URL; for a path with "?" it would open another file.
             return Checkpointer.load(self, path, *args, **kwargs)
@@ -192,15 +176,10 @@ class SafeCheckpointer(DetectionCheckpointer):
         except Exception as error:  # raised by checkpointables
             raise WeightsError(f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})") from error
 
-    def _require_file(self, path: str) -> None:
-        if not self.path_manager.isfile(path):
-            raise WeightsError(f"checkpoint {path} does not exist. Correct MODEL.WEIGHTS or OUTPUT_DIR")
-
     def _load_file(self, filename: str) -> dict[str, Any]:
+        _require_file(filename)
         identity, content = self._read_ahead.pop(filename, (None, {}))
-        if identity is not None and identity == _identity(filename):
-            return content
-        return read_checkpoint(filename)
+        return content if identity == _identity(filename) else read_checkpoint(filename)
 
     def load_content(self, content: dict[str, Any]) -> None:
         """Load the model of a checkpoint that `read_checkpoint` has returned.
@@ -226,44 +205,48 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise WeightsError(
                 f"the checkpoint must set all entries of the model, got {len(unset)} missing or of another shape, e.g. "
                 f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config that it was "
-                "trained with"
+                "trained with."
             )
         return incompatible
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[str, Any]:
     """Read a checkpoint of a training, or a bare state dict.
 
+    Args:
+        path: path of the file.
+        entry: entry with the state dict. A file without "model" is taken for a bare state dict.
+
     Returns:
-        "model", the state dict with the names of the plain model, and the other entries of the file.
+        The state dict with the names of the plain model as `entry`, and the other entries of the file.
 
     Raises:
-        WeightsError: the file is missing or damaged, or holds objects other than tensors and plain data.
+        WeightsError: the file is missing or damaged, or contains objects other than tensors and plain data.
     """
+    _require_file(path)
     try:
         with open(path, "rb") as file:
             checkpoint = load_tensors(file)
-    except Exception as error:  # torch raises another type for every kind of damage
+        if entry == "model" and isinstance(checkpoint, dict) and "model" not in checkpoint:
+            checkpoint = {"model": checkpoint}
+        state = checkpoint.get(entry) if isinstance(checkpoint, dict) else None
+        if not isinstance(state, dict):
+            found = list(checkpoint)[:5] if isinstance(checkpoint, dict) else type(checkpoint).__name__
+            raise CorruptFileError(f"it has no dictionary '{entry}' but {found}")
+        for name, value in state.items():
+            if not (isinstance(name, str) and isinstance(value, Tensor)):
+                raise CorruptFileError(f"'{entry}' has a {type(value).__name__} as {name!r} instead of a tensor")
+        return {**checkpoint, entry: unwrapped_names(state)}
+    except Exception as error:  # of the disk, of the unpickler, or of the content
         raise WeightsError(
-            f"{path} must be a checkpoint of tensors, got {type(error).__name__}: {first_line(error)}. Name a file that "
-            "training saved"
+            f"'{path}' must be a checkpoint with tensors under '{entry}', but {first_line(error)}. Name a file that training "
+            "saved."
         ) from error
-    if not isinstance(checkpoint, dict):
-        raise WeightsError(f"{path} must hold a dictionary of tensors, got a {type(checkpoint).__name__}")
-    checkpoint = checkpoint if "model" in checkpoint else {"model": checkpoint}
-    entries = checkpoint["model"]
-    if not isinstance(entries, dict):
-        raise WeightsError(f"'model' in {path} must be a dictionary of tensors, got a {type(entries).__name__}")
-    for name, value in entries.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise WeightsError(
-                f"'model' in {path} must map names to tensors, got a {type(value).__name__} as {name!r}. It is a checkpoint of "
-                "another program"
-            )
-    try:
-        return {**checkpoint, "model": unwrapped_names(entries)}
-    except CorruptFileError as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from error
+
+
+def _require_file(path: str | os.PathLike[str]) -> None:
+    if not os.path.isfile(path):
+        raise WeightsError(f"checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.")
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:

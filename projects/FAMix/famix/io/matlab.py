@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from famix.io.text_files import require_plain_file
 from famix.utils.errors import CorruptFileError
 
-__all__ = ["read_matlab_arrays"]
-
 _MAX_BYTES = 16 << 20  # of a file, and of its uncompressed content; the file of GTA5 has 0.2 MB
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -47,7 +45,10 @@ def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
     try:
         for kind, data in _elements(content[_HEADER:], order):
             if kind == _COMPRESSED:
-                data = _unfold(data, room)
+                stream = zlib.decompressobj()
+                data = stream.decompress(data, max(1, room))
+                if not stream.eof:
+                    raise ValueError("a compressed element is truncated, or expands to far more than a list")
                 room -= len(data)
                 kind, data = next(_elements(data, order))
             if kind == _MATRIX:
@@ -64,9 +65,7 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
     while place < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
         start = place + 8
-        if (
-            kind >> 16
-        ):  # small elements have the length in the upper half of the type, and the data in place of the length
+        if kind >> 16:  # a small element: its length is the upper half of the type, and its data replaces the length
             kind, length, start = kind & 0xFFFF, kind >> 16, place + 4
         if start + length > len(content):
             raise ValueError(f"an element claims {length} bytes, {len(content) - start} follow")
@@ -76,19 +75,10 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
             place += -place % 8
 
 
-def _unfold(data: bytes, room: int) -> bytes:
-    stream = zlib.decompressobj()
-    content = stream.decompress(data, max(1, room))
-    if not stream.eof:
-        raise ValueError("a compressed element is truncated, or expands to far more than a list")
-    return content
-
-
 def _read_matrix(data: bytes, order: str) -> tuple[str, NDArray[np.generic] | None]:
     (_, flags), (_, _), (_, name), *parts = list(_elements(data, order))
     described = struct.unpack_from(f"{order}I", flags)[0]
-    is_real = described & 0xFF in _NUMERIC_CLASSES and not described & _IS_COMPLEX and len(parts) == 1
-    if not is_real:
+    if described & 0xFF not in _NUMERIC_CLASSES or described & _IS_COMPLEX or len(parts) != 1:
         return name.decode("ascii"), None
     kind, values = parts[0]
     return name.decode("ascii"), np.frombuffer(values, dtype=order + _DTYPES[kind])

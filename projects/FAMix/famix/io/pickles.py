@@ -1,99 +1,202 @@
-"""Scan a pickle without building its values.
+"""Unpickler for untrusted files of tensors.
 
-A few bytes can occupy an unpickler for years even if it calls no functions: hashing tuples of shared tuples takes
-exponential time, tuples a million deep overflow the stack, and one memo index makes the memo as large as the memory.
+An ordinary unpickler calls any function. Even with a list of allowed functions, a few bytes keep it busy for years:
+hashing tuples of shared tuples takes exponential time, deeply nested ones overflow the stack, one argument can be copied
+a million times, and a tensor with a stride of zero has any number of elements to iterate over.
 """
 
-import pickletools
-from typing import BinaryIO
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from famix.utils.errors import CorruptFileError
 
-__all__ = ["check_pickle"]
+# Opcodes that create sets, buffers of a claimed size, extension objects and instances of old classes.
+_REFUSED = (
+    pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
+    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX,
+)  # fmt: skip
+_KEYS = (str, bytes, int, float, bool, type(None))
+_COPIES, _SMALL = 4, 1 << 20  # calls may copy _COPIES times the size of the pickle, plus _SMALL bytes
+_NUMPY_KINDS = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|c8|c16|U\d{1,6})")
+_STORAGES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool, "UntypedStorage": torch.uint8,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+}  # fmt: skip
 
-_MAX_TUPLE = 10_000  # values of a tuple, nested ones included; those of tensors have about twenty
-_MAX_MEMO = 1 << 22
-_FILLS_MEMORY = ("builtins bytearray", "__builtin__ bytearray")  # torch accepts it, with any size
-_GETS = ("GET", "BINGET", "LONG_BINGET")
-_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
-_TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
+
+class Module:
+    """Stand-in for a module of TorchScript."""
+
+    kind = ("", "")  # path of the class in the code of the archive, and its name
+    attributes: Any = MappingProxyType({})  # set by the pickle
 
 
-def check_pickle(stream: BinaryIO) -> bool:
-    """Scan one pickle to its end.
+class TensorUnpickler(pickle._Unpickler):
+    """Unpickler that builds tensors and plain containers, and calls no functions of the file's choice.
+
+    Storages and dtypes become dtypes, numbers of NumPy Python's, and arrays of NumPy tensors. `load` raises
+    pickle.UnpicklingError for references to anything else, and CorruptFileError if it would need far more time or memory
+    than the file has bytes.
 
     Args:
-        stream: file at the first byte of the pickle; left behind its last byte.
-
-    Returns:
-        Whether the pickle is complete; the unpickler reports the error of an incomplete one.
-
-    Raises:
-        CorruptFileError: unpickling would take far more time or memory than a file of tensors needs.
+        stream: the pickle, in memory so that no claimed length is allocated before it is read.
+        storage: returns the flat tensor with a key, dtype and number of values.
+        functions: further functions that the pickle may call, by module and name.
     """
-    scan = _Scan()
-    steps = pickletools.genops(stream)
-    while True:
-        try:
-            opcode, argument, _ = next(steps)
-        except StopIteration:
-            return True
-        except Exception:  # pickletools raises errors of many types
-            return False
-        try:
-            scan.step(opcode, argument)
-        except IndexError:  # it takes from an empty stack
-            return False
 
+    stack: list[Any]  # of pickle._Unpickler, which has no annotations
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED
+    }
 
-class _Scan:
-    """Stack and memo of an unpickler, with the sizes of values in place of the values; a tuple counts all its values."""
+    def __init__(
+        self,
+        stream: BytesIO,
+        storage: Callable[[str, torch.dtype, int], Tensor] | None = None,
+        functions: Mapping[tuple[str, str], Callable[..., Any]] | None = None,
+    ) -> None:
+        super().__init__(stream)
+        self._storage, self._functions = storage, {**_FUNCTIONS, **(functions or {})}
+        self._room = _COPIES * stream.getbuffer().nbytes + _SMALL
 
-    def __init__(self) -> None:
-        self._stack: list[int] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, int] = {}
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a dtype or a function of the table."""
+        if module in ("torch", "torch.storage"):
+            dtype = _STORAGES.get(name, vars(torch).get(name))
+            if isinstance(dtype, torch.dtype):
+                return dtype
+        if (module, name) not in self._functions:
+            printable = re.sub(r"[^\w.]", "?", f"{module}.{name}")[:100]
+            raise pickle.UnpicklingError(f"it calls for GLOBAL {printable} (nothing was executed)")
+        return self._functions[module, name]
 
-    def step(self, opcode: pickletools.OpcodeInfo, argument: object) -> None:
-        """Apply an opcode to the sizes."""
-        name = opcode.name
-        if name == "MARK":
-            self._marks.append(len(self._stack))
-        elif name in _GETS and isinstance(argument, int):
-            self._stack.append(self._memo.get(argument, 1))
-        elif name in _PUTS and isinstance(argument, int):
-            self._remember(argument)
-        elif name == "MEMOIZE":
-            self._remember(len(self._memo))
-        elif name == "DUP":
-            self._stack.append(self._stack[-1])
-        elif name == "POP" and self._marks and self._marks[-1] == len(self._stack):
-            self._marks.pop()
-        elif name in _TUPLES:
-            self._push_tuple(1 + sum(self._take(opcode)))
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Return the flat tensor of a storage."""
+        match pid:
+            case ("storage", torch.dtype() as dtype, str() as key, _, int() as count, *_) if self._storage:
+                return self._storage(key, dtype, count)
+        raise pickle.UnpicklingError("it refers to data outside of the pickle")
+
+    def _call(self) -> None:
+        arguments = self.stack.pop()
+        self._spend(arguments)
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    def _build(self) -> None:
+        """Set a state without calling methods or setting attributes of the file's choice."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Module):
+            target.attributes = state
+        elif isinstance(target, OrderedDict) and isinstance(state, dict):
+            vars(target)["_metadata"] = state.get("_metadata")
+        elif isinstance(target, _NumpyType) and isinstance(state, tuple):
+            target.set_order(state[1])
+        elif isinstance(target, Tensor) and not target.numel():  # an array of NumPy begins as an empty tensor
+            self._spend(state)
+            target.data = _array(*state)
         else:
-            if name == "GLOBAL" and argument in _FILLS_MEMORY:
-                raise CorruptFileError("it asks for bytes that it does not hold")
-            self._take(opcode)
-            self._stack.extend(1 for kind in opcode.stack_after if kind is not pickletools.markobject)
+            raise pickle.UnpicklingError(f"it changes a {type(target).__name__} (nothing was executed)")
 
-    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
-        """Remove the operands of an opcode."""
-        kinds = opcode.stack_before
-        taken = []
-        if pickletools.markobject in kinds:
-            mark = self._marks.pop()
-            taken = self._stack[mark:]
-            del self._stack[mark:]
-            kinds = kinds[: kinds.index(pickletools.markobject)]
-        return taken + [self._stack.pop() for _ in kinds]
+    def _set_items(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], dict):
+            raise pickle.UnpicklingError("it sets items of objects other than dictionaries")
+        _require_plain(items[::2])
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    def _push_tuple(self, size: int) -> None:
-        if size > _MAX_TUPLE:
-            raise CorruptFileError("its pickle nests tuples more deeply than files of tensors do")
-        self._stack.append(size)
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items([key, value])
 
-    def _remember(self, place: int) -> None:
-        if place > _MAX_MEMO:
-            raise CorruptFileError("its pickle refers to more values than it holds")
-        self._memo[place] = self._stack[-1]
+    def _make_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(items)
+
+    dispatch |= {
+        pickle.REDUCE[0]: _call, pickle.NEWOBJ[0]: _call, pickle.BUILD[0]: _build, pickle.DICT[0]: _make_dict,
+        pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: lambda self: self._set_items(self.pop_mark()),
+    }  # fmt: skip
+
+    def _spend(self, arguments: Any) -> None:
+        """Count what a call may copy; the pickle can repeat a reference to the same bytes any number of times."""
+        if not isinstance(arguments, tuple):
+            raise CorruptFileError(f"its pickle passes a {type(arguments).__name__} as arguments")
+        self._room -= sum(len(value) for value in arguments if isinstance(value, str | bytes | list | tuple | dict))
+        if self._room < 0:
+            raise CorruptFileError("its pickle copies far more than it contains")
+
+
+def _require_plain(keys: Iterable[Any]) -> None:
+    """Raise unless hashing the keys of a dictionary takes no time."""
+    for key in keys:
+        if type(key) not in _KEYS or (isinstance(key, int) and key.bit_length() > 64):
+            raise CorruptFileError(f"its pickle has a {type(key).__name__} as a key of a dictionary")
+
+
+def _view(flat: Tensor, offset: int, size: Any, stride: Any, *rest: object) -> Tensor:
+    dtype = next((value for value in rest if isinstance(value, torch.dtype)), flat.dtype)
+    return torch.as_strided(flat.view(dtype), size, stride, offset)
+
+
+def _dictionary(items: Any = ()) -> Any:
+    pairs = list(items.items()) if isinstance(items, dict) else items
+    if not isinstance(pairs, list | tuple):
+        raise CorruptFileError(f"its pickle makes a dictionary from a {type(items).__name__}")
+    _require_plain(key for key, _ in pairs)
+    return OrderedDict(pairs)
+
+
+class _NumpyType:
+    """Stand-in for np.dtype, of numbers and texts only."""
+
+    def __init__(self, name: object, *_: object) -> None:
+        if not isinstance(name, str) or not _NUMPY_KINDS.fullmatch(name):
+            raise CorruptFileError(f"it contains a NumPy value of type {name!r}, which is not a number")
+        self.dtype = np.dtype(name)
+
+    def set_order(self, order: Any) -> None:
+        if order in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(order)
+
+    def values(self, content: Any) -> Any:
+        if not isinstance(content, bytes):
+            raise CorruptFileError("it contains a NumPy value of objects, which are not numbers")
+        array = np.frombuffer(content, self.dtype)
+        return array.astype(self.dtype.newbyteorder("="))
+
+
+def _array(_: object, shape: Any, kind: _NumpyType, is_fortran: object, content: object) -> Tensor:
+    return torch.from_numpy(kind.values(content).reshape(shape, order="F" if is_fortran else "C").copy(order="C"))
+
+
+def _number(kind: _NumpyType, content: object) -> Any:
+    (value,) = kind.values(content)
+    return value.item()
+
+
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    **{("torch._utils", f"_rebuild_tensor{version}"): _view for version in ("", "_v2", "_v3")},
+    **{("torch._utils", f"_rebuild_parameter{end}"): lambda value, *_: value for end in ("", "_with_state")},
+    ("torch", "Size"): lambda sizes: sizes,
+    ("collections", "OrderedDict"): _dictionary,
+    ("collections", "Counter"): _dictionary,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes before protocol 3
+    **{(builtins, "bytes"): lambda: b"" for builtins in ("__builtin__", "builtins")},
+    ("numpy", "dtype"): _NumpyType,
+    ("numpy", "ndarray"): lambda: None,  # an argument of _reconstruct
+    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},  # before and since NumPy 2
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: torch.empty(0) for core in ("core", "_core")},
+}

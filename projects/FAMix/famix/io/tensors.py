@@ -1,138 +1,185 @@
-"""Untrusted files of tensors: read with torch's safe loader, after their claims have been checked.
-
-Programs save an np.float64 such as the best score beside the weights, which torch's safe loader refuses. Substitutes read
-NumPy's numbers and arrays without NumPy's unpickling, which would allocate any size that a pickle claims.
-"""
+"""Untrusted files of tensors: archives and pickles of torch, whose claims are compared with the size of the file."""
 
 import pickle
-import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from famix.io.pickles import check_pickle
+from famix.io.pickles import TensorUnpickler
 from famix.utils.errors import CorruptFileError
+from famix.utils.messages import first_line
 
-__all__ = ["check_tensors", "check_zip", "load_tensors", "unwrapped_names"]
-
-_ZIP_MAGIC = b"PK\x03\x04"
-_MAX_CODE_BYTES = 64 << 20  # allowance for compressed entries: torch compresses code, never tensors
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without a bound
+_ZIP = b"PK\x03\x04"
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6 starts with the pickle of a number
+_MAX_CODE_BYTES = 16 << 20  # allowance for code, which torch compresses, unlike tensors and pickles
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that torch adds
-_PICKLES = 5  # at the start of torch's format before it was a zip archive
 _MAX_SHARING = 4  # how often tensors may show the bytes of their file
 _SMALL = 1 << 20  # bytes that are always allowed
-_MAX_DEPTH = 100  # of nested containers
-_NUMPY_KINDS = re.compile(r"[<>=|]?(b1|\?|[iu][1248]|f[248]|c8|c16|U\d{1,6})")
+
+
+def is_torch_file(path: Path) -> bool:
+    """Return whether torch.save has written a file, according to its first bytes."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)).startswith((_ZIP, _LEGACY))
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """Load a file of torch.save on the CPU, with checksums compared; NumPy numbers become Python's, arrays tensors.
+    """Load a file of torch.save on the CPU without executing anything in it.
+
+    Checksums are compared. NumPy numbers become Python's, and NumPy arrays tensors.
 
     Args:
-        stream: the file, seekable and at its start.
+        stream: the file, seekable.
 
     Raises:
-        CorruptFileError: the file is damaged, claims more than it holds, or holds tensors that are not dense.
-        pickle.UnpicklingError: the file holds objects other than tensors, numbers, texts and containers, or is not
-            torch's.
-        Exception: torch's errors of other types for a damaged file.
+        CorruptFileError: the file is damaged or claims more than it contains.
+        pickle.UnpicklingError: the file contains objects other than dense tensors, numbers, texts and containers, or is
+            not torch's.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
-    start = stream.read(len(_ZIP_MAGIC))
-    stream.seek(0)
-    if start == _ZIP_MAGIC:  # torch tells its two formats apart in the same way
-        check_zip(stream)
-        with zipfile.ZipFile(stream) as archive:
-            for entry in archive.infolist():
-                if entry.filename.lower().endswith(".pkl"):
-                    with archive.open(entry) as content:
-                        check_pickle(content)  # type: ignore[arg-type]  # IO[bytes] has all that is needed
-    else:
-        for _ in range(_PICKLES):
-            if not check_pickle(stream):
-                break
+    start = stream.read(len(_LEGACY))
     stream.seek(0)
     try:
-        with torch.serialization.safe_globals(_NUMPY_GLOBALS):
-            loaded = _without_numpy(torch.load(stream, map_location="cpu", weights_only=True), {}, 0)
-    except Exception as error:
-        raise _without_advice(error) from error
+        if start.startswith(_ZIP):
+            loaded = TensorArchive(stream).unpickle("data")
+        elif start == _LEGACY:
+            loaded = _load_legacy(stream.read())
+        elif not start:
+            raise CorruptFileError("it is empty")
+        else:
+            _refuse_pickle(stream.read(_SMALL))
+    except (CorruptFileError, pickle.UnpicklingError):
+        raise
+    except Exception as error:  # a damaged file raises errors of any type
+        raise CorruptFileError(f"it is truncated or damaged: {type(error).__name__}: {first_line(error)}") from error
     check_tensors(loaded, size)
     return loaded
 
 
-def _without_advice(error: Exception) -> Exception:
-    """Replace an error of torch that advises to read the file unsafely."""
-    text = str(error)
-    called = re.search(r"GLOBAL:? ([\w.]+)|Unsupported class ([\w.]+)", text)
-    if called:
-        return pickle.UnpicklingError(f"it calls for GLOBAL {called[1] or called[2]} (nothing was executed)")
-    if "TorchScript" in text:
-        return pickle.UnpicklingError("it is a TorchScript archive, not a checkpoint")
-    if isinstance(error, pickle.UnpicklingError):
-        return pickle.UnpicklingError("it is not a file of torch")
-    if isinstance(error, KeyError | EOFError) or "weights_only" in text:
-        return CorruptFileError("it is empty, truncated or not a file of torch")
-    return error
+def _refuse_pickle(content: bytes) -> None:
+    """Raise the error of a pickle that would run code, or else that the file is not one of torch."""
+    try:
+        TensorUnpickler(BytesIO(content)).load()
+    except (CorruptFileError, pickle.UnpicklingError):
+        raise
+    except Exception:
+        pass
+    raise pickle.UnpicklingError("it is not a file of torch.save")
 
 
-def check_zip(stream: BinaryIO) -> None:
-    """Raise unless a zip archive holds what it claims and every checksum is right; rewinds the file.
+def load_pickled_tensors(stream: BinaryIO) -> Any:
+    """Load a file of pickle.dump with tensors in it, as `load_tensors` does.
 
-    torch compares no checksums, so that a flipped bit would become a weight.
+    Raises:
+        CorruptFileError: see `load_tensors`.
+        pickle.UnpicklingError: see `load_tensors`.
+        Exception: an error of another type for a damaged file.
+    """
+    functions = {("torch.storage", "_load_from_bytes"): lambda content: load_tensors(BytesIO(content))}
+    return TensorUnpickler(BytesIO(stream.read()), functions=functions).load()
+
+
+class TensorArchive:
+    """A zip archive of torch.save or torch.jit.save; every entry is read with its checksum compared.
 
     Args:
         stream: the archive.
 
     Raises:
-        CorruptFileError: entries claim more than the file holds, share a name, or have another compression or checksum.
+        CorruptFileError: entries claim more than the file has.
+        zipfile.BadZipFile: the archive is damaged.
     """
-    size = stream.seek(0, 2)
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            entries = archive.infolist()
-            claimed = sum(entry.file_size for entry in entries)
-            if claimed > size + _MAX_CODE_BYTES:
-                raise CorruptFileError(f"its entries claim {claimed} bytes, but the file has {size}")
-            if len({entry.filename.lower() for entry in entries}) < len(entries):  # readers differ in their choice
-                raise CorruptFileError("two of its entries share a name")
-            if any(entry.compress_type not in _METHODS for entry in entries):
-                raise CorruptFileError("it has a compression that torch does not write")
-            damaged = archive.testzip()
-    except CorruptFileError:
-        raise
-    except Exception as error:  # zipfile raises another type for every kind of damage
-        raise CorruptFileError(f"it is a damaged archive: {str(error) or type(error).__name__}") from error
-    if damaged is not None:
-        raise CorruptFileError(f"its entry {damaged} has a wrong checksum")
-    stream.seek(0)
+
+    def __init__(self, stream: BinaryIO) -> None:
+        size = stream.seek(0, 2)
+        self._zip = zipfile.ZipFile(stream)
+        claimed = sum(entry.file_size for entry in self._zip.infolist())
+        if claimed > size + _MAX_CODE_BYTES:
+            raise CorruptFileError(f"its entries claim {claimed} bytes, but the file has {size}")
+        self._folder = self._zip.namelist()[0].split("/")[0]
+        if "byteorder" in self and self.read("byteorder") != b"little":
+            raise CorruptFileError("its numbers are not little-endian")
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self._folder}/{name}" in self._zip.namelist()
+
+    def read(self, name: str) -> bytes:
+        """Return the content of an entry, of at most the size that it claims."""
+        entry = self._zip.getinfo(f"{self._folder}/{name}")
+        is_code = name.startswith("code/")
+        if entry.compress_type != zipfile.ZIP_STORED and not (is_code and entry.compress_type == zipfile.ZIP_DEFLATED):
+            raise CorruptFileError(f"its entry {name} has a compression that torch does not write")
+        with self._zip.open(entry) as file:
+            return file.read(entry.file_size)
+
+    def unpickle(self, name: str, unpickler: Callable[..., TensorUnpickler] = TensorUnpickler) -> Any:
+        """Unpickle {name}.pkl, with the tensors in the folder {name}."""
+        storages: dict[str, Tensor] = {}
+
+        def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+            if key not in storages:
+                storages[key] = _flat(self.read(f"{name}/{key}"), dtype)
+            return _checked(storages[key], dtype, count)
+
+        return unpickler(BytesIO(self.read(f"{name}.pkl")), storage).load()
+
+
+def _load_legacy(content: bytes) -> Any:
+    """Load the format before zip archives: pickles of three headers, the content and the keys, then the storages."""
+    stream, storages, claimed = BytesIO(content), dict[str, Tensor](), 0
+
+    def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
+        nonlocal claimed
+        if key not in storages:
+            claimed += count * dtype.itemsize
+            if count < 0 or claimed > len(content):
+                raise CorruptFileError(f"its tensors claim {claimed} bytes, but the file has {len(content)}")
+            storages[key] = torch.empty(count, dtype=dtype)
+        return _checked(storages[key], dtype, count)
+
+    _, _, system, loaded, keys = (TensorUnpickler(stream, storage).load() for _ in range(5))
+    if not system["little_endian"]:
+        raise CorruptFileError("its numbers are not little-endian")
+    if not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
+        raise CorruptFileError("its tensors are incomplete")
+    for key in keys:
+        count, flat = int.from_bytes(stream.read(8), "little"), storages[key]
+        flat.copy_(_checked(_flat(stream.read(flat.nbytes), flat.dtype), flat.dtype, count))
+    return loaded
+
+
+def _flat(content: bytes, dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
+
+def _checked(flat: Tensor, dtype: torch.dtype, count: int) -> Tensor:
+    if flat.dtype != dtype or len(flat) != count:
+        raise CorruptFileError(f"a tensor has a different size than it claims, {len(flat)} values instead of {count}")
+    return flat
 
 
 def check_tensors(content: Any, size: int) -> None:
-    """Raise unless tensors are dense and show no more bytes than their file holds.
+    """Raise unless tensors show no more bytes than their file can contain.
 
-    A tensor with a stride of zero, or a sparse one, has any number of elements in a few bytes; its first copy would fill
-    the memory.
+    A tensor with a stride of zero has any number of elements in a few bytes; its first copy would fill the memory.
 
     Args:
         content: tensors in dictionaries, lists and tuples.
         size: size of the file in bytes.
 
     Raises:
-        CorruptFileError: see above.
+        CorruptFileError: the tensors show more bytes.
     """
     shown, seen, pending = 0, set(), [content]
     while pending:
         value = pending.pop()
         if isinstance(value, Tensor):  # counts each time it is shown
-            if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-                raise CorruptFileError("it has sparse, quantized or empty tensors, expected dense ones")
             shown += value.numel() * value.element_size()
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
@@ -156,85 +203,5 @@ def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = [parts[1:] for parts in names]
     plain = {".".join(parts): value for parts, value in zip(names, state.values(), strict=True)}
     if len(plain) < len(state):
-        raise CorruptFileError("it holds the weights of a model twice, with and without the names of wrappers")
+        raise CorruptFileError("it contains the weights of a model twice, with and without the names of wrappers")
     return plain
-
-
-class _NumpyType:
-    """Substitute for np.dtype."""
-
-    def __init__(self, name: object, *_: object) -> None:
-        if not isinstance(name, str) or not _NUMPY_KINDS.fullmatch(name):
-            raise CorruptFileError(f"it holds a NumPy value of type {name!r}, expected numbers")
-        self.dtype = np.dtype(name)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Restore the byte order."""
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _NumpyArray:
-    """Substitute for an array; `tensor` is None until the pickle has set its content."""
-
-    tensor: Tensor | list[Any] | None = None
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Restore shape, type, order and bytes."""
-        _, shape, kind, is_fortran, content = state
-        if not isinstance(kind, _NumpyType) or not isinstance(content, bytes):
-            raise CorruptFileError("it holds a NumPy array of objects, expected numbers")
-        array = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if is_fortran else "C")
-        native = array.astype(kind.dtype.newbyteorder("="))
-        self.tensor = native.tolist() if native.dtype.kind == "U" else torch.from_numpy(native.copy(order="C"))
-
-
-def _new_array(*_: object) -> _NumpyArray:
-    """Substitute for NumPy's function that begins an array."""
-    return _NumpyArray()
-
-
-def _number(kind: _NumpyType, content: bytes) -> Any:
-    """Substitute for NumPy's constructor of numbers."""
-    if not isinstance(content, bytes) or len(content) != kind.dtype.itemsize:
-        raise CorruptFileError("it holds a NumPy number without its bytes")
-    return np.frombuffer(content, kind.dtype)[0].item()
-
-
-def _no_bytes(*arguments: object) -> bytes:
-    """Substitute for bytes(), which writes empty arrays but would allocate any size."""
-    if arguments:
-        raise CorruptFileError("it asks for bytes that it does not hold")
-    return b""
-
-
-_NUMPY_GLOBALS: list[Any] = [
-    (_no_bytes, "builtins.bytes"),
-    (_NumpyType, "numpy.dtype"),
-    (_NumpyArray, "numpy.ndarray"),
-    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # before and since NumPy 2
-    *((_new_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]
-
-
-def _without_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """Replace substitutes of arrays in dictionaries, lists and tuples, the first two in place."""
-    if isinstance(value, _NumpyArray):
-        if value.tensor is None:
-            raise CorruptFileError("it holds a NumPy array without its bytes")
-        return value.tensor
-    if isinstance(value, _NumpyType) or not isinstance(value, dict | list | tuple):
-        return value
-    if id(value) in done:
-        return done[id(value)]
-    if depth > _MAX_DEPTH:
-        raise CorruptFileError("its containers are nested too deeply")
-    done[id(value)] = value
-    if isinstance(value, tuple):
-        entries = [_without_numpy(entry, done, depth + 1) for entry in value]
-        if any(new is not old for new, old in zip(entries, value, strict=True)):
-            done[id(value)] = tuple(entries)
-        return done[id(value)]
-    for key, entry in list(value.items() if isinstance(value, dict) else enumerate(value)):
-        value[key] = _without_numpy(entry, done, depth + 1)
-    return value

@@ -18,82 +18,57 @@ try:
 except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
-__all__ = [
-    "MAX_JSON_BYTES",
-    "MAX_YAML_BYTES",
-    "check_yaml",
-    "parse_json",
-    "parse_yaml",
-    "read_json",
-    "read_text",
-    "read_yaml",
-    "require_plain_file",
-]
-
 MAX_JSON_BYTES = 2 << 30
-"""Limit for a file of annotations; COCO's panoptic ones have about a quarter of it."""
+"""Limit for a file of annotations; the panoptic ones of COCO have about a quarter of it."""
 
 MAX_YAML_BYTES = 1 << 20
 """Limit for a definition or a config; the largest shipped one has a few thousand bytes."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_MAX_UNFOLDED = 4 << 20  # characters and entries with all YAML aliases expanded
+_MAX_EXPANDED = 4 << 20  # characters and entries with all YAML aliases expanded
 _MAX_DEPTH = 100  # libyaml's composer overflows the stack at about ten thousand
 
 
-def require_plain_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-    """Raise unless a path leads to a regular file; reading a pipe or a device may never end.
-
-    Args:
-        path: path of the file, or of a link to it.
-        max_bytes: largest size; None sets no limit.
+def require_plain_file(path: str | os.PathLike[str], max_bytes: float = math.inf) -> None:
+    """Raise unless a path, or the link at it, leads to a regular file; reading a pipe or a device may never end.
 
     Raises:
-        CorruptFileError: the file is not regular, or too large.
+        CorruptFileError: the file is not regular, or has more than `max_bytes`.
         OSError: the file is missing or inaccessible.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise CorruptFileError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
-    if max_bytes is not None and status.st_size > max_bytes:
+    if status.st_size > max_bytes:
         raise CorruptFileError(f"it has {status.st_size} bytes, more than the limit of {max_bytes}")
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
-    Args:
-        path: path of the file.
-        max_bytes: largest size.
-
     Raises:
-        CorruptFileError: the file is not regular, too large, or in UTF-16.
+        CorruptFileError: the file is not regular, has more than `max_bytes`, or is in UTF-16.
         OSError: the file cannot be read.
         UnicodeDecodeError: the file is not text.
     """
     require_plain_file(path, max_bytes)
-    with open(path, "rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise CorruptFileError("it is text in UTF-16, as some editors save it; save it as UTF-8")
-    return Path(path).read_text(encoding="utf-8-sig")
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise CorruptFileError("it is text in UTF-16, as some editors save it; save it as UTF-8")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
-    """Read a JSON file that holds an object with finite numbers.
-
-    Args:
-        path: path of the file.
-        max_bytes: largest size.
+    """Read a JSON file that contains an object with finite numbers.
 
     Raises:
-        CorruptFileError: the file is not regular, too large, nested too deeply, not an object, or holds numbers that are
-            not finite.
+        CorruptFileError: see `read_text` and `parse_json`; or the file contains something other than an object.
         OSError: the file cannot be read.
         ValueError: the file is not JSON.
     """
     content = parse_json(read_text(path, max_bytes), finite=True)
     if not isinstance(content, dict):
-        raise CorruptFileError(f"it holds a {type(content).__name__}, expected an object")
+        raise CorruptFileError(f"it contains a {type(content).__name__} instead of an object")
     return content
 
 
@@ -105,7 +80,7 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
         finite: refuse NaN and infinities, which Python reads although JSON excludes them.
 
     Raises:
-        CorruptFileError: the text is nested too deeply, or holds a number that is not finite or half a character.
+        CorruptFileError: the text is nested too deeply, or contains a number that is not finite or half a character.
         ValueError: the text is not JSON.
     """
     try:
@@ -116,14 +91,14 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
         try:
             json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:  # showing or writing it would fail later
-            raise CorruptFileError(f"it holds half a character, \\u{ord(error.object[error.start]):04x}") from error
+            raise CorruptFileError(f"it contains half a character, \\u{ord(error.object[error.start]):04x}") from error
     return content
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise CorruptFileError(f"it holds the number {number}, expected finite ones")
+        raise CorruptFileError(f"it contains the number {number}, which is not finite")
     return value
 
 
@@ -131,7 +106,7 @@ def read_yaml(path: str | os.PathLike[str], max_bytes: int = MAX_YAML_BYTES) -> 
     """Read a YAML file: mappings, lists, texts, numbers, booleans, dates or None.
 
     Raises:
-        CorruptFileError: the file is not regular or too large; see also `parse_yaml`.
+        CorruptFileError: see `read_text` and `parse_yaml`.
         OSError: the file cannot be read.
         UnicodeDecodeError: the file is not text.
     """
@@ -142,7 +117,7 @@ def parse_yaml(text: str) -> Any:
     """Parse YAML.
 
     Raises:
-        CorruptFileError: the text is not valid YAML, or see `check_yaml`.
+        CorruptFileError: the text is not valid YAML; see also `check_yaml`.
     """
     try:
         check_yaml(text)
@@ -159,33 +134,28 @@ def check_yaml(text: str) -> None:
     Ten lines of aliases to aliases represent a billion entries, and showing or merging them fills the memory.
 
     Raises:
-        CorruptFileError: the text is too deep or too large, or an alias refers to its own parent.
+        CorruptFileError: the text is too deep or too large.
         yaml.YAMLError: the text is not YAML.
     """
-    open_nodes: list[tuple[str | None, int]] = []  # anchor, and size so far
-    anchors: dict[str | None, int | None] = {}  # None while a node is open
+    open_nodes: list[tuple[str | None, float]] = []  # anchor, and size so far
+    sizes: dict[str | None, float] = {}  # by anchor
     for event in yaml.parse(text, Loader=SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
+            sizes[event.anchor] = math.inf  # until it is closed: an alias to its own parent has no end
             if len(open_nodes) > _MAX_DEPTH:
                 raise CorruptFileError("its YAML is nested too deeply")
-            if event.anchor is not None:
-                anchors[event.anchor] = None
             continue
         if isinstance(event, yaml.AliasEvent):
-            known = anchors.get(event.anchor, 1)
-            if known is None:
-                raise CorruptFileError("a YAML alias refers to its own parent")
-            anchor, size = None, known
+            anchor, size = None, sizes.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             anchor, size = event.anchor, 1 + len(event.value)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
         else:
             continue
-        if size > _MAX_UNFOLDED:
+        if size > _MAX_EXPANDED:
             raise CorruptFileError("its YAML aliases expand to more than any such file needs")
-        if anchor is not None:
-            anchors[anchor] = size
+        sizes[anchor] = size
         if open_nodes:
             open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)

@@ -1,18 +1,15 @@
 """Reader of the style banks of the reference implementation: pickles, of which nothing is executed."""
 
-import io
 import os
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from famix.io import Sealed, check_pickle, load_tensors
+from famix.io import load_pickled_tensors
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import BankError, CorruptFileError
-from famix.utils.messages import first_few
+from famix.utils.messages import first_few, first_line
 
 # Cityscapes train ids 0, 1, ...; the file names classes instead of numbering them.
 RELEASED_CLASSES = (
@@ -83,33 +80,13 @@ def _unpickle(path: str | os.PathLike[str]) -> dict[str, Any]:
         if os.path.getsize(path) > _MAX_BYTES:
             raise CorruptFileError(f"{os.path.getsize(path) >> 20} MiB, more than {_MAX_BYTES >> 20}")
         with open(path, "rb") as file:
-            check_pickle(file)
-            file.seek(0)
-            content = _TensorUnpickler(file).load()
+            content = load_pickled_tensors(file)
     except CorruptFileError:
         raise
     except Exception as error:  # a damaged pickle can raise any exception
-        raise CorruptFileError(f"a file that cannot be unpickled ({type(error).__name__})") from error
+        raise CorruptFileError(
+            f"a file that cannot be unpickled ({type(error).__name__}: {first_line(error)})"
+        ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise CorruptFileError(f"a {type(content).__name__}")
     return content
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Resolves only the functions that rebuild tensors and refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed: dict[tuple[str, str], Callable[..., Any]] = {
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-            ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, backward_hooks: data,
-            # torch's function of this name unpickles without restriction.
-            ("torch.storage", "_load_from_bytes"): lambda content: load_tensors(io.BytesIO(content)),
-            ("collections", "OrderedDict"): dict,
-            # Bytes in pickles before protocol 3, always with this encoding.
-            ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-        }
-        if (module, name) not in allowed:
-            raise CorruptFileError(
-                f"a reference to {module}.{name}, which is not part of a tensor; nothing was executed"
-            )
-        return Sealed(allowed[module, name])

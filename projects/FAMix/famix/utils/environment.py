@@ -3,8 +3,6 @@
 import platform
 from pathlib import Path
 
-__all__ = ["processor_name"]
-
 
 def processor_name() -> str:
     """Return the model of the processor, or its architecture if the system does not name it."""

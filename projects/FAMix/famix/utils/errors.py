@@ -6,16 +6,9 @@
 import re
 
 __all__ = [
-    "BankError",
-    "ClassesError",
-    "ConfigError",
-    "CorruptFileError",
-    "DatasetError",
-    "FAMixError",
-    "OutputError",
-    "TrainingError",
-    "WeightsError",
-]
+    "BankError", "ClassesError", "ConfigError", "CorruptFileError", "DatasetError", "FAMixError", "OutputError",
+    "TrainingError", "WeightsError",
+]  # fmt: skip
 
 _MAX_CHARACTERS = 1800  # characters of a message
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -42,7 +35,7 @@ class ConfigError(FAMixError):
 
 
 class ClassesError(ConfigError):
-    """A dataset has other classes than the network, which would give outputs wrong names."""
+    """The classes of a dataset differ from those of the network, which would give outputs wrong names."""
 
 
 class DatasetError(FAMixError):
@@ -66,7 +59,7 @@ class TrainingError(FAMixError):
 
 
 class CorruptFileError(ValueError):
-    """A file is damaged or claims more than it holds. The message completes a sentence about the file.
+    """A file is damaged or claims more than it contains.
 
-    Callers turn it into a `FAMixError` that names the file.
+    The message completes a sentence about the file; callers turn it into a `FAMixError` that names the file.
     """

@@ -3,21 +3,11 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["did_you_mean", "first_few", "first_line", "shown", "table_cell"]
-
 _LONGEST = 300  # characters of a value in a message
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Suggest similar words.
-
-    Args:
-        word: unknown word; other values than strings get no suggestion.
-        known: known words.
-
-    Returns:
-        " Did you mean 'a' or 'b'?" with a leading space, or "" without similar words.
-    """
+    """Return " Did you mean 'a' or 'b'?" with known words similar to a string, or "" if there are none."""
     if not isinstance(word, str):
         return ""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
@@ -34,7 +24,7 @@ def shown(value: object) -> str:
 
 
 def first_few(items: Sequence[object], limit: int = 3) -> str:
-    """Name the first items of a sequence and count the others: "a, b, c and 7 more"."""
+    """Name the first items of a sequence and count the rest: "a, b, c and 7 more"."""
     named = ", ".join(str(item) for item in items[:limit])
     return named if len(items) <= limit else f"{named} and {len(items) - limit} more"
 

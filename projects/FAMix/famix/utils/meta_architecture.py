@@ -15,8 +15,6 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 
-__all__ = ["predicts", "trains_on"]
-
 
 def trains_on(cfg: CfgNode) -> frozenset[str]:
     """Return the targets of the meta-architecture: "sem_seg", and "centers" or "instances" for panoptic ones."""

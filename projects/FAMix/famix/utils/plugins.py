@@ -16,8 +16,6 @@ from pathlib import Path
 
 from famix.utils.errors import ConfigError
 
-__all__ = ["GROUP", "absent_plugin_remedy", "load_plugins"]
-
 GROUP = "famix.plugins"
 """Entry-point group of plugins."""
 
@@ -45,11 +43,7 @@ def load_plugins() -> None:
 
 
 def absent_plugin_remedy(name: str) -> str:
-    """Return a sentence, with a leading blank, on how to load the plugin that adds a name; "" for other names.
-
-    Args:
-        name: of a dataset or of CLIP weights that is unknown.
-    """
+    """Return how to load the plugin that adds an unknown dataset or CLIP, with a leading space; "" without one."""
     package = _MAINTAINED_HERE.get(name.split("_")[0])
     if package is None:
         return ""
@@ -60,10 +54,8 @@ def absent_plugin_remedy(name: str) -> str:
 
 
 def _of_clone() -> list[EntryPoint]:
-    """Entry points in the setup.cfg of a clone, which may not be installed or installed before they were added."""
+    """Return the entry points in the setup.cfg of a clone, which may be missing from the installed metadata."""
     parser = configparser.ConfigParser()
     parser.read(_CLONE_METADATA, encoding="utf-8")
     lines = parser.get("options.entry_points", GROUP, fallback="").strip().splitlines()
-    return [
-        EntryPoint(name.strip(), value.strip(), GROUP) for name, _, value in (line.partition("=") for line in lines)
-    ]
+    return [EntryPoint(*map(str.strip, line.split("=", 1)), GROUP) for line in lines]

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 from detectron2.utils import comm
 from tqdm import tqdm
 
-__all__ = ["ShownLoader", "on_terminal", "progress_bar"]
-
 _SECONDS = 0.2  # between updates
 
 
@@ -29,7 +27,7 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: 
         total: number of steps.
         description: label of the bar.
         unit: unit of a step.
-        done: number of steps done before.
+        done: number of steps that are already complete.
         leave: keep the bar when it is closed.
     """
     return tqdm(
@@ -39,12 +37,7 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: 
 
 
 class ShownLoader:
-    """A data loader with a bar.
-
-    Args:
-        loader: the loader.
-        description: label of the bar.
-    """
+    """A data loader with a labeled progress bar."""
 
     def __init__(self, loader: _Loader, description: str) -> None:
         self._loader = loader

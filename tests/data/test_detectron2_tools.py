@@ -1,4 +1,4 @@
-"""Detectron2's own tools read datasets of train ids as they are, and explain what they cannot read in others."""
+"""Detectron2's own tools read datasets of train ids, and explain why they cannot read other datasets."""
 
 import copy
 import pickle
@@ -17,7 +17,6 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation import SemSegEvaluator
@@ -28,7 +27,7 @@ from PIL import Image
 from data_factory import registered, write_definition, write_image, write_label, write_palette_label
 from error_matching import expect_error
 from famix import Predictor
-from famix.data import LabelReader, get_dataset_dicts, label_file_of
+from famix.data import get_dataset_dicts, label_file_of
 from famix.engine import load_config
 from famix.evaluation import build_evaluator
 from famix.utils.errors import DatasetError
@@ -43,6 +42,7 @@ RAW = {0: "ignore", 1: "road", 2: "vegetation", 3: "car"}
 
 def make(folder: Path, label_ids: object, values: list[int], write: Any = write_label, **changes: object) -> Path:
     """A dataset of three images of vertical bands, one for each value."""
+    (folder / "labels/train").mkdir(parents=True, exist_ok=True)
     for index in range(3):
         ids = np.repeat(np.roll(values, index), SIZE[1] // len(values))[None].repeat(SIZE[0], 0).astype(np.uint8)
         write_image(folder / f"images/train/{index}.png", np.stack([ids * 9] * 3, axis=2))
@@ -72,10 +72,9 @@ def detectron2_config(architecture: str = "SemanticSegmentor") -> CfgNode:
     return cfg
 
 
-def score_perfect_predictions(evaluator: Any) -> dict[str, float]:
-    """Feed the ground truth as the prediction."""
+def score_ground_truth(evaluator: Any) -> dict[str, float]:
     evaluator.reset()
-    reader: LabelReader = MetadataCatalog.get("tiny_train").label_reader
+    reader = MetadataCatalog.get("tiny_train").label_reader
     for record in get_dataset_dicts(["tiny_train"]):
         labels = torch.from_numpy(reader.read(label_file_of(record)).astype(np.int64))
         scores = torch.nn.functional.one_hot(labels.clamp(max=18), 19).permute(2, 0, 1)
@@ -83,12 +82,11 @@ def score_perfect_predictions(evaluator: Any) -> dict[str, float]:
     return evaluator.evaluate()["sem_seg"]
 
 
-def load_values(path: str, dtype: Any) -> np.ndarray:
-    """Detectron2's own function, which NumPy 2 refuses."""
-    return np.array(Image.open(path), dtype=dtype)
+def explained(name: str = "tiny_train") -> Any:
+    return expect_error(DatasetError, name, remedy="label_file_name")
 
 
-# Which files are under sem_seg_file_name
+# Records
 
 
 @pytest.mark.parametrize(
@@ -99,27 +97,23 @@ def load_values(path: str, dtype: Any) -> np.ndarray:
         ({0: "road", 1: "sidewalk", 7: "ignore"}, [0, 1, 7], write_label, {"ignore_label": 255}, False),
         ("cityscapes", [7, 8, 0], write_label, {}, False),
         (TRAIN_IDS, [0, 8, 77], write_label, {"other_ids": "ignore"}, False),
-        ("identity", [0, 18, 255], write_palette_label, {}, False),  # DatasetMapper would read the palette's greys
+        ("identity", [0, 18, 255], write_palette_label, {}, False),  # DatasetMapper would read the palette's grays
         ("identity", [0, 18, 255], lambda path, ids: write_label(path, ids.astype(np.uint16)), {}, False),
         ("identity", [0, 1, 1], lambda path, ids: Image.fromarray(ids > 0).save(path), {}, False),  # read as 0 and 255
     ],
     ids=["identity", "listed", "other ignore value", "label ids", "other ids", "palette", "16 bits", "1 bit"],
 )
-def test_only_files_of_train_ids_are_sem_seg(
+def test_sem_seg_file_name_needs_train_ids(
     tmp_path: Path, label_ids: object, values: list[int], write: Any, changes: dict[str, object], expected: bool
 ) -> None:
-    (tmp_path / "labels/train").mkdir(parents=True)
     with registered(make(tmp_path, label_ids, values, write, **changes)):
-        records = DatasetCatalog.get("tiny_train")
-        assert [record["label_file_name"] for record in records] == [
-            str(tmp_path / f"labels/train/{index}.png") for index in range(3)
-        ]
-        for record in records:
+        for index, record in enumerate(DatasetCatalog.get("tiny_train")):
+            assert record["label_file_name"] == str(tmp_path / f"labels/train/{index}.png")
             assert ("sem_seg_file_name" in record) is expected
             assert record.get("sem_seg_file_name") == (record["label_file_name"] if expected else None)
 
 
-def test_one_file_of_another_kind_is_enough(tmp_path: Path) -> None:
+def test_one_palette_hides_sem_seg_file_name(tmp_path: Path) -> None:
     file = make(tmp_path, "identity", [0, 18, 255])
     write_palette_label(tmp_path / "labels/train/1.png", np.zeros(SIZE, np.uint8))
     with registered(file):
@@ -127,7 +121,7 @@ def test_one_file_of_another_kind_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("raw")
-def test_records_keep_their_explanation_when_copied_and_pickled() -> None:
+def test_copied_and_pickled_records_keep_their_explanation() -> None:
     (record, *_) = DatasetCatalog.get("tiny_train")
     for copied in (copy.deepcopy(record), pickle.loads(pickle.dumps(record)), get_dataset_dicts(["tiny_train"])[0]):
         assert copied == record
@@ -138,7 +132,7 @@ def test_records_keep_their_explanation_when_copied_and_pickled() -> None:
     assert (record["height"], record["width"]) == SIZE
 
 
-# Train ids: everything works
+# Datasets of train ids
 
 
 @pytest.mark.usefixtures("of_train_ids")
@@ -152,13 +146,6 @@ def test_detectron2_trains_on_train_ids(tmp_path: Path, architecture: str) -> No
     assert torch.isfinite(build_model(cfg)(batch)["loss_sem_seg"])
 
 
-@pytest.mark.usefixtures("of_train_ids")
-def test_drawn_labels_have_the_classes_colours() -> None:
-    (record, *_) = DatasetCatalog.get("tiny_train")
-    drawn = Drawing(record, MetadataCatalog.get("tiny_train"))
-    assert drawn.classes == {0, 8, 13}
-
-
 class Drawing(Visualizer):
     """Notes which classes are drawn."""
 
@@ -168,22 +155,23 @@ class Drawing(Visualizer):
         self.draw_dataset_dict(record)
 
     def draw_sem_seg(self, sem_seg: Any, **options: Any) -> Any:
-        names = self.metadata.stuff_classes
-        self.classes |= {int(label) for label in np.unique(sem_seg) if label < len(names)}
+        self.classes |= {int(label) for label in np.unique(sem_seg) if label < len(self.metadata.stuff_classes)}
         return super().draw_sem_seg(sem_seg, **options)
 
 
-# Raw ids: FAMix reads them, and the others say why they do not
+@pytest.mark.usefixtures("of_train_ids")
+def test_visualizer_draws_train_ids() -> None:
+    (record, *_) = DatasetCatalog.get("tiny_train")
+    assert Drawing(record, MetadataCatalog.get("tiny_train")).classes == {0, 8, 13}
+
+
+# Datasets of other ids
 
 
 @pytest.mark.usefixtures("raw")
-def test_tools_explain_raw_ids(tmp_path: Path) -> None:
+def test_tools_explain_raw_ids() -> None:
     (record, *_) = DatasetCatalog.get("tiny_train")
     cfg = detectron2_config()
-
-    def explained() -> Any:
-        return expect_error(DatasetError, "tiny_train", remedy="label_file_name")
-
     with explained():
         SemSegEvaluator("tiny_train", distributed=False)
     with explained():
@@ -195,12 +183,11 @@ def test_tools_explain_raw_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("raw")
-def test_images_of_raw_datasets_are_loaded_at_their_size() -> None:
+def test_detectron2_loads_images_of_raw_datasets() -> None:
     loader = build_detection_test_loader(detectron2_config(), "tiny_train")
-    for (sample,), record in zip(loader, get_detection_dataset_dicts("tiny_train"), strict=True):
+    for (sample,), record in zip(loader, DatasetCatalog.get("tiny_train"), strict=True):
         assert sample["file_name"] == record["file_name"]
-        assert tuple(sample["image"].shape[1:]) == SIZE
-        assert (sample.get("height"), sample.get("width")) == SIZE
+        assert tuple(sample["image"].shape[1:]) == (sample.get("height"), sample.get("width")) == SIZE
         assert "sem_seg" not in sample
 
 
@@ -210,11 +197,11 @@ def test_evaluators_of_famix_read_raw_ids(tmp_path: Path, evaluator: str) -> Non
     cfg = detectron2_config()
     cfg.TEST.EVALUATOR = evaluator
     before = set(DatasetCatalog)
-    assert score_perfect_predictions(build_evaluator(cfg, "tiny_train", str(tmp_path / "out")))["mIoU"] == 100
+    assert score_ground_truth(build_evaluator(cfg, "tiny_train", str(tmp_path / "out")))["mIoU"] == 100
     assert set(DatasetCatalog) == before
 
 
-def test_the_readmes_conversion_makes_them_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_converts_raw_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "datasets/README.md").read_text(), flags=re.DOTALL)
     file = make(tmp_path, RAW, list(RAW))
     code = code.replace("fields.yaml", str(file)).replace("fields_2024", "tiny_train")
@@ -223,29 +210,23 @@ def test_the_readmes_conversion_makes_them_readable(tmp_path: Path, monkeypatch:
         exec(code, {})
     changes = {"labels": "train_ids/2024/{key}.png", "splits": {"train": {}}}
     with registered(write_definition(tmp_path, label_ids="identity", **changes)):
-        evaluator = SemSegEvaluator("tiny_train", distributed=False, sem_seg_loading_fn=load_values)
-        assert score_perfect_predictions(evaluator)["mIoU"] == 100
+        # NumPy 2 refuses Detectron2's own function.
+        options: Any = {"sem_seg_loading_fn": lambda path, dtype: np.array(Image.open(path), dtype=dtype)}
+        assert score_ground_truth(SemSegEvaluator("tiny_train", distributed=False, **options))["mIoU"] == 100
 
 
-# Panoptic
-
-
-def test_panoptic_records_can_be_drawn(tmp_path: Path) -> None:
+def test_visualizer_draws_panoptic_records(tmp_path: Path) -> None:
     with registered(make_panoptic(tmp_path, {"train": 1})):
         (record,) = DatasetCatalog.get("tiny_train_panoptic")
         assert "sem_seg_file_name" not in record
-        metadata = MetadataCatalog.get("tiny_train_panoptic")
-        picture = Visualizer(np.zeros((*PANOPTIC_SIZE, 3), np.uint8), metadata)
-        drawn = picture.draw_dataset_dict(record).get_image()
+        figure = Visualizer(np.zeros((*PANOPTIC_SIZE, 3), np.uint8), MetadataCatalog.get("tiny_train_panoptic"))
+        drawn = figure.draw_dataset_dict(record).get_image()
         assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > len(record["segments_info"])
-        with expect_error(DatasetError, "tiny_train_panoptic", record["label_file_name"], "label_file_name"):
+        with explained("tiny_train_panoptic"):
             SemSegEvaluator("tiny_train_panoptic", distributed=False)
 
 
-# One image
-
-
-def test_default_predictor_sees_images_at_their_size(tmp_path: Path) -> None:
+def test_default_predictor_keeps_the_size_of_images(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.run("run", "SOLVER.MAX_ITER", "2", "MODEL.STYLE.STRATEGY", "noise")
     image = np.random.default_rng(0).integers(0, 256, (70, 101, 3), dtype=np.uint8)

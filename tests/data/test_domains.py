@@ -1,4 +1,4 @@
-"""Which datasets are sources and which are targets, by what their definitions state or by their names."""
+"""Sources and targets, by the domains that definitions state or by the names of datasets."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,15 @@ from data_factory import data_config, registered, write_definition
 from error_matching import expect_error, explains
 from famix.data import load_definition
 from famix.data.definition import changed_entry, describe_dataset
-from famix.data.domains import domain_of, is_source, require_known_sources, roles_of
+from famix.data.registration import domain_of, is_source, require_known_sources, roles_of
 from famix.utils.errors import ConfigError, DatasetError
 from panoptic_factory import write_recipe
+
+KINDS: dict[str, Any] = {"": write_definition, "_panoptic": write_recipe}  # suffix of names -> factory
 
 
 @pytest.fixture(scope="module", autouse=True)
 def builtin_datasets() -> Iterator[None]:
-    """Registers them."""
     with registered():
         yield
 
@@ -44,20 +45,19 @@ def test_domain_of_a_name(name: str, domain: str) -> None:
         ("acdc_fog_train", ["acdc_fog_val"], ["acdc_night_val"]),
     ],
 )
-def test_what_is_of_the_domain_that_was_trained_on(train: str, sources: list[str], targets: list[str]) -> None:
+def test_is_source_follows_names_or_test_source(train: str, sources: list[str], targets: list[str]) -> None:
     cfg = data_config(train=(train,))
     assert [name for name in (*sources, *targets) if is_source(cfg, name)] == sources
     cfg.TEST.SOURCE = targets[:1]
     assert [name for name in (*sources, *targets) if is_source(cfg, name)] == targets[:1]
 
 
-@pytest.mark.parametrize("kind", ["semantic", "panoptic"])
-def test_definitions_state_domains(tmp_path: Path, kind: str) -> None:
-    write: Any = write_definition if kind == "semantic" else write_recipe
-    suffix = "" if kind == "semantic" else "_panoptic"
+@pytest.mark.parametrize("suffix", KINDS)
+def test_definitions_state_domains(tmp_path: Path, suffix: str) -> None:
+    write = KINDS[suffix]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
     splits = {"train": {}, "val": {}, "foggy": {"domain": "fog"}}
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
     town = write(tmp_path / "a", name="town", domain="rome", splits=splits)
     drive = write(tmp_path / "b", name="drive", splits={"val": {"domain": "rome"}, "clear": {"domain": "rome_clear"}})
     with registered(town, drive):
@@ -74,27 +74,28 @@ def test_definitions_state_domains(tmp_path: Path, kind: str) -> None:
         assert (roles_of(cfg).held_out, roles_of(cfg).decided_by) == ((f"town_foggy{suffix}",), "TEST.SOURCE")
 
 
-@pytest.mark.parametrize("kind", ["semantic", "panoptic"])
-def test_a_domain_may_be_stated_after_the_training(tmp_path: Path, kind: str) -> None:
-    write: Any = write_definition if kind == "semantic" else write_recipe
-    name = "tiny_val" if kind == "semantic" else "tiny_val_panoptic"
-    with registered(write(tmp_path, splits={"val": {}})):
-        before = describe_dataset(name)
-    with registered(write(tmp_path, splits={"val": {"domain": "rome"}})):
-        assert changed_entry(name, before) is None
+@pytest.mark.parametrize("suffix", KINDS)
+def test_domain_may_be_stated_after_training(tmp_path: Path, suffix: str) -> None:
+    with registered(KINDS[suffix](tmp_path, splits={"val": {}})):
+        before = describe_dataset(f"tiny_val{suffix}")
+    with registered(KINDS[suffix](tmp_path, splits={"val": {"domain": "rome"}})):
+        assert changed_entry(f"tiny_val{suffix}", before) is None
 
 
+@pytest.mark.parametrize("suffix", KINDS)
 @pytest.mark.parametrize(
-    "changes", [{"domain": "a b"}, {"domain": ""}, {"domain": 5}, {"splits": {"val": {"domain": "/"}}}]
+    ("key", "changes", "value"),
+    [
+        *(("'domain'", {"domain": value}, value) for value in ("a b", "", 5)),
+        ("'splits.val.domain'", {"splits": {"val": {"domain": "/"}}}, "/"),
+    ],
 )
-def test_a_domain_that_is_not_a_name_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
-    value = changes.get("domain", "/")
-    for write in (write_definition, write_recipe):
-        with expect_error(DatasetError, "splits.val.domain" if "splits" in changes else "domain", value):
-            load_definition(write(tmp_path, **changes))
+def test_domain_must_be_a_name(tmp_path: Path, suffix: str, key: str, changes: Any, value: object) -> None:
+    with expect_error(DatasetError, key, value):
+        load_definition(KINDS[suffix](tmp_path, **changes))
 
 
-def test_roles_are_told_in_one_line() -> None:
+def test_roles_are_one_line() -> None:
     cfg = data_config(train=("gta5_train",))
     cfg.DATASETS.TEST = ("gta5_val", "acdc_fog_val")
     line = str(roles_of(cfg))
@@ -102,7 +103,7 @@ def test_roles_are_told_in_one_line() -> None:
     assert line.index("acdc_fog_val") < line.index("gta5_val") and "\n" not in line
 
 
-def test_a_mistyped_source_is_named() -> None:
+def test_unknown_source_is_an_error() -> None:
     cfg = data_config()
     cfg.TEST.SOURCE = ["gta5_vall"]
     with expect_error(ConfigError, "TEST.SOURCE", "gta5_vall", "gta5_val"):

@@ -9,16 +9,6 @@ from pathlib import Path
 
 from famix.utils.errors import ConfigError, FAMixError
 
-__all__ = [
-    "as_on_disk",
-    "expand_arguments",
-    "expand_path",
-    "local_path",
-    "needs_expansion",
-    "one_form",
-    "require_local",
-]
-
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 _MAX_ROUNDS = 10  # of variables that refer to variables
 
@@ -34,12 +24,9 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
     A path with a variable that is not set is unchanged if such a file exists.
 
     Args:
-        path: the path; "" stays "".
+        path: the path; relative and empty paths stay so.
         key: config key, argument or environment variable with the path, for errors.
         error: type of the error.
-
-    Returns:
-        The path; a relative one stays relative.
 
     Raises:
         FAMixError: a variable or a user is unknown.
@@ -47,8 +34,6 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
     expanded = path
     for _ in range(_MAX_ROUNDS):
         names = [name.strip("{}") for name in _VARIABLE.findall(expanded)]
-        if not names:
-            break
         unset = [name for name in names if name not in os.environ]
         if unset and os.path.lexists(path):
             return path
@@ -57,6 +42,8 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
                 f"{key} must name environment variables that are set, got {path!r}. Set {unset[0]}, or write the path "
                 "without it."
             )
+        if not names:
+            break
         expanded = os.path.expandvars(expanded)
     expanded = os.path.expanduser(expanded)
     if expanded.startswith("~") and not os.path.lexists(expanded):
@@ -65,11 +52,7 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
 
 
 def local_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
-    """Expand a path that must not be a URL.
-
-    Raises:
-        FAMixError: the path is a URL; see also `expand_path`.
-    """
+    """Expand a path with `expand_path`; raises `error` for a URL as well."""
     require_local(path, key, error)
     return expand_path(path, key, error)
 
@@ -86,7 +69,7 @@ def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
     A shell expands most words, but neither in quotes nor in --option=~/file.
 
     Raises:
-        ConfigError: see `expand_path`.
+        ConfigError: a variable or a user is unknown.
     """
     for name, value in vars(arguments).items():
         key = f"--{name.replace('_', '-')}"

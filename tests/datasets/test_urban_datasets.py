@@ -29,10 +29,9 @@ Table = Mapping[int, int]
 Write = Callable[[Path, np.ndarray], object]
 
 TRAIN_IDS: Table = {**{index: index for index in range(19)}, 255: 255}
-LABEL_IDS: Table = {
-    0: 255, 1: 255, 2: 255, 3: 255, 4: 255, 5: 255, 6: 255, 7: 0, 8: 1, 9: 255, 10: 255, 11: 2, 12: 3, 13: 4,
-    14: 255, 15: 255, 16: 255, 17: 5, 18: 255, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14,
-    28: 15, 29: 255, 30: 255, 31: 16, 32: 17, 33: 18,
+LABEL_IDS: Table = {label_id: 255 for label_id in range(34)} | {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
+    31: 16, 32: 17, 33: 18,
 }  # fmt: skip
 GTA5: Table = {**LABEL_IDS, 34: 255}
 SYNTHIA: Table = {
@@ -212,8 +211,12 @@ def write_pair(root: Path, image: str, label: str, write: Write, table: Table) -
     return ids
 
 
+def image_ids(name: str) -> list[str]:
+    return [record["image_id"] for record in get_dataset_dicts([name])]
+
+
 @pytest.mark.parametrize(("name", "image", "label", "write", "table"), CASES, ids=[f"{c[0]}-{c[2]}" for c in CASES])
-def test_every_id_of_every_format(root, name, image, label, write, table):
+def test_every_id_becomes_its_train_id(root, name, image, label, write, table):
     ids = write_pair(root, image, label, write, table)
     (record,) = get_dataset_dicts([name])
     assert (record["file_name"], record["label_file_name"]) == (str(root / image), str(root / label))
@@ -226,36 +229,36 @@ def test_every_id_of_every_format(root, name, image, label, write, table):
     np.testing.assert_array_equal(counted.pixels, np.bincount(expected.ravel(), minlength=256))
 
 
-def test_every_registered_name_is_covered():
+def test_every_registered_name_has_a_case():
     by_lists = {"gta5_train", "gta5_val", "synthia_val"}  # below
     ours = {name for name, files in DatasetCatalog.items() if type(files) is SplitFiles}
     assert {case[0] for case in CASES} | by_lists == ours
 
 
-@pytest.mark.parametrize(
-    ("name", "image", "raw", "converted"),
-    [
-        ("cityscapes_val", "cityscapes/leftImg8bit/val/u/1_leftImg8bit.png",
-         "cityscapes/gtFine/val/u/1_gtFine_labelIds.png", "cityscapes/gtFine/val/u/1_gtFine_labelTrainIds.png"),
-        ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001.png", "gta5/labels/00001_labelTrainIds.png"),
-    ],
-)  # fmt: skip
-def test_raw_labels_go_before_converted_ones(root, name, image, raw, converted):
-    write_pair(root, image, converted, write_label, TRAIN_IDS)
-    write_pair(root, image, raw, write_label, LABEL_IDS)
-    (record,) = get_dataset_dicts([name])
-    assert record["label_file_name"] == str(root / raw)
-    report, _ = check_dataset(name)
-    assert not [note for note in report.notes if "without an image" in note], (
-        "the converted label is no label without an image"
-    )
+def test_raw_labels_precede_converted_ones(root):
+    for name, image, stem, raw, table in (
+        (
+            "cityscapes_val",
+            "cityscapes/leftImg8bit/val/u/1_leftImg8bit.png",
+            "cityscapes/gtFine/val/u/1_gtFine",
+            "_labelIds",
+            LABEL_IDS,
+        ),
+        ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001", "", GTA5),
+    ):
+        write_pair(root, image, f"{stem}_labelTrainIds.png", write_label, TRAIN_IDS)
+        write_pair(root, image, f"{stem}{raw}.png", write_label, table)
+        (record,) = get_dataset_dicts([name])
+        assert record["label_file_name"] == str(root / f"{stem}{raw}.png")
+        report, _ = check_dataset(name)
+        assert not [note for note in report.notes if "without an image" in note], "the converted label has an image"
 
 
 FIRST_OF_EACH = list({case[1].split("/")[0]: case for case in CASES}.values())
 
 
 @pytest.mark.parametrize("case", FIRST_OF_EACH, ids=[case[0] for case in FIRST_OF_EACH])
-def test_a_tree_whole_and_broken(root, case):
+def test_sound_and_damaged_tree(root, case):
     name, image, label, write, table = case
     pixels = write_pair(root, *case[1:])
     verify_datasets([name])
@@ -282,56 +285,56 @@ def test_a_tree_whole_and_broken(root, case):
     assert problems() in (["missing label"], ["listing"], ["empty"])
 
 
-# Splits that a list makes
+# Splits
 
 
 @pytest.mark.parametrize("folder", ["", "train/", "train/folder/"])
 @pytest.mark.parametrize("line", ["00002", "00002.png", "images/00002.png"])
-def test_lists_of_the_released_program_fit_flat_and_nested_trees(root, folder, line):
+def test_lists_fit_flat_and_nested_trees(root, folder, line):
     for key in ("00001", "00002"):
         write_pair(root, f"gta5/images/{folder}{key}.png", f"gta5/labels/{folder}{key}.png", write_label, GTA5)
     (root / "gta5/gtav_split_val.txt").write_text(f"{line}\n")
-    assert [record["image_id"] for record in get_dataset_dicts(["gta5_val"])] == [f"{folder}00002"]
+    assert image_ids("gta5_val") == [f"{folder}00002"]
 
 
 @pytest.mark.parametrize("folder", ["", "valid/folder/"])
-def test_known_bad_frames_are_left_out_wherever_they_lie(root, folder):
+def test_bad_frames_are_skipped_in_all_trees(root, folder):
     for key in ("00001", "15188", "20801"):
         write_pair(root, f"gta5/images/{folder}{key}.png", f"gta5/labels/{folder}{key}.png", write_label, GTA5)
-    assert [record["image_id"] for record in get_dataset_dicts(["gta5_all"])] == [f"{folder}00001"]
+    assert image_ids("gta5_all") == [f"{folder}00001"]
 
 
 @pytest.mark.parametrize("by", ["matlab", "text"])
 def test_official_splits_of_a_flat_tree_come_from_a_list(root, by):
-    numbers = {"train": [1, 15188], "val": [24966], "test": [700]}  # 15188 is a bad frame, which is left out
-    for number in (1, 24966, 700):
-        key = f"{number:05d}"
+    numbers = {"train": [1, 15188], "val": [24966], "test": [700]}  # 15188 is a bad frame, which is skipped
+    for key in ("00001", "24966", "00700"):
         write_pair(root, f"gta5/images/{key}.png", f"gta5/labels/{key}.png", write_palette_label, GTA5)
     if by == "matlab":
-        arrays = {f"{split}Ids": np.array(values)[:, None] for split, values in numbers.items()}
-        savemat(root / "gta5/split.mat", arrays)
+        savemat(
+            root / "gta5/split.mat", {f"{split}Ids": np.array(values)[:, None] for split, values in numbers.items()}
+        )
     else:
         for split, values in numbers.items():
             (root / f"gta5/split_{split}.txt").write_text("".join(f"{value:05d}.png\n" for value in values))
-    found = {split: [r["image_id"] for r in get_dataset_dicts([f"gta5_official_{split}"])] for split in numbers}
-    assert found == {"train": ["00001"], "val": ["24966"], "test": ["00700"]}
+    assert {split: image_ids(f"gta5_official_{split}") for split in numbers} == {
+        "train": ["00001"], "val": ["24966"], "test": ["00700"],
+    }  # fmt: skip
 
 
 def test_splits_of_a_flat_synthia_come_from_a_list(root):
     for key in ("0000001", "0000002"):
         write_pair(root, f"synthia/RGB/{key}.png", f"synthia/GT/LABELS/{key}.png", synthia_label, SYNTHIA)
     (root / "synthia/synthia_split_val.txt").write_text("0000002.png\n")
-    (record,) = get_dataset_dicts(["synthia_val"])
-    assert record["image_id"] == "0000002"
-    assert len(get_dataset_dicts(["synthia_all"])) == 2
+    assert image_ids("synthia_val") == ["0000002"]
+    assert len(image_ids("synthia_all")) == 2
 
 
-def test_the_older_archive_of_bdd_has_files_without_a_partner(root, caplog):
+def test_older_bdd_has_unpaired_files(root, caplog):
     for index in range(4):
         write_pair(root, f"bdd100k/images/val/{index}.jpg", f"bdd100k/labels/val/{index}.png", write_label, TRAIN_IDS)
     (root / "bdd100k/labels/val/1.png").unlink()
     (root / "bdd100k/images/val/2.jpg").unlink()
-    assert [record["image_id"] for record in get_dataset_dicts(["bdd100k_val"])] == ["0", "3"]
+    assert image_ids("bdd100k_val") == ["0", "3"]
     assert "1 images without a label and 1 labels without an image" in caplog.text and "2 pairs" in caplog.text
     report, _ = check_dataset("bdd100k_val")
     assert not report.problems
@@ -341,7 +344,7 @@ def test_the_older_archive_of_bdd_has_files_without_a_partner(root, caplog):
     ]
 
 
-# Frames of other sizes, and those that published lists leave out; written down here a second time on purpose.
+# Written down here a second time on purpose.
 GTA5_BAD_FRAMES = [
     *("02501", "05001", "07501", "10001", "12501", "15001", "15188", "17501", "17705", "20001", "22501"),
     *(f"{number:05d}" for number in range(20801, 20861)),
@@ -349,7 +352,7 @@ GTA5_BAD_FRAMES = [
 
 
 @pytest.mark.parametrize("split", ["all", "official_train", "official_val", "official_test"])
-def test_gta5_leaves_out_every_bad_frame_and_no_other(split: str) -> None:
+def test_gta5_skips_every_bad_frame(split: str) -> None:
     files = DatasetCatalog[f"gta5_{split}"]
     assert isinstance(files, SplitFiles)
     assert sorted(files.split.skip) == sorted(GTA5_BAD_FRAMES)

@@ -7,37 +7,33 @@ import torch
 
 from famix.style import StyleBank
 
-__all__ = ["CLASSES", "STYLES", "make_bank"]
-
 CLASSES = ("road", "sky", "traffic sign")
 STYLES = ("foggy", "night")
 
 
 def make_bank(count: int = 12, channels: int = 4, seed: int = 0, **metadata: Any) -> StyleBank:
     """Build a bank of random styles as mining does; `metadata` overrides entries, non-strings as JSON, None removes one."""
-    prompts = [f"{style} {name}" for name in CLASSES for style in STYLES] + ["photo"]
     entries: dict[str, Any] = {
-        "clip_hash": "ab" * 32, "stage": "res2", "grid": [3, 3], "class_names": CLASSES, "prompts": prompts,
+        "clip_hash": "ab" * 32, "stage": "res2", "grid": [3, 3], "class_names": CLASSES,
+        "prompts": [f"{style} {name}" for name in CLASSES for style in STYLES] + ["photo"],
         "templates": ["a {}."], "source": ["tiny_train"], "seed": str(seed), "lr": "1.0",
     } | metadata  # fmt: skip
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in entries.items()
-        if value is not None
-    }
+    bank = StyleBank({k: v if isinstance(v, str) else json.dumps(v) for k, v in entries.items() if v is not None})
     generator = torch.Generator().manual_seed(seed)
-    class_ids = torch.arange(count) % len(CLASSES)
-    prompt_ids = class_ids * len(STYLES) + torch.arange(count) // len(CLASSES) % len(STYLES)
-    bank = StyleBank(texts)
-    bank.add(
-        class_ids,
-        torch.rand(count, channels, generator=generator),
-        torch.rand(count, channels, generator=generator) + 0.5,
-        {
-            "batch_id": torch.arange(count) // len(CLASSES),
-            "prompt_id": prompt_ids,
-            "initial_loss": torch.linspace(0.8, 0.6, count),
-            "final_loss": torch.linspace(0.2, 0.4, count),
-        },
-    )
+    class_ids, batches = torch.arange(count) % len(CLASSES), torch.arange(count) // len(CLASSES)
+    mean, std = torch.rand(2, count, channels, generator=generator)
+    annotations = {
+        "batch_id": batches,
+        "prompt_id": class_ids * len(STYLES) + batches % len(STYLES),
+        "initial_loss": torch.linspace(0.8, 0.6, count),
+        "final_loss": torch.linspace(0.2, 0.4, count),
+    }
+    bank.add(class_ids, mean, std + 0.5, annotations)
+    return bank
+
+
+def measured_bank(*class_ids: int, channels: int = 4, **metadata: Any) -> StyleBank:
+    """Build a bank without prompts and losses, as measuring does."""
+    bank = StyleBank({key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()})
+    bank.add(torch.tensor(class_ids), *torch.rand(2, len(class_ids), channels))
     return bank

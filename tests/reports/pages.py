@@ -3,8 +3,6 @@
 import re
 from html.parser import HTMLParser
 
-__all__ = ["Page"]
-
 _VOID = {"meta", "img", "input", "br", "hr", "link", "wbr"}
 _SVG_VOID = {"circle", "path", "g"}
 
@@ -16,10 +14,10 @@ class Page(HTMLParser):
         super().__init__()
         self.problems: list[str] = []
         self.tables: list[list[list[str]]] = []
-        self.sources: list[str] = []
+        self.sources: list[str] = []  # of images
         self.addresses: list[str] = []
         self.ids: list[str] = []
-        self.values: list[str] = []
+        self.values: list[str] = []  # of attributes
         self.text = ""
         self._open: list[str] = []
         self.feed(html)
@@ -27,15 +25,11 @@ class Page(HTMLParser):
         self.problems += [f"<{tag}> is never closed" for tag in self._open]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        for name, value in attrs:
-            if name == "src" and tag == "img":
-                self.sources.append(value or "")
-            if name in ("src", "href", "xlink:href", "action", "data"):
-                self.addresses.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-            if name != "src":
-                self.values.append(value or "")
+        values = {name: value or "" for name, value in attrs}
+        self.sources += [values["src"]] if tag == "img" and "src" in values else []
+        self.addresses += [values[name] for name in ("src", "href", "xlink:href", "action", "data") if name in values]
+        self.ids += [values["id"]] if "id" in values else []
+        self.values += [value for name, value in values.items() if name != "src"]
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
@@ -63,12 +57,11 @@ class Page(HTMLParser):
     def column(self, heading: str, table: int = 0) -> dict[str, str]:
         """First cell of every row of a table -> the cell below a heading."""
         head, *rows = self.tables[table]
-        place = head.index(heading)
-        return {row[0]: row[place] for row in rows}
+        return {row[0]: row[head.index(heading)] for row in rows}
 
 
 def assert_sound(html: str) -> Page:
-    """Parse a page that must be well-formed, hold all its pictures and load nothing; returns it."""
+    """Parse a page that must be well-formed and self-contained; returns it."""
     page = Page(html)
     assert page.problems == []
     assert all(source.startswith("data:image/") for source in page.sources)

@@ -1,8 +1,9 @@
-"""Statistics of banks compared with values computed by hand; merged, filtered and damaged banks."""
+"""Statistics of banks, computed by hand; merged, filtered and damaged banks."""
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,37 +21,32 @@ from famix.reports.bank import (
 )
 from famix.style import StyleBank
 from famix.utils.errors import BankError
-from reports.banks import CLASSES, make_bank
+from reports.banks import CLASSES, make_bank, measured_bank
 
 
-def test_style_words_are_prompts_without_the_class() -> None:
-    groups = word_groups(make_bank(7))
-    assert {name: rows.nonzero().flatten().tolist() for name, rows in groups.items()} == {
-        "foggy": [0, 1, 2, 6],
-        "night": [3, 4, 5],
-    }
+def rows_of(groups: dict[str, torch.Tensor]) -> dict[str, list[int]]:
+    return {name: chosen.nonzero().flatten().tolist() for name, chosen in groups.items()}
+
+
+def test_groups_by_word_and_class() -> None:
+    assert rows_of(word_groups(make_bank(7))) == {"foggy": [0, 1, 2, 6], "night": [3, 4, 5]}
     assert bank_prompts(make_bank(3)) == ["foggy road", "foggy sky", "foggy traffic sign"]
-
-
-def test_a_prompt_without_the_class_is_a_word_as_a_whole() -> None:
     bank = make_bank(2)
-    bank.add(
-        torch.tensor([255]), torch.zeros(1, 4), torch.ones(1, 4),
-        {"batch_id": torch.tensor([9]), "prompt_id": torch.tensor([6]), "initial_loss": torch.ones(1), "final_loss": torch.ones(1)},
-    )  # fmt: skip
-    assert list(word_groups(bank)) == ["foggy", "photo"]
-    assert list(class_groups(bank)) == ["road", "sky", "unlabelled"]
+    annotations = {"batch_id": torch.tensor([9]), "prompt_id": torch.tensor([6])}
+    losses = {"initial_loss": torch.ones(1), "final_loss": torch.ones(1)}
+    bank.add(torch.tensor([255]), torch.zeros(1, 4), torch.ones(1, 4), annotations | losses)
+    assert rows_of(word_groups(bank)) == {"foggy": [0, 1], "photo": [2]}, "a prompt without the class is a word"
+    assert rows_of(class_groups(bank)) == {"road": [0], "sky": [1], "unlabelled": [2]}
 
 
-def test_banks_without_prompts_have_no_style_words() -> None:
-    measured = StyleBank({"class_names": json.dumps(CLASSES)})
-    measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
+def test_measured_bank_has_no_words_and_losses() -> None:
+    measured = measured_bank(0, class_names=CLASSES)
     assert word_groups(measured) == {}
     road = group_statistics(measured, class_groups(measured)["road"])
     assert math.isnan(road.loss_before) and math.isnan(road.spread)
 
 
-def test_statistics_of_a_group_are_those_computed_by_hand() -> None:
+def test_group_statistics_by_hand() -> None:
     bank = StyleBank({"class_names": json.dumps(CLASSES)})
     mean, std = torch.tensor([[1.0, 3.0], [3.0, 3.0]]), torch.tensor([[2.0, 1.0], [2.0, -1.0]])
     losses = {"initial_loss": torch.tensor([0.5, 0.7]), "final_loss": torch.tensor([0.1, 0.2])}
@@ -62,7 +58,7 @@ def test_statistics_of_a_group_are_those_computed_by_hand() -> None:
     assert sky.spread == pytest.approx(math.sqrt(2 / 4) / math.sqrt(17 / 4))
 
 
-def test_distance_counts_in_the_variation_of_the_source() -> None:
+def test_source_distance_by_hand() -> None:
     own, bank = StyleBank(make_bank().metadata), StyleBank(make_bank().metadata)
     # Roads of the source: means 0 or 2 in the first channel, 0 or 20 in the second one, deviations 0 or 2.
     own.add(torch.tensor([0, 0]), torch.tensor([[0.0, 0.0], [2.0, 20.0]]), torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
@@ -71,19 +67,16 @@ def test_distance_counts_in_the_variation_of_the_source() -> None:
     assert source_distance(bank, own).tolist() == pytest.approx([math.sqrt(9 / 4)])
 
 
-def test_patches_of_the_source_have_a_distance_of_about_one() -> None:
+def test_source_distance_of_sources_and_rare_classes() -> None:
     own = make_bank(300, channels=8)
     assert float(source_distance(own, own).square().mean().sqrt()) == pytest.approx(1, abs=0.01)
-
-
-def test_rare_classes_are_compared_with_all_patches() -> None:
-    own = make_bank(30)
     rare = StyleBank(own.metadata)
     rare.add(torch.tensor([255]), own.mean[:1] + 3, own.std[:1])
-    sources = torch.cat([own.mean, own.std], dim=1)
-    style = torch.cat([rare.mean, rare.std], dim=1)
+    sources, style = torch.cat([own.mean, own.std], dim=1), torch.cat([rare.mean, rare.std], dim=1)
     expected = ((style - sources.mean(dim=0)) / sources.std(dim=0)).square().mean().sqrt()
-    assert float(source_distance(rare, own)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(source_distance(rare, own)) == pytest.approx(float(expected), rel=1e-5), "all patches, without its own"
+    with expect_error(BankError, "measured bank", 1, "Measure more images"):
+        source_distance(make_bank(), make_bank(1))
 
 
 @pytest.mark.parametrize(
@@ -97,42 +90,23 @@ def test_rare_classes_are_compared_with_all_patches() -> None:
         ({"channels": 5}, "channels", 5),
     ],
 )
-def test_banks_of_different_kinds_are_not_combined(change: dict, key: str, value: object) -> None:
+def test_incompatible_banks_are_refused(change: dict, key: str, value: object) -> None:
     for combine in (source_distance, lambda first, second: merge_banks({"a": first, "b": second})):
         with expect_error(BankError, key, value, "same CLIP"):
             combine(make_bank(), make_bank(**change))
 
 
-def test_a_measured_bank_needs_two_styles() -> None:
-    with expect_error(BankError, "measured bank", 1, "Measure more images"):
-        source_distance(make_bank(), make_bank(1))
-
-
-def test_merged_banks_keep_every_style_and_its_prompt() -> None:
-    first = make_bank(6)
-    other_prompts = [
-        "snowy road",
-        "night road",
-        "foggy sky",
-        "snowy sky",
-        "foggy traffic sign",
-        "x traffic sign",
-        "photo",
-    ]
-    second = make_bank(9, seed=1, prompts=other_prompts, source=["other_train"])
+def test_merge_keeps_styles_and_prompts(tmp_path: Path) -> None:
+    prompts = ["snowy road", "night road", "foggy sky", "snowy sky", "foggy traffic sign", "x traffic sign", "photo"]
+    first, second = make_bank(6), make_bank(9, seed=1, prompts=prompts, source=["other_train"])
     merged = merge_banks({"a": first, "b": second})
-    assert torch.equal(merged.mean, torch.cat([first.mean, second.mean]))
-    assert torch.equal(merged.std, torch.cat([first.std, second.std]))
-    assert merged.class_ids.tolist() == [*first.class_ids.tolist(), *second.class_ids.tolist()]
+    for name in ("mean", "std", "class_ids"):
+        assert torch.equal(getattr(merged, name), torch.cat([getattr(first, name), getattr(second, name)]))
     assert bank_prompts(merged) == bank_prompts(first) + bank_prompts(second)
     assert merged.annotations["batch_id"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert torch.equal(merged.annotations["final_loss"][6:], second.annotations["final_loss"])
-
-
-def test_merged_banks_say_where_they_come_from(tmp_path: Path) -> None:
-    merged = merge_banks({"a": make_bank(6), "b": make_bank(9, seed=1, source=["other_train"])})
     assert json.loads(merged.metadata["source"]) == ["tiny_train", "other_train"]
-    assert merged.metadata["lr"] == "1.0" and "seed" not in merged.metadata  # they differ in it
+    assert merged.metadata["lr"] == "1.0" and "seed" not in merged.metadata, "the seeds differ"
     (step,) = json.loads(merged.metadata["history"])
     assert step["step"] == "merge"
     assert [(one["name"], one["styles"], one["seed"]) for one in step["inputs"]] == [("a", 6, "0"), ("b", 9, "1")]
@@ -141,15 +115,7 @@ def test_merged_banks_say_where_they_come_from(tmp_path: Path) -> None:
     assert json.loads(StyleBank.load(tmp_path / "merged.safetensors").metadata["history"]) == [step]
 
 
-def test_history_grows_from_step_to_step() -> None:
-    merged = merge_banks({"a": make_bank(6), "b": make_bank(6, seed=1)})
-    filtered = filter_bank(merged, "m", classes=("sky",))
-    steps = json.loads(filtered.metadata["history"])
-    assert [step["step"] for step in steps] == ["merge", "filter"]
-    assert steps[1]["classes"] == ["sky"] and steps[1]["inputs"][0]["styles"] == 12
-
-
-def test_banks_of_different_text_towers_do_not_merge() -> None:
+def test_merge_compares_text_towers() -> None:
     gelu = {"activation": "gelu", "causal": "true"}
     with expect_error(BankError, "a", remedy="gelu"):
         merge_banks({"a": make_bank(), "b": make_bank(**gelu)})
@@ -173,50 +139,52 @@ def test_banks_of_different_text_towers_do_not_merge() -> None:
         (dict(), list(range(12))),
     ],
 )
-def test_filters_keep_what_fits_all_of_them(selection: dict, rows: list[int]) -> None:
+def test_filter_keeps_matching_styles(selection: dict, rows: list[int]) -> None:
     bank = make_bank(12)
     kept = filter_bank(bank, "a", **selection)
     assert torch.equal(kept.mean, bank.mean[rows]) and torch.equal(kept.class_ids, bank.class_ids[rows])
     assert torch.equal(kept.annotations["prompt_id"], bank.annotations["prompt_id"][rows])
 
 
+def test_history_grows() -> None:
+    merged = merge_banks({"a": make_bank(6), "b": make_bank(6, seed=1)})
+    steps = json.loads(filter_bank(merged, "m", classes=("sky",)).metadata["history"])
+    assert [step["step"] for step in steps] == ["merge", "filter"]
+    assert steps[1]["classes"] == ["sky"] and steps[1]["inputs"][0]["styles"] == 12
+
+
 @pytest.mark.parametrize(
-    ("selection", "key", "remedy"),
+    ("bank", "selection", "key", "remedy"),
     [
-        (dict(max_loss=0.1), "12", "less strictly"),
-        (dict(classes=("raod",)), "--class", "Did you mean 'road'?"),
+        (make_bank(12), dict(max_loss=0.1), "12", "less strictly"),
+        (make_bank(12), dict(classes=("raod",)), "--class", "Did you mean 'road'?"),
+        (measured_bank(0), dict(prompts=("night",)), "--prompt", "--class"),
+        (measured_bank(0), dict(max_loss=1.0), "--max-loss", "--class"),
     ],
 )
-def test_filters_that_keep_nothing_are_an_error(selection: dict, key: str, remedy: str) -> None:
+def test_filter_rejects_selection(bank: StyleBank, selection: dict, key: str, remedy: str) -> None:
     with expect_error(BankError, key, remedy=remedy):
-        filter_bank(make_bank(12), "a", **selection)
+        filter_bank(bank, "a", **selection)
 
 
 @pytest.mark.parametrize(
-    ("selection", "key"), [(dict(prompts=("night",)), "--prompt"), (dict(max_loss=1.0), "--max-loss")]
+    ("count", "metadata", "words"),
+    [
+        (0, {}, "no styles"),
+        (9, {"clip_hash": None}, "clip_hash"),
+        (3, {"class_names": ["road"]}, "class ids 1, 2"),
+        (9, {"prompts": ["a"]}, "prompt_id"),
+        (9, {"prompts": "no list"}, "JSON list"),
+    ],
 )
-def test_measured_banks_cannot_be_filtered_by_prompt_or_loss(selection: dict, key: str) -> None:
-    measured = StyleBank()
-    measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
-    with expect_error(BankError, key, remedy="--class"):
-        filter_bank(measured, "a", **selection)
+def test_find_problems_in_metadata(count: int, metadata: dict[str, Any], words: str) -> None:
+    (problem,) = find_problems(make_bank(count, **metadata))
+    assert words in problem
 
 
-def test_a_sound_bank_has_no_problems() -> None:
-    assert find_problems(make_bank()) == []
-
-
-def test_problems_are_found() -> None:
-    for bank, words in (
-        (make_bank(0), "no styles"),
-        (make_bank(clip_hash=None), "clip_hash"),
-        (make_bank(3, class_names=["road"]), "class ids 1, 2"),
-        (make_bank(prompts=["a"]), "prompt_id"),
-        (make_bank(prompts="no list"), "JSON list"),
-    ):
-        (problem,) = find_problems(bank)
-        assert words in problem
+def test_find_problems_in_values() -> None:
     bank = make_bank(5)
+    assert find_problems(bank) == []
     bank.annotations["final_loss"][1:3] = torch.tensor([-0.5, torch.nan])
     bank.mean[4] = bank.std[4] = 0
     losses, empty = find_problems(bank)
@@ -225,7 +193,7 @@ def test_problems_are_found() -> None:
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{", '"text"', "[1, 2]", "[[]]", "null", "9" * 5000])
 @pytest.mark.parametrize("key", ["prompts", "source"])
-def test_metadata_of_another_form_are_one_error(key: str, content: str) -> None:
+def test_malformed_metadata_are_refused(key: str, content: str) -> None:
     bank = make_bank(**{key: content})
     with expect_error(BankError, key):
         merge_banks({"a": bank, "b": bank})

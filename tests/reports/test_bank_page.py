@@ -13,7 +13,7 @@ from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.reports.bank import class_groups, group_statistics
 from famix.reports.bank_page import BankView, principal_plane, render_bank
 from famix.style import StyleBank
-from reports.banks import make_bank
+from reports.banks import make_bank, measured_bank
 from reports.pages import assert_sound
 from run_factory import load_tool
 
@@ -35,78 +35,70 @@ def run(*arguments: object) -> int:
     return 0
 
 
-def test_prints_classes_style_words_and_metadata(bank_file: Path, capsys: Output) -> None:
+def test_show_prints_tables_and_metadata(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
     assert run(bank_file) == 0
-    text = capsys.readouterr().out
-    bank = StyleBank.load(bank_file)
+    text, bank = capsys.readouterr().out, StyleBank.load(bank_file)
     road = group_statistics(bank, class_groups(bank)["road"])
-    pattern = rf"^road +8 +{road.loss_before:.3f} +{road.loss_after:.3f} +{road.spread:.2f} +0$"
-    assert re.search(pattern, text, flags=re.MULTILINE)
-    assert re.search(r"^foggy +12 ", text, flags=re.MULTILINE)
-    assert re.search(r"^class names +road, sky, traffic sign$", text, flags=re.MULTILINE)
+    for pattern in (
+        rf"road +8 +{road.loss_before:.3f} +{road.loss_after:.3f} +{road.spread:.2f} +0$",
+        "foggy +12 ",
+        "class names +road, sky, traffic sign$",
+    ):
+        assert re.search(f"^{pattern}", text, flags=re.MULTILINE)
     assert "problem" not in text
+    for damaged, words in (
+        (make_bank(clip_hash=None), "problem: its metadata lack clip_hash"),
+        (make_bank(0), "no styles"),
+    ):
+        damaged.save(tmp_path / "b.safetensors")
+        assert run(tmp_path / "b.safetensors") == 0
+        assert words in capsys.readouterr().out
 
 
-def test_problems_are_printed(tmp_path: Path, capsys: Output) -> None:
-    make_bank(clip_hash=None).save(tmp_path / "b.safetensors")
-    run(tmp_path / "b.safetensors")
-    assert "problem: its metadata lack clip_hash" in capsys.readouterr().out
-
-
-def test_page_holds_everything(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+def test_page_with_all_options(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
     clip = save_tiny_clip(tmp_path / "clip.pt")
     bank = make_bank(24, channels=32, clip_hash=clip_weights_hash(load_clip_state_dict(str(clip))))
-    bank.save(bank_file)
-    bank.save(tmp_path / "own.safetensors")
-    page_file = tmp_path / "pages/bank.html"
-    arguments = ["--html", page_file, "--clip", clip, "--own", tmp_path / "own.safetensors", "--most-styles", 10]
-    assert run(bank_file, *arguments) == 0
-    html = page_file.read_text()
+    for file in (bank_file, tmp_path / "own.safetensors"):
+        bank.save(file)
+    arguments = ["--clip", clip, "--own", tmp_path / "own.safetensors", "--most-styles", 10]
+    assert run(bank_file, "--html", tmp_path / "pages/bank.html", *arguments) == 0
+    html, printed = (tmp_path / "pages/bank.html").read_text(), capsys.readouterr().out
     page = assert_sound(html)
-    assert html.count("<circle") == 24 + 24  # styles and source patches
+    assert html.count("<circle") == 24 + 24, "styles and source patches"
     assert page.column("styles") == {"road": "8", "sky": "8", "traffic sign": "8"}
     assert page.column("styles", 1) == {"foggy": "12", "night": "12"}
-    printed = capsys.readouterr().out
     for name, distance in page.column("from source").items():
         assert re.search(rf"^{name} .* {distance} ", printed, flags=re.MULTILINE)
-    assert "nearest foggy" in html and "distance from the source" in html
-    assert "loss 0.80 → 0.20" in html
+    for words in ("nearest foggy", "distance from the source", "loss 0.80 → 0.20"):
+        assert words in html
 
 
-def test_the_map_needs_no_script_to_change_its_colours(bank_file: Path) -> None:
+def test_map_changes_its_colors_without_script() -> None:
     html = render_bank(BankView("b", make_bank(24)))
     for choice in ("by-class", "by-prompt"):
         assert f'id="{choice}"' in html and f'for="{choice}"' in html
-    assert re.search(r'id="by-prompt" checked', html), "coloured by prompt at first"
+    assert 'id="by-prompt" checked' in html
     dots = re.findall(r'<circle class="c(\d) p(\d)"[^>]*><title>style (\d+): (\w+) ([a-z ]+);', html)
     assert len(dots) == 24
     colors = dict(re.findall(r"^\.([cp]\d) \{ --\w+: (.*?); \}", html, flags=re.MULTILINE))
-    assert len(set(colors.values())) == len(colors) == 5, "no colour of a prompt is that of a class"
+    assert len(set(colors.values())) == len(colors) == 5, "no color of a prompt is that of a class"
     words, classes = {(place, word) for _, place, _, word, _ in dots}, {(place, name) for place, *_, name in dots}
     assert (len(words), len(classes)) == (2, 3)
     for place, word in words:
         assert f'style="background:{colors[f"p{place}"]}"></i>{word}<' in html
 
 
-def test_a_measured_bank_has_a_page_without_what_it_does_not_say() -> None:
-    measured = StyleBank({"stage": "res2", "measured": "x"})
-    measured.add(torch.tensor([0, 0, 255]), torch.rand(3, 4), torch.rand(3, 4))
-    html = render_bank(BankView("b", measured))
+def test_page_of_measured_and_large_banks() -> None:
+    html = render_bank(BankView("b", measured_bank(0, 0, 255, stage="res2", measured="x")))
     page = assert_sound(html)
     assert page.tables[0][0] == ["class", "styles", "spread", "negative"]
     assert len(page.tables) == 1 and 'id="by-prompt"' not in html
     assert set(page.column("styles")) == {"0", "unlabelled"}
+    html = render_bank(BankView("b", measured_bank(*[0] * 5000, channels=2)))
+    assert html.count("<circle") == 4000 and "4000 of 5000 styles are drawn" in html
 
 
-def test_a_large_bank_is_thinned_out_on_the_map() -> None:
-    bank = StyleBank()
-    bank.add(torch.zeros(5000, dtype=torch.int64), torch.rand(5000, 2), torch.rand(5000, 2))
-    html = render_bank(BankView("b", bank))
-    assert html.count("<circle") == 4000
-    assert "4000 of 5000 styles are drawn" in html
-
-
-def test_names_in_a_bank_cannot_become_markup() -> None:
+def test_page_escapes_names() -> None:
     evil = "<script>alert(1)</script>"
     bank = make_bank(class_names=["<b>", "sky", "x"], source=[evil], prompts=[f"{evil} <b>"] * 7)
     html = render_bank(BankView("<i>", bank))
@@ -114,10 +106,9 @@ def test_names_in_a_bank_cannot_become_markup() -> None:
     assert "<b>" not in html and evil not in html
 
 
-def test_merging_and_filtering_from_the_command_line(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
-    measured = StyleBank({key: value for key, value in make_bank().metadata.items() if key != "prompts"})
-    measured.add(torch.tensor([0]), torch.zeros(1, 4), torch.ones(1, 4))
-    measured.save(tmp_path / "measured.safetensors")
+def test_merge_and_filter_commands(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+    metadata = {key: value for key, value in make_bank().metadata.items() if key != "prompts"}
+    measured_bank(0, **metadata).save(tmp_path / "measured.safetensors")
     merged, filtered = tmp_path / "merged.safetensors", tmp_path / "filtered.safetensors"
     assert run("merge", bank_file, tmp_path / "measured.safetensors", "--output", merged) == 0
     assert len(StyleBank.load(merged)) == 25 and not StyleBank.load(merged).annotations
@@ -125,12 +116,11 @@ def test_merging_and_filtering_from_the_command_line(bank_file: Path, tmp_path: 
     options = ["--class", "sky", "--prompt", "night", "--max-loss", "0.35"]
     assert run("filter", bank_file, *options, "--output", filtered) == 0
     kept = StyleBank.load(filtered)
-    assert kept.counts() == {1: 3}
-    assert json.loads(kept.metadata["history"])[0]["max_loss"] == 0.35
+    assert kept.counts() == {1: 3} and json.loads(kept.metadata["history"])[0]["max_loss"] == 0.35
     assert "wrote 3 of 24 styles" in capsys.readouterr().out
 
 
-def test_validation_has_an_exit_status(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
+def test_validate_command(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
     assert run("validate", bank_file) == 0
     assert capsys.readouterr().out == f"{bank_file}: sound\n"
     broken = tmp_path / "broken.safetensors"
@@ -138,11 +128,7 @@ def test_validation_has_an_exit_status(bank_file: Path, tmp_path: Path, capsys: 
     assert run("validate", bank_file, broken, tmp_path / "none.safetensors") == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith(": sound") and "must be a .safetensors file" in lines[1] and "not found" in lines[2]
-
-
-def test_validation_against_a_clip(bank_file: Path, tmp_path: Path, capsys: Output) -> None:
-    clip = save_tiny_clip(tmp_path / "clip.pt")
-    assert run("validate", bank_file, "--clip", clip) == 1
+    assert run("validate", bank_file, "--clip", save_tiny_clip(tmp_path / "clip.pt")) == 1
     assert "clip_hash" in capsys.readouterr().out
 
 
@@ -166,13 +152,7 @@ def test_mistakes_are_one_line(
     assert not files["out"].exists()
 
 
-def test_an_empty_bank_is_no_mistake(tmp_path: Path, capsys: Output) -> None:
-    make_bank(0).save(tmp_path / "empty.safetensors")
-    assert run(tmp_path / "empty.safetensors") == 0
-    assert capsys.readouterr().out.endswith("empty.safetensors: no styles\n")
-
-
-def test_the_plane_is_that_of_the_largest_variance() -> None:
+def test_principal_plane_has_the_largest_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(500, 4, generator=generator) * torch.tensor([1.0, 5.0, 0.1, 3.0]) + 7
     places, shares = principal_plane(points)
@@ -181,8 +161,5 @@ def test_the_plane_is_that_of_the_largest_variance() -> None:
     assert torch.corrcoef(torch.stack([places[:, 1], centered[:, 3]]))[0, 1] > 0.99
     assert shares == pytest.approx((25 / 35, 9 / 35), abs=0.05)
     assert torch.allclose(principal_plane(points.flip(0))[0].flip(0), places, atol=1e-4)
-
-
-def test_points_that_are_all_equal_have_a_plane() -> None:
     places, shares = principal_plane(torch.ones(3, 4))
     assert places.abs().max() == 0 and shares == (0, 0)

@@ -1,4 +1,4 @@
-"""CLIP recognises the prompts of styles on other content than they were mined on."""
+"""CLIP recognizes the prompts of styles on content that they were not mined on."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from famix.clip import CLIPResNet, PromptEncoder, clip_weights_hash
 from famix.reports.nearest_prompts import find_nearest_prompts, noise_image, require_clip
 from famix.style import StyleBank, optimize_styles
 from famix.utils.errors import BankError
-from reports.banks import CLASSES, STYLES, make_bank
+from reports.banks import CLASSES, STYLES, make_bank, measured_bank
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def clip_state() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def mined(clip_state: dict[str, Tensor]) -> StyleBank:
-    """A style for every prompt of every class, optimised on random patches."""
+    """A style for every prompt of every class, optimized on random patches."""
     blank = make_bank(6, clip_hash=clip_weights_hash(clip_state))
     prompts = json.loads(blank.metadata["prompts"])[:6]
     clip = CLIPResNet.from_state_dict(clip_state, trainable=())
     patches = torch.rand(6, 32, 16, 16, generator=torch.Generator().manual_seed(0))
     texts = PromptEncoder(clip_state)(prompts, ["a {}."])
-    # Texts of a random CLIP hardly differ: only what is special about each is looked for.
+    # Texts of a random CLIP hardly differ, so the mean over the prompts of a class is subtracted.
     targets = F.normalize(texts - texts.unflatten(0, (3, 2)).mean(dim=1).repeat_interleave(2, 0), dim=1)
     settings = {"steps": 40, "lr": 3.0, "momentum": 0.9, "weight_decay": 0.0}
     styles = optimize_styles(patches, targets, lambda x: clip.encode_from("res2", x), **settings)
@@ -39,26 +39,18 @@ def mined(clip_state: dict[str, Tensor]) -> StyleBank:
     return bank
 
 
-def test_styles_are_recognised(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+def test_ranks_of_mined_and_swapped_prompts(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
     nearest = find_nearest_prompts(mined, clip_state)
-    assert nearest.rows.tolist() == list(range(6))
-    assert nearest.ranks.tolist() == [1] * 6
+    assert nearest.rows.tolist() == list(range(6)) and nearest.ranks.tolist() == [1] * 6
     assert nearest.prompts[3] == ("night sky", "foggy sky")
-
-
-def test_styles_under_wrong_names_are_not(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
     swapped = StyleBank(mined.metadata)
     swapped.add(mined.class_ids, mined.mean, mined.std, {"prompt_id": torch.arange(6) ^ 1})
     assert find_nearest_prompts(swapped, clip_state).ranks.tolist() == [2] * 6
-
-
-def test_content_can_be_images(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
     images = [torch.randint(256, (3, 96, 130), generator=torch.Generator().manual_seed(1)).float()]
-    nearest = find_nearest_prompts(mined, clip_state, images)
-    assert nearest.ranks.tolist().count(1) >= 5
+    assert find_nearest_prompts(mined, clip_state, images).ranks.tolist().count(1) >= 5
 
 
-def test_few_of_many_styles_are_looked_at_with_progress(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
+def test_most_styles_are_evenly_chosen_with_progress(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
     seen: list[int] = []
 
     def watch(rows: Sequence[int]) -> Iterable[int]:
@@ -70,37 +62,29 @@ def test_few_of_many_styles_are_looked_at_with_progress(mined: StyleBank, clip_s
     assert seen == nearest.rows.tolist() == [0, 2, 5]
 
 
-def test_classes_whose_names_end_alike_are_told_apart(clip_state: dict[str, Tensor]) -> None:
+def test_class_names_with_equal_ends(clip_state: dict[str, Tensor]) -> None:
     names = ["traffic sign", "sign"]
     prompts = [f"{style} {name}" for name in names for style in STYLES] + ["photo"]
     bank = StyleBank(make_bank(class_names=names, prompts=prompts).metadata)
     bank.add(torch.tensor([1, 255]), torch.rand(2, 32), torch.rand(2, 32), {"prompt_id": torch.tensor([2, 4])})
     nearest = find_nearest_prompts(bank, clip_state)
-    assert nearest.rows.tolist() == [0]  # unlabelled patches have a single prompt
+    assert nearest.rows.tolist() == [0], "unlabeled patches have a single prompt"
     assert sorted(nearest.prompts[0]) == ["foggy sign", "night sign"]
 
 
-def test_a_bank_without_prompts_has_nothing_to_compare(clip_state: dict[str, Tensor]) -> None:
-    measured = StyleBank({"class_names": json.dumps(CLASSES)})
-    measured.add(torch.tensor([0]), torch.rand(1, 32), torch.rand(1, 32))
+def test_unsuitable_banks_are_refused(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
     with expect_error(BankError, "--clip", remedy="Mine one"):
-        find_nearest_prompts(measured, clip_state)
-
-
-def test_a_bank_of_other_channels_is_refused(clip_state: dict[str, Tensor]) -> None:
+        find_nearest_prompts(measured_bank(0, channels=32, class_names=CLASSES), clip_state)
     with expect_error(BankError, "--clip", 32, "res2"):
         find_nearest_prompts(make_bank(), clip_state)
-
-
-def test_another_clip_is_refused_by_both_hashes(mined: StyleBank, clip_state: dict[str, Tensor]) -> None:
-    require_clip(mined, clip_state, "clip.pt")
-    require_clip(make_bank(clip_hash=None), clip_state, "clip.pt")
+    for bank in (mined, make_bank(clip_hash=None)):
+        require_clip(bank, clip_state, "clip.pt")
     other = tiny_clip(seed=1).state_dict()
     with expect_error(BankError, "clip_hash", clip_weights_hash(other), clip_weights_hash(clip_state)):
         require_clip(mined, other, "clip.pt")
 
 
-def test_noise_has_natural_frequencies_and_is_always_the_same() -> None:
+def test_noise_has_natural_frequencies() -> None:
     noise = noise_image(64)
     assert noise.shape == (3, 64, 64) and torch.equal(noise, noise_image(64))
     frequencies = torch.fft.fftfreq(64)

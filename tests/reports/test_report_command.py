@@ -1,4 +1,4 @@
-"""From a finished run to its page, which is also opened in a real browser where there is one."""
+"""The command that writes the page of runs, and a check of pages in a real browser where there is one."""
 
 import importlib
 import re
@@ -47,35 +47,23 @@ def page_file(workspace: Workspace, runs: list[Path], tmp_path_factory: pytest.T
     return file
 
 
-def test_the_table_is_that_of_the_results(page_file: Path, runs: list[Path]) -> None:
+def test_page_of_real_runs(page_file: Path, runs: list[Path]) -> None:
     page = assert_sound(page_file.read_text())
     for folder in runs:
         results = read_results(folder / "results.json")
-        expected = {
-            "tiny_night": format_number(results["tiny_night"]["sem_seg"]["mIoU"]),
-            "source: tiny": format_number(results["tiny_val"]["sem_seg"]["mIoU"]),
-        }
-        for heading, score in expected.items():
+        for heading, name in (("tiny_night", "tiny_night"), ("source: tiny", "tiny_val")):
+            score = format_number(results[name]["sem_seg"]["mIoU"])
             assert page.column(heading, 1)[folder.name].removesuffix(" ★") == score
-
-
-def test_every_example_shows_image_truth_predictions_and_errors(page_file: Path) -> None:
-    page = assert_sound(page_file.read_text())
-    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # datasets, images, image and truth, two pictures of each run
-    assert len(set(page.sources)) < len(page.sources)  # both runs have the same weights
-    assert page.text.count("% correct") == 8
+    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # datasets, images; image and truth, two images of each run
+    assert len(set(page.sources)) < len(page.sources), "both runs have the same weights"
     assert page.text.count("Confusions") == 1 and page_file.stat().st_size < 500_000
+    shares = [int(share) for share in re.findall(r"errors, (\d+) % correct", page.text)]
+    assert len(shares) == 8
+    # Both images of the dataset are shown, for each of two runs.
+    assert sum(shares[:4]) / 4 == pytest.approx(results["tiny_night"]["sem_seg"]["pACC"], abs=0.5)
 
 
-def test_predictions_are_those_that_were_scored(page_file: Path, runs: list[Path]) -> None:
-    accuracy = read_results(runs[0] / "results.json")["tiny_night"]["sem_seg"]["pACC"]
-    text = assert_sound(page_file.read_text()).text
-    shares = [int(share) for share in re.findall(r"errors, (\d+) % correct", text)][:4]
-    # The dataset has two images of one size, and both are shown: each by two runs.
-    assert sum(shares) / 4 == pytest.approx(accuracy, abs=0.5)
-
-
-def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> None:
+def test_predict_examples(workspace: Workspace, runs: list[Path]) -> None:
     (run,) = read_runs(runs[:1])
     with workspace.registered():
         loaded = load_model(runs[0], device="cpu")
@@ -94,26 +82,25 @@ def test_examples_belong_together(workspace: Workspace, runs: list[Path]) -> Non
         assert np.array_equal(one.predicted, result["sem_seg"].argmax(0))
 
 
-def test_a_run_without_its_weights_has_a_page_without_examples(
-    workspace: Workspace, runs: list[Path], tmp_path: Path, capsys: Output
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone", "scored checkpoint not found"), ("changed", "must be the scored checkpoint")]
+)
+def test_page_without_the_scored_weights(
+    workspace: Workspace, runs: list[Path], tmp_path: Path, capsys: Output, name: str, reason: str
 ) -> None:
-    for name in ("gone", "changed"):
-        shutil.copytree(runs[0], tmp_path / name)
-    (tmp_path / "gone/model_final.pth").unlink()
-    weights = torch.load(tmp_path / "changed/model_final.pth", weights_only=True)
-    torch.save({**weights, "more": 1}, tmp_path / "changed/model_final.pth")
-    for name, reason in (
-        ("gone", "scored checkpoint not found"),
-        ("changed", "must be the scored checkpoint"),
-    ):
-        with workspace.registered():
-            load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "page.html")])
-        assert reason in capsys.readouterr().err
-        page = assert_sound((tmp_path / "page.html").read_text())
-        assert not page.sources and reason in page.text and page.column("tiny_night", 1)["run"]
+    weights = shutil.copytree(runs[0], tmp_path / name) / "model_final.pth"
+    content = torch.load(weights, weights_only=True)
+    weights.unlink()
+    if name == "changed":
+        torch.save({**content, "more": 1}, weights)
+    with workspace.registered():
+        load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "page.html")])
+    assert reason in capsys.readouterr().err
+    page = assert_sound((tmp_path / "page.html").read_text())
+    assert not page.sources and reason in page.text and page.column("tiny_night", 1)["run"]
 
 
-def test_examples_can_be_left_out(runs: list[Path], tmp_path: Path, capsys: Output) -> None:
+def test_page_without_examples(runs: list[Path], tmp_path: Path, capsys: Output) -> None:
     load_tool("report").main([str(runs[0]), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
     assert not assert_sound((tmp_path / "a/page.html").read_text()).sources
     assert capsys.readouterr().err == ""
@@ -139,14 +126,14 @@ def checker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("browser_check")
 
 
-def test_pages_open_in_a_browser_and_defects_are_found(
-    checker: ModuleType, page_file: Path, tmp_path: Path, capsys: Output
-) -> None:
+def test_browser_check(checker: ModuleType, page_file: Path, tmp_path: Path, capsys: Output) -> None:
     bank, bad, cut = (tmp_path / f"{name}.html" for name in ("bank", "bad", "cut"))
     bank.write_text(render_bank(BankView("bank", make_bank(24))))
     bad.write_text("<script>missing()</script><div style='width:2000px'>x</div><img src='http://localhost:9/a.png'>")
     table = "<table style='width:2000px'><tr><td>first</td><td>source</td></tr></table>"
     cut.write_text("".join(f"<div style='overflow-x:{kind}'>{kind} {table}</div>" for kind in ("auto", "hidden")))
+    assert checker.main([str(tmp_path / "none.html")]) == 1
+    assert "none.html" in capsys.readouterr().err
     status = checker.main([*map(str, (page_file, bank, bad, cut)), "--expect", "source"])
     printed = capsys.readouterr()
     if checker.find_browser() is None:
@@ -158,8 +145,3 @@ def test_pages_open_in_a_browser_and_defects_are_found(
         assert any(line.startswith(str(bad)) and problem in line for line in lines)
     found = [line for line in lines if line.startswith(str(cut))]
     assert len(found) == len(checker.VIEWS) and "cuts off columns" in found[0], "a table is whole if it can be scrolled"
-
-
-def test_a_page_that_does_not_exist_is_named(checker: ModuleType, tmp_path: Path, capsys: Output) -> None:
-    assert checker.main([str(tmp_path / "none.html")]) == 1
-    assert "none.html" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def preview(model: nn.Module, bank: StyleBank, image: torch.Tensor, **options: o
     return list(preview_styles(model, bank, image, **{"stage": "res2", "grid": GRID, **options}))  # type: ignore[arg-type]
 
 
-def test_every_style_word_has_its_effect(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_effects_of_style_words(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     plain, foggy, night = preview(model, make_bank(12, channels=32), image)
     assert (foggy.name, night.name, foggy.styles, night.styles) == ("foggy", "night", 6, 6)
     assert list(foggy.distances) == ["res2", "res3", "res4", "res5"]
@@ -44,16 +44,11 @@ def test_every_style_word_has_its_effect(model: FAMixSemanticSegmentor, image: t
         (expected,) = model([{"image": image}])
     assert np.array_equal(plain.predicted, expected["sem_seg"].argmax(0))
     assert not np.array_equal(plain.predicted, foggy.predicted)
+    for effect in preview(model, make_bank(12, channels=32), image, own_weight=1.0)[1:]:
+        assert max(effect.distances.values()) < 1e-5 and np.array_equal(effect.predicted, plain.predicted)
 
 
-def test_a_patch_that_keeps_its_statistics_stays_the_same(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
-    plain, *others = preview(model, make_bank(12, channels=32), image, own_weight=1.0)
-    for effect in others:
-        assert max(effect.distances.values()) < 1e-5
-        assert np.array_equal(effect.predicted, plain.predicted)
-
-
-def test_the_style_of_the_image_itself_is_no_distance(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_style_of_the_image_changes_nothing(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     with torch.no_grad():
         features = model.backbone((image[None] - model.pixel_mean) / model.pixel_std)["res2"]
     mean, std = (values.flatten(1) for values in channel_mean_std(features))
@@ -80,26 +75,23 @@ def test_patches_get_styles_of_their_predicted_class(model: FAMixSemanticSegment
     assert all(preview(model, both, image, grid=(1, 1), seed=seed)[1].distances == expected for seed in range(5))
 
 
-def test_draws_follow_the_seed(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_seeds_and_untrained_networks(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     bank = make_bank(60, channels=32)
     runs = [[one.distances for one in preview(model, bank, image, seed=seed)] for seed in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
-
-
-def test_an_untrained_network_has_distances_alone(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     effects = preview(model, make_bank(12, channels=64), image, trained=False, stage="res3")
     assert [one.predicted for one in effects] == [None] * 3
     assert list(effects[1].distances) == ["res3", "res4", "res5"]
 
 
-def test_unusable_models_and_weights_are_named(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
+def test_unsupported_models_and_weights_are_refused(model: FAMixSemanticSegmentor, image: torch.Tensor) -> None:
     with expect_error(ConfigError, "MODEL.META_ARCHITECTURE", "Identity"):
         preview(nn.Identity(), make_bank(channels=32), image)
     with expect_error(ConfigError, "--own-weight", 1.5):
         preview(model, make_bank(channels=32), image, own_weight=1.5)
 
 
-def test_changes_are_counted_by_class() -> None:
+def test_changed_shares() -> None:
     plain = np.array([[0, 0, 1, 1]], np.uint8)
     others = [np.array([[0, 2, 1, 1]], np.uint8), np.array([[2, 2, 0, 1]], np.uint8)]
     assert changed_share(plain, others[0]) == 0.25
@@ -113,7 +105,7 @@ def run_tool(workspace: Workspace, *arguments: str, options: tuple[str, ...] = (
         load_tool("preview_styles").main(["--config-file", config, "--image", image, *arguments, "--", *overrides])
 
 
-def test_command_prints_tables_and_draws_pictures(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_weights(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     run_tool(workspace, "--weights", str(workspace.folder / "run/model_final.pth"))
     text = capsys.readouterr().out
     assert re.search(r"^style word +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
@@ -122,15 +114,13 @@ def test_command_prints_tables_and_draws_pictures(workspace: Workspace, capsys: 
     shares = [float(share) for share in re.findall(r"^[a-z ]+? +([\d.]+) % +[\d.]+ %$", text, flags=re.MULTILINE)]
     assert sum(shares) == pytest.approx(100, abs=0.5)
     for name in ("distances", "predictions"):
-        with Image.open(workspace.folder / f"run/preview/{name}.png") as picture:
-            assert picture.width > 600
-            colours = picture.convert("RGB").getcolors(1 << 24)
-            assert len(colours) > 20
+        with Image.open(workspace.folder / f"run/preview/{name}.png") as figure:
+            assert figure.width > 600
+            colors = figure.convert("RGB").getcolors(1 << 24)
+            assert len(colors) > 20
 
 
-def test_command_without_weights_draws_distances_alone(
-    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_without_weights(workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_tool(workspace, "--output", str(tmp_path), "--own-weight", "0.5")
     assert [file.name for file in tmp_path.iterdir()] == ["distances.png"]
     assert "pixels changed" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
-"""The figure composer, and overlays of segments."""
+"""The figure composer, and drawings of labels, errors and segments."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,33 +8,50 @@ import pytest
 from PIL import Image
 
 from famix.visualization.figure import Tile, compose_figure, draw_legend, save_figure
-from famix.visualization.overlay import overlay_segments
+from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors, overlay_segments
 
 ROAD, CAR = 0, 1
 COLORS = [(128, 64, 128), (0, 0, 142)]
 
 
-def test_stuff_has_its_colour_things_a_shade_each_and_unlabelled_pixels_stay() -> None:
+def test_overlay_segments() -> None:
     numbers = np.repeat(np.repeat([[1, 2, 3, 0]], 4, axis=1), 6, axis=0)
     image = np.full((*numbers.shape, 3), 100, np.uint8)
     got = overlay_segments(image, numbers, [ROAD, CAR, CAR], [CAR], COLORS, 0.62)
-    road, first, second, nothing = (tuple(got[2, column].tolist()) for column in (1, 5, 9, 14))
+    road, first, second, unlabeled = (tuple(got[2, column].tolist()) for column in (1, 5, 9, 14))
     assert road == tuple(round(100 * 0.38 + channel * 0.62) for channel in COLORS[ROAD])
-    assert first != second
+    assert first != second and unlabeled == (100, 100, 100)
     for shade in (first, second):
-        assert shade[2] == max(shade)  # both are a kind of blue, as cars are
-    assert nothing == (100, 100, 100)
+        assert shade[2] == max(shade), "shades of blue, the color of cars"
     edges = (got == 255).all(axis=2)
-    assert edges[:, [4, 7, 8, 11]].all() and edges.sum() == 4 * 6  # around the things, between them too
+    assert edges[:, [4, 7, 8, 11]].all() and edges.sum() == 4 * 6, "around the things, and between them"
+
+
+def test_mark_errors() -> None:
+    truth, predicted = np.array([[0, 1, 255, 1]], np.uint8), np.array([[0, 0, 0, 1]], np.uint8)
+    drawn = mark_errors(np.full((2, 8, 3), 200, np.uint8), truth, predicted, 255)
+    assert drawn.tolist() == [[[110] * 3, [232, 30, 60], [110] * 3, [110] * 3]]
+    assert correct_share(truth, predicted, 255) == pytest.approx(2 / 3)
+    assert math.isnan(correct_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
+
+
+def test_downsample_keeps_label_colors() -> None:
+    ids = np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (50, 100))
+    colored = color_labels(ids, [(10, 20, 30), (1, 2, 3)])
+    small = downsample(colored, 40, smooth=False)
+    assert small.shape == (20, 40, 3)
+    assert {tuple(pixel) for pixel in small.reshape(-1, 3).tolist()} == {(10, 20, 30), (1, 2, 3), (225, 225, 225)}
+    assert downsample(colored, 100, smooth=True) is colored
+    assert len(np.unique(downsample(colored, 40, smooth=True).reshape(-1, 3), axis=0)) > 3
 
 
 def cell(color: tuple[int, int, int], size: tuple[int, int] = (20, 40)) -> np.ndarray:
     return np.full((*size, 3), color, np.uint8)
 
 
-def test_every_tile_fills_its_cell_and_a_file_holds_the_figure(tmp_path: Path) -> None:
-    grey = [Tile(cell((value,) * 3), title, note=note) for value, title, note in ((10, "a", ""), (120, "b", "PQ 1.0"))]
-    page = compose_figure([grey, grey[:1]], (384, 192), row_labels=("night", "fog"))
+def test_figure_and_its_file(tmp_path: Path) -> None:
+    gray = [Tile(cell((value,) * 3), title, note=note) for value, title, note in ((10, "a", ""), (120, "b", "PQ 1.0"))]
+    page = compose_figure([gray, gray[:1]], (384, 192), row_labels=("night", "fog"))
     save_figure(page, tmp_path / "new/figure.png", num_colors=256)
     with Image.open(tmp_path / "new/figure.png") as image:
         pixels = np.asarray(image.convert("RGB"))
@@ -42,31 +60,26 @@ def test_every_tile_fills_its_cell_and_a_file_holds_the_figure(tmp_path: Path) -
     assert 384 * 192 > (pixels == 120).all(axis=2).sum() > 0.9 * 384 * 192, "the note hides a part"
 
 
-def test_tiles_of_other_shapes_keep_their_aspect_ratio() -> None:
+def test_tiles_keep_aspect_ratio_and_label_colors() -> None:
     page = np.asarray(compose_figure([[Tile(cell((9, 9, 9), (100, 10)))]], (200, 100)))
     assert (page == 9).all(axis=2).sum() == 100 * 10
-
-
-def test_label_maps_keep_their_colours() -> None:
     stripes = np.stack([cell(COLORS[column % 2])[:, 0] for column in range(40)], axis=1)
-    page = compose_figure([[Tile(stripes, smooth=False)]], (97, 53))
-    assert {color for _, color in page.getcolors()} == {*COLORS, (255, 255, 255)}
+    labels = compose_figure([[Tile(stripes, smooth=False)]], (97, 53))
+    assert {color for _, color in labels.getcolors()} == {*COLORS, (255, 255, 255)}
 
 
 @pytest.mark.parametrize("text", ["x" * 300, "", "ä"])
-def test_long_texts_stay_in_their_columns(text: str) -> None:
+def test_long_text_stays_in_its_column(text: str) -> None:
     tile = Tile(cell((0, 0, 0)), text, text)
     narrow = compose_figure([[tile, Tile(cell((0, 0, 0)))]], (60, 30), heading=text)
-    strip = np.asarray(narrow)[:, 24 + 60 : 24 + 60 + 10]
-    heading = 48
-    assert (strip[heading:] == 255).all(), "nothing is written into the gap between the columns"
+    gap = np.asarray(narrow)[48:, 24 + 60 : 24 + 60 + 10]  # below the heading
+    assert (gap == 255).all()
 
 
-def test_legend_breaks_lines() -> None:
+def test_legend_wraps() -> None:
     entries = [("road", COLORS[ROAD]), ("car", COLORS[CAR]), ("a class with a long name", (0, 0, 50))]
     wide, narrow = (draw_legend(entries, width) for width in (700, 70))
-    assert wide.shape[1] == 700 and narrow.shape[1] == 70
-    assert narrow.shape[0] > wide.shape[0]
+    assert wide.shape[1] == 700 and narrow.shape[1] == 70 and narrow.shape[0] > wide.shape[0]
     for legend in (wide, narrow):
         assert {color for _, color in entries} <= {tuple(color) for color in legend.reshape(-1, 3).tolist()}
     assert draw_legend([], 70).shape[1] == 70

@@ -28,8 +28,7 @@ from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import BankError
 from famix.utils.messages import did_you_mean, first_few
 
-HISTORY = "history"
-"""Key of the metadata."""
+HISTORY = "history"  # key of the metadata
 
 T = TypeVar("T")
 
@@ -122,16 +121,15 @@ def group_statistics(bank: StyleBank, chosen: Tensor) -> GroupStatistics:
 
 
 def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
-    """Compute the distance of each style from the source patches of its class.
+    """Compute (N,) distances of the styles from the source patches of their classes.
+
+    The distance is the root mean square over all coordinates of the difference to the mean source patch, in units of the
+    standard deviation among the source patches, which thus have a distance of about 1. Classes with fewer than two source
+    patches are compared with all patches.
 
     Args:
         bank: N styles.
         own: statistics of source patches (tools/measure_bank.py) with the same CLIP, stage and grid.
-
-    Returns:
-        (N,) float32: root mean square over all coordinates of the difference to the mean source patch of the class, in
-        units of the standard deviation among these patches. A source patch has a distance of about 1. Classes with
-        fewer than two source patches are compared with all patches.
 
     Raises:
         BankError: if the banks are incompatible, or `own` has fewer than two styles.
@@ -152,19 +150,15 @@ def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
 
 
 def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]) -> None:
-    """Raise BankError unless two banks have the same CLIP, text tower, stage, grid, classes and channels.
-
-    Args:
-        first, second: the banks.
-        names: of the two, for the message.
-    """
-    pairs = [(key, *(bank.metadata.get(key, "nothing") for bank in (first, second)))
-             for key in ("clip_hash", "stage", "grid", "class_names")]  # fmt: skip
-    designs = [bank_text_design(bank) for bank in (first, second)]
-    if designs[0].known and designs[1].known:
-        pairs.append(("text tower", str(designs[0]), str(designs[1])))
-    pairs.append(("channels", str(first.num_channels), str(second.num_channels)))
-    for key, expected, found in pairs:
+    """Raise BankError unless two banks have the same CLIP, text tower, stage, grid, classes and channels."""
+    keys = ("clip_hash", "stage", "grid", "class_names")
+    facts = [{key: bank.metadata.get(key, "nothing") for key in keys} for bank in (first, second)]
+    for bank, fact in zip((first, second), facts, strict=True):
+        if bank_text_design(first).known and bank_text_design(second).known:
+            fact["text tower"] = str(bank_text_design(bank))
+        fact["channels"] = str(bank.num_channels)
+    for key, expected in facts[0].items():
+        found = facts[1][key]
         if expected != found:
             raise BankError(
                 f"{key} must be equal in both banks, got {expected} in {names[0]} and {found} in {names[1]}. Combine only "
@@ -173,14 +167,10 @@ def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]
 
 
 def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
-    """Merge the styles of several banks.
+    """Merge the styles of one or more banks, by name, in their order.
 
-    Args:
-        banks: name, for messages and the history -> bank; at least one.
-
-    Returns:
-        All styles in the order of the banks. Metadata that are equal in all banks are kept, and others are moved to the
-        history; prompts and sources are united. Only annotations of all banks are kept. Batches are renumbered.
+    Metadata that are equal in all banks are kept, and others are moved to the history; prompts and sources are united.
+    Only annotations of all banks are kept. Batches are renumbered.
 
     Raises:
         BankError: if the banks are incompatible, see `require_compatible`.
@@ -220,23 +210,16 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
 
 
 def filter_bank(
-    bank: StyleBank,
-    name: str,
-    classes: Sequence[str] = (),
-    prompts: Sequence[str] = (),
-    max_loss: float | None = None,
+    bank: StyleBank, name: str, classes: Sequence[str] = (), prompts: Sequence[str] = (), max_loss: float | None = None
 ) -> StyleBank:
-    """Keep the styles of a bank that meet all conditions.
+    """Keep the styles of a bank that meet all conditions; the history of the result names the bank.
 
     Args:
         bank: the styles.
-        name: of the bank, for the history.
+        name: of the bank.
         classes: class names, "unlabelled" for patches without a class; empty for all.
         prompts: texts, one of which must be in a style's prompt; empty for all.
         max_loss: highest cosine loss after mining; None for any.
-
-    Returns:
-        A bank with the same metadata and an extended history.
 
     Raises:
         BankError: if no style is left, a class is unknown, or the bank lacks the information of a condition.

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from markupsafe import Markup
-from tabulate import tabulate
 from torch import Tensor
 
 from famix.io import parse_json
@@ -24,16 +23,14 @@ from famix.reports.bank import (
 )
 from famix.reports.nearest_prompts import NearestPrompts, evenly
 from famix.reports.page import Table, category_color, render_page
-from famix.reports.tables import format_number
+from famix.reports.tables import format_number, text_table
 from famix.style.bank import StyleBank
 from famix.visualization.charts import Series, histogram
 
 _LONG = 160  # characters of a metadata entry in a terminal
-_NEAREST_NAMED = 3
 _SIDE, _MARGIN = 400, 14  # of the map
 _MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more hide each other and slow the page down
 _ON_TOP = ("source", "stage", "grid", "steps", "lr")  # metadata at the top of the page
-_NEAREST = "most often nearest"
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,7 @@ class BankView:
 
 def format_bank(view: BankView) -> str:
     """Format the summary of a bank for a terminal."""
-    parts = [f"{view.name}: {view.size}"]
-    for table in view.tables:
-        align = ["left", *("left" if name == _NEAREST else "right" for name in table.head[1:])]
-        parts.append(tabulate(table.rows, headers=table.head, disable_numparse=True, colalign=align))
+    parts = [f"{view.name}: {view.size}", *(text_table(table.head, table.rows) for table in view.tables)]
     texts = {name: text if len(text) <= _LONG else f"{text[:_LONG]}..." for name, text in _metadata(view.bank).items()}
     parts.append("\n".join(f"{name:18} {text}" for name, text in texts.items()))
     parts += [f"problem: {problem}" for problem in find_problems(view.bank)]
@@ -114,10 +108,7 @@ def render_bank(view: BankView) -> str:
 
 
 def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
-    """Project points onto the plane of their largest variance.
-
-    Args:
-        points: (N, D) with N >= 1 and D >= 2; coordinates are not rescaled.
+    """Project (N, D >= 2) points onto the plane of their largest variance.
 
     Returns:
         (N, 2) coordinates, and the share of the variance along each axis, 0-1. The sign of an axis makes its largest
@@ -132,7 +123,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
 
 
 def _draw_map(view: BankView) -> dict[str, Any]:
-    """Place the styles on the map: dots (x, y, CSS classes, description), source dots and shares of the variance."""
+    """Collect the dots (x, y, CSS classes, description), the source dots, and the shares of the variance."""
     bank = view.bank
     points = style_points(bank)
     sources = style_points(view.own) if view.own is not None else points[:0]
@@ -164,7 +155,7 @@ def _describe_styles(view: BankView) -> list[str]:
             words[row] += f"; loss {before:.2f} → {after:.2f}"
     if view.nearest is not None:
         for row, names in zip(view.nearest.rows.tolist(), view.nearest.prompts, strict=True):
-            words[row] += f"; nearest {', '.join(names[:_NEAREST_NAMED])}"
+            words[row] += f"; nearest {', '.join(names[:3])}"
     if view.distances is not None:
         for row, distance in enumerate(view.distances.tolist()):
             words[row] += f"; distance from the source {distance:.2f}"
@@ -187,28 +178,22 @@ def _row(view: BankView, chosen: Tensor) -> dict[str, str]:
             name = view.bank.class_name(int(view.bank.class_ids[view.nearest.rows[place]]))
             words[view.nearest.prompts[place][0].removesuffix(f" {name}")] += 1
         share = f"{100 * float((view.nearest.ranks[places] == 1).float().mean()):.0f} %" if places else "-"
-        row |= {"recognized": share, _NEAREST: words.most_common(1)[0][0] if words else "-"}
+        row |= {"recognized": share, "most often nearest": words.most_common(1)[0][0] if words else "-"}
     return row
 
 
 def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
     """Draw the histograms of losses and distances, each with its key; mined styles have one color in both."""
-    mined = [
-        Series(name, color, view.bank.annotations[key].double().numpy())
-        for name, key, color in (
-            ("before mining", "initial_loss", "var(--faint)"),
-            ("after", "final_loss", "var(--strong)"),
-        )
-        if key in view.bank.annotations
-    ]
-    groups = {"cosine loss": mined}
+    colors = ("var(--faint)", "var(--strong)")
+    groups = {"cosine loss": list(zip(("before mining", "after"), colors, view.losses, strict=False))}
     if view.distances is not None:
-        groups["distance from the source"] = [Series("styles", "var(--strong)", view.distances.double().numpy())]
-    return [
-        (Markup(histogram(series, label, "styles")), [(one.name, one.color) for one in series])
-        for label, series in groups.items()
-        if series
-    ]
+        groups["distance from the source"] = [("styles", colors[1], view.distances)]
+    charts = []
+    for label, members in groups.items():
+        series = [Series(name, color, values.double().numpy()) for name, color, values in members]
+        if series:
+            charts.append((Markup(histogram(series, label, "styles")), [(one.name, one.color) for one in series]))
+    return charts
 
 
 def _metadata(bank: StyleBank) -> dict[str, str]:

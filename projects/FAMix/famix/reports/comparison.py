@@ -12,8 +12,7 @@ from famix.reports.tables import best_places, csv_table, format_p, format_spread
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-GROUPINGS = ("config", "method")
-"""Ways to group runs: by an equal config without seeds, or by an equal name."""
+GROUPINGS = ("config", "method")  # ways to group runs: by an equal config without seeds, or by an equal name
 
 
 @dataclass(frozen=True)
@@ -47,26 +46,22 @@ class Group:
         return fmean(self.values(heading)) - fmean(baseline.values(heading))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
-    """Groups with equal evaluation settings, in the order of their first run."""
+    """Groups with equal evaluation settings, in the order of their first run.
+
+    Attributes:
+        metric: name of the compared score.
+        example: one of the reports.
+        headings: of the scores.
+    """
 
     groups: tuple[Group, ...]
 
-    @property
-    def example(self) -> Report:
-        """One of the reports."""
-        return next(iter(self.groups[0].reports.values()))
-
-    @property
-    def metric(self) -> str:
-        """Name of the compared score."""
-        return self.groups[0].metric
-
-    @property
-    def headings(self) -> tuple[str, ...]:
-        """Headings of the scores."""
-        return tuple(self.example.row())
+    def __post_init__(self) -> None:
+        self.metric = self.groups[0].metric
+        self.example = next(iter(self.groups[0].reports.values()))
+        self.headings = tuple(self.example.row())
 
     def other_means(self) -> "tuple[Comparison, ...]":
         """Return the comparisons of the mean IoU by the other rule for absent classes, where it differs."""
@@ -141,14 +136,9 @@ def require_baseline(name: str | None, names: Iterable[str]) -> None:
 
 
 def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None = None) -> str:
-    """Format comparisons as Markdown: a table of scores each, and one of gains over the baseline.
+    """Format comparisons as Markdown: a table of scores each, and one of gains over the group `baseline`.
 
-    Args:
-        comparisons: see `compare_reports`.
-        baseline: name of a group.
-
-    Returns:
-        Mean ± standard deviation (n - 1) over the seeds, in percent; the best mean of a column is bold.
+    A score is the mean ± standard deviation (n - 1) over the seeds in percent; the best mean of a column is bold.
     """
     parts = []
     if len(comparisons) > 1:

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -29,22 +28,15 @@ class Table:
 
 
 def render_page(template: str, package: str = "famix.reports", **values: Any) -> str:
-    """Render a template; it may extend base.html and import macros.html of this package.
+    """Render a file in the folder templates/ of a package, with escaped values.
 
-    Args:
-        template: file name.
-        package: package with the folder templates/.
-        values: variables of the template; texts are escaped.
+    The template may extend base.html and import macros.html of this package.
     """
-    return _environment(package).get_template(template).render(values)
-
-
-@cache
-def _environment(package: str) -> Environment:
-    loaders = [PackageLoader(name) for name in dict.fromkeys((package, "famix.reports"))]
-    return Environment(
-        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader = ChoiceLoader([PackageLoader(package), PackageLoader("famix.reports")])
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    return environment.get_template(template).render(values)
 
 
 def category_color(index: int) -> str:
@@ -59,12 +51,7 @@ def run_color(index: int) -> str:
 
 
 def image_uri(pixels: Pixels, *, lossless: bool = False) -> str:
-    """Encode an image as a data URI.
-
-    Args:
-        pixels: (H, W, 3), RGB.
-        lossless: exact pixels, for label maps; photographs are larger with it.
-    """
+    """Encode an image as a data URI; label maps need the exact pixels of lossless compression."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "WEBP", quality=_WEBP_QUALITY, lossless=lossless)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

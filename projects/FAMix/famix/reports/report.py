@@ -23,30 +23,18 @@ from famix.evaluation.counting.scores import MEAN_IOUS, SKIP
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols.protocol import protocol_of
 
-Results = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Dataset -> task -> metric -> percent."""
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # dataset -> task -> metric -> percent
 
-METRICS = ("mIoU", "fwIoU", "mACC", "pACC")
-"""Scores over all classes of the task "sem_seg"."""
-
-PANOPTIC_METRICS = {
+METRICS = ("mIoU", "fwIoU", "mACC", "pACC")  # scores over all classes of the task "sem_seg"
+PANOPTIC_METRICS = {  # score -> task and metric in the results
     **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
        for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
     "mask AP": ("segm", "AP"),
 }  # fmt: skip
-"""Score of panoptic models -> task and metric in the results."""
-
-MEAN = "mean"
-"""Name of the mean over all targets."""
-
+MEAN = "mean"  # name of the mean over all targets
 TASK = "sem_seg"
-"""Task with the semantic scores."""
-
-CLASS_IOU, CLASS_ACCURACY = "IoU-", "ACC-"
-"""Prefixes of scores per class; only a class with labeled pixels has an accuracy."""
-
-LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"
-"""Values of `ScoredWeights.selection`."""
+CLASS_IOU, CLASS_ACCURACY = "IoU-", "ACC-"  # prefixes of class scores; only a labeled class has an accuracy
+LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"  # values of ScoredWeights.selection
 
 # Keys that do not change the training: seeds, paths, devices, logging and evaluation.
 _NOT_OF_THE_METHOD = (
@@ -126,17 +114,11 @@ class ScoredDataset:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores and metadata of one run.
-
-    Attributes:
-        run: metadata of the run.
-        datasets: name -> evaluation settings, in the order of DATASETS.TEST.
-        results: scores of the same datasets.
-    """
+    """Scores and metadata of one run."""
 
     run: RunMetadata
-    datasets: Mapping[str, ScoredDataset]
-    results: Results
+    datasets: Mapping[str, ScoredDataset]  # by name, in the order of DATASETS.TEST
+    results: Results  # of the same datasets
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -205,14 +187,10 @@ class Report:
         }
 
     def row(self, metric: str = "mIoU") -> dict[str, float]:
-        """Return a row of a table.
+        """Return a row of a table: heading -> score in percent, NaN for a missing one.
 
-        Args:
-            metric: name of a score.
-
-        Returns:
-            Heading -> score in percent, NaN for a missing one: each target, the mean of a group after its last
-            target, the mean of all targets if there are several, and the source datasets.
+        The columns are each target, the mean of a group after its last target, the mean of all targets if there are
+        several, and the source datasets.
         """
         cells: dict[str, float] = {}
         groups = self._groups()
@@ -237,12 +215,7 @@ class Report:
 
 
 def describe_occurring(counts: Iterable[int], total: int) -> str:
-    """Describe class counts, e.g. "10 of 19 classes occur", or "9 to 10 of 19 classes occur" if datasets differ.
-
-    Args:
-        counts: number of classes with labeled pixels in each dataset.
-        total: number of classes.
-    """
+    """Describe the labeled classes of datasets: "10 of 19 classes occur", or "9 to 10 of 19" if the counts differ."""
     low, high = min(counts := list(counts)), max(counts)
     return f"{low if low == high else f'{low} to {high}'} of {total} classes occur"
 
@@ -257,13 +230,7 @@ def describe_classes(report: Report) -> str:
 
 
 def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:
-    """Make the report of an evaluation.
-
-    Args:
-        cfg: the effective config.
-        results: scores of the datasets in DATASETS.TEST.
-        weights: the scored weights.
-    """
+    """Make the report of an evaluation of DATASETS.TEST with the effective config."""
     headings = short_names(list(results))
     targets = [name for name in results if not is_source(cfg, name)]
     group_of = {name: group for group, members in domain_groups(targets).items() for name in members}

@@ -8,7 +8,8 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,13 +21,11 @@ from famix.reports.report import MEAN, TASK, Report, RunMetadata, ScoredDataset,
 from famix.reports.tables import csv_table, format_report
 from famix.utils.errors import DatasetError
 
-RESULTS_FILE = "results.json"
-"""Name of the file in OUTPUT_DIR."""
+RESULTS_FILE = "results.json"  # in OUTPUT_DIR
 
 _FORMAT_VERSION = 2
 _REPORT = "report"
 _MAX_BYTES = 64 << 20  # of results.json; 1000 classes on 100 datasets need a tenth
-_WRONG_FORM = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 T = TypeVar("T")
 Scores = dict[str, dict[str, dict[str, float]]]
@@ -35,14 +34,8 @@ Scores = dict[str, dict[str, dict[str, float]]]
 def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
     """Write results.json, results.csv and results.md atomically.
 
-    NaN, the score of a class that does not occur, becomes null in JSON and an empty cell in CSV.
-
-    Args:
-        report: scores and metadata.
-        folder: output folder, created if missing; existing files are replaced.
-
-    Raises:
-        OSError: if a file cannot be written.
+    NaN, the score of a class that does not occur, becomes null in JSON and an empty cell in CSV. A missing folder is
+    created, and existing files are replaced.
     """
     facts = {
         "format_version": _FORMAT_VERSION,
@@ -65,9 +58,6 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
 def read_results(path: str | os.PathLike[str]) -> Scores:
     """Read the scores of a results.json of any format version; null becomes NaN.
 
-    Returns:
-        Dataset -> task -> metric -> percent.
-
     Raises:
         DatasetError: if the file is missing or malformed.
     """
@@ -86,7 +76,7 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         raise DatasetError(
             f"'{path}' must have format version {_FORMAT_VERSION}, got {found}. Score the checkpoint again with --eval-only."
         )
-    try:
+    with _explained(Path(path)):
         weights = _from_plain(ScoredWeights, plain["run"]["weights"])
         run = _from_plain(RunMetadata, plain["run"], weights=weights)
         rule = ZERO if run.evaluator == "cityscapes" else SKIP  # of files without "absent_classes"
@@ -97,13 +87,11 @@ def read_report(path: str | os.PathLike[str]) -> Report:
         if datasets.keys() != results.keys():
             raise ValueError(f"metadata of {sorted(datasets)}, scores of {sorted(results)}")
         return Report(run, datasets, results)
-    except _WRONG_FORM as error:
-        raise _malformed(path, error) from error
 
 
 def _read(path: Path) -> tuple[Scores, Mapping[str, Any] | None]:
     """Read the scores and, if present, the metadata."""
-    try:
+    with _explained(path):
         plain = read_json(path, _MAX_BYTES)
         report = plain.pop(_REPORT, None)
         results = {
@@ -114,17 +102,20 @@ def _read(path: Path) -> tuple[Scores, Mapping[str, Any] | None]:
             for name, tasks in plain.items()
         }
         return results, None if report is None else dict(report)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise DatasetError for a missing or malformed file."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DatasetError(_explain_missing(path)) from error
-    except (OSError, *_WRONG_FORM) as error:
-        raise _malformed(path, error) from error
-
-
-def _malformed(path: str | os.PathLike[str], error: Exception) -> DatasetError:
-    return DatasetError(
-        f"'{path}' must be the {RESULTS_FILE} of an evaluation, got a malformed file ({error}). Score the run again with "
-        "--eval-only."
-    )
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DatasetError(
+            f"'{path}' must be the {RESULTS_FILE} of an evaluation, got a malformed file ({error}). Score the run again "
+            "with --eval-only."
+        ) from error
 
 
 def _explain_missing(path: Path) -> str:

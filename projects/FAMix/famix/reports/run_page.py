@@ -41,7 +41,7 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
     """Render the self-contained page of runs, which is readable without scripts.
 
     Args:
-        runs: see `read_runs`. Runs with different evaluation settings get separate parts.
+        runs: those with different evaluation settings get separate parts.
         examples: name of a run -> example predictions; runs may be missing.
         notes: further paragraphs, e.g. the reason for missing examples.
         baseline: name of the run that gains refer to; None uses the first run of each part.
@@ -91,10 +91,7 @@ def class_scores(report: Report, datasets: Sequence[str]) -> dict[str, float]:
 def describe_confusion(matrix: ConfusionMatrix, name: str, most: int = 6) -> Matrix | None:
     """Make the matrix of a run; None without labeled or predicted pixels.
 
-    Args:
-        matrix: pixel counts.
-        name: of the run.
-        most: number of confusions in the caption, which skips classes with very few labeled pixels.
+    The caption names at most `most` confusions and skips classes with very few labeled pixels.
     """
     counts, totals = matrix.counts, matrix.counts.sum(axis=1)
     shown = np.flatnonzero(counts.any(axis=1) | counts.any(axis=0))

@@ -26,8 +26,7 @@ from famix.utils.errors import ConfigError, CorruptFileError, DatasetError
 from famix.visualization.figure import Pixels
 from famix.visualization.overlay import Ids
 
-CONFIG_FILE = "config.yaml"
-"""Name of the config in OUTPUT_DIR."""
+CONFIG_FILE = "config.yaml"  # in OUTPUT_DIR
 
 _METRICS, _TOTAL = "metrics.json", "total_loss"
 _MOST_ITERATIONS = 1 << 53
@@ -164,13 +163,9 @@ def _read_run(folder: Path) -> Run:
 
 
 def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """Read the losses; a resumed run replaces its earlier values at the same iterations.
+    """Read the losses, and describe unreadable lines, such as the last one of a killed run.
 
-    Returns:
-        The losses, and a description of unreadable lines, such as the last one of a killed run.
-
-    Raises:
-        DatasetError: if the file is unreadable as a whole.
+    A resumed run replaces its earlier values at the same iterations.
     """
     try:
         require_plain_file(path, _MAX_BYTES)
@@ -205,11 +200,7 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
 
 
 def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
-    """Read the matrix of a dataset.
-
-    Raises:
-        DatasetError: if it is missing, or belongs to a different evaluation from the report.
-    """
+    """Read the matrix of a dataset; raises DatasetError if it is missing or does not match the report."""
     if not os.path.isfile(path):
         raise DatasetError(f"no confusion matrix of {name}: only TEST.EVALUATOR streaming writes one")
     matrix = read_confusion(path)

@@ -27,8 +27,7 @@ from famix.utils.seeding import derive_seed
 from famix.visualization.figure import Pixels, Tile, compose_figure, save_figure
 from famix.visualization.overlay import Ids, color_labels
 
-PLAIN = "no styles"
-"""Name of the effect of the image without styles."""
+PLAIN = "no styles"  # name of the effect of the image without styles
 
 _COLUMNS, _WIDTH = 4, 290
 
@@ -93,11 +92,8 @@ def preview_styles(
         generator = torch.Generator().manual_seed(derive_seed(seed, place))
         rows = _draw(bank.class_ids.cpu(), chosen.cpu(), classes, generator).to(bank.mean.device)
         mean, std = (values[rows].movedim(-1, 0)[None] for values in (bank.mean, bank.std))
-        features, predicted = observe(
-            partial(
-                restyle_patches, mean=mean, std=std, alpha=own_weight, grid=grid, rectify=model.clip_backbone.rectified
-            )
-        )
+        settings = {"alpha": own_weight, "grid": grid, "rectify": model.clip_backbone.rectified}
+        features, predicted = observe(partial(restyle_patches, mean=mean, std=std, **settings))
         distances = {}
         for one, before in plain_features.items():
             size = before.square().mean().sqrt()
@@ -162,12 +158,7 @@ def format_effects(effects: Sequence[Effect]) -> str:
 
 
 def format_changes(effects: Sequence[Effect], names: Sequence[str]) -> str:
-    """Format a row per class predicted without styles: its share of the image, and the mean share of changed pixels.
-
-    Args:
-        effects: see `preview_styles`, with predictions.
-        names: class names.
-    """
+    """Format a row per class predicted without styles: its share of the image, and the mean share of changed pixels."""
     plain, *others = (one.predicted for one in effects if one.predicted is not None)
     rows = [
         [names[class_id], f"{100 * float((plain == class_id).mean()):.1f} %", f"{100 * share:.1f} %"]
@@ -194,14 +185,7 @@ def draw_distances(effects: Sequence[Effect], path: Path) -> None:
 
 
 def draw_predictions(image: Pixels, effects: Sequence[Effect], classes: ClassTable, path: Path) -> None:
-    """Draw the image and its predictions without styles and with each style word into a PNG file.
-
-    Args:
-        image: (H, W, 3) RGB.
-        effects: see `preview_styles`, with predictions.
-        classes: names and colors.
-        path: output file.
-    """
+    """Draw the image and its predictions without styles and with each style word into a PNG file."""
     plain, *others = (one.predicted for one in effects if one.predicted is not None)
     titles = [f"{one.name}: {100 * changed_share(plain, ids):.0f} % changed"
               for one, ids in zip(effects[1:], others, strict=True)]  # fmt: skip

@@ -21,12 +21,7 @@ def format_number(value: float, digits: int = 1, sign: str = "") -> str:
 
 
 def format_spread(values: Sequence[float], sign: str = "") -> str:
-    """Format the mean and, for several values, the standard deviation (n - 1); a dash if a value is NaN.
-
-    Args:
-        values: at least one.
-        sign: "+" shows the sign of a positive mean.
-    """
+    """Format the mean and, for several values, the standard deviation (n - 1); a dash if a value is NaN."""
     if any(map(math.isnan, values)):
         return "-"
     return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
@@ -49,25 +44,14 @@ def format_p(gains: Sequence[float]) -> str:
 
 
 def best_places(texts: Sequence[str]) -> list[int]:
-    """Return the indices of the largest numbers as printed; empty if all numbers are equal.
-
-    Args:
-        texts: each begins with a number, or is a dash.
-    """
+    """Return the indices of texts that begin with the largest number; empty if all numbers are equal."""
     values = [math.nan if text == "-" else float(text.split()[0]) for text in texts]
     numbers = {value for value in values if not math.isnan(value)}
     return [place for place, value in enumerate(values) if value == max(numbers)] if len(numbers) > 1 else []
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, style: str = "simple") -> str:
-    """Format a table whose first `left` columns are left-aligned and whose other columns are right-aligned.
-
-    Args:
-        head: headings.
-        rows: texts of the cells.
-        left: number of left-aligned columns.
-        style: "simple" for a terminal, "pipe" for Markdown.
-    """
+    """Format a table for a terminal or, with style "pipe", in Markdown; all but the first columns are right-aligned."""
     if style == "pipe":
         head, *rows = ([table_cell(text) for text in row] for row in (head, *rows))
     align = ["left"] * left + ["right"] * (len(head) - left)

@@ -1,1 +1,1 @@
-"""Pictures: predictions, labels, legends, contact sheets and charts."""
+"""Images: predictions, labels, legends, contact sheets and charts."""

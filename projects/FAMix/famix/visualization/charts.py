@@ -1,4 +1,4 @@
-"""Curves and histograms as inline SVG, whose colours may be CSS variables and whose text stays text."""
+"""Curves and histograms as inline SVG with CSS colors and selectable text."""
 
 import io
 import re
@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-__all__ = ["Series", "histogram", "line_chart"]
-
 _SIZE = (5.0, 3.0)  # inches; 360 x 216 CSS points, legible on a phone
 _BINS = 30
 _MOST_POINTS = 400  # of a curve; more are not visible
@@ -24,31 +22,16 @@ _VARIABLES = {_INK: "var(--faint)", _GRID: "var(--line)"}
 
 @dataclass(frozen=True)
 class Series:
-    """Values of one kind.
-
-    Attributes:
-        name: for the description.
-        color: any CSS colour, also a variable.
-        values: (N,), the heights of a curve or the counted values of a histogram.
-        places: (N,), the ascending positions of a curve.
-    """
+    """A curve, or the values of a histogram."""
 
     name: str
-    color: str
-    values: NDArray[np.float64]
-    places: NDArray[np.float64] | None = None
+    color: str  # any CSS color or variable
+    values: NDArray[np.float64]  # (N,)
+    places: NDArray[np.float64] | None = None  # (N,), the ascending positions of a curve
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw curves; values that are not finite are left out.
-
-    Args:
-        series: with places; long ones are thinned out evenly.
-        x_label, y_label: of the axes.
-
-    Returns:
-        SVG; "" without finite values.
-    """
+    """Draw curves as SVG; "" without finite values, which are the only ones drawn. Long curves are subsampled."""
     axes = _make_axes(x_label, y_label)
     for one, color in zip(series, _placeholders(series), strict=True):
         assert one.places is not None
@@ -66,15 +49,12 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
 
 
 def histogram(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw histograms over common bins.
+    """Draw histograms over common bins as SVG; "" without finite values, which are the only ones counted.
 
     Args:
-        series: values that are not finite are left out.
+        series: without places.
         x_label: name of the values.
         y_label: name of the counted items.
-
-    Returns:
-        SVG; "" without finite values.
     """
     values = [one.values[np.isfinite(one.values)] for one in series]
     if not any(one.size for one in values):
@@ -103,7 +83,7 @@ def _make_axes(x_label: str, y_label: str) -> Axes:
 
 
 def _placeholders(series: Sequence[Series]) -> list[str]:
-    """Return a colour per series that Matplotlib knows; `_to_svg` replaces it by the CSS colour."""
+    """Return a color per series that Matplotlib knows; `_to_svg` replaces it by the CSS color."""
     return [f"#00{number + 1:02x}00" for number in range(len(series))]
 
 

@@ -14,32 +14,28 @@ from famix.data.labels import LabelReader
 from famix.data.records import label_file_of
 from famix.data.registration import get_label_readers
 from famix.visualization.figure import Pixels, Tile, compose_figure
-
-__all__ = ["draw_contact_sheet", "overlay_labels"]
+from famix.visualization.overlay import side_by_side
 
 _COLUMNS = 3
 _WIDTH, _GAP = 304, 2  # pixels: width of an image, gap to its overlay
 _MIN_ASPECT, _MAX_ASPECT = 0.4, 1.1  # of a cell: height / width of an image
 _DARK = (40, 40, 40)
-_COLOR_WEIGHT = 0.6  # of the class colours in an overlay
+_COLOR_WEIGHT = 0.6  # of the class colors in an overlay
 _IGNORED_BRIGHTNESS = 0.3
 
 
 def draw_contact_sheet(
     report: DatasetReport, records: Sequence[dict[str, Any]], max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Draw images and labels of a registered dataset.
+    """Draw images and labels of a registered dataset; ignored pixels are dark.
 
     Args:
         report: result of the dataset check, with the dataset's name and class shares.
         records: at least one standard dict of Detectron2.
         max_pixels: see INPUT.MAX_PIXELS.
 
-    Returns:
-        An RGB figure in which ignored pixels are dark.
-
     Raises:
-        DatasetError: a file cannot be read.
+        DatasetError: if a file is unreadable.
     """
     metadata = MetadataCatalog.get(report.name)
     (reader,) = get_label_readers([report.name], max_pixels).values()
@@ -59,15 +55,12 @@ def draw_contact_sheet(
 
 
 def overlay_labels(image: Pixels, labels: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> Pixels:
-    """Lay class colours over an image, with a thin light line between classes.
+    """Blend class colors with an image, with a thin light line between classes.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        labels: (H, W) train ids; those without a colour darken the image.
-        colors: RGB colours by train id.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+        labels: (H, W) train ids; those without a color darken the image.
+        colors: RGB colors by train id.
     """
     palette = np.zeros((256, 3), np.float32)
     palette[: len(colors)] = colors
@@ -88,5 +81,4 @@ def _draw_pair(record: dict[str, Any], reader: LabelReader, colors: Sequence[Seq
     image = image.resize(size, Image.Resampling.LANCZOS)
     labels = Image.fromarray(reader.read(label_file_of(record))).resize(size, Image.Resampling.NEAREST)
     pixels = np.asarray(image)
-    gap = np.full((image.height, _GAP, 3), 255, np.uint8)
-    return np.concatenate([pixels, gap, overlay_labels(pixels, np.asarray(labels), colors)], axis=1)
+    return side_by_side(pixels, overlay_labels(pixels, np.asarray(labels), colors), _GAP)

@@ -12,8 +12,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from famix.io.atomic import whole_file
 
-__all__ = ["Color", "Pixels", "Tile", "compose_figure", "draw_legend", "save_figure"]
-
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 Color = tuple[int, int, int]
 
@@ -24,23 +22,14 @@ _MIN_FONT_SIZE = 11
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of a figure.
+    """An image of a figure."""
 
-    Attributes:
-        image: (H, W, 3) uint8, RGB; scaled to the cell with its aspect ratio kept.
-        title: bold text above the image.
-        subtitle: small text between title and image.
-        note: text on a plate in the lower right corner of the image.
-        bold: whether the note is bold.
-        smooth: whether scaling interpolates; False keeps the exact colours of a label map.
-    """
-
-    image: Pixels
-    title: str = ""
-    subtitle: str = ""
-    note: str = ""
-    bold: bool = False
-    smooth: bool = True
+    image: Pixels  # scaled to the cell with its aspect ratio kept
+    title: str = ""  # bold text above the image
+    subtitle: str = ""  # small text between title and image
+    note: str = ""  # text on a plate in the lower right corner of the image
+    bold: bool = False  # whether the note is bold
+    smooth: bool = True  # whether scaling interpolates; False keeps the exact colors of a label map
 
 
 def compose_figure(
@@ -59,7 +48,7 @@ def compose_figure(
         cell: (width, height) of the images in pixels.
         heading: text above the grid.
         row_labels: text on the left of each row.
-        legend: (name, colour) of each entry below the grid.
+        legend: (name, color) of each entry below the grid.
         font_size: height of titles and row labels in pixels; other texts scale with it.
 
     Returns:
@@ -91,19 +80,23 @@ def compose_figure(
             _write(pen, (x, top - title_height), tile.title, width, font_size, bold=True)
             resampling = Image.Resampling.LANCZOS if tile.smooth else Image.Resampling.NEAREST
             page.paste(ImageOps.pad(Image.fromarray(tile.image), cell, resampling, _PAPER), (x, top))
-            if tile.note:
-                _draw_note(pen, tile, (x + width - 6, top + height - 6), font_size)
+            if tile.note:  # on a light plate
+                font, plate = _font(round(0.9 * font_size), tile.bold), round(1.4 * font_size)
+                end, base = x + width - 6, top + height - 6
+                pen.rounded_rectangle((end - font.getlength(tile.note) - 12, base - plate, end, base), 5, _PAPER)
+                fill = _INK if tile.bold else _FAINT
+                pen.text((end - 6, base - plate // 2), tile.note, fill, font, anchor="rm")
         top += height + _GAP
     page.paste(Image.fromarray(strip), (left - indent, bottom))
     return page
 
 
 def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int = 13) -> Pixels:
-    """Draw coloured squares with names in as many columns as fit.
+    """Draw (name, color) entries in as many columns as fit.
 
     Args:
-        entries: (name, colour) of each entry.
-        width: width of the legend in pixels.
+        entries: names and colors.
+        width: of the legend in pixels.
         font_size: height of the text in pixels.
 
     Returns:
@@ -122,15 +115,12 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int
 
 
 def save_figure(figure: Image.Image, path: Path, *, num_colors: int | None = None) -> None:
-    """Write a figure as a PNG file, atomically.
+    """Write a figure as a PNG file, atomically; a missing folder is created.
 
     Args:
         figure: the figure.
-        path: the file; its folder is created if it is missing.
-        num_colors: size of the palette, which makes photographs a third as large; None keeps all colours.
-
-    Raises:
-        OSError: the file cannot be written.
+        path: the file.
+        num_colors: size of the palette, which makes photographs a third as large; None keeps all colors.
     """
     with whole_file(path) as part:
         (figure.quantize(num_colors) if num_colors else figure).save(part, format="PNG", optimize=True)
@@ -143,15 +133,9 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _write(
-    pen: ImageDraw.ImageDraw,
-    corner: tuple[int, int],
-    text: str,
-    width: int,
-    size: int,
-    *,
-    bold: bool = False,
-    fill: Color = _INK,
-) -> None:
+    pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int,
+    *, bold: bool = False, fill: Color = _INK,
+) -> None:  # fmt: skip
     """Write a line of text that is at most `width` pixels long."""
     while size > _MIN_FONT_SIZE and _font(size, bold).getlength(text) > width:
         size -= 1
@@ -160,11 +144,3 @@ def _write(
         cut += 1
         shown = f"…{text[cut:]}"
     pen.text(corner, shown, fill, font)
-
-
-def _draw_note(pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], font_size: int) -> None:
-    """Write a note on a light plate with the given lower right corner."""
-    font = _font(round(0.9 * font_size), tile.bold)
-    (right, bottom), height = corner, round(1.4 * font_size)
-    pen.rounded_rectangle((right - font.getlength(tile.note) - 12, bottom - height, right, bottom), 5, _PAPER)
-    pen.text((right - 6, bottom - height // 2), tile.note, _INK if tile.bold else _FAINT, font, anchor="rm")

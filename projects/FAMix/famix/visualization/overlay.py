@@ -27,13 +27,7 @@ def color_labels(ids: Ids, colors: Sequence[Sequence[int]]) -> Pixels:
 
 
 def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) -> Pixels:
-    """Draw an image in dim gray with the wrong pixels in red.
-
-    Args:
-        image: resized to the labels.
-        truth, predicted: (H, W) train ids.
-        ignore_label: id of pixels that count neither as correct nor as wrong.
-    """
+    """Draw an image, resized to the labels, in dim gray with the wrong pixels in red."""
     height, width = truth.shape
     gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
     drawn = np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
@@ -48,13 +42,7 @@ def correct_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:
 
 
 def downsample(pixels: Pixels, width: int, *, smooth: bool) -> Pixels:
-    """Downsample an image to a maximum width.
-
-    Args:
-        pixels: the image.
-        width: of the result; narrower images are returned unchanged.
-        smooth: interpolate, as for photographs; False keeps the exact colors.
-    """
+    """Downsample an image to a maximum width; without `smooth`, its exact colors are kept."""
     height, old = pixels.shape[:2]
     if old <= width:
         return pixels

@@ -5,7 +5,7 @@ Runs whose configs differ only in seeds and paths are one method. Runs with diff
 separate tables.
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import os
@@ -22,16 +22,13 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: compare_runs.py output/baseline/seed* output/famix/seed* --baseline baseline --output table.md",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="an OUTPUT_DIR or its results.json")
-    parser.add_argument(
-        "--group-by",
-        choices=("config", "method"),
-        default="config",
-        help="property that the runs of a method share: their config without seeds (default), or only their name, the last "
-        "part of OUTPUT_DIR without the seed",
+    grouping = (
+        "property that the runs of a method share: their config without seeds (default), or only their name, the "
     )
-    parser.add_argument(
-        "--metric", default="mIoU", help="score to compare, e.g. PQ of panoptic models, or mIoU-zero (default: mIoU)"
-    )
+    grouping += "last part of OUTPUT_DIR without the seed"
+    parser.add_argument("--group-by", choices=("config", "method"), default="config", help=grouping)
+    metric = "score to compare, e.g. PQ of panoptic models, or mIoU-zero (default: mIoU)"
+    parser.add_argument("--metric", default="mIoU", help=metric)
     parser.add_argument("--baseline", metavar="NAME", help="method that gains and their p refer to")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this .md or .csv file")
     return parser
@@ -46,17 +43,11 @@ from famix.reports.comparison import compare_reports, format_comparisons, requir
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 
-USER_ERROR = 2  # exit status
 FORMATS = {".md": format_comparisons, ".csv": write_comparisons_csv}
 
 
 def compare(arguments: argparse.Namespace) -> str:
-    """Return the tables in Markdown, and write the output file.
-
-    Raises:
-        FAMixError: if runs cannot be read or compared, or an argument is invalid.
-        OSError: if the file cannot be written.
-    """
+    """Return the tables in Markdown, and write the output file."""
     output: Path | None = arguments.output
     if output is not None and output.suffix not in FORMATS:
         raise ConfigError(f"--output must end in {' or '.join(FORMATS)}, got '{output}'. Rename it.")
@@ -76,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(compare(expand_arguments(make_parser().parse_args(argv))), end="")
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

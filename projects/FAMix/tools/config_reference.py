@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write the reference of config keys, docs/CONFIG.md: defaults from a config, meanings from comments in the code."""
 
-# ruff: noqa: E402, the parser precedes imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import ast
@@ -19,14 +19,13 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with status 1 if the file is not up to date"
-    )
+    check = "write nothing; exit with status 1 if the file is not up to date"
+    parser.add_argument("--check", action="store_true", help=check)
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # fast --help and usage errors
 
 from famix.config import defaults, flat_settings, load_config
 from famix.io.atomic import whole_file
@@ -64,14 +63,7 @@ RECIPE = """## Settings of the recipe
 
 
 def read_comments(source: str) -> dict[str, str]:
-    """Find the config keys that a module assigns, directly or through names of nodes, and the comments beside them.
-
-    Args:
-        source: source code of the module.
-
-    Returns:
-        Key -> comment, or "" without one, in the order of the assignments.
-    """
+    """Return the config keys that a module assigns, directly or through names of nodes: key -> comment beside it."""
     lines = {
         token.start[0]: token.string.removeprefix("#").strip()
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -110,11 +102,7 @@ def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
 
 
 def write_reference() -> str:
-    """Return the document.
-
-    Raises:
-        ConfigError: the source assigns a key that a config lacks.
-    """
+    """Return the document; raises ConfigError if the source assigns a key that a config lacks."""
     comments = read_comments(Path(defaults.__file__).read_text())
     before, after = flat_settings(get_cfg()), flat_settings(load_config(""))
     gone = [key for key in comments if key not in after]
@@ -122,7 +110,7 @@ def write_reference() -> str:
         raise ConfigError(f"{defaults.__file__} assigns {', '.join(gone)}, which a config lacks")
     groups: dict[str, list[list[str]]] = {}
     for key, comment in comments.items():
-        groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), escape(comment)])
+        groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), comment])
     parts = [HEAD]
     parts += [f"## {group}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()]
     projects = [[f"`{key}`", show(value)] for key, value in after.items() if key not in before and key not in comments]
@@ -135,22 +123,17 @@ def write_reference() -> str:
 
 def show(value: object) -> str:
     """Format a value as code."""
-    return f"`{escape(str(value))}`" if value != "" else '`""`'
-
-
-def escape(text: str) -> str:
-    """Escape text for a cell of a table."""
-    return text.replace("|", "\\|")
+    return f"`{value}`" if value != "" else '`""`'
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table in Markdown."""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in (head, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a mistake of the user ends it with status 2 and one line."""
+    """Run the command line; a user error is one line and exit status 2."""
     arguments = make_parser().parse_args(argv)
     try:
         expand_arguments(arguments)
@@ -159,9 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with whole_file(arguments.output) as part:
                 part.write_text(text)
         elif not arguments.output.is_file() or arguments.output.read_text() != text:
-            print(
-                f"{arguments.output} is not up to date: run projects/FAMix/tools/config_reference.py", file=sys.stderr
-            )
+            stale = f"{arguments.output} is not up to date: run projects/FAMix/tools/config_reference.py"
+            print(stale, file=sys.stderr)
             sys.exit(STALE)
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

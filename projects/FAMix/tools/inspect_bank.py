@@ -7,15 +7,14 @@ inspect_bank.py filter BANK       keep some styles of a bank
 inspect_bank.py validate BANK     exit with status 1 if training cannot use the bank
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-
-SHOW = "show"
+from typing import Any
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,66 +25,41 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Example: inspect_bank.py output/style_bank.safetensors --html bank.html --clip RN50",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_show(commands.add_parser(SHOW, help="print a summary (the default)"))
-    merging = commands.add_parser("merge", help="merge the styles of several banks")
-    merging.add_argument("banks", nargs="+", type=Path, metavar="BANK")
-    _add_filter(commands.add_parser("filter", help="keep some styles of a bank"))
-    for editing in (merging, commands.choices["filter"]):
+    show = commands.add_parser("show", help="print a summary (the default)")
+    show.add_argument("bank", type=Path, metavar="BANK", help=".safetensors file")
+    show.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
+    nearest = "CLIP of the bank, as MODEL.CLIP.WEIGHTS; adds the nearest prompts of each style"
+    show.add_argument("--clip", metavar="WEIGHTS", help=nearest)
+    content = "images that styles are applied to for --clip (default: noise)"
+    show.add_argument("--content", nargs="+", default=[], type=Path, metavar="IMAGE", help=content)
+    most = "number of styles for --clip (default: 300)"
+    show.add_argument("--most-styles", default=300, type=int, metavar="N", help=most)
+    own = "measured bank of the source (measure_bank.py); adds distances"
+    show.add_argument("--own", type=Path, metavar="BANK", help=own)
+    merge = commands.add_parser("merge", help="merge the styles of several banks")
+    merge.add_argument("banks", nargs="+", type=Path, metavar="BANK")
+    keep = commands.add_parser("filter", help="keep some styles of a bank")
+    keep.add_argument("bank", type=Path, metavar="BANK")
+    repeated: dict[str, Any] = {"action": "append", "default": []}
+    keep.add_argument("--class", dest="classes", **repeated, metavar="NAME", help="keep styles of this class")
+    prompt = "keep styles with this text in their prompt"
+    keep.add_argument("--prompt", dest="prompts", **repeated, metavar="TEXT", help=prompt)
+    loss = "keep styles with at most this loss after mining"
+    keep.add_argument("--max-loss", type=float, metavar="LOSS", help=loss)
+    for editing in (merge, keep):
         editing.add_argument("--output", required=True, type=Path, metavar="FILE", help="output bank")
-    validating = commands.add_parser("validate", help="check whether training can use banks")
-    validating.add_argument("banks", nargs="+", type=Path, metavar="BANK")
-    validating.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must belong to")
+    validate = commands.add_parser("validate", help="check whether training can use banks")
+    validate.add_argument("banks", nargs="+", type=Path, metavar="BANK")
+    validate.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must belong to")
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse a command line; the default command is show."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if words and words[0] not in (SHOW, "merge", "filter", "validate", "-h", "--help"):
-        words = [SHOW, *words]
+    if words and words[0] not in ("show", "merge", "filter", "validate", "-h", "--help"):
+        words = ["show", *words]
     return make_parser().parse_args(words)
-
-
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bank", type=Path, metavar="BANK", help=".safetensors file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
-    parser.add_argument(
-        "--clip",
-        metavar="WEIGHTS",
-        help="CLIP of the bank, as MODEL.CLIP.WEIGHTS; adds the nearest prompts of each style",
-    )
-    parser.add_argument(
-        "--content",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="IMAGE",
-        help="images that styles are applied to for --clip (default: noise)",
-    )
-    parser.add_argument(
-        "--most-styles", default=300, type=int, metavar="N", help="number of styles for --clip (default: 300)"
-    )
-    parser.add_argument(
-        "--own", type=Path, metavar="BANK", help="measured bank of the source (measure_bank.py); adds distances"
-    )
-
-
-def _add_filter(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bank", type=Path, metavar="BANK")
-    parser.add_argument(
-        "--class", dest="classes", action="append", default=[], metavar="NAME", help="keep styles of this class"
-    )
-    parser.add_argument(
-        "--prompt",
-        dest="prompts",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="keep styles with this text in their prompt",
-    )
-    parser.add_argument(
-        "--max-loss", type=float, metavar="LOSS", help="keep styles with at most this loss after mining"
-    )
 
 
 if __name__ == "__main__":
@@ -93,7 +67,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from famix.clip import load_clip_state_dict
@@ -121,10 +94,9 @@ def show(arguments: argparse.Namespace) -> None:
     if arguments.clip:
         clip = load_clip_state_dict(arguments.clip)
         require_clip(bank, clip, arguments.clip)
-        images = [read_pixels(path) for path in arguments.content]
-        nearest = find_nearest_prompts(
-            bank, clip, images, most_styles=arguments.most_styles, progress=partial(tqdm, desc="nearest prompts")
-        )
+        pixels = (np.asarray(read_image(path)).transpose(2, 0, 1).copy() for path in arguments.content)
+        images, progress = [torch.from_numpy(image).float() for image in pixels], partial(tqdm, desc="nearest prompts")
+        nearest = find_nearest_prompts(bank, clip, images, most_styles=arguments.most_styles, progress=progress)
     view = BankView(arguments.bank.name, bank, own, nearest)
     print(format_bank(view), end="")
     if arguments.html:
@@ -137,11 +109,10 @@ def merge(arguments: argparse.Namespace) -> None:
     """Write a bank with the styles of several banks."""
     banks = {str(path): StyleBank.load(path) for path in arguments.banks}
     merged = merge_banks(banks)
-    left_out = {name for bank in banks.values() for name in bank.annotations} - set(merged.annotations)
     merged.save(arguments.output)
     print(f"wrote {len(merged)} styles of {len(banks)} banks to {arguments.output}")
-    if left_out:
-        print(f"without {', '.join(sorted(left_out))}, which not all banks have")
+    if dropped := {name for bank in banks.values() for name in bank.annotations} - set(merged.annotations):
+        print(f"without {', '.join(sorted(dropped))}, which not all banks have")
 
 
 def keep(arguments: argparse.Namespace) -> None:
@@ -155,29 +126,24 @@ def keep(arguments: argparse.Namespace) -> None:
 def validate(arguments: argparse.Namespace) -> None:
     """Print the problems of each bank; exits with status 1 if there are any."""
     clip = load_clip_state_dict(arguments.clip) if arguments.clip else None
-    results = {path: list(_problems(path, clip, arguments.clip)) for path in arguments.banks}
+
+    def problems_of(path: Path) -> Iterable[str]:
+        try:
+            bank = StyleBank.load(path)
+            yield from find_problems(bank)
+            if clip is not None:
+                require_clip(bank, clip, arguments.clip)
+        except FAMixError as error:
+            yield str(error)
+
+    results = {path: list(problems_of(path)) for path in arguments.banks}
     for path, problems in results.items():
         print(f"{path}: {'; '.join(problems) or 'sound'}")
     if any(results.values()):
         sys.exit(UNSOUND)
 
 
-def _problems(path: Path, clip: dict[str, Tensor] | None, source: str) -> Iterable[str]:
-    try:
-        bank = StyleBank.load(path)
-        yield from find_problems(bank)
-        if clip is not None:
-            require_clip(bank, clip, source)
-    except FAMixError as error:
-        yield str(error)
-
-
-def read_pixels(path: Path) -> Tensor:
-    """Read an image as (3, H, W) float32 in [0, 255]."""
-    return torch.from_numpy(np.asarray(read_image(path)).transpose(2, 0, 1).copy()).float()
-
-
-COMMANDS = {SHOW: show, "merge": merge, "filter": keep, "validate": validate}
+COMMANDS = {"show": show, "merge": merge, "filter": keep, "validate": validate}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

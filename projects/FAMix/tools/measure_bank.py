@@ -23,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # answers --help and wrong options before the slow imports
+    make_parser().parse_args()  # fast --help and usage errors
 
 from famix.data import register_datasets
 from famix.engine import load_config
@@ -32,23 +32,22 @@ from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-logger = logging.getLogger("measure_bank")
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits with status 2 and one line on a user error."""
     parser = make_parser()
-    arguments = parser.parse_args(argv)
     try:
         load_plugins()
-        expand_arguments(arguments)
+        arguments = expand_arguments(parser.parse_args(argv))
         cfg = load_config(arguments.config_file, arguments.opts)
         register_datasets(cfg.DATASETS.FILES)
         bank = measure_bank(cfg, arguments.datasets)
         bank.save(arguments.output)
     except FAMixError as error:
         parser.error(str(error))
-    logger.info("Wrote %d styles of %d classes to %s", len(bank), len(bank.counts()), arguments.output)
+    logging.getLogger("measure_bank").info(
+        "Wrote %d styles of %d classes to %s", len(bank), len(bank.counts()), arguments.output
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Applies the styles of each style word to all patches of the image, without the p
 is set. Writes distances.png and, with --weights, predictions.png.
 """
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import sys
@@ -25,13 +25,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", required=True, type=Path, metavar="FILE")
     parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="of the run; adds predictions")
     parser.add_argument("--bank", type=Path, metavar="FILE", help="style bank (default: the config's)")
-    parser.add_argument(
-        "--own-weight",
-        default=0.0,
-        type=float,
-        metavar="A",
-        help="weight of a patch's own statistics, 0 to 1 (default: 0)",
-    )
+    own = "weight of a patch's own statistics, 0 to 1 (default: 0)"
+    parser.add_argument("--own-weight", default=0.0, type=float, metavar="A", help=own)
     parser.add_argument("--seed", default=0, type=int, help="seed of the drawn styles (default: 0)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: OUTPUT_DIR/preview)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, after --")
@@ -44,7 +39,6 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from torch import nn
 from tqdm import tqdm
 
 from famix.clip import clip_weights_hash, load_configured_clip
@@ -54,51 +48,26 @@ from famix.data.class_table import ClassTable, classes_of
 from famix.engine import Trainer, load_config
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path
-from famix.reports.style_preview import (
-    draw_distances,
-    draw_predictions,
-    format_changes,
-    format_effects,
-    preview_styles,
-)
+from famix.reports.style_preview import draw_distances, draw_predictions, format_changes, format_effects, preview_styles
 from famix.style import StyleBank
 from famix.utils.errors import BankError, ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-USER_ERROR = 2  # exit status
-
 
 def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
-    """Load a bank that matches the config.
-
-    Raises:
-        FAMixError: if it is missing, empty, or was mined for another CLIP, stage, grid or class list.
-    """
+    """Load a bank that matches the config."""
     bank = StyleBank.load(path)
     if not len(bank):
-        raise BankError(f"style bank '{path}' must have styles, got none. Mine it again.")
+        raise BankError(f"style bank '{path}' is empty. Mine it again.")
     clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
     expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
     check_bank(bank, expected, path, bank.num_channels)
     return bank
 
 
-def load_network(cfg: CfgNode, arguments: argparse.Namespace) -> nn.Module:
-    """Load the trained network, or without --weights build an untrained one on the config's CLIP."""
-    if arguments.weights is not None:
-        return load_model(arguments.weights, arguments.config_file, arguments.opts).model
-    cfg.MODEL.DEVICE = str(default_device())
-    return Trainer.build_model(cfg)
-
-
 def preview(arguments: argparse.Namespace) -> None:
-    """Print the tables and write the figures.
-
-    Raises:
-        FAMixError: if the config, bank, weights or image cannot be used, alone or together.
-        OSError: if a figure cannot be written.
-    """
+    """Print the tables and write the figures."""
     cfg = load_config(arguments.config_file, arguments.opts)
     if not cfg.MODEL.CLIP.WEIGHTS and arguments.weights is None:
         raise ConfigError("MODEL.CLIP.WEIGHTS must name a CLIP, got ''. Set it, or name a checkpoint with --weights.")
@@ -106,8 +75,13 @@ def preview(arguments: argparse.Namespace) -> None:
     classes = classes_of(cfg)
     bank = load_bank(cfg, str(arguments.bank or style_bank_path(cfg)), classes)
     pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
+    if arguments.weights is not None:
+        model = load_model(arguments.weights, arguments.config_file, arguments.opts).model
+    else:  # an untrained network on the config's CLIP
+        cfg.MODEL.DEVICE = str(default_device())
+        model = Trainer.build_model(cfg)
     shown = preview_styles(
-        load_network(cfg, arguments),
+        model,
         bank,
         torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
         stage=cfg.MODEL.STYLE.STAGE,
@@ -134,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         preview(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

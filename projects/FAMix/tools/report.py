@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write one self-contained HTML page of runs: scores with gains, classes, confusions, example errors and losses."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import sys
@@ -18,13 +18,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR with a results.json")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="HTML file, replaced if it exists")
     parser.add_argument("--baseline", metavar="NAME", help="run that gains refer to (default: the first)")
-    parser.add_argument(
-        "--examples",
-        default=2,
-        type=int,
-        metavar="N",
-        help="example images per dataset and run (default: 2); 0 needs neither images nor weights",
-    )
+    examples = "example images per dataset and run (default: 2); 0 needs neither images nor weights"
+    parser.add_argument("--examples", default=2, type=int, metavar="N", help=examples)
     parser.add_argument("--device", help="device of the predictions (default: a GPU if available)")
     return parser
 
@@ -42,16 +37,9 @@ from famix.utils.errors import ClassesError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-USER_ERROR = 2  # exit status
-
 
 def write_report(arguments: argparse.Namespace) -> None:
-    """Read the runs, predict examples, and write the page.
-
-    Raises:
-        FAMixError: if a folder holds no run, or the runs cannot be on one page.
-        OSError: if the page cannot be written.
-    """
+    """Read the runs, predict examples, and write the page."""
     runs = read_runs([run.resolve() if run.is_dir() else run for run in arguments.runs])
     examples: dict[str, list[Example]] = {}
     notes: list[str] = []
@@ -78,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_report(expand_arguments(make_parser().parse_args(argv)))
     except (FAMixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

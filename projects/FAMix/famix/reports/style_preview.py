@@ -92,8 +92,9 @@ def preview_styles(
         generator = torch.Generator().manual_seed(derive_seed(seed, place))
         rows = _draw(bank.class_ids.cpu(), chosen.cpu(), classes, generator).to(bank.mean.device)
         mean, std = (values[rows].movedim(-1, 0)[None] for values in (bank.mean, bank.std))
-        settings = {"alpha": own_weight, "grid": grid, "rectify": model.clip_backbone.rectified}
-        features, predicted = observe(partial(restyle_patches, mean=mean, std=std, **settings))
+        rectify = model.clip_backbone.rectified
+        restyle = partial(restyle_patches, mean=mean, std=std, alpha=own_weight, grid=grid, rectify=rectify)
+        features, predicted = observe(restyle)
         distances = {}
         for one, before in plain_features.items():
             size = before.square().mean().sqrt()

@@ -134,14 +134,6 @@ def test_two_processes_report_a_mistake_and_exit_with_its_status(workspace: Work
     assert "error: " in log.read_text()
 
 
-def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["train_net.py", "--num-machines", "2", "--machine-rank", "0"])
-    with pytest.raises(SystemExit) as stop:
-        train_net().launch_from_command_line()
-    assert stop.value.code == 2
-    assert "--dist-url tcp://FIRST_MACHINE:PORT" in capsys.readouterr().err
-
-
 def test_interrupted_run_says_how_to_continue(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

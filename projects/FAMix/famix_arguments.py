@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["argument_parser", "whole_number"]
-
 _EPILOG = """
 Examples:
   mine, train and evaluate      train_net.py --config-file configs/GTA5/famix_RN50.yaml
@@ -25,46 +23,36 @@ Examples:
 def argument_parser() -> argparse.ArgumentParser:
     """Make the parser of train_net.py: Detectron2's arguments, --mine-styles-only and --overwrite."""
     parser = _TrainingParser(epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="YAML config of the run")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="YAML config of the run")
+    add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or with --resume the last checkpoint"
     )
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one per GPU (default: 1)"
+    mode.add_argument(
+        "--mine-styles-only", action="store_true", help="mine the style bank, or check the existing one, and stop"
     )
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument(
-        "--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, from 0 (default: 0)"
+    mode.add_argument(
+        "--overwrite", action="store_true", help="replace the training in OUTPUT_DIR by a new one; its style bank stays"
     )
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one per GPU (default: 1)")
+    add("--num-machines", type=int, default=1, metavar="N", help="(default: 1)")
+    add("--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, from 0 (default: 0)")
     # Detectron2's default is one port per user, on which two runs on a machine would collide.
-    parser.add_argument(
+    add(
         "--dist-url",
         default="auto",
         metavar="URL",
         help="rendezvous of the processes: tcp://FIRST_MACHINE:PORT (default: a free port)",
     )
-    parser.add_argument(
-        "--mine-styles-only", action="store_true", help="mine the style bank, or check the existing one, and stop"
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the training in OUTPUT_DIR by a new one; its style bank stays",
-    )
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings that override the config"
-    )
+    add("opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="settings that override the config")
     return parser
 
 
 class _TrainingParser(argparse.ArgumentParser):
-    """A parser that explains config keys written as options."""
-
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse, and explain unknown words that are config keys."""
+        """Parse, and explain options that are config keys or exclude each other."""
         parsed, left = super().parse_known_args(args, namespace)
         keys = [word for word in left if re.match(r"--?[A-Z][A-Z0-9_]*\.?[A-Z]", word)]
         if keys:
@@ -72,26 +60,22 @@ class _TrainingParser(argparse.ArgumentParser):
             self.error(
                 f"{key} must be written without dashes after all options, got {keys[0]!r}. Write {key} and its value"
             )
+        if parsed.overwrite and parsed.resume:
+            self.error("argument --overwrite: not allowed with argument --resume")
         return parsed, left
 
 
 def whole_number(text: str, lowest: int = 0, highest: int | None = None) -> int:
-    """Parse an argument that must be an integer in a range.
-
-    Args:
-        text: the argument.
-        lowest: lowest value.
-        highest: highest value; None sets no limit.
+    """Parse an argument that must be an integer in [lowest, highest], or of at least `lowest` if `highest` is None.
 
     Raises:
         argparse.ArgumentTypeError: the text is not such an integer.
     """
     allowed = f"of at least {lowest}" if highest is None else f"in [{lowest}, {highest}]"
-    expected = f"must be an integer {allowed}, got {text!r}"
     try:
         number = int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(expected) from error
-    if number < lowest or (highest is not None and number > highest):
-        raise argparse.ArgumentTypeError(expected)
+    except ValueError:
+        number = None
+    if number is None or number < lowest or (highest is not None and number > highest):
+        raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got {text!r}")
     return number

@@ -22,14 +22,7 @@ import torch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 from famix import FAMixError, Trainer  # noqa: E402
-from famix.engine import (  # noqa: E402
-    explain_disk_errors,
-    launch,
-    load_for_scoring,
-    setup,
-    summarize_end,
-    summarize_start,
-)
+from famix.engine import explain_disk_errors, launch, load_for_scoring, setup, summarize_end, summarize_start  # noqa: E402
 from famix.engine.peers import (  # noqa: E402
     LOST,
     SIGNALLED,
@@ -46,10 +39,17 @@ logger = logging.getLogger("famix.train_net")
 
 
 def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
-    """Run one process; signals and lost processes end it with one line."""
+    """Run one process; mistakes of the user, signals and lost processes end it with one line."""
     peers = peers or Peers()
     try:
-        return report_mistakes(args, peers)
+        with explain_disk_errors():
+            results = run(args)
+        comm.synchronize()
+        return results
+    except FAMixError as error:
+        ignore_signals()
+        peers.say(f"error: {one_line(error)}")
+        peers.leave(USER_ERROR)
     except KeyboardInterrupt as stop:
         ignore_signals()
         lost = peers.find_lost(patience=0)  # torchrun ends the others with SIGTERM
@@ -58,28 +58,16 @@ def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
             peers.leave(LOST)
         peers.say("stopped; continue with --resume from the last checkpoint")
         peers.leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
-    finally:
-        # A process that exits with an open group may be aborted by the threads of the group.
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
-
-def report_mistakes(args: argparse.Namespace, peers: Peers) -> Any:
-    """Run one process; mistakes of the user and lost connections end it with one line."""
-    try:
-        with explain_disk_errors():
-            results = run(args)
-        comm.synchronize()
-        return results
-    except FAMixError as error:
-        peers.say(f"error: {one_line(error)}")
-        peers.leave(USER_ERROR)
     except Exception as error:
         if not is_lost_connection(error):
             peers.note_end(1)
             raise
         ignore_signals()
         peers.leave_after_loss(error)
+    finally:
+        # A process that exits with an open group may be aborted by the threads of the group.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def ignore_signals() -> None:
@@ -117,10 +105,7 @@ def run(args: argparse.Namespace) -> Any:
 
 def launch_from_command_line() -> None:
     """Parse the command line and launch the run."""
-    parser = argument_parser()
-    args = parser.parse_args()
-    if args.num_machines > 1 and args.dist_url == "auto":
-        parser.error("several machines need --dist-url tcp://FIRST_MACHINE:PORT")
+    args = argument_parser().parse_args()
     try:
         load_plugins()
         launch(args, main)

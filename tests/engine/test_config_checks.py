@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,51 +50,40 @@ def make_config(definition: Path, tmp_path: Path) -> Iterator[Make]:
 def test_arguments() -> None:
     args = parse("--config-file", "a.yaml", MINE, "--resume", "MODEL.DEVICE", "cpu")
     assert (args.config_file, args.mine_styles_only, args.resume, args.eval_only) == ("a.yaml", True, True, False)
-    assert args.opts == ["MODEL.DEVICE", "cpu"]
-    assert not parse().mine_styles_only
+    assert args.opts == ["MODEL.DEVICE", "cpu"] and not TRAIN.mine_styles_only
 
 
-def test_help_shows_every_way_to_run() -> None:
-    options, _, examples = argument_parser().format_help().partition("Examples:")
-    for option in ("--config-file", MINE, EVAL, "--resume", "--num-gpus", "--dist-url", "mine the style bank"):
-        assert option in options
-    assert f"train_net.py --config-file CONFIG {MINE}" in examples
+@pytest.mark.parametrize(
+    "pair", [(EVAL, MINE), ("--overwrite", EVAL), ("--overwrite", MINE), ("--overwrite", "--resume")]
+)
+def test_exclusive_options(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(*pair)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert all(option in last for option in pair)
 
 
-def test_a_sound_config_passes_and_its_output_folder_exists(make_config: Make) -> None:
+def test_valid_config_passes(make_config: Make) -> None:
     cfg, state = make_config(), torch.random.get_rng_state()
     for words in ((), (EVAL,), (MINE,)):
         check_config(cfg, parse(*words))
     assert list(Path(cfg.OUTPUT_DIR).iterdir()) == []
-    assert torch.equal(state, torch.random.get_rng_state())
+    assert torch.equal(torch.random.get_rng_state(), state), "building a model to check it must not change the run"
 
 
 @pytest.mark.parametrize(
-    ("key", "needs", "reads", "ignores"),
-    [("DATASETS.TRAIN", "source", MINE, EVAL), ("DATASETS.TEST", "target", EVAL, MINE)],
+    ("key", "needed", "ignored"), [("DATASETS.TRAIN", ((), (MINE,)), EVAL), ("DATASETS.TEST", ((), (EVAL,)), MINE)]
 )
-def test_datasets_are_needed_where_the_run_reads_them(
-    make_config: Make, key: str, needs: str, reads: str, ignores: str
-) -> None:
-    absent = make_config(key, "('cityscape_val',)")
-    for words in ((), (reads,)):
-        with expect_error(ConfigError, key, remedy=needs):
-            check_config(make_config(key, "()"), parse("--config-file", str(BASE), *words))
+def test_datasets_are_required_where_used(make_config: Make, key: str, needed: Any, ignored: str) -> None:
+    unknown = make_config(key, "('cityscape_val',)")
+    for words in needed:
+        with expect_error(ConfigError, key, (), "famix_RN50.yaml"):
+            check_config(make_config(key, "()"), parse(*words))
         with expect_error(DatasetError, "cityscape_val", remedy="cityscapes_val"):
-            check_config(absent, parse(*words))
-    for cfg in (make_config(key, "()"), absent):
-        check_config(cfg, parse(ignores))
-
-
-@pytest.mark.parametrize("words", [(), (EVAL,), (MINE,)])
-def test_without_a_config_file_that_is_what_is_missing(words: tuple[str, ...]) -> None:
-    with expect_error(ConfigError, key="--config-file", remedy="famix_RN50.yaml"):
-        check_config(load_config("", ["MODEL.DEVICE", "cpu"]), parse(*words))
-
-
-def test_two_restricted_modes_exclude_each_other(make_config: Make) -> None:
-    with expect_error(ConfigError, EVAL, "both", "Omit"):
-        check_config(make_config(), parse(EVAL, MINE))
+            check_config(unknown, parse(*words))
+    for cfg in (make_config(key, "()"), unknown):
+        check_config(cfg, parse(ignored))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +117,7 @@ def test_two_restricted_modes_exclude_each_other(make_config: Make) -> None:
         (("SOLVER.ACCUMULATE", 3), 3, ""),
         (("SOLVER.ACCUMULATE", 0), 0, ""),
         (("SOLVER.MAX_SKIPPED_BATCHES", -1), -1, ""),
-        *(
-            (("SOLVER.AMP.DTYPE", t, "SOLVER.AMP.ENABLED", "True"), t, "bfloat16")
-            for t in ("float16", "float32", "half")
-        ),
+        *((("SOLVER.AMP.DTYPE", t, "SOLVER.AMP.ENABLED", True), t, "bfloat16") for t in ("float16", "float32", "half")),
         (("SOLVER.IMS_PER_BATCH", 0), 0, ""),
         (("SOLVER.MAX_ITER", 0), 0, ""),
         (("SOLVER.MAX_ITER", -5), -5, ""),
@@ -144,18 +131,17 @@ def test_two_restricted_modes_exclude_each_other(make_config: Make) -> None:
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
-def test_settings_that_cannot_work(make_config: Make, opts: tuple[object, ...], value: object, remedy: str) -> None:
+def test_invalid_settings(make_config: Make, opts: tuple[object, ...], value: object, remedy: str) -> None:
     with expect_error(ConfigError, str(opts[0]), value, remedy):
         check_config(make_config(*opts), TRAIN)
 
 
-def test_the_ignored_label_is_that_of_the_datasets(make_config: Make) -> None:
-    key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
-    with expect_error(ConfigError, key, 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE 255"):
+def test_ignored_label_must_match_datasets(make_config: Make) -> None:
+    with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE 255"):
         check_config(make_config("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 0), TRAIN)
 
 
-def test_targets_of_other_classes(make_config: Make, tmp_path: Path) -> None:
+def test_target_with_different_classes(make_config: Make, tmp_path: Path) -> None:
     classes = [{"name": name, "color": [i, i, i]} for i, name in enumerate(("road", "sky", "car"))]
     other = make_dataset(tmp_path / "other", count=1, name="other", classes=classes)
     with registered(other), expect_error(DatasetError, "tiny_train", "other_val"):
@@ -169,26 +155,21 @@ def test_no_gpu(make_config: Make, monkeypatch: pytest.MonkeyPatch, device: str)
         check_config(make_config("MODEL.DEVICE", device), TRAIN)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("OUTPUT_DIR", "output"), ("MODEL.STYLE.BANK", "banks/a.safetensors")], ids=["output", "bank"]
-)
-def test_a_folder_that_cannot_be_written_to(make_config: Make, tmp_path: Path, key: str, value: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("OUTPUT_DIR", "output"), ("MODEL.STYLE.BANK", "banks/a.safetensors")])
+def test_unwritable_folder(make_config: Make, tmp_path: Path, key: str, value: str) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / value
     with expect_error(ConfigError, key, path.parent if path.suffix else path, "another"):
         check_config(make_config(key, path), TRAIN)
 
 
-def test_styles_need_a_bank_or_a_clip(make_config: Make, tmp_path: Path) -> None:
+def test_training_requires_bank_or_clip(make_config: Make, tmp_path: Path) -> None:
     no_clip = ("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", "")
     check_config(make_config(*no_clip), parse(EVAL))
     (tmp_path / "bank.safetensors").touch()
     check_config(make_config(*no_clip, "MODEL.STYLE.BANK", tmp_path / "bank.safetensors"), TRAIN)
-
-
-@pytest.mark.parametrize("words", [(EVAL,), (MINE,)])
-def test_iterations_matter_to_a_training_alone(make_config: Make, words: tuple[str, ...]) -> None:
-    check_config(make_config("SOLVER.MAX_ITER", "0"), parse(*words))
+    for word in (EVAL, MINE):  # only training reads the number of iterations
+        check_config(make_config("SOLVER.MAX_ITER", "0"), parse(word))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +181,9 @@ def test_iterations_matter_to_a_training_alone(make_config: Make, words: tuple[s
         ("MODEL.INS_EMBED_HEAD.NORM", "SyncBN"),
     ],
 )
-def test_synchronised_norms_need_gpus(key: str, value: str, make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synchronized_norms_require_gpus(
+    key: str, value: str, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("famix.engine.config_checks.check_panoptic", lambda *_: None)
     head = ("MODEL.META_ARCHITECTURE", "FAMixPanopticDeepLab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "hard_pixel_mining")
     cfg = make_config(key, value, *(head if "INS_EMBED" in key else ()))
@@ -214,15 +197,13 @@ def test_synchronised_norms_need_gpus(key: str, value: str, make_config: Make, m
     check_config(cfg, TRAIN)
 
 
-def test_several_processes_share_the_batch_and_have_a_gpu_each(
-    make_config: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_share_batch_and_have_own_gpus(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
     with expect_error(ConfigError, "SOLVER.IMS_PER_BATCH", 8, "3"):
         check_config(make_config(), TRAIN)
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_config(make_config(), TRAIN)  # on the CPU, beside GPUs
+    check_config(make_config(), TRAIN)  # on the CPU of a machine with GPUs
     with expect_error(ConfigError, "MODEL.DEVICE", "cuda:1", "cuda"):
         check_config(make_config("MODEL.DEVICE", "cuda:1"), TRAIN)
 
@@ -235,7 +216,7 @@ def test_setup(definition: Path, tmp_path: Path) -> None:
     with registered():
         cfg = setup(parse("--config-file", str(config_file), *opts))
     assert cfg.is_frozen() and cfg.DATASETS.TRAIN == ("tiny_train",)
-    assert cfg.SEED >= 0, "a run without a seed draws one, which its resumption needs"
+    assert cfg.SEED >= 0, "a run without a seed draws one, which resuming requires"
     saved = load_config(str(tmp_path / "output/config.yaml"))
     assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump()), "the saved config repeats the run"
     assert "Checked 4 image and label pairs" in (tmp_path / "output/log.txt").read_text()

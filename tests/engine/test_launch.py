@@ -29,39 +29,57 @@ def place(environment: dict[str, str], *arguments: str) -> Place | None:
 
 
 def test_torchrun() -> None:
-    assert place(TORCHRUN) == Place(3, 4, 1, "env://", store_is_apart=True)
+    assert place(TORCHRUN) == Place(3, 4, 1, "node1:29500", store_is_apart=True)
     assert place({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}) is None
     assert place({**SLURM, **TORCHRUN}) == place(TORCHRUN), "torchrun in a task of SLURM"
-    others = {name: TORCHRUN[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
-    assert place(others) == Place(3, 4, 1, "env://"), "any program that sets these"
+    assert place({**TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": ""}) == Place(3, 4, 1, "node1:29500")
 
 
-def test_torchrun_with_wrong_variables_or_options() -> None:
-    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        with expect_error(ConfigError, name, remedy="torchrun"):
-            place({key: value for key, value in TORCHRUN.items() if key != name})
-    with expect_error(ConfigError, "WORLD_SIZE", "two", "torchrun"):
-        place({**TORCHRUN, "WORLD_SIZE": "two"})
-    for world_size in "14":
-        with expect_error(ConfigError, "--num-gpus", 2, "--nproc-per-node"):
-            place({**TORCHRUN, "WORLD_SIZE": world_size}, "--num-gpus", "2")
+@pytest.mark.parametrize(
+    ("changes", "arguments", "key", "value", "remedy"),
+    [
+        *(({name: ""}, (), name, None, "torchrun") for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")),
+        ({"WORLD_SIZE": "two"}, (), "WORLD_SIZE", "two", "torchrun"),
+        *(({"WORLD_SIZE": n}, ("--num-gpus", "2"), "--num-gpus", 2, "--nproc-per-node") for n in "14"),
+    ],
+)
+def test_torchrun_with_wrong_variables_or_options(
+    changes: dict[str, str], arguments: tuple[str, ...], key: str, value: object, remedy: str
+) -> None:
+    with expect_error(ConfigError, key, value, remedy):
+        place({**TORCHRUN, **changes}, *arguments)
 
 
-def test_the_command_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in TORCHRUN.items():
+@pytest.mark.parametrize(
+    ("arguments", "environment", "key", "remedy"),
+    [
+        (("--num-gpus", "2"), TORCHRUN, "--num-gpus", "--nproc-per-node"),
+        (("--num-gpus", "2", "--num-machines", "2"), {}, "--dist-url", "tcp://FIRST_MACHINE:PORT"),
+        (("--num-gpus", "2", "--dist-url", "file:///tmp/x"), {}, "--dist-url", "tcp://FIRST_MACHINE:PORT"),
+    ],
+)
+def test_launch_errors_take_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    key: str,
+    remedy: str,
+) -> None:
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "argv", ["train_net.py", "--num-gpus", "2"])
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments, "MODEL.DEVICE", "cpu"])
     with pytest.raises(SystemExit) as stop:
         train_net().launch_from_command_line()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2 and said.count("\n") == 1
-    explains(said, "--num-gpus", 2, "--nproc-per-node")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    explains(line, key, remedy=remedy)
 
 
 def test_slurm() -> None:
-    assert place(SLURM) == Place(5, 8, 1, "tcp://node007:20007")
-    assert place({**SLURM, "SLURM_STEP_NUM_NODES": "1"}) == Place(5, 8, 1, "tcp://localhost:20007")
-    assert place({**SLURM, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(5, 8, 1, "tcp://a:7")
+    assert place(SLURM) == Place(5, 8, 1, "node007:20007")
+    assert place({**SLURM, "SLURM_STEP_NUM_NODES": "1"}) == Place(5, 8, 1, "localhost:20007")
+    assert place({**SLURM, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(5, 8, 1, "a:7")
     assert place({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, "--num-gpus", "4") is None
     machines = ("--num-gpus", "4", "--num-machines", "2", "--dist-url", "tcp://a:1")
     assert place({**SLURM, "SLURM_STEP_NUM_TASKS": "2"}, *machines) is None, "a task per machine, as docs/famix.sbatch"
@@ -83,7 +101,15 @@ def test_slurm() -> None:
 )
 def test_the_first_node_of_a_list(nodes: str, first: str) -> None:
     found = place({**SLURM, "SLURM_STEP_NODELIST": nodes})
-    assert found is not None and found.url == f"tcp://{first}:20007"
+    assert found is not None and found.address == f"{first}:20007"
+
+
+def peers_of(*local_ranks: int, pids: "list[int] | None" = None) -> Peers:
+    """The first of several processes on this machine; without `pids` all are this process."""
+    store = distributed.HashStore()
+    for rank, local_rank in enumerate(local_ranks):
+        store.set(f"home/{rank}", f"{local_rank} {pids[rank] if pids else os.getpid()} {peers._machine()}")
+    return Peers(Place(0, len(local_ranks), local_ranks[0], store_is_apart=True), store)
 
 
 @pytest.mark.parametrize("local_ranks", [[0, 1, 0], [0, 0, 1, 1]])
@@ -93,17 +119,8 @@ def test_machines_with_different_numbers_of_processes(local_ranks: list[int]) ->
         first.per_machine()
 
 
-def peers_of(*local_ranks: int, pids: "list[int] | None" = None) -> Peers:
-    """The first of processes that are on this machine; without `pids` they are this process."""
-    store = distributed.HashStore()
-    for rank, local_rank in enumerate(local_ranks):
-        pid = pids[rank] if pids else os.getpid()
-        store.set(f"home/{rank}", f"{local_rank} {pid} {peers._machine()}")
-    return Peers(Place(0, len(local_ranks), local_ranks[0], "", store_is_apart=True), store)
-
-
-def test_processes_that_are_gone_are_missed() -> None:
-    """Also one that nobody has waited for, and not one that has said that it ends."""
+def test_lost_processes_of_this_machine() -> None:
+    """A zombie counts as lost, but not a process that has told that it ends."""
     gone = [os.fork() for _ in range(3)]
     if 0 in gone:
         os._exit(0)
@@ -119,23 +136,23 @@ def test_processes_that_are_gone_are_missed() -> None:
     os.waitpid(gone[0], 0)
 
 
-def test_processes_of_other_machines_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_processes_of_other_machines() -> None:
     store = distributed.HashStore()
     store.set("home/1", "0 1 elsewhere")
-    peers = Peers(Place(0, 2, 0, "", store_is_apart=True), store)
+    peers = Peers(Place(0, 2, store_is_apart=True), store)
     assert peers.find_lost(patience=0) == [] and peers.find_lost(patience=0.2) == [1]
     store.set("alive/1", "1")
     assert peers.find_lost() == []
 
 
-def test_only_the_first_says_why_a_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_first_process_explains_end(capsys: pytest.CaptureFixture[str]) -> None:
     peers = peers_of(0, 1)
     peers.say("a")
     peers.say("b")
     assert capsys.readouterr().err == "a\n"
 
 
-def test_the_loss_in_words() -> None:
+def test_loss_is_described_in_one_line() -> None:
     assert "rank 1 of 2 was lost" in describe_loss([1], 2) and "--resume" in describe_loss([1], 2)
     assert "ranks 1 and 3 of 4 were lost" in describe_loss([1, 3], 4)
 
@@ -151,15 +168,14 @@ def test_the_loss_in_words() -> None:
         (None, False),
     ],
 )
-def test_which_errors_mean_a_lost_connection(error: BaseException | None, is_one: bool) -> None:
+def test_lost_connections(error: BaseException | None, is_one: bool) -> None:
     assert is_lost_connection(error) == is_one
 
 
-@pytest.mark.parametrize(("count", "per_machine", "gpu"), [(4, 4, 2), (1, 4, 0), (8, 4, 2)])
-def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch, count: int, per_machine: int, gpu: int) -> None:
-    """SLURM can show each task its own GPU alone."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    assert _gpu(2, per_machine) == gpu
+@pytest.mark.parametrize(("count", "gpu"), [(4, 2), (1, 0), (8, 2)])
+def test_each_process_has_a_gpu(monkeypatch: pytest.MonkeyPatch, count: int, gpu: int) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)  # SLURM can show each task its own GPU only
+    assert _gpu(2, 4) == gpu
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from error_matching import expect_error
-from famix.config import PATH_KEYS
+from famix.config import PATH_KEYS, find_node
 from famix.engine import load_config
 from famix.utils.errors import ConfigError
 
@@ -18,13 +18,16 @@ def write(tmp_path):
     return write_config
 
 
-def test_the_command_line_overrides_the_file_which_overrides_its_base(write):
+def in_yaml(key, value):
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return yaml.safe_dump({"VERSION": 2, **value})
+
+
+def test_options_override_file_and_file_overrides_base(write):
     write("SOLVER: {BASE_LR: 0.3, MAX_ITER: 30}\nSEED: 3", "base.yaml")
     cfg = load_config(write("_BASE_: base.yaml\nSOLVER: {MAX_ITER: 20}\nVERSION: 2"), ["SEED", "1"])
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SEED) == (0.3, 20, 1)
-
-
-def test_defaults_without_a_file():
     cfg = load_config("")
     assert (cfg.MODEL.CLIP.OUTPUT_STRIDE, cfg.MODEL.STYLE.GRID, cfg.STYLE_MINING.STEPS) == (16, [3, 3], 100)
 
@@ -35,16 +38,14 @@ def test_defaults_without_a_file():
         ("SOLVER.BASELR", "SOLVER.BASE_LR"),
         ("MODEL.STYLES.GRID", "MODEL.STYLE.GRID"),
         ("QWERTZ", "docs/CONFIG.md"),
-        ("SOLVER", ""),
+        ("SOLVER", "SOLVER.BASE_LR"),
         ("SOLVER.BASE_LR.FACTOR", "SOLVER.BASE_LR"),
     ],
 )
 def test_unknown_keys(write, key, suggestion):
-    with expect_error(ConfigError, key, remedy=suggestion):
-        load_config("", [key, "1"])
-    if not key.startswith("SOLVER.BASE_LR.") and key != "SOLVER":
-        with expect_error(ConfigError, key, remedy=suggestion):
-            load_config(write(in_yaml(key, 1)))
+    for load in (lambda: load_config("", [key, "1"]), lambda: load_config(write(in_yaml(key, 1)))):
+        with expect_error(ConfigError, key, remedy="" if key == "SOLVER" else suggestion):
+            load()
 
 
 def test_missing_files(write, tmp_path):
@@ -63,7 +64,7 @@ def test_malformed_yaml(write, text, value, remedy):
         load_config(write(text))
 
 
-def test_yaml_that_would_run_code_is_refused_and_runs_none(write, tmp_path):
+def test_yaml_with_code_is_refused(write, tmp_path):
     trace = tmp_path / "trace"
     text = f"SEED: !!python/object/apply:os.mkdir ['{trace}']"
     with expect_error(ConfigError, key="config.yaml", value="YAML", remedy="constructor"):
@@ -71,12 +72,6 @@ def test_yaml_that_would_run_code_is_refused_and_runs_none(write, tmp_path):
     assert not trace.exists()
     yaml.unsafe_load(text)
     assert trace.exists(), "the attack itself does not work, so that the test proves nothing"
-
-
-def in_yaml(key, value):
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return yaml.safe_dump({"VERSION": 2, **value})
 
 
 @pytest.mark.parametrize(
@@ -97,74 +92,62 @@ def in_yaml(key, value):
         ("MODEL.STYLE.GRID", "[2, 2", "['2', '2']"),
         ("DATASETS.TEST", "cityscapes_val", "('cityscapes_val',)"),
         ("DATASETS.TEST", "(acdc_night_val, cityscapes_val)", "('acdc_night_val', 'cityscapes_val')"),
-        ("DATASETS.FILES", "mine.yaml", "['mine.yaml']"),
         ("MODEL.CLIP.TRAINABLE", "layer4", "['layer4']"),
         ("MODEL.CLIP.WEIGHTS", ["RN50"], "RN50"),
         ("MODEL.DEVICE", 0, "\"'0'\""),
-        ("OUTPUT_DIR", 2026, "\"'2026'\""),
         ("SOLVER.WEIGHT_DECAY_BIAS", "none", "None"),
+        ("MODEL.PIXEL_MEAN", ["a", 1.0, 2.0], "MODEL.PIXEL_MEAN"),  # an entry of a list
+        ("SOLVER.STEPS", [100, "200"], "SOLVER.STEPS"),
+        ("INPUT.CROP.SIZE", [64, None], "INPUT.CROP.SIZE"),
     ],
 )
-def test_values_of_another_type(write, key, value, remedy):
-    with expect_error(ConfigError, key, value, remedy):
+def test_values_of_wrong_type(write, key, value, remedy):
+    odd = [entry for entry in value if not isinstance(entry, int | float)] if key in remedy else [value]
+    with expect_error(ConfigError, key, odd[0], remedy):
         load_config("", [key, str(value)])
-    with expect_error(ConfigError, key, value, remedy) as caught:
+    with expect_error(ConfigError, key, odd[0], remedy) as caught:
         load_config(write(in_yaml(key, value)))
     assert "config.yaml" in str(caught.value), "several files may be merged"
     assert "class '" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said", "remedy"),
+    ("key", "value", "quoted", "remedy"),
     [
         *((key, None, "null", "") for key in ("OUTPUT_DIR", "SEED", "DATASETS.TEST", "SOLVER.BASE_LR")),
         *((key, 3, 3, "section") for key in ("SOLVER", "MODEL.CLIP")),
         ("VERSION", 1, 1, "VERSION"),
     ],
 )
-def test_values_that_only_a_file_can_have(write, key, value, said, remedy):
-    with expect_error(ConfigError, key, said, remedy):
+def test_wrong_values_in_files(write, key, value, quoted, remedy):
+    with expect_error(ConfigError, key, quoted, remedy):
         load_config(write(in_yaml(key, value)))
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "entry"),
-    [
-        ("MODEL.PIXEL_MEAN", ["a", 1.0, 2.0], "a"),
-        ("SOLVER.STEPS", [100, "200"], "200"),
-        ("INPUT.CROP.SIZE", [64, None], "None"),
-    ],
-)
-def test_lists_of_numbers_hold_numbers(write, key, value, entry):
-    for load in (lambda: load_config("", [key, repr(value)]), lambda: load_config(write(in_yaml(key, value)))):
-        with expect_error(ConfigError, key, entry, key):
-            load()
-
-
-def test_values_in_the_right_form_that_yaml_and_python_write_differently(write):
+def test_equivalent_forms_of_yaml_and_python(write):
     cfg = load_config(write("SOLVER: {BASE_LR: 1e-3}\nDATASETS: {TEST: [a, b]}\nMODEL: {STYLE: {GRID: '(2, 2)'}}"))
     assert (cfg.SOLVER.BASE_LR, cfg.DATASETS.TEST, cfg.MODEL.STYLE.GRID) == (0.001, ("a", "b"), [2, 2])
     assert load_config("", ["SOLVER.WEIGHT_DECAY_BIAS", "0.1"]).SOLVER.WEIGHT_DECAY_BIAS == 0.1
+    assert load_config("", ["MODEL.CLIP.WEIGHTS", ""]).MODEL.CLIP.WEIGHTS == ""
 
 
 @pytest.mark.parametrize(
     ("opts", "key", "value", "remedy"),
     [
-        (["MODEL.DEVICE=cpu"], "MODEL.DEVICE", "MODEL.DEVICE=cpu", "MODEL.DEVICE cpu"),
         (["MODEL.DEVICE=cpu", "SEED=1"], "MODEL.DEVICE", "MODEL.DEVICE=cpu", "MODEL.DEVICE cpu"),
         (["SEED", "1", "MODEL.DEVICE:cpu"], "MODEL.DEVICE", "MODEL.DEVICE:cpu", "MODEL.DEVICE cpu"),
         (["MODEL.DEVICE:", "cpu"], "MODEL.DEVICE", "MODEL.DEVICE:", "MODEL.DEVICE cpu"),
         (["MODEL.DEVICE", "=", "cpu"], "MODEL.DEVICE", "=", "MODEL.DEVICE"),
-        (["MODEL.DEVICE", "=cpu"], "MODEL.DEVICE", "=cpu", "MODEL.DEVICE"),
         (["--MODEL.DEVICE", "cpu"], "MODEL.DEVICE", "--MODEL.DEVICE", "MODEL.DEVICE"),
         (["SEED", "1", "--MODEL.DEVICE=cpu"], "MODEL.DEVICE", "--MODEL.DEVICE=cpu", "MODEL.DEVICE"),
-        (["MODEL.DEVICE"], "MODEL.DEVICE", "nothing", "MODEL.DEVICE cuda"),
+        (["SEED", "1", "--resume"], "options", "--resume", "Move"),
+        (["MODEL.DEVICE"], "MODEL.DEVICE", None, "MODEL.DEVICE cuda"),
         (["SEED", "MODEL.DEVICE", "cpu"], "SEED", "MODEL.DEVICE", "SEED"),
         (["DATASETS.TEST", "acdc_val", "cityscapes_val"], "DATASETS.TEST", "cityscapes_val", "('first', 'second')"),
         (["model.device", "cpu"], "model.device", None, "MODEL.DEVICE"),
     ],
 )
-def test_pairs_in_another_form(opts, key, value, remedy):
+def test_malformed_pairs(opts, key, value, remedy):
     with expect_error(ConfigError, key, value, remedy):
         load_config("", opts)
 
@@ -172,48 +155,40 @@ def test_pairs_in_another_form(opts, key, value, remedy):
 # Paths
 
 
-PATHS = {
-    "OUTPUT_DIR": lambda cfg: cfg.OUTPUT_DIR,
-    "MODEL.WEIGHTS": lambda cfg: cfg.MODEL.WEIGHTS,
-    "MODEL.CLIP.WEIGHTS": lambda cfg: cfg.MODEL.CLIP.WEIGHTS,
-    "MODEL.STYLE.BANK": lambda cfg: cfg.MODEL.STYLE.BANK,
-    "DATASETS.FILES": lambda cfg: cfg.DATASETS.FILES[0],
-}
+def as_value(key, path):
+    return [path] if key == "DATASETS.FILES" else path
 
 
-def test_every_key_that_holds_a_path_is_listed():
-    assert set(PATHS) == set(PATH_KEYS)
-
-
-@pytest.mark.parametrize("key", PATHS)
-@pytest.mark.parametrize("written", ["~/there", "$STORE/there", "${STORE}/there", "$HIDDEN/there"])
-def test_home_and_variables_are_replaced_in_every_path(key, written, write, tmp_path, monkeypatch):
+@pytest.mark.parametrize("key", PATH_KEYS)
+def test_paths_expand_home_and_variables(key, write, tmp_path, monkeypatch):
     for name, value in {"HOME": str(tmp_path), "STORE": str(tmp_path), "HIDDEN": "$STORE"}.items():
         monkeypatch.setenv(name, value)
-    value = [written] if key == "DATASETS.FILES" else written
-    for cfg in (load_config(write(in_yaml(key, value))), load_config("", [key, str(value)])):
-        assert PATHS[key](cfg) == str(tmp_path / "there")
+    for written in ("~/there", "$STORE/there", "${STORE}/there", "$HIDDEN/there"):
+        value = as_value(key, written)
+        for cfg in (load_config(write(in_yaml(key, value))), load_config("", [key, str(value)])):
+            node, name = find_node(cfg, key)
+            assert node[name] == as_value(key, str(tmp_path / "there"))
 
 
-@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize("key", PATH_KEYS)
 @pytest.mark.parametrize(
     ("written", "remedy"),
     [("$UNSET/there", "UNSET"), ("${UNSET}/there", "UNSET"), ("~nobody_here/there", "without"),
      ("http://localhost:1/there", "Copy"), ("detectron2://there.pkl", "Copy")],
 )  # fmt: skip
-def test_paths_that_lead_nowhere(key, written, remedy, monkeypatch):
+def test_invalid_paths(key, written, remedy, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     with expect_error(ConfigError, key, written, remedy):
-        load_config("", [key, str([written] if key == "DATASETS.FILES" else written)])
+        load_config("", [key, str(as_value(key, written))])
 
 
-def test_a_file_with_a_dollar_sign_in_its_name(tmp_path, monkeypatch):
+def test_file_name_with_dollar_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cash$UNSET.pth").touch()
     assert load_config("", ["MODEL.WEIGHTS", "cash$UNSET.pth"]).MODEL.WEIGHTS == "cash$UNSET.pth"
 
 
-def test_config_files_and_bases_by_home_and_variable(write, tmp_path, monkeypatch):
+def test_config_files_and_bases_expand_home_and_variables(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STORE", str(tmp_path))
     write("SEED: 3", "base.yaml")
@@ -226,21 +201,18 @@ def test_config_files_and_bases_by_home_and_variable(write, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp", "detectron2", "file"])
-def test_nothing_is_fetched(scheme, write, monkeypatch):
-    """A run directory from somebody else must not call home."""
+def test_urls_are_not_fetched(scheme, write, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection was opened"))
     address = f"{scheme}://localhost:1/base.yaml"
-    for text in (f"_BASE_: {address}", f"_BASE_: [{address}]"):
+    write(f"_BASE_: {address}", "middle.yaml")
+    for text in (f"_BASE_: {address}", f"_BASE_: [{address}]", "_BASE_: middle.yaml"):
         with expect_error(ConfigError, "_BASE_", address, "Copy"):
             load_config(write(text))
     with expect_error(ConfigError, "--config-file", address, "Copy"):
         load_config(address)
-    write(f"_BASE_: {address}", "middle.yaml")
-    with expect_error(ConfigError, "_BASE_", address, "Copy"):
-        load_config(write("_BASE_: middle.yaml"))
 
 
 @pytest.mark.parametrize("base", ["null", "3", "{a: b}", "[[a]]"])
-def test_a_base_that_is_no_path(base, write):
+def test_base_must_be_path(base, write):
     with expect_error(ConfigError, "_BASE_"):
         load_config(write(f"_BASE_: {base}"))

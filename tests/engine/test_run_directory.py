@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("left", ["all", "model_final.pth", "model_best.pth", "model_0000001.pth", "metrics.json"])
-def test_a_run_is_not_written_over(workspace: Workspace, left: str) -> None:
+def test_existing_run_is_not_replaced(workspace: Workspace, left: str) -> None:
     folder = workspace.folder / "finished"
     if left != "all":
         folder = workspace.folder / f"left_{left}"
@@ -65,14 +65,14 @@ def test_a_run_is_not_written_over(workspace: Workspace, left: str) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",), ("--eval-only",), ("--mine-styles-only",), ("--overwrite",)])
-def test_two_processes_do_not_write_into_one_directory(workspace: Workspace, flags: tuple[str, ...]) -> None:
+def test_directory_in_use_is_refused(workspace: Workspace, flags: tuple[str, ...]) -> None:
     folder = workspace.folder / "in_use"
     with locked(folder), expect_error(ConfigError, "OUTPUT_DIR", folder, "OUTPUT_DIR"):
         workspace.run("in_use", *QUICK, flags=flags)
     assert os.listdir(folder) == ["run.lock"]
 
 
-def test_a_directory_with_a_bank_and_configs_is_free(workspace: Workspace) -> None:
+def test_directory_with_bank_and_configs_is_free(workspace: Workspace) -> None:
     folder = workspace.folder / "free"
     folder.mkdir()
     for name in ("style_bank.safetensors", "config.yaml", "log.txt", "notes.md", "model.pth", "run.lock"):
@@ -82,7 +82,7 @@ def test_a_directory_with_a_bank_and_configs_is_free(workspace: Workspace) -> No
     assert (folder / "model_final.pth").exists() and not (folder / "run.lock").exists()
 
 
-def test_overwrite_starts_anew_and_removes_nothing_foreign(workspace: Workspace) -> None:
+def test_overwrite_keeps_foreign_files(workspace: Workspace) -> None:
     folder = workspace.folder / "overwritten"
     options = (*QUICK, "SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
     workspace.run("overwritten", *options)
@@ -98,30 +98,23 @@ def test_overwrite_starts_anew_and_removes_nothing_foreign(workspace: Workspace)
     assert (folder / "metrics.json").read_text().count("lr") == 1
 
 
-def test_overwrite_removes_nothing_when_something_else_is_wrong(workspace: Workspace) -> None:
-    before = contents(workspace.folder / "finished")
-    weights = str(workspace.folder / "finished/model_final.pth")
-    with expect_error(ConfigError, "MODEL.WEIGHTS", weights, "OUTPUT_DIR"):
-        workspace.run("finished", *QUICK, "MODEL.WEIGHTS", weights, flags=("--overwrite",))
-    for flag in ("--resume", "--eval-only", "--mine-styles-only"):
-        with expect_error(ConfigError, "--overwrite", remedy=flag):
-            workspace.run("finished", *QUICK, flags=("--overwrite", flag))
-    assert contents(workspace.folder / "finished") == before
-
-
-@pytest.mark.parametrize("wrong", ["bank", "weights"])
-def test_overwrite_removes_nothing_when_the_new_run_does_not_start(workspace: Workspace, wrong: str) -> None:
-    bank, missing = workspace.folder / "damaged.safetensors", str(workspace.folder / "missing.pth")
+@pytest.mark.parametrize("wrong", ["bank", "weights", "weights of the run"])
+def test_failed_overwrite_removes_nothing(workspace: Workspace, wrong: str) -> None:
+    folder = workspace.folder / "finished"
+    own, bank, missing = folder / "model_final.pth", workspace.folder / "bank.safetensors", workspace.folder / "no.pth"
     bank.write_bytes(b"damaged")
-    options = ("MODEL.STYLE.STRATEGY", "bank", "MODEL.STYLE.BANK", str(bank))
-    options, error = (options, BankError) if wrong == "bank" else (("MODEL.WEIGHTS", missing), WeightsError)
-    before = contents(workspace.folder / "finished")
-    with expect_error(error, str(bank if wrong == "bank" else missing)):
+    options, error, named = {
+        "bank": (("MODEL.STYLE.STRATEGY", "bank", "MODEL.STYLE.BANK", str(bank)), BankError, bank),
+        "weights": (("MODEL.WEIGHTS", str(missing)), WeightsError, missing),
+        "weights of the run": (("MODEL.WEIGHTS", str(own)), ConfigError, own),
+    }[wrong]
+    before = contents(folder)
+    with expect_error(error, str(named)):
         workspace.run("finished", *QUICK, "SEED", "9", *options, flags=("--overwrite",))
-    assert contents(workspace.folder / "finished") == before
+    assert contents(folder) == before
 
 
-def test_a_refused_resumption_of_an_earlier_release_writes_nothing(workspace: Workspace) -> None:
+def test_refused_resume_of_old_run_writes_nothing(workspace: Workspace) -> None:
     folder = workspace.folder / "of_0.1"
     shutil.copytree(workspace.folder / "finished", folder)
     torch.save(workspace.checkpoint("of_0.1"), folder / "model_final.pth")  # without settings
@@ -132,7 +125,7 @@ def test_a_refused_resumption_of_an_earlier_release_writes_nothing(workspace: Wo
 
 
 @pytest.mark.parametrize("flag", ["--eval-only", "--mine-styles-only"])
-def test_the_settings_of_a_run_stay_beside_its_weights(workspace: Workspace, flag: str) -> None:
+def test_evaluation_keeps_settings_of_run(workspace: Workspace, flag: str) -> None:
     folder, kept = workspace.folder / "finished", ("config.yaml", "model_final.pth")
     before = [(folder / name).read_bytes() for name in kept]
     weights = ("MODEL.WEIGHTS", str(folder / "model_final.pth"))
@@ -141,7 +134,7 @@ def test_the_settings_of_a_run_stay_beside_its_weights(workspace: Workspace, fla
     assert not (folder / "run.lock").exists()
 
 
-def test_a_run_in_a_directory_of_any_name_is_resumed_and_scored(workspace: Workspace) -> None:
+def test_directory_of_any_name(workspace: Workspace) -> None:
     name = " 100% [#*]\na?b "
     workspace.run(name, *QUICK)
     workspace.run(name, *QUICK, "SOLVER.MAX_ITER", "2", flags=("--resume",))

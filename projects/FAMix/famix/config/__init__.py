@@ -1,6 +1,8 @@
 """Configs: every key with its default and meaning, and reading of config files and command lines."""
 
 from famix.config.defaults import add_famix_config
-from famix.config.loading import PATH_KEYS, flat_settings, load_config, read_settings
+from famix.config.loading import PATH_KEYS, find_node, flat_settings, load_config, read_settings, require_setting
 
-__all__ = ["PATH_KEYS", "add_famix_config", "flat_settings", "load_config", "read_settings"]
+__all__ = [
+    "PATH_KEYS", "add_famix_config", "find_node", "flat_settings", "load_config", "read_settings", "require_setting"
+]  # fmt: skip

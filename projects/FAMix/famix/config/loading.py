@@ -1,9 +1,10 @@
-"""Read configs from YAML files and KEY VALUE pairs: keys and types are checked, paths expanded, nothing is executed."""
+"""Read configs from YAML files and KEY VALUE pairs: keys and types are checked, paths expanded, and no code is executed."""
 
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
@@ -15,12 +16,9 @@ from famix.utils.errors import ConfigError, CorruptFileError
 from famix.utils.messages import did_you_mean, shown
 from famix.utils.paths import local_path
 
-__all__ = ["PATH_KEYS", "flat_settings", "load_config", "read_settings"]
-
 PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK", "DATASETS.FILES")
 """Keys with paths or lists of paths; `~` and environment variables are expanded, URLs refused."""
 
-_logger = logging.getLogger(__name__)
 _BASE = "_BASE_"
 _MAX_FILES = 50  # files that a config is based on, repetitions counted
 _TYPE_NAMES = {
@@ -36,62 +34,42 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Read a config file and settings given as KEY VALUE pairs.
 
     Args:
-        config_file: YAML file, which may name one or several others in `_BASE_`, relative to its folder; "" takes the
+        config_file: YAML file, which may name one or several base files in `_BASE_`, relative to its folder; "" uses the
             defaults. Missing files of DATASETS.FILES are looked up in the folder "datasets" beside it, where a run keeps
             copies.
         opts: KEY VALUE KEY VALUE ..., which override the file.
 
-    Returns:
-        The config, with the paths of `PATH_KEYS` expanded.
-
     Raises:
-        ConfigError: a file is missing, malformed, based on itself or unfolds to far more than it holds, or a key or value
-            is invalid.
+        ConfigError: a file is missing, malformed or based on itself, or a key or value is invalid.
     """
     cfg = get_cfg()
     add_famix_config(cfg)
     defaults = flat_settings(cfg)
     if config_file:
-        for file, settings in _read_files(local_path(config_file, "--config-file"), config_file, [0]):
-            _adopt_strategy_keys(flat_settings(settings), cfg, defaults)
-            _check_settings(settings, cfg, defaults, file)
-            cfg.merge_from_other_cfg(CfgNode(settings))
-    words = [str(word) for word in opts]
-    _adopt_strategy_keys(dict(zip(words[::2], words[1::2], strict=False)), cfg, defaults)
-    _check_pairs(words, defaults)
-    words[1::2] = [_join_names(key, value) for key, value in zip(words[::2], words[1::2], strict=True)]
-    for key, value in zip(words[::2], words[1::2], strict=True):
-        _check_value(key, value, defaults[key], "the command line")
-    cfg.merge_from_list(words)
+        for file, settings in _read_with_bases(local_path(config_file, "--config-file"), config_file, [0]):
+            _merge(cfg, flat_settings(settings), defaults, file)
+    _merge(cfg, _read_pairs([str(word) for word in opts], defaults), defaults, "the command line")
     if defaults["VERSION"] != cfg.VERSION:
         raise ConfigError(f"VERSION must be {defaults['VERSION']}, got {cfg.VERSION}. Write VERSION: 2.")
     for key in PATH_KEYS:
-        *sections, name = key.split(".")
-        node = cfg
-        for section in sections:
-            node = node[section]
-        value = node[name]
-        node[name] = local_path(value, key) if isinstance(value, str) else [_local_entry(entry, key) for entry in value]
+        node, name = find_node(cfg, key)
+        entries = node[name] if isinstance(node[name], list) else [node[name]]
+        for entry in entries:
+            if not isinstance(entry, str):
+                raise ConfigError(
+                    f"{key} must be a list of paths, got the entry {shown(entry)}. Write \"['file.yaml']\""
+                )
+        paths = [local_path(entry, key) for entry in entries]
+        node[name] = paths if isinstance(node[name], list) else paths[0]
     cfg.DATASETS.FILES = find_definitions(cfg.DATASETS.FILES, config_file)
     return cfg
-
-
-def _adopt_strategy_keys(settings: Settings, cfg: CfgNode, defaults: Settings) -> None:
-    """Accept keys of style strategies that are not registered: a network trained with one predicts without it."""
-    known = set(cfg.MODEL.STYLE)
-    for key, value in settings.items():
-        match = re.fullmatch(r"MODEL\.STYLE\.([A-Z0-9_]+)\.(\w+)", key)
-        if match and match[1] not in known:
-            _logger.warning("%s belongs to a style strategy that is not registered: its value has no effect", key)
-            node = cfg.MODEL.STYLE.setdefault(match[1], CfgNode())
-            node[match[2]] = defaults[key] = CfgNode._decode_cfg_value(value)
 
 
 def flat_settings(cfg: Mapping[Any, Any], prefix: str = "") -> Settings:
     """Return all settings of a config as "SECTION.KEY" -> value.
 
     Args:
-        cfg: config, node of a config, or nested sections as YAML has them.
+        cfg: config, node of a config, or nested sections of a YAML file.
         prefix: prefix of all keys.
     """
     flat: Settings = {}
@@ -100,26 +78,39 @@ def flat_settings(cfg: Mapping[Any, Any], prefix: str = "") -> Settings:
     return flat
 
 
+def find_node(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
+    """Return the node of a config that contains the key "SECTION.KEY", and the name of the key in it."""
+    *sections, name = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    return cfg, name
+
+
+def require_setting(cfg: CfgNode, key: str, valid: bool, constraint: str, remedy: str) -> None:
+    """Raise ConfigError unless a setting is valid.
+
+    Args:
+        cfg: the config, for the value in the message.
+        key: "SECTION.KEY".
+        valid: whether the value is valid.
+        constraint: completes "KEY must be ...".
+        remedy: a sentence without the final dot.
+    """
+    if not valid:
+        node, name = find_node(cfg, key)
+        raise ConfigError(f"{key} must be {constraint}, got {shown(node[name])}. {remedy}.")
+
+
 def read_settings(path: str) -> Settings:
     """Read the config.yaml of a run as "SECTION.KEY" -> value, tuples as lists.
 
     Raises:
-        ConfigError: the file cannot be read, or holds something else.
+        ConfigError: the file cannot be read or is not a config.
     """
-    try:
-        content = read_yaml(path)
-    except (OSError, CorruptFileError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} cannot be read ({error}). Name the config of a run") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold settings in the form KEY: value, got a {type(content).__name__}")
-    return flat_settings(content)
+    return flat_settings(_read_mapping(path))
 
 
-def _read_files(file: str, start: str, count: list[int]) -> Iterator[tuple[str, Settings]]:
-    """Read a config file after the files that it is based on, in the order of merging."""
-    count[0] += 1
-    if count[0] > _MAX_FILES:
-        raise ConfigError(f"{_BASE} must lead to at most {_MAX_FILES} files, got more from {start}. Remove a cycle")
+def _read_mapping(file: str) -> Settings:
     try:
         settings = read_yaml(file)
     except FileNotFoundError as error:
@@ -128,39 +119,27 @@ def _read_files(file: str, start: str, count: list[int]) -> Iterator[tuple[str, 
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"config file {file} cannot be read: {reason}") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"{file} must hold settings in the form KEY: value, got a {type(settings).__name__}")
+        raise ConfigError(f"{file} must contain settings in the form KEY: value, got a {type(settings).__name__}")
+    return settings
+
+
+def _read_with_bases(file: str, start: str, count: list[int]) -> Iterator[tuple[str, Settings]]:
+    """Read a config file after its base files, in the order of merging."""
+    count[0] += 1
+    if count[0] > _MAX_FILES:
+        raise ConfigError(f"{_BASE} must lead to at most {_MAX_FILES} files, got more from {start}. Remove a cycle")
+    settings = _read_mapping(file)
     bases = settings.pop(_BASE, [])
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ConfigError(f"{_BASE} must be a path or a list of paths, got {base!r} in {file}. Write a file name.")
         path = os.path.join(os.path.dirname(file), local_path(base, f"{_BASE} of {file}"))
-        yield from _read_files(path, start, count)
+        yield from _read_with_bases(path, start, count)
     yield file, settings
 
 
-def _check_settings(
-    settings: Settings, node: CfgNode, defaults: Mapping[str, Any], file: str, prefix: str = ""
-) -> None:
-    """Raise unless all keys of a file exist and all values have the types of the defaults."""
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        known = node.get(name) if isinstance(name, str) else None
-        if isinstance(known, CfgNode):
-            if not isinstance(value, dict):
-                example = next(other for other in defaults if other.startswith(f"{key}."))
-                raise ConfigError(
-                    f"{key} must be a section of keys such as {example}, got {shown(value)} in {file}. Write the full key."
-                )
-            _check_settings(value, known, defaults, file, f"{key}.")
-        elif key in defaults:
-            settings[name] = _join_names(key, value)
-            _check_value(key, settings[name], defaults[key], file)
-        else:
-            raise ConfigError(_unknown_key(next(iter(flat_settings({key: value})), key), defaults))
-
-
-def _check_pairs(words: Sequence[str], defaults: Mapping[str, Any]) -> None:
-    """Raise unless words are KEY VALUE KEY VALUE ... with keys that exist."""
+def _read_pairs(words: Sequence[str], defaults: Settings) -> Settings:
+    """Return KEY VALUE KEY VALUE ... as settings, and explain other forms such as KEY=VALUE."""
     late = [word for word in words if word.startswith("--")]
     key = late[0].strip("-").split("=")[0] if late else ""
     if key in defaults:
@@ -171,45 +150,58 @@ def _check_pairs(words: Sequence[str], defaults: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"options must precede the KEY VALUE pairs, got {' '.join(late)} after them. Move the options"
         )
-    for place in range(0, len(words), 2):
-        key, value = words[place], words[place + 1] if place + 1 < len(words) else ""
-        before = words[place - 2] if place else ""
-        joined = re.fullmatch(r"([\w.]+)([=:])(.*)", key, re.DOTALL)
+    pairs: Settings = {}
+    before = ""
+    for key, value in zip_longest(words[::2], words[1::2]):
+        joined = re.fullmatch(r"([\w.]+)[=:](.*)", key, re.DOTALL)
         if joined and joined[1] in defaults:
+            example = joined[2] or value or _example(defaults[joined[1]])
             raise ConfigError(
-                f"{joined[1]} must be followed by a space and its value, got {key!r}. Write {joined[1]} "
-                f"{joined[3] or value or _example(defaults[joined[1]])}"
+                f"{joined[1]} must be followed by a space and its value, got {key!r}. Write {joined[1]} {example}"
             )
         if key not in defaults and isinstance(defaults.get(before), list | tuple) and "." not in key:
             raise ConfigError(
-                f"{before} must be followed by one value, got the further word {key!r}. Write several names as one tuple: "
+                f"{before} must be followed by one value, got the extra word {key!r}. Write several names as one tuple: "
                 f"{before} \"('first', 'second')\""
             )
-        if key not in defaults:
-            raise ConfigError(_unknown_key(key, defaults))
-        if place + 1 == len(words) or value in defaults or value.startswith("="):
-            got = f"got {value!r}" if value else "got nothing"
+        if key in defaults and (value is None or value in defaults or value.startswith("=")):
+            got = "the end of the command line" if value is None else repr(value)
+            raise ConfigError(f"{key} must be followed by its value, got {got}. Write {key} {_example(defaults[key])}")
+        pairs[key], before = value, key
+    return pairs
+
+
+def _merge(cfg: CfgNode, settings: Settings, defaults: Settings, source: str) -> None:
+    """Merge settings into a config if their keys exist and their values have the types of the defaults."""
+    strategies = set(cfg.MODEL.STYLE)
+    for key, value in settings.items():
+        strategy = re.fullmatch(r"MODEL\.STYLE\.([A-Z0-9_]+)\.(\w+)", key)
+        if strategy and strategy[1] not in strategies:  # a network trained with one predicts without it
+            logging.getLogger(__name__).warning("%s belongs to a style strategy that is not registered; ignored", key)
+            node = cfg.MODEL.STYLE.setdefault(strategy[1], CfgNode())
+            node[strategy[2]] = defaults[key] = CfgNode._decode_cfg_value(value)
+        example = next((known for known in defaults if known.startswith(f"{key}.")), None)
+        if example:
             raise ConfigError(
-                f"{key} must be followed by a space and its value, {got}. Write {key} {_example(defaults[key])}"
+                f"{key} must be a section of keys such as {example}, got {shown(value)} in {source}. Write the full key."
             )
+        if key not in defaults:
+            hint = did_you_mean(key, defaults) or did_you_mean(key.upper(), defaults)
+            raise ConfigError(f"unknown config key {key}.{hint or ' See docs/CONFIG.md.'}")
+        if key in _NAME_OR_NAMES:
+            value = _join_names(value)
+        _check_type(key, value, defaults[key], source)
+        cfg.merge_from_list([key, value])
 
 
-def _unknown_key(key: str, defaults: Mapping[str, Any]) -> str:
-    hint = did_you_mean(key, defaults) or did_you_mean(key.upper(), defaults)
-    return f"unknown config key {key}.{hint or ' See docs/CONFIG.md.'}"
-
-
-def _join_names(key: str, value: Any) -> Any:
+def _join_names(value: Any) -> Any:
     """Return a list of names, from YAML or the command line, as one comma-separated string."""
-    if key not in _NAME_OR_NAMES:
-        return value
     names = re.findall(r"[^\[\]()'\",\s]+", value) if isinstance(value, str) else value
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return ",".join(names) if is_list else value
 
 
-def _check_value(key: str, raw: Any, default: Any, source: str) -> None:
-    """Raise unless a value from YAML or a command line has the type of the default."""
+def _check_type(key: str, raw: Any, default: Any, source: str) -> None:
     kind = _TYPE_NAMES.get(type(default), "a number or None")
     try:
         value = CfgNode._decode_cfg_value(raw)
@@ -222,14 +214,12 @@ def _check_value(key: str, raw: Any, default: Any, source: str) -> None:
         foreign = [entry for entry in value if not _is_number(entry)]
         if foreign and default and all(_is_number(entry) for entry in default):
             raise ConfigError(
-                f"{key} must be {kind} of numbers, got {shown(foreign[0])} in it in {source}. Write {key} "
+                f"{key} must be {kind} of numbers, got the entry {shown(foreign[0])} in {source}. Write {key} "
                 f"{_example(default)}"
             )
-        return
-    if type(value) is type(default) or (default is None and (value is None or type(value) in (int, float))):
-        return
-    got = "null" if value is None else shown(value)
-    raise ConfigError(f"{key} must be {kind}, got {got} in {source}. Write {_corrected(value, default)}")
+    elif type(value) is not type(default) and not (default is None and type(value) in (int, float)):
+        got = "null" if value is None else shown(value)
+        raise ConfigError(f"{key} must be {kind}, got {got} in {source}. Write {_corrected(value, default)}")
 
 
 def _is_number(value: Any) -> bool:
@@ -238,22 +228,18 @@ def _is_number(value: Any) -> bool:
 
 def _corrected(value: Any, default: Any) -> str:
     """Return the value in the right type if the intention is clear, else an example."""
-    number = _is_number(value)
-    if isinstance(default, float) and number and abs(value) < 1e15:
-        return repr(float(value))
-    if type(default) is int and number and value == value and abs(value) < 1e15 and value == int(value):
-        return repr(int(value))
-    if isinstance(default, bool) and str(value).lower() in _BOOLEANS:
-        return str(_BOOLEANS[str(value).lower()])
+    kind, number = type(default), _is_number(value)
+    if _is_number(default) and number and abs(value) < 1e15 and value == kind(value):  # False for NaN
+        return repr(kind(value))
+    if isinstance(default, bool):
+        return str(_BOOLEANS.get(str(value).lower(), default))
     if isinstance(default, str) and isinstance(value, list | tuple) and len(value) == 1:
         return str(value[0])
     if isinstance(default, str) and number:
         return f"\"'{value}'\" with both kinds of quotes"
     if isinstance(default, list | tuple) and isinstance(value, str) and value.strip():
         names = [name.strip(" '\"") for name in value.strip("()[] ").split(",")]
-        return f'"{type(default)(name for name in names if name)!r}"'
-    if isinstance(default, list | tuple) and number and (not default or isinstance(default[0], type(value))):
-        return f'"{type(default)([value] * max(1, len(default)))!r}"'
+        return f'"{kind(name for name in names if name)!r}"'
     return _example(default)
 
 
@@ -262,9 +248,3 @@ def _example(default: Any) -> str:
     if isinstance(default, list | tuple):
         return f'"{default or type(default)(["name"])!r}"'
     return repr(default) if not isinstance(default, str) else default or "''"
-
-
-def _local_entry(entry: Any, key: str) -> str:
-    if not isinstance(entry, str):
-        raise ConfigError(f"{key} must be a list of paths, got {shown(entry)} in it. Write \"['file.yaml']\"")
-    return local_path(entry, key)

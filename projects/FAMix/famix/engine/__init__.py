@@ -13,23 +13,7 @@ from famix.io.checkpointer import SafeCheckpointer
 from famix_arguments import argument_parser
 
 __all__ = [
-    "ModelSelection",
-    "SafeCheckpointer",
-    "SourceValidation",
-    "StyleMiningHook",
-    "Trainer",
-    "WeightAverageHook",
-    "argument_parser",
-    "build_lr_scheduler",
-    "build_optimizer",
-    "check_config",
-    "check_selection",
-    "explain_disk_errors",
-    "launch",
-    "load_config",
-    "load_for_scoring",
-    "save_weights",
-    "setup",
-    "summarize_end",
-    "summarize_start",
-]
+    "ModelSelection", "SafeCheckpointer", "SourceValidation", "StyleMiningHook", "Trainer", "WeightAverageHook",
+    "argument_parser", "build_lr_scheduler", "build_optimizer", "check_config", "check_selection", "explain_disk_errors",
+    "launch", "load_config", "load_for_scoring", "save_weights", "setup", "summarize_end", "summarize_start",
+]  # fmt: skip

@@ -12,7 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_H
 from detectron2.utils import comm
 
 from famix.clip.build import tower_without_weights, undownloaded
-from famix.config import flat_settings
+from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
 from famix.data.domains import require_known_sources
@@ -27,8 +27,6 @@ from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 from famix.utils.meta_architecture import predicts, trains_on
-
-__all__ = ["check_config", "used_datasets"]
 
 _SYNCHRONIZED = ("SyncBN", "nnSyncBN")
 
@@ -45,20 +43,14 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         DatasetError: a dataset is unknown, or two datasets have different classes.
     """
     training, testing = not args.eval_only, not args.mine_styles_only
-    if not (training or testing):
-        raise ConfigError("--eval-only must be used without --mine-styles-only, got both. Omit one of them.")
     for split, needed in (("TRAIN", training), ("TEST", testing)):
-        if needed and not cfg.DATASETS[split] and not getattr(args, "config_file", "any"):
-            raise ConfigError(
-                f"--config-file must name a config, got none, so that DATASETS.{split} is empty. Add --config-file FILE, "
-                "e.g. projects/FAMix/configs/GTA5/famix_RN50.yaml."
-            )
-        if needed and not cfg.DATASETS[split]:
-            kind = "the labeled source dataset" if split == "TRAIN" else "at least one target dataset"
-            raise ConfigError(f"DATASETS.{split} must name {kind}, got none. Set DATASETS.{split} \"('NAME',)\".")
-    _check_registered(cfg)
-    _check_device(cfg.MODEL.DEVICE)
-    _check_pixels(cfg)
+        remedy = (
+            f"Set DATASETS.{split} \"('NAME',)\", or add --config-file FILE, e.g. "
+            "projects/FAMix/configs/GTA5/famix_RN50.yaml"
+        )
+        valid = bool(cfg.DATASETS[split]) or not needed
+        require_setting(cfg, f"DATASETS.{split}", valid, "the name of at least one labeled dataset", remedy)
+    _check_model_settings(cfg)
     names = used_datasets(cfg, args)
     _check_classes(cfg, names)
     check_panoptic(cfg, names)
@@ -73,7 +65,12 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         _check_crop(cfg)
         build_train_mapper(cfg)
     if testing:
-        _check_model(cfg, training)
+        probe = undownloaded(cfg)
+        probe.MODEL.DEVICE = "meta"
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(probe)
+        if training:
+            build_lr_scheduler(probe, build_optimizer(probe, model))
     _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     if training:
         _check_styles(cfg)
@@ -92,44 +89,28 @@ def _scored_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
     return [*cfg.DATASETS.TEST, *([source_val] if source_val and not args.eval_only else [])]
 
 
-def _check_registered(cfg: CfgNode) -> None:
-    """Detectron2 looks up these names without an explanation."""
-    model = cfg.MODEL
-    for key, name, registry in (
+def _check_model_settings(cfg: CfgNode) -> None:
+    model, device = cfg.MODEL, cfg.MODEL.DEVICE
+    for key, name, registry in (  # Detectron2 looks up these names without an explanation
         ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
         ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
     ):
-        if name not in registry:
-            hint = did_you_mean(name, [known for known, _ in registry])
-            raise ConfigError(
-                f"{key} must be a registered name, got {name!r}.{hint} Import the module that defines it before the run, as "
-                "projects/FAMix/README.md shows."
-            )
-
-
-def _check_device(device: str) -> None:
+        hint = did_you_mean(name, [known for known, _ in registry])
+        remedy = "Import the module that defines it before the run, as projects/FAMix/README.md shows"
+        require_setting(cfg, key, name in registry, "a registered name", f"{hint} {remedy}".strip())
     try:
-        kind = torch.device(device).type
+        on_gpu = torch.device(device).type == "cuda"
     except RuntimeError as error:
         raise ConfigError(f"MODEL.DEVICE must be a device of torch, got {device!r}. Set it to cuda or cpu.") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"MODEL.DEVICE must be available, got {device} without a GPU. Set MODEL.DEVICE cpu.")
-    if kind == "cuda" and ":" in device and comm.get_world_size() > 1:
-        raise ConfigError(
-            f"MODEL.DEVICE must have no number for several processes, each on its own GPU, got {device}. Set MODEL.DEVICE "
-            f"{kind}."
-        )
-
-
-def _check_pixels(cfg: CfgNode) -> None:
-    for name, least in (("PIXEL_MEAN", -math.inf), ("PIXEL_STD", 0)):
-        values = cfg.MODEL[name]
-        if len(values) != 3 or not all(least < value < math.inf for value in values):
-            kind = "positive" if least == 0 else "finite"
-            raise ConfigError(
-                f"MODEL.{name} must be three {kind} numbers, one per channel, got {values}. Omit it for CLIP's values."
-            )
+    found, numbered = not on_gpu or torch.cuda.is_available(), on_gpu and ":" in device
+    require_setting(cfg, "MODEL.DEVICE", found, "available, and no GPU was found", "Set MODEL.DEVICE cpu")
+    valid = not numbered or comm.get_world_size() == 1
+    require_setting(cfg, "MODEL.DEVICE", valid, "cuda for several processes, one per GPU", "Set MODEL.DEVICE cuda")
+    for name, kind, least in (("PIXEL_MEAN", "finite", -math.inf), ("PIXEL_STD", "positive", 0)):
+        valid = len(model[name]) == 3 and all(least < value < math.inf for value in model[name])
+        constraint = f"three {kind} numbers, one per channel"
+        require_setting(cfg, f"MODEL.{name}", valid, constraint, "Omit it for CLIP's values")
 
 
 def _check_classes(cfg: CfgNode, names: list[str]) -> None:
@@ -145,16 +126,15 @@ def _check_classes(cfg: CfgNode, names: list[str]) -> None:
 
 
 def _check_norms(cfg: CfgNode) -> None:
-    """torch's SyncBatchNorm trains on GPUs only; a single process does not need it."""
+    """Reject torch's SyncBatchNorm, which trains on GPUs only, for several processes on the CPU."""
     if torch.device(cfg.MODEL.DEVICE).type != "cpu" or comm.get_world_size() == 1:
         return
     for key, value in flat_settings(cfg.MODEL, "MODEL.").items():
-        read = "INS_EMBED_HEAD" not in key or "centers" in trains_on(cfg)
-        if key.endswith(".NORM") and value in _SYNCHRONIZED and read:
-            raise ConfigError(
-                f"{key} must be naiveSyncBN, BN or GN for several processes on the CPU, got {value}. Set it to naiveSyncBN, "
-                "which shares the statistics among processes on any device."
-            )
+        used = key.endswith(".NORM") and ("INS_EMBED_HEAD" not in key or "centers" in trains_on(cfg))
+        require_setting(
+            cfg, key, not used or value not in _SYNCHRONIZED, "naiveSyncBN, BN or GN for several processes on the CPU",
+            "Set it to naiveSyncBN, which shares the statistics among processes on any device",
+        )  # fmt: skip
 
 
 def _check_crop(cfg: CfgNode) -> None:
@@ -168,29 +148,17 @@ def _check_crop(cfg: CfgNode) -> None:
     if math.prod(cells) * images < 2:
         raise ConfigError(
             f"INPUT.CROP must leave two cells for batch norm at MODEL.CLIP.OUTPUT_STRIDE {stride}, got {cells} cells of "
-            f"{size} pixels for {images} image(s). Enlarge the crop to {[2 * stride] * 2} or raise SOLVER.IMS_PER_BATCH."
+            f"{size} pixels for {images} image(s). Increase the crop to {[2 * stride] * 2} or raise SOLVER.IMS_PER_BATCH."
         )
 
 
-def _check_model(cfg: CfgNode, training: bool) -> None:
-    """Build the model, and for training its optimizer and schedule, on the meta device."""
-    probe = undownloaded(cfg)
-    probe.MODEL.DEVICE = "meta"
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(probe)
-    if training:
-        build_lr_scheduler(probe, build_optimizer(probe, model))
-
-
-def _check_folder(name: str, folder: str) -> None:
+def _check_folder(key: str, folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(
-            f"{name} must be writable, got {folder} ({error.strerror}). Choose another folder."
-        ) from error
+        raise ConfigError(f"{key} must be writable, got {folder} ({error.strerror}). Choose another folder.") from error
 
 
 def _check_styles(cfg: CfgNode) -> None:
@@ -205,8 +173,9 @@ def _check_styles(cfg: CfgNode) -> None:
         return
     if not cfg.MODEL.CLIP.WEIGHTS:
         raise ConfigError(
-            f"MODEL.STYLE.STRATEGY must not need a bank without MODEL.CLIP.WEIGHTS, got {cfg.MODEL.STYLE.STRATEGY!r} without "
-            f"a bank at {path}. Set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file), MODEL.STYLE.BANK, or another strategy."
+            f"MODEL.STYLE.STRATEGY {cfg.MODEL.STYLE.STRATEGY!r} requires a style bank, and there is neither a bank at {path} "
+            "nor a CLIP to mine one. Set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file) or MODEL.STYLE.BANK, or change the "
+            "strategy."
         )
     MiningSettings.from_config(cfg)
-    _check_folder("the folder of MODEL.STYLE.BANK", os.path.dirname(os.path.abspath(path)))
+    _check_folder("MODEL.STYLE.BANK", os.path.dirname(os.path.abspath(path)))

@@ -6,16 +6,15 @@ Disks that are full, read-only or gone end a run with one error that names the r
 import argparse
 import logging
 import os
-import re
 import shlex
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from famix.data.domains import roles_of
 from famix.engine.peers import is_lost_connection
-from famix.io.atomic import is_disk_error
+from famix.io.atomic import disk_message, is_disk_error
 from famix.io.checkpointer import LAST_FILE
 from famix.mining import style_bank_path
 from famix.reports import RESULTS_FILE
@@ -34,15 +33,13 @@ from famix.style import needs_bank
 from famix.utils.errors import FAMixError, OutputError
 from famix.utils.progress import on_terminal
 
-__all__ = ["explain_disk_errors", "raise_log_errors", "set_up_logs", "summarize_end", "summarize_start"]
-
 _LOGGERS = ("fvcore", "detectron2", "famix")
 _SHOWN = ("famix", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # also below the level of warnings
 _PROGRESS = ("famix.mining.mine", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # bars replace them
-_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 _DATE = "%m/%d %H:%M:%S"
 _SCRIPTS = Path(__file__).parents[2]  # only a clone has them
-_WIDTH = 13  # characters of the first column of a summary
+
+Rows = list[tuple[str, str]]
 
 
 def set_up_logs(folder: str) -> None:
@@ -51,20 +48,12 @@ def set_up_logs(folder: str) -> None:
     Args:
         folder: OUTPUT_DIR.
     """
-    handlers: list[logging.Handler] = []
+    os.environ["NO_COLOR"] = "1"  # for Detectron2's messages
     for name in _LOGGERS:
-        named = {} if name == "detectron2" else {"name": name}
-        handlers += setup_logger(folder, distributed_rank=comm.get_rank(), **named).handlers
-    for handler in handlers:
-        if not isinstance(handler, logging.StreamHandler):
-            continue
-        if handler.stream is sys.stdout:
-            handler.filters = [_is_for_console]
-            handler.setFormatter(_ConsoleFormatter(datefmt=_DATE))
-            handler.setStream(_AboveBars(sys.stdout))
-        elif not isinstance(handler.stream, _AboveBars):
-            handler.setFormatter(_FileFormatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", _DATE))
-    raise_log_errors(handlers)
+        logger = setup_logger(folder, comm.get_rank(), name=name, configure_stdout=False)
+        if comm.is_main_process() and not any(isinstance(handler, _Console) for handler in logger.handlers):
+            logger.addHandler(_Console())
+        raise_log_errors(logger.handlers)
     # Detectron2 logs any end of a training with a traceback; a mistake of the user is reported in one line.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
 
@@ -74,53 +63,29 @@ def _is_no_user_error(record: logging.LogRecord) -> bool:
     return not (isinstance(error, FAMixError) or is_disk_error(error) or is_lost_connection(error))
 
 
-def _is_for_console(record: logging.LogRecord) -> bool:
-    if record.levelno >= logging.WARNING:
-        return True
-    shown = any(record.name == name or record.name.startswith(f"{name}.") for name in _SHOWN)
-    return shown and not (record.name in _PROGRESS and on_terminal())
+class _Console(logging.StreamHandler):
+    """Selected messages on stdout, above progress bars: as they are on a terminal, with the time in a file."""
 
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
 
-class _FileFormatter(logging.Formatter):
-    """Detectron2's lines without color codes."""
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the console shows a record."""
+        shown = any(record.name == name or record.name.startswith(f"{name}.") for name in _SHOWN)
+        return record.levelno >= logging.WARNING or (shown and not (record.name in _PROGRESS and on_terminal()))
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
-        return _COLORS.sub("", super().format(record))
-
-
-class _ConsoleFormatter(logging.Formatter):
-    """The message alone on a terminal, with the time in a file."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format a record."""
-        text = _COLORS.sub("", super().format(record))
-        if record.levelno >= logging.WARNING:
-            text = f"{record.levelname.lower()}: {text}"
-        return text if on_terminal() else f"[{self.formatTime(record, self.datefmt)}] {text}"
-
-
-class _AboveBars:
-    """A stream that prints above the bars of tqdm.
-
-    Args:
-        stream: the underlying stream.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        """Write a text."""
-        tqdm.write(text, file=self._stream, end="")
-
-    def flush(self) -> None:
-        """Flush the stream."""
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        """Return the descriptor of the stream."""
-        return self._stream.fileno()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.WARNING:
+                text = f"{record.levelname.lower()}: {text}"
+            if not on_terminal():
+                text = f"[{logging.Formatter().formatTime(record, _DATE)}] {text}"
+            tqdm.write(text, file=self.stream)
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
 
 def raise_log_errors(handlers: Iterable[logging.Handler]) -> None:
@@ -139,50 +104,32 @@ def _handle_log_error(handler: "logging.StreamHandler[Any]", record: logging.Log
     if error is None or not is_disk_error(error):
         type(handler).handleError(handler, record)
         return
-    _discard_log(handler)
-    raise error
-
-
-def _discard_log(handler: "logging.StreamHandler[Any]") -> None:
-    """Discard the rest of a log; its buffer would be written again with every line, and at exit."""
+    # Discard the rest of the log: its buffer would be written again with every line, and at exit.
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), handler.stream.fileno())
+    raise error
 
 
 @contextmanager
 def explain_disk_errors() -> Iterator[None]:
     """Turn the system's errors of a disk into the package's error.
 
-    Threads that write beside the run, such as TensorBoard's, pass their errors on to it; their tracebacks and those of
-    log files are not printed.
+    Threads that write during the run, such as TensorBoard's, pass their errors on to it; their tracebacks are not printed.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    show, show_logs = threading.excepthook, logging.raiseExceptions
-    logging.raiseExceptions = False
+    show = threading.excepthook
     threading.excepthook = lambda thread: None if is_disk_error(thread.exc_value) else show(thread)
     try:
         yield
     except OSError as error:
         if not is_disk_error(error):
             raise
-        loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
-        for handler in {handler for logger in loggers for handler in logger.handlers}:
-            if isinstance(handler, logging.StreamHandler):
-                try:
-                    handler.flush()
-                except OSError:
-                    _discard_log(handler)
-                except ValueError:  # closed
-                    continue
-        place = f" {error.filename}" if error.filename else ""
-        raise OutputError(
-            f"the run cannot write its files{place} ({error.strerror}). Free disk space, or set OUTPUT_DIR to another "
-            "folder; --resume continues from the last checkpoint"
-        ) from error
+        remedy = "set OUTPUT_DIR to another folder; --resume continues from the last checkpoint"
+        raise OutputError(disk_message(error, remedy)) from error
     finally:
-        threading.excepthook, logging.raiseExceptions = show, show_logs
+        threading.excepthook = show
 
 
 def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | None = None, done: int = 0) -> str:
@@ -195,8 +142,8 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
         done: number of completed iterations of a resumed run.
     """
     roles = roles_of(cfg)
-    training, bank = not (args.eval_only or args.mine_styles_only), style_bank_path(cfg)
-    rows = [("source", ", ".join(roles.sources) or "none")]
+    training = not (args.eval_only or args.mine_styles_only)
+    rows: Rows = [("source", ", ".join(roles.sources) or "none")]
     if not args.mine_styles_only:
         change = "" if roles.decided_by == "TEST.SOURCE" else "; TEST.SOURCE changes this"
         rows.append(("targets", f"{', '.join(roles.targets) or 'none'} (by {roles.decided_by}{change})"))
@@ -206,18 +153,18 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
     if model is not None:
         rows.append(("network", cfg.MODEL.META_ARCHITECTURE))
     if model is not None and training:
-        trained, total = (
-            sum(value.numel() for value in model.parameters() if value.requires_grad or not only) / 1e6
-            for only in (True, False)
+        total, trained = (
+            sum(p.numel() for p in model.parameters() if p.requires_grad or not only) / 1e6 for only in (False, True)
         )
         backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
         rows.append(
             ("trainable", f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP, and the head)")
         )
-    if not args.eval_only and needs_bank(cfg):
-        rows.append(("styles", f"bank {bank} ({'there already' if os.path.isfile(bank) else 'to be mined first'})"))
-    elif not args.eval_only:
-        rows.append(("styles", f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"))
+    if not args.eval_only:
+        bank = style_bank_path(cfg)
+        state = "there already" if os.path.isfile(bank) else "to be mined first"
+        styles = f"bank {bank} ({state})" if needs_bank(cfg) else f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
+        rows.append(("styles", styles))
     if training:
         start = f", from iteration {done:,} on" if done else ""
         rows.append(("iterations", f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{start}"))
@@ -230,7 +177,7 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
     try:
         release = version("famix")
     except PackageNotFoundError:  # a clone that is not installed
-        release = "of this folder"
+        release = "(not installed)"
     return _table(f"FAMix {release} {task}:", rows)
 
 
@@ -241,36 +188,32 @@ def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
         cfg: the effective config.
         args: parsed command line.
     """
-    folder = cfg.OUTPUT_DIR
-    results = [os.path.join(folder, name) for name in (RESULTS_FILE, Path(RESULTS_FILE).with_suffix(".md").name)]
-    files = [("results", " and ".join(results))] if not args.mine_styles_only else []
-    if not (args.eval_only or args.mine_styles_only):
-        files.append(("checkpoint", os.path.join(folder, LAST_FILE)))
-    if not args.eval_only and needs_bank(cfg):
-        files.append(("style bank", style_bank_path(cfg)))
-    files.append(("log", os.path.join(folder, "log.txt")))
-    return _table("Done:", [*files, *(("next", command) for command in _next_commands(cfg, args))])
-
-
-def _table(head: str, rows: Sequence[tuple[str, str]]) -> str:
-    return "\n".join([head, *(f"  {name:<{_WIDTH}}{value}" for name, value in rows)])
-
-
-def _next_commands(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
-    """Return commands that use the results of the run."""
-    folder = cfg.OUTPUT_DIR
+    folder, bank = cfg.OUTPUT_DIR, style_bank_path(cfg)
+    rows: Rows = []
     if args.mine_styles_only:
-        page = os.path.join(folder, "bank.html")
-        commands = [("train_net.py", ["--config-file", args.config_file, *args.opts])]
-        commands.append(("tools/inspect_bank.py", [style_bank_path(cfg), "--html", page]))
+        following = {
+            "train_net.py": ["--config-file", args.config_file, *args.opts],
+            "tools/inspect_bank.py": [bank, "--html", os.path.join(folder, "bank.html")],
+        }
     else:
-        report = ("tools/report.py", [folder, "--output", os.path.join(folder, "report.html")])
+        names = (RESULTS_FILE, Path(RESULTS_FILE).with_suffix(".md").name)
+        rows.append(("results", " and ".join(os.path.join(folder, name) for name in names)))
         weights = cfg.MODEL.WEIGHTS if args.eval_only and cfg.MODEL.WEIGHTS else folder
-        demo = ("demo.py", ["--weights", weights, "--input", "IMAGES", "--output", os.path.join(folder, "seen")])
-        commands = [report, demo]
+        following = {
+            "tools/report.py": [folder, "--output", os.path.join(folder, "report.html")],
+            "demo.py": ["--weights", weights, "--input", "IMAGES", "--output", os.path.join(folder, "seen")],
+        }
+        if not args.eval_only:
+            rows.append(("checkpoint", os.path.join(folder, LAST_FILE)))
+    if not args.eval_only and needs_bank(cfg):
+        rows.append(("style bank", bank))
+    rows.append(("log", os.path.join(folder, "log.txt")))
     python = os.path.basename(sys.executable) or "python"
-    return [
-        shlex.join([python, os.path.relpath(_SCRIPTS / script), *map(str, words)])
-        for script, words in commands
-        if (_SCRIPTS / script).is_file()
-    ]
+    for script, words in following.items():
+        if (_SCRIPTS / script).is_file():
+            rows.append(("next", shlex.join([python, os.path.relpath(_SCRIPTS / script), *map(str, words)])))
+    return _table("Done:", rows)
+
+
+def _table(head: str, rows: Rows) -> str:
+    return "\n".join([head, *(f"  {name:<13}{value}" for name, value in rows)])

@@ -25,22 +25,8 @@ from famix.utils.errors import ConfigError, TrainingError
 from famix.utils.progress import progress_bar
 from famix.utils.seeding import derive_seed
 
-__all__ = [
-    "BoundedHistory",
-    "IterationSeed",
-    "KeepingCheckpointer",
-    "SourceValidation",
-    "StopOnSignal",
-    "StoppedBySignal",
-    "StyleMiningHook",
-    "TrainingProgress",
-    "WeightAverageHook",
-    "changing_tensors",
-    "raise_when_stopped",
-]
-
 _TORCH, _STYLES = range(2)  # names of the random streams
-_MAX_HISTORY = 1000  # values per scalar; the longest window that is read, for the remaining time, has as many
+_MAX_HISTORY = 1000  # values per scalar; Detectron2 reads at most as many, for the remaining time
 _LOG_PERIOD, _BAR_PERIOD = 20, 10  # iterations between log lines (Detectron2's) and between updates of the bar's loss
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SIGNAL_PERIOD = 10  # iterations after which several processes agree on a stop
@@ -48,7 +34,7 @@ _SECONDS_OF_ONE_SIGNAL = 2.0
 
 
 class StyleMiningHook(HookBase):
-    """Obtains the style bank and hands it over. Register it first, so that a bad bank stops the run before other hooks.
+    """Obtains the style bank before training. Register it first, so that a bad bank stops the run before other hooks.
 
     Args:
         obtain: loads or mines the bank; called in every process of a job, which share the work.
@@ -61,20 +47,16 @@ class StyleMiningHook(HookBase):
         self._done = False
 
     def before_train(self) -> None:
-        """Obtain the bank unless `prepare` did."""
-        self.prepare()
-
-    def prepare(self) -> None:
-        """Obtain the bank and hand it over; further calls do nothing."""
+        """Obtain the bank and pass it on; further calls do nothing."""
         if not self._done:
             self.use(self.obtain())
             self._done = True
 
 
 class IterationSeed(HookBase):
-    """Seed dropout and the draw of styles before every step.
+    """Seed dropout and styles before every step.
 
-    A run that resumes at iteration i draws the same numbers as an undisturbed run, without saving random state.
+    A run that resumes at iteration i draws the same numbers as an uninterrupted run, without saved random state.
 
     Args:
         seed: seed of the run, non-negative.
@@ -86,39 +68,28 @@ class IterationSeed(HookBase):
         self.reseed_styles = reseed_styles
 
     def before_step(self) -> None:
-        """Seed the coming iteration."""
+        """Seed the next iteration."""
         keys = (self.seed, comm.get_rank(), self.trainer.iter)
         torch.manual_seed(derive_seed(_TORCH, *keys))  # nn.Dropout uses the global generator only
         self.reseed_styles(derive_seed(_STYLES, *keys))
 
 
-class BoundedHistory(HookBase):
-    """Keep the last thousand values of every scalar; Detectron2 keeps a million, half a kilobyte per iteration."""
-
-    def before_train(self) -> None:
-        """Set the bound before the first scalar is stored."""
-        self.trainer.storage.histories().default_factory = partial(HistoryBuffer, max_length=_MAX_HISTORY)
-
-
 class TrainingProgress(HookBase):
-    """Show a progress bar and log the first iteration; without a terminal, Detectron2 logs the 20th first.
+    """Show a progress bar, log the first iteration, and keep a thousand values of every scalar.
 
-    Args:
-        max_iter: number of iterations of the training.
+    Detectron2 logs iteration 20 first and keeps a million values, half a kilobyte per iteration.
     """
-
-    def __init__(self, max_iter: int) -> None:
-        self._printer = CommonMetricPrinter(max_iter)
 
     def before_train(self) -> None:
         """Show the empty bar."""
+        self.trainer.storage.histories().default_factory = partial(HistoryBuffer, max_length=_MAX_HISTORY)
         self._bar = progress_bar(self.trainer.max_iter, "training", "it", done=self.trainer.start_iter)
 
     def after_step(self) -> None:
         """Advance the bar."""
-        done = self.trainer.iter + 1 - self.trainer.start_iter
-        if done == 1 and (self.trainer.iter + 1) % _LOG_PERIOD and self.trainer.iter + 1 < self.trainer.max_iter:
-            self._printer.write()
+        iteration, done = self.trainer.iter + 1, self.trainer.iter + 1 - self.trainer.start_iter
+        if done == 1 and iteration % _LOG_PERIOD and iteration < self.trainer.max_iter:
+            CommonMetricPrinter(self.trainer.max_iter).write()
         if done % _BAR_PERIOD == 1 and not self._bar.disable:
             latest = self.trainer.storage.latest()
             shown = {name: latest[key][0] for key, name in (("total_loss", "loss"), ("lr", "lr")) if key in latest}
@@ -131,14 +102,12 @@ class TrainingProgress(HookBase):
 
 
 class KeepingCheckpointer(PeriodicCheckpointer):
-    """Save a checkpoint periodically and remove the oldest ones.
-
-    Weights that are not finite are not saved, so that --resume finds a usable checkpoint.
+    """Save finite weights periodically, so that --resume finds a usable checkpoint, and remove the oldest checkpoints.
 
     Args:
         checkpointer: writes the checkpoints.
         period: iterations between checkpoints.
-        kept: number of checkpoints to keep beside the final one; 0 keeps all.
+        kept: number of checkpoints to keep besides the final one; 0 keeps all.
     """
 
     def __init__(self, checkpointer: SafeCheckpointer, period: int, kept: int) -> None:
@@ -151,15 +120,16 @@ class KeepingCheckpointer(PeriodicCheckpointer):
         Raises:
             TrainingError: the weights are not finite.
         """
-        if (iteration + 1) % self.period == 0 or iteration + 1 >= (self.max_iter or math.inf):
+        due = (iteration + 1) % self.period == 0
+        if due or iteration + 1 >= (self.max_iter or math.inf):
             broken = first_not_finite(self.checkpointer.model.state_dict())
             if broken is not None:
                 raise TrainingError(
-                    f"the weights must be finite to be saved, got {broken} at iteration {iteration}. Continue from the last "
+                    f"weights must be finite to be saved, got {broken} at iteration {iteration}. Continue from the last "
                     "checkpoint with --resume and a lower SOLVER.BASE_LR"
                 )
         super().step(iteration, **kwargs)
-        if self.kept and (iteration + 1) % self.period == 0:
+        if self.kept and due:
             for file in self.checkpointer.numbered_files()[self.kept :]:
                 os.remove(file)
 
@@ -189,12 +159,12 @@ class SourceValidation(HookBase):
         self._best, self._best_at = -math.inf, 0
 
     def before_train(self) -> None:
-        """Score the resumed weights if their score is due and missing."""
+        """Score resumed weights whose score is due and missing."""
         if self.trainer.iter > self._scored:
             self._validate_if_due(self.trainer.iter)
 
     def after_step(self) -> None:
-        """Score the weights if it is due.
+        """Score the weights if due.
 
         Raises:
             ConfigError: the validation set has no labeled pixel.
@@ -232,26 +202,22 @@ class SourceValidation(HookBase):
 
 
 class WeightAverageHook(HookBase):
-    """Keep an exponential moving average of all tensors that training changes; checkpoints of the trainer hold it.
+    """Keep an exponential moving average of all tensors that training changes, which checkpoints include.
 
     The average starts as a copy of the weights, and update t = 1, 2, ... makes it d * average + (1 - d) * model with
-    d = min(decay, t / (9 + t)), so that the random start is soon forgotten. torch's AveragedModel would copy frozen
-    weights as well and takes the first update as its start. Register the hook before the one that saves checkpoints.
+    d = min(decay, t / (9 + t)), so that the random start fades quickly. torch's AveragedModel would also copy frozen
+    weights and starts from the first update. Register the hook before the one that saves checkpoints.
 
     Args:
         model: the model that trains.
-        decay: in [0, 1); the average reaches about 1 / (1 - decay) updates back.
-
-    Attributes:
-        updates: number of updates so far.
-        tensors: the average, name in the model's state dict -> value; empty before training begins.
+        decay: in [0, 1); the average spans about 1 / (1 - decay) updates.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model = model
         self._decay = decay
         self.updates = 0
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}  # the average by names of the state dict; empty before training
 
     def before_train(self) -> None:
         """Start from the current weights unless a checkpoint has restored an average."""
@@ -259,7 +225,7 @@ class WeightAverageHook(HookBase):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Add the weights after an iteration."""
+        """Update the average after an iteration."""
         self.updates += 1
         decay = min(self._decay, self.updates / (9 + self.updates))
         for name, value in changing_tensors(self._model).items():
@@ -270,17 +236,17 @@ class WeightAverageHook(HookBase):
         return {"updates": self.updates, "tensors": dict(self.tensors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state, bit for bit.
+        """Restore the state of a checkpoint bit for bit.
 
         Raises:
-            ConfigError: the state averages other weights.
+            ConfigError: the state averages different weights.
         """
         own = changing_tensors(self._model)
         shapes, expected = ({name: value.shape for name, value in of.items()} for of in (state["tensors"], own))
         if shapes != expected:
             different = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
             raise ConfigError(
-                "MODEL.CLIP.TRAINABLE must select the weights that the checkpoint averages, got a difference in "
+                f"MODEL.CLIP.TRAINABLE must select the weights that the checkpoint averages, got a difference in "
                 f"{different[0]}. Resume with the MODEL.CLIP.TRAINABLE of the run."
             )
         self.updates = int(state["updates"])
@@ -295,7 +261,7 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
     Returns:
         Name in the state dict -> the tensor itself. Integer buffers, such as the count of batches, are left out, and so
-        are the buffers of a layer with parameters of which none trains.
+        are the buffers of layers whose parameters are all frozen.
     """
     saved = model.state_dict()
     tensors = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
@@ -310,11 +276,7 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class StoppedBySignal(KeyboardInterrupt):
-    """Raised when a signal has stopped the run.
-
-    Attributes:
-        signal: number of the signal.
-    """
+    """Raised when a signal has stopped the run; `signal` is its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -353,20 +315,18 @@ class StopOnSignal(HookBase):
         Raises:
             StoppedBySignal: see the class.
         """
-        number = self._received
+        number, iteration = self._received, self.trainer.iter
         if comm.get_world_size() > 1:
-            if (self.trainer.iter + 1) % _SIGNAL_PERIOD:
+            if (iteration + 1) % _SIGNAL_PERIOD:
                 return
             received = torch.tensor([number], device=next(self.trainer.model.parameters()).device)
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
             number = int(received)
-        if not number:
-            return
-        if comm.is_main_process():
-            iteration = self.trainer.iter
-            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        comm.synchronize()
-        raise StoppedBySignal(number)
+        if number:
+            if comm.is_main_process():
+                self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            comm.synchronize()
+            raise StoppedBySignal(number)
 
     def after_train(self) -> None:
         """Restore the previous handlers."""

@@ -7,8 +7,8 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from detectron2.engine.launch import DEFAULT_TIMEOUT
@@ -21,18 +21,16 @@ from famix.engine.hooks import raise_when_stopped
 from famix.engine.peers import LOST, SIGNALLED, USER_ERROR, Peers, Place, describe_loss, print_error
 from famix.utils.errors import ConfigError, FAMixError
 
-__all__ = ["launch", "place_from_environment"]
-
 _GRACE_SECONDS = 10.0  # that processes have to end by themselves after one has failed
 
 Work = Callable[[argparse.Namespace, Peers], Any]
-"""Work of one process, given the command line and the other processes."""
+"""Work of one process, given the command line and the processes of the run."""
 
 
 def launch(args: argparse.Namespace, work: Work) -> Any:
     """Do a run: in this process, in processes that it starts, or as a process of torchrun or SLURM.
 
-    Detectron2's launch requires GPUs, and answers the end of a process with a traceback.
+    Detectron2's launch starts processes on all GPUs of a machine only, and answers the end of one with a traceback.
 
     Args:
         args: parsed command line.
@@ -47,10 +45,10 @@ def launch(args: argparse.Namespace, work: Work) -> Any:
     """
     place = place_from_environment(args, os.environ)
     if place is not None:
-        return _join_group(place, args, _device(args), work)
+        return _join_group(place, args, work)
     if args.num_gpus * args.num_machines <= 1:  # --num-gpus 0 runs in this process, as in Detectron2
         return work(args, Peers())
-    return _start_processes(args, _device(args), work)
+    return _start_processes(args, work)
 
 
 def _device(args: argparse.Namespace) -> torch.device:
@@ -61,24 +59,30 @@ def _device(args: argparse.Namespace) -> torch.device:
         return torch.device("cpu")
 
 
-def _start_processes(args: argparse.Namespace, device: torch.device, work: Work) -> None:
+def _start_processes(args: argparse.Namespace, work: Work) -> None:
     """Start one process per device on this machine and wait for all of them."""
-    if device.type == "cuda" and args.num_gpus > torch.cuda.device_count():
+    if _device(args).type == "cuda" and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(
             f"--num-gpus must be at most the number of GPUs, {torch.cuda.device_count()}, got {args.num_gpus}. Start "
-            "fewer, or set MODEL.DEVICE cpu."
+            "fewer processes, or set MODEL.DEVICE cpu."
+        )
+    url = "tcp://127.0.0.1:0" if args.dist_url == "auto" and args.num_machines == 1 else args.dist_url
+    address = re.fullmatch(r"tcp://(.+:\d+)/?", url)
+    if address is None:
+        raise ConfigError(
+            f"--dist-url must be tcp://FIRST_MACHINE:PORT, got {url!r}. Add --dist-url tcp://FIRST_MACHINE:PORT with a free "
+            "port of the first machine."
         )
     # The processes of the run answer signals; if this one ended first, it would interrupt them.
     signal.signal(signal.SIGTERM, _terminate_children)
     signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all processes
-    url, store = args.dist_url, None
-    if args.machine_rank == 0 and (url == "auto" or _is_address(url)):
+    place = Place(world_size=args.num_gpus * args.num_machines, address=address[1], store_is_apart=True)
+    if args.machine_rank == 0:
         # A store in this process outlives the others, which still learn of each other when rank 0 is lost.
-        address = urlsplit("tcp://127.0.0.1:0" if url == "auto" else url)
-        store = _tcp_store(address.hostname, address.port, is_master=True, wait_for_workers=False)
-        url = f"tcp://127.0.0.1:{store.port}" if url == "auto" else url
+        store = _tcp_store(place, serves=True)
+        place = replace(place, address=f"{place.address.rpartition(':')[0]}:{store.port}")
     context = torch.multiprocessing.start_processes(
-        _run_rank, args=(url, args, device, work), nprocs=args.num_gpus, join=False
+        _run_rank, args=(place, args, work), nprocs=args.num_gpus, join=False
     )
     try:
         while not context.join(grace_period=_GRACE_SECONDS):
@@ -87,8 +91,7 @@ def _start_processes(args: argparse.Namespace, device: torch.device, work: Work)
         # The exit code of a process that a signal has ended is the negative number of the signal.
         killed = error.exit_code < 0 and -error.exit_code not in (signal.SIGTERM, signal.SIGINT)
         if killed and all(process.exitcode != LOST for process in context.processes):  # no other process has said it
-            rank = args.machine_rank * args.num_gpus + error.error_index
-            print_error(describe_loss([rank], args.num_gpus * args.num_machines))
+            print_error(describe_loss([args.machine_rank * args.num_gpus + error.error_index], place.world_size))
         sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
 
 
@@ -97,20 +100,16 @@ def _terminate_children(*_: object) -> None:
         process.terminate()
 
 
-def _run_rank(local_rank: int, url: str, args: argparse.Namespace, device: torch.device, work: Work) -> None:
-    rank, world_size = args.machine_rank * args.num_gpus + local_rank, args.num_gpus * args.num_machines
-    _join_group(Place(rank, world_size, local_rank, url, _is_address(url)), args, device, work)
+def _run_rank(local_rank: int, place: Place, args: argparse.Namespace, work: Work) -> None:
+    rank = args.machine_rank * args.num_gpus + local_rank
+    _join_group(replace(place, rank=rank, local_rank=local_rank), args, work)
 
 
-def _join_group(place: Place, args: argparse.Namespace, device: torch.device, work: Work) -> Any:
+def _join_group(place: Place, args: argparse.Namespace, work: Work) -> Any:
     """Join the process group, NCCL on GPUs and Gloo elsewhere, and do the work."""
-    if place.store_is_apart and _is_address(place.url):
-        address = urlsplit(place.url)
-        store: distributed.Store = _tcp_store(address.hostname, address.port)
-    else:
-        store, *_ = next(distributed.rendezvous(place.url, place.rank, place.world_size, timeout=DEFAULT_TIMEOUT))
+    store = _tcp_store(place, serves=place.rank == 0 and not place.store_is_apart)
     peers = Peers(place, store)
-    on_gpu = device.type == "cuda" and torch.cuda.is_available()
+    on_gpu = _device(args).type == "cuda" and torch.cuda.is_available()
     try:
         per_machine = peers.per_machine()
         if on_gpu:
@@ -131,12 +130,11 @@ def _join_group(place: Place, args: argparse.Namespace, device: torch.device, wo
     return work(args, peers)
 
 
-def _is_address(url: str) -> bool:
-    return url.startswith("tcp://")  # others are files, which no process serves
-
-
-def _tcp_store(host: str | None, port: int | None, **options: bool) -> "distributed.TCPStore":
-    return distributed.TCPStore(host or "", port or 0, timeout=DEFAULT_TIMEOUT, **options)
+def _tcp_store(place: Place, serves: bool) -> "distributed.TCPStore":
+    host, _, port = place.address.rpartition(":")
+    return distributed.TCPStore(
+        host.strip("[]"), int(port), is_master=serves, wait_for_workers=False, timeout=DEFAULT_TIMEOUT
+    )
 
 
 def _gpu(local_rank: int, per_machine: int) -> int:
@@ -172,9 +170,9 @@ def place_from_environment(args: argparse.Namespace, environment: Mapping[str, s
         if _number("WORLD_SIZE", environment) == 1:
             return None
         names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"
-        rank, world_size, local_rank, _ = (_number(name, environment) for name in names)
-        _require("MASTER_ADDR", environment)
-        return Place(rank, world_size, local_rank, "env://", environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True")
+        rank, world_size, local_rank, port = (_number(name, environment) for name in names)
+        apart = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return Place(rank, world_size, local_rank, f"{_require('MASTER_ADDR', environment)}:{port}", apart)
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks == 1 or args.num_machines > 1:  # one task per machine, which starts the others there
         return None
@@ -184,14 +182,14 @@ def place_from_environment(args: argparse.Namespace, environment: Mapping[str, s
             "without it, or one task per machine with --num-gpus, --num-machines and --machine-rank."
         )
     rank, local_rank = _number("SLURM_PROCID", environment), _number("SLURM_LOCALID", environment)
-    return Place(rank, tasks, local_rank, f"tcp://{_slurm_address(environment)}")
+    return Place(rank, tasks, local_rank, _slurm_address(environment))
 
 
 def _require(name: str, environment: Mapping[str, str]) -> str:
     if not environment.get(name):
         raise ConfigError(
-            f"{name} must be set for each of several processes, got none. Start them with torchrun or srun; to start a "
-            "single process, unset RANK and WORLD_SIZE."
+            f"{name} must be set for each of several processes. Start them with torchrun or srun; to start a single "
+            "process, unset RANK and WORLD_SIZE."
         )
     return environment[name]
 

@@ -11,24 +11,15 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from famix.config import require_setting
 from famix.data.class_table import classes_of, trained_classes
 from famix.data.domains import is_source
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint
 from famix.reports.report import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
-from famix.utils.errors import ConfigError
 
-__all__ = [
-    "ModelSelection",
-    "borrowed_weights",
-    "check_selection",
-    "describe_weights",
-    "load_for_scoring",
-    "save_weights",
-]
-
-_CHOICES = (LAST, BEST, AVERAGE)
+_FILES = {LAST: LAST_FILE, BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}  # MODEL_SELECTION.USE -> name in OUTPUT_DIR
 _FACTS = ("selection", "source_val", "source_score")
 
 
@@ -40,10 +31,6 @@ class ModelSelection:
         model: the model that trains, without wrappers.
         score_source: scores a dataset with the current weights, in every process; returns mIoU on the main one.
         record: plain data that files of weights store, such as the settings of the run.
-
-    Attributes:
-        average: hook that averages the weights; None without MODEL_SELECTION.EMA_DECAY.
-        validation: hook that scores SOURCE_VAL; None without it.
     """
 
     def __init__(
@@ -54,8 +41,7 @@ class ModelSelection:
         record: Mapping[str, Any] | None = None,
     ) -> None:
         selection = cfg.MODEL_SELECTION
-        self._use, self._source_val = selection.USE, selection.SOURCE_VAL
-        self._folder = cfg.OUTPUT_DIR
+        self._use, self._source_val, self._folder = selection.USE, selection.SOURCE_VAL, cfg.OUTPUT_DIR
         self._model = model
         self._record = dict(record or {})
         self.average = WeightAverageHook(model, selection.EMA_DECAY) if selection.EMA_DECAY > 0 else None
@@ -67,7 +53,7 @@ class ModelSelection:
 
     @contextmanager
     def selected(self, iterations: int) -> Iterator[ScoredWeights]:
-        """After training, give the model the selected weights while the block runs; called in all processes.
+        """After training, load the selected weights into the model while the block runs; called in all processes.
 
         Args:
             iterations: number of completed iterations.
@@ -78,71 +64,51 @@ class ModelSelection:
         Raises:
             WeightsError: the file of the best weights is missing or damaged.
         """
-        if self.average:
+        if self.average and comm.is_main_process():
             with borrowed_weights(self._model, self.average.tensors):
-                if comm.is_main_process():
-                    path = os.path.join(self._folder, AVERAGE_FILE)
-                    save_weights(self._model, path, iterations=iterations, selection=AVERAGE, **self._record)
-        if self._use == LAST:
-            yield self._describe(LAST_FILE, {"iteration": iterations - 1})
-            return
-        name = BEST_FILE if self._use == BEST else AVERAGE_FILE
-        content = {"model": changing_tensors(self._model)}
-        if comm.is_main_process():
-            content = read_checkpoint(os.path.join(self._folder, name))
-        with borrowed_weights(self._model, content.pop("model")):
-            if comm.get_world_size() > 1:
+                self._save(AVERAGE_FILE, iterations, selection=AVERAGE)
+        path = os.path.join(self._folder, _FILES[self._use])
+        content: dict[str, Any] = {"iteration": iterations - 1}
+        weights: Mapping[str, Tensor] = changing_tensors(self._model)
+        if self._use != LAST and comm.is_main_process():
+            content = read_checkpoint(path)
+            weights = content.pop("model")
+        with borrowed_weights(self._model, weights):
+            if self._use != LAST and comm.get_world_size() > 1:
                 for value in changing_tensors(self._model).values():
                     torch.distributed.broadcast(value, src=0)
-            yield self._describe(name, content)
+            exists = comm.is_main_process() and os.path.exists(path)  # no file after zero iterations
+            yield describe_weights(path, content) if exists else ScoredWeights()
 
     def _keep_best(self, iterations: int, score: float) -> None:
-        facts = {"selection": BEST, "source_val": self._source_val, "source_score": score}
-        path = os.path.join(self._folder, BEST_FILE)
-        save_weights(self._model, path, iterations=iterations, **facts, **self._record)
+        self._save(BEST_FILE, iterations, selection=BEST, source_val=self._source_val, source_score=score)
 
-    def _describe(self, name: str, content: Mapping[str, Any]) -> ScoredWeights:
-        path = os.path.join(self._folder, name)
-        # After zero iterations there is no file.
-        return describe_weights(path, content) if comm.is_main_process() and os.path.exists(path) else ScoredWeights()
+    def _save(self, name: str, iterations: int, **facts: Any) -> None:
+        save_weights(self._model, os.path.join(self._folder, name), iterations=iterations, **facts, **self._record)
 
 
 def check_selection(cfg: CfgNode) -> None:
     """Check MODEL_SELECTION against the rest of a training config and the registered datasets.
 
     Raises:
-        ConfigError: a key has an invalid value, needs another one, or would select weights on a target.
+        ConfigError: a key has an invalid value, requires another key, or would select weights on a target.
     """
-    selection = cfg.MODEL_SELECTION
-    use, source_val, decay = selection.USE, selection.SOURCE_VAL, selection.EMA_DECAY
-    if use not in _CHOICES:
-        raise ConfigError(f"MODEL_SELECTION.USE must be one of {', '.join(_CHOICES)}, got {use!r}. Set it to last.")
-    if not 0 <= decay < 1:
-        raise ConfigError(
-            f"MODEL_SELECTION.EMA_DECAY must be in [0, 1), got {decay}. Set it to 0.999, or to 0 for none."
-        )
-    if use == AVERAGE and not decay:
-        raise ConfigError(
-            f"MODEL_SELECTION.USE must be last or best without an average, got {use!r}. Set MODEL_SELECTION.EMA_DECAY, e.g. "
-            "to 0.999."
-        )
-    if use == BEST and not source_val:
-        raise ConfigError(
-            f"MODEL_SELECTION.USE must be last or ema without a validation set, got {use!r}. Set "
-            "MODEL_SELECTION.SOURCE_VAL to a dataset of the source."
-        )
-    if source_val in cfg.DATASETS.TRAIN:
-        raise ConfigError(
-            f"MODEL_SELECTION.SOURCE_VAL must not be in DATASETS.TRAIN, got {source_val!r}. Name a validation set."
-        )
-    if source_val and not is_source(cfg, source_val):
-        raise ConfigError(
-            f"MODEL_SELECTION.SOURCE_VAL must show the domain of DATASETS.TRAIN ({', '.join(cfg.DATASETS.TRAIN)}), got "
-            f"{source_val!r}, on which weights would be selected by a target. Name a validation set of the source; if this "
-            "is one, list it in TEST.SOURCE or set its 'domain'."
-        )
-    if source_val and _period(cfg) < 1:
-        raise ConfigError(f"MODEL_SELECTION.PERIOD must be non-negative, got {selection.PERIOD}. Set it to 0.")
+    use, source_val = cfg.MODEL_SELECTION.USE, cfg.MODEL_SELECTION.SOURCE_VAL
+    decay, train = cfg.MODEL_SELECTION.EMA_DECAY, cfg.DATASETS.TRAIN
+    for name, valid, constraint, remedy in (
+        ("USE", use in _FILES, f"one of {', '.join(_FILES)}", "Set it to last"),
+        ("EMA_DECAY", 0 <= decay < 1, "in [0, 1)", "Set it to 0.999, or to 0 for no average"),
+        ("USE", use != AVERAGE or decay, "last or best without MODEL_SELECTION.EMA_DECAY",
+         "Set MODEL_SELECTION.EMA_DECAY, e.g. to 0.999"),
+        ("USE", use != BEST or source_val, "last or ema without MODEL_SELECTION.SOURCE_VAL",
+         "Set MODEL_SELECTION.SOURCE_VAL to a validation set of the source"),
+        ("SOURCE_VAL", source_val not in train, "absent from DATASETS.TRAIN", "Name a validation set"),
+        ("SOURCE_VAL", not source_val or is_source(cfg, source_val), f"in the domain of {', '.join(train)}",
+         "Weights must not be selected on a target: name a validation set of the source, or state that this is one in "
+         "TEST.SOURCE or by its 'domain'"),
+        ("PERIOD", not source_val or _period(cfg) > 0, "non-negative", "Set it to 0"),
+    ):  # fmt: skip
+        require_setting(cfg, f"MODEL_SELECTION.{name}", valid, constraint, remedy)
 
 
 def _period(cfg: CfgNode) -> int:
@@ -151,15 +117,15 @@ def _period(cfg: CfgNode) -> int:
 
 @contextmanager
 def borrowed_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Replace the state that training changes while the block runs.
+    """Replace the state that training changes while the block runs, and restore it afterwards.
 
     Args:
-        model: the model; its own values are restored afterwards.
+        model: the model.
         tensors: name in the state dict -> value, for all `changing_tensors`; further names are ignored.
     """
     own = {name: value.clone() for name, value in changing_tensors(model).items()}
-    _copy(tensors, model)
     try:
+        _copy(tensors, model)
         yield
     finally:
         _copy(own, model)
@@ -188,19 +154,16 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: 
 
 
 def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> ScoredWeights:
-    """Load the weights to evaluate.
+    """Load the weights to evaluate and return a description of their file.
 
     Args:
         cfg: config with MODEL.WEIGHTS and OUTPUT_DIR.
         model: receives the weights.
         resume: load the last checkpoint of OUTPUT_DIR if there is one.
 
-    Returns:
-        A description of the loaded file.
-
     Raises:
-        ClassesError: the weights were trained for other classes than those of DATASETS.TEST.
-        WeightsError: the file is missing, or does not hold the whole model.
+        ClassesError: the weights were trained with classes different from those of DATASETS.TEST.
+        WeightsError: the file is missing, or does not contain the whole model.
     """
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     from_run = resume and checkpointer.has_checkpoint()

@@ -13,9 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from famix.config import require_setting
 from famix.utils.errors import ConfigError, WeightsError
-
-__all__ = ["build_lr_scheduler", "build_optimizer", "poly_factor", "set_position", "transfer_state"]
 
 _BACKBONE, _BOTTOM_UP = "backbone.", "backbone.bottom_up."
 _SCHEDULES = ("PolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
@@ -23,7 +22,7 @@ _RATES = (
     *("BASE_LR", "BACKBONE_LR_FACTOR", "BIAS_LR_FACTOR", "MOMENTUM"),
     *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"),
 )
-_ADAMS = {"ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
+_OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -34,17 +33,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         model: meta-architecture with the attribute `backbone`.
 
     Raises:
-        ConfigError: nothing trains, or a setting of SOLVER is invalid.
+        ConfigError: no parameter trains, or a setting of SOLVER is invalid.
     """
     solver = cfg.SOLVER
-    for name in _RATES:  # torch refuses some invalid rates, and diverges with the others
-        rate = solver[name]
-        if rate is not None and not 0 <= rate < math.inf:
-            raise ConfigError(
-                f"SOLVER.{name} must be a finite non-negative number, got {rate}. Set SOLVER.{name} 0.0 or more."
-            )
-    if solver.NESTEROV and not solver.MOMENTUM:
-        raise ConfigError("SOLVER.NESTEROV must be False without SOLVER.MOMENTUM, got True. Set SOLVER.NESTEROV False.")
+    for name in _RATES:  # torch refuses some invalid rates, and diverges with the rest
+        valid = solver[name] is None or 0 <= solver[name] < math.inf
+        require_setting(cfg, f"SOLVER.{name}", valid, "a finite non-negative number", f"Set SOLVER.{name} 0.0 or more")
+    valid = not solver.NESTEROV or solver.MOMENTUM > 0
+    require_setting(cfg, "SOLVER.NESTEROV", valid, "False without SOLVER.MOMENTUM", "Set SOLVER.NESTEROV False")
+    names = ", ".join(_OPTIMIZERS)
+    require_setting(cfg, "SOLVER.OPTIMIZER", solver.OPTIMIZER in _OPTIMIZERS, f"one of {names}", "Set it to SGD")
     # The convolutions of a feature pyramid are initialized randomly, like a head.
     pretrained = _BOTTOM_UP if hasattr(getattr(model, "backbone", None), "bottom_up") else _BACKBONE
     groups = get_default_optimizer_params(
@@ -56,19 +54,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(pretrained) else 1.0,
     )
-    if not groups:
-        raise ConfigError(
-            f"MODEL.CLIP.TRAINABLE must select parameters in a model without a trainable head, got "
-            f"{list(cfg.MODEL.CLIP.TRAINABLE)}. Name a submodule of the backbone, or all."
-        )
-    if solver.OPTIMIZER == "SGD":
-        sgd = torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-        return maybe_add_gradient_clipping(cfg, sgd)
-    if solver.OPTIMIZER in _ADAMS:
-        return maybe_add_gradient_clipping(cfg, _ADAMS[solver.OPTIMIZER](groups, lr=solver.BASE_LR))
-    raise ConfigError(
-        f"SOLVER.OPTIMIZER must be one of SGD, {', '.join(_ADAMS)}, got {solver.OPTIMIZER!r}. Set it to SGD."
-    )
+    remedy = "Name a submodule of the backbone, or all"
+    require_setting(cfg, "MODEL.CLIP.TRAINABLE", bool(groups), "non-empty for a model without a trainable head", remedy)
+    settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV} if solver.OPTIMIZER == "SGD" else {}
+    return maybe_add_gradient_clipping(cfg, _OPTIMIZERS[solver.OPTIMIZER](groups, lr=solver.BASE_LR, **settings))
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
@@ -80,20 +69,18 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     Raises:
         ConfigError: a setting of the schedule is invalid.
     """
-    if cfg.SOLVER.MAX_ITER < 1:
-        raise ConfigError(
-            f"SOLVER.MAX_ITER must be positive, got {cfg.SOLVER.MAX_ITER}. Use --eval-only to evaluate without training."
-        )
-    name = cfg.SOLVER.LR_SCHEDULER_NAME
-    if name not in _SCHEDULES:
-        raise ConfigError(f"SOLVER.LR_SCHEDULER_NAME must be one of {', '.join(_SCHEDULES)}, got {name!r}. Use PolyLR.")
+    name, max_iter = cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER
+    require_setting(cfg, "SOLVER.MAX_ITER", max_iter > 0, "positive", "Use --eval-only to evaluate without training")
+    require_setting(
+        cfg, "SOLVER.LR_SCHEDULER_NAME", name in _SCHEDULES, f"one of {', '.join(_SCHEDULES)}", "Use PolyLR"
+    )
     if name == "PolyLR":
         return LambdaLR(optimizer, [_poly_lambda(cfg, group["lr"]) for group in optimizer.param_groups])
     try:
         return build_detectron2_lr_scheduler(cfg, optimizer)
     except ValueError as error:
         raise ConfigError(
-            f"SOLVER.LR_SCHEDULER_NAME {name} must have valid settings, got: {error}. Use PolyLR."
+            f"the settings of SOLVER.LR_SCHEDULER_NAME {name} are invalid: {error}. Use PolyLR."
         ) from error
 
 
@@ -115,36 +102,31 @@ def poly_factor(iteration: int, max_iter: int, power: float) -> float:
 
 
 def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimizer) -> dict[str, Any]:
-    """Transfer the momenta of a saved optimizer to one with other settings, which may group parameters differently.
+    """Transfer the momenta of a saved optimizer to one with different settings, which may group parameters differently.
 
     Args:
         state: saved state dict.
         saved: optimizer over the same parameters, with the settings of the saved one.
-        optimizer: optimizer with the present rates, decays and other settings.
+        optimizer: optimizer with the current rates, decays and other settings.
 
     Returns:
         State for `optimizer.load_state_dict`.
 
     Raises:
-        WeightsError: the state belongs to other parameters.
+        WeightsError: the state belongs to different parameters.
     """
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], saved.param_groups)]
-    if sizes[0] != sizes[1]:
+    sizes, expected = ([len(g["params"]) for g in groups] for groups in (state["param_groups"], saved.param_groups))
+    if sizes != expected:
         raise WeightsError(
-            f"the optimizer must have parameter groups of sizes {sizes[1]}, got {sizes[0]} in the checkpoint. Resume with the "
+            f"the optimizer must have parameter groups of sizes {expected}, got {sizes} in the checkpoint. Resume with the "
             "MODEL.CLIP.TRAINABLE and the settings of SOLVER that it was trained with"
         )
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in saved.param_groups for parameter in group["params"]]
-    number_of = dict(zip(parameters, numbers, strict=True))
-    present = optimizer.state_dict()
-    momenta = {}
-    for group, described in zip(optimizer.param_groups, present["param_groups"], strict=True):
-        for parameter, number in zip(group["params"], described["params"], strict=True):
-            entries = state["state"].get(number_of[parameter])
-            if entries is not None:
-                momenta[number] = entries
-    return {"state": momenta, "param_groups": present["param_groups"]}
+    entries = {p: state["state"][n] for p, n in zip(parameters, numbers, strict=True) if n in state["state"]}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    momenta = {number: entries[parameter] for number, parameter in enumerate(ordered) if parameter in entries}
+    return {"state": momenta, "param_groups": optimizer.state_dict()["param_groups"]}  # which number in that order
 
 
 def set_position(scheduler: LRScheduler, iterations: int) -> None:

@@ -16,18 +16,6 @@ from torch import distributed
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.messages import first_line
 
-__all__ = [
-    "LOST",
-    "SIGNALLED",
-    "USER_ERROR",
-    "Peers",
-    "Place",
-    "describe_loss",
-    "in_main_process",
-    "is_lost_connection",
-    "print_error",
-]
-
 T = TypeVar("T")
 
 USER_ERROR, LOST, SIGNALLED = 2, 3, 128
@@ -39,42 +27,35 @@ _TICK = 0.05
 
 @dataclass(frozen=True)
 class Place:
-    """Place of a process in a run.
+    """Place of a process in a run."""
 
-    Attributes:
-        rank: in [0, world_size).
-        world_size: number of processes on all machines.
-        local_rank: rank on its machine, the number of its GPU.
-        url: rendezvous, as torch.distributed takes it.
-        store_is_apart: a process that outlives the run serves the store at the url; otherwise rank 0 does.
-    """
-
-    rank: int
-    world_size: int
-    local_rank: int
-    url: str
-    store_is_apart: bool = False
+    rank: int = 0
+    world_size: int = 1  # number of processes on all machines
+    local_rank: int = 0  # rank on its machine, the number of its GPU
+    address: str = ""  # HOST:PORT of the store of all processes
+    store_is_apart: bool = False  # a process that outlives the run serves the store; otherwise rank 0 does
 
 
 class Peers:
-    """Messages between the processes of a run, beside their work: that they end, and why.
+    """The processes of a run, which tell each other that they end and why.
 
     Args:
-        place: place of this process; None for a single process.
-        store: store of all processes.
+        place: place of this process.
+        store: store of all processes; None for a single process.
     """
 
     def __init__(self, place: Place | None = None, store: "distributed.Store | None" = None) -> None:
-        self.rank, self.world_size = (place.rank, place.world_size) if place else (0, 1)
+        self._place = place or Place()
+        self.rank, self.world_size = self._place.rank, self._place.world_size
         self._store = store
-        self._rank_0_serves = place is not None and not place.store_is_apart
-        self._homes: list[tuple[str, int]] = []  # machine and process id, by rank
+        self._others = [rank for rank in range(self.world_size) if rank != self.rank]
         self._local_ranks = [0]
-        if place is not None and store is not None:
-            store.set(f"home/{self.rank}", f"{place.local_rank} {os.getpid()} {_machine()}")
-            facts = [store.get(f"home/{rank}").decode().split(" ", 2) for rank in range(self.world_size)]
-            self._homes = [(machine, int(pid)) for _, pid, machine in facts]
-            self._local_ranks = [int(local_rank) for local_rank, *_ in facts]
+        self._here = {self.rank: os.getpid()}  # rank -> id of the processes on this machine
+        if store is not None:
+            store.set(f"home/{self.rank}", f"{self._place.local_rank} {os.getpid()} {_machine()}")
+            homes = [store.get(f"home/{rank}").decode().split(" ", 2) for rank in range(self.world_size)]
+            self._local_ranks = [int(local_rank) for local_rank, *_ in homes]
+            self._here = {rank: int(pid) for rank, (_, pid, machine) in enumerate(homes) if machine == _machine()}
 
     def per_machine(self) -> int:
         """Return the number of processes on each machine.
@@ -85,52 +66,50 @@ class Peers:
         count = max(self._local_ranks) + 1
         if self._local_ranks != list(range(count)) * (self.world_size // count):
             raise ConfigError(
-                "LOCAL_RANK must count from 0 on each machine, up to the same number on all, got "
-                f"{self._local_ranks} by rank. Start as many processes on each machine, with consecutive ranks."
+                f"LOCAL_RANK must count from 0 on each machine, up to the same number on all, got {self._local_ranks} by "
+                "rank. Start the same number of processes on each machine, with consecutive ranks."
             )
         return count
 
     def say(self, line: str) -> None:
-        """Print a line to stderr, unless another process has already said why the run ends."""
+        """Print a line to stderr, unless another process has already explained the end of the run."""
         is_first = True
         store = self._living_store()
         if store is not None:
             with suppress(RuntimeError):
                 is_first = store.add("said", 1) == 1
         elif self._store is not None:  # rank 0 is gone, and the store with it
-            is_first = self.rank == min(rank for rank in self._here() if _is_running(self._homes[rank][1]))
+            is_first = self.rank == min(rank for rank, pid in self._here.items() if _is_running(pid))
         if is_first:
             print_error(line)
 
     def leave(self, status: int) -> NoReturn:
-        """End this process with an exit status, without waiting for collective operations of the others."""
+        """End this process with an exit status, without waiting for collective operations of the rest."""
         self.note_end(status)
         if not distributed.is_initialized():
             sys.exit(status)
         if distributed.get_backend() == "gloo":
             with suppress(Exception):
                 distributed.destroy_process_group()  # wakes the others up
-        if self._rank_0_serves and self.rank == 0:  # the others need the store to learn of the end
-            deadline = time.monotonic() + _PATIENCE
-            while time.monotonic() < deadline and any(
-                not self._has("ended", rank) and (rank not in self._here() or _is_running(self._homes[rank][1]))
-                for rank in self._others()
-            ):
-                time.sleep(_TICK)
+        deadline = time.monotonic() + _PATIENCE
+        while self.rank == 0 and not self._place.store_is_apart and time.monotonic() < deadline:
+            if all(self._has("ended", rank) or self._is_gone(rank) for rank in self._others):
+                break  # nobody else needs the store, which ends with this process
+            time.sleep(_TICK)
         os._exit(status)  # an orderly exit waits for the others, or is aborted by the threads of the process group
 
     def note_end(self, status: int) -> None:
-        """Tell the others that this process ends and has said why."""
+        """Tell the other processes that this one ends and has explained why."""
         self._tell("ended", str(status))
 
     def leave_after_loss(self, error: BaseException) -> NoReturn:
-        """End this process after a connection was lost: silently if another has ended on purpose, else with a line.
+        """End this process after a connection was lost: silently if another one has ended on purpose, else with a line.
 
         Args:
             error: error of the connection.
         """
         store = self._living_store()
-        for rank in self._others():
+        for rank in self._others:
             if store is not None and self._has("ended", rank):
                 self.leave(int(store.get(f"ended/{rank}")))
         lost = self.find_lost()
@@ -149,21 +128,17 @@ class Peers:
         self._tell("alive", "1")
         deadline = time.monotonic() + patience
         while True:
-            silent = [rank for rank in self._others() if not (self._has("alive", rank) or self._has("ended", rank))]
-            here = [rank for rank in silent if rank in self._here()]
-            lost = [rank for rank in here if not _is_running(self._homes[rank][1])]
+            silent = [rank for rank in self._others if not (self._has("alive", rank) or self._has("ended", rank))]
+            lost = [rank for rank in silent if self._is_gone(rank)]
             if lost or not silent:
                 return lost
             if time.monotonic() >= deadline:
-                return sorted(set(silent) - set(here)) if patience else []
+                return [rank for rank in silent if rank not in self._here] if patience else []
             time.sleep(_TICK)
 
-    def _others(self) -> list[int]:
-        return [rank for rank in range(self.world_size) if rank != self.rank]
-
-    def _here(self) -> list[int]:
-        """Ranks on this machine."""
-        return [rank for rank, (machine, _) in enumerate(self._homes) if machine == self._homes[self.rank][0]]
+    def _is_gone(self, rank: int) -> bool:
+        """Return whether a process on this machine has ended; nothing is known of other machines."""
+        return rank in self._here and not _is_running(self._here[rank])
 
     def _has(self, key: str, rank: int) -> bool:
         store = self._living_store()
@@ -178,9 +153,8 @@ class Peers:
                 store.set(f"{key}/{self.rank}", value)
 
     def _living_store(self) -> "distributed.Store | None":
-        """The store, unless the process that serves it is gone; torch would write a page to stderr."""
-        is_gone = self._rank_0_serves and 0 in self._here() and not _is_running(self._homes[0][1])
-        return None if is_gone else self._store
+        """Return the store unless its process is gone; torch would write a page to stderr."""
+        return None if not self._place.store_is_apart and self._is_gone(0) else self._store
 
 
 def in_main_process(work: Callable[[], T]) -> T:
@@ -230,20 +204,11 @@ def _machine() -> str:
 
 
 def _is_running(pid: int) -> bool:
-    """Return whether a process runs on this machine; a zombie does not."""
+    """Return whether a process runs on this machine; a zombie does not. Systems without /proc count all as running."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except FileNotFoundError:
-        pass
+        return not os.path.isdir("/proc/self")
     except OSError:
         return True
-    if os.path.isdir("/proc/self"):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

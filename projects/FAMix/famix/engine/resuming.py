@@ -4,6 +4,7 @@ import filecmp
 import os
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
-from famix.config import add_famix_config, flat_settings, read_settings
+from famix.config import add_famix_config, find_node, flat_settings, read_settings
 from famix.data.class_table import CLASSES, classes_of, trained_classes
 from famix.data.definition_record import changed_entry, describe_dataset
 from famix.engine.peers import in_main_process
@@ -21,54 +22,34 @@ from famix.mining import style_bank_path
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
 
-__all__ = [
-    "APPLIED",
-    "FREE",
-    "require_resumable",
-    "require_same_data",
-    "run_record",
-    "settings_of_checkpoint",
-    "take_up_run",
-]
-
 _PLACE = "OUTPUT_DIR"  # not stored, so that equal runs have equal checkpoints
 _DATASETS = "datasets"  # entry of a checkpoint: name of a training dataset -> its description
+_KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
+_MOST_NAMED = 3
 
 FREE = (
     # Paths and the machine: datasets are compared by their definitions, banks by their content.
     *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
-    *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE"),  # the scaled settings are compared
-    "SOLVER.ACCUMULATE",  # depends on the number of processes and the memory of a device
+    *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.ACCUMULATE"),  # the scaled settings are compared
     # Periods of saving, scoring and logging, and limits of a run.
-    *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS_KEPT", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD"),
-    "INPUT.MAX_PIXELS",  # refuses images without changing any
-    *("MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
+    *("SOLVER.CHECKPOINT*", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD", "INPUT.MAX_PIXELS"),
     # Evaluation, which does not affect the weights.
-    *("TEST.", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
-    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.PANOPTIC_FPN.COMBINE."),
-    # Only Detectron2's DatasetMapper reads these; runs of release 0.1 have its defaults.
-    *("INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN_SAMPLING"),
-    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
-    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
-    *("MODEL.RETINANET.SCORE_THRESH_TEST", "MODEL.RETINANET.TOPK_CANDIDATES_TEST", "MODEL.RETINANET.NMS_THRESH_TEST"),
-    *("MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD"),
+    *("TEST.*", "DATASETS.TEST", "*_TEST", "MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
+    *("MODEL.PANOPTIC_FPN.COMBINE.*", "MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD"),
     *("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE"),
     *("MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", "MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED"),
+    # Only Detectron2's DatasetMapper reads these; runs of release 0.1 have its defaults.
+    *("INPUT.MIN_SIZE_TRAIN*", "INPUT.MAX_SIZE_TRAIN"),
 )
-"""Keys, and nodes with a final dot, that may change when a run resumes, since they do not affect the weights."""
+"""Patterns of keys that may change when a run resumes, since they do not affect the weights."""
 
 APPLIED = (
-    *("SOLVER.BASE_LR", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
-    *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS"),
-    *("SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.BASE_LR_END", "SOLVER.GAMMA", "SOLVER.STEPS"),
-    *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
-    *("SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING", "SOLVER.POLY_LR_FLOOR"),
-    *("SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"),  # the remedy for an overflow of float16, and for devices without it
+    *("SOLVER.BASE_LR*", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+    *("SOLVER.WEIGHT_DECAY*", "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.GAMMA", "SOLVER.STEPS"),
+    *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_*", "SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_*"),
+    "SOLVER.AMP.*",  # the remedy for an overflow of float16, and for devices without it
 )
-"""Keys that may change and apply from the resumed iteration; every other key must keep its value."""
-
-_KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
-_MOST_NAMED = 3
+"""Patterns of keys that may change and apply from the resumed iteration; every other key must keep its value."""
 
 
 def run_record(cfg: CfgNode) -> dict[str, Any]:
@@ -103,10 +84,7 @@ def take_up_run(cfg: CfgNode) -> None:
         if not checkpointer.has_checkpoint():
             return None
         file, content = checkpointer.read_resumable()
-        stored = settings_of_checkpoint(content, cfg)
-        if stored is not None:
-            require_resumable(stored, cfg, file)
-        require_same_data(content, cfg, file)
+        stored = require_resumable(content, cfg, file)
         config, kept = (os.path.join(cfg.OUTPUT_DIR, name) for name in (_CONFIG, _KEPT_CONFIG))
         if SETTINGS not in content and os.path.isfile(config) and not os.path.exists(kept):
             with whole_file(kept) as part:
@@ -118,19 +96,56 @@ def take_up_run(cfg: CfgNode) -> None:
         cfg.SEED = stored.SEED
 
 
-def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None:
-    """Return the settings in a checkpoint, scaled to the number of processes.
+def require_resumable(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str) -> CfgNode | None:
+    """Raise unless a run can resume from a checkpoint with a config.
 
     Args:
         content: entries of the checkpoint.
-        cfg: config with the OUTPUT_DIR in which the config.yaml of a run of release 0.1 is looked up.
+        cfg: the effective config; its datasets are registered.
+        checkpoint: path of the checkpoint.
 
     Returns:
-        A config with this release's default for every missing key, or None without settings.
+        The settings of the checkpoint, scaled to the number of processes, or None if it has none.
 
     Raises:
-        ConfigError: config.yaml cannot be read.
-        WeightsError: the settings are damaged.
+        ClassesError: classes differ; the message gives one of each.
+        ConfigError: keys or entries of a dataset's definition differ; the message gives both values.
+        WeightsError: the settings in the checkpoint are damaged.
+    """
+    stored = _stored_settings(content, cfg)
+    if stored is not None:
+        now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
+        changed = [
+            f"{key} must be {shown(before[key])}, got {shown(now[key])}"
+            for key in now
+            if not any(fnmatchcase(key, pattern) for pattern in FREE + APPLIED)
+            and not _same(key, before[key], now[key], stored, cfg)
+        ]
+        if changed:
+            more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
+            raise ConfigError(
+                f"{'; '.join(changed[:_MOST_NAMED])}{more}. {checkpoint} was trained with the former: restore them to "
+                "--resume, or start a new run with --overwrite or in another OUTPUT_DIR"
+            )
+    trained, described = trained_classes(content), content.get(_DATASETS)
+    if trained is not None:
+        trained.require_same(classes_of(cfg), checkpoint, cfg.DATASETS.TRAIN[0])
+    for name in cfg.DATASETS.TRAIN:
+        known = described.get(name) if isinstance(described, Mapping) else None  # release 0.1 stored no definitions
+        difference = changed_entry(name, known) if isinstance(known, Mapping) else None
+        if difference is not None:
+            raise ConfigError(
+                f"dataset {name}: {difference}. {checkpoint} was trained with the former: restore the definition in "
+                "DATASETS.FILES (the run keeps a copy in its folder 'datasets'), or start a new run with --overwrite or in "
+                "another OUTPUT_DIR"
+            )
+    return stored
+
+
+def _stored_settings(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None:
+    """Return the settings in a checkpoint, with this release's default for every missing key.
+
+    For a checkpoint of release 0.1, they are read from the config.yaml in OUTPUT_DIR.
     """
     settings = content.get(SETTINGS)
     if settings is None:
@@ -147,63 +162,9 @@ def settings_of_checkpoint(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode 
     stored = cfg.clone()  # includes keys that other code has added
     stored.defrost()
     for key in (flat_settings(stored).keys() & values.keys()) - {_PLACE}:
-        *nodes, last = key.split(".")
-        node = stored
-        for name in nodes:
-            node = node[name]
-        node[last] = values[key]
+        node, name = find_node(stored, key)
+        node[name] = values[key]
     return _scaled(stored)
-
-
-def require_resumable(stored: CfgNode, cfg: CfgNode, checkpoint: str) -> None:
-    """Raise unless a run can resume with a config.
-
-    Args:
-        stored: settings of its checkpoint, see `settings_of_checkpoint`.
-        cfg: the effective config.
-        checkpoint: path of the checkpoint.
-
-    Raises:
-        ConfigError: keys differ that must not change; the message gives both values.
-    """
-    now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
-    free = tuple(name for name in FREE if name.endswith("."))
-    fixed = [key for key in now if key not in FREE and key not in APPLIED and not key.startswith(free)]
-    changed = [key for key in fixed if not _same(key, before[key], now[key], stored, cfg)]
-    if not changed:
-        return
-    pairs = [f"{key} must be {shown(before[key])}, got {shown(now[key])}" for key in changed[:_MOST_NAMED]]
-    more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
-    raise ConfigError(
-        f"{'; '.join(pairs)}{more}. {checkpoint} was trained with the former: restore them to --resume, or start a new run "
-        "with --overwrite or in another OUTPUT_DIR"
-    )
-
-
-def require_same_data(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str) -> None:
-    """Raise unless the datasets of DATASETS.TRAIN have the definitions that a checkpoint stores.
-
-    Args:
-        content: entries of the checkpoint; release 0.1 stored no definitions.
-        cfg: the effective config; its datasets are registered.
-        checkpoint: path of the checkpoint.
-
-    Raises:
-        ClassesError: classes differ; the message gives one of each.
-        ConfigError: an entry of a definition differs; the message gives both values.
-    """
-    trained, described = trained_classes(content), content.get(_DATASETS)
-    if trained is not None:
-        trained.require_same(classes_of(cfg), checkpoint, cfg.DATASETS.TRAIN[0])
-    for name in cfg.DATASETS.TRAIN:
-        stored = described.get(name) if isinstance(described, Mapping) else None
-        changed = changed_entry(name, stored) if isinstance(stored, Mapping) else None
-        if changed is not None:
-            raise ConfigError(
-                f"dataset {name}: {changed}. {checkpoint} was trained with the former: restore the definition in "
-                "DATASETS.FILES (the run keeps a copy in its folder 'datasets'), or start a new run with --overwrite or in "
-                "another OUTPUT_DIR"
-            )
 
 
 def _scaled(cfg: CfgNode) -> CfgNode:

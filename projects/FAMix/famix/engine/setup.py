@@ -1,4 +1,4 @@
-"""From the command line to a checked config in a run directory of its own: mistakes are found before any work is done."""
+"""From the command line to a checked config and a locked run directory, so that mistakes are found before any work."""
 
 import argparse
 import logging
@@ -25,33 +25,31 @@ from famix.io.atomic import FileLock, remove_stale_parts, whole_file
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.paths import expand_path
 
-__all__ = ["claim_run_directory", "clear_run_directory", "keep_settings", "setup"]
-
 _LOCK, _CONFIG, _METRICS = "run.lock", "config.yaml", "metrics.json"
 _CHECKPOINT = re.compile(r"last_checkpoint|model_(\d{7}|final|best|ema)\.pth")
 _OTHERS = re.compile(r"config_before_resume\.yaml|results\.(json|csv|md)|events\.out\.tfevents\..*|not_finite_.*\.pth")
 
 
 def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
-    """Read and check the config, register datasets, claim the run directory, and set up logs and seeds.
+    """Read and check the config, register datasets, lock the run directory, and set up logs and seeds.
 
     Args:
         args: parsed command line, see `argument_parser`.
-        held: holds the lock of the run directory until it is closed; None takes no lock.
+        held: keeps the lock of the run directory until it is closed; None sets no lock.
 
     Returns:
-        The effective config, frozen. OUTPUT_DIR/config.yaml stores it, except if the run there is only evaluated or mined
+        The effective config, frozen. OUTPUT_DIR/config.yaml stores it, unless the run there is only evaluated or mined
         for; with --overwrite, `Trainer.train` writes it.
 
     Raises:
-        ConfigError: a setting is invalid, or the run directory is in use or holds another run.
+        ConfigError: a setting is invalid, or the run directory is in use or contains a different run.
         DatasetError: a dataset is unusable.
     """
     args.config_file = expand_path(args.config_file, "--config-file")
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg.DATASETS.FILES)
     check_config(cfg, args)
-    claim_run_directory(cfg, args, held)
+    in_main_process(lambda: _claim_run_directory(cfg, args, held))
     trains = not (args.eval_only or args.mine_styles_only)
     if args.resume and trains:
         take_up_run(cfg)
@@ -59,8 +57,8 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml stores it, so that the run can be repeated
     cfg.freeze()
     # Evaluation keeps the settings of the run; --overwrite keeps those of the old run until the new one starts.
-    holds_run = bool(_files(cfg.OUTPUT_DIR, _CHECKPOINT)) and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, _CONFIG))
-    if not (args.overwrite if trains else holds_run):
+    has_run = bool(_files(cfg.OUTPUT_DIR, _CHECKPOINT)) and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, _CONFIG))
+    if not (args.overwrite if trains else has_run):
         keep_settings(cfg, definitions=not args.eval_only)
     set_up_logs(cfg.OUTPUT_DIR)
     logger = logging.getLogger("detectron2")  # as default_setup, which would replace config.yaml in any case
@@ -93,63 +91,40 @@ def _verify_together(names: Sequence[str], max_pixels: int) -> None:
         raise DatasetError(problems[0])
 
 
-def claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack | None = None) -> None:
-    """Lock OUTPUT_DIR and refuse a training that would replace another one; called in every process.
+def _claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack | None) -> None:
+    """Lock OUTPUT_DIR and refuse a training that would replace a different one.
 
     Checkpoints or metrics make a directory a run; a style bank or configs alone do not.
-
-    Args:
-        cfg: the effective config.
-        args: parsed command line.
-        held: holds the lock until it is closed or the process ends; None takes no lock.
-
-    Raises:
-        ConfigError: another process uses the directory, it holds a run that the command neither resumes nor overwrites, or
-            options contradict each other.
     """
-
-    def claim() -> None:
-        for given, option in (
-            (args.resume, "resume"),
-            (args.eval_only, "eval-only"),
-            (args.mine_styles_only, "mine-styles-only"),
-        ):
-            if args.overwrite and given:
-                raise ConfigError(f"--overwrite must be used without --{option}, got both. Omit one of them.")
-        if held is not None:
-            held.callback(_lock(cfg.OUTPUT_DIR).close, remove=True)
-        if args.eval_only or args.mine_styles_only or args.resume:
-            return
-        checkpoints, weights = _files(cfg.OUTPUT_DIR, _CHECKPOINT), Path(cfg.MODEL.WEIGHTS)
-        if args.overwrite and weights.is_file() and any(path.samefile(weights) for path in checkpoints):
+    folder = cfg.OUTPUT_DIR
+    if held is not None:
+        try:
+            held.callback(FileLock(Path(folder) / _LOCK).close, remove=True)
+        except BlockingIOError:
             raise ConfigError(
-                f"MODEL.WEIGHTS must be outside the run that --overwrite removes, got {cfg.MODEL.WEIGHTS}. Set OUTPUT_DIR "
-                "to another directory."
-            )
-        found = [path.name for path in checkpoints]
-        with suppress(OSError):
-            if not found and os.path.getsize(os.path.join(cfg.OUTPUT_DIR, _METRICS)):
-                found = [_METRICS]
-        if found and not args.overwrite:
-            raise ConfigError(
-                f"OUTPUT_DIR must be a directory without a run, got {cfg.OUTPUT_DIR} with {max(found)}. Continue that run "
-                "with --resume, replace it with --overwrite, or set OUTPUT_DIR to another directory."
-            )
-
-    in_main_process(claim)
-
-
-def _lock(folder: str) -> FileLock:
-    try:
-        return FileLock(Path(folder) / _LOCK)
-    except BlockingIOError:
+                f"OUTPUT_DIR must not be in use by another process, got {folder}. Wait until that run has ended, or set "
+                "OUTPUT_DIR to another directory."
+            ) from None
+    if args.eval_only or args.mine_styles_only or args.resume:
+        return
+    checkpoints, weights = _files(folder, _CHECKPOINT), Path(cfg.MODEL.WEIGHTS)
+    if args.overwrite and weights.is_file() and any(path.samefile(weights) for path in checkpoints):
         raise ConfigError(
-            f"OUTPUT_DIR must be a directory that no other process writes into, got {folder}. Wait until that run has "
-            "ended, or set OUTPUT_DIR to another directory."
-        ) from None
+            f"MODEL.WEIGHTS must be outside the run that --overwrite removes, got {cfg.MODEL.WEIGHTS}. Set OUTPUT_DIR to "
+            "another directory."
+        )
+    found = [path.name for path in checkpoints]
+    with suppress(OSError):
+        if not found and os.path.getsize(os.path.join(folder, _METRICS)):
+            found = [_METRICS]
+    if found and not args.overwrite:
+        raise ConfigError(
+            f"OUTPUT_DIR must be a directory without a run, got {folder} with {max(found)}. Continue that run with "
+            "--resume, replace it with --overwrite, or set OUTPUT_DIR to another directory."
+        )
 
 
-def clear_run_directory(folder: str | os.PathLike[str]) -> None:
+def clear_run_directory(folder: str) -> None:
     """Remove the checkpoints, metrics and scores of a run, but keep the style bank, the log and other files.
 
     Called in every process. metrics.json is emptied, since a training may have it open already.
@@ -160,9 +135,8 @@ def clear_run_directory(folder: str | os.PathLike[str]) -> None:
 
     def clear() -> None:
         remove_stale_parts(folder)
-        checkpoints, others = _files(folder, _CHECKPOINT), _files(folder, _OTHERS)
         # The pointer to the last checkpoint goes first: after an interruption, --resume starts a new training.
-        for path in [*sorted(checkpoints, key=lambda path: path.suffix), *others]:
+        for path in [*sorted(_files(folder, _CHECKPOINT), key=lambda path: path.suffix), *_files(folder, _OTHERS)]:
             path.unlink()
         with suppress(FileNotFoundError):
             os.truncate(os.path.join(folder, _METRICS), 0)
@@ -177,15 +151,14 @@ def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
         cfg: the effective config.
         definitions: copy the definitions.
     """
-    if not comm.is_main_process():
-        return
-    with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
-        part.write_text(cfg.dump())
-    if definitions:
-        keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
+            part.write_text(cfg.dump())
+        if definitions:
+            keep_definitions(cfg.DATASETS.FILES, cfg.OUTPUT_DIR)
 
 
-def _files(folder: str | os.PathLike[str], pattern: "re.Pattern[str]") -> list[Path]:
+def _files(folder: str, pattern: "re.Pattern[str]") -> list[Path]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         return sorted(Path(entry.path) for entry in entries if pattern.fullmatch(entry.name) and entry.is_file())
     return []

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from famix.config import require_setting
 from famix.io.atomic import save_tensors
-from famix.utils.errors import ConfigError, TrainingError
+from famix.utils.errors import TrainingError
 from famix.utils.messages import first_few
-
-__all__ = ["StepTrainer", "build_step_trainer", "check_steps"]
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -85,22 +84,21 @@ class StepTrainer(AMPTrainer):
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a checkpoint; after training in another precision, the gradient scale restarts."""
+        """Restore a checkpoint; after training in a different precision, the gradient scale restarts."""
         scale = state_dict["grad_scaler"] or self.grad_scaler.state_dict()
         super().load_state_dict({**state_dict, "grad_scaler": scale})
 
     def _backward(self, data: Sequence[Sample]) -> dict[str, Tensor]:
         """Accumulate the gradients of all parts and return the detached mean losses."""
-        parts = [data[first :: self.accumulate] for first in range(self.accumulate)]
         means: dict[str, Tensor] = {}
-        for number, part in enumerate(parts, 1):
-            exchanges = number == len(parts) or not isinstance(self.model, DistributedDataParallel)
+        for first in range(self.accumulate):
+            exchanges = first == self.accumulate - 1 or not isinstance(self.model, DistributedDataParallel)
             with nullcontext() if exchanges else self.model.no_sync():  # processes exchange gradients once
                 with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision != torch.float32):
-                    losses = self.model(part)
-                self.grad_scaler.scale(sum(losses.values()) / len(parts)).backward()
+                    losses = self.model(data[first :: self.accumulate])
+                self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
             for name, loss in losses.items():
-                means[name] = means.get(name, 0) + loss.detach() / len(parts)
+                means[name] = means.get(name, 0) + loss.detach() / self.accumulate
         return means
 
     def _skip_or_stop(self, data: Sequence[Sample], losses: Mapping[str, Tensor]) -> None:
@@ -115,7 +113,7 @@ class StepTrainer(AMPTrainer):
             return
         path = self.folder / f"not_finite_{self.iter:07d}_rank{comm.get_rank()}.pth"
         model: Any = getattr(self.model, "module", self.model)
-        saved = f"{path} holds these samples and the weights"
+        saved = f"{path} contains these samples and the weights"
         try:
             save_tensors({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, path)
         except OSError as error:  # the loss matters more than its record
@@ -128,11 +126,9 @@ class StepTrainer(AMPTrainer):
 
 def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
     """Return whether the losses of all processes are finite, the same in all of them."""
-    finite = torch.stack([loss.isfinite().all() for loss in losses.values()]).all()
+    finite = torch.stack([loss.isfinite().all() for loss in losses.values()]).all().int()
     if comm.get_world_size() > 1:
-        agreed = finite.int()
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MIN)
-        return bool(agreed)
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     return bool(finite)
 
 
@@ -165,23 +161,15 @@ def check_steps(cfg: CfgNode) -> None:
         ConfigError: a setting of SOLVER is invalid.
     """
     solver, amp, processes = cfg.SOLVER, cfg.SOLVER.AMP, comm.get_world_size()
-    if solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {processes} processes, got {solver.IMS_PER_BATCH}. Set "
-            f"it to {processes} or a multiple."
-        )
-    device = torch.device(cfg.MODEL.DEVICE).type
-    if amp.ENABLED and (amp.DTYPE not in _DTYPES or (amp.DTYPE == "float16" and device == "cpu")):
-        raise ConfigError(
-            f"SOLVER.AMP.DTYPE must be float16 (not on the CPU) or bfloat16, got {amp.DTYPE!r} with MODEL.DEVICE "
-            f"{cfg.MODEL.DEVICE}. Set SOLVER.AMP.DTYPE bfloat16."
-        )
     images = solver.IMS_PER_BATCH // processes
-    if solver.ACCUMULATE < 1 or images % solver.ACCUMULATE:
-        raise ConfigError(
-            f"SOLVER.ACCUMULATE must divide the {images} images of a batch and process, got {solver.ACCUMULATE}. Set it to 1."
-        )
-    if solver.MAX_SKIPPED_BATCHES < 0:
-        raise ConfigError(
-            f"SOLVER.MAX_SKIPPED_BATCHES must be non-negative, got {solver.MAX_SKIPPED_BATCHES}. Set it to 0."
-        )
+    scales = amp.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type != "cpu"
+    for name, valid, constraint, remedy in (
+        ("IMS_PER_BATCH", images > 0 and images * processes == solver.IMS_PER_BATCH,
+         f"a positive multiple of the {processes} processes", f"Set it to {processes} or a multiple"),
+        ("AMP.DTYPE", not amp.ENABLED or scales or amp.DTYPE == "bfloat16",
+         f"bfloat16, or float16 on a GPU, with MODEL.DEVICE {cfg.MODEL.DEVICE}", "Set SOLVER.AMP.DTYPE bfloat16"),
+        ("ACCUMULATE", solver.ACCUMULATE > 0 and images % solver.ACCUMULATE == 0,
+         f"a divisor of the {images} images per batch and process", "Set it to 1"),
+        ("MAX_SKIPPED_BATCHES", solver.MAX_SKIPPED_BATCHES >= 0, "non-negative", "Set it to 0"),
+    ):  # fmt: skip
+        require_setting(cfg, f"SOLVER.{name}", valid, constraint, remedy)

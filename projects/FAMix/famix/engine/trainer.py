@@ -18,17 +18,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from famix.data import build_test_loader, build_train_loader
-from famix.engine.hooks import (
-    BoundedHistory,
-    IterationSeed,
-    KeepingCheckpointer,
-    StopOnSignal,
-    StyleMiningHook,
-    TrainingProgress,
-)
+from famix.engine.hooks import IterationSeed, KeepingCheckpointer, StopOnSignal, StyleMiningHook, TrainingProgress
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
-from famix.engine.resuming import require_resumable, require_same_data, run_record, settings_of_checkpoint
+from famix.engine.resuming import require_resumable, run_record
 from famix.engine.setup import clear_run_directory, keep_settings
 from famix.engine.step_trainer import build_step_trainer
 from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
@@ -47,8 +40,6 @@ from famix.reports import (
 from famix.utils.errors import FAMixError, TrainingError
 from famix.utils.progress import ShownLoader
 
-__all__ = ["Trainer"]
-
 Scores = dict[str, dict[str, float]]  # task -> metric -> percent
 Results = dict[str, Scores]  # dataset -> scores
 
@@ -66,40 +57,40 @@ class Trainer(DefaultTrainer):
         self._settings = cfg  # for config.yaml, not scaled to the number of processes
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        placement = {} if next(model.parameters()).is_cuda else {"device_ids": None}
-        parallel = create_ddp_model(model, broadcast_buffers=False, **placement)
-        self._trainer = build_step_trainer(cfg, parallel, self.build_train_loader(cfg), optimizer)
+        self._plain_model: Any = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, self._plain_model)
+        placement = {} if next(self._plain_model.parameters()).is_cuda else {"device_ids": None}
+        model = create_ddp_model(self._plain_model, broadcast_buffers=False, **placement)
+        self._trainer = build_step_trainer(cfg, model, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         record = run_record(cfg)
-        self.checkpointer = SafeCheckpointer(parallel, cfg.OUTPUT_DIR, record=record, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, record=record, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._stepping = False
+        self._mining: StyleMiningHook | None = None
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
         """Build Detectron2's default hooks, those of model selection, and those of styles and seeds, which come first."""
-        solver = self.cfg.SOLVER
+        solver, model = self.cfg.SOLVER, self._plain_model
         saving = KeepingCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT)
-        hooks = [saving if isinstance(hook, PeriodicCheckpointer) else hook for hook in super().build_hooks()]
-        model: Any = getattr(self.model, "module", self.model)
         self._selection = ModelSelection(self.cfg, model, self._score_source, self.checkpointer.record)
-        average, validation = self._selection.average, self._selection.validation
-        place = next(index for index, hook in enumerate(hooks) if isinstance(hook, EvalHook))
-        hooks[place : place + 1] = [
-            *([validation] if validation else []),
-            StopOnSignal(),
-            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets),
-        ]
+        validation = [self._selection.validation] if self._selection.validation else []
+        hooks: list[HookBase] = []
         restyler = model.restyler if isinstance(model, PatchStyleMixin) else None
-        first: list[HookBase] = []
         if restyler is not None and restyler.needs("bank"):
-            first.append(StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank))
-        first.append(IterationSeed(self.cfg.SEED, restyler.reseed if restyler is not None else lambda seed: None))
-        first.append(BoundedHistory())
-        return [*first, *([average] if average else []), *hooks, TrainingProgress(self.max_iter)]
+            self._mining = StyleMiningHook(obtain=partial(obtain_style_bank, self.cfg), use=restyler.use_bank)
+            hooks.append(self._mining)
+        hooks.append(IterationSeed(self.cfg.SEED, restyler.reseed if restyler is not None else lambda seed: None))
+        if self._selection.average:
+            hooks.append(self._selection.average)
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                hooks += [*validation, StopOnSignal(), EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)]
+            else:
+                hooks.append(saving if isinstance(hook, PeriodicCheckpointer) else hook)
+        return [*hooks, TrainingProgress()]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS; see DefaultTrainer."""
@@ -108,18 +99,16 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint, but take learning rates, momenta and decays from the config.
+        """Restore the state of a checkpoint, but read learning rates, momenta and decays from the config.
 
         Raises:
             ConfigError: the config changes a setting that must not change.
-            WeightsError: the state belongs to another model or optimizer.
+            WeightsError: the state belongs to a different model or optimizer.
         """
-        settings = settings_of_checkpoint(self.checkpointer.loaded, self.cfg) or self.cfg
-        require_resumable(settings, self.cfg, self.checkpointer.resumed)
-        require_same_data(self.checkpointer.loaded, self.cfg, self.checkpointer.resumed)
-        model: Any = getattr(self.model, "module", self.model)
+        stored = require_resumable(self.checkpointer.loaded, self.cfg, self.checkpointer.resumed) or self.cfg
         inner = dict(state_dict["_trainer"])
-        inner["optimizer"] = transfer_state(inner["optimizer"], self.build_optimizer(settings, model), self.optimizer)
+        saved = self.build_optimizer(stored, self._plain_model)
+        inner["optimizer"] = transfer_state(inner["optimizer"], saved, self.optimizer)
         # The config determines the schedule, and the iteration its position.
         states = {
             name: state for name, state in state_dict.get("hooks", {}).items() if name != LRSchedulerHook.__name__
@@ -136,9 +125,8 @@ class Trainer(DefaultTrainer):
         Returns:
             The results of the last evaluation on DATASETS.TEST, see `test`.
         """
-        for hook in self._hooks:
-            if isinstance(hook, StyleMiningHook):
-                hook.prepare()  # before the loop, which would evaluate a finished run before it reports a bad bank
+        if self._mining is not None:
+            self._mining.before_train()  # before the loop, which would evaluate a finished run before a bad bank fails
         if overwrite:
             clear_run_directory(self.cfg.OUTPUT_DIR)
             keep_settings(self._settings)
@@ -163,7 +151,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def run_step(self) -> None:
-        """Run one iteration; a failed one leaves a mark."""
+        """Run one iteration and record whether it fails."""
         self._stepping = True
         super().run_step()
         self._stepping = False
@@ -185,13 +173,13 @@ class Trainer(DefaultTrainer):
         """Evaluate a model on every dataset of DATASETS.TEST, log tables and write results.json, .csv and .md.
 
         Args:
-            cfg: the effective config; the files go to its OUTPUT_DIR.
+            cfg: the effective config; the files are written to its OUTPUT_DIR.
             model: the model.
             evaluators: one evaluator per dataset; None builds those of the config.
             weights: description of the weights, for the files.
 
         Returns:
-            Dataset -> task -> metric -> percent, on the main process; empty on others.
+            Dataset -> task -> metric -> percent, on the main process; empty on the rest.
         """
         names = cfg.DATASETS.TEST
         given = evaluators or [None] * len(names)
@@ -210,7 +198,7 @@ class Trainer(DefaultTrainer):
     def score(
         cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None = None
     ) -> Scores:
-        """Evaluate a model on one dataset, with its protocol in the config.
+        """Evaluate a model on one dataset with the protocol that the config sets for it.
 
         Args:
             cfg: the effective config.
@@ -219,7 +207,7 @@ class Trainer(DefaultTrainer):
             evaluator: evaluator; None builds the one of the config.
 
         Returns:
-            Task -> metric -> percent, on the main process; empty on others.
+            Task -> metric -> percent, on the main process; empty on the rest.
         """
         if comm.get_world_size() > 1:  # all processes score the batch norm statistics that a checkpoint stores
             for buffer in model.buffers():
@@ -234,7 +222,7 @@ class Trainer(DefaultTrainer):
         if self.iter < self.max_iter:
             self._last_eval_results = self.test(self.cfg, self.model, weights=ScoredWeights(iterations=self.iter + 1))
         else:
-            done = max(self.max_iter, self.start_iter)  # self.iter is one higher if nothing was left to do
+            done = max(self.max_iter, self.start_iter)  # self.iter is one higher if no iteration was left
             with self._selection.selected(done) as weights:
                 self._last_eval_results = self.test(self.cfg, self.model, weights=weights)
         return self._last_eval_results

@@ -111,7 +111,7 @@ def test_datasets_are_required_where_used(make_config: Make, key: str, needed: A
         (("STYLE_MINING.DTYPE", "half", "MODEL.CLIP.WEIGHTS", "RN50"), "half", "bfloat16"),
         (("INPUT.FORMAT", "BGR"), "BGR", "RGB"),
         (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), [2.0, 1.0], ""),
-        *((("INPUT.MAX_PIXELS", value), value, "default") for value in (-1, 0, 178_956_971)),
+        *((("INPUT.MAX_PIXELS", value), value, "") for value in (-1, 0, 178_956_971)),
         (("SOLVER.OPTIMIZER", "LION"), "LION", "SGD"),
         (("SOLVER.LR_SCHEDULER_NAME", "Poly"), "Poly", ""),
         (("SOLVER.ACCUMULATE", 3), 3, ""),

@@ -45,17 +45,6 @@ def test_sizes(transform, size, expected):
     assert transform.output_size(size) == (transform.crop or expected)
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [ResizeCrop(0.5, floor=True), ResizeCrop(short=9), ResizeCrop(height=6, crop=(6, 6)), ResizeCrop(crop=(4, 40))],
-)
-@pytest.mark.parametrize("size", [(12, 20), (3, 2), (12, 12), (5, 7)])
-def test_images_and_labels_get_the_size(transform, size):
-    expected = transform.output_size(size)
-    assert transform.apply_image(torch.zeros(1, *size), size).shape == (1, *expected)
-    assert transform.apply_labels(np.zeros(size, np.int64), 255).shape == expected
-
-
 def grid(height, width):
     return np.arange(height * width).reshape(height, width)
 
@@ -80,6 +69,9 @@ def test_images_and_labels_are_cropped_alike(size, crop):
     image, labels = apply(ResizeCrop(crop=crop), 1 + grid(*size))
     assert (labels == np.where(image == 0, 255, image)).all()
     assert (image > 0).sum() == min(size[0], crop[0]) * min(size[1], crop[1])
+    for transform in (ResizeCrop(0.5, floor=True), ResizeCrop(short=9), ResizeCrop(height=6, crop=crop)):
+        image, labels = apply(transform, 1 + grid(*size))
+        assert image.shape == labels.shape == transform.output_size(size)
 
 
 def test_a_view_scales_the_crop_or_resamples_once():
@@ -117,15 +109,12 @@ def test_the_released_crop(size):
         assert got.dtype == dtype and (got == truth).all()
 
 
-def test_an_image_of_the_size_is_returned_unchanged():
+def test_resizing_of_labels_and_to_the_same_size():
     image, labels = torch.zeros(3, 4, 5, dtype=torch.uint8), np.zeros((4, 5), np.uint8)
     assert resize_image(image, (4, 5)) is image and resize_bilinear(image, (4, 5)) is image
     assert resize_labels(labels, (4, 5)) is labels
-
-
-def test_labels_between_two_pixels_take_the_second():
     labels = np.array([[0, 1, 2, 3, 4, 5]], np.uint8)
-    assert resize_labels(labels, (1, 3)).tolist() == [[1, 3, 5]]
+    assert resize_labels(labels, (1, 3)).tolist() == [[1, 3, 5]]  # a center between two pixels takes the second
     assert resize_labels(labels, (1, 2)).tolist() == [[1, 4]]
     assert resize_labels(labels[:, :2], (2, 4)).tolist() == [[0, 0, 1, 1]] * 2
 

@@ -1,36 +1,33 @@
-"""Runs to predict with: configs and random weights, as a training would leave them."""
+"""Runs for prediction: configs and random weights as after a training. Session fixtures must not be changed."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 from data_factory import forgotten_datasets
-from famix.inference import LoadedModel, Predictor, load_model
+from famix.inference import Predictor, load_model
 from inference.inference_factory import make_run
 from run_factory import CONFIG
 
 
 @pytest.fixture(scope="session")
-def pristine_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a semantic run; CLIP's file and the data are gone."""
+def pristine_run(tmp_path_factory):
+    """Folder of a semantic run, without CLIP's file and the data."""
     return make_run(tmp_path_factory.mktemp("inference"), CONFIG)
 
 
 @pytest.fixture(scope="session")
-def loaded(pristine_run: Path) -> LoadedModel:
-    """The network of the run; not to be changed."""
+def loaded(pristine_run):
     with forgotten_datasets():
         return load_model(pristine_run, device="cpu")
 
 
 @pytest.fixture(scope="session")
-def predictor(loaded: LoadedModel) -> Predictor:
-    """The network as a predictor; not to be changed."""
+def predictor(loaded):
     return Predictor(loaded.model, loaded.classes)
 
 
 @pytest.fixture
-def run(pristine_run: Path, tmp_path: Path) -> Path:
-    """A copy of the run's folder, that a test may change."""
-    return Path(shutil.copytree(pristine_run, tmp_path / "run"))
+def run(pristine_run, tmp_path):
+    """A copy of the run's folder, which a test may change."""
+    return shutil.copytree(pristine_run, tmp_path / "run")

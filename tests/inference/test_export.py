@@ -1,14 +1,12 @@
-"""Exported networks say what the network says, for images of any size; stripped checkpoints need nothing else."""
+"""Exported networks equal their network for images of any size; stripped checkpoints need no other file."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,77 +18,65 @@ from torch import nn
 from data_factory import forgotten_datasets
 from error_matching import expect_error, explains, line_of_mistake
 from famix.clip import CLIPResNet
-from famix.inference import LoadedModel, Predictor, load_model
-from famix.inference.export import (
-    OPSET,
-    OnnxModel,
-    SemanticGraph,
-    compare,
-    make_image,
-    require_agreement,
-    require_onnx,
-)
+from famix.inference import Predictor, load_model
+from famix.inference.export import OPSET, OnnxModel, SemanticGraph, compare, make_image, require_agreement, require_onnx
 from famix.utils.errors import ConfigError, WeightsError
-from inference.inference_factory import make_image as make_picture
+from inference.inference_factory import make_image as make_photo
 from model_factory import tiny_segmentor
 from run_factory import ROOT, load_tool
 
 EXAMPLE = ROOT / "projects/FAMix/examples/onnx_runtime_example.py"
-SIZES = ((64, 96), (37, 131))
 
 
 @pytest.fixture(scope="module")
-def shipped(pristine_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of what the tool writes, and "said", what it prints; tracing takes seconds."""
+def tool():
+    return load_tool("export")
+
+
+@pytest.fixture(scope="module")
+def shipped(tool, pristine_run, tmp_path_factory):
+    """Files that the tool writes, and "stdout", which it prints; tracing takes seconds."""
     output = tmp_path_factory.mktemp("shipped")
     arguments = [str(pristine_run), "--format", "onnx", "stripped", "--output", str(output)]
-    with forgotten_datasets(), redirect_stdout(StringIO()) as said:
-        assert load_tool("export").main([*arguments, "--sizes", "64x96", "37x131", "--runs", "1"]) == 0
-    (output / "said").write_text(said.getvalue())
+    with forgotten_datasets(), redirect_stdout(StringIO()) as out:
+        assert tool.main([*arguments, "--sizes", "64x96", "37x131", "--runs", "1"]) == 0
+    (output / "stdout").write_text(out.getvalue())
     return output
 
 
-def logits_of(loaded: LoadedModel, images: torch.Tensor) -> torch.Tensor:
-    """What the network itself returns, image by image."""
-    with torch.no_grad():
-        return torch.stack([loaded.model([{"image": image}])[0]["sem_seg"] for image in images])
-
-
-@pytest.mark.parametrize("size", [*SIZES, (33, 32)])
+@pytest.mark.parametrize("size", [(64, 96), (37, 131), (33, 32)])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_onnx_is_the_network(shipped: Path, loaded: LoadedModel, size: tuple[int, int], batch: int) -> None:
+def test_onnx_is_the_network(shipped, loaded, size, batch):
     images = torch.cat([make_image(size, seed) for seed in range(batch)])
-    logits, expected = OnnxModel(shipped / "model_final.onnx", threads=1)(images), logits_of(loaded, images)
+    expected = torch.stack([loaded.model([{"image": image}])[0]["sem_seg"] for image in images])
+    logits = OnnxModel(shipped / "model_final.onnx", threads=1)(images)
     assert logits.shape == (batch, 19, *size)
     assert (logits.softmax(1) - expected.softmax(1)).abs().max() < 1e-5
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.999
-    assert expected.argmax(1).unique().numel() > 3  # or equality would say little
+    assert expected.argmax(1).unique().numel() > 3  # or equality would prove little
 
 
-def test_tool_compares_and_times_at_every_size(shipped: Path) -> None:
-    said = (shipped / "said").read_text()
-    rows = re.findall(r"^\| (\d+ x \d+) +\| ([\d.e-]+) +\| ([\d.]+)% +(?:\| +[\d.]+ +){4}\|$", said, flags=re.MULTILINE)
+def test_tool_reports_agreement_and_times(shipped):
+    out = (shipped / "stdout").read_text()
+    rows = re.findall(r"^\| (\d+ x \d+) +\| ([\d.e-]+) +\| ([\d.]+)% +(?:\| +[\d.]+ +){4}\|$", out, flags=re.MULTILINE)
     assert [size for size, *_ in rows] == ["64 x 96", "37 x 131"]
     assert all(float(difference) < 1e-5 and float(equal) > 99.9 for _, difference, equal in rows)
-    assert f"model_final.onnx: {(shipped / 'model_final.onnx').stat().st_size / 2**20:.1f} MiB, opset 18" in said
+    assert f"model_final.onnx: {(shipped / 'model_final.onnx').stat().st_size / 2**20:.1f} MiB, opset 18" in out
 
 
 class OneLayer(SemanticGraph):
-    """A graph that is traced and read in a moment."""
+    """A graph that is traced and loaded quickly."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments):
         nn.Module.__init__(self)
         torch.manual_seed(0)
         self.layer = nn.Conv2d(3, 4, 1)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image):
         return self.layer(image.float() / 255)
 
 
-def test_torch_export_is_compared_as_it_was_written(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load_tool("export")
+def test_torch_export_is_compared_as_it_was_written(tool, run, monkeypatch, capsys):
     monkeypatch.setattr(tool, "SemanticGraph", OneLayer)
     monkeypatch.setattr(tool, "network", lambda model: OneLayer())
     arguments = [str(run), "--format", "torch_export", "--float-input", "--sizes", "40x50", "--runs", "0"]
@@ -100,7 +86,7 @@ def test_torch_export_is_compared_as_it_was_written(
     torch.testing.assert_close(torch.export.load(run / "model_final.pt2").module()(image), OneLayer()(image))
 
 
-def test_onnx_file_speaks_for_itself(shipped: Path) -> None:
+def test_onnx_file_describes_itself(shipped):
     model = onnx.load(shipped / "model_final.onnx")
     onnx.checker.check_model(model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
@@ -116,79 +102,67 @@ def test_onnx_file_speaks_for_itself(shipped: Path) -> None:
     assert "RGB" in metadata["input"]
 
 
-def test_example_needs_the_onnx_file_alone(shipped: Path, predictor: Predictor, tmp_path: Path) -> None:
-    picture = make_picture(60, 83)
-    cv2.imwrite(str(tmp_path / "street.png"), picture[..., ::-1])
-    command = [sys.executable, str(EXAMPLE), *(str(p) for p in (shipped / "model_final.onnx", tmp_path / "street.png"))]
-    result = subprocess.run(
-        [*command, str(tmp_path / "seen.png")], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    prediction = predictor(picture)
+def test_example_needs_the_onnx_file_alone(shipped, predictor, tmp_path):
+    photo = make_photo(60, 83)
+    cv2.imwrite(str(tmp_path / "street.png"), photo[..., ::-1])
+    command = [sys.executable, str(EXAMPLE), str(shipped / "model_final.onnx"), "street.png", "seen.png"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    prediction = predictor(photo)
     shares = {line.split("% ")[1]: float(line.split("%")[0]) for line in result.stdout.splitlines()}
     expected = {prediction.class_names[k]: 100 * (prediction.labels == k).mean() for k in np.unique(prediction.labels)}
     assert shares == pytest.approx(expected, abs=0.06)
-    np.testing.assert_allclose(cv2.imread(str(tmp_path / "seen.png"))[..., ::-1], prediction.overlay(picture), atol=1)
+    np.testing.assert_allclose(cv2.imread(str(tmp_path / "seen.png"))[..., ::-1], prediction.overlay(photo), atol=1)
     source = EXAMPLE.read_text()
-    assert len(source.splitlines()) <= 30
-    assert "famix" not in source and "torch" not in source
+    assert len(source.splitlines()) <= 30 and "famix" not in source and "torch" not in source
 
 
-def test_stripped_checkpoint_predicts_the_same_by_itself(shipped: Path, predictor: Predictor, tmp_path: Path) -> None:
+def test_stripped_checkpoint_predicts_the_same_by_itself(shipped, pristine_run, predictor, tmp_path):
     file = shutil.copy(shipped / "model_final_stripped.pth", tmp_path / "street.pth")
-    alone, image = Predictor.from_checkpoint(file, device="cpu"), make_picture()
-    loaded = load_model(file, opts=["INPUT.FORMAT", "BGR"], device="cpu")
-    assert loaded.cfg.INPUT.FORMAT == "BGR" and loaded.cfg.STYLE_MINING.STYLES
+    alone, image = Predictor.from_checkpoint(file, device="cpu"), make_photo()
     np.testing.assert_array_equal(alone(image).scores, predictor(image).scores)
     assert alone.classes == predictor.classes
-
-
-def test_stripped_checkpoint_holds_what_inference_needs(shipped: Path, pristine_run: Path) -> None:
-    content = torch.load(shipped / "model_final_stripped.pth", weights_only=True)
-    assert content.keys() == {"model", "iteration", "inference"}
-    assert content["iteration"] == 3
+    cfg = load_model(file, opts=["INPUT.FORMAT", "BGR"], device="cpu").cfg
+    assert cfg.INPUT.FORMAT == "BGR" and cfg.STYLE_MINING.STYLES
+    content = torch.load(file, weights_only=True)
+    assert content.keys() == {"model", "iteration", "inference"} and content["iteration"] == 3
     paths = ("MODEL.CLIP.WEIGHTS", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "DATASETS.FILES")
     assert not any(content["inference"]["config"][key] for key in paths)
     assert str(pristine_run.parent) not in repr(content["inference"])
 
 
-def test_network_does_not_count_weights_that_it_does_not_use(run: Path, tmp_path: Path) -> None:
+def test_stripping_drops_unused_weights_and_halves_matrices(tool, run, tmp_path):
     content = torch.load(run / "model_final.pth", weights_only=True)
     content["model"]["backbone.attnpool.c_proj.weight"] = torch.zeros(16, 256)
     torch.save(content, run / "model_final.pth")
-    tool = load_tool("export")
     output = ["--output", str(tmp_path / "a.pth"), "--half", "--sizes", "32x40"]
     assert tool.main([str(run), "--format", "stripped", *output]) == 0
     stripped = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert not any("attnpool" in name for name in stripped)
     assert {value.dtype for value in stripped.values() if value.ndim > 1} == {torch.float16}
     assert {value.dtype for name, value in stripped.items() if name.endswith("running_var")} == {torch.float32}
-    weights = load_model(tmp_path / "a.pth", device="cpu").model.state_dict()
-    for name, value in weights.items():
+    for name, value in load_model(tmp_path / "a.pth", device="cpu").model.state_dict().items():
         torch.testing.assert_close(value, content["model"][name], rtol=1e-3, atol=1e-3)
 
 
-def test_damaged_stripped_checkpoint_is_one_error(shipped: Path, tmp_path: Path) -> None:
+def test_damaged_stripped_checkpoints_are_refused(shipped, tmp_path):
     content = torch.load(shipped / "model_final_stripped.pth", weights_only=True)
-    classes = content["inference"]["classes"]
-    broken = [
-        "text", {}, {**content["inference"], "classes": {**classes, "colors": classes["colors"][1:]}},
-        {**content["inference"], "classes": {**classes, "colors": [[0, 0, 256]] * 19}},
-        {**content["inference"], "classes": {**classes, "things": [19]}}, {**content["inference"], "config": []},
-    ]  # fmt: skip
-    for entry in broken:
-        torch.save({**content, "inference": entry}, tmp_path / "a.pth")
+    entry, classes = content["inference"], content["inference"]["classes"]
+    broken = ({"colors": classes["colors"][1:]}, {"colors": [[0, 0, 256]] * 19}, {"things": [19]})
+    entries = ["text", {}, {**entry, "config": []}, *({**entry, "classes": {**classes, **change}} for change in broken)]
+    for damaged in entries:
+        torch.save({**content, "inference": damaged}, tmp_path / "a.pth")
         with expect_error(WeightsError, key="entry 'inference'", value=tmp_path / "a.pth", remedy="tools/export.py"):
             load_model(tmp_path / "a.pth", device="cpu")
 
 
-def test_graph_takes_rgb_whatever_the_network_takes() -> None:
+def test_graph_expects_rgb_and_any_dtype():
     model, image = tiny_segmentor().eval(), make_image((40, 64))
     with torch.no_grad():
         torch.testing.assert_close(SemanticGraph(model, "BGR")(image.flip(1)), SemanticGraph(model, "RGB")(image))
         torch.testing.assert_close(SemanticGraph(model)(image.float()), SemanticGraph(model)(image))
 
 
-def test_graph_refuses_what_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graph_refuses_other_networks(monkeypatch):
     with expect_error(ConfigError, key="MODEL.META_ARCHITECTURE", value="Identity", remedy="stripped"):
         SemanticGraph(nn.Identity())
     monkeypatch.setattr(CLIPResNet, "size_divisibility", 32)  # as of a feature pyramid
@@ -196,12 +170,12 @@ def test_graph_refuses_what_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> Non
         SemanticGraph(tiny_segmentor())
 
 
-def constant(*scores: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A network that says the same of every pixel."""
+def constant(*scores):
+    """A network with equal scores at every pixel."""
     return lambda images: torch.tensor(scores).reshape(1, -1, 1, 1).expand(len(images), -1, *images.shape[-2:])
 
 
-def test_agreement_is_measured_by_probabilities_and_labels() -> None:
+def test_agreement_of_probabilities_and_labels():
     image = make_image((32, 40))
     same = compare(constant(1.0, 0.0), constant(2.0, 1.0), image)  # logits that differ by a constant
     assert same == (pytest.approx(0, abs=1e-7), 1.0)
@@ -212,29 +186,23 @@ def test_agreement_is_measured_by_probabilities_and_labels() -> None:
             require_agreement(difference, equal, (32, 40), "a.onnx")
 
 
-def test_networks_are_timed_in_turns_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, calls = [0.0], ""
+def test_latency_is_measured_in_turns_after_a_warm_up(tool, monkeypatch):
+    clock, calls = [0.0], []
 
-    def network(name: str, seconds: list[float]) -> Callable[[torch.Tensor], torch.Tensor]:
-        def run(images: torch.Tensor) -> torch.Tensor:
-            nonlocal calls
-            calls += name
-            clock[0] += seconds[calls.count(name) - 1]
-            return images
+    def network(name, *seconds):
+        def run(images):
+            clock[0] += seconds[calls.count(name)]
+            calls.append(name)
 
         return run
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    one, other = network("a", [9.0, 0.5, 0.125, 0.25]), network("b", [9.0, 1.0, 1.0, 2.0])
-    latencies = load_tool("export").measure_latency([one, other], make_image((32, 40)), runs=3)
-    assert calls == "abababab"
-    assert latencies == [[500, 125, 250], [1000, 1000, 2000]]
+    networks = [network("a", 9.0, 0.5, 0.125, 0.25), network("b", 9.0, 1.0, 1.0, 2.0)]
+    assert tool.measure_latency(networks, make_image((32, 40)), runs=3) == [[500, 125, 250], [1000, 1000, 2000]]
+    assert "".join(calls) == "abababab"
 
 
-def test_file_that_disagrees_is_not_written(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load_tool("export")
+def test_export_that_disagrees_is_not_written(tool, run, monkeypatch, capsys):
     monkeypatch.setattr(tool, "export_graph", lambda graph, float_input: None)
     monkeypatch.setattr(tool, "write_onnx", lambda program, part, classes, **facts: part.write_text("other"))
     monkeypatch.setattr(tool, "OnnxModel", lambda part, threads: constant(*map(float, range(19))))
@@ -253,21 +221,19 @@ def test_file_that_disagrees_is_not_written(
         (["RUN", "--format", "stripped", "--output", "RUN/config.yaml/a.pth"], "RUN/config.yaml", "another"),
     ],
 )
-def test_mistake_is_one_line_and_status_2(
-    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], key: str, remedy: str
-) -> None:
+def test_mistakes_end_with_one_line_and_status_2(tool, run, capsys, arguments, key, remedy):
     words = [argument.replace("RUN", str(run)) for argument in arguments]
-    explains(line_of_mistake(capsys, load_tool("export").main, *words), key.replace("RUN", str(run)), remedy=remedy)
+    explains(line_of_mistake(capsys, tool.main, *words), key.replace("RUN", str(run)), remedy=remedy)
 
 
 @pytest.mark.parametrize("word", ["64", "64x", "axb", "64x96x3"])
-def test_size_that_is_none_is_refused(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_sizes_are_refused(tool, word, capsys):
     with pytest.raises(SystemExit):
-        load_tool("export").main(["run", "--format", "stripped", "--sizes", word])
+        tool.main(["run", "--format", "stripped", "--sizes", word])
     explains(capsys.readouterr().err, "argument --sizes", repr(word))
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_requires_its_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with expect_error(ConfigError, key="--format onnx", value="onnxscript", remedy="pip install"):
         require_onnx()

@@ -1,4 +1,4 @@
-"""Which checkpoint, which config: found, or one clear error."""
+"""Loading of a checkpoint with its config: found, or one clear error."""
 
 import shutil
 from pathlib import Path
@@ -6,33 +6,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import write_definition
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix.engine import load_config
 from famix.inference.loading import load_model
 from famix.io import checkpointer
-from famix.utils.errors import ConfigError, FAMixError, WeightsError
+from famix.utils.errors import FAMixError, WeightsError
 
 
-def edit_config(run: Path, *options: str) -> CfgNode:
+def edit_config(run, *options):
     cfg = load_config(str(run / "config.yaml"), options)
     (run / "config.yaml").write_text(cfg.dump())
-    return cfg
 
 
-def save_other_weights(run: Path, name: str) -> None:
-    content = torch.load(run / "model_final.pth", weights_only=True)
-    torch.save({"model": {key: value + 1 for key, value in content["model"].items()}, "iteration": 1}, run / name)
-
-
-def test_network_is_built_without_clip_and_bank(run: Path) -> None:
+def test_network_needs_no_clip_and_no_bank(run, monkeypatch):
     cfg = load_config(str(run / "config.yaml"))
     assert not Path(cfg.MODEL.CLIP.WEIGHTS).exists()  # the CLIP of 8 channels that it started from
     assert cfg.MODEL.STYLE.STRATEGY == "bank"
-    loaded = load_model(run / "model_final.pth", device="cpu")
+    reads, load = [], checkpointer.load_tensors
+    monkeypatch.setattr(checkpointer, "load_tensors", lambda file: reads.append(file.name) or load(file))
+    loaded = load_model(run, device="cpu")
+    assert (loaded.facts, reads) == ({"iteration": 3}, [str(run / "model_final.pth")])
     expected = torch.load(run / "model_final.pth", weights_only=True)["model"]
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, expected[name]), name
@@ -40,28 +36,20 @@ def test_network_is_built_without_clip_and_bank(run: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
-def test_checkpoint_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
-    load = checkpointer.load_tensors
-    monkeypatch.setattr(checkpointer, "load_tensors", lambda file: reads.append(file.name) or load(file))  # type: ignore[func-returns-value]
-    assert load_model(run, device="cpu").facts == {"iteration": 3}
-    assert reads == [str(run / "model_final.pth")]
-
-
 @pytest.mark.parametrize(("use", "name"), [("last", "model_final"), ("best", "model_best"), ("ema", "model_ema")])
-def test_folder_of_a_run_stands_for_the_weights_that_it_selects(run: Path, use: str, name: str) -> None:
+def test_run_directory_selects_its_weights(run, use, name):
     for other in ("model_best.pth", "model_ema.pth"):
-        save_other_weights(run, other)
+        shutil.copy(run / "model_final.pth", run / other)
     assert load_model(run, opts=["MODEL_SELECTION.USE", use], device="cpu").checkpoint == run / f"{name}.pth"
 
 
-def test_config_and_options_can_be_given(run: Path, tmp_path: Path) -> None:
+def test_config_and_options_can_be_given(run, tmp_path):
     shutil.move(run / "config.yaml", tmp_path / "other.yaml")
     loaded = load_model(run / "model_final.pth", tmp_path / "other.yaml", ["INPUT.FORMAT", "BGR"], "cpu")
     assert loaded.cfg.INPUT.FORMAT == "BGR"
 
 
-def spoil(run: Path, problem: str) -> Path:
+def spoil(run, problem):
     """Spoil a run, and return the path to load."""
     file = run / "model_final.pth"
     content = torch.load(file, weights_only=True)
@@ -78,8 +66,11 @@ def spoil(run: Path, problem: str) -> Path:
         case "code":
             torch.save({"model": Path}, file)
         case "no layer3":
-            state = {name: value for name, value in content["model"].items() if "layer3" not in name}
-            torch.save({"model": state}, file)
+            torch.save({"model": {k: value for k, value in content["model"].items() if "layer3" not in k}}, file)
+        case "no table":
+            torch.save({**content, "classes": {"names": 3}}, file)
+        case ".onnx" | ".pt2":
+            return file.rename(run / f"model{problem}")
         case _:
             edit_config(run, *problem.split(" ", 1))
     return run
@@ -94,13 +85,16 @@ def spoil(run: Path, problem: str) -> Path:
         ("cut", "model_final.pth", ""),
         ("code", "model_final.pth", ""),
         ("no layer3", "does not fit its config", "config"),
+        ("no table", "classes", ""),
+        (".onnx", "--weights", "onnx_runtime_example.py"),
+        (".pt2", "--weights", "torch.export.load"),
         ("MODEL.SEM_SEG_HEAD.CONVS_DIM 16", "does not fit its config", "config"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES 20", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "config"),
         ("DATASETS.FILES ['gone.yaml']", "DATASETS.FILES", "stripped"),
         ("DATASETS.FILES []", "tiny_train", "stripped"),
     ],
 )
-def test_mistake_is_one_error(run: Path, problem: str, key: str, remedy: str) -> None:
+def test_mistakes_are_one_error(run, problem, key, remedy):
     path = spoil(run, problem)
     with pytest.raises(FAMixError) as caught:
         load_model(path, device="cpu")
@@ -108,14 +102,7 @@ def test_mistake_is_one_error(run: Path, problem: str, key: str, remedy: str) ->
     assert key in message and remedy in message[message.index(key) + len(key) :], message
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_an_export_is_no_checkpoint(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"\x08\x08\x12\x07pytorch")
-    with expect_error(WeightsError, key="--weights", value=tmp_path / name, remedy=".pth"):
-        load_model(tmp_path / name, device="cpu")
-
-
-def test_home_and_variables_in_the_place_of_the_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_with_home_and_variables(run, monkeypatch):
     monkeypatch.setenv("HOME", str(run.parent))
     monkeypatch.setenv("RUNS", str(run.parent))
     for place in ("~", "$RUNS"):
@@ -125,27 +112,21 @@ def test_home_and_variables_in_the_place_of_the_checkpoint(run: Path, monkeypatc
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "no device"])
-def test_device_that_is_not_there_is_one_error(run: Path, device: str) -> None:
-    with expect_error(ConfigError, key="device", value=device, remedy="cpu"):
+def test_missing_devices_are_refused(run, device):
+    with pytest.raises(FAMixError) as caught:
         load_model(run, device=device)
+    explains(str(caught.value), key="device", value=device, remedy="cpu")
 
 
-def test_classes_of_own_data_are_those_of_its_file(run: Path, tmp_path: Path) -> None:
-    colors = [[1, 2, 3]] + [[0, 0, index] for index in range(18)]
-    classes = [{"name": f"class {index}", "color": color} for index, color in enumerate(colors)]
-    changes = {"name": "own", "classes": classes, "label_ids": {0: "class 0"}}
-    definition = write_definition(tmp_path / "own", **changes)
+def test_classes_of_own_and_foreign_datasets(run, tmp_path):
+    classes = [{"name": f"class {index}", "color": [index, 2, 3]} for index in range(19)]
+    definition = write_definition(tmp_path / "own", name="own", classes=classes, label_ids={0: "class 0"})
     edit_config(run, "DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "['own_train']", "DATASETS.TEST", "[]")
     loaded = load_model(run, device="cpu")
-    assert loaded.classes.names[0] == "class 0"
-    assert loaded.classes.colors[0] == (1, 2, 3)
+    assert (loaded.classes.names[0], loaded.classes.colors[1]) == ("class 0", (1, 2, 3))
 
-
-def test_data_set_of_other_code_needs_no_colours(run: Path) -> None:
-    DatasetCatalog.register("foreign", list)
+    DatasetCatalog.register("foreign", list)  # registered by other code, without colors
     MetadataCatalog.get("foreign").set(stuff_classes=[f"c{index}" for index in range(19)])
     edit_config(run, "DATASETS.TRAIN", "['foreign']")
-    classes = load_model(run, device="cpu").classes
-    assert classes.names[18] == "c18"
-    assert len(set(classes.colors)) == 19
-    assert np.array(classes.colors).max() <= 255
+    table = load_model(run, device="cpu").classes
+    assert table.names[18] == "c18" and len(set(table.colors)) == 19 and np.array(table.colors).max() <= 255

@@ -1,146 +1,149 @@
-"""Labels, segments and colours as pictures, with values worked out by hand."""
+"""Labels, segments and colors as images and files, with values worked out by hand; predictors of panoptic networks."""
 
 import json
-from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix.data.class_table import ClassTable
-from famix.inference import Prediction
+from famix.inference import Prediction, Predictor
 from famix.inference.prediction import read_result
 from famix.inference.views import ViewOptions, draw_view, write_image, write_views
 from famix.utils.errors import ConfigError, DatasetError
+from inference.inference_factory import make_image, make_run
+from panoptic_factory import CONFIGS, write_recipe
+from run_factory import load_tool
 
 ROAD, CAR = 0, 1
 CLASSES = ClassTable(("road", "car", "sky"), ((100, 0, 0), (0, 200, 0), (0, 0, 50)), things=(CAR,))
-LABELS = np.array([[0, 1], [2, 2]], dtype=np.uint8)
-IMAGE = np.full((2, 2, 3), 100, dtype=np.uint8)
+SEMANTIC = Prediction(np.array([[0, 1], [2, 2]], dtype=np.uint8), CLASSES)
 
 
-def panoptic_prediction() -> Prediction:
-    """Two cars next to each other on a road, and a pixel that belongs to nothing."""
-    panoptic = torch.tensor([[0, 0, 0, 0], [0, 1000, 1001, 0], [0, 0, 0, -1]])
-    labels = panoptic.clamp(min=0) // 1000
-    scores = torch.nn.functional.one_hot(labels, len(CLASSES.names)).permute(2, 0, 1).float()
-    result = {"sem_seg": scores, "panoptic_seg": (panoptic, None)}
-    return read_result(result, CLASSES, keep_scores=False, averaged=False)
+def read(scores, classes=CLASSES, averaged=False, **panoptic):
+    return read_result({"sem_seg": scores, **panoptic}, classes, keep_scores=True, averaged=averaged)
 
 
-def test_colours_are_those_of_the_classes() -> None:
-    expected = [[[100, 0, 0], [0, 200, 0]], [[0, 0, 50], [0, 0, 50]]]
-    assert Prediction(LABELS, CLASSES).color_image().tolist() == expected
+def fields(prediction):
+    return [(s.id, s.class_id, s.class_name, s.is_thing, s.area, s.score) for s in prediction.segments]
 
 
-def test_overlay_weighs_colours_by_alpha() -> None:
-    overlay = Prediction(LABELS, CLASSES).overlay(IMAGE, alpha=0.25)
-    assert overlay[0].tolist() == [[100, 75, 75], [75, 125, 75]]
-    assert overlay.dtype == np.uint8
-    np.testing.assert_array_equal(Prediction(LABELS, CLASSES).overlay(IMAGE, 0.0), IMAGE)
+@pytest.fixture
+def panoptic():
+    """Two cars next to each other on a road, and a pixel outside of all segments, from Panoptic-DeepLab."""
+    segments = torch.tensor([[0, 0, 0, 0], [0, 1000, 1001, 0], [0, 0, 0, -1]])
+    scores = torch.nn.functional.one_hot(segments.clamp(min=0) // 1000, 3).permute(2, 0, 1).float()
+    return read(scores, panoptic_seg=(segments, None))
 
 
-def test_overlay_of_another_image_is_an_error() -> None:
-    with expect_error(DatasetError, key="image", value="3 x 2", remedy="predicted image"):
-        Prediction(LABELS, CLASSES).overlay(np.zeros((3, 2, 3), np.uint8))
-
-
-def test_highest_score_is_the_label() -> None:
+def test_labels_and_probabilities():
     scores = torch.tensor([[[1.0, 0.0]], [[0.5, 3.0]], [[0.0, -1.0]]])  # three classes, one row of two pixels
-    prediction = read_result({"sem_seg": scores}, CLASSES, keep_scores=True, averaged=False)
+    prediction = read(scores)
     assert prediction.labels.tolist() == [[0, 1]]
     np.testing.assert_allclose(prediction.probabilities[:, 0, 0], np.exp([1, 0.5, 0]) / np.exp([1, 0.5, 0]).sum(), 1e-6)
-
-
-def test_averaged_scores_are_probabilities_already() -> None:
-    scores = torch.tensor([[[0.2]], [[0.7]], [[0.1]]])
-    prediction = read_result({"sem_seg": scores}, CLASSES, keep_scores=True, averaged=True)
-    np.testing.assert_array_equal(prediction.probabilities, scores.numpy())
-
-
-def test_many_classes_need_more_than_a_byte() -> None:
-    classes = ClassTable(tuple(map(str, range(300))), ((0, 0, 0),) * 300)
-    scores = torch.zeros(300, 1, 2)
-    scores[299, 0, 1] = 1
-    labels = read_result({"sem_seg": scores}, classes, keep_scores=False, averaged=False).labels
+    np.testing.assert_array_equal(read(scores, averaged=True).probabilities, scores.numpy())
+    many = torch.zeros(300, 1, 2)
+    many[299, 0, 1] = 1
+    labels = read(many, ClassTable(tuple(map(str, range(300))), ((0, 0, 0),) * 300)).labels
     assert (labels.dtype, labels.tolist()) == (np.uint16, [[0, 299]])
 
 
-def test_segments_of_panoptic_deeplab() -> None:
-    prediction = panoptic_prediction()
-    assert prediction.segment_ids is not None
-    assert prediction.segment_ids.tolist() == [[1, 1, 1, 1], [1, 2, 3, 1], [1, 1, 1, 0]]
-    described = [(s.id, s.class_id, s.class_name, s.is_thing, s.area, s.score) for s in prediction.segments]
-    assert described == [(1, 0, "road", False, 9, None), (2, 1, "car", True, 1, None), (3, 1, "car", True, 1, None)]
+def test_colors_and_overlay_of_classes():
+    assert SEMANTIC.color_image().tolist() == [[[100, 0, 0], [0, 200, 0]], [[0, 0, 50], [0, 0, 50]]]
+    image = np.full((2, 2, 3), 100, dtype=np.uint8)
+    overlay = SEMANTIC.overlay(image, alpha=0.25)
+    assert overlay[0].tolist() == [[100, 75, 75], [75, 125, 75]] and overlay.dtype == np.uint8
+    np.testing.assert_array_equal(SEMANTIC.overlay(image, 0.0), image)
+    assert SEMANTIC.visible_classes() == [0, 1, 2]
+    with expect_error(DatasetError, key="image", value="3 x 2", remedy="predicted image"):
+        SEMANTIC.overlay(np.zeros((3, 2, 3), np.uint8))
 
 
-def test_segments_of_panoptic_fpn() -> None:
-    panoptic = torch.tensor([[7, 7, 0], [3, 3, 3]], dtype=torch.int32)
+def test_segments_of_panoptic_deeplab(panoptic):
+    assert panoptic.segment_ids.tolist() == [[1, 1, 1, 1], [1, 2, 3, 1], [1, 1, 1, 0]]
+    car = (CAR, "car", True, 1, None)
+    assert fields(panoptic) == [(1, ROAD, "road", False, 9, None), (2, *car), (3, *car)]
+
+
+def test_segments_of_panoptic_fpn():
+    segments = torch.tensor([[7, 7, 0], [3, 3, 3]], dtype=torch.int32)
     described = [
         {"id": 7, "isthing": True, "score": 0.75, "category_id": CAR, "instance_id": 4},
         {"id": 3, "isthing": False, "category_id": ROAD, "area": 3},
-        {"id": 9, "isthing": True, "score": 0.5, "category_id": CAR, "instance_id": 5},  # wholly behind the other
+        {"id": 9, "isthing": True, "score": 0.5, "category_id": CAR, "instance_id": 5},  # fully occluded
     ]
-    result = {"sem_seg": torch.zeros(3, 2, 3), "panoptic_seg": (panoptic, described)}
-    prediction = read_result(result, CLASSES, keep_scores=False, averaged=False)
-    assert prediction.segment_ids is not None
+    prediction = read(torch.zeros(3, 2, 3), panoptic_seg=(segments, described))
     assert prediction.segment_ids.tolist() == [[2, 2, 0], [1, 1, 1]]
-    assert [(s.id, s.class_name, s.area, s.score) for s in prediction.segments] == [
-        (1, "road", 3, None),
-        (2, "car", 2, 0.75),
-    ]
+    assert fields(prediction) == [(1, ROAD, "road", False, 3, None), (2, CAR, "car", True, 2, 0.75)]
 
 
-def test_objects_of_a_class_have_shades_of_its_colour() -> None:
-    colors = panoptic_prediction().color_image()
-    assert colors[0, 0].tolist() == [100, 0, 0]
-    assert colors[1, 1].tolist() == [0, 200, 0]
+def test_colors_and_overlay_of_segments(panoptic):
+    colors = panoptic.color_image()
+    assert [colors[place].tolist() for place in ((0, 0), (1, 1), (2, 3))] == [[100, 0, 0], [0, 200, 0], [0, 0, 0]]
     assert colors[1, 2].tolist() == [89, 219, 89]  # 35 % of the way to white
-    assert colors[2, 3].tolist() == [0, 0, 0]
-
-
-def test_overlay_outlines_things_and_leaves_what_is_in_no_segment() -> None:
-    image = np.full((3, 4, 3), 40, np.uint8)
-    overlay = panoptic_prediction().overlay(image, alpha=0.5)
+    overlay = panoptic.overlay(np.full((3, 4, 3), 40, np.uint8), alpha=0.5)
     assert overlay[1, 1].tolist() == overlay[1, 2].tolist() == [255, 255, 255]
     assert overlay[0, 0].tolist() == [70, 20, 20]  # no line along the road
     assert overlay[2, 3].tolist() == [40, 40, 40]
+    assert panoptic.visible_classes() == [ROAD, CAR]
 
 
-def test_visible_classes_are_those_of_the_picture() -> None:
-    assert Prediction(LABELS, CLASSES).visible_classes() == [0, 1, 2]
-    assert panoptic_prediction().visible_classes() == [ROAD, CAR]
-
-
-def test_labels_of_a_panoptic_prediction_are_three_files(tmp_path: Path) -> None:
-    prediction, image = panoptic_prediction(), np.zeros((3, 4, 3), np.uint8)
-    write_views({"labels": tmp_path / "a_labels.png"}, image, prediction, ViewOptions())
+def test_files_of_panoptic_labels(panoptic, tmp_path):
+    write_views({"labels": tmp_path / "a_labels.png"}, np.zeros((3, 4, 3), np.uint8), panoptic, ViewOptions())
     assert {file.name for file in tmp_path.iterdir()} == {"a_labels.png", "a_segments.png", "a_segments.json"}
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a_labels.png")), prediction.labels)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a_labels.png")), panoptic.labels)
     described = json.loads((tmp_path / "a_segments.json").read_text())
-    assert [(entry["id"], entry["class_name"], entry["is_thing"], entry["area"]) for entry in described] == [
+    assert [tuple(entry[key] for key in ("id", "class_name", "is_thing", "area")) for entry in described] == [
         (1, "road", False, 9), (2, "car", True, 1), (3, "car", True, 1),
     ]  # fmt: skip
     ids = np.asarray(Image.open(tmp_path / "a_segments.png")).astype(int) @ [1, 256, 65536]
-    np.testing.assert_array_equal(ids, prediction.segment_ids)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(ids, panoptic.segment_ids)
 
 
-def test_labels_of_many_classes_keep_their_values_in_a_file(tmp_path: Path) -> None:
+def test_write_image(tmp_path):
     labels = np.array([[0, 300], [65535, 7]], np.uint16)
     write_image(tmp_path / "a.png", labels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), labels)
+    with expect_error(ConfigError, key=str(tmp_path / "a.png/a.png"), remedy="--output"):
+        write_image(tmp_path / "a.png/a.png", np.zeros((2, 2), np.uint8))
 
 
-def test_picture_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with expect_error(ConfigError, key=str(tmp_path / "file/a.png"), remedy="--output"):
-        write_image(tmp_path / "file/a.png", np.zeros((2, 2), np.uint8))
-
-
-def test_legend_shows_the_classes_of_the_image() -> None:
-    labels = LABELS[:1].repeat(60, axis=1)
-    prediction = Prediction(labels, CLASSES)
-    seen = draw_view("color", np.zeros((*labels.shape, 3), np.uint8), prediction, ViewOptions(legend=True))
+def test_legend_shows_the_classes_of_the_image():
+    prediction = Prediction(SEMANTIC.labels[:1].repeat(60, axis=1), CLASSES)
+    seen = draw_view("color", np.zeros((1, 120, 3), np.uint8), prediction, ViewOptions(legend=True))
     colors = {tuple(color) for color in seen[1:].reshape(-1, 3).tolist()}
     assert set(CLASSES.colors[:2]) <= colors and CLASSES.colors[2] not in colors
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [("famix_panoptic_deeplab", "FAMixPanopticDeepLab"), ("famix_panoptic_fpn", "FAMixPanopticFPN")],
+)
+def test_panoptic_network(head, name, tmp_path, monkeypatch, capsys):
+    definition = write_recipe(tmp_path, splits=("train", "val", "night"))
+    run = make_run(tmp_path / head, CONFIGS / f"{head}.yaml", definition=definition)
+    prediction = Predictor.from_checkpoint(run, device="cpu")(make_image())
+    assert prediction.segment_ids.shape == prediction.labels.shape == (72, 112)
+    assert [segment.id for segment in prediction.segments] == list(range(1, len(prediction.segments) + 1)) != []
+    for segment in prediction.segments:
+        assert (prediction.segment_ids == segment.id).sum() == segment.area
+        assert prediction.class_names[segment.class_id] == segment.class_name
+        assert segment.is_thing == (segment.class_id in prediction.classes.things)
+    assert prediction.classes.things == tuple(range(11, 19))
+    assert prediction.overlay(make_image()).shape == (72, 112, 3)
+
+    export = load_tool("export").main
+    assert export([str(run), "--format", "stripped", "--output", str(tmp_path)]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("famix.inference.loading.register_datasets", lambda files: 1 / 0)  # no definition is read
+        alone = Predictor.from_checkpoint(tmp_path / "model_final_stripped.pth", device="cpu")(make_image())
+    assert alone.segments == prediction.segments
+    np.testing.assert_array_equal(alone.segment_ids, prediction.segment_ids)
+
+    with expect_error(ConfigError, key="--protocol", value="flip", remedy="native"):
+        Predictor.from_checkpoint(run, protocol="flip", device="cpu")
+    capsys.readouterr()
+    assert export([str(run), "--format", "torch_export"]) == 2
+    explains(capsys.readouterr().err, "MODEL.META_ARCHITECTURE", name, "stripped")

@@ -1,11 +1,9 @@
-"""A run carries its classes and the definition of its data: usable anywhere, and never under other names."""
+"""A run carries its classes and the definition of its data: usable anywhere, and never with wrong class names."""
 
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from data_factory import forgotten_datasets, write_definition
@@ -14,25 +12,24 @@ from famix.data.class_table import ClassTable
 from famix.engine import argument_parser, load_config
 from famix.inference import Predictor
 from famix.inference.loading import load_model
-from famix.utils.errors import ClassesError, ConfigError, WeightsError
+from famix.utils.errors import ClassesError, ConfigError
 from inference.inference_factory import make_image
 from run_factory import SPLITS, Workspace, load_tool, train_net
 
-NAMES = ("road", "sky", "car")
+NAMES, SWAPPED = ("road", "sky", "car"), ("road", "car", "sky")
 COLORS = ([128, 64, 128], [70, 130, 180], [0, 0, 142])
 OPTIONS = ("MODEL.STYLE.STRATEGY", "none", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3", "SOLVER.MAX_ITER", "2")
-SWAPPED = ("road", "car", "sky")
 
 
-def define(folder: Path, names: tuple[str, ...] = NAMES, **changes: object) -> Path:
+def define(folder, names=NAMES, **changes):
     classes = [{"name": name, "color": color} for name, color in zip(names, COLORS, strict=True)]
-    ids = {0: names[0], 1: names[1], 2: names[2], 9: "ignore"}
+    ids = {**dict(enumerate(names)), 9: "ignore"}
     splits = {split: {} for split in SPLITS}
     return write_definition(folder, **{"classes": classes, "label_ids": ids, "splits": splits, **changes})
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def trained(tmp_path_factory):
     """A finished run "own" on a dataset of three classes, started with a relative path in DATASETS.FILES."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     workspace.definition = Path("data/definition.yaml")
@@ -44,8 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    """The same, to be spoilt; current folder as in the training."""
+def workspace(trained, tmp_path, monkeypatch):
+    """A copy for changes; the current folder is that of the training."""
     copy = Workspace.__new__(Workspace)
     copy.folder, copy.definition = tmp_path / "copy", trained.definition
     shutil.copytree(trained.folder, copy.folder)
@@ -56,40 +53,44 @@ def workspace(trained: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         yield copy
 
 
-def resume(workspace: Workspace, *options: str) -> None:
+def resume(workspace, *options):
     run = workspace.folder / "own"
     (run / "model_final.pth").unlink(missing_ok=True)
     (run / "last_checkpoint").write_text("model_0000000.pth")
-    decay = ("MODEL_SELECTION.EMA_DECAY", "0.9")
-    workspace.run("own", *OPTIONS, *decay, *options, flags=("--resume",))
+    workspace.run("own", *OPTIONS, "MODEL_SELECTION.EMA_DECAY", "0.9", *options, flags=("--resume",))
+
+
+def score(workspace, weights="model_final.pth"):
+    path = str(workspace.folder / "own" / weights)
+    with forgotten_datasets():
+        workspace.run("scores", *OPTIONS, "MODEL.WEIGHTS", path, flags=("--eval-only",))
+
+
+def predict(workspace):
+    return Predictor.from_checkpoint(workspace.folder / "own", device="cpu")
+
+
+def predict_with_lone_checkpoint(workspace):
+    shutil.move(workspace.folder / "own/model_final.pth", "mailed.pth")
+    return Predictor.from_checkpoint("mailed.pth", device="cpu")
 
 
 @pytest.mark.parametrize("weights", ["", "model_final.pth", "model_0000000.pth", "model_ema.pth"])
-def test_a_moved_run_predicts_without_the_definition(
-    weights: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_moved_run_predicts_without_the_definition(weights, workspace, tmp_path, monkeypatch):
     shutil.move(workspace.folder / "own", tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
     shutil.rmtree(workspace.folder)
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
     prediction = Predictor.from_checkpoint(tmp_path / "moved" / weights, device="cpu")(make_image())
-    assert prediction.class_names == NAMES
-    assert prediction.labels.max() < 3
+    assert prediction.class_names == NAMES and prediction.labels.max() < 3
 
 
-def test_a_lone_checkpoint_predicts(workspace: Workspace, tmp_path: Path) -> None:
-    shutil.move(workspace.folder / "own/model_final.pth", tmp_path / "mailed.pth")
-    shutil.rmtree(workspace.folder / "own")
-    (workspace.folder / workspace.definition).unlink()
-    loaded = load_model(tmp_path / "mailed.pth", device="cpu")
-    assert loaded.classes.names == NAMES
-    assert loaded.classes.colors[2] == tuple(COLORS[2])
-    assert loaded.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+def test_lone_checkpoint_predicts_without_the_definition(workspace):
+    workspace.definition.unlink()
+    classes = predict_with_lone_checkpoint(workspace).classes
+    assert (classes.names, classes.colors[2]) == (NAMES, tuple(COLORS[2]))
 
 
-def test_the_config_of_a_run_scores_it_without_the_definition(
-    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_config_of_a_run_scores_it_without_the_definition(workspace, tmp_path, monkeypatch):
     shutil.move(workspace.folder / "own", tmp_path / "moved")
     workspace.definition.unlink()
     monkeypatch.chdir(tmp_path)
@@ -97,11 +98,10 @@ def test_the_config_of_a_run_scores_it_without_the_definition(
     options = ["--config-file", config, "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", "scores"]
     results = train_net().run(argument_parser().parse_args(options))
     assert set(results["tiny_val"]["sem_seg"]) >= {f"IoU-{name}" for name in NAMES}
-    other = load_config(config, ["DATASETS.FILES", "['other.yaml']"])
-    assert other.DATASETS.FILES == ["other.yaml"]
+    assert load_config(config, ["DATASETS.FILES", "['other.yaml']"]).DATASETS.FILES == ["other.yaml"]
 
 
-def test_copies_of_files_of_one_name_stay_apart(workspace: Workspace) -> None:
+def test_copies_of_definitions_of_one_file_name(workspace):
     other = define(workspace.folder / "more", name="more")
     files = f"['{workspace.definition}', '{other}']"
     workspace.run("two", *OPTIONS, "DATASETS.FILES", files, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "('tiny_val',)")
@@ -110,41 +110,22 @@ def test_copies_of_files_of_one_name_stay_apart(workspace: Workspace) -> None:
     assert (copies / "definition_2.yaml").read_bytes() == other.read_bytes()
 
 
-def as_predictor(workspace: Workspace) -> None:
-    Predictor.from_checkpoint(workspace.folder / "own", device="cpu")
-
-
-def as_lone_checkpoint(workspace: Workspace) -> None:
-    shutil.move(workspace.folder / "own/model_final.pth", "mailed.pth")
-    Predictor.from_checkpoint("mailed.pth", device="cpu")
-
-
-def as_scores(workspace: Workspace) -> None:
-    weights = str(workspace.folder / "own/model_final.pth")
-    workspace.run("scores", *OPTIONS, "MODEL.WEIGHTS", weights, flags=("--eval-only",))
-
-
-def as_training(workspace: Workspace) -> None:
-    resume(workspace)
-
-
-@pytest.mark.parametrize("use", [as_predictor, as_lone_checkpoint, as_scores, as_training])
-def test_swapped_classes_are_an_error_that_names_both(use: Callable[[Workspace], None], workspace: Workspace) -> None:
+@pytest.mark.parametrize("use", [predict, predict_with_lone_checkpoint, score, resume])
+def test_swapped_classes_are_refused(use, workspace):
     define(workspace.folder / "data", SWAPPED)
     config = (workspace.folder / "own/config.yaml").read_bytes()
-    with expect_error(
-        ClassesError, "tiny_train" if use is not as_scores else "tiny_val", "sky", "DATASETS.FILES"
-    ) as got:
+    dataset = "tiny_val" if use is score else "tiny_train"
+    with expect_error(ClassesError, dataset, "sky", "DATASETS.FILES") as got:
         use(workspace)
     assert "'car'" in str(got.value)
     assert (workspace.folder / "own/config.yaml").read_bytes() == config
 
 
-def test_a_renamed_class_is_noticed_after_the_old_ones_were_registered(workspace: Workspace) -> None:
-    as_predictor(workspace)
+def test_renamed_class_is_refused_after_the_old_ones_were_registered(workspace):
+    predict(workspace)
     define(workspace.folder / "data", ("road", "sky", "truck"))
     with expect_error(ClassesError, "tiny_train", "truck", "DATASETS.FILES") as got:
-        as_predictor(workspace)
+        predict(workspace)
     assert "'car'" in str(got.value)
 
 
@@ -156,45 +137,32 @@ def test_a_renamed_class_is_noticed_after_the_old_ones_were_registered(workspace
         ("report", "own --output report.html"),
     ],
 )
-def test_commands_end_with_one_line(
-    name: str, words: str, workspace: Workspace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_refuse_swapped_classes(name, words, workspace, capsys):
     define(workspace.folder / "data", SWAPPED)
     line = line_of_mistake(capsys, load_tool(name).main, *words.split())
-    explains(line, "tiny_train", "sky", "DATASETS.FILES")
-    explains(line, "tiny_train", "car")
+    for value in ("sky", "car"):
+        explains(line, "tiny_train", value, "DATASETS.FILES")
     assert not (workspace.folder / "out.png").exists() and not (workspace.folder / "report.html").exists()
 
 
-def test_a_stripped_checkpoint_is_not_scored_under_other_names(workspace: Workspace) -> None:
-    run = workspace.folder / "own"
+def test_stripped_checkpoint_refuses_swapped_classes(workspace):
     with forgotten_datasets():
-        assert load_tool("export").main([str(run), "--format", "stripped"]) == 0
-    stripped = str(run / "model_final_stripped.pth")
-    with forgotten_datasets():
-        workspace.run("scores", *OPTIONS, "MODEL.WEIGHTS", stripped, flags=("--eval-only",))
+        assert load_tool("export").main([str(workspace.folder / "own"), "--format", "stripped"]) == 0
+    score(workspace, "model_final_stripped.pth")
     define(workspace.folder / "data", SWAPPED)
     with expect_error(ClassesError, "tiny_val", "car", "DATASETS.FILES"):
-        workspace.run("scores", *OPTIONS, "MODEL.WEIGHTS", stripped, flags=("--eval-only",))
-    assert load_model(stripped, device="cpu").classes.names == NAMES
+        score(workspace, "model_final_stripped.pth")
+    assert load_model("own/model_final_stripped.pth", device="cpu").classes.names == NAMES
 
 
-def test_a_damaged_table_is_one_error(workspace: Workspace) -> None:
-    path = workspace.folder / "own/model_final.pth"
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "classes": {"names": 3}}, path)
-    with expect_error(WeightsError, "classes"):
-        as_predictor(workspace)
-
-
-def test_other_labels_are_an_error_that_names_both(workspace: Workspace) -> None:
+def test_resuming_refuses_other_label_ids(workspace):
     define(workspace.folder / "data", label_ids={0: "road", 1: "sky", 2: "ignore", 9: "ignore"})
     with expect_error(ConfigError, "layouts.0.encoding.label_ids.2", 255, "DATASETS.FILES") as got:
         resume(workspace)
     assert "must be 2" in str(got.value)
 
 
-def test_what_does_not_concern_the_training_may_change(workspace: Workspace) -> None:
+def test_resuming_accepts_other_colors_splits_and_folders(workspace):
     entries = yaml.safe_load(workspace.definition.read_text())
     shutil.copytree("data", "moved")
     for entry in entries["classes"]:
@@ -206,7 +174,7 @@ def test_what_does_not_concern_the_training_may_change(workspace: Workspace) -> 
     assert (workspace.folder / "own/datasets/definition.yaml").read_bytes() == workspace.definition.read_bytes()
 
 
-def test_label_ids_follow_the_names_of_the_classes() -> None:
+def test_cityscapes_label_ids_follow_class_names():
     colors = ((0, 0, 0), (1, 1, 1))
     assert ClassTable(("sky", "road"), colors).cityscapes_label_ids().tolist() == [23, 7]
     with expect_error(ConfigError, "--view cityscapes-ids", "lane", "--view labels"):

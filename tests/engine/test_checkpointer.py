@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, what could run code does not, what does not fit is said."""
+"""Checkpoints: round trips, refused files, and the checkpoint before a damaged one."""
 
 import os
 import pickle
@@ -25,25 +25,34 @@ def same(model, other):
     return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    SafeCheckpointer(make_model(), str(tmp_path)).save("model_final", iteration=7)
-    return tmp_path / "model_final.pth"
+def save(folder, *iterations, seed=0):
+    """Save checkpoints of the model with a seed and return the path of the last one."""
+    for iteration in iterations:
+        SafeCheckpointer(make_model(seed=seed), str(folder)).save(f"model_{iteration:07d}", iteration=iteration)
+    return Path(folder, f"model_{iterations[-1]:07d}.pth")
+
+
+def resume(model, folder):
+    return SafeCheckpointer(model, str(folder)).resume_or_load("", resume=True)
 
 
 # Round trips
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_model_and_extra_data_come_back(checkpoint, strict):
-    model = make_model(seed=1)
+def test_model_and_extra_data(tmp_path, strict):
+    model, file = make_model(seed=1), save(tmp_path, 7)
     assert not same(model, make_model())
-    rest = SafeCheckpointer(model, strict=strict).load(str(checkpoint))
+    assert SafeCheckpointer(model, strict=strict).load(str(file))["iteration"] == 7
     assert same(model, make_model())
-    assert rest["iteration"] == 7
+    torch.save(make_model(seed=2).state_dict(), file)  # without a wrapper
+    SafeCheckpointer(model, strict=strict).load(str(file))
+    assert same(model, make_model(seed=2))
+    assert SafeCheckpointer(model).resume_or_load("", resume=True) == {}
+    assert same(model, make_model(seed=2))
 
 
-def test_optimizer_and_schedule_come_back(tmp_path):
+def test_optimizer_and_schedule(tmp_path):
     def make(seed):
         model = make_model(seed=seed)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -63,25 +72,12 @@ def test_optimizer_and_schedule_come_back(tmp_path):
     assert len(momenta[0]) == 6 and all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
 
 
-def test_weights_without_a_wrapper(tmp_path):
-    torch.save(make_model().state_dict(), tmp_path / "weights.pth")
-    model = make_model(seed=1)
-    SafeCheckpointer(model, strict=True).load(str(tmp_path / "weights.pth"))
-    assert same(model, make_model())
-
-
-def test_without_a_file_the_model_stays_as_it_is():
-    model = make_model()
-    assert SafeCheckpointer(model).resume_or_load("", resume=True) == {}
-    assert same(model, make_model())
-
-
-# Files that are refused
+# Refused files
 
 
 @pytest.mark.parametrize("name", ["model.pth", "model.pkl", "model.pyth"])
 @pytest.mark.parametrize("saver", ["torch", "pickle"])
-def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, name, saver):
+def test_file_with_code_is_refused(tmp_path, name, saver):
     trace, path = tmp_path / "trace", tmp_path / name
     content = {"model": {"0.weight": torch.zeros(4, 3, 1, 1), "evil": Calls(os.mkdir, str(trace))}}
     if saver == "torch":
@@ -97,17 +93,6 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path, name, sav
     assert trace.exists(), "the attack itself does not work, so that the test proves nothing"
 
 
-def test_a_missing_file(tmp_path):
-    with expect_error(WeightsError, str(tmp_path / "gone.pth"), remedy="MODEL.WEIGHTS"):
-        SafeCheckpointer(make_model()).load(str(tmp_path / "gone.pth"))
-
-
-def test_a_last_checkpoint_that_is_gone(checkpoint, tmp_path):
-    checkpoint.unlink()
-    with expect_error(WeightsError, str(checkpoint), remedy="OUTPUT_DIR"):
-        SafeCheckpointer(make_model(), str(tmp_path)).resume_or_load("", resume=True)
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -117,96 +102,79 @@ def test_a_last_checkpoint_that_is_gone(checkpoint, tmp_path):
         [torch.zeros(1)],
     ],
 )
-def test_other_programs_dictionaries(tmp_path, content):
+def test_checkpoint_of_different_program(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
-    with expect_error(WeightsError, str(tmp_path / "other.pth")):
-        SafeCheckpointer(make_model()).load(str(tmp_path / "other.pth"))
-
-
-def test_after_a_refusal_another_file_can_be_loaded(checkpoint, tmp_path):
-    (tmp_path / "broken.pth").write_bytes(b"broken")
     checkpointer = SafeCheckpointer(make_model(seed=1))
-    with pytest.raises(WeightsError):
-        checkpointer.load(str(tmp_path / "broken.pth"))
-    checkpointer.load(str(checkpoint))
+    with expect_error(WeightsError, str(tmp_path / "other.pth")):
+        checkpointer.load(str(tmp_path / "other.pth"))
+    checkpointer.load(str(save(tmp_path, 1)))  # which a refusal does not prevent
     assert same(checkpointer.model, make_model())
 
 
-# Checkpoints of other models
-
-
-def test_strict_names_other_shapes(checkpoint):
-    with expect_error(WeightsError, "2.weight", "2.bias", "Evaluate"):
-        SafeCheckpointer(make_model(classes=5), strict=True).load(str(checkpoint))
-
-
-def test_strict_names_missing_entries(checkpoint):
-    model = nn.Sequential(*make_model(), nn.Linear(2, 2))
-    with expect_error(WeightsError, "3.weight", "3.bias", "config"):
-        SafeCheckpointer(model, strict=True).load(str(checkpoint))
-
-
-def test_a_run_does_not_resume_from_a_part_of_its_model(checkpoint):
-    model = nn.Sequential(*make_model(), nn.Linear(2, 2))
-    with expect_error(WeightsError, key="3.weight", remedy="config"):
-        SafeCheckpointer(model, str(checkpoint.parent)).resume_or_load("", resume=True)
-
-
-def test_strict_needs_a_checkpoint():
+def test_missing_files(tmp_path):
+    with expect_error(WeightsError, str(tmp_path / "gone.pth"), remedy="MODEL.WEIGHTS"):
+        SafeCheckpointer(make_model()).load(str(tmp_path / "gone.pth"))
     with expect_error(WeightsError, "MODEL.WEIGHTS", remedy="MODEL.WEIGHTS"):
         SafeCheckpointer(make_model(), strict=True).resume_or_load("", resume=True)
+    last = save(tmp_path, 1)
+    last.unlink()
+    with expect_error(WeightsError, str(last), remedy="OUTPUT_DIR"):
+        resume(make_model(), tmp_path)
+    (tmp_path / "last_checkpoint").unlink()
+    os.mkfifo(tmp_path / "last_checkpoint")  # reading it would never end
+    with expect_error(WeightsError, str(tmp_path / "last_checkpoint"), remedy="OUTPUT_DIR"):
+        resume(make_model(), tmp_path)
 
 
-def test_otherwise_a_partial_checkpoint_is_taken(checkpoint):
+def test_checkpoint_of_different_model(tmp_path):
+    file = str(save(tmp_path, 1))
+    with expect_error(WeightsError, "2.weight", "2.bias", "Evaluate"):
+        SafeCheckpointer(make_model(classes=5), strict=True).load(file)
+    larger = nn.Sequential(*make_model(), nn.Linear(2, 2))
+    with expect_error(WeightsError, "3.weight", "3.bias", "config"):
+        SafeCheckpointer(larger, strict=True).load(file)
+    with expect_error(WeightsError, "3.weight", "3.bias", "config"):
+        resume(larger, tmp_path)
     model = make_model(classes=5, seed=1)
-    SafeCheckpointer(model).load(str(checkpoint))
+    SafeCheckpointer(model).load(file)  # not strict: as a start of the training
     assert torch.equal(model[0].weight, make_model()[0].weight)
     assert model[2].weight.shape[0] == 5
 
 
-# Whole files, and what was before a damaged one
+# Damaged and removed checkpoints
 
 
-def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
-    saver = SafeCheckpointer(make_model(seed=3), str(tmp_path))
-    for iteration in (1, 3, 5):
-        saver.save(f"model_{iteration:07d}", iteration=iteration)
-    torn = tmp_path / "model_0000005.pth"
+def test_damaged_checkpoint_falls_back(tmp_path, caplog):
+    torn = save(tmp_path, 1, 3, 5)
     torn.write_bytes(torn.read_bytes()[:-200])
     with caplog.at_level("WARNING"):
-        rest = SafeCheckpointer(make_model(seed=1), str(tmp_path)).resume_or_load("", resume=True)
-    assert rest["iteration"] == 3
+        assert resume(make_model(seed=1), tmp_path)["iteration"] == 3
     explains(caplog.text, str(tmp_path / "model_0000003.pth"), torn)
 
 
-def test_where_no_checkpoint_can_be_read_the_last_is_named(tmp_path):
-    saver = SafeCheckpointer(make_model(), str(tmp_path))
-    for iteration in (1, 3):
-        saver.save(f"model_{iteration:07d}", iteration=iteration)
-        (tmp_path / f"model_{iteration:07d}.pth").write_bytes(b"torn")
-    with expect_error(WeightsError, str(tmp_path / "model_0000003.pth")):
-        saver.resume_or_load("", resume=True)
+def test_no_readable_checkpoint(tmp_path):
+    last = save(tmp_path, 1, 3)
+    for file in tmp_path.glob("*.pth"):
+        file.write_bytes(b"torn")
+    with expect_error(WeightsError, str(last)):
+        resume(make_model(), tmp_path)
 
 
 @pytest.mark.parametrize(
     "name", ["a?b", "a\nb", "a#b", "a%20b", "[a]", "a*", " a ", "~", "a:b", "A:b", "ü", "a;b", "a\tb", "$A"]
 )
-def test_a_folder_of_any_name_can_be_resumed(tmp_path, monkeypatch, name):
+def test_folder_of_any_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for folder in (name, str(tmp_path / name)):
-        SafeCheckpointer(make_model(seed=3), folder).save("model_0000003", iteration=3)
-        SafeCheckpointer(make_model(seed=3), folder).save("model_0000005", iteration=5)
-        Path(folder, "model_0000005.pth").write_bytes(b"torn")
+        save(folder, 3, 5, seed=3).write_bytes(b"torn")
         model = make_model(seed=1)
-        checkpointer = SafeCheckpointer(model, folder)
-        assert checkpointer.resume_or_load("", resume=True)["iteration"] == 3
+        assert resume(model, folder)["iteration"] == 3
         assert same(model, make_model(seed=3))
         assert SafeCheckpointer(model).load(f"{folder}/model_0000003.pth")["iteration"] == 3
 
 
-def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
-    saver = SafeCheckpointer(make_model(), str(tmp_path))
-    saver.save("model_0000001", iteration=1)
+def test_failed_save_keeps_previous_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
 
     def full(content, path):
         path.write(b"half")
@@ -214,13 +182,13 @@ def test_a_save_that_fails_keeps_the_checkpoint_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with expect_error(WeightsError, str(tmp_path / "model_0000003.pth"), "No space left on device", "--resume"):
-        saver.save("model_0000003", iteration=3)
+        save(tmp_path, 3)
     monkeypatch.undo()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000001.pth"]
-    assert SafeCheckpointer(make_model(), str(tmp_path)).resume_or_load("", resume=True)["iteration"] == 1
+    assert resume(make_model(), tmp_path)["iteration"] == 1
 
 
-def test_only_the_newest_checkpoints_stay(tmp_path):
+def test_oldest_checkpoints_are_removed(tmp_path):
     keeping = KeepingCheckpointer(SafeCheckpointer(make_model(), str(tmp_path)), period=2, kept=2)
     keeping.max_iter = 9
     (tmp_path / "model_best.pth").touch()
@@ -228,12 +196,3 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
         keeping.step(iteration)
     names = sorted(path.name for path in tmp_path.glob("*.pth"))
     assert names == ["model_0000005.pth", "model_0000007.pth", "model_best.pth", "model_final.pth"]
-
-
-def test_a_pipe_in_place_of_the_name_of_the_last_checkpoint(checkpoint):
-    """It would be waited for without end."""
-    named = checkpoint.with_name("last_checkpoint")
-    named.unlink()
-    os.mkfifo(named)
-    with expect_error(WeightsError, str(named), remedy="OUTPUT_DIR"):
-        SafeCheckpointer(make_model(), str(checkpoint.parent)).resume_or_load("", resume=True)

@@ -1,10 +1,9 @@
-"""Whole runs whose scored weights are the last, the best on the source, or the moving average."""
+"""Whole runs whose scored weights are the last ones, the best on the source, or the moving average."""
 
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import torch
 from data_factory import data_config, registered
 from error_matching import expect_error
 from famix.engine import Trainer, check_selection, load_for_scoring, setup
-from famix.reports import Report, read_report
+from famix.reports import read_report
 from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, WeightsError
 from run_factory import Workspace, assert_equal_state
@@ -25,33 +24,39 @@ SELECTION = (
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A dataset and a CLIP."""
+def workspace(tmp_path_factory):
     return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture(scope="module")
-def average(workspace: Workspace) -> Path:
-    """A run of 4 iterations that keeps everything and scores the average; the source is scored after 2 and 4."""
+def average(workspace):
+    """A run of 4 iterations that keeps all checkpoints and scores the average; the source is scored after 2 and 4."""
     workspace.run("average", *SELECTION, "MODEL_SELECTION.USE", "ema")
     return workspace.folder / "average"
 
 
-def report(folder: Path) -> Report:
+def report(folder):
     return read_report(folder / "results.json")
 
 
-def scored_again(workspace: Workspace, weights: Path) -> Report:
-    """Evaluation of a file."""
+def scored_again(workspace, weights):
+    """Evaluate a file and return the report."""
     name = f"again_{weights.stem}"
     workspace.run(name, *PLAIN, "MODEL.WEIGHTS", str(weights), flags=("--eval-only",))
     return report(workspace.folder / name)
 
 
+def rounded(results):
+    """Scores without their last digits, and NaN as text, so that they can be compared."""
+    if isinstance(results, float):
+        return f"{results:.6f}"
+    return {key: rounded(value) for key, value in results.items()}
+
+
 # The moving average
 
 
-def test_the_average_is_that_of_the_checkpoints(average: Path, workspace: Workspace) -> None:
+def test_average_of_checkpoints(average, workspace):
     steps = [workspace.checkpoint("average", f"model_{index:07d}") for index in range(4)]
     averages = [step["trainer"]["hooks"]["WeightAverageHook"]["tensors"] for step in steps]
     assert "backbone.layer4.0.bn1.running_mean" in averages[0] and "backbone.conv1.weight" not in averages[0]
@@ -63,30 +68,22 @@ def test_the_average_is_that_of_the_checkpoints(average: Path, workspace: Worksp
     saved = workspace.checkpoint("average", "model_ema")["model"]
     last = workspace.checkpoint("average")["model"]
     assert saved.keys() == last.keys()
-    for name, value in saved.items():
-        assert torch.equal(value, averages[3].get(name, last[name])), name
+    assert all(torch.equal(value, averages[3].get(name, last[name])) for name, value in saved.items())
 
 
-def test_the_average_is_what_was_scored(average: Path, workspace: Workspace) -> None:
+def test_average_is_scored(average, workspace):
     weights = report(average).run.weights
     assert (weights.selection, weights.file, weights.iterations) == ("ema", "model_ema.pth", 4)
     assert weights.sha256 == file_sha256(average / "model_ema.pth")
     again = scored_again(workspace, average / "model_ema.pth")
     assert again.run.weights == weights
-    assert_equal_state(round_all(again.results), round_all(report(average).results))
+    assert rounded(again.results) == rounded(report(average).results)
     last = scored_again(workspace, average / "model_final.pth")
     assert (last.run.weights.selection, last.run.weights.iterations) == ("last", 4)
     assert last.score("tiny_night", "fwIoU") != again.score("tiny_night", "fwIoU")
 
 
-def round_all(results: Any) -> Any:
-    """Scores without their last digits, and NaN as text, so that they can be compared."""
-    if isinstance(results, float):
-        return f"{results:.6f}"
-    return {key: round_all(value) for key, value in results.items()}
-
-
-def test_the_average_does_not_change_the_training(average: Path, workspace: Workspace) -> None:
+def test_average_does_not_change_training(average, workspace):
     workspace.run("plain", *PLAIN)
     assert_equal_state(workspace.checkpoint("plain")["model"], workspace.checkpoint("average")["model"])
     assert not (workspace.folder / "plain/model_ema.pth").exists()
@@ -95,7 +92,7 @@ def test_the_average_does_not_change_the_training(average: Path, workspace: Work
     assert weights.sha256 == file_sha256(workspace.folder / "plain/model_final.pth")
 
 
-def test_a_resumed_run_has_the_same_average_and_best(average: Path, workspace: Workspace) -> None:
+def test_resumed_run_has_same_average_and_best(average, workspace):
     folder = workspace.folder / "resumed"
     folder.mkdir()
     shutil.copy(average / "model_0000001.pth", folder)
@@ -108,40 +105,37 @@ def test_a_resumed_run_has_the_same_average_and_best(average: Path, workspace: W
 # The best on the source
 
 
-def test_the_source_is_scored_and_its_best_kept(average: Path, workspace: Workspace) -> None:
+def test_best_on_source_is_kept(average, workspace):
     logged = re.findall(r"after (\d) iterations: mIoU ([\d.]+) on tiny_val", (average / "log.txt").read_text())
     scores = {int(done): float(score) for done, score in logged}
-    weights = scored_again(workspace, average / "model_best.pth").run.weights
+    again = scored_again(workspace, average / "model_best.pth")
+    weights = again.run.weights
     assert (weights.selection, weights.source_val) == ("best", "tiny_val")
-    assert scores.keys() == {2, 4} and weights.iterations == max(scores, key=lambda done: scores[done])
+    assert scores.keys() == {2, 4} and weights.iterations == max(scores, key=scores.get)
     assert weights.source_score == pytest.approx(scores[weights.iterations], abs=0.006)
     assert "best on tiny_val" in (workspace.folder / "again_model_best/results.md").read_text()
-    assert report(workspace.folder / "again_model_best").score("tiny_val") == pytest.approx(weights.source_score)
+    assert again.score("tiny_val") == pytest.approx(weights.source_score)
 
 
-def test_the_best_is_scored_where_it_is_not_the_last(
-    average: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_best_is_scored(average, workspace, monkeypatch):
     scores = iter([50.0, 40.0])
     monkeypatch.setattr(Trainer, "_score_source", lambda trainer, name: next(scores))
     workspace.run("best", *SELECTION, "MODEL_SELECTION.USE", "best")
     folder = workspace.folder / "best"
     weights = report(folder).run.weights
     assert (weights.label, weights.file, weights.iterations, weights.source_score) == ("best", "model_best.pth", 2, 50)
-    assert_equal_state(
-        workspace.checkpoint("best", "model_best")["model"], workspace.checkpoint("best", "model_0000001")["model"]
-    )
+    best, second, final = (workspace.checkpoint("best", f"model_{n}")["model"] for n in ("best", "0000001", "final"))
+    assert_equal_state(best, second)
+    assert_equal_state(final, workspace.checkpoint("average")["model"])
     halfway = scored_again(workspace, folder / "model_0000001.pth")
     assert (halfway.run.weights.label, halfway.run.weights.iterations) == ("model_0000001", 2)
-    assert round_all(halfway.results) == round_all(report(folder).results)
-    assert_equal_state(workspace.checkpoint("best")["model"], workspace.checkpoint("average")["model"])
+    assert rounded(halfway.results) == rounded(report(folder).results)
 
 
-def test_no_target_is_opened_before_the_end(workspace: Workspace) -> None:
-    opened: list[str] = []
-    watches = [True]
+def test_targets_are_opened_after_training(workspace):
+    opened, watches = [], [True]
 
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
+    def note(event, arguments):
         if event == "open" and watches and isinstance(arguments[0], (str, bytes, Path)):
             opened.append(str(arguments[0]))
 
@@ -158,29 +152,25 @@ def test_no_target_is_opened_before_the_end(workspace: Workspace) -> None:
     assert len([path for path in opened[:end] if "/val/" in path]) >= 4  # two images and labels after two iterations
 
 
-def test_a_best_file_that_is_gone_is_named(average: Path, workspace: Workspace) -> None:
+def test_missing_best_weights(average, workspace):
     shutil.copytree(average, workspace.folder / "gone")
     (workspace.folder / "gone/model_best.pth").unlink()
-    scores = {"scored": 4, "best": 99.0, "best_at": 2}
     checkpoint = workspace.checkpoint("gone")
-    checkpoint["trainer"]["hooks"]["SourceValidation"] = scores
+    checkpoint["trainer"]["hooks"]["SourceValidation"] = {"scored": 4, "best": 99.0, "best_at": 2}
     torch.save(checkpoint, workspace.folder / "gone/model_final.pth")
     with expect_error(WeightsError, str(workspace.folder / "gone/model_best.pth")):
         workspace.run("gone", *SELECTION, "MODEL_SELECTION.USE", "best", flags=("--resume",))
 
 
-# In mid-training, and what cannot work
+# Scores during training, and invalid settings
 
 
-def test_scores_in_mid_training_say_so(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_scored_during_training(workspace, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        Trainer, "test", classmethod(lambda cls, cfg, model, weights: seen.append(weights) or {})
-    )  # fmt: skip
+    monkeypatch.setattr(Trainer, "test", classmethod(lambda cls, cfg, model, weights: seen.append(weights) or {}))
     workspace.run("midway", *PLAIN, "TEST.EVAL_PERIOD", "2")
-    assert [(weights.selection, weights.file, weights.iterations) for weights in seen] == [
-        ("memory", None, 2), ("last", "model_final.pth", 4),
-    ]  # fmt: skip
+    found = [(weights.selection, weights.file, weights.iterations) for weights in seen]
+    assert found == [("memory", None, 2), ("last", "model_final.pth", 4)]
 
 
 @pytest.mark.parametrize(
@@ -196,17 +186,16 @@ def test_scores_in_mid_training_say_so(workspace: Workspace, monkeypatch: pytest
         ({"SOURCE_VAL": "gta5_val", "PERIOD": -1}, "PERIOD", -1, "0"),
     ],
 )
-def test_what_cannot_work(settings: dict[str, Any], key: str, value: object, remedy: str) -> None:
+def test_invalid_selection(settings, key, value, remedy):
     cfg = data_config(train=("gta5_train",))
-    for name, setting in settings.items():
-        cfg.MODEL_SELECTION[name] = setting
+    cfg.MODEL_SELECTION.update(settings)
     with registered(), expect_error(ConfigError, f"MODEL_SELECTION.{key}", value, remedy):
         check_selection(cfg)
 
 
-def test_what_can_work() -> None:
+def test_valid_selection():
     cfg = data_config(train=("gta5_train",))
-    cfg.MODEL_SELECTION.SOURCE_VAL, cfg.MODEL_SELECTION.USE, cfg.MODEL_SELECTION.EMA_DECAY = "gta5_val", "best", 0.999
+    cfg.MODEL_SELECTION.update({"SOURCE_VAL": "gta5_val", "USE": "best", "EMA_DECAY": 0.999})
     with registered():
         check_selection(cfg)
         cfg.MODEL_SELECTION.SOURCE_VAL, cfg.TEST.SOURCE = "synthia_val", ["synthia_val"]
@@ -222,14 +211,13 @@ def test_what_can_work() -> None:
         ("TEST.SOURCE", "['tiny_vall']"),
     ],
 )
-def test_mistakes_are_found_before_the_run(key: str, value: str, workspace: Workspace) -> None:
-    options = (key, value)
+def test_mistakes_are_found_before_the_run(key, value, workspace):
     with expect_error(ConfigError, key, value.strip("[']")):
-        workspace.run("mistake", *PLAIN, *options)
+        workspace.run("mistake", *PLAIN, key, value)
     assert not (workspace.folder / "mistake/log.txt").exists()
 
 
-def test_nothing_to_score_is_an_error(workspace: Workspace) -> None:
+def test_evaluation_requires_weights(workspace):
     with workspace.registered():
         cfg = setup(workspace.parse("nothing", *PLAIN, flags=("--eval-only",)))
         with expect_error(WeightsError, "MODEL.WEIGHTS", remedy="MODEL.WEIGHTS"):

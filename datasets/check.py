@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check datasets: files, sizes, encodings and classes. The exit status says whether all of them can be used."""
+"""Check datasets: files, sizes, encodings and classes. The exit status is 0 if all of them are usable."""
 
 # ruff: noqa: E402, the parser precedes imports that take seconds
 
@@ -22,29 +22,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Exit status: 0 all datasets are usable, 1 problems were found, 2 unknown name or wrong usage. "
-        "Example: check.py gta5_train cityscapes_val --sheet sheets/look.png",
+        "Example: check.py gta5_train cityscapes_val --sheet look.png",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, such as cityscapes_val")
     parser.add_argument(
-        "--definition", action="append", default=[], metavar="YAML", help="definition file of other datasets; may be repeated"
+        "--definition", action="append", default=[], metavar="YAML", help="definition file of your own datasets; may be repeated"
     )  # fmt: skip
     parser.add_argument(
         "--sample", default=1000, type=whole_number, metavar="N",
-        help="decode N evenly spaced pairs of each dataset, 0 all (default: 1000); the headers and ends of all files are "
-        "read in any case",
+        help="decode N evenly spaced pairs of each dataset, or all for 0 (default: 1000); the headers and ends of all files "
+        "are always read",
     )  # fmt: skip
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG",
-        help=f"draw {SHOWN} images with their labels into this file; several datasets get PNG-NAME.png",
+        help=f"draw {SHOWN} images with their labels; several datasets get one file each, PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
         "--max-pixels", default=1 << 26, type=whole_number, metavar="N",
-        help=f"limit for the pixels of a file, as INPUT.MAX_PIXELS (default: {1 << 26})",
+        help=f"largest number of pixels of an image, as INPUT.MAX_PIXELS (default: {1 << 26})",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports as JSON")
     parser.add_argument(
         "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=whole_number, metavar="N",
-        help="worker processes (default: one per processor, at most 16); 0 works in this process",
+        help="worker processes (default: one per CPU core, at most 16); 0 uses this process",
     )  # fmt: skip
     return parser
 
@@ -69,29 +69,21 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
         name, arguments.sample, arguments.workers, show_progress=True, max_pixels=arguments.max_pixels
     )
     print(format_report(report), flush=True)
-    if arguments.sheet is not None:
-        path = sheet_path(name, arguments)
-        if sound:
-            sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
-            with whole_file(path) as part:
-                sheet.save(part)
-        print(f"{name}: {f'contact sheet in {path}' if sound else 'no contact sheet, since every pair has a problem'}")
+    path = arguments.sheet
+    if path is not None and sound:
+        path = path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
+        sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
+        with whole_file(path) as part:
+            sheet.save(part)
+        print(f"{name}: contact sheet in {path}")
+    elif path is not None:
+        print(f"{name}: no contact sheet, since every pair has a problem")
     print()
     return report
 
 
-def sheet_path(name: str, arguments: argparse.Namespace) -> Path:
-    """Path of the contact sheet of a dataset."""
-    path: Path = arguments.sheet
-    return path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit status; a mistake on the command line exits with status 2 and one line.
-    """
+    """Run the command line and return the exit status; a mistake exits with status 2 and one line."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.names = list(dict.fromkeys(arguments.names))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Render scenes of minitown, FAMix's own street dataset, in the layout of Cityscapes."""
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes imports that take seconds
 
 import argparse
 import sys
@@ -25,17 +25,17 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Example: minitown.py --out datasets/cityscapes --count 50 --condition clear night --split val",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write, made if needed")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="output folder, created if needed")
     parser.add_argument(
         "--count", required=True, type=partial(number, lowest=1), metavar="N", help="scenes, at least 1"
     )
     parser.add_argument(
-        "--condition", nargs="+", default=["clear"], choices=CONDITIONS, help="weathers, each with all scenes in "
-        "a city of its own (default: clear)"
+        "--condition", nargs="+", default=["clear"], choices=CONDITIONS,
+        help="conditions, each with all scenes as a city of its own (default: clear)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", default=0, type=number, metavar="FIRST", help="seed of the first scene, the others follow "
-        "(default: 0; 50000 to 50049 are those of the minitown_*_val datasets)"
+        "--seed", default=0, type=number, metavar="FIRST", help="seed of the first scene; the following scenes have "
+        "consecutive seeds (default: 0; the minitown_*_val datasets use 50000 to 50049)"
     )  # fmt: skip
     parser.add_argument(
         "--size", nargs=2, default=SIZE, type=side, metavar=("H", "W"),
@@ -43,8 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--split", default="train", type=folder_name, help="folder of the split (default: train)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="write into a folder with files: those of the same name are "
-        "replaced, the others stay"
+        "--overwrite", action="store_true", help="write into a folder with files, and replace those of the same name"
     )  # fmt: skip
     return parser
 
@@ -65,31 +64,27 @@ from famix_minitown.writer import write_tree
 INTERRUPTED = 130  # exit status
 
 
-def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Exit with a message if the arguments are inconsistent or the folder is in use."""
-    if arguments.seed + arguments.count > SEED_LIMIT:
-        parser.error(f"--seed plus --count must be at most {SEED_LIMIT}, got {arguments.seed} and {arguments.count}")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        parser.error(f"--out must be a folder, got the file {arguments.out}")
-    if not arguments.overwrite and arguments.out.is_dir() and any(arguments.out.iterdir()):
-        parser.error(
-            f"--out must be an empty folder, got {arguments.out} with files. Choose another folder, or add --overwrite"
-        )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on an error of the user."""
+    """Run the command line; a mistake exits with status 2 and one line."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     conditions = list(dict.fromkeys(arguments.condition))
     seeds = range(arguments.seed, arguments.seed + arguments.count)
+    if seeds.stop > SEED_LIMIT:
+        parser.error(f"--seed plus --count must be at most {SEED_LIMIT}, got {arguments.seed} and {arguments.count}")
     try:
-        check(expand_arguments(arguments), parser)
-        write_tree(arguments.out, arguments.split, conditions, seeds, tuple(arguments.size))
+        out = expand_arguments(arguments).out
+        if out.exists() and not out.is_dir():
+            parser.error(f"--out must be a folder, got the file {out}")
+        if not arguments.overwrite and out.is_dir() and any(out.iterdir()):
+            parser.error(
+                f"--out must be an empty folder, got {out} with files. Choose another folder, or add --overwrite"
+            )
+        write_tree(out, arguments.split, conditions, seeds, tuple(arguments.size))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"stopped; {arguments.out} has a part of the scenes: --overwrite renders all of them", file=sys.stderr)
+        print(f"stopped; {arguments.out} contains only some scenes: --overwrite renders all of them", file=sys.stderr)
         sys.exit(INTERRUPTED)
     print(f"wrote {arguments.count} scenes in {', '.join(conditions)} to {arguments.out}")
 

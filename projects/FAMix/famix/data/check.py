@@ -133,9 +133,6 @@ def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = M
         names: registered names; repeated ones are checked once.
         samples: pairs of each dataset to decode.
         max_pixels: limit of INPUT.MAX_PIXELS.
-
-    Raises:
-        DatasetError: the first problem.
     """
     start, num_pairs = time.perf_counter(), 0
     readers = get_label_readers(list(dict.fromkeys(names)), max_pixels)

@@ -73,21 +73,6 @@ class PanopticClasses:
         return dict.fromkeys(self.things, 0) | {train_id: place for place, train_id in enumerate(self.stuff, 1)}
 
 
-def panoptic_metadata(classes: Sequence[tuple[str, Color]], things: Sequence[int]) -> dict[str, Any]:
-    """Return Detectron2's metadata of panoptic classes, with train ids as both kinds of category ids.
-
-    Args:
-        classes: name and color of each class.
-        things: train ids of the classes with instances.
-    """
-    names, colors = ([entry[place] for entry in classes] for place in (0, 1))
-    stuff = [train_id for train_id in range(len(classes)) if train_id not in things]
-    metadata = {f"{kind}_classes": names for kind in ("thing", "stuff")}
-    metadata |= {f"{kind}_colors": colors for kind in ("thing", "stuff")}
-    maps = {key: {train_id: train_id for train_id in ids} for key, ids in zip(_MAPS, (things, stuff), strict=True)}
-    return {**metadata, **maps, "label_divisor": LABEL_DIVISOR}
-
-
 def is_panoptic(dataset_name: str) -> bool:
     """Return whether a registered dataset has panoptic labels, also if other code registered it as Detectron2 does."""
     if dataset_name not in DatasetCatalog:
@@ -97,11 +82,7 @@ def is_panoptic(dataset_name: str) -> bool:
 
 
 def panoptic_classes(dataset_name: str) -> PanopticClasses:
-    """Return things and stuff of a registered dataset.
-
-    Raises:
-        ConfigError: it has no panoptic labels, or its train ids are not consecutive over things and stuff.
-    """
+    """Return things and stuff of a registered dataset; raises a ConfigError if it has no panoptic labels."""
     if not is_panoptic(dataset_name):
         raise ConfigError(
             f"dataset {dataset_name} must have panoptic labels for a panoptic model. Use one such as "
@@ -118,11 +99,7 @@ def panoptic_classes(dataset_name: str) -> PanopticClasses:
 
 
 def require_same_things(names: Sequence[str]) -> PanopticClasses:
-    """Return the common things and stuff of registered datasets.
-
-    Raises:
-        ConfigError: two datasets differ, or one has no panoptic labels.
-    """
+    """Return the things and stuff of registered datasets; raises a ConfigError unless they are the same."""
     first = panoptic_classes(names[0])
     for name in names[1:]:
         other = panoptic_classes(name)
@@ -165,11 +142,22 @@ class ClassTable:
             "ignore_label": self.ignore_label,
         }
 
+    def metadata(self) -> dict[str, Any]:
+        """Return the entries for Detectron2's MetadataCatalog; those of panoptic classes have train ids as both kinds of ids."""
+        names, colors = list(self.names), list(self.colors)
+        entries = {"stuff_classes": names, "stuff_colors": colors, "ignore_label": self.ignore_label}
+        if not self.things:
+            return entries
+        stuff = [train_id for train_id in range(len(names)) if train_id not in self.things]
+        maps = {
+            key: {train_id: train_id for train_id in ids} for key, ids in zip(_MAPS, (self.things, stuff), strict=True)
+        }
+        return {**entries, "thing_classes": names, "thing_colors": colors, **maps, "label_divisor": LABEL_DIVISOR}
+
     def cityscapes_label_ids(self) -> NDArray[np.uint8]:
         """Return the label id of each train id, (K,), for Cityscapes' test server.
 
-        Raises:
-            ConfigError: the name of a class is not one of Cityscapes' nineteen.
+        Raises a ConfigError if the name of a class is not one of Cityscapes' nineteen.
         """
         known = {entry.name: label_id for entry, label_id in zip(CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, strict=True)}
         unknown = [name for name in self.names if name not in known]
@@ -181,12 +169,11 @@ class ClassTable:
         return np.array([known[name] for name in self.names], dtype=np.uint8)
 
     def require_same(self, present: "ClassTable", checkpoint: str | os.PathLike[str], dataset: str) -> None:
-        """Raise a ClassesError unless a dataset has the same classes in the same order; colors may differ.
+        """Raise a ClassesError unless a dataset has the same classes in the same order as the network in a checkpoint.
 
         Args:
-            present: classes of the dataset.
-            checkpoint: path of the network, for the error.
-            dataset: name of the dataset, for the error.
+            present: classes of the dataset; their colors may differ.
+            checkpoint, dataset: names for the error.
         """
         if (self.names, self.things) == (present.names, present.things):
             return
@@ -211,11 +198,8 @@ class ClassTable:
         name = f"classes_{hashlib.sha256(content).hexdigest()[:16]}"
         if name not in DatasetCatalog:
             DatasetCatalog.register(name, _no_files)
-            metadata = {"stuff_classes": list(self.names), "stuff_colors": list(self.colors)}
-            if self.things:
-                entries = list(zip(self.names, self.colors, strict=True))
-                metadata = {**panoptic_metadata(entries, self.things), "panoptic_json": ""}
-            MetadataCatalog.get(name).set(**metadata, ignore_label=self.ignore_label)
+            panoptic = {"panoptic_json": ""} if self.things else {}
+            MetadataCatalog.get(name).set(**self.metadata(), **panoptic)
         return name
 
 
@@ -224,11 +208,7 @@ def _no_files() -> list[dict[str, Any]]:
 
 
 def trained_classes(content: Mapping[str, Any]) -> ClassTable | None:
-    """Return the classes in the content of a checkpoint, or None if it lacks them, as those of release 0.1 do.
-
-    Raises:
-        WeightsError: the entry is damaged.
-    """
+    """Return the classes in the content of a checkpoint, or None if it lacks them, as those of release 0.1 do."""
     holder = content if CLASSES in content else content.get(SHIPPED)
     if not isinstance(holder, Mapping) or CLASSES not in holder:
         return None

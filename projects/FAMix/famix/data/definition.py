@@ -3,16 +3,17 @@
 A run stores the definitions of its datasets to detect later changes, and copies of the definition files.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_THINGS, ClassDefinition
+from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_THINGS, ClassDefinition, ClassTable
 from famix.io.atomic import whole_file
 from famix.utils.errors import DatasetError
 from famix.utils.messages import shown
@@ -23,7 +24,7 @@ DATASETS_VARIABLE = "DETECTRON2_DATASETS"
 
 _COPIES = "datasets"  # folder in OUTPUT_DIR
 # Paths on one machine, colors of drawings, and entries that concern other splits.
-_MAY_CHANGE = ("root", "source", "color", "splits", "folders", "domain", "domains")
+_MAY_CHANGE = ("root", "source", "color", "splits", "folders", "domain")
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,17 @@ class DatasetDefinition:
     source: str = field(compare=False)  # the definition file, for errors
     layouts: tuple[Layout, ...] = ()  # in order of precedence, at least one for semantic labels
     skips_unpaired: bool = False  # leave out images without a label; otherwise they are an error
+    things: tuple[int, ...] = ()  # train ids of the classes with instances, ascending; only for panoptic labels
 
     def dataset_name(self, split: SplitDefinition) -> str:
         """Return the name under which a split is registered."""
         return f"{self.name}_{split.name}"
+
+    @property
+    def class_table(self) -> ClassTable:
+        """Classes of the dataset, as a network stores them."""
+        names, colors = zip(*((entry.name, entry.color) for entry in self.classes), strict=True)
+        return ClassTable(names, colors, self.things, self.ignore_label)
 
     def root_folder(self) -> str:
         """Return the absolute folder of the dataset, from the current environment variables.
@@ -110,7 +118,7 @@ class PanopticDefinition(DatasetDefinition):
     images: str  # path template below the root, with {key} and optionally {split}
     panoptic_root: str  # path template of the folder of the PNGs, optionally with {split}
     panoptic_json: str  # path template of the JSON file that lists their segments
-    things: tuple[int, ...] = CITYSCAPES_THINGS  # train ids of the classes with instances, ascending
+    things: tuple[int, ...] = CITYSCAPES_THINGS
     # Id or name of a category -> train id or ignore label; empty maps each category to the class with its name.
     categories: Mapping[int | str, int] = field(default_factory=dict)
     other_categories_ignored: bool = False  # otherwise, categories without a class are an error
@@ -127,59 +135,38 @@ class PanopticDefinition(DatasetDefinition):
 
 def describe_dataset(name: str) -> dict[str, Any]:
     """Return the definition and the split of a registered dataset as plain data; empty if other code registered it."""
-    described: dict[str, Any] = _plain(_described(name))
+    definition = MetadataCatalog.get(name).get("definition")
+    if definition is None:
+        return {}
+    (split,) = (split for split in definition.splits if definition.dataset_name(split) == name)
+
+    def kept(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in entries if key not in _MAY_CHANGE}
+
+    parts = {"definition": asdict(definition, dict_factory=kept), "split": asdict(split, dict_factory=kept)}
+    described: dict[str, Any] = json.loads(json.dumps(parts, default=sorted))
     return described
 
 
 def changed_entry(name: str, stored: Mapping[str, Any]) -> str | None:
     """Compare a registered dataset with an earlier result of `describe_dataset`.
 
-    Args:
-        name: a registered name.
-        stored: the earlier result; entries that it lacks, as those of earlier releases do, are not compared.
-
     Returns:
         "ENTRY must be A, got B" for the first difference; None without one.
     """
-    return next(_changes(stored, _described(name), ""), None)
-
-
-def _described(name: str) -> dict[str, Any]:
-    definition = MetadataCatalog.get(name).get("definition")
-    if definition is None:
-        return {}
-    (split,) = (split for split in definition.splits if definition.dataset_name(split) == name)
-    # Release 0.1 stored only the folder of a panoptic split.
-    entry = split.folder if isinstance(definition, PanopticDefinition) else split
-    return {"definition": definition, "split": {split.name: entry}}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        entries = {entry.name: getattr(value, entry.name) for entry in fields(value)}
-        return {name: _plain(entry) for name, entry in entries.items() if name not in _MAY_CHANGE}
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, Set):
-        return sorted(value)
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+    return next(_changes(stored, describe_dataset(name), ""), None)
 
 
 def _changes(stored: Any, now: Any, place: str) -> Iterator[str]:
-    """Yield the differences between stored plain data and current objects."""
-    if is_dataclass(now) and isinstance(stored, Mapping):
-        names = [entry.name for entry in fields(now) if entry.name in stored and entry.name not in _MAY_CHANGE]
-        for name in sorted(names, key="classes".__ne__):  # the entry that users change first
-            yield from _changes(stored[name], getattr(now, name), f"{place}.{name}")
-    elif isinstance(now, Mapping) and isinstance(stored, Mapping):
+    if isinstance(now, dict) and isinstance(stored, dict):
         for key in dict.fromkeys([*stored, *now]):
             yield from _changes(stored.get(key), now.get(key), f"{place}.{key}")
-    elif isinstance(now, list | tuple) and isinstance(stored, list | tuple) and len(now) == len(stored):
+    elif isinstance(now, list) and isinstance(stored, list) and len(now) == len(stored):
         for index, (before, after) in enumerate(zip(stored, now, strict=True)):
             yield from _changes(before, after, f"{place}.{index}")
-    elif _plain(now) != stored:
+    elif now != stored:
         entry = place.removeprefix(".").removeprefix("definition.")
-        yield f"{entry} must be {shown(stored)}, got {shown(_plain(now))}"
+        yield f"{entry} must be {shown(stored)}, got {shown(now)}"
 
 
 def keep_definitions(files: Sequence[str], run: str) -> None:
@@ -191,12 +178,7 @@ def keep_definitions(files: Sequence[str], run: str) -> None:
 
 
 def find_definitions(files: Sequence[str], config_file: str) -> list[str]:
-    """Replace missing definition files by the copies in a run directory.
-
-    Args:
-        files: as in DATASETS.FILES.
-        config_file: config with these files, in the run directory; "" for none.
-    """
+    """Replace missing files of DATASETS.FILES by the copies beside the config of their run ("" for no config)."""
     if not config_file:
         return list(files)
     copies = zip(files, _copies(files, os.path.dirname(config_file)), strict=True)

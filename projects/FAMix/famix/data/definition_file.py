@@ -55,10 +55,6 @@ def _is_integer(value: Any, highest: int) -> bool:
     return type(value) is int and 0 <= value <= highest
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None
-
-
 def _is_below_root(value: Any) -> bool:
     is_path = isinstance(value, str) and not needs_expansion(value) and "\0" not in value
     return is_path and not os.path.isabs(value) and ".." not in value.split("/")
@@ -69,23 +65,18 @@ def _is_template(value: Any) -> bool:
     return rest.count("{key}") == 1 and "{" not in rest.replace("{key}", "")
 
 
-def _are_strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _is_color(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_integer(entry, 255) for entry in value)
-
-
-def _is_class_name(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() not in ("", IGNORE)
-
-
-_NAME = _Key("a name made of letters, digits, '_', '-' and '.'", _is_name)
+_NAME = _Key(
+    "a name made of letters, digits, '_', '-' and '.'",
+    lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None,
+)
 _ROOT_REMEDY = " Only 'root' may be absolute or contain '~' and environment variables."
 _PATH = _Key("a path below the root", _is_below_root, remedy=_ROOT_REMEDY)
 _TEMPLATE = _Key("a path below the root with {key} once, such as images/{split}/{key}.png", _is_template)
-_STRINGS = _Key("a list of strings", _are_strings, remedy=" Quote values that look like numbers.")
+_STRINGS = _Key(
+    "a list of strings",
+    lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
+    remedy=" Quote values that look like numbers.",
+)
 _ENTRIES = _Key("a mapping with at least one entry", lambda value: isinstance(value, dict) and bool(value))
 _LIST = _Key("a list with at least one entry", lambda value: isinstance(value, list) and bool(value))
 _CLASSES = _Key("'cityscapes' or a list of classes", lambda value: value == "cityscapes" or _LIST.accepts(value))
@@ -115,16 +106,18 @@ _COMMON_KEYS = {
 _UNPAIRED = _one_of("error", "skip", default="error")
 DATASET_KEYS = {**_COMMON_KEYS, **_TEMPLATES, **ENCODING_KEYS, "layouts": _LIST, "unpaired": _UNPAIRED}
 _PANOPTIC_FILES = {"images": _TEMPLATE, "panoptic_root": _PATH, "panoptic_json": _PATH}
-PANOPTIC_KEYS = {
-    **_COMMON_KEYS,
-    **_PANOPTIC_FILES,
-    "categories": _MAP,
-    "other_categories": _one_of("error", IGNORE, default="error"),
-}
+_CATEGORIES = {"categories": _MAP, "other_categories": ENCODING_KEYS["other_ids"]}
+PANOPTIC_KEYS = {**_COMMON_KEYS, **_PANOPTIC_FILES, **_CATEGORIES}
 SPLIT_KEYS = {"folder": _PATH, "domain": _NAME, "keys": _PATH, "skip": _STRINGS._replace(default=[])}
 _CLASS_KEYS = {
-    "name": _Key(f"a name other than '{IGNORE}', which marks pixels without a class", _is_class_name),
-    "color": _Key("[red, green, blue] with values from 0 to 255", _is_color),
+    "name": _Key(
+        f"a name other than '{IGNORE}', which marks pixels without a class",
+        lambda value: isinstance(value, str) and value.strip() not in ("", IGNORE),
+    ),
+    "color": _Key(
+        "[red, green, blue] with values from 0 to 255",
+        lambda value: isinstance(value, list) and len(value) == 3 and all(_is_integer(entry, 255) for entry in value),
+    ),
     "thing": _one_of(True, False, default=False),
 }
 
@@ -132,15 +125,8 @@ _CLASS_KEYS = {
 class _Section(dict[str, Any]):
     """A mapping of a definition file: the checked value of each key, or its default.
 
-    Args:
-        file: the definition file.
-        path: keys that lead to the mapping, such as "splits.train"; "" for the whole file.
-        content: the mapping.
-        keys: all keys that it may have.
-        required: keys that it must have.
-
-    Raises:
-        DatasetError: `content` is not a mapping, or has an unknown, missing or wrong entry.
+    `path` has the keys that lead to the mapping, such as "splits.train"; it is "" for the whole file. Raises a
+    DatasetError if `content` is not a mapping, or has an unknown, missing or wrong entry.
     """
 
     def __init__(
@@ -256,7 +242,7 @@ def _read_classes(whole: _Section) -> tuple[tuple[ClassDefinition, ...], tuple[i
 def _read_splits(whole: _Section, keys: Iterable[str]) -> tuple[SplitDefinition, ...]:
     splits, known = [], {key: SPLIT_KEYS[key] for key in keys}
     for name, content in whole["splits"].items():
-        if not _is_name(name):
+        if not _NAME.accepts(name):
             raise whole.error("splits", name, f"a mapping in which each key is {_NAME.expected}")
         entry = whole.inner(f"splits.{name}", {} if content is None else content, known)
         folder = name if entry["folder"] is None else entry["folder"]

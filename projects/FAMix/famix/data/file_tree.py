@@ -67,11 +67,9 @@ class PathPattern:
 
 
 class FileTree:
-    """The files below a root. Each folder is listed once, and single files are not accessed.
+    """The files below an absolute root. Each folder is listed once, and single files are not accessed.
 
-    Args:
-        root: absolute folder.
-        on_error: called with the error of a folder that cannot be listed or is ambiguous; it must raise.
+    `on_error` is called with the error of a folder that cannot be listed or is ambiguous; it must raise.
     """
 
     def __init__(self, root: str, on_error: Callable[[OSError], NoReturn]) -> None:
@@ -86,9 +84,7 @@ class FileTree:
     def match(self, pattern: PathPattern, other_formats: bool = False) -> dict[str, str]:
         """Return key -> absolute path of all files that match a pattern; empty if its folder is missing.
 
-        Args:
-            pattern: of the files.
-            other_formats: match images in all formats except that of the pattern; one of several images is returned.
+        With `other_formats`, return an image in any format except that of the pattern for each key.
         """
         top = self.folder_of(pattern)
         if top not in self._listed:
@@ -140,15 +136,10 @@ def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str |
 
 
 def read_split_list(path: Path, split_folder: str) -> list[str]:
-    """Read the entries of a list.
+    """Read the entries of a list: text with one key, file name or path per line, or a MATLAB file such as GTA5's split.mat.
 
-    Args:
-        path: text with one key, file name or path per line; or a MATLAB file (.mat) such as GTA5's split.mat, with arrays
-            of image numbers that are named after the splits (trainIds).
-        split_folder: start of the name of an array.
-
-    Raises:
-        OSError, ValueError: the file cannot be read, or lacks an array for the split.
+    A MATLAB file has arrays of image numbers, whose names begin with the folder of their split (trainIds). Raises an
+    OSError or a ValueError if the file cannot be read, or lacks an array for the split.
     """
     if path.suffix != ".mat":
         lines = (line.strip(_AROUND_LINES) for line in read_text(path, _MAX_LIST_BYTES).split("\n"))

@@ -37,11 +37,7 @@ class LayoutLabelReader(LabelReader):
     _readers: dict[tuple[str, str], LabelReader] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def for_file(self, path: str | os.PathLike[str]) -> LabelReader:
-        """Return the reader for the encoding of a file.
-
-        Raises:
-            DatasetError: the path matches no layout, or the file that names the ids cannot be used.
-        """
+        """Return the reader for the encoding of a file; raises a DatasetError if its path matches no layout."""
         root = self.definition.root_folder()
         below = plain_extension(one_form(os.path.relpath(path, root).replace(os.sep, "/")))
         encodings = {layout.labels: layout.encoding for layout in self.definition.layouts}
@@ -95,10 +91,7 @@ def ids_by_name(
     """Map ids to train ids by their names; ids without an entry in `label_names` are left out.
 
     Case, spaces and punctuation are ignored. An entry also applies to the names below it ("human--person" for
-    "human--person--individual"); the longest matching entry counts.
-
-    Raises:
-        DatasetError: a train id gets no id, so the names do not match those of the file.
+    "human--person--individual"); the longest matching entry counts. Raises a DatasetError if a train id gets no id.
     """
 
     def levels_of(name: str) -> tuple[str, ...]:
@@ -123,14 +116,10 @@ def ids_by_name(
 
 
 def read_id_names(file: Path) -> dict[int, str]:
-    """Read id -> name from a JSON file.
+    """Read id -> name from a JSON file; raises a DatasetError if it is missing or malformed.
 
-    Args:
-        file: {"labels": [{"name": ...}, ...]} of Mapillary Vistas, in which the position is the id, or
-            {"categories": [{"id": ..., "name": ...}, ...]} of COCO.
-
-    Raises:
-        DatasetError: the file is missing, invalid JSON, or of another form.
+    The file has {"labels": [{"name": ...}, ...]} as in Mapillary Vistas, where the position is the id, or
+    {"categories": [{"id": ..., "name": ...}, ...]} as in COCO.
     """
     content = read_json(file)
     try:

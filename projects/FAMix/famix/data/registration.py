@@ -75,11 +75,7 @@ def files_of(definition: DatasetDefinition) -> list[DatasetFiles]:
 
 
 def register_split(files: DatasetFiles) -> None:
-    """Register one split; plugins call it with a subclass that creates its files on demand.
-
-    Raises:
-        DatasetError: its name is taken by a different dataset.
-    """
+    """Register one split; plugins call it with a subclass that creates its files on demand."""
     if files.name in DatasetCatalog:
         taken_by = DatasetCatalog[files.name]
         if taken_by == files:
@@ -121,11 +117,7 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Mapping[str, LabelReader]:
-    """Return the label readers of datasets by name.
-
-    Args:
-        names: registered names.
-        max_pixels: limit of INPUT.MAX_PIXELS.
+    """Return the label readers of registered datasets by name, with the limit of INPUT.MAX_PIXELS.
 
     Raises:
         DatasetError: a name is unknown, or a dataset that other code registered has no `label_reader`.
@@ -167,20 +159,10 @@ def _require_registered(name: str) -> None:
 
 
 def classes_in_files(files: Sequence[str], datasets: Sequence[str]) -> ClassTable | None:
-    """Return the classes of the first definition file that defines one of some datasets, registered or not.
-
-    Args:
-        files: as in DATASETS.FILES.
-        datasets: names, as in DATASETS.TRAIN.
-
-    Raises:
-        DatasetError: a file has a mistake.
-    """
+    """Return the classes of the first definition file that defines one of some datasets, registered or not."""
     for definition in map(load_definition, files):
         if any(definition.dataset_name(split) in datasets for split in definition.splits):
-            names, colors = zip(*((entry.name, entry.color) for entry in definition.classes), strict=True)
-            things = definition.things if isinstance(definition, PanopticDefinition) else ()
-            return ClassTable(names, colors, things, definition.ignore_label)
+            return definition.class_table
     return None
 
 
@@ -249,10 +231,9 @@ def domain_of(name: str) -> str:
 
 
 def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group datasets that are conditions of one dataset, such as ACDC's, for their mean.
+    """Group the conditions of one dataset for their mean: "acdc" -> its datasets in `names`.
 
-    Returns:
-        Name of the whole, such as "acdc" -> its datasets in `names`, for groups with more than one name but not all.
+    Groups of one name or of all names are left out.
     """
     groups: dict[str, list[str]] = {}
     for name in names:

@@ -97,10 +97,7 @@ class DatasetFiles(ABC):
 
     @abstractmethod
     def __call__(self) -> list[DatasetRecord]:
-        """List the pairs of image and label as Detectron2's standard dicts.
-
-        Returns:
-            Dicts with `file_name`, `label_file_name` (absolute), `image_id` (the key) and `dataset_name`.
+        """List the pairs of image and label as dicts with `file_name`, `label_file_name`, `image_id` and `dataset_name`.
 
         Raises:
             DatasetError: files are missing or do not match the definition.
@@ -123,9 +120,7 @@ class DatasetFiles(ABC):
     def metadata(self) -> dict[str, Any]:
         """Return the entries for Detectron2's MetadataCatalog."""
         return {
-            "stuff_classes": [entry.name for entry in self.definition.classes],
-            "stuff_colors": [entry.color for entry in self.definition.classes],
-            "ignore_label": self.definition.ignore_label,
+            **self.definition.class_table.metadata(),
             "evaluator_type": "sem_seg",
             "label_reader": self.label_reader(),
             "definition": self.definition,
@@ -184,10 +179,7 @@ class _Place:
 
 @dataclass(frozen=True)
 class SplitFiles(DatasetFiles):
-    """The files of a split with semantic labels.
-
-    Its records have `sem_seg_file_name` (the label file) if that file contains train ids.
-    """
+    """The files of a split with semantic labels."""
 
     def __call__(self) -> list[DatasetRecord]:
         """List the pairs of the split; see `DatasetFiles`."""
@@ -226,11 +218,7 @@ class SplitFiles(DatasetFiles):
         return label_reader_of(self.definition)
 
     def survey(self) -> SplitSurvey:
-        """Search for the files of the split.
-
-        Raises:
-            DatasetError: the root or every layout is missing, or a list cannot be read.
-        """
+        """Search for the files; raises a DatasetError if the root or every layout is missing, or a list cannot be read."""
         if not os.path.isdir(self.root):
             raise self._missing(f"its folder {self.root} does not exist")
         tree = FileTree(self.root, self._cannot_list)

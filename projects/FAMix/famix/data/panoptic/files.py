@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from famix.data.classes import panoptic_metadata
 from famix.data.definition import PanopticDefinition
 from famix.data.file_tree import FileTree, PathPattern, resolve_keys
 from famix.data.labels import LabelReader
@@ -57,10 +56,8 @@ class PanopticFiles(DatasetFiles):
 
     def metadata(self) -> dict[str, Any]:
         """Return entries for the MetadataCatalog, as Detectron2 has them for "cityscapes_fine_panoptic_train"."""
-        classes = [(entry.name, entry.color) for entry in self.definition.classes]
         return {
             **super().metadata(),
-            **panoptic_metadata(classes, self.definition.things),
             "panoptic_root": self._path(self.definition.panoptic_root),
             "panoptic_json": self._path(self.definition.panoptic_json),
             "evaluator_type": "famix_panoptic",

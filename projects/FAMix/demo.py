@@ -67,7 +67,7 @@ from famix.config import load_config
 from famix.inference import Predictor
 from famix.inference.background import read_ahead, write_behind
 from famix.inference.images import RGBImage, find_images, load_rgb
-from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, WindowClosed, show_image, view_writer
+from famix.inference.video import DEFAULT_RATE, FrameFolder, VideoReader, show_image, view_writer
 from famix.inference.views import (
     ALL_VIEWS,
     CITYSCAPES_IDS,
@@ -88,14 +88,7 @@ UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, load the network, then predict.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        FAMixError: an argument, the config or the checkpoint is invalid.
-    """
+    """Check the arguments, load the network, predict, and return the exit status."""
     if not 0 <= args.alpha <= 1:
         raise ConfigError(f"--alpha must be in the range 0 to 1, got {args.alpha}. Choose another opacity.")
     if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
@@ -134,8 +127,8 @@ def predict_images(args: argparse.Namespace, views: Sequence[str], options: View
                 continue
             if files:
                 call(write_views, files[place], image, prediction, options)
-            else:
-                show_image(draw_view(views[0], image, prediction, options), wait=True)
+            elif not show_image(draw_view(views[0], image, prediction, options), wait=True):
+                return 0
     print(f"{len(sources) - unreadable} of {len(sources)} images{f' -> {args.output}' if files else ''}")
     return UNREADABLE if unreadable else 0
 
@@ -162,7 +155,8 @@ def predict_video(args: argparse.Namespace, views: Sequence[str], options: ViewO
                         call(write, frame, prediction)
                     else:
                         legend_ids = range(len(predictor.classes.names))
-                        show_image(draw_view(views[0], frame, prediction, options, legend_ids), wait=False)
+                        if not show_image(draw_view(views[0], frame, prediction, options, legend_ids), wait=False):
+                            return 0
                     frames += 1
             except KeyboardInterrupt:
                 if args.webcam is None:
@@ -190,11 +184,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; an error of the user is one line on stderr.
-
-    Returns:
-        The exit status.
-    """
+    """Run the command line, and return the exit status; an error of the user is one line on stderr."""
     args = make_parser().parse_args(argv)
     try:
         load_plugins()
@@ -203,8 +193,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = disk_message(error, "choose another --output") if isinstance(error, OSError) else error
         print(f"error: {message}", file=sys.stderr)
         return UNREADABLE if isinstance(error, DatasetError) else USER_ERROR
-    except WindowClosed:
-        return 0
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

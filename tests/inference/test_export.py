@@ -19,7 +19,7 @@ from data_factory import forgotten_datasets
 from error_matching import expect_error, explains, line_of_mistake
 from famix.clip import CLIPResNet
 from famix.inference import Predictor, load_model
-from famix.inference.export import OPSET, OnnxModel, SemanticGraph, compare, make_image, require_agreement, require_onnx
+from famix.inference.export import OPSET, SemanticGraph, compare, load_onnx, make_image, require_agreement, require_onnx
 from famix.utils.errors import ConfigError, WeightsError
 from inference.inference_factory import make_image as make_photo
 from model_factory import tiny_segmentor
@@ -49,7 +49,7 @@ def shipped(tool, pristine_run, tmp_path_factory):
 def test_onnx_is_the_network(shipped, loaded, size, batch):
     images = torch.cat([make_image(size, seed) for seed in range(batch)])
     expected = torch.stack([loaded.model([{"image": image}])[0]["sem_seg"] for image in images])
-    logits = OnnxModel(shipped / "model_final.onnx", threads=1)(images)
+    logits = load_onnx(shipped / "model_final.onnx", threads=1)(images)
     assert logits.shape == (batch, 19, *size)
     assert (logits.softmax(1) - expected.softmax(1)).abs().max() < 1e-5
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.999
@@ -205,7 +205,7 @@ def test_latency_is_measured_in_turns_after_a_warm_up(tool, monkeypatch):
 def test_export_that_disagrees_is_not_written(tool, run, monkeypatch, capsys):
     monkeypatch.setattr(tool, "export_graph", lambda graph, float_input: None)
     monkeypatch.setattr(tool, "write_onnx", lambda program, part, classes, **facts: part.write_text("other"))
-    monkeypatch.setattr(tool, "OnnxModel", lambda part, threads: constant(*map(float, range(19))))
+    monkeypatch.setattr(tool, "load_onnx", lambda part, threads: constant(*map(float, range(19))))
     before = sorted(run.iterdir())
     assert tool.main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2
     explains(capsys.readouterr().err, "model_final.onnx", "32 x 40", "stripped")

@@ -67,10 +67,10 @@ from torch import Tensor, nn
 from famix.inference.export import (
     OPSET,
     Network,
-    OnnxModel,
     SemanticGraph,
     compare,
     export_graph,
+    load_onnx,
     make_image,
     require_agreement,
     require_onnx,
@@ -86,11 +86,7 @@ from famix.utils.plugins import load_plugins
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write all formats.
-
-    Raises:
-        FAMixError: the network cannot be loaded or exported, or an export disagrees with it.
-    """
+    """Write all formats. Raises FAMixError if the network cannot be loaded or exported, or an export disagrees with it."""
     if ONNX in args.format:
         require_onnx()
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
@@ -111,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             if name == ONNX:
                 facts = {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
                 write_onnx(program, part, loaded.classes, **facts)
-                exported: Network = OnnxModel(part, torch.get_num_threads())
+                exported: Network = load_onnx(part, torch.get_num_threads())
             else:
                 write_torch_export(program, part)
                 exported = torch.export.load(part).module()
@@ -122,11 +118,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:
-    """Choose the file of each format.
-
-    Raises:
-        ConfigError: `output` is a file for several formats, the checkpoint, or cannot be written.
-    """
+    """Choose the file of each format. Raises ConfigError if `output` is unsuitable or cannot be written."""
     if output is not None and output.suffix and not output.is_dir():
         if len(formats) > 1:
             raise ConfigError(f"--output must be a folder for {len(formats)} formats, got {output}. Name a folder.")
@@ -153,11 +145,7 @@ def network(model: nn.Module) -> Network:
 
 
 def report(reference: Network, other: Network, path: Path, args: argparse.Namespace, *, is_export: bool) -> None:
-    """Print how far a network agrees with its reference; an export must agree, and is timed.
-
-    Raises:
-        WeightsError: an export disagrees.
-    """
+    """Print how far a network agrees with its reference. An export is also timed; WeightsError if it disagrees."""
     headers = ["height x width", "largest difference of softmax", "equal labels"]
     if is_export and args.runs:
         headers += [f"{name}, {kind} ms" for kind in ("median", "lowest") for name in ("PyTorch", path.suffix)]
@@ -197,11 +185,7 @@ def size_of(path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit status: 0, or 2 with one line on stderr if the network cannot be exported.
-    """
+    """Run the command line, and return the exit status: 0, or 2 after one line on stderr."""
     args = make_parser().parse_args(argv)
     try:
         load_plugins()

@@ -81,12 +81,7 @@ class SemanticGraph(nn.Module):
 
 
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
-    """Trace a graph on the CPU for any number and size of images.
-
-    Args:
-        graph: the graph.
-        float_input: trace for float32 images instead of uint8, also in the range 0-255.
-    """
+    """Trace a graph on the CPU for any number and size of images, uint8 or float32 in the range 0-255."""
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
     sizes = {axis: Dim(name, min=_RANGES[name][0], max=_RANGES[name][1]) for axis, name in _AXES.items()}
     return torch.export.export(graph.eval().requires_grad_(False), (example,), dynamic_shapes={_INPUT: sizes})
@@ -113,11 +108,7 @@ def require_onnx() -> None:
 def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: ClassTable, **facts: str) -> None:
     """Write a traced graph as one ONNX file of opset `OPSET`, which describes its input, output and classes.
 
-    Args:
-        program: result of `export_graph`.
-        path: the file, which is replaced.
-        classes: classes of the network, stored as JSON lists "class_names" and "colors".
-        **facts: further metadata.
+    Metadata contain the classes as JSON lists "class_names" and "colors", and `facts`.
 
     Raises:
         ConfigError: a package is missing.
@@ -148,29 +139,15 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: 
     Path(path).write_bytes(exported.model_proto.SerializeToString())  # its save() hides the error of a full disk
 
 
-class OnnxModel:
-    """An ONNX file in ONNX Runtime on the CPU.
-
-    Args:
-        path: the file.
-        threads: threads per operator; None for the default of ONNX Runtime.
-
-    Raises:
-        ConfigError: a package is missing.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
-        require_onnx()
-        runtime = importlib.import_module("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3  # errors only
-        self._session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to logits (B, K, H, W)."""
-        (logits,) = self._session.run([_OUTPUT], {_INPUT: images.numpy()})
-        return torch.from_numpy(logits)
+def load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Network:
+    """Load an ONNX file into ONNX Runtime on the CPU, with a number of threads per operator, or 0 for its default."""
+    require_onnx()
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
 
 
 def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -184,11 +161,7 @@ def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def compare(reference: Network, other: Network, images: Tensor) -> tuple[float, float]:
-    """Compare two networks on images (B, 3, H, W).
-
-    Returns:
-        The largest difference of the probability of any class at any pixel, and the share of pixels with equal labels.
-    """
+    """Return the largest difference of the probability of any class at any pixel, and the share of equal labels."""
     expected, got = reference(images), other(images)
     difference = (expected.softmax(dim=1) - got.softmax(dim=1)).abs().max().item()
     return difference, (expected.argmax(dim=1) == got.argmax(dim=1)).float().mean().item()

@@ -58,14 +58,11 @@ def load_rgb(image: ImageSource, max_pixels: int = MAX_PIXELS) -> RGBImage:
 
 
 def find_images(words: Sequence[str]) -> list[Path]:
-    """Find the images that the words of a command line name.
+    """Find the images that the words of a command line name, each once, in the order of the words.
 
-    Args:
-        words: files of any suffix; folders, for all images in and below them; and patterns with * ? [] and **.
-
-    Returns:
-        Each file once, in the order of the words; files of a folder or pattern are sorted by path. Links to folders are
-        followed, hidden files are skipped, and images in unsupported formats are included.
+    A word is a file of any suffix, a folder, or a pattern with * ? [] and **. Files of a folder, with all below it, and of
+    a pattern are sorted by path. Links to folders are followed, hidden files are skipped, and images in unsupported formats
+    are included.
 
     Raises:
         ConfigError: a word matches nothing, or a folder cannot be listed.

@@ -21,7 +21,6 @@ from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, 
 from famix.utils.errors import ConfigError, DatasetError, WeightsError
 from famix.utils.paths import local_path
 
-_CONFIG_FILE = "config.yaml"  # effective config in a run directory
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file
 _LOCAL_SETTINGS = {  # keys with files of the training machine -> values in a stripped checkpoint
@@ -63,7 +62,7 @@ def load_model(
     """
     checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
     if checkpoint.is_dir():
-        cfg = _read_config(checkpoint / LAST_FILE, config, {}, opts)
+        cfg = _read_config(checkpoint / LAST_FILE, config, opts, {})
         checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
     if checkpoint.suffix in _EXPORTS:
         raise WeightsError(
@@ -88,8 +87,13 @@ def load_model(
             f"entry '{SHIPPED if is_stripped else SETTINGS}' of {checkpoint} is damaged ({type(error).__name__}: {error}). "
             "Strip the checkpoint of the run again with tools/export.py."
         ) from error
-    cfg = cfg or _read_config(checkpoint, config, settings, opts, is_stripped=is_stripped)
-    cfg.MODEL.DEVICE = str(_usable_device(device))
+    cfg = cfg or _read_config(checkpoint, config, opts, settings, is_stripped)
+    cfg.MODEL.DEVICE = str(default_device() if device is None else device)
+    try:
+        torch.empty(0, device=cfg.MODEL.DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device must be available to torch, got {device} ({reason}). Use cpu.") from error
     if is_stripped and trained is not None and not cfg.DATASETS.FILES:
         cfg.DATASETS.TRAIN = (trained.register(),)
         classes = trained
@@ -142,39 +146,21 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
 def _read_config(
     checkpoint: Path,
     config: str | os.PathLike[str] | None,
-    settings: Mapping[str, Any],
     opts: Sequence[str],
-    *,
+    settings: Mapping[str, Any],
     is_stripped: bool = False,
 ) -> CfgNode:
     """Read the given config, that of a stripped checkpoint, the one beside it, or the settings in a lone checkpoint."""
-    beside = checkpoint.with_name(_CONFIG_FILE)
-    if config is not None:
-        return load_config(os.fspath(config), opts)
-    if beside.is_file() and not is_stripped:
-        return load_config(str(beside), opts)
+    beside = checkpoint.with_name("config.yaml")
+    if config is not None or (beside.is_file() and not is_stripped):
+        return load_config(os.fspath(config or beside), opts)
     if settings:  # written as Python literals, so that strings of digits stay strings
         return load_config("", [*(text for key, value in settings.items() for text in (key, repr(value))), *opts])
     raise ConfigError(f"--config-file is required, because {beside} does not exist. Set --config-file.")
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    try:
-        wanted = default_device() if device is None else torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device must be available to torch, got {device} ({reason}). Use cpu.") from error
-    return wanted
-
-
 def _check_classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> ClassTable:
-    """Return the classes of a network after a comparison with its registered or defined dataset.
-
-    Raises:
-        ClassesError: they differ.
-        ConfigError: the classes are unknown, or a definition is invalid.
-    """
+    """Return the classes of a network; raise ClassesError if its registered or defined dataset has different ones."""
     try:
         if trained is not None:
             cfg.DATASETS.FILES = [file for file in cfg.DATASETS.FILES if os.path.isfile(file)]

@@ -52,22 +52,14 @@ class Prediction:
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Scores (K, H, W), float32: logits, or probabilities if the protocol averages them.
-
-        Raises:
-            ValueError: the scores were dropped.
-        """
+        """Logits (K, H, W), float32, or probabilities if the protocol averages them. Raises ValueError if dropped."""
         if self.kept_scores is None:
             raise ValueError("scores were not kept. Predict with keep_scores=True.")
         return self.kept_scores.float().cpu().numpy()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities (K, H, W), float32, which sum to 1 over the classes.
-
-        Raises:
-            ValueError: the scores were dropped.
-        """
+        """Probabilities (K, H, W), float32. Raises ValueError if the scores were dropped."""
         if self.kept_scores is None or self.averaged:
             return self.scores
         return self.kept_scores.float().softmax(dim=0).cpu().numpy()
@@ -84,14 +76,12 @@ class Prediction:
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
         """Lay the colors over the image, and outline the things of a panoptic prediction.
 
-        Pixels outside of all segments of a panoptic prediction show the image.
-
         Args:
             image: the predicted image as path, PIL image or RGB array.
             alpha: opacity of the colors, 0 to 1.
 
         Returns:
-            (H, W, 3) uint8, RGB.
+            (H, W, 3) uint8, RGB; pixels outside of all segments of a panoptic prediction show the image.
 
         Raises:
             DatasetError: the image has a different size.

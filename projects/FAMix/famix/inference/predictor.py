@@ -86,8 +86,7 @@ class Predictor:
             protocol: protocol of inference, e.g. "half+flip", see docs/PROTOCOLS.md.
 
         Raises:
-            ConfigError: the config is missing or invalid, or the protocol or the device cannot be used.
-            WeightsError: the checkpoint is missing, damaged, or does not fit the config.
+            ConfigError, WeightsError: the protocol cannot be used, or see `load_model`.
         """
         parsed = parse_protocol(protocol)  # refused before a large file is read
         loaded = load_model(path, config, opts, device)

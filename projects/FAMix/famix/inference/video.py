@@ -67,11 +67,7 @@ class VideoReader:
         self._capture.release()
 
     def __iter__(self) -> Iterator[RGBImage]:
-        """Yield the frames.
-
-        Raises:
-            DatasetError: the frames are too large, or there are none.
-        """
+        """Yield the frames. Raises DatasetError if they are too large, or if there are none."""
         width, height = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH), self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         require_pixels((int(width), int(height)), f"video {self._source}", self.max_pixels)
         is_empty = True
@@ -95,13 +91,7 @@ class VideoReader:
 
 
 class FrameFolder(VideoReader):
-    """Images of a folder as frames of a video.
-
-    Images in subfolders are ignored. Numbers in file names are ordered by value: frame9.png precedes frame10.png.
-
-    Args:
-        folder: the folder.
-        rate: frames per second.
+    """Images of a folder, without subfolders, as frames of a video; frame9.png precedes frame10.png.
 
     Raises:
         DatasetError: the folder contains no image.
@@ -119,11 +109,7 @@ class FrameFolder(VideoReader):
         self.rate, self.frames, self.max_pixels = rate, len(self._files), MAX_PIXELS
 
     def __iter__(self) -> Iterator[RGBImage]:
-        """Yield the frames.
-
-        Raises:
-            DatasetError: a frame cannot be read, is too large, or differs in size from the first.
-        """
+        """Yield the frames. Raises DatasetError if one is unreadable, too large, or differs in size from the first."""
         size = None
         for file in self._files:
             frame = load_rgb(file, self.max_pixels)
@@ -192,18 +178,15 @@ def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Cal
 
 @contextmanager
 def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Callable[[RGBImage, Prediction], None]]:
-    """Write views of frames to videos, and ids to PNGs; videos are completed at the end of the context.
+    """Write views of frames to `video_files`, which are completed at the end of the context.
 
-    Args:
-        files: see `famix.inference.views.video_files`.
-        rate: frames per second.
-        options: see `ViewOptions`; a legend shows all classes, so that all frames have one size.
+    A legend shows all classes, so that all frames have one size.
 
     Yields:
         A function that adds a frame and its prediction.
 
     Raises:
-        ConfigError, OutputError, OSError: a file cannot be written; an old video is kept.
+        ConfigError, OutputError, OSError: see `video_writer`.
     """
     writers: dict[str, Callable[[RGBImage], None]] = {}
     numbers = count()
@@ -223,15 +206,13 @@ def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Cal
         yield write
 
 
-class WindowClosed(Exception):
-    """The user has closed the window."""
+def show_image(image: RGBImage, *, wait: bool) -> bool:
+    """Show an image in a window, and optionally wait for a key.
 
-
-def show_image(image: RGBImage, *, wait: bool) -> None:
-    """Show an (H, W, 3) uint8 RGB image in a window, and optionally wait for a key.
+    Returns:
+        Whether the window stays open, i.e. the user has not pressed q or Escape.
 
     Raises:
-        WindowClosed: the user has pressed q or Escape.
         ConfigError: OpenCV cannot open windows.
     """
     try:
@@ -241,5 +222,4 @@ def show_image(image: RGBImage, *, wait: bool) -> None:
         raise ConfigError(
             "a window requires a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
         ) from error
-    if key in (ord("q"), 27):
-        raise WindowClosed
+    return key not in (ord("q"), 27)

@@ -56,17 +56,12 @@ class ViewOptions:
 def draw_view(
     view: str, image: RGBImage, prediction: Prediction, options: ViewOptions, legend_ids: Sequence[int] = ()
 ) -> RGBImage:
-    """Draw a view.
+    """Draw a view of an image and its prediction as (H, W, 3) uint8, RGB.
 
     Args:
-        view: "overlay", "side-by-side" (image and overlay) or "color".
-        image: the predicted image.
-        prediction: its prediction.
-        options: see `ViewOptions`.
-        legend_ids: train ids in the legend; empty for the classes of the prediction.
-
-    Returns:
-        (H, W, 3) uint8, RGB; side-by-side is wider, and a legend adds height.
+        view: "overlay", "side-by-side" (image and overlay, which is wider) or "color".
+        image, prediction, options: the image, its prediction and `ViewOptions`.
+        legend_ids: train ids in the legend, which adds height; empty for the classes of the prediction.
     """
     drawn = prediction.color_image() if view == "color" else prediction.overlay(image, options.alpha)
     if view == "side-by-side":
@@ -121,7 +116,7 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> list[Files]:
-    """Choose the output files of images, which are distinct and never an input.
+    """Choose the output files of each input, which are distinct and never an input.
 
     In a folder, the outputs keep the tree and the names of the inputs below their common folder, with "_overlay" etc.
     appended. Where two outputs would collide, or an output would replace an input, the later one keeps the suffix of its
@@ -131,9 +126,6 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
         inputs: the images.
         output: a folder, or an image file for a single view of a single image.
         views: keys of `VIEWS`.
-
-    Returns:
-        The files of each input.
 
     Raises:
         ConfigError: `output` is a file for several images or views, an input, a video, or does not suit the view.
@@ -174,15 +166,12 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
 
 
 def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
-    """Choose the output files of a video.
+    """Choose the output video of each view; for ids, a folder with one PNG per frame.
 
     Args:
         source: the video; its stem names the outputs in a folder.
         output: a folder, or a video file for a single view.
         views: keys of `VIEWS`.
-
-    Returns:
-        The video of each view; for ids, a folder with one PNG per frame.
 
     Raises:
         ConfigError: `output` is a file for several views or for ids, has another suffix, or is the input.

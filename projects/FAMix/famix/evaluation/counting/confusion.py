@@ -52,12 +52,9 @@ def argmax_classes(scores: Tensor) -> Tensor:
 
 
 class ConfusionCounts:
-    """Numbers of pixels by label and predicted class, in memory that does not grow with the number of images.
+    """Numbers of pixels by label and predicted class, for K = 1 to 256 classes.
 
     Every 8-bit label has a row, so that invalid labels need no check per pixel and are found afterwards.
-
-    Args:
-        num_classes: K, 1 to 256.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -65,28 +62,16 @@ class ConfusionCounts:
         self._counts = torch.zeros(NUM_LABELS * num_classes, dtype=torch.int64)
 
     def add(self, predicted: Tensor, labels: Tensor) -> None:
-        """Count the pixels of an image, on the device of the prediction.
-
-        Args:
-            predicted: integers from 0 to K - 1.
-            labels: uint8, of the same shape, on any device.
-        """
+        """Count pixels on the device of `predicted`, integers from 0 to K - 1; `labels` are uint8, on any device."""
         device = predicted.device
         # 32 bits are several times as fast as 64, and hold 256 * 256 - 1. Labels are copied to the device in 8 bits.
         pairs = labels.to(device).to(torch.int32).mul_(self.num_classes).add_(predicted.to(torch.int32))
         counts = torch.bincount(pairs.flatten(), minlength=self._counts.numel())
         self._counts = self._counts.to(device).add_(counts)
 
-    def total(self, over_processes: bool = True) -> np.ndarray | None:
-        """Return the counts, (256, K) int64.
-
-        Args:
-            over_processes: sum over all processes, which must all call this method; all but the main one get None.
-        """
-        own = self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes)
-        if not over_processes:
-            return own
-        parts = comm.gather(own)  # arrays on the CPU can be gathered by every backend
+    def total(self) -> np.ndarray | None:
+        """Return the sum over all processes, which must all call this, (256, K) int64; None except on the main one."""
+        parts = comm.gather(self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes))
         return np.sum(parts, axis=0) if comm.is_main_process() else None
 
 

@@ -22,14 +22,7 @@ CLASS_SUBSETS = (*_EXCLUDED, "synthia16", "synthia13")
 
 
 def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
-    """Select the classes of a mean, as in the papers on SYNTHIA.
-
-    Args:
-        name: one of CLASS_SUBSETS.
-        class_names: classes of the dataset in the order of train ids.
-
-    Returns:
-        Train ids in ascending order.
+    """Return the train ids of a value of TEST.CLASSES in a dataset, in ascending order.
 
     Raises:
         ConfigError: the name is unknown, or the dataset lacks a class of the subset.

@@ -49,7 +49,6 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         read_labels: label file -> (H, W) train ids; None for the dataset's `label_reader`.
         prepare_labels: train ids -> (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
         classes, absent: see `segmentation_scores`.
-        distributed: sum the counts over all processes.
         output_folder: folder for the confusion matrix; None writes no file.
     """
 
@@ -61,7 +60,6 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         prepare_labels: Callable[[np.ndarray], np.ndarray] | None = None,
         classes: Sequence[int] | None = None,
         absent: str = SKIP,
-        distributed: bool = True,
         output_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
@@ -73,7 +71,6 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._read = read_labels or metadata.label_reader.read
         self._prepare = prepare_labels or (lambda labels: labels)
         self._classes, self._absent = classes, absent
-        self._distributed = distributed
         self._output_folder = output_folder
         self.reset()
 
@@ -121,7 +118,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         Raises:
             DatasetError: labels contain ids that are neither a class nor the ignore label.
         """
-        counts = self._counts.total(self._distributed)
+        counts = self._counts.total()
         if counts is None:
             return None
         num_classes = len(self._class_names)
@@ -149,11 +146,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
 class Detectron2Evaluator(SemSegEvaluator):
     """Detectron2's SemSegEvaluator, with means under either rule for absent classes.
 
-    Args:
-        dataset_name: registered dataset.
-        load: maps a label file and a dtype to (H, W) train ids.
-        output_folder: folder for the files of SemSegEvaluator.
-        absent: see `segmentation_scores`.
+    `load` maps a label file and a dtype to (H, W) train ids; see `segmentation_scores` for `absent`.
     """
 
     def __init__(
@@ -189,15 +182,9 @@ class Detectron2Evaluator(SemSegEvaluator):
 
 
 class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
-    """CityscapesSemSegEvaluator for registered datasets, without instance-level scores.
+    """CityscapesSemSegEvaluator for the datasets that pass `require_cityscapes_files`, without instance-level scores.
 
     The script's code for iIoU calls functions that NumPy 2.4 removed, and needs further files.
-
-    Args:
-        dataset_name: registered dataset; see `require_cityscapes_files`.
-
-    Raises:
-        ConfigError: see `require_cityscapes_files`.
     """
 
     def __init__(self, dataset_name: str) -> None:
@@ -254,18 +241,12 @@ def require_cityscapes_files(dataset_name: str) -> str:
             "cityscapesscripts, or set TEST.EVALUATOR streaming."
         ) from error
     labels = [label_file_of(record) for record in DatasetCatalog.get(dataset_name)]
-    folders = {os.path.dirname(os.path.dirname(path)) for path in labels}
-    remedy = "Set TEST.EVALUATOR streaming."
-    if len(folders) != 1 or not all(path.endswith(_LABEL_SUFFIX) for path in labels):
-        raise ConfigError(
-            f"TEST.EVALUATOR cityscapes requires label files FOLDER/CITY/*{_LABEL_SUFFIX}, got '{labels[0]}' in "
-            f"{dataset_name}. {remedy}"
-        )
-    (folder,) = folders
+    folder = os.path.dirname(os.path.dirname(labels[0]))
     found = glob.glob(os.path.join(glob.escape(folder), "*", f"*{_LABEL_SUFFIX}"))
-    if len(found) != len(labels):  # the script exits at a label without a prediction
+    if {*map(os.path.realpath, found)} != {*map(os.path.realpath, labels)}:  # the script requires a prediction for each
         raise ConfigError(
-            f"TEST.EVALUATOR cityscapes requires a dataset of all {len(found)} labels in '{folder}', but {dataset_name} "
-            f"has {len(labels)}. {remedy}"
+            f"TEST.EVALUATOR cityscapes must score all label files FOLDER/CITY/*{_LABEL_SUFFIX} of a folder; '{folder}' "
+            f"contains {len(found)}, and {dataset_name} has {len(labels)} labels, such as '{labels[0]}'. Set "
+            "TEST.EVALUATOR streaming."
         )
     return folder

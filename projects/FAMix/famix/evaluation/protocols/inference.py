@@ -43,8 +43,7 @@ class ProtocolInference(nn.Module):
                 file. Other entries reach the model only in train mode and under the protocol "native".
 
         Returns:
-            In training the model's output; otherwise one dict per image with "sem_seg" (K, height, width), scores at
-            `Protocol.scored_size` of the image file.
+            One dict per image with "sem_seg", scores (K, height, width) at `Protocol.scored_size` of the image file.
 
         Raises:
             ConfigError: the model's predictions differ in size from the requested "height" and "width".
@@ -86,8 +85,8 @@ class ProtocolInference(nn.Module):
         released, window, scored_size = self.protocol.released, self.protocol.window, self.protocol.scored_size(size)
         if released:
             view, statistics = self.protocol.image.apply_image(image, size).float(), self._pixel_statistics()
-            if statistics is not None:
-                (_, mean), (_, std) = statistics
+            if statistics:
+                mean, std = statistics.values()
                 view = (view - mean) / std
             view = resize_bilinear(view, self.protocol.view_size(size, scale), align_corners=True)
         else:
@@ -114,13 +113,9 @@ class ProtocolInference(nn.Module):
     def _call_model(self, images: list[Tensor], size: Size) -> list[Tensor]:
         """Return scores at a size; the images of a `released` protocol are normalized already."""
         inputs = [{"image": image, "height": size[0], "width": size[1]} for image in images]
-        statistics = self._pixel_statistics() if self.protocol.released else None
-        if statistics is None:
-            results = self.model(inputs)
-        else:
-            (mean_name, mean), (std_name, std) = statistics
-            neutral = {mean_name: torch.zeros_like(mean), std_name: torch.ones_like(std)}
-            results = functional_call(self.model, neutral, (inputs,))
+        statistics = self._pixel_statistics() if self.protocol.released else {}
+        neutral = {name: torch.full_like(value, name.endswith("std")) for name, value in statistics.items()}
+        results = functional_call(self.model, neutral, (inputs,)) if neutral else self.model(inputs)
         scores = [result["sem_seg"] for result in results]
         for got in scores:
             if size_of(got) != size:
@@ -130,10 +125,11 @@ class ProtocolInference(nn.Module):
                 )
         return scores
 
-    def _pixel_statistics(self) -> tuple[tuple[str, Tensor], tuple[str, Tensor]] | None:
-        """Return names and values of the buffers that normalize images in Detectron2's models, or None without them."""
+    def _pixel_statistics(self) -> dict[str, Tensor]:
+        """Return the buffers pixel_mean and pixel_std, which normalize images in Detectron2's models, if there are any."""
         found = {name.rpartition(".")[2]: (name, value) for name, value in self.model.named_buffers()}
-        return (found["pixel_mean"], found["pixel_std"]) if {"pixel_mean", "pixel_std"} <= found.keys() else None
+        names = ("pixel_mean", "pixel_std")
+        return dict(found[name] for name in names) if found.keys() >= set(names) else {}
 
 
 def slide(

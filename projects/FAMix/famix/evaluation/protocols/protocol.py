@@ -73,13 +73,9 @@ class Protocol:
         return sum(self.window.count(self.view_size(size, scale)) if self.window else 1 for scale, _ in self.views)
 
     def prepare_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Transform ground truth for scoring.
+        """Transform (H, W) train ids of any integer type to `scored_size((H, W))`, without modifying them.
 
-        Args:
-            labels: (H, W) train ids of any integer type; not modified.
-
-        Returns:
-            Labels of `scored_size((H, W))` and the same type; `pad_label` where a crop exceeds the image.
+        Where a crop exceeds the image, labels are `pad_label`.
         """
         return self.truth.apply_labels(labels, self.pad_label)
 

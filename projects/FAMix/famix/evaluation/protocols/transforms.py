@@ -53,12 +53,12 @@ class ResizeCrop:
         return self.crop or self.resized_size(size)
 
     def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
-        """Transform an image and scale the result; without a crop, this resamples once.
+        """Transform a (C, H, W) image and scale the result by a factor on `output_size(size)`.
 
         Args:
-            image: (C, H, W).
-            size: size of the image file, which differs from (H, W) if the image was resized before.
-            scale: factor on `output_size(size)`.
+            image: the image, which may have been resized before.
+            size: size of the image file.
+            scale: the factor; without a crop, the image is resampled only once.
 
         Returns:
             (C, h, w); float32 if resized. Padding is black (0).
@@ -152,10 +152,7 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Resize (K, H, W) scores, or a normalized image, bilinearly and without antialiasing.
 
-    Args:
-        scores: any floating type.
-        size: output size.
-        align_corners: False as Detectron2 does with logits, True as in FAMix's reference implementation.
+    Detectron2 resizes logits without `align_corners`, FAMix's reference implementation with it.
     """
     if size_of(scores) == size:
         return scores
@@ -173,12 +170,9 @@ def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
 
 
 def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
-    """Crop a (C, H, W) image and pad it with black (0).
+    """Crop a (C, H, W) image of any type and pad it with black (0).
 
-    Args:
-        image: any type.
-        crop: output size.
-        offset: row and column of the image at which the crop starts, negative in padding; None centers the crop.
+    `offset` is the row and column of the image at which the crop starts, negative in padding; None centers the crop.
     """
     (rows, columns), visible = _placement(size_of(image), crop, offset)
     return F.pad(image, (*columns, *rows))[:, *visible]

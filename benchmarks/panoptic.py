@@ -43,7 +43,7 @@ from detectron2.data import MetadataCatalog
 from famix.data import get_dataset_dicts, read_image
 from famix.data.classes import panoptic_classes
 from famix.engine import SafeCheckpointer, Trainer, load_config
-from famix.evaluation.panoptic.truth import PanopticSegments, TruthReader, predicted_segments
+from famix.evaluation.panoptic import PanopticSegments, predicted_segments, read_truth
 from famix.reports.report import PANOPTIC_METRICS, TASK
 from famix.reports.tables import format_p, format_spread
 from famix.visualization.figure import Tile, compose_figure, save_figure
@@ -168,7 +168,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     metadata, things = MetadataCatalog.get(names[0]), panoptic_classes(names[0]).things
     records = [get_dataset_dicts([name])[SCENE] for name in names]
     images = [np.asarray(read_image(record["file_name"])) for record in records]
-    columns: list[list[PanopticSegments]] = [[TruthReader(things).read(record) for record in records]]
+    columns: list[list[PanopticSegments]] = [[read_truth(record, things) for record in records]]
     columns += [predict(run, images) for run in runs.values()]
     rows: list[list[Tile]] = []
     for place, (condition, image) in enumerate(zip(shown, images, strict=True)):

@@ -22,7 +22,7 @@ from famix.clip import CLIPResNet, build_clip_resnet_fpn_backbone
 from famix.data import build_train_loader
 from famix.data.classes import PanopticClasses
 from famix.engine import build_optimizer, load_config
-from famix.evaluation.panoptic.evaluators import require_panopticapi
+from famix.evaluation.panoptic import require_panopticapi
 from famix.modeling import FAMixPanopticDeepLab, FAMixPanopticFPN, PatchStyleMixin, StuffSemSegFPNHead
 from famix.style import PatchRestyler
 from famix.utils.errors import ConfigError

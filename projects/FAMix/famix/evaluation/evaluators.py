@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from famix.data import get_label_readers
-from famix.data.classes import is_panoptic, panoptic_classes, require_same_things
+from famix.data.classes import is_panoptic, require_same_things
 from famix.evaluation.counting.scores import ABSENT_CLASSES, ZERO, class_subset
 from famix.evaluation.counting.semantic import (
     CityscapesScriptEvaluator,
@@ -16,8 +16,7 @@ from famix.evaluation.counting.semantic import (
     StreamingSemSegEvaluator,
     require_cityscapes_files,
 )
-from famix.evaluation.panoptic.evaluators import InstanceAPEvaluator, PanopticQualityEvaluator, require_panopticapi
-from famix.evaluation.panoptic.truth import TruthReader
+from famix.evaluation.panoptic import PanopticEvaluator, require_panopticapi
 from famix.evaluation.protocols.protocol import protocol_of
 from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.utils.errors import ConfigError
@@ -64,12 +63,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             output_folder=folder,
         )
         evaluators.append(streaming)
-    if is_panoptic(dataset_name):
-        truths = TruthReader(panoptic_classes(dataset_name).things, cfg.INPUT.MAX_PIXELS)
-        if "panoptic_seg" in predicts(cfg):
-            evaluators.append(PanopticQualityEvaluator(dataset_name, truths))
-        if "instances" in predicts(cfg):
-            evaluators.append(InstanceAPEvaluator(dataset_name, truths))
+    panoptic = predicts(cfg) - {"sem_seg"}
+    if panoptic and is_panoptic(dataset_name):
+        evaluators.append(PanopticEvaluator(dataset_name, panoptic, cfg.INPUT.MAX_PIXELS))
     return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from famix.data.class_table import ClassTable
-from famix.data.classes import LABEL_DIVISOR
 from famix.data.images import MAX_PIXELS
 from famix.evaluation.counting.confusion import argmax_classes
+from famix.evaluation.panoptic import predicted_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.utils.errors import DatasetError
 from famix.visualization.overlay import blend, color_segments, overlay_segments
@@ -127,20 +127,11 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
     kept = scores if keep_scores else None
     if "panoptic_seg" not in result:
         return Prediction(labels, classes, kept_scores=kept, averaged=averaged)
-    panoptic, entries = result["panoptic_seg"]
-    found, places, areas = np.unique(panoptic.cpu().numpy(), return_inverse=True, return_counts=True)
-    if entries is None:
-        train_ids = {int(key): int(key) // LABEL_DIVISOR for key in found if key >= 0}
-        entries = [{"id": key, "category_id": i, "isthing": i in classes.things} for key, i in train_ids.items()]
-    described = {int(entry["id"]): entry for entry in entries}
-    numbers = np.zeros(len(found), dtype=np.int32)
-    segments: list[Segment] = []
-    for place, (key, area) in enumerate(zip(found.tolist(), areas.tolist(), strict=True)):
-        if key in described:
-            entry, numbers[place] = described[key], len(segments) + 1
-            class_id, score = int(entry["category_id"]), entry.get("score")
-            name, is_thing = classes.names[class_id], bool(entry["isthing"])
-            score = None if score is None else float(score)
-            segments.append(Segment(len(segments) + 1, class_id, name, is_thing, area, score))
-    segment_ids = numbers[places].reshape(tuple(panoptic.shape))
-    return Prediction(labels, classes, tuple(segments), segment_ids, kept, averaged)
+    panoptic = predicted_segments(*result["panoptic_seg"])
+    segments = []
+    for entry in panoptic.segments:
+        class_id, score = int(entry["category_id"]), entry.get("score")
+        name, is_thing = classes.names[class_id], bool(entry.get("isthing", class_id in classes.things))
+        score = None if score is None else float(score)
+        segments.append(Segment(entry["id"], class_id, name, is_thing, entry["area"], score))
+    return Prediction(labels, classes, tuple(segments), panoptic.numbers, kept, averaged)

@@ -1,0 +1,261 @@
+"""Panoptic quality by COCO's panopticapi and mask AP by pycocotools, in train ids."""
+
+import contextlib
+import importlib
+import io
+import itertools
+import math
+import tempfile
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as masks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from famix.data.classes import LABEL_DIVISOR, panoptic_classes
+from famix.data.images import MAX_PIXELS
+from famix.data.panoptic.segments import encode_ids, read_segments
+from famix.utils.errors import ConfigError
+
+_FAST = 1  # compression of PNGs that are read once
+_NUM_THREADS = 4  # sorting pixels and decoding PNGs release Python's lock
+_AP_SCORES = ("AP", "AP50", "AP75")  # the first three numbers of pycocotools' summary
+
+
+@dataclass(frozen=True)
+class PanopticSegments:
+    """The segments of an image, numbered from 1."""
+
+    numbers: NDArray[np.int32]  # (H, W), the `id` of each pixel's segment; 0 is void
+    segments: list[dict[str, Any]]  # {"id", "category_id": train id, "iscrowd", "area" in pixels}
+
+
+def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: int = MAX_PIXELS) -> PanopticSegments:
+    """Read the ground truth of an image.
+
+    Args:
+        inputs: with "pan_seg_file_name", "segments_info" and optionally "void_segments".
+        things: train ids of things. All segments of a stuff class become one, since several categories of a dataset may
+            be one class.
+        max_pixels: limit of INPUT.MAX_PIXELS.
+
+    Raises:
+        DatasetError: see `read_segments`.
+    """
+    segments = inputs["segments_info"]
+    numbers = read_segments(inputs["pan_seg_file_name"], segments, inputs.get("void_segments", ()), max_pixels)
+    merged: dict[tuple[int, int], dict[str, Any]] = {}
+    number_of = [0]
+    for segment in segments:
+        train_id, crowd = segment["category_id"], segment["iscrowd"]
+        is_instance = train_id in things and not crowd
+        key = (train_id, len(number_of) if is_instance else -crowd)
+        entry = {"id": len(merged) + 1, "category_id": train_id, "iscrowd": crowd}
+        number_of.append(merged.setdefault(key, entry)["id"])
+    numbers = np.array(number_of, dtype=np.int32)[numbers]
+    areas = np.bincount(numbers.ravel()).tolist()
+    return PanopticSegments(numbers, [{**entry, "area": areas[entry["id"]]} for entry in merged.values()])
+
+
+def predicted_segments(
+    panoptic: Tensor, entries: Sequence[Mapping[str, Any]] | None, label_divisor: int = LABEL_DIVISOR
+) -> PanopticSegments:
+    """Convert the "panoptic_seg" of either panoptic head; segments without pixels are dropped.
+
+    Args:
+        panoptic: (H, W) ids; without `entries` train id * label divisor + instance, or -1 for void.
+        entries: {"id", "category_id": train id, ...} of each segment, whose other items are kept; None for the ids of
+            Panoptic-DeepLab.
+        label_divisor: of the dataset's metadata.
+    """
+    found, places, areas = panoptic.unique(return_inverse=True, return_counts=True)
+    if entries is None:
+        entries = [{"id": key, "category_id": key // label_divisor} for key in found.tolist() if key >= 0]
+    described = {int(entry["id"]): entry for entry in entries}
+    numbers = np.zeros(len(found), dtype=np.int32)
+    segments: list[dict[str, Any]] = []
+    for place, (key, area) in enumerate(zip(found.tolist(), areas.tolist(), strict=True)):
+        if key in described:
+            numbers[place] = len(segments) + 1
+            segments.append({**described[key], "id": len(segments) + 1, "iscrowd": 0, "area": area})
+    return PanopticSegments(numbers[places.cpu().numpy()], segments)
+
+
+def require_panopticapi() -> Any:
+    """Import panopticapi.evaluation.
+
+    Raises:
+        ConfigError: panopticapi is not installed.
+    """
+    try:
+        return importlib.import_module("panopticapi.evaluation")
+    except ImportError as error:
+        raise ConfigError(
+            f"panoptic models require the package panopticapi, got: {error}. Run make setup, or pip install --no-deps "
+            "panopticapi-lite."
+        ) from error
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """COCO's panoptic quality (PQ), and average precision of masks (AP) for models that predict instances.
+
+    Several categories of a dataset may be one class, or none. COCO's programs therefore get train ids in place of
+    category ids, and pixels without a class are void. Every process counts its own images in threads: panopticapi's own
+    function forks a process per core, which is not safe in a process with threads.
+
+    Args:
+        dataset_name: a registered panoptic dataset.
+        predictions: entries of the outputs to score, "panoptic_seg" (PQ) and "instances" (AP).
+        max_pixels: limit of INPUT.MAX_PIXELS.
+
+    Raises:
+        ConfigError: panopticapi is required and not installed, or the dataset is not panoptic.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        predictions: Collection[str] = ("panoptic_seg", "instances"),
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        self._things = panoptic_classes(dataset_name).things
+        self._label_divisor: int = metadata.label_divisor
+        self._predictions = frozenset(predictions)
+        self._max_pixels = max_pixels
+        self._panopticapi = require_panopticapi() if "panoptic_seg" in predictions else None
+        self._categories = {
+            train_id: {"id": train_id, "name": name, "isthing": int(train_id in self._things)}
+            for train_id, name in enumerate(metadata.stuff_classes)
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Discard all images."""
+        self._pairs: list[list[tuple[bytes, list[dict[str, Any]]]]] = []
+        self._instances: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Store the predictions of some images and their ground truth.
+
+        Args:
+            inputs: dicts with "pan_seg_file_name", "segments_info" and optionally "void_segments".
+            outputs: dicts with "panoptic_seg" at the size of the labels (see `predicted_segments`), and with
+                "instances", Detectron2's Instances with train ids as `pred_classes`; an output without the latter has
+                no instances.
+
+        Raises:
+            DatasetError: a label cannot be read.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            truth = read_truth(image, self._things, self._max_pixels)
+            if "panoptic_seg" in self._predictions:
+                predicted = predicted_segments(*output["panoptic_seg"], self._label_divisor)
+                self._pairs.append([(_png(one.numbers), one.segments) for one in (truth, predicted)])
+            if "instances" in self._predictions:
+                height, width = truth.numbers.shape
+                found = instances_to_coco_json(output["instances"].to("cpu"), 0) if "instances" in output else []
+                instances = []
+                for segment in truth.segments:
+                    if segment["category_id"] in self._things:
+                        mask = masks.encode(np.asfortranarray(truth.numbers == segment["id"], dtype=np.uint8))
+                        instances.append({**segment, "segmentation": mask, "bbox": masks.toBbox(mask).tolist()})
+                self._instances.append(({"height": height, "width": width}, instances, found))
+
+    def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
+        """Compute the scores of all images.
+
+        Returns:
+            On the main process {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for
+            stuff}, "segm": {"AP", "AP50", "AP75"}} in percent, NaN for a kind without a labeled or predicted class; None
+            on other processes.
+        """
+        results: OrderedDict[str, dict[str, float]] = OrderedDict()
+        if "panoptic_seg" in self._predictions:
+            counts = comm.gather(self._count())
+            if counts:
+                results["panoptic_seg"] = self._panoptic_quality(counts)
+        if "instances" in self._predictions:
+            images = list(itertools.chain(*comm.gather(self._instances)))
+            if comm.is_main_process():
+                results["segm"] = self._average_precision(images)
+        return results if comm.is_main_process() else None
+
+    def _count(self) -> Any:
+        """Return the panopticapi.evaluation.PQStat of this process's images."""
+        assert self._panopticapi is not None
+        total = self._panopticapi.PQStat()
+        with (
+            tempfile.TemporaryDirectory(prefix="famix_panoptic_") as folder,
+            contextlib.redirect_stdout(io.StringIO()),  # panopticapi prints two lines per image
+            ThreadPoolExecutor(_NUM_THREADS) as pool,
+        ):
+            folders = Path(folder, "truth"), Path(folder, "predicted")
+            for root in folders:
+                root.mkdir()
+
+            def count_image(number: int, image: list[tuple[bytes, list[dict[str, Any]]]]) -> Any:
+                pair = []
+                for root, (png, segments) in zip(folders, image, strict=True):
+                    (root / f"{number}.png").write_bytes(png)
+                    pair.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+                return self._panopticapi.pq_compute_single_core(0, [pair], *folders, self._categories)
+
+            for counts in pool.map(count_image, itertools.count(), self._pairs):
+                total += counts
+        return total
+
+    def _panoptic_quality(self, counts: Sequence[Any]) -> dict[str, float]:
+        total, *others = counts
+        for other in others:
+            total += other
+        scores: dict[str, float] = {}
+        for suffix, of_things in {"": None, "_th": True, "_st": False}.items():
+            try:
+                average = total.pq_average(self._categories, isthing=of_things)[0]
+            except ZeroDivisionError:  # a mean over no class
+                average = dict.fromkeys(("pq", "sq", "rq"), math.nan)
+            scores |= {name.upper() + suffix: 100 * float(average[name]) for name in ("pq", "sq", "rq")}
+        return scores
+
+    def _average_precision(self, images: Sequence[tuple[Any, ...]]) -> dict[str, float]:
+        truth, found = (
+            [{**entry, "image_id": number} for number, image in enumerate(images, 1) for entry in image[place]]
+            for place in (1, 2)
+        )
+        if all(instance["iscrowd"] for instance in truth):
+            return dict.fromkeys(_AP_SCORES, math.nan)
+        if not found:
+            return dict.fromkeys(_AP_SCORES, 0.0)
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            coco = COCO()
+            coco.dataset = {
+                "images": [{**image[0], "id": number} for number, image in enumerate(images, 1)],
+                "categories": [self._categories[train_id] for train_id in self._things],
+                "annotations": [{**entry, "id": number} for number, entry in enumerate(truth, 1)],
+            }
+            coco.createIndex()
+            evaluation = COCOeval(coco, coco.loadRes(found), "segm")
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return dict(zip(_AP_SCORES, (100 * evaluation.stats[:3]).tolist(), strict=True))
+
+
+def _png(numbers: NDArray[np.int32]) -> bytes:
+    with io.BytesIO() as stream:
+        Image.fromarray(encode_ids(numbers)).save(stream, format="PNG", compress_level=_FAST)
+        return stream.getvalue()

@@ -1,1 +1,0 @@
-"""Panoptic quality and instance precision."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_factory import data_config, registered, write_image
 from error_matching import expect_error
-from famix.data import CropSampler, FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
+from famix.data import FAMixDatasetMapper, build_mining_batches, build_train_loader, get_dataset_dicts
 from famix.data.build import build_train_mapper
 from famix.data.panoptic.mapper import PanopticDatasetMapper
 from famix.data.panoptic.segments import encode_ids, read_segments
@@ -165,21 +165,22 @@ def test_crop_without_instances(record: dict[str, Any]) -> None:
     assert empty.gt_classes.dtype == torch.int64
 
 
-@pytest.mark.parametrize("ignore_label", [1, 255])
-def test_hundreds_of_segments_are_scaled_and_padding_is_void(tmp_path: Path, ignore_label: int) -> None:
+@pytest.mark.parametrize("released", [False, True])
+def test_hundreds_of_segments_are_scaled_and_padding_is_void(
+    tmp_path: Path, released: bool, record: dict[str, Any]
+) -> None:
     """One segment per pixel: their numbers have two bytes."""
+    image = write_image(tmp_path / "a.png", np.zeros((15, 20, 3), np.uint8))
+    label = write_image(tmp_path / "b.png", encode_ids(np.arange(1, 301).reshape(15, 20)))
     segments = [{"id": number, "category_id": 13, "iscrowd": 0} for number in range(1, 301)]
-    record = {
-        "file_name": str(write_image(tmp_path / "a.png", np.zeros((15, 20, 3), np.uint8))),
-        "pan_seg_file_name": str(write_image(tmp_path / "b.png", encode_ids(np.arange(1, 301).reshape(15, 20)))),
-        "segments_info": segments,
-    }
-    crop = CropSampler((30, 42), scale_range=(2.0, 2.0), ignore_label=ignore_label)
-    sample = PanopticDatasetMapper(things=(13,), ignore_label=ignore_label, crop=crop)(record)
+    record = {**record, "file_name": str(image), "pan_seg_file_name": str(label), "segments_info": segments}
+    cfg = config("FAMixPanopticFPN", SCALE_RANGE=[2.0, 2.0], RANDOM_FLIP="none", RELEASED_PADDING=released)
+    cfg.INPUT.CROP.SIZE = [30, 42]
+    (sample,) = samples(record, cfg, count=1)
     masks = sample["instances"].gt_masks.tensor
     assert masks.shape == (300, 30, 42) and masks.sum((1, 2)).tolist() == [4] * 300
     assert masks[299, 28:, 38:40].all()
-    assert (sample["sem_seg"][:, 40:] == ignore_label).all() and (sample["sem_seg"][:, :40] == 13).all()
+    assert (sample["sem_seg"][:, 40:] == 255).all() and (sample["sem_seg"][:, :40] == 13).all()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -38,12 +38,11 @@ class SampleStream(Dataset[dict[str, Any]]):
     """The samples of an endless sequence of epochs, by position; each epoch is a new permutation of all images.
 
     Args:
-        dicts: dataset dicts, N of them.
+        dicts: dataset dicts of all images.
         mapper: maps a dataset dict and a random generator to a sample.
         seed: seed of the permutations and the mapper's draws, >= 0.
-        balanced: datasets contribute equally often, regardless of their sizes: S consecutive positions, from a multiple
-            of S on, have one image of each of the S datasets (by `dataset_name`), in random order. An epoch of a dataset
-            is then a new permutation of its own images.
+        balanced: draw equally often from every dataset, regardless of its size: each round of S positions has one image
+            of each of the S datasets (by `dataset_name`) in random order, and every dataset has its own epochs.
     """
 
     def __init__(
@@ -93,18 +92,11 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
     """Build the endless loader of this process's share of the training batches.
 
     An iteration has the same samples for any number of processes and workers. With SEED >= 0 they depend on the config
-    alone, so a resumed run continues as if it had never stopped.
-
-    Args:
-        cfg: reads DATASETS.{TRAIN, BALANCED}, INPUT, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS and SEED.
-        start_iter: number of completed iterations.
-
-    Returns:
-        Loader of lists of SOLVER.IMS_PER_BATCH / number of processes samples.
+    and the number of completed iterations, `start_iter`, alone: a resumed run continues as if it had never stopped.
 
     Raises:
-        ConfigError: if SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key is unsupported.
-        DatasetError: if a dataset is unknown or incomplete, or two have different classes.
+        ConfigError: SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key is unsupported.
+        DatasetError: a dataset is unknown or incomplete, or two have different classes.
     """
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size:
@@ -123,19 +115,11 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
 
 @dataclass(frozen=True)
 class MiningBatches:
-    """One shuffled pass over the source as pairs of a batch number and a list of samples; this process's share.
+    """This process's share of one shuffled pass over the source, as pairs of a batch number and a list of samples."""
 
-    Attributes:
-        numbers: numbers of this process's batches, in the order of `loader`.
-        loader: loads the samples of each.
-        num_batches: batches of all processes together.
-        remaining: numbers of the batches that some process still has to mine.
-    """
-
-    numbers: Sequence[int]
+    numbers: Sequence[int]  # of the batches of `loader`
     loader: "DataLoader[dict[str, Any]]"
-    num_batches: int
-    remaining: frozenset[int]
+    remaining: frozenset[int]  # numbers of the batches of all processes that are still to be mined
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -151,19 +135,15 @@ def build_mining_batches(
 
     Args:
         cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
-            DATALOADER.NUM_WORKERS.
+            DATALOADER.NUM_WORKERS. The last images, if too few for a batch, are left out.
         shared: every process gets all batches instead of its share.
         group: batches per group: batch b belongs to group b // group, and one process gets all of it.
         skip: numbers of batches that are not needed. A group is left out if all of its batches are; the remaining
             groups are distributed evenly.
 
-    Returns:
-        Batches of STYLE_MINING.IMS_PER_BATCH samples: batch b has those at positions b * size up to (b + 1) * size of
-        the stream. The last images, if too few for a batch, are left out.
-
     Raises:
-        ConfigError: if a key is unsupported, or there are fewer images than a batch has.
-        DatasetError: if a dataset is unknown or incomplete, or two have different classes.
+        ConfigError: a key is unsupported, or there are fewer images than a batch has.
+        DatasetError: a dataset is unknown or incomplete, or two have different classes.
     """
     mining = cfg.STYLE_MINING
     for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
@@ -185,19 +165,15 @@ def build_mining_batches(
     size = mining.IMS_PER_BATCH
     positions = [range(number * size, (number + 1) * size) for number in own]
     loader = DataLoader(SampleStream(dicts, mapper, mining.SEED), batch_sampler=positions, **_worker_options(cfg))
-    return MiningBatches(own, loader, num_batches, remaining=frozenset(chain.from_iterable(groups)))
+    return MiningBatches(own, loader, remaining=frozenset(chain.from_iterable(groups)))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, Any]]":
     """Build the loader of this process's share of a test set: whole images, one at a time, each exactly once.
 
-    Args:
-        cfg: reads INPUT.FORMAT and DATALOADER.NUM_WORKERS.
-        dataset_name: a registered name.
-
     Raises:
-        ConfigError: if INPUT.FORMAT is unsupported.
-        DatasetError: if the dataset is unknown or incomplete.
+        ConfigError: INPUT.FORMAT or INPUT.MAX_PIXELS is unsupported.
+        DatasetError: the dataset is unknown or incomplete.
     """
     # Like Detectron2's build_detection_test_loader, with workers that survive a signal to all processes of a job.
     dicts = get_dataset_dicts([dataset_name])

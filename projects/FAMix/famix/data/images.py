@@ -22,20 +22,13 @@ MAX_PIXELS = 1 << 26
 MOST_PIXELS = 178_956_970
 """Highest value of INPUT.MAX_PIXELS; Pillow refuses larger images."""
 
-PICTURE_SUFFIXES = frozenset(
-    (
-        *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
-        *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
-        *(".arw", ".avif", ".cr2", ".dng", ".exr", ".heic"),  # not supported from here on
-        *(".heif", ".jp2", ".jxl", ".nef", ".psd", ".tga"),
-    )
-)
+_UNSUPPORTED = ".arw .avif .cr2 .dng .exr .heic .heif .jp2 .jxl .nef .psd .tga"
+_SUPPORTED = ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
+PICTURE_SUFFIXES = frozenset(f"{_SUPPORTED} {_UNSUPPORTED}".split())
 """Suffixes of images, including unsupported formats, so that no image is skipped silently."""
 
-DAMAGE = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
-    *(struct.error, zlib.error),
-)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError)
+DAMAGE += (MemoryError, struct.error, zlib.error)
 """Exceptions that Pillow raises for damaged files, depending on the position of the damage."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # some of Pillow's other formats run programs
@@ -71,13 +64,10 @@ def open_image(
 ) -> Iterator[Image.Image]:
     """Open an image file, reading only its header, and explain all errors that Pillow raises in the block.
 
-    Args:
-        path: the file.
-        whole: first verify the checksums of a PNG, which decoding ignores: a flipped bit would change a label id.
-        max_pixels: limit for the size in the header.
+    `whole` first verifies the checksums of a PNG, which decoding ignores: a flipped bit would change a label id.
 
     Raises:
-        DatasetError: if the file is missing, damaged or not an image, has several frames, or claims too many pixels.
+        DatasetError: the file is missing, damaged or not an image, has several frames, or claims too many pixels.
     """
     try:
         require_plain_file(path)
@@ -125,13 +115,7 @@ def open_label(
 
 
 def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise a DatasetError if a header claims more pixels than INPUT.MAX_PIXELS allows.
-
-    Args:
-        size: (width, height), in Pillow's order.
-        name: image or video in the message.
-        max_pixels: value of INPUT.MAX_PIXELS.
-    """
+    """Raise a DatasetError if a header claims more pixels, (width, height), than INPUT.MAX_PIXELS allows."""
     if size[0] * size[1] > max_pixels:
         raise _too_large(name, f"{size[0]} x {size[1]} (width x height) = {size[0] * size[1]}", max_pixels)
 
@@ -170,29 +154,18 @@ def _check_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: 
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read an image and rotate it upright by its metadata.
-
-    Args:
-        path: the file.
-        max_pixels: limit of INPUT.MAX_PIXELS.
-
-    Returns:
-        (H, W, 3) uint8, RGB, read-only.
+    """Read an image as RGB (H, W, 3) uint8, read-only, rotated upright by its metadata.
 
     Raises:
-        DatasetError: if the file is missing, damaged, too large or not an image, or if 8-bit RGB cannot represent it
-            exactly: more than 8 bits per channel, CMYK, transparency, several frames.
+        DatasetError: the file is missing, damaged, not an image or larger than `max_pixels`, or 8-bit RGB cannot
+            represent it exactly: more than 8 bits per channel, CMYK, transparency, several frames.
     """
     with open_image(path, whole=True, max_pixels=max_pixels) as image:
         return rgb_pixels(image, f"Image file {path}")
 
 
 def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) in pixels that `read_image` would return, from the header.
-
-    Raises:
-        DatasetError: as for `read_image`, except for errors that only show when the pixels are decoded.
-    """
+    """Return the (height, width) of the result of `read_image` from the header, with the errors that it shows."""
     with open_image(path, max_pixels=max_pixels) as image:
         _require_colors(image, f"Image file {path}")
         return upright_size(image)
@@ -211,17 +184,10 @@ def require_same_size(
 
 
 def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Decode an image to 8-bit RGB.
-
-    Args:
-        image: an opened image at the frame to decode.
-        name: image in the message.
-
-    Returns:
-        (H, W, 3) uint8, upright, read-only.
+    """Decode an opened image to RGB (H, W, 3) uint8, upright, read-only.
 
     Raises:
-        DatasetError: if 8-bit RGB cannot represent the image exactly.
+        DatasetError: 8-bit RGB cannot represent the image exactly; `name` is the image in the message.
     """
     _require_colors(image, name)
     image = upright(image)

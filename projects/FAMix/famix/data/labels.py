@@ -40,27 +40,16 @@ class UnknownIdsError(WrongEncodingError):
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Reader of label files as train ids.
+    """Reader of label files as train ids."""
 
-    Attributes:
-        label_ids: id in the files -> train id, or `ignore_label`; ids are 0-65535, train ids 0-255.
-        ignore_label: value of pixels without a class.
-        other_ids_ignored: map ids that `label_ids` lacks to `ignore_label`; otherwise they are an error.
-        channel: 0, 1, 2 (red, green, blue) or 3 (alpha) of multi-channel files; None for files with one channel.
-        source: the definition file, named in errors.
-        highest_id: higher ids that `label_ids` lacks are an error in any case; None sets no limit.
-        bits: 8 or 16 per channel; files of another depth are an error. None accepts both.
-        max_pixels: limit of INPUT.MAX_PIXELS.
-    """
-
-    label_ids: Mapping[int, int]
+    label_ids: Mapping[int, int]  # id in the files, 0-65535 -> train id, 0-255, or `ignore_label`
     ignore_label: int = 255
-    other_ids_ignored: bool = False
-    channel: int | None = None
-    source: str = field(default="the definition of the dataset", compare=False)
-    highest_id: int | None = None
-    bits: int | None = None
-    max_pixels: int = field(default=MAX_PIXELS, compare=False)
+    other_ids_ignored: bool = False  # map ids that `label_ids` lacks to `ignore_label`; otherwise they are an error
+    channel: int | None = None  # 0-3 (red, green, blue, alpha) of multi-channel files; None for one channel
+    source: str = field(default="the definition of the dataset", compare=False)  # the definition file, for errors
+    highest_id: int | None = None  # higher ids that `label_ids` lacks are an error in any case
+    bits: int | None = None  # 8 or 16 per channel; None accepts both
+    max_pixels: int = field(default=MAX_PIXELS, compare=False)  # limit of INPUT.MAX_PIXELS
     _table: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -70,16 +59,10 @@ class LabelReader:
         object.__setattr__(self, "_table", table)
 
     def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Read a label file and rotate it upright like an image.
-
-        Args:
-            path: a file in a lossless format with one id per pixel: 1 to 16 bits, palette or gray.
-
-        Returns:
-            (H, W) uint8 train ids, `ignore_label` for pixels without a class.
+        """Read a label file as train ids (H, W) uint8, rotated upright like an image.
 
         Raises:
-            DatasetError: if the file is missing or damaged, or has unexpected channels or an id without a class.
+            DatasetError: the file is missing, damaged or lossy, or has unexpected channels or an id without a class.
         """
         reader = self.for_file(path)
         ids = reader._read_ids(path)
@@ -89,11 +72,7 @@ class LabelReader:
         return train_ids.astype(np.uint8)
 
     def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
-        """Return the (height, width) of a label file in pixels, from its header.
-
-        Raises:
-            DatasetError: if the file is missing, too large, in a lossy format, or not an image.
-        """
+        """Return the (height, width) of a label file from its header, with the errors that it shows."""
         with open_label(path, whole=False, max_pixels=self.max_pixels) as image:
             return upright_size(image)
 
@@ -131,11 +110,11 @@ class LabelReader:
 
 def _decode_single(path: str | os.PathLike[str], image: Image.Image) -> np.ndarray:
     if image.mode not in _ONE_CHANNEL:
-        guess = _guess_from_colors(np.asarray(image)) if image.mode in ("RGB", "RGBA") else ""
         raise WrongEncodingError(
             f"Label {path} must have one channel of ids (gray or palette), got mode {image.mode} with "
-            f"{len(image.getbands())} channels.{guess} If one of its channels contains the ids, name it with "
-            "'label_channel' in the dataset's definition; convert colors to ids first."
+            f"{len(image.getbands())} channels. If one of them contains the ids, name it with 'label_channel' in the "
+            "dataset's definition. If it shows the classes' colors, use the file of ids (in BDD100K from 'masks' instead "
+            "of 'colormaps')."
         )
     ids = stored_ids(image)
     if ids.min() < 0 or ids.max() >= _NUM_IDS:
@@ -155,16 +134,11 @@ def _decode_channel(path: str | os.PathLike[str], image: Image.Image, channel: i
         )
     if not has_wide_colors(image):
         return np.asarray(upright(image).convert("RGB" if num_channels == 3 else "RGBA"))[:, :, channel]
-    orientation = header_orientation(image)
-    if image.format != "PNG" and orientation != 1:
-        raise WrongEncodingError(
-            f"Label {path} must be a PNG to have 16 bits per channel and the orientation {orientation}, got "
-            f"{image.format}. Rotate it upright and save it again."
-        )
-    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)  # Pillow would reduce 16 bits to 8
+    # Pillow would reduce 16 bits to 8, and OpenCV rotates other formats than PNG.
+    pixels = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED) if image.format == "PNG" else None
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] < 3:
-        raise DatasetError(f"Label {path} cannot be decoded with 16 bits per channel. Save it as an RGB PNG.")
-    return np.asarray(turn(Image.fromarray(pixels[:, :, _OPENCV_CHANNELS[channel]]), orientation))
+        raise WrongEncodingError(f"Label {path} must be an RGB PNG to have 16 bits per channel, got {image.format}.")
+    return np.asarray(turn(Image.fromarray(pixels[:, :, _OPENCV_CHANNELS[channel]]), header_orientation(image)))
 
 
 def _has_train_ids(ids: NDArray[np.integer]) -> bool:
@@ -188,17 +162,3 @@ def _guess_from_ids(unknown: Collection[int], present: Collection[int], label_id
     if not expects_train_ids and _has_train_ids(np.array(list(present))):
         return " The file looks like train ids (0 to 18 and 255; files named labelTrainIds) instead of label ids."
     return ""
-
-
-def _guess_from_colors(pixels: NDArray[np.uint8]) -> str:
-    """Return a sentence about an image (H, W, C) in the colors of Cityscapes' classes, or ""."""
-    weights = np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    codes = pixels[..., :3].astype(np.uint32) @ weights
-    colors = np.array([(0, 0, 0), *(entry.color for entry in CITYSCAPES_CLASSES)], dtype=np.uint32)
-    share = np.isin(codes, colors @ weights).mean()
-    if share <= 0.5 or not codes.any():
-        return ""
-    return (
-        f" The file looks like an image in the classes' colors ({100 * share:.0f} % of its pixels): the dataset has another "
-        "folder or file of ids (in BDD100K 'masks' instead of 'colormaps'; in GTA5 the palette PNGs as published)."
-    )

@@ -3,20 +3,19 @@
 Augmentations draw their parameters from a random generator first; applying them is deterministic.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from famix.data.images import MAX_PIXELS, MOST_PIXELS, read_image, require_same_size
-from famix.data.labels import LabelReader
+from famix.data.images import MOST_PIXELS, read_image, require_same_size
 from famix.data.registration import get_label_readers
 from famix.data.split_files import label_file_of
 from famix.utils.errors import ConfigError
@@ -102,64 +101,43 @@ class FAMixDatasetMapper:
     """Mapper from a dataset dict to a random crop with its label for training, or to the whole image for testing.
 
     Args:
-        label_readers: dataset name -> reader of its labels; None for testing.
-        crop: draws scale, crop and flip; None, for testing, returns the whole image without its label.
-        jitter: draws changes of color; None keeps the colors.
-        max_pixels: limit of INPUT.MAX_PIXELS.
+        cfg: reads INPUT, and for training DATASETS.TRAIN and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+        is_train: for training rather than testing.
+        is_mining: for style mining: random crops of INPUT.CROP.SIZE without scaling, flips and color changes.
+
+    Raises:
+        ConfigError: a key has an unsupported value.
+        DatasetError: a dataset is unknown.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        label_readers: Mapping[str, LabelReader] | None = None,
-        crop: CropSampler | None = None,
-        jitter: ColorJitter | None = None,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        self._max_pixels = max_pixels
-        self._label_readers = label_readers or {}
-        self._crop = crop
-        self._jitter = jitter
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True, is_mining: bool = False) -> dict[str, Any]:
-        """Read INPUT, DATASETS.TRAIN and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
-
-        Args:
-            cfg: the config.
-            is_train: for training rather than testing.
-            is_mining: for style mining: random crops of INPUT.CROP.SIZE without scaling, flips and color changes.
-
-        Raises:
-            ConfigError: if a key has an unsupported value.
-            DatasetError: if a dataset is unknown.
-        """
-        options, labeled = cfg.INPUT, is_train or is_mining
-        _check_input(options, labeled)
-        if not labeled:
-            return {"max_pixels": options.MAX_PIXELS}
-        readers = get_label_readers(cfg.DATASETS.TRAIN, options.MAX_PIXELS)
-        ignore_label = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        for name, reader in readers.items():
+    def __init__(self, cfg: CfgNode, is_train: bool = True, is_mining: bool = False) -> None:
+        options, ignore_label = cfg.INPUT, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        _check_input(options, is_train or is_mining)
+        self._max_pixels: int = options.MAX_PIXELS
+        self._ignore_label: int = ignore_label
+        self._crop: CropSampler | None = None
+        self._jitter: ColorJitter | None = None
+        if not (is_train or is_mining):
+            return
+        self._label_readers = get_label_readers(cfg.DATASETS.TRAIN, options.MAX_PIXELS)
+        for name, reader in self._label_readers.items():
             if reader.ignore_label != ignore_label:
                 raise ConfigError(
                     f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE must be {reader.ignore_label}, the ignore label of '{name}', got "
                     f"{ignore_label}. Change the key, or 'ignore_label' in the dataset's definition."
                 )
-        common = {"label_readers": readers, "max_pixels": options.MAX_PIXELS}
-        crop_size = tuple(options.CROP.SIZE)
         if is_mining:
-            return {**common, "crop": CropSampler(crop_size, ignore_label=ignore_label)}
-        crop = CropSampler(
-            crop_size,
+            self._crop = CropSampler(tuple(options.CROP.SIZE), ignore_label=ignore_label)
+            return
+        self._crop = CropSampler(
+            tuple(options.CROP.SIZE),
             scale_range=tuple(options.SCALE_RANGE),
             resized_to=tuple(options.CROP_RESIZED_TO) if options.CROP_RESIZED_TO else None,
             flip=options.RANDOM_FLIP == "horizontal",
             ignore_label=_ROAD if options.RELEASED_PADDING else ignore_label,
         )
-        jitter = ColorJitter(tuple(options.COLOR_JITTER), options.COLOR_JITTER_PROBABILITY)
-        return {**common, "crop": crop, "jitter": jitter if any(jitter.strengths) and jitter.probability else None}
+        if any(options.COLOR_JITTER) and options.COLOR_JITTER_PROBABILITY:
+            self._jitter = ColorJitter(tuple(options.COLOR_JITTER), options.COLOR_JITTER_PROBABILITY)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Read one image.
@@ -170,14 +148,12 @@ class FAMixDatasetMapper:
             rng: source of all randomness; None creates one.
 
         Returns:
-            The entries of `dataset_dict` and
-            image: (3, H, W) uint8, RGB.
-            height, width: native size of the image file, in pixels.
-            sem_seg: (H, W) int64 train ids; training and mining only.
+            The entries of `dataset_dict`, "image" (3, H, W) uint8 in RGB, "height" and "width" of the image file, and
+            for training and mining "sem_seg" (H, W) int64 train ids.
 
         Raises:
-            DatasetError: if a file is missing, damaged or does not match its dataset's definition, or if image and label
-                differ in size.
+            DatasetError: a file is missing, damaged or does not match its dataset's definition, or image and label differ
+                in size.
         """
         image = read_image(dataset_dict["file_name"], max_pixels=self._max_pixels)
         result = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
@@ -204,37 +180,30 @@ class FAMixDatasetMapper:
 
 
 def _check_input(options: CfgNode, labeled: bool) -> None:
-    """Raise a ConfigError for an unsupported value of INPUT, which only matters for labeled samples in most keys."""
+    """Raise a ConfigError for an unsupported value of INPUT; most keys only matter for labeled samples."""
 
     def is_size(value: Sequence[float]) -> bool:
         return len(value) == 2 and all(int(side) == side >= 1 for side in value)
 
-    scales, strengths, resized_to = options.SCALE_RANGE, options.COLOR_JITTER, options.CROP_RESIZED_TO
-    pixels, reason = (
-        "[height, width] in pixels, positive integers",
-        ", because training and mining use crops of one size",
-    )
+    scales, jitter, resized_to = options.SCALE_RANGE, options.COLOR_JITTER, options.CROP_RESIZED_TO
+    size = "[height, width] in pixels, positive integers"
     rules = [
         ("FORMAT", options.FORMAT == "RGB", "'RGB', which CLIP was trained with"),
         ("MAX_PIXELS", 0 < options.MAX_PIXELS <= MOST_PIXELS, f"in [1, {MOST_PIXELS}], the limit of Pillow"),
     ]
     if labeled:
         rules += [
-            ("CROP.ENABLED", options.CROP.ENABLED, f"True{reason}"),
-            ("CROP.TYPE", options.CROP.TYPE == "absolute", f"'absolute'{reason}"),
-            ("CROP.SIZE", is_size(options.CROP.SIZE), pixels),
-            ("CROP_RESIZED_TO", not resized_to or is_size(resized_to), f"{pixels}, or empty"),
+            ("CROP.ENABLED", options.CROP.ENABLED, "True, because training and mining use crops of one size"),
+            ("CROP.TYPE", options.CROP.TYPE == "absolute", "'absolute'"),
+            ("CROP.SIZE", is_size(options.CROP.SIZE), size),
+            ("CROP_RESIZED_TO", not resized_to or is_size(resized_to), f"{size}, or empty"),
             (
                 "SCALE_RANGE",
                 len(scales) == 2 and 0 < scales[0] <= scales[1],
-                "[lowest, highest] with 0 < lowest <= highest",
+                "[lowest, highest], 0 < lowest <= highest",
             ),
             ("RANDOM_FLIP", options.RANDOM_FLIP in ("horizontal", "none"), "'horizontal' or 'none'"),
-            (
-                "COLOR_JITTER",
-                len(strengths) == len(_ADJUSTMENTS) and min(strengths) >= 0,
-                "three non-negative numbers (brightness, contrast, saturation), [0, 0, 0] for no jitter",
-            ),
+            ("COLOR_JITTER", len(jitter) == 3 and min(jitter) >= 0, "three numbers >= 0, [0, 0, 0] for no jitter"),
             ("COLOR_JITTER_PROBABILITY", 0 <= options.COLOR_JITTER_PROBABILITY <= 1, "a number from 0 to 1"),
         ]
     for key, is_valid, constraint in rules:

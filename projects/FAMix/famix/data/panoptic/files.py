@@ -26,11 +26,10 @@ from famix.utils.paths import as_on_disk
 
 @dataclass(frozen=True)
 class PanopticFiles(DatasetFiles):
-    """The files of a split with panoptic labels.
+    """The files of a split with panoptic labels, in the order of the JSON file, which is the only one that is opened.
 
-    Its records, in the order of the JSON file, also have `pan_seg_file_name` (the same file as `label_file_name`),
-    `segments_info` ({"id", "category_id": train id, "iscrowd", "isthing"}) and `void_segments` (ids of segments without
-    a class). Listing opens the JSON file only.
+    Its records also have `pan_seg_file_name` (the same file as `label_file_name`), `segments_info` ({"id",
+    "category_id": train id, "iscrowd", "isthing"}) and `void_segments` (ids of segments without a class).
     """
 
     definition: PanopticDefinition
@@ -67,11 +66,7 @@ class PanopticFiles(DatasetFiles):
         """Create the files, for datasets that are generated on demand; called before any access."""
 
     def segments_of(self, label_file: str | os.PathLike[str]) -> tuple[list[Segment], list[int]]:
-        """Return the segments with a class, and the ids of segments without one, of a PNG of this split.
-
-        Raises:
-            DatasetError: if the PNG belongs to another split, or for the reasons of `DatasetFiles`.
-        """
+        """Return the segments with a class, and the ids of segments without one, of a PNG of this split."""
         record = self._records().get(os.fspath(label_file))
         if record is None:
             raise self._error(f"its JSON file has no annotation of {label_file}")

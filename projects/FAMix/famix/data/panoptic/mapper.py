@@ -1,11 +1,10 @@
 """Dataset mapper of panoptic models: random crops with the training targets of their heads."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Instances
 
 from famix.data.classes import require_same_things
@@ -17,55 +16,35 @@ from famix.utils.meta_architecture import trains_on
 class PanopticDatasetMapper(FAMixDatasetMapper):
     """Mapper to a random crop with panoptic targets; classes and instances are transformed alike.
 
-    Without a generator, a sample has "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`,
-    `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things. Crowds are excluded.
+    For models that train on centers, samples have the targets of Detectron2's Panoptic-DeepLab. For other models, they
+    have "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`, `gt_masks` (BitMasks) and
+    `gt_classes`, the index of the class among the things, without crowds.
 
     Args:
-        things: train ids of the classes with instances.
-        ignore_label: label of pixels without a class.
-        generate_centers: Detectron2's target generator of Panoptic-DeepLab, which replaces the instances by their
-            centers and offsets; None for instances.
-        options: arguments of FAMixDatasetMapper.
+        cfg: the config; all training datasets must be panoptic.
+
+    Raises:
+        ConfigError: a key has an unsupported value, or a training dataset is not panoptic.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        things: tuple[int, ...],
-        ignore_label: int,
-        generate_centers: Callable[..., dict[str, Any]] | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self._things = things
-        self._ignore_label = ignore_label
-        self._generate_centers = generate_centers
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:  # type: ignore[override]  # only for training
-        """Read the keys of FAMixDatasetMapper, and those of Panoptic-DeepLab's targets for a model that trains on them.
-
-        Raises:
-            ConfigError: if a training dataset is not panoptic.
-        """
-        things, ignore_label = require_same_things(cfg.DATASETS.TRAIN).things, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        options = {**super().from_config(cfg, is_train=True), "things": things, "ignore_label": ignore_label}
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self._things = require_same_things(cfg.DATASETS.TRAIN).things
+        self._generate_centers = None
         if "centers" in trains_on(cfg):
             from detectron2.projects.panoptic_deeplab.target_generator import (  # its package requires panopticapi
                 PanopticDeepLabTargetGenerator,
             )
 
-            options["generate_centers"] = PanopticDeepLabTargetGenerator(
-                ignore_label=ignore_label,
-                thing_ids=things,
+            self._generate_centers = PanopticDeepLabTargetGenerator(
+                ignore_label=self._ignore_label,
+                thing_ids=self._things,
                 sigma=cfg.INPUT.GAUSSIAN_SIGMA,
                 ignore_stuff_in_offset=cfg.INPUT.IGNORE_STUFF_IN_OFFSET,
                 small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
                 small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
                 ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
             )
-        return options
 
     def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
         label_file, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]

@@ -35,25 +35,15 @@ _MOST_SEGMENTS = (1 << 16) - 2  # per image: 16 bits number its segments
 
 @dataclass(frozen=True)
 class Annotation:
-    """The entry of one PNG in a JSON file.
+    """The entry of one PNG in a JSON file."""
 
-    Attributes:
-        names: possible names of its image without folder and suffix, in order of precedence.
-        label: path of the PNG, relative to its folder.
-        segments: entries whose `category_id` is a category of the file.
-    """
-
-    names: tuple[str, ...]
-    label: str
-    segments: tuple[Segment, ...]
+    names: tuple[str, ...]  # possible names of its image without folder and suffix, in order of precedence
+    label: str  # path of the PNG, relative to its folder
+    segments: tuple[Segment, ...]  # with a category of the file as `category_id`
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file of a dataset.
-
-    Raises:
-        DatasetError: if the file is missing or invalid.
-    """
+    """Read a JSON file of a dataset; a missing or invalid file is a DatasetError."""
     try:
         return parse_json(read_text(file, MAX_JSON_BYTES))
     except (OSError, ValueError) as error:
@@ -64,17 +54,10 @@ def read_json(file: Path) -> Any:
 
 
 def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
-    """Read and check a panoptic JSON file.
-
-    Args:
-        file: with the lists `annotations` of {file_name, segments_info: [{id, category_id, iscrowd}]}, optionally with
-            `image_id`, `categories` of {id, name, isthing}, and optionally `images` of {id, file_name}.
-
-    Returns:
-        The annotations in the order of the file, and the categories.
+    """Read a panoptic JSON file: its annotations, which may have `image_id` and refer to `images`, and its categories.
 
     Raises:
-        DatasetError: if the file is missing or malformed, or an id is out of range or repeated.
+        DatasetError: the file is missing or malformed, or an id is out of range or repeated.
     """
     content = read_json(file)
     try:
@@ -129,7 +112,7 @@ def read_segments(
     *,
     all_visible: bool = True,
 ) -> NDArray[np.uint16]:
-    """Read a panoptic PNG as the index of the segment of each pixel.
+    """Read a panoptic PNG as the index in `segments` plus 1 of each pixel's segment (H, W); 0 outside of all segments.
 
     Args:
         path: the PNG.
@@ -138,11 +121,8 @@ def read_segments(
         max_pixels: limit of INPUT.MAX_PIXELS.
         all_visible: refuse segments without a pixel.
 
-    Returns:
-        (H, W) index in `segments` plus 1; 0 for pixels outside of them.
-
     Raises:
-        DatasetError: if the file is missing, damaged or not RGB, has an unlisted segment, or lacks a listed one.
+        DatasetError: the file is missing, damaged or not RGB, has an unlisted segment, or lacks a listed one.
     """
     with open_label(path, max_pixels=max_pixels) as image:
         wide = " with 16 bits per channel" if has_wide_colors(image) else ""
@@ -176,30 +156,19 @@ def read_segments(
 
 
 def semantic_labels(numbers: NDArray[np.integer[Any]], segments: Sequence[Segment], void: int) -> NDArray[np.uint16]:
-    """Return the category of each pixel (H, W).
-
-    Args:
-        numbers: (H, W) as `read_segments` returns them.
-        segments: as passed to `read_segments`.
-        void: category of pixels without a segment.
-    """
+    """Return the category of each pixel, `void` without a segment, from the arguments and result of `read_segments`."""
     return np.array([void, *(segment["category_id"] for segment in segments)], dtype=np.uint16)[numbers]
 
 
 @dataclass(frozen=True)
 class SegmentLabelReader(LabelReader):
-    """Reader of panoptic PNGs as train ids, for everything that works with classes alone: mining, checks, mIoU.
+    """Reader of panoptic PNGs as train ids, for everything that works with classes alone: mining, checks, mIoU."""
 
-    Attributes:
-        segments_of: returns the segments of a PNG and the ids of its segments without a class; `label_ids` maps their
-            categories to train ids.
-        all_visible: refuse segments without a pixel.
-    """
-
+    # Returns the segments of a PNG and the ids of its void segments; `label_ids` maps their categories to train ids.
     segments_of: Callable[[str | os.PathLike[str]], tuple[Sequence[Segment], Sequence[int]]] = field(
         kw_only=True, repr=False
     )
-    all_visible: bool = True
+    all_visible: bool = True  # refuse segments without a pixel
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,6 @@ LABEL_IDS = np.append(RNG.integers(0, 34, 191), 33).reshape(SHAPE).astype(np.uin
 GRAYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLORS = np.array([entry.color for entry in CITYSCAPES_CLASSES], np.uint8)[RNG.integers(0, 19, SHAPE)]
 WITH_ALPHA = np.dstack([COLORS, np.full(SHAPE, 255, np.uint8)])
-PHOTO = RNG.integers(0, 256, (*SHAPE, 3), dtype=np.uint8)
 
 PATHS = {
     "cityscapes_val": "cityscapes/gtFine/val/ulm/1_gtFine_labelIds.png",

@@ -12,56 +12,39 @@ from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixSemanticSegmentor
 from famix.style import PatchRestyler, StyleStrategy, build_strategies
 
-__all__ = [
-    "NUM_CLASSES",
-    "make_batch",
-    "make_restyler",
-    "make_strategies",
-    "tiny_backbone",
-    "tiny_head",
-    "tiny_segmentor",
-]
-
 NUM_CLASSES = 5
 
 
 def tiny_backbone(layers: tuple[int, ...] = (1, 1, 1, 1), output_stride: int = 16, **kwargs: Any) -> CLIPResNet:
-    """A CLIPResNet of width 8 with random norms, as a config builds it: without attention pool."""
+    """Make a CLIPResNet of width 8 with random norms and without attention pool."""
     kwargs = {"with_embedding": False, **kwargs}
     return CLIPResNet.from_state_dict(_weights(layers), output_stride, **kwargs)
 
 
 def tiny_head(backbone: CLIPResNet, **kwargs: Any) -> CLIPDeepLabV3PlusHead:
-    """A narrow decoder without dropout for the stages of a backbone; seeded."""
+    """Make a narrow decoder without dropout from a fixed seed."""
     torch.manual_seed(0)
+    narrow = {"aspp_channels": 8, "conv_dims": 8, "aspp_dropout": 0.0}
     return CLIPDeepLabV3PlusHead(
         backbone.output_shape(),
-        **{
-            "in_features": ("res2", "res5"),
-            "num_classes": NUM_CLASSES,
-            "project_channels": 4,
-            "aspp_channels": 8,
-            "conv_dims": 8,
-            "aspp_dropout": 0.0,
-            **kwargs,
-        },
+        **{"in_features": ("res2", "res5"), "num_classes": NUM_CLASSES, "project_channels": 4} | narrow | kwargs,
     )
 
 
 def make_strategies(names: str, noise_scale: float = 0.5) -> list[StyleStrategy]:
-    """Strategies by name, as MODEL.STYLE.STRATEGY writes them."""
+    """Build strategies from the value of MODEL.STYLE.STRATEGY."""
     cfg = load_config("")
     cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.STYLE.NOISE_SCALE = names, noise_scale
     return build_strategies(cfg)
 
 
 def make_restyler(strategy: str = "noise", grid: tuple[int, int] = (2, 3), **kwargs: Any) -> PatchRestyler:
-    """A restyler whose alpha is not always 0 or 1."""
+    """Make a restyler with alpha between 0 and 1."""
     return PatchRestyler(strategies=make_strategies(strategy), grid=grid, beta=1.0, **kwargs)
 
 
 def tiny_segmentor(restyler: PatchRestyler | None = None, **kwargs: Any) -> FAMixSemanticSegmentor:
-    """A FAMixSemanticSegmentor whose forward is deterministic but for its styles; two calls give equal weights."""
+    """Make a FAMixSemanticSegmentor with fixed weights, deterministic except for its styles."""
     backbone = kwargs.pop("backbone", None) or tiny_backbone()
     head = kwargs.pop("sem_seg_head", None) or tiny_head(backbone)
     mean, std = [120.0, 115.0, 100.0], [68.0, 66.0, 70.0]
@@ -71,7 +54,7 @@ def tiny_segmentor(restyler: PatchRestyler | None = None, **kwargs: Any) -> FAMi
 
 
 def make_batch(*sizes: Sequence[int], labels: bool = True, seed: int = 0) -> list[dict[str, Any]]:
-    """One random input of a semantic segmentor per (height, width)."""
+    """Make one random input of a semantic segmentor per (height, width)."""
     generator = torch.Generator().manual_seed(seed)
     batch = []
     for size in sizes:

@@ -1,9 +1,8 @@
-"""Whole runs through train_net: mine, train, evaluate, stop and continue, on a miniature dataset."""
+"""Whole runs through train_net on a miniature dataset: mine, train, evaluate, stop and continue."""
 
 import inspect
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +48,14 @@ def continue_from(finished: Path, output: Path, checkpoint: str = "model_0000001
     (output / "last_checkpoint").write_text(checkpoint)
 
 
-def test_run_writes_bank_checkpoint_config_and_scores(finished: Path) -> None:
+def test_run_writes_all_files(finished: Path) -> None:
     files = {path.name for path in finished.iterdir()}
     assert {"style_bank.safetensors", "model_final.pth", "config.yaml", "metrics.json", "log.txt"} <= files
     assert any(name.startswith("events.out.tfevents") for name in files)
     metrics = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
     scores = [m for m in metrics if "tiny_val/sem_seg/mIoU" in m]
-    assert len(scores) == 2  # in the middle and at the end
+    assert len(scores) == 2
     assert all(0 <= m[f"tiny_{split}/sem_seg/mIoU"] <= 100 for m in scores for split in ("val", "night"))
-
-
-def test_log_ends_with_one_table_over_all_datasets(finished: Path) -> None:
     table = (finished / "log.txt").read_text().rsplit("Results in percent:", 1)[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     assert [row[:2] for row in rows] == [
@@ -67,33 +63,21 @@ def test_log_ends_with_one_table_over_all_datasets(finished: Path) -> None:
     ]  # fmt: skip
 
 
-def test_bank_has_at_most_one_style_per_class_and_batch(finished: Path) -> None:
+def test_bank_describes_its_styles(finished: Path) -> None:
     bank = load_bank(finished)
-    batches = bank.annotations["batch_id"].tolist()
-    pairs = list(zip(batches, bank.class_ids.tolist(), strict=True))
-    assert len(set(pairs)) == len(pairs)
+    classes, batches = bank.class_ids.tolist(), bank.annotations["batch_id"].tolist()
+    assert len(set(zip(batches, classes, strict=True))) == len(batches), "at most one style per class and batch"
     assert set(batches) == {0, 1, 2}  # 6 images, 2 in a batch
-    assert set(bank.class_ids.tolist()) <= {0, 10, 13, 255}  # road, sky, car, unlabelled: the ids of Cityscapes
-    assert len(bank.counts()) >= 2
+    assert set(classes) <= {0, 10, 13, 255} and len(bank.counts()) >= 2  # road, sky, car, unlabeled
+    metadata = bank.metadata
+    assert (metadata["grid"], metadata["stage"], metadata["source"]) == ("[2, 3]", "res2", '["tiny_train"]')
+    assert json.loads(metadata["templates"]) == ["a photo of a {}."] and len(metadata["clip_hash"]) == 64
+    prompts, names = json.loads(metadata["prompts"]), json.loads(metadata["class_names"])
+    for class_id, prompt_id in zip(classes, bank.annotations["prompt_id"].tolist(), strict=True):
+        assert prompts[prompt_id].endswith("photo" if class_id == 255 else f" style {names[class_id]}")
 
 
-def test_bank_tells_how_it_was_made(finished: Path, workspace: Workspace) -> None:
-    metadata = load_bank(finished).metadata
-    assert json.loads(metadata["grid"]) == [2, 3]
-    assert metadata["stage"] == "res2"
-    assert json.loads(metadata["source"]) == ["tiny_train"]
-    assert json.loads(metadata["templates"]) == ["a photo of a {}."]
-    assert len(metadata["clip_hash"]) == 64
-    prompts, bank = json.loads(metadata["prompts"]), load_bank(finished)
-    names = json.loads(metadata["class_names"])
-    for class_id, prompt_id in zip(bank.class_ids.tolist(), bank.annotations["prompt_id"].tolist(), strict=True):
-        expected = "photo" if class_id == 255 else f" style {names[class_id]}"
-        assert prompts[prompt_id].endswith(expected)
-
-
-def test_second_run_loads_the_bank_instead_of_mining(
-    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_run_loads_the_bank(finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = finished / "style_bank.safetensors"
     before = bank.stat().st_mtime_ns
     monkeypatch.setattr(StyleMiner, "mine_batches", None)
@@ -116,7 +100,7 @@ def test_only_named_submodules_train(finished: Path, workspace: Workspace) -> No
     assert not {name for name in trained if name.endswith(("weight", "running_mean"))} & unchanged
 
 
-def test_checkpoint_holds_neither_text_tower_nor_bank(workspace: Workspace, finished: Path) -> None:
+def test_checkpoint_contains_no_text_tower_or_bank(workspace: Workspace, finished: Path) -> None:
     names = workspace.checkpoint("finished")["model"].keys()
     assert {name.split(".")[0] for name in names} == {"backbone", "sem_seg_head"}
     assert not [name for name in names if "attnpool" in name or "bank" in name]
@@ -128,9 +112,7 @@ def test_resumed_run_equals_an_undisturbed_one(finished: Path, workspace: Worksp
     assert_equal_state(workspace.checkpoint("resumed"), workspace.checkpoint("finished"))
 
 
-def test_resumed_run_equals_an_undisturbed_one_with_adamw_bfloat16_and_workers(
-    finished: Path, workspace: Workspace
-) -> None:
+def test_resumed_run_equals_an_undisturbed_one_with_adamw_and_bfloat16(finished: Path, workspace: Workspace) -> None:
     options = [
         "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.AMP.ENABLED", "True",
         "SOLVER.AMP.DTYPE", "bfloat16", "DATALOADER.NUM_WORKERS", "2",
@@ -145,7 +127,7 @@ def test_resumed_run_equals_an_undisturbed_one_with_adamw_bfloat16_and_workers(
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_same_seed_gives_the_same_run_with_workers_too(finished: Path, workspace: Workspace) -> None:
+def test_same_seed_gives_the_same_run(finished: Path, workspace: Workspace) -> None:
     workspace.run("again", "TEST.EVAL_PERIOD", "2", "DATALOADER.NUM_WORKERS", "2")
     one, other = workspace.checkpoint("again"), workspace.checkpoint("finished")
     assert one["settings"].pop("DATALOADER.NUM_WORKERS") != other["settings"].pop("DATALOADER.NUM_WORKERS")
@@ -153,7 +135,7 @@ def test_same_seed_gives_the_same_run_with_workers_too(finished: Path, workspace
     assert torch.equal(load_bank(workspace.folder / "again").mean, load_bank(finished).mean)
 
 
-def test_evaluation_only_reproduces_the_final_scores(finished: Path, workspace: Workspace) -> None:
+def test_eval_only_reproduces_the_scores(finished: Path, workspace: Workspace) -> None:
     weights = str(finished / "model_final.pth")
     results = workspace.run("scores", "MODEL.WEIGHTS", weights, flags=("--eval-only",))
     last = json.loads((finished / "metrics.json").read_text().splitlines()[-1])
@@ -163,9 +145,7 @@ def test_evaluation_only_reproduces_the_final_scores(finished: Path, workspace: 
     assert not (workspace.folder / "scores/style_bank.safetensors").exists()
 
 
-def test_windows_of_an_evaluation_go_through_the_network_together(
-    finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_are_batched(finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, batches = FAMixSemanticSegmentor.forward, []
 
     def watched(model: FAMixSemanticSegmentor, inputs: list[Any]) -> Any:
@@ -183,7 +163,7 @@ def test_windows_of_an_evaluation_go_through_the_network_together(
     assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
-def test_mining_only_writes_the_same_bank_and_stops(finished: Path, workspace: Workspace) -> None:
+def test_mine_styles_only_writes_the_same_bank(finished: Path, workspace: Workspace) -> None:
     workspace.run("mined", flags=("--mine-styles-only",))
     assert torch.equal(load_bank(workspace.folder / "mined").mean, load_bank(finished).mean)
     assert not (workspace.folder / "mined/model_final.pth").exists()
@@ -195,7 +175,6 @@ def test_mining_only_writes_the_same_bank_and_stops(finished: Path, workspace: W
     ids=lambda options: options[1],
 )
 def test_seed_and_strategy_change_the_training(options: tuple[str, str], finished: Path, workspace: Workspace) -> None:
-    """Only the strategy "bank" has a bank."""
     bank = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors")) if options[0] == "SEED" else ()
     workspace.run(options[1], *options, *bank)
     one, other = (workspace.checkpoint(run)["model"] for run in ("finished", options[1]))
@@ -203,16 +182,11 @@ def test_seed_and_strategy_change_the_training(options: tuple[str, str], finishe
     assert not (workspace.folder / options[1] / "style_bank.safetensors").exists()
 
 
-@pytest.fixture
-def example() -> Iterator[None]:
-    """Registers the strategy of the example of docs/EXTENDING.md."""
+def test_registered_strategy_trains(finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/EXTENDING.md."""
+    monkeypatch.setattr(STYLE_STRATEGY_REGISTRY, "_obj_map", dict(STYLE_STRATEGY_REGISTRY._obj_map))
     load_tool("style_strategy", "examples/extending")
-    yield
-    STYLE_STRATEGY_REGISTRY._obj_map.pop("DSU", None)
 
-
-@pytest.mark.usefixtures("example")
-def test_a_strategy_from_outside_trains(finished: Path, workspace: Workspace) -> None:
     def train(strategy: str, scale: str) -> torch.Tensor:
         options = ("MODEL.STYLE.STRATEGY", strategy, "MODEL.STYLE.DSU.SCALE", scale, "SOLVER.MAX_ITER", "2")
         bank = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"))
@@ -226,27 +200,25 @@ def test_a_strategy_from_outside_trains(finished: Path, workspace: Workspace) ->
         train("DSU", "-1.0")
     del STYLE_STRATEGY_REGISTRY._obj_map["DSU"]
     with workspace.registered():
-        Predictor.from_checkpoint(workspace.folder / "outside")  # predictions do without the strategy
+        Predictor.from_checkpoint(workspace.folder / "outside")  # needs no strategy
         with expect_error(ConfigError, "MODEL.STYLE.STRATEGY", "DSU", "Import"):
             train("DSU", "1.0")
 
 
-@pytest.mark.parametrize(
-    ("reader", "successes"), [("mapper.py", 6), ("evaluators.py", 3)], ids=["training sample", "label of a target"]
-)
-def test_bad_sample_in_mid_training_keeps_what_was_done(
-    reader: str, successes: int, finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("split", "successes"), [("train", 6), ("val", 1)])
+def test_damaged_sample_saves_a_checkpoint_first(
+    split: str, successes: int, finished: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = f"damaged_{reader}"
-    read = LabelReader.read
-    # 2 images in a batch: the fourth iteration fails; or the evaluation after the second iteration.
-    reads = {"left": successes}
+    """The fourth iteration of two images fails, or the evaluation after the second iteration."""
+    output, read, reads = f"damaged_{split}", LabelReader.read, {"train": 0, "val": 0}
 
     def failing_read(label_reader: LabelReader, path: str) -> np.ndarray:
-        if inspect.stack()[1].filename.endswith(reader):
-            reads["left"] -= 1
-            if reads["left"] < 0:
-                raise DatasetError(f"{path} is damaged")
+        if inspect.stack()[1].filename.endswith("mapper.py"):
+            reads["train"] += 1
+        elif "/val/" in path and reads["train"]:  # other reads check the dataset before the training
+            reads["val"] += 1
+        if reads[split] > successes:
+            raise DatasetError(f"{path} is damaged")
         return read(label_reader, path)
 
     options = ("MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"), "TEST.EVAL_PERIOD", "2")
@@ -254,13 +226,13 @@ def test_bad_sample_in_mid_training_keeps_what_was_done(
         patch.setattr(LabelReader, "read", failing_read)
         with pytest.raises(DatasetError, match="is damaged"):
             workspace.run(output, *options)
-    done = "model_0000002.pth" if reader == "mapper.py" else "model_0000001.pth"
+    done = "model_0000002.pth" if split == "train" else "model_0000001.pth"
     assert (workspace.folder / output / "last_checkpoint").read_text() == done
     workspace.run(output, *options, flags=("--resume",))
     assert_equal_state(workspace.checkpoint(output)["model"], workspace.checkpoint("finished")["model"])
 
 
-def test_bank_without_a_class_says_so_once(
+def test_warns_once_about_classes_without_styles(
     finished: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     whole = load_bank(finished)
@@ -276,7 +248,7 @@ def test_bank_without_a_class_says_so_once(
     assert (workspace.folder / "partial/model_final.pth").exists()
 
 
-def test_resuming_a_finished_run_with_a_bad_bank_ends_before_evaluating(
+def test_resume_checks_the_bank_before_evaluating(
     finished: Path, workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = workspace.folder / "finished_again"
@@ -293,13 +265,11 @@ def test_resuming_a_finished_run_with_a_bad_bank_ends_before_evaluating(
 def test_reference_world_size_rescales_the_schedule(finished: Path, workspace: Workspace) -> None:
     bank = str(finished / "style_bank.safetensors")
     workspace.run("rescaled", "SOLVER.REFERENCE_WORLD_SIZE", "2", "MODEL.STYLE.BANK", bank)
-    # Made for two processes of one image each; one process takes twice as many iterations of one image.
+    # The schedule is for two processes of one image each; one process needs twice as many iterations.
     assert workspace.checkpoint("rescaled")["iteration"] == 7
 
 
-def test_a_frozen_backbone_of_random_weights_is_warned_of(
-    workspace: Workspace, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_warns_about_a_frozen_random_backbone(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     options = ("MODEL.STYLE.STRATEGY", "none", "SOLVER.MAX_ITER", "1", "INPUT.CROP.SIZE", "[32, 32]")
     for weights, expected in (("", 1), (str(workspace.clip), 0)):
         workspace.run(f"random_{expected}", *options, "MODEL.CLIP.WEIGHTS", weights)

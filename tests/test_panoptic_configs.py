@@ -1,4 +1,4 @@
-"""Every shipped panoptic config loads, is sound, and trains and scores all its targets in miniature."""
+"""All panoptic configs load, are consistent, and train and score their targets in miniature."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def load(file: str, *options: str) -> CfgNode:
 
 
 def write_street(root: Path, image: str, label: str, json_file: str, names: dict[int, str]) -> None:
-    """One image of road, sky and a car, whose segments have the ids of their categories."""
+    """Write an image of road, sky and a car, whose segment ids are those of their categories."""
     by_name = {name.lower(): key for key, name in names.items()}
     ids = np.full(SIZE, by_name["road"])
     ids[:20], ids[30:50, 20:60] = by_name["sky"], by_name["car"]
@@ -72,7 +72,7 @@ def write_street(root: Path, image: str, label: str, json_file: str, names: dict
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a CLIP and, in miniature, every panoptic dataset that a config names."""
+    """Folder of a CLIP and miniature versions of all panoptic datasets of the configs."""
     folder = tmp_path_factory.mktemp("miniature")
     for split in ("train", "val"):
         frame, made = f"ulm/ulm_000000_00001{split[0]}", f"gtFine/cityscapes_panoptic_{split}"
@@ -95,7 +95,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_there_is_a_config_for_every_head_and_source() -> None:
+def test_all_heads_and_sources_have_configs() -> None:
     made = {(file.split("/")[0], load(file).MODEL.META_ARCHITECTURE) for file in LEAVES}
     assert made == {
         (source, head)
@@ -106,7 +106,7 @@ def test_there_is_a_config_for_every_head_and_source() -> None:
 
 @pytest.mark.parametrize("file", [file for file in LEAVES if not file.startswith("Tiny") and "RN101" not in file])
 def test_trains_a_step_and_scores_its_targets(file: str, miniature: Path) -> None:
-    """Narrower than it is, and for the time that they take not on all conditions."""
+    """With narrow networks and without most weather conditions, to save time."""
     cfg = load(file)
     chosen = tuple(
         name for name in cfg.DATASETS.TEST if not any(word in name for word in ("fog", "rain", "snow", "dusk"))
@@ -127,14 +127,14 @@ def test_trains_a_step_and_scores_its_targets(file: str, miniature: Path) -> Non
 
 
 @pytest.mark.parametrize("file", LEAVES)
-def test_its_network_is_built_and_its_datasets_fit(file: str, miniature: Path) -> None:
+def test_builds_the_network_and_checks_datasets(file: str, miniature: Path) -> None:
     cfg = load(file, "MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "meta")
     with registered(miniature / "tiny/panoptic.yaml"), torch.device("meta"):
         check_panoptic(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         assert type(build_model(cfg)).__name__ == cfg.MODEL.META_ARCHITECTURE
 
 
-def test_cityscapes_is_scored_on_all_conditions_of_acdc_and_on_mapillary() -> None:
+def test_cityscapes_configs_name_all_targets() -> None:
     for file in LEAVES:
         if file.startswith("Cityscapes"):
             cfg = load(file)

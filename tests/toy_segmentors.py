@@ -1,4 +1,4 @@
-"""Segmentors whose predictions are known, for tests of what is made of them."""
+"""Segmentors with known predictions, for tests of evaluation and inference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,9 @@ from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import Protocol, parse_protocol
 from famix.evaluation.protocols.transforms import SlidingWindow
 
-__all__ = ["Contextual", "PerPixel", "predict", "show", "windowed"]
-
 
 class PerPixel(nn.Module):
-    """Logits are a function of the pixel alone, so that whole image, windows and mirror images agree.
-
-    Attributes:
-        seen: (height, width) of the images of every call.
-    """
+    """A segmentor whose logits depend on the pixel alone, so that whole image, windows and mirror images agree."""
 
     num_classes = 4
 
@@ -29,7 +23,7 @@ class PerPixel(nn.Module):
         self.projection = nn.Conv2d(3, self.num_classes, 1, bias=False)
         generator = torch.Generator().manual_seed(0)
         nn.init.normal_(self.projection.weight, std=1 / 64, generator=generator)
-        self.seen: list[list[tuple[int, ...]]] = []
+        self.seen: list[list[tuple[int, ...]]] = []  # (height, width) of the images of each call
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> Any:
         if self.training:
@@ -46,7 +40,7 @@ class PerPixel(nn.Module):
 
 
 class Contextual(PerPixel):
-    """Logits depend on the surroundings and on where in the image a pixel lies."""
+    """A segmentor whose logits depend on the surroundings and the position of a pixel."""
 
     def logits(self, image: Tensor) -> Tensor:
         ramp = torch.linspace(0, 1, image.shape[-1])
@@ -56,19 +50,19 @@ class Contextual(PerPixel):
 def predict(
     model: nn.Module, protocol: Protocol | str, batch: Sequence[dict[str, Any]], **options: Any
 ) -> list[Tensor]:
-    """Scores of every image of a batch under a protocol."""
+    """Return the scores of each image of a batch under a protocol."""
     protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
     with torch.no_grad():
         return [result["sem_seg"] for result in ProtocolInference(model.eval(), protocol, **options)(batch)]
 
 
 def show(model: nn.Module, image: Tensor, size: Sequence[int]) -> Tensor:
-    """What a model itself says of an image, at a size."""
+    """Return the scores of a model for an image at a size, without a protocol."""
     with torch.no_grad():
         (result,) = model.eval()([{"image": image, "height": size[0], "width": size[1]}])
     return result["sem_seg"]
 
 
 def windowed(size: int, stride: int, **fields: Any) -> Protocol:
-    """A protocol with a window of any size."""
+    """Make a protocol with a sliding window."""
     return Protocol(name="windowed", window=SlidingWindow(size, stride), **fields)

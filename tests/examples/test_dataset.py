@@ -1,4 +1,4 @@
-"""The example of a dataset from outside the package: its files pass the check, and a run trains and scores on them."""
+"""The example of a dataset: its files pass the check, and a run trains and scores on them."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SIZE = (72, 96)
 
 @pytest.fixture
 def fields(tmp_path: Path) -> Path:
-    """The example's tree below the temporary folder, and the definition with that root."""
+    """Definition of the example, with files in a temporary folder."""
     rng = np.random.default_rng(0)
     for key in ("2024/south/0016", "2024/south/0017", "2024/north/0001", "2025/south/0001"):
         ids = np.repeat(rng.permutation([1, 2, 3, 7]), SIZE[1] // 4)[None].repeat(SIZE[0], 0).astype(np.uint8)
@@ -28,7 +28,7 @@ def fields(tmp_path: Path) -> Path:
     return definition
 
 
-def test_the_example_is_checked_trained_and_scored(fields: Path, tmp_path: Path) -> None:
+def test_example_is_checked_trained_and_scored(fields: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.definition = fields
     with registered(fields):

@@ -1,4 +1,4 @@
-"""The examples of a CLIP family, a head and a meta-architecture from outside the package train and predict."""
+"""The examples of a CLIP family, a head and a meta-architecture train and predict."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ ITERATIONS = ("SOLVER.MAX_ITER", "2")
 
 @pytest.fixture(scope="module", autouse=True)
 def clip_family() -> Iterator[ModuleType]:
-    """The example of a family; the classes of all examples are registered while the tests of this module run."""
+    """Module of the family; the classes of all examples are registered during the tests of this file."""
     module, *_ = (load_tool(name, "examples/extending") for name in ("clip_family", "head", "meta_architecture"))
     yield module
     del CLIP_FAMILY_REGISTRY._obj_map["TwoStageCLIP"]
@@ -35,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="module")
 def two_stage(workspace: Workspace, clip_family: ModuleType) -> Path:
-    """A file with random weights of the example's image tower and the text tower of a tiny CLIP."""
+    """File of the example's image tower with random weights and the text tower of a tiny CLIP."""
     torch.manual_seed(0)
     tower = clip_family.TwoStageCLIP(clip_family.Sizes(width=8, embed_dim=16))
     visual = {f"visual.{name}": value for name, value in tower.state_dict().items()}
@@ -44,7 +44,7 @@ def two_stage(workspace: Workspace, clip_family: ModuleType) -> Path:
     return workspace.folder / "two_stage.pt"
 
 
-def test_a_registered_family_keeps_the_contract(two_stage: Path) -> None:
+def test_family_fulfills_the_contract(two_stage: Path) -> None:
     weights = load_clip_state_dict(str(two_stage))
     assert str(weights.text_design) == "gelu and a causal mask"
     assert PromptEncoder(weights)(["road"]).shape == (1, 16)
@@ -66,7 +66,7 @@ def test_a_registered_family_keeps_the_contract(two_stage: Path) -> None:
     torch.testing.assert_close(kept, signed, rtol=0, atol=1e-5)
 
 
-def test_a_registered_family_is_mined_mixed_trained_and_loaded(two_stage: Path, workspace: Workspace) -> None:
+def test_family_is_mined_trained_and_loaded(two_stage: Path, workspace: Workspace) -> None:
     options = (
         "MODEL.BACKBONE.NAME", "build_clip_backbone", "MODEL.CLIP.WEIGHTS", str(two_stage),
         "MODEL.CLIP.TRAINABLE", "['stage2']", "MODEL.STYLE.STAGE", "stage1",
@@ -91,7 +91,7 @@ def test_a_registered_family_is_mined_mixed_trained_and_loaded(two_stage: Path, 
         (("MODEL.META_ARCHITECTURE", "PresenceSegmentor"), "presence.weight"),
     ],
 )
-def test_a_registered_head_or_meta_architecture_trains_with_styles(
+def test_head_and_meta_architecture_train_with_styles(
     options: tuple[str, ...], trained: str, workspace: Workspace
 ) -> None:
     weights = []

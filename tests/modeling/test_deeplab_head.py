@@ -1,16 +1,15 @@
-"""The decoder: names and function of the released program's, and the corners that it did not have."""
+"""The decoder: names and outputs of the reference implementation, and cases beyond it."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_sem_seg_head
 from torch import nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from error_matching import expect_error
-from famix.config import add_famix_config
+from famix.engine import load_config
 from famix.modeling import CLIPDeepLabV3PlusHead
 from famix.utils.errors import ConfigError
 
@@ -30,49 +29,29 @@ def make_head(low=16, high=32, **kwargs):
 
 def make_features(batch=2, low=(16, 24), high=(4, 6)):
     generator = torch.Generator().manual_seed(1)
-    return {
-        "res2": torch.randn(batch, 16, *low, generator=generator),
-        "res5": torch.randn(batch, 32, *high, generator=generator),
-    }
+    sizes = {"res2": (16, *low), "res5": (32, *high)}
+    return {name: torch.randn(batch, *size, generator=generator) for name, size in sizes.items()}
 
 
-@pytest.fixture(scope="module")
-def full_head():
+def test_default_head_is_that_of_the_reference_implementation():
     torch.manual_seed(0)
-    return CLIPDeepLabV3PlusHead(shapes(), in_features=("res2", "res5"), num_classes=19)
-
-
-# The released decoder
-
-
-def test_entries_are_the_released_decoders(full_head):
+    head = CLIPDeepLabV3PlusHead(shapes(), in_features=("res2", "res5"), num_classes=19)
     expected = {f"{name}.0.weight" for name in NORMED} | {f"{name}.1.{e}" for name in NORMED for e in NORM_ENTRIES}
     expected |= {"aspp.convs.4.1.weight"} | {f"aspp.convs.4.2.{entry}" for entry in NORM_ENTRIES}
     expected |= {"classifier.3.weight", "classifier.3.bias"}
-    assert full_head.state_dict().keys() == expected
-
-
-def test_default_shapes_are_the_recipes(full_head):
-    weights = {name: tuple(value.shape) for name, value in full_head.state_dict().items() if value.dim() == 4}
-    assert weights == {
+    assert head.state_dict().keys() == expected
+    assert {name: tuple(value.shape) for name, value in head.state_dict().items() if value.dim() == 4} == {
         "project.0.weight": (48, 256, 1, 1),
         "aspp.convs.0.0.weight": (256, 2048, 1, 1),
-        "aspp.convs.1.0.weight": (256, 2048, 3, 3),
-        "aspp.convs.2.0.weight": (256, 2048, 3, 3),
-        "aspp.convs.3.0.weight": (256, 2048, 3, 3),
+        **{f"aspp.convs.{i}.0.weight": (256, 2048, 3, 3) for i in (1, 2, 3)},
         "aspp.convs.4.1.weight": (256, 2048, 1, 1),
         "aspp.project.0.weight": (256, 1280, 1, 1),
         "classifier.0.weight": (256, 304, 3, 3),
         "classifier.3.weight": (19, 256, 1, 1),
     }
-    assert [m.p for m in full_head.modules() if isinstance(m, nn.Dropout)] == [0.1]
-    assert [
-        m.dilation[0] for m in full_head.aspp.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)
-    ] == [*(6, 12, 18)]
-
-
-def test_initialisation(full_head):
-    for name, module in full_head.named_modules():
+    assert [m.p for m in head.modules() if isinstance(m, nn.Dropout)] == [0.1]
+    assert [branch[0].dilation[0] for branch in head.aspp.convs[1:4]] == [6, 12, 18]
+    for name, module in head.named_modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight.detach()
             std = (2 / weight[0].numel()) ** 0.5
@@ -83,7 +62,7 @@ def test_initialisation(full_head):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_computes_what_torchvisions_aspp_and_a_plain_decoder_do(training):
+def test_logits_equal_torchvisions_aspp_and_a_plain_decoder(training):
     head = make_head().train(training)
     reference = ASPP(32, [6, 12, 18], 8).train(training)
     reference.load_state_dict(head.aspp.state_dict())
@@ -95,36 +74,33 @@ def test_computes_what_torchvisions_aspp_and_a_plain_decoder_do(training):
     torch.testing.assert_close(make_head().train(training).layers(features), expected)
 
 
-# Output
-
-
 @pytest.mark.parametrize(("low", "high"), [((16, 24), (4, 6)), ((17, 23), (4, 5)), ((5, 7), (1, 1))])
-def test_logits_are_as_large_as_the_low_level_feature_times_its_stride(low, high):
+def test_inference_upsamples_by_the_stride(low, high):
     logits, losses = make_head().eval()(make_features(low=low, high=high))
-    assert logits.shape == (2, 5, low[0] * 4, low[1] * 4)
-    assert losses == {}
+    assert logits.shape == (2, 5, low[0] * 4, low[1] * 4) and losses == {}
 
 
-def test_loss_is_smoothed_cross_entropy_at_the_labels_resolution():
+def test_loss_is_smoothed_cross_entropy_at_the_resolution_of_the_labels():
     head, features = make_head(loss_weight=2.0), make_features(low=(17, 23), high=(4, 5))
     targets = torch.randint(5, (2, 70, 93))
     targets[:, :30] = 255
     nothing, losses = head(features, targets)
     assert nothing is None and losses.keys() == {"loss_sem_seg"}
+    assert head.aspp.convs[4][2].num_batches_tracked == 1
     logits = F.interpolate(make_head().layers(features), (70, 93), mode="bilinear", align_corners=False)
     expected = F.cross_entropy(logits, targets, ignore_index=255, label_smoothing=0.1)
     torch.testing.assert_close(losses["loss_sem_seg"], 2 * expected)
 
 
-def test_a_batch_without_labels_gives_finite_gradients():
+def test_batch_without_labels_has_zero_gradients():
     head = make_head()
     _, losses = head(make_features(), torch.full((2, 64, 96), 255))
     losses["loss_sem_seg"].backward()
     assert losses["loss_sem_seg"].item() == 0
-    assert all(not p.grad.any() for p in head.parameters())  # which NaN would not satisfy
+    assert all(not p.grad.any() for p in head.parameters())  # fails for NaN
 
 
-def test_a_batch_of_one_image_trains():
+def test_batch_of_one_image_trains():
     head = make_head()
     pooling = head.aspp.convs[4][2]
     with torch.no_grad():
@@ -136,15 +112,9 @@ def test_a_batch_of_one_image_trains():
     assert losses["loss_sem_seg"].isfinite() and pooling.weight.grad.any()
     changed = {name for name, value in head.state_dict().items() if not torch.equal(value, before[name])}
     norms = {f"{name}.1.{entry}" for name in NORMED for entry in NORM_ENTRIES[2:]}
-    assert changed == norms, "all norms but that of the pooling branch must update their statistics"
+    assert changed == norms, "all norms except that of the pooling branch must update their statistics"
     features = make_features(batch=1)["res5"]
     torch.testing.assert_close(head.aspp.convs[4].train()(features), head.aspp.convs[4].eval()(features))
-
-
-def test_the_pooling_branchs_norm_uses_a_batch_of_two():
-    head = make_head()
-    head(make_features(), torch.zeros(2, 64, 96, dtype=torch.int64))
-    assert head.aspp.convs[4][2].num_batches_tracked == 1
 
 
 def test_dropout_is_active_in_training_only():
@@ -154,18 +124,11 @@ def test_dropout_is_active_in_training_only():
     assert torch.equal(head.layers(features), head.layers(features))
 
 
-# Configuration
-
-
 def test_from_config():
-    cfg = get_cfg()
-    add_famix_config(cfg)
+    cfg = load_config("")
     settings = cfg.MODEL.SEM_SEG_HEAD
-    settings.NAME, settings.IN_FEATURES, settings.NUM_CLASSES, settings.NORM = (
-        *("CLIPDeepLabV3PlusHead", ["res2", "res5"], 7),
-        "BN",
-    )
-    settings.PROJECT_CHANNELS, settings.ASPP_CHANNELS, settings.CONVS_DIM = [3], 6, 4
+    settings.NAME, settings.IN_FEATURES, settings.NUM_CLASSES = "CLIPDeepLabV3PlusHead", ["res2", "res5"], 7
+    settings.PROJECT_CHANNELS, settings.ASPP_CHANNELS, settings.CONVS_DIM, settings.NORM = [3], 6, 4, "BN"
     settings.ASPP_DILATIONS, settings.ASPP_DROPOUT = [2, 3], 0.25
     settings.IGNORE_VALUE, settings.LABEL_SMOOTHING, settings.LOSS_WEIGHT = 9, 0.2, 3.0
     head = build_sem_seg_head(cfg, shapes(16, 32))
@@ -179,25 +142,21 @@ def test_from_config():
 
 @pytest.mark.parametrize(("norm", "kind"), [("BN", nn.BatchNorm2d), ("GN", nn.GroupNorm), ("", nn.Identity)])
 def test_norms(norm, kind):
-    """Only a convolution without a norm behind it has a bias, besides the predictor."""
     head = make_head(norm=norm, project_channels=64, aspp_channels=64, conv_dims=64)
     assert {type(head.get_submodule(f"{name}.1")) for name in NORMED} == {kind}
-    biased = {
-        name for name, module in head.named_modules() if isinstance(module, nn.Conv2d) and module.bias is not None
-    }
-    every = {name for name, module in head.named_modules() if isinstance(module, nn.Conv2d)}
-    assert biased == (every if norm == "" else {"classifier.3"})
+    convs = {name: module for name, module in head.named_modules() if isinstance(module, nn.Conv2d)}
+    biased = {name for name, module in convs.items() if module.bias is not None}
+    assert biased == ({"classifier.3"} if norm else set(convs)), "a norm replaces the bias"
     _, losses = head(make_features(batch=1), torch.zeros(1, 64, 96, dtype=torch.int64))
     assert losses["loss_sem_seg"].isfinite()
 
 
-def test_two_features_are_needed():
+def test_requires_two_features():
     with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res5"], "stages of the backbone"):
         CLIPDeepLabV3PlusHead(shapes(), in_features=["res5"], num_classes=5)
 
 
-def test_channels_last_stays_so_up_to_the_logits():
-    """Every layer sees the faster order of memory; what reads the logits class by class gets them channels first."""
+def test_channels_last_is_kept_up_to_the_logits():
     head, orders = make_head(), []
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
@@ -205,8 +164,7 @@ def test_channels_last_stays_so_up_to_the_logits():
                 lambda _, x: orders.append(x[0].is_contiguous(memory_format=torch.channels_last))
             )
     features = make_features()
-    last = {name: value.contiguous(memory_format=torch.channels_last) for name, value in features.items()}
-    logits = head.layers(last)
+    logits = head.layers({name: x.contiguous(memory_format=torch.channels_last) for name, x in features.items()})
     assert all(orders) and len(orders) == 9
-    assert logits.is_contiguous()
+    assert logits.is_contiguous(), "channels first is faster for reductions over classes"
     torch.testing.assert_close(logits, head.layers(features), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Panoptic meta-architectures around the same tap: what styles reach, what stays frozen, how classes are numbered."""
+"""Panoptic meta-architectures: restyling, frozen parts, and class numbers."""
 
 import sys
 from collections.abc import Iterator
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, PanopticFPN, build_model
 from detectron2.modeling.backbone import FPN
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab
@@ -37,7 +39,7 @@ both_heads = pytest.mark.parametrize("head", ["deeplab", "fpn"])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A registered panoptic dataset and a CLIP."""
+    """Folder of a registered panoptic dataset and a CLIP."""
     folder = tmp_path_factory.mktemp("panoptic")
     save_tiny_clip(folder / "clip.pt")
     with registered(make_panoptic(folder)):
@@ -50,7 +52,7 @@ def config(folder: Path, head: str, *options: str) -> Any:
 
 
 def make_model(cfg: Any) -> nn.Module:
-    """The config's model without dropout, whose weights follow from the config alone."""
+    """Build the model of a config without dropout, with the same weights each time."""
     torch.manual_seed(0)
     model = build_model(cfg)
     for module in model.modules():
@@ -61,7 +63,7 @@ def make_model(cfg: Any) -> nn.Module:
 
 def losses(model: nn.Module, batch: list[dict[str, Any]], seed: int = 0) -> dict[str, torch.Tensor]:
     model.train()
-    torch.manual_seed(0)  # of the proposals that are sampled
+    torch.manual_seed(0)  # for the sampling of proposals
     if model.restyler is not None:
         model.restyler.reseed(seed)
     with EventStorage(), torch.no_grad():
@@ -69,7 +71,7 @@ def losses(model: nn.Module, batch: list[dict[str, Any]], seed: int = 0) -> dict
 
 
 @both_heads
-def test_styles_reach_every_loss_in_training_and_nothing_in_tests(head: str, folder: Path) -> None:
+def test_styles_change_all_losses_and_no_prediction(head: str, folder: Path) -> None:
     cfg = config(folder, head)
     model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
     styled, other = losses(model, batch), losses(model, batch, seed=1)
@@ -79,21 +81,19 @@ def test_styles_reach_every_loss_in_training_and_nothing_in_tests(head: str, fol
     for name in styled:
         assert styled[name].isfinite() and not torch.equal(styled[name], plain[name]), name
     assert not torch.equal(styled["loss_sem_seg"], other["loss_sem_seg"])
-
     model.eval()
-    inputs = [{"image": sample["image"], "height": 70, "width": 90} for sample in batch]
+    inputs = [{"image": sample["image"], "height": 75, "width": 101} for sample in batch]
     with torch.no_grad():
         without = model(inputs)
         model.restyler = restyler
         active = model(inputs)
     for one, two in zip(without, active, strict=True):
-        assert torch.equal(one["sem_seg"], two["sem_seg"]) and torch.equal(
-            one["panoptic_seg"][0], two["panoptic_seg"][0]
-        )
+        assert torch.equal(one["sem_seg"], two["sem_seg"]) and one["sem_seg"].shape == (19, 75, 101)
+        assert torch.equal(one["panoptic_seg"][0], two["panoptic_seg"][0])
 
 
 @both_heads
-def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: Path) -> None:
+def test_styles_use_padded_semantic_labels(head: str, folder: Path) -> None:
     cfg = config(folder, head, "INPUT.CROP.SIZE", "[50, 70]")
     model, batch = make_model(cfg), next(iter(build_train_loader(cfg)))
     seen = {}
@@ -115,7 +115,7 @@ def test_styles_see_semantic_labels_padded_as_the_images_are(head: str, folder: 
 
 
 @both_heads
-def test_only_named_stages_and_heads_train_and_a_pyramid_learns_as_fast_as_a_head(head: str, folder: Path) -> None:
+def test_trained_parts_and_learning_rates(head: str, folder: Path) -> None:
     cfg = config(folder, head)
     model = make_model(cfg).train()
     clip = "backbone.bottom_up." if head == "fpn" else "backbone."
@@ -134,19 +134,18 @@ def test_only_named_stages_and_heads_train_and_a_pyramid_learns_as_fast_as_a_hea
         assert rate == pytest.approx(cfg.SOLVER.BASE_LR * (0.1 if name.startswith(clip) else 1.0))
 
 
-def test_they_are_detectron2s_with_the_mixin_before(folder: Path) -> None:
+def test_forward_is_that_of_detectron2(folder: Path) -> None:
     for ours, theirs, head in (
         (FAMixPanopticDeepLab, PanopticDeepLab, "deeplab"),
         (FAMixPanopticFPN, PanopticFPN, "fpn"),
     ):
         assert ours.__mro__[1] is PatchStyleMixin and issubclass(ours, theirs)
-        assert ours.forward is PatchStyleMixin.forward  # nobody's forward is copied
+        assert ours.forward is PatchStyleMixin.forward
         assert isinstance(make_model(config(folder, head)), META_ARCH_REGISTRY.get(ours.__name__))
 
 
-def test_any_other_architecture_needs_the_mixin_alone(folder: Path) -> None:
-    """What docs/PANOPTIC.md shows."""
-    from detectron2.config import configurable
+def test_mixin_works_with_other_architectures(folder: Path) -> None:
+    """The example of docs/PANOPTIC.md."""
 
     class FAMixMaskRCNN(PatchStyleMixin, GeneralizedRCNN):
         @configurable
@@ -165,14 +164,6 @@ def test_any_other_architecture_needs_the_mixin_alone(folder: Path) -> None:
     styled = losses(model, batch)
     model.restyler = None
     assert not torch.equal(styled["loss_mask"], losses(model, batch)["loss_mask"])
-
-
-def test_panoptic_deeplab_takes_images_of_any_size(folder: Path) -> None:
-    """Detectron2's heads pool over windows of a training crop, and refuse what is no multiple of it."""
-    model = make_model(config(folder, "deeplab")).eval()
-    with torch.no_grad():
-        (result,) = model([{"image": torch.zeros(3, 75, 101), "height": 75, "width": 101}])
-    assert result["sem_seg"].shape == (19, 75, 101) and result["panoptic_seg"][0].shape == (75, 101)
 
 
 def test_pyramid_wraps_clip(folder: Path) -> None:
@@ -195,47 +186,25 @@ def test_pyramid_wraps_clip(folder: Path) -> None:
         ("fpn", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "StuffSemSegFPNHead"),
     ],
 )
-def test_settings_that_do_not_suit_are_named(head: str, key: str, value: str, remedy: str, folder: Path) -> None:
+def test_rejects_unsuitable_settings(head: str, key: str, value: str, remedy: str, folder: Path) -> None:
     with expect_error(ConfigError, key, value, remedy):
         make_model(config(folder, head, key, value))
 
 
-# Numbers of classes
-
-
-def test_stuff_head_takes_all_things_for_one_class() -> None:
+def test_stuff_head_merges_all_things() -> None:
     head = StuffSemSegFPNHead(
-        FPN(CLIPStub(), ["res2"], 4).output_shape(),
+        {"res2": ShapeSpec(channels=4, stride=4)},
         classes=PanopticClasses(things=(1, 3), stuff=(0, 2)), conv_dims=4, common_stride=4, ignore_value=9,
     )  # fmt: skip
-    logits = (
-        torch.randn(1, 3, 1, 5, generator=torch.Generator().manual_seed(0))
-        .repeat_interleave(4, 2)
-        .repeat_interleave(4, 3)
-    )
     head.common_stride = 1
-    targets = torch.tensor([[0, 1, 2, 3, 9]]).repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
-    expected = nn.functional.cross_entropy(
-        logits[..., :16], torch.tensor([1, 0, 2, 0]).repeat_interleave(4).expand(1, 4, 16)
-    )
+    logits = torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 3, 9]).expand(1, 4, 5)
+    expected = nn.functional.cross_entropy(logits[..., :4], torch.tensor([1, 0, 2, 0]).expand(1, 4, 4))
     assert torch.allclose(head.losses(logits, targets)["loss_sem_seg"], expected)
     assert head.losses(logits, torch.full_like(targets, 9))["loss_sem_seg"] == 0
 
 
-class CLIPStub(CLIPResNet):
-    """Only the shape of a stage."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-
-    def output_shape(self) -> dict[str, Any]:
-        from detectron2.layers import ShapeSpec
-
-        return {"res2": ShapeSpec(channels=4, stride=4)}
-
-
-def test_panoptic_fpn_speaks_train_ids(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Detectron2 numbers things from 0 and stuff from 1; metadata, evaluators and Panoptic-DeepLab have one numbering."""
+def test_panoptic_fpn_returns_train_ids(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(config(folder, "fpn", "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "1")).eval()
     stuff = torch.full((1, 12, 32, 32), -1.0)  # the things, then Cityscapes' 11 stuff classes
     stuff[0, 1], stuff[0, 11, :16] = 0.0, 5.0  # road, and sky above
@@ -258,9 +227,7 @@ def test_panoptic_fpn_speaks_train_ids(folder: Path, monkeypatch: pytest.MonkeyP
     assert MetadataCatalog.get("tiny_train_panoptic").thing_dataset_id_to_contiguous_id[13] == 13
 
 
-def test_without_panopticapi_the_config_loads_and_panoptic_models_say_what_they_need(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_panopticapi_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2.projects.panoptic_deeplab", None)
     monkeypatch.setitem(sys.modules, "panopticapi.evaluation", None)
     assert "PANOPTIC_DEEPLAB" not in load_config(str(CONFIGS / "famix_tiny.yaml")).MODEL

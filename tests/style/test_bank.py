@@ -201,7 +201,7 @@ def test_load_rejects_missing_files(path):
     with expect_error(BankError, str(path), remedy="--mine-styles-only"):
         StyleBank.load(path)
     path.mkdir()
-    with expect_error(BankError, str(path), remedy="Mine the bank again"):
+    with expect_error(BankError, str(path), remedy="mine the bank again"):
         StyleBank.load(path)
 
 
@@ -209,7 +209,7 @@ def test_load_rejects_missing_files(path):
 def test_load_rejects_damaged_files(path, damage):
     numbered_bank().save(path)
     path.write_bytes(damage(path.read_bytes()))
-    with expect_error(BankError, str(path), remedy="Mine the bank again"):
+    with expect_error(BankError, str(path), remedy="mine the bank again"):
         StyleBank.load(path)
 
 

@@ -20,6 +20,7 @@ _BINDING = {
     "grid": "Set MODEL.STYLE.GRID to the grid of the bank",
     "class_names": "Use a source dataset with the classes of the bank",
 }
+_SETTINGS = ("pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "dtype", "seed", "max_batches")
 _MINE = "or mine a new bank: remove the file, or set MODEL.STYLE.BANK to a new one."
 
 
@@ -46,16 +47,8 @@ def bank_metadata(
         "class_names": json.dumps(list(class_names)),
         "prompts": json.dumps(PromptTable(class_names, mining.STYLES).prompts),  # indexed by the annotation prompt_id
         "templates": json.dumps(list(check_templates(mining.TEMPLATES))),
-        "pool_size": str(mining.POOL_SIZE),
-        "steps": str(mining.STEPS),
-        "lr": str(mining.LR),
-        "momentum": str(mining.MOMENTUM),
-        "weight_decay": str(mining.WEIGHT_DECAY),
-        "metric": mining.METRIC,
-        "dtype": mining.DTYPE,
-        "seed": str(mining.SEED),
+        **{key: str(mining[key.upper()]) for key in _SETTINGS},
         "images_per_batch": str(mining.IMS_PER_BATCH),
-        "max_batches": str(mining.MAX_BATCHES),
         "crop_size": json.dumps(list(cfg.INPUT.CROP.SIZE)),
         "source": json.dumps(list(cfg.DATASETS.TRAIN)),
         "famix_version": version("famix"),

@@ -47,11 +47,7 @@ class MiningSettings:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MiningSettings":
-        """Read STYLE_MINING, MODEL.STYLE and the pixel statistics; check all keys of STYLE_MINING.
-
-        Raises:
-            ConfigError: a key of STYLE_MINING is out of range.
-        """
+        """Read the config; raise ConfigError if any key of STYLE_MINING is out of range."""
         mining = cfg.STYLE_MINING
         check_styles(mining.STYLES)
         check_templates(mining.TEMPLATES)
@@ -82,10 +78,7 @@ class PromptTable:
 
     Args:
         class_names: names of the label ids 0, 1, ...
-        styles: phrases such as "Urban Grit style".
-
-    Raises:
-        ConfigError: `styles` is empty.
+        styles: phrases such as "Urban Grit style", at least one.
     """
 
     def __init__(self, class_names: Sequence[str], styles: Sequence[str]) -> None:
@@ -99,14 +92,11 @@ class PromptTable:
         """Draw a prompt for each class; the draw of a class does not depend on the other classes.
 
         Args:
-            class_ids: (N,) int64 on the CPU: label ids, or IGNORE_CLASS.
+            class_ids: (N,) int64 on the CPU: label ids, or IGNORE_CLASS. Raises ConfigError for ids without a name.
             generator: CPU source of randomness.
 
         Returns:
             (N,) int64 prompt ids, indices into `prompts`.
-
-        Raises:
-            ConfigError: a class id has no class name.
         """
         unlabeled = class_ids == IGNORE_CLASS
         if ((class_ids >= self.num_classes) & ~unlabeled).any():

@@ -1,7 +1,4 @@
-"""DeepLabV3+ decoder with the parameter names of the released FAMix checkpoints.
-
-Shapes: B images, C channels, maps at the strides of the input features.
-"""
+"""DeepLabV3+ decoder with the parameter names of the reference implementation's checkpoints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,19 +13,9 @@ from torch import Tensor, nn
 from famix.modeling.losses import segmentation_loss
 from famix.utils.errors import ConfigError
 
-__all__ = ["CLIPDeepLabV3PlusHead"]
-
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1, three dilated 3x3 and an image-level branch, projected to one map.
-
-    Args:
-        in_channels: channels of the input.
-        channels: channels of every branch and of the output.
-        dilations: dilations of the 3x3 branches.
-        dropout: dropout probability of the output.
-        norm: a name that Detectron2's get_norm accepts.
-    """
+    """Atrous spatial pyramid pooling: a 1x1, dilated 3x3 and an image-level branch, projected to one map."""
 
     def __init__(self, in_channels: int, channels: int, dilations: Sequence[int], dropout: float, norm: str) -> None:
         super().__init__()
@@ -44,7 +31,7 @@ class ASPP(nn.Module):
 
 
 class _ImagePooling(nn.Sequential):
-    """The average of the image through 1x1 convolution, norm and ReLU, broadcast to the map."""
+    """Average of the image through 1x1 convolution, norm and ReLU, broadcast to the map."""
 
     def __init__(self, in_channels: int, channels: int, norm: str) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, channels, 1, norm))
@@ -63,21 +50,21 @@ class _ImagePooling(nn.Sequential):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class CLIPDeepLabV3PlusHead(nn.Module):
-    """Decoder of the released program: one 3x3 convolution on the ASPP and a low-level branch.
+    """Decoder of the reference implementation: one 3x3 convolution on the ASPP and a low-level branch.
 
     Args:
         input_shape: channels and strides of the backbone's features.
         in_features: names of the low-level and the high-level feature, e.g. ("res2", "res5").
-        num_classes: K.
+        num_classes: number of classes K.
         project_channels: channels of the low-level branch.
         aspp_channels: channels of the ASPP.
-        aspp_dilations: dilations of the three 3x3 branches of the ASPP.
-        aspp_dropout: dropout after the ASPP.
+        aspp_dilations: dilations of the 3x3 branches of the ASPP.
+        aspp_dropout: dropout probability after the ASPP.
         conv_dims: channels of the 3x3 convolution before the predictor.
         ignore_value: label id without loss.
         label_smoothing: label smoothing of the cross-entropy, in [0, 1).
         loss_weight: factor of the loss.
-        norm: a name that Detectron2's get_norm accepts.
+        norm: a name accepted by Detectron2's get_norm.
     """
 
     @configurable
@@ -147,8 +134,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
             targets: (B, H, W) int64 labels at the resolution of the images; required in training.
 
         Returns:
-            In training (None, {"loss_sem_seg": scalar}); in inference (logits, {}), the logits (B, K, H, W) enlarged
-            by the stride of the low-level feature.
+            In training (None, {"loss_sem_seg": scalar}); in inference (logits, {}) with logits (B, K, H, W), upsampled by
+            the stride of the low-level feature.
         """
         logits = self.layers(features)
         if self.training:
@@ -166,7 +153,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         return logits.contiguous()  # channels first, which is faster for reductions over classes
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the cross-entropy of logits at any resolution, enlarged to that of the targets (B, H, W)."""
+        """Compute the cross-entropy of logits at any resolution, upsampled to that of the targets (B, H, W)."""
         loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing)
         return {"loss_sem_seg": loss * self.loss_weight}
 

@@ -1,8 +1,7 @@
-"""Training loss of the semantic head: cross-entropy of logits that are enlarged to the resolution of the labels.
+"""Training loss of the semantic head: cross-entropy of logits that are upsampled to the resolution of the labels.
 
-Enlarged logits of a batch are larger than any feature map, and F.cross_entropy keeps several copies of them. Here they are
-computed in stripes of rows that fit a processor's cache. The gradient is computed with the loss, and only the gradient of
-the small logits is kept for the backward pass.
+Upsampled logits of a batch are larger than any feature map, and F.cross_entropy keeps several copies of them. Here they are
+computed in stripes of rows that fit the CPU cache, and the gradient of the small logits is computed with the loss.
 
 Shapes: B images, K classes, logits of h x w, labels of H x W.
 """
@@ -15,16 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["segmentation_loss"]
-
 _STRIPE = 2**20  # logits of a stripe
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
-    """Compute the mean cross-entropy over the labeled pixels; 0 for a batch without any.
+    """Compute the mean cross-entropy over the labeled pixels; 0 for a batch without labels.
 
     Args:
-        logits: (B, K, h, w), enlarged bilinearly to the targets' resolution.
+        logits: (B, K, h, w), upsampled bilinearly to the resolution of the targets.
         targets: (B, H, W) int64 in [0, K) or `ignore_value`.
         ignore_value: label id of pixels without loss.
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
@@ -32,11 +29,11 @@ def segmentation_loss(logits: Tensor, targets: Tensor, ignore_value: int, label_
     Returns:
         Scalar float32, which can be differentiated once.
     """
-    total = _EnlargedCrossEntropy.apply(logits, targets, ignore_value, label_smoothing)
+    total = _UpsampledCrossEntropy.apply(logits, targets, ignore_value, label_smoothing)
     return total / (targets != ignore_value).sum().clamp(min=1)
 
 
-class _EnlargedCrossEntropy(torch.autograd.Function):
+class _UpsampledCrossEntropy(torch.autograd.Function):
     """Sum of the cross-entropy over the labeled pixels, with the arguments of `segmentation_loss`."""
 
     @staticmethod
@@ -59,7 +56,7 @@ class _EnlargedCrossEntropy(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Tensor, targets: Tensor, ignore_value: int, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the sum, and on request its gradient for the logits (B, K, h, w)."""
+    """Return the sum, and on request its gradient with respect to the logits (B, K, h, w)."""
     small, large = logits.shape[-2:], targets.shape[-2:]
     down, right = (_bilinear(*sides, logits) for sides in zip(small, large, strict=True))
     wide = logits @ right.t()
@@ -67,12 +64,14 @@ def _loss_and_gradient(
     height = max(1, _STRIPE * small[0] // max(1, wide.numel()))
     for first in range(0, large[0], height):
         stripe = slice(first, min(first + height, large[0]))
-        used = _rows_used(stripe, small[0], large[0])
+        # The rows that contribute to the stripe, with up to one more at both ends.
+        top, bottom = ((row + 0.5) * small[0] / large[0] - 0.5 for row in (stripe.start, stripe.stop - 1))
+        used = slice(max(0, math.floor(top) - 1), min(small[0], math.floor(bottom) + 3))
         weights = down[stripe, used]
-        enlarged = weights @ wide[:, :, used]
-        total += _cross_entropy_(enlarged, targets[:, stripe], ignore_value, smoothing, with_gradient)
+        upsampled = weights @ wide[:, :, used]
+        total += _cross_entropy_(upsampled, targets[:, stripe], ignore_value, smoothing, with_gradient)
         if with_gradient:
-            wide_gradient[:, :, used] += weights.t() @ enlarged
+            wide_gradient[:, :, used] += weights.t() @ upsampled
     return total, wide_gradient @ right if with_gradient else None
 
 
@@ -84,25 +83,19 @@ def _cross_entropy_(
     With smoothing e a pixel of class y costs  log(sum of exp z) - (1 - e) z_y - e mean(z).
     """
     num_classes = logits.shape[1]
-    labelled = (targets != ignore_value).unsqueeze(1)
-    classes, labelled = targets.unsqueeze(1).masked_fill(~labelled, 0), labelled.to(logits.dtype)
+    labeled = (targets != ignore_value).unsqueeze(1)
+    classes, labeled = targets.unsqueeze(1).masked_fill(~labeled, 0), labeled.to(logits.dtype)
     logits.sub_(logits.amax(1, keepdim=True))
     expected = (1 - smoothing) * logits.gather(1, classes) + smoothing / num_classes * logits.sum(1, keepdim=True)
     exponentials = logits.exp_().sum(1, keepdim=True)
     if with_gradient:
-        logits.mul_(labelled / exponentials)
-        logits.scatter_add_(1, classes, labelled * (smoothing - 1))
-        logits.sub_(labelled * (smoothing / num_classes))
-    return ((exponentials.log() - expected) * labelled).sum()
+        logits.mul_(labeled / exponentials)
+        logits.scatter_add_(1, classes, labeled * (smoothing - 1))
+        logits.sub_(labeled * (smoothing / num_classes))
+    return ((exponentials.log() - expected) * labeled).sum()
 
 
-def _bilinear(side: int, enlarged: int, like: Tensor) -> Tensor:
-    """(enlarged, side): weights of bilinear interpolation from `side` to `enlarged` cells."""
+def _bilinear(side: int, upsampled: int, like: Tensor) -> Tensor:
+    """Return (upsampled, side), the weights of bilinear interpolation from `side` to `upsampled` cells."""
     unit = torch.eye(side, device=like.device, dtype=like.dtype)
-    return F.interpolate(unit[None, None], size=(enlarged, side), mode="bilinear", align_corners=False)[0, 0]
-
-
-def _rows_used(rows: slice, side: int, enlarged: int) -> slice:
-    """The rows out of `side` that contribute to rows of the enlarged map, with up to one more at both ends."""
-    first, last = ((row + 0.5) * side / enlarged - 0.5 for row in (rows.start, rows.stop - 1))
-    return slice(max(0, math.floor(first) - 1), min(side, math.floor(last) + 3))
+    return F.interpolate(unit[None, None], size=(upsampled, side), mode="bilinear", align_corners=False)[0, 0]

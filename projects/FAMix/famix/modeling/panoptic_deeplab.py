@@ -1,4 +1,4 @@
-"""FAMix for panoptic segmentation by centers and offsets."""
+"""FAMix for panoptic segmentation with centers and offsets."""
 
 from typing import Any
 
@@ -10,18 +10,16 @@ from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
 
-__all__ = ["FAMixPanopticDeepLab"]
-
 
 @META_ARCH_REGISTRY.register()
 class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
     """Detectron2's PanopticDeepLab with restyled patches in training.
 
-    The heads pool over the whole image. Detectron2's heads pool over windows of the size of a training crop, and accept only
-    images of a multiple of that size.
+    The heads pool over the whole image and accept images of any size. Detectron2's heads pool over windows of the size of a
+    training crop.
 
     Args:
-        cfg: config of PanopticDeepLab.
+        cfg: the config for PanopticDeepLab.
         restyler: see PatchStyleMixin.
     """
 
@@ -35,16 +33,12 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config.
-
-        Raises:
-            ConfigError: the loss of the semantic head does not take weights of pixels.
-        """
+        """Read the config; raise ConfigError if the loss of the semantic head does not accept pixel weights."""
         loss = cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE
         if loss != "hard_pixel_mining":
             raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE must be hard_pixel_mining, the only loss with weights of pixels, got {loss}. Set "
-                "MODEL.SEM_SEG_HEAD.LOSS_TYPE hard_pixel_mining."
+                f"MODEL.SEM_SEG_HEAD.LOSS_TYPE must be hard_pixel_mining, the only loss that accepts pixel weights, got {loss}. "
+                "Set MODEL.SEM_SEG_HEAD.LOSS_TYPE hard_pixel_mining."
             )
         global_pooling = cfg.clone()
         global_pooling.defrost()

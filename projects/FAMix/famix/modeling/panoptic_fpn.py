@@ -1,4 +1,4 @@
-"""FAMix for panoptic segmentation by boxes and masks."""
+"""FAMix for panoptic segmentation with boxes and masks."""
 
 from typing import Any
 
@@ -13,8 +13,6 @@ from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
 
-__all__ = ["FAMixPanopticFPN", "StuffSemSegFPNHead"]
-
 _NUM_LABELS = 256  # values of an 8-bit label
 
 
@@ -22,12 +20,12 @@ _NUM_LABELS = 256  # values of an 8-bit label
 class StuffSemSegFPNHead(SemSegFPNHead):
     """Detectron2's SemSegFPNHead for stuff; all things are class 0, because boxes and masks segment them.
 
-    It takes labels of all classes, by which styles are drawn.
+    Its training labels contain all classes, since styles are drawn by class.
 
     Args:
         input_shape: shapes of the backbone's features.
         classes: classes of the dataset.
-        **kwargs: of SemSegFPNHead, except `num_classes`.
+        **kwargs: arguments of SemSegFPNHead, except `num_classes`.
     """
 
     @configurable
@@ -62,13 +60,13 @@ class StuffSemSegFPNHead(SemSegFPNHead):
 class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
     """Detectron2's PanopticFPN with restyled patches in training, and with train ids in all outputs.
 
-    Detectron2 numbers things and stuff separately. Here the segments of "panoptic_seg", the classes of "instances" and the
-    channels of "sem_seg" are train ids, as in Panoptic-DeepLab.
+    Detectron2 numbers things and stuff separately. Here "panoptic_seg", "instances" and the channels of "sem_seg" use train
+    ids, as in Panoptic-DeepLab.
 
     Args:
         classes: classes of the dataset.
         restyler: see PatchStyleMixin.
-        **kwargs: of PanopticFPN.
+        **kwargs: arguments of PanopticFPN.
     """
 
     TRAINS_ON = frozenset({"sem_seg", "instances"})
@@ -82,11 +80,7 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config.
-
-        Raises:
-            ConfigError: head, classes or masks do not suit panoptic segmentation.
-        """
+        """Read the config; raise ConfigError if head, classes or masks do not suit panoptic segmentation."""
         classes, model = panoptic_classes(cfg.DATASETS.TRAIN[0]), cfg.MODEL
         for key, got, expected in (
             ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, StuffSemSegFPNHead.__name__),
@@ -103,9 +97,9 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
         """Predict, see PanopticFPN.
 
         Returns:
-            One dict per image. "panoptic_seg" and "instances" differ from Detectron2's in the class numbers only. "sem_seg"
-            (K, height, width) has the scores of all K classes; the highest is the class of an instance in "panoptic_seg",
-            elsewhere the best stuff class.
+            One dict per image. "panoptic_seg" and "instances" differ from Detectron2's only in the class ids. "sem_seg"
+            (K, height, width) contains scores of all K classes. The highest is the class of the instance, or outside
+            instances the best stuff class.
         """
         results = super().inference(batched_inputs, do_postprocess)
         return [self._renumber(result) for result in results] if do_postprocess else results

@@ -12,19 +12,17 @@ from torch import Tensor
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 
-__all__ = ["FAMixSemanticSegmentor"]
-
 
 @META_ARCH_REGISTRY.register()
 class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
     """Detectron2's SemanticSegmentor with restyled patches in training.
 
-    Inference enlarges the logits to exactly the size of the image. Detectron2 multiplies by the head's stride, which is off
-    by a few pixels unless the stride divides the size.
+    Inference upsamples the logits to the exact size of the image. Detectron2 multiplies by the head's stride, which is off by
+    a few pixels unless the stride divides the size.
 
     Args:
         restyler: see PatchStyleMixin.
-        **kwargs: of SemanticSegmentor: backbone, sem_seg_head, pixel_mean and pixel_std.
+        **kwargs: arguments of SemanticSegmentor: backbone, sem_seg_head, pixel_mean and pixel_std.
     """
 
     TRAINS_ON = frozenset({"sem_seg"})
@@ -45,7 +43,7 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
 
         Args:
             batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255, in training "sem_seg" (H, W) int64, and in
-                inference optionally "height" and "width", the size of the prediction.
+                inference optionally "height" and "width", the output size.
 
         Returns:
             In training {"loss_sem_seg": scalar}; in inference one dict per image with "sem_seg", logits
@@ -59,20 +57,17 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         batch = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
+        head: Any = self.sem_seg_head
+        # `layers` of Detectron2's heads computes logits before they are upsampled.
+        predict = head.layers if hasattr(head, "layers") else lambda features: head(features)[0]
+        coarse = predict(self.backbone(batch.tensor))
         results = []
-        for logits, inputs, size in zip(
-            self._logits(self.backbone(batch.tensor)), batched_inputs, batch.image_sizes, strict=True
-        ):
-            # Image by image, and resized once if possible: enlarged logits are by far the largest tensors.
-            enlarged = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
+        for logits, inputs, size in zip(coarse, batched_inputs, batch.image_sizes, strict=True):
+            # Image by image, and resized once if possible: upsampled logits are by far the largest tensors.
+            upsampled = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
             wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
             if tuple(size) == wanted:
-                results.append({"sem_seg": enlarged[:, : size[0], : size[1]]})
+                results.append({"sem_seg": upsampled[:, : size[0], : size[1]]})
             else:
-                results.append({"sem_seg": sem_seg_postprocess(enlarged, size, *wanted)})
+                results.append({"sem_seg": sem_seg_postprocess(upsampled, size, *wanted)})
         return results
-
-    def _logits(self, features: dict[str, Tensor]) -> Tensor:
-        head: Any = self.sem_seg_head
-        # `layers` of Detectron2's heads computes logits before they are enlarged.
-        return head.layers(features) if hasattr(head, "layers") else head(features)[0]

@@ -10,30 +10,20 @@ from famix.clip import CLIPImageTower
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
 
-__all__ = ["PatchStyleMixin"]
-
 
 class PatchStyleMixin(nn.Module):
     """Restyles the backbone's features of a meta-architecture in train mode; list it first among the bases.
 
-    The forward of the meta-architecture runs inside a tap on the backbone. It must have the attributes `backbone` (a
-    CLIPImageTower, or a pyramid with one as `bottom_up`) and `device`. Strategies that draw by class need inputs with
-    "sem_seg" labels.
-
-    Attributes:
-        restyler: draws and applies the styles; None or strategy "none" does not change the features.
+    The meta-architecture must have the attributes `backbone` (a CLIPImageTower, or a pyramid with one as `bottom_up`) and
+    `device`. Strategies that draw by class need inputs with "sem_seg" labels.
     """
 
-    restyler: PatchRestyler | None = None
+    restyler: PatchRestyler | None = None  # None or strategy "none" leaves the features unchanged
     backbone: Any
     device: torch.device
 
     def use_restyler(self, restyler: PatchRestyler | None) -> None:
-        """Set the restyler.
-
-        Raises:
-            ConfigError: the stage does not exist, or the backbone is not a CLIP.
-        """
+        """Set the restyler; raise ConfigError if its stage does not exist or the backbone is not a CLIP."""
         if restyler is not None and restyler.active:
             self.clip_backbone.check_stage(restyler.stage)
         self.restyler = restyler
@@ -57,8 +47,8 @@ class PatchStyleMixin(nn.Module):
         if restyler.needs("labels"):
             if any("sem_seg" not in x for x in batched_inputs):
                 raise ConfigError(
-                    "training inputs must have 'sem_seg' labels, got inputs without: MODEL.STYLE.STRATEGY draws styles by "
-                    "class. Return the labels from the dataset mapper, or use strategy noise or none."
+                    "training inputs lack 'sem_seg' labels, but MODEL.STYLE.STRATEGY draws styles by class. Return the "
+                    "labels from the dataset mapper, or use strategy noise or none."
                 )
             # Copied to the device once, for the styles and for the loss.
             batched_inputs = [{**x, "sem_seg": x["sem_seg"].to(self.device)} for x in batched_inputs]
@@ -68,7 +58,7 @@ class PatchStyleMixin(nn.Module):
             return super().forward(batched_inputs)
 
     def _padded_labels(self, labels: list[Tensor], ignore_label: int) -> Tensor:
-        """Labels (B, H, W), padded like the images, so that the grids coincide."""
+        """Return labels (B, H, W), padded like the images so that the grids coincide."""
         divisibility = getattr(self, "size_divisibility", 0)  # of PanopticDeepLab, which ignores that of the backbone
         if divisibility <= 0:
             divisibility = self.backbone.size_divisibility

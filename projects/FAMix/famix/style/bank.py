@@ -57,17 +57,13 @@ class StyleBank:
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def class_names(self) -> list[str]:
-        """Return the names of the label ids 0, 1, ... from the metadata; empty if the metadata has none.
-
-        Raises:
-            BankError: the metadata entry is not a list.
-        """
+        """Return the names of the label ids 0, 1, ... in the metadata, [] without; raise BankError for invalid JSON."""
+        written = self.metadata.get("class_names", "[]")
         try:
-            return [str(name) for name in parse_json(self.metadata.get("class_names", "[]"))]
+            return [str(name) for name in parse_json(written)]
         except (ValueError, TypeError) as error:
             raise BankError(
-                f"class_names must be a list of names in JSON, got {self.metadata['class_names']!r} ({error}). Mine the "
-                "bank again."
+                f"class_names must be a JSON list, got {written!r} ({error}). Mine the bank again."
             ) from error
 
     def class_name(self, class_id: int) -> str:
@@ -183,26 +179,22 @@ class StyleBank:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not iterable
             intact = metadata.pop("checksum", None) == _checksum(tensors, metadata)
-        except FileNotFoundError as error:
-            raise BankError(f"style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
-        except Exception as error:  # SafetensorError, or torch's errors for impossible tensors
-            raise BankError(f"'{path}' must be a .safetensors file, got {error}. Mine the bank again.") from error
-        version = metadata.get("format_version")
-        known = version in (FORMAT_VERSION, _WITHOUT_CHECKSUM)
-        if not known or not {"mean", "std", "class_ids"} <= tensors.keys():
-            raise BankError(
-                f"'{path}' must be a style bank of format version {FORMAT_VERSION}, got version {version} with the tensors "
-                f"{sorted(tensors)}. Mine the bank again."
-            )
-        if version != _WITHOUT_CHECKSUM and not intact:
-            raise BankError(f"'{path}' is damaged: its checksum differs. Copy it again, or mine the bank again.")
-        bank = cls(metadata)
-        annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
-        try:
+            version = metadata.get("format_version")
+            if version not in (FORMAT_VERSION, _WITHOUT_CHECKSUM) or not {"mean", "std", "class_ids"} <= tensors.keys():
+                raise BankError(f"version {version} with the tensors {sorted(tensors)}")
+            if version == FORMAT_VERSION and not intact:
+                raise BankError("a different checksum, a sign of damage")
+            bank = cls(metadata)
+            annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
             bank.class_names()
-        except (BankError, RuntimeError) as error:  # RuntimeError for dtypes that torch cannot convert
-            raise BankError(f"style bank '{path}' is invalid: {error}") from error
+        except FileNotFoundError as error:
+            raise BankError(f"style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
+        except Exception as error:  # ours, SafetensorError, or torch's errors for impossible tensors
+            raise BankError(
+                f"'{path}' must be an intact style bank of format version {FORMAT_VERSION}, got {error}. Copy it again, or "
+                "mine the bank again."
+            ) from error
         return bank
 
     @classmethod

@@ -68,16 +68,9 @@ class PatchRestyler:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read MODEL.STYLE and the ignore label of the head."""
-        style = cfg.MODEL.STYLE
-        return {
-            "strategies": build_strategies(cfg),
-            "grid": tuple(style.GRID),
-            "beta": style.BETA,
-            "mix": style.MIX,
-            "probability": style.PROBABILITY,
-            "stage": style.STAGE,
-            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-        }
+        style, ignore_label = cfg.MODEL.STYLE, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        same_names = {name: style[name.upper()] for name in ("grid", "beta", "mix", "probability", "stage")}
+        return {"strategies": build_strategies(cfg), "ignore_label": ignore_label, **same_names}
 
     @property
     def active(self) -> bool:
@@ -126,12 +119,7 @@ class PatchRestyler:
 
 
 def sample_alpha(shape: Sequence[int], beta: float, generator: torch.Generator) -> Tensor:
-    """Draw weights from Beta(beta, beta) for each image and channel.
-
-    Args:
-        shape: (B, C).
-        beta: both parameters of the distribution, > 0.
-        generator: source of randomness.
+    """Draw weights from Beta(beta, beta) for each image and channel of a shape (B, C).
 
     Returns:
         (B, C, 1, 1) float64 in [0, 1], on the CPU.

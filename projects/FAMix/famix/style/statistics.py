@@ -49,9 +49,9 @@ def patch_mean_std(x: Tensor, grid: Grid, eps: float = EPS) -> Statistics:
     """Compute the mean and standard deviation of each image, channel and patch.
 
     Args:
-        x: (B, C, H, W), floating point; half precision is computed in float32.
+        x: (B, C, H, W), see `channel_mean_std`.
         grid: (rows, cols), at most (H, W).
-        eps: added to the unbiased variance before the square root.
+        eps: see `channel_mean_std`.
 
     Returns:
         Statistics of shape (B, C, rows, cols).

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,9 @@ def make(folder: Path, label_ids: object, values: list[int], write: Any = write_
 
 
 @pytest.fixture
-def of_train_ids(tmp_path: Path) -> Iterator[None]:
-    with registered(make(tmp_path, TRAIN_IDS, list(TRAIN_IDS))):
-        yield
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Iterator[None]:
+def raw(tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
     with registered(make(tmp_path, RAW, list(RAW))):
-        yield
+        yield DatasetCatalog.get("tiny_train")
 
 
 def detectron2_config(architecture: str = "SemanticSegmentor") -> CfgNode:
@@ -72,21 +67,31 @@ def detectron2_config(architecture: str = "SemanticSegmentor") -> CfgNode:
     return cfg
 
 
-def score_ground_truth(evaluator: Any) -> dict[str, float]:
+def score_ground_truth(evaluator: Any) -> float:
     evaluator.reset()
     reader = MetadataCatalog.get("tiny_train").label_reader
     for record in get_dataset_dicts(["tiny_train"]):
         labels = torch.from_numpy(reader.read(label_file_of(record)).astype(np.int64))
         scores = torch.nn.functional.one_hot(labels.clamp(max=18), 19).permute(2, 0, 1)
         evaluator.process([record], [{"sem_seg": scores.float()}])
-    return evaluator.evaluate()["sem_seg"]
+    return float(evaluator.evaluate()["sem_seg"]["mIoU"])
 
 
-def explained(name: str = "tiny_train") -> Any:
-    return expect_error(DatasetError, name, remedy="label_file_name")
+class Drawing(Visualizer):
+    """Notes which classes of a record are drawn."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.classes: set[int] = set()
+        super().__init__(np.zeros((*SIZE, 3), np.uint8), MetadataCatalog.get("tiny_train"))
+        self.draw_dataset_dict(record)
+
+    def draw_sem_seg(self, sem_seg: Any, **options: Any) -> Any:
+        self.classes |= {int(label) for label in np.unique(sem_seg) if label < len(self.metadata.stuff_classes)}
+        return super().draw_sem_seg(sem_seg, **options)
 
 
-# Records
+def write_one_palette(path: Path, ids: np.ndarray) -> None:
+    (write_palette_label if path.name == "1.png" else write_label)(path, ids)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def explained(name: str = "tiny_train") -> Any:
         ({0: "road", 1: "sidewalk", 7: "ignore"}, [0, 1, 7], write_label, {"ignore_label": 255}, False),
         ("cityscapes", [7, 8, 0], write_label, {}, False),
         (TRAIN_IDS, [0, 8, 77], write_label, {"other_ids": "ignore"}, False),
-        ("identity", [0, 18, 255], write_palette_label, {}, False),  # DatasetMapper would read the palette's grays
+        ("identity", [0, 18, 255], write_one_palette, {}, False),  # DatasetMapper would read the palette's grays
         ("identity", [0, 18, 255], lambda path, ids: write_label(path, ids.astype(np.uint16)), {}, False),
         ("identity", [0, 1, 1], lambda path, ids: Image.fromarray(ids > 0).save(path), {}, False),  # read as 0 and 255
     ],
@@ -113,79 +118,39 @@ def test_sem_seg_file_name_needs_train_ids(
             assert record.get("sem_seg_file_name") == (record["label_file_name"] if expected else None)
 
 
-def test_one_palette_hides_sem_seg_file_name(tmp_path: Path) -> None:
-    file = make(tmp_path, "identity", [0, 18, 255])
-    write_palette_label(tmp_path / "labels/train/1.png", np.zeros(SIZE, np.uint8))
-    with registered(file):
-        assert not any("sem_seg_file_name" in record for record in DatasetCatalog.get("tiny_train"))
-
-
-@pytest.mark.usefixtures("raw")
-def test_copied_and_pickled_records_keep_their_explanation() -> None:
-    (record, *_) = DatasetCatalog.get("tiny_train")
-    for copied in (copy.deepcopy(record), pickle.loads(pickle.dumps(record)), get_dataset_dicts(["tiny_train"])[0]):
-        assert copied == record
-        with expect_error(DatasetError, "sem_seg_file_name", record["label_file_name"], "label_file_name"):
-            copied["sem_seg_file_name"]
-        with pytest.raises(KeyError, match="file_nam"):
-            copied["file_nam"]
-    assert (record["height"], record["width"]) == SIZE
-
-
-# Datasets of train ids
-
-
-@pytest.mark.usefixtures("of_train_ids")
 @pytest.mark.parametrize("architecture", ["SemanticSegmentor", "FAMixSemanticSegmentor"])
-def test_detectron2_trains_on_train_ids(tmp_path: Path, architecture: str) -> None:
+def test_detectron2_trains_on_and_draws_train_ids(tmp_path: Path, architecture: str) -> None:
     cfg = detectron2_config(architecture)
     cfg.MODEL.CLIP.WEIGHTS = str(Workspace(tmp_path / "space").clip)
-    batch = next(iter(build_detection_train_loader(cfg)))  # its default mapper; groups by height and width
-    assert {tuple(sample["image"].shape[1:]) for sample in batch} == {(32, 48)}, "crops of the images' own scale"
-    assert set(torch.stack([sample["sem_seg"] for sample in batch]).unique().tolist()) <= set(TRAIN_IDS)
-    assert torch.isfinite(build_model(cfg)(batch)["loss_sem_seg"])
+    with registered(make(tmp_path, TRAIN_IDS, list(TRAIN_IDS))):
+        batch = next(iter(build_detection_train_loader(cfg)))  # its default mapper; groups by height and width
+        assert {tuple(sample["image"].shape[1:]) for sample in batch} == {(32, 48)}, "crops of the images' own scale"
+        assert set(torch.stack([sample["sem_seg"] for sample in batch]).unique().tolist()) <= set(TRAIN_IDS)
+        assert torch.isfinite(build_model(cfg)(batch)["loss_sem_seg"])
+        assert Drawing(DatasetCatalog.get("tiny_train")[0]).classes == {0, 8, 13}
 
 
-class Drawing(Visualizer):
-    """Notes which classes are drawn."""
-
-    def __init__(self, record: dict[str, Any], metadata: Any) -> None:
-        self.classes: set[int] = set()
-        super().__init__(np.zeros((*SIZE, 3), np.uint8), metadata)
-        self.draw_dataset_dict(record)
-
-    def draw_sem_seg(self, sem_seg: Any, **options: Any) -> Any:
-        self.classes |= {int(label) for label in np.unique(sem_seg) if label < len(self.metadata.stuff_classes)}
-        return super().draw_sem_seg(sem_seg, **options)
-
-
-@pytest.mark.usefixtures("of_train_ids")
-def test_visualizer_draws_train_ids() -> None:
-    (record, *_) = DatasetCatalog.get("tiny_train")
-    assert Drawing(record, MetadataCatalog.get("tiny_train")).classes == {0, 8, 13}
-
-
-# Datasets of other ids
-
-
-@pytest.mark.usefixtures("raw")
-def test_tools_explain_raw_ids() -> None:
-    (record, *_) = DatasetCatalog.get("tiny_train")
+def test_tools_explain_raw_ids(raw: list[dict[str, Any]]) -> None:
     cfg = detectron2_config()
-    with explained():
-        SemSegEvaluator("tiny_train", distributed=False)
-    with explained():
-        Drawing(record, MetadataCatalog.get("tiny_train"))
-    with explained():
-        DatasetMapper(cfg, is_train=True)(record)
-    with explained():
-        next(iter(build_detection_train_loader(cfg)))
+    copies = [copy.deepcopy(raw[0]), pickle.loads(pickle.dumps(raw[0])), *get_dataset_dicts(["tiny_train"])[:1]]
+    for use in (
+        *(partial(copied.__getitem__, "sem_seg_file_name") for copied in copies),
+        lambda: SemSegEvaluator("tiny_train", distributed=False),
+        lambda: Drawing(raw[0]),
+        lambda: DatasetMapper(cfg, is_train=True)(raw[0]),
+        lambda: next(iter(build_detection_train_loader(cfg))),
+    ):
+        with expect_error(DatasetError, "tiny_train", raw[0]["label_file_name"], "label_file_name"):
+            use()
+    assert copies == [raw[0]] * 3
+    with pytest.raises(KeyError, match="file_nam"):
+        raw[0]["file_nam"]
 
 
-@pytest.mark.usefixtures("raw")
-def test_detectron2_loads_images_of_raw_datasets() -> None:
+def test_detectron2_loads_images_of_raw_datasets(raw: list[dict[str, Any]]) -> None:
+    assert (raw[0]["height"], raw[0]["width"]) == SIZE
     loader = build_detection_test_loader(detectron2_config(), "tiny_train")
-    for (sample,), record in zip(loader, DatasetCatalog.get("tiny_train"), strict=True):
+    for (sample,), record in zip(loader, raw, strict=True):
         assert sample["file_name"] == record["file_name"]
         assert tuple(sample["image"].shape[1:]) == (sample.get("height"), sample.get("width")) == SIZE
         assert "sem_seg" not in sample
@@ -197,7 +162,7 @@ def test_evaluators_of_famix_read_raw_ids(tmp_path: Path, evaluator: str) -> Non
     cfg = detectron2_config()
     cfg.TEST.EVALUATOR = evaluator
     before = set(DatasetCatalog)
-    assert score_ground_truth(build_evaluator(cfg, "tiny_train", str(tmp_path / "out")))["mIoU"] == 100
+    assert score_ground_truth(build_evaluator(cfg, "tiny_train", str(tmp_path / "out"))) == 100
     assert set(DatasetCatalog) == before
 
 
@@ -212,7 +177,7 @@ def test_readme_converts_raw_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with registered(write_definition(tmp_path, label_ids="identity", **changes)):
         # NumPy 2 refuses Detectron2's own function.
         options: Any = {"sem_seg_loading_fn": lambda path, dtype: np.array(Image.open(path), dtype=dtype)}
-        assert score_ground_truth(SemSegEvaluator("tiny_train", distributed=False, **options))["mIoU"] == 100
+        assert score_ground_truth(SemSegEvaluator("tiny_train", distributed=False, **options)) == 100
 
 
 def test_visualizer_draws_panoptic_records(tmp_path: Path) -> None:
@@ -222,7 +187,7 @@ def test_visualizer_draws_panoptic_records(tmp_path: Path) -> None:
         figure = Visualizer(np.zeros((*PANOPTIC_SIZE, 3), np.uint8), MetadataCatalog.get("tiny_train_panoptic"))
         drawn = figure.draw_dataset_dict(record).get_image()
         assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > len(record["segments_info"])
-        with explained("tiny_train_panoptic"):
+        with expect_error(DatasetError, "tiny_train_panoptic", record["label_file_name"], "label_file_name"):
             SemSegEvaluator("tiny_train_panoptic", distributed=False)
 
 

@@ -45,8 +45,7 @@ def pairs(*files: Path) -> dict[str, tuple[str, str]]:
 # Suffixes
 
 
-@pytest.mark.parametrize("suffix", [".PNG", ".Png", ".pnG"])
-@pytest.mark.parametrize("several_layouts", [False, True])
+@pytest.mark.parametrize(("suffix", "several_layouts"), [(".PNG", False), (".Png", True)])
 def test_case_of_suffixes_does_not_matter(tmp_path: Path, suffix: str, several_layouts: bool) -> None:
     places = {"images": "images/{split}/{key}.png", "labels": "labels/{split}/{key}.png", "label_ids": TINY_LABEL_IDS}
     layouts = [places, {**places, "labels": "labels/{split}/{key}_trainIds.png", "label_ids": "identity"}]

@@ -4,7 +4,7 @@ The tables below are written from the datasets' documentation, not read from the
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from data_factory import (
     write_synthia_label,
 )  # fmt: skip
 from famix.data import SplitFiles, get_dataset_dicts, get_label_readers, verify_datasets
-from famix.data.check import check_dataset, inspect_pixels
+from famix.data.check import check_dataset
 
 Table = Mapping[int, int]
 Write = Callable[[Path, np.ndarray], object]
@@ -109,73 +109,62 @@ def write_photo(path: Path, size: tuple[int, int]) -> None:
         Image.fromarray(pixels).convert("RGBA").save(path)
 
 
-CASES: list[tuple[str, str, str, Write, Table]] = [
-    *(
-        (f"cityscapes_{split}", f"cityscapes/leftImg8bit/{split}/ulm/ulm_000000_000019_leftImg8bit.png",
-         f"cityscapes/gtFine/{split}/ulm/ulm_000000_000019_gtFine_{kind}.png", write_label, table)
-        for split in ("train", "val") for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
-    ),
-    ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001.png", write_palette_label, GTA5),
-    ("gta5_all", "gta5/images/train/00001.png", "gta5/labels/train/00001.png", write_palette_label, GTA5),
+Row = tuple[str, str, Write, Table]
+
+
+def cases(splits: Sequence[tuple[str, str]], *rows: Row) -> list[tuple[str, str, str, Write, Table]]:
+    """Rows of image, label, writer and table for each (dataset, value of {} in the paths)."""
+    return [
+        (name, image.format(folder), label.format(folder), write, table)
+        for name, folder in splits
+        for image, label, write, table in rows
+    ]
+
+
+def city(image: str, label: str) -> list[Row]:
+    """Rows of labels in both encodings of Cityscapes."""
+    tables = {"labelIds": LABEL_IDS, "labelTrainIds": TRAIN_IDS}
+    return [(image, f"{label}_{kind}.png", write_label, table) for kind, table in tables.items()]
+
+
+TRAIN_VAL = ("train", "val")
+GTA5_FOLDERS = [*((f"gta5_official_{split}", split) for split in ("train", "val", "test")),
+                *(("gta5_official_train", "train/f"), ("gta5_official_val", "valid/f"), ("gta5_official_test", "test/f"))]  # fmt: skip
+MAPILLARY = [("train", "training"), ("val", "validation")]
+FRAME = "{}/GP010476/GP010476_frame_000054"
+CASES = [
+    *cases([(f"cityscapes_{split}", split) for split in TRAIN_VAL],
+           *city("cityscapes/leftImg8bit/{}/ulm/ulm_000000_000019_leftImg8bit.png",
+                 "cityscapes/gtFine/{}/ulm/ulm_000000_000019_gtFine")),
+    *cases([("gta5_all", ""), ("gta5_all", "train/"), *((name, f"{folder}/") for name, folder in GTA5_FOLDERS)],
+           ("gta5/images/{}00001.png", "gta5/labels/{}00001.png", write_palette_label, GTA5)),
     ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001_labelTrainIds.png", write_label, TRAIN_IDS),
-    *(
-        (f"gta5_official_{split}", f"gta5/images/{folder}/00001.png", f"gta5/labels/{folder}/00001.png",
-         write_palette_label, GTA5)
-        for split, folder in (("train", "train"), ("val", "val"), ("test", "test"), ("train", "train/folder"),
-                              ("val", "valid/folder"), ("test", "test/folder"))
-    ),
-    ("synthia_all", "synthia/RGB/0000001.png", "synthia/GT/LABELS/0000001.png", synthia_label, SYNTHIA),
-    ("synthia_all", "synthia/RGB/val/0000001.png", "synthia/GT/LABELS/val/0000001.png", synthia_label, SYNTHIA),
-    ("synthia_train", "synthia/RGB/train/0000001.png", "synthia/GT/LABELS/train/0000001.png", synthia_label, SYNTHIA),
-    *(
-        (f"bdd100k_{split}", f"bdd100k/{image}", f"bdd100k/{label}", write_label, TRAIN_IDS)
-        for split in ("train", "val")
-        for image, label in (
-            (f"images/10k/{split}/7d06fefd-f7be05a6.jpg", f"labels/sem_seg/masks/{split}/7d06fefd-f7be05a6.png"),
-            (f"images/{split}/7d06fefd-f7be05a6.jpg", f"labels/{split}/7d06fefd-f7be05a6.png"),
-            (f"images/{split}/7d06fefd-f7be05a6.jpg", f"labels/{split}/7d06fefd-f7be05a6_train_id.png"),
-        )
-    ),
-    *(
-        (f"{name}_{split}", f"mapillary/{folder}/images/-0kzsYVHlYZ.jpg",
-         f"mapillary/{folder}/{labels}/-0kzsYVHlYZ.png", write_palette_label, table)
-        for split, folder in (("train", "training"), ("val", "validation"))
-        for name, labels, table in (
-            ("mapillary", "labels", MAP_A), ("mapillary", "v1.2/labels", MAP_A), ("mapillary_mapb", "labels", MAP_B),
-            ("mapillary_mapb", "v1.2/labels", MAP_B), ("mapillary_v2", "v2.0/labels", V2_A),
-            ("mapillary_v2_mapb", "v2.0/labels", V2_B),
-        )
-    ),
-    *(
-        (f"acdc_{weather}_{split}", f"acdc/rgb_anon/{weather}/{split}/GP010476/GP010476_frame_000054_rgb_anon.png",
-         f"acdc/gt/{weather}/{split}/GP010476/GP010476_frame_000054_gt_{kind}.png", write_label, table)
-        for weather in ("fog", "night", "rain", "snow") for split in ("train", "val")
-        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
-    ),
-    *(
-        ("dark_zurich_val", "dark_zurich/rgb_anon/val/night/GOPR0356/GOPR0356_frame_000321_rgb_anon.png",
-         f"dark_zurich/gt/val/night/GOPR0356/GOPR0356_frame_000321_gt_{kind}.png", write_label, table)
-        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
-    ),
-    *(
-        ("nighttime_driving_test", "nighttime_driving/leftImg8bit/test/night/1_leftImg8bit.png",
-         f"nighttime_driving/gtCoarse_daytime_trainvaltest/test/night/1_gtCoarse_{kind}.png", write_label, table)
-        for kind, table in (("labelIds", LABEL_IDS), ("labelTrainIds", TRAIN_IDS))
-    ),
-    *(
-        (f"idd_{split}", f"idd/leftImg8bit/{split}/119/903127_leftImg8bit.png",
-         f"idd/gtFine/{split}/119/903127_gtFine_label{kind}.png", write_label, table)
-        for split in ("train", "val") for kind, table in (("csTrainIds", TRAIN_IDS), ("ids", IDD))
-    ),
-    *(
-        ("wilddash2_val", "wilddash2/images/aa0000.jpg", "wilddash2/panoptic/aa0000.png",
-         partial(write_wilddash, names), dict(enumerate(names.values())))
-        for names in (WILDDASH_NAMES, WILDDASH_CURRENT)
-    ),
-    *(
-        (f"camvid_{split}", f"camvid/images/{split}/x.jpg", f"camvid/labels/{split}/x.png", write_label, CAMVID)
-        for split in ("train_day", "val_day", "val_dusk")
-    ),
+    *cases([("synthia_all", ""), ("synthia_all", "val/"), ("synthia_train", "train/")],
+           ("synthia/RGB/{}0000001.png", "synthia/GT/LABELS/{}0000001.png", synthia_label, SYNTHIA)),
+    *cases([(f"bdd100k_{split}", split) for split in TRAIN_VAL],
+           ("bdd100k/images/10k/{}/7d06.jpg", "bdd100k/labels/sem_seg/masks/{}/7d06.png", write_label, TRAIN_IDS),
+           ("bdd100k/images/{}/7d06.jpg", "bdd100k/labels/{}/7d06.png", write_label, TRAIN_IDS),
+           ("bdd100k/images/{}/7d06.jpg", "bdd100k/labels/{}/7d06_train_id.png", write_label, TRAIN_IDS)),
+    *(case for name, labels, table in (
+          ("mapillary", "labels", MAP_A), ("mapillary", "v1.2/labels", MAP_A), ("mapillary_mapb", "labels", MAP_B),
+          ("mapillary_mapb", "v1.2/labels", MAP_B), ("mapillary_v2", "v2.0/labels", V2_A),
+          ("mapillary_v2_mapb", "v2.0/labels", V2_B))
+      for case in cases([(f"{name}_{split}", folder) for split, folder in MAPILLARY],
+                        ("mapillary/{}/images/-0kz.jpg", f"mapillary/{{}}/{labels}/-0kz.png", write_palette_label, table))),
+    *cases([(f"acdc_{kind}_{split}", f"{kind}/{split}") for kind in ("fog", "night", "rain", "snow") for split in TRAIN_VAL],
+           *city(f"acdc/rgb_anon/{FRAME}_rgb_anon.png", f"acdc/gt/{FRAME}_gt")),
+    *cases([("dark_zurich_val", "val/night")],
+           *city(f"dark_zurich/rgb_anon/{FRAME}_rgb_anon.png", f"dark_zurich/gt/{FRAME}_gt")),
+    *cases([("nighttime_driving_test", "test/night")],
+           *city("nighttime_driving/leftImg8bit/{}/1_leftImg8bit.png",
+                 "nighttime_driving/gtCoarse_daytime_trainvaltest/{}/1_gtCoarse")),
+    *cases([(f"idd_{split}", split) for split in TRAIN_VAL],
+           ("idd/leftImg8bit/{}/119/9_leftImg8bit.png", "idd/gtFine/{}/119/9_gtFine_labelcsTrainIds.png", write_label, TRAIN_IDS),
+           ("idd/leftImg8bit/{}/119/9_leftImg8bit.png", "idd/gtFine/{}/119/9_gtFine_labelids.png", write_label, IDD)),
+    *(("wilddash2_val", "wilddash2/images/aa0000.jpg", "wilddash2/panoptic/aa0000.png", partial(write_wilddash, names),
+       dict(enumerate(names.values()))) for names in (WILDDASH_NAMES, WILDDASH_CURRENT)),
+    *cases([(f"camvid_{split}", split) for split in ("train_day", "val_day", "val_dusk")],
+           ("camvid/images/{}/x.jpg", "camvid/labels/{}/x.png", write_label, CAMVID)),
 ]  # fmt: skip
 
 
@@ -225,8 +214,10 @@ def test_every_id_becomes_its_train_id(root, name, image, label, write, table):
     found = reader.read(record["label_file_name"])
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)
-    counted = inspect_pixels([record], reader)
-    np.testing.assert_array_equal(counted.pixels, np.bincount(expected.ravel(), minlength=256))
+    verify_datasets([name])
+    report, (sound,) = check_dataset(name)
+    assert (report.problems, report.num_pairs, report.found.decoded, sound) == ([], 1, 1, record)
+    np.testing.assert_array_equal(report.found.pixels, np.bincount(expected.ravel(), minlength=256))
 
 
 def test_every_registered_name_has_a_case():
@@ -235,54 +226,20 @@ def test_every_registered_name_has_a_case():
     assert {case[0] for case in CASES} | by_lists == ours
 
 
-def test_raw_labels_precede_converted_ones(root):
-    for name, image, stem, raw, table in (
-        (
-            "cityscapes_val",
-            "cityscapes/leftImg8bit/val/u/1_leftImg8bit.png",
-            "cityscapes/gtFine/val/u/1_gtFine",
-            "_labelIds",
-            LABEL_IDS,
-        ),
-        ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001", "", GTA5),
-    ):
-        write_pair(root, image, f"{stem}_labelTrainIds.png", write_label, TRAIN_IDS)
-        write_pair(root, image, f"{stem}{raw}.png", write_label, table)
-        (record,) = get_dataset_dicts([name])
-        assert record["label_file_name"] == str(root / f"{stem}{raw}.png")
-        report, _ = check_dataset(name)
-        assert not [note for note in report.notes if "without an image" in note], "the converted label has an image"
-
-
-FIRST_OF_EACH = list({case[1].split("/")[0]: case for case in CASES}.values())
-
-
-@pytest.mark.parametrize("case", FIRST_OF_EACH, ids=[case[0] for case in FIRST_OF_EACH])
-def test_sound_and_damaged_tree(root, case):
-    name, image, label, write, table = case
-    pixels = write_pair(root, *case[1:])
-    verify_datasets([name])
-    report, (record,) = check_dataset(name)
-    assert not report.problems
-    assert (report.num_pairs, report.found.decoded, record["file_name"]) == (1, 1, str(root / image))
-
-    def problems() -> list[str]:
-        return check_dataset(name)[0].problems
-
-    write(root / label, pixels[:-1])
-    assert problems() == ["size"]
-    write(root / label, pixels)
-    whole = (root / label).read_bytes()
-    (root / label).write_bytes(whole[: len(whole) // 2])
-    assert problems() == ["unreadable label"]
-    if not name.startswith("wilddash"):
-        unknown = np.full_like(pixels, max(table) + 1 if max(table) < 255 else 200)
-        write(root / label, unknown)
-        assert problems() == ["unknown id"] or name.startswith(("idd", "wilddash")), "which name no highest id"
-        write_photo(root / label, pixels.shape)
-        assert problems() == ["encoding"]
-    (root / label).unlink()
-    assert problems() in (["missing label"], ["listing"], ["empty"])
+@pytest.mark.parametrize(
+    ("name", "image", "stem", "raw"),
+    [
+        ("cityscapes_val", "cityscapes/leftImg8bit/val/u/1_leftImg8bit.png", "cityscapes/gtFine/val/u/1_gtFine", "_labelIds"),
+        ("gta5_all", "gta5/images/00001.png", "gta5/labels/00001", ""),
+    ],
+)  # fmt: skip
+def test_raw_labels_precede_converted_ones(root, name, image, stem, raw):
+    write_pair(root, image, f"{stem}_labelTrainIds.png", write_label, TRAIN_IDS)
+    write_pair(root, image, f"{stem}{raw}.png", write_label, LABEL_IDS)
+    (record,) = get_dataset_dicts([name])
+    assert record["label_file_name"] == str(root / f"{stem}{raw}.png")
+    report, _ = check_dataset(name)
+    assert not [note for note in report.notes if "without an image" in note], "the converted label has an image"
 
 
 # Splits

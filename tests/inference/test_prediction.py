@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from error_matching import expect_error, explains
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.inference import Prediction, Predictor
 from famix.inference.prediction import read_result
 from famix.inference.views import ViewOptions, draw_view, write_image, write_views

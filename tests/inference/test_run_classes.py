@@ -8,7 +8,7 @@ import yaml
 
 from data_factory import forgotten_datasets, write_definition
 from error_matching import expect_error, explains, line_of_mistake
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.engine import argument_parser, load_config
 from famix.inference import Predictor
 from famix.inference.loading import load_model

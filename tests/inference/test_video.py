@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from error_matching import expect_error
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.inference import Prediction
 from famix.inference.video import DEFAULT_RATE, VideoReader, show_image, video_writer, view_writer
 from famix.inference.views import ViewOptions

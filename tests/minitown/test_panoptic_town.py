@@ -13,8 +13,8 @@ from data_factory import registered
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
 from famix.data.classes import panoptic_classes
-from famix.data.domains import domain_of
 from famix.data.panoptic.segments import read_segments
+from famix.data.registration import domain_of
 from famix.utils.errors import DatasetError
 from famix_minitown import datasets
 from famix_minitown.datasets import SPLITS, town_folder

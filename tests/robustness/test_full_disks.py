@@ -17,7 +17,7 @@ from clip_factory import tiny_clip
 from data_factory import forgotten_datasets
 from error_matching import error_line, explains
 from famix.clip.export import save_clip
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.inference import LoadedModel, strip_checkpoint
 from famix.inference.export import write_onnx, write_torch_export
 from famix.inference.video import video_writer

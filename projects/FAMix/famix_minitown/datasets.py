@@ -24,8 +24,7 @@ from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
 from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
 from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.segments import encode_ids
-from famix.data.records import DatasetRecord
-from famix.data.split_files import SplitFiles
+from famix.data.split_files import DatasetRecord, SplitFiles
 from famix.utils.errors import DatasetError
 from famix.utils.paths import local_path
 from famix_minitown.canvas import TrainId

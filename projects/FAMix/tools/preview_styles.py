@@ -44,7 +44,7 @@ from tqdm import tqdm
 from famix.clip import clip_weights_hash, load_configured_clip
 from famix.clip.files import CLIPStateDict
 from famix.data import read_image, register_datasets
-from famix.data.class_table import ClassTable, classes_of
+from famix.data.classes import ClassTable, classes_of
 from famix.engine import Trainer, load_config
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 
 from famix.config.defaults import add_famix_config
-from famix.data.definition_record import find_definitions
+from famix.data.definition import find_definitions
 from famix.io.text_files import read_yaml
 from famix.utils.errors import ConfigError, CorruptFileError
 from famix.utils.messages import did_you_mean, shown

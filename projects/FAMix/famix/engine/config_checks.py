@@ -15,7 +15,7 @@ from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
-from famix.data.domains import require_known_sources
+from famix.data.registration import require_known_sources
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import check_steps

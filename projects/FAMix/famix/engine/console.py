@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from tqdm import tqdm
 
-from famix.data.domains import roles_of
+from famix.data.registration import roles_of
 from famix.engine.peers import is_lost_connection
 from famix.io.atomic import disk_message, is_disk_error
 from famix.io.checkpointer import LAST_FILE

@@ -12,8 +12,8 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from famix.config import require_setting
-from famix.data.class_table import classes_of, trained_classes
-from famix.data.domains import is_source
+from famix.data.classes import classes_of, trained_classes
+from famix.data.registration import is_source
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint

@@ -13,8 +13,8 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
 from famix.config import add_famix_config, find_node, flat_settings, read_settings
-from famix.data.class_table import CLASSES, classes_of, trained_classes
-from famix.data.definition_record import changed_entry, describe_dataset
+from famix.data.classes import CLASSES, classes_of, trained_classes
+from famix.data.definition import changed_entry, describe_dataset
 from famix.engine.peers import in_main_process
 from famix.io.atomic import whole_file
 from famix.io.checkpointer import SETTINGS, SafeCheckpointer

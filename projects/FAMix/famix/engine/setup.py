@@ -16,7 +16,7 @@ from detectron2.utils.env import seed_all_rng
 
 from famix.config import load_config
 from famix.data import register_datasets, verify_datasets
-from famix.data.definition_record import keep_definitions
+from famix.data.definition import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import set_up_logs
 from famix.engine.peers import in_main_process

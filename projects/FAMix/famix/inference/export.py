@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.inference.predictor import SMALLEST_SIDE
 from famix.modeling import FAMixSemanticSegmentor
 from famix.utils.errors import ConfigError, WeightsError

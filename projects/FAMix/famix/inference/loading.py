@@ -15,7 +15,8 @@ from torch import nn
 from famix.clip.build import backbone_of
 from famix.config import flat_settings, load_config
 from famix.data import register_datasets
-from famix.data.class_table import SHIPPED, ClassTable, classes_in_files, classes_of, trained_classes
+from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
+from famix.data.registration import classes_in_files
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
 from famix.utils.errors import ConfigError, DatasetError, WeightsError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.data.images import MAX_PIXELS
 from famix.evaluation.counting.confusion import argmax_classes
 from famix.evaluation.panoptic import predicted_segments

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.data.images import MAX_PIXELS
 from famix.evaluation import ProtocolInference, parse_protocol
 from famix.evaluation.protocols.parts import LOGITS

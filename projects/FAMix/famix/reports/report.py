@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from famix.config import flat_settings
-from famix.data.domains import domain_groups, is_source, short_names
+from famix.data.registration import domain_groups, is_source, short_names
 from famix.evaluation.counting.scores import MEAN_IOUS, SKIP
 from famix.evaluation.evaluators import absent_rule, scored_classes
 from famix.evaluation.protocols.protocol import protocol_of

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.counting.scores import segmentation_scores

@@ -13,7 +13,7 @@ from detectron2.structures import ImageList
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from famix.data.class_table import ClassTable
+from famix.data.classes import ClassTable
 from famix.io.atomic import whole_file
 from famix.modeling import PatchStyleMixin
 from famix.reports.bank import class_groups, word_groups

@@ -7,15 +7,9 @@ from pathlib import Path
 
 from run_factory import ROOT
 
-__all__ = ["DOCUMENTS", "Block", "Command", "find_blocks", "find_commands"]
-
 DOCUMENTS = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "projects/FAMix/README.md",
-    ROOT / "projects/FAMix/MODEL_ZOO.md",
-    ROOT / "projects/FAMix/famix_minitown/weights/README.md",
-    ROOT / "datasets/README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "datasets/README.md")),
+    *(ROOT / "projects/FAMix" / name for name in ("README.md", "MODEL_ZOO.md", "famix_minitown/weights/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 TRAIN = "python projects/FAMix/train_net.py --config-file projects/FAMix/configs/GTA5/famix_RN50.yaml"
@@ -29,41 +23,27 @@ _START = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """An indented or fenced part of a document.
+    """An indented or fenced part of a document."""
 
-    Attributes:
-        document: path from the root of the repository.
-        number: of its first line.
-        language: that the fence names, or "".
-        lines: without the indentation.
-    """
-
-    document: str
-    number: int
-    language: str
-    lines: tuple[str, ...]
+    document: str  # path from the root of the repository
+    number: int  # of the first line
+    language: str  # named by the fence, or ""
+    lines: tuple[str, ...]  # without the indentation
 
     @property
     def text(self) -> str:
-        """The lines as one text."""
         return "\n".join(self.lines) + "\n"
 
     @property
     def is_commands(self) -> bool:
-        """Whether it begins with a command, comments aside."""
+        """Whether the block begins with a command, comments aside."""
         first = next((line for line in self.lines if line and not line.startswith("#")), "")
         return self.language in ("", "sh", "bash", "console") and bool(_START.match(f"{first} "))
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line for a shell.
-
-    Attributes:
-        document: path from the root of the repository.
-        number: of its first line.
-        text: with the command in front that `...` stands for, and the assignments above it.
-    """
+    """A command line for a shell, with `...` replaced by its command, below the assignments above it."""
 
     document: str
     number: int
@@ -75,24 +55,24 @@ class Command:
 
 
 def find_blocks() -> list[Block]:
-    """All blocks of all documents, in their order."""
+    """Return all blocks of all documents, in their order."""
     return [block for document in DOCUMENTS for block in _blocks(document)]
 
 
 def find_commands() -> list[Command]:
-    """All commands of all documents, in their order.
+    """Return all commands of all documents, in their order.
 
     Raises:
-        ValueError: a block of commands has a line that is none.
+        ValueError: a line in a block of commands is not a command.
     """
     commands = []
     before, assignments = {}, {}  # document -> its first training command, and its assignments of variables
     for block in find_blocks():
-        if not block.is_commands:
-            continue
-        for number, line in _joined(block):
+        for number, line in _joined(block) if block.is_commands else ():
             if not _START.match(f"{line} "):
-                raise ValueError(f"{block.document}:{number} is among commands, but is none that is known: {line}")
+                raise ValueError(
+                    f"{block.document}:{number} is in a block of commands, but not a known command: {line}"
+                )
             if re.match(r"[A-Z0-9_]+=\S+$", line):
                 assignments[block.document] = f"{assignments.get(block.document, '')}{line}\n"
             if re.match(r"\.\.\. |[A-Z][A-Z_]*\.", line):  # more settings
@@ -105,18 +85,17 @@ def find_commands() -> list[Command]:
 
 
 def _joined(block: Block) -> Iterator[tuple[int, str]]:
-    """Lines with those that continue them; comments, empty ones and what stands indented, as output, are left out."""
+    """Yield lines joined with their continuations, without comments, empty lines and indented output."""
     number, parts = 0, []
     for place, line in enumerate(block.lines):
         if line.startswith(" ") and not parts:
             continue
         number = number if parts else block.number + place
-        parts.append(line.strip().removesuffix("\\"))
-        if line.endswith("\\"):
-            continue
-        text, parts = " ".join(part.strip() for part in parts), []
-        if text and not text.startswith("#"):
-            yield number, text
+        parts.append(line.strip().removesuffix("\\").strip())
+        if not line.endswith("\\"):
+            text, parts = " ".join(parts), []
+            if text and not text.startswith("#"):
+                yield number, text
 
 
 def _blocks(document: Path) -> Iterator[Block]:

@@ -1,7 +1,6 @@
-"""A miniature of the folder that a user works in: the repository's root with data, runs, photographs and videos.
+"""A miniature of the repository's root with data, runs, photographs and videos, in which documented commands run.
 
-Commands run in it word for word. What is small there are the files: the configs have the names of the real ones and their
-settings, but for those that make a run take a second.
+Its configs have the names and settings of the real ones, except that a run takes a second.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from command_lines import find_blocks
 from config_factory import make_street_datasets, quick_options, save_quick_clip, small_crops
 from data_factory import forgotten_datasets, write_label
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
-from famix.engine import load_config
+from famix.config import find_node, load_config
 from famix.inference.video import video_writer
 from famix_minitown import datasets
 from famix_minitown.datasets import SPLITS
@@ -37,15 +36,12 @@ from panoptic_factory import make_panoptic, write_recipe
 from released_factory import released_state, released_styles, write_bank, write_checkpoint
 from run_factory import ROOT
 
-__all__ = ["CONFIG", "Camera", "Miniature"]
-
 CONFIG = "projects/FAMix/configs/GTA5/famix_RN50.yaml"
 SOURCE_ONLY = "projects/FAMix/configs/GTA5/source_only_RN50.yaml"
 BASE = "projects/FAMix/configs/Base-FAMix.yaml"
 PANOPTIC = "projects/FAMix/configs/minitown/famix_panoptic_deeplab.yaml"
 TARGETS = ["cityscapes_val", "mapillary_val", "gta5_val"]
-LAYERS = (1, 1, 1, 3)  # of the CLIP
-# What commands leave behind -> how it is made, for commands that start from it; a pattern, and a glob of what must be there.
+# Pattern of the inputs of a command -> the files that it requires and the commands that make them.
 _TRAIN = "projects/FAMix/train_net.py --config-file"
 _BANK = "projects/FAMix/tools/inspect_bank.py"
 _MINED = "output/GTA5_RN50/style_bank.safetensors"
@@ -82,7 +78,7 @@ MADE_BY = {
 
 
 class Miniature:
-    """Makes the folder and runs commands in it; `patch` undoes the changes to this process."""
+    """The folder, in which commands run; `patch` undoes the changes to this process."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -93,17 +89,13 @@ class Miniature:
         self._write_configs()
         self._write_own_data()
         self._write_pictures()
-        state = released_state(layers=LAYERS, width=8, decoder=8, low=4)
+        state = released_state(layers=(1, 1, 1, 3), width=8, decoder=8, low=4)
         write_checkpoint(folder / "released.pth", state)
         write_bank(folder / "saved_params.pkl", released_styles(channels=32))
         self._patch_process()
 
     def run(self, program: str, *arguments: str) -> int:
-        """Run a Python program of the repository in this process.
-
-        Returns:
-            Its exit status.
-        """
+        """Run a Python program of the repository in this process and return its exit status."""
         with forgotten_datasets(), _same_signals(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [program, *arguments])
             patch.setattr(sys, "path", [str((ROOT / program).parent), *sys.path])
@@ -114,7 +106,7 @@ class Miniature:
         return 0
 
     def words(self, command: str) -> list[str]:
-        """What a shell makes of the last line of a command: words without quotes, variables and patterns filled in."""
+        """Return the words that a shell makes of the last line of a command."""
         *assignments, last = command.splitlines()
         line = re.sub(r"^(?:[A-Z0-9_]+=\S*\s+)+", "", last)
         script = "\n".join([*assignments, f"printf '%s\\0' {line}"])
@@ -122,7 +114,7 @@ class Miniature:
         return done.stdout.split("\0")[:-1]
 
     def provide(self, command: str) -> None:
-        """Make what a command starts from, unless it is there."""
+        """Make the inputs of a command unless they exist."""
         inputs = re.sub(r"(--output|OUTPUT_DIR) \S+", "", command)
         for pattern, makers in MADE_BY.items():
             for place, maker in makers if re.search(pattern, inputs) else ():
@@ -146,21 +138,18 @@ class Miniature:
         ])  # fmt: skip
 
     def _write_config(self, name: str, options: list[str], file: str | None = None) -> None:
-        """Write a config that is another one but for some settings."""
+        """Write a config that inherits from a shipped one and overrides some settings."""
         cfg = load_config(str(ROOT / name), options)
         small: dict[str, Any] = {"_BASE_": str(ROOT / name)}
         for key in options[::2]:
-            *nodes, last = key.split(".")
-            place, value = small, cfg
-            for node in nodes:
-                place, value = place.setdefault(node, {}), value[node]
-            place[last] = list(value[last]) if isinstance(value[last], tuple) else value[last]
+            node, last = find_node(cfg, key)
+            small[key] = list(node[last]) if isinstance(node[last], tuple) else node[last]
         path = self.folder / (file or name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(small))
 
     def _write_own_data(self) -> None:
-        """The datasets that the documents make up, with the definitions that they print."""
+        """Write the datasets that the documents invent, with the definitions that they print."""
         for season in ("2024/north", "2025/south"):
             labels = np.repeat(np.array([0, 1, 2, 3, 3, 3], np.uint8), 12)[:, None].repeat(72, 1)
             for number in range(2):
@@ -184,7 +173,7 @@ class Miniature:
                 write(make_image(48, 64, seed=number))
 
     def _patch_process(self) -> None:
-        """Change this process as a user's machine differs: a camera, several GPUs, and RN50 is small."""
+        """Give this process a camera and several GPUs, and make RN50 small."""
         self._patch.chdir(self.folder)
         self._patch.setenv("DETECTRON2_DATASETS", str(self.folder / "datasets"))
         self._patch.setenv("FAMIX_CACHE", str(self.folder / "cache"))
@@ -194,10 +183,10 @@ class Miniature:
         self._patch.setitem(ARCHITECTURES, "RN50", small)
         self._patch.setattr("famix.engine.launch", self._launch)
         capture: Callable[..., Any] = cv2.VideoCapture
-        self._patch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else capture(source))
+        self._patch.setattr(cv2, "VideoCapture", lambda *source: Camera() if source == (0,) else capture(*source))
 
     def _launch(self, args: argparse.Namespace, main: Callable[..., Any]) -> None:
-        """In the place of launch: notes what was to be started, and does the work in one process."""
+        """Record the arguments of `launch` and do the work in this process."""
         self.launches.append(vars(args))
         main(args)
 
@@ -226,7 +215,7 @@ class Camera:
 
 @contextmanager
 def _same_signals() -> Iterator[None]:
-    """Restore what signals do."""
+    """Restore signal handlers and environment variables."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     environment = dict(os.environ)
     try:

@@ -1,6 +1,6 @@
-"""Every data set that a shipped config names, in miniature, and what makes any config run in about a second."""
+"""Every dataset that a shipped config names, in miniature, and settings with which any config runs in about a second."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,63 +12,67 @@ from data_factory import write_image, write_label, write_palette_label, write_sy
 SIZE = (48, 72)
 CROP = 48
 _CLIP = "clip.pt"
-_LABEL_IDS = {"road": 7, "sky": 23, "car": 26}  # of Cityscapes, GTA5 and ACDC
-_TRAIN_IDS = {"road": 0, "sky": 10, "car": 13}  # of BDD100K
-_SYNTHIA_IDS = {"road": 3, "sky": 1, "car": 8}
-_MAPILLARY_IDS = {"road": 13, "sky": 27, "car": 55}
-_CAMVID_IDS = {"road": 3, "sky": 0, "car": 8}
-_COLOURS = {"road": (90, 90, 95), "sky": (120, 170, 230), "car": (200, 40, 40)}
+_COLORS = {"road": (90, 90, 95), "sky": (120, 170, 230), "car": (200, 40, 40)}
+_LABEL_IDS, _TRAIN_IDS = (7, 23, 26), (0, 10, 13)  # of road, sky and car
+_ACDC = "{split}/val/GOPR0476/GOPR0476_frame_000854"
+# Dataset -> image, label, ids of road, sky and car, how labels are written, and names of the files by split.
+_LAYOUTS = {
+    "cityscapes": (
+        "leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png", _LABEL_IDS, write_label,
+        {"train": ("a/a_000000_000019", "a/a_000001_000019"), "val": ("b/b_000000_000019",)},
+    ),
+    "gta5": (
+        "images/{name}.png", "labels/{name}.png", _LABEL_IDS, write_palette_label,
+        {"train": ("00001", "00002"), "val": ("00007",)},
+    ),
+    "synthia": (
+        "RGB/{split}/{name}.png", "GT/LABELS/{split}/{name}.png", (3, 1, 8),
+        lambda path, ids: write_synthia_label(path, ids, instances=ids * 3),
+        {"train": ("0000000", "0000001"), "val": ("0000000",)},
+    ),
+    "bdd100k": (
+        "images/10k/val/{name}.jpg", "labels/sem_seg/masks/val/{name}.png", _TRAIN_IDS, write_label, {"val": ("7d06fefd",)}
+    ),
+    "mapillary": (
+        "validation/images/{name}.jpg", "validation/labels/{name}.png", (13, 27, 55), write_palette_label,
+        {"val": ("_1Gn",)},
+    ),
+    "acdc": (
+        f"rgb_anon/{_ACDC}_rgb_anon.png", f"gt/{_ACDC}_gt_labelIds.png", _LABEL_IDS, write_label,
+        dict.fromkeys(("fog", "night", "rain", "snow"), ("",)),
+    ),
+    "camvid": (
+        "images/{split}/{name}.jpg", "labels/{split}/{name}.png", (3, 0, 8), write_label,
+        {"train_day": ("0", "1"), "val_day": ("0",), "val_dusk": ("0",)},
+    ),
+}  # fmt: skip
 
 
-def make_street_datasets(root: Path) -> Path:
-    """Write a miniature of every real data set in the tree and the encoding that it is published in.
+def make_street_datasets(root: Path) -> None:
+    """Write a miniature of every real dataset with its published folders and label encoding.
 
     Args:
-        root: becomes what $DETECTRON2_DATASETS should name.
-
-    Returns:
-        The same folder. Each part that is trained on has two images, all others one.
+        root: folder for $DETECTRON2_DATASETS. Training splits get two images, all others one.
     """
     scenes = _scenes()
-    for split, count in (("train", 2), ("val", 1)):
-        keys = [f"{split[0]}town/{split[0]}town_00000{index}_000019" for index in range(count)]
-        for key in keys:
-            _write(root / "cityscapes", f"leftImg8bit/{split}/{key}_leftImg8bit.png",
-                   f"gtFine/{split}/{key}_gtFine_labelIds.png", next(scenes), _LABEL_IDS)  # fmt: skip
-        names = [f"{index + (1 if split == 'train' else 7):05d}" for index in range(count)]
-        for name in names:
-            _write(
-                root / "gta5", f"images/{name}.png", f"labels/{name}.png", next(scenes), _LABEL_IDS, write_palette_label
-            )
+    for dataset, (image, label, ids, write, splits) in _LAYOUTS.items():
+        for split, names in splits.items():
+            for name in names:
+                scene = next(scenes)
+                pixels, labels = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)
+                for (kind, color), value in zip(_COLORS.items(), ids, strict=True):
+                    pixels[scene == kind], labels[scene == kind] = color, value
+                write_image(root / dataset / image.format(split=split, name=name), pixels)
+                write(root / dataset / label.format(split=split, name=name), labels)
+    for split, names in _LAYOUTS["gta5"][-1].items():
         (root / f"gta5/gtav_split_{split}.txt").write_text("".join(f"{name}.png\n" for name in names))
-        for index in range(count):
-            _write(root / "synthia", f"RGB/{split}/000000{index}.png", f"GT/LABELS/{split}/000000{index}.png",
-                   next(scenes), _SYNTHIA_IDS, _write_synthia)  # fmt: skip
-    _write(
-        root / "bdd100k",
-        "images/10k/val/7d06fefd.jpg",
-        "labels/sem_seg/masks/val/7d06fefd.png",
-        next(scenes),
-        _TRAIN_IDS,
-    )
-    _write(root / "mapillary", "validation/images/_1Gn.jpg", "validation/labels/_1Gn.png", next(scenes), _MAPILLARY_IDS,
-           write_palette_label)  # fmt: skip
-    for condition in ("fog", "night", "rain", "snow"):
-        key = f"{condition}/val/GOPR0476/GOPR0476_frame_000854"
-        _write(root / "acdc", f"rgb_anon/{key}_rgb_anon.png", f"gt/{key}_gt_labelIds.png", next(scenes), _LABEL_IDS)
-    for split, count in (("train_day", 2), ("val_day", 1), ("val_dusk", 1)):
-        for index in range(count):
-            _write(
-                root / "camvid", f"images/{split}/{index}.jpg", f"labels/{split}/{index}.png", next(scenes), _CAMVID_IDS
-            )
-    return root
 
 
 def quick_options(folder: Path) -> list[str]:
-    """Settings with which one iteration and an evaluation take less than a second, whatever else a config says.
+    """Return settings with which one iteration and an evaluation of any config take less than a second.
 
     Args:
-        folder: that `save_quick_clip` was given.
+        folder: the folder that was passed to `save_quick_clip`.
     """
     return [
         "MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", str(folder / _CLIP), "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "8",
@@ -80,7 +84,7 @@ def quick_options(folder: Path) -> list[str]:
 
 
 def small_crops(cfg: CfgNode) -> list[str]:
-    """Settings that make a config's crops, of training and of protocols, fit the miniature images."""
+    """Return settings that make the crops of training and of protocols fit the miniature images."""
     resized = list(cfg.INPUT.CROP_RESIZED_TO) and [CROP, CROP]
     size = [CROP - 3 if resized else CROP] * 2
     protocols = [f"{entry.partition('=')[0]}=crop{CROP}x{CROP}" for entry in cfg.TEST.PROTOCOL_OF]
@@ -93,7 +97,7 @@ def save_quick_clip(folder: Path) -> Path:
 
 
 def _scenes() -> Iterator[np.ndarray]:
-    """(H, W) names of classes: sky above road, with a car that is large enough to own patches."""
+    """Yield (H, W) names of classes: sky above road, with a car that is large enough to fill patches."""
     rng = np.random.default_rng(0)
     while True:
         names = np.full(SIZE, "road", dtype=object)
@@ -101,23 +105,3 @@ def _scenes() -> Iterator[np.ndarray]:
         left = int(rng.integers(0, 36))
         names[20:40, left : left + 30] = "car"
         yield names
-
-
-def _write(
-    root: Path,
-    image: str,
-    label: str,
-    names: np.ndarray,
-    ids: dict[str, int],
-    write: Callable[[Path, np.ndarray], Path] = write_label,
-) -> None:
-    pixels, label_ids = np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)
-    for name, value in ids.items():
-        pixels[names == name] = _COLOURS[name]
-        label_ids[names == name] = value
-    write_image(root / image, pixels)
-    write(root / label, label_ids)
-
-
-def _write_synthia(path: Path, ids: np.ndarray) -> Path:
-    return write_synthia_label(path, ids, instances=ids * 3)

@@ -1,4 +1,4 @@
-"""train_net as a user meets it: exit status and message of every mistake, and runs of several processes."""
+"""train_net.py as users run it: exit status and message of every mistake, and runs of several processes."""
 
 import json
 import os
@@ -101,7 +101,7 @@ def test_mistake_ends_with_one_clear_error(
     assert not list(workspace.folder.glob("run/*.safetensors"))  # nothing half-written
 
 
-def test_process_of_its_own_tells_the_mistake_in_one_line(workspace: Workspace) -> None:
+def test_separate_process_reports_mistake_in_one_line(workspace: Workspace) -> None:
     process = call_train_net(*workspace.arguments("run", "SOLVER.BASE_LRR", "1"))
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
@@ -127,7 +127,7 @@ def test_two_processes_mine_the_bank_of_one_and_train(workspace: Workspace, tmp_
     assert scores["tiny_val"]["sem_seg"]["mIoU"] == pytest.approx(last["tiny_val/sem_seg/mIoU"])
 
 
-def test_two_processes_report_a_mistake_and_exit_with_its_status(workspace: Workspace, tmp_path: Path) -> None:
+def test_two_processes_report_one_mistake(workspace: Workspace, tmp_path: Path) -> None:
     first_label(workspace).unlink()
     status = status_of(start_command(workspace.arguments("two", flags=("--num-gpus", "2")), log := tmp_path / "log"))
     assert status == 2 and "Traceback" not in log.read_text()

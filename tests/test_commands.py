@@ -1,4 +1,4 @@
-"""Every command line of every document works, word for word, on miniature data; none is left out."""
+"""Every command line of every document works on miniature data."""
 
 import re
 import runpy
@@ -20,21 +20,21 @@ from test_documents import run_job
 
 COMMANDS = find_commands()
 
-# Behind a documented command, where it would take minutes: the later one of two values counts.
+# Appended to documented commands that would take minutes; the later of two values counts.
 QUICKER = {
     "datasets/minitown.py --out": ("--count", "1", "--size", "64", "96", "--overwrite"),
     "benchmarks/mining_direction.py": ("--steps", "1", "--patches", "8", "--metric", "source"),
     "tools/export.py": ("--runs", "1", "--sizes", "64x96"),
     "tools/make_random_clip.py": ("--width", "4", "--layers", "1", "1", "1", "1"),
 }
-# Words of a command that are left out for their time -> the test that runs the same script with them.
+# Words that are removed from commands to save time -> the test that runs the same script with them.
 LEFT_OUT = {
     "onnx": "tests/inference/test_export.py::test_onnx_is_the_network",
     "torch_export": "tests/inference/test_export.py::test_torch_export_is_compared_as_it_was_written",
 }
-# Words of a command -> the file that stands for what is downloaded.
+# Words of a command that would download a model -> the file to use instead.
 STANDS_FOR = {"RN50": "clip.pt", "minitown": "clip.pt"}
-# Only planned here, which takes their whole command line; the test of the same script that runs it on small things.
+# Scripts whose command line is only parsed and planned here -> the test that runs them in miniature.
 PLANNED = {
     "projects/FAMix/tools/minitown_demo.py": "tests/minitown/test_demo.py::test_demo_from_end_to_end",
     "benchmarks/minitown.py": "tests/minitown/test_demo.py::test_report_of_the_benchmark",
@@ -64,10 +64,10 @@ EXAMPLES = {
     "import torch": "tests/test_documents.py::test_bank_example_runs",
     "from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor": "tests/test_documents.py::"
     "test_mixin_example_makes_a_model_whose_training_is_styled",
-    "import sys": "tests/test_commands.py::test_a_script_of_ones_own_starts_a_training",
-    "import famix": "tests/test_commands.py::test_the_predictor_example",
-    "from detectron2.config import configurable": "tests/test_commands.py::test_the_example_of_another_meta_architecture",
-    "from pathlib import Path": "tests/data/test_detectron2_tools.py::test_the_readmes_conversion_makes_them_readable",
+    "import sys": "tests/test_commands.py::test_example_of_own_script",
+    "import famix": "tests/test_commands.py::test_example_of_predictor",
+    "from detectron2.config import configurable": "tests/test_commands.py::test_example_of_meta_architecture",
+    "from pathlib import Path": "tests/data/test_detectron2_tools.py::test_readme_converts_raw_ids",
     "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols.py::"
     "test_the_python_example",
 }
@@ -89,7 +89,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniature]:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_command_works(command: Command, miniature: Miniature, tmp_path: Path, capfd: Any) -> None:
+def test_command(command: Command, miniature: Miniature, tmp_path: Path, capfd: Any) -> None:
     miniature.provide(command.text)
     program, *arguments = miniature.words(command.text)
     if program.startswith("tools/"):  # from the project's folder
@@ -111,7 +111,7 @@ def run_python(miniature: Miniature, tmp_path: Path, arguments: list[str], comma
         return
     rest = [STANDS_FOR.get(word, word) for word in rest if word not in LEFT_OUT]
     if script.endswith("train_net.py") and not NO_NEW_RUN & set(rest):
-        rest = ["--overwrite", *rest]  # each command of a page stands for itself
+        rest = ["--overwrite", *rest]  # commands of a page are independent
     for start, more in QUICKER.items():
         rest += more if start in " ".join(arguments) else ()
     miniature.launches.clear()
@@ -133,7 +133,6 @@ def check_launch(miniature: Miniature, arguments: list[str]) -> None:
 
 
 def check_plan(script: str, arguments: list[str]) -> None:
-    """Have a script parse its command line, and plan what it would do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str((ROOT / script).parent))
         names = runpy.run_path(str(ROOT / script))
@@ -178,7 +177,6 @@ Runner = Callable[[Miniature, Path, list[str], Command], None]
 
 
 def run_launcher(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
-    """What torchrun or srun starts, once."""
     run_python(miniature, tmp_path, arguments[arguments.index("projects/FAMix/train_net.py") :], command)
 
 
@@ -197,7 +195,7 @@ def find_example(first_line: str) -> str:
     return next(block.text for block in find_blocks() if block.lines[0] == first_line)
 
 
-def test_a_script_of_ones_own_starts_a_training(miniature: Miniature, tmp_path: Path) -> None:
+def test_example_of_own_script(miniature: Miniature, tmp_path: Path) -> None:
     script = find_example("import sys").replace("projects/FAMix", str(ROOT / "projects/FAMix"))
     (tmp_path / "my_script.py").write_text(script)
     (tmp_path / "my_models.py").write_text("")
@@ -206,7 +204,7 @@ def test_a_script_of_ones_own_starts_a_training(miniature: Miniature, tmp_path: 
     assert (miniature.folder / "output/own_script/style_bank.safetensors").is_file()
 
 
-def test_the_predictor_example(miniature: Miniature) -> None:
+def test_example_of_predictor(miniature: Miniature) -> None:
     miniature.provide("output/GTA5_RN50 output/demo/")
     for example in (block.text for block in find_blocks() if block.lines[0] == "import famix"):
         names: dict[str, Any] = {}
@@ -215,7 +213,7 @@ def test_the_predictor_example(miniature: Miniature) -> None:
         assert names["predictor"]("street.jpg").labels.shape == (72, 112)
 
 
-def test_the_example_of_another_meta_architecture(miniature: Miniature) -> None:
+def test_example_of_meta_architecture(miniature: Miniature) -> None:
     options = ["MODEL.STYLE.STRATEGY", "noise", "MODEL.CLIP.WEIGHTS", str(miniature.folder / "clip.pt")]
     config = ROOT / "projects/FAMix/configs/minitown/famix_panoptic_fpn.yaml"
     cfg = load_config(str(config), [*options, "MODEL.META_ARCHITECTURE", "FAMixMaskRCNN"])
@@ -227,19 +225,19 @@ def test_the_example_of_another_meta_architecture(miniature: Miniature) -> None:
     assert isinstance(model, PatchStyleMixin) and isinstance(model, GeneralizedRCNN)
 
 
-def test_nothing_is_left_out() -> None:
+def test_all_blocks_are_covered() -> None:
     assert len(COMMANDS) > 50
     others = [block for block in find_blocks() if not block.is_commands and block.language != "yaml"]
     assert {block.lines[0] for block in others} == PICTURES | EXAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", [*PLANNED.values(), *LEFT_OUT.values(), *ELSEWHERE.values(), *EXAMPLES.values()])
-def test_what_runs_elsewhere_does_so(name: str) -> None:
+def test_tests_elsewhere_exist(name: str) -> None:
     file, _, function = name.partition("::")
     assert f"\ndef {function}(" in (ROOT / file).read_text()
 
 
-def test_a_command_that_does_not_work_is_noticed(miniature: Miniature, tmp_path: Path) -> None:
+def test_broken_commands_fail(miniature: Miniature, tmp_path: Path) -> None:
     for text in (
         f"python projects/FAMix/train_net.py --config-file {CONFIG} --eval-only MODEL.WEIGHTS gone.pth",
         "make cake",

@@ -1,4 +1,4 @@
-"""Every shipped config loads, says what the recipe says, and trains and evaluates in miniature."""
+"""Every shipped config loads, matches the recipe, and trains and evaluates in miniature."""
 
 import argparse
 import re
@@ -33,7 +33,6 @@ SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
 NETWORKS = ("RN50", "RN101")
 FAMIX = [f"{source}/famix_{network}.yaml" for source in SOURCES for network in NETWORKS]
 VARIANTS = [file for file in LEAVES if file.split("/")[0] in SOURCES and file not in FAMIX]
-TRAINED = {"GTA5": ["layer4.2"], "SYNTHIA": ["layer4.2"], "Cityscapes": ["layer4"]}
 ALIKE = ("RN101", "beta", "grid", "no_mix")  # miniature runs that differ from another one in one number at most
 
 SHARED_BANK = {"MODEL.STYLE.BANK": "output/GTA5_RN50/style_bank.safetensors"}
@@ -54,7 +53,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
 }
 
 every_leaf = pytest.mark.parametrize("file", LEAVES)
-every_famix = pytest.mark.parametrize("file", FAMIX)
 
 
 def load(file: str, *opts: str) -> CfgNode:
@@ -62,7 +60,7 @@ def load(file: str, *opts: str) -> CfgNode:
 
 
 def build(file: str) -> nn.Module:
-    """The config's model with random weights, without any of their memory: only shapes are computed."""
+    """Build the model on the meta device, which computes shapes only."""
     weights = load(file).MODEL.CLIP.WEIGHTS
     architecture = weights if weights in ARCHITECTURES else "RN50"
     opts = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", architecture, "MODEL.DEVICE", "meta")
@@ -74,7 +72,7 @@ def build(file: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_loads_and_stands_on_at_most_three_others(file: str) -> None:
+def test_config_has_at_most_three_bases(file: str) -> None:
     load(file)
     path, bases = CONFIGS / file, 0
     while base := yaml.safe_load(path.read_text()).get("_BASE_"):
@@ -84,15 +82,14 @@ def test_loads_and_stands_on_at_most_three_others(file: str) -> None:
     assert lines <= 25 or file not in LEAVES or file.startswith(("Tiny/", "minitown/famix_web")), "leaves are short"
 
 
-def test_no_two_runs_write_to_the_same_folder() -> None:
-    """Semantic and panoptic ones together."""
+def test_output_folders_differ() -> None:
     paths = [path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base-")]
     folders = {load_config(str(path), []).OUTPUT_DIR for path in paths}
     assert len(folders) == len(paths) and all(folder.startswith("output/") for folder in folders)
 
 
 @every_leaf
-def test_its_datasets_and_protocols_are_known(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_datasets_and_protocols_exist(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tests_own = write_definition(tmp_path, splits={"train": {}, "val": {}, "night": {}})  # what configs/Tiny is for
     monkeypatch.chdir(ROOT)  # relative DATASETS.FILES start where the README's commands are given
     cfg = load(file)
@@ -119,7 +116,7 @@ def test_builds_and_predicts_at_full_size(file: str) -> None:
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with all datasets and a CLIP; runs that are made there share their style bank as real ones do."""
+    """A folder with all datasets and a CLIP, in which runs share their style bank as real ones do."""
     folder = tmp_path_factory.mktemp("miniature")
     make_street_datasets(folder / "datasets")
     save_quick_clip(folder)
@@ -137,13 +134,13 @@ def small(file: str, miniature: Path) -> CfgNode:
 
 
 @every_leaf
-def test_passes_all_checks(file: str, miniature: Path) -> None:
+def test_config_passes_checks(file: str, miniature: Path) -> None:
     with registered():
         check_config(small(file, miniature), argparse.Namespace(eval_only=False, mine_styles_only=False))
 
 
 @pytest.mark.parametrize("file", [file for file in LEAVES if not any(part in file for part in ALIKE)])
-def test_trains_a_step_and_scores_every_target(file: str, miniature: Path) -> None:
+def test_config_trains_and_scores(file: str, miniature: Path) -> None:
     cfg = small(file, miniature)
     with registered():
         trainer = Trainer(cfg)
@@ -166,41 +163,12 @@ def test_every_variant_is_described() -> None:
 
 
 @pytest.mark.parametrize("file", DIFFERENCES)
-def test_a_variant_differs_in_what_it_is_about_alone(file: str) -> None:
+def test_variant_differs_as_described(file: str) -> None:
     network = "RN101" if "RN101" in file else "RN50"
     variant, famix = (flat_settings(load(name)) for name in (file, f"{file.split('/')[0]}/famix_{network}.yaml"))
     changed = {key: value for key, value in variant.items() if value != famix[key]}
     assert changed.pop("OUTPUT_DIR")
     assert changed == DIFFERENCES[file]
-
-
-@every_famix
-def test_sources_and_targets_are_the_papers(file: str) -> None:
-    cfg, source = load(file), SOURCES[file.split("/")[0]]
-    acdc = {f"acdc_{condition}_val" for condition in ("fog", "night", "rain", "snow")}
-    every = {f"{name}_val" for name in ("cityscapes", "bdd100k", "mapillary", "gta5", "synthia")} | acdc
-    assert (f"{source}_train",) == cfg.DATASETS.TRAIN
-    assert set(cfg.DATASETS.TEST) == every and len(cfg.DATASETS.TEST) == len(every)
-    assert cfg.DATASETS.TEST[-1] == cfg.MODEL_SELECTION.SOURCE_VAL == f"{source}_val"
-    assert (cfg.MODEL_SELECTION.USE, cfg.TEST.PROTOCOL) == ("last", "native")
-
-
-@every_famix
-def test_the_parts_that_train_are_the_recipes(file: str) -> None:
-    expected = TRAINED[file.split("/")[0]]
-    assert expected == load(file).MODEL.CLIP.TRAINABLE
-    trained = {name for name, parameter in build(file).named_parameters() if parameter.requires_grad}
-    blocks = {".".join(name.split(".")[1:3]) for name in trained if name.startswith("backbone.")}
-    assert blocks == ({"layer4.2"} if expected == ["layer4.2"] else {"layer4.0", "layer4.1", "layer4.2"})
-
-
-@pytest.mark.parametrize(
-    "file", [*FAMIX, *(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("Cityscapes/*panoptic*RN*"))]
-)
-def test_its_clip_is_the_one_in_its_name(file: str) -> None:
-    clip = load(file).MODEL.CLIP
-    name = re.findall("RN[0-9]+", file)[0]
-    assert name == clip.WEIGHTS and CLIPResNet.named_architectures()[clip.ARCHITECTURE] == ARCHITECTURES[name]
 
 
 RECIPE = {
@@ -232,9 +200,16 @@ RECIPE_OF_SYNTHIA = {
 }  # fmt: skip
 
 
-@every_famix
-def test_settings_are_the_recipes(file: str) -> None:
-    cfg = load(file)
+@pytest.mark.parametrize("file", FAMIX)
+def test_recipe_of_paper(file: str) -> None:
+    cfg, source = load(file), SOURCES[file.split("/")[0]]
+    acdc = {f"acdc_{condition}_val" for condition in ("fog", "night", "rain", "snow")}
+    every = {f"{name}_val" for name in ("cityscapes", "bdd100k", "mapillary", "gta5", "synthia")} | acdc
+    assert (f"{source}_train",) == cfg.DATASETS.TRAIN
+    assert set(cfg.DATASETS.TEST) == every and len(cfg.DATASETS.TEST) == len(every)
+    assert cfg.DATASETS.TEST[-1] == cfg.MODEL_SELECTION.SOURCE_VAL == f"{source}_val"
+    assert (cfg.MODEL_SELECTION.USE, cfg.TEST.PROTOCOL) == ("last", "native")
+
     found, expected = flat_settings(cfg), {f"{node}.{key}": v for node in RECIPE for key, v in RECIPE[node].items()}
     if file.startswith("SYNTHIA"):
         expected |= RECIPE_OF_SYNTHIA
@@ -245,17 +220,31 @@ def test_settings_are_the_recipes(file: str) -> None:
     assert len(styles) == 20 and all(text.endswith(" style") for text in styles)
     assert {"Ethereal Mist style", "Urban Grit style", "Magical Realism style"} <= styles
 
+    expected_layers = ["layer4"] if source == "cityscapes" else ["layer4.2"]
+    assert expected_layers == cfg.MODEL.CLIP.TRAINABLE
+    trained = {name for name, parameter in build(file).named_parameters() if parameter.requires_grad}
+    blocks = {".".join(name.split(".")[1:3]) for name in trained if name.startswith("backbone.")}
+    assert blocks == ({"layer4.0", "layer4.1", "layer4.2"} if source == "cityscapes" else {"layer4.2"})
+
+
+@pytest.mark.parametrize(
+    "file", [*FAMIX, *(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("Cityscapes/*panoptic*RN*"))]
+)
+def test_clip_matches_name(file: str) -> None:
+    clip = load(file).MODEL.CLIP
+    name = re.findall("RN[0-9]+", file)[0]
+    assert name == clip.WEIGHTS and CLIPResNet.named_architectures()[clip.ARCHITECTURE] == ARCHITECTURES[name]
+
 
 # The model zoo
 
 
 def zoo_commands() -> list[list[str]]:
-    """Every command of the page, as the shell would split it."""
     joined = ZOO.read_text().replace("\\\n", " ")
     return [shlex.split(line) for line in re.findall(r"^    python (.*)$", joined, flags=re.MULTILINE)]
 
 
-def test_the_zoo_lists_every_experiment_and_nothing_else() -> None:
+def test_zoo_lists_every_experiment() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", ZOO.read_text())
     local = [link for link in links if "://" not in link]
     assert all((ZOO.parent / link).exists() for link in local)
@@ -263,7 +252,7 @@ def test_the_zoo_lists_every_experiment_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("command", zoo_commands(), ids=lambda command: " ".join(command)[-60:])
-def test_the_commands_of_the_zoo_can_be_given(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zoo_commands_parse(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     program, *rest = command
     if program.endswith("import_released.py"):
@@ -279,7 +268,7 @@ def test_the_commands_of_the_zoo_can_be_given(command: list[str], monkeypatch: p
         assert all(protocol.counts_absent_classes for protocol in protocols), "these rows are the released program's"
 
 
-def test_the_zoo_says_whose_numbers_it_shows() -> None:
+def test_zoo_states_origin_of_numbers() -> None:
     text = ZOO.read_text()
     scores = [match.start() for match in re.finditer(r"\| \d\d\.\d\d (?=\|)", text)]
     assert len(scores) == 2 * 3 * 6  # networks, scales, datasets

@@ -33,12 +33,11 @@ COMMANDS = [
     *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "argparse" in path.read_text()),
     *(ROOT / f"benchmarks/{name}.py" for name in BENCHMARKS),
 ]  # fmt: skip
-WORKERS = ("bench_training",)  # have a command line, which other benchmarks alone write
+WORKERS = ("bench_training",)  # started by other benchmarks only
 
 
 @pytest.fixture(scope="module")
 def no_torch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which torch, and what needs it, fails to import."""
     folder = tmp_path_factory.mktemp("stubs")
     for name in ("torch", "detectron2", "torchvision", "famix"):
         (folder / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
@@ -53,7 +52,7 @@ def call(script: Path, environment: dict[str, str], *words: str) -> "subprocess.
 
 
 @pytest.mark.parametrize("script", COMMANDS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_help_and_mistakes_need_no_torch(script: Path, no_torch: dict[str, str]) -> None:
+def test_help_and_errors_need_no_torch(script: Path, no_torch: dict[str, str]) -> None:
     shown = call(script, no_torch, "--help")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith(f"usage: {script.name}")
@@ -63,13 +62,13 @@ def test_help_and_mistakes_need_no_torch(script: Path, no_torch: dict[str, str])
     assert mistaken.stderr.splitlines()[-1].startswith(f"{script.name}")
 
 
-def test_no_benchmark_is_left_out() -> None:
+def test_all_benchmarks_are_covered() -> None:
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
     assert {path.stem for path in scripts} == {*BENCHMARKS, *WORKERS}
 
 
 @pytest.mark.parametrize("word", ["--MODEL.DEVICE", "--MODEL.DEVICE=cpu", "--SEED"])
-def test_a_config_key_as_an_option(word: str, no_torch: dict[str, str]) -> None:
+def test_config_key_as_option(word: str, no_torch: dict[str, str]) -> None:
     done = call(PROJECT / "train_net.py", no_torch, "--config-file", "a.yaml", word, "cpu")
     assert done.returncode == 2
     key = word.lstrip("-").split("=")[0]
@@ -77,13 +76,13 @@ def test_a_config_key_as_an_option(word: str, no_torch: dict[str, str]) -> None:
 
 
 def examples(text: str, name: str) -> list[list[str]]:
-    """Words of every command line of a script in a text; a line that begins far to the right continues the one above."""
+    """Return the words of every command line of a script in a text, with indented continuation lines."""
     joined = re.sub(r"\n {20,}", " ", text)
     return [shlex.split(line.split("   ")[0]) for line in re.findall(rf"{re.escape(name)} (.*)", joined)]
 
 
 @pytest.mark.parametrize("script", COMMANDS[: -len(BENCHMARKS)], ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_examples_are_accepted_and_their_configs_exist(script: Path) -> None:
+def test_examples_parse(script: Path) -> None:
     parser = argument_parser() if script.name == "train_net.py" else load_script(script).make_parser()
     found = examples(parser.epilog or "", script.name)
     assert found or "xample" not in (parser.epilog or "")
@@ -97,8 +96,8 @@ def test_examples_are_accepted_and_their_configs_exist(script: Path) -> None:
                 assert (PROJECT / word).is_file() or (ROOT / word).is_file(), word
 
 
-def test_what_parsers_say_is_what_the_package_has() -> None:
-    """Parsers cannot import these."""
+def test_parsers_match_package() -> None:
+    # Parsers cannot import these values.
     options = {
         path.name: {
             option: action for action in load_script(path).make_parser()._actions for option in action.option_strings
@@ -116,14 +115,14 @@ def test_what_parsers_say_is_what_the_package_has() -> None:
     assert options["minitown.py"]["--size"].default == SIZE
 
 
-def test_what_parsers_of_benchmarks_say_is_what_the_package_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_parsers_match_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))  # which the soak sets for itself
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert load_benchmark("mining_direction").METRICS == METRICS
     assert load_benchmark("minitown_rendering").SIZE == SIZE
 
 
-def test_what_the_parser_of_clips_says_is_what_the_package_has() -> None:
+def test_clip_parser_matches_package() -> None:
     tool = load_tool("train_mini_clip")
     plan = TrainingPlan()
     assert {name: getattr(plan, name) for name in tool.DEFAULTS} == tool.DEFAULTS

@@ -16,7 +16,7 @@ class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(m
 image = cv2.imread(image_file)  # BGR, any size of at least 32 x 32 pixels
 if image is None:
     sys.exit(f"{image_file} is not an image that OpenCV reads")
-rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))[None]  # (1, 3, height, width) uint8, not normalised
+rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))[None]  # (1, 3, height, width) uint8, not normalized
 (logits,) = session.run(["logits"], {"image": rgb})  # (1, classes, height, width)
 labels = logits[0].argmax(axis=0)  # (height, width), index into class_names
 

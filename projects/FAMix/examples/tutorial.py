@@ -6,7 +6,7 @@ town: to use your own, skip section 1 and describe them in section 2.
 """
 
 # %%
-# Small sizes, which take a few minutes on a laptop.
+# These sizes train in a few minutes on a laptop.
 from pathlib import Path
 
 from PIL import Image
@@ -29,8 +29,8 @@ ITERATIONS = 150
 # %% [markdown]
 # ## 1. Images and labels
 #
-# Labels are PNGs of the size of their image that hold the class id of each pixel: 0 for road, 2 for building etc., as in
-# the train ids of Cityscapes. The domain "day" is labelled for training; "night" and "fog" are labelled for evaluation alone.
+# Labels are PNGs with the class id of each pixel, such as 0 for road and 2 for building (train ids of Cityscapes). The domain
+# "day" is labeled for training, "night" and "fog" only for evaluation.
 
 # %%
 for split, condition, first, count in (
@@ -96,7 +96,7 @@ cfg = setup(
 # %% [markdown]
 # ## 4. Mine styles, train, score
 #
-# Styles are mined first, from the styles above and the images of day_train. `resume=True` continues a stopped run. The run
+# The trainer first mines the styles above from the images of day_train. `resume=True` continues a stopped run. The run
 # directory then contains the checkpoint, the style bank, and the scores as results.md, .csv and .json.
 
 # %%
@@ -118,8 +118,8 @@ print(table)
 # %% [markdown]
 # ## 6. Predict
 #
-# A predictor takes paths, PIL images and RGB arrays; `predict_many` reads the next images in a thread. The protocol "flip"
-# averages the predictions of each image and its mirror image, see docs/PROTOCOLS.md.
+# A predictor accepts paths, PIL images and RGB arrays; `predict_many` loads the next images in a thread. The protocol "flip"
+# averages the predictions of each image and its mirror image (see docs/PROTOCOLS.md).
 
 # %%
 predictor = Predictor.from_checkpoint(FOLDER / "run", protocol="flip")

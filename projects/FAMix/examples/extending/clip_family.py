@@ -5,8 +5,8 @@
         MODEL.BACKBONE.NAME build_clip_backbone MODEL.CLIP.WEIGHTS two_stage.pt MODEL.CLIP.TRAINABLE "[stage2]" \
         MODEL.STYLE.STAGE stage1 MODEL.SEM_SEG_HEAD.IN_FEATURES "[stage1, stage2]"
 
-takes the options of train_net.py. The weights file is a state_dict: the image tower below "visual.", and a text tower
-under the names of OpenAI's CLIP.
+The options are those of train_net.py. The weights file is a state_dict with the image tower below "visual." and a text
+tower with the names of OpenAI's CLIP.
 """
 
 import sys
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, which holds train_net.py
+sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 from famix.clip import CLIP_FAMILY_REGISTRY, CLIPImageTower, TextDesign
 from famix.utils.errors import ConfigError
@@ -33,13 +33,13 @@ class Sizes(NamedTuple):
 
 @CLIP_FAMILY_REGISTRY.register()
 class TwoStageCLIP(CLIPImageTower):
-    """Two convolutional stages with signed outputs at strides 4 and 8, and an average pool, which takes any image size.
+    """Two convolutional stages with signed outputs at strides 4 and 8, and an average pool, for images of any size.
 
     Args:
         architecture: sizes of the network.
         output_stride: ignored, as the strides are fixed.
-        trainable: names of the submodules that train.
-        with_embedding: keep the layer that only the image embedding needs.
+        trainable: names of the submodules to train.
+        with_embedding: keep the layer that computes the image embedding.
     """
 
     stages = ("stage1", "stage2")
@@ -78,7 +78,7 @@ class TwoStageCLIP(CLIPImageTower):
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return the activation and the mask of the text tower, which its weights do not show."""
+        """Return the activation and the mask of the text tower, which cannot be read from its weights."""
         return TextDesign("gelu", causal=True)
 
     # The network, stage by stage
@@ -94,7 +94,7 @@ class TwoStageCLIP(CLIPImageTower):
     def embed(self, features: Tensor) -> Tensor:
         """Map the output of stage2 (N, C, h, w) to image embeddings (N, D)."""
         if self.head is None:
-            raise ConfigError("with_embedding must be True for an image embedding, got False. Build another tower.")
+            raise ConfigError("with_embedding must be True for an image embedding, got False. Build the tower with it.")
         return self.head(F.gelu(features).mean(dim=(2, 3)))
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -3,7 +3,7 @@
 
     python projects/FAMix/examples/extending/head.py --config-file CONFIG MODEL.SEM_SEG_HEAD.NAME LinearHead
 
-takes the options of train_net.py. Any head of Detectron2's registry works in the same way; styles are mixed into the
+The options are those of train_net.py. Any head of Detectron2's registry works in the same way; styles are mixed into the
 backbone and need nothing from the head.
 """
 
@@ -18,7 +18,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, which holds train_net.py
+sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -60,17 +60,17 @@ class LinearHead(nn.Module):
 
         Args:
             features: stage name -> (B, C, h, w).
-            targets: (B, H, W) int64 labels; only training needs them.
+            targets: (B, H, W) int64 labels; required in training.
         """
         logits = self.layers(features)
-        enlarged = F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
+        upsampled = F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
         if not self.training:
-            return enlarged, {}
+            return upsampled, {}
         assert targets is not None, "training needs targets"
-        return None, {"loss_sem_seg": F.cross_entropy(enlarged, targets, ignore_index=self.ignore_value)}
+        return None, {"loss_sem_seg": F.cross_entropy(upsampled, targets, ignore_index=self.ignore_value)}
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """Compute logits (B, K, h, w) at the finest resolution, which inference enlarges to the size of each image."""
+        """Compute logits (B, K, h, w) at the finest resolution, which inference upsamples to the size of each image."""
         first, *others = (conv(features[name]) for conv, name in zip(self.classifiers, self.in_features, strict=True))
         for logits in others:
             first = first + F.interpolate(logits, first.shape[-2:], mode="bilinear", align_corners=False)

@@ -4,7 +4,7 @@
     python projects/FAMix/examples/extending/meta_architecture.py --config-file CONFIG \
         MODEL.META_ARCHITECTURE PresenceSegmentor
 
-takes the options of train_net.py.
+The options are those of train_net.py.
 """
 
 import sys
@@ -17,7 +17,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, which holds train_net.py
+sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 from famix.modeling import PatchStyleMixin
 from famix.style import PatchRestyler
@@ -27,16 +27,16 @@ from famix.style import PatchRestyler
 class PresenceSegmentor(PatchStyleMixin, SemanticSegmentor):
     """Detectron2's SemanticSegmentor with styles, and with a loss on the classes that an image contains.
 
-    The mixin stands before the meta-architecture of Detectron2 and restyles features in its forward.
+    The mixin is the first base class and restyles features in the forward pass of the second.
 
     Args:
         restyler: see PatchStyleMixin.
         num_classes: K.
-        **kwargs: of SemanticSegmentor.
+        **kwargs: arguments of SemanticSegmentor.
     """
 
-    TRAINS_ON = frozenset({"sem_seg"})  # targets that the dataset mapper makes; others: "centers", "instances"
-    PREDICTS = frozenset({"sem_seg"})  # predictions that are scored; others: "panoptic_seg", "instances"
+    TRAINS_ON = frozenset({"sem_seg"})  # targets from the dataset mapper; also "centers", "instances"
+    PREDICTS = frozenset({"sem_seg"})  # predictions to score; also "panoptic_seg", "instances"
 
     @configurable
     def __init__(self, *, restyler: PatchRestyler | None = None, num_classes: int, **kwargs: Any) -> None:

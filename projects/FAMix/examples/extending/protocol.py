@@ -3,21 +3,21 @@
 
     python projects/FAMix/examples/extending/protocol.py --config-file CONFIG --eval-only TEST.PROTOCOL multiple14
 
-takes the options of train_net.py. The part combines with others: `multiple14+flip`, `multiple14+half`.
+The options are those of train_net.py. The part can be combined: `multiple14+flip`, `multiple14+half`.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, which holds train_net.py
+sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 from famix.evaluation.protocols import ResizeCrop, register_part
 
 
 @dataclass(frozen=True)  # protocols compare and hash their transforms
 class ResizeToMultiple(ResizeCrop):
-    """Shrink both sides to multiples of a vision transformer's patch size.
+    """Downsample both sides to multiples of a vision transformer's patch size.
 
     Attributes:
         patch: patch size in pixels.
@@ -26,7 +26,7 @@ class ResizeToMultiple(ResizeCrop):
     patch: int = 14
 
     def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Map the (height, width) of an image file to the size that the network gets."""
+        """Map the (height, width) of an image file to the input size of the network."""
         height, width = (max(1, side // self.patch) * self.patch for side in size)
         return height, width
 

@@ -3,7 +3,7 @@
 
     python projects/FAMix/examples/extending/style_strategy.py --config-file CONFIG MODEL.STYLE.STRATEGY DSU
 
-takes the options of train_net.py. `MODEL.STYLE.DSU.SCALE 0.5` halves the noise; `MODEL.STYLE.STRATEGY "[bank, DSU]"`
+The options are those of train_net.py. `MODEL.STYLE.DSU.SCALE 0.5` halves the noise; `MODEL.STYLE.STRATEGY "[bank, DSU]"`
 adds it to the styles of the bank.
 """
 
@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, which holds train_net.py
+sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 from famix.style import STYLE_STRATEGY_REGISTRY, Statistics, StyleStrategy
 from famix.utils.errors import ConfigError
@@ -45,12 +45,12 @@ class DSU(StyleStrategy):
         return cls(cfg.MODEL.STYLE.DSU.SCALE)
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
-        """Draw a mean and a standard deviation for each of the (B, C, rows, cols) patches."""
+        """Draw statistics of shape (B, C, rows, cols)."""
         mean, std = (self._perturb(values, generator) for values in (own.mean, own.std))
         return Statistics(mean, std.clamp(min=1e-3))
 
     def _perturb(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        # Drawn where the generator is: a seed gives the same styles on every device.
+        # Drawn on the generator's device, so that a seed gives the same styles on every device.
         noise = torch.randn(values.shape, generator=generator, device=generator.device).to(values.device)
         return values + self.scale * noise * values.std(0, correction=0, keepdim=True)
 

@@ -41,31 +41,14 @@ def without(metadata, *keys):
 
 
 def test_metadata_lists_all_settings_of_the_styles(expected):
+    prompts = ["Foggy style road", "Pop Art style road", "Foggy style sky", "Pop Art style sky", "photo"]
     assert expected == {
-        "clip_hash": "abc123",
-        "activation": "quick_gelu",
-        "causal": "true",
-        "stage": "res2",
-        "grid": "[3, 3]",
-        "class_names": '["road", "sky"]',
-        "prompts": json.dumps(
-            ["Foggy style road", "Pop Art style road", "Foggy style sky", "Pop Art style sky", "photo"]
-        ),
-        "templates": json.dumps(IMAGENET_TEMPLATES),
-        "pool_size": "0",
-        "steps": "100",
-        "lr": "1.0",
-        "momentum": "0.9",
-        "weight_decay": "0.0001",
-        "metric": "euclidean",
-        "dtype": "float32",
-        "seed": "1",
-        "images_per_batch": "16",
-        "max_batches": "5",
-        "crop_size": "[768, 512]",
-        "source": '["town_train", "town_more"]',
-        "famix_version": version("famix"),
-    }
+        "clip_hash": "abc123", "activation": "quick_gelu", "causal": "true", "stage": "res2", "grid": "[3, 3]",
+        "class_names": '["road", "sky"]', "prompts": json.dumps(prompts), "templates": json.dumps(IMAGENET_TEMPLATES),
+        "pool_size": "0", "steps": "100", "lr": "1.0", "momentum": "0.9", "weight_decay": "0.0001",
+        "metric": "euclidean", "dtype": "float32", "seed": "1", "images_per_batch": "16", "max_batches": "5",
+        "crop_size": "[768, 512]", "source": '["town_train", "town_more"]', "famix_version": version("famix"),
+    }  # fmt: skip
 
 
 def test_metadata_rejects_invalid_settings(cfg):

@@ -100,28 +100,20 @@ def test_small_networks_get_large_groups(images: int, patches: int, classes: int
     assert batches_per_group(images, patches, classes, values) == expected
 
 
-def test_batches_are_mined_in_fixed_groups():
-    """Groups of three are 0 to 2, 3 to 5, ...; batch 4 was mined before."""
-    miner, numbers = NumberedMiner(group=3), [0, 1, 2, 3, 5, 6, 7]
-    bank = mine_all(miner, [(n, ["a"]) for n in numbers])
-    assert miner.groups == [[0, 1, 2], [3, 5], [6, 7]]
-    assert bank.annotations["batch_id"].tolist() == numbers
-
-
-def test_finished_batches_are_read_unless_their_group_is_mined_again(tmp_path):
-    """Batches 0, 1 and 2 of six are finished, in groups of two: 2 and 3 are mined together."""
-    partial, asked, miner = PartialResults(tmp_path / "bank", {}), [], NumberedMiner(group=2)
-    for index in range(3):
+def test_groups_are_fixed_and_finished_batches_are_read(tmp_path):
+    """Batches 0 to 3 of nine are finished, in groups of three: 3, 4 and 5 are mined together."""
+    partial, asked, miner = PartialResults(tmp_path / "bank", {}), [], NumberedMiner(group=3)
+    for index in range(4):
         partial.write(miner.mine(index, 1))
 
     def load(group, finished):
         asked.append((group, finished))
-        return Batches((n, ["a", "b"]) for n in range(2, 6))
+        return Batches((n, ["a", "b"]) for n in (3, 4, 5, 6, 8))
 
     bank = mine_bank(miner, load, {}, partial)
-    assert asked == [(2, {0, 1, 2})] and miner.groups == [[2, 3], [4, 5]]
-    assert bank.annotations["batch_id"].tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert partial.indices() == list(range(6))
+    assert asked == [(3, {0, 1, 2, 3})] and miner.groups == [[3, 4, 5], [6, 8]]
+    assert bank.annotations["batch_id"].tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 8, 8]
+    assert partial.indices() == [*range(7), 8]
 
 
 def test_rejects_a_pass_without_batches():

@@ -34,7 +34,7 @@ def check_shape(
     remedy: str = "",
     floating: bool = True,
 ) -> None:
-    """Require a floating-point tensor of a given shape, since other shapes could broadcast silently.
+    """Raise ConfigError unless an argument is a floating-point tensor of a given shape.
 
     Args:
         name: name of the argument.
@@ -43,9 +43,6 @@ def check_shape(
         sizes: expected sizes, None for any; () accepts all sizes.
         remedy: last sentence of the message.
         floating: False accepts any dtype.
-
-    Raises:
-        ConfigError: `x` is not a tensor, has a different shape, or is not floating-point.
     """
     check_tensor(name, x)
     expected = list(sizes) or [None] * len(axes)
@@ -101,9 +98,6 @@ def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patc
 
     Returns:
         (B, C, H, W) in the memory order of `x`, or (B, C, rows, cols) if the function returns one value for each patch.
-
-    Raises:
-        ConfigError: the grid exceeds the map.
     """
     check_grid(x.shape[-2:], grid)
     channels_last = x.stride(1) == 1 and x.shape[1] > 1

@@ -1,14 +1,13 @@
-"""Runs that are killed and starved until they finish, damaged files by the hundred, and a memory curve.
+"""Kill and starve runs until they finish, read damaged files by the hundred, and measure memory over a training.
 
-Everything is seeded. Every fault must be survived: the bank and the weights of the disturbed runs are compared bit for
-bit with those of undisturbed ones. Every damaged file must load or be refused by the package's own error, within 20
-seconds, 512 MiB and one readable message; where the format has checksums, random damage must not change the content
-unnoticed. The exit status is 1 if any outcome differs.
+All faults and damage are seeded. Banks and weights of disturbed runs must equal those of undisturbed ones bit for bit.
+Every damaged file must load or be refused by one of the package's errors, within 20 seconds and 512 MiB; in formats with
+checksums, random damage must not change the content unnoticed. The exit status is 1 if any outcome differs.
 
     python benchmarks/soak.py [--quick] [--faults 6] [--files 500] [--iterations 2000] [--seed 0]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import ctypes
@@ -36,28 +35,30 @@ JUDGED_FROM = 2000  # iterations: detectron2 keeps a thousand values of every sc
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="few of everything, about a minute")
-    parser.add_argument("--faults", type=int, help=f"of every kind (default: {FULL['faults']})")
-    parser.add_argument("--files", type=int, help=f"damaged files of every format (default: {FULL['files']})")
+    parser.add_argument("--quick", action="store_true", help="small numbers, about a minute")
+    parser.add_argument("--faults", type=int, help=f"faults of each kind (default: {FULL['faults']})")
+    parser.add_argument("--files", type=int, help=f"damaged files of each format (default: {FULL['files']})")
     parser.add_argument(
-        "--iterations", type=int, help=f"of the memory curve, judged from {JUDGED_FROM} (default: {FULL['iterations']})"
+        "--iterations",
+        type=int,
+        help=f"iterations of the memory curve, judged from {JUDGED_FROM} (default: {FULL['iterations']})",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all faults and damage (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all faults and damage (default: 0)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and mistakes before the slow imports
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cores; also needed for repeatable runs
 warnings.simplefilter("ignore")
 
 import numpy as np
 import torch
-from detectron2.engine import HookBase
-from soak_faults import BATCHES, FaultReport, Mining, SoakedRun, Training, make_workspace, run_in_child, soak
+from soak_faults import CallAfterStep, FaultReport, SoakedRun, add_hook, make_workspace, mining, soak, training
 
 from famix_minitown.study import describe_machine, markdown
+from robustness.faults import start_command, status_of  # type: ignore[import-not-found]
 from robustness.formats import FORMATS  # type: ignore[import-not-found]
 from robustness.fuzzing import WRONG, Trials  # type: ignore[import-not-found]
 
@@ -69,17 +70,11 @@ EVERY = 10  # iterations between two measurements of memory
 
 @dataclass
 class FileReport:
-    """Outcomes of the damaged files of one format.
-
-    Attributes:
-        counts: outcome -> number.
-        slowest: seconds of the slowest file.
-        wrong: number of each file with a wrong outcome, and a description.
-    """
+    """Outcomes of the damaged files of one format."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    slowest: float = 0.0
-    wrong: list[tuple[int, str]] = field(default_factory=list)
+    slowest: float = 0.0  # seconds
+    wrong: list[tuple[int, str]] = field(default_factory=list)  # number of each file with a wrong outcome
 
     def add(self, number: int, kind: str, detail: str, seconds: float) -> None:
         """Count a file."""
@@ -129,39 +124,23 @@ def answer_trials(name: str, numbers: range, seed: int, answers: Connection) -> 
             answers.send((outcome.kind, outcome.detail, outcome.seconds))
 
 
-class MemoryHook(HookBase):
-    """Measures the resident memory every EVERY iterations, without freed memory that the C library keeps."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._pages, self._library = path, list[int](), ctypes.CDLL(None)
-
-    def after_step(self) -> None:
-        """Measure."""
-        if (self.trainer.iter + 1) % EVERY == 0:
-            self._library.malloc_trim(0)
-            self._pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
-
-    def after_train(self) -> None:
-        """Write all measurements."""
-        self._path.write_text("\n".join(map(str, self._pages)))
-
-
-def measure_memory(workspace: Any, folder: Path, iterations: int, bank: Path) -> tuple[list[object], float]:
+def measure_memory(workspace: Any, iterations: int, bank: Path) -> tuple[list[object], float]:
     """Train, and fit a line to the memory of the second half.
 
     Returns:
         A row of the table, and the slope in kB per 1,000 iterations if it is judged and not flat, else 0.
     """
-    file, log = folder / "memory.txt", folder / "memory.log"
+    file, log, library = workspace.folder / "memory.txt", workspace.folder / "memory.log", ctypes.CDLL(None)
     options = ("SOLVER.MAX_ITER", str(iterations), "MODEL.STYLE.BANK", str(bank), "SOLVER.CHECKPOINT_PERIOD", "500")
 
-    def prepare(module: Any) -> None:
-        build_hooks = module.Trainer.build_hooks
-        module.Trainer.build_hooks = lambda trainer: [*build_hooks(trainer), MemoryHook(file)]
+    def measure(iteration: int) -> None:
+        if (iteration + 1) % EVERY == 0:
+            library.malloc_trim(0)  # freed memory that the C library keeps does not count
+            with file.open("a") as lines:
+                lines.write(Path("/proc/self/statm").read_text().split()[1] + "\n")
 
-    arguments = workspace.parse("memory", *options, "SOLVER.CHECKPOINTS_KEPT", "2")
-    pid = run_in_child(workspace, arguments, log, prepare)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    arguments = workspace.arguments("memory", *options, "SOLVER.CHECKPOINTS_KEPT", "2")
+    status = status_of(start_command(arguments, log, lambda module: add_hook(module, CallAfterStep(measure))))
     assert status == 0, f"the training failed: {log.read_text()[-2000:]}"
     memory = np.array(list(map(int, file.read_text().split()))) * (os.sysconf("SC_PAGE_SIZE") // 1024)
     half = memory[len(memory) // 2 :]
@@ -172,14 +151,12 @@ def measure_memory(workspace: Any, folder: Path, iterations: int, bank: Path) ->
     return row, slope if judged and slope >= FLAT else 0.0
 
 
-def fault_rows(reports: dict[str, dict[str, FaultReport]]) -> list[list[object]]:
-    """Return the rows of the table of faults."""
-    units = {"mining": f"of {BATCHES} batches", "training": f"of {ITERATIONS} iterations"}
+def fault_rows(run: SoakedRun, reports: dict[str, FaultReport]) -> list[list[object]]:
+    """Return the rows of a kind of run in the table of faults."""
     return [
-        [run, kind, report.injected, report.survived, f"{sum(report.lost) / max(len(report.lost), 1):.1f}",
-         max(report.lost, default=0), units[run]]
-        for run, by_kind in reports.items()
-        for kind, report in by_kind.items()
+        [run.name, kind, report.injected, report.survived, f"{sum(report.lost) / max(len(report.lost), 1):.1f}",
+         max(report.lost, default=0), f"of {run.units}"]
+        for kind, report in reports.items()
     ]  # fmt: skip
 
 
@@ -204,37 +181,39 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     begin = time.perf_counter()
-    faults: dict[str, dict[str, FaultReport]] = {}
+    rows: list[list[object]] = []
+    wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        workspace, bank = make_workspace(folder / "workspace"), folder / "mining/whole/style_bank.safetensors"
-        runs: list[SoakedRun] = [Mining(), Training(ITERATIONS, PERIOD, bank)]
-        for run in runs:
-            (folder / run.name).mkdir()
+        workspace = make_workspace(Path(name))
+        bank = workspace.folder / "mining_whole/style_bank.safetensors"
+        for run in (mining(), training(bank, ITERATIONS, PERIOD)):
             start = time.perf_counter()
-            faults[run.name], rounds = soak(run, workspace, folder / run.name, sizes["faults"], args.seed)
+            reports, rounds = soak(run, workspace, sizes["faults"], args.seed)
+            rows += fault_rows(run, reports)
+            wrong += [f"{run.name}, {kind}: {text}" for kind, report in reports.items() for text in report.wrong]
             say(f"{run.name}: {rounds} runs finished under faults", start)
         start = time.perf_counter()
-        memory, growth = measure_memory(workspace, folder, sizes["iterations"], bank)
+        memory, growth = measure_memory(workspace, sizes["iterations"], bank)
+        wrong += [f"memory grows by {growth:.0f} kB per 1,000 iterations"] * bool(growth)
         say(f"memory: {sizes['iterations']} iterations", start)
     files = {}
     for name in FORMATS:
         start = time.perf_counter()
         files[name] = try_files(name, sizes["files"], args.seed)
+        wrong += [f"{name}, file {number}: {text}" for number, text in files[name].wrong]
         say(f"{name}: {sizes['files']} damaged files", start)
     print(f"{describe_machine()}, seed {args.seed}, {(time.perf_counter() - begin) / 60:.0f} minutes\n")
-    print(markdown(["run", "fault", "injected", "survived", "lost, mean", "lost, most", ""], fault_rows(faults)))
-    print(
-        "\n"
-        + markdown(["damaged files", "tried", "loaded", "refused", "wrong outcomes", "slowest, s"], file_rows(files))
-    )
-    heads = ["MiB half-way", "MiB at the end", "slope, kB per 1,000 iterations", f"flat: below {FLAT:.0f}"]
-    print("\n" + markdown(["iterations", *heads], [memory]))
-    wrong = [
-        f"{run}, {kind}: {text}" for run, by in faults.items() for kind, report in by.items() for text in report.wrong
+    print(markdown(["run", "fault", "injected", "survived", "lost, mean", "lost, most", "batches or iterations"], rows))
+    heads = ["damaged files", "tried", "loaded", "refused", "wrong outcomes", "slowest, s"]
+    print("\n" + markdown(heads, file_rows(files)))
+    heads = [
+        "iterations",
+        "MiB half-way",
+        "MiB at the end",
+        "slope, kB per 1,000 iterations",
+        f"flat: below {FLAT:.0f}",
     ]
-    wrong += [f"{name}, file {number}: {text}" for name, report in files.items() for number, text in report.wrong]
-    wrong += [f"memory grows by {growth:.0f} kB per 1,000 iterations"] * bool(growth)
+    print("\n" + markdown(heads, [memory]))
     for text in wrong:
         print(f"wrong: {text}", file=sys.stderr)
     return 1 if wrong else 0

@@ -19,31 +19,13 @@ import torch
 from famix.io import atomic as files
 from run_factory import train_net
 
-__all__ = [
-    "OPERATIONS",
-    "is_gone",
-    "kill_at",
-    "processes_of",
-    "run_and_kill",
-    "small_disk",
-    "start_command",
-    "start_ranks",
-    "status_of",
-    "wait_for",
-]
-
 OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
 
 
-def run_and_kill(work: Callable[[], Any], operation: int | None) -> int:
-    """Run a function in a child process that kills itself before a file operation of `whole_file`.
+def run_and_kill(work: Callable[[], Any], operation: int | None = None) -> int:
+    """Run a function in a child process and return its exit code, negative after a signal.
 
-    Args:
-        work: the function.
-        operation: number of operations that pass before; None lets all pass.
-
-    Returns:
-        The exit code, negative after a signal, see os.waitstatus_to_exitcode.
+    The child kills itself before the file operation of `whole_file` with this number.
     """
     pid = os.fork()
     if pid == 0:
@@ -53,7 +35,12 @@ def run_and_kill(work: Callable[[], Any], operation: int | None) -> int:
             work()
         finally:
             os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status_of(pid)
+
+
+def kill_own_process() -> None:
+    """Kill this process as the system does when memory is exhausted."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def kill_at(operation: int) -> None:
@@ -63,7 +50,7 @@ def kill_at(operation: int) -> None:
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if next(passed) == operation:
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill_own_process()
             return function(*args, **kwargs)
 
         return call
@@ -84,10 +71,13 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def start_command(arguments: list[str], log: Path, **environment: str) -> int:
+def start_command(
+    arguments: list[str], log: Path, prepare: Callable[[Any], None] = lambda module: None, **environment: str
+) -> int:
     """Start train_net in a fork, which need not import anything again, and return the id of its first process.
 
     Workers of data loaders come from a fork server: their arguments are pickled, as in separate processes.
+    `prepare` is called in the fork with the module train_net.
     """
     module = train_net()
     pid = os.fork()
@@ -106,6 +96,7 @@ def start_command(arguments: list[str], log: Path, **environment: str) -> int:
         torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
         sys.argv = ["train_net.py", *arguments]
+        prepare(module)
         module.launch_from_command_line()
         os._exit(0)
     except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""Full disks while videos, pictures, networks and exports are written: one error, and the old file is kept."""
+"""Full disks: writers of videos, images, networks and exports keep the old file and report one error."""
 
 import errno
 import os
@@ -18,6 +18,7 @@ from data_factory import forgotten_datasets
 from error_matching import error_line, explains
 from famix.clip.export import save_clip
 from famix.data.classes import ClassTable
+from famix.engine.model_selection import save_weights
 from famix.inference import LoadedModel, strip_checkpoint
 from famix.inference.export import write_onnx, write_torch_export
 from famix.inference.video import video_writer
@@ -34,8 +35,6 @@ from run_factory import CONFIG, load_tool
 
 Output = pytest.CaptureFixture[str]
 PLAN = CropPlan(seed=0, looks=2, crops=2)
-
-
 CLASSES = ClassTable(("a",), ((0, 0, 0),))
 NOISE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
 
@@ -46,43 +45,29 @@ def write_video(path: Path) -> None:
             write(np.roll(NOISE, number, 0))
 
 
-class Graph(torch.nn.Module):
-    """With more weights than a small disk can hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 100, 5)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.conv(image)
-
-
 @cache
 def tiny_program() -> Any:
-    sizes = {axis: Dim(name, min=8, max=64) for axis, name in {2: "height", 3: "width"}.items()}
-    sizes[0] = Dim("batch", min=1, max=64)
-    return torch.export.export(Graph().eval(), (torch.zeros(2, 3, 16, 24),), dynamic_shapes={"image": sizes})
+    model = torch.nn.Conv2d(3, 100, 5).eval()
+    sizes = {0: Dim("batch", min=1, max=64), 2: Dim("height", min=8, max=64), 3: Dim("width", min=8, max=64)}
+    return torch.export.export(model, (torch.zeros(2, 3, 16, 24),), dynamic_shapes={"input": sizes})
 
 
-def write_graph(path: Path, write: Callable[[Any, Path], None]) -> None:
+def write_graph(path: Path, write: Callable[..., None], *arguments: Any) -> None:
     with whole_file(path) as part:
-        write(tiny_program(), part)
+        write(tiny_program(), part, *arguments)
 
 
-def write_model(path: Path) -> None:
-    model = torch.nn.Linear(200, 200)
-    strip_checkpoint(LoadedModel(model, get_cfg(), CLASSES, path, {}), path)
-
-
+LINEAR = torch.nn.Linear(200, 200)
 WRITERS: dict[str, Callable[[Path], None]] = {
     "video.mp4": write_video,
     "video.avi": write_video,
-    "picture.png": lambda path: write_image(path, NOISE),
-    "picture.jpg": lambda path: write_image(path, NOISE),
+    "image.png": lambda path: write_image(path, NOISE),
+    "image.jpg": lambda path: write_image(path, NOISE),
     "network.pt2": lambda path: write_graph(path, write_torch_export),
-    "network.onnx": lambda path: write_graph(path, lambda program, part: write_onnx(program, part, CLASSES)),
-    "stripped.pth": write_model,
-    "released.pth": lambda path: write_released(torch.nn.Linear(200, 200).state_dict(), path),
+    "network.onnx": lambda path: write_graph(path, write_onnx, CLASSES),
+    "stripped.pth": lambda path: strip_checkpoint(LoadedModel(LINEAR, get_cfg(), CLASSES, path, {}), path),
+    "released.pth": lambda path: write_released(LINEAR.state_dict(), path),
+    "model_ema.pth": lambda path: save_weights(LINEAR, path, iterations=1),
     "clip.pt": lambda path: save_clip(tiny_clip(), path),
     "clip.jit.pt": lambda path: save_clip(tiny_clip(), path, "torchscript"),
     "clip.safetensors": lambda path: save_clip(tiny_clip(), path, "safetensors"),
@@ -90,14 +75,13 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_leaves_the_old_file_and_is_an_error(tmp_path: Path, name: str) -> None:
+def test_full_disk_keeps_the_old_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"old")
     with small_disk(20_000), pytest.raises((FAMixError, OSError)) as error:
         WRITERS[name](path)
     assert isinstance(error.value, FAMixError) or is_disk_error(error.value)
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [name]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
-def test_the_demo_does_not_replace_a_video_by_a_torn_one(run: Path, tmp_path: Path, capfd: Output, suffix: str) -> None:
+def test_demo_keeps_the_old_video(run: Path, tmp_path: Path, capfd: Output, suffix: str) -> None:
     drive, seen = tmp_path / f"drive{suffix}", tmp_path / f"seen{suffix}"
     write_video(drive)
     seen.write_bytes(b"good")
@@ -118,7 +102,7 @@ def test_the_demo_does_not_replace_a_video_by_a_torn_one(run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["torch_export", "stripped"])
-def test_an_export_that_finds_no_room_is_one_line(
+def test_export_reports_a_full_disk(
     run: Path, tmp_path: Path, capfd: Output, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     tool = load_tool("export")
@@ -126,12 +110,11 @@ def test_an_export_that_finds_no_room_is_one_line(
     words = [str(run), "--format", form, "--output", str(tmp_path), "--runs", "0", "--sizes", "32x40"]
     with small_disk(20_000), forgotten_datasets():
         assert tool.main(words) == 2
-    assert "File too large" in error_line(capfd)
-    assert not list(tmp_path.iterdir())
+    assert "File too large" in error_line(capfd) and not list(tmp_path.iterdir())
 
 
-def test_crops_claim_their_room_before_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A memory map that finds no room ends the process."""
+def test_crops_reserve_their_space_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory map that runs out of space ends the process."""
     claimed: list[int] = []
 
     def full(descriptor: int, offset: int, size: int) -> None:
@@ -142,5 +125,4 @@ def test_crops_claim_their_room_before_they_are_made(tmp_path: Path, monkeypatch
     monkeypatch.setattr(crop_files, "_parallel", lambda *_: pytest.fail("made crops"))
     with pytest.raises(OSError, match="No space left"):
         make_crops(TownSource(0, 3), PLAN, tmp_path / "crops.npy")
-    assert claimed[0] >= 3 * PLAN.looks * PLAN.crops * RECORD.itemsize
-    assert not list(tmp_path.iterdir())
+    assert claimed[0] >= 3 * PLAN.looks * PLAN.crops * RECORD.itemsize and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A training's memory does not grow with its iterations; `make soak` measures it over two thousand."""
+"""Memory does not grow with the iterations of a training; `make soak` measures two thousand."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from run_factory import Workspace, train_net_with
 
 
 class Lengths(HookBase):
-    """Notes how many values of every scalar are kept at the end."""
+    """Records how many values of every scalar are kept at the end."""
 
     found: dict[str, int]
 
@@ -19,7 +19,7 @@ class Lengths(HookBase):
         type(self).found = {name: len(history.values()) for name, history in histories.items()}
 
 
-def test_a_training_remembers_its_scalars_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_keep_a_bounded_number_of_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Detectron2 keeps a million values of each, half a kilobyte an iteration in all."""
     workspace, module = Workspace(tmp_path), train_net_with(Lengths(), monkeypatch)
     monkeypatch.setattr(hooks, "_MAX_HISTORY", 3)

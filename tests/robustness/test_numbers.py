@@ -1,4 +1,4 @@
-"""Images and batches at the edge of what the statistics are defined for: training, mining and scoring stay finite."""
+"""Training, mining and scoring stay finite for constant, unlabeled and small images and for single images."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def styled_segmentor(strategy: str) -> FAMixSemanticSegmentor:
 
 
 def step(model: FAMixSemanticSegmentor, batch: list[dict[str, Any]]) -> torch.Tensor:
-    """Loss of a training step; fails unless it, all gradients and all statistics of batch norms are finite."""
+    """Return the loss of a training step after checking that it, all gradients and all batch norms are finite."""
     loss = model(batch)["loss_sem_seg"]
     loss.backward()
     assert loss.isfinite()
@@ -48,7 +48,7 @@ def step(model: FAMixSemanticSegmentor, batch: list[dict[str, Any]]) -> torch.Te
 
 @pytest.mark.parametrize("value", [0, 128, 255])
 @pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
-def test_constant_images_have_no_variance_and_train(strategy: str, value: int) -> None:
+def test_constant_images_train(strategy: str, value: int) -> None:
     batch = make_batch((64, 96), (64, 96))
     for sample in batch:
         sample["image"].fill_(value)
@@ -56,14 +56,14 @@ def test_constant_images_have_no_variance_and_train(strategy: str, value: int) -
 
 
 @pytest.mark.parametrize("strategy", ["bank", "noise", "mixstyle"])
-def test_labels_of_only_ignore_cost_nothing(strategy: str) -> None:
+def test_unlabeled_images_have_no_loss(strategy: str) -> None:
     batch = make_batch((64, 96), (64, 96))
     for sample in batch:
         sample["sem_seg"].fill_(IGNORE)
     assert step(styled_segmentor(strategy), batch) == 0
 
 
-def test_one_patch_of_only_ignore_among_others_takes_a_style_of_its_own() -> None:
+def test_an_unlabeled_patch_is_styled() -> None:
     batch = make_batch((64, 96), (64, 96))
     batch[0]["sem_seg"][:32, :32] = IGNORE
     assert step(styled_segmentor("bank"), batch) > 0
@@ -74,7 +74,7 @@ def test_batches_of_one_image_train(strategy: str) -> None:
     assert step(styled_segmentor(strategy), make_batch((64, 96))) > 0
 
 
-def test_an_image_of_another_size_is_padded_and_its_padding_ignored() -> None:
+def test_padding_is_ignored() -> None:
     sizes = (64, 96), (40, 70)
     model = styled_segmentor("noise")
     batch = make_batch(*sizes)
@@ -83,15 +83,11 @@ def test_an_image_of_another_size_is_padded_and_its_padding_ignored() -> None:
     model.restyler.reseed(0)
     padded = make_batch(*sizes)
     padded[1]["sem_seg"] = torch.nn.functional.pad(padded[1]["sem_seg"], (0, 26, 0, 24), value=IGNORE)
-    mean = model.pixel_mean.flatten().round().byte()  # padding comes after normalising: it is the mean colour
+    mean = model.pixel_mean.flatten().round().byte()  # padding comes after normalization: it is the mean color
     image = mean[:, None, None].expand(3, 64, 96).clone()
     image[:, :40, :70] = padded[1]["image"]
     padded[1]["image"] = image
-    torch.testing.assert_close(loss, styled_again(model, padded), rtol=1e-3, atol=1e-4)
-
-
-def styled_again(model: FAMixSemanticSegmentor, batch: list[dict[str, Any]]) -> torch.Tensor:
-    return model(batch)["loss_sem_seg"]
+    torch.testing.assert_close(loss, model(padded)["loss_sem_seg"], rtol=1e-3, atol=1e-4)
 
 
 def test_images_smaller_than_the_crop_are_mined_and_trained(tmp_path: Path) -> None:
@@ -107,9 +103,6 @@ def test_images_smaller_than_the_crop_are_mined_and_trained(tmp_path: Path) -> N
     step(styled_segmentor("noise"), batch)
     styles = miner().mine_batch(0, mined)
     assert styles.mean.isfinite().all() and styles.std.isfinite().all()
-
-
-# Mining
 
 
 def miner() -> StyleMiner:
@@ -133,13 +126,10 @@ def test_styles_of_constant_images_are_finite(value: int) -> None:
     assert all(getattr(mined, name).isfinite().all() for name in ("mean", "std", "initial_loss", "final_loss"))
 
 
-def test_images_of_only_ignore_give_a_style_of_the_unlabelled() -> None:
+def test_unlabeled_images_give_unlabeled_styles() -> None:
     samples = [{"image": torch.randint(256, (3, 64, 96)).byte(), "sem_seg": torch.full((64, 96), IGNORE)}]
     mined = miner().mine_batch(0, samples)
     assert mined.class_ids.tolist() == [IGNORE] and mined.mean.isfinite().all()
-
-
-# Whole runs
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +142,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return made
 
 
-def test_a_run_of_one_image_at_a_time_over_black_and_unlabelled_images(workspace: Workspace) -> None:
+def test_run_over_single_black_and_unlabeled_images(workspace: Workspace) -> None:
     options = ("SOLVER.IMS_PER_BATCH", "1", "STYLE_MINING.IMS_PER_BATCH", "1", "SOLVER.MAX_ITER", "3")
     results = workspace.run("one", *options)
     assert 0 <= results["tiny_night"]["sem_seg"]["mIoU"] <= 100
@@ -160,7 +150,7 @@ def test_a_run_of_one_image_at_a_time_over_black_and_unlabelled_images(workspace
     assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
 
 
-def test_a_batch_of_more_images_than_there_are_takes_them_again(workspace: Workspace) -> None:
+def test_large_batches_repeat_images(workspace: Workspace) -> None:
     options = ("SOLVER.IMS_PER_BATCH", "8", "SOLVER.MAX_ITER", "1", "MODEL.STYLE.STRATEGY", "noise")
     workspace.run("many", *options)
     assert workspace.checkpoint("many")["iteration"] == 0
@@ -175,15 +165,13 @@ def test_a_batch_of_more_images_than_there_are_takes_them_again(workspace: Works
         (("INPUT.CROP.SIZE", "[3, 300]"), [0, 18]),
     ],
 )
-def test_crops_too_small_for_batch_norm_are_found_at_the_start(
-    workspace: Workspace, options: tuple[str, ...], value: list[int]
-) -> None:
+def test_too_small_crops_are_rejected(workspace: Workspace, options: tuple[str, ...], value: list[int]) -> None:
     args = workspace.parse("small", *options)
     with workspace.registered(), expect_error(ConfigError, "INPUT.CROP", value, "[32, 32]"):
         check_config(load_config(str(CONFIG), args.opts), args)
 
 
-def test_the_smallest_crop_that_passes_trains(workspace: Workspace) -> None:
+def test_smallest_crop_trains(workspace: Workspace) -> None:
     options = ("INPUT.CROP.SIZE", "[15, 31]", "SOLVER.IMS_PER_BATCH", "1", "MODEL.STYLE.GRID", "[1, 1]")
     workspace.run("smallest", *options, "MODEL.STYLE.STRATEGY", "noise", "SOLVER.MAX_ITER", "1")
     assert workspace.checkpoint("smallest")["iteration"] == 0

@@ -1,13 +1,11 @@
-"""Processes that are killed while they mine or train, or are asked to stop: what was done is kept, and goes on."""
+"""Runs continue after processes are killed or stopped while they mine or train."""
 
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +15,16 @@ from famix.mining import StyleMiner, mine
 from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
-from robustness.faults import is_gone, processes_of, start_command, start_ranks, status_of, wait_for
+from robustness.faults import (
+    is_gone,
+    kill_own_process,
+    processes_of,
+    run_and_kill,
+    start_command,
+    start_ranks,
+    status_of,
+    wait_for,
+)  # fmt: skip
 from run_factory import CallBeforeStep, Workspace, assert_equal_state, train_net_with
 
 # Some tenths of a second for a batch; every batch is a group of its own.
@@ -30,21 +37,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path / "space")
 
 
-def kill_in(run: Callable[[], object]) -> None:
-    """Run in a process of its own, which is to kill itself."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run()
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("STYLE_MINING.IMS_PER_BATCH", "1", "SOLVER.MAX_ITER", "5", "SOLVER.CHECKPOINT_PERIOD", "2")
     options += ("MODEL_SELECTION.EMA_DECAY", "0.9", "MODEL_SELECTION.USE", "ema")
@@ -54,15 +46,15 @@ def test_kill_9_while_mining_then_while_training(workspace: Workspace, monkeypat
 
     def killing(miner: StyleMiner, batches: list[tuple[int, object]]) -> object:
         mined.append(batches)
-        return mine_batches(miner, batches) if len(mined) < 4 else kill()
+        return mine_batches(miner, batches) if len(mined) < 4 else kill_own_process()
 
     with monkeypatch.context() as patch:
         patch.setattr(StyleMiner, "mine_batches", killing)
-        kill_in(lambda: workspace.run("killed", *options))
+        assert run_and_kill(lambda: workspace.run("killed", *options)) == -signal.SIGKILL
     assert len(list(workspace.folder.glob("killed/*.mining-*/[0-9]*"))) == 3
     with monkeypatch.context() as patch:
-        train_net_with(CallBeforeStep(3, kill), patch)
-        kill_in(lambda: workspace.run("killed", *options, flags=resume))
+        train_net_with(CallBeforeStep(3, kill_own_process), patch)
+        assert run_and_kill(lambda: workspace.run("killed", *options, flags=resume)) == -signal.SIGKILL
     assert (workspace.folder / "killed/last_checkpoint").read_text() == "model_0000001.pth"
     workspace.run("killed", *options, flags=resume)
     banks = [StyleBank.load(workspace.folder / name / "style_bank.safetensors") for name in ("killed", "whole")]
@@ -79,8 +71,7 @@ def test_sigterm_while_two_processes_mine(
     try:
         wait_for(lambda: bool(list(folder.glob("*.mining-*/[0-9]*"))), log)
         os.kill(pid, signal.SIGTERM)  # to the first process alone, which passes it on
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert status == 128 + signal.SIGTERM, log.read_text()[-2000:]
+        assert status_of(pid) == 128 + signal.SIGTERM, log.read_text()[-2000:]
         wait_for(lambda: is_gone(pid), log)
     finally:
         if not is_gone(pid):
@@ -111,7 +102,7 @@ def losses(folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("head", ["deeplab", "fpn"])
-def test_however_the_processes_are_started_the_losses_are_the_same(tmp_path: Path, head: str) -> None:
+def test_losses_do_not_depend_on_the_launcher(tmp_path: Path, head: str) -> None:
     workspace, log = PanopticWorkspace(tmp_path / "space", f"famix_panoptic_{head}.yaml"), tmp_path / "log"
     options = (*WORKER, "DATASETS.TEST", "('tiny_val_panoptic',)")
     alone = ("DATALOADER.NUM_WORKERS", "0")  # workers import the package for seconds
@@ -123,7 +114,7 @@ def test_however_the_processes_are_started_the_losses_are_the_same(tmp_path: Pat
     assert first and first == pytest.approx(second, abs=1e-5)
 
 
-def test_a_semantic_network_trains_with_two_processes_and_workers(tmp_path: Path) -> None:
+def test_two_processes_with_workers_train(tmp_path: Path) -> None:
     workspace, log = Workspace(tmp_path / "space"), tmp_path / "log"
     ranks = start_ranks(workspace.arguments("given", *WORKER, "DATASETS.TEST", "('tiny_val',)"), log)
     assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
@@ -132,7 +123,7 @@ def test_a_semantic_network_trains_with_two_processes_and_workers(tmp_path: Path
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("by", ["--num-gpus", "torchrun"])
-def test_a_lost_process_is_named_in_one_line(workspace: Workspace, tmp_path: Path, by: str, rank: int) -> None:
+def test_a_lost_process_is_reported_in_one_line(workspace: Workspace, tmp_path: Path, by: str, rank: int) -> None:
     log, folder = tmp_path / "log", workspace.folder / "lost"
     if by == "torchrun":
         started = ranks = start_ranks(workspace.arguments("lost", *ENDLESS), log)
@@ -154,17 +145,16 @@ def test_a_lost_process_is_named_in_one_line(workspace: Workspace, tmp_path: Pat
     assert all(statuses) and len(statuses) - statuses.count(-signal.SIGKILL) == 1
 
 
-def test_the_mistake_of_one_process_is_the_only_line(
+def test_an_error_of_one_process_ends_all(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one ends with the same status, and does not take it for lost."""
     read, log, reads = FAMixDatasetMapper._read_label, tmp_path / "log", []
 
-    def fail(mapper: FAMixDatasetMapper, record: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-        reads.append(record)
+    def fail(mapper: FAMixDatasetMapper, *arguments: Any) -> Any:
+        reads.append(arguments)
         if os.environ["RANK"] == "1" and len(reads) > 3:
             raise DatasetError("x.png is damaged")
-        return read(mapper, record, shape)
+        return read(mapper, *arguments)
 
     monkeypatch.setattr(FAMixDatasetMapper, "_read_label", fail)
     ranks = start_ranks(workspace.arguments("damaged", *ENDLESS), log)
@@ -174,7 +164,7 @@ def test_the_mistake_of_one_process_is_the_only_line(
     assert text.count("\nerror") == 1 and "lost" not in text and "Traceback" not in text, text[-3000:]
 
 
-def test_sigterm_to_ranks_that_torchrun_started(workspace: Workspace, tmp_path: Path) -> None:
+def test_sigterm_to_all_processes_of_torchrun(workspace: Workspace, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", workspace.folder / "stopped"
     ranks = start_ranks(workspace.arguments("stopped", *ENDLESS), log)
     wait_for(lambda: (folder / "last_checkpoint").exists(), log)

@@ -58,4 +58,5 @@ def _of_clone() -> list[EntryPoint]:
     parser = configparser.ConfigParser()
     parser.read(_CLONE_METADATA, encoding="utf-8")
     lines = parser.get("options.entry_points", GROUP, fallback="").strip().splitlines()
-    return [EntryPoint(*map(str.strip, line.split("=", 1)), GROUP) for line in lines]
+    pairs = [line.partition("=") for line in lines]
+    return [EntryPoint(name.strip(), value.strip(), GROUP) for name, _, value in pairs]

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from clip_factory import save_tiny_clip
-from error_matching import explains, line_of_mistake
 from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.reports.bank import class_groups, group_statistics
 from famix.reports.bank_page import BankView, principal_plane, render_bank
@@ -130,26 +129,6 @@ def test_validate_command(bank_file: Path, tmp_path: Path, capsys: Output) -> No
     assert lines[0].endswith(": sound") and "must be a .safetensors file" in lines[1] and "not found" in lines[2]
     assert run("validate", bank_file, "--clip", save_tiny_clip(tmp_path / "clip.pt")) == 1
     assert "clip_hash" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "key", "remedy"),
-    [
-        (("none.safetensors",), "none.safetensors", ""),
-        (("{bank}", "--clip", "none.pt"), "none.pt", ""),
-        (("filter", "{bank}", "--class", "skye", "--output", "{out}"), "--class", "Did you mean 'sky'?"),
-        (("merge", "{bank}", "{other}", "--output", "{out}"), "stage", "same CLIP"),
-    ],
-)
-def test_mistakes_are_one_line(
-    words: tuple[str, ...], key: str, remedy: str, bank_file: Path, tmp_path: Path, capsys: Output
-) -> None:
-    other = tmp_path / "other.safetensors"
-    make_bank(stage="res3").save(other)
-    files = {"bank": bank_file, "other": other, "out": tmp_path / "out.safetensors"}
-    line = line_of_mistake(capsys, load_tool("inspect_bank").main, *(word.format(**files) for word in words))
-    explains(line, key, remedy=remedy)
-    assert not files["out"].exists()
 
 
 def test_principal_plane_has_the_largest_variance() -> None:

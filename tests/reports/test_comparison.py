@@ -2,14 +2,13 @@
 
 import csv
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from error_matching import expect_error, explains, line_of_mistake
+from error_matching import expect_error, explains
 from famix.reports import Report, ScoredWeights, write_report
 from famix.reports.comparison import compare_reports, format_comparisons, require_baseline, write_comparisons_csv
 from famix.reports.tables import best_places, format_p, format_spread, paired_p
@@ -188,15 +187,10 @@ def test_csv_has_all_digits() -> None:
     assert (row["metric"], rows[0]["gain"], rows[0]["p"]) == ("mIoU", "", "")
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> list[str]:
-    """OUTPUT_DIRs of six runs."""
+def test_command_writes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, report in both().items():
         write_report(report, tmp_path / path)
-    return [str(tmp_path / path) for path in both()]
-
-
-def test_command_writes_tables(folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(tmp_path / path) for path in both()]
     files = [tmp_path / "new/table.md", tmp_path / "new/table.csv"]
     same_run = f"{folders[-1]}/results.json"
     for file in files:
@@ -204,25 +198,3 @@ def test_command_writes_tables(folders: list[str], tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert printed == 2 * files[0].read_text() and len(tables(files[0].read_text())) == 2
     assert files[1].read_text() == write_comparisons_csv(compare_reports(both()), "baseline")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "key", "remedy"),
-    [
-        (["{tmp}/nowhere"], "{tmp}/nowhere", "OUTPUT_DIR"),
-        (["{tmp}"], "{tmp}", "OUTPUT_DIR"),
-        (["{tmp}/loop"], "{tmp}/loop", ""),
-        (["{run}", "{copy}"], "seeds", "SEED"),
-        (["{run}", "--baseline", "nothing"], "--baseline", "baseline"),
-        (["{run}", "--metric", "PQ"], "--metric", "mIoU"),
-        (["{run}", "--output", "{tmp}/table.txt"], "--output", "{tmp}/table.txt"),
-        (["{run}", "--output", "{run}/results.json/table.md"], "{run}/results.json", ""),
-    ],
-)
-def test_mistakes_are_one_line(
-    folders: list[str], arguments: list[str], key: str, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    places = {"tmp": tmp_path, "run": folders[0], "copy": shutil.copytree(folders[0], tmp_path / "copy")}
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    line = line_of_mistake(capsys, load_tool("compare_runs").main, *(one.format(**places) for one in arguments))
-    explains(line, key.format(**places), remedy=remedy.format(**places))

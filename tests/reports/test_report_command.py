@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from error_matching import line_of_mistake
 from famix.inference.loading import load_model
 from famix.reports import read_results
 from famix.reports.bank_page import BankView, render_bank
@@ -104,19 +103,6 @@ def test_page_without_examples(runs: list[Path], tmp_path: Path, capsys: Output)
     load_tool("report").main([str(runs[0]), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
     assert not assert_sound((tmp_path / "a/page.html").read_text()).sources
     assert capsys.readouterr().err == ""
-
-
-def test_mistakes_are_one_line(tmp_path: Path, runs: list[Path], capsys: Output) -> None:
-    again, loop = shutil.copytree(runs[0], tmp_path / "again"), tmp_path / "loop"
-    loop.symlink_to(loop)
-    for folders, message in (
-        ([tmp_path / "none"], "run directory not found"),
-        ([loop], str(loop)),
-        ([runs[0], again], "must have different seeds"),
-    ):
-        words = [*folders, "--output", tmp_path / "page.html", "--examples", "0"]
-        assert message in line_of_mistake(capsys, load_tool("report").main, *words)
-    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.fixture

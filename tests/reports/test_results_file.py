@@ -73,31 +73,10 @@ def test_file_without_a_version_contains_scores(tmp_path: Path) -> None:
     assert scores["mIoU"] == 12.5 and math.isnan(scores["IoU-train"])
     with expect_error(DatasetError, str(path), "none", "--eval-only"):
         read_report(path)
-
-
-@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 3}', '{"report": 3}', '{"a": {"sem_seg": {"mIoU": "x"}}}'])
-def test_malformed_scores_are_refused(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "results.json"
-    path.write_text(content)
-    with expect_error(DatasetError, str(path), remedy="--eval-only"):
-        read_results(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "value"),
-    [
-        (lambda report: report.update(format_version=3), 3),
-        (lambda report: report.pop("run"), "run"),
-        (lambda report: report.pop("data_sets"), "data_sets"),
-        *((lambda report, rule=rule: report["data_sets"]["gta5_val"].update(absent_classes=rule), repr(rule))
-          for rule in ("none", 3, None)),
-    ],
-)  # fmt: skip
-def test_malformed_metadata_are_refused(report: Report, tmp_path: Path, change: Callable, value: object) -> None:
-    write_report(report, tmp_path)
-    path = rewrite(tmp_path, lambda plain: change(plain["report"]))
-    with expect_error(DatasetError, str(path), value, "--eval-only"):
-        read_report(path)
+    for content in ("{", "[1]", '{"a": 3}', '{"report": 3}', '{"a": {"sem_seg": {"mIoU": "x"}}}'):
+        path.write_text(content)
+        with expect_error(DatasetError, str(path), remedy="--eval-only"):
+            read_results(path)
 
 
 @pytest.mark.parametrize(

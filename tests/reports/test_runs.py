@@ -1,7 +1,6 @@
 """Reading of run directories, and the page of runs."""
 
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from error_matching import expect_error, explains, line_of_mistake
+from error_matching import expect_error, explains
 from famix.evaluation.counting.confusion import ConfusionMatrix, write_confusion
 from famix.reports import write_report
 from famix.reports.run_page import class_scores, describe_confusion, render_runs
@@ -18,7 +17,6 @@ from famix.utils.errors import ConfigError, DatasetError
 from report_factory import CLASSES, COUNTS, counted_report
 from report_factory import make_run_folder as write_run
 from reports.pages import assert_sound
-from run_factory import load_tool
 
 
 def test_read_runs(tmp_path: Path) -> None:
@@ -56,48 +54,6 @@ def test_missing_and_foreign_files_are_skipped(tmp_path: Path) -> None:
     assert {"no losses in metrics.json", "no config.yaml"} <= set(run.missing)
     assert any("acdc_fog_val" in reason and "different evaluation" in reason for reason in run.missing)
     assert "no losses in metrics.json" in assert_sound(render_runs([run], {})).text
-
-
-BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 12)
-)
-DAMAGED = [
-    *(("config.yaml", text) for text in ("[1, 2]", "a: [", BOMB, "a: 2001-99-99", "a: " + "9" * 5000, b"a: \xff", "[" * 9999)),
-    *(("results.json", text) for text in ("{}x", "[]", '{"a', b"\xff", "{" * 9999, '{"a": {"b": {"c": NaN}}}')),
-]  # fmt: skip
-CHANGES: dict[str, Callable[[dict], object]] = {
-    "an infinite score": lambda plain: plain["gta5_val"]["sem_seg"].update(mIoU=math.inf),
-    "a score that is a list": lambda plain: plain["gta5_val"]["sem_seg"].update(mIoU=[]),
-    "a file that is a number": lambda plain: plain["report"]["run"]["weights"].update(file=5),
-    "a seed that is a text": lambda plain: plain["report"]["run"].update(seed="1"),
-    "a method that is a list": lambda plain: plain["report"]["run"].update(method=["famix"]),
-    "a missing date": lambda plain: plain["report"]["run"].pop("date"),
-    "versions that are a list": lambda plain: plain["report"]["run"].update(versions=["1"]),
-    "classes that are a text": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(classes="road"),
-    "a heading that is null": lambda plain: plain["report"]["data_sets"]["gta5_val"].update(heading=None),
-    "half a character": lambda plain: plain["report"]["run"].update(method="famix \ud800"),
-    "a version of two lines": lambda plain: plain["report"].update(format_version="1\n2"),
-    "a run that is a list": lambda plain: plain["report"].update(run=[1]),
-}
-
-
-@pytest.mark.parametrize(("file", "content"), [*DAMAGED, *(("results.json", change) for change in CHANGES)])
-def test_damaged_files_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: str | bytes
-) -> None:
-    folder = write_run(tmp_path / "a")
-    if content in CHANGES:
-        plain = json.loads((folder / "results.json").read_text())
-        CHANGES[str(content)](plain)
-        content = json.dumps(plain)
-    (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
-    commands = [("report", ["--output", str(tmp_path / "page.html"), "--examples", "0"])]
-    commands += [("compare_runs", [])] if file == "results.json" else []
-    for command, options in commands:
-        line = line_of_mistake(capsys, load_tool(command).main, folder, *options)
-        assert len(line) < 1500
-        explains(line, str(folder / file))
-    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(

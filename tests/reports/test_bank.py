@@ -43,7 +43,7 @@ def test_measured_bank_has_no_words_and_losses() -> None:
     measured = measured_bank(0, class_names=CLASSES)
     assert word_groups(measured) == {}
     road = group_statistics(measured, class_groups(measured)["road"])
-    assert math.isnan(road.loss_before) and math.isnan(road.spread)
+    assert "loss before" not in road and math.isnan(road["spread"])
 
 
 def test_group_statistics_by_hand() -> None:
@@ -52,10 +52,10 @@ def test_group_statistics_by_hand() -> None:
     losses = {"initial_loss": torch.tensor([0.5, 0.7]), "final_loss": torch.tensor([0.1, 0.2])}
     bank.add(torch.tensor([1, 1]), mean, std, losses)
     sky = group_statistics(bank, class_groups(bank)["sky"])
-    assert (sky.styles, sky.negative) == (2, 1)
-    assert sky.loss_before == pytest.approx(0.6) and sky.loss_after == pytest.approx(0.15)
+    assert (sky["styles"], sky["negative"]) == (2, 1)
+    assert sky["loss before"] == pytest.approx(0.6) and sky["after"] == pytest.approx(0.15)
     # The mean style is (2, 3, 2, 0): differences of 1 in two of four places, and a size of sqrt(17 / 4).
-    assert sky.spread == pytest.approx(math.sqrt(2 / 4) / math.sqrt(17 / 4))
+    assert sky["spread"] == pytest.approx(math.sqrt(2 / 4) / math.sqrt(17 / 4))
 
 
 def test_source_distance_by_hand() -> None:

@@ -39,7 +39,7 @@ def test_show_prints_tables_and_metadata(bank_file: Path, tmp_path: Path, capsys
     text, bank = capsys.readouterr().out, StyleBank.load(bank_file)
     road = group_statistics(bank, class_groups(bank)["road"])
     for pattern in (
-        rf"road +8 +{road.loss_before:.3f} +{road.loss_after:.3f} +{road.spread:.2f} +0$",
+        "road +8 +{loss before:.3f} +{after:.3f} +{spread:.2f} +0$".format(**road),
         "foggy +12 ",
         "class names +road, sky, traffic sign$",
     ):

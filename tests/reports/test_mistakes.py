@@ -21,7 +21,7 @@ Output = pytest.CaptureFixture[str]
     ("tool", "words", "key", "remedy"),
     [
         ("compare_runs", "nowhere", "nowhere", "OUTPUT_DIR"),
-        ("compare_runs", ".", ".", "OUTPUT_DIR"),
+        ("compare_runs", "empty", "empty", "OUTPUT_DIR"),
         ("compare_runs", "loop", "loop", ""),
         ("compare_runs", "run copy", "seeds", "SEED"),
         ("compare_runs", "run --baseline nothing", "--baseline", "famix"),
@@ -43,6 +43,7 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(make_run_folder(tmp_path / "run"), "copy")
     os.symlink("loop", "loop")
+    os.mkdir("empty")
     make_bank().save("bank")
     make_bank(stage="res3").save("other")
     explains(line_of_mistake(capsys, load_tool(tool).main, *words.split()), key, remedy=remedy)

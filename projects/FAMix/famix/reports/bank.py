@@ -12,7 +12,6 @@ Shapes: N styles of C channels. A style is a point of 2C coordinates, its means 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -35,17 +34,6 @@ T = TypeVar("T")
 _PROMPT_ID, _BATCH_ID = "prompt_id", "batch_id"
 _HIGHEST_LOSS = 2.0  # of 1 - cosine similarity
 _FLOOR = 0.05  # share of the mean spread; smaller spreads of single coordinates would dominate the distance
-
-
-@dataclass(frozen=True)
-class GroupStatistics:
-    """Statistics of a group of styles."""
-
-    styles: int
-    loss_before: float  # mean cosine loss before mining; NaN if unknown
-    loss_after: float
-    spread: float  # RMS distance of the styles from their mean, relative to the RMS of the mean; NaN for a single style
-    negative: int  # number of styles with a negative standard deviation in some channel, which the optimizer permits
 
 
 def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
@@ -109,15 +97,23 @@ def style_points(bank: StyleBank) -> Tensor:
     return torch.cat([bank.mean, bank.std], dim=1)
 
 
-def group_statistics(bank: StyleBank, chosen: Tensor) -> GroupStatistics:
-    """Compute the statistics of the styles in a (N,) bool mask with at least one style."""
+def group_statistics(bank: StyleBank, chosen: Tensor) -> dict[str, float]:
+    """Compute the statistics of the styles in a (N,) bool mask with at least one style.
+
+    Returns:
+        "styles", their number; "loss before" and "after", the mean cosine losses, if known; "spread", the RMS distance of
+        the styles from their mean, relative to the RMS of the mean, NaN for a single style; "negative", the number of
+        styles with a negative standard deviation in some channel, which the optimizer permits.
+    """
     points = style_points(bank)[chosen]
-    losses = [bank.annotations.get(f"{which}_loss") for which in ("initial", "final")]
-    before, after = (math.nan if values is None else float(values[chosen].mean()) for values in losses)
+    statistics: dict[str, float] = {"styles": len(points)}
+    for name, key in (("loss before", "initial_loss"), ("after", "final_loss")):
+        if key in bank.annotations:
+            statistics[name] = float(bank.annotations[key][chosen].mean())
     center = points.mean(dim=0)
     size = float(center.square().mean().sqrt())
     spread = float((points - center).square().mean().sqrt()) / size if len(points) > 1 and size > 0 else math.nan
-    return GroupStatistics(len(points), before, after, spread, int((bank.std[chosen] < 0).any(dim=1).sum()))
+    return statistics | {"spread": spread, "negative": int((bank.std[chosen] < 0).any(dim=1).sum())}
 
 
 def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:

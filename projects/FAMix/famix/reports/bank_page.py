@@ -164,11 +164,9 @@ def _describe_styles(view: BankView) -> list[str]:
 
 def _row(view: BankView, chosen: Tensor) -> dict[str, str]:
     """Make the row of a group, without columns that are unknown for the whole bank."""
-    one = group_statistics(view.bank, chosen)
-    row = {"styles": str(one.styles)}
-    if "final_loss" in view.bank.annotations:
-        row |= {"loss before": format_number(one.loss_before, 3), "after": format_number(one.loss_after, 3)}
-    row |= {"spread": format_number(one.spread, 2), "negative": str(one.negative)}
+    digits = {"loss before": 3, "after": 3, "spread": 2}
+    statistics = group_statistics(view.bank, chosen)
+    row = {name: format_number(value, digits.get(name, 0)) for name, value in statistics.items()}
     if view.distances is not None:
         row["from source"] = format_number(float(view.distances[chosen].median()), 2)
     if view.nearest is not None:

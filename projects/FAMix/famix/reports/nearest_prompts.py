@@ -35,7 +35,7 @@ class NearestPrompts:
 
 
 def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raise BankError if a bank was made with a CLIP other than that of `source`; a bank without a hash passes."""
+    """Raise BankError if a bank was not made with the CLIP from `source`; a bank without a hash passes."""
     expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
     if expected and expected != found:
         raise BankError(f"--clip must be the CLIP with the bank's clip_hash {expected}, got {found} of '{source}'.")

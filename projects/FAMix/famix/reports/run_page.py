@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from famix.evaluation.counting.confusion import ConfusionMatrix
-from famix.reports.comparison import Comparison, compare_reports, require_baseline
+from famix.reports.comparison import Comparison, Group, compare_reports, require_baseline
 from famix.reports.page import Table, image_uri, render_page, run_color
 from famix.reports.report import CLASS_ACCURACY, CLASS_IOU, MEAN, TASK, Report
 from famix.reports.runs import Example, Run, differing_settings
@@ -70,7 +70,15 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
         key=list(colors.items()),
         losses=[chart for chart in charts if chart],
         settings=Table(["setting", *names], settings, kind="text"),
-        details=[(run.name, _details(run)) for run in runs],
+        details=[
+            (
+                run.name,
+                {"folder": str(run.folder)}
+                | run.report.run.facts()
+                | ({"missing": "; ".join(run.missing)} if run.missing else {}),
+            )
+            for run in runs
+        ],
         notes=notes,
     )
 
@@ -141,7 +149,7 @@ def _part(
 
 def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | None) -> list[tuple[str, str, Table]]:
     """Make the tables of mIoU by either rule, of means over seeds, and of panoptic scores: heading, text, table."""
-    names, headings, report = [run.name for run in runs], comparison.headings, comparison.example
+    headings, report = comparison.headings, comparison.example
     # Gains are of the mean of the targets, or of the only target.
     scored = MEAN if MEAN in headings else headings[0] if report.targets else ""
     candidates = [run for run in runs if baseline in (None, run.name)]
@@ -150,54 +158,48 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
     if reference is not None:
         score = scored if scored == MEAN else f"mIoU on {scored}"
         words.append(f"Gain: {score} against {reference.name}, in points.")
+    base = reference.report if reference is not None else None
     tables = []
-    for one in (comparison, *comparison.other_means()):
-        rows = [run.report.row(one.metric) for run in runs]
-        texts = [[format_number(value) for value in row.values()] for row in rows]
-        gains = []
-        if reference is not None:
-            base = reference.report.row(one.metric)[scored]
-            gains = ["baseline" if run is reference else format_number(row[scored] - base, sign="+")
-                     for run, row in zip(runs, rows, strict=True)]  # fmt: skip
+    single = Comparison(tuple(Group(run.name, "", {run.report.run.seed: run.report}) for run in runs))
+    for one in (single, *single.other_means()):
         text = f"{one.metric} in percent; {one.describe()}. {' '.join(words)}"
-        table = _score_table(f"{one.metric} in %", headings, names, texts, scored, gains)
-        tables.append(("" if one is comparison else one.metric, text, table))
-    groups = comparison.groups
-    if any(len(group.reports) > 1 for group in groups):
-        texts = [[format_spread(group.values(heading)) for heading in headings] for group in groups]
-        base_group = next((one for one in groups if reference and reference.report in one.reports.values()), None)
-        gains = []
-        if base_group is not None and len(groups) > 1:
-            pairs = [(group, group.gains(base_group, scored) or [group.gain(base_group, scored)]) for group in groups]
-            gains = ["baseline" if group is base_group else format_spread(values, "+") for group, values in pairs]
-        labels = [f"{group.name}, {len(group.reports)} seeds" for group in groups]
-        table = _score_table("mIoU in %", headings, labels, texts, scored, gains)
+        names = [group.name for group in one.groups]
+        tables.append(("" if one is single else one.metric, text, _score_table(one, names, scored, base)))
+    if any(len(group.reports) > 1 for group in comparison.groups):
+        names = [f"{group.name}, {len(group.reports)} seeds" for group in comparison.groups]
+        table = _score_table(comparison, names, scored, base)
         tables.append(("Mean ± standard deviation over the seeds", "", table))
-    columns = {}
+    columns = {"in %": [run.name for run in runs]}
     for metric in _PANOPTIC:
         for name, dataset in report.datasets.items():
             values = [run.report.score(name, metric) for run in runs]
             if not all(map(math.isnan, values)):
-                columns[f"{dataset.heading}: {metric}"] = map(format_number, values)
-    if columns:
-        texts = [list(row) for row in zip(*columns.values(), strict=True)]
-        tables.append(("Panoptic scores", "", _score_table("in %", list(columns), names, texts)))
+                columns[f"{dataset.heading}: {metric}"] = list(map(format_number, values))
+    if len(columns) > 1:
+        tables.append(("Panoptic scores", "", _with_stars(list(columns), list(zip(*columns.values(), strict=True)))))
     return tables
 
 
-def _score_table(
-    corner: str, headings: Sequence[str], names: Sequence[str], texts: Sequence[Sequence[str]],
-    scored: str = "", gains: Sequence[str] = (),
-) -> Table:  # fmt: skip
-    """Make a table with a row per name, a star for the best of each column, and gains after the score `scored`."""
-    head, rows = [corner, *headings], [[name, *row] for name, row in zip(names, texts, strict=True)]
-    if gains:
+def _score_table(comparison: Comparison, names: Sequence[str], scored: str, reference: Report | None) -> Table:
+    """Make a table with a row per group, and gains over the group of `reference` after the score `scored`."""
+    groups, head = comparison.groups, [f"{comparison.metric} in %", *comparison.headings]
+    rows = [
+        [name, *(format_spread(group.values(heading)) for heading in comparison.headings)]
+        for name, group in zip(names, groups, strict=True)
+    ]
+    base = next((group for group in groups if reference in group.reports.values()), None)
+    if base is not None and len(groups) > 1:
         place = 1 + head.index(scored)
         head.insert(place, _GAIN)
-        for row, gain in zip(rows, gains, strict=True):
-            row.insert(place, gain)
-    best = [(row, column) for column, heading in enumerate(head) if column > 0 and heading != _GAIN
-            for row in best_places([cells[column] for cells in rows])]  # fmt: skip
+        for row, group in zip(rows, groups, strict=True):
+            gains = group.gains(base, scored) or [group.gain(base, scored)]
+            row.insert(place, "baseline" if group is base else format_spread(gains, "+"))
+    return _with_stars(head, rows)
+
+
+def _with_stars(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    columns = [column for column, heading in enumerate(head) if column > 0 and heading != _GAIN]
+    best = [(row, column) for column in columns for row in best_places([cells[column] for cells in rows])]
     return Table(head, rows, best, head.index(MEAN) if MEAN in head else None, "scores")
 
 
@@ -242,11 +244,6 @@ def _facts_table(runs: Sequence[Run]) -> Table:
         trained_on = ", ".join(facts.trained_on) or "-"
         rows.append([run.name, trained_on, strategy, str(facts.seed), facts.weights.describe(), facts.date[:10]])
     return Table(["run", "trained on", "style strategy", "seed", "weights", "scored"], rows, kind="text")
-
-
-def _details(run: Run) -> dict[str, str]:
-    facts = {"folder": str(run.folder), **run.report.run.facts()}
-    return facts | ({"missing": "; ".join(run.missing)} if run.missing else {})
 
 
 def _shorten(value: object) -> str:

@@ -45,11 +45,11 @@ def test_show_prints_tables_and_metadata(bank_file: Path, tmp_path: Path, capsys
     ):
         assert re.search(f"^{pattern}", text, flags=re.MULTILINE)
     assert "problem" not in text
-    for damaged, words in (
+    for bank, words in (
         (make_bank(clip_hash=None), "problem: its metadata lack clip_hash"),
         (make_bank(0), "no styles"),
     ):
-        damaged.save(tmp_path / "b.safetensors")
+        bank.save(tmp_path / "b.safetensors")
         assert run(tmp_path / "b.safetensors") == 0
         assert words in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from PIL import Image
 from famix.inference.loading import load_model
 from famix.reports import read_results
 from famix.reports.bank_page import BankView, render_bank
-from famix.reports.runs import predict_examples, read_runs
+from famix.reports.runs import chosen_images, predict_examples, read_runs
 from famix.reports.tables import format_number
 from reports.banks import make_bank
 from reports.pages import assert_sound
@@ -67,6 +67,7 @@ def test_predict_examples(workspace: Workspace, runs: list[Path]) -> None:
     with workspace.registered():
         loaded = load_model(runs[0], device="cpu")
         examples = predict_examples(run, loaded, 2)
+    assert (chosen_images(50, 2), chosen_images(3, 5), chosen_images(1, 1)) == ([12, 37], [0, 1, 2], [0])
     expected = [(name, f"{index}.png") for name in ("tiny_val", "tiny_night") for index in range(2)]
     assert [(one.dataset, one.title) for one in examples] == expected
     for one in examples:
@@ -97,10 +98,7 @@ def test_page_without_the_scored_weights(
     assert reason in capsys.readouterr().err
     page = assert_sound((tmp_path / "page.html").read_text())
     assert not page.sources and reason in page.text and page.column("tiny_night", 1)["run"]
-
-
-def test_page_without_examples(runs: list[Path], tmp_path: Path, capsys: Output) -> None:
-    load_tool("report").main([str(runs[0]), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
+    load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
     assert not assert_sound((tmp_path / "a/page.html").read_text()).sources
     assert capsys.readouterr().err == ""
 

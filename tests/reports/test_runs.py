@@ -12,7 +12,7 @@ from error_matching import expect_error, explains
 from famix.evaluation.counting.confusion import ConfusionMatrix, write_confusion
 from famix.reports import write_report
 from famix.reports.run_page import class_scores, describe_confusion, render_runs
-from famix.reports.runs import chosen_images, differing_settings, read_runs
+from famix.reports.runs import differing_settings, read_runs
 from famix.utils.errors import ConfigError, DatasetError
 from report_factory import CLASSES, COUNTS, counted_report
 from report_factory import make_run_folder as write_run
@@ -99,7 +99,7 @@ def test_damaged_lines_are_skipped(
     assert words in assert_sound(render_runs([run], {})).text
 
 
-def test_names_are_unique(tmp_path: Path) -> None:
+def test_names_and_differing_settings(tmp_path: Path) -> None:
     def names(*facts: dict) -> list[str]:
         folders = [write_run(tmp_path / f"{len(facts)}_{number}", **fact) for number, fact in enumerate(facts)]
         return [run.name for run in read_runs([*folders, folders[0]])]  # the same folder twice is one run
@@ -108,12 +108,11 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert names({"seed": 1}, {"seed": 2}, {"method": "b"}) == ["famix seed 1", "famix seed 2", "b seed 1"]
     same = names({}, {}, {}, {})
     assert len(set(same)) == 4 and all(name.startswith(str(tmp_path)) for name in same)
-
-
-def test_differing_settings_ignore_the_folder(tmp_path: Path) -> None:
-    first = write_run(tmp_path / "a")
-    second = write_run(tmp_path / "b", settings={"SOLVER": {"BASE_LR": 0.2, "FILE": f"{tmp_path}/b/x"}, "NEW": True})
-    assert differing_settings(read_runs([first, second])) == {"SOLVER.BASE_LR": [0.1, 0.2], "NEW": [None, True]}
+    folders = [
+        write_run(tmp_path / "a"),
+        write_run(tmp_path / "b", settings={"SOLVER": {"BASE_LR": 0.2, "FILE": f"{tmp_path}/b/x"}, "NEW": True}),
+    ]
+    assert differing_settings(read_runs(folders)) == {"SOLVER.BASE_LR": [0.1, 0.2], "NEW": [None, True]}
 
 
 def test_page_of_two_runs(tmp_path: Path) -> None:
@@ -191,7 +190,3 @@ def test_describe_confusion() -> None:
     rare = np.array([[9000, 1000, 0], [0, 5000, 0], [4, 0, 0]])
     matrix = describe_confusion(ConfusionMatrix(("road", "car", "sign"), rare), "famix")
     assert matrix is not None and matrix.caption == "famix. Largest confusions: road as car 10 %"
-
-
-def test_chosen_images_are_spread() -> None:
-    assert (chosen_images(50, 2), chosen_images(3, 5), chosen_images(1, 1)) == ([12, 37], [0, 1, 2], [0])

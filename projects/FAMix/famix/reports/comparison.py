@@ -34,16 +34,10 @@ class Group:
         return [report.row(self.metric)[heading] for report in self.reports.values()]
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
-        """Return the differences to a baseline in points, for every common seed."""
-        return [
-            report.row(self.metric)[heading] - baseline.reports[seed].row(self.metric)[heading]
-            for seed, report in self.reports.items()
-            if seed in baseline.reports
-        ]
-
-    def gain(self, baseline: "Group", heading: str) -> float:
-        """Return the difference to a baseline in points, between the means over all seeds."""
-        return fmean(self.values(heading)) - fmean(baseline.values(heading))
+        """Return the differences to a baseline in points: for every common seed, or of the means if there is none."""
+        own, other = (dict(zip(one.reports, one.values(heading), strict=True)) for one in (self, baseline))
+        paired = [own[seed] - other[seed] for seed in own if seed in other]
+        return paired or [fmean(own.values()) - fmean(other.values())]
 
 
 @dataclass
@@ -171,9 +165,13 @@ def write_comparisons_csv(comparisons: Sequence[Comparison], baseline: str | Non
                          fmean(values), stdev(values) if len(values) > 1 else math.nan, len(values))  # fmt: skip
                 row: dict[str, Any] = dict(zip(columns, facts, strict=True))
                 if reference is not None and group is not reference:
-                    gains = group.gains(reference, heading)
-                    row |= {"gain": group.gain(reference, heading), "paired_gain": fmean(gains) if gains else math.nan}
-                    row |= {"p": paired_p(gains), "pairs": len(gains)}
+                    gains, pairs = group.gains(reference, heading), len(group.reports.keys() & reference.reports.keys())
+                    row |= {
+                        "gain": row["mean"] - fmean(reference.values(heading)),
+                        "p": paired_p(gains),
+                        "pairs": pairs,
+                    }
+                    row["paired_gain"] = fmean(gains) if pairs else math.nan
                 rows.append(row)
     return csv_table([*columns, "gain", "paired_gain", "p", "pairs"], rows)
 
@@ -197,11 +195,10 @@ def _format_gains(comparison: Comparison, baseline: Group) -> str:
     for group in comparison.groups:
         if group is baseline:
             continue
-        row = [group.name, str(sum(seed in baseline.reports for seed in group.reports))]
+        row = [group.name, str(len(group.reports.keys() & baseline.reports.keys()))]
         for heading in comparison.headings:
             gains = group.gains(baseline, heading)
-            p = format_p(gains)
-            text = format_spread(gains or [group.gain(baseline, heading)], "+")
+            text, p = format_spread(gains, "+"), format_p(gains)
             row.append(text if p == "-" else f"{text} (p {p})")
         rows.append(row)
     return text_table(["method", "pairs", *comparison.headings], rows, 2, "pipe")

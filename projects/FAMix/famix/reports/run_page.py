@@ -192,8 +192,7 @@ def _score_table(comparison: Comparison, names: Sequence[str], scored: str, refe
         place = 1 + head.index(scored)
         head.insert(place, _GAIN)
         for row, group in zip(rows, groups, strict=True):
-            gains = group.gains(base, scored) or [group.gain(base, scored)]
-            row.insert(place, "baseline" if group is base else format_spread(gains, "+"))
+            row.insert(place, "baseline" if group is base else format_spread(group.gains(base, scored), "+"))
     return _with_stars(head, rows)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from clip_factory import save_tiny_clip
+from error_matching import explains
 from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.reports.bank import class_groups, group_statistics
 from famix.reports.bank_page import BankView, principal_plane, render_bank
@@ -126,7 +127,8 @@ def test_validate_command(bank_file: Path, tmp_path: Path, capsys: Output) -> No
     broken.write_bytes(bank_file.read_bytes()[:-7])
     assert run("validate", bank_file, broken, tmp_path / "none.safetensors") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith(": sound") and "must be a .safetensors file" in lines[1] and "not found" in lines[2]
+    assert lines[0].endswith(": sound") and "not found" in lines[2]
+    explains(lines[1], str(broken), remedy="mine the bank again")
     assert run("validate", bank_file, "--clip", save_tiny_clip(tmp_path / "clip.pt")) == 1
     assert "clip_hash" in capsys.readouterr().out
 

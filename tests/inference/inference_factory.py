@@ -47,7 +47,7 @@ def spread_scores(model: nn.Module) -> None:
 
 
 def make_image(height: int = 72, width: int = 112, seed: int = 0) -> np.ndarray:
-    """Blocks of colour and noise, (height, width, 3) uint8."""
+    """Blocks of color and noise, (height, width, 3) uint8."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (height // 12 + 1, width // 12 + 1, 3)).repeat(12, 0).repeat(12, 1)[:height, :width]
     return (blocks + rng.normal(0, 8, blocks.shape)).clip(0, 255).astype(np.uint8)

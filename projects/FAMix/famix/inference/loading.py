@@ -71,10 +71,9 @@ def load_model(
             f"file; {_EXPORTS[checkpoint.suffix]} runs the export."
         )
     if not checkpoint.is_file():
-        others = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth"))) or "none"
-        raise WeightsError(
-            f"checkpoint not found: {checkpoint}. Finish the training, or name one of the files in its folder: {others}."
-        )
+        present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
+        remedy = f"Use one that its folder contains: {present}." if present else "Finish the training first."
+        raise WeightsError(f"checkpoint not found: '{checkpoint}'. {remedy}")
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content
     try:

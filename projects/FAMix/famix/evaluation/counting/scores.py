@@ -56,8 +56,8 @@ def segmentation_scores(
     Args:
         confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
         class_names: names of the K classes.
-        classes: train ids of the means mIoU and mACC, whose pixels fwIoU and pACC cover; other classes have no score. The
-            IoU of a class still counts confusions with all classes. None for all classes.
+        classes: train ids to score, None for all. mIoU and mACC are means over these classes, fwIoU and pACC cover their
+            pixels, and other classes have no score. The IoU of a class counts confusions with all classes.
         absent: rule for classes that are predicted but nowhere labeled, one of ABSENT_CLASSES.
 
     Returns:

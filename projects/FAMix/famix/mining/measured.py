@@ -30,14 +30,11 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
     """Measure the statistics of each patch of crops of labeled images.
 
     Args:
-        cfg: an effective config with MODEL.CLIP.WEIGHTS; one crop per image is drawn as in mining.
+        cfg: the effective config; one crop per image is drawn as in mining.
         datasets: registered names.
 
     Returns:
         One style per patch, of the dominant class of the patch.
-
-    Raises:
-        ConfigError, DatasetError, WeightsError: see `famix.data.build_mining_batches` and `load_configured_clip`.
     """
     require_same_classes(datasets)
     cfg = cfg.clone()
@@ -53,14 +50,9 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
 
 
 def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) -> Tensor:
-    """Compute the basis of STYLE_MINING.METRIC "source" from the first images of the mining pass.
+    """Compute the basis (2C, 2C) of STYLE_MINING.METRIC "source" from the first images of the mining pass.
 
-    Args:
-        cfg: the effective config.
-        clip_state_dict: weights of the CLIP that mines the styles.
-
-    Returns:
-        (2C, 2C) for C channels at MODEL.STYLE.STAGE, the same in every process; see `source_basis`.
+    The basis is the same in every process of a job.
     """
     batches = build_mining_batches(cfg, shared=True)
     first = islice(batches, -(-_BASIS_IMAGES // cfg.STYLE_MINING.IMS_PER_BATCH))

@@ -98,14 +98,13 @@ def mine_bank(
     """Mine the unfinished batches of this process, then join those of all processes.
 
     Args:
-        miner: see StyleMiner.
+        miner: the miner.
         load_batches: called with the number of batches per group and the numbers of finished batches; returns the batches
             that this process mines, see `MiningBatches`.
         metadata: metadata of the bank.
         partial: reads finished batches and saves each mined batch at once; None disables both.
-        output_dir: receives the scalars style_mining/{initial_loss,final_loss,styles} per batch and, at the end,
-            style_mining/styles_of/<class name> as TensorBoard events, and the samples of a batch with non-finite
-            styles; "" disables both.
+        output_dir: folder for TensorBoard events (losses and styles of each batch, styles of each class) and for the
+            samples of a batch with non-finite styles; "" writes neither.
 
     Returns:
         The same bank in every process, for any number of processes: styles are in the order of the batches.

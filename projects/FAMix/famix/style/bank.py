@@ -87,6 +87,7 @@ class StyleBank:
             BankError: an argument has the wrong type or shape, class ids are out of range or values are not finite.
         """
         ids, annotations = _as_class_ids(class_ids), dict(annotations or {})
+        _as_class_ids(ids.cpu())  # checks the values of ids on a GPU, too
         try:
             check_shape("class_ids", class_ids, ("N",), floating=False)
             check_shape("mean", mean, ("N", "C"), (len(ids), self.num_channels if len(self) else None))

@@ -1,26 +1,27 @@
 """Speed of mining, training and evaluation against their limits: one table, measured in one run.
 
-    python benchmarks/bench.py [--device cuda] [--quick] [--only mining passes ...] [--step-crop 768] [--rounds 3]
+    python benchmarks/bench.py [--device cuda] [--quick] [--only mining training ...] [--step-crop 768] [--rounds 3]
 
 A row is a measurement, the limit that it is compared with, and their ratio. Contenders take turns, so that other work
 on the machine affects all alike; a time is the least of its rounds. The network has the shape of CLIP's RN50 and random
-weights; images are noise. The sizes of the run precede the table, the targets follow it. Two quiet cores take about 12
-minutes.
+weights; images are noise, or large scenes of the miniature town. The sizes of the run precede the table, the targets
+follow it. Two quiet cores take about 8 minutes.
 """
 
 # ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from arguments import benchmark_parser
+from common import benchmark_parser
 
-SECTIONS = ("mining", "passes", "processes", "training", "evaluation", "memory")
+SECTIONS = ("mining", "training", "evaluation")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -39,21 +40,19 @@ if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
 import torch
-from bench_mining import mining_rows, pass_rows, process_rows
+from bench_mining import mining_rows
 from bench_setting import SIZES, Row, Setting, format_table, format_targets
-from bench_training import evaluation_rows, memory_rows, training_rows
+from bench_training import evaluation_rows, training_rows
 
 from famix_minitown.study import describe_machine
-
-FUNCTIONS = (mining_rows, pass_rows, process_rows, training_rows, evaluation_rows, memory_rows)
-ROWS: dict[str, Callable[[Setting], Iterator[Row]]] = dict(zip(SECTIONS, FUNCTIONS, strict=True))
 
 
 def measure(setting: Setting, sections: list[str]) -> Iterator[Row]:
     """Yield the rows of some sections, each announced on standard error."""
+    functions = dict(zip(SECTIONS, (mining_rows, training_rows, evaluation_rows), strict=True))
     for section in sections:
         start = time.perf_counter()
-        for row in ROWS[section](setting):
+        for row in functions[section](setting):
             print(f"  {row.what}, over {row.limit_name}: {row.ratio:.3f}", file=sys.stderr, flush=True)
             yield row
         print(f"{section}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
@@ -76,4 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # about random weights
     main()

@@ -2,11 +2,12 @@
 
 Mining runs OpenAI's own implementation of CLIP, with unfolded layers, channels first in memory, rows of 77 tokens and
 no cache of prompts. The segmentor keeps the project's modules, but runs each convolution and each norm separately,
-channels first, and its loss upsamples all logits.
+channels first.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -16,17 +17,6 @@ from torch import Tensor, nn
 from famix.clip import resnet as clip_resnet
 from famix.clip.openai import CLIP, tokenize
 from famix.clip.prompts import fill_template
-from famix.modeling import deeplab_head
-
-__all__ = [
-    "PlainSteps",
-    "plain_class_patches",
-    "plain_features",
-    "plain_layers",
-    "plain_loss",
-    "plain_prompts",
-    "plain_tail",
-]
 
 
 def plain_features(clip: CLIP, images: Tensor) -> Tensor:
@@ -59,14 +49,10 @@ def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) ->
 def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the first patch of each class (N, C, h, w) by ascending class, with loops over cells and images.
 
-    Args:
-        features: (B, C, H, W), divisible by the grid.
-        labels: (B, H', W') int64.
-        grid: (rows, cols).
+    Features are (B, C, H, W) and labels (B, H', W'), int64; the grid is (rows, cols).
     """
     found: dict[int, Tensor] = {}
-    columns = zip(features.chunk(grid[0], 2), labels.chunk(grid[0], 1), strict=True)
-    for feature_rows, label_rows in columns:
+    for feature_rows, label_rows in zip(features.chunk(grid[0], 2), labels.chunk(grid[0], 1), strict=True):
         for cell, cell_labels in zip(feature_rows.chunk(grid[1], 3), label_rows.chunk(grid[1], 2), strict=True):
             for patch, patch_labels in zip(cell, cell_labels, strict=True):
                 found.setdefault(int(patch_labels.flatten().bincount().argmax()), patch)
@@ -74,29 +60,20 @@ def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int])
 
 
 class PlainSteps:
-    """Optimization of styles by autograd and torch's SGD.
+    """Optimization of the styles of patches (N, C, h, w) for texts (N, D), by autograd and torch's SGD."""
 
-    Args:
-        clip: frozen.
-        patches: (N, C, h, w).
-        texts: (N, D).
-        lr, momentum, weight_decay: of SGD.
-    """
-
-    def __init__(
-        self, clip: CLIP, patches: Tensor, texts: Tensor, lr: float, momentum: float, weight_decay: float
-    ) -> None:
+    def __init__(self, clip: CLIP, patches: Tensor, texts: Tensor, **sgd: Any) -> None:
         patches = patches.contiguous()
         mean = patches.mean((2, 3), keepdim=True)
         std = (patches.var((2, 3), keepdim=True) + 1e-5).sqrt()
         self.clip, self.texts = clip, texts
-        self.normalised = (patches - mean) / std
+        self.normalized = (patches - mean) / std
         self.mean, self.std = mean.requires_grad_(), std.requires_grad_()
-        self.optimizer = torch.optim.SGD([self.mean, self.std], lr=lr, momentum=momentum, weight_decay=weight_decay)
+        self.optimizer = torch.optim.SGD([self.mean, self.std], **sgd)
 
     def loss(self) -> Tensor:
         """Return the mean of 1 - cosine similarity."""
-        restyled = F.relu(self.normalised * self.std + self.mean)
+        restyled = F.relu(self.normalized * self.std + self.mean)
         return (1 - F.cosine_similarity(plain_tail(self.clip, restyled), self.texts)).mean()
 
     def step(self) -> None:
@@ -109,25 +86,13 @@ class PlainSteps:
 @contextmanager
 def plain_layers() -> Iterator[None]:
     """Run the project's networks unfolded and channels first while the context is open."""
+
+    def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
+        padding = [dilation * int(side) for side in conv.padding]
+        return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
+
     with (
-        mock.patch.object(clip_resnet, "conv_norm", _conv_norm),
+        mock.patch.object(clip_resnet, "conv_norm", conv_norm),
         mock.patch.object(clip_resnet, "_channels_last", Tensor.contiguous),
     ):
         yield
-
-
-@contextmanager
-def plain_loss() -> Iterator[None]:
-    """Use a loss that upsamples all logits while the context is open."""
-    with mock.patch.object(deeplab_head, "segmentation_loss", _loss):
-        yield
-
-
-def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
-    padding = [dilation * int(side) for side in conv.padding]
-    return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
-
-
-def _loss(logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
-    enlarged = F.interpolate(logits, targets.shape[-2:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(enlarged, targets, ignore_index=ignore_value, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""From day to dusk on real images: no randomisation, color jitter, noise, FAMix, both, and FAMix with one style an image.
+"""From day to dusk on real images: no randomization, color jitter, noise, FAMix, both, and FAMix with one style an image.
 
     DETECTRON2_DATASETS=... python benchmarks/camvid_dusk.py [--seeds 1 2 3] [--clip FILE] [--report FILE]
 
@@ -12,11 +12,9 @@ Finished runs are kept, stopped ones continue.
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
-from arguments import study_parser
+from common import PROJECT, Method, Needs, study_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,26 +27,25 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and mistakes are answered at once
 
-from project import PROJECT
+from study import Study
 
 from famix.reports.tables import format_p, format_spread
 from famix.utils.errors import FAMixError
 from famix_minitown.datasets import CLIP_FILE
-from famix_minitown.experiment import Experiment, read_occurring
-from famix_minitown.study import Study, markdown
+from famix_minitown.experiment import read_occurring
+from famix_minitown.study import markdown
 
-CONFIG = PROJECT / "configs/CamVid/famix_dusk.yaml"
+CONFIG = "CamVid/famix_dusk.yaml"
 TARGETS = {"day": "camvid_val_day", "dusk": "camvid_val_dusk"}
 NO_JITTER = ("INPUT.COLOR_JITTER", "[0.0, 0.0, 0.0]")
-METHODS: dict[str, tuple[str, ...]] = {
-    "none": ("MODEL.STYLE.STRATEGY", "none", *NO_JITTER),
-    "colour jitter": ("MODEL.STYLE.STRATEGY", "none"),
-    "noise": ("MODEL.STYLE.STRATEGY", "noise", *NO_JITTER),
-    "FAMix": NO_JITTER,
-    "FAMix and jitter": (),
-    "FAMix 1x1": ("MODEL.STYLE.GRID", "[1, 1]", *NO_JITTER),
+METHODS = {
+    "none": Method(CONFIG, ("MODEL.STYLE.STRATEGY", "none", *NO_JITTER)),
+    "colour jitter": Method(CONFIG, ("MODEL.STYLE.STRATEGY", "none")),
+    "noise": Method(CONFIG, ("MODEL.STYLE.STRATEGY", "noise", *NO_JITTER), needs=Needs.NOISE_SCALE),
+    "FAMix": Method(CONFIG, NO_JITTER),
+    "FAMix and jitter": Method(CONFIG),
+    "FAMix 1x1": Method(CONFIG, ("MODEL.STYLE.GRID", "[1, 1]", *NO_JITTER)),
 }
-NOISE, MINED = "noise", "FAMix"
 CLIP_TRAINING = ("--steps", "800", "--learning-rate", "5e-4", "--warmup", "20", "--threads", "1")
 
 
@@ -56,24 +53,22 @@ class Benchmark(Study):
     """METHODS x seeds."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        super().__init__(arguments)
-        self.clip: Path = arguments.clip or self.output / "clip.safetensors"
-
-    def experiment(self, method: str, seed: int, options: Sequence[str] = ()) -> Experiment:
-        """See Study."""
-        return self.make(method, seed, CONFIG, ("MODEL.CLIP.WEIGHTS", str(self.clip), *METHODS[method], *options))
+        self.clip: Path = arguments.clip or arguments.output / "clip.safetensors"
+        options = ("MODEL.CLIP.WEIGHTS", str(self.clip))
+        super().__init__(arguments, dict(METHODS), ("FAMix", METHODS["FAMix"]), options)
 
     def run(self) -> None:
-        """Train the CLIP, then make all runs, noise last: its strength is that of the mined styles."""
+        """Train the CLIP on crops of the day images if needed, then make all runs.
+
+        Raises:
+            FAMixError: training the CLIP failed; its messages precede this one.
+        """
         if not self.clip.exists():
-            train_clip(self.clip)
-        names = [name for name in METHODS if name != NOISE]
-        self.run_experiments(self.experiment(name, seed) for seed in self.seeds for name in names)
-        first = self.experiment(MINED, self.seeds[0])
-        source = self.measured_bank(first, list(first.load_config().DATASETS.TRAIN), "source")
-        self.run_experiments(
-            self.experiment(NOISE, seed, self.noise_scale(self.mined_bank(MINED, seed), source)) for seed in self.seeds
-        )
+            plan = ["--dataset", "camvid_train_day", "--initial", CLIP_FILE, *CLIP_TRAINING, "--output", self.clip]
+            tool = PROJECT / "tools/train_mini_clip.py"
+            if subprocess.run([sys.executable, str(tool), *map(str, plan)], check=False).returncode:
+                raise FAMixError("Training the CLIP failed, see the messages above.")
+        super().run()
 
     def scores(self, name: str, target: str) -> list[float]:
         """Return the mIoU on a target, seed by seed."""
@@ -83,35 +78,23 @@ class Benchmark(Study):
         """See Study."""
         baseline = self.scores("none", "dusk")
         rows = []
-        for name in METHODS:
+        for name in self.methods:
             dusk = self.scores(name, "dusk")
             gains = [value - reference for value, reference in zip(dusk, baseline, strict=True)]
-            minutes = fmean(self.experiment(name, seed).seconds() for seed in self.seeds) / 60
             gain = [format_spread(gains, "+"), format_p(gains)] if name != "none" else ["", ""]
-            rows.append([name, format_spread(self.scores(name, "day")), format_spread(dusk), *gain, f"{minutes:.1f}"])
-        runs = (self.experiment(name, seed) for name in METHODS for seed in self.seeds)
-        return "\n\n".join([
+            day = format_spread(self.scores(name, "day"))
+            rows.append([name, day, format_spread(dusk), *gain, self.minutes(name)])
+        parts = [
             "# CamVid, from day to dusk",
             f"Printed by `{command}`:",
-            self.describe_runs(runs),
+            self.describe_runs(),
             f"Seeds {', '.join(map(str, self.seeds))}. mIoU in percent; "
-            f"{read_occurring(self.experiment('none', self.seeds[0]).output)}. Mean ± standard deviation "
-            "(n - 1) over the seeds; gains over `none` in points, paired by seed, with p of the two-sided paired t-test.",
+            f"{read_occurring(self.experiment('none', self.seeds[0]).output)}. Mean ± standard deviation (n - 1) over "
+            "the seeds; gains over `none` in points, paired by seed, with p of the two-sided paired t-test.",
             markdown(["method", "day", "dusk", "gain at dusk", "p", "minutes"], rows),
-        ]) + "\n"  # fmt: skip
-
-
-def train_clip(path: Path) -> None:
-    """Train the town's CLIP further on crops of the day images.
-
-    Raises:
-        FAMixError: the training failed; its messages precede this one.
-    """
-    plan = ["--dataset", "camvid_train_day", "--initial", str(CLIP_FILE), *CLIP_TRAINING, "--output", str(path)]
-    if subprocess.run([sys.executable, str(PROJECT / "tools/train_mini_clip.py"), *plan], check=False).returncode:
-        raise FAMixError("Training the CLIP failed, see the messages above.")
+        ]
+        return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    arguments = make_parser().parse_args()
-    print(Benchmark(arguments).main("camvid_dusk.py", arguments.report))
+    Benchmark(make_parser().parse_args()).main()

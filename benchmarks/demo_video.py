@@ -20,8 +20,7 @@ from io import StringIO
 from pathlib import Path
 from statistics import median
 
-from arguments import POSITIVE, benchmark_parser
-from project import PROJECT, load_script
+from common import POSITIVE, PROJECT, benchmark_parser, load_script
 
 CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 
@@ -44,7 +43,6 @@ from PIL import Image
 
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
-from famix.inference.images import RGBImage
 from famix.utils.plugins import load_plugins
 from famix_minitown.conditions import CONDITIONS, apply_condition
 from famix_minitown.scene import render_scene
@@ -52,17 +50,6 @@ from famix_minitown.study import describe_machine, markdown
 
 FIRST_SEED = 400_000  # of scenes without other uses
 RATE = "10"
-
-
-def write_frames(folder: Path, frames: int, size: tuple[int, int]) -> list[RGBImage]:
-    """Render scenes in changing conditions and save them; returns them."""
-    folder.mkdir()
-    conditions, images = list(CONDITIONS), []
-    for number in range(frames):
-        scene = render_scene(FIRST_SEED + number, size)
-        images.append(apply_condition(scene, conditions[number % len(conditions)]))
-        Image.fromarray(images[-1]).save(folder / f"0001TP_{number:06d}.png")
-    return images
 
 
 def rates(frames: int, work: Callable[[], object]) -> tuple[float, float]:
@@ -84,7 +71,12 @@ def main() -> None:
         save_weights(model, folder / "model.pth", iterations=0)
         predictor = Predictor.from_checkpoint(folder / "model.pth", args.config_file, device=args.device)
         vars(demo)["load_predictor"] = lambda _: predictor
-        frames = write_frames(folder / "frames", args.frames, size)
+        (folder / "frames").mkdir()
+        frames = []
+        for number in range(args.frames):
+            scene = render_scene(FIRST_SEED + number, size)
+            frames.append(apply_condition(scene, CONDITIONS[number % len(CONDITIONS)]))
+            Image.fromarray(frames[-1]).save(folder / f"frames/0001TP_{number:06d}.png")
         arguments = ["--video-input", str(folder / "frames"), "--output", str(folder / "seen.mp4"), "--rate", RATE]
 
         @torch.inference_mode()
@@ -99,19 +91,18 @@ def main() -> None:
                 demo.run(demo.make_parser().parse_args(arguments))
 
         run_network()  # warms up
-        rounds = [(*rates(len(frames), run_network), *rates(len(frames), run_demo)) for _ in range(args.rounds)]
+        rounds = [(rates(len(frames), run_network), rates(len(frames), run_demo)) for _ in range(args.rounds)]
     print(describe_machine(args.device))
     print(f"{len(frames)} frames of {size[1]} x {size[0]} pixels, {args.rounds} rounds, {args.config_file.name}\n")
     rows = []
-    for name, first, second in (
-        ("network alone", (0, 1), None),
-        ("demo", (2, 3), None),
-        ("demo / network", (2, 3), (0, 1)),
-    ):
-        for place, clock in enumerate(("clock", "processor")):
-            values = [one[first[place]] / (one[second[place]] if second else 1) for one in rounds]
-            unit = "" if second else "frames per second, "
-            rows.append([f"{unit}{name}, by the {clock}", *(f"{f(values):.2f}" for f in (median, min, max))])
+    for place, clock in enumerate(("clock", "processor")):
+        values = {
+            "frames per second, network alone": [network[place] for network, _ in rounds],
+            "frames per second, demo": [demo[place] for _, demo in rounds],
+            "demo / network": [demo[place] / network[place] for network, demo in rounds],
+        }
+        for name, taken in values.items():
+            rows.append([f"{name}, by the {clock}", *(f"{f(taken):.2f}" for f in (median, min, max))])
     print(markdown(["", "median", "min", "max"], rows))
 
 

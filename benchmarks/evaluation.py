@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from arguments import POSITIVE, benchmark_parser
+from common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -15,8 +15,7 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
-from arguments import benchmark_parser
-from project import PROJECT, load_script
+from common import PROJECT, benchmark_parser, load_script
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 

@@ -12,7 +12,7 @@ weathers, over looks that resemble no weather, and, as a control, with exchanged
 import argparse
 from dataclasses import dataclass
 
-from arguments import benchmark_parser
+from common import benchmark_parser
 
 METRICS = ("euclidean", "source")
 
@@ -53,20 +53,12 @@ STRENGTH = 0.85
 
 @dataclass(frozen=True)
 class Patches:
-    """N patches of clear streets, with a look for each.
+    """N patches of clear streets, with a look for each."""
 
-    Attributes:
-        features: (N, C, h, w), at the mined stage.
-        truth: (N, 2C), changes of means and standard deviations by the look.
-        source: (P, 2C), statistics of all patches of these streets, clear.
-        classes: name of the dominant class of each patch.
-        looks: name of each look.
-    """
-
-    features: Tensor
-    truth: Tensor
-    source: Tensor
-    classes: list[str]
+    features: Tensor  # (N, C, h, w), at the mined stage
+    truth: Tensor  # (N, 2C), changes of means and standard deviations by the look
+    source: Tensor  # (P, 2C), statistics of all patches of these streets, clear
+    classes: list[str]  # name of the dominant class of each patch
     looks: list[str]
 
 

@@ -11,7 +11,7 @@ in the patches of clear scenes, which are in no dataset.
 import argparse
 from collections.abc import Sequence
 
-from arguments import POSITIVE, benchmark_parser
+from common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix.utils.seeding import derive_seed
+from famix_minitown.canvas import to_gray
 from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.looks import LOOKS, WEATHER, apply_look
+from famix_minitown.looks import LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import Scene, render_scene
 from famix_minitown.study import describe_machine, markdown
-from famix_minitown.texture import to_gray
 
 RESEMBLING = 0.6  # from this cosine on, a look resembles a condition
 FIRST_SCENE = 420_000
@@ -42,13 +42,9 @@ GRID = (3, 6)  # of square patches of a scene
 
 
 def image_statistics(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return mean and standard deviation of red, green, blue and detail in every patch.
+    """Return mean and standard deviation of red, green, blue and detail in every patch, (2 * 3 * 6 * 4,).
 
-    Args:
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (2 * 3 * 6 * 4,). Detail is the magnitude of the gray image's Laplacian.
+    Detail is the magnitude of the gray image's Laplacian.
     """
     detail = np.abs(cv2.Laplacian(to_gray(image), cv2.CV_32F))
     channels = np.dstack([image.astype(np.float32), detail])
@@ -70,7 +66,7 @@ def look_resemblance(scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
     cosines = np.zeros((len(scenes), len(looks), len(conditions)))
     for index, scene in enumerate(scenes):
         clear, rng = image_statistics(scene.image), np.random.default_rng(derive_seed(scene.seed))
-        under_looks = [image_statistics(apply_look(scene, name, STRENGTH, rng)) - clear for name in looks]
+        under_looks = [image_statistics(apply_looks(scene, ((name, STRENGTH),), rng)) - clear for name in looks]
         in_conditions = [image_statistics(apply_condition(scene, name, rng)) - clear for name in conditions]
         cosines[index] = unit(under_looks) @ unit(in_conditions).T
     rows = zip(looks, cosines.mean(0).tolist(), strict=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from arguments import POSITIVE, benchmark_parser
+from common import POSITIVE, benchmark_parser
 
 SIZE = (192, 384)  # of the town's own datasets
 

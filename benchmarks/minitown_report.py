@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from statistics import fmean
 
-from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST, Needs
+from common import Needs
+from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
 
 from famix.reports.report import describe_occurring
 from famix.reports.tables import format_p, format_spread
@@ -11,14 +12,8 @@ from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.experiment import development_mean, unseen_mean
 from famix_minitown.study import RunRecord, markdown
 
-__all__ = ["CHOOSING_SEEDS", "UNSEEN", "choose_strength", "gap_closed", "paired_gains", "scores_of", "write_report"]
-
-MAX_COST = 3.0
-"""Points that jitter may cost on clear days, over the same method without jitter."""
-
-CHOOSING_SEEDS = (1, 2, 3)
-"""Seeds that settings are chosen on."""
-
+MAX_COST = 3.0  # points that jitter may cost on clear days, over the same method without jitter
+CHOOSING_SEEDS = (1, 2, 3)  # seeds that settings are chosen on
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
@@ -27,20 +22,20 @@ Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of t
 
 
 def write_report(records: Records, command: str) -> str:
-    """Return the report in Markdown.
-
-    Args:
-        records: of all runs.
-        command: the command line that prints it.
-    """
+    """Return the report of all runs in Markdown; `command` is the command line that prints it."""
     scores = scores_of(records)
     runs = [record for by_seed in records.values() for record in by_seed.values()]
-    class_counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
-    classes = describe_occurring(class_counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
+    counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
+    classes = describe_occurring(counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
+    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
+    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
+    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
-        describe_records(runs),
+        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
+        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
+        f"CLIP sha256 {' and '.join(clips)}",
         f"mIoU in percent; {classes}. Mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
         f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
         "Gains in points are paired by seed, with p of the two-sided paired t-test.",
@@ -64,20 +59,13 @@ def write_report(records: Records, command: str) -> str:
     if scales:
         parts.append(f"MODEL.STYLE.NOISE_SCALE of `noise`, matched to the styles of `famix`: {', '.join(scales)}.")
     if "baseline" in records:
-        parts += [f"IoU of the baseline on {CLEAR}, mean over the seeds:", class_table(records["baseline"])]
+        values: dict[str, list[float]] = {}
+        for record in records["baseline"].values():
+            for name, value in record.scores.get(CLEAR, {}).get("IoU", {}).items():
+                values.setdefault(name, []).append(value)
+        rows = [[name, f"{fmean(found):.1f}"] for name, found in values.items()]
+        parts += [f"IoU of the baseline on {CLEAR}, mean over the seeds:", markdown(["class", "IoU"], rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def describe_records(runs: list[RunRecord]) -> str:
-    """Return dates, machines, versions, seeds and CLIP of runs."""
-    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
-    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
-    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
-    return (
-        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
-        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
-        f"CLIP sha256 {' and '.join(clips)}"
-    )
 
 
 def scores_of(records: Records) -> Scores:
@@ -119,11 +107,7 @@ def jitter_gains(scores: Scores, method: str, without: str) -> tuple[list[float]
 
 
 def choose_strength(scores: Scores, without: str) -> str | None:
-    """Choose the strength of jitter for a method.
-
-    Args:
-        scores: of all runs.
-        without: the method without jitter.
+    """Choose the strength of jitter for a method without jitter.
 
     Returns:
         The method with the jitter that gains most on the development conditions, of those that cost at most MAX_COST
@@ -185,12 +169,3 @@ def gap_closed(scores: Scores, name: str) -> str:
         return ""
     gap = fmean(paired_gains(scores, "oracle", "baseline"))
     return f"{100 * fmean(paired_gains(scores, name, 'baseline')) / gap:.0f} %" if gap > 0 else "no gap"
-
-
-def class_table(records: Mapping[int, RunRecord]) -> str:
-    """Return the table of the classes' IoU on clear days, mean over the seeds."""
-    values: dict[str, list[float]] = {}
-    for record in records.values():
-        for name, value in record.scores.get(CLEAR, {}).get("IoU", {}).items():
-            values.setdefault(name, []).append(value)
-    return markdown(["class", "IoU"], [[name, f"{fmean(found):.1f}"] for name, found in values.items()])

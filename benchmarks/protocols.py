@@ -13,8 +13,7 @@ import argparse
 import time
 from statistics import median
 
-from arguments import POSITIVE, benchmark_parser
-from project import PROJECT
+from common import POSITIVE, PROJECT, benchmark_parser
 
 PROTOCOLS = (
     "half", "ensemble", "famix0.5", "famix1+0.5", "flip", "multiscale", "multiscale+flip", "slide512", "slide1024",
@@ -50,19 +49,6 @@ CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 NATIVE = "native"
 
 
-def count(model: nn.Module, name: str, image: torch.Tensor) -> tuple[int, int]:
-    """Return the number of images, and of their pixels, that the network gets for one image under a protocol."""
-    shown: list[int] = []
-
-    def note(module: nn.Module, arguments: tuple[list[dict[str, torch.Tensor]]]) -> None:
-        shown.extend(inputs["image"][0].numel() for inputs in arguments[0])
-
-    handle = model.register_forward_pre_hook(note)
-    run(model, name, image)
-    handle.remove()
-    return len(shown), sum(shown)
-
-
 def run(model: nn.Module, name: str, image: torch.Tensor, window_batch: int = 1) -> float:
     """Return the seconds of one image under a protocol."""
     inference = ProtocolInference(model, parse_protocol(name), window_batch)
@@ -88,7 +74,13 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(load_config(str(CONFIG), ["MODEL.DEVICE", args.device])).eval()
     image = torch.randint(0, 256, (3, *args.size), dtype=torch.uint8).to(args.device)
-    counts = {name: count(model, name, image) for name in names}  # also warms up
+    shown: dict[str, list[int]] = {name: [] for name in names}  # pixels of the images that the network gets
+    for name, pixels in shown.items():  # also warms up
+        hook = model.register_forward_pre_hook(
+            lambda _, inputs, pixels=pixels: pixels.extend(each["image"][0].numel() for each in inputs[0])
+        )
+        run(model, name, image)
+        hook.remove()
     natives: list[float] = []
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(args.rounds):
@@ -97,8 +89,8 @@ def main() -> None:
             ratios[name].append(run(model, name, image, args.window_batch) / natives[-1])
     rows = []
     for name, values in ratios.items():
-        relative = counts[name][1] / counts[NATIVE][1], median(values), min(values), max(values)
-        rows.append([name, counts[name][0], *(f"{value:.2f}" for value in relative)])
+        relative = sum(shown[name]) / sum(shown[NATIVE]), median(values), min(values), max(values)
+        rows.append([name, len(shown[name]), *(f"{value:.2f}" for value in relative)])
     print(describe_machine(args.device))
     size = f"{args.size[0]} x {args.size[1]} pixels, {args.rounds} rounds, {args.window_batch} window(s) at once"
     print(f"{size}, native: {median(natives):.2f} s\n")

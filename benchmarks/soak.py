@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from arguments import benchmark_parser
+from common import benchmark_parser
 
 QUICK = {"faults": 1, "files": 20, "iterations": 200}
 FULL = {"faults": 6, "files": 500, "iterations": 2000}

@@ -33,7 +33,6 @@ COMMANDS = [
     *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "argparse" in path.read_text()),
     *(ROOT / f"benchmarks/{name}.py" for name in BENCHMARKS),
 ]  # fmt: skip
-WORKERS = ("bench_training",)  # started by other benchmarks only
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_help_and_errors_need_no_torch(script: Path, no_torch: dict[str, str]) -
 
 def test_all_benchmarks_are_covered() -> None:
     scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
-    assert {path.stem for path in scripts} == {*BENCHMARKS, *WORKERS}
+    assert {path.stem for path in scripts} == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize("word", ["--MODEL.DEVICE", "--MODEL.DEVICE=cpu", "--SEED"])

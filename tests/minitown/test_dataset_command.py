@@ -1,4 +1,4 @@
-"""datasets/minitown.py: the tree that it writes, and what it says to mistakes."""
+"""datasets/minitown.py: the tree that it writes, and its errors."""
 
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +13,7 @@ from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
 from famix_minitown.scene import render_scene
 from run_factory import ROOT, load_script
 
-SMALL = (64, 128)
+Output = pytest.CaptureFixture[str]
 
 
 def files(folder: Path) -> list[str]:
@@ -25,13 +25,17 @@ def tool() -> ModuleType:
     return load_script(ROOT / "datasets/minitown.py")
 
 
-def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def error_of(tool: ModuleType, capsys: Output, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(list(map(str, arguments)))
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_export_is_readable_as_cityscapes(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    size = [str(side) for side in SMALL]
-    options = ["--count", "2", "--seed", "7", "--size", *size, "--split", "val", "--condition", "clear", "snow"]
-    tool.main(["--out", str(tmp_path / "cityscapes"), *options])
+    options = "--count 2 --seed 7 --size 64 128 --split val --condition clear snow"
+    tool.main(["--out", str(tmp_path / "cityscapes"), *options.split()])
     with registered():
         records = get_dataset_dicts(["cityscapes_val"])
         verify_datasets(["cityscapes_val"])
@@ -40,11 +44,11 @@ def test_command_writes_what_the_builtin_definition_of_cityscapes_reads(
         f"minitown{name}/minitown{name}_000000_{seed:06d}" for name in ("clear", "snow") for seed in (7, 8)
     ]
     for record, seed in zip(records, (7, 8, 7, 8), strict=True):
-        np.testing.assert_array_equal(reader.read(record["label_file_name"]), render_scene(seed, SMALL).labels)
+        np.testing.assert_array_equal(reader.read(record["label_file_name"]), render_scene(seed, (64, 128)).labels)
 
 
-def test_a_picture_is_whole_or_not_there(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_full_disk_leaves_whole_files(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     save, saved = Image.Image.save, []
 
@@ -56,45 +60,34 @@ def test_a_picture_is_whole_or_not_there(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", fill_the_disk)
-    with pytest.raises(SystemExit) as stop:
-        tool.main(["--out", str(tmp_path), "--count", "1", "--size", "32", "32"])
-    assert stop.value.code == 2 and "No space left" in capsys.readouterr().err
+    assert "No space left" in error_of(tool, capsys, "--out", tmp_path, "--count", 1, "--size", 32, 32)
     assert files(tmp_path) == ["minitownclear_000000_000000_leftImg8bit.png"]
 
 
-def test_command_leaves_other_files_alone(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_stay(tool: ModuleType, tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     arguments = ["--out", str(tmp_path), "--count", "1", "--size", "32", "32"]
-    with pytest.raises(SystemExit) as stop:
-        tool.main(arguments)
-    assert stop.value.code == 2
-    explains(capsys.readouterr().err, "--out", tmp_path, "--overwrite")
+    explains(error_of(tool, capsys, *arguments), "--out", tmp_path, "--overwrite")
     assert files(tmp_path) == ["notes.txt"]
     tool.main([*arguments, "--overwrite"])
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert len(files(tmp_path)) == 6
+    assert (tmp_path / "notes.txt").read_text() == "mine" and len(files(tmp_path)) == 6
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--count", "0"], "argument --count: must be an integer in [1, "),
-        (["--count", "many"], "argument --count: must be an integer"),
-        (["--seed", "-1"], "argument --seed: must be an integer in [0, "),
-        (["--seed", "999999999999"], "--seed plus --count must be at most 1000000000000, got 999999999999 and 2"),
-        (["--size", "16", "64"], "argument --size: must be an integer in [32, 4096], got '16'"),
-        (["--size", "64"], "argument --size: expected 2 arguments"),
-        (["--condition", "hail"], "argument --condition: invalid choice: 'hail'"),
-        (["--split", "../val"], "argument --split: must consist of letters, digits and '_', got '../val'"),
-        (["--out", __file__], "--out must be a folder, got the file"),
-        (["--out", f"{__file__}/below"], "Not a directory"),
+        ("--count 0", "argument --count: must be an integer in [1, "),
+        ("--count many", "argument --count: must be an integer"),
+        ("--seed -1", "argument --seed: must be an integer in [0, "),
+        ("--seed 999999999999", "--seed plus --count must be at most 1000000000000, got 999999999999 and 2"),
+        ("--size 16 64", "argument --size: must be an integer in [32, 4096], got '16'"),
+        ("--size 64", "argument --size: expected 2 arguments"),
+        ("--condition hail", "argument --condition: invalid choice: 'hail'"),
+        ("--split ../val", "argument --split: must consist of letters, digits and '_', got '../val'"),
+        (f"--out {__file__}", "--out must be a folder, got the file"),
+        (f"--out {__file__}/below", "Not a directory"),
     ],
 )
-def test_mistakes_on_the_command_line(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        tool.main(["--out", str(tmp_path / "new"), "--count", "2", *arguments])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+def test_mistakes(tool: ModuleType, tmp_path: Path, capsys: Output, arguments: str, message: str) -> None:
+    assert message in error_of(tool, capsys, "--out", tmp_path / "new", "--count", 2, *arguments.split())
     assert not (tmp_path / "new").exists()

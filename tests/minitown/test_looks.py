@@ -1,19 +1,20 @@
-"""Looks and captions: what is applied is what is told, and the same bytes for the same random numbers."""
+"""Looks, captions, and the configs and the benchmark that follow from them."""
 
 import numpy as np
 import pytest
 
+from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
-from famix_minitown.captions import MOST_ATTRIBUTES, caption, draw_look, vocabulary
+from famix.utils.errors import ConfigError
+from famix_minitown.captions import MOST_LOOKS, caption, draw_looks, vocabulary
 from famix_minitown.conditions import CONDITIONS
+from famix_minitown.experiment import CONFIGS
 from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import Scene, render_scene
-from run_factory import ROOT, load_benchmark
+from run_factory import load_benchmark
 
-CONFIGS = ROOT / "projects/FAMix/configs/minitown"
 BENCHMARK = load_benchmark("minitown_looks")
-CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
 
 
 @pytest.fixture(scope="module")
@@ -21,61 +22,52 @@ def scene() -> Scene:
     return render_scene(5)
 
 
-def _rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+def apply(scene: Scene, name: str, strength: float = 1.0) -> np.ndarray:
+    return apply_looks(scene, ((name, strength),), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_every_look_shows_more_with_more_strength(scene: Scene, name: str) -> None:
-    weak, strong = (apply_looks(scene, ((name, strength),), _rng()) for strength in (0.3, 1.0))
+def test_look_grows_with_its_strength(scene: Scene, name: str) -> None:
+    weak, strong = apply(scene, name, 0.3), apply(scene, name)
     assert strong.shape == scene.image.shape and strong.dtype == np.uint8
-    assert (apply_looks(scene, ((name, 1.0),), _rng()) == strong).all()
+    assert (apply(scene, name) == strong).all()
     weak_change, strong_change = (np.abs(image.astype(float) - scene.image).mean() for image in (weak, strong))
     assert strong_change > 2 and weak_change < strong_change
 
 
-def test_no_look_is_the_clear_day(scene: Scene) -> None:
-    assert (apply_looks(scene, (), _rng()) == scene.image).all()
-
-
-def test_grayscale_has_no_color_and_negative_turns(scene: Scene) -> None:
-    gray = apply_looks(scene, (("monochrome", 1.0),), _rng()).astype(int)
+def test_looks_show_their_names(scene: Scene) -> None:
+    assert (apply_looks(scene, (), np.random.default_rng(0)) == scene.image).all()
+    gray = apply(scene, "monochrome").astype(int)
     assert np.abs(gray - gray.mean(-1, keepdims=True)).max() < 2
-    negative = apply_looks(scene, (("negative", 1.0),), _rng()).astype(float)
-    assert np.corrcoef(negative.ravel(), scene.image.ravel())[0, 1] < -0.9
+    assert np.corrcoef(apply(scene, "negative").ravel(), scene.image.ravel())[0, 1] < -0.9
+    for name, strength in (("sepai", 1.0), ("sepia", 1.5)):
+        with expect_error(ConfigError, "look", value=name):
+            apply(scene, name, strength)
 
 
-def test_drawn_looks() -> None:
-    drawn = [draw_look(_rng(seed)) for seed in range(400)]
-    families = [[LOOKS[name].family for name, _ in look] for look in drawn]
-    assert all(len(set(kinds)) == len(kinds) <= MOST_ATTRIBUTES for kinds in families)
-    assert {len(look) for look in drawn} == {0, 1, 2, 3}
-    assert all(0.45 <= strength <= 1 for look in drawn for _, strength in look)
-    assert 0.1 < np.mean([WEATHER in kinds for kinds in families]) < 0.3
-
-
-def test_captions_name_every_look_and_the_class() -> None:
-    for seed in range(200):
-        rng = _rng(seed)
-        look = draw_look(rng)
-        text = caption(look, "car", rng)
+def test_drawn_looks_and_captions_agree() -> None:
+    kinds, counts = [], set()
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        looks = draw_looks(rng)
+        families = [LOOKS[name].family for name, _ in looks]
+        assert len(set(families)) == len(families) <= MOST_LOOKS
+        assert all(0.45 <= strength <= 1 for _, strength in looks)
+        counts.add(len(looks))
+        kinds.append(WEATHER in families)
+        text = caption(looks, "car", rng)
         assert "car" in text or "vehicle" in text
-        for name, _ in look:
-            assert any(phrase in text for phrase in LOOKS[name].phrases), (text, name)
+        assert all(any(phrase in text for phrase in LOOKS[name].phrases) for name, _ in looks), text
+    assert counts == {0, 1, 2, 3} and 0.1 < np.mean(kinds) < 0.3
 
 
-def test_strict_looks_resemble_no_condition() -> None:
+def test_looks_resemble_the_measured_conditions() -> None:
     assert {LOOKS[name].resembles for name in STRICT_LOOKS} == {None}
     assert {look.resembles for look in LOOKS.values()} - {None} == set(CONDITIONS) - {"clear"}
-
-
-def test_looks_resemble_what_they_measure_to_resemble() -> None:
     for name, cosines in BENCHMARK.look_resemblance([render_scene(420_000 + index) for index in range(4)]).items():
         nearest = max(cosines, key=lambda condition: cosines[condition])
-        if cosines[nearest] >= BENCHMARK.RESEMBLING + 0.05:
-            assert LOOKS[name].resembles == nearest, name
-        elif cosines[nearest] < BENCHMARK.RESEMBLING - 0.05:
-            assert LOOKS[name].resembles is None, name
+        if abs(cosines[nearest] - BENCHMARK.RESEMBLING) > 0.05:
+            assert LOOKS[name].resembles == (nearest if cosines[nearest] > BENCHMARK.RESEMBLING else None), name
 
 
 def test_image_statistics_by_hand() -> None:
@@ -86,18 +78,17 @@ def test_image_statistics_by_hand() -> None:
     assert mean[1, 3].tolist() == [0, 0, 0, 0]
 
 
-def _styles(config: str) -> list[str]:
-    return list(load_config(str(CONFIGS / f"{config}.yaml")).STYLE_MINING.STYLES)
+def test_configs_use_the_usual_phrases() -> None:
+    def styles(config: str) -> list[str]:
+        return list(load_config(str(CONFIGS / f"{config}.yaml")).STYLE_MINING.STYLES)
 
-
-def test_configs_take_their_prompts_from_the_table() -> None:
     usual = {name: look.phrases[0] for name, look in LOOKS.items()}
     weather = [name for name, look in LOOKS.items() if look.family == WEATHER]
-    assert _styles("famix") == [usual[name] for name in STRICT_LOOKS]
-    assert _styles("famix_web") == [usual[name] for name in LOOKS if name not in weather]
-    assert sorted(_styles("famix_weather")) == sorted(usual[name] for name in weather)
+    assert styles("famix") == [usual[name] for name in STRICT_LOOKS]
+    assert styles("famix_web") == [usual[name] for name in LOOKS if name not in weather]
+    assert sorted(styles("famix_weather")) == sorted(usual[name] for name in weather)
 
 
-def test_vocabulary_is_sorted_and_has_the_end_token_last() -> None:
-    tokens = vocabulary(CLASS_NAMES)
+def test_vocabulary_is_sorted_and_ends_with_the_end_token() -> None:
+    tokens = vocabulary([entry.name for entry in CITYSCAPES_CLASSES])
     assert list(tokens) == sorted(set(tokens)) and tokens[-1] == 49407 and tokens[0] > 0

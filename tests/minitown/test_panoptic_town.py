@@ -1,4 +1,4 @@
-"""The town with instances: its panoptic datasets are Cityscapes' format, made once, and the same everywhere."""
+"""The town with instances: its panoptic datasets have Cityscapes' format, and are written once."""
 
 import hashlib
 import json
@@ -25,23 +25,22 @@ NIGHT = "minitown_night_val_panoptic"
 
 @pytest.fixture
 def small_town(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Data sets of two scenes, in a cache of their own, whose folder is returned."""
+    """Datasets of two scenes in a cache of their own, whose folder is returned."""
     monkeypatch.setenv("FAMIX_CACHE", str(tmp_path))
     monkeypatch.setattr(datasets, "SPLITS", {name: replace(split, count=2) for name, split in SPLITS.items()})
     return town_folder()
 
 
-def test_labels_are_the_scenes(small_town: Path) -> None:
+def test_labels_are_those_of_the_scenes(small_town: Path) -> None:
     with registered():
         assert not small_town.exists()  # registering makes nothing
-        first, second = get_dataset_dicts([NIGHT])
+        records = get_dataset_dicts([NIGHT])
         verify_datasets([NIGHT])
-        assert first["file_name"].startswith(f"{small_town}/minitown_night_val/leftImg8bit/val/minitownnight/")
-        for record, seed in ((first, 50_000), (second, 50_001)):
+        reader = get_label_readers([NIGHT])[NIGHT]
+        for record, seed in zip(records, (50_000, 50_001), strict=True):
+            assert record["file_name"].startswith(f"{small_town}/minitown_night_val/leftImg8bit/val/minitownnight/")
             scene = render_scene(seed)
-            np.testing.assert_array_equal(
-                get_label_readers([NIGHT])[NIGHT].read(record["label_file_name"]), scene.labels
-            )
+            np.testing.assert_array_equal(reader.read(record["label_file_name"]), scene.labels)
             numbers, things = read_segments(record["pan_seg_file_name"], record["segments_info"]), []
             for number, segment in enumerate(record["segments_info"], 1):
                 (train_id,), instances = np.unique(scene.labels[numbers == number]), scene.instances[numbers == number]
@@ -53,7 +52,7 @@ def test_labels_are_the_scenes(small_town: Path) -> None:
             assert sorted(things) == np.unique(scene.instances[scene.instances > 0]).tolist()
 
 
-def test_things_are_people_and_cars_and_the_domain_is_that_of_the_images() -> None:
+def test_things_are_people_and_cars() -> None:
     with registered():
         for split in SPLITS:
             classes, metadata = panoptic_classes(f"minitown_{split}_panoptic"), MetadataCatalog.get(f"minitown_{split}")
@@ -61,7 +60,7 @@ def test_things_are_people_and_cars_and_the_domain_is_that_of_the_images() -> No
             assert domain_of(f"minitown_{split}_panoptic") == domain_of(f"minitown_{split}")
 
 
-def test_the_same_bytes_each_time(small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_follow_coco_and_repeat(small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = []
     for cache in ("one", "two"):
         monkeypatch.setenv("FAMIX_CACHE", str(tmp_path / cache))
@@ -71,15 +70,10 @@ def test_the_same_bytes_each_time(small_town: Path, tmp_path: Path, monkeypatch:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         digests.append({str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files})
     assert digests[0] == digests[1] and len(digests[0]) == 3
-
-
-def test_the_json_file_is_cocos(small_town: Path) -> None:
-    with registered():
-        get_dataset_dicts([NIGHT])
-    content = json.loads((small_town / NIGHT / "panoptic.json").read_text())
+    content = json.loads((folder / "panoptic.json").read_text())
     assert {entry["name"] for entry in content["categories"] if entry["isthing"]} == {"person", "car"}
     for annotation in content["annotations"]:
-        numbers = read_segments(small_town / NIGHT / "panoptic" / annotation["file_name"], annotation["segments_info"])
+        numbers = read_segments(folder / "panoptic" / annotation["file_name"], annotation["segments_info"])
         for number, segment in enumerate(annotation["segments_info"], 1):
             rows, columns = np.nonzero(numbers == number)
             left, top, width, height = segment["bbox"]
@@ -88,7 +82,7 @@ def test_the_json_file_is_cocos(small_town: Path) -> None:
             assert segment["area"] == len(rows)
 
 
-def test_a_folder_that_lost_its_file_says_what_to_do(small_town: Path) -> None:
+def test_missing_json_file_names_the_remedy(small_town: Path) -> None:
     with registered():
         get_dataset_dicts([NIGHT])
         (small_town / NIGHT / "panoptic.json").unlink()

@@ -1,7 +1,6 @@
 """benchmarks/minitown.py: the banks and the noise of its controls, the records of finished runs, and its report."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,12 +19,12 @@ from famix.utils.errors import FAMixError
 from famix_minitown import runner
 from famix_minitown.experiment import CONFIGS, same_settings
 from famix_minitown.study import RunRecord
-from famix_minitown.writer import write_tree
 from report_factory import tables
 from run_factory import load_benchmark
-from town_factory import define_town
+from town_factory import SCRIPT_HEAD, write_town
 
-SIZE = (64, 128)
+PAIR = ("--configs", "baseline", "famix", "--seeds", "1", "2")
+Town = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +32,16 @@ def script() -> ModuleType:
     return load_benchmark("minitown")
 
 
+@pytest.fixture(scope="module")
+def report() -> ModuleType:
+    return load_benchmark("minitown_report")
+
+
 @pytest.fixture
 def benchmark(script: ModuleType, tmp_path: Path) -> Iterator[Any]:
     """The benchmark on 4 clear scenes, and 2 of fog for the oracle."""
-    write_tree(tmp_path / "data", "train", ["clear"], range(4), SIZE)
-    write_tree(tmp_path / "data", "fog_train", ["fog"], range(2), SIZE)
-    definition = define_town(tmp_path / "data", "smalltown", ["train", "fog_train"])
+    splits = {"train": ("clear", range(4)), "fog_train": ("fog", range(2))}
+    definition = write_town(tmp_path / "data", "smalltown", splits)
     options = [
         "DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "['smalltown_train']", "INPUT.CROP.SIZE", "[64, 64]",
         "DATASETS.TEST", "['smalltown_clear_val', 'smalltown_fog_val']", "STYLE_MINING.IMS_PER_BATCH", "2",
@@ -48,58 +51,36 @@ def benchmark(script: ModuleType, tmp_path: Path) -> Iterator[Any]:
         yield script.Benchmark(script.make_parser().parse_args([*arguments, *options]))
 
 
-def test_measured_banks_are_made_once_for_a_clip_and_its_settings(benchmark: Any) -> None:
-    path = benchmark.reference_bank("source")
+def test_measured_banks_are_made_once_for_their_settings(benchmark: Any) -> None:
+    path = benchmark.source_bank()
     bank, made = StyleBank.load(path), path.stat().st_mtime_ns
     assert len(bank) == 4 and bank.metadata["measured"] == "smalltown_train"  # a crop of each, one patch of a crop
-    assert benchmark.reference_bank("source") == path and path.stat().st_mtime_ns == made
+    assert benchmark.source_bank() == path and path.stat().st_mtime_ns == made
+    oracle = StyleBank.load(benchmark.prepared("oracle", 1).load_config().MODEL.STYLE.BANK)
+    assert len(oracle) == 2 and oracle.metadata["measured"] == "smalltown_fog_train"
     benchmark.options += ("MODEL.STYLE.GRID", "[2, 2]")
-    finer = benchmark.reference_bank("source")
+    finer = benchmark.source_bank()
     assert finer != path and len(StyleBank.load(finer)) == 16
 
 
-def test_the_oracle_is_measured_on_the_tested_conditions_but_the_clear_day(benchmark: Any) -> None:
-    bank = StyleBank.load(benchmark.reference_bank("oracle"))
-    assert len(bank) == 2 and bank.metadata["measured"] == "smalltown_fog_train"
-
-
-def test_noise_is_as_strong_as_the_styles_of_the_same_seed(benchmark: Any) -> None:
-    own = StyleBank.load(benchmark.reference_bank("source"))
-    mined = StyleBank(own.metadata)
-    mined.add(own.class_ids, own.mean * 1.5, own.std * 1.5)
-    folder = benchmark.experiment("famix", 1).output
-    folder.mkdir(parents=True)
-    mined.save(folder / "style_bank.safetensors")
-    scale = float(benchmark.prepared("noise", 1).load_config().MODEL.STYLE.NOISE_SCALE)
-    assert scale == pytest.approx(matching_noise_scale(mined, own), abs=1e-6) and scale > 0.4
-
-
-def test_the_bank_without_classes_is_that_of_the_same_seed(script: ModuleType, benchmark: Any) -> None:
+def test_controls_use_the_mined_bank_of_their_seed(script: ModuleType, benchmark: Any) -> None:
     benchmark.methods["class_agnostic"] = script.ABLATIONS["class_agnostic"]
-    mined = StyleBank.load(benchmark.reference_bank("source"))
-    for seed, factor in ((1, 1.0), (2, 2.0)):
-        bank = StyleBank(mined.metadata)
-        bank.add(mined.class_ids, mined.mean * factor, mined.std)
-        folder = benchmark.experiment("famix", seed).output
-        folder.mkdir(parents=True)
-        bank.save(folder / "style_bank.safetensors")
-    taken = StyleBank.load(benchmark.prepared("class_agnostic", 2).load_config().MODEL.STYLE.BANK)
-    assert taken.class_ids.unique().tolist() == [IGNORE_CLASS] and torch.equal(taken.mean, mined.mean * 2)
-
-
-def test_a_class_agnostic_bank_gives_every_class_any_style(script: ModuleType) -> None:
-    bank = StyleBank({"class_names": '["road", "sky"]'})
-    mean = torch.arange(8.0).reshape(4, 2) + 1
-    bank.add(torch.tensor([0, 0, 0, 1]), mean, mean / 2)
-    agnostic = script.class_agnostic_bank(bank)
-    assert agnostic.class_ids.tolist() == [IGNORE_CLASS] * 4 and torch.equal(agnostic.mean, mean)
+    source = StyleBank.load(benchmark.source_bank())
+    for seed, factor in ((1, 1.5), (2, 2.0)):
+        mined = StyleBank(source.metadata)
+        mined.add(source.class_ids, source.mean * factor, source.std * factor)
+        mined.save(benchmark.experiment("famix", seed).output / "style_bank.safetensors")
+    scale = float(benchmark.prepared("noise", 2).load_config().MODEL.STYLE.NOISE_SCALE)
+    assert scale == pytest.approx(matching_noise_scale(mined, source), abs=1e-6) and scale > 0.4
+    agnostic = StyleBank.load(benchmark.prepared("class_agnostic", 2).load_config().MODEL.STYLE.BANK)
+    assert agnostic.class_ids.unique().tolist() == [IGNORE_CLASS] and torch.equal(agnostic.mean, mined.mean)
     drawn, _ = agnostic.sample(torch.ones(200, dtype=torch.int64), torch.Generator().manual_seed(0))
-    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in mean.tolist()}
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in mined.mean.tolist()}
 
 
 @pytest.fixture
-def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Runs the benchmark without CLIP, with a script in the place of train_net.py that counts its calls in a file.
+def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Town:
+    """Run the benchmark without CLIP, with a script in the place of train_net.py that counts its calls in a file.
 
     Clear days score 60 + seed. The other conditions score the number that `levels` gives the method, + seed, and the
     development conditions 10 more.
@@ -107,9 +88,7 @@ def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     levels = {"baseline": 20, "jitter08half": 25, "jitter08": 26, "famix": 24, "famix_jitter08half": 30, "noise": 22}
     train_net = tmp_path / "train_net.py"
     train_net.write_text(
-        "import json, sys\nfrom pathlib import Path\n"
-        "output = Path(sys.argv[sys.argv.index('OUTPUT_DIR') + 1])\n"
-        "names = eval(sys.argv[sys.argv.index('DATASETS.TEST') + 1])\n"
+        f"{SCRIPT_HEAD}names = eval(sys.argv[sys.argv.index('DATASETS.TEST') + 1])\n"
         f"level, seed = {levels}[output.parent.name], int(sys.argv[sys.argv.index('SEED') + 1])\n"
         "value = lambda name: 60 if 'clear' in name else level + 10 * name.endswith('_dev')\n"
         "results = {name: {'sem_seg': {'mIoU': value(name) + seed, 'IoU-road': 80.0}} for name in names}\n"
@@ -129,25 +108,24 @@ def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return run
 
 
-PAIR = ("--configs", "baseline", "famix", "--seeds", "1", "2")
-
-
-def test_recorded_runs_are_not_made_again_without_their_folders(town: Callable[..., Any]) -> None:
+def test_recorded_runs_are_not_made_again(town: Town, tmp_path: Path) -> None:
+    every = ["baseline 1", "baseline 2", "famix 1", "famix 2"]
     first, calls = town(*PAIR)
-    assert calls == ["baseline 1", "baseline 2", "famix 1", "famix 2"]
+    assert calls == every
     again, calls = town(*PAIR, output="elsewhere")
-    assert not calls and not (again.output).exists()
-    assert again.records == first.records
+    assert not calls and not (again.output).exists() and again.records == first.records
     record = again.records["famix"][2]
     assert (record.method, record.seed, record.scores["fog"]) == ("famix", 2, {"mIoU": 26, "IoU": {"road": 80.0}})
     assert record.machine and record.seconds > 0
-    _, calls = town("--configs", "famix", "--seeds", "2", "3", output="elsewhere")
-    assert calls == ["famix 3"]
-    _, calls = town(*PAIR, "--rerun", output="elsewhere")
-    assert calls == ["baseline 1", "baseline 2", "famix 1", "famix 2"]
+    assert town("--configs", "famix", "--seeds", "2", "3", output="elsewhere")[1] == ["famix 3"]
+    assert town(*PAIR, "--rerun", output="elsewhere")[1] == every
+    for path in (tmp_path / "records").iterdir():
+        path.unlink()
+    made, calls = town(*PAIR)
+    assert not calls and len(list((tmp_path / "records").iterdir())) == 4 == sum(map(len, made.records.values()))
 
 
-def test_nothing_runs_where_only_records_are_asked_for(town: Callable[..., Any]) -> None:
+def test_recorded_makes_no_runs(town: Town) -> None:
     with expect_error(FAMixError, key="--recorded"):
         town(*PAIR, "--recorded")
     town("--configs", "baseline", "--seeds", "2")
@@ -155,42 +133,28 @@ def test_nothing_runs_where_only_records_are_asked_for(town: Callable[..., Any])
     assert not calls and {name: list(runs) for name, runs in made.records.items()} == {"baseline": [2]}
 
 
-def test_a_finished_folder_becomes_a_record(town: Callable[..., Any], tmp_path: Path) -> None:
-    town(*PAIR)
-    for path in (tmp_path / "records").iterdir():
-        path.unlink()
-    made, calls = town(*PAIR)
-    assert not calls and len(list((tmp_path / "records").iterdir())) == 4 == sum(map(len, made.records.values()))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "makes_again"),
-    [
-        ("SOLVER.MAX_ITER", "7", True),
-        ("INPUT.COLOR_JITTER_PROBABILITY", "0.25", True),
-        ("INPUT.COLOR_JITTER_PROBABILITY", "1.0", False),
-        ("VIS_PERIOD", "5", False),
-    ],
-)
-def test_records_fit_settings_not_versions(
-    town: Callable[..., Any], tmp_path: Path, key: str, value: str, makes_again: bool
-) -> None:
+def test_records_fit_settings(town: Town, tmp_path: Path) -> None:
     """A key that a record lacks counts with its default, whether it is older or younger than the record."""
     town("--configs", "baseline", "--seeds", "1")
     record = json.loads((tmp_path / "records/baseline_seed1.json").read_text())
     assert "INPUT.COLOR_JITTER_PROBABILITY" not in record["settings"]["config"]
-    _, calls = town("--configs", "baseline", "--seeds", "1", options=(key, value), output="elsewhere")
-    assert calls == (["baseline 1"] if makes_again else [])
+    for options, calls in (
+        (("VIS_PERIOD", "5"), []),
+        (("INPUT.COLOR_JITTER_PROBABILITY", "1.0"), []),
+        (("INPUT.COLOR_JITTER_PROBABILITY", "0.25"), ["baseline 1"]),
+        (("SOLVER.MAX_ITER", "7"), ["baseline 1"]),
+    ):
+        assert town("--configs", "baseline", "--seeds", "1", options=options, output="elsewhere")[1] == calls
 
 
-def test_settings_of_your_own_leave_the_committed_records_alone(script: ModuleType) -> None:
+def test_other_settings_leave_the_committed_records_alone(script: ModuleType) -> None:
     parse = script.make_parser().parse_args
     assert script.Benchmark(parse([])).folder == script.RUNS
     for arguments in (["--quick", "3"], ["--clip", "x"], ["--", "SOLVER.MAX_ITER", "3"]):
         assert script.Benchmark(parse(["--output", "there", *arguments])).folder == Path("there/records")
 
 
-def test_a_damaged_record_is_named(town: Callable[..., Any], tmp_path: Path) -> None:
+def test_damaged_record_is_named(town: Town, tmp_path: Path) -> None:
     town("--configs", "baseline", "--seeds", "1")
     path = tmp_path / "records/baseline_seed1.json"
     whole = path.read_text()
@@ -200,27 +164,22 @@ def test_a_damaged_record_is_named(town: Callable[..., Any], tmp_path: Path) -> 
             town("--configs", "baseline", "--seeds", "1")
 
 
-def test_noise_and_the_oracle_fit_with_any_strength_and_bank_but_no_other_setting(town: Callable[..., Any]) -> None:
-    made, _ = town("--configs", "baseline", "--seeds", "1")
+def test_derived_settings_are_not_compared(script: ModuleType) -> None:
+    benchmark = script.Benchmark(script.make_parser().parse_args([]))
+
+    def with_config(settings: dict[str, Any], key: str, value: object) -> dict[str, Any]:
+        return {**settings, "config": {**settings["config"], key: value}}
+
     for name, derived in (("noise", "MODEL.STYLE.NOISE_SCALE"), ("oracle", "bank")):
-        method = minitown_methods(made).METHODS[name]
-        settings = made.experiment(name, 1).settings()
+        settings = benchmark.experiment(name, 1).settings()
         other = {**settings, "bank": "f00"} if derived == "bank" else with_config(settings, derived, 1.23)
-        assert method.derived == (derived,)
-        assert same_settings(other, settings, method.derived) and not same_settings(other, settings)
-        assert not same_settings(with_config(other, "SOLVER.MAX_ITER", 7), settings, method.derived)
+        assert benchmark.methods[name].derived == (derived,)
+        assert same_settings(other, settings, (derived,)) and not same_settings(other, settings)
+        assert not same_settings(with_config(other, "SOLVER.MAX_ITER", 7), settings, (derived,))
 
 
-def with_config(settings: dict[str, Any], key: str, value: object) -> dict[str, Any]:
-    return {**settings, "config": {**settings["config"], key: value}}
-
-
-def minitown_methods(benchmark: Any) -> ModuleType:
-    return sys.modules[type(next(iter(benchmark.methods.values()))).__module__]
-
-
-def test_committed_records_are_those_of_the_methods_today(script: ModuleType) -> None:
-    """Whoever changes a config or a default that shapes the results runs the benchmark again."""
+def test_committed_records_have_the_settings_of_today(script: ModuleType) -> None:
+    """After a change of a config or a default that affects the results, run the benchmark again."""
     benchmark = script.Benchmark(script.make_parser().parse_args([]))
     runs = benchmark.pairs()
     assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
@@ -228,64 +187,56 @@ def test_committed_records_are_those_of_the_methods_today(script: ModuleType) ->
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 
-def test_the_report_puts_the_gain_over_jitter_first(town: Callable[..., Any], script: ModuleType) -> None:
+def test_report_begins_with_the_gain_over_jitter(town: Town) -> None:
     methods = ("baseline", "jitter08half", "jitter08", "famix", "famix_jitter08half")
     made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
-    report = made.report("the command")
-    assert "1 of 19 classes occur" in report
-    language, scores, strengths, gains, classes = ({row[0]: row[1:] for row in table} for table in tables(report))
+    text = made.report("the command")
+    assert "1 of 19 classes occur" in text
+    language, scores, strengths, gains, classes = ({row[0]: row[1:] for row in table} for table in tables(text))
     assert language["method"] == ["over", "unseen", "p", "development", "p", "clear", "p", "seeds"]
     assert language["famix_jitter08half"][:4] == ["jitter08half", "+5.0 ± 0.0", "-", "+5.0 ± 0.0"]
     assert language["famix"][:2] == ["baseline", "+4.0 ± 0.0"] and "jitter08half" not in language
-    assert scores["method"] == [
-        "clear", "night", "fog", "rain", "snow", "dusk", "unseen", "development", "seeds"
-    ]  # fmt: skip
+    conditions = ["clear", "night", "fog", "rain", "snow", "dusk"]
+    assert scores["method"] == [*conditions, "unseen", "development", "seeds"]
     assert scores["baseline"][:1] + scores["baseline"][6:9] == ["62.0 ± 1.0", "22.0 ± 1.0", "32.0 ± 1.0", "3"]
-    assert gains["method"][::2] == ["over jitter08half", "over jitter08", "over baseline", "gap closed"][:4]
+    assert gains["method"][::2] == ["over jitter08half", "over jitter08", "over baseline", "gap closed"]
     assert gains["famix_jitter08half"][::2][:3] == ["+5.0 ± 0.0", "+4.0 ± 0.0", "+10.0 ± 0.0"]
     assert strengths["jitter08"] == ["baseline", "+6.0 ± 0.0", "+0.0 ± 0.0", "3", "best"]
     assert strengths["jitter08half"][-1] == "" and "jitter04" not in strengths, "it was not run"
     assert classes["road"] == ["80.0"]
 
 
-def test_the_strength_of_jitter_is_the_best_that_costs_little() -> None:
-    report = load_benchmark("minitown_report")
+def test_strength_of_jitter_is_the_best_that_costs_little(report: ModuleType) -> None:
     development = {"baseline": 20.0, "jitter04": 24.0, "jitter08half": 26.0, "jitter08": 30.0}
-    clear = {"baseline": 70.0, "jitter04": 70.0, "jitter08half": 67.0, "jitter08": 66.9}
+    clear = {"baseline": 70.0, "jitter04": 70.0, "jitter08half": 67.0, "jitter08": 66.9}  # 3 points are the limit
     scores = {
         name: {1: {"clear": clear[name], "unseen": 0.0, "development": value}} for name, value in development.items()
     }
-    assert report.choose_strength(scores, "baseline") == "jitter08half", (
-        "3 points are the limit, and unseen is not asked"
-    )
+    assert report.choose_strength(scores, "baseline") == "jitter08half"
     assert report.choose_strength(scores, "famix") is None
 
 
-def test_the_configs_with_jitter_have_the_strength_that_the_committed_runs_choose() -> None:
+def test_configs_have_the_strength_that_the_committed_runs_choose(script: ModuleType, report: ModuleType) -> None:
     """That of jitter without styles, so that FAMix is compared with jitter at its best."""
-    script, report = load_benchmark("minitown"), load_benchmark("minitown_report")
     found = {
         name: {seed: RunRecord.load(script.RUNS, name, seed) for seed in report.CHOOSING_SEEDS}
         for name in ("baseline", *report.FAMILIES["baseline"])
     }
-    chosen = report.choose_strength(report.scores_of(found), "baseline")
-    assert chosen == report.CHOSEN
-    options = report.METHODS[report.CHOSEN].options
-    expected = load_config(str(CONFIGS / "baseline.yaml"), options).INPUT
+    assert report.choose_strength(report.scores_of(found), "baseline") == report.CHOSEN
+    expected = load_config(str(CONFIGS / "baseline.yaml"), report.METHODS[report.CHOSEN].options).INPUT
     for config in ("jitter", "famix_jitter", "famix_web_jitter", "famix_weather_jitter"):
         assert expected == load_config(str(CONFIGS / f"{config}.yaml")).INPUT, config
 
 
-def test_gains_and_the_gap_by_hand() -> None:
-    script = load_benchmark("minitown_report")
+def test_gains_and_the_gap_by_hand(report: ModuleType) -> None:
     unseen = {"baseline": (20.0, 22.0), "famix": (26.0, 28.0), "oracle": (30.0, 32.0)}
     scores = {
         name: {seed: {"clear": 70.0, "unseen": value} for seed, value in enumerate(values)}
         for name, values in unseen.items()
     }
-    assert script.paired_gains(scores, "famix", "baseline") == [6.0, 6.0]
+    assert report.paired_gains(scores, "famix", "baseline") == [6.0, 6.0]
     fewer = {**scores, "famix": {1: {"clear": 70.0, "unseen": 26.5}}}
-    assert script.paired_gains(fewer, "famix", "baseline") == [4.5], "of the seeds that both have"
-    assert script.gap_closed(scores, "famix") == "60 %" and script.gap_closed(scores, "oracle") == "100 %"
-    assert script.gap_closed({name: scores[name] for name in ("baseline", "famix")}, "famix") == ""
-    assert script.gap_closed({**scores, "oracle": scores["baseline"]}, "famix") == "no gap"
+    assert report.paired_gains(fewer, "famix", "baseline") == [4.5], "of the seeds that both have"
+    assert report.gap_closed(scores, "famix") == "60 %" and report.gap_closed(scores, "oracle") == "100 %"
+    assert report.gap_closed({name: scores[name] for name in ("baseline", "famix")}, "famix") == ""
+    assert report.gap_closed({**scores, "oracle": scores["baseline"]}, "famix") == "no gap"

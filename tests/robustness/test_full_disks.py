@@ -26,9 +26,8 @@ from famix.inference.views import write_image
 from famix.io.atomic import is_disk_error, whole_file
 from famix.io.released_checkpoint import save_weights as write_released
 from famix.utils.errors import FAMixError
-from famix_minitown import crop_files
-from famix_minitown.crop_files import make_crops
-from famix_minitown.crops import RECORD, CropPlan, TownSource
+from famix_minitown import crops
+from famix_minitown.crops import RECORD, CropPlan, TownSource, make_crops
 from inference.inference_factory import make_run
 from robustness.faults import small_disk
 from run_factory import CONFIG, load_tool
@@ -122,7 +121,7 @@ def test_crops_reserve_their_space_first(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    monkeypatch.setattr(crop_files, "_parallel", lambda *_: pytest.fail("made crops"))
+    monkeypatch.setattr(crops, "DataLoader", lambda *_, **__: pytest.fail("made crops"))
     with pytest.raises(OSError, match="No space left"):
         make_crops(TownSource(0, 3), PLAN, tmp_path / "crops.npy")
     assert claimed[0] >= 3 * PLAN.looks * PLAN.crops * RECORD.itemsize and not list(tmp_path.iterdir())

@@ -19,13 +19,11 @@ from famix_minitown.captions import PLAIN_PHRASES, TEMPLATES
 from famix_minitown.crops import CROP_SIDE
 from famix_minitown.looks import LOOKS
 
-__all__ = ["CompactCLIP", "require_same_sizes", "to_input", "usable_device", "zero_shot_accuracy"]
-
 IMAGE_LAYERS = (2, 2, 2, 2)
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
-_CHUNK = 256  # images or texts that are encoded at a time
 PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP, for pixels in [0, 255]
 PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
+_CHUNK = 256  # images or texts that are encoded at a time
 
 
 class CompactCLIP(nn.Module):
@@ -36,7 +34,7 @@ class CompactCLIP(nn.Module):
     Args:
         width: channels of the image tower's stem.
         token_ids: tokens with an embedding, sorted, without 0.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
 
     def __init__(self, width: int, token_ids: Sequence[int], seed: int) -> None:
@@ -84,47 +82,46 @@ class CompactCLIP(nn.Module):
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """Return float32 weights on the CPU with the names of OpenAI's files; tokens without an embedding are zero."""
-        state_dict = {name: tensor.detach().cpu().clone() for name, tensor in self.clip.state_dict().items()}
-        state_dict = {name: tensor for name, tensor in state_dict.items() if tensor.is_floating_point()}
-        rows = state_dict["token_embedding.weight"][1:]
-        state_dict["token_embedding.weight"] = full_embedding(rows, self.token_ids)
-        return {name: tensor.contiguous() for name, tensor in state_dict.items()}
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in self.clip.state_dict().items()}
+        weights = {name: tensor.contiguous() for name, tensor in weights.items() if tensor.is_floating_point()}
+        rows = weights["token_embedding.weight"][1:]
+        return {**weights, "token_embedding.weight": full_embedding(rows, self.token_ids)}
 
     def load_full_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights of `full_state_dict`.
 
         Raises:
-            ConfigError: the weights have other sizes.
+            ConfigError: the weights have different sizes.
         """
         require_same_sizes(state_dict, self.width)
-        weights = dict(state_dict)
-        weights["token_embedding.weight"] = weights["token_embedding.weight"][[0, *self.token_ids]]
-        own = self.clip.state_dict()
-        self.clip.load_state_dict({**own, **weights})
+        rows = state_dict["token_embedding.weight"][[0, *self.token_ids]]
+        self.clip.load_state_dict({**self.clip.state_dict(), **state_dict, "token_embedding.weight": rows})
 
 
 def require_same_sizes(state_dict: Mapping[str, Tensor], width: int) -> None:
-    """Check that weights fit a CompactCLIP of a width.
+    """Check that weights fit a CompactCLIP.
 
     Args:
-        state_dict: of `famix.clip.load_clip_state_dict`.
+        state_dict: weights of `famix.clip.load_clip_state_dict`.
         width: channels of the stem.
 
     Raises:
-        ConfigError: the weights have other sizes.
-        WeightsError: the weights are not of a CLIP.
+        ConfigError: the weights have different sizes.
+        WeightsError: the weights are not those of a CLIP.
     """
-    found = CLIPArchitecture.from_state_dict(state_dict)
-    blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
-    text = (len(blocks), *state_dict["positional_embedding"].shape, len(state_dict["token_embedding.weight"]))
-    wanted = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
-    got, expected = (
-        f"width {image.width} with {image.layers} blocks for {image.input_resolution} pixels, embedding "
-        f"{image.embed_dim} (text: width {channels}, {layers} blocks, {context} of {tokens} tokens)"
-        for image, (layers, context, channels, tokens) in (
-            (found, text), (wanted, (TEXT_LAYERS, CONTEXT_LENGTH, TEXT_WIDTH, VOCAB_SIZE))
+
+    def describe(image: CLIPArchitecture, layers: int, context: int, channels: int, tokens: int) -> str:
+        return (
+            f"width {image.width} with {image.layers} blocks for {image.input_resolution} pixels, embedding "
+            f"{image.embed_dim} (text: width {channels}, {layers} blocks, {context} of {tokens} tokens)"
         )
-    )  # fmt: skip
+
+    blocks = {name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")}
+    expected = describe(
+        CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE), TEXT_LAYERS, CONTEXT_LENGTH, TEXT_WIDTH, VOCAB_SIZE
+    )
+    (context, channels), tokens = state_dict["positional_embedding"].shape, len(state_dict["token_embedding.weight"])
+    got = describe(CLIPArchitecture.from_state_dict(state_dict), len(blocks), context, channels, tokens)
     if got != expected:
         raise ConfigError(
             f"The CLIP must have {expected}, got {got}. Start from a CLIP that train_mini_clip.py made with the same width."
@@ -159,9 +156,9 @@ def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Seq
     """Classify crops by the nearest of all sentences "{look} {class}".
 
     Args:
-        model: in eval mode, on any device.
+        model: model in eval mode, on any device.
         crops: (N,) RECORDs with at most one look each.
-        class_names: of their labels.
+        class_names: names of their labels.
 
     Returns:
         "look", "class" and "joint" (accuracies), "look_macro" and "class_macro" (means over looks and classes),
@@ -179,21 +176,12 @@ def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Seq
     images = [crops["image"][first : first + _CHUNK] for first in range(0, len(crops), _CHUNK)]
     nearest = [(model.encode_image(to_input(chunk).to(model.device)) @ prompts.t()).argmax(dim=1) for chunk in images]
     guesses = torch.cat(nearest).cpu().numpy()
-    look_right = guesses // len(nouns) == looks
-    class_right = np.array(present)[guesses % len(nouns)] == labels
-
-    def recall(right: NDArray[np.bool_], truth: NDArray[Any], names: Mapping[int, str]) -> dict[str, float]:
-        found = {name: right[truth == value] for value, name in names.items()}
-        return {name: round(float(values.mean()), 4) for name, values in found.items() if len(values)}
-
-    look_recall = recall(look_right, looks, dict(enumerate([*LOOKS, "clear"])))
-    class_recall = recall(class_right, labels, dict(zip(present, nouns, strict=True)))
-    return {
-        "look": float(look_right.mean()),
-        "look_macro": float(np.mean(list(look_recall.values()))),
-        "class": float(class_right.mean()),
-        "class_macro": float(np.mean(list(class_recall.values()))),
-        "joint": float((look_right & class_right).mean()),
-        "look_recall": look_recall,
-        "class_recall": class_recall,
-    }
+    right = {"look": guesses // len(nouns) == looks, "class": np.array(present)[guesses % len(nouns)] == labels}
+    names = {"look": dict(enumerate([*LOOKS, "clear"])), "class": dict(zip(present, nouns, strict=True))}
+    accuracy: dict[str, Any] = {}
+    for kind, truth in (("look", looks), ("class", labels)):
+        found = {name: right[kind][truth == value] for value, name in names[kind].items()}
+        recall = {name: round(float(values.mean()), 4) for name, values in found.items() if len(values)}
+        accuracy |= {kind: float(right[kind].mean()), f"{kind}_macro": float(np.mean(list(recall.values())))}
+        accuracy[f"{kind}_recall"] = recall
+    return {**accuracy, "joint": float((right["look"] & right["class"]).mean())}

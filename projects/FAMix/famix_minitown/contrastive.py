@@ -21,9 +21,7 @@ from famix.utils.errors import ConfigError
 from famix.utils.seeding import derive_seed
 from famix_minitown.captions import caption, vocabulary
 from famix_minitown.compact_clip import CompactCLIP, to_input, usable_device
-from famix_minitown.crops import attributes_of
-
-__all__ = ["DTYPES", "TrainingPlan", "soft_targets", "style_noise", "train_clip"]
+from famix_minitown.crops import looks_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,44 +29,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _BATCHES, _NOISE = 1, 2  # streams of random numbers
 _LARGEST_SCALE = math.log(100.0)
+_Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for trainings with equal results
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a training.
-
-    Attributes:
-        seed: of all random numbers.
-        steps: number of updates.
-        batch: crops of an update.
-        width: channels of the image tower's stem.
-        style_noise: relative noise of the channel statistics after layer1, see `style_noise`; 0 for none.
-        learning_rate: maximum, reached after `warmup` updates; then falls along a half cosine to 0.
-        warmup: number of updates; 0 for none.
-        weight_decay: of matrices.
-        dtype: of both towers' products, "float32" or "bfloat16"; weights and losses are float32.
-        log_every, save_every: number of updates.
-    """
+    """Settings of a training."""
 
     seed: int = 0
     steps: int = 3000
     batch: int = 128
-    width: int = 16
-    style_noise: float = 0.1
-    learning_rate: float = 1e-3
+    width: int = 16  # channels of the image tower's stem
+    style_noise: float = 0.1  # see `style_noise`; 0 for none
+    learning_rate: float = 1e-3  # maximum after `warmup` updates; then it falls along a half cosine to 0
     warmup: int = 100
-    weight_decay: float = 0.05
-    dtype: str = "float32"
+    weight_decay: float = 0.05  # of matrices
+    dtype: str = "float32"  # of both towers' products; weights and losses are float32
     log_every: int = 50
     save_every: int = 500
 
 
 def soft_targets(keys: Tensor) -> Tensor:
-    """Return the targets (N, N) of a batch, uniform over images with equal keys.
-
-    Args:
-        keys: (N,) int64, equal for images with the same looks and class.
-    """
+    """Return the targets (N, N) of a batch, uniform over images with equal keys (N,)."""
     same = (keys[:, None] == keys[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
@@ -81,10 +63,7 @@ def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> 
     Args:
         features: (N, C, H, W).
         amount: standard deviation of the relative change.
-        generator: on the CPU.
-
-    Returns:
-        (N, C, H, W).
+        generator: generator on the CPU.
     """
     shape = (2, *features.shape[:2], 1, 1)
     factors = 1 + amount * torch.randn(shape, generator=generator).to(features.device)
@@ -92,26 +71,25 @@ def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> 
     return (features - mean) * factors[0] + mean * factors[1]
 
 
-class _Batches:
-    """Draws crops and captions; each step has its own random numbers, so that a resumed run draws the same."""
+def draw_batch(
+    crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw crops and captions from the random numbers of a step, so that a resumed run draws the same.
 
-    def __init__(self, crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan) -> None:
-        self._crops, self._class_names, self._model, self._plan = crops, class_names, model, plan
-        self._keys: dict[tuple[frozenset[str], int], int] = {}
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images (N, 3, 64, 64), tokens (N, L) and keys (N,) of a step, on the model's device."""
-        rng = np.random.default_rng(derive_seed(self._plan.seed, _BATCHES, step))
-        records = self._crops[np.sort(rng.integers(len(self._crops), size=self._plan.batch))]
-        images = records["image"].copy()
-        flipped = rng.random(len(images)) < 0.5
-        images[flipped] = images[flipped, :, ::-1]
-        looks, labels = [attributes_of(record) for record in records], records["label"].tolist()
-        texts = [caption(look, self._class_names[label], rng) for look, label in zip(looks, labels, strict=True)]
-        pairs = [(frozenset(name for name, _ in look), label) for look, label in zip(looks, labels, strict=True)]
-        keys = [self._keys.setdefault(pair, len(self._keys)) for pair in pairs]
-        device = self._model.device
-        return to_input(images).to(device), self._model.tokenize(texts).to(device), torch.tensor(keys, device=device)
+    Returns:
+        Images (N, 3, 64, 64), tokens (N, L), and keys (N,), which are equal for the same looks and class. All are on
+        the model's device.
+    """
+    rng = np.random.default_rng(derive_seed(plan.seed, _BATCHES, step))
+    records = crops[np.sort(rng.integers(len(crops), size=plan.batch))]
+    images = records["image"].copy()
+    flipped = rng.random(len(images)) < 0.5
+    images[flipped] = images[flipped, :, ::-1]
+    looks, labels = [looks_of(record) for record in records], records["label"].tolist()
+    texts = [caption(look, class_names[label], rng) for look, label in zip(looks, labels, strict=True)]
+    pairs = [(frozenset(name for name, _ in look), label) for look, label in zip(looks, labels, strict=True)]
+    keys = torch.tensor([pairs.index(pair) for pair in pairs])
+    return to_input(images).to(model.device), model.tokenize(texts).to(model.device), keys.to(model.device)
 
 
 def train_clip(
@@ -127,7 +105,7 @@ def train_clip(
 
     Args:
         crops: (N,) RECORDs.
-        class_names: of their labels.
+        class_names: names of their labels.
         plan: settings.
         checkpoint: file to save to and resume from; None for neither.
         initial: initial weights, see `CompactCLIP.full_state_dict`; None for random ones.
@@ -138,8 +116,8 @@ def train_clip(
         The model in eval mode, on the device.
 
     Raises:
-        ConfigError: the checkpoint is damaged or belongs to another plan, other crops or other initial weights; the
-            initial weights have other sizes; or the device is unusable.
+        ConfigError: the checkpoint is damaged or belongs to a different plan, crops or initial weights; the initial
+            weights have different sizes; or the device is unusable.
     """
     device = usable_device(device)
     model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
@@ -155,8 +133,8 @@ def train_clip(
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=True)
     first = _resume(model, optimizer, origin, checkpoint) if checkpoint is not None and checkpoint.exists() else 0
-    batches, noise = _Batches(crops, class_names, model, plan), torch.Generator()
-    hook = _hook_noise(model, plan.style_noise, noise)
+    noise = torch.Generator()
+    hook = hook_noise(model, plan.style_noise, noise)
     losses: list[float] = []
     begin = time.perf_counter()
     for step in range(first, plan.steps):
@@ -164,7 +142,7 @@ def train_clip(
         rising, falling = min(1.0, (step + 1) / max(plan.warmup, 1)), 0.5 * (1 + math.cos(math.pi * step / plan.steps))
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate * rising * falling
-        losses.append(_update(model, optimizer, batches(step), DTYPES[plan.dtype]))
+        losses.append(_update(model, optimizer, draw_batch(crops, class_names, model, plan, step), DTYPES[plan.dtype]))
         done = step + 1
         if done % plan.log_every == 0 or done == plan.steps:
             speed = (done - first) / (time.perf_counter() - begin)
@@ -178,7 +156,9 @@ def train_clip(
     return model.eval()
 
 
-def _hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
+def hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
+    """Add `style_noise` after layer1 of the model in training mode."""
+
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return style_noise(output, amount, generator) if module.training and amount > 0 else output
 
@@ -203,18 +183,14 @@ def _update(
     return float(loss.detach())
 
 
-_Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for trainings with equal results
-
-
 def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origin, checkpoint: Path) -> int:
     """Load a checkpoint and return the number of finished updates."""
+    remedy = "Remove it to start from scratch."
     try:
         require_plain_file(checkpoint)
         with checkpoint.open("rb") as file:
             state = load_tensors(file)
-        if not isinstance(state, dict) or any(not isinstance(state.get(part, {}), dict) for part in origin):
-            raise TypeError("its entries have other types")
-        got: _Origin = {part: state.get(part, {}) for part in origin}
+        got = {part: dict(state.get(part, {})) for part in origin}
         keys = [(part, key) for part in origin for key in {**origin[part], **got[part]}]
         differences = [
             f"{key} of {part} {got[part].get(key)!r} instead of {origin[part].get(key)!r}"
@@ -225,16 +201,12 @@ def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origi
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             step = int(state["step"])
-    except Exception as error:  # torch raises another type for every kind of damage
+    except Exception as error:  # torch raises a different type for every kind of damage
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"{checkpoint} must be a checkpoint of this training, got a damaged file ({type(error).__name__}: "
-            f"{reason:.200}). Remove it to start from scratch."
+            f"checkpoint {checkpoint} is damaged ({type(error).__name__}: {reason:.200}). {remedy}"
         ) from error
     if differences:
-        raise ConfigError(
-            f"{checkpoint} must be a checkpoint of this training, got one with {', '.join(differences)}. Remove it to "
-            "start from scratch."
-        )
+        raise ConfigError(f"checkpoint {checkpoint} belongs to a training with {', '.join(differences)}. {remedy}")
     logger.info(f"Resuming at step {step} from {checkpoint}")
     return step

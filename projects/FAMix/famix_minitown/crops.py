@@ -1,79 +1,60 @@
-"""Square crops of street scenes in many looks, with their classes: the images that a small CLIP is trained on."""
+"""Square crops of street scenes in many looks, with their classes: the images that a small CLIP is trained on.
 
-from dataclasses import dataclass, field, replace
+Several processes make the file of crops once; a description beside it guards against other settings.
+"""
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from famix.data import CITYSCAPES_CLASSES, LabelReader, get_dataset_dicts, get_label_readers, label_file_of, read_image
-from famix.utils.errors import DatasetError
+from famix.io import read_json
+from famix.io.atomic import whole_file
+from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.seeding import derive_seed
-from famix_minitown.captions import MOST_ATTRIBUTES, Attributes, draw_look
+from famix_minitown.captions import MOST_LOOKS, draw_looks
 from famix_minitown.datasets import FORMAT_VERSION
-from famix_minitown.looks import LOOKS, NO_CLASS, apply_looks, scene_of_image
+from famix_minitown.looks import LOOKS, NO_CLASS, Looks, apply_looks, scene_of_image
 from famix_minitown.scene import SIZE, Scene, render_scene
 
-__all__ = [
-    "CROP_SIDE", "LOOK_NAMES", "RECORD", "CropPlan", "CropSource", "DatasetSource", "TownSource", "attributes_of",
-    "crops_of_scene", "with_cityscapes_ids",
-]  # fmt: skip
+logger = logging.getLogger(__name__)
 
 CROP_SIDE = 64
 LOOK_NAMES = tuple(LOOKS)
-
 RECORD = np.dtype(
     [
-        ("image", np.uint8, (CROP_SIDE, CROP_SIDE, 3)),
-        ("label", np.uint8),
-        ("looks", np.int8, (MOST_ATTRIBUTES,)),
-        ("strengths", np.float32, (MOST_ATTRIBUTES,)),
+        ("image", np.uint8, (CROP_SIDE, CROP_SIDE, 3)),  # RGB
+        ("label", np.uint8),  # train id of the class
+        ("looks", np.int8, (MOST_LOOKS,)),  # indices in LOOK_NAMES, or -1
+        ("strengths", np.float32, (MOST_LOOKS,)),
     ]
 )
-"""A crop: RGB pixels, train id of its class, indices of its looks in LOOKS or -1, and their strengths."""
 
 _NO_LOOK = -1
 _WINDOW, _SMALL_WINDOW = (32, 128), (20, 56)  # range of sides in pixels, in an image of 192 rows
 _SMALL_CLASSES = ("wall", "pole", "traffic sign", "traffic light", "person", "rider", "motorcycle", "bicycle")
 _MIN_SHARE = 0.12  # of a crop that its class must fill
-
-
-class CropSource(Protocol):
-    """Labeled scenes to cut crops from. It must be picklable for worker processes."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by train id."""
-
-    @property
-    def identity(self) -> str:
-        """Text that differs for sources with other scenes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Scene: ...
+_MAX_DESCRIPTION = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class TownSource:
-    """Scenes of the town.
-
-    Attributes:
-        first: seed of the first scene; the others follow.
-        count: number of scenes.
-    """
+    """`count` scenes of the town, with seeds from `first` on."""
 
     first: int
     count: int
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Cityscapes' classes, most of which the town has."""
-        return tuple(entry.name for entry in CITYSCAPES_CLASSES)
+    class_names: tuple[str, ...] = field(default=tuple(entry.name for entry in CITYSCAPES_CLASSES), init=False)
 
     @property
     def identity(self) -> str:
@@ -89,19 +70,12 @@ class TownSource:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Images of a labeled dataset, scaled to the height of the town's, without depth.
-
-    Attributes:
-        name: registered name of the dataset.
-        class_names: its classes.
-        files: image and label file of each scene.
-        reader: of the labels.
-    """
+    """Images of a labeled dataset, scaled to the height of the town's, without depth."""
 
     name: str
     class_names: tuple[str, ...]
-    files: tuple[tuple[str, str], ...] = field(repr=False)
-    reader: LabelReader = field(repr=False)
+    files: tuple[tuple[str, str], ...]  # image and label of each scene
+    reader: LabelReader
 
     @classmethod
     def registered(cls, name: str) -> "DatasetSource":
@@ -150,12 +124,16 @@ class DatasetSource:
         return replace(scene, labels=small, seed=index)
 
 
+CropSource = TownSource | DatasetSource
+"""Labeled scenes to cut crops from; `identity` differs between sources with different scenes."""
+
+
 def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
-    """Return a scene with Cityscapes' train ids, by which effects find sky, road and others.
+    """Return a scene with Cityscapes' train ids, by which effects find sky and road.
 
     Args:
         scene: its labels are indices in `class_names`, or NO_CLASS.
-        class_names: of its source; classes that Cityscapes lacks become NO_CLASS.
+        class_names: classes of its source; those that Cityscapes lacks become NO_CLASS.
     """
     return replace(scene, labels=_cityscapes_ids(class_names)[scene.labels])
 
@@ -170,30 +148,22 @@ def _cityscapes_ids(class_names: tuple[str, ...]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """Settings of the crops.
-
-    Attributes:
-        seed: of all random numbers.
-        looks: looks of a scene.
-        crops: crops of a look.
-        single_looks: for validation, one look of strength 0.7 to 1 or none, each with equal probability; otherwise
-            looks are drawn by `draw_look`.
-    """
+    """Settings of the crops."""
 
     seed: int
-    looks: int = 4
-    crops: int = 5
-    single_looks: bool = False
+    looks: int = 4  # sets of looks of a scene
+    crops: int = 5  # crops of a set of looks
+    single_looks: bool = False  # for validation: one look of strength 0.7 to 1 or none, with equal probabilities
 
-    def draw(self, rng: np.random.Generator) -> Attributes:
-        """Draw the look of a scene."""
+    def draw(self, rng: np.random.Generator) -> Looks:
+        """Draw the looks of a scene."""
         if not self.single_looks:
-            return draw_look(rng)
+            return draw_looks(rng)
         place = int(rng.integers(len(LOOK_NAMES) + 1))
         return () if place == len(LOOK_NAMES) else ((LOOK_NAMES[place], float(rng.uniform(0.7, 1.0))),)
 
 
-def attributes_of(record: Any) -> Attributes:
+def looks_of(record: Any) -> Looks:
     """Return names and strengths of the looks of a RECORD."""
     pairs = zip(record["looks"], record["strengths"], strict=True)
     return tuple((LOOK_NAMES[look], float(strength)) for look, strength in pairs if look != _NO_LOOK)
@@ -215,11 +185,11 @@ def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[An
     places = {label: np.flatnonzero(scene.labels == label) for label in present}
     records = np.zeros(plan.looks * plan.crops, RECORD)
     for first in range(0, len(records), plan.crops):
-        attributes = plan.draw(rng)
-        image = apply_looks(seen, attributes, rng)
+        looks = plan.draw(rng)
+        image = apply_looks(seen, looks, rng)
         block = records[first : first + plan.crops]
         block["looks"] = _NO_LOOK
-        for slot, (name, strength) in enumerate(attributes):
+        for slot, (name, strength) in enumerate(looks):
             block["looks"][:, slot] = LOOK_NAMES.index(name)
             block["strengths"][:, slot] = strength
         for record in block:
@@ -243,3 +213,81 @@ def _draw_window(
     top = min(max(row - side // 2, 0), shape[0] - side)
     left = min(max(column - side // 2, 0), shape[1] - side)
     return slice(top, top + side), slice(left, left + side)
+
+
+def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
+    """Return all that determines the crops, as JSON values."""
+    described = {"source": source.identity, "class_names": list(source.class_names), "scenes": len(source)}
+    return {**described, **asdict(plan), "look_names": list(LOOK_NAMES)}
+
+
+def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2) -> NDArray[Any]:
+    """Open a file of crops, which is made first if it is missing.
+
+    Args:
+        source: scenes.
+        plan: settings of the crops.
+        path: .npy file with a .json description beside it. Without a readable one, the crops are made again.
+        workers: number of processes.
+
+    Returns:
+        (N,) RECORDs, mapped from the file.
+
+    Raises:
+        ConfigError: the file has crops of another source or plan, or is damaged.
+        DatasetError: files of the source cannot be read, or show no class.
+    """
+    about, wanted = path.with_name(f"{path.name}.json"), describe_crops(source, plan)
+    found = None
+    if path.exists():
+        try:
+            found = read_json(about, _MAX_DESCRIPTION)
+        except (FileNotFoundError, ValueError):  # as after a crash
+            logger.info(f"{path} lacks {about.name}, its description, or that is damaged: making the crops again")
+            path.unlink()  # before the new description is written
+    if found is None:
+        megabytes = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
+        logger.info(f"Making crops of {len(source)} scenes in {path}, {megabytes:.0f} MB, kept for other trainings")
+        with whole_file(about) as part:  # first, so that a stop leaves no crops without a description
+            part.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+        make_crops(source, plan, path, workers)
+    elif found != wanted:
+        raise ConfigError(f"{path} must have crops of {wanted}, got crops of {found}. Choose another file.")
+    try:
+        crops: NDArray[Any] = np.load(path, mmap_mode="r")
+        if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):
+            raise ValueError(f"{crops.shape} records of {crops.dtype.itemsize} bytes")
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path} is not a file of crops, or is damaged ({error}). Remove it.") from error
+    return crops
+
+
+def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2) -> None:
+    """Write the crops of all scenes to an .npy file, atomically, with a progress bar on a terminal."""
+    per_scene = plan.looks * plan.crops
+    with whole_file(path) as part:
+        crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
+        if hasattr(os, "posix_fallocate"):  # an OSError here, since a memory map that runs out of disk ends the process
+            with part.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+        processes = {"num_workers": workers, "multiprocessing_context": "spawn"} if workers > 1 else {}
+        loader = DataLoader(_Crops(source, plan), batch_size=None, collate_fn=np.asarray, **processes)  # type: ignore[arg-type]
+        for index, records in enumerate(tqdm(loader, desc="crops", unit="scene", disable=None)):
+            crops[index * per_scene : (index + 1) * per_scene] = records
+        crops.flush()
+        del crops
+
+
+@dataclass(frozen=True)
+class _Crops(Dataset[NDArray[Any]]):
+    """The crops of each scene; picklable for worker processes."""
+
+    source: CropSource
+    plan: CropPlan
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        cv2.setNumThreads(0)  # each process uses one core
+        return crops_of_scene(self.source, self.plan, index)

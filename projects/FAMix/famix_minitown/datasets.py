@@ -32,22 +32,6 @@ from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.scene import SIZE
 from famix_minitown.writer import INSTANCES_PER_CLASS, INSTANCES_SUFFIX, PNG_COMPRESSION, write_tree
 
-__all__ = [
-    "CACHE_VARIABLE",
-    "CLIP_FILE",
-    "CLIP_TRAIN_FIRST_SEED",
-    "CLIP_VAL_FIRST_SEED",
-    "FORMAT_VERSION",
-    "SPLITS",
-    "TOWN_THINGS",
-    "MinitownSplit",
-    "cache_folder",
-    "generated_folder",
-    "register",
-    "town_folder",
-    "write_panoptic",
-]
-
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
@@ -56,32 +40,18 @@ FORMAT_VERSION = 1
 CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED = 100_000, 200_000
 """Seeds of the first scenes that the town's CLIP is trained on and validated with."""
 
-CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"
-"""Weights of the town's CLIP, MODEL.CLIP.WEIGHTS minitown."""
-
-CACHE_VARIABLE = "FAMIX_CACHE"
-"""Environment variable of the folder for rendered datasets; "~/.cache/famix" if it is unset."""
-
-TOWN_THINGS = (int(TrainId.PERSON), int(TrainId.CAR))
-"""Train ids of the classes with instances."""
-
+CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"  # MODEL.CLIP.WEIGHTS minitown
+_THINGS = (int(TrainId.PERSON), int(TrainId.CAR))
 _IGNORE_LABEL = 255
 _PANOPTIC_JSON, _PANOPTIC_PNGS = "panoptic.json", "panoptic"
 
 
 @dataclass(frozen=True)
 class MinitownSplit:
-    """Scenes of one dataset.
+    """Scenes of one dataset."""
 
-    Attributes:
-        condition: one of CONDITIONS or DEVELOPMENT_CONDITIONS.
-        folder: of the split in Cityscapes' layout, e.g. "val".
-        first_seed: seed of the first scene.
-        count: number of scenes, which have consecutive seeds.
-    """
-
-    condition: str
-    folder: str
+    condition: str  # one of CONDITIONS or DEVELOPMENT_CONDITIONS
+    folder: str  # of the split in Cityscapes' layout, e.g. "val"
     first_seed: int
     count: int
 
@@ -106,20 +76,18 @@ def register() -> None:
     """Register the town's datasets and its CLIP: the entry point that `famix.utils.plugins.load_plugins` calls.
 
     Raises:
-        DatasetError: a name is taken by another dataset.
+        DatasetError: a different dataset has one of the names.
     """
     register_clip_weights("minitown", CLIP_FILE)
     train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     definition = DatasetDefinition(
         name="minitown",
-        root="minitown",  # every split has another folder of the cache, see MinitownFiles
+        root="minitown",  # every split has its own folder in the cache, see MinitownFiles
         layouts=(Layout(images, labels, LabelEncoding(train_ids)),),
         splits=tuple(SplitDefinition(name, scenes.folder) for name, scenes in SPLITS.items()),
         source="FAMix's own minitown",
     )
-    for split in definition.splits:
-        register_split(MinitownFiles(definition, split))
     panoptic = PanopticDefinition(
         name="minitown",
         root="minitown",
@@ -127,10 +95,12 @@ def register() -> None:
         panoptic_root=f"minitown_{{split}}_panoptic/{_PANOPTIC_PNGS}",
         panoptic_json=f"minitown_{{split}}_panoptic/{_PANOPTIC_JSON}",
         splits=tuple(SplitDefinition(name, name) for name in SPLITS),
-        things=TOWN_THINGS,
+        things=_THINGS,
         categories={label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)},
         source=definition.source,
     )
+    for split in definition.splits:
+        register_split(MinitownFiles(definition, split))
     for split in panoptic.splits:
         register_split(MinitownPanopticFiles(panoptic, split))
 
@@ -145,15 +115,15 @@ class MinitownFiles(SplitFiles):
         Raises:
             DatasetError: the files cannot be written, or some are missing.
         """
-        scenes, name = SPLITS[self.split.name], self.definition.dataset_name(self.split)
-        root = generated_folder(name, scenes)
+        scenes = SPLITS[self.split.name]
+        root = generated_folder(self.name, scenes)
         remedy = f"Delete {root}: the next start renders it again."
         try:
             records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
         except DatasetError as error:
             raise DatasetError(f"{error} {remedy}") from error
         if len(records) != scenes.count:
-            raise DatasetError(f"Dataset '{name}' must have {scenes.count} images, got {len(records)}. {remedy}")
+            raise DatasetError(f"Dataset '{self.name}' must have {scenes.count} images, got {len(records)}. {remedy}")
         return records
 
 
@@ -178,8 +148,7 @@ class MinitownPanopticFiles(PanopticFiles):
         folder = _make_once(self.name, content, lambda folder: write_panoptic(images, folder))
         if not (folder / _PANOPTIC_JSON).is_file():
             raise DatasetError(
-                f"Dataset '{self.name}' must have {_PANOPTIC_JSON} in {folder}, got none. Delete the folder: the next "
-                "start writes it again."
+                f"Dataset '{self.name}' lacks {folder / _PANOPTIC_JSON}. Delete {folder}: the next start writes it again."
             )
 
 
@@ -189,30 +158,23 @@ def cache_folder() -> Path:
     Raises:
         ConfigError: $FAMIX_CACHE names an environment variable that is not set.
     """
-    folder = os.environ.get(CACHE_VARIABLE) or os.path.join("~", ".cache", "famix")
-    return Path(os.path.abspath(local_path(folder, f"${CACHE_VARIABLE}")))
+    folder = os.environ.get("FAMIX_CACHE") or os.path.join("~", ".cache", "famix")
+    return Path(os.path.abspath(local_path(folder, "$FAMIX_CACHE")))
 
 
 def town_folder() -> Path:
-    """Return the folder of all datasets of this version of the town; it may not exist."""
+    """Return the folder of all datasets of this version of the town, which may not exist."""
     return cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
 
 
-def generated_folder(name: str, split: MinitownSplit) -> Path:
+def generated_folder(name: str, scenes: MinitownSplit) -> Path:
     """Return the folder of a dataset in the layout of `write_tree`, rendered if needed.
-
-    Args:
-        name: of the dataset and of its folder.
-        split: its scenes.
 
     Raises:
         DatasetError: the folder cannot be written.
     """
-    return _make_once(
-        name,
-        f"{split.count} images",
-        lambda folder: write_tree(folder, split.folder, [split.condition], split.seeds),
-    )
+    content = f"{scenes.count} images"
+    return _make_once(name, content, lambda folder: write_tree(folder, scenes.folder, [scenes.condition], scenes.seeds))
 
 
 def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
@@ -237,8 +199,8 @@ def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
             logger.info(f"Made {content} in {time.perf_counter() - start:.1f} s.")
     except OSError as error:
         raise DatasetError(
-            f"Dataset '{name}' is rendered on first use and must be writable at {folder}, got: {error}. Set "
-            f"${CACHE_VARIABLE} to a writable folder with free space."
+            f"Dataset '{name}' is rendered on first use, but cannot be written to {folder} ({error}). Set $FAMIX_CACHE "
+            "to a writable folder with free space."
         ) from error
     return folder
 
@@ -280,7 +242,7 @@ def write_panoptic(images: Path, folder: Path) -> None:
         listed.append({"id": image_id, "file_name": f"{image_id}_leftImg8bit.png"})
         annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
     categories = [
-        {"id": label_id, "name": entry.name, "isthing": int(train_id in TOWN_THINGS), "color": list(entry.color)}
+        {"id": label_id, "name": entry.name, "isthing": int(train_id in _THINGS), "color": list(entry.color)}
         for train_id, (label_id, entry) in enumerate(zip(CITYSCAPES_LABEL_IDS, CITYSCAPES_CLASSES, strict=True))
     ]
     content = {"images": listed, "annotations": annotations, "categories": categories}

@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.config import flat_settings
 from famix.engine import load_config
-from famix.io import parse_yaml, read_json
+from famix.io import read_json
 from famix.io.atomic import whole_file
 from famix.reports import RESULTS_FILE, read_results
 from famix.reports.report import CLASS_ACCURACY, TASK, describe_occurring
@@ -28,20 +28,6 @@ from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.datasets import FORMAT_VERSION, register
-
-__all__ = [
-    "CONFIGS",
-    "Experiment",
-    "condition_of",
-    "development_mean",
-    "is_finished",
-    "read_occurring",
-    "read_record",
-    "read_scores",
-    "same_settings",
-    "unseen_mean",
-    "write_record",
-]
 
 CONFIGS = Path(__file__).parents[1] / "configs/minitown"  # of a clone
 
@@ -58,21 +44,13 @@ _ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # counts only without weights, which 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run of train_net.py.
+    """A run of train_net.py in a folder of its own."""
 
-    Attributes:
-        name: for messages.
-        config: the YAML file.
-        output: folder of its own.
-        options: KEY VALUE KEY VALUE ..., which override the file.
-        seed: of training and of mining, so that the spread over seeds contains that of mining.
-    """
-
-    name: str
+    name: str  # for messages
     config: Path
     output: Path
-    options: tuple[str, ...] = ()
-    seed: int = 1
+    options: tuple[str, ...] = ()  # KEY VALUE KEY VALUE ..., which override the config
+    seed: int = 1  # of training and of mining, so that the spread over seeds contains that of mining
 
     @property
     def overrides(self) -> list[str]:
@@ -100,16 +78,24 @@ class Experiment:
         weights, bank = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.BANK
         file = Path(weights).expanduser()  # or a name
         stamp = (file.stat().st_mtime_ns, file.stat().st_size) if weights and file.exists() else None
+        if Path(bank).is_file():  # otherwise the bank does not exist yet
+            styles = StyleBank.load(bank)
+            bank = clip_weights_hash({"mean": styles.mean, "std": styles.std, "class_ids": styles.class_ids.float()})
         clip_hash = _clip_hash(weights, stamp) if weights else ""
-        defaults = _defaults()
-        changed = {key: value for key, value in _flat(cfg).items() if value != defaults.get(key)}
+        changed = {key: value for key, value in _flat(cfg).items() if value != _defaults().get(key)}
         config = _with_effect(changed, bool(clip_hash))
-        return {"config": config, "clip_hash": clip_hash, "bank": _bank_hash(bank), "town": str(FORMAT_VERSION)}
+        return {"config": config, "clip_hash": clip_hash, "bank": bank, "town": str(FORMAT_VERSION)}
 
     def seconds(self) -> float:
         """Return the time spent so far, over all starts."""
         seconds = read_record(self.output).get("seconds")
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+    def is_finished(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether the folder contains a finished experiment with these settings."""
+        record = read_record(self.output)
+        done = bool(record.get("finished")) and (self.output / RESULTS_FILE).exists()
+        return done and same_settings(record.get("settings"), settings)
 
 
 def same_settings(
@@ -121,21 +107,15 @@ def same_settings(
     record only if an experiment sets it to another value.
 
     Args:
-        recorded: of `Experiment.settings`; the "config" of 0.1 is the YAML text of the whole config; may be None.
-        current: of `Experiment.settings`.
+        recorded: content of a file that may be damaged.
+        current: see `Experiment.settings`.
         derived: config keys, or "bank", that depend on another experiment and are not compared.
     """
-    if not isinstance(recorded, Mapping) or any(recorded.get(name) != current[name] for name in ("clip_hash", "town")):
+    if not isinstance(recorded, Mapping) or not isinstance(recorded.get("config"), Mapping):
         return False
-    if "bank" not in derived and recorded.get("bank") != current["bank"]:
+    if any(recorded.get(name) != current[name] for name in {"clip_hash", "town", "bank"} - set(derived)):
         return False
-    try:
-        config = recorded.get("config")
-        flat = _flat(parse_yaml(config)) if isinstance(config, str) else dict(config)  # type: ignore[arg-type]
-        config = _with_effect(flat, bool(current["clip_hash"]))
-    except (ValueError, TypeError, AttributeError):  # damaged
-        return False
-    defaults = _defaults()
+    config, defaults = _with_effect(recorded["config"], bool(current["clip_hash"])), _defaults()
     return all(
         config.get(key, defaults.get(key)) == current["config"].get(key, defaults.get(key))
         for key in (config.keys() | current["config"].keys()) - set(derived)
@@ -164,22 +144,9 @@ def _with_effect(config: Mapping[str, Any], has_weights: bool) -> dict[str, Any]
     return {key: value for key, value in config.items() if key not in ignored}
 
 
-def is_finished(folder: Path, settings: Mapping[str, Any], derived: Collection[str] = ()) -> bool:
-    """Return whether a folder holds a finished experiment with these settings.
-
-    Args:
-        folder: of an experiment; may not exist.
-        settings: of `Experiment.settings`.
-        derived: see `same_settings`.
-    """
-    record = read_record(folder)
-    done = bool(record.get("finished")) and (folder / RESULTS_FILE).exists()
-    return done and same_settings(record.get("settings"), settings, derived)
-
-
 def condition_of(dataset_name: str) -> str:
     """Return the condition of a dataset: "night" of "minitown_night_val", "haze" of "minitown_haze_dev"."""
-    return dataset_name.removesuffix("_val").removesuffix("_dev").rsplit("_", 1)[-1]
+    return dataset_name.removesuffix("_panoptic").removesuffix("_val").removesuffix("_dev").rsplit("_", 1)[-1]
 
 
 def read_scores(folder: Path) -> dict[str, float]:
@@ -190,11 +157,9 @@ def read_scores(folder: Path) -> dict[str, float]:
     """
     results = read_results(folder / RESULTS_FILE)
     try:
-        return {condition_of(name): tasks["sem_seg"]["mIoU"] for name, tasks in results.items()}
+        return {condition_of(name): tasks[TASK]["mIoU"] for name, tasks in results.items()}
     except KeyError as error:
-        raise DatasetError(
-            f"{folder / RESULTS_FILE} must have {error}, got none. Score the experiment again."
-        ) from error
+        raise DatasetError(f"{folder / RESULTS_FILE} lacks {error}. Score the experiment again.") from error
 
 
 def read_occurring(folder: Path) -> str:
@@ -208,33 +173,26 @@ def read_occurring(folder: Path) -> str:
         for tasks in read_results(folder / RESULTS_FILE).values()
     ]
     if not accuracies or not all(accuracies):
-        raise DatasetError(
-            f"{folder / RESULTS_FILE} must have scores of classes, got none. Score the experiment again."
-        )
+        raise DatasetError(f"{folder / RESULTS_FILE} lacks scores of classes. Score the experiment again.")
     return describe_occurring([sum(map(math.isfinite, one)) for one in accuracies], max(map(len, accuracies)))
 
 
 def unseen_mean(scores: Mapping[str, float]) -> float:
-    """Return the mean over the tested conditions that training has not seen, of condition -> score; NaN if none is.
+    """Return the mean score over the tested conditions that training has not seen; NaN if there are none.
 
     The development conditions, on which settings were chosen, do not count.
     """
-    values = [value for name, value in scores.items() if name not in (CONDITIONS[0], *DEVELOPMENT_CONDITIONS)]
-    return fmean(values) if values else math.nan
+    return _mean(scores, scores.keys() - {CONDITIONS[0], *DEVELOPMENT_CONDITIONS})
 
 
 def development_mean(scores: Mapping[str, float]) -> float:
-    """Return the mean over the development conditions, on which settings are chosen; NaN if there are none."""
-    values = [value for name, value in scores.items() if name in DEVELOPMENT_CONDITIONS]
+    """Return the mean score over the development conditions, on which settings are chosen; NaN if there are none."""
+    return _mean(scores, DEVELOPMENT_CONDITIONS)
+
+
+def _mean(scores: Mapping[str, float], conditions: Collection[str]) -> float:
+    values = [value for name, value in scores.items() if name in conditions]
     return fmean(values) if values else math.nan
-
-
-def _bank_hash(path: str) -> str:
-    """Return the hash of a bank's styles; the path itself if the bank does not exist yet."""
-    if not Path(path).is_file():
-        return path
-    bank = StyleBank.load(path)
-    return clip_weights_hash({"mean": bank.mean, "std": bank.std, "class_ids": bank.class_ids.float()})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from famix.data import (
@@ -18,17 +17,15 @@ from famix.data import (
     read_image,
     register_datasets,
 )
-from famix.engine import SafeCheckpointer, Trainer, load_config
+from famix.engine import load_config
+from famix.inference import Predictor
 from famix.io.atomic import whole_file
 from famix.reports.page import Table, render_page
-from famix.reports.tables import best_places
+from famix.reports.tables import best_places, format_number
 from famix.visualization.figure import Tile, compose_figure, save_figure
 from famix_minitown.experiment import condition_of, read_scores, unseen_mean
 
-__all__ = ["SCENE", "FigureRow", "Results", "draw_figure", "draw_runs", "format_gain", "score_table", "write_page"]
-
-SCENE = 7
-"""Index of the scene in the figure, chosen before any result was known."""
+SCENE = 7  # index of the scene in the figure, chosen before any result was known
 
 _SENTENCES = (
     "All networks start from the same CLIP, which knows images of many looks and weathers by their captions, keep most of "
@@ -44,19 +41,12 @@ _UNLABELED = (225, 225, 225)
 
 @dataclass(frozen=True)
 class Results:
-    """Results of the demo.
+    """Results of the demo."""
 
-    Attributes:
-        titles: of the networks.
-        scores: of each network, condition -> mIoU in percent.
-        references: titles of the networks that gains refer to.
-        facts: name -> text, e.g. the time, the machine, the seed.
-    """
-
-    titles: Sequence[str]
-    scores: Sequence[Mapping[str, float]]
-    references: Sequence[str]
-    facts: Mapping[str, str]
+    titles: Sequence[str]  # of the networks
+    scores: Sequence[Mapping[str, float]]  # of each network, condition -> mIoU in percent
+    references: Sequence[str]  # titles of the networks that gains refer to
+    facts: Mapping[str, str]  # name -> text
 
     def gain(self, title: str, reference: str) -> float:
         """Return the difference of two networks in the mean of the unseen conditions, in points of mIoU."""
@@ -75,14 +65,11 @@ def score_table(results: Results) -> tuple[list[str], list[list[str]]]:
     rows = []
     for title, scores in zip(results.titles, results.scores, strict=True):
         values = [f"{value:.1f}" for value in (*scores.values(), unseen_mean(scores))]
-        gains = [format_gain(results.gain(title, name)) if name != title else "" for name in results.references]
+        gains = [
+            format_number(results.gain(title, ref), sign="+") if ref != title else "" for ref in results.references
+        ]
         rows.append([title, *values, *gains])
     return heads, rows
-
-
-def format_gain(gain: float) -> str:
-    """Return a difference in points with its sign; "-" for NaN."""
-    return "-" if math.isnan(gain) else f"{gain:+.1f}"
 
 
 def _over(reference: str) -> str:
@@ -90,12 +77,7 @@ def _over(reference: str) -> str:
 
 
 def write_page(results: Results, figure: Path, path: Path) -> None:
-    """Write the HTML page, which contains the figure.
-
-    Args:
-        results: of the demo.
-        figure: a PNG file.
-        path: of the HTML file; its folder is made if needed.
+    """Write the HTML page, which contains the figure (a PNG file).
 
     Raises:
         OSError: a file cannot be read or written.
@@ -105,7 +87,7 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
     gain, headline = results.gain(results.titles[-1], results.references[-1]), "trained on clear days"
     if not math.isnan(gain):
         over = _over(results.references[-1])
-        headline = f"{format_gain(gain)} points {over} in light and weather without training images"
+        headline = f"{gain:+.1f} points {over} in light and weather without training images"
     page = render_page(
         "town.html",
         "famix_minitown",
@@ -121,31 +103,22 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A row of the figure.
-
-    Attributes:
-        condition: its label.
-        image: (H, W, 3) uint8, RGB.
-        truth: (H, W) uint8 train ids.
-        predictions: of every network, (H, W) uint8 train ids.
-        scores: of every network, mIoU in percent over the whole dataset.
-    """
+    """A row of the figure. Labels are train ids, (H, W) uint8; scores are mIoU in percent over the whole dataset."""
 
     condition: str
     image: NDArray[np.uint8]
     truth: NDArray[np.uint8]
-    predictions: tuple[NDArray[np.uint8], ...]
+    predictions: tuple[NDArray[np.uint8], ...]  # of every network
     scores: tuple[float, ...]
 
 
-def draw_runs(runs: Sequence[Path], titles: Sequence[str], path: Path, scene: int = SCENE) -> None:
+def draw_runs(runs: Sequence[Path], titles: Sequence[str], path: Path) -> None:
     """Draw the predictions of finished runs in one scene in every condition.
 
     Args:
         runs: OUTPUT_DIRs with config.yaml, model_final.pth and results.json, of the same DATASETS.TEST.
-        titles: of the runs.
-        path: of the PNG file.
-        scene: index of the scene, modulo the size of the dataset.
+        titles: titles of the runs.
+        path: PNG file to write.
 
     Raises:
         FAMixError: a run is not finished, or a dataset cannot be read.
@@ -153,60 +126,39 @@ def draw_runs(runs: Sequence[Path], titles: Sequence[str], path: Path, scene: in
     cfg = load_config(str(runs[0] / "config.yaml"))
     register_datasets(cfg.DATASETS.FILES)
     names = list(cfg.DATASETS.TEST)
-    records = [dicts[scene % len(dicts)] for dicts in (get_dataset_dicts([name]) for name in names)]
-    readers = get_label_readers(names)
-    images = [np.asarray(read_image(record["file_name"])) for record in records]
-    truths = [readers[record["dataset_name"]].read(label_file_of(record)) for record in records]
-    predictions = list(zip(*(_predict(run, images) for run in runs), strict=True))
-    scores = [read_scores(run) for run in runs]
+    predictors = [Predictor.from_checkpoint(run / "model_final.pth", device=cfg.MODEL.DEVICE) for run in runs]
+    readers, scores = get_label_readers(names), [read_scores(run) for run in runs]
     rows = []
-    for name, image, truth, predicted in zip(names, images, truths, predictions, strict=True):
-        condition = condition_of(name)
+    for name in names:
+        dicts = get_dataset_dicts([name])
+        record, condition = dicts[SCENE % len(dicts)], condition_of(name)
+        image, truth = np.asarray(read_image(record["file_name"])), readers[name].read(label_file_of(record))
+        predicted = tuple(predictor(image, keep_scores=False).labels.astype(np.uint8) for predictor in predictors)
         rows.append(FigureRow(condition, image, truth, predicted, tuple(score[condition] for score in scores)))
     draw_figure(rows, titles, path)
-
-
-@torch.inference_mode()
-def _predict(run: Path, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-    """Return the train ids (H, W) that the last checkpoint of a run predicts in each image."""
-    model = Trainer.build_model(load_config(str(run / "config.yaml"))).eval()
-    SafeCheckpointer(model, str(run), strict=True).load(str(run / "model_final.pth"))
-    predictions = []
-    for image in images:
-        inputs = {"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}
-        (result,) = model([{**inputs, "height": image.shape[0], "width": image.shape[1]}])
-        predictions.append(result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy())
-    return predictions
 
 
 def draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], path: Path) -> None:
     """Draw a row per condition: image, ground truth and the prediction of each network; the best score is bold.
 
     Args:
-        rows: at least one; all images of one size.
-        titles: of the networks.
-        path: of the PNG file; its folder is made if needed.
+        rows: at least one; all images have the same size.
+        titles: titles of the networks.
+        path: PNG file to write; its folder is created if needed.
     """
     colors = np.full((256, 3), _UNLABELED, np.uint8)
     colors[: len(CITYSCAPES_CLASSES)] = [entry.color for entry in CITYSCAPES_CLASSES]
     grid: list[list[Tile]] = []
     for row in rows:
-        heads = [
-            ("image", "one scene"),
-            ("ground truth", "labels"),
-            *((title, "mIoU in %, all scenes") for title in titles),
-        ]
-        if grid:
-            heads = [("", "")] * len(heads)
-        labels = zip((row.truth, *row.predictions), ("", *(f"{s:.1f}" for s in row.scores)), strict=True)
-        best = f"{max(row.scores):.1f}"
+        heads = [("image", "one scene"), ("ground truth", "labels"), *((t, "mIoU in %, all scenes") for t in titles)]
+        heads = [("", "")] * len(heads) if grid else heads
+        notes, best = ("", *(f"{score:.1f}" for score in row.scores)), f"{max(row.scores):.1f}"
         tiles = [Tile(row.image, *heads[0])]
-        for (ids, note), head in zip(labels, heads[1:], strict=True):
+        for ids, note, head in zip((row.truth, *row.predictions), notes, heads[1:], strict=True):
             tiles.append(Tile(colors[ids], *head, note=note, bold=note == best, smooth=False))
         grid.append(tiles)
-    shown = {int(i) for row in rows for ids in (row.truth, *row.predictions) for i in np.unique(ids)}
+    shown = np.unique([ids for row in rows for ids in (row.truth, *row.predictions)])
     legend = [(entry.name, entry.color) for i, entry in enumerate(CITYSCAPES_CLASSES) if i in shown]
-    height = round(_CELL_WIDTH * rows[0].image.shape[0] / rows[0].image.shape[1])
-    labels_of_rows = [row.condition for row in rows]
-    figure = compose_figure(grid, (_CELL_WIDTH, height), row_labels=labels_of_rows, legend=legend, font_size=_FONT_SIZE)
-    save_figure(figure, path)
+    cell = (_CELL_WIDTH, round(_CELL_WIDTH * rows[0].image.shape[0] / rows[0].image.shape[1]))
+    conditions = [row.condition for row in rows]
+    save_figure(compose_figure(grid, cell, row_labels=conditions, legend=legend, font_size=_FONT_SIZE), path)

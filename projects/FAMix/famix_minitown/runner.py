@@ -17,9 +17,7 @@ from famix.io.atomic import FileLock
 from famix.reports import RESULTS_FILE
 from famix.utils.environment import processor_name
 from famix.utils.errors import ConfigError, FAMixError
-from famix_minitown.experiment import Experiment, is_finished, read_record, same_settings, write_record
-
-__all__ = ["ExperimentError", "ProgressLine", "run_experiments"]
+from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"  # of a clone
 
@@ -40,11 +38,9 @@ class ExperimentError(FAMixError):
 
 
 class ProgressLine:
-    """Progress of several processes: a line that is rewritten on a terminal, elsewhere a line now and then.
+    """Progress of several processes: a line that is rewritten on a terminal; elsewhere, a line every `interval` seconds.
 
-    Args:
-        stream: None takes standard error.
-        interval: seconds between lines if the stream is not a terminal.
+    Without a stream, it writes to standard error.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 20.0) -> None:
@@ -76,7 +72,6 @@ def run_experiments(
     experiments: Sequence[Experiment],
     *,
     jobs: int = 2,
-    threads: int = 1,
     progress: ProgressLine | None = None,
     on_finish: Callable[[Experiment], None] = lambda experiment: None,
 ) -> None:
@@ -87,32 +82,28 @@ def run_experiments(
 
     Args:
         experiments: each with a folder of its own.
-        jobs: number that run at a time.
-        threads: OMP_NUM_THREADS of each.
+        jobs: number that run at a time, each on one thread.
         progress: shows the state of all.
         on_finish: called with every finished experiment, including those that were finished before.
 
     Raises:
         ExperimentError: an experiment failed and the others were stopped, or a folder is unusable or locked.
-        ConfigError: jobs or threads is below 1, or see `Experiment.settings`.
+        ConfigError: the package is not part of a clone, or see `Experiment.settings`.
         WeightsError, BankError: see `Experiment.settings`.
     """
-    for key, value in {"jobs": jobs, "threads": threads}.items():
-        if value < 1:
-            raise ConfigError(f"{key} must be at least 1, got {value}.")
     if not TRAIN_NET.is_file():
-        raise ConfigError(f"{TRAIN_NET} must exist to run an experiment, got none. Use a clone of the repository.")
+        raise ConfigError(f"train_net.py not found: '{TRAIN_NET}'. Use a clone of the repository.")
     progress = progress or ProgressLine()
     running: list[_Run] = []
     with ExitStack() as locks:
         pending = []
         for experiment in experiments:
             settings = experiment.settings()
-            if is_finished(experiment.output, settings):  # no lock needed: nobody writes there
+            if experiment.is_finished(settings):  # no lock needed: nobody writes there
                 progress.say(f"{experiment.name}: finished before, kept")
                 on_finish(experiment)
             else:
-                pending.append(_Run(experiment, threads, _prepare(experiment, settings, progress, locks)))
+                pending.append(_Run(experiment, _prepare(experiment, settings, progress, locks)))
         try:
             while pending or running:
                 while pending and len(running) < jobs:
@@ -186,8 +177,8 @@ class _Run:
 
     process: "subprocess.Popen[bytes]"  # from start() on
 
-    def __init__(self, experiment: Experiment, threads: int, lock: int | None) -> None:
-        self.experiment, self.threads, self.lock = experiment, threads, lock
+    def __init__(self, experiment: Experiment, lock: int | None) -> None:
+        self.experiment, self.lock = experiment, lock
         cfg = experiment.load_config()
         self.iterations, self.targets = cfg.SOLVER.MAX_ITER, len(cfg.DATASETS.TEST)
         self.log = experiment.output / _CONSOLE
@@ -196,14 +187,13 @@ class _Run:
         self._scored, self._status = 0, "starting"
 
     def start(self) -> None:
-        """Start the process."""
         self._start = time.monotonic()
         command = [sys.executable, str(TRAIN_NET), "--config-file", str(self.experiment.config), "--resume"]
         with self.log.open("a") as console:
             self.process = subprocess.Popen(
                 [*command, *self.experiment.overrides],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # Ctrl-C reaches it and its workers only once, from here
                 pass_fds=() if self.lock is None else (self.lock,),  # it keeps the lock if it outlives this process
             )  # fmt: skip
@@ -238,7 +228,6 @@ class _Run:
         return self.process.returncode == 0 and (self.experiment.output / RESULTS_FILE).exists()
 
     def record_end(self) -> None:
-        """Wait for the end of the process and record it."""
         self.process.wait()
         record = read_record(self.experiment.output)
         seconds = self._seconds + time.monotonic() - self._start

@@ -13,23 +13,14 @@ from famix_minitown.canvas import FAR
 from famix_minitown.conditions import apply_condition
 from famix_minitown.scene import SIZE, Scene, render_scene
 
-__all__ = ["BASELINE", "INSTANCES_PER_CLASS", "INSTANCES_SUFFIX", "PNG_COMPRESSION", "write_tree"]
-
-BASELINE = 0.22
-"""Distance in metres between the two cameras of a disparity, as in Cityscapes."""
-
-INSTANCES_PER_CLASS = 1000
-"""An instance id is label id * 1000 + number, or the label id of stuff."""
-
-INSTANCES_SUFFIX = "gtFine_instanceIds"
-"""Last part of the names of files of instance ids."""
-
-PNG_COMPRESSION = 3
-"""Level with half the time of the usual 6, for files 4 % larger."""
+INSTANCES_PER_CLASS = 1000  # an instance id is label id * 1000 + number, or the label id of stuff
+INSTANCES_SUFFIX = "gtFine_instanceIds"  # last part of the names of files of instance ids
+PNG_COMPRESSION = 3  # half the time of the usual 6, for files 4 % larger
 
 # Label id of each train id; importing CITYSCAPES_LABEL_IDS would import Detectron2.
 _LABEL_IDS = np.array((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), np.uint8)
-_SEEDS_PER_PART = 1_000_000  # file names hold a seed as two numbers of six digits
+_BASELINE = 0.22  # metres between the two cameras of a disparity, as in Cityscapes
+_SEEDS_PER_PART = 1_000_000  # file names contain a seed as two numbers of six digits
 
 
 def write_tree(
@@ -46,10 +37,10 @@ def write_tree(
         disparity/<split>/<city>/..._disparity.png             16 bits: 256 * disparity in pixels + 1, or 0 in the sky
 
     Args:
-        folder: made if needed; files of the same name are replaced.
-        split: folder below `leftImg8bit` and the others.
+        folder: created if needed; files of the same name are replaced.
+        split: see above.
         conditions: each gets all scenes, as a city of its own.
-        seeds: of the scenes, 0 to 10**12 - 1.
+        seeds: seeds of the scenes, 0 to 10**12 - 1.
         size: (height, width) of the images in pixels.
 
     Raises:
@@ -71,7 +62,6 @@ def write_tree(
             }
             for (kind, suffix), content in pixels.items():
                 path = folder / kind / split / city / f"{city}_{first:06d}_{second:06d}_{suffix}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(path, durable=False) as part:
                     Image.fromarray(content).save(part, format="PNG", compress_level=PNG_COMPRESSION)
 
@@ -91,6 +81,6 @@ def _instance_ids(scene: Scene) -> NDArray[np.uint16]:
 
 def _disparity(scene: Scene) -> NDArray[np.uint16]:
     """Return Cityscapes' encoding of the disparity (H, W); the sky has none, since nothing there can be matched."""
-    pixels = BASELINE * scene.focal / scene.depth.astype(np.float64)
+    pixels = _BASELINE * scene.focal / scene.depth.astype(np.float64)
     coded = np.rint(256 * pixels + 1).clip(1, np.iinfo(np.uint16).max)
     return np.where(scene.depth < FAR, coded, 0).astype(np.uint16)

@@ -19,20 +19,12 @@ PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  #
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="Stopped runs continue with the same command; finished ones are kept.",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="(default: output/demo)"
-    )
+    description = "Stopped runs continue with the same command; finished ones are kept."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=description)
+    output, positive = Path("output/demo"), partial(whole_number, lowest=1)
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help=f"(default: {output})")
     parser.add_argument("--seed", type=whole_number, default=1, help="of mining and training (default: 1)")
-    parser.add_argument(
-        "--quick",
-        type=partial(whole_number, lowest=1),
-        metavar="N",
-        help="train N iterations only, to test the set-up",
-    )
+    parser.add_argument("--quick", type=positive, metavar="N", help="train N iterations only, to test the set-up")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
         "--prompts",
@@ -55,22 +47,15 @@ from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
 from famix_minitown.report import Results, draw_runs, score_table, write_page
-from famix_minitown.runner import ProgressLine, run_experiments
+from famix_minitown.runner import run_experiments
 from famix_minitown.study import describe_machine, one_line_errors
 
-STEPS = 4
 BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A planned demo.
-
-    Attributes:
-        output: folder of all files.
-        runs: of the networks, named by their addition to the baseline.
-        command: command line that repeats the demo.
-    """
+    """A planned demo: its folder, the runs of the networks, and the command line that repeats it."""
 
     output: Path
     runs: tuple[Experiment, ...]
@@ -100,27 +85,26 @@ def show(demo: Demo) -> None:
         FAMixError: an error of the user, or an experiment failed.
     """
     start = time.perf_counter()
-    heading(1, "images of the town")
-    make_images(demo.runs[0])
-    heading(2, "mining styles and training four networks, two side by side, one processor core each")
-    run_experiments(demo.runs, jobs=2, threads=1, progress=ProgressLine())
-    heading(3, "scores")
+    say("\n1/4 images of the town")  # rendered before two processes ask for them
+    cfg = demo.runs[0].load_config()
+    register_datasets(cfg.DATASETS.FILES)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        say(f"{len(get_dataset_dicts([name])):4d}  {name}")
+    say("\n2/4 mining styles and training four networks, two side by side, one processor core each")
+    run_experiments(demo.runs)
+    say("\n3/4 scores")
     scores = [read_scores(run.output) for run in demo.runs]
     results = Results([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
-    say(f"{format_table(results)}\n{results.facts['classes']}")
-    heading(4, "picture and page")
+    heads, rows = score_table(results)
+    stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
+    alignment = ("left", *["right"] * (len(heads) - 1))
+    say(tabulate(rows, headers=stacked, disable_numparse=True, colalign=alignment))
+    say(results.facts["classes"])
+    say("\n4/4 picture and page")
     picture, page = demo.output / "story.png", demo.output / "story.html"
     draw_runs([run.output for run in demo.runs], results.titles, picture)
     write_page(results, picture, page)
     say(f"picture  {picture}\npage     {page}\ntime     {duration(time.perf_counter() - start)}")
-
-
-def make_images(run: Experiment) -> None:
-    """Render the datasets if needed, before two processes ask for them."""
-    cfg = run.load_config()
-    register_datasets(cfg.DATASETS.FILES)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        say(f"{len(get_dataset_dicts([name])):4d}  {name}")
 
 
 def facts(demo: Demo) -> dict[str, str]:
@@ -140,22 +124,10 @@ def facts(demo: Demo) -> dict[str, str]:
     }
 
 
-def format_table(results: Results) -> str:
-    """Return the table for a terminal."""
-    heads, rows = score_table(results)
-    stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
-    return tabulate(rows, headers=stacked, disable_numparse=True, colalign=("left", *["right"] * (len(heads) - 1)))
-
-
 def duration(seconds: float) -> str:
     """Return minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def heading(number: int, text: str) -> None:
-    """Announce a step."""
-    say(f"\n{number}/{STEPS} {text}")
 
 
 def say(text: str) -> None:

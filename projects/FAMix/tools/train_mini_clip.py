@@ -9,8 +9,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +24,7 @@ DEFAULTS = {
 }  # fmt: skip
 SCENES = 4000
 MOST_SCENES = 100_000  # then come those for validation
-MOST = 10**9  # of numbers without another limit
+MOST = 10**9  # limit of all other numbers
 MOST_SEED = 2**32 - 1
 MOST_PROCESSORS, MOST_CHANNELS = 1024, 1024
 
@@ -35,61 +34,40 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: train_mini_clip.py --output clip_0.safetensors --crops-cache crops.npy"
     )
-    parser.add_argument("--output", required=True, type=file, metavar="FILE", help="compact .safetensors to write")
-    add_plan(parser)
-    parser.add_argument("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="of torch, such as cuda; a stopped training may continue on another (default: cpu)",
-    )
-    processors = partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
-    parser.add_argument("--threads", type=processors, metavar="N", help="of PyTorch (default: chosen by PyTorch)")
-    parser.add_argument("--log", type=file, metavar="FILE", help="also write the log here")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--scenes", default=SCENES, type=partial(whole_number, lowest=1, highest=MOST_SCENES), metavar="N",
-        help=f"scenes of the town, {CROPS_PER_SCENE} crops each (default: {SCENES})"
-    )  # fmt: skip
-    data.add_argument("--dataset", metavar="NAME", help="registered dataset to use instead, such as camvid_train_day")
-    data.add_argument(
-        "--definition",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="definition of the dataset, if it is not built in",
-    )
-    data.add_argument(
-        "--crops-cache", type=file, metavar="FILE",
-        help=".npy file for the crops, made if it is missing, and kept: "
-        f"{MEGABYTES_PER_SCENE:.2f} MB a scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, and a tenth of that for "
-        "validation beside it (default: beside the output)"
-    )  # fmt: skip
-    data.add_argument(
-        "--workers", default=2, type=processors, metavar="N", help="processes that make crops (default: 2)"
-    )
-    return parser
-
-
-def add_plan(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the training; their defaults are those of TrainingPlan."""
-    number, count = real_number, partial(whole_number, highest=MOST)
+    count, processors = partial(whole_number, highest=MOST), partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
+    add = parser.add_argument
+    add("--output", required=True, type=file, metavar="FILE", help="compact .safetensors to write")
     kinds: dict[str, tuple[Any, str, str]] = {
         "seed": (partial(whole_number, highest=MOST_SEED), "N", "of weights, batches and captions"),
         "steps": (count, "N", "updates"),
         "batch": (partial(count, lowest=2), "N", "crops of an update, at least 2"),
         "width": (stem_width, "N", "channels of the stem, an even number"),
-        "style_noise": (number, "S", "relative noise of the channel statistics after layer1"),
-        "learning_rate": (partial(number, positive=True), "LR", "highest"),
+        "style_noise": (real_number, "S", "relative noise of the channel statistics after layer1"),
+        "learning_rate": (partial(real_number, positive=True), "LR", "highest"),
         "warmup": (count, "N", "updates until the learning rate is highest, 0 for none"),
     }
-    for name, (kind, metavar, text) in kinds.items():
-        default = DEFAULTS[name]
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, default=default, type=kind, metavar=metavar, help=f"{text} (default: {default})")
-    parser.add_argument(
-        "--dtype", default=DTYPES[0], choices=DTYPES, help=f"of the towers' products (default: {DTYPES[0]})"
-    )
+    for name, (kind, metavar, text) in kinds.items():  # the defaults are those of TrainingPlan
+        flag, default = f"--{name.replace('_', '-')}", DEFAULTS[name]
+        add(flag, default=default, type=kind, metavar=metavar, help=f"{text} (default: {default})")
+    add("--dtype", default=DTYPES[0], choices=DTYPES, help=f"of the towers' products (default: {DTYPES[0]})")
+    add("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
+    add("--device", default="cpu", help="of torch, such as cuda; a resumed training may change it (default: cpu)")
+    add("--threads", type=processors, metavar="N", help="of PyTorch (default: chosen by PyTorch)")
+    add("--log", type=file, metavar="FILE", help="also write the log here")
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--scenes", default=SCENES, type=partial(whole_number, lowest=1, highest=MOST_SCENES), metavar="N",
+        help=f"scenes of the town, {CROPS_PER_SCENE} crops each (default: {SCENES})",
+    )  # fmt: skip
+    add("--dataset", metavar="NAME", help="registered dataset to use instead, such as camvid_train_day")
+    add("--definition", action="append", default=[], metavar="YAML", help="its definition, if it is not built in")
+    add(
+        "--crops-cache", type=file, metavar="FILE", help=".npy file for the crops, made if it is missing, and kept: "
+        f"{MEGABYTES_PER_SCENE:.2f} MB a scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, and a "
+        "tenth of that for validation beside it (default: beside the output)",
+    )  # fmt: skip
+    add("--workers", default=2, type=processors, metavar="N", help="processes that make crops (default: 2)")
+    return parser
 
 
 def stem_width(text: str) -> int:
@@ -102,13 +80,13 @@ def stem_width(text: str) -> int:
 
 def real_number(text: str, positive: bool = False) -> float:
     """Parse a finite number that is non-negative, or positive."""
-    expected = f"must be a finite {'positive' if positive else 'non-negative'} number, got {text!r}"
     try:
         number = float(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(expected) from error
+    except ValueError:
+        number = math.nan
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise argparse.ArgumentTypeError(expected)
+        kind = "positive" if positive else "non-negative"
+        raise argparse.ArgumentTypeError(f"must be a finite {kind} number, got {text!r}")
     return number
 
 
@@ -133,10 +111,16 @@ from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix_minitown.compact_clip import CompactCLIP, require_same_sizes, usable_device, zero_shot_accuracy
+from famix_minitown.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, train_clip
-from famix_minitown.crop_files import describe_crops, load_or_make_crops
-from famix_minitown.crops import CropPlan, CropSource, DatasetSource, TownSource
+from famix_minitown.crops import (
+    CropPlan,
+    CropSource,
+    DatasetSource,
+    TownSource,
+    describe_crops,
+    load_or_make_crops,
+)
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 
 logger = logging.getLogger("train_mini_clip")
@@ -147,25 +131,17 @@ TRAIN_CROPS = CropPlan(seed=1)  # the same for CLIPs of all seeds
 VALIDATION_CROPS = CropPlan(seed=2, single_looks=True)
 
 
-@dataclass(frozen=True)
-class Sources:
-    """Scenes for training and for validation."""
-
-    train: CropSource
-    validation: CropSource
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which stops the command like Ctrl-C."""
 
 
-def sources_of(arguments: argparse.Namespace) -> Sources:
-    """Return the scenes of the arguments."""
+def sources_of(arguments: argparse.Namespace) -> tuple[CropSource, CropSource]:
+    """Return the scenes for training and for validation."""
     if arguments.dataset is not None:
         register_datasets(arguments.definition)
-        return Sources(*DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE))
+        return DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE)
     validation = max(arguments.scenes // VALIDATION_SHARE, 10)
-    return Sources(TownSource(CLIP_TRAIN_FIRST_SEED, arguments.scenes), TownSource(CLIP_VAL_FIRST_SEED, validation))
+    return TownSource(CLIP_TRAIN_FIRST_SEED, arguments.scenes), TownSource(CLIP_VAL_FIRST_SEED, validation)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -173,20 +149,26 @@ def run(arguments: argparse.Namespace) -> None:
     # Mistakes in the arguments must show before the crops are made, which takes minutes.
     plan = TrainingPlan(**{name: getattr(arguments, name) for name in (*DEFAULTS, "dtype")})
     device, initial = usable_device(arguments.device), _load_initial(arguments)
-    sources, output = sources_of(arguments), arguments.output
-    names, made_of = sources.train.class_names, describe_crops(sources.train, TRAIN_CROPS)
+    (source, held_out), output = sources_of(arguments), arguments.output
     cache = arguments.crops_cache or output.with_name(f"{output.name}.crops.npy")
     for folder in {output.parent, cache.parent}:
         require_writable(folder)
-    held_out = cache.with_name(f"{cache.stem}.validation.npy")
-    crops = load_or_make_crops(sources.train, TRAIN_CROPS, cache, arguments.workers)
-    validation = load_or_make_crops(sources.validation, VALIDATION_CROPS, held_out, arguments.workers)
+    crops = load_or_make_crops(source, TRAIN_CROPS, cache, arguments.workers)
+    held_out_file = cache.with_name(f"{cache.stem}.validation.npy")
+    validation = load_or_make_crops(held_out, VALIDATION_CROPS, held_out_file, arguments.workers)
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
-    model = train_clip(crops, names, plan, checkpoint, initial, made_of, device)
+    made_of = describe_crops(source, TRAIN_CROPS)
+    model = train_clip(crops, source.class_names, plan, checkpoint, initial, made_of, device)
     model.load_full_state_dict(rounded(model.full_state_dict()))  # the accuracy is that of the file
-    accuracy = zero_shot_accuracy(model, validation, names)
-    made_by = {**vars(plan), "source": sources.train.identity, "initial": clip_weights_hash(initial) if initial else ""}
-    _write(model, output, made_by, accuracy)
+    accuracy = zero_shot_accuracy(model, validation, source.class_names)
+    made_by = {**vars(plan), "source": source.identity, "initial": clip_weights_hash(initial) if initial else ""}
+    report = {"made_by": made_by, "zero_shot": accuracy}
+    metadata = {name: json.dumps(value) for name, value in report.items()}
+    save_compact(model.full_state_dict(), output, model.token_ids, metadata)
+    with whole_file(output.with_suffix(".json")) as part:
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    numbers = ", ".join(f"{name} {100 * share:.1f} %" for name, share in accuracy.items() if isinstance(share, float))
+    logger.info(f"Wrote {output}, {output.stat().st_size / 1e6:.1f} MB. Zero-shot: {numbers}")
     checkpoint.unlink(missing_ok=True)
 
 
@@ -206,35 +188,20 @@ def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
     return initial
 
 
-def _write(model: CompactCLIP, output: Path, made_by: dict[str, Any], accuracy: dict[str, Any]) -> None:
-    save_compact(
-        model.full_state_dict(),
-        output,
-        model.token_ids,
-        {"made_by": json.dumps(made_by), "zero_shot": json.dumps(accuracy)},
-    )
-    report = json.dumps({"made_by": made_by, "zero_shot": accuracy}, indent=1)
-    with whole_file(output.with_suffix(".json")) as part:
-        part.write_text(report + "\n", encoding="utf-8")
-    numbers = ", ".join(f"{name} {100 * share:.1f} %" for name, share in accuracy.items() if isinstance(share, float))
-    logger.info(f"Wrote {output}, {output.stat().st_size / 1e6:.1f} MB. Zero-shot: {numbers}")
-
-
 @contextmanager
-def _log_file(path: Path | None) -> Iterator[None]:
-    """Also write the log to a file."""
+def _log_to(path: Path | None) -> Iterator[None]:
+    """Also write the log to a file while the context is open."""
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    raise_log_errors([handler])
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+    with closing(logging.FileHandler(path, encoding="utf-8")) as handler:
+        raise_log_errors([handler])
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
 
 
 def terminate(number: int, frame: object) -> NoReturn:
@@ -251,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         load_plugins()
         expand_arguments(arguments)
-        with _log_file(arguments.log):
+        with _log_to(arguments.log):
             run(arguments)
     except (FAMixError, OSError) as error:
         parser.error(str(error))

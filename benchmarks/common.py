@@ -1,0 +1,76 @@
+"""Parts of the benchmarks that need no PyTorch: command lines, paths of the project, and methods of studies."""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from famix_arguments import whole_number
+
+PROJECT = Path(__file__).parent.parent / "projects/FAMix"
+POSITIVE = partial(whole_number, lowest=1)
+
+
+def load_script(path: str) -> ModuleType:
+    """Import a script outside of the package, e.g. "demo.py" or "tools/export.py" below PROJECT."""
+    spec = importlib.util.spec_from_file_location(f"famix_{Path(path).stem}", PROJECT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def benchmark_parser(description: str | None, device: bool = False) -> argparse.ArgumentParser:
+    """Make a parser that shows the docstring of a script; `device` adds --device."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if device:
+        parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    return parser
+
+
+def study_parser(description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3)) -> argparse.ArgumentParser:
+    """Make a parser with the arguments of `study.Study`; `output` and `seeds` are defaults."""
+    parser = benchmark_parser(description)
+    defaults = " ".join(map(str, seeds))
+    parser.add_argument("--seeds", nargs="+", type=whole_number, default=list(seeds), help=f"(default: {defaults})")
+    parser.add_argument("--jobs", type=POSITIVE, default=2, help="runs side by side, of one thread each (default: 2)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder of the runs (default: {output})"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report there")
+    parser.add_argument("--quick", type=POSITIVE, metavar="N", help="train N iterations only, to test the set-up")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    return parser
+
+
+class Needs(Enum):
+    """Input of a method that comes from other runs or from labeled images; the value begins with its setting."""
+
+    NOTHING = ""
+    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # matched to the styles that the study mined with the same seed
+    AGNOSTIC_BANK = "bank, class-agnostic"  # that of the same seed, rewritten
+    MEASURED_BANK = "bank, measured"  # on labeled images of the tested conditions
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a study: a config below PROJECT/configs, and KEY VALUE pairs that override it."""
+
+    config: str
+    options: tuple[str, ...] = ()
+    same_without: str | None = None  # the same method without styles
+    needs: Needs = Needs.NOTHING
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Settings that depend on other runs and images, see `famix_minitown.experiment.same_settings`."""
+        return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
+
+    @property
+    def needs_mined_bank(self) -> bool:
+        """Whether the run that mines with the same seed must be finished first."""
+        return self.needs in (Needs.NOISE_SCALE, Needs.AGNOSTIC_BANK)

@@ -1,0 +1,165 @@
+"""The driver of studies: methods x seeds, each run in a folder of its own, and a report.
+
+Banks and noise scales that methods need are made on the way. Finished runs are kept, stopped ones continue.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from common import PROJECT, Method, Needs
+
+from famix.data import register_datasets
+from famix.io.atomic import whole_file
+from famix.mining import matching_noise_scale
+from famix.mining.measured import measure_bank
+from famix.reports import RESULTS_FILE, read_results
+from famix.style import StyleBank
+from famix.style.dominant import IGNORE_CLASS
+from famix_minitown.conditions import CONDITIONS
+from famix_minitown.experiment import Experiment, condition_of, read_record
+from famix_minitown.runner import run_experiments
+from famix_minitown.study import describe_machine, one_line_errors
+
+Run = tuple[str, int]  # method, seed
+
+
+class Study:
+    """Methods x seeds. A benchmark derives from it and implements `report`.
+
+    Args:
+        arguments: arguments of `common.study_parser`.
+        methods: methods by name.
+        mined: name and method of the runs whose mined banks other methods need.
+        options: KEY VALUE pairs for all methods, which can override them.
+
+    Attributes:
+        output: folder of the runs.
+        seeds: seeds without repetitions.
+        options: KEY VALUE pairs that override the settings of every method.
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        methods: dict[str, Method],
+        mined: tuple[str, Method] | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.output: Path = arguments.output
+        self.seeds: list[int] = list(dict.fromkeys(arguments.seeds))
+        self.jobs: int = arguments.jobs
+        self.file: Path | None = arguments.report
+        self.methods = methods
+        self.options: tuple[str, ...] = tuple(arguments.opts)
+        if arguments.quick is not None:
+            self.options += ("SOLVER.MAX_ITER", str(arguments.quick))
+        self._common, self._mined = options, mined or ("", Method(""))
+
+    def experiment(self, method: str, seed: int, options: Sequence[str] = ()) -> Experiment:
+        """Return the run of a method; `options` follow those of the method."""
+        chosen = self.methods[method] if method in self.methods else dict([self._mined])[method]
+        folder = self.output / method.replace(" ", "_") / f"seed{seed}"
+        settings = (*self._common, *chosen.options, *options, *self.options)
+        return Experiment(f"{method}/{seed}", PROJECT / "configs" / chosen.config, folder, settings, seed)
+
+    def pairs(self) -> list[Run]:
+        """Return all runs, seed by seed."""
+        return [(name, seed) for seed in self.seeds for name in self.methods]
+
+    def run(self) -> None:
+        """Make all runs."""
+        self.make(self.pairs())
+
+    def make(self, runs: Sequence[Run], keep: Callable[[Run, Experiment], None] = lambda run, made: None) -> None:
+        """Make runs, each on one thread, those with a bank that others need first; `keep` gets each finished one."""
+        second = [run for run in runs if self.methods[run[0]].needs_mined_bank]
+        mined = [(self._mined[0], seed) for _, seed in second]
+        for group in (dict.fromkeys([*mined, *(run for run in runs if run not in second)]), second):
+            experiments = {self.prepared(*run): run for run in group}
+            finish = partial(lambda names, made: keep(names[made], made), experiments)
+            run_experiments(list(experiments), jobs=self.jobs, on_finish=finish)
+
+    def prepared(self, method: str, seed: int) -> Experiment:
+        """Return a run with the bank or the noise scale that it needs, which is made first."""
+        needs = self.methods[method].needs if method in self.methods else Needs.NOTHING
+        options: tuple[str, ...] = ()
+        if needs is Needs.NOISE_SCALE:
+            scale = matching_noise_scale(self.mined_bank(seed), StyleBank.load(self.source_bank()))
+            options = (needs.value, f"{scale:.6f}")
+        elif needs is Needs.AGNOSTIC_BANK:
+            path = self.output / "banks" / f"{method}_seed{seed}.safetensors"
+            class_agnostic_bank(self.mined_bank(seed)).save(path)
+            options = ("MODEL.STYLE.BANK", str(path))
+        elif needs is Needs.MEASURED_BANK:
+            options = ("MODEL.STYLE.BANK", str(self.target_bank(method)))
+        return self.experiment(method, seed, options)
+
+    def mined_bank(self, seed: int) -> StyleBank:
+        """Load the bank of the finished run that mines with a seed."""
+        return StyleBank.load(self.experiment(self._mined[0], seed).output / "style_bank.safetensors")
+
+    def source_bank(self) -> Path:
+        """Measure a bank on the training images."""
+        first = self.experiment(self._mined[0], self.seeds[0])
+        return self._measured_bank(first, list(first.load_config().DATASETS.TRAIN), "source")
+
+    def target_bank(self, method: str) -> Path:
+        """Measure a bank on the training images of the tested conditions other than the source."""
+        first = self.experiment(method, self.seeds[0], ("MODEL.STYLE.BANK", ""))
+        tested = [name.removesuffix("_val") for name in first.load_config().DATASETS.TEST if name.endswith("_val")]
+        unseen = [f"{name}_train" for name in tested if condition_of(name) != CONDITIONS[0]]
+        return self._measured_bank(first, unseen, method)
+
+    def _measured_bank(self, experiment: Experiment, datasets: Sequence[str], name: str) -> Path:
+        """Measure a bank on labeled images, once for the same CLIP, settings and images."""
+        key = hashlib.sha256(json.dumps([experiment.settings(), list(datasets)], sort_keys=True).encode()).hexdigest()
+        path = self.output / "banks" / f"{name}_{key[:12]}.safetensors"
+        if not path.exists():
+            cfg = experiment.load_config()
+            register_datasets(cfg.DATASETS.FILES)
+            measure_bank(cfg, list(datasets)).save(path)
+        return path
+
+    def results(self, method: str, seed: int) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+        """Return the scores of a finished run: dataset -> task -> metric -> value."""
+        return read_results(self.experiment(method, seed).output / RESULTS_FILE)
+
+    def minutes(self, method: str) -> str:
+        """Return the mean time of a method's runs."""
+        return f"{fmean(self.experiment(method, seed).seconds() for seed in self.seeds) / 60:.1f}"
+
+    def describe_runs(self) -> str:
+        """Return a line about this machine, and about the processors that the runs were made on."""
+        records = [read_record(self.experiment(*run).output) for run in self.pairs()]
+        machines = sorted({str(record.get("machine", "an unknown processor")) for record in records})
+        return f"{describe_machine()}; {self.jobs} runs side by side, a thread each, on {' and '.join(machines)}"
+
+    def report(self, command: str) -> str:
+        """Return the report in Markdown; `command` is the command line that prints it."""
+        raise NotImplementedError
+
+    def main(self) -> None:
+        """Make the runs, print and write the report; errors and interruptions end the process with one line."""
+        torch.set_num_threads(1)  # a measured bank is the same on every number of cores
+        with one_line_errors():
+            self.run()
+            report = self.report(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
+            if self.file is not None:
+                with whole_file(self.file) as part:
+                    part.write_text(report)
+        print(report)
+
+
+def class_agnostic_bank(bank: StyleBank) -> StyleBank:
+    """Return a bank of the same styles, all of class 255, from which every class without styles of its own draws."""
+    rewritten = StyleBank(bank.metadata)
+    rewritten.add(torch.full_like(bank.class_ids, IGNORE_CLASS), bank.mean, bank.std, bank.annotations)
+    return rewritten

@@ -1,7 +1,7 @@
 """Miniature datasets, written to a temporary folder, and configs that read them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,21 +14,8 @@ from PIL import Image
 
 from famix.config import add_famix_config
 from famix.data import register_datasets
+from famix.data.panoptic.segments import encode_ids
 from famix.utils.plugins import load_plugins
-
-__all__ = [
-    "forgotten_datasets",
-    "TINY_LABEL_IDS",
-    "data_config",
-    "make_dataset",
-    "registered",
-    "write_definition",
-    "write_image",
-    "write_label",
-    "write_palette_label",
-    "write_panoptic_label",
-    "write_synthia_label",
-]
 
 TINY_LABEL_IDS = {0: "road", 1: "sky", 2: "car", 9: "ignore"}
 
@@ -46,7 +33,7 @@ def write_label(path: Path, ids: np.ndarray) -> Path:
 
 
 def write_palette_label(path: Path, ids: np.ndarray) -> Path:
-    """Write (H, W) uint8 ids as a PNG with a palette, as GTA5 does; no colour equals its index."""
+    """Write (H, W) uint8 ids as a PNG with a palette, as in GTA5; no color equals its index."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(ids).convert("P")
     image.putdata(ids.ravel().tolist())
@@ -56,7 +43,7 @@ def write_palette_label(path: Path, ids: np.ndarray) -> Path:
 
 
 def write_synthia_label(path: Path, ids: np.ndarray, instances: np.ndarray) -> Path:
-    """Write (H, W) ids as SYNTHIA does: 16 bits, the class in the red channel, the instance in the green one."""
+    """Write (H, W) ids as in SYNTHIA: 16 bits, the class in the red channel, the instance in the green one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blue_green_red = np.stack([np.zeros_like(ids), instances, ids], axis=2).astype(np.uint16)
     if not cv2.imwrite(str(path), blue_green_red):
@@ -65,44 +52,39 @@ def write_synthia_label(path: Path, ids: np.ndarray, instances: np.ndarray) -> P
 
 
 def write_panoptic_label(path: Path, ids: np.ndarray, segments_file: Path, categories: dict[int, str]) -> Path:
-    """Write (H, W) ids of categories as COCO's panoptic format does: a segment of each, and one black pixel.
+    """Write category ids (H, W) in COCO's panoptic format, with one segment per category, and the JSON file.
 
-    Args:
-        path: of the PNG.
-        ids: the last one, at the bottom right, becomes black, which is no segment.
-        segments_file: JSON file, which gets the segments and the names of the categories.
-        categories: id -> name.
+    The last pixel, at the bottom right, becomes black, which is outside of all segments.
     """
-    # Numbers beyond 8 and 16 bits, and in another order than the categories.
-    numbers = {int(label_id): 70_000_003 - 1_000_003 * place for place, label_id in enumerate(np.unique(ids))}
-    coded = np.array([numbers[label_id] % (1 << 24) for label_id in ids.ravel().tolist()])
-    coded[-1] = 0
-    pixels = np.stack([coded % 256, coded // 256 % 256, coded // 65536], axis=1).reshape(*ids.shape, 3)
-    segments = [{"id": number % (1 << 24), "category_id": label_id} for label_id, number in numbers.items()]
-    segments_file.write_text(
-        json.dumps(
-            {
-                "annotations": [{"file_name": path.name, "segments_info": segments}],
-                "categories": [{"id": label_id, "name": name} for label_id, name in categories.items()],
-            }
-        )
-    )
-    return write_image(path, pixels.astype(np.uint8))
+    # Ids beyond 8 and 16 bits, in a different order from the categories.
+    found = np.unique(ids)
+    numbers = (70_000_003 - 1_000_003 * np.arange(len(found))) % (1 << 24)
+    coded = numbers[np.searchsorted(found, ids)]
+    coded[-1, -1] = 0
+    segments = [
+        {"id": number, "category_id": key} for number, key in zip(numbers.tolist(), found.tolist(), strict=True)
+    ]
+    annotations = [{"file_name": path.name, "segments_info": segments}]
+    names = [{"id": label_id, "name": name} for label_id, name in categories.items()]
+    segments_file.write_text(json.dumps({"annotations": annotations, "categories": names}))
+    return write_image(path, encode_ids(coded))
 
 
 def write_definition(folder: Path, **changes: object) -> Path:
-    """Write the definition of the dataset that `make_dataset` draws; an entry changed to None is left out."""
+    """Write the definition of `make_dataset`'s dataset; an entry changed to None is left out."""
     entries = {
-        "name": "tiny",
-        "root": str(folder),
         "images": "images/{split}/{key}.png",
         "labels": "labels/{split}/{key}.png",
-        "classes": "cityscapes",
         "label_ids": TINY_LABEL_IDS,
         "splits": {"train": {}, "val": {}},
-    } | changes
-    file = folder / "definition.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
+    }
+    return write_entries(folder / "definition.yaml", {**entries, **changes})
+
+
+def write_entries(file: Path, entries: Mapping[str, object]) -> Path:
+    """Write a definition of the dataset `tiny` in its folder; an entry of None is left out."""
+    entries = {"name": "tiny", "root": str(file.parent), "classes": "cityscapes", **entries}
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump({key: value for key, value in entries.items() if value is not None}))
     return file
 
@@ -114,17 +96,14 @@ def make_dataset(
     folders: Sequence[str] = ("train", "val"),
     **changes: object,
 ) -> Path:
-    """Draw a dataset `tiny` of noise; an image and its label show the same classes.
+    """Draw the dataset `tiny` of noise with the keys "a/0", "a/1", ... in each folder, and return its definition file.
 
     Args:
         folder: root of the dataset.
-        count: images of a folder; their keys are "a/0", "a/1", ...
+        count: images of a folder.
         size: (height, width) of the images.
-        folders: what {split} stands for; as long as `changes` has no `splits`, the splits, too.
+        folders: values of {split}, and the splits unless `changes` has other ones.
         changes: entries of the definition.
-
-    Returns:
-        The definition file.
     """
     rng = np.random.default_rng(0)
     for split in folders:
@@ -139,7 +118,7 @@ def make_dataset(
 
 @contextmanager
 def forgotten_datasets() -> Iterator[None]:
-    """Forget the datasets that are registered meanwhile."""
+    """Forget the datasets that are registered in the block."""
     before = set(DatasetCatalog)
     try:
         yield
@@ -151,7 +130,7 @@ def forgotten_datasets() -> Iterator[None]:
 
 @contextmanager
 def registered(*files: Path) -> Iterator[None]:
-    """Register definition files as a program does, after plugins; forget all of them afterwards."""
+    """Register definition files like a program, after plugins; forget all of them afterwards."""
     with forgotten_datasets():
         load_plugins()
         register_datasets([str(file) for file in files])
@@ -159,16 +138,13 @@ def registered(*files: Path) -> Iterator[None]:
 
 
 def data_config(train: Sequence[str] = ("tiny_train",), crop: Sequence[int] = (16, 16)) -> CfgNode:
-    """A config for small crops, two images a batch, without worker processes."""
+    """Return a config for small crops, two images per batch, without worker processes."""
     cfg = get_cfg()
     add_famix_config(cfg)
     cfg.SEED = 5
     cfg.DATASETS.TRAIN = tuple(train)
     cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.CROP.ENABLED = True
-    cfg.INPUT.CROP.TYPE = "absolute"
-    cfg.INPUT.CROP.SIZE = list(crop)
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.STYLE_MINING.IMS_PER_BATCH = 2
+    cfg.INPUT.CROP.merge_from_other_cfg(CfgNode({"ENABLED": True, "TYPE": "absolute", "SIZE": list(crop)}))
+    cfg.SOLVER.IMS_PER_BATCH = cfg.STYLE_MINING.IMS_PER_BATCH = 2
     cfg.DATALOADER.NUM_WORKERS = 0
     return cfg

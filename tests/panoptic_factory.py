@@ -6,38 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from clip_factory import save_tiny_clip
-from data_factory import write_image
+from data_factory import write_entries, write_image
 from famix.data.panoptic.segments import encode_ids
 from run_factory import ROOT, Workspace
-
-__all__ = ["CATEGORIES", "CONFIGS", "SIZE", "PanopticWorkspace", "make_panoptic", "write_annotations", "write_recipe"]
 
 CONFIGS = ROOT / "projects/FAMix/configs/Tiny"
 SIZE = (72, 112)
 SPLITS = {"train": 6, "val": 2, "night": 2}
-CATEGORIES = {7: ("road", 0), 23: ("sky", 0), 24: ("person", 1), 26: ("car", 1)}  # id -> name, is it a thing
-ROAD, SKY, PERSON, FIRST_CAR, SECOND_CAR = 7, 23, 24_000, 26_000, 26_001  # ids of segments; 0 is unlabelled
-_COLOURS = {
-    ROAD: (90, 90, 95),
-    SKY: (120, 170, 230),
-    PERSON: (30, 200, 60),
-    FIRST_CAR: (200, 40, 40),
-    SECOND_CAR: (180, 20, 90),
-}
+CATEGORIES = {7: ("road", 0), 23: ("sky", 0), 24: ("person", 1), 26: ("car", 1)}  # id -> name, whether it is a thing
+ROAD, SKY, PERSON, FIRST_CAR, SECOND_CAR = 7, 23, 24_000, 26_000, 26_001  # ids of segments; 0 is unlabeled
+_COLORS = {ROAD: (90, 90, 95), SKY: (120, 170, 230), PERSON: (30, 200, 60)}
+_COLORS |= {FIRST_CAR: (200, 40, 40), SECOND_CAR: (180, 20, 90)}
 
 
 def make_panoptic(folder: Path, splits: dict[str, int] | None = None) -> Path:
-    """Draw images of sky above road with two cars that touch, perhaps a person, and an unlabelled rim.
+    """Draw images of sky above road with two adjacent cars, a person in every other image, and an unlabeled rim.
 
     Args:
-        folder: root of the dataset.
+        folder: root of the dataset; the definition file of tiny_<split>_panoptic is returned.
         splits: name -> number of images.
-
-    Returns:
-        The definition file of tiny_<split>_panoptic.
     """
     rng = np.random.default_rng(0)
     splits = splits or SPLITS
@@ -53,11 +42,11 @@ def make_panoptic(folder: Path, splits: dict[str, int] | None = None) -> Path:
                 ids[20:50, 100:108] = PERSON
             ids[-6:] = 0
             labels[f"{index}"] = ids
-            colours = np.zeros((*SIZE, 3))
-            for segment, colour in _COLOURS.items():
-                colours[ids == segment] = colour
+            colors = np.zeros((*SIZE, 3))
+            for segment, color in _COLORS.items():
+                colors[ids == segment] = color
             light = 0.3 if split == "night" else 1.0
-            pixels = (colours * light + rng.normal(0, 6, (*SIZE, 3))).clip(0, 255).astype(np.uint8)
+            pixels = (colors * light + rng.normal(0, 6, (*SIZE, 3))).clip(0, 255).astype(np.uint8)
             write_image(folder / "images" / split / f"{index}.png", pixels)
         write_annotations(folder, split, labels)
     return write_recipe(folder, splits=list(splits))
@@ -66,13 +55,13 @@ def make_panoptic(folder: Path, splits: dict[str, int] | None = None) -> Path:
 def write_annotations(
     folder: Path, split: str, labels: dict[str, np.ndarray], crowds: Sequence[int] = (), **changes: Any
 ) -> Path:
-    """Write PNGs of ids and their JSON file, as Cityscapes numbers segments.
+    """Write PNGs of ids and their JSON file, with segments numbered like in Cityscapes.
 
     Args:
         folder: root of the dataset.
-        split: names the files.
+        split: name of the files.
         labels: image -> (H, W) ids.
-        crowds: ids of the segments that are crowds.
+        crowds: ids of crowds.
         changes: entries of the JSON file.
     """
     annotations = []
@@ -94,26 +83,16 @@ def write_annotations(
 def write_recipe(folder: Path, splits: Sequence[str] | Mapping[str, Any] = ("train",), **changes: Any) -> Path:
     """Write the definition file of `make_panoptic`'s dataset; an entry changed to None is left out."""
     entries = {
-        "name": "tiny",
-        "root": str(folder),
         "images": "images/{split}/{key}.png",
         "panoptic_root": "panoptic/{split}",
         "panoptic_json": "annotations/panoptic_{split}.json",
-        "classes": "cityscapes",
         "splits": splits if isinstance(splits, Mapping) else {split: {} for split in splits},
-    } | changes
-    file = folder / "panoptic.yaml"
-    file.write_text(yaml.safe_dump({key: value for key, value in entries.items() if value is not None}))
-    return file
+    }
+    return write_entries(folder / "panoptic.yaml", {**entries, **changes})
 
 
 class PanopticWorkspace(Workspace):
-    """A folder with a panoptic dataset and a CLIP, in which runs of one head can be made.
-
-    Args:
-        folder: empty.
-        config: name of a file of configs/Tiny.
-    """
+    """A folder with a panoptic dataset and a CLIP for runs of a config of configs/Tiny."""
 
     def __init__(self, folder: Path, config: str) -> None:
         self.folder = folder
@@ -122,7 +101,7 @@ class PanopticWorkspace(Workspace):
         self.clip = save_tiny_clip(folder / "clip.pt")
 
     def arguments(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> list[str]:
-        """Command line of a run that writes to folder / output."""
+        """Return the command line of a run that writes to folder / output."""
         arguments = super().arguments(output, *options, flags=flags)
         arguments[arguments.index("--config-file") + 1] = str(self.config)
         return arguments

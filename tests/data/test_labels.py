@@ -11,34 +11,30 @@ TRAIN_IDS = np.array([[255, 0, 0], [13, 255, 0]], dtype=np.uint8)
 READER = LabelReader(label_ids={0: 255, 7: 0, 26: 13})
 
 
-@pytest.mark.parametrize("write", [write_label, write_palette_label])
-def test_maps_eight_bit_and_palette_files(tmp_path, write):
-    train_ids = READER.read(write(tmp_path / "label.png", IDS))
+def write_red(path, ids):
+    return write_synthia_label(path, ids, ids[::-1])  # 16 bits
+
+
+def write_alpha(path, ids):
+    return write_image(path, np.stack([ids * 0, ids * 0, ids * 0, ids], axis=2))
+
+
+@pytest.mark.parametrize(
+    ("write", "channel"),
+    [(write_label, None), (write_palette_label, None), (write_red, 0), (write_alpha, 3)],
+)
+def test_ids_become_train_ids(tmp_path, write, channel):
+    train_ids = LabelReader(READER.label_ids, channel=channel).read(write(tmp_path / "label.png", IDS))
     assert train_ids.dtype == np.uint8
     np.testing.assert_array_equal(train_ids, TRAIN_IDS)
 
 
-def test_maps_sixteen_bit_grey(tmp_path):
-    reader = LabelReader(label_ids={0: 255, 7: 0, 1000: 13})
-    ids = np.where(IDS == 26, np.uint16(1000), IDS)
-    np.testing.assert_array_equal(reader.read(write_label(tmp_path / "label.png", ids)), TRAIN_IDS)
-
-
-@pytest.mark.parametrize("channel", [0, 1])
-def test_takes_the_channel_of_sixteen_bit_colour(tmp_path, channel):
-    instances = np.array([[976, 1, 2], [3, 4, 5]])
-    path = write_synthia_label(tmp_path / "label.png", IDS, instances)
-    if channel == 0:
-        np.testing.assert_array_equal(LabelReader({0: 255, 7: 0, 26: 13}, channel=0).read(path), TRAIN_IDS)
-    else:
-        reader = LabelReader({976: 1, 1: 2, 2: 3, 3: 4, 4: 5, 5: 6}, channel=1)
-        np.testing.assert_array_equal(reader.read(path), [[1, 2, 3], [4, 5, 6]])
-
-
-def test_channel_three_is_alpha(tmp_path):
-    pixels = np.stack([IDS * 0, IDS * 0, IDS * 0, IDS], axis=2)
-    reader = LabelReader(READER.label_ids, channel=3)
-    np.testing.assert_array_equal(reader.read(write_image(tmp_path / "label.png", pixels)), TRAIN_IDS)
+def test_sixteen_bit_ids(tmp_path):
+    wide = np.where(IDS == 26, np.uint16(1000), IDS)
+    reader = LabelReader({0: 255, 7: 0, 1000: 13})
+    np.testing.assert_array_equal(reader.read(write_label(tmp_path / "label.png", wide)), TRAIN_IDS)
+    path = write_synthia_label(tmp_path / "colors.png", IDS, wide)
+    np.testing.assert_array_equal(LabelReader(reader.label_ids, channel=1).read(path), TRAIN_IDS)
 
 
 def test_ids_without_a_class_are_an_error_or_ignored(tmp_path):
@@ -50,22 +46,15 @@ def test_ids_without_a_class_are_an_error_or_ignored(tmp_path):
 
 
 def test_ignore_label_of_the_definition(tmp_path):
-    definition = load_definition(write_definition(tmp_path, ignore_label=50, other_ids="ignore"))
-    reader = label_reader_of(definition)
-    np.testing.assert_array_equal(
-        reader.read(write_label(tmp_path / "label.png", np.array([[9, 200, 2]], dtype=np.uint8))), [[50, 50, 13]]
-    )
+    reader = label_reader_of(load_definition(write_definition(tmp_path, ignore_label=50, other_ids="ignore")))
+    path = write_label(tmp_path / "label.png", np.array([[9, 200, 2]], dtype=np.uint8))
+    np.testing.assert_array_equal(reader.read(path), [[50, 50, 13]])
 
 
-@pytest.mark.parametrize("channel", [None, 0])
+@pytest.mark.parametrize(("channel", "write"), [(None, write_label), (0, write_red)])
 @pytest.mark.parametrize("damage", ["cut", "changed", "text"])
-def test_damaged_files(tmp_path, channel, damage):
-    ids = np.random.default_rng(0).integers(0, 2, (64, 64)) * 7
-    path = tmp_path / "label.png"
-    if channel is None:
-        write_label(path, ids.astype(np.uint8))
-    else:
-        write_synthia_label(path, ids, ids)
+def test_damaged_file(tmp_path, channel, write, damage):
+    path = write(tmp_path / "label.png", np.random.default_rng(0).integers(0, 2, (64, 64)).astype(np.uint8) * 7)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes({"cut": data[: len(data) // 2], "changed": data, "text": b"not an image"}[damage])

@@ -157,52 +157,40 @@ STUFF_ONLY = [{"id": key, "name": name, "isthing": 0} for key, (name, _) in CATE
 
 
 @pytest.mark.parametrize(
-    ("make", "key", "value", "remedy"),
+    ("make", "change", "key", "value", "remedy"),
     [
-        ({"ids": np.array([[7, 7], [23, 0]])}, "things", "person", "instances"),
-        ({"crowds": (26_000, 26_001)}, "things", "person", "instances"),
-        ({"ids": np.array([[26_000, 0]])}, "stuff", "road", ""),
-        ({"categories": STUFF_ONLY}, "24", "person", "instances"),
-        ({"ids": np.array([[7, 99_000], [23, 26_000]])}, JSON, 99, "other_categories: ignore"),
+        ({"ids": np.array([[7, 7], [23, 0]])}, None, "things", "person", "instances"),
+        ({"crowds": (26_000, 26_001)}, None, "things", "person", "instances"),
+        ({"ids": np.array([[26_000, 0]])}, None, "stuff", "road", ""),
+        ({"categories": STUFF_ONLY}, None, "24", "person", "instances"),
+        ({"ids": np.array([[7, 99_000], [23, 26_000]])}, None, "category", 99, "other_categories: ignore"),
+        ({}, lambda c, a: c.pop("categories"), "'categories'", None, ""),
+        ({}, lambda c, a: c.update(annotations=5), "'annotations'", None, ""),
+        ({}, lambda c, a: a.pop("segments_info"), "segments_info", None, ""),
+        ({}, lambda c, a: a["segments_info"][0].update(id=0), "id", 0, ""),
+        ({}, lambda c, a: a["segments_info"][0].update(category_id=65535), "category_id", 65535, ""),
+        ({}, lambda c, a: a["segments_info"][1].update(id=7), "a.png", 7, ""),
+        ({}, lambda c, a: c["annotations"].append(a), "PNG", None, ""),
+        ({}, "{", "cannot be read", None, ""),
     ],
 )
-def test_labels_that_do_not_fit_the_classes(
-    make: dict[str, Any], key: str, value: object, remedy: str, tmp_path: Path
+def test_mistake_in_a_json_file(
+    make: dict[str, Any], change: Any, key: str, value: object, remedy: str, tmp_path: Path
 ) -> None:
     recipe = tiny(tmp_path, **make)
-    with expect_error(DatasetError, key if key != JSON else str(tmp_path / JSON), value, remedy):
+    if callable(change):
+        edit_json(tmp_path, lambda content: change(content, content["annotations"][0]))
+    elif change:
+        (tmp_path / JSON).write_text(change)
+    with expect_error(DatasetError, key, value, remedy) as error:
         list_files(recipe)
+    assert str(tmp_path / JSON) in str(error.value) or key == "PNG"
 
 
 def test_mistyped_category_name(tmp_path: Path) -> None:
     tiny(tmp_path)
     recipe = write_recipe(tmp_path, categories={"raod": "road", "car": "car"}, other_categories="ignore")
     with expect_error(DatasetError, "'categories'", "raod", "'road'"):
-        list_files(recipe)
-
-
-@pytest.mark.parametrize(
-    ("change", "key", "value"),
-    [
-        (lambda c: c.pop("categories"), "'categories'", None),
-        (lambda c: c.update(annotations=5), "'annotations'", None),
-        (lambda c: c["annotations"][0].pop("segments_info"), "segments_info", None),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id=0), "id", 0),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=65535), "category_id", 65535),
-        (lambda c: c["annotations"][0]["segments_info"][1].update(id=7), "a.png", 7),
-        (lambda c: c["annotations"].append(c["annotations"][0]), "PNG", None),
-        (None, JSON, None),
-    ],
-)
-def test_malformed_json_file(
-    change: Callable[[dict[str, Any]], None] | None, key: str, value: object, tmp_path: Path
-) -> None:
-    recipe = tiny(tmp_path)
-    if change is None:
-        (tmp_path / JSON).write_text("{")
-    else:
-        edit_json(tmp_path, change)
-    with expect_error(DatasetError, key if key != JSON else str(tmp_path / JSON), value):
         list_files(recipe)
 
 

@@ -145,9 +145,11 @@ def test_things_have_no_score_if_all_are_crowds(record: dict[str, Any]) -> None:
     crowds = [{**segment, "iscrowd": int(segment["category_id"] == CAR)} for segment in record["segments_info"]]
     prediction = by_hand()
     prediction[2:5] = VOID
-    scores = quality([{**record, "segments_info": crowds}], [deeplab(prediction)])
+    crowded = {**record, "segments_info": crowds}
+    scores = quality([crowded], [deeplab(prediction)])
     assert scores["PQ"] == scores["PQ_st"] == pytest.approx(90)
     assert all(np.isnan(scores[name]) for name in ("PQ_th", "SQ_th", "RQ_th"))
+    assert np.isnan(list(precision(crowded, {}).values())).all()
 
 
 @pytest.fixture
@@ -168,16 +170,13 @@ def in_crowds(cars: list[int | tuple[int, int]], person: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cars", [[1, 3], [(1, 3)], [1], [3]], ids=["one in each", "one over both", "first", "second"])
-def test_instances_in_crowds_of_their_class_cost_nothing(crowded: dict[str, Any], cars: list[Any]) -> None:
+def test_crowds_excuse_instances_of_their_class_only(crowded: dict[str, Any], cars: list[Any]) -> None:
     labels = in_crowds(cars, person=5)
     for form in (deeplab, fpn):
         assert quality([crowded], [form(labels)])["PQ_th"] == pytest.approx(100)
     assert precision(crowded, {"instances": instances_of(labels)})["AP"] == pytest.approx(100)
-
-
-def test_instances_in_crowds_of_another_class_count(crowded: dict[str, Any]) -> None:
-    scores = quality([crowded], [deeplab(in_crowds([5], person=3))])  # a car in persons, a person in cars
-    assert scores["PQ_th"] == pytest.approx(100 / 1.5)
+    in_other_class = in_crowds([5], person=3)  # a car in persons, a person in cars
+    assert quality([crowded], [deeplab(in_other_class)])["PQ_th"] == pytest.approx(100 / 1.5)
 
 
 @pytest.mark.parametrize("rule", ["skip", "zero"])

@@ -103,10 +103,11 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {world_size} processes that train, got {batch_size}."
         )
-    mapper = build_train_mapper(cfg)
+    require_same_classes(cfg.DATASETS.TRAIN)
+    dicts, mapper = get_dataset_dicts(cfg.DATASETS.TRAIN), build_train_mapper(cfg)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return DataLoader(
-        SampleStream(_train_dicts(cfg), mapper, seed, balanced=cfg.DATASETS.BALANCED),
+        SampleStream(dicts, mapper, seed, balanced=cfg.DATASETS.BALANCED),
         batch_size=batch_size // world_size,
         sampler=range(start_iter * batch_size + comm.get_rank(), sys.maxsize, world_size),  # endless in practice
         **_worker_options(cfg),
@@ -149,8 +150,8 @@ def build_mining_batches(
     for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
         if mining[key] < lowest:
             raise ConfigError(f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}.")
-    mapper = FAMixDatasetMapper(cfg, is_mining=True)
-    dicts = _train_dicts(cfg)
+    require_same_classes(cfg.DATASETS.TRAIN)
+    dicts, mapper = get_dataset_dicts(cfg.DATASETS.TRAIN), FAMixDatasetMapper(cfg, is_mining=True)
     num_batches = len(dicts) // mining.IMS_PER_BATCH
     if num_batches == 0:
         raise ConfigError(
@@ -163,7 +164,7 @@ def build_mining_batches(
     rank, world_size = (0, 1) if shared else (comm.get_rank(), comm.get_world_size())
     own = list(chain.from_iterable(groups[rank::world_size]))
     size = mining.IMS_PER_BATCH
-    positions = [range(number * size, (number + 1) * size) for number in own]
+    positions = [list(range(number * size, (number + 1) * size)) for number in own]
     loader = DataLoader(SampleStream(dicts, mapper, mining.SEED), batch_sampler=positions, **_worker_options(cfg))
     return MiningBatches(own, loader, remaining=frozenset(chain.from_iterable(groups)))
 
@@ -179,11 +180,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, 
     dicts = get_dataset_dicts([dataset_name])
     images = MapDataset(DatasetFromList(dicts, copy=False), FAMixDatasetMapper(cfg, is_train=False))
     return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **_worker_options(cfg))
-
-
-def _train_dicts(cfg: CfgNode) -> Batch:
-    require_same_classes(cfg.DATASETS.TRAIN)
-    return get_dataset_dicts(cfg.DATASETS.TRAIN)
 
 
 def _worker_options(cfg: CfgNode) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from famix.io import require_plain_file
@@ -27,8 +28,10 @@ _SUPPORTED = ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .ti
 PICTURE_SUFFIXES = frozenset(f"{_SUPPORTED} {_UNSUPPORTED}".split())
 """Suffixes of images, including unsupported formats, so that no image is skipped silently."""
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError)
-DAMAGE += (MemoryError, struct.error, zlib.error)
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError),
+    *(MemoryError, struct.error, zlib.error),
+)
 """Exceptions that Pillow raises for damaged files, depending on the position of the damage."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # some of Pillow's other formats run programs
@@ -237,7 +240,8 @@ def stored_ids(image: Image.Image) -> NDArray[np.generic]:
 
 def _encoding(image: Image.Image) -> tuple[str, int]:
     """Return the raw mode (such as L;4 or RGB;16B) and the highest value of an image that is not decoded yet."""
-    codec, *_, arguments = image.tile[0] if getattr(image, "tile", None) else ("", ())
+    tiles = getattr(image, "tile", None)
+    codec, *_, arguments = tiles[0] if tiles else ("", ())
     entries = arguments if isinstance(arguments, tuple) else (arguments,)
     raw_mode = entries[0] if entries and isinstance(entries[0], str) else ""
     if codec.startswith("ppm") and len(entries) > 1:
@@ -280,7 +284,7 @@ def turn(image: Image.Image, orientation: int) -> Image.Image:
 
 def header_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, of an opened image; only a PNG with metadata behind its pixels is decoded."""
-    if image.format == "PNG" and image.fp is not None:
+    if isinstance(image, PngImageFile) and image.fp is not None:
         place = image.fp.tell()
         image.fp.seek(0, os.SEEK_END)
         image.fp.seek(max(0, image.fp.tell() - _PNG_TAIL))

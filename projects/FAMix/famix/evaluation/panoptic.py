@@ -30,7 +30,6 @@ from famix.data.images import MAX_PIXELS
 from famix.data.panoptic.segments import encode_ids, read_segments
 from famix.utils.errors import ConfigError
 
-_FAST = 1  # compression of PNGs that are read once
 _NUM_THREADS = 4  # sorting pixels and decoding PNGs release Python's lock
 _AP_SCORES = ("AP", "AP50", "AP75")  # the first three numbers of pycocotools' summary
 
@@ -44,12 +43,11 @@ class PanopticSegments:
 
 
 def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: int = MAX_PIXELS) -> PanopticSegments:
-    """Read the ground truth of an image.
+    """Read the ground truth of a dataset dict with one segment per stuff class, which may be several categories.
 
     Args:
         inputs: with "pan_seg_file_name", "segments_info" and optionally "void_segments".
-        things: train ids of things. All segments of a stuff class become one, since several categories of a dataset may
-            be one class.
+        things: train ids of things.
         max_pixels: limit of INPUT.MAX_PIXELS.
 
     Raises:
@@ -65,9 +63,9 @@ def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: i
         key = (train_id, len(number_of) if is_instance else -crowd)
         entry = {"id": len(merged) + 1, "category_id": train_id, "iscrowd": crowd}
         number_of.append(merged.setdefault(key, entry)["id"])
-    numbers = np.array(number_of, dtype=np.int32)[numbers]
-    areas = np.bincount(numbers.ravel()).tolist()
-    return PanopticSegments(numbers, [{**entry, "area": areas[entry["id"]]} for entry in merged.values()])
+    merged_numbers = np.array(number_of, dtype=np.int32)[numbers]
+    areas = np.bincount(merged_numbers.ravel()).tolist()
+    return PanopticSegments(merged_numbers, [{**entry, "area": areas[entry["id"]]} for entry in merged.values()])
 
 
 def predicted_segments(
@@ -76,10 +74,9 @@ def predicted_segments(
     """Convert the "panoptic_seg" of either panoptic head; segments without pixels are dropped.
 
     Args:
-        panoptic: (H, W) ids; without `entries` train id * label divisor + instance, or -1 for void.
-        entries: {"id", "category_id": train id, ...} of each segment, whose other items are kept; None for the ids of
-            Panoptic-DeepLab.
-        label_divisor: of the dataset's metadata.
+        panoptic: (H, W) ids; without `entries` train id * `label_divisor` + instance, or -1 for void.
+        entries: {"id", "category_id": train id, ...} of each segment, whose other items are kept.
+        label_divisor: divisor of the dataset's metadata.
     """
     found, places, areas = panoptic.unique(return_inverse=True, return_counts=True)
     if entries is None:
@@ -95,11 +92,7 @@ def predicted_segments(
 
 
 def require_panopticapi() -> Any:
-    """Import panopticapi.evaluation.
-
-    Raises:
-        ConfigError: panopticapi is not installed.
-    """
+    """Import panopticapi.evaluation; a missing package is a ConfigError."""
     try:
         return importlib.import_module("panopticapi.evaluation")
     except ImportError as error:
@@ -136,7 +129,8 @@ class PanopticEvaluator(DatasetEvaluator):
         self._label_divisor: int = metadata.label_divisor
         self._predictions = frozenset(predictions)
         self._max_pixels = max_pixels
-        self._panopticapi = require_panopticapi() if "panoptic_seg" in predictions else None
+        if "panoptic_seg" in predictions:
+            require_panopticapi()
         self._categories = {
             train_id: {"id": train_id, "name": name, "isthing": int(train_id in self._things)}
             for train_id, name in enumerate(metadata.stuff_classes)
@@ -152,10 +146,9 @@ class PanopticEvaluator(DatasetEvaluator):
         """Store the predictions of some images and their ground truth.
 
         Args:
-            inputs: dicts with "pan_seg_file_name", "segments_info" and optionally "void_segments".
-            outputs: dicts with "panoptic_seg" at the size of the labels (see `predicted_segments`), and with
-                "instances", Detectron2's Instances with train ids as `pred_classes`; an output without the latter has
-                no instances.
+            inputs: see `read_truth`.
+            outputs: dicts with "panoptic_seg" at the size of the labels (see `predicted_segments`) and "instances" with
+                train ids as `pred_classes`; an output without the latter has no instances.
 
         Raises:
             DatasetError: a label cannot be read.
@@ -163,7 +156,8 @@ class PanopticEvaluator(DatasetEvaluator):
         for image, output in zip(inputs, outputs, strict=True):
             truth = read_truth(image, self._things, self._max_pixels)
             if "panoptic_seg" in self._predictions:
-                predicted = predicted_segments(*output["panoptic_seg"], self._label_divisor)
+                panoptic, entries = output["panoptic_seg"]
+                predicted = predicted_segments(panoptic, entries, self._label_divisor)
                 self._pairs.append([(_png(one.numbers), one.segments) for one in (truth, predicted)])
             if "instances" in self._predictions:
                 height, width = truth.numbers.shape
@@ -176,12 +170,11 @@ class PanopticEvaluator(DatasetEvaluator):
                 self._instances.append(({"height": height, "width": width}, instances, found))
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
-        """Compute the scores of all images.
+        """Compute the scores of all images on the main process; return None on other processes.
 
         Returns:
-            On the main process {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for
-            stuff}, "segm": {"AP", "AP50", "AP75"}} in percent, NaN for a kind without a labeled or predicted class; None
-            on other processes.
+            {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for stuff}, "segm": {"AP",
+            "AP50", "AP75"}} in percent, NaN for a kind without a labeled or predicted class.
         """
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         if "panoptic_seg" in self._predictions:
@@ -196,8 +189,8 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def _count(self) -> Any:
         """Return the panopticapi.evaluation.PQStat of this process's images."""
-        assert self._panopticapi is not None
-        total = self._panopticapi.PQStat()
+        api = require_panopticapi()
+        total = api.PQStat()
         with (
             tempfile.TemporaryDirectory(prefix="famix_panoptic_") as folder,
             contextlib.redirect_stdout(io.StringIO()),  # panopticapi prints two lines per image
@@ -212,7 +205,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 for root, (png, segments) in zip(folders, image, strict=True):
                     (root / f"{number}.png").write_bytes(png)
                     pair.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
-                return self._panopticapi.pq_compute_single_core(0, [pair], *folders, self._categories)
+                return api.pq_compute_single_core(0, [pair], *folders, self._categories)
 
             for counts in pool.map(count_image, itertools.count(), self._pairs):
                 total += counts
@@ -257,5 +250,5 @@ class PanopticEvaluator(DatasetEvaluator):
 
 def _png(numbers: NDArray[np.int32]) -> bytes:
     with io.BytesIO() as stream:
-        Image.fromarray(encode_ids(numbers)).save(stream, format="PNG", compress_level=_FAST)
+        Image.fromarray(encode_ids(numbers)).save(stream, format="PNG", compress_level=1)
         return stream.getvalue()

@@ -1,6 +1,6 @@
-"""Files of the released program, made from the names and shapes that it uses, and its network written out as formulas.
+"""Files of the reference implementation, from its names and shapes, and its network as plain formulas.
 
-Nothing here is derived from the project's own modules, so that a test which compares the two can fail.
+Nothing here uses the project's own modules, so that tests can compare the two.
 """
 
 import pickle
@@ -27,7 +27,7 @@ State = dict[str, Tensor]
 def released_shapes(
     layers: Sequence[int] = RN50_LAYERS, width: int = 64, decoder: int = 256, low: int = 48, classes: int = 19
 ) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every entry of "model_state"."""
+    """Return the names and shapes of "model_state"."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def conv(name: str, out_channels: int, in_channels: int, kernel: int) -> None:
@@ -72,7 +72,7 @@ def released_shapes(
 
 
 def released_state(seed: int = 0, **sizes: Any) -> State:
-    """A "model_state" of random values that keep a signal alive through all layers."""
+    """Return a "model_state" of random values that preserve the scale of features."""
     generator = torch.Generator().manual_seed(seed)
     return {name: _random(name, shape, generator) for name, shape in released_shapes(**sizes).items()}
 
@@ -89,7 +89,7 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Tensor]) -> Path:
-    """Write what the released program saves around a "model_state"."""
+    """Write a checkpoint with the other entries that the reference implementation saves."""
     content = {
         "cur_itrs": 40_000,
         "model_state": dict(state),
@@ -102,7 +102,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Tensor]) -> Path:
 
 
 def released_styles(count: int = 2, channels: int = 256, seed: int = 0) -> dict[str, Any]:
-    """What saved_params.pkl holds: "<class>_mu" and "<class>_std", lists of tensors (channels, 1, 1)."""
+    """Return the content of saved_params.pkl: "<class>_mu" and "<class>_std", lists of tensors (channels, 1, 1)."""
     generator = torch.Generator().manual_seed(seed)
     return {
         f"{name}_{kind}": [torch.rand(channels, 1, 1, generator=generator) for _ in range(count)]
@@ -118,15 +118,12 @@ def write_bank(path: Path, content: Any) -> Path:
 
 
 def released_logits(state: Mapping[str, Tensor], image: Tensor, layers: Sequence[int] = RN50_LAYERS) -> Tensor:
-    """Logits of the released network in eval mode at output stride 16, written out with functions alone.
+    """Compute the logits (K, H, W) of the reference network in eval mode at output stride 16.
 
     Args:
         state: a "model_state".
         image: (3, H, W) in 0-255, H and W multiples of 32.
         layers: blocks of the four stages.
-
-    Returns:
-        (K, H, W).
     """
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (PIXEL_MEAN, PIXEL_STD))
     x = (image[None].float() / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""Miniature runs: a data set of bands of classes, a tiny CLIP and the config that joins them."""
+"""Miniature runs: a dataset of colored bands, a tiny CLIP and their config."""
 
 import importlib.util
 import os
@@ -25,12 +25,12 @@ TRAIN_NET = ROOT / "projects/FAMix/train_net.py"
 CONFIG = ROOT / "projects/FAMix/configs/Tiny/famix_tiny.yaml"
 SIZE = (72, 112)
 SPLITS = {"train": 6, "val": 2, "night": 2}
-_COLOURS = {0: (90, 90, 95), 1: (120, 170, 230), 2: (200, 40, 40), 9: (10, 10, 10)}
+_COLORS = {0: (90, 90, 95), 1: (120, 170, 230), 2: (200, 40, 40), 9: (10, 10, 10)}
 
 
-def load_script(path: Path) -> ModuleType:
+def load_script(path: Path, name: str = "") -> ModuleType:
     """Import a program from its file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(name or path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,22 +46,11 @@ def load_benchmark(name: str) -> ModuleType:
     """Import benchmarks/<name>.py, which finds its neighbours in its own folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / f"benchmarks/{name}.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        return load_script(ROOT / f"benchmarks/{name}.py", f"benchmark_{name}")
 
 
 def make_bands(folder: Path) -> Path:
-    """Draw images of sky above road with a car, each class in its own colour and large enough to own patches.
-
-    Args:
-        folder: root of the data set.
-
-    Returns:
-        The definition file of the data sets tiny_train, tiny_val and tiny_night.
-    """
+    """Draw the datasets tiny_train, tiny_val and tiny_night and return their definition file."""
     rng = np.random.default_rng(0)
     for split, count in SPLITS.items():
         for index in range(count):
@@ -71,21 +60,17 @@ def make_bands(folder: Path) -> Path:
             ids[34:60, left : left + 42] = 2
             ids[-6:] = 9
             light = 0.3 if split == "night" else 1.0
-            colours = np.zeros((*SIZE, 3))
-            for label, colour in _COLOURS.items():
-                colours[ids == label] = colour
-            pixels = (colours * light + rng.normal(0, 6, (*SIZE, 3))).clip(0, 255).astype(np.uint8)
+            colors = np.zeros((*SIZE, 3))
+            for label, color in _COLORS.items():
+                colors[ids == label] = color
+            pixels = (colors * light + rng.normal(0, 6, (*SIZE, 3))).clip(0, 255).astype(np.uint8)
             write_image(folder / "images" / split / f"{index}.png", pixels)
             write_label(folder / "labels" / split / f"{index}.png", ids)
     return write_definition(folder, splits={split: {} for split in SPLITS})
 
 
 class Workspace:
-    """A folder with a data set and a CLIP, in which runs can be made.
-
-    Args:
-        folder: empty.
-    """
+    """An initially empty folder for a dataset, a CLIP and runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,7 +79,7 @@ class Workspace:
 
     @classmethod
     def existing(cls, folder: Path) -> "Workspace":
-        """A workspace that was copied here."""
+        """Return a workspace that was copied to a folder."""
         workspace = cls.__new__(cls)
         workspace.folder = folder
         workspace.definition = write_definition(folder / "data", splits={split: {} for split in SPLITS})
@@ -102,11 +87,11 @@ class Workspace:
         return workspace
 
     def registered(self) -> AbstractContextManager[None]:
-        """Registers the data sets for a while."""
+        """Register the datasets within a block."""
         return registered(self.definition)
 
     def arguments(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> list[str]:
-        """Command line of a run that writes to folder / output."""
+        """Return the command line of a run that writes to folder / output."""
         return [
             "--config-file", str(CONFIG), *flags,
             "DATASETS.FILES", f"['{self.definition}']", "MODEL.CLIP.WEIGHTS", str(self.clip),
@@ -114,28 +99,25 @@ class Workspace:
         ]  # fmt: skip
 
     def run(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> Any:
-        """Run train_net's `run` in this process; errors come as exceptions."""
+        """Run train_net's `run` in this process, which raises its errors."""
         with self.registered():
             return train_net().run(self.parse(output, *options, flags=flags))
 
     def parse(self, output: str, *options: str, flags: tuple[str, ...] = ()) -> Namespace:
-        """The command line, parsed."""
         return argument_parser().parse_args(self.arguments(output, *options, flags=flags))
 
     def checkpoint(self, output: str, name: str = "model_final") -> dict[str, Any]:
-        """The content of a checkpoint."""
         content: dict[str, Any] = torch.load(self.folder / output / f"{name}.pth", weights_only=True)
         return content
 
     def training_state(self, output: str, name: str = "model_final") -> dict[str, Any]:
-        """The content of a checkpoint without its settings, which hold the paths of the workspace."""
+        """Return the content of a checkpoint without its settings, which contain paths of the workspace."""
         content = self.checkpoint(output, name)
         assert content.pop("settings")
         return content
 
 
 def train_net() -> ModuleType:
-    """The script as a module."""
     return load_script(TRAIN_NET)
 
 
@@ -151,7 +133,7 @@ class CallBeforeStep(HookBase):
 
 
 def train_net_with(hook: HookBase, patch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module, with one more hook in its trainings."""
+    """Import train_net with a further hook in its trainings."""
     module = train_net()
     build_hooks = module.Trainer.build_hooks
     patch.setattr(module.Trainer, "build_hooks", lambda self: [*build_hooks(self), hook])
@@ -159,7 +141,7 @@ def train_net_with(hook: HookBase, patch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def call_train_net(*arguments: str, threads: int = 1) -> "subprocess.CompletedProcess[str]":
-    """Run the script as a user does, in a process of its own."""
+    """Run train_net in a separate process, as users do."""
     return subprocess.run(
         [sys.executable, str(TRAIN_NET), *arguments],
         capture_output=True, text=True, timeout=300, check=False,

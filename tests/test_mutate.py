@@ -1,4 +1,4 @@
-"""Mutation testing: every mutation of the list fits its file, and the outcomes are told apart."""
+"""Mutation testing: every listed mutation fits its file, and outcomes are distinguished."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ import mutate
 LISTED = [mutate.Mutation(**entry) for entry in yaml.safe_load(mutate.LIST.read_text())]
 
 
-def test_the_list_covers_ten_places_by_hand_and_by_draw():
+def test_list_covers_ten_places():
     assert len({one.id for one in LISTED}) == len(LISTED)
     for origin in ("hand", "drawn"):
         places = Counter(one.place for one in LISTED if one.origin.startswith(origin) and not one.equivalent)
@@ -24,7 +24,7 @@ def test_the_list_covers_ten_places_by_hand_and_by_draw():
 
 
 @pytest.mark.parametrize("one", LISTED, ids=[one.id for one in LISTED])
-def test_a_listed_mutation_fits_its_file(one):
+def test_mutation_fits_its_file(one):
     mutated = one.mutated(mutate.ROOT)
     assert mutated is not None, (
         f"adapt `file` and `find` of {one.id} in dev/mutations.yaml and keep the fault: {one.breaks}"

@@ -15,32 +15,27 @@ from safetensors.torch import save_file
 
 from famix.io import atomic as files
 from famix.io.atomic import FileLock, remove_stale_parts, whole_file
+from robustness.faults import kill_own_process, run_and_kill
 
 
-def test_appears_only_when_complete(tmp_path: Path) -> None:
-    target = tmp_path / "deeper" / "file.txt"
+def test_whole_file_appears_when_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deeper" / f"{'ü' * 120}.txt"
     with whole_file(target) as part:
         part.write_text("half")
         assert not target.exists() and part.parent == target.parent and part.suffix == ".txt"
-    assert target.read_text() == "half"
-    assert os.listdir(target.parent) == ["file.txt"]
+    assert target.read_text() == "half" and os.listdir(target.parent) == [target.name]
 
 
-def test_an_error_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_error_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file.txt"
     target.write_text("old")
-
-    def write_and_fail() -> None:
-        with whole_file(target) as part:
-            part.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_and_fail()
+    with pytest.raises(RuntimeError), whole_file(target) as part:  # noqa: PT012
+        part.write_text("half")
+        raise RuntimeError
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+def test_permissions_are_the_default(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with whole_file(tmp_path / "ours.safetensors") as part:
         save_file({"a": torch.zeros(1)}, part)
@@ -58,7 +53,6 @@ time.sleep(60)
 
 @contextmanager
 def locked_by_another_process(path: Path) -> Iterator[None]:
-    """Another process, without this package, has a lock on a file."""
     with subprocess.Popen([sys.executable, "-c", LOCK, str(path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "\n"
         try:
@@ -67,20 +61,14 @@ def locked_by_another_process(path: Path) -> Iterator[None]:
             process.kill()
 
 
-def killed_while_writing(target: Path) -> Path:
-    """Kill a process in the middle of `whole_file`; returns the part that it leaves."""
-    pid = os.fork()
-    if pid == 0:
-        with whole_file(target) as part:
+def test_parts_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    def write_and_die() -> None:
+        with whole_file(tmp_path / "results.json") as part:
             part.write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    (part,) = [path for path in target.parent.iterdir() if path != target]
-    return part
+            kill_own_process()
 
-
-def test_parts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    stale = killed_while_writing(tmp_path / "results.json")
+    assert run_and_kill(write_and_die) == -signal.SIGKILL
+    (stale,) = tmp_path.iterdir()
     living = tmp_path / f".video.{'0' * 16}.part.mp4"
     foreign = [tmp_path / ".video.part", tmp_path / f"{'0' * 16}.part", tmp_path / ".hidden"]
     for path in foreign:
@@ -88,18 +76,18 @@ def test_parts_of_killed_processes_are_removed_and_those_of_living_ones_stay(tmp
     with locked_by_another_process(living):
         files._remove_stale_parts_once.cache_clear()
         with whole_file(tmp_path / "other.txt") as part:  # the first of a process in this folder
-            remove_stale_parts(tmp_path)  # nor does it take its own for left behind
+            remove_stale_parts(tmp_path)  # keeps the part of its own process
             part.write_text("whole")
         assert not stale.exists() and living.exists() and all(path.exists() for path in foreign)
     remove_stale_parts(tmp_path)
     assert not living.exists() and (tmp_path / "other.txt").read_text() == "whole"
 
 
-def test_a_planted_link_is_never_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planted_links_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious, target = tmp_path / "precious", tmp_path / "out.txt"
     precious.write_text("precious")
     names = set()
-    for _ in range(2):  # nobody can foresee the name
+    for _ in range(2):
         with whole_file(target) as part:
             names.add(part.name)
     tokens = iter(["a" * 16, "b" * 16])
@@ -110,14 +98,7 @@ def test_a_planted_link_is_never_followed(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(names) == 2 and target.read_text() == "new" and precious.read_text() == "precious"
 
 
-def test_long_names_are_written(tmp_path: Path) -> None:
-    target = tmp_path / ("ü" * 120 + ".txt")
-    with whole_file(target) as part:
-        part.write_text("content")
-    assert target.read_text() == "content"
-
-
-def test_a_lock_ends_with_its_process_and_not_with_its_forks(tmp_path: Path) -> None:
+def test_a_lock_ends_with_its_process_but_not_with_its_forks(tmp_path: Path) -> None:
     path, (read, write) = tmp_path / "lock", os.pipe()
     holder = os.fork()
     if holder == 0:
@@ -143,7 +124,7 @@ def test_a_lock_ends_with_its_process_and_not_with_its_forks(tmp_path: Path) -> 
     FileLock(path).close()
 
 
-def test_without_locks_nothing_is_locked_or_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 

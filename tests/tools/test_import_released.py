@@ -1,4 +1,4 @@
-"""Released files, imported by the command and then used by train_net, in miniature and at RN50's full size."""
+"""Files of the reference implementation, imported and used by train_net, in miniature and at RN50's size."""
 
 import os
 import re
@@ -22,6 +22,7 @@ from famix.style import StyleBank
 from model_factory import make_batch
 from released_factory import (
     RN101_LAYERS,
+    SMALL,
     released_logits,
     released_shapes,
     released_state,
@@ -29,11 +30,11 @@ from released_factory import (
     write_bank,
     write_checkpoint,
 )
+from robustness.hostile_files import Calls
 from run_factory import CONFIG, ROOT, Workspace, load_tool
 
 RN50, RN101 = (str(ROOT / f"projects/FAMix/configs/GTA5/famix_{name}.yaml") for name in ("RN50", "RN101"))
 TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature dataset's files
-SMALL = {"layers": (1, 1, 1, 1), "width": 8, "decoder": 8, "low": 4}  # the miniature CLIP, decoder as in configs/Tiny
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,11 @@ def test_evaluation_scores_an_imported_checkpoint(workspace: Workspace, tmp_path
     got = {train_id: results["tiny_val"]["sem_seg"][f"IoU-{name}"] for train_id, name in
            [(0, "road"), (10, "sky"), (13, "car")]}  # fmt: skip
     assert got == pytest.approx(expected, abs=0.05)
-    assert max(got.values()) > 5, "a network that predicts none of the classes shows nothing"
+    assert max(got.values()) > 5
 
 
 def reference_ious(state: dict[str, torch.Tensor], workspace: Workspace) -> dict[int, float]:
-    """IoU of every class in tiny_val in percent, from the released network written out as formulas."""
+    """IoU of every class in tiny_val in percent, from the released network as plain formulas."""
     confusion = np.zeros((19, 20), dtype=np.int64)  # prediction x truth, 19 = ignored
     for image in sorted((workspace.folder / "data/images/val").iterdir()):
         pixels = torch.from_numpy(np.array(Image.open(image))).permute(2, 0, 1)
@@ -85,7 +86,7 @@ def reference_ious(state: dict[str, torch.Tensor], workspace: Workspace) -> dict
     return {train_id: 100 * confusion[train_id, train_id] / union[train_id] for train_id in TRAIN_IDS.values()}
 
 
-def test_training_starts_from_imported_weights_and_takes_imported_styles(
+def test_training_uses_imported_weights_and_styles(
     workspace: Workspace, tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     styles = write_bank(tmp_path / "saved_params.pkl", released_styles(channels=32))
@@ -104,9 +105,7 @@ def test_training_starts_from_imported_weights_and_takes_imported_styles(
     assert StyleBank.load(bank).metadata["imported_from"] == "saved_params.pkl"
 
 
-def test_the_full_rn50_checkpoint_loads_into_its_config_and_gives_the_released_logits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rn50_checkpoint_gives_the_released_logits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = released_state()
     released = write_checkpoint(tmp_path / "released.pth", state)
     assert run_tool(released, "--output", tmp_path / "model.pth", "--config-file", RN50) == 0
@@ -126,7 +125,7 @@ def test_the_full_rn50_checkpoint_loads_into_its_config_and_gives_the_released_l
     assert "missing: backbone.layer3.6.conv1.weight" in error and not (tmp_path / "other.pth").exists()
 
 
-def test_a_bank_fits_rn50_and_rn101_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bank_is_described_and_fits_rn50(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     styles = write_bank(tmp_path / "saved_params.pkl", released_styles(3) | {"train_mu": [], "train_std": []})
     assert run_tool(styles, "--output", tmp_path / "bank.safetensors", "--config-file", RN50) == 0
     output = capsys.readouterr().out
@@ -136,7 +135,7 @@ def test_a_bank_fits_rn50_and_rn101_alike(tmp_path: Path, capsys: pytest.Capture
     assert len(StyleBank.load(tmp_path / "bank.safetensors")) == 57
 
 
-def test_rn101_has_the_released_names_and_shapes_too() -> None:
+def test_rn101_has_the_released_names_and_shapes() -> None:
     shapes = released_shapes(layers=RN101_LAYERS)
     weights = {name.replace("classifier.", "sem_seg_head.", 1): torch.empty(shape, device="meta")
                for name, shape in shapes.items()}  # fmt: skip
@@ -147,22 +146,12 @@ def test_rn101_has_the_released_names_and_shapes_too() -> None:
     assert "CLIP RN101" in description and "best" not in description
 
 
-class Hostile:
-    """Unpickling this would make a folder."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.trace),)
-
-
 def hostile_bank(folder: Path) -> Path:
-    return write_bank(folder / "s.pkl", {"road_mu": [Hostile(folder / "executed")]})
+    return write_bank(folder / "s.pkl", {"road_mu": [Calls(os.mkdir, str(folder / "executed"))]})
 
 
 def hostile_checkpoint(folder: Path) -> Path:
-    torch.save({"model_state": Hostile(folder / "executed")}, folder / "r.pth")
+    torch.save({"model_state": Calls(os.mkdir, str(folder / "executed"))}, folder / "r.pth")
     return folder / "r.pth"
 
 
@@ -203,13 +192,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str, str | None, str]] = 
     "output is a folder": (checkpoint_and_folder, OUT, "--output", "a folder", "another file"),
     "a folder": (lambda folder: folder, OUT, "FILE", "folder", "saved_params.pkl"),
     "output below a file": (checkpoint, "--output {tmp}/r.pth/out.pth", "out.pth", None, ""),
-    "settings without a config": (
-        bank,
-        f"{OUT} MODEL.STYLE.GRID [1,1]",
-        "settings",
-        "MODEL.STYLE.GRID",
-        "--config-file",
-    ),
+    "no config": (bank, f"{OUT} MODEL.STYLE.GRID [1,1]", "settings", "MODEL.STYLE.GRID", "--config-file"),
     "misspelt setting": (bank, f"{FOR_RN50} MODEL.STYLE.GIRD [1,1]", "MODEL.STYLE.GIRD", None, "MODEL.STYLE.GRID"),
     "missing config": (bank, f"{OUT} --config-file {{tmp}}/c.yaml", "c.yaml", None, ""),
     "bank for another grid": (bank, f"{FOR_RN50} MODEL.STYLE.GRID [2,2]", "grid", "[3, 3]", "MODEL.STYLE.GRID"),
@@ -222,9 +205,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str, str | None, str]] = 
 
 @pytest.mark.parametrize(("make", "words", "key", "value", "remedy"), MISTAKES.values(), ids=MISTAKES)
 def test_mistakes_end_with_one_line_and_write_nothing(
-    make: Callable[[Path], Path], words: str, key: str, value: str | None, remedy: str,
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    make: Any, words: str, key: str, value: str | None, remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert run_tool(file, *words.format(tmp=tmp_path).split()) == 2

@@ -1,6 +1,6 @@
 """Write a CLIP with random weights, to try FAMix without a download: MODEL.CLIP.WEIGHTS can name the file."""
 
-# ruff: noqa: E402, the parser stands before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import logging
@@ -14,15 +14,17 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="Example: make_random_clip.py --output tiny.pt --width 16 --layers 1 1 1 1 --resolution 64",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="file to write or replace")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="output file; an existing one is replaced"
+    )
     parser.add_argument(
         "--format",
         default="state_dict",
         choices=("state_dict", "torchscript", "safetensors"),
-        help="form of the file (default: state_dict)",
+        help="file format (default: state_dict)",
     )
     parser.add_argument("--seed", default=0, type=int, help="seed of all random numbers (default: 0)")
-    sizes = parser.add_argument_group("sizes", "A published architecture, or a width and other sizes.")
+    sizes = parser.add_argument_group("sizes", "A published architecture, or a width and further sizes.")
     which = sizes.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--architecture", choices=("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"), help="published architecture"
@@ -45,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and mistakes before the slow imports
 
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.export import random_clip, save_clip
@@ -55,21 +57,15 @@ from famix.utils.paths import expand_arguments
 logger = logging.getLogger("make_random_clip")
 
 
-def architecture_of(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> CLIPArchitecture:
-    """Return the architecture of the arguments; exit with status 2 if they contradict each other."""
-    if arguments.architecture is None:
-        layers = tuple(arguments.layers or (2, 2, 2, 2))
-        return CLIPArchitecture(layers, arguments.width, arguments.embed_dim or 64, arguments.resolution or 64)
-    if arguments.layers or arguments.resolution or arguments.embed_dim:
-        parser.error("--layers, --resolution and --embed-dim go with --width, not with --architecture")
-    return ARCHITECTURES[arguments.architecture]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exit with status 2 and one line if an argument is wrong."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    architecture = architecture_of(arguments, parser)
+    if arguments.architecture and (arguments.layers or arguments.resolution or arguments.embed_dim):
+        parser.error("--architecture excludes --layers, --resolution and --embed-dim. Remove them, or use --width.")
+    architecture = ARCHITECTURES.get(arguments.architecture) or CLIPArchitecture(
+        tuple(arguments.layers or (2, 2, 2, 2)), arguments.width, arguments.embed_dim or 64, arguments.resolution or 64
+    )
     try:
         expand_arguments(arguments)
         model = random_clip(

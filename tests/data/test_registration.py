@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import make_dataset, registered, write_definition
 from error_matching import expect_error
-from famix.data import get_dataset_dicts, get_label_readers, load_definition, register_datasets, require_same_classes
+from famix.data import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
 from famix.data.registration import BUILTIN
 from famix.utils.errors import DatasetError
 
@@ -134,12 +134,3 @@ def test_dataset_of_other_code_needs_a_label_reader():
     assert get_dataset_dicts(["foreign"]) == [{"file_name": "x", "dataset_name": "foreign"}]
     with expect_error(DatasetError, "foreign", "label_reader", "DATASETS.FILES"):
         get_label_readers(["foreign"])
-
-
-def test_root_is_resolved_on_access(folder, monkeypatch):
-    make_dataset(folder)
-    file = write_definition(folder, root=folder.name)
-    with registered(file):
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(folder.parent))
-        assert len(get_dataset_dicts(["tiny_train"])) == 6
-    assert load_definition(file).root == folder.name

@@ -188,7 +188,7 @@ def ids_of(table: Table, shape: tuple[int, int], dtype: type = np.uint8) -> np.n
 
 
 def write_pair(root: Path, image: str, label: str, write: Write, table: Table) -> np.ndarray:
-    """Write a pair that shows every id, and what Mapillary's archive tells of its names; returns the ids."""
+    """Write a pair that contains every id, and the names file of Mapillary; returns the ids."""
     size = (13, 8) if "mapillary" in image else (8, 13)  # portrait and landscape
     write_photo(root / image, size)
     ids = ids_of(table, size)

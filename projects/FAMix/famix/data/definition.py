@@ -60,7 +60,7 @@ class LabelEncoding:
 
 @dataclass(frozen=True)
 class Layout:
-    """One arrangement of the files of a dataset, such as the published one or that of another program."""
+    """One arrangement of the files of a dataset, such as that of the published archive or of a conversion script."""
 
     images: str  # path template below the root, with {key} and optionally {split}
     labels: str
@@ -79,7 +79,7 @@ class DatasetDefinition:
     """A complete and checked definition of a dataset. The split "train" is registered as <name>_train."""
 
     name: str
-    root: str  # as written; see `root_folder`
+    root: str  # as written in the file
     classes: tuple[ClassDefinition, ...] = CITYSCAPES_CLASSES  # by train id
     ignore_label: int = 255  # train id of pixels that count neither in the loss nor in the score
     splits: tuple[SplitDefinition, ...]

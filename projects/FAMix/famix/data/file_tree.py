@@ -123,7 +123,7 @@ class FileTree:
 def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
     """Map the entries of a list to keys of images, or to None if no image or several match.
 
-    Lists contain the paths of another machine, so the last part of a path is enough ("00001" for
+    Lists often contain paths of a different machine, so the last part of a path is enough ("00001" for
     "train/folder/00001") if only one key ends with it.
     """
     known = set(known)

@@ -1,6 +1,7 @@
-"""datasets/check.py on sound datasets and on every kind of problem."""
+"""The quick check before training, and datasets/check.py on sound datasets and on every kind of problem."""
 
 import json
+import logging
 import re
 import runpy
 import sys
@@ -13,8 +14,10 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from data_factory import make_dataset, registered, write_image, write_label
-from error_matching import explains
+from error_matching import expect_error, explains
+from famix.data import verify_datasets
 from famix.data.check import DatasetReport, format_report
+from famix.utils.errors import DatasetError
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -47,6 +50,36 @@ def check(tool, tmp_path, capsys):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "tiny"
+
+
+@pytest.fixture
+def sound(folder):
+    with registered(make_dataset(folder)):
+        yield folder
+
+
+def test_verify_logs_one_line(sound, caplog):
+    with caplog.at_level(logging.INFO, logger="famix"):
+        verify_datasets(["tiny_train", "tiny_val", "tiny_train"])
+    (record,) = [record for record in caplog.records if record.name == "famix.data.check"]
+    assert record.message.startswith("Checked 12 image and label pairs of tiny_train, tiny_val in ")
+
+
+def test_verify_reads_every_header(sound):
+    write_label(sound / "labels/val/a/4.png", np.zeros((32, 24), dtype=np.uint8))
+    with expect_error(DatasetError, str(sound / "labels/val/a/4.png"), "32 x 24", "skip"):
+        verify_datasets(["tiny_train", "tiny_val"], samples=0)
+    (sound / "images/train/a/1.png").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"images/train/a/1\.png cannot be read"):
+        verify_datasets(["tiny_train"], samples=0)
+
+
+@pytest.mark.parametrize("index", [0, 5])
+def test_verify_decodes_first_and_last_pair(sound, index):
+    write_label(sound / f"labels/val/a/{index}.png", np.full((24, 32), 77, dtype=np.uint8))
+    verify_datasets(["tiny_val"], samples=0)
+    with expect_error(DatasetError, str(sound / f"labels/val/a/{index}.png"), 77):
+        verify_datasets(["tiny_train", "tiny_val"], samples=2)
 
 
 def damage(path):
@@ -239,8 +272,8 @@ def test_mistakes_end_before_the_check(tool, folder, capsys, arguments, message)
     with registered(), pytest.raises(SystemExit) as stop:
         tool["main"]([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
     assert stop.value.code == 2
-    said = capsys.readouterr()
-    assert message in said.err and "usable" not in said.out
+    out, err = capsys.readouterr()
+    assert message in err and "usable" not in out
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,6 @@ def test_all_benchmarks_are_covered() -> None:
     assert {path.stem for path in scripts} == set(BENCHMARKS)
 
 
-@pytest.mark.parametrize("word", ["--MODEL.DEVICE", "--MODEL.DEVICE=cpu", "--SEED"])
-def test_config_key_as_option(word: str, no_torch: dict[str, str]) -> None:
-    done = call(PROJECT / "train_net.py", no_torch, "--config-file", "a.yaml", word, "cpu")
-    assert done.returncode == 2
-    key = word.lstrip("-").split("=")[0]
-    assert f"{key} must be written without dashes" in done.stderr and f"Write {key}" in done.stderr
-
-
 def examples(text: str, name: str) -> list[list[str]]:
     """Return the words of every command line of a script in a text, with indented continuation lines."""
     joined = re.sub(r"\n {20,}", " ", text)

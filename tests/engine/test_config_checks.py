@@ -17,7 +17,8 @@ from famix.engine import argument_parser, check_config, load_config, setup
 from famix.utils.errors import ConfigError, DatasetError
 
 BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
-EVAL, MINE = "--eval-only", "--mine-styles-only"
+MODES = ("--eval-only", "--mine-styles-only", "--resume")
+EVAL, MINE = MODES[:2]
 
 Make = Callable[..., CfgNode]
 
@@ -54,14 +55,21 @@ def test_arguments() -> None:
 
 
 @pytest.mark.parametrize(
-    "pair", [(EVAL, MINE), ("--overwrite", EVAL), ("--overwrite", MINE), ("--overwrite", "--resume")]
+    ("words", "named"),
+    [
+        *(((one, other), (one, other)) for one, other in ((EVAL, MINE), *(("--overwrite", o) for o in MODES))),
+        *(
+            ((word, "cpu"), ("without dashes", f"Write {word[2:14]}"))
+            for word in ("--MODEL.DEVICE", "--MODEL.DEVICE=cpu")
+        ),
+        (("--SEED", "1"), ("without dashes", "Write SEED")),
+    ],
 )
-def test_exclusive_options(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options(words: tuple[str, ...], named: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        parse(*pair)
-    assert stop.value.code == 2
+        parse(*words)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert all(option in last for option in pair)
+    assert stop.value.code == 2 and all(option in last for option in named)
 
 
 def test_valid_config_passes(make_config: Make) -> None:
@@ -94,38 +102,26 @@ def test_datasets_are_required_where_used(make_config: Make, key: str, needed: A
         (("MODEL.BACKBONE.NAME", "build_clip"), "build_clip", "README.md"),
         (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor", ""),
         (("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9", ""),
-        (("MODEL.CLIP.OUTPUT_STRIDE", 12), 12, ""),
         (("MODEL.CLIP.ARCHITECTURE", "RN5", "MODEL.CLIP.WEIGHTS", ""), "RN5", ""),
         (("MODEL.DEVICE", "gpu"), "gpu", "cpu"),
         (("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"), "[0.0, 1.0, 1.0]", ""),
         (("MODEL.PIXEL_MEAN", "[1.0, 2.0]"), "[1.0, 2.0]", ""),
-        (("MODEL.PIXEL_MEAN", "[1.0, 2.0, 1e999]"), "[1.0, 2.0, inf]", ""),
         (("MODEL.STYLE.GRID", "[999, 2]", "MODEL.STYLE.STRATEGY", "noise"), None, "INPUT.CROP.SIZE"),
         (("MODEL.STYLE.STAGE", "res9"), "res9", ""),
-        (("MODEL.STYLE.STRATEGY", "fog"), "fog", ""),
         (("MODEL.STYLE.STRATEGY", "bank", "MODEL.CLIP.WEIGHTS", ""), "bank", "MODEL.CLIP.WEIGHTS"),
-        (("MODEL.STYLE.BETA", 0.0), 0.0, ""),
-        (("STYLE_MINING.STEPS", -1), -1, ""),
-        (("STYLE_MINING.TEMPLATES", "['no place']"), None, ""),
-        (("STYLE_MINING.STYLES", "[]"), None, ""),
         (("STYLE_MINING.DTYPE", "half", "MODEL.CLIP.WEIGHTS", "RN50"), "half", "bfloat16"),
         (("INPUT.FORMAT", "BGR"), "BGR", "RGB"),
-        (("INPUT.SCALE_RANGE", "[2.0, 1.0]"), [2.0, 1.0], ""),
-        *((("INPUT.MAX_PIXELS", value), value, "") for value in (-1, 0, 178_956_971)),
+        (("INPUT.MAX_PIXELS", 0), 0, ""),
         (("SOLVER.OPTIMIZER", "LION"), "LION", "SGD"),
         (("SOLVER.LR_SCHEDULER_NAME", "Poly"), "Poly", ""),
         (("SOLVER.ACCUMULATE", 3), 3, ""),
-        (("SOLVER.ACCUMULATE", 0), 0, ""),
         (("SOLVER.MAX_SKIPPED_BATCHES", -1), -1, ""),
         *((("SOLVER.AMP.DTYPE", t, "SOLVER.AMP.ENABLED", True), t, "bfloat16") for t in ("float16", "float32", "half")),
         (("SOLVER.IMS_PER_BATCH", 0), 0, ""),
         (("SOLVER.MAX_ITER", 0), 0, ""),
-        (("SOLVER.MAX_ITER", -5), -5, ""),
         (("SOLVER.BASE_LR", -0.1), -0.1, ""),
         (("SOLVER.BASE_LR", "1e999"), "inf", ""),
-        (("SOLVER.MOMENTUM", -0.5), -0.5, ""),
         (("SOLVER.NESTEROV", True, "SOLVER.MOMENTUM", 0.0), True, ""),
-        (("SOLVER.WEIGHT_DECAY", -0.5), -0.5, ""),
         (("SOLVER.WEIGHT_DECAY_BIAS", -1.0), -1.0, ""),
         (("SOLVER.BACKBONE_LR_FACTOR", "1e999"), "inf", ""),
     ],

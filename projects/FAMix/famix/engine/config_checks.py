@@ -32,14 +32,10 @@ _SYNCHRONIZED = ("SyncBN", "nnSyncBN")
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Check a config against the command line and the registered datasets.
-
-    Args:
-        cfg: the effective config.
-        args: parsed command line, which decides whether the run mines, trains or evaluates.
+    """Check a config against the command line, which decides about the task, and the registered datasets.
 
     Raises:
-        ConfigError: a setting is invalid; the message names the key, its value and the remedy.
+        ConfigError: a setting is invalid.
         DatasetError: a dataset is unknown, or two datasets have different classes.
     """
     training, testing = not args.eval_only, not args.mine_styles_only

@@ -43,11 +43,7 @@ Rows = list[tuple[str, str]]
 
 
 def set_up_logs(folder: str) -> None:
-    """Log everything to log.txt without color codes, and a selection to the console.
-
-    Args:
-        folder: OUTPUT_DIR.
-    """
+    """Log everything to log.txt in a folder, without color codes, and a selection to the console."""
     os.environ["NO_COLOR"] = "1"  # for Detectron2's messages
     for name in _LOGGERS:
         logger = setup_logger(folder, comm.get_rank(), name=name, configure_stdout=False)
@@ -89,11 +85,7 @@ class _Console(logging.StreamHandler):
 
 
 def raise_log_errors(handlers: Iterable[logging.Handler]) -> None:
-    """Let log files on a full disk raise the system's error, in place; logging would print a traceback per line.
-
-    Args:
-        handlers: handlers of loggers.
-    """
+    """Let handlers of log files on a full disk raise the system's error; logging would print a traceback per line."""
     for handler in handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.handleError = partial(_handle_log_error, handler)  # type: ignore[method-assign]
@@ -141,53 +133,45 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
         model: model to train or evaluate; None if the run only mines styles.
         done: number of completed iterations of a resumed run.
     """
-    roles = roles_of(cfg)
+    roles, bank = roles_of(cfg), style_bank_path(cfg)
     training = not (args.eval_only or args.mine_styles_only)
-    rows: Rows = [("source", ", ".join(roles.sources) or "none")]
-    if not args.mine_styles_only:
-        change = "" if roles.decided_by == "TEST.SOURCE" else "; TEST.SOURCE changes this"
-        rows.append(("targets", f"{', '.join(roles.targets) or 'none'} (by {roles.decided_by}{change})"))
-        if roles.held_out:
-            rows.append(("also scored", f"{', '.join(roles.held_out)}: in the domain of the source, not in the mean"))
-    rows.append(("CLIP", cfg.MODEL.CLIP.WEIGHTS or "random weights, or those of a checkpoint"))
-    if model is not None:
-        rows.append(("network", cfg.MODEL.META_ARCHITECTURE))
-    if model is not None and training:
-        total, trained = (
-            sum(p.numel() for p in model.parameters() if p.requires_grad or not only) / 1e6 for only in (False, True)
-        )
-        backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
-        rows.append(
-            ("trainable", f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP, and the head)")
-        )
-    if not args.eval_only:
-        bank = style_bank_path(cfg)
-        state = "there already" if os.path.isfile(bank) else "to be mined first"
-        styles = f"bank {bank} ({state})" if needs_bank(cfg) else f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
-        rows.append(("styles", styles))
-    if training:
-        start = f", from iteration {done:,} on" if done else ""
-        rows.append(("iterations", f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{start}"))
+    change = "" if roles.decided_by == "TEST.SOURCE" else "; TEST.SOURCE changes this"
     device, processes = torch.device(cfg.MODEL.DEVICE), comm.get_world_size()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    rows.append(("run", cfg.OUTPUT_DIR))
-    rows.append(("device", f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"))
-    rows.append(("seed", str(cfg.SEED)))
+    rows = {"source": ", ".join(roles.sources) or "none"}
+    if not args.mine_styles_only:
+        rows["targets"] = f"{', '.join(roles.targets) or 'none'} (by {roles.decided_by}{change})"
+        if roles.held_out:
+            rows["also scored"] = f"{', '.join(roles.held_out)}: in the domain of the source, not in the mean"
+    rows["CLIP"] = cfg.MODEL.CLIP.WEIGHTS or "random weights, or those of a checkpoint"
+    if model is not None:
+        rows["network"] = cfg.MODEL.META_ARCHITECTURE
+    if model is not None and training:
+        total, trained = (
+            sum(p.numel() for p in model.parameters() if p.requires_grad or full) / 1e6 for full in (1, 0)
+        )
+        backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
+        rows["trainable"] = f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP, and the head)"
+    if not args.eval_only:
+        state = "there already" if os.path.isfile(bank) else "to be mined first"
+        without = f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
+        rows["styles"] = f"bank {bank} ({state})" if needs_bank(cfg) else without
+    if training:
+        start = f", from iteration {done:,} on" if done else ""
+        rows["iterations"] = f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{start}"
+    rows["run"] = cfg.OUTPUT_DIR
+    rows["device"] = f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"
+    rows["seed"] = str(cfg.SEED)
     task = "mines styles" if args.mine_styles_only else "scores" if args.eval_only else "trains and scores"
     try:
         release = version("famix")
     except PackageNotFoundError:  # a clone that is not installed
         release = "(not installed)"
-    return _table(f"FAMix {release} {task}:", rows)
+    return _table(f"FAMix {release} {task}:", list(rows.items()))
 
 
 def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """List the files of a finished run and the next commands.
-
-    Args:
-        cfg: the effective config.
-        args: parsed command line.
-    """
+    """List the files of a finished run and the next commands."""
     folder, bank = cfg.OUTPUT_DIR, style_bank_path(cfg)
     rows: Rows = []
     if args.mine_styles_only:

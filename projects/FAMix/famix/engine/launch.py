@@ -30,11 +30,7 @@ Work = Callable[[argparse.Namespace, Peers], Any]
 def launch(args: argparse.Namespace, work: Work) -> Any:
     """Do a run: in this process, in processes that it starts, or as a process of torchrun or SLURM.
 
-    Detectron2's launch starts processes on all GPUs of a machine only, and answers the end of one with a traceback.
-
-    Args:
-        args: parsed command line.
-        work: work of one process.
+    Detectron2's launch knows neither torchrun nor SLURM, and answers the end of a process with a traceback.
 
     Returns:
         The result of `work` in this process; None if it starts others.
@@ -152,10 +148,6 @@ def _gpu(local_rank: int, per_machine: int) -> int:
 
 def place_from_environment(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
     """Return the place that torchrun or SLURM's srun has given this process, or None if there is none.
-
-    Args:
-        args: parsed command line.
-        environment: os.environ.
 
     Raises:
         ConfigError: the variables are incomplete, or the command line asks for further processes.

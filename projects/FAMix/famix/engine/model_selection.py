@@ -117,12 +117,7 @@ def _period(cfg: CfgNode) -> int:
 
 @contextmanager
 def borrowed_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Replace the state that training changes while the block runs, and restore it afterwards.
-
-    Args:
-        model: the model.
-        tensors: name in the state dict -> value, for all `changing_tensors`; further names are ignored.
-    """
+    """Copy `tensors` (by names of the state dict) into all `changing_tensors` of a model while the block runs."""
     own = {name: value.clone() for name, value in changing_tensors(model).items()}
     try:
         _copy(tensors, model)
@@ -138,16 +133,13 @@ def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: int, **facts: Any) -> None:
-    """Write the state of a model as a checkpoint for MODEL.WEIGHTS.
+    """Write the state of a model after a number of iterations as a checkpoint for MODEL.WEIGHTS.
 
     Args:
         model: the model.
         path: file to write or replace.
         iterations: number of completed iterations.
         **facts: selection, source_val and source_score as in `ScoredWeights`, and other plain data.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     save_tensors({"model": state, "iteration": iterations - 1, **facts}, path)  # checkpoints store the last iteration
@@ -176,12 +168,7 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
 
 
 def describe_weights(path: str | os.PathLike[str], content: Mapping[str, Any]) -> ScoredWeights:
-    """Describe a checkpoint.
-
-    Args:
-        path: its file.
-        content: its entries besides the model.
-    """
+    """Describe a checkpoint by its file and its entries besides the model."""
     name, iteration = os.path.basename(path), content.get("iteration")
     facts = {key: content[key] for key in _FACTS if key in content}
     return ScoredWeights(

@@ -26,11 +26,7 @@ _OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAM": torch.optim.Adam, "ADAMW": torch.
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Build the optimizer of SOLVER.OPTIMIZER over the parameters that train, with a learning rate for the backbone.
-
-    Args:
-        cfg: config with SOLVER.
-        model: meta-architecture with the attribute `backbone`.
+    """Build the optimizer of SOLVER.OPTIMIZER over the parameters that train, with a learning rate for `model.backbone`.
 
     Raises:
         ConfigError: no parameter trains, or a setting of SOLVER is invalid.
@@ -130,12 +126,7 @@ def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimi
 
 
 def set_position(scheduler: LRScheduler, iterations: int) -> None:
-    """Set the learning rates to those after some iterations; the schedule must have a closed form.
-
-    Args:
-        scheduler: new scheduler of `build_lr_scheduler`.
-        iterations: number of completed iterations, positive.
-    """
+    """Set a new scheduler with a closed form to the learning rates after a positive number of iterations."""
     scheduler.last_epoch = iterations - 1
     scheduler._step_count = iterations + 1  # at 1, torch warns of a step before that of the optimizer
     scheduler.step()

@@ -103,11 +103,7 @@ class Peers:
         self._tell("ended", str(status))
 
     def leave_after_loss(self, error: BaseException) -> NoReturn:
-        """End this process after a connection was lost: silently if another one has ended on purpose, else with a line.
-
-        Args:
-            error: error of the connection.
-        """
+        """End this process after an error of a connection: silently if another one has ended on purpose."""
         store = self._living_store()
         for rank in self._others:
             if store is not None and self._has("ended", rank):

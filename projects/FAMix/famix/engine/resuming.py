@@ -53,11 +53,7 @@ APPLIED = (
 
 
 def run_record(cfg: CfgNode) -> dict[str, Any]:
-    """Return the entries of every checkpoint that describe its run: settings, classes and training datasets.
-
-    Args:
-        cfg: the effective config, scaled to the number of processes; its datasets are registered.
-    """
+    """Return the entries of checkpoints that describe a run, given its config scaled to the number of processes."""
     return {
         SETTINGS: {key: value for key, value in flat_settings(cfg).items() if key != _PLACE},
         CLASSES: classes_of(cfg).to_dict(),
@@ -70,9 +66,6 @@ def take_up_run(cfg: CfgNode) -> None:
 
     A negative SEED becomes the seed of the run. Checkpoints of release 0.1 store no settings; the config.yaml of such a run
     is copied beside the new one. Called in all processes.
-
-    Args:
-        cfg: the effective config, not frozen.
 
     Raises:
         ConfigError: keys differ that must not change; the message gives both values.

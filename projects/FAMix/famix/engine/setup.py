@@ -128,9 +128,6 @@ def clear_run_directory(folder: str) -> None:
     """Remove the checkpoints, metrics and scores of a run, but keep the style bank, the log and other files.
 
     Called in every process. metrics.json is emptied, since a training may have it open already.
-
-    Args:
-        folder: OUTPUT_DIR.
     """
 
     def clear() -> None:
@@ -145,12 +142,7 @@ def clear_run_directory(folder: str) -> None:
 
 
 def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
-    """Store the settings of a run and copies of its dataset definitions in its directory; called in every process.
-
-    Args:
-        cfg: the effective config.
-        definitions: copy the definitions.
-    """
+    """Store config.yaml and perhaps copies of the dataset definitions in OUTPUT_DIR; called in every process."""
     if comm.is_main_process():
         with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
             part.write_text(cfg.dump())

@@ -135,11 +135,7 @@ def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """Build the trainer of single iterations from SOLVER.
-
-    Raises:
-        ConfigError: see `check_steps`.
-    """
+    """Build the trainer of single iterations from SOLVER; raises ConfigError like `check_steps`."""
     check_steps(cfg)
     solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
     return StepTrainer(

@@ -45,11 +45,7 @@ Results = dict[str, Scores]  # dataset -> scores
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with the models, loaders, schedule, hooks and evaluators of FAMix.
-
-    Args:
-        cfg: the effective config, as `famix.engine.setup` returns it.
-    """
+    """DefaultTrainer with the models, loaders, schedule, hooks and evaluators of FAMix, for the config of `setup`."""
 
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer.__init__ wraps models for CUDA only and opens any pickle as a checkpoint.
@@ -176,7 +172,7 @@ class Trainer(DefaultTrainer):
             cfg: the effective config; the files are written to its OUTPUT_DIR.
             model: the model.
             evaluators: one evaluator per dataset; None builds those of the config.
-            weights: description of the weights, for the files.
+            weights: description of the weights for the files.
 
         Returns:
             Dataset -> task -> metric -> percent, on the main process; empty on the rest.
@@ -198,13 +194,7 @@ class Trainer(DefaultTrainer):
     def score(
         cls, cfg: CfgNode, model: nn.Module, dataset_name: str, evaluator: DatasetEvaluator | None = None
     ) -> Scores:
-        """Evaluate a model on one dataset with the protocol that the config sets for it.
-
-        Args:
-            cfg: the effective config.
-            model: the model.
-            dataset_name: name of a registered dataset.
-            evaluator: evaluator; None builds the one of the config.
+        """Evaluate a model on a registered dataset with the protocol that the config sets for it.
 
         Returns:
             Task -> metric -> percent, on the main process; empty on the rest.

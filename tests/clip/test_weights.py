@@ -245,7 +245,7 @@ def test_tool_writes_a_loadable_clip(tool, tmp_path):
     ("arguments", "message"),
     [
         (["--width", "7"], "4 positive layers"),
-        (["--architecture", "RN50", "--resolution", "64"], "go with --width, not with --architecture"),
+        (["--architecture", "RN50", "--resolution", "64"], "--architecture excludes"),
     ],
 )
 def test_tool_says_what_is_wrong_in_one_line(tool, arguments, message, tmp_path, capsys):

@@ -62,6 +62,10 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
         series = [Series(run, colors[run], values, iterations) for run, (iterations, values) in curves]
         charts.append(Markup(line_chart(series, "iteration", name.replace("_", " "))))
     settings = [[key, *map(_shorten, values)] for key, values in sorted(differing_settings(runs).items())]
+    details = []
+    for run in runs:
+        missing = {"missing": "; ".join(run.missing)} if run.missing else {}
+        details.append((run.name, {"folder": str(run.folder), **run.report.run.facts(), **missing}))
     return render_page(
         "run.html",
         title=" and ".join(names) if len(runs) < 3 else f"{len(runs)} runs",
@@ -70,15 +74,7 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
         key=list(colors.items()),
         losses=[chart for chart in charts if chart],
         settings=Table(["setting", *names], settings, kind="text"),
-        details=[
-            (
-                run.name,
-                {"folder": str(run.folder)}
-                | run.report.run.facts()
-                | ({"missing": "; ".join(run.missing)} if run.missing else {}),
-            )
-            for run in runs
-        ],
+        details=details,
         notes=notes,
     )
 

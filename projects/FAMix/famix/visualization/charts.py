@@ -31,7 +31,7 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw curves as SVG; "" without finite values, which are the only ones drawn. Long curves are subsampled."""
+    """Draw the finite values of curves as SVG; "" if there are none. Long curves are subsampled."""
     axes = _make_axes(x_label, y_label)
     for one, color in zip(series, _placeholders(series), strict=True):
         assert one.places is not None
@@ -49,12 +49,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
 
 
 def histogram(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw histograms over common bins as SVG; "" without finite values, which are the only ones counted.
+    """Draw histograms of the finite values over common bins as SVG; "" if there are none.
 
-    Args:
-        series: without places.
-        x_label: name of the values.
-        y_label: name of the counted items.
+    `x_label` names the values, and `y_label` the counted items.
     """
     values = [one.values[np.isfinite(one.values)] for one in series]
     if not any(one.size for one in values):

@@ -92,15 +92,9 @@ def compose_figure(
 
 
 def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int = 13) -> Pixels:
-    """Draw (name, color) entries in as many columns as fit.
+    """Draw (name, color) entries in as many columns as fit into `width` pixels: (H, width, 3) uint8, RGB.
 
-    Args:
-        entries: names and colors.
-        width: of the legend in pixels.
-        font_size: height of the text in pixels.
-
-    Returns:
-        (H, width, 3) uint8, RGB.
+    The font size is the height of the text in pixels.
     """
     font, swatch, line, margin = _font(font_size), font_size, round(1.6 * font_size), font_size // 2
     entry_width = round(max((font.getlength(name) for name, _ in entries), default=0)) + 3 * swatch
@@ -117,10 +111,7 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int
 def save_figure(figure: Image.Image, path: Path, *, num_colors: int | None = None) -> None:
     """Write a figure as a PNG file, atomically; a missing folder is created.
 
-    Args:
-        figure: the figure.
-        path: the file.
-        num_colors: size of the palette, which makes photographs a third as large; None keeps all colors.
+    A palette of `num_colors` makes photographs a third as large; None keeps all colors.
     """
     with whole_file(path) as part:
         (figure.quantize(num_colors) if num_colors else figure).save(part, format="PNG", optimize=True)

@@ -80,12 +80,9 @@ def overlay_segments(
     colors: Sequence[Sequence[int]],
     alpha: float = 0.5,
 ) -> Pixels:
-    """Blend segments with an image, with a white outline around each thing; unlabeled pixels show the image.
+    """Blend segments (see `color_segments`) with an image of their size, and outline each thing in white.
 
-    Args:
-        image: of the size of the segments.
-        ids, class_ids, things, colors: see `color_segments`.
-        alpha: weight of the colors, 0 to 1.
+    Unlabeled pixels show the image. `alpha` is the weight of the colors, 0 to 1.
     """
     mixed = blend(image, color_segments(ids, class_ids, things, colors), alpha)
     mixed[ids == 0] = image[ids == 0]

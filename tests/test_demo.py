@@ -19,7 +19,8 @@ from famix.inference.video import VideoReader, video_writer
 from inference.inference_factory import make_image, make_run
 from run_factory import CONFIG, load_tool
 
-JPEG_LOSS = 15  # of pictures of noise, on average; other colours would be off by 80
+JPEG_LOSS = 15  # of images of noise, on average; wrong colors would be off by 80
+Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -49,23 +50,37 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    with video_writer(tmp_path / "drive.avi", 12.5, (48, 64)) as write:
-        for number in range(4):
-            write(make_image(48, 64, seed=number))
+    write_frames(tmp_path / "drive.avi", 4)
     return tmp_path / "drive.avi"
 
 
 @pytest.fixture
 def loaded_once(demo: ModuleType, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare tests of other things the loading."""
     monkeypatch.setattr(demo, "load_predictor", lambda _: predictor)
+
+
+def write_frames(path: Path, count: int) -> None:
+    with video_writer(path, 12.5, (48, 64)) as write:
+        for number in range(count):
+            write(make_image(48, 64, seed=number))
+
+
+def frames_of(path: Path) -> tuple[float, list[np.ndarray]]:
+    with VideoReader(path) as reader:
+        return reader.rate, list(reader)
+
+
+def loss(image: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(image.astype(int) - expected).mean())
 
 
 def read(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_all_views_of_a_folder(demo: ModuleType, run: Path, predictor: Predictor, photos: Path, tmp_path: Path) -> None:
+def test_all_views_of_a_folder(
+    demo: ModuleType, run: Path, predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     arguments = ["--weights", str(run), "--input", str(photos), "--output", str(out), "--view", "all", "--alpha", "0.7"]
     assert demo.main([*arguments, "--device", "cpu"]) == 0
@@ -75,11 +90,16 @@ def test_all_views_of_a_folder(demo: ModuleType, run: Path, predictor: Predictor
         prediction = predictor(image)
         np.testing.assert_array_equal(read(out / f"{number}_labels.png"), prediction.labels)
         np.testing.assert_array_equal(read(out / f"{number}_color.png"), prediction.color_image())
-        overlay = prediction.overlay(image, 0.7)
-        assert np.abs(read(out / f"{number}_overlay.jpg").astype(int) - overlay).mean() < JPEG_LOSS
-        both = read(out / f"{number}_side-by-side.jpg").astype(int)
-        assert np.abs(both[:, :112] - image).mean() < JPEG_LOSS
-        assert np.abs(both[:, -112:] - overlay).mean() < JPEG_LOSS
+        overlay, both = prediction.overlay(image, 0.7), read(out / f"{number}_side-by-side.jpg")
+        assert loss(read(out / f"{number}_overlay.jpg"), overlay) < JPEG_LOSS
+        assert loss(both[:, :112], image) < JPEG_LOSS and loss(both[:, -112:], overlay) < JPEG_LOSS
+    monkeypatch.setattr(demo, "load_predictor", lambda _: predictor)
+    command = ["--input", str(photos / "0.png"), "--output", str(tmp_path / "legend"), "--view", "color", "--legend"]
+    assert demo.main(command) == 0
+    prediction, image = predictor(make_image()), read(tmp_path / "legend/0_color.png")
+    np.testing.assert_array_equal(image[:72], prediction.color_image())
+    shown = {tuple(color) for color in image[72:].reshape(-1, 3).tolist()}
+    assert {tuple(color) for color in prediction.colors[prediction.visible_classes()].tolist()} <= shown
 
 
 LABEL_IDS = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])  # by train id
@@ -107,7 +127,7 @@ def test_label_ids_for_the_server_of_cityscapes(
 
 def test_other_classes_have_no_label_ids(
     demo: ModuleType, predictor: Predictor, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Output,
 ) -> None:  # fmt: skip
     other = copy.copy(predictor)
     other.classes = replace(predictor.classes, names=("lane", *predictor.classes.names[1:]))
@@ -128,8 +148,8 @@ def test_weights_protocol_and_options_reach_the_network(
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_every_picture_of_a_folder_is_predicted_or_reported(
-    demo: ModuleType, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_image_of_a_folder_is_predicted_or_reported(
+    demo: ModuleType, photos: Path, tmp_path: Path, capsys: Output
 ) -> None:
     (photos / "1.png").rename(photos / "1.PnG")
     (photos / "linked.png").symlink_to(photos / "0.png")
@@ -146,44 +166,27 @@ def test_every_picture_of_a_folder_is_predicted_or_reported(
     for line, name in zip(err.splitlines(), ("broken.png", "cut.png", "phone.heic", "small.png"), strict=True):
         assert line.startswith("error: ")
         explains(line, key=str(photos / name))
-    pictures = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.jpg")}
-    assert pictures == {f"{name}_overlay.jpg" for name in ("0", "1", "2", "linked", "disk/3")}
-
-
-@pytest.mark.usefixtures("loaded_once")
-def test_legend_is_drawn_below(demo: ModuleType, photos: Path, tmp_path: Path, predictor: Predictor) -> None:
-    arguments = ["--input", str(photos / "0.png"), "--output", str(tmp_path / "out"), "--view", "color"]
-    assert demo.main([*arguments, "--legend"]) == 0
-    prediction, picture = predictor(make_image()), read(tmp_path / "out/0_color.png")
-    np.testing.assert_array_equal(picture[:72], prediction.color_image())
-    shown = {tuple(color) for color in picture[72:].reshape(-1, 3).tolist()}
-    assert {tuple(color) for color in prediction.colors[prediction.visible_classes()].tolist()} <= shown
+    images = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.jpg")}
+    assert images == {f"{name}_overlay.jpg" for name in ("0", "1", "2", "linked", "disk/3")}
 
 
 @pytest.mark.usefixtures("loaded_once")
 def test_video_keeps_its_rate_and_length(demo: ModuleType, video: Path, tmp_path: Path, predictor: Predictor) -> None:
     out = tmp_path / "out"
     assert demo.main(["--video-input", str(video), "--output", str(out), "--view", "all"]) == 0
-    with VideoReader(video) as reader:
-        predictions = [(frame, predictor(frame)) for frame in reader]
-    with VideoReader(out / "drive_overlay.mp4") as reader:
-        assert reader.rate == 12.5
-        frames = list(reader)
-    assert len(frames) == 4
-    for number, (image, prediction) in enumerate(predictions):
+    rate, frames = frames_of(out / "drive_overlay.mp4")
+    assert rate == 12.5 and len(frames) == 4
+    for number, image in enumerate(frames_of(video)[1]):
+        prediction = predictor(image)
         np.testing.assert_array_equal(read(out / f"drive_labels/{number:06d}_labels.png"), prediction.labels)
-        assert np.abs(frames[number].astype(int) - prediction.overlay(image, 0.5)).mean() < JPEG_LOSS
+        assert loss(frames[number], prediction.overlay(image, 0.5)) < JPEG_LOSS
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mp4"])
 @pytest.mark.usefixtures("loaded_once")
-def test_video_that_ends_before_its_header_says_is_reported(
-    demo: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
-) -> None:
+def test_truncated_video_is_reported(demo: ModuleType, tmp_path: Path, capsys: Output, suffix: str) -> None:
     path = tmp_path / f"drive{suffix}"
-    with video_writer(path, 12.5, (48, 64)) as write:
-        for number in range(20):
-            write(make_image(48, 64, seed=number))
+    write_frames(path, 20)
     data = path.read_bytes()
     if suffix == ".avi":
         path.write_bytes(data[: len(data) * 2 // 3])
@@ -192,23 +195,15 @@ def test_video_that_ends_before_its_header_says_is_reported(
         path.write_bytes(data[:half] + bytes(data.index(b"moov") - 4 - half) + data[data.index(b"moov") - 4 :])
     assert demo.main(["--video-input", str(path), "--output", str(tmp_path / "seen.avi")]) == 1
     out, err = capsys.readouterr()
-    read = int(out.split()[0])
-    assert 0 < read < 20
+    count = int(out.split()[0])
+    assert 0 < count < 20 and len(frames_of(tmp_path / "seen.avi")[1]) == count
     (line,) = err.splitlines()
-    explains(line, key=str(path), value=f"20 frames as its header says, got {read}", remedy="ffmpeg")
-    with VideoReader(tmp_path / "seen.avi") as reader:
-        assert len(list(reader)) == read
+    explains(line, key=str(path), value=f"20 frames as its header says, got {count}", remedy="ffmpeg")
 
 
 @pytest.mark.parametrize("kind", ["image", "frames", "video"])
 def test_inputs_larger_than_the_limit_are_refused(
-    demo: ModuleType,
-    run: Path,
-    video: Path,
-    photos: Path,
-    tmp_path: Path,
-    kind: str,
-    capsys: pytest.CaptureFixture[str],
+    demo: ModuleType, run: Path, video: Path, photos: Path, tmp_path: Path, kind: str, capsys: Output
 ) -> None:
     (photos / "0.png").unlink()
     source = {"image": ["--input", str(photos)], "frames": ["--video-input", str(photos)]}
@@ -223,9 +218,7 @@ def test_inputs_larger_than_the_limit_are_refused(
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_folder_of_frames_becomes_a_video_in_the_order_of_their_numbers(
-    demo: ModuleType, tmp_path: Path, predictor: Predictor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_numbered_frames_become_a_video(demo: ModuleType, tmp_path: Path, predictor: Predictor, capsys: Output) -> None:
     frames = tmp_path / "frames"
     (frames / "below").mkdir(parents=True)
     for number in (9, 10, 100):
@@ -234,16 +227,16 @@ def test_folder_of_frames_becomes_a_video_in_the_order_of_their_numbers(
     arguments = ["--video-input", str(frames), "--output", str(tmp_path / "seen.avi"), "--rate", "12.5"]
     assert demo.main(arguments) == 0
     assert capsys.readouterr().out == f"3 frames at 12.5 per second -> {tmp_path / 'seen.avi'}\n"
-    with VideoReader(tmp_path / "seen.avi") as reader:
-        assert reader.rate == 12.5
-        for number, seen in zip((9, 10, 100), reader, strict=True):
-            image = make_image(48, 64, seed=number)
-            assert np.abs(seen.astype(int) - predictor(image).overlay(image)).mean() < JPEG_LOSS
+    rate, seen = frames_of(tmp_path / "seen.avi")
+    assert rate == 12.5
+    for number, frame in zip((9, 10, 100), seen, strict=True):
+        image = make_image(48, 64, seed=number)
+        assert loss(frame, predictor(image).overlay(image)) < JPEG_LOSS
 
 
 @pytest.mark.usefixtures("loaded_once")
 def test_unreadable_videos_and_frames_are_one_error(
-    demo: ModuleType, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo: ModuleType, photos: Path, tmp_path: Path, capsys: Output
 ) -> None:
     Image.fromarray(make_image(48, 64)).save(photos / "2.png")
     (tmp_path / "empty").mkdir()
@@ -261,15 +254,14 @@ def test_unreadable_videos_and_frames_are_one_error(
 
 @pytest.mark.usefixtures("loaded_once")
 def test_camera_is_recorded_until_it_is_stopped(
-    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     of_file = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: Camera() if source == 0 else of_file(source))
     assert demo.main(["--webcam", "--output", str(tmp_path / "live.avi")]) == 0
     assert capsys.readouterr().out == f"2 frames at 25 per second -> {tmp_path / 'live.avi'}\n"
     monkeypatch.undo()
-    with VideoReader(tmp_path / "live.avi") as reader:
-        assert len(list(reader)) == 2
+    assert len(frames_of(tmp_path / "live.avi")[1]) == 2
 
 
 @pytest.mark.usefixtures("loaded_once")
@@ -286,12 +278,12 @@ def test_stopped_video_leaves_nothing(
 
 @pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("source", ["images", "video"])
-def test_without_output_pictures_are_shown(
+def test_images_are_shown_without_output(
     demo: ModuleType, photos: Path, video: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     shown: list[tuple[int, ...]] = []
     waits: list[int] = []
-    monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture.shape))
+    monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image.shape))
     monkeypatch.setattr(cv2, "waitKey", lambda wait: waits.append(wait) or (-1 if len(waits) < 2 else 27))  # type: ignore[func-returns-value]
     assert demo.main(["--input", str(photos)] if source == "images" else ["--video-input", str(video)]) == 0
     assert shown == ([(72, 112, 3)] * 2 if source == "images" else [(48, 64, 3)] * 2)  # Escape after the second
@@ -321,9 +313,9 @@ def test_without_output_pictures_are_shown(
         (["--video-input", "VIDEO", "--output", "out.mkv"], "--output", "Rename"),
     ],
 )
-def test_mistake_is_one_line_and_status_2(
+def test_mistakes_end_with_one_line(
     demo: ModuleType, run: Path, photos: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], arguments: list[str], key: str, remedy: str,
+    capsys: Output, arguments: list[str], key: str, remedy: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     other = (run / "config.yaml").read_text().replace("ASPP_CHANNELS: 8", "ASPP_CHANNELS: 16")

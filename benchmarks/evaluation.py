@@ -71,17 +71,16 @@ def write_labels(folder: Path, size: tuple[int, int], count: int) -> None:
     MetadataCatalog.get(NAME).set(stuff_classes=[entry.name for entry in CITYSCAPES_CLASSES], ignore_label=IGNORE)
 
 
-def read_labels(path: str, dtype: type = np.uint8) -> np.ndarray:
-    """Read a label file."""
-    with Image.open(path) as image:
-        return np.asarray(image).astype(dtype)
-
-
 def make_evaluator(name: str) -> DatasetEvaluator:
     """Make an evaluator for the registered dataset."""
+
+    def read(path: str, dtype: type = np.uint8) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image).astype(dtype)
+
     if name == STREAMING:
-        return StreamingSemSegEvaluator(NAME, read_labels=read_labels)
-    return SemSegEvaluator(NAME, sem_seg_loading_fn=read_labels)
+        return StreamingSemSegEvaluator(NAME, read_labels=read)
+    return SemSegEvaluator(NAME, sem_seg_loading_fn=read)
 
 
 def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
@@ -95,10 +94,10 @@ def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
 def measure_speed(args: argparse.Namespace) -> str:
     """Return a table of seconds per image; raises AssertionError if the evaluators disagree."""
     scores = smooth_scores(LARGE, 0).to(args.device)
-    seconds: dict[str, list[float]] = {STREAMING: [], DETECTRON2: []}
+    taken: dict[str, list[float]] = {STREAMING: [], DETECTRON2: []}
     with tempfile.TemporaryDirectory() as folder:
         write_labels(Path(folder), LARGE, args.images)
-        evaluators = {name: make_evaluator(name) for name in seconds}
+        evaluators = {name: make_evaluator(name) for name in taken}
         results = {name: score_all(evaluator, scores) for name, evaluator in evaluators.items()}  # not timed
         if abs(results[STREAMING] - results[DETECTRON2]) > 1e-9:
             raise AssertionError(f"the evaluators disagree: {results}")
@@ -106,21 +105,19 @@ def measure_speed(args: argparse.Namespace) -> str:
             for name, evaluator in evaluators.items():
                 start = time.perf_counter()
                 score_all(evaluator, scores)
-                seconds[name].append((time.perf_counter() - start) / args.images)
-    ratios = [theirs / ours for ours, theirs in zip(seconds[STREAMING], seconds[DETECTRON2], strict=True)]
-    values = {f"{name}, s an image": taken for name, taken in seconds.items()}
-    rows = [
-        [name, *(f"{f(taken):.3f}" for f in (median, min, max))]
-        for name, taken in (values | {f"{DETECTRON2} / {STREAMING}": ratios}).items()
-    ]
+                taken[name].append((time.perf_counter() - start) / args.images)
+    values = {f"{name}, s an image": seconds for name, seconds in taken.items()}
+    ratios = [theirs / ours for ours, theirs in zip(taken[STREAMING], taken[DETECTRON2], strict=True)]
+    values[f"{DETECTRON2} / {STREAMING}"] = ratios
+    rows = [[name, *(f"{f(numbers):.3f}" for f in (median, min, max))] for name, numbers in values.items()]
     return markdown(["", "median", "min", "max"], rows)
 
 
 def measure_memory() -> str:
-    """Return a table of the memory that evaluators hold."""
+    """Return a table of the memory that evaluators accumulate."""
     rows = []
-    context = multiprocessing.get_context("spawn")
     for name in (STREAMING, DETECTRON2):
+        context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
             few, many = pool.map(held_kib, [name] * 2, [FEW, MANY])
         rows.append([name, *(f"{value:.1f}" for value in (few, many, (many - few) / (MANY - FEW)))])
@@ -130,8 +127,8 @@ def measure_memory() -> str:
 def held_kib(name: str, count: int) -> float:
     """Return the KiB of Python objects and arrays that an evaluator accumulates over images.
 
-    The first image, which loads and allocates everything needed once, does not count; nor do tensors, of which the
-    streaming evaluator has one of fixed size and the other none.
+    The first image, which loads and allocates everything needed once, does not count. Neither do tensors: the streaming
+    evaluator has one of fixed size, the other none.
     """
     torch.set_num_threads(1)
     scores = smooth_scores(SMALL, 0)
@@ -139,11 +136,10 @@ def held_kib(name: str, count: int) -> float:
         write_labels(Path(folder), SMALL, count + 1)
         evaluator = make_evaluator(name)
         evaluator.reset()
-        first, *others = DatasetCatalog.get(NAME)
-        evaluator.process([first], [{"sem_seg": scores}])
-        tracemalloc.start()
-        for record in others:
+        for number, record in enumerate(DatasetCatalog.get(NAME)):
             evaluator.process([record], [{"sem_seg": scores}])
+            if number == 0:
+                tracemalloc.start()
         return tracemalloc.get_traced_memory()[0] / 2**10
 
 

@@ -88,7 +88,9 @@ class Benchmark(Study):
             if (name, seed) in found:
                 self.records.setdefault(name, {})[seed] = found[name, seed]
         if not self.records:
-            raise FAMixError(f"--recorded needs records of these settings in '{self.folder}', got none. Omit it.")
+            raise FAMixError(
+                f"no records of these settings in '{self.folder}' for --recorded. Omit it to make the runs."
+            )
         self.records = {name: self.records[name] for name in self.methods if name in self.records}
 
     def report(self, command: str) -> str:

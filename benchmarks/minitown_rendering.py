@@ -6,14 +6,15 @@ python benchmarks/minitown_rendering.py [--scenes 60] [--size 192 384]
 # ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from statistics import median
 
 from common import POSITIVE, benchmark_parser
 
-SIZE = (192, 384)  # of the town's own datasets
+from famix_minitown.conditions import CONDITIONS, apply_condition
+from famix_minitown.scene import SIZE, render_scene
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,18 +30,19 @@ if __name__ == "__main__":
 
 import cv2
 
-from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.scene import render_scene
 from famix_minitown.study import describe_machine, markdown
 
 FIRST_SCENE = 500_000
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Return the time of one call."""
-    start = time.perf_counter()
-    work()
-    return 1000 * (time.perf_counter() - start)
+def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
+    """Return the median time of calls."""
+    times = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return median(times)
 
 
 def main() -> None:
@@ -50,10 +52,10 @@ def main() -> None:
     size = (arguments.size[0], arguments.size[1])
     render_scene(FIRST_SCENE, size)  # makes the noise that all scenes share
     seeds = range(FIRST_SCENE, FIRST_SCENE + arguments.scenes)
-    times = {"scene": statistics.median(milliseconds(partial(render_scene, seed, size)) for seed in seeds)}
+    times = {"scene": milliseconds(partial(render_scene, seed, size) for seed in seeds)}
     scenes = [render_scene(seed, size) for seed in seeds]
     for condition in CONDITIONS:
-        spent = statistics.median(milliseconds(partial(apply_condition, scene, condition)) for scene in scenes)
+        spent = milliseconds(partial(apply_condition, scene, condition) for scene in scenes)
         times[f"scene + {condition}"] = times["scene"] + spent
     print(describe_machine())
     print(f"{size[0]} x {size[1]} pixels, median of {arguments.scenes} scenes, one core\n")

@@ -55,7 +55,7 @@ from famix_minitown.study import markdown
 
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 UNSEEN = "unseen"
-WIDTH, OPACITY = 384, 0.62  # of the images in the picture, in pixels, and of the segments over them
+WIDTH, OPACITY = 384, 0.62  # of the images, in pixels, and of the segments over them
 
 Scores = dict[int, dict[str, float]]  # seed -> condition -> percent
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from famix_arguments import whole_number
+from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.scene import SIZE
 
-CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk", "haze", "overcast", "evening", "drizzle")
-SIZE = (192, 384)  # of the town's own datasets
 SMALLEST, LARGEST = 32, 4096  # sides of an image in pixels
 SEED_LIMIT = 10**12  # file names have room for twelve digits
 
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--count", required=True, type=partial(number, lowest=1), metavar="N", help="scenes, at least 1"
     )
     parser.add_argument(
-        "--condition", nargs="+", default=["clear"], choices=CONDITIONS,
+        "--condition", nargs="+", default=["clear"], choices=(*CONDITIONS, *DEVELOPMENT_CONDITIONS),
         help="conditions, each with all scenes as a city of its own (default: clear)",
     )  # fmt: skip
     parser.add_argument(

@@ -239,7 +239,7 @@ def apply_looks(picture: Scene | Image, looks: Looks, rng: np.random.Generator) 
     """Apply looks in the order of their families.
 
     Args:
-        picture: a clear scene, or an image (H, W, 3), for which weather guesses distances by row.
+        picture: clear scene, or image (H, W, 3), for which weather guesses distances by row.
         looks: (name, strength) pairs; a strength of 0 leaves the image unchanged.
         rng: draws random parts of the looks, such as grain.
 

@@ -100,11 +100,11 @@ def show(demo: Demo) -> None:
     alignment = ("left", *["right"] * (len(heads) - 1))
     say(tabulate(rows, headers=stacked, disable_numparse=True, colalign=alignment))
     say(results.facts["classes"])
-    say("\n4/4 picture and page")
-    picture, page = demo.output / "story.png", demo.output / "story.html"
-    draw_runs([run.output for run in demo.runs], results.titles, picture)
-    write_page(results, picture, page)
-    say(f"picture  {picture}\npage     {page}\ntime     {duration(time.perf_counter() - start)}")
+    say("\n4/4 figure and page")
+    figure, page = demo.output / "story.png", demo.output / "story.html"
+    draw_runs([run.output for run in demo.runs], results.titles, figure)
+    write_page(results, figure, page)
+    say(f"figure  {figure}\npage    {page}\ntime    {duration(time.perf_counter() - start)}")
 
 
 def facts(demo: Demo) -> dict[str, str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Open HTML pages in a headless Chromium and report what a reader must not meet.
+"""Open HTML pages in a headless Chromium and report their defects.
 
     dev/browser_check.py output/report.html --expect "mIoU" --screenshots output/shots
 
@@ -47,14 +47,7 @@ FACTS = """(() => {
 
 @dataclass(frozen=True)
 class View:
-    """A screen.
-
-    Attributes:
-        name: for the screenshot.
-        width, height: in CSS pixels.
-        mobile: True for a phone.
-        dark: True for a dark colour scheme.
-    """
+    """A screen, with its size in CSS pixels."""
 
     name: str
     width: int
@@ -63,15 +56,11 @@ class View:
     dark: bool = False
 
 
-VIEWS = (
-    View("desktop", 1280, 900),
-    View("phone", 390, 844, mobile=True),
-    View("dark", 1280, 900, dark=True),
-)
+VIEWS = (View("desktop", 1280, 900), View("phone", 390, 844, mobile=True), View("dark", 1280, 900, dark=True))
 
 
 def find_browser() -> str | None:
-    """Return the path of an installed Chromium, or of one that Playwright has downloaded; None without."""
+    """Return the path of an installed Chromium, or of the one of Playwright, or None."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -100,15 +89,7 @@ def browser(executable: str) -> Iterator["Browser"]:
 def look_at(
     started: "Browser", page: Path, view: View, expected: Sequence[str] = (), screenshot: Path | None = None
 ) -> list[str]:
-    """Show a page on a screen and return its problems.
-
-    Args:
-        started: the browser.
-        page: HTML file.
-        view: the screen.
-        expected: texts that must be on the page.
-        screenshot: PNG file to write.
-    """
+    """Return the problems of an HTML page on a screen; `expected` texts must be on it."""
     context = started.new_context(
         viewport={"width": view.width, "height": view.height},
         is_mobile=view.mobile,

@@ -40,31 +40,19 @@ EQUIVALENT, STALE, SURVIVED, TIMEOUT = "equivalent", "STALE", "SURVIVED", "timeo
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault that the tests must notice.
-
-    Attributes:
-        id, place: unique name, and part of the project.
-        origin: "hand", or "drawn: <operator>" for a mutation drawn by a tool.
-        file: path relative to the repository's root.
-        function: enclosing function or class; "" at module level.
-        find, replace: text that occurs exactly once in the file, and its replacement.
-        breaks: the fault in one line.
-        tests: test files or node ids, of which at least one test must fail.
-        equivalent: reason why the mutation cannot change the behavior; it is not run.
-        accepted: reason why the mutant may survive.
-    """
+    """A fault that the tests must notice."""
 
     id: str
-    place: str
-    origin: str
-    file: str
-    function: str
-    find: str
+    place: str  # part of the project
+    origin: str  # "hand", or "drawn: <operator>" for a mutation drawn by a tool
+    file: str  # path relative to the repository's root
+    function: str  # enclosing function or class; "" at module level
+    find: str  # text that occurs exactly once in the file
     replace: str
-    breaks: str
-    tests: Sequence[str] = ()
-    equivalent: str = ""
-    accepted: str = ""
+    breaks: str  # the fault in one line
+    tests: Sequence[str] = ()  # files or node ids, of which at least one test must fail
+    equivalent: str = ""  # reason why the mutation cannot change the behavior; it is not run
+    accepted: str = ""  # reason why the mutant may survive
 
     def mutated(self, root: Path) -> str | None:
         """Return the text of the file with the fault, or None unless `find` occurs exactly once."""
@@ -129,12 +117,7 @@ def _copy_tracked(root: Path, target: Path) -> Path:
 
 
 def run_mutations(mutations: Sequence[Mutation], root: Path = ROOT, jobs: int = 1) -> dict[str, str]:
-    """Apply each mutation alone and run its tests.
-
-    Args:
-        mutations: with different ids.
-        root: the repository. Its tracked files are copied with uncommitted changes.
-        jobs: number of mutants tested in parallel.
+    """Apply each mutation alone to a copy of the tracked files, and run its tests in `jobs` processes.
 
     Returns:
         Id -> EQUIVALENT, STALE, SURVIVED, TIMEOUT or the test that fails.

@@ -41,11 +41,7 @@ def disk_message(error: OSError, remedy: str) -> str:
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder and check that files can be created in it.
-
-    Raises:
-        ConfigError: the folder cannot be created or written to.
-    """
+    """Create a folder, and raise ConfigError if files cannot be created in it."""
     trial = folder / f".trial.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,19 +125,12 @@ _remove_stale_parts_once = cache(remove_stale_parts)  # a folder of 10,000 image
 class FileLock:
     """The operating system's lock on a file, held until it is closed or the process ends in any way.
 
-    Nothing is locked on systems and file systems without locks.
-
-    Args:
-        path: path of the file.
-        create: create the file if it is missing.
-
-    Attributes:
-        descriptor: descriptor of the open file. A process that inherits it holds the lock as well; forked processes do
-            not.
+    A process that inherits `descriptor` holds the lock as well; forked processes do not. Nothing is locked on systems and
+    file systems without locks.
 
     Raises:
         BlockingIOError: another process holds the lock.
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, or, unless `create`, is missing.
     """
 
     _open: ClassVar["set[FileLock]"] = set()
@@ -194,11 +183,7 @@ if _HAS_LOCKS:
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """Write tensors, numbers and texts in dictionaries and lists with torch.save, atomically.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write tensors, numbers and texts in dictionaries and lists with torch.save, atomically."""
     with whole_file(path) as part, open(part, "wb") as file:
         try:
             torch.save(content, file)

@@ -119,9 +119,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._resuming = False
 
     def read_resumable(self) -> tuple[str, dict[str, Any]]:
-        """Return the checkpoint that `resume_or_load` would load, and its content.
-
-        The content is kept for the next `load`, which does not read the file again.
+        """Return the checkpoint that `resume_or_load` would load, and its content, which the next `load` reuses.
 
         Raises:
             WeightsError: no checkpoint can be read; describes the last one.
@@ -182,11 +180,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content if identity == _identity(filename) else read_checkpoint(filename)
 
     def load_content(self, content: dict[str, Any]) -> None:
-        """Load the model of a checkpoint that `read_checkpoint` has returned.
-
-        Raises:
-            WeightsError: if strict, the checkpoint belongs to another model.
-        """
+        """Load the model of a checkpoint that `read_checkpoint` has returned; if strict, refuse other models."""
         self._log_incompatible_keys(self._load_model(dict(content)))
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -211,14 +205,10 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[str, Any]:
-    """Read a checkpoint of a training, or a bare state dict.
-
-    Args:
-        path: path of the file.
-        entry: entry with the state dict. A file without "model" is taken for a bare state dict.
+    """Read a checkpoint with a state dict as `entry`; a file without "model" is read as a bare state dict.
 
     Returns:
-        The state dict with the names of the plain model as `entry`, and the other entries of the file.
+        The entries of the file, with the names of the plain model in the state dict.
 
     Raises:
         WeightsError: the file is missing or damaged, or contains objects other than tensors and plain data.

@@ -26,11 +26,8 @@ _ORDERS = {b"IM": "<", b"MI": ">"}
 def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
     """Read the arrays of a file.
 
-    Args:
-        path: path of the file.
-
     Returns:
-        Name -> (N,) numbers in the order of the file; None for arrays of other types than real numbers.
+        Name -> (N,) numbers in the order of the file; None for an array of anything but real numbers.
 
     Raises:
         OSError: the file cannot be read.

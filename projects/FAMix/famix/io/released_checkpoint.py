@@ -41,11 +41,7 @@ def load_released_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
-    """Read a checkpoint of the reference implementation with its iterations and score.
-
-    Raises:
-        WeightsError: see `load_released_checkpoint`.
-    """
+    """Read a checkpoint with its iterations and score; see `load_released_checkpoint`."""
     checkpoint = read_checkpoint(path, "model_state")
     state = checkpoint["model_state"]
     unknown = [name for name in state if not name.startswith(tuple(_PREFIXES))]
@@ -68,11 +64,7 @@ def _number(value: object) -> float | None:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write weights atomically as a file for MODEL.WEIGHTS, usually .pth.
-
-    Raises:
-        WeightsError: the file cannot be written.
-    """
+    """Write weights atomically as a file for MODEL.WEIGHTS, usually .pth; raise WeightsError on a full disk."""
     try:
         save_tensors({"model": dict(weights)}, path)
     except OSError as error:

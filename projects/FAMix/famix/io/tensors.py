@@ -29,17 +29,13 @@ def is_torch_file(path: Path) -> bool:
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """Load a file of torch.save on the CPU without executing anything in it.
+    """Load a seekable file of torch.save on the CPU without executing anything in it.
 
     Checksums are compared. NumPy numbers become Python's, and NumPy arrays tensors.
 
-    Args:
-        stream: the file, seekable.
-
     Raises:
         CorruptFileError: the file is damaged or claims more than it contains.
-        pickle.UnpicklingError: the file contains objects other than dense tensors, numbers, texts and containers, or is
-            not torch's.
+        pickle.UnpicklingError: the file contains objects other than dense tensors and plain data, or is not torch's.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -77,24 +73,14 @@ def load_pickled_tensors(stream: BinaryIO) -> Any:
     """Load a file of pickle.dump with tensors in it, as `load_tensors` does.
 
     Raises:
-        CorruptFileError: see `load_tensors`.
-        pickle.UnpicklingError: see `load_tensors`.
-        Exception: an error of another type for a damaged file.
+        Exception: see `load_tensors`; a damaged file raises errors of any type.
     """
     functions = {("torch.storage", "_load_from_bytes"): lambda content: load_tensors(BytesIO(content))}
     return TensorUnpickler(BytesIO(stream.read()), functions=functions).load()
 
 
 class TensorArchive:
-    """A zip archive of torch.save or torch.jit.save; every entry is read with its checksum compared.
-
-    Args:
-        stream: the archive.
-
-    Raises:
-        CorruptFileError: entries claim more than the file has.
-        zipfile.BadZipFile: the archive is damaged.
-    """
+    """A zip archive of torch.save or torch.jit.save; every entry is read with its checksum compared."""
 
     def __init__(self, stream: BinaryIO) -> None:
         size = stream.seek(0, 2)
@@ -165,16 +151,9 @@ def _checked(flat: Tensor, dtype: torch.dtype, count: int) -> Tensor:
 
 
 def check_tensors(content: Any, size: int) -> None:
-    """Raise unless tensors show no more bytes than their file can contain.
+    """Raise CorruptFileError if tensors in containers show more bytes than a file of `size` bytes can contain.
 
     A tensor with a stride of zero has any number of elements in a few bytes; its first copy would fill the memory.
-
-    Args:
-        content: tensors in dictionaries, lists and tuples.
-        size: size of the file in bytes.
-
-    Raises:
-        CorruptFileError: the tensors show more bytes.
     """
     shown, seen, pending = 0, set(), [content]
     while pending:
@@ -189,11 +168,7 @@ def check_tensors(content: Any, size: int) -> None:
 
 
 def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a state dict that was saved from a wrapped model.
-
-    Args:
-        state: state dict of a model that was perhaps wrapped, in whole or in part, by DataParallel,
-            DistributedDataParallel or torch.compile.
+    """Remove the names of DataParallel, DistributedDataParallel and torch.compile from a state dict.
 
     Raises:
         CorruptFileError: two tensors would share a name.

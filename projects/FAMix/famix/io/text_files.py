@@ -34,7 +34,7 @@ def require_plain_file(path: str | os.PathLike[str], max_bytes: float = math.inf
 
     Raises:
         CorruptFileError: the file is not regular, or has more than `max_bytes`.
-        OSError: the file is missing or inaccessible.
+        OSError: the file is inaccessible.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -62,9 +62,8 @@ def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     """Read a JSON file that contains an object with finite numbers.
 
     Raises:
-        CorruptFileError: see `read_text` and `parse_json`; or the file contains something other than an object.
+        ValueError: the file contains anything else; see also `read_text` and `parse_json`.
         OSError: the file cannot be read.
-        ValueError: the file is not JSON.
     """
     content = parse_json(read_text(path, max_bytes), finite=True)
     if not isinstance(content, dict):
@@ -73,11 +72,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
 
 
 def parse_json(text: str, *, finite: bool = False) -> Any:
-    """Parse JSON.
-
-    Args:
-        text: the text.
-        finite: refuse NaN and infinities, which Python reads although JSON excludes them.
+    """Parse JSON; `finite` refuses NaN and infinities, which Python reads although JSON excludes them.
 
     Raises:
         CorruptFileError: the text is nested too deeply, or contains a number that is not finite or half a character.
@@ -103,18 +98,12 @@ def _finite(number: str) -> float:
 
 
 def read_yaml(path: str | os.PathLike[str], max_bytes: int = MAX_YAML_BYTES) -> Any:
-    """Read a YAML file: mappings, lists, texts, numbers, booleans, dates or None.
-
-    Raises:
-        CorruptFileError: see `read_text` and `parse_yaml`.
-        OSError: the file cannot be read.
-        UnicodeDecodeError: the file is not text.
-    """
+    """Read a YAML file; see `read_text` and `parse_yaml` for its errors."""
     return parse_yaml(read_text(path, max_bytes))
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse YAML.
+    """Parse YAML into plain data.
 
     Raises:
         CorruptFileError: the text is not valid YAML; see also `check_yaml`.

@@ -26,23 +26,16 @@ _LIST = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
 class TorchScript:
     """Content of an archive."""
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    """Parameters and buffers by their names in a state dict."""
-    classes: dict[str, str] = field(default_factory=dict)
-    """Path of a module, such as "transformer.resblocks.0" or "" for the root -> its class name."""
-    others: list[Tensor] = field(default_factory=list)
-    """Further tensors: plain attributes and constants of the code."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers by their names in a state dict
+    classes: dict[str, str] = field(default_factory=dict)  # path of a module, "" for the root -> its class name
+    others: list[Tensor] = field(default_factory=list)  # plain attributes and constants of the code
 
 
 def read_torchscript(stream: BinaryIO) -> TorchScript:
     """Read an archive.
 
-    Args:
-        stream: the archive.
-
     Raises:
-        CorruptFileError: the archive is damaged, claims more than it contains, or refers to objects other than modules,
-            tensors, numbers and texts.
+        CorruptFileError: the archive is damaged, claims more than it contains, or refers to other objects.
     """
     try:
         content = _read(TensorArchive(stream))

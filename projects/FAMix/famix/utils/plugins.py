@@ -24,9 +24,9 @@ _MAINTAINED_HERE = {"minitown": "famix_minitown"}  # first word of the names tha
 
 
 def load_plugins() -> None:
-    """Load all plugins: those of installed packages, and in a clone those of its setup.cfg.
+    """Load the plugins of installed packages, and in a clone those of its setup.cfg.
 
-    Command-line programs call it first. The library does not: scripts call it where they use names that a plugin adds.
+    Command-line programs call it first; the library never does.
 
     Raises:
         ConfigError: a plugin cannot be loaded.

@@ -4,13 +4,9 @@ import numpy as np
 
 
 def derive_seed(*keys: int) -> int:
-    """Mix integers into one seed.
+    """Mix non-negative integers, e.g. the user's seed, a constant and an iteration, into a seed in [0, 2**63).
 
-    Args:
-        keys: non-negative integers, e.g. the user's seed, a constant for the stream, and an iteration.
-
-    Returns:
-        An integer in [0, 2**63): equal for equal keys, independent for others.
+    Seeds are equal for equal keys, and independent for different ones.
     """
     # NumPy pads short sequences with zeros; their length in front keeps (1,) and (1, 0) apart.
     return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -29,8 +29,6 @@ from famix.data.registration import get_dataset_dicts, require_same_classes
 from famix.utils.errors import ConfigError
 from famix.utils.meta_architecture import trains_on
 
-Batch = list[dict[str, Any]]
-
 _ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # distinguish the random generators of a seed
 
 
@@ -125,7 +123,7 @@ class MiningBatches:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+    def __iter__(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         yield from zip(self.numbers, self.loader, strict=True)
 
 

@@ -61,10 +61,11 @@ _TURNS = {
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+FilePath = str | os.PathLike[str]
+
+
 @contextmanager
-def open_image(
-    path: str | os.PathLike[str], *, whole: bool = False, max_pixels: int = MAX_PIXELS
-) -> Iterator[Image.Image]:
+def open_image(path: FilePath, *, whole: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image file, reading only its header, and explain all errors that Pillow raises in the block.
 
     `whole` first verifies the checksums of a PNG, which decoding ignores: a flipped bit would change a label id.
@@ -102,9 +103,7 @@ def open_image(
 
 
 @contextmanager
-def open_label(
-    path: str | os.PathLike[str], *, whole: bool = True, max_pixels: int = MAX_PIXELS
-) -> Iterator[Image.Image]:
+def open_label(path: FilePath, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open a label file like `open_image`; a lossy format, which may change ids, is a DatasetError as well."""
     with open_image(path, whole=whole, max_pixels=max_pixels) as image:
         compression = image.info.get("compression", "raw") if image.format == "TIFF" else "raw"
@@ -130,7 +129,7 @@ def _too_large(name: str, claimed: str, max_pixels: int) -> DatasetError:
     )
 
 
-def _check_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: int) -> None:
+def _check_header(path: FilePath, image: Image.Image, max_pixels: int) -> None:
     require_pixels(image.size, f"Image file {path}", max_pixels)
     # A small PNG or GIF that claims more pixels than its bytes can encode would fill the memory.
     size, fits = os.path.getsize(path), True
@@ -156,7 +155,7 @@ def _check_header(path: str | os.PathLike[str], image: Image.Image, max_pixels: 
         )
 
 
-def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(path: FilePath, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as RGB (H, W, 3) uint8, read-only, rotated upright by its metadata.
 
     Raises:
@@ -167,7 +166,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> ND
         return rgb_pixels(image, f"Image file {path}")
 
 
-def image_size(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: FilePath, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return the (height, width) of the result of `read_image` from the header, with the errors that it shows."""
     with open_image(path, max_pixels=max_pixels) as image:
         _require_colors(image, f"Image file {path}")

@@ -5,30 +5,12 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from famix.style.strategies import add_strategy_nodes
 
-__all__ = ["add_famix_config"]
-
 _STYLES = (
-    "Ethereal Mist",
-    "Cyberpunk Cityscape",
-    "Rustic Charm",
-    "Galactic Fantasy",
-    "Pastel Dreams",
-    "Dystopian Noir",
-    "Whimsical Wonderland",
-    "Urban Grit",
-    "Enchanted Forest",
-    "Retro Futurism",
-    "Monochrome Elegance",
-    "Vibrant Graffiti",
-    "Haunting Shadows",
-    "Steampunk Adventures",
-    "Watercolor Serenity",
-    "Industrial Chic",
-    "Cosmic Voyage",
-    "Pop Art Popularity",
-    "Abstract Symphony",
-    "Magical Realism",
-)
+    "Ethereal Mist", "Cyberpunk Cityscape", "Rustic Charm", "Galactic Fantasy", "Pastel Dreams",
+    "Dystopian Noir", "Whimsical Wonderland", "Urban Grit", "Enchanted Forest", "Retro Futurism",
+    "Monochrome Elegance", "Vibrant Graffiti", "Haunting Shadows", "Steampunk Adventures", "Watercolor Serenity",
+    "Industrial Chic", "Cosmic Voyage", "Pop Art Popularity", "Abstract Symphony", "Magical Realism",
+)  # fmt: skip
 
 
 def add_famix_config(cfg: CN) -> None:
@@ -36,8 +18,7 @@ def add_famix_config(cfg: CN) -> None:
 
     Args:
         cfg: result of `detectron2.config.get_cfg`. The keys of `detectron2.projects.deeplab` (ASPP_*, PROJECT_*,
-            POLY_LR_POWER, ...) are added as well, since both kinds of heads read them, and those of
-            `detectron2.projects.panoptic_deeplab`.
+            POLY_LR_POWER, ...) and of `detectron2.projects.panoptic_deeplab` are added as well.
     """
     add_deeplab_config(cfg)
     try:
@@ -47,14 +28,7 @@ def add_famix_config(cfg: CN) -> None:
     else:
         add_panoptic_deeplab_config(cfg)
         cfg.MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY = 32  # images are padded to multiples of it
-    _add_model_keys(cfg)
-    _add_mining_keys(cfg)
-    _add_data_keys(cfg)
-    _add_solver_keys(cfg)
-    _add_test_keys(cfg)
 
-
-def _add_model_keys(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
     clip.ARCHITECTURE = ""  # RN50, RN101, RN50x4, RN50x16, RN50x64 or open_clip:NAME; "" = read from WEIGHTS, or RN50
     clip.WEIGHTS = ""  # name of a CLIP model, "minitown" or a file; "" = random weights, for MODEL.WEIGHTS to replace
@@ -73,9 +47,6 @@ def _add_model_keys(cfg: CN) -> None:
     add_strategy_nodes(style)
 
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # label smoothing of the loss of CLIPDeepLabV3PlusHead, in [0, 1)
-
-
-def _add_mining_keys(cfg: CN) -> None:
     mining = cfg.STYLE_MINING = CN()
     mining.STEPS = 100  # optimization steps per style
     mining.LR = 1.0  # learning rate of SGD on the means and standard deviations of a style
@@ -89,20 +60,14 @@ def _add_mining_keys(cfg: CN) -> None:
     mining.STYLES = [f"{name} style" for name in _STYLES]  # the prompt is a random one of these + " " + class name
     mining.TEMPLATES = []  # sentences with one {} for the prompt; [] = OpenAI's 80 ImageNet templates
     mining.SEED = 1  # seed of the crops and of the draw of prompts, non-negative
-
-
-def _add_data_keys(cfg: CN) -> None:
     cfg.DATASETS.FILES = []  # YAML definitions of further datasets, see datasets/README.md
     cfg.DATASETS.BALANCED = False  # True: the datasets of TRAIN contribute equally, regardless of their sizes
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation: factors drawn from 1 -/+ value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor of random resizing before the training crop
     cfg.INPUT.MAX_PIXELS = 8192 * 8192  # pixels of an image, label or video frame; larger ones are refused unread
-    cfg.INPUT.RELEASED_PADDING = False  # True: fill training crops beyond the image with road, as the released program
+    cfg.INPUT.RELEASED_PADDING = False  # True: fill training crops beyond the image with road, like the authors' code
     cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) in pixels to which the crop is resized; [] keeps INPUT.CROP.SIZE
-
-
-def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD, ADAM or ADAMW
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # learning rate of the backbone divided by that of the head
     cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # lowest learning rate of LR_SCHEDULER_NAME PolyLR
@@ -110,16 +75,13 @@ def _add_solver_keys(cfg: CN) -> None:
     cfg.SOLVER.MAX_SKIPPED_BATCHES = 0  # batches with a loss that is not finite to skip before training stops
     cfg.SOLVER.CHECKPOINTS_KEPT = 0  # number of checkpoints of SOLVER.CHECKPOINT_PERIOD to keep; 0 = all
     cfg.SOLVER.AMP.DTYPE = "float16"  # dtype with SOLVER.AMP.ENABLED: float16 (CUDA only) or bfloat16
-
-
-def _add_test_keys(cfg: CN) -> None:
     test = cfg.TEST
     test.PROTOCOL = "native"  # evaluation protocol: parts of docs/PROTOCOLS.md joined by +, e.g. half+flip
     test.PROTOCOL_OF = []  # protocols of single datasets, e.g. ["mapillary_val=robustnet1536"]
     test.WINDOW_BATCH = 1  # sliding windows per forward pass: more are faster on a GPU, and take more memory
     test.CLASSES = "all"  # classes in mIoU: all, synthia16 or synthia13 (also "16" and "13")
     test.ABSENT_CLASSES = "skip"  # classes that are predicted but never labeled: skip (not in mIoU) or zero (IoU 0)
-    test.RELEASED_PADDING = False  # True: fill labels beyond the image in protocol crops with road, as released
+    test.RELEASED_PADDING = False  # True: fill protocol crops beyond the image with road, like the authors' code
     test.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (the dataset's own script)
     test.SOURCE = []  # datasets of DATASETS.TEST that are not targets; [] = those of the domain of DATASETS.TRAIN
 

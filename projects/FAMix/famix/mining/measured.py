@@ -44,8 +44,9 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
     class_names = MetadataCatalog.get(datasets[0]).stuff_classes
     metadata = bank_metadata(cfg, clip_weights_hash(weights), class_names)
     bank = StyleBank({key: metadata[key] for key in DESCRIBES_MEASURING} | {"measured": ", ".join(datasets)})
-    for class_ids, mean, std in _measure(cfg, weights, build_mining_batches(cfg)):
-        bank.add(class_ids, mean, std)
+    measured = zip(*_measure(cfg, weights, build_mining_batches(cfg)), strict=True)
+    class_ids, mean, std = (torch.cat(batches) for batches in measured)
+    bank.add(class_ids, mean, std)
     return bank
 
 

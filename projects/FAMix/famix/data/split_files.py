@@ -187,12 +187,13 @@ class SplitFiles(DatasetFiles):
         unlabeled, count = survey.without_label, len(survey.records)
         images, labels = (os.path.join(self.root, path) for path in (survey.images, survey.labels))
         skips = self.definition.skips_unpaired
+        leave_out = "" if skips else ". Add them, or leave out such images with 'unpaired: skip' in the definition"
         for files, problem, remedy in (
             (survey.absent, f"entries of {survey.list_file} have no image", f"Expected files like {images}"),
             (
                 [] if skips and count else unlabeled,
                 f"of {count + len(unlabeled)} images have no label",
-                f"Expected files like {labels}. Add them, or leave out such images with 'unpaired: skip' in the definition",
+                f"Expected files like {labels}{leave_out}",
             ),
             (
                 survey.other_format,

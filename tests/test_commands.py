@@ -43,12 +43,12 @@ PLANNED = {
 }
 # Examples of docs/EXTENDING.md.
 EXTENSIONS = {
-    "dataset.yaml": "tests/examples/test_dataset.py::test_the_example_is_checked_trained_and_scored",
-    "style_strategy.py": "tests/test_end_to_end.py::test_a_strategy_from_outside_trains",
+    "dataset.yaml": "tests/examples/test_dataset.py::test_example_is_checked_trained_and_scored",
+    "style_strategy.py": "tests/test_end_to_end.py::test_registered_strategy_trains",
     "protocol.py": "tests/evaluation/test_protocols.py::test_a_part_from_outside_scores_a_dataset",
-    "clip_family.py": "tests/examples/test_models.py::test_a_registered_family_is_mined_mixed_trained_and_loaded",
-    "head.py": "tests/examples/test_models.py::test_a_registered_head_or_meta_architecture_trains_with_styles",
-    "meta_architecture.py": "tests/examples/test_models.py::test_a_registered_head_or_meta_architecture_trains_with_styles",
+    "clip_family.py": "tests/examples/test_models.py::test_family_is_mined_trained_and_loaded",
+    "head.py": "tests/examples/test_models.py::test_head_and_meta_architecture_train_with_styles",
+    "meta_architecture.py": "tests/examples/test_models.py::test_head_and_meta_architecture_train_with_styles",
 }
 # Run by a test of its own.
 ELSEWHERE = {

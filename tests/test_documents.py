@@ -159,13 +159,13 @@ def test_tables_of_five_seeds_show_the_committed_runs() -> None:
         "+ FAMix (weather words) + jitter": "famix_weather_jitter08half",
     }
     comparisons = {
-        "FAMix (weather words) + jitter, over jitter": ("famix_weather_jitter08half", "jitter08half"),
-        "FAMix (unrelated words) + jitter, over jitter": ("famix_jitter08half", "jitter08half"),
-        "random noise of the same strength + jitter, over jitter": ("noise_jitter08half", "jitter08half"),
-        "FAMix (weather words) + jitter, over noise + jitter": ("famix_weather_jitter08half", "noise_jitter08half"),
-        "FAMix (unrelated words) + jitter, over noise + jitter": ("famix_jitter08half", "noise_jitter08half"),
-        "FAMix (weather words) + weaker jitter, over jitter": ("famix_weather_jitter04", "jitter08half"),
-        "FAMix (unrelated words) + weaker jitter, over jitter": ("famix_jitter04", "jitter08half"),
+        "FAMix (weather words) + jitter vs. jitter": ("famix_weather_jitter08half", "jitter08half"),
+        "FAMix (unrelated words) + jitter vs. jitter": ("famix_jitter08half", "jitter08half"),
+        "random noise of the same strength + jitter vs. jitter": ("noise_jitter08half", "jitter08half"),
+        "FAMix (weather words) + jitter vs. noise + jitter": ("famix_weather_jitter08half", "noise_jitter08half"),
+        "FAMix (unrelated words) + jitter vs. noise + jitter": ("famix_jitter08half", "noise_jitter08half"),
+        "FAMix (weather words) + weaker jitter vs. jitter": ("famix_weather_jitter04", "jitter08half"),
+        "FAMix (unrelated words) + weaker jitter vs. jitter": ("famix_jitter04", "jitter08half"),
     }
     methods = {*rows.values(), *(name for pair in comparisons.values() for name in pair)}
     runs = {name: {s: RunRecord.load(script.RUNS, name, s) for s in range(1, 6)} for name in methods}

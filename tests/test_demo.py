@@ -198,7 +198,7 @@ def test_truncated_video_is_reported(demo: ModuleType, tmp_path: Path, capsys: O
     count = int(out.split()[0])
     assert 0 < count < 20 and len(frames_of(tmp_path / "seen.avi")[1]) == count
     (line,) = err.splitlines()
-    explains(line, key=str(path), value=f"20 frames as its header says, got {count}", remedy="ffmpeg")
+    explains(line, key=str(path), value=f"{count} of the 20 frames", remedy="ffmpeg")
 
 
 @pytest.mark.parametrize("kind", ["image", "frames", "video"])
@@ -242,9 +242,9 @@ def test_unreadable_videos_and_frames_are_one_error(
     (tmp_path / "empty").mkdir()
     (tmp_path / "drive.mp4").write_text("no video")
     for source, key in (
-        (photos, f"frame {photos}/2.png"),
-        ("empty", f"folder {tmp_path}/empty"),
-        ("drive.mp4", f"video {tmp_path}/drive.mp4"),
+        (photos, f"frame '{photos}/2.png'"),
+        ("empty", f"folder '{tmp_path}/empty'"),
+        ("drive.mp4", f"video '{tmp_path}/drive.mp4'"),
     ):
         assert demo.main(["--video-input", str(tmp_path / source), "--output", str(tmp_path / "seen.avi")]) == 1
         (line,) = capsys.readouterr().err.splitlines()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Segment images, videos or a camera with a trained network, and save or show the results."""
 
-# ruff: noqa: E402, the parser answers before imports that take seconds
+# ruff: noqa: E402 - arguments are parsed before the slow imports
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-# Errors are one line; OpenCV's libraries would add their own.
+# Errors are one line. OpenCV's libraries would add lines of their own.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Detectron2 calls functions that newer versions of torch deprecate.
@@ -23,9 +23,9 @@ Examples:
   images       demo.py --weights output/famix --input street.jpg photos 'frames/*.png' --output out
   video        demo.py --weights output/famix --video-input drive.mp4 --output drive_seen.mp4
   frames       demo.py --weights output/famix --video-input frames --rate 10 --output drive_seen.mp4
-  camera       demo.py --weights output/famix --webcam --output live.avi       (Ctrl-C ends it)
+  camera       demo.py --weights output/famix --webcam --output live.avi       (stop with Ctrl-C)
   label files  demo.py --weights output/famix --input photos --output out --view labels --protocol ensemble+flip
-Exit status: 0; 1 if an input cannot be read, or only in part; 2 if an argument, config or checkpoint is invalid.
+Exit status: 0 on success, 1 if an input cannot be read completely, 2 if an argument, config or checkpoint is invalid.
 """
 
 VIEW_CHOICES = ("overlay", "side-by-side", "labels", "color", "cityscapes-ids", "all")
@@ -38,28 +38,32 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--weights", type=Path, metavar="FILE", help="checkpoint or run directory (default: MODEL.WEIGHTS)")
-    add("--config-file", type=Path, metavar="FILE", help="(default: the config.yaml beside the weights)")
+    add("--config-file", type=Path, metavar="FILE", help="config file (default: config.yaml next to the weights)")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="FILE", help="images, folders of images, or quoted patterns")
-    source.add_argument("--video-input", type=Path, metavar="FILE", help="video, or folder with its frames")
-    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="NUMBER", help="camera (default: 0)")
+    source.add_argument("--video-input", type=Path, metavar="FILE", help="video file, or folder of frames")
+    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="NUMBER", help="camera number (default: 0)")
     output = (
-        "folder, or file for a single image or video; existing files are replaced, inputs never (default: show a window, "
-        "which q closes)"
+        "output folder, or file for a single image or video. Existing files are replaced, but never an input (default: show "
+        "a window; press q to close it)"
     )
     add("--output", type=Path, metavar="PATH", help=output)
-    add("--rate", type=float, metavar="N", help="frames per second of a folder of frames (default: 25)")
-    add("--view", choices=VIEW_CHOICES, default="overlay", help="(default: overlay)")
+    add("--rate", type=float, metavar="N", help="frames per second for a folder of frames (default: 25)")
+    add("--view", choices=VIEW_CHOICES, default="overlay", help="output to show or save (default: overlay)")
     add("--alpha", type=float, default=0.5, help="opacity of the class colors in overlays (default: 0.5)")
     add("--legend", action="store_true", help="add a legend of the classes")
-    add("--protocol", default="native", help="e.g. half+flip, see docs/PROTOCOLS.md (default: native)")
-    add("--device", help="cpu or cuda (default: a GPU if one is available)")
+    add(
+        "--protocol",
+        default="native",
+        help="inference protocol, e.g. half+flip; see docs/PROTOCOLS.md (default: native)",
+    )
+    add("--device", help="cpu or cuda (default: GPU if available)")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # answer --help and mistakes at once
+    make_parser().parse_args()  # answers --help and rejects invalid options immediately
 
 from tqdm import tqdm
 
@@ -84,24 +88,26 @@ from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit status
+UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, load the network, predict, and return the exit status."""
+    """Check the arguments, run the predictions, and return the exit status."""
     if not 0 <= args.alpha <= 1:
         raise ConfigError(f"--alpha must be in the range 0 to 1, got {args.alpha}. Choose another opacity.")
     if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
-        raise ConfigError(f"--rate must be positive, with a folder as --video-input, got {args.rate}. Omit --rate.")
+        raise ConfigError(
+            f"--rate must be positive and requires a folder as --video-input, got {args.rate}. Omit --rate."
+        )
     views = list(ALL_VIEWS) if args.view == "all" else [args.view]
     if args.output is None and args.view in (*ID_VIEWS, "all"):
-        raise ConfigError(f"--view must be a single image for a window, got {args.view}. Set --output.")
+        raise ConfigError(f"--view {args.view} cannot be shown in a window. Use --output to save it.")
     options = ViewOptions(args.alpha, args.legend)
     return predict_images(args, views, options) if args.input else predict_video(args, views, options)
 
 
 def predict_images(args: argparse.Namespace, views: Sequence[str], options: ViewOptions) -> int:
-    """Predict images one by one; report and skip those that cannot be read."""
+    """Predict images one by one. Images that cannot be read are reported and skipped."""
     sources, unreadable = find_images(args.input), 0
     files = image_files(sources, args.output, views) if args.output else []
     check_folders(files)
@@ -134,10 +140,10 @@ def predict_images(args: argparse.Namespace, views: Sequence[str], options: View
 
 
 def predict_video(args: argparse.Namespace, views: Sequence[str], options: ViewOptions) -> int:
-    """Predict the frames of a video, a folder or a camera, until it ends or the user stops it."""
+    """Predict frames from a video, folder or camera until it ends or the user stops it."""
     source, frames = args.video_input, 0
     if args.webcam is not None:
-        source = Path(f"camera{args.webcam}")  # names the outputs
+        source = Path(f"camera{args.webcam}")  # used to name the outputs
     files = video_files(source, args.output, views) if args.output else {}
     check_folders([files])
     if args.webcam is not None:
@@ -160,31 +166,33 @@ def predict_video(args: argparse.Namespace, views: Sequence[str], options: ViewO
                     frames += 1
             except KeyboardInterrupt:
                 if args.webcam is None:
-                    raise  # a partial output of a file would pass for a complete one
+                    raise  # a partial output would look complete
         print(f"{frames} frames at {reader.rate:g} per second{f' -> {args.output}' if files else ''}")
         reader.require_whole(frames)
     return 0
 
 
 def check_folders(files: Sequence[Files]) -> None:
-    """Raise ConfigError unless all folders of output files can be written to."""
+    """Raise ConfigError unless all output folders are writable."""
     for folder in {path.parent for paths in files for path in paths.values()}:
         require_writable(folder)
 
 
 def load_predictor(args: argparse.Namespace) -> Predictor:
-    """Load the network of the command line."""
+    """Load the network selected on the command line."""
     weights = args.weights or load_config(str(args.config_file or ""), args.opts).MODEL.WEIGHTS
     if not weights:
-        raise ConfigError("--weights must name a checkpoint or a run directory. Set --weights, or MODEL.WEIGHTS.")
+        raise ConfigError(
+            "--weights is missing and MODEL.WEIGHTS is empty. Set --weights to a checkpoint or run directory."
+        )
     predictor = Predictor.from_checkpoint(weights, args.config_file, args.protocol, args.device, args.opts)
     if args.view == CITYSCAPES_IDS:
-        predictor.classes.cityscapes_label_ids()  # refuse other classes before the first image
+        predictor.classes.cityscapes_label_ids()  # reject other classes before the first image
     return predictor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit status; an error of the user is one line on stderr."""
+    """Run the command-line program and return the exit status. User errors are reported as one line on stderr."""
     args = make_parser().parse_args(argv)
     try:
         load_plugins()

@@ -79,7 +79,7 @@ def spoil(run, problem):
 @pytest.mark.parametrize(
     ("problem", "key", "remedy"),
     [
-        ("no config", "--config-file", "Set"),
+        ("no config", "--config-file", "Pass"),
         ("no checkpoint", "model_final.pth", "model_0000999.pth"),
         ("mistyped", "modle_final.pth", "model_final.pth"),
         ("cut", "model_final.pth", ""),

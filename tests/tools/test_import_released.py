@@ -129,7 +129,7 @@ def test_bank_is_described_and_fits_rn50(tmp_path: Path, capsys: pytest.CaptureF
     styles = write_bank(tmp_path / "saved_params.pkl", released_styles(3) | {"train_mu": [], "train_std": []})
     assert run_tool(styles, "--output", tmp_path / "bank.safetensors", "--config-file", RN50) == 0
     output = capsys.readouterr().out
-    assert "57 styles of 256 channels" in output
+    assert "57 styles with 256 channels" in output
     rows = dict(reversed(row) for row in re.findall(r"^ +(\d+) ([^\d\n]+)$", output, flags=re.MULTILINE))
     assert len(rows) == 20 and (rows["road"], rows["train"], rows["unlabelled"]) == ("3", "0", "3")
     assert len(StyleBank.load(tmp_path / "bank.safetensors")) == 57

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Export a trained network to ONNX, torch.export or a checkpoint for inference alone; exports are compared with the network
-and timed."""
+"""Export a trained network to ONNX, torch.export or an inference-only checkpoint. Graphs are compared with the network and
+timed."""
 
-# ruff: noqa: E402, the parser answers before imports that take seconds
+# ruff: noqa: E402 - arguments are parsed before the slow imports
 
 import argparse
 import logging
@@ -28,34 +28,38 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog="Example: export.py output/famix --format onnx stripped --output shipped"
     )
     formats = (
-        "onnx, torch_export: graph of a semantic network from RGB images in the range 0-255 to logits, of any size; "
-        "stripped: checkpoint of any network for Predictor, demo.py and MODEL.WEIGHTS"
+        "onnx, torch_export: graph of a semantic network that maps RGB images of any size, with values 0-255, to logits; "
+        "stripped: checkpoint of any network, for use with Predictor, demo.py and MODEL.WEIGHTS"
     )
-    sizes = f"image sizes of the comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})"
-    output = "folder, or file for a single format (default: folder of the checkpoint)"
+    sizes = f"image sizes for comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})"
+    output = "output folder, or file for a single format (default: folder of the checkpoint)"
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint or run directory")
     add("--format", nargs="+", choices=ENDINGS, required=True, help=formats)
     add("--output", type=Path, metavar="PATH", help=output)
-    add("--config-file", metavar="FILE", help="(default: the config.yaml beside the checkpoint)")
-    add("--float-input", action="store_true", help="graphs expect float32 images in the range 0-255 instead of uint8")
-    add("--half", action="store_true", help="stripped: store weights in half precision")
+    add("--config-file", metavar="FILE", help="config file (default: config.yaml next to the checkpoint)")
+    add(
+        "--float-input",
+        action="store_true",
+        help="make graphs expect float32 images, with values 0-255, instead of uint8",
+    )
+    add("--half", action="store_true", help="store the weights of a stripped checkpoint in half precision")
     add("--sizes", nargs="+", type=parse_size, default=SIZES, metavar="HxW", help=sizes)
-    add("--runs", type=int, default=5, help="timed runs per size; 0 skips the timing (default: 5)")
+    add("--runs", type=int, default=5, help="number of timed runs per size; 0 skips timing (default: 5)")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse a word such as 512x1024 to (height, width)."""
+    """Parse a size such as 512x1024 into (height, width)."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH such as 512x1024, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be HEIGHTxWIDTH, e.g. 512x1024, got {text!r}")
     return int(found[1]), int(found[2])
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # answer --help and mistakes at once
+    make_parser().parse_args()  # answers --help and rejects invalid options immediately
 
 import time
 from statistics import median
@@ -86,7 +90,7 @@ from famix.utils.plugins import load_plugins
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write all formats. Raises FAMixError if the network cannot be loaded or exported, or an export disagrees with it."""
+    """Write all formats. Raises FAMixError if the network cannot be loaded or exported, or if an export disagrees with it."""
     if ONNX in args.format:
         require_onnx()
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
             strip_checkpoint(loaded, path, half=args.half)
             if args.half:
                 report(reference, network(load_model(path, device="cpu").model), path, args, is_export=False)
-            print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; config and classes inside\n")
+            print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; includes config and classes\n")
             continue
         with whole_file(path) as part:
             if name == ONNX:
@@ -118,23 +122,23 @@ def run(args: argparse.Namespace) -> None:
 
 
 def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:
-    """Choose the file of each format. Raises ConfigError if `output` is unsuitable or cannot be written."""
+    """Choose the output file for each format. Raises ConfigError if `output` is unsuitable or not writable."""
     if output is not None and output.suffix and not output.is_dir():
         if len(formats) > 1:
-            raise ConfigError(f"--output must be a folder for {len(formats)} formats, got {output}. Name a folder.")
+            raise ConfigError(f"--output must be a folder for {len(formats)} formats, got '{output}'. Pass a folder.")
         paths = {formats[0]: output}
     else:
         folder = checkpoint.parent if output is None else output
         paths = {name: folder / f"{checkpoint.stem}{ENDINGS[name]}" for name in formats}
     for path in paths.values():
         if path.resolve() == checkpoint.resolve():
-            raise ConfigError(f"--output must differ from the checkpoint, got {path} for both. Choose another file.")
+            raise ConfigError(f"--output and the checkpoint are the same file: '{path}'. Choose another file.")
         require_writable(path.parent)
     return paths
 
 
 def network(model: nn.Module) -> Network:
-    """Wrap a model of Detectron2 as a function of a batch of images."""
+    """Wrap a Detectron2 model as a function of a batch of images."""
 
     def predict(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -145,8 +149,8 @@ def network(model: nn.Module) -> Network:
 
 
 def report(reference: Network, other: Network, path: Path, args: argparse.Namespace, *, is_export: bool) -> None:
-    """Print how far a network agrees with its reference. An export is also timed; WeightsError if it disagrees."""
-    headers = ["height x width", "largest difference of softmax", "equal labels"]
+    """Print how closely a network matches its reference. Exports are also timed and raise WeightsError on a mismatch."""
+    headers = ["height x width", "largest softmax difference", "equal labels"]
     if is_export and args.runs:
         headers += [f"{name}, {kind} ms" for kind in ("median", "lowest") for name in ("PyTorch", path.suffix)]
     rows = []
@@ -168,7 +172,7 @@ def report(reference: Network, other: Network, path: Path, args: argparse.Namesp
 
 @torch.no_grad()
 def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> list[list[float]]:
-    """Return the milliseconds of each run of each network after a warm-up; networks alternate, to share other load."""
+    """Return the milliseconds of each run of each network after a warm-up. Networks alternate so other load affects all."""
     times: list[list[float]] = [[] for _ in networks]
     for run in range(runs + 1 if runs else 0):
         for network, taken in zip(networks, times, strict=True):
@@ -180,12 +184,12 @@ def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> li
 
 
 def size_of(path: Path) -> str:
-    """Return the size of a file in words."""
+    """Return the size of a file in MiB as text."""
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit status: 0, or 2 after one line on stderr."""
+    """Run the command-line program. Returns exit status 0, or 2 after a one-line error on stderr."""
     args = make_parser().parse_args(argv)
     try:
         load_plugins()

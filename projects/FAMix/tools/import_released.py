@@ -1,7 +1,7 @@
 """Convert a checkpoint of FAMix's reference implementation for MODEL.WEIGHTS, or its style bank for MODEL.STYLE.BANK.
-The content of the file decides which; nothing in it is executed."""
+The file type is detected from its content, and nothing in the file is executed."""
 
-# ruff: noqa: E402, the parser precedes slow imports
+# ruff: noqa: E402 - arguments are parsed before the slow imports
 
 import argparse
 import logging
@@ -10,33 +10,33 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Detectron2 uses functions that newer versions of torch deprecate.
+# Detectron2 calls functions that newer versions of torch deprecate.
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
 _CHECKPOINT_SUFFIX, _BANK_SUFFIX = ".pth", ".safetensors"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Example: import_released.py released.pth --output model.pth --config-file configs/GTA5/famix_RN50.yaml",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint (.pth) or saved_params.pkl")
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint (.pth) or style bank (saved_params.pkl)")
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
         metavar="FILE",
-        help=f"{_CHECKPOINT_SUFFIX} for a checkpoint, {_BANK_SUFFIX} for a bank; an existing file is replaced",
+        help=f"output file: {_CHECKPOINT_SUFFIX} for a checkpoint, {_BANK_SUFFIX} for a bank; an existing file is replaced",
     )
-    parser.add_argument("--config-file", metavar="FILE", help="write nothing unless the file fits this config")
+    parser.add_argument("--config-file", metavar="FILE", help="write the output only if the file fits this config")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_intermixed_args()  # answers --help and wrong options before the slow imports
+    make_parser().parse_intermixed_args()  # answers --help and rejects invalid options immediately
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -58,10 +58,10 @@ from famix.utils.plugins import load_plugins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command-line program.
 
     Returns:
-        The exit status: 0, or 2 with one line on stderr for a file that cannot be imported.
+        Exit status: 0 on success, or 2 after a one-line error on stderr.
     """
     arguments = make_parser().parse_intermixed_args(argv)
     try:
@@ -81,19 +81,21 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     file, output = arguments.file, arguments.output
     if file.is_dir():
         raise ConfigError(
-            f"FILE must be a file, got the folder '{file}'. Name the checkpoint or saved_params.pkl in it."
+            f"FILE must be a file, got the folder '{file}'. Pass the checkpoint or saved_params.pkl in it."
         )
     if not file.is_file():
-        raise ConfigError(f"file not found: '{file}'. Name a checkpoint or saved_params.pkl.")
+        raise ConfigError(f"file not found: '{file}'. Pass a checkpoint or saved_params.pkl.")
     if output.is_dir() or output.resolve() == file.resolve():
         found = "a folder" if output.is_dir() else "the input"
-        raise ConfigError(f"--output must be a new file, got {found}, '{output}'. Name another file.")
+        raise ConfigError(f"--output must be a new file, got {found} '{output}'. Choose another file.")
     if arguments.opts and not arguments.config_file:
-        raise ConfigError(f"settings {' '.join(arguments.opts)} have no config to override. Add --config-file FILE.")
+        raise ConfigError(
+            f"settings {' '.join(arguments.opts)} override a config, but none is given. Add --config-file FILE."
+        )
 
 
 def _load_config(file: str | None, opts: Sequence[str]) -> CfgNode | None:
-    """Load the config, with random weights for a CLIP of a published architecture."""
+    """Load the config. A published CLIP is replaced with random weights of its architecture."""
     if not file:
         return None
     cfg = load_config(file, opts)
@@ -111,9 +113,9 @@ def _import_checkpoint(file: Path, output: Path, cfg: CfgNode | None) -> None:
     if cfg is not None:
         require_fit(checkpoint.weights, build_model(cfg).state_dict())
         _require_released_classes(cfg)
-        print("Fits the config: same weights, shapes and classes")
+        print("Fits the config: same weight names, shapes and classes")
     save_weights(checkpoint.weights, output)
-    print(f"Wrote {output}: set MODEL.WEIGHTS to it")
+    print(f"Wrote {output}. Set MODEL.WEIGHTS to this file.")
 
 
 def _import_bank(file: Path, output: Path, cfg: CfgNode | None) -> None:
@@ -127,7 +129,7 @@ def _import_bank(file: Path, output: Path, cfg: CfgNode | None) -> None:
         print("Fits the config: same stage, grid, channels and classes")
     bank.metadata["imported_from"] = file.name
     bank.save(output)
-    print(f"Wrote {output}: set MODEL.STYLE.BANK to it")
+    print(f"Wrote {output}. Set MODEL.STYLE.BANK to this file.")
 
 
 def _require_suffix(output: Path, suffix: str, what: str) -> None:
@@ -140,15 +142,15 @@ def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
     Args:
         weights: weights to load.
-        expected: state dict of the model; its values do not matter.
+        expected: state dict of the model. Its values are ignored.
 
     Raises:
-        WeightsError: names are missing or surplus, or shapes differ.
+        WeightsError: names are missing or unexpected, or shapes differ.
     """
     kinds = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
-        "of another shape": [
+        "with a different shape": [
             f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
             for name, value in expected.items()
             if name in weights and weights[name].shape != value.shape
@@ -156,7 +158,9 @@ def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     }
     problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
     if problems:
-        raise WeightsError(f"the weights must fit the model of the config, got {'; '.join(problems)}")
+        raise WeightsError(
+            f"the weights do not fit the model in the config: {'; '.join(problems)}. Use the matching --config-file."
+        )
 
 
 def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
@@ -170,14 +174,14 @@ def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
     if checkpoint.iterations is not None:
         lines += [f"  trained for {checkpoint.iterations:,} iterations"]
     if checkpoint.best_score is not None:
-        lines += [f"  best mIoU of its own validation: {100 * checkpoint.best_score:.2f} %"]
+        lines += [f"  best mIoU in its own validation: {100 * checkpoint.best_score:.2f} %"]
     return "\n".join(lines)
 
 
 def describe_bank(bank: StyleBank) -> str:
-    """Describe the number of styles of each class."""
+    """Describe the number of styles per class."""
     counts = bank.counts()
-    lines = [f"style bank of the reference implementation: {len(bank)} styles of {bank.num_channels} channels"]
+    lines = [f"style bank of the reference implementation: {len(bank)} styles with {bank.num_channels} channels"]
     lines += [
         f"  {counts.get(id_, 0):6} {bank.class_name(id_)}" for id_ in (*range(len(RELEASED_CLASSES)), IGNORE_CLASS)
     ]
@@ -189,19 +193,19 @@ def _architecture(weights: Mapping[str, Tensor]) -> str:
     layers = tuple(sum(layer == f"layer{stage}" for layer, _ in blocks) for stage in range(1, 5))
     width = 2 * len(weights["backbone.conv1.weight"])
     known = [name for name, sizes in ARCHITECTURES.items() if (sizes.layers, sizes.width) == (layers, width)]
-    return f"CLIP {known[0]}" if known else f"a CLIP ResNet of {layers} blocks and width {width}"
+    return f"CLIP {known[0]}" if known else f"a CLIP ResNet with {layers} blocks and width {width}"
 
 
 def _require_released_classes(cfg: CfgNode) -> None:
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:
-        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST must not both be empty. Set one to compare its classes.")
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are both empty. Set one of them to compare its classes.")
     require_same_classes(names)
     classes = MetadataCatalog.get(names[0]).stuff_classes
     if tuple(classes) != RELEASED_CLASSES:
         raise ConfigError(
-            f"classes of dataset '{names[0]}' must be the 19 of Cityscapes, as in the reference implementation, got "
-            f"{', '.join(classes)}. Use datasets with these classes in the same order."
+            f"classes of dataset '{names[0]}' must be the 19 Cityscapes classes of the reference implementation, got "
+            f"{', '.join(classes)}. Use datasets with the Cityscapes classes in the same order."
         )
 
 

@@ -1,4 +1,4 @@
-"""Threads that read ahead of the network and write behind it."""
+"""Background threads that read inputs ahead of the network and write outputs behind it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ _END = object()
 
 
 def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
-    """Iterate over items in a thread, at most `ahead` before the consumer; an exception is raised in place of its item."""
+    """Iterate over items in a thread, up to `ahead` items early. An exception is raised when its item is due."""
     source = iter(items)
     with ThreadPoolExecutor(1) as thread:
         waiting: deque[Future[Any]] = deque(thread.submit(next, source, _END) for _ in range(ahead))
@@ -26,15 +26,15 @@ def read_ahead(items: Iterable[T], ahead: int = 4) -> Iterator[T]:
 
 @contextmanager
 def write_behind(behind: int = 4) -> Iterator[Callable[..., None]]:
-    """Call functions in order in a thread, and wait for the last call at the end of the context.
+    """Run function calls in order in a thread, and wait for the last call at the end of the context.
 
-    After an exception in the context, waiting calls are dropped.
+    If the context raises, pending calls are dropped.
 
     Args:
-        behind: number of calls that may wait before another one blocks.
+        behind: number of calls that may be pending before another one blocks.
 
     Yields:
-        `call(function, *args)`, which schedules a call and raises the exception of an earlier one.
+        Function `call(function, *args)` that schedules a call and raises the exception of an earlier call, if any.
     """
     waiting: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(1) as thread:

@@ -1,6 +1,6 @@
-"""Export of semantic networks to torch.export's .pt2 and to ONNX, and comparison of an export with its network.
+"""Export of semantic networks to .pt2 (torch.export) and ONNX, and comparison of an export with the original network.
 
-ONNX is converted from the torch.export graph by torch's own exporter. Shapes: B images of H x W pixels, K classes.
+PyTorch's own exporter converts the torch.export graph to ONNX. Shapes: B images of H x W pixels, K classes.
 """
 
 import importlib
@@ -25,29 +25,29 @@ from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.seeding import derive_seed
 
 OPSET = 18
-"""Version of the ONNX operators: the lowest that torch's exporter writes, and so the most portable."""
+"""ONNX opset version: the lowest, and therefore most portable, that PyTorch's exporter supports."""
 
 MAX_DIFFERENCE, MIN_EQUAL = 1e-3, 0.999
-"""Limits of an export: difference of the probability of any class at any pixel, and share of pixels with equal labels."""
+"""Limits for an export: largest difference in any class probability, and smallest fraction of pixels with equal labels."""
 
 Network = Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> logits (B, K, H, W)
 
 _INPUT, _OUTPUT = "image", "logits"
-_AXES = {0: "batch", 2: "height", 3: "width"}  # axes of variable length of input and output
+_AXES = {0: "batch", 2: "height", 3: "width"}  # variable-length axes of the input and output
 _RANGES = {"batch": (1, 1024), "height": (SMALLEST_SIDE, 1 << 14), "width": (SMALLEST_SIDE, 1 << 14)}
-_EXAMPLE_SHAPE = (2, 3, 96, 128)  # torch.export treats lengths of 0 and 1 as fixed
+_EXAMPLE_SHAPE = (2, 3, 96, 128)  # torch.export would treat lengths of 0 and 1 as fixed
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class SemanticGraph(nn.Module):
-    """Inference of a FAMixSemanticSegmentor as a function of tensors.
+    """Inference with a FAMixSemanticSegmentor as a function of tensors.
 
     Args:
         model: network in eval mode.
-        image_format: channel order of the model's images, RGB or BGR; the graph always expects RGB.
+        image_format: channel order that the model expects, RGB or BGR. The graph itself always expects RGB.
 
     Raises:
-        ConfigError: the network has a different type, or its backbone pads images.
+        ConfigError: the network is not a FAMixSemanticSegmentor, or its backbone pads images.
     """
 
     mean: Tensor
@@ -58,14 +58,14 @@ class SemanticGraph(nn.Module):
         head: Any = getattr(model, "sem_seg_head", None)
         if not isinstance(model, FAMixSemanticSegmentor) or not hasattr(head, "layers"):
             raise ConfigError(
-                "MODEL.META_ARCHITECTURE must be FAMixSemanticSegmentor with a head that has `layers`, got "
+                "MODEL.META_ARCHITECTURE must be FAMixSemanticSegmentor, and its head must have `layers`, got "
                 f"{type(model).__name__} with {type(head).__name__}. Use --format stripped."
             )
         divisor = model.backbone.size_divisibility
         if divisor > 1:
             raise ConfigError(
-                f"backbone must accept images of any size, got {type(model.backbone).__name__}, which pads them to "
-                f"multiples of {divisor} pixels. Use --format stripped."
+                f"the backbone {type(model.backbone).__name__} pads images to multiples of {divisor} pixels, which exported "
+                "graphs do not support. Use --format stripped."
             )
         self.backbone, self.head = model.backbone, head
         self.is_reversed = image_format == "BGR"
@@ -73,7 +73,7 @@ class SemanticGraph(nn.Module):
         self.register_buffer("std", model.pixel_std.clone())
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map RGB images (B, 3, H, W), uint8 or float32 in the range 0-255, to logits (B, K, H, W)."""
+        """Compute logits (B, K, H, W) from RGB images (B, 3, H, W), uint8 or float32 in the range 0-255."""
         ordered = image.flip(1) if self.is_reversed else image
         pixels = (ordered.float() - self.mean) / self.std
         logits = self.head.layers(self.backbone(pixels))
@@ -81,34 +81,35 @@ class SemanticGraph(nn.Module):
 
 
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
-    """Trace a graph on the CPU for any number and size of images, uint8 or float32 in the range 0-255."""
+    """Trace a graph on the CPU for images of any number and size. They are uint8, or float32 if `float_input`, in 0-255."""
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
     sizes = {axis: Dim(name, min=_RANGES[name][0], max=_RANGES[name][1]) for axis, name in _AXES.items()}
     return torch.export.export(graph.eval().requires_grad_(False), (example,), dynamic_shapes={_INPUT: sizes})
 
 
 def write_torch_export(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
-    """Write a traced graph as a .pt2 file. Raises OSError if it cannot be written."""
-    content = io.BytesIO()  # torch aborts the process when it writes to a full disk itself
+    """Write a traced graph to a .pt2 file. Raises OSError if the file cannot be written."""
+    content = io.BytesIO()  # torch itself would abort the process on a full disk
     torch.export.save(program, content)
     Path(path).write_bytes(content.getbuffer())
 
 
 def require_onnx() -> None:
-    """Raise ConfigError unless the packages for ONNX are installed."""
+    """Raise ConfigError unless the ONNX packages are installed."""
     for name in _PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"--format onnx requires the package {name} ({error}). Run pip install {' '.join(_PACKAGES)}."
+                f"--format onnx requires the package {name} ({error}). Run 'pip install {' '.join(_PACKAGES)}'."
             ) from error
 
 
 def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: ClassTable, **facts: str) -> None:
-    """Write a traced graph as one ONNX file of opset `OPSET`, which describes its input, output and classes.
+    """Write a traced graph to a single ONNX file with opset `OPSET`.
 
-    Metadata contain the classes as JSON lists "class_names" and "colors", and `facts`.
+    The metadata describe the input, the output and the classes, the latter as JSON lists "class_names" and "colors", and
+    include `facts`.
 
     Raises:
         ConfigError: a package is missing.
@@ -136,11 +137,11 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: 
             **facts,
         }
     )
-    Path(path).write_bytes(exported.model_proto.SerializeToString())  # its save() hides the error of a full disk
+    Path(path).write_bytes(exported.model_proto.SerializeToString())  # its save() hides the error if the disk is full
 
 
 def load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Network:
-    """Load an ONNX file into ONNX Runtime on the CPU, with a number of threads per operator, or 0 for its default."""
+    """Load an ONNX file with ONNX Runtime on the CPU. `threads` is the number per operator; 0 selects the default."""
     require_onnx()
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
@@ -151,7 +152,7 @@ def load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Network:
 
 
 def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Draw blobs of color with noise, in which a network sees many classes: (1, 3, height, width) uint8."""
+    """Create an image of noisy color blobs, (1, 3, height, width) uint8, in which a network predicts many classes."""
     generator = torch.Generator().manual_seed(derive_seed(seed, *size))
     coarse = torch.rand((1, 3, size[0] // 24 + 2, size[1] // 24 + 2), generator=generator)
     blobs = F.interpolate(coarse, size, mode="bicubic", align_corners=False)
@@ -161,17 +162,17 @@ def make_image(size: tuple[int, int], seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def compare(reference: Network, other: Network, images: Tensor) -> tuple[float, float]:
-    """Return the largest difference of the probability of any class at any pixel, and the share of equal labels."""
+    """Return the largest difference in any class probability, and the fraction of pixels with equal labels."""
     expected, got = reference(images), other(images)
     difference = (expected.softmax(dim=1) - got.softmax(dim=1)).abs().max().item()
     return difference, (expected.argmax(dim=1) == got.argmax(dim=1)).float().mean().item()
 
 
 def require_agreement(difference: float, equal: float, size: tuple[int, int], name: str) -> None:
-    """Raise WeightsError if a result of `compare` is NaN or beyond the limits, for images of `size` and the export `name`."""
+    """Raise WeightsError if a result of `compare` is NaN or exceeds the limits. `size` and `name` identify it in the message."""
     if not (difference <= MAX_DIFFERENCE and equal >= MIN_EQUAL):
         raise WeightsError(
-            f"{name} must agree with the network, but on an image of {size[0]} x {size[1]} pixels probabilities differ by "
-            f"up to {difference:.2g} (limit {MAX_DIFFERENCE}) and {equal:.2%} of the labels are equal (limit "
-            f"{MIN_EQUAL:.1%}). Nothing was written; use --format stripped."
+            f"{name} disagrees with the network: on an image of {size[0]} x {size[1]} pixels, probabilities differ by up "
+            f"to {difference:.2g} (limit {MAX_DIFFERENCE}) and {equal:.2%} of the labels are equal (limit "
+            f"{MIN_EQUAL:.1%}). Nothing was written. Use --format stripped."
         )

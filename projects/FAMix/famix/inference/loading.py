@@ -1,4 +1,4 @@
-"""Loading of trained networks, without CLIP weights, style bank or training data; stripped checkpoints."""
+"""Loading of trained networks without CLIP weights, style bank or training data, and writing of stripped checkpoints."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from famix.utils.errors import ConfigError, DatasetError, WeightsError
 from famix.utils.paths import local_path
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
-_SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file
-_LOCAL_SETTINGS = {  # keys with files of the training machine -> values in a stripped checkpoint
+_SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file name
+_LOCAL_SETTINGS = {  # keys with paths on the training machine -> values in a stripped checkpoint
     "MODEL.WEIGHTS": "",
     "MODEL.STYLE.BANK": "",
     "DATASETS.FILES": [],
@@ -40,7 +40,7 @@ class LoadedModel:
     cfg: CfgNode  # frozen
     classes: ClassTable
     checkpoint: Path
-    facts: Mapping[str, Any]  # other plain entries of the checkpoint, such as "iteration" and "selection"
+    facts: Mapping[str, Any]  # other plain entries in the checkpoint, such as "iteration" and "selection"
 
 
 def load_model(
@@ -49,16 +49,16 @@ def load_model(
     opts: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> LoadedModel:
-    """Build the network of a checkpoint.
+    """Build a network and load its weights from a checkpoint.
 
     Args:
-        path: checkpoint, or run directory, from which MODEL_SELECTION.USE selects the weights.
-        config: config of the training; None for the one in a stripped checkpoint, or config.yaml beside the checkpoint.
-        opts: KEY VALUE KEY VALUE ..., which override the config.
-        device: torch device; None for a GPU if one is available.
+        path: checkpoint, or run directory in which MODEL_SELECTION.USE selects the weights.
+        config: training config. None selects the one in a stripped checkpoint, or config.yaml next to the checkpoint.
+        opts: list [KEY, VALUE, KEY, VALUE, ...] that overrides the config.
+        device: torch device. None selects a GPU if one is available.
 
     Raises:
-        ConfigError: the config is missing or invalid, or its datasets or the device are unknown.
+        ConfigError: the config is missing or invalid, or its datasets or the device are unavailable.
         WeightsError: the checkpoint is missing, damaged, or does not fit the config.
     """
     checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
@@ -67,12 +67,12 @@ def load_model(
         checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
     if checkpoint.suffix in _EXPORTS:
         raise WeightsError(
-            f"--weights must be a checkpoint of a training, or a run directory, got the export {checkpoint}. Use the .pth "
-            f"file; {_EXPORTS[checkpoint.suffix]} runs the export."
+            f"--weights must be a training checkpoint or a run directory, got the export '{checkpoint}'. Use the .pth "
+            f"file, or run the export with {_EXPORTS[checkpoint.suffix]}."
         )
     if not checkpoint.is_file():
         present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
-        remedy = f"Use one that its folder contains: {present}." if present else "Finish the training first."
+        remedy = f"Use one from the same folder: {present}." if present else "Finish the training first."
         raise WeightsError(f"checkpoint not found: '{checkpoint}'. {remedy}")
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content
@@ -84,8 +84,8 @@ def load_model(
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"entry '{SHIPPED if is_stripped else SETTINGS}' of {checkpoint} is damaged ({type(error).__name__}: {error}). "
-            "Strip the checkpoint of the run again with tools/export.py."
+            f"entry '{SHIPPED if is_stripped else SETTINGS}' in '{checkpoint}' is damaged ({type(error).__name__}: {error}). "
+            "Strip the original checkpoint again with tools/export.py."
         ) from error
     cfg = cfg or _read_config(checkpoint, config, opts, settings, is_stripped)
     cfg.MODEL.DEVICE = str(default_device() if device is None else device)
@@ -93,7 +93,7 @@ def load_model(
         torch.empty(0, device=cfg.MODEL.DEVICE)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device must be available to torch, got {device} ({reason}). Use cpu.") from error
+        raise ConfigError(f"device {device} is not available ({reason}). Use cpu.") from error
     if is_stripped and trained is not None and not cfg.DATASETS.FILES:
         cfg.DATASETS.TRAIN = (trained.register(),)
         classes = trained
@@ -107,27 +107,27 @@ def load_model(
     try:
         SafeCheckpointer(model, strict=True).load_content(content)
     except WeightsError as error:
-        raise WeightsError(f"{checkpoint} does not fit its config: {error}") from error
+        raise WeightsError(f"'{checkpoint}' does not fit its config: {error}") from error
     facts = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
     return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
 
 
 def default_device() -> torch.device:
-    """Return a GPU if one is available, else the CPU."""
+    """Return the GPU if one is available, and the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half: bool = False) -> None:
-    """Write the weights of a network with its config and classes to one file for MODEL.WEIGHTS and Predictor.
+    """Write the weights of a network, its config and its classes to a single file for MODEL.WEIGHTS and Predictor.
 
-    The states of optimizer and trainer are dropped, and weights that the network does not use, such as CLIP's attention
+    The optimizer and trainer states are dropped, as are weights that the network does not use, such as CLIP's attention
     pool.
 
     Args:
         loaded: the network.
-        path: the file, which is replaced.
-        half: store matrices and kernels in half precision. Vectors, i.e. norms and biases, keep full precision, because a
-            variance can be too small for half.
+        path: output file. An existing file is replaced.
+        half: store matrices and kernels in half precision. Vectors, i.e. norms and biases, keep full precision because a
+            variance can be too small for half precision.
 
     Raises:
         WeightsError: the file cannot be written.
@@ -140,7 +140,7 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
     try:
         save_tensors({**loaded.facts, "model": state, SHIPPED: shipped}, path)
     except OSError as error:
-        raise WeightsError(f"{path} cannot be written ({error.strerror or error}). Choose another file.") from error
+        raise WeightsError(f"'{path}' cannot be written ({error.strerror or error}). Choose another file.") from error
 
 
 def _read_config(
@@ -150,28 +150,28 @@ def _read_config(
     settings: Mapping[str, Any],
     is_stripped: bool = False,
 ) -> CfgNode:
-    """Read the given config, that of a stripped checkpoint, the one beside it, or the settings in a lone checkpoint."""
+    """Read the given config, the one in a stripped checkpoint, the one next to it, or the settings in a lone checkpoint."""
     beside = checkpoint.with_name("config.yaml")
     if config is not None or (beside.is_file() and not is_stripped):
         return load_config(os.fspath(config or beside), opts)
-    if settings:  # written as Python literals, so that strings of digits stay strings
+    if settings:  # passed as Python literals, so that strings of digits stay strings
         return load_config("", [*(text for key, value in settings.items() for text in (key, repr(value))), *opts])
-    raise ConfigError(f"--config-file is required, because {beside} does not exist. Set --config-file.")
+    raise ConfigError(f"--config-file is required because '{beside}' does not exist. Pass --config-file FILE.")
 
 
 def _check_classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -> ClassTable:
-    """Return the classes of a network; raise ClassesError if its registered or defined dataset has different ones."""
+    """Return the classes of a network. Raises ClassesError if its registered or defined dataset has different classes."""
     try:
         if trained is not None:
             cfg.DATASETS.FILES = [file for file in cfg.DATASETS.FILES if os.path.isfile(file)]
             defined = classes_in_files(cfg.DATASETS.FILES, cfg.DATASETS.TRAIN)
-            if defined is not None:  # before the registered one, which may be another dataset of that name
+            if defined is not None:  # checked first, since a different dataset may be registered under that name
                 trained.require_same(defined, checkpoint, cfg.DATASETS.TRAIN[0])
         register_datasets(cfg.DATASETS.FILES)
     except DatasetError as error:
         raise ConfigError(
-            f"DATASETS.FILES must define the classes of {checkpoint}, got: {error} Correct the paths, which are relative to "
-            "the current folder, or use a checkpoint of tools/export.py --format stripped."
+            f"DATASETS.FILES does not define the classes of '{checkpoint}': {error} Correct the paths, which are relative "
+            "to the current folder, or use a checkpoint written by tools/export.py --format stripped."
         ) from error
     if trained is None:
         return classes_of(cfg)

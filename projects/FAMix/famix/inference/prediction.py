@@ -1,4 +1,4 @@
-"""Prediction of one image: labels, segments, scores and images of them."""
+"""Prediction for one image: labels, segments, scores, and their visualization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,69 +19,69 @@ from famix.visualization.overlay import blend, color_segments, overlay_segments
 
 @dataclass(frozen=True)
 class Segment:
-    """A thing, or all pixels of one stuff class."""
+    """A thing instance, or all pixels of one stuff class."""
 
-    id: int  # value in the segment map, from 1
+    id: int  # value in the segment map, starting at 1
     class_id: int  # train id
     class_name: str
     is_thing: bool
     area: int  # pixels
-    score: float | None = None  # confidence, 0 to 1; None if the network returns no score
+    score: float | None = None  # confidence in [0, 1], or None if the network returns no scores
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Prediction of a network for an image of H x W pixels."""
+    """Prediction for an image of H x W pixels."""
 
-    labels: NDArray[np.uint8] | NDArray[np.uint16]  # (H, W) train ids; uint16 for more than 256 classes
+    labels: NDArray[np.uint8] | NDArray[np.uint16]  # (H, W) train ids, uint16 if there are more than 256 classes
     classes: ClassTable
-    segments: tuple[Segment, ...] = ()  # empty for networks that are not panoptic
-    segment_ids: NDArray[np.int32] | None = None  # (H, W) `Segment.id` of each pixel, 0 outside of all segments
-    kept_scores: Tensor | None = None  # (K, H, W) output of the network on its device; None if dropped
+    segments: tuple[Segment, ...] = ()  # empty if the network is not panoptic
+    segment_ids: NDArray[np.int32] | None = None  # (H, W) `Segment.id` of each pixel, 0 outside all segments
+    kept_scores: Tensor | None = None  # (K, H, W) network output on its device, or None if not kept
     averaged: bool = False  # whether the scores are probabilities
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in the order of train ids."""
+        """Class names in the order of train ids."""
         return self.classes.names
 
     @property
     def colors(self) -> NDArray[np.uint8]:
-        """RGB colors of the classes, (K, 3)."""
+        """RGB class colors, (K, 3)."""
         return np.array(self.classes.colors, dtype=np.uint8)
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Logits (K, H, W), float32, or probabilities if the protocol averages them. Raises ValueError if dropped."""
+        """Logits (K, H, W), float32, or probabilities if the protocol averages them. Raises ValueError if they were not kept."""
         if self.kept_scores is None:
-            raise ValueError("scores were not kept. Predict with keep_scores=True.")
+            raise ValueError("Scores were not kept. Predict with keep_scores=True.")
         return self.kept_scores.float().cpu().numpy()
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities (K, H, W), float32. Raises ValueError if the scores were dropped."""
+        """Class probabilities (K, H, W), float32. Raises ValueError if the scores were not kept."""
         if self.kept_scores is None or self.averaged:
             return self.scores
         return self.kept_scores.float().softmax(dim=0).cpu().numpy()
 
     def color_image(self) -> RGBImage:
-        """Return (H, W, 3) RGB with each pixel in the color of its class, and each thing in a shade of it.
+        """Return an RGB image (H, W, 3) with each pixel in its class color and each thing in a shade of its class color.
 
-        Pixels outside of all segments of a panoptic prediction are black.
+        In a panoptic prediction, pixels outside all segments are black.
         """
         if self.segment_ids is None:
             return np.take(self.colors, self.labels, axis=0)
         return color_segments(self.segment_ids, *self._segment_classes(), self.classes.colors)
 
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
-        """Lay the colors over the image, and outline the things of a panoptic prediction.
+        """Overlay the colors on the image, and outline the things of a panoptic prediction.
 
         Args:
-            image: the predicted image as path, PIL image or RGB array.
-            alpha: opacity of the colors, 0 to 1.
+            image: the predicted image as a path, PIL image or RGB array.
+            alpha: opacity of the colors, in [0, 1].
 
         Returns:
-            (H, W, 3) uint8, RGB; pixels outside of all segments of a panoptic prediction show the image.
+            RGB image (H, W, 3), uint8. In a panoptic prediction, pixels outside all segments show the original image.
 
         Raises:
             DatasetError: the image has a different size.
@@ -95,30 +95,31 @@ class Prediction:
         return overlay_segments(pixels, self.segment_ids, *self._segment_classes(), self.classes.colors, alpha)
 
     def visible_classes(self) -> list[int]:
-        """Return the train ids that `color_image` shows, in ascending order."""
+        """Return the train ids visible in `color_image`, in ascending order."""
         if self.segment_ids is None:
             return [int(class_id) for class_id in np.unique(self.labels)]
         return sorted({segment.class_id for segment in self.segments})
 
     def _segment_classes(self) -> tuple[list[int], set[int]]:
-        """Return the train id of each segment, and the train ids of things."""
+        """Return the train id of each segment and the set of thing train ids."""
         class_ids = [segment.class_id for segment in self.segments]
         return class_ids, {segment.class_id for segment in self.segments if segment.is_thing}
 
 
 def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: bool, averaged: bool) -> Prediction:
-    """Convert the output of a network for one image.
+    """Convert a network's output for one image to a `Prediction`.
 
     Args:
-        result: "sem_seg", scores (K, H, W), and for panoptic networks "panoptic_seg" as (map, segments): ids (H, W) with 0
-            outside of all segments, and "id", "category_id" (train id), "isthing" and optionally "score" of each segment;
-            or, as in Panoptic-DeepLab, train id * LABEL_DIVISOR + instance with -1 outside, and None.
+        result: dict with scores (K, H, W) under "sem_seg". Panoptic networks add (map, segments) under "panoptic_seg".
+            The map (H, W) contains ids, with 0 outside all segments, and each segment is a dict with "id", "category_id"
+            (train id), "isthing" and optionally "score". Alternatively, as in Panoptic-DeepLab, the map contains train id
+            * LABEL_DIVISOR + instance, with -1 outside all segments, and `segments` is None.
         classes: classes of the network.
-        keep_scores: keep the scores, 4 * K bytes per pixel.
+        keep_scores: whether to keep the scores, which need 4 * K bytes per pixel.
         averaged: whether the scores are probabilities.
 
     Returns:
-        The prediction, with segments numbered from 1; segments without pixels are dropped.
+        The prediction, with segments numbered from 1. Segments without pixels are dropped.
     """
     scores: Tensor = result["sem_seg"]
     labels = argmax_classes(scores).cpu().numpy()

@@ -21,11 +21,11 @@ from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.meta_architecture import predicts
 
 SMALLEST_SIDE = 32
-"""Smallest side of a network's input in pixels, since the last stage of CLIP has a stride of 32."""
+"""Minimum side length of a network input in pixels, because the last stage of CLIP has a stride of 32."""
 
 
 class Predictor:
-    """A trained network as a function of an RGB image. Images of OpenCV are BGR: reverse them with `image[..., ::-1]`.
+    """A trained network as a function of an RGB image. OpenCV images are BGR; reverse them with `image[..., ::-1]`.
 
         predictor = famix.Predictor.from_checkpoint("output/famix/model_final.pth")
         prediction = predictor("street.jpg")
@@ -35,12 +35,12 @@ class Predictor:
         prediction.overlay("street.jpg", 0.5)  # (H, W, 3) uint8, RGB
 
     Args:
-        model: network that maps Detectron2's inputs to a dict with "sem_seg" per image.
+        model: network that maps Detectron2 inputs to one dict with "sem_seg" per image.
         classes: classes of the network.
-        protocol: protocol of inference, see docs/PROTOCOLS.md. Predictions always have the size of the image.
-        image_format: channel order of the network's input, RGB or BGR.
-        window_batch: number of windows of a sliding window per forward pass.
-        max_pixels: size limit of images, see INPUT.MAX_PIXELS.
+        protocol: inference protocol (see docs/PROTOCOLS.md). Predictions always have the size of the image.
+        image_format: channel order of the network input, RGB or BGR.
+        window_batch: number of sliding windows per forward pass.
+        max_pixels: size limit for images (see INPUT.MAX_PIXELS).
 
     Raises:
         ConfigError: the protocol crops images, or the image format is unknown.
@@ -59,11 +59,11 @@ class Predictor:
         protocol = parse_protocol(protocol) if isinstance(protocol, str) else protocol
         if protocol.image.crop is not None:
             raise ConfigError(
-                f"protocol must cover the whole image, got '{protocol.name}', which crops it. Use one without a crop, see "
-                "docs/PROTOCOLS.md."
+                f"protocol must cover the whole image, got '{protocol.name}', which crops it. Use one without a crop (see "
+                "docs/PROTOCOLS.md)."
             )
         if image_format not in ("RGB", "BGR"):
-            raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {image_format}. Set INPUT.FORMAT.")
+            raise ConfigError(f"INPUT.FORMAT must be RGB or BGR, got {image_format}. Set INPUT.FORMAT to one of them.")
         self.classes = classes
         self.protocol = replace(protocol, truth=UNCHANGED)
         self.image_format = image_format
@@ -79,22 +79,23 @@ class Predictor:
         device: str | torch.device | None = None,
         opts: Sequence[str] = (),
     ) -> "Predictor":
-        """Load a network, without CLIP weights, style bank or training data.
+        """Load a network without CLIP weights, style bank or training data.
 
         Args:
             path, config, device, opts: see `load_model`.
-            protocol: protocol of inference, e.g. "half+flip", see docs/PROTOCOLS.md.
+            protocol: inference protocol, e.g. "half+flip" (see docs/PROTOCOLS.md).
 
         Raises:
-            ConfigError, WeightsError: the protocol cannot be used, or see `load_model`.
+            ConfigError: the network does not support the protocol, or `load_model` raises it.
+            WeightsError: see `load_model`.
         """
-        parsed = parse_protocol(protocol)  # refused before a large file is read
+        parsed = parse_protocol(protocol)  # rejected before a large file is read
         loaded = load_model(path, config, opts, device)
         cfg = loaded.cfg
         if "panoptic_seg" in predicts(cfg) and not parsed.is_native:
             raise ConfigError(
-                f"--protocol must be native for {cfg.MODEL.META_ARCHITECTURE}, got '{parsed.name}', which cannot resize or "
-                "average instances. Use --protocol native."
+                f"--protocol must be native for {cfg.MODEL.META_ARCHITECTURE}, got '{parsed.name}', which would have to "
+                "resize or average instances. Use --protocol native."
             )
         return cls(
             loaded.model,
@@ -110,10 +111,10 @@ class Predictor:
 
         Args:
             image: path, PIL image, or array (H, W, 3) uint8 in RGB order.
-            keep_scores: keep `scores` and `probabilities`, 4 * K bytes per pixel.
+            keep_scores: whether to keep `scores` and `probabilities`, which need 4 * K bytes per pixel.
 
         Raises:
-            DatasetError: the image cannot be read, has another shape or dtype, is too small, or exceeds `max_pixels`.
+            DatasetError: the image cannot be read, has the wrong shape or dtype, is too small, or exceeds `max_pixels`.
         """
         (prediction,) = self._predict([load_rgb(image, self.max_pixels)], keep_scores)
         return prediction
@@ -121,19 +122,19 @@ class Predictor:
     def predict_many(
         self, images: Iterable[ImageSource], *, batch_size: int = 1, keep_scores: bool = False
     ) -> Iterator[Prediction]:
-        """Predict images lazily, while a thread reads the next files.
+        """Predict images lazily while a thread reads the next files.
 
         Args:
-            images: images as in a call, possibly endless.
-            batch_size: largest number of images per forward pass; only successive images of one size share a pass, so that
-                none is padded.
-            keep_scores: keep `scores` and `probabilities`, 4 * K bytes per pixel.
+            images: images as in `__call__`, possibly an endless stream.
+            batch_size: maximum number of images per forward pass. Only consecutive images of the same size share a pass,
+                so no image is padded.
+            keep_scores: whether to keep `scores` and `probabilities`, which need 4 * K bytes per pixel.
 
         Yields:
-            The prediction of each image, in order.
+            The prediction for each image, in order.
 
         Raises:
-            DatasetError: see `__call__`; the predictions of earlier images have been yielded.
+            DatasetError: see `__call__`. It is raised after the predictions for all earlier images.
         """
         loaded = read_ahead((load_rgb(image, self.max_pixels) for image in images), ahead=max(4, batch_size))
         batch: list[RGBImage] = []
@@ -159,7 +160,7 @@ class Predictor:
             if min(map(min, sides)) < SMALLEST_SIDE:
                 raise DatasetError(
                     f"image must have at least {SMALLEST_SIDE} pixels along each side under the protocol "
-                    f"'{self.protocol.name}', got {height} x {width} pixels. Use a larger one."
+                    f"'{self.protocol.name}', got {height} x {width} pixels. Use a larger image."
                 )
             ordered = image if self.image_format == "RGB" else image[..., ::-1]
             pixels = torch.from_numpy(ordered.transpose(2, 0, 1).copy())

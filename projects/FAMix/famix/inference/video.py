@@ -1,4 +1,4 @@
-"""Videos, cameras, folders of frames and windows, through OpenCV. Frames are (H, W, 3) uint8, RGB."""
+"""Reading of videos, cameras and frame folders, writing of videos, and display, with OpenCV. Frames are (H, W, 3) RGB."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, DatasetError, OutputError
 
 DEFAULT_RATE = 25.0
-"""Frames per second of folders, and of sources that do not state a rate, such as many cameras."""
+"""Frame rate for folders and for sources that do not report one, such as many cameras."""
 
 _MAX_RATE = 1000.0
 _COUNTING_CONTAINERS = (".avi", ".m4v", ".mov", ".mp4")
@@ -26,15 +26,15 @@ _BLOCK_SIZE = 4096  # bytes
 
 
 class VideoReader:
-    """Frames of a video file or a camera, which can be iterated once; a context manager.
+    """Context manager and single-use iterator over the frames of a video file or camera.
 
     Args:
-        source: path of a file, or number of a camera.
+        source: path to a video file, or camera number.
 
     Attributes:
         rate: frames per second.
-        frames: number of frames in the header; None if unknown.
-        max_pixels: size limit of frames, see INPUT.MAX_PIXELS.
+        frames: number of frames according to the header, or None if unknown.
+        max_pixels: size limit for frames (see INPUT.MAX_PIXELS).
 
     Raises:
         ConfigError: the camera does not exist.
@@ -47,13 +47,13 @@ class VideoReader:
         if not self._capture.isOpened():
             if isinstance(source, int):
                 raise ConfigError(
-                    f"camera {source} cannot be opened. Plug it in, close other programs, or try 1, 2, ..."
+                    f"camera {source} cannot be opened. Plug it in, close other programs, or try 1, 2, and so on."
                 )
             if not source.is_file():
-                raise DatasetError(f"video not found: {source}. Name a file that OpenCV reads, such as .mp4 or .avi.")
+                raise DatasetError(f"video not found: '{source}'. Pass a file that OpenCV can read, e.g. .mp4 or .avi.")
             raise DatasetError(
-                f"video {source} cannot be read: it is damaged or has an unknown codec. Name a file that OpenCV reads, such "
-                "as .mp4 or .avi."
+                f"video '{source}' cannot be read: it is damaged or has an unknown codec. Pass a file that OpenCV can read, "
+                "e.g. .mp4 or .avi."
             )
         rate, frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.rate = rate if math.isfinite(rate) and 0 < rate <= _MAX_RATE else DEFAULT_RATE
@@ -67,34 +67,34 @@ class VideoReader:
         self._capture.release()
 
     def __iter__(self) -> Iterator[RGBImage]:
-        """Yield the frames. Raises DatasetError if they are too large, or if there are none."""
+        """Yield the frames. Raises DatasetError if they are too large or if there are none."""
         width, height = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH), self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-        require_pixels((int(width), int(height)), f"video {self._source}", self.max_pixels)
+        require_pixels((int(width), int(height)), f"video '{self._source}'", self.max_pixels)
         is_empty = True
         while (read := self._capture.read())[0]:
             is_empty = False
             yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
         if is_empty:
-            raise DatasetError(f"video {self._source} contains no frames. Repair it with ffmpeg.")
+            raise DatasetError(f"video '{self._source}' contains no frames. Repair it with ffmpeg.")
 
     def require_whole(self, frames: int) -> None:
-        """Raise DatasetError if a video file ended before the number of frames in its header, after `frames` frames."""
+        """Raise DatasetError if a video file ended after `frames` frames although its header announces more."""
         if self.frames is None or not isinstance(self._source, Path):
             return
-        # Other containers state the duration, from which OpenCV estimates the number of frames.
+        # Other containers store the duration, from which OpenCV estimates the number of frames.
         tolerated = 0 if self._source.suffix.lower() in _COUNTING_CONTAINERS else max(2, self.frames // 50)
         if frames < self.frames - tolerated:
             raise DatasetError(
-                f"video {self._source} must have {self.frames} frames as its header says, got {frames}. Copy it again, or "
-                "repair it with ffmpeg; the output is incomplete, too."
+                f"video '{self._source}' ends after {frames} of the {self.frames} frames in its header, so the output is "
+                "incomplete. Copy the video again, or repair it with ffmpeg."
             )
 
 
 class FrameFolder(VideoReader):
-    """Images of a folder, without subfolders, as frames of a video; frame9.png precedes frame10.png.
+    """Images in a folder, without subfolders, as video frames in natural order: frame9.png precedes frame10.png.
 
     Raises:
-        DatasetError: the folder contains no image.
+        DatasetError: the folder contains no images.
     """
 
     def __init__(self, folder: Path, rate: float = DEFAULT_RATE) -> None:
@@ -104,46 +104,46 @@ class FrameFolder(VideoReader):
 
         self._files = sorted((f for f in folder.iterdir() if is_picture(f.name) and not f.is_dir()), key=order)
         if not self._files:
-            raise DatasetError(f"folder {folder} contains no images. Name a folder of frames.")
+            raise DatasetError(f"folder '{folder}' contains no images. Pass a folder of frames.")
         self._source, self._capture = folder, cv2.VideoCapture()
         self.rate, self.frames, self.max_pixels = rate, len(self._files), MAX_PIXELS
 
     def __iter__(self) -> Iterator[RGBImage]:
-        """Yield the frames. Raises DatasetError if one is unreadable, too large, or differs in size from the first."""
+        """Yield the frames. Raises DatasetError if a frame is unreadable, too large, or differs in size from the first one."""
         size = None
         for file in self._files:
             frame = load_rgb(file, self.max_pixels)
             size = size or frame.shape
             if frame.shape != size:
                 raise DatasetError(
-                    f"frame {file} must have {size[0]} x {size[1]} pixels like the first one, got {frame.shape[0]} x "
-                    f"{frame.shape[1]}. Use --input for images of several sizes."
+                    f"frame '{file}' must have {size[0]} x {size[1]} pixels like the first one, got {frame.shape[0]} x "
+                    f"{frame.shape[1]}. Use --input for images of different sizes."
                 )
             yield frame
 
 
 @contextmanager
 def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Callable[[RGBImage], None]]:
-    """Write frames of one size to a file, which is completed atomically at the end of the context.
+    """Write frames of the same size to a video, which replaces `path` atomically at the end of the context.
 
-    OpenCV reports no disk errors, so the finished video is read once before it replaces an old one.
+    OpenCV does not report disk errors, so the finished video is read back once before it replaces an existing file.
 
     Args:
-        path: the file; its suffix selects the codec.
+        path: output file. Its suffix selects the codec.
         rate: frames per second.
-        size: (height, width) of the frames; an odd side gets a black line, since codecs require even ones.
+        size: (height, width) of the frames. An odd side is padded with a black line because codecs require even sides.
 
     Yields:
         A function that adds a frame.
 
     Raises:
-        ConfigError: the suffix is not in `CODECS`, or this OpenCV cannot write such a file.
-        OutputError: a frame cannot be read back; an old file is kept.
+        ConfigError: the suffix is not in `CODECS`, or the installed OpenCV cannot write such a file.
+        OutputError: a frame cannot be read back. An existing file is kept.
         OSError: the file cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in CODECS:
-        raise ConfigError(f"video must end in {' or '.join(CODECS)}, got {path}. Rename it.")
+        raise ConfigError(f"video must end in {' or '.join(CODECS)}, got '{path}'. Rename it.")
     below, right = size[0] % 2, size[1] % 2
     height, width, written = size[0] + below, size[1] + right, 0
 
@@ -156,10 +156,10 @@ def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Cal
     with whole_file(path) as part:
         writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*CODECS[suffix]), rate, (width, height))
         if not writer.isOpened():
-            part.write_bytes(bytes(_BLOCK_SIZE))  # raises OSError if the disk is the reason
+            part.write_bytes(bytes(_BLOCK_SIZE))  # raises OSError if the disk is the cause
             raise ConfigError(
-                f"OpenCV cannot write {path}: its codec {CODECS[suffix]} is missing, or refuses {width} x {height} pixels. "
-                f"Use {' or '.join(other for other in CODECS if other != suffix)}, or a folder for images."
+                f"OpenCV cannot write '{path}': codec {CODECS[suffix]} is missing or does not support {width} x {height} "
+                f"pixels. Use {' or '.join(other for other in CODECS if other != suffix)}, or a folder for images."
             )
         try:
             yield write
@@ -171,16 +171,16 @@ def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Cal
         capture.release()
         if readable != written:
             raise OutputError(
-                f"video {path} must have {written} frames, got {readable} that can be read back. Free disk space, or choose "
-                "another --output; an existing file is kept."
+                f"only {readable} of {written} frames of video '{path}' can be read back; an existing file is kept. Free "
+                "disk space, or choose another --output."
             )
 
 
 @contextmanager
 def view_writer(files: Files, rate: float, options: ViewOptions) -> Iterator[Callable[[RGBImage, Prediction], None]]:
-    """Write views of frames to `video_files`, which are completed at the end of the context.
+    """Write views of frames to the paths from `video_files`. Videos are completed at the end of the context.
 
-    A legend shows all classes, so that all frames have one size.
+    A legend shows all classes, so all frames have the same size.
 
     Yields:
         A function that adds a frame and its prediction.
@@ -210,7 +210,7 @@ def show_image(image: RGBImage, *, wait: bool) -> bool:
     """Show an image in a window, and optionally wait for a key.
 
     Returns:
-        Whether the window stays open, i.e. the user has not pressed q or Escape.
+        False if the user has pressed q or Escape, and True otherwise.
 
     Raises:
         ConfigError: OpenCV cannot open windows.
@@ -220,6 +220,6 @@ def show_image(image: RGBImage, *, wait: bool) -> bool:
         key = cv2.waitKey(0 if wait else 1)
     except cv2.error as error:
         raise ConfigError(
-            "a window requires a screen and an OpenCV with windows (not opencv-python-headless). Set --output."
+            "a window requires a screen and OpenCV with GUI support (not opencv-python-headless). Use --output instead."
         ) from error
     return key not in (ord("q"), 27)

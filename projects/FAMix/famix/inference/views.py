@@ -1,4 +1,4 @@
-"""Views of predictions, i.e. images of labels and segments and files of ids: their files, drawing and writing."""
+"""Drawing, naming and writing of prediction views, i.e. visualizations of labels and segments, and id files."""
 
 import json
 import os
@@ -29,16 +29,16 @@ VIEWS = {
     "color": "_color.png",
     CITYSCAPES_IDS: ".png",
 }
-"""View -> ending of its files."""
+"""View -> suffix of its files."""
 
 ALL_VIEWS = tuple(view for view in VIEWS if view != CITYSCAPES_IDS)
-"""Views of the choice "all", which suit the classes of any network."""
+"""Views selected by "all". They work with the classes of any network."""
 
 ID_VIEWS = (LABELS, CITYSCAPES_IDS)
-"""Views that are PNGs of ids; videos would blur them."""
+"""Views that are PNG files of ids, which video compression would corrupt."""
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-"""Suffix of a video file -> its codec."""
+"""Video file suffix -> codec."""
 
 Files = dict[str, Path]  # view -> file
 
@@ -47,21 +47,21 @@ _IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Options of views."""
+    """Options for drawing views."""
 
-    alpha: float = 0.5  # opacity of the colors in an overlay, 0 to 1
-    legend: bool = False  # draw a legend below
+    alpha: float = 0.5  # opacity of the colors in an overlay, in [0, 1]
+    legend: bool = False  # draw a legend below the image
 
 
 def draw_view(
     view: str, image: RGBImage, prediction: Prediction, options: ViewOptions, legend_ids: Sequence[int] = ()
 ) -> RGBImage:
-    """Draw a view of an image and its prediction as (H, W, 3) uint8, RGB.
+    """Draw a view of an image and its prediction as an RGB image (H, W, 3), uint8.
 
     Args:
-        view: "overlay", "side-by-side" (image and overlay, which is wider) or "color".
-        image, prediction, options: the image, its prediction and `ViewOptions`.
-        legend_ids: train ids in the legend, which adds height; empty for the classes of the prediction.
+        view: "overlay", "side-by-side" or "color". "side-by-side" shows the image and the overlay in a wider image.
+        image, prediction, options: the image, its prediction and the view options.
+        legend_ids: train ids in the legend, which adds height. If empty, the legend shows the predicted classes.
     """
     drawn = prediction.color_image() if view == "color" else prediction.overlay(image, options.alpha)
     if view == "side-by-side":
@@ -76,11 +76,11 @@ def draw_view(
 def write_views(files: Files, image: RGBImage, prediction: Prediction, options: ViewOptions) -> None:
     """Write views of an image, each file atomically.
 
-    Labels of a panoptic prediction are three files: train ids, COCO's panoptic PNG, and a JSON file that describes its
-    segments.
+    For a panoptic prediction, "labels" consists of three files: the train ids, a PNG in COCO panoptic format, and a JSON
+    file that describes its segments.
 
     Raises:
-        ConfigError: a file cannot be written, or the classes of cityscapes-ids differ from those of Cityscapes.
+        ConfigError: a file cannot be written, or "cityscapes-ids" is requested for classes other than Cityscapes'.
     """
     for view, path in files.items():
         if view == CITYSCAPES_IDS:
@@ -95,7 +95,7 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, options: 
 
 
 def write_image(path: Path, pixels: NDArray[Any]) -> None:
-    """Write (H, W, 3) uint8, RGB, or (H, W) uint8 or uint16, in the format of the suffix.
+    """Write an image in the format given by the suffix. It is (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -104,46 +104,47 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     stored = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     try:
         with whole_file(path) as part:
-            encoded, content = cv2.imencode(path.suffix, stored, quality)  # its imwrite ignores a full disk
+            encoded, content = cv2.imencode(path.suffix, stored, quality)  # cv2.imwrite ignores a full disk
             if not encoded:
                 raise OSError(f"OpenCV cannot encode {pixels.shape[1]} x {pixels.shape[0]} pixels")
             part.write_bytes(content.tobytes())
     except (OSError, cv2.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"{path} cannot be written ({reason}). Free disk space, or choose another --output."
+            f"'{path}' cannot be written ({reason}). Free disk space, or choose another --output."
         ) from error
 
 
 def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> list[Files]:
-    """Choose the output files of each input, which are distinct and never an input.
+    """Choose distinct output files for each input, none of which is an input.
 
-    In a folder, the outputs keep the tree and the names of the inputs below their common folder, with "_overlay" etc.
-    appended. Where two outputs would collide, or an output would replace an input, the later one keeps the suffix of its
-    input in its name, or gets a number.
+    In an output folder, files keep the names of the inputs and their paths relative to the inputs' common folder, with
+    "_overlay" etc. appended. If two outputs would collide, or an output would replace an input, the name of the later one
+    includes the suffix of its input or a number.
 
     Args:
-        inputs: the images.
-        output: a folder, or an image file for a single view of a single image.
+        inputs: input images.
+        output: folder, or image file for a single view of a single image.
         views: keys of `VIEWS`.
 
     Raises:
-        ConfigError: `output` is a file for several images or views, an input, a video, or does not suit the view.
+        ConfigError: `output` is a file but there are several images or views, or it is an input or a video, or its format
+            does not suit the view.
     """
     suffix = output.suffix.lower()
     if suffix in _IMAGE_SUFFIXES and not output.is_dir():
         if len(inputs) > 1 or len(views) > 1:
             raise ConfigError(
-                f"--output must be a folder for {len(inputs)} image(s) and {len(views)} view(s), got {output}. Name a "
+                f"--output must be a folder for {len(inputs)} image(s) and {len(views)} view(s), got '{output}'. Pass a "
                 "folder."
             )
         _require_distinct(output, inputs[0])
         if views[0] in ID_VIEWS and suffix != ".png":
-            raise ConfigError(f"--output must end in .png for --view {views[0]}, got {output}. Choose a .png file.")
+            raise ConfigError(f"--output must end in .png for --view {views[0]}, got '{output}'. Choose a .png file.")
         return [{views[0]: output}]
     if suffix in CODECS and not output.is_dir():
         raise ConfigError(
-            f"--output must be a folder or an image for --input, got {output}. Use --video-input for videos."
+            f"--output must be a folder or an image for --input, got '{output}'. Use --video-input for videos."
         )
 
     absolute = [Path(os.path.abspath(path)) for path in inputs]
@@ -157,7 +158,7 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
         for stem in stems:
             files = {view: Path(f"{stem}{VIEWS[view]}") for view in views}
             written = [*files.values(), *(_segment_files(files[LABELS]) if LABELS in files else ())]
-            key = str(stem).casefold()  # file systems that ignore case
+            key = str(stem).casefold()  # some file systems ignore case
             if key not in taken and not any(file.resolve() in originals for file in written):
                 break
         taken.add(key)
@@ -166,33 +167,34 @@ def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> l
 
 
 def video_files(source: Path, output: Path, views: Sequence[str]) -> Files:
-    """Choose the output video of each view; for ids, a folder with one PNG per frame.
+    """Choose the output video for each view. Views of ids get a folder with one PNG per frame instead.
 
     Args:
-        source: the video; its stem names the outputs in a folder.
-        output: a folder, or a video file for a single view.
+        source: input video. Its stem names the outputs in a folder.
+        output: folder, or video file for a single view.
         views: keys of `VIEWS`.
 
     Raises:
-        ConfigError: `output` is a file for several views or for ids, has another suffix, or is the input.
+        ConfigError: `output` is a file but there are several views or a view of ids, or it has an unsupported suffix, or
+            it is the input.
     """
     if not output.suffix or output.is_dir():
         names = {view: f"{source.stem}_{view}" for view in views}
         return {view: output / (name if view in ID_VIEWS else f"{name}.mp4") for view, name in names.items()}
     if output.suffix.lower() not in CODECS:
-        raise ConfigError(f"--output must be a folder or end in {' or '.join(CODECS)}, got {output}. Rename it.")
+        raise ConfigError(f"--output must be a folder or end in {' or '.join(CODECS)}, got '{output}'. Rename it.")
     if len(views) > 1 or views[0] in ID_VIEWS:
-        raise ConfigError(f"--output must be a folder for --view {', '.join(views)}, got {output}. Name a folder.")
+        raise ConfigError(f"--output must be a folder for --view {', '.join(views)}, got '{output}'. Pass a folder.")
     _require_distinct(output, source)
     return {views[0]: output}
 
 
 def _require_distinct(output: Path, source: Path) -> None:
     if output.resolve() == source.resolve():
-        raise ConfigError(f"--output must differ from the input, got {output} for both. Choose another file.")
+        raise ConfigError(f"--output and the input are the same file: '{output}'. Choose another file.")
 
 
 def _segment_files(labels: Path) -> tuple[Path, Path]:
-    """Return the PNG and the JSON file beside the labels of a panoptic prediction."""
+    """Return the paths of the PNG and JSON files next to the labels of a panoptic prediction."""
     stem = str(labels.with_suffix("")).removesuffix("_labels")
     return Path(f"{stem}_segments.png"), Path(f"{stem}_segments.json")

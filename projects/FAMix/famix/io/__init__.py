@@ -1,7 +1,7 @@
-"""Files: atomic writing, and safe reading of untrusted files.
+"""Atomic file writing and safe reading of untrusted files.
 
-Readers compare the sizes in headers with the file before they decode anything, and never execute code of a file. They
-raise `CorruptFileError`, or OSError if a file cannot be read; callers turn both into an error that names the file.
+Readers check the sizes in headers against the file size before they decode anything, and never execute code from a file.
+They raise `CorruptFileError`, or OSError if a file cannot be read. Callers turn both into an error that names the file.
 """
 
 from famix.io.tensors import is_torch_file, load_pickled_tensors, load_tensors, unwrapped_names

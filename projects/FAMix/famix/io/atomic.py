@@ -1,4 +1,4 @@
-"""Atomic writes, which survive a kill or a power failure, locks on files, and errors of disks and folders."""
+"""Atomic writes that survive a kill or a power failure, file locks, and disk and folder errors."""
 
 import errno
 import os
@@ -16,13 +16,13 @@ from famix.utils.errors import ConfigError
 
 try:
     import fcntl
-except ImportError:  # Windows lacks these locks; users must not write into one folder from two programs
+except ImportError:  # Windows lacks these locks; users must not write to one folder from two programs
     _HAS_LOCKS = False
 else:
     _HAS_LOCKS = True
 
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part(\.[^.]*)?")
-_MAX_STEM = 40  # characters of a temporary name; file systems limit it
+_MAX_STEM = 40  # characters in a temporary name; file systems limit the length
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _DISK_ERRORS = frozenset(
     getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ESTALE"]
@@ -30,14 +30,14 @@ _DISK_ERRORS = frozenset(
 
 
 def is_disk_error(error: BaseException | None) -> bool:
-    """Return whether an error comes from a disk, unlike, for example, a lost connection."""
+    """Return whether an error comes from the disk and not, for example, from a lost connection."""
     return isinstance(error, OSError) and error.errno in _DISK_ERRORS
 
 
 def disk_message(error: OSError, remedy: str) -> str:
-    """Describe an error of a disk in one line; `remedy` is an alternative to freeing disk space."""
-    place = f" {error.filename}" if error.filename else ""
-    return f"a file{place} cannot be written ({error.strerror or error}); free disk space, or {remedy}"
+    """Describe a disk error in one line. `remedy` is an alternative to freeing disk space."""
+    place = f" '{error.filename}'" if error.filename else ""
+    return f"file{place} cannot be written ({error.strerror or error}). Free disk space, or {remedy}."
 
 
 def require_writable(folder: Path) -> None:
@@ -48,21 +48,21 @@ def require_writable(folder: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise ConfigError(f"output folder {folder} cannot be written to ({error.strerror}). Choose another.") from error
+        raise ConfigError(f"output folder '{folder}' is not writable ({error.strerror}). Choose another.") from error
 
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
-    """Write a file under a temporary name, and rename it once it is complete and on the disk.
+    """Write a file under a temporary name, and rename it once it is complete and on disk.
 
-    The first call for a folder removes unfinished files of killed processes (see `remove_stale_parts`).
+    The first call for a folder removes the unfinished files of killed processes (see `remove_stale_parts`).
 
     Args:
-        path: file to create or replace; its folder is created if it is missing.
-        durable: wait for the disk, so that the file survives a power failure; slow for many small files.
+        path: file to create or replace. A missing folder is created.
+        durable: wait for the disk, so the file survives a power failure. This is slow for many small files.
 
     Yields:
-        Path of an empty temporary file in the same folder. If the block raises, it is removed and `path` is unchanged.
+        Path to an empty temporary file in the same folder. If the block raises, it is removed and `path` stays unchanged.
 
     Raises:
         OSError: the file cannot be written.
@@ -72,7 +72,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
     _remove_stale_parts_once(path.parent)
     part, lock = _create_part(path)
     try:
-        permissions = part.stat().st_mode & 0o7777  # the user's default; some libraries create private files
+        permissions = part.stat().st_mode & 0o7777  # the user's defaults; some libraries create private files
         yield part
         part.chmod(permissions)
         if durable:
@@ -86,9 +86,9 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
 
 
 def _create_part(path: Path) -> "tuple[Path, FileLock]":
-    """Create a file with an unpredictable name beside `path`, and lock it as a sign that it is being written."""
+    """Create a file with an unpredictable name next to `path`, and lock it to mark it as being written."""
     while True:
-        # The name keeps the suffix, by which libraries choose formats.
+        # The name keeps the suffix because libraries choose the format by it.
         part = path.with_name(f".{path.stem[:_MAX_STEM]}.{secrets.token_hex(8)}.part{path.suffix}")
         # Another process may have planted a file there, or remove this one as stale before it is locked.
         with suppress(FileExistsError, BlockingIOError, FileNotFoundError):
@@ -97,7 +97,7 @@ def _create_part(path: Path) -> "tuple[Path, FileLock]":
 
 
 def _flush(path: Path) -> None:
-    """Write a file, or the directory of a folder, to the disk."""
+    """Flush a file or a directory entry to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,9 +106,9 @@ def _flush(path: Path) -> None:
 
 
 def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
-    """Remove the unfinished files that killed processes have left in a folder, but not in its subfolders.
+    """Remove the unfinished files that killed processes left in a folder, but not those in its subfolders.
 
-    Files that a process is writing stay, and so do all files on systems without locks.
+    Files that a process is still writing are kept. On systems without locks, all files are kept.
     """
     if not _HAS_LOCKS:
         return
@@ -119,18 +119,18 @@ def remove_stale_parts(folder: str | os.PathLike[str]) -> None:
                 lock.close(remove=lock.is_held)
 
 
-_remove_stale_parts_once = cache(remove_stale_parts)  # a folder of 10,000 images is searched once
+_remove_stale_parts_once = cache(remove_stale_parts)  # a folder with 10,000 images is scanned only once
 
 
 class FileLock:
-    """The operating system's lock on a file, held until it is closed or the process ends in any way.
+    """Operating-system lock on a file, held until it is closed or the process ends for any reason.
 
-    A process that inherits `descriptor` holds the lock as well; forked processes do not. Nothing is locked on systems and
-    file systems without locks.
+    A process that inherits `descriptor` also holds the lock; forked processes do not. Systems and file systems without
+    lock support lock nothing.
 
     Raises:
         BlockingIOError: another process holds the lock.
-        OSError: the file cannot be opened, or, unless `create`, is missing.
+        OSError: the file cannot be opened, or it is missing and `create` is False.
     """
 
     _open: ClassVar["set[FileLock]"] = set()
@@ -155,13 +155,13 @@ class FileLock:
                 return
 
     def _is_current(self) -> bool:
-        """Return whether the open file is still at the path; another process may have removed or replaced it."""
+        """Return whether the path still refers to the open file, which another process may have removed or replaced."""
         with suppress(FileNotFoundError):
             return self.descriptor is not None and os.path.samestat(os.fstat(self.descriptor), self.path.stat())
         return False
 
     def close(self, *, remove: bool = False) -> None:
-        """Release the lock, unless a process that inherited it still holds it, and remove the file if asked to."""
+        """Close the lock file and optionally remove it. A process that inherited the lock keeps it."""
         if self.descriptor is not None:
             if remove:
                 with suppress(OSError):
@@ -178,17 +178,17 @@ class FileLock:
 
 
 if _HAS_LOCKS:
-    # Otherwise a worker of a data loader would keep the lock of a killed training.
+    # Otherwise a data loader worker would keep the lock of a killed training run.
     os.register_at_fork(after_in_child=FileLock.close_all)
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """Write tensors, numbers and texts in dictionaries and lists with torch.save, atomically."""
+    """Atomically write tensors, numbers and strings in dictionaries and lists with torch.save."""
     with whole_file(path) as part, open(part, "wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            cause: BaseException | None = error  # torch hides the system's error behind its own
+            cause: BaseException | None = error  # torch hides the system error behind its own
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
             raise cause or error from None

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, read without running code, and refused where they are incomplete."""
+"""Checkpoints that are written atomically, read without running code, and rejected if they are incomplete."""
 
 import logging
 import os
@@ -21,32 +21,32 @@ from famix.utils.messages import first_line
 from famix.utils.paths import require_local
 
 LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model_ema.pth"
-"""Names in OUTPUT_DIR of the final weights, the best ones on the source and their moving average."""
+"""File names in OUTPUT_DIR for the final weights, the best weights on the source domain, and their moving average."""
 
 SETTINGS = "settings"
-"""Entry of a checkpoint with the settings of its run, {key: value}."""
+"""Checkpoint entry that stores the settings of the run as {key: value}."""
 
 _MAX_NAME_BYTES = 4096
-_POINTER = "last_checkpoint"  # Detectron2's file with the name of the last checkpoint
-_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's names of earlier checkpoints
+_POINTER = "last_checkpoint"  # Detectron2's file that names the last checkpoint
+_NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's naming scheme for earlier checkpoints
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that loads tensors only and explains the defects of a file.
+    """DetectionCheckpointer that loads only tensors and explains defects in a file.
 
     Args:
         model: the model, possibly wrapped.
         save_dir: see DetectionCheckpointer.
-        strict: refuse a checkpoint that leaves a part of the model unset; otherwise Detectron2 logs a warning.
-        record: plain data that every checkpoint stores, such as the settings of the run.
+        strict: reject a checkpoint that leaves part of the model unset. If False, Detectron2 logs a warning.
+        record: plain data to store in every checkpoint, such as the settings of the run.
         **checkpointables: objects that are saved and loaded along with the model.
 
     Attributes:
-        resumed: the file from which training resumed; "" for a new run.
-        loaded: entries, except the model, of the file that is being loaded.
+        resumed: file from which training resumed, or "" for a new run.
+        loaded: entries of the file being loaded, without the model.
     """
 
-    _read_ahead: ClassVar[dict[str, tuple[object, dict[str, Any]]]] = {}  # file -> its identity and content
+    _read_ahead: ClassVar[dict[str, tuple[object, dict[str, Any]]]] = {}  # file -> (identity, content)
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """Save the model, the checkpointables and `kwargs` atomically as {name}.pth.
 
         Raises:
-            WeightsError: the file cannot be written; earlier checkpoints stay.
+            WeightsError: the file cannot be written. Earlier checkpoints are kept.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -84,8 +84,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             raise WeightsError(
-                f"checkpoint {path} cannot be written ({error.strerror or error}). Free disk space, then continue from "
-                "the previous checkpoint with --resume."
+                f"checkpoint '{path}' cannot be written ({error.strerror or error}). Free disk space, then continue "
+                "from the previous checkpoint with --resume."
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -94,15 +94,15 @@ class SafeCheckpointer(DetectionCheckpointer):
             part.write_text(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """See DetectionCheckpointer.resume_or_load; falls back to earlier checkpoints if the last one is damaged.
+        """Like DetectionCheckpointer.resume_or_load, but fall back to earlier checkpoints if the last one is damaged.
 
         Raises:
-            WeightsError: no checkpoint can be read; describes the last one. See also `load`.
+            WeightsError: no checkpoint can be read. The message describes the last one. See also `load`.
         """
         if not resume or not self.has_checkpoint():
             return self.load(path, checkpointables=[])
         if self.save_to_disk:
-            remove_stale_parts(self.save_dir)  # unfinished checkpoints would fill the disk in the long run
+            remove_stale_parts(self.save_dir)  # unfinished checkpoints would eventually fill the disk
         last, *before = self.resumable_files()
         self._resuming, self.resumed = True, last
         try:
@@ -119,10 +119,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             self._resuming = False
 
     def read_resumable(self) -> tuple[str, dict[str, Any]]:
-        """Return the checkpoint that `resume_or_load` would load, and its content, which the next `load` reuses.
+        """Return the path and content of the checkpoint that `resume_or_load` would load. The next `load` reuses the content.
 
         Raises:
-            WeightsError: no checkpoint can be read; describes the last one.
+            WeightsError: no checkpoint can be read. The message describes the last one.
         """
         first: WeightsError | None = None
         for file in self.resumable_files():
@@ -134,10 +134,10 @@ class SafeCheckpointer(DetectionCheckpointer):
                 self._read_ahead.clear()
                 self._read_ahead[file] = _identity(file), content
                 return file, content
-        raise first or WeightsError(f"no checkpoint to resume found in '{self.save_dir}'. Omit --resume.")
+        raise first or WeightsError(f"no checkpoint to resume from in '{self.save_dir}'. Omit --resume.")
 
     def get_checkpoint_file(self) -> str:
-        """Return the path of the last checkpoint, or a path without a file if the pointer to it is damaged."""
+        """Return the path of the last checkpoint, or the path of the damaged file `last_checkpoint` that should name it."""
         try:
             require_plain_file(os.path.join(self.save_dir, _POINTER), _MAX_NAME_BYTES)
             return super().get_checkpoint_file()
@@ -145,26 +145,26 @@ class SafeCheckpointer(DetectionCheckpointer):
             return os.path.join(self.save_dir, _POINTER)
 
     def resumable_files(self) -> list[str]:
-        """Return the checkpoints that training can resume from: the last one, then the others from late to early."""
+        """Return the checkpoints that training can resume from: the last one, then the others from latest to earliest."""
         last = self.get_checkpoint_file()
         return [last, *(file for file in self.numbered_files() if file != last)]
 
     def numbered_files(self) -> list[str]:
-        """Return the checkpoints before the final one, from late to early."""
+        """Return the checkpoints before the final one, from latest to earliest."""
         return sorted(glob(os.path.join(glob_escape(self.save_dir), _NUMBERED)), reverse=True)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See DetectionCheckpointer.load.
+        """Load a checkpoint. See DetectionCheckpointer.load.
 
         Raises:
-            WeightsError: the file is missing, damaged, not a checkpoint of tensors, incomplete or of another run while
-                resuming, or, if strict, of another model.
+            WeightsError: the file is missing, damaged or not a checkpoint of tensors; when resuming, it is incomplete or
+                belongs to a different run; if `strict`, it belongs to a different model.
         """
         require_local(path, "MODEL.WEIGHTS", WeightsError)
         if not path and self.strict:
-            raise WeightsError("MODEL.WEIGHTS must name a checkpoint to evaluate, got ''. Set MODEL.WEIGHTS FILE.")
+            raise WeightsError("MODEL.WEIGHTS is empty; nothing to evaluate. Set MODEL.WEIGHTS to a checkpoint.")
         if not path:
-            return {}  # fvcore would log that it initializes from scratch, which CLIP does not
+            return {}  # fvcore would wrongly log that it initializes from scratch
         _require_file(path)
         try:
             # DetectionCheckpointer.load parses the path as a URL; for a path with "?" it would open another file.
@@ -172,7 +172,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         except FAMixError:
             raise
         except Exception as error:  # raised by checkpointables
-            raise WeightsError(f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})") from error
+            raise WeightsError(
+                f"'{path}' does not fit this run ({type(error).__name__}: {first_line(error)})."
+            ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         _require_file(filename)
@@ -180,35 +182,37 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content if identity == _identity(filename) else read_checkpoint(filename)
 
     def load_content(self, content: dict[str, Any]) -> None:
-        """Load the model of a checkpoint that `read_checkpoint` has returned; if strict, refuse other models."""
+        """Load the model from a checkpoint returned by `read_checkpoint`. If strict, reject different models."""
         self._log_incompatible_keys(self._load_model(dict(content)))
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if self._resuming:
             lost = [key for key in self.checkpointables if key not in checkpoint]
             if lost:
-                raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, which resuming needs")
+                raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, which is needed to resume.")
             broken = first_not_finite(checkpoint["model"])
             if broken is not None:
-                raise WeightsError(f"{broken} in the checkpoint is not finite: the training had diverged before")
+                raise WeightsError(f"non-finite values in '{broken}' of the checkpoint: training had already diverged.")
         self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
         incompatible = super()._load_model(checkpoint)
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
-        unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # misshapen entries are missing as well
+        unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # misshapen entries are also missing
         if (self.strict or self._resuming) and unset:
             raise WeightsError(
-                f"the checkpoint must set all entries of the model, got {len(unset)} missing or of another shape, e.g. "
-                f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config that it was "
-                "trained with."
+                f"the checkpoint lacks {len(unset)} entries of the model or has them in a different shape, e.g. "
+                f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config used for "
+                "training."
             )
         return incompatible
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[str, Any]:
-    """Read a checkpoint with a state dict as `entry`; a file without "model" is read as a bare state dict.
+    """Read a checkpoint with a state dict under the key `entry`.
+
+    A file without the key "model" is read as a bare state dict.
 
     Returns:
-        The entries of the file, with the names of the plain model in the state dict.
+        The entries of the file. Names in the state dict lose the prefixes of wrappers such as DataParallel.
 
     Raises:
         WeightsError: the file is missing or damaged, or contains objects other than tensors and plain data.
@@ -222,15 +226,15 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[
         state = checkpoint.get(entry) if isinstance(checkpoint, dict) else None
         if not isinstance(state, dict):
             found = list(checkpoint)[:5] if isinstance(checkpoint, dict) else type(checkpoint).__name__
-            raise CorruptFileError(f"it has no dictionary '{entry}' but {found}")
+            raise CorruptFileError(f"it contains {found} but no dictionary '{entry}'")
         for name, value in state.items():
             if not (isinstance(name, str) and isinstance(value, Tensor)):
-                raise CorruptFileError(f"'{entry}' has a {type(value).__name__} as {name!r} instead of a tensor")
+                raise CorruptFileError(f"entry {name!r} of '{entry}' is of type {type(value).__name__}, not a tensor")
         return {**checkpoint, entry: unwrapped_names(state)}
-    except Exception as error:  # of the disk, of the unpickler, or of the content
+    except Exception as error:  # from the disk, the unpickler, or the content
         raise WeightsError(
-            f"'{path}' must be a checkpoint with tensors under '{entry}', but {first_line(error)}. Name a file that training "
-            "saved."
+            f"cannot read checkpoint '{path}' with tensors under '{entry}': {first_line(error)}. Use a checkpoint saved by "
+            "training."
         ) from error
 
 
@@ -240,11 +244,11 @@ def _require_file(path: str | os.PathLike[str]) -> None:
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor in a state dict with an infinity or NaN, or None."""
+    """Return the name of the first tensor in a state dict that contains infinity or NaN, or None if all are finite."""
     return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
 def _identity(path: str) -> object:
-    """Identify the present content of a file."""
+    """Return a value that identifies the current content of a file."""
     status = os.stat(path)
     return status.st_ino, status.st_size, status.st_mtime_ns

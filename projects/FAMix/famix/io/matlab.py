@@ -1,6 +1,6 @@
-"""Read numbers from MATLAB files of versions 5 to 7, such as the split lists of GTA5.
+"""Read numbers from MATLAB files of versions 5 to 7, such as the GTA5 split lists.
 
-SciPy's reader crashes on hostile files, in compiled code; this one compares every claim with the content of the file.
+SciPy's reader crashes in compiled code on hostile files. This one checks every claimed size against the file content.
 """
 
 import struct
@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 from famix.io.text_files import require_plain_file
 from famix.utils.errors import CorruptFileError
 
-_MAX_BYTES = 16 << 20  # of a file, and of its uncompressed content; the file of GTA5 has 0.2 MB
+_MAX_BYTES = 16 << 20  # limit for a file and for its uncompressed content; GTA5's file has 0.2 MB
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
-_NUMERIC_CLASSES = range(6, 16)  # double to uint64; lower numbers are cells, structures, texts and sparse matrices
+_NUMERIC_CLASSES = range(6, 16)  # double to uint64; lower numbers are cells, structures, strings and sparse matrices
 _IS_COMPLEX = 0x0800
 _DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _ORDERS = {b"IM": "<", b"MI": ">"}
 
 
 def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
-    """Read the arrays of a file.
+    """Read the arrays in a file.
 
     Returns:
-        Name -> (N,) numbers in the order of the file; None for an array of anything but real numbers.
+        Mapping from name to (N,) numbers in file order, or to None for an array of anything other than real numbers.
 
     Raises:
         OSError: the file cannot be read.
@@ -45,7 +45,7 @@ def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
                 stream = zlib.decompressobj()
                 data = stream.decompress(data, max(1, room))
                 if not stream.eof:
-                    raise ValueError("a compressed element is truncated, or expands to far more than a list")
+                    raise ValueError("a compressed element is truncated or expands beyond any plausible size")
                 room -= len(data)
                 kind, data = next(_elements(data, order))
             if kind == _MATRIX:
@@ -57,15 +57,15 @@ def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
 
 
 def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Yield type and data of consecutive elements."""
+    """Yield the type and data of consecutive elements."""
     place = 0
     while place < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, place)
         start = place + 8
-        if kind >> 16:  # a small element: its length is the upper half of the type, and its data replaces the length
+        if kind >> 16:  # small element: the upper half of the type is the length, and the data replace the length field
             kind, length, start = kind & 0xFFFF, kind >> 16, place + 4
         if start + length > len(content):
-            raise ValueError(f"an element claims {length} bytes, {len(content) - start} follow")
+            raise ValueError(f"an element claims {length} bytes, but only {len(content) - start} follow")
         yield kind, content[start : start + length]
         place = start + length
         if kind != _COMPRESSED:

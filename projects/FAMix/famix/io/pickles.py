@@ -1,8 +1,8 @@
 """Unpickler for untrusted files of tensors.
 
-An ordinary unpickler calls any function. Even with a list of allowed functions, a few bytes keep it busy for years:
-hashing tuples of shared tuples takes exponential time, deeply nested ones overflow the stack, one argument can be copied
-a million times, and a tensor with a stride of zero has any number of elements to iterate over.
+An ordinary unpickler calls any function. Even with a list of allowed functions, a few bytes can keep it busy for years:
+hashing tuples of shared tuples takes exponential time, deeply nested tuples overflow the stack, one argument can be
+copied a million times, and a tensor with a stride of zero can have any number of elements to iterate over.
 """
 
 import pickle
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from famix.utils.errors import CorruptFileError
 
-# Opcodes that create sets, buffers of a claimed size, extension objects and instances of old classes.
+# Opcodes that create sets, buffers of a claimed size, extension objects, and instances of old-style classes.
 _REFUSED = (
     pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER,
     pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX,
@@ -36,26 +36,26 @@ _STORAGES = {
 
 
 class Module:
-    """Stand-in for a module of TorchScript."""
+    """Stand-in for a TorchScript module."""
 
-    kind = ("", "")  # path of the class in the code of the archive, and its name
+    kind = ("", "")  # (module path, name) of the class in the archive's code
     attributes: Any = MappingProxyType({})  # set by the pickle
 
 
 class TensorUnpickler(pickle._Unpickler):
-    """Unpickler that builds tensors and plain containers, and calls no functions of the file's choice.
+    """Unpickler that builds tensors and plain containers, and never lets the file choose which functions to call.
 
-    Storages and dtypes become dtypes, numbers of NumPy Python's, and arrays of NumPy tensors. `load` raises
-    pickle.UnpicklingError for references to anything else, and CorruptFileError if it would need far more time or memory
-    than the file has bytes.
+    Storage classes and dtypes become dtypes, NumPy numbers become Python numbers, and NumPy arrays become tensors. `load`
+    raises pickle.UnpicklingError for references to anything else, and CorruptFileError if loading would need far more
+    time or memory than the size of the file justifies.
 
     Args:
-        stream: the pickle, in memory so that no claimed length is allocated before it is read.
-        storage: returns the flat tensor with a key, dtype and number of values.
-        functions: further functions that the pickle may call, by module and name.
+        stream: in-memory pickle, so that no claimed length is allocated before it is read.
+        storage: function that maps a key, a dtype and a number of values to the flat tensor.
+        functions: additional functions that the pickle may call, by (module, name).
     """
 
-    stack: list[Any]  # of pickle._Unpickler, which has no annotations
+    stack: list[Any]  # declared here because pickle._Unpickler has no annotations
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
     dispatch: ClassVar[dict[int, Callable[..., None]]] = {
@@ -73,22 +73,24 @@ class TensorUnpickler(pickle._Unpickler):
         self._room = _COPIES * stream.getbuffer().nbytes + _SMALL
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a dtype or a function of the table."""
+        """Return a dtype or an allowed function."""
         if module in ("torch", "torch.storage"):
             dtype = _STORAGES.get(name, vars(torch).get(name))
             if isinstance(dtype, torch.dtype):
                 return dtype
         if (module, name) not in self._functions:
             printable = re.sub(r"[^\w.]", "?", f"{module}.{name}")[:100]
-            raise pickle.UnpicklingError(f"it calls for GLOBAL {printable} (nothing was executed)")
+            raise pickle.UnpicklingError(
+                f"it refers to GLOBAL {printable}, which is not allowed (nothing was executed)"
+            )
         return self._functions[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """Return the flat tensor of a storage."""
+        """Return the flat tensor for a storage."""
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, _, int() as count, *_) if self._storage:
                 return self._storage(key, dtype, count)
-        raise pickle.UnpicklingError("it refers to data outside of the pickle")
+        raise pickle.UnpicklingError("it refers to data outside the pickle")
 
     def _call(self) -> None:
         arguments = self.stack.pop()
@@ -96,7 +98,7 @@ class TensorUnpickler(pickle._Unpickler):
         self.stack[-1] = self.stack[-1](*arguments)
 
     def _build(self) -> None:
-        """Set a state without calling methods or setting attributes of the file's choice."""
+        """Set an object's state without letting the file choose which methods to call or attributes to set."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Module):
             target.attributes = state
@@ -104,11 +106,13 @@ class TensorUnpickler(pickle._Unpickler):
             vars(target)["_metadata"] = state.get("_metadata")
         elif isinstance(target, _NumpyType) and isinstance(state, tuple):
             target.set_order(state[1])
-        elif isinstance(target, Tensor) and not target.numel():  # an array of NumPy begins as an empty tensor
+        elif isinstance(target, Tensor) and not target.numel():  # a NumPy array starts as an empty tensor
             self._spend(state)
             target.data = _array(*state)
         else:
-            raise pickle.UnpicklingError(f"it changes a {type(target).__name__} (nothing was executed)")
+            raise pickle.UnpicklingError(
+                f"it modifies an object of type {type(target).__name__} (nothing was executed)"
+            )
 
     def _set_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
@@ -131,19 +135,19 @@ class TensorUnpickler(pickle._Unpickler):
     }  # fmt: skip
 
     def _spend(self, arguments: Any) -> None:
-        """Count what a call may copy; the pickle can repeat a reference to the same bytes any number of times."""
+        """Count the bytes that a call may copy, since a pickle can refer to the same bytes any number of times."""
         if not isinstance(arguments, tuple):
-            raise CorruptFileError(f"its pickle passes a {type(arguments).__name__} as arguments")
+            raise CorruptFileError(f"its pickle passes arguments of type {type(arguments).__name__} instead of a tuple")
         self._room -= sum(len(value) for value in arguments if isinstance(value, str | bytes | list | tuple | dict))
         if self._room < 0:
             raise CorruptFileError("its pickle copies far more than it contains")
 
 
 def _require_plain(keys: Iterable[Any]) -> None:
-    """Raise unless hashing the keys of a dictionary takes no time."""
+    """Raise unless all dictionary keys are cheap to hash."""
     for key in keys:
         if type(key) not in _KEYS or (isinstance(key, int) and key.bit_length() > 64):
-            raise CorruptFileError(f"its pickle has a {type(key).__name__} as a key of a dictionary")
+            raise CorruptFileError(f"its pickle has a dictionary key of type {type(key).__name__}")
 
 
 def _view(flat: Tensor, offset: int, size: Any, stride: Any, *rest: object) -> Tensor:
@@ -154,17 +158,17 @@ def _view(flat: Tensor, offset: int, size: Any, stride: Any, *rest: object) -> T
 def _dictionary(items: Any = ()) -> Any:
     pairs = list(items.items()) if isinstance(items, dict) else items
     if not isinstance(pairs, list | tuple):
-        raise CorruptFileError(f"its pickle makes a dictionary from a {type(items).__name__}")
+        raise CorruptFileError(f"its pickle builds a dictionary from type {type(items).__name__}")
     _require_plain(key for key, _ in pairs)
     return OrderedDict(pairs)
 
 
 class _NumpyType:
-    """Stand-in for np.dtype, of numbers and texts only."""
+    """Stand-in for np.dtype, restricted to numbers and strings."""
 
     def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or not _NUMPY_KINDS.fullmatch(name):
-            raise CorruptFileError(f"it contains a NumPy value of type {name!r}, which is not a number")
+            raise CorruptFileError(f"it contains a NumPy value of type {name!r}; only numbers are allowed")
         self.dtype = np.dtype(name)
 
     def set_order(self, order: Any) -> None:
@@ -173,7 +177,7 @@ class _NumpyType:
 
     def values(self, content: Any) -> Any:
         if not isinstance(content, bytes):
-            raise CorruptFileError("it contains a NumPy value of objects, which are not numbers")
+            raise CorruptFileError("it contains a NumPy array of objects; only numbers are allowed")
         array = np.frombuffer(content, self.dtype)
         return array.astype(self.dtype.newbyteorder("="))
 
@@ -193,10 +197,10 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch", "Size"): lambda sizes: sizes,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "Counter"): _dictionary,
-    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes before protocol 3
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # encodes bytes before protocol 3
     **{(builtins, "bytes"): lambda: b"" for builtins in ("__builtin__", "builtins")},
     ("numpy", "dtype"): _NumpyType,
-    ("numpy", "ndarray"): lambda: None,  # an argument of _reconstruct
+    ("numpy", "ndarray"): lambda: None,  # passed to _reconstruct
     **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},  # before and since NumPy 2
     **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: torch.empty(0) for core in ("core", "_core")},
 }

@@ -1,4 +1,4 @@
-"""Read checkpoints of FAMix's reference implementation, with the names of this package."""
+"""Read checkpoints of the FAMix reference implementation and convert them to the parameter names of this package."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,46 +10,47 @@ from famix.io.atomic import save_tensors
 from famix.io.checkpointer import read_checkpoint
 from famix.utils.errors import WeightsError
 
-# The decoder is the semantic head here; the backbone has CLIP's names in both.
+# The decoder is called sem_seg_head here. The backbone has CLIP's parameter names in both.
 _PREFIXES = {"backbone.": "backbone.", "classifier.": "sem_seg_head."}
-# Convolutions of all its networks, regardless of their CLIP.
+# Convolutions that all its networks have, regardless of the CLIP model.
 _REQUIRED = ("backbone.conv1.weight", "classifier.aspp.project.0.weight", "classifier.classifier.3.weight")
 
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """A checkpoint of the reference implementation; a number that the file lacks is None."""
+    """A checkpoint of the reference implementation. Numbers missing from the file are None."""
 
     weights: dict[str, Tensor]  # state dict of a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead
     iterations: int | None
-    best_score: float | None  # mIoU of the best validation so far, in [0, 1]
+    best_score: float | None  # best validation mIoU so far, in [0, 1]
 
 
 def load_released_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights of a checkpoint of the reference implementation.
+    """Read the weights from a checkpoint of the reference implementation.
 
     Args:
-        path: a file with {"model_state": ..., "cur_itrs": ..., "best_score": ..., ...}. Nothing in it is executed.
+        path: file that contains {"model_state": ..., "cur_itrs": ..., "best_score": ..., ...}. Nothing in it is executed.
 
     Returns:
-        State dict of a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead; `save_weights` writes it for MODEL.WEIGHTS.
+        State dict for a FAMixSemanticSegmentor with CLIPDeepLabV3PlusHead. Save it with `save_weights` to use it as
+        MODEL.WEIGHTS.
 
     Raises:
-        WeightsError: the file is missing, damaged, would run code, or contains something else.
+        WeightsError: the file is missing, damaged, would run code, or is not such a checkpoint.
     """
     return read_released_checkpoint(path).weights
 
 
 def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
-    """Read a checkpoint with its iterations and score; see `load_released_checkpoint`."""
+    """Read a checkpoint with its iteration count and score. See `load_released_checkpoint`."""
     checkpoint = read_checkpoint(path, "model_state")
     state = checkpoint["model_state"]
     unknown = [name for name in state if not name.startswith(tuple(_PREFIXES))]
     missing = [name for name in _REQUIRED if name not in state or state[name].dim() != 4]
     if unknown or missing:
         raise WeightsError(
-            f"'model_state' in '{path}' must have the weights backbone.* and classifier.* of the reference "
-            f"implementation, got unknown {unknown[:3]}, missing {missing}. Name a different file."
+            f"'model_state' in '{path}' does not match the weights backbone.* and classifier.* of the reference "
+            f"implementation: unknown {unknown[:3]}, missing {missing}. Use a checkpoint of that implementation."
         )
     weights = {}
     for name, value in state.items():
@@ -64,9 +65,9 @@ def _number(value: object) -> float | None:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Write weights atomically as a file for MODEL.WEIGHTS, usually .pth; raise WeightsError on a full disk."""
+    """Atomically write weights to a file for MODEL.WEIGHTS, usually .pth. Raises WeightsError if it cannot be written."""
     try:
         save_tensors({"model": dict(weights)}, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WeightsError(f"the weights cannot be written to {path} ({reason}). Choose another file.") from error
+        raise WeightsError(f"weights cannot be written to '{path}' ({reason}). Choose another file.") from error

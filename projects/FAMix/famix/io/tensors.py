@@ -1,4 +1,4 @@
-"""Untrusted files of tensors: archives and pickles of torch, whose claims are compared with the size of the file."""
+"""Untrusted tensor files: torch archives and pickles, whose claimed sizes are checked against the file size."""
 
 import pickle
 import zipfile
@@ -15,27 +15,28 @@ from famix.utils.errors import CorruptFileError
 from famix.utils.messages import first_line
 
 _ZIP = b"PK\x03\x04"
-_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6 starts with the pickle of a number
-_MAX_CODE_BYTES = 16 << 20  # allowance for code, which torch compresses, unlike tensors and pickles
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts of names that torch adds
-_MAX_SHARING = 4  # how often tensors may show the bytes of their file
-_SMALL = 1 << 20  # bytes that are always allowed
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # files of torch.save before 1.6 start with a pickled number
+_MAX_CODE_BYTES = 16 << 20  # allowance for code, the only entries that torch compresses
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # name parts that torch adds
+_MAX_SHARING = 4  # how many times tensors may share the bytes of their file
+_SMALL = 1 << 20  # number of bytes that is always allowed
 
 
 def is_torch_file(path: Path) -> bool:
-    """Return whether torch.save has written a file, according to its first bytes."""
+    """Return whether a file starts like one written by torch.save."""
     with path.open("rb") as file:
         return file.read(len(_LEGACY)).startswith((_ZIP, _LEGACY))
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """Load a seekable file of torch.save on the CPU without executing anything in it.
+    """Load a seekable file written by torch.save on the CPU without executing anything in it.
 
-    Checksums are compared. NumPy numbers become Python's, and NumPy arrays tensors.
+    Checksums are verified. NumPy numbers become Python numbers, and NumPy arrays become tensors.
 
     Raises:
         CorruptFileError: the file is damaged or claims more than it contains.
-        pickle.UnpicklingError: the file contains objects other than dense tensors and plain data, or is not torch's.
+        pickle.UnpicklingError: the file contains objects other than dense tensors and plain data, or was not written by
+            torch.
     """
     size = stream.seek(0, 2)
     stream.seek(0)
@@ -52,35 +53,35 @@ def load_tensors(stream: BinaryIO) -> Any:
             _refuse_pickle(stream.read(_SMALL))
     except (CorruptFileError, pickle.UnpicklingError):
         raise
-    except Exception as error:  # a damaged file raises errors of any type
+    except Exception as error:  # a damaged file can raise any exception
         raise CorruptFileError(f"it is truncated or damaged: {type(error).__name__}: {first_line(error)}") from error
     check_tensors(loaded, size)
     return loaded
 
 
 def _refuse_pickle(content: bytes) -> None:
-    """Raise the error of a pickle that would run code, or else that the file is not one of torch."""
+    """Reject a file without a torch header. If it is a pickle that would run code, the error says so."""
     try:
         TensorUnpickler(BytesIO(content)).load()
     except (CorruptFileError, pickle.UnpicklingError):
         raise
     except Exception:
         pass
-    raise pickle.UnpicklingError("it is not a file of torch.save")
+    raise pickle.UnpicklingError("it was not written by torch.save")
 
 
 def load_pickled_tensors(stream: BinaryIO) -> Any:
-    """Load a file of pickle.dump with tensors in it, as `load_tensors` does.
+    """Load tensors from a file written by pickle.dump, as safely as `load_tensors`.
 
     Raises:
-        Exception: see `load_tensors`; a damaged file raises errors of any type.
+        Exception: see `load_tensors`. A damaged file can raise any exception.
     """
     functions = {("torch.storage", "_load_from_bytes"): lambda content: load_tensors(BytesIO(content))}
     return TensorUnpickler(BytesIO(stream.read()), functions=functions).load()
 
 
 class TensorArchive:
-    """A zip archive of torch.save or torch.jit.save; every entry is read with its checksum compared."""
+    """A zip archive written by torch.save or torch.jit.save. The checksum of every entry is verified."""
 
     def __init__(self, stream: BinaryIO) -> None:
         size = stream.seek(0, 2)
@@ -96,16 +97,16 @@ class TensorArchive:
         return f"{self._folder}/{name}" in self._zip.namelist()
 
     def read(self, name: str) -> bytes:
-        """Return the content of an entry, of at most the size that it claims."""
+        """Return the content of an entry, limited to its claimed size."""
         entry = self._zip.getinfo(f"{self._folder}/{name}")
         is_code = name.startswith("code/")
         if entry.compress_type != zipfile.ZIP_STORED and not (is_code and entry.compress_type == zipfile.ZIP_DEFLATED):
-            raise CorruptFileError(f"its entry {name} has a compression that torch does not write")
+            raise CorruptFileError(f"its entry '{name}' uses a compression that torch does not write")
         with self._zip.open(entry) as file:
             return file.read(entry.file_size)
 
     def unpickle(self, name: str, unpickler: Callable[..., TensorUnpickler] = TensorUnpickler) -> Any:
-        """Unpickle {name}.pkl, with the tensors in the folder {name}."""
+        """Unpickle {name}.pkl, whose tensors are in the folder {name}."""
         storages: dict[str, Tensor] = {}
 
         def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
@@ -117,7 +118,7 @@ class TensorArchive:
 
 
 def _load_legacy(content: bytes) -> Any:
-    """Load the format before zip archives: pickles of three headers, the content and the keys, then the storages."""
+    """Load the format that preceded zip archives: three pickled headers, the pickled content and keys, then the storages."""
     stream, storages, claimed = BytesIO(content), dict[str, Tensor](), 0
 
     def storage(key: str, dtype: torch.dtype, count: int) -> Tensor:
@@ -146,37 +147,39 @@ def _flat(content: bytes, dtype: torch.dtype) -> Tensor:
 
 def _checked(flat: Tensor, dtype: torch.dtype, count: int) -> Tensor:
     if flat.dtype != dtype or len(flat) != count:
-        raise CorruptFileError(f"a tensor has a different size than it claims, {len(flat)} values instead of {count}")
+        raise CorruptFileError(
+            f"a tensor claims {count} values of {dtype}, but its storage has {len(flat)} of {flat.dtype}"
+        )
     return flat
 
 
 def check_tensors(content: Any, size: int) -> None:
-    """Raise CorruptFileError if tensors in containers show more bytes than a file of `size` bytes can contain.
+    """Raise CorruptFileError if tensors in containers claim more bytes than a file of `size` bytes can contain.
 
-    A tensor with a stride of zero has any number of elements in a few bytes; its first copy would fill the memory.
+    A tensor with a stride of zero can have any number of elements in a few bytes; copying it would exhaust memory.
     """
     shown, seen, pending = 0, set(), [content]
     while pending:
         value = pending.pop()
-        if isinstance(value, Tensor):  # counts each time it is shown
+        if isinstance(value, Tensor):  # counted at every occurrence
             shown += value.numel() * value.element_size()
         elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
             seen.add(id(value))
             pending.extend(value.values() if isinstance(value, Mapping) else value)
     if shown > _MAX_SHARING * size + _SMALL:
-        raise CorruptFileError(f"its tensors show {shown} bytes, but the file has {size}")
+        raise CorruptFileError(f"its tensors claim {shown} bytes in total, but the file has {size}")
 
 
 def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the names of DataParallel, DistributedDataParallel and torch.compile from a state dict.
+    """Remove the prefixes of DataParallel, DistributedDataParallel and torch.compile from the names in a state dict.
 
     Raises:
-        CorruptFileError: two tensors would share a name.
+        CorruptFileError: two tensors would have the same name.
     """
     names = [[part for part in name.split(".") if part not in _WRAPPERS] for name in state]
     while names and all(len(parts) > 1 and parts[0] == "module" for parts in names):
         names = [parts[1:] for parts in names]
     plain = {".".join(parts): value for parts, value in zip(names, state.values(), strict=True)}
     if len(plain) < len(state):
-        raise CorruptFileError("it contains the weights of a model twice, with and without the names of wrappers")
+        raise CorruptFileError("it contains the model weights twice, with and without wrapper prefixes")
     return plain

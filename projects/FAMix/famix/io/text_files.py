@@ -1,4 +1,4 @@
-"""Untrusted text files: of a bounded size, JSON with finite numbers, and YAML without code or endless aliases."""
+"""Untrusted text files: bounded size, JSON with finite numbers, and YAML without code or endless aliases."""
 
 import codecs
 import json
@@ -19,21 +19,21 @@ except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
 MAX_JSON_BYTES = 2 << 30
-"""Limit for a file of annotations; the panoptic ones of COCO have about a quarter of it."""
+"""Size limit for an annotation file. COCO's panoptic annotations are about a quarter of it."""
 
 MAX_YAML_BYTES = 1 << 20
-"""Limit for a definition or a config; the largest shipped one has a few thousand bytes."""
+"""Size limit for a dataset definition or config. The largest shipped one has a few thousand bytes."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_MAX_EXPANDED = 4 << 20  # characters and entries with all YAML aliases expanded
+_MAX_EXPANDED = 4 << 20  # characters and entries after expanding all YAML aliases
 _MAX_DEPTH = 100  # libyaml's composer overflows the stack at about ten thousand
 
 
 def require_plain_file(path: str | os.PathLike[str], max_bytes: float = math.inf) -> None:
-    """Raise unless a path, or the link at it, leads to a regular file; reading a pipe or a device may never end.
+    """Raise unless a path points to a regular file, possibly through links. Reading a pipe or a device may never end.
 
     Raises:
-        CorruptFileError: the file is not regular, or has more than `max_bytes`.
+        CorruptFileError: the file is not a regular file, or has more than `max_bytes`.
         OSError: the file is inaccessible.
     """
     status = os.stat(path)
@@ -44,17 +44,17 @@ def require_plain_file(path: str | os.PathLike[str], max_bytes: float = math.inf
 
 
 def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+    """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        CorruptFileError: the file is not regular, has more than `max_bytes`, or is in UTF-16.
+        CorruptFileError: the file is not a regular file, has more than `max_bytes`, or is UTF-16.
         OSError: the file cannot be read.
         UnicodeDecodeError: the file is not text.
     """
     require_plain_file(path, max_bytes)
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise CorruptFileError("it is text in UTF-16, as some editors save it; save it as UTF-8")
+        raise CorruptFileError("it is encoded as UTF-16, which some editors use by default; save it as UTF-8")
     return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -67,15 +67,15 @@ def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     """
     content = parse_json(read_text(path, max_bytes), finite=True)
     if not isinstance(content, dict):
-        raise CorruptFileError(f"it contains a {type(content).__name__} instead of an object")
+        raise CorruptFileError(f"it contains a JSON value of type {type(content).__name__}, expected an object")
     return content
 
 
 def parse_json(text: str, *, finite: bool = False) -> Any:
-    """Parse JSON; `finite` refuses NaN and infinities, which Python reads although JSON excludes them.
+    """Parse JSON. With `finite`, reject NaN and infinities, which Python accepts although JSON excludes them.
 
     Raises:
-        CorruptFileError: the text is nested too deeply, or contains a number that is not finite or half a character.
+        CorruptFileError: the text is nested too deeply, or contains a non-finite number or an unpaired surrogate.
         ValueError: the text is not JSON.
     """
     try:
@@ -85,20 +85,22 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
     if _SURROGATE.search(text):
         try:
             json.dumps(content, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # showing or writing it would fail later
-            raise CorruptFileError(f"it contains half a character, \\u{ord(error.object[error.start]):04x}") from error
+        except UnicodeEncodeError as error:  # printing or writing it would fail later
+            raise CorruptFileError(
+                f"it contains the unpaired surrogate \\u{ord(error.object[error.start]):04x}"
+            ) from error
     return content
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise CorruptFileError(f"it contains the number {number}, which is not finite")
+        raise CorruptFileError(f"it contains the non-finite number {number}")
     return value
 
 
 def read_yaml(path: str | os.PathLike[str], max_bytes: int = MAX_YAML_BYTES) -> Any:
-    """Read a YAML file; see `read_text` and `parse_yaml` for its errors."""
+    """Read a YAML file. Raises the errors of `read_text` and `parse_yaml`."""
     return parse_yaml(read_text(path, max_bytes))
 
 
@@ -106,32 +108,32 @@ def parse_yaml(text: str) -> Any:
     """Parse YAML into plain data.
 
     Raises:
-        CorruptFileError: the text is not valid YAML; see also `check_yaml`.
+        CorruptFileError: the text is not valid YAML. See also `check_yaml`.
     """
     try:
         check_yaml(text)
         return yaml.load(text, Loader=SafeLoader)
     except CorruptFileError:
         raise
-    except Exception as error:  # YAMLError, and PyYAML's errors of malformed dates and numbers
+    except Exception as error:  # YAMLError, or one of PyYAML's errors for malformed dates and numbers
         raise CorruptFileError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def check_yaml(text: str) -> None:
-    """Raise unless YAML has a moderate depth, and a moderate size with all aliases expanded; builds nothing.
+    """Check the depth of YAML, and its size with all aliases expanded, without building any objects.
 
-    Ten lines of aliases to aliases represent a billion entries, and showing or merging them fills the memory.
+    Ten lines of aliases to aliases can represent a billion entries; printing or merging them would exhaust memory.
 
     Raises:
         CorruptFileError: the text is too deep or too large.
         yaml.YAMLError: the text is not YAML.
     """
-    open_nodes: list[tuple[str | None, float]] = []  # anchor, and size so far
+    open_nodes: list[tuple[str | None, float]] = []  # (anchor, size so far)
     sizes: dict[str | None, float] = {}  # by anchor
     for event in yaml.parse(text, Loader=SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
-            sizes[event.anchor] = math.inf  # until it is closed: an alias to its own parent has no end
+            sizes[event.anchor] = math.inf  # until it is closed, since an alias to its own parent never ends
             if len(open_nodes) > _MAX_DEPTH:
                 raise CorruptFileError("its YAML is nested too deeply")
             continue
@@ -144,7 +146,7 @@ def check_yaml(text: str) -> None:
         else:
             continue
         if size > _MAX_EXPANDED:
-            raise CorruptFileError("its YAML aliases expand to more than any such file needs")
+            raise CorruptFileError("its YAML aliases expand to an implausible size")
         sizes[anchor] = size
         if open_nodes:
             open_nodes[-1] = (open_nodes[-1][0], open_nodes[-1][1] + size)

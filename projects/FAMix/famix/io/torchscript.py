@@ -1,7 +1,7 @@
 """Read the tensors of a TorchScript archive without running its code or its compiler.
 
-An archive is a zip file with a pickle of the modules, an entry for each tensor, and the code of the modules. torch would
-compile the code to load the tensors; hostile code can crash the compiler or run while it is loaded. Here modules become
+An archive is a zip file that contains the pickled modules, an entry for each tensor, and the code of the modules. torch
+compiles the code to load the tensors, and hostile code can crash the compiler or run during loading. Here, modules become
 plain containers, and only the lists of their parameters and buffers are read from the code.
 """
 
@@ -24,15 +24,15 @@ _LIST = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class TorchScript:
-    """Content of an archive."""
+    """Content of a TorchScript archive."""
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers by their names in a state dict
-    classes: dict[str, str] = field(default_factory=dict)  # path of a module, "" for the root -> its class name
-    others: list[Tensor] = field(default_factory=list)  # plain attributes and constants of the code
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # parameters and buffers by state dict name
+    classes: dict[str, str] = field(default_factory=dict)  # module path ("" for the root) -> class name
+    others: list[Tensor] = field(default_factory=list)  # plain attributes, and constants in the code
 
 
 def read_torchscript(stream: BinaryIO) -> TorchScript:
-    """Read an archive.
+    """Read a TorchScript archive.
 
     Raises:
         CorruptFileError: the archive is damaged, claims more than it contains, or refers to other objects.
@@ -41,7 +41,7 @@ def read_torchscript(stream: BinaryIO) -> TorchScript:
         content = _read(TensorArchive(stream))
     except CorruptFileError:
         raise
-    except Exception as error:  # a damaged archive raises errors of any type
+    except Exception as error:  # a damaged archive can raise any exception
         raise CorruptFileError(f"its modules cannot be read: {type(error).__name__}: {first_line(error)}") from error
     check_tensors([content.tensors, content.others], stream.seek(0, 2))
     return content
@@ -50,14 +50,14 @@ def read_torchscript(stream: BinaryIO) -> TorchScript:
 def _read(archive: TensorArchive) -> TorchScript:
     root = archive.unpickle("data", _ModuleUnpickler)
     if not isinstance(root, Module):
-        raise CorruptFileError(f"it contains a {type(root).__name__} instead of a module")
+        raise CorruptFileError(f"its root is of type {type(root).__name__}, expected a module")
     content, declared = TorchScript(), dict[str, dict[str, set[str] | None]]()
     pending, count = [("", root)], 0
     while pending:
         prefix, module = pending.pop()
         count += 1
         if count > _MAX_MODULES or prefix.count(".") > _MAX_DEPTH:
-            raise CorruptFileError("its modules contain each other")
+            raise CorruptFileError("its modules are nested too deeply or contain each other")
         path, class_name = type(module).kind
         if path not in declared:
             declared[path] = _declared_tensors(archive.read(f"code/{path.replace('.', '/')}.py").decode("utf-8"))
@@ -81,15 +81,15 @@ class _ModuleUnpickler(TensorUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
             return type(name, (Module,), {"kind": (module, name)})
-        if module == "torch.jit._pickle":  # lists of numbers, and values with the name of their type
+        if module == "torch.jit._pickle":  # lists of numbers, and values tagged with their type
             return lambda value, *_: value
         return super().find_class(module, name)
 
 
 def _declared_tensors(code: str) -> dict[str, set[str] | None]:
-    """Map classes to the names of their parameters and buffers.
+    """Return a mapping from each class to the names of its parameters and buffers.
 
-    A state dict leaves out other tensors. Before torch 1.6, code lists no buffers: None means all tensors.
+    A state dict omits other tensors. Before torch 1.6, the code lists no buffers; None then selects all tensors.
     """
     classes: dict[str, set[str] | None] = {}
     for name, body in _CLASS.findall(code):

@@ -1,1 +1,1 @@
-"""Errors, messages, paths, seeds and progress bars that all folders share."""
+"""Errors, messages, paths, seeds and progress bars shared by all subpackages."""

@@ -1,6 +1,6 @@
-"""Errors that a user can cause and fix: each message names the key, the constraint, the value and the remedy.
+"""Errors that a user can cause and fix. Each message names the key, the constraint, the value and the remedy.
 
-`train_net.py` and the tools print them as one line and exit with status 2; other errors keep their traceback.
+`train_net.py` and the tools print them as one line and exit with status 2. Other errors keep their traceback.
 """
 
 import re
@@ -10,19 +10,19 @@ __all__ = [
     "TrainingError", "WeightsError",
 ]  # fmt: skip
 
-_MAX_CHARACTERS = 1800  # characters of a message
+_MAX_CHARACTERS = 1800  # maximum length of a message
 _LINE_BREAKS = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class FAMixError(ValueError):
-    """Base of the errors below.
+    """Base class of the errors below.
 
     Args:
-        message: the message; it becomes one line, and only the beginning and the end of a long one are kept.
+        message: error message. Line breaks become spaces, and the middle of a long message is cut out.
     """
 
     def __init__(self, message: str = "") -> None:
-        # A worker process puts its traceback in front of the message.
+        # A worker process prepends its traceback to the message.
         if "Traceback (most recent call last)" not in message:
             message = _LINE_BREAKS.sub(" ", message)
             if len(message) > _MAX_CHARACTERS:
@@ -31,35 +31,35 @@ class FAMixError(ValueError):
 
 
 class ConfigError(FAMixError):
-    """A config key or a combination of keys is invalid."""
+    """Error for an invalid config key or combination of keys."""
 
 
 class ClassesError(ConfigError):
-    """The classes of a dataset differ from those of the network, which would give outputs wrong names."""
+    """Error for a dataset whose classes differ from those of the network, so outputs would get wrong names."""
 
 
 class DatasetError(FAMixError):
-    """A dataset folder, list, image or label is missing, unreadable or contradicts its definition."""
+    """Error for a dataset folder, list, image or label that is missing, unreadable or inconsistent with its definition."""
 
 
 class WeightsError(FAMixError):
-    """A file of weights is missing, truncated, unsafe or belongs to another network."""
+    """Error for a weights file that is missing, truncated, unsafe or made for a different network."""
 
 
 class BankError(FAMixError):
-    """A style bank is unreadable or does not fit the config."""
+    """Error for a style bank that is unreadable or does not fit the config."""
 
 
 class OutputError(FAMixError):
-    """A file of a run cannot be written."""
+    """Error for an output file that cannot be written."""
 
 
 class TrainingError(FAMixError):
-    """The numbers of a training are not finite."""
+    """Error for non-finite values during training."""
 
 
 class CorruptFileError(ValueError):
-    """A file is damaged or claims more than it contains.
+    """Error for a file that is damaged or claims more than it contains.
 
-    The message completes a sentence about the file; callers turn it into a `FAMixError` that names the file.
+    The message is a clause about the file. Callers turn it into a `FAMixError` that names the file.
     """

@@ -1,13 +1,13 @@
-"""Parts of messages and tables."""
+"""Helpers for messages and tables."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 300  # characters of a value in a message
+_LONGEST = 300  # maximum length of a value in a message
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return " Did you mean 'a' or 'b'?" with known words similar to a string, or "" if there are none."""
+    """Return " Did you mean 'a' or 'b'?" with the known words similar to a string, or "" if there are none."""
     if not isinstance(word, str):
         return ""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.7)
@@ -15,7 +15,7 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Quote a value for a message, truncated if it is long."""
+    """Return the repr of a value for a message, truncated if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers with thousands of digits
@@ -24,13 +24,13 @@ def shown(value: object) -> str:
 
 
 def first_few(items: Sequence[object], limit: int = 3) -> str:
-    """Name the first items of a sequence and count the rest: "a, b, c and 7 more"."""
+    """Return the first items of a sequence and the number of the rest, e.g. "a, b, c and 7 more"."""
     named = ", ".join(str(item) for item in items[:limit])
     return named if len(items) <= limit else f"{named} and {len(items) - limit} more"
 
 
 def table_cell(text: str) -> str:
-    """Format text as a cell of a Markdown table: on one line, with vertical bars escaped."""
+    """Format text for a Markdown table cell, on one line and with vertical bars escaped."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 

@@ -1,12 +1,12 @@
-"""Targets and predictions of MODEL.META_ARCHITECTURE, read from the class, so that no module lists class names.
+"""Targets and predictions of MODEL.META_ARCHITECTURE, read from the class so that no module needs to list class names.
 
 A meta-architecture declares them as class attributes:
 
-    TRAINS_ON = frozenset({"sem_seg", "instances"})      # of "sem_seg", "centers" and "instances"
-    PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})      # of these three
+    TRAINS_ON = frozenset({"sem_seg", "instances"})      # any of "sem_seg", "centers" and "instances"
+    PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})      # any of these three
 
-"centers" are the targets of Panoptic-DeepLab, "instances" are boxes and masks. A class of Detectron2 without these
-attributes trains on its own targets, and its semantic predictions are scored.
+"centers" are the targets of Panoptic-DeepLab; "instances" are boxes and masks. A Detectron2 class without these
+attributes trains on its usual targets, and only its semantic predictions are scored.
 """
 
 from contextlib import suppress
@@ -17,7 +17,7 @@ from detectron2.modeling.meta_arch import GeneralizedRCNN
 
 
 def trains_on(cfg: CfgNode) -> frozenset[str]:
-    """Return the targets of the meta-architecture: "sem_seg", and "centers" or "instances" for panoptic ones."""
+    """Return the training targets of the meta-architecture: "sem_seg", plus "centers" or "instances" if it is panoptic."""
     architecture = _class_of(cfg)
     targets = {"sem_seg"}
     if issubclass(architecture, GeneralizedRCNN):
@@ -31,7 +31,7 @@ def trains_on(cfg: CfgNode) -> frozenset[str]:
 
 
 def predicts(cfg: CfgNode) -> frozenset[str]:
-    """Return the entries of the predictions that can be scored: "sem_seg", "panoptic_seg", "instances"."""
+    """Return which predictions can be scored: "sem_seg", "panoptic_seg" or "instances"."""
     return getattr(_class_of(cfg), "PREDICTS", frozenset({"sem_seg"}))
 
 

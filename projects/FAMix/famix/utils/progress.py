@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; elsewhere callers log lines."""
+"""Progress bars on a terminal. Without a terminal, callers log lines instead."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from detectron2.utils import comm
 from tqdm import tqdm
 
-_SECONDS = 0.2  # between updates
+_SECONDS = 0.2  # minimum interval between updates
 
 
 class _Loader(Iterable[Any], Sized, Protocol):
@@ -16,19 +16,19 @@ class _Loader(Iterable[Any], Sized, Protocol):
 
 
 def on_terminal() -> bool:
-    """Return whether this process shows bars: the main one, if stderr is a terminal with a width."""
+    """Return whether this process shows progress bars: it is the main process, and stderr is a terminal with a known width."""
     return comm.is_main_process() and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: bool = True) -> "tqdm[Any]":
-    """Make a bar with the remaining time, which is invisible unless `on_terminal`.
+    """Create a progress bar that shows the remaining time. It is hidden unless `on_terminal()`.
 
     Args:
         total: number of steps.
         description: label of the bar.
-        unit: unit of a step.
+        unit: name of one step.
         done: number of steps that are already complete.
-        leave: keep the bar when it is closed.
+        leave: keep the bar on screen after it is closed.
     """
     return tqdm(
         total=total, initial=done, desc=description, unit=unit, leave=leave, mininterval=_SECONDS, dynamic_ncols=True,
@@ -37,7 +37,7 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: 
 
 
 class ShownLoader:
-    """A data loader with a labeled progress bar."""
+    """Data loader with a labeled progress bar."""
 
     def __init__(self, loader: _Loader, description: str) -> None:
         self._loader = loader

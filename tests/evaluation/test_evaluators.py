@@ -282,7 +282,7 @@ def test_classes_select_the_mean(tmp_path):
     mean = np.nanmean([scores[f"IoU-{name}"] for name in selected])
     assert feed(build_evaluator(cfg, TOWN, str(tmp_path)))["mIoU"] == pytest.approx(mean)
     cfg.TEST.EVALUATOR = "detectron2"
-    with expect_error(ConfigError, "TEST.CLASSES", "synthia16", "TEST.EVALUATOR streaming"):
+    with expect_error(ConfigError, "TEST.CLASSES", "synthia16", "TEST.EVALUATOR to streaming"):
         check_evaluation(cfg, [TOWN])
 
 
@@ -291,11 +291,11 @@ def test_classes_select_the_mean(tmp_path):
     [
         ({"EVALUATOR": "streeming"}, "EVALUATOR", "'streaming'"),
         ({"EVALUATOR": "cityscapes"}, "EVALUATOR", "streaming"),
-        ({"EVALUATOR": "cityscapes", "PROTOCOL": "short8"}, "PROTOCOL", "TEST.EVALUATOR streaming"),
+        ({"EVALUATOR": "cityscapes", "PROTOCOL": "short8"}, "PROTOCOL", "TEST.EVALUATOR to streaming"),
         ({"PROTOCOL": "shirt8"}, "PROTOCOL", "short<N>"),
-        ({"CLASSES": "16"}, "CLASSES", "TEST.CLASSES all"),
+        ({"CLASSES": "16"}, "CLASSES", "TEST.CLASSES to all"),
         ({"ABSENT_CLASSES": "0"}, "ABSENT_CLASSES", "zero"),
-        ({"WINDOW_BATCH": 0}, "WINDOW_BATCH", "TEST.WINDOW_BATCH 1"),
+        ({"WINDOW_BATCH": 0}, "WINDOW_BATCH", "Set it to 1"),
     ],
 )
 def test_check_evaluation_rejects_settings(cfg, settings, key, remedy):

@@ -254,8 +254,8 @@ def config(file: str, *options: str) -> CfgNode:
 @pytest.mark.parametrize(
     ("file", "option", "value", "key", "remedy"),
     [
-        ("fpn", "TEST.PROTOCOL", "half", "TEST.PROTOCOL", "TEST.PROTOCOL native"),
-        ("deeplab", "DATASETS.TRAIN", "[]", "DATASETS.TRAIN", "DATASETS.TRAIN"),
+        ("fpn", "TEST.PROTOCOL", "half", "TEST.PROTOCOL", "TEST.PROTOCOL to native"),
+        ("deeplab", "DATASETS.TRAIN", "[]", "DATASETS.TRAIN is empty", "DATASETS.TRAIN"),
         ("deeplab", "DATASETS.TEST", "['cityscapes_val']", "cityscapes_val", ""),
         ("deeplab", "DATASETS.TEST", "['minitown_clear_val_panoptic']", "minitown_clear_val_panoptic", ""),
     ],

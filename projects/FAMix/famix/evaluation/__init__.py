@@ -1,4 +1,4 @@
-"""Evaluation of models: protocols, evaluators and scores."""
+"""Model evaluation: protocols, evaluators and scores."""
 
 from famix.evaluation.counting.scores import CLASS_SUBSETS, class_subset
 from famix.evaluation.counting.semantic import StreamingSemSegEvaluator

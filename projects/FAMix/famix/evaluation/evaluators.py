@@ -1,4 +1,4 @@
-"""Evaluators of a dataset, and checks of the TEST settings before a run."""
+"""Evaluators for datasets, and checks of the TEST settings before a run."""
 
 import os
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ from famix.utils.messages import did_you_mean
 from famix.utils.meta_architecture import predicts
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
-"""Values of TEST.EVALUATOR."""
+"""Allowed values of TEST.EVALUATOR."""
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-    """Build the evaluator of a dataset.
+    """Build the evaluator for a dataset.
 
     Args:
-        cfg: reads TEST, MODEL.META_ARCHITECTURE and INPUT.MAX_PIXELS.
-        dataset_name: registered dataset.
-        output_folder: folder for the files of the evaluator; None for OUTPUT_DIR/inference/<dataset>.
+        cfg: config; uses TEST, MODEL.META_ARCHITECTURE and INPUT.MAX_PIXELS.
+        dataset_name: name of a registered dataset.
+        output_folder: folder for the evaluator's files. None means OUTPUT_DIR/inference/<dataset>.
 
     Returns:
-        The evaluator of "sem_seg" named by TEST.EVALUATOR, which scores against labels prepared by the dataset's protocol.
-        On a panoptic dataset it is combined with evaluators of "panoptic_seg" (PQ) and "segm" (mask AP) if the model
-        predicts them.
+        The "sem_seg" evaluator named by TEST.EVALUATOR, which scores against labels prepared by the dataset's protocol.
+        For a panoptic dataset, it is combined with an evaluator for "panoptic_seg" (PQ) and "segm" (mask AP) if the
+        model makes these predictions.
 
     Raises:
         ConfigError: see `check_evaluation`.
@@ -70,11 +70,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
 
 def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check that registered datasets can be scored with the TEST settings of a config, without reading an image.
+    """Check that the TEST settings of a config can score registered datasets, without reading any image.
 
     Raises:
-        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH, CLASSES or ABSENT_CLASSES is invalid by itself
-            or in combination.
+        ConfigError: TEST.EVALUATOR, PROTOCOL, PROTOCOL_OF, WINDOW_BATCH, CLASSES or ABSENT_CLASSES is invalid or
+            conflicts with another of them.
     """
     kind = cfg.TEST.EVALUATOR
     if kind not in EVALUATORS:
@@ -83,62 +83,61 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         )
     if cfg.TEST.ABSENT_CLASSES not in ABSENT_CLASSES:
         raise ConfigError(
-            f"TEST.ABSENT_CLASSES must be {' or '.join(ABSENT_CLASSES)}, got {cfg.TEST.ABSENT_CLASSES!r}. Set skip to "
-            "exclude classes from the mean that are predicted but nowhere labeled, zero to count them as 0."
+            f"TEST.ABSENT_CLASSES must be {' or '.join(ABSENT_CLASSES)}, got {cfg.TEST.ABSENT_CLASSES!r}. For "
+            "classes that are predicted but never labeled, use skip to exclude them from the mean, or zero to count them as 0."
         )
     if cfg.TEST.WINDOW_BATCH < 1:
-        raise ConfigError(
-            f"TEST.WINDOW_BATCH must be at least 1, got {cfg.TEST.WINDOW_BATCH}. Set TEST.WINDOW_BATCH 1."
-        )
+        raise ConfigError(f"TEST.WINDOW_BATCH must be at least 1, got {cfg.TEST.WINDOW_BATCH}. Set it to 1.")
     for name in names:
         protocol, classes = protocol_of(cfg, name), scored_classes(cfg, name)
         if kind != "streaming" and len(classes) < len(MetadataCatalog.get(name).stuff_classes):
             raise ConfigError(
-                f"TEST.CLASSES must be all with TEST.EVALUATOR {kind}, got {cfg.TEST.CLASSES}. Set TEST.EVALUATOR streaming."
+                f"TEST.CLASSES is {cfg.TEST.CLASSES}, but TEST.EVALUATOR {kind} scores all classes. Set TEST.EVALUATOR to "
+                "streaming."
             )
         if kind == "cityscapes":
             if protocol.truth != UNCHANGED:
                 raise ConfigError(
-                    f"TEST.PROTOCOL must keep the size of the ground truth of {name} with TEST.EVALUATOR cityscapes, got "
-                    f"'{protocol.name}'. Set TEST.EVALUATOR streaming."
+                    f"TEST.PROTOCOL is '{protocol.name}' for '{name}', but TEST.EVALUATOR cityscapes requires the ground truth at "
+                    "its original size. Set TEST.EVALUATOR to streaming."
                 )
             require_cityscapes_files(name)
 
 
 def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Check that a panoptic model can be trained and scored on the datasets of a run; other models pass.
+    """Check that a panoptic model can be trained and scored on the datasets of a run. Other models pass.
 
     Raises:
-        ConfigError: a setting or a dataset does not fit a panoptic model.
+        ConfigError: a setting or a dataset is incompatible with panoptic models.
     """
     if "panoptic_seg" not in predicts(cfg):
         return
     require_panopticapi()
     if not cfg.DATASETS.TRAIN:
         raise ConfigError(
-            f"DATASETS.TRAIN must name the dataset that defines the things of {cfg.MODEL.META_ARCHITECTURE}, got []. Set "
-            "DATASETS.TRAIN."
+            f"DATASETS.TRAIN is empty, but its first dataset defines the thing classes of {cfg.MODEL.META_ARCHITECTURE}. Set "
+            "DATASETS.TRAIN to a panoptic dataset."
         )
     require_same_things([cfg.DATASETS.TRAIN[0], *names])
     for name in cfg.DATASETS.TEST:
         if name in names and not protocol_of(cfg, name).is_native:
             raise ConfigError(
-                f"TEST.PROTOCOL must be native for panoptic models, because other protocols average scores of classes, got "
-                f"'{protocol_of(cfg, name).name}' for {name}. Set TEST.PROTOCOL native, and remove {name} from "
+                f"TEST.PROTOCOL is '{protocol_of(cfg, name).name}' for '{name}', but panoptic models require native, because "
+                f"other protocols average class scores. Set TEST.PROTOCOL to native, and remove '{name}' from "
                 "TEST.PROTOCOL_OF."
             )
 
 
 def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:
-    """Return the train ids of TEST.CLASSES in a dataset."""
+    """Return the train ids that TEST.CLASSES selects in a dataset."""
     return class_subset(cfg.TEST.CLASSES, MetadataCatalog.get(dataset_name).stuff_classes)
 
 
 def absent_rule(cfg: CfgNode, dataset_name: str) -> str:
-    """Return the rule for classes that are predicted but nowhere labeled.
+    """Return the rule for classes that are predicted but never labeled.
 
     Returns:
-        "zero" for Cityscapes' script and for protocols of reference implementations, otherwise TEST.ABSENT_CLASSES.
+        "zero" for the Cityscapes script and for protocols of reference implementations, otherwise TEST.ABSENT_CLASSES.
     """
     if cfg.TEST.EVALUATOR == "cityscapes" or protocol_of(cfg, dataset_name).counts_absent_classes:
         return ZERO

@@ -1,4 +1,4 @@
-"""Panoptic quality by COCO's panopticapi and mask AP by pycocotools, in train ids."""
+"""Panoptic quality (COCO's panopticapi) and mask AP (pycocotools), computed on train ids."""
 
 import contextlib
 import importlib
@@ -30,25 +30,26 @@ from famix.data.images import MAX_PIXELS
 from famix.data.panoptic.segments import encode_ids, read_segments
 from famix.utils.errors import ConfigError
 
-_NUM_THREADS = 4  # sorting pixels and decoding PNGs release Python's lock
+_NUM_THREADS = 4  # sorting pixels and decoding PNGs release the GIL
 _AP_SCORES = ("AP", "AP50", "AP75")  # the first three numbers of pycocotools' summary
 
 
 @dataclass(frozen=True)
 class PanopticSegments:
-    """The segments of an image, numbered from 1."""
+    """Segments of an image, numbered from 1."""
 
     numbers: NDArray[np.int32]  # (H, W), the `id` of each pixel's segment; 0 is void
     segments: list[dict[str, Any]]  # {"id", "category_id": train id, "iscrowd", "area" in pixels}
 
 
 def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: int = MAX_PIXELS) -> PanopticSegments:
-    """Read the ground truth of a dataset dict with one segment per stuff class, which may be several categories.
+    """Read the ground truth of a dataset dict, and merge the segments of each stuff class into one.
 
     Args:
-        inputs: with "pan_seg_file_name", "segments_info" and optionally "void_segments".
-        things: train ids of things.
-        max_pixels: limit of INPUT.MAX_PIXELS.
+        inputs: dataset dict with "pan_seg_file_name", "segments_info" and optionally "void_segments". Several of its
+            categories may share a class.
+        things: train ids of thing classes.
+        max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
 
     Raises:
         DatasetError: see `read_segments`.
@@ -71,12 +72,12 @@ def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: i
 def predicted_segments(
     panoptic: Tensor, entries: Sequence[Mapping[str, Any]] | None, label_divisor: int = LABEL_DIVISOR
 ) -> PanopticSegments:
-    """Convert the "panoptic_seg" of either panoptic head; segments without pixels are dropped.
+    """Convert the "panoptic_seg" output of either panoptic head. Segments without pixels are dropped.
 
     Args:
-        panoptic: (H, W) ids; without `entries` train id * `label_divisor` + instance, or -1 for void.
-        entries: {"id", "category_id": train id, ...} of each segment, whose other items are kept.
-        label_divisor: divisor of the dataset's metadata.
+        panoptic: (H, W) ids. Without `entries`, an id is train id * `label_divisor` + instance, or -1 for void.
+        entries: {"id", "category_id": train id, ...} for each segment. Other items are kept.
+        label_divisor: divisor in the dataset's metadata.
     """
     found, places, areas = panoptic.unique(return_inverse=True, return_counts=True)
     if entries is None:
@@ -92,30 +93,30 @@ def predicted_segments(
 
 
 def require_panopticapi() -> Any:
-    """Import panopticapi.evaluation; a missing package is a ConfigError."""
+    """Import panopticapi.evaluation. Raises ConfigError if the package is missing."""
     try:
         return importlib.import_module("panopticapi.evaluation")
     except ImportError as error:
         raise ConfigError(
-            f"panoptic models require the package panopticapi, got: {error}. Run make setup, or pip install --no-deps "
-            "panopticapi-lite."
+            f"panoptic models require the package panopticapi, which cannot be imported: {error}. Run make setup, or pip "
+            "install --no-deps panopticapi-lite."
         ) from error
 
 
 class PanopticEvaluator(DatasetEvaluator):
-    """COCO's panoptic quality (PQ), and average precision of masks (AP) for models that predict instances.
+    """Evaluator for COCO's panoptic quality (PQ) and, for models that predict instances, average precision (AP) of masks.
 
-    Several categories of a dataset may be one class, or none. COCO's programs therefore get train ids in place of
-    category ids, and pixels without a class are void. Every process counts its own images in threads: panopticapi's own
-    function forks a process per core, which is not safe in a process with threads.
+    A dataset's categories may share a class or have none. COCO's code therefore gets train ids instead of category ids,
+    and pixels without a class are void. Every process counts its own images in threads, because panopticapi's own
+    function forks one process per core, which is unsafe in a multithreaded process.
 
     Args:
-        dataset_name: a registered panoptic dataset.
-        predictions: entries of the outputs to score, "panoptic_seg" (PQ) and "instances" (AP).
-        max_pixels: limit of INPUT.MAX_PIXELS.
+        dataset_name: name of a registered panoptic dataset.
+        predictions: output entries to score: "panoptic_seg" for PQ, "instances" for AP.
+        max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
 
     Raises:
-        ConfigError: panopticapi is required and not installed, or the dataset is not panoptic.
+        ConfigError: panopticapi is required but not installed, or the dataset is not panoptic.
     """
 
     def __init__(
@@ -138,17 +139,17 @@ class PanopticEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Discard all images."""
+        """Discard all stored images."""
         self._pairs: list[list[tuple[bytes, list[dict[str, Any]]]]] = []
         self._instances: list[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Store the predictions of some images and their ground truth.
+        """Store predictions and ground truth for a batch of images.
 
         Args:
             inputs: see `read_truth`.
             outputs: dicts with "panoptic_seg" at the size of the labels (see `predicted_segments`) and "instances" with
-                train ids as `pred_classes`; an output without the latter has no instances.
+                train ids as `pred_classes`. An output without "instances" has none.
 
         Raises:
             DatasetError: a label cannot be read.
@@ -170,11 +171,11 @@ class PanopticEvaluator(DatasetEvaluator):
                 self._instances.append(({"height": height, "width": width}, instances, found))
 
     def evaluate(self) -> "OrderedDict[str, dict[str, float]] | None":
-        """Compute the scores of all images on the main process; return None on other processes.
+        """Compute the scores over all images. Returns None on all but the main process.
 
         Returns:
             {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for stuff}, "segm": {"AP",
-            "AP50", "AP75"}} in percent, NaN for a kind without a labeled or predicted class.
+            "AP50", "AP75"}} in percent. A score is NaN if no class of its kind is labeled or predicted.
         """
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         if "panoptic_seg" in self._predictions:
@@ -188,7 +189,7 @@ class PanopticEvaluator(DatasetEvaluator):
         return results if comm.is_main_process() else None
 
     def _count(self) -> Any:
-        """Return the panopticapi.evaluation.PQStat of this process's images."""
+        """Return the panopticapi.evaluation.PQStat for this process's images."""
         api = require_panopticapi()
         total = api.PQStat()
         with (
@@ -219,7 +220,7 @@ class PanopticEvaluator(DatasetEvaluator):
         for suffix, of_things in {"": None, "_th": True, "_st": False}.items():
             try:
                 average = total.pq_average(self._categories, isthing=of_things)[0]
-            except ZeroDivisionError:  # a mean over no class
+            except ZeroDivisionError:  # no class to average
                 average = dict.fromkeys(("pq", "sq", "rq"), math.nan)
             scores |= {name.upper() + suffix: 100 * float(average[name]) for name in ("pq", "sq", "rq")}
         return scores

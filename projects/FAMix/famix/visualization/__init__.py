@@ -1,1 +1,1 @@
-"""Images: predictions, labels, legends, contact sheets and charts."""
+"""Drawing of predictions, labels, legends, contact sheets and charts."""

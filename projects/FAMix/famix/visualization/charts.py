@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 _SIZE = (5.0, 3.0)  # inches; 360 x 216 CSS points, legible on a phone
 _BINS = 30
-_MOST_POINTS = 400  # of a curve; more are not visible
-_INK, _GRID = "#010101", "#020202"  # replaced by variables of the page
+_MOST_POINTS = 400  # points per curve; more would not be visible
+_INK, _GRID = "#010101", "#020202"  # replaced with CSS variables of the page
 _VARIABLES = {_INK: "var(--faint)", _GRID: "var(--line)"}
 
 
@@ -27,11 +27,11 @@ class Series:
     name: str
     color: str  # any CSS color or variable
     values: NDArray[np.float64]  # (N,)
-    places: NDArray[np.float64] | None = None  # (N,), the ascending positions of a curve
+    places: NDArray[np.float64] | None = None  # (N,) ascending x positions of a curve
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw the finite values of curves as SVG; "" if there are none. Long curves are subsampled."""
+    """Draw the finite values of curves as SVG, or return "" if there are none. Long curves are subsampled."""
     axes = _make_axes(x_label, y_label)
     for one, color in zip(series, _placeholders(series), strict=True):
         assert one.places is not None
@@ -39,7 +39,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
         if len(finite) > _MOST_POINTS:
             finite = finite[np.linspace(0, len(finite) - 1, _MOST_POINTS).round().astype(int)]
         if len(finite):
-            rows, width = (finite, 1.6) if len(finite) > 1 else (finite.repeat(2), 6.0)  # a single value is a dot
+            rows, width = (
+                (finite, 1.6) if len(finite) > 1 else (finite.repeat(2), 6.0)
+            )  # a single value is drawn as a dot
             axes.plot(
                 one.places[rows], one.values[rows], color=color, linewidth=width, solid_capstyle="round", zorder=3
             )
@@ -49,7 +51,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
 
 
 def histogram(series: Sequence[Series], x_label: str, y_label: str) -> str:
-    """Draw histograms of the finite values over common bins as SVG; "" if there are none.
+    """Draw histograms of the finite values over common bins as SVG, or return "" if there are none.
 
     `x_label` names the values, and `y_label` the counted items.
     """
@@ -80,7 +82,7 @@ def _make_axes(x_label: str, y_label: str) -> Axes:
 
 
 def _placeholders(series: Sequence[Series]) -> list[str]:
-    """Return a color per series that Matplotlib knows; `_to_svg` replaces it by the CSS color."""
+    """Return one Matplotlib color per series, which `_to_svg` replaces with the CSS color."""
     return [f"#00{number + 1:02x}00" for number in range(len(series))]
 
 
@@ -91,7 +93,7 @@ def _to_svg(axes: Axes, series: Sequence[Series], description: str) -> str:
         figure.savefig(stream, format="svg", metadata={"Date": None})
     svg = stream.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>.*?</defs>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r' (?:id|clip-path|xmlns[:a-z]*)="[^"]*"', "", svg)  # ids would repeat on a page of many charts
+    svg = re.sub(r' (?:id|clip-path|xmlns[:a-z]*)="[^"]*"', "", svg)  # ids would repeat on a page with several charts
     svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)  # the page sets the size
     svg = re.sub(r"\s*\n\s*", " ", svg)
     colors = _VARIABLES | dict(zip(_placeholders(series), (one.color for one in series), strict=True))

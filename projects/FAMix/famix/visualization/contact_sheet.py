@@ -1,4 +1,4 @@
-"""Contact sheet of a dataset: images beside their label overlays, above the legend."""
+"""Contact sheet of a dataset: images beside their label overlays, above a legend."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,25 +17,25 @@ from famix.visualization.figure import Pixels, Tile, compose_figure
 from famix.visualization.overlay import side_by_side
 
 _COLUMNS = 3
-_WIDTH, _GAP = 304, 2  # pixels: width of an image, gap to its overlay
-_MIN_ASPECT, _MAX_ASPECT = 0.4, 1.1  # of a cell: height / width of an image
+_WIDTH, _GAP = 304, 2  # in pixels: width of an image, and gap to its overlay
+_MIN_ASPECT, _MAX_ASPECT = 0.4, 1.1  # limits on height / width of an image in the grid
 _DARK = (40, 40, 40)
-_COLOR_WEIGHT = 0.6  # of the class colors in an overlay
+_COLOR_WEIGHT = 0.6  # weight of the class colors in an overlay
 _IGNORED_BRIGHTNESS = 0.3
 
 
 def draw_contact_sheet(
     report: DatasetReport, records: Sequence[dict[str, Any]], max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Draw images and labels of a registered dataset; ignored pixels are dark.
+    """Draw images and labels of a registered dataset, with ignored pixels darkened.
 
     Args:
         report: result of the dataset check, with the dataset's name and class shares.
-        records: at least one standard dict of Detectron2.
-        max_pixels: see INPUT.MAX_PIXELS.
+        records: Detectron2 dataset dicts, at least one.
+        max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
 
     Raises:
-        DatasetError: if a file is unreadable.
+        DatasetError: a file is unreadable.
     """
     metadata = MetadataCatalog.get(report.name)
     (reader,) = get_label_readers([report.name], max_pixels).values()
@@ -55,11 +55,11 @@ def draw_contact_sheet(
 
 
 def overlay_labels(image: Pixels, labels: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> Pixels:
-    """Blend class colors with an image, with a thin light line between classes.
+    """Blend class colors with an image, and separate classes by thin light lines.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
-        labels: (H, W) train ids; those without a color darken the image.
+        image: (H, W, 3) uint8 RGB image.
+        labels: (H, W) train ids. Where an id has no color, the image is darkened.
         colors: RGB colors by train id.
     """
     palette = np.zeros((256, 3), np.float32)
@@ -74,7 +74,7 @@ def overlay_labels(image: Pixels, labels: NDArray[np.uint8], colors: Sequence[Se
 
 
 def _draw_pair(record: dict[str, Any], reader: LabelReader, colors: Sequence[Sequence[int]]) -> Pixels:
-    """Draw a small image and its overlay next to each other."""
+    """Draw a downsampled image and its overlay side by side."""
     image = Image.fromarray(read_image(record["file_name"], max_pixels=reader.max_pixels))
     scale = min(_WIDTH / image.width, _WIDTH * _MAX_ASPECT / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

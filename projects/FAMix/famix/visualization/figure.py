@@ -1,4 +1,4 @@
-"""Figures: grids of images with titles, notes and a legend, drawn by PIL so that every machine draws the same pixels."""
+"""Figures: grids of images with titles, notes and a legend, drawn with PIL for identical pixels on every machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _MIN_FONT_SIZE = 11
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of a figure."""
+    """Image in a figure."""
 
-    image: Pixels  # scaled to the cell with its aspect ratio kept
+    image: Pixels  # scaled to fit its cell, keeping the aspect ratio
     title: str = ""  # bold text above the image
     subtitle: str = ""  # small text between title and image
-    note: str = ""  # text on a plate in the lower right corner of the image
+    note: str = ""  # text on a light plate in the lower right corner of the image
     bold: bool = False  # whether the note is bold
     smooth: bool = True  # whether scaling interpolates; False keeps the exact colors of a label map
 
@@ -44,15 +44,15 @@ def compose_figure(
     """Draw a grid of tiles.
 
     Args:
-        rows: tiles from top to bottom and left to right, at least one; rows may differ in length.
-        cell: (width, height) of the images in pixels.
+        rows: tiles from top to bottom and left to right. At least one is required, and rows may differ in length.
+        cell: (width, height) of each image in pixels.
         heading: text above the grid.
-        row_labels: text on the left of each row.
-        legend: (name, color) of each entry below the grid.
-        font_size: height of titles and row labels in pixels; other texts scale with it.
+        row_labels: text to the left of each row.
+        legend: (name, color) entries below the grid.
+        font_size: height of titles and row labels in pixels. Other text scales with it.
 
     Returns:
-        The figure in RGB. Text that exceeds its column is drawn smaller, then cut on the left.
+        The figure in RGB. Text that exceeds its column is drawn smaller and, if still too long, cut on the left.
     """
     (width, height), small = cell, round(0.8 * font_size)
     left = _MARGIN + round(max((_font(font_size).getlength(label) + 2 * _GAP for label in row_labels), default=0))
@@ -64,7 +64,7 @@ def compose_figure(
     ]
     right = left + max(map(len, rows)) * (width + _GAP) - _GAP
     bottom = top + sum(title_heights) + len(rows) * (height + _GAP)
-    indent = small // 2  # of a legend
+    indent = small // 2  # of the legend
     strip = draw_legend(legend, indent + right - left, small) if legend else np.zeros((0, 1, 3), np.uint8)
     page = Image.new("RGB", (right + _MARGIN, bottom + len(strip) + _MARGIN - _GAP), _PAPER)
     pen = ImageDraw.Draw(page)
@@ -92,9 +92,9 @@ def compose_figure(
 
 
 def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int = 13) -> Pixels:
-    """Draw (name, color) entries in as many columns as fit into `width` pixels: (H, width, 3) uint8, RGB.
+    """Draw (name, color) entries in as many columns as fit into `width` pixels.
 
-    The font size is the height of the text in pixels.
+    The font size is the height of the text in pixels. The result is an (H, width, 3) uint8 RGB image.
     """
     font, swatch, line, margin = _font(font_size), font_size, round(1.6 * font_size), font_size // 2
     entry_width = round(max((font.getlength(name) for name, _ in entries), default=0)) + 3 * swatch
@@ -109,9 +109,9 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int
 
 
 def save_figure(figure: Image.Image, path: Path, *, num_colors: int | None = None) -> None:
-    """Write a figure as a PNG file, atomically; a missing folder is created.
+    """Write a figure as a PNG file atomically, creating a missing folder.
 
-    A palette of `num_colors` makes photographs a third as large; None keeps all colors.
+    A palette of `num_colors` reduces photographs to a third of their file size. None keeps all colors.
     """
     with whole_file(path) as part:
         (figure.quantize(num_colors) if num_colors else figure).save(part, format="PNG", optimize=True)
@@ -119,7 +119,7 @@ def save_figure(figure: Image.Image, path: Path, *, num_colors: int | None = Non
 
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"  # part of matplotlib, hence the same on every machine
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"  # shipped with Matplotlib, so it is the same everywhere
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf" / name), size)
 
 
@@ -127,7 +127,7 @@ def _write(
     pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int,
     *, bold: bool = False, fill: Color = _INK,
 ) -> None:  # fmt: skip
-    """Write a line of text that is at most `width` pixels long."""
+    """Draw a line of text, shrunk or cut to at most `width` pixels."""
     while size > _MIN_FONT_SIZE and _font(size, bold).getlength(text) > width:
         size -= 1
     font, shown, cut = _font(size, bold), text, 0

@@ -1,4 +1,4 @@
-"""Labels, segments and errors in color. All images are (H, W, 3) uint8, RGB."""
+"""Drawing of labels, segments and errors in color. All images are (H, W, 3) uint8 RGB arrays."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -13,21 +13,21 @@ from famix.visualization.figure import Pixels
 Ids = NDArray[np.uint8]  # (H, W) train ids
 
 _UNLABELED = (225, 225, 225)
-_WRONG, _DIM = (232, 30, 60), 0.55  # color of errors, and brightness of the image beneath
+_WRONG, _DIM = (232, 30, 60), 0.55  # color of errors, and brightness of the image below
 _OUTLINE = (255, 255, 255)
 _GAP = 4  # pixels between two images
-_SHADES = (0.0, 0.35, -0.25, 0.55, -0.4, 0.2)  # of the things of a class: towards white, or towards black if negative
+_SHADES = (0.0, 0.35, -0.25, 0.55, -0.4, 0.2)  # for the things of a class: toward white, or black if negative
 
 
 def color_labels(ids: Ids, colors: Sequence[Sequence[int]]) -> Pixels:
-    """Draw (H, W) train ids in their colors; ids without a color become light gray."""
+    """Draw (H, W) train ids in their colors. Ids without a color become light gray."""
     table = np.full((256, 3), _UNLABELED, np.uint8)
     table[: len(colors)] = colors
     return table[ids]
 
 
 def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) -> Pixels:
-    """Draw an image, resized to the labels, in dim gray with the wrong pixels in red."""
+    """Draw an image in dim gray at the size of the labels, with wrong pixels in red."""
     height, width = truth.shape
     gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
     drawn = np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
@@ -36,13 +36,13 @@ def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) ->
 
 
 def correct_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:
-    """Return the share of correct pixels among the labeled ones, 0-1; NaN without labeled pixels."""
+    """Return the share of correct pixels among labeled ones, from 0 to 1, or NaN without labeled pixels."""
     labeled = truth != ignore_label
     return float((truth == predicted)[labeled].mean()) if labeled.any() else float("nan")
 
 
 def downsample(pixels: Pixels, width: int, *, smooth: bool) -> Pixels:
-    """Downsample an image to a maximum width; without `smooth`, its exact colors are kept."""
+    """Downsample an image to a maximum width. Without `smooth`, its exact colors are kept."""
     height, old = pixels.shape[:2]
     if old <= width:
         return pixels
@@ -53,11 +53,11 @@ def downsample(pixels: Pixels, width: int, *, smooth: bool) -> Pixels:
 def color_segments(
     ids: NDArray[np.integer[Any]], class_ids: Sequence[int], things: Collection[int], colors: Sequence[Sequence[int]]
 ) -> Pixels:
-    """Draw stuff in the color of its class, and each thing in a shade of it.
+    """Draw stuff in the color of its class, and each thing in a shade of its class color.
 
     Args:
-        ids: (H, W) segment of each pixel, from 1; 0, unlabeled, becomes black.
-        class_ids: train ids of the segments 1, 2, ...
+        ids: (H, W) segment number of each pixel, from 1. Unlabeled pixels are 0 and become black.
+        class_ids: train ids of segments 1, 2, ...
         things: train ids of the thing classes.
         colors: (K, 3) RGB colors of the classes.
     """
@@ -80,9 +80,9 @@ def overlay_segments(
     colors: Sequence[Sequence[int]],
     alpha: float = 0.5,
 ) -> Pixels:
-    """Blend segments (see `color_segments`) with an image of their size, and outline each thing in white.
+    """Blend segments (see `color_segments`) with an image of the same size, and outline each thing in white.
 
-    Unlabeled pixels show the image. `alpha` is the weight of the colors, 0 to 1.
+    Unlabeled pixels show the image. `alpha` is the weight of the colors, from 0 to 1.
     """
     mixed = blend(image, color_segments(ids, class_ids, things, colors), alpha)
     mixed[ids == 0] = image[ids == 0]
@@ -99,10 +99,10 @@ def overlay_segments(
 
 
 def blend(image: Pixels, colors: Pixels, alpha: float) -> Pixels:
-    """Mix two images of one size; `alpha` is the weight of the second one."""
+    """Blend two images of the same size. `alpha` is the weight of the second one."""
     return np.asarray(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), np.uint8)
 
 
 def side_by_side(left: Pixels, right: Pixels, gap: int = _GAP) -> Pixels:
-    """Join two images of one height with a white gap of `gap` pixels."""
+    """Join two images of the same height with a white gap of `gap` pixels."""
     return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)

@@ -1,1 +1,1 @@
-"""Confusion matrices of pixels and their scores."""
+"""Pixel confusion matrices and the scores computed from them."""

@@ -1,4 +1,4 @@
-"""Confusion matrices of semantic segmentation, counted on the device of the predictions, and their files."""
+"""Confusion matrices for semantic segmentation, counted on the device of the predictions, and their files."""
 
 import json
 import os
@@ -16,23 +16,23 @@ from famix.io.atomic import whole_file
 from famix.utils.errors import DatasetError
 
 NUM_LABELS = 256
-"""Number of values of an 8-bit label."""
+"""Number of possible values of an 8-bit label."""
 
 CONFUSION_FILE = "confusion.json"
 """Name of the file in OUTPUT_DIR/inference/<dataset>."""
 
-_MAX_BYTES = 64 << 20  # ten times the size of a thousand classes
+_MAX_BYTES = 64 << 20  # ten times what a thousand classes need
 _MAX_PIXELS = float(1 << 60)
 
 
 def argmax_classes(scores: Tensor) -> Tensor:
-    """Return the class with the highest score at every pixel; on a CPU, ties go to the lowest class.
+    """Return the class with the highest score at every pixel. On a CPU, ties go to the lowest class.
 
     Args:
-        scores: (K, H, W) without NaN, on any device.
+        scores: (K, H, W) scores without NaN, on any device.
 
     Returns:
-        (H, W) on the same device: uint8, or int64 for more than 256 classes.
+        (H, W) class ids on the same device: uint8, or int64 for more than 256 classes.
     """
     if len(scores) > NUM_LABELS:
         return scores.max(dim=0).indices
@@ -52,9 +52,9 @@ def argmax_classes(scores: Tensor) -> Tensor:
 
 
 class ConfusionCounts:
-    """Numbers of pixels by label and predicted class, for K = 1 to 256 classes.
+    """Pixel counts by label and predicted class, for K = 1 to 256 classes.
 
-    Every 8-bit label has a row, so that invalid labels need no check per pixel and are found afterwards.
+    Every 8-bit label has a row, so invalid labels need no check per pixel and are found afterwards.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -62,44 +62,44 @@ class ConfusionCounts:
         self._counts = torch.zeros(NUM_LABELS * num_classes, dtype=torch.int64)
 
     def add(self, predicted: Tensor, labels: Tensor) -> None:
-        """Count pixels on the device of `predicted`, integers from 0 to K - 1; `labels` are uint8, on any device."""
+        """Count pixels, given integers `predicted` from 0 to K - 1 and uint8 `labels`, on the device of `predicted`."""
         device = predicted.device
-        # In 32 bits, several times as fast as in 64; 256 * 256 - 1 fits. Labels are copied to the device in 8 bits.
+        # 32 bits are several times as fast as 64, and 256 * 256 - 1 fits. Labels are copied to the device in 8 bits.
         pairs = labels.to(device).to(torch.int32).mul_(self.num_classes).add_(predicted.to(torch.int32))
         counts = torch.bincount(pairs.flatten(), minlength=self._counts.numel())
         self._counts = self._counts.to(device).add_(counts)
 
     def total(self) -> np.ndarray | None:
-        """Return the sum over all processes, which must all call this, (256, K) int64; None except on the main one."""
+        """Return the (256, K) int64 sum over all processes, which must all call this. Only the main one gets a result."""
         parts = comm.gather(self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes))
         return np.sum(parts, axis=0) if comm.is_main_process() else None
 
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Numbers of pixels by true and predicted class."""
+    """Pixel counts by true and predicted class."""
 
     class_names: tuple[str, ...]
-    counts: NDArray[np.int64]  # (K, K); rows are true, columns predicted classes
+    counts: NDArray[np.int64]  # (K, K); rows are true classes, columns are predicted classes
 
 
 def write_confusion(path: str | os.PathLike[str], class_names: Sequence[str], counts: NDArray[np.int64]) -> None:
-    """Write a `ConfusionMatrix` atomically; a missing folder is created. Raises OSError if it cannot be written."""
+    """Write a `ConfusionMatrix` atomically, creating a missing folder. Raises OSError if it cannot be written."""
     with whole_file(path) as part:
         part.write_text(json.dumps({"class_names": list(class_names), "counts": counts.tolist()}) + "\n")
 
 
 def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
-    """Read a file of `write_confusion`. Raises DatasetError if the file is missing or malformed."""
+    """Read a file written by `write_confusion`. Raises DatasetError if the file is missing or malformed."""
     try:
         plain = read_json(path, _MAX_BYTES)
         names, counts = tuple(map(str, plain["class_names"])), np.array(plain["counts"], dtype=np.int64)
         if counts.shape != (len(names), len(names)):
-            raise ValueError(f"{len(names)} classes and counts of shape {counts.shape}")
+            raise ValueError(f"expected {len(names)} x {len(names)} counts, found shape {counts.shape}")
         if (counts < 0).any() or counts.sum(dtype=np.float64) > _MAX_PIXELS:
-            raise ValueError(f"counts from {counts.min()} to {counts.max()}")
+            raise ValueError(f"counts range from {counts.min()} to {counts.max()}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(
-            f"'{path}' must contain a confusion matrix, got: {error}. Score the checkpoint again, e.g. with --eval-only."
+            f"cannot read the confusion matrix '{path}': {error}. Score the checkpoint again, e.g. with --eval-only."
         ) from error
     return ConfusionMatrix(names, counts)

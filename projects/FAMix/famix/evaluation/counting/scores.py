@@ -1,4 +1,4 @@
-"""Scores of semantic segmentation from confusion matrices, and the subsets of classes that they average."""
+"""Semantic segmentation scores from confusion matrices, and the class subsets that they average over."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from famix.utils.messages import did_you_mean
 
 SKIP, ZERO = "skip", "zero"
 ABSENT_CLASSES = (SKIP, ZERO)
-"""Values of TEST.ABSENT_CLASSES: exclude classes from mIoU that are predicted but nowhere labeled, or count them as 0."""
+"""Allowed values of TEST.ABSENT_CLASSES: skip classes that are predicted but never labeled in mIoU, or count them as 0."""
 
 MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
-"""Rule -> name of its mean; "mIoU" is the mean of the configured rule."""
+"""Rule -> name of its mean. "mIoU" is the mean under the configured rule."""
 
 _NOT_IN_16 = ("terrain", "truck", "train")
 _EXCLUDED = {"all": (), "16": _NOT_IN_16, "13": (*_NOT_IN_16, "wall", "fence", "pole")}
 CLASS_SUBSETS = (*_EXCLUDED, "synthia16", "synthia13")
-"""Values of TEST.CLASSES; the last two are aliases of 16 and 13 that need no quotes on a command line."""
+"""Allowed values of TEST.CLASSES. The last two are aliases of 16 and 13 that need no quotes on a command line."""
 
 
 def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
-    """Return the train ids of a value of TEST.CLASSES in a dataset, in ascending order.
+    """Return the train ids that a value of TEST.CLASSES selects in a dataset, in ascending order.
 
     Raises:
         ConfigError: the name is unknown, or the dataset lacks a class of the subset.
@@ -38,8 +38,8 @@ def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
     missing = [wanted for wanted in subset if wanted not in class_names]
     if missing:
         raise ConfigError(
-            f"TEST.CLASSES must select classes of the dataset, got {name} for {len(class_names)} classes without "
-            f"{', '.join(missing)}. Set TEST.CLASSES all."
+            f"TEST.CLASSES is {name}, but the {len(class_names)} classes of the dataset lack {', '.join(missing)}. Set "
+            "TEST.CLASSES to all."
         )
     return tuple(train_id for train_id, present in enumerate(class_names) if present in subset)
 
@@ -47,21 +47,21 @@ def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
 def segmentation_scores(
     confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None, absent: str = SKIP
 ) -> dict[str, float]:
-    """Compute the scores of a confusion matrix, with the names and rules of Detectron2's SemSegEvaluator.
+    """Compute scores from a confusion matrix, with the names and rules of Detectron2's SemSegEvaluator.
 
     A class without labeled pixels has no accuracy (NaN). If it is predicted, its IoU is NaN and excluded from mIoU as in
     Detectron2, or 0 as in the Cityscapes script and the reference implementations of FAMix and RobustNet. If it is not
     predicted either, its IoU is NaN under both rules.
 
     Args:
-        confusion: (K, K) numbers of pixels; rows are true, columns predicted classes.
+        confusion: (K, K) pixel counts; rows are true classes, columns are predicted classes.
         class_names: names of the K classes.
-        classes: train ids to score, None for all. mIoU and mACC are means over these classes, fwIoU and pACC cover their
-            pixels, and other classes have no score. The IoU of a class counts confusions with all classes.
-        absent: rule for classes that are predicted but nowhere labeled, one of ABSENT_CLASSES.
+        classes: train ids to score; None scores all. mIoU and mACC are means over these classes, fwIoU and pACC cover
+            their pixels, and other classes have no score. The IoU of a class counts confusions with all classes.
+        absent: rule for classes that are predicted but never labeled, one of ABSENT_CLASSES.
 
     Returns:
-        mIoU, fwIoU, mACC, pACC; IoU-<name> and ACC-<name> of every class; mIoU under either rule. In percent.
+        mIoU, fwIoU, mACC, pACC, IoU-<name> and ACC-<name> for every class, and mIoU under each rule, all in percent.
     """
     counts = confusion.astype(np.float64)
     correct, labeled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)

@@ -1,4 +1,4 @@
-"""Evaluators of semantic segmentation: streaming, Detectron2's and Cityscapes' script."""
+"""Semantic segmentation evaluators: streaming, Detectron2's and the Cityscapes script."""
 
 import glob
 import importlib
@@ -39,17 +39,17 @@ _LABEL_SUFFIX = "_gtFine_labelIds.png"
 
 
 class StreamingSemSegEvaluator(DatasetEvaluator):
-    """Detectron2's SemSegEvaluator without stored predictions and boundary scores.
+    """Variant of Detectron2's SemSegEvaluator without stored predictions and boundary scores.
 
     The confusion matrix is the only state. Pixels are counted on the device of the predictions, and a thread decodes the
-    next label while the network predicts.
+    next label file while the network predicts.
 
     Args:
-        dataset_name: registered dataset with `stuff_classes` and `ignore_label` in its metadata.
-        read_labels: label file -> (H, W) train ids; None for the dataset's `label_reader`.
-        prepare_labels: train ids -> (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
+        dataset_name: name of a registered dataset with `stuff_classes` and `ignore_label` in its metadata.
+        read_labels: function that maps a label file to (H, W) train ids. None uses the dataset's `label_reader`.
+        prepare_labels: function that maps them to (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
         classes, absent: see `segmentation_scores`.
-        output_folder: folder for the confusion matrix; None writes no file.
+        output_folder: folder for the confusion matrix. None writes no file.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._ahead: tuple[str, Future[np.ndarray]] | None = None
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Tensor]]) -> None:
-        """Count the pixels of some images.
+        """Count the pixels of a batch of images.
 
         Args:
             inputs: dicts with "file_name", an image file of the dataset.
             outputs: dicts with "sem_seg", scores (K, H, W) at the size of the prepared labels.
 
         Raises:
-            DatasetError: a prediction differs from its label in classes or size, or a label cannot be read or exceeds
+            DatasetError: a prediction has the wrong number of classes or size, or a label cannot be read or exceeds
                 8 bits.
         """
         for image, output in zip(inputs, outputs, strict=True):
@@ -98,22 +98,22 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             if tuple(scores.shape) != expected:
                 got, wanted = (" x ".join(map(str, shape)) for shape in (scores.shape, expected))
                 raise DatasetError(
-                    f"dataset {self._name}: the prediction for '{file}' must have the shape {wanted} (classes x height x "
-                    f"width) of its label '{self._files[file]}', got {got}. Return scores of the input's 'height' and "
-                    "'width' from the model."
+                    f"dataset '{self._name}': the prediction for '{file}' has the shape {got} (classes x height x width), but "
+                    f"its label '{self._files[file]}' requires {wanted}. Return scores with the input's 'height' and 'width' "
+                    "from the model."
                 )
             if labels.dtype != np.uint8 and not (labels.min() >= 0 and labels.max() < NUM_LABELS):
                 raise DatasetError(
-                    f"dataset {self._name}: labels of '{self._files[file]}' must be train ids from 0 to "
-                    f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Correct read_labels or prepare_labels."
+                    f"dataset '{self._name}': labels in '{self._files[file]}' must be train ids from 0 to "
+                    f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Fix read_labels or prepare_labels."
                 )
             self._counts.add(argmax_classes(scores), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)))
 
     def evaluate(self) -> Scores | None:
-        """Compute the scores of all images so far.
+        """Compute the scores over all images so far.
 
         Returns:
-            {"sem_seg": see `segmentation_scores`} on the main process, None elsewhere.
+            {"sem_seg": scores} on the main process, see `segmentation_scores`, and None elsewhere.
 
         Raises:
             DatasetError: labels contain ids that are neither a class nor the ignore label.
@@ -125,8 +125,8 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         strange = [value for value in np.flatnonzero(counts.sum(axis=1)) if num_classes <= value != self._ignore_label]
         if strange:
             raise DatasetError(
-                f"dataset {self._name}: labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
-                f"ignored pixels, got {first_few(strange)}. Correct the dataset's definition."
+                f"dataset '{self._name}': labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
+                f"ignored pixels, got {first_few(strange)}. Fix the dataset definition."
             )
         if self._output_folder is not None:
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, counts[:num_classes])
@@ -134,7 +134,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         return OrderedDict(sem_seg=scores)
 
     def _read_labels(self, image_file: str) -> np.ndarray:
-        """Return the labels of an image, and start to read those of the next one."""
+        """Return the labels of an image, and start reading those of the next one."""
         ahead, self._ahead = self._ahead, None
         labels = ahead[1].result() if ahead and ahead[0] == image_file else self._read(self._files[image_file])
         following = self._next_image.get(image_file)
@@ -144,17 +144,17 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
 
 
 class Detectron2Evaluator(SemSegEvaluator):
-    """Detectron2's SemSegEvaluator, with means under either rule for absent classes.
+    """Variant of Detectron2's SemSegEvaluator with mIoU under each rule for absent classes.
 
-    `load` maps a label file and a dtype to (H, W) train ids; see `segmentation_scores` for `absent`.
+    `load` maps a label file and a dtype to (H, W) train ids. For `absent`, see `segmentation_scores`.
     """
 
     def __init__(
         self, dataset_name: str, load: Callable[[str, type], np.ndarray], output_folder: str, absent: str
     ) -> None:
-        # It logs some 80 numbers in one line; the report logs them as a table.
+        # SemSegEvaluator logs about 80 numbers in one line. The report logs them as a table.
         logging.getLogger(SemSegEvaluator.__module__).setLevel(logging.WARNING)
-        # SemSegEvaluator reads "sem_seg_file_name", which only datasets with files of train ids have.
+        # SemSegEvaluator reads "sem_seg_file_name", which only datasets with train id files have.
         twin, metadata = f"{dataset_name}, label files", MetadataCatalog.get(dataset_name).as_dict()
         records = [
             {"file_name": record["file_name"], "sem_seg_file_name": label_file_of(record)}
@@ -170,7 +170,7 @@ class Detectron2Evaluator(SemSegEvaluator):
         self._absent = absent
 
     def evaluate(self) -> Scores | None:
-        """Compute the scores of SemSegEvaluator; mIoU and the IoU of absent classes follow the rule."""
+        """Compute SemSegEvaluator's scores, with mIoU and the IoU of absent classes following the rule."""
         results: Scores | None = super().evaluate()
         if results is None:
             return None
@@ -182,9 +182,10 @@ class Detectron2Evaluator(SemSegEvaluator):
 
 
 class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
-    """CityscapesSemSegEvaluator for the datasets that pass `require_cityscapes_files`, without instance-level scores.
+    """Variant of CityscapesSemSegEvaluator for datasets that pass `require_cityscapes_files`.
 
-    The script's code for iIoU calls functions that NumPy 2.4 removed, and needs further files.
+    Instance-level scores are missing, because the script's iIoU code calls functions that NumPy 2.4 removed, and needs
+    additional files.
     """
 
     def __init__(self, dataset_name: str) -> None:
@@ -193,11 +194,12 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
         self._script = importlib.import_module(_SCRIPT)
 
     def evaluate(self) -> Scores | None:
-        """Compute the scores of all images.
+        """Compute the scores over all images.
 
         Returns:
-            {"sem_seg": the script's mean over classes as mIoU and mIoU-zero, its mean over categories as mIoU-categories,
-            mIoU-skip, and IoU-<name> and ACC-<name> of every class} on the main process, None elsewhere.
+            {"sem_seg": scores} on the main process, and None elsewhere. The scores are the script's mean over classes as
+            mIoU and mIoU-zero, its mean over categories as mIoU-categories, mIoU-skip, and IoU-<name> and ACC-<name> for
+            every class.
         """
         comm.synchronize()
         if not comm.is_main_process():
@@ -213,7 +215,7 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
 
         names = [entry.name for entry in CITYSCAPES_CLASSES]
         ids = [found["labels"][name] for name in names]
-        confusion = np.array(found["confMatrix"])[np.ix_(ids, ids)]  # its rows and columns are label ids
+        confusion = np.array(found["confMatrix"])[np.ix_(ids, ids)]  # rows and columns are indexed by label id
         own = segmentation_scores(confusion, names, absent=ZERO)
         scores = {
             "mIoU": 100 * float(found["averageScoreClasses"]),
@@ -225,28 +227,28 @@ class CityscapesScriptEvaluator(CityscapesSemSegEvaluator):
 
 
 def require_cityscapes_files(dataset_name: str) -> str:
-    """Check that Cityscapes' script can score a registered dataset.
+    """Check that the Cityscapes script can score a registered dataset.
 
     Returns:
-        The folder of the labels, <folder>/<city>/<image>_gtFine_labelIds.png.
+        The label folder, which contains <city>/<image>_gtFine_labelIds.png.
 
     Raises:
-        ConfigError: the script is not installed, labels have other names, or the dataset is a part of its folder.
+        ConfigError: the script is not installed, the labels have other names, or the folder contains further labels.
     """
     try:
         importlib.import_module(_SCRIPT)
     except ImportError as error:
         raise ConfigError(
             f"TEST.EVALUATOR cityscapes requires the package cityscapesscripts ({error}). Run pip install "
-            "cityscapesscripts, or set TEST.EVALUATOR streaming."
+            "cityscapesscripts, or set TEST.EVALUATOR to streaming."
         ) from error
     labels = [label_file_of(record) for record in DatasetCatalog.get(dataset_name)]
     folder = os.path.dirname(os.path.dirname(labels[0]))
     found = glob.glob(os.path.join(glob.escape(folder), "*", f"*{_LABEL_SUFFIX}"))
     if {*map(os.path.realpath, found)} != {*map(os.path.realpath, labels)}:  # the script requires a prediction for each
         raise ConfigError(
-            f"TEST.EVALUATOR cityscapes must score all label files FOLDER/CITY/*{_LABEL_SUFFIX} of a folder; '{folder}' "
-            f"contains {len(found)}, and {dataset_name} has {len(labels)} labels, such as '{labels[0]}'. Set "
-            "TEST.EVALUATOR streaming."
+            f"TEST.EVALUATOR cityscapes scores all label files CITY/*{_LABEL_SUFFIX} in a folder, but '{folder}' contains "
+            f"{len(found)}, and dataset '{dataset_name}' has {len(labels)} label files, e.g. '{labels[0]}'. Set "
+            "TEST.EVALUATOR to streaming."
         )
     return folder

@@ -1,4 +1,4 @@
-"""Evaluation protocols: composed by name, applied to any semantic segmentation model."""
+"""Evaluation protocols, composed by name and applicable to any semantic segmentation model."""
 
 from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.parts import register_part

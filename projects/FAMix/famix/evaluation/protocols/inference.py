@@ -1,4 +1,4 @@
-"""Inference of any semantic segmentation model under an evaluation protocol."""
+"""Inference with any semantic segmentation model under an evaluation protocol."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -16,15 +16,15 @@ from famix.utils.errors import ConfigError, DatasetError
 
 
 class ProtocolInference(nn.Module):
-    """Wraps a model to predict under a protocol; in train mode it forwards to the model.
+    """Wrapper that makes a model predict under a protocol. In training mode, it only calls the model.
 
-    Views of an image (scales, flips) and windows are predicted one after the other and summed up, so that memory does not
-    grow with their number. A protocol without averages returns the model's output, e.g. logits; a protocol with averages
-    returns mean softmax probabilities, or mean model outputs with the part `logits`.
+    Views of an image (scales, flips) and windows are predicted one after another and summed, so memory does not grow with
+    their number. A protocol that averages nothing returns the model's output, e.g. logits. Any other protocol returns mean
+    softmax probabilities or, with the part `logits`, mean model outputs.
 
     Args:
-        model: maps Detectron2's inputs to a dict per image with "sem_seg", scores (K, height, width).
-        protocol: see `famix.evaluation.parse_protocol`.
+        model: model that maps Detectron2's inputs to one dict per image with "sem_seg", scores (K, height, width).
+        protocol: evaluation protocol, see `famix.evaluation.parse_protocol`.
         window_batch: number of windows per forward pass.
     """
 
@@ -36,11 +36,11 @@ class ProtocolInference(nn.Module):
         self.training = model.training  # inference_on_dataset restores this mode
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Return losses in training, predictions otherwise.
+        """Return losses in training mode, and predictions otherwise.
 
         Args:
             batched_inputs: dicts with "image" (C, H, W) and optionally "height" and "width", the size of the image
-                file. Other entries reach the model only in train mode and under the protocol "native".
+                file. Other entries reach the model only in training mode or under the protocol "native".
 
         Returns:
             One dict per image with "sem_seg", scores (K, height, width) at `Protocol.scored_size` of the image file.
@@ -67,9 +67,9 @@ class ProtocolInference(nn.Module):
         sides = [side for scale, _ in self.protocol.views for side in self.protocol.view_size(size, scale)]
         if min(*sides, *((window.size,) if window else ())) < smallest:
             raise DatasetError(
-                f"{inputs.get('file_name', 'an image')} must leave the network at least {smallest} pixels a side under "
-                f"the protocol '{self.protocol.name}', got {size[0]} x {size[1]} (height x width). Remove the image, or "
-                "set another TEST.PROTOCOL."
+                f"image '{inputs.get('file_name', 'unknown')}' has {size[0]} x {size[1]} pixels (height x width), which leaves the "
+                f"network fewer than {smallest} per side under the protocol '{self.protocol.name}'. Remove the image, or "
+                "use another TEST.PROTOCOL."
             )
 
     def _predict_image(self, inputs: dict[str, Any]) -> Tensor:
@@ -81,7 +81,7 @@ class ProtocolInference(nn.Module):
         return scores.div_(len(views)) if self.protocol.averages else scores
 
     def _predict_view(self, image: Tensor, size: Size, scale: float, flipped: bool) -> Tensor:
-        """Return the scores of one scale or flip, at the size of the ground truth; with averages in a new tensor."""
+        """Return the scores for one view at the size of the ground truth. Scores to be averaged are a new tensor."""
         released, window, scored_size = self.protocol.released, self.protocol.window, self.protocol.scored_size(size)
         if released:
             view, statistics = self.protocol.image.apply_image(image, size).float(), self._pixel_statistics()
@@ -111,7 +111,7 @@ class ProtocolInference(nn.Module):
         return scores.softmax(dim=0, dtype=torch.float32)
 
     def _call_model(self, images: list[Tensor], size: Size) -> list[Tensor]:
-        """Return scores at a size; the images of a `released` protocol are normalized already."""
+        """Return the model's scores at the given size. Images of a `released` protocol are already normalized."""
         inputs = [{"image": image, "height": size[0], "width": size[1]} for image in images]
         statistics = self._pixel_statistics() if self.protocol.released else {}
         neutral = {name: torch.full_like(value, name.endswith("std")) for name, value in statistics.items()}
@@ -120,13 +120,13 @@ class ProtocolInference(nn.Module):
         for got in scores:
             if size_of(got) != size:
                 raise ConfigError(
-                    f"protocol '{self.protocol.name}': the model must return scores of the requested 'height' and "
-                    f"'width', {size[0]} x {size[1]}, got the shape {tuple(got.shape)}. Resize them in the model."
+                    f"protocol '{self.protocol.name}': the model returned scores of shape {tuple(got.shape)}, but 'height' and "
+                    f"'width' request {size[0]} x {size[1]}. Resize the scores in the model."
                 )
         return scores
 
     def _pixel_statistics(self) -> dict[str, Tensor]:
-        """Return the buffers pixel_mean and pixel_std, which normalize images in Detectron2's models, if there are any."""
+        """Return the pixel_mean and pixel_std buffers, which Detectron2's models normalize with, or {} without them."""
         found = {name.rpartition(".")[2]: (name, value) for name, value in self.model.named_buffers()}
         names = ("pixel_mean", "pixel_std")
         return dict(found[name] for name in names) if found.keys() >= set(names) else {}
@@ -135,16 +135,16 @@ class ProtocolInference(nn.Module):
 def slide(
     image: Tensor, window: SlidingWindow, predict: Callable[[list[Tensor]], list[Tensor]], batch_size: int = 1
 ) -> Tensor:
-    """Average the scores of sliding windows at every pixel, keeping one map and the scores of one batch in memory.
+    """Average the scores of sliding windows at every pixel, storing only one score map and one batch of scores.
 
     Args:
-        image: (C, H, W).
+        image: (C, H, W) image.
         window: size and stride of the windows.
-        predict: maps a list of crops (C, h, w) to their scores (K, h, w).
+        predict: function that maps a list of crops (C, h, w) to their scores (K, h, w).
         batch_size: number of windows per call of `predict`, at least 1.
 
     Returns:
-        (K, H, W) of the type of the scores.
+        (K, H, W) scores of the same type.
     """
     height, width = size_of(image)
     places = list(product(window.spans(height), window.spans(width)))

@@ -1,4 +1,4 @@
-"""The parts of evaluation protocols: names, and forms with numbers. docs/PROTOCOLS.md describes their effects and users.
+"""Parts of evaluation protocols: names, and forms with numbers. docs/PROTOCOLS.md describes their effects and uses.
 
 A part sets some fields of `famix.evaluation.Protocol`.
 """
@@ -11,13 +11,13 @@ from famix.evaluation.protocols.transforms import UNCHANGED, ReleasedResizeCrop,
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-Fields = Mapping[str, Any]  # values of fields of Protocol
+Fields = Mapping[str, Any]  # field of Protocol -> value
 
 FIELDS = ("image", "truth", "scales", "released", "window", "flip", "average", "pad_label")
-"""Fields of Protocol that a part can set, in the order of the parts in a protocol's name."""
+"""Fields of Protocol that a part can set, ordered as their parts are in a protocol's name."""
 
 NATIVE, LOGITS, ROAD_PADDING = "native", "logits", "roadpadding"
-_ROAD = 0  # train id with which the reference implementation pads labels
+_ROAD = 0  # train id that the reference implementation pads labels with
 
 
 def _both(transform: ResizeCrop) -> Fields:
@@ -33,13 +33,13 @@ def _slide(size: int, stride: int | None = None) -> Fields:
     stride = round(size * 2 / 3) if stride is None else stride
     if stride > size:
         raise ConfigError(
-            f"the stride of slide{size}/{stride} must be at most {size}, got {stride}. Set slide{size}/{size}."
+            f"the stride of slide{size}/{stride} must be at most {size}, got {stride}. Use slide{size}/{size}."
         )
     return {"name": f"slide{size}/{stride}", "window": SlidingWindow(size, stride)}
 
 
 _PARTS: dict[str, Fields | Callable[..., Fields]] = {
-    # Size of the image and of the ground truth
+    # Sizes of the image and the ground truth
     NATIVE: _both(UNCHANGED),
     "short1024": _both(ResizeCrop(short=1024)),
     "robustnet1536": _both(ResizeCrop(height=1536, crop=(1536, 1536))),
@@ -60,7 +60,7 @@ _PARTS: dict[str, Fields | Callable[..., Fields]] = {
     # Averages and padding
     LOGITS: {"average": LOGITS},
     ROAD_PADDING: {"pad_label": _ROAD},
-    # Forms: pixels, and factors F
+    # Forms with numbers: <F> is a factor, and all others are in pixels
     "short<N>": lambda length: _both(ResizeCrop(short=length)),
     "crop<W>x<H>": lambda width, height: _both(ResizeCrop(crop=(height, width))),
     "fit<L>x<S>": _fit,
@@ -76,18 +76,18 @@ def register_part(form: str, fields: Fields | Callable[..., Fields]) -> None:
     """Register a part for TEST.PROTOCOL.
 
     Args:
-        form: name of the part, or a form with numbers in angle brackets such as "slide<N>/<STEP>". <F> accepts decimal
-            numbers, any other placeholder whole numbers; all are above 0.
-        fields: values for FIELDS; for a form, a function that maps its numbers to them. The function may add "name", the
-            normalized name of the part.
+        form: name of the part, or a form with placeholders for numbers, such as "slide<N>/<STEP>". <F> accepts decimal
+            numbers, and any other placeholder accepts only integers. All must be above 0.
+        fields: values for some of FIELDS or, for a form, a function that maps its numbers to such values. The function may
+            add "name", the normalized name of the part.
 
     Raises:
-        ValueError: the form is taken or cannot be part of a protocol's name, or a field is unknown.
+        ValueError: the form is already registered or cannot be part of a protocol's name, or a field is unknown.
     """
     if form in _PARTS:
-        raise ValueError(f"form must not be registered yet, got {form!r}. Choose another name.")
+        raise ValueError(f"form {form!r} is already registered. Choose another name.")
     if not re.fullmatch(r"[^\W\d]([^\s+]|\+(?=[\d<]))*", form):
-        raise ValueError(f"form must start with a letter and contain no blanks and no '+', got {form!r}. Rename it.")
+        raise ValueError(f"form must start with a letter and contain no whitespace or '+', got {form!r}. Rename it.")
     if not callable(fields) and not fields.keys() <= set(FIELDS):
         raise ValueError(f"fields of {form!r} must be among {', '.join(FIELDS)}, got {', '.join(fields)}.")
     _PARTS[form] = fields
@@ -102,7 +102,7 @@ def find_part(text: str) -> tuple[str, Fields]:
     """Look up a registered name, or a registered form with numbers.
 
     Returns:
-        Its normalized name and the fields that it sets.
+        The normalized name of the part, and the fields that it sets.
 
     Raises:
         ConfigError: the part is unknown or has invalid numbers.
@@ -118,12 +118,11 @@ def find_part(text: str) -> tuple[str, Fields]:
         if match:
             numbers = [float(group) if "." in group else int(group) for group in match.groups()]
             if min(numbers) <= 0:
-                raise ConfigError(f"numbers of a part must be above 0, got '{text}'. Set other numbers.")
+                raise ConfigError(f"numbers in a part must be above 0, got '{text}'. Use positive numbers.")
             values = dict(fields(*numbers))
             name = values.pop("name", re.sub(placeholder, "{:.10g}", form).format(*numbers))
             return next((known for known, other in _PARTS.items() if other == values), name), values
     names = registered_parts()
     raise ConfigError(
-        f"parts must be registered, got '{text}'.{did_you_mean(text, names)} Known parts: {', '.join(names)}. Join parts "
-        "with +."
+        f"unknown part '{text}'.{did_you_mean(text, names)} Known parts: {', '.join(names)}. Join parts with '+'."
     )

@@ -1,4 +1,4 @@
-"""Evaluation protocols, composed of parts: `fit1024x512+slide512+flip`. docs/PROTOCOLS.md lists published protocols."""
+"""Evaluation protocols composed of parts, e.g. `fit1024x512+slide512+flip`. docs/PROTOCOLS.md lists published protocols."""
 
 import re
 from dataclasses import dataclass, replace
@@ -24,25 +24,25 @@ from famix.utils.messages import did_you_mean
 
 @dataclass(frozen=True)
 class Protocol:
-    """The views of an image that a model predicts, their average, and the size at which the result is scored.
+    """Views of an image that a model predicts, how their scores are averaged, and the size at which they are scored.
 
     With `released`, views are scaled as in FAMix's reference implementation: the normalized image is downsampled, and
-    scores at its size are upsampled, with aligned corners and without antialiasing; sizes are rounded down.
+    scores at its size are upsampled, both with aligned corners and without antialiasing. Sizes are rounded down.
     """
 
-    name: str = NATIVE  # the parts in a fixed order, joined by "+"; `parse_protocol` reads it
+    name: str = NATIVE  # parts in a fixed order, joined by "+", as accepted by `parse_protocol`
     image: ResizeCrop = UNCHANGED
-    truth: ResizeCrop = UNCHANGED  # of the ground truth; predictions are scored at its size
-    scales: tuple[float, ...] = (1.0,)  # factors on the transformed image; the scores of several are averaged
+    truth: ResizeCrop = UNCHANGED  # transform of the ground truth; predictions are scored at its size
+    scales: tuple[float, ...] = (1.0,)  # factors applied to the transformed image; scores are averaged over them
     released: bool = False
-    window: SlidingWindow | None = None  # slides over every scaled image; None predicts it whole
-    flip: bool = False  # average with the horizontal flip of every scale
-    average: str = "softmax"  # the averaged quantity, "softmax" or "logits"
-    pad_label: int = 255  # label of the ground truth where a crop is padded
+    window: SlidingWindow | None = None  # window that slides over every scaled image; None predicts whole images
+    flip: bool = False  # whether to average with the horizontal flip at every scale
+    average: str = "softmax"  # quantity that is averaged, "softmax" or "logits"
+    pad_label: int = 255  # ground truth label where a crop is padded
 
     @property
     def is_native(self) -> bool:
-        """Whether the model's output for the unchanged image is scored unchanged."""
+        """Whether the model's output for the original image is scored as it is."""
         return not self.averages and self.image == self.truth == UNCHANGED and self.scales == (1.0,)
 
     @property
@@ -57,23 +57,23 @@ class Protocol:
 
     @property
     def counts_absent_classes(self) -> bool:
-        """Whether classes that are predicted but nowhere labeled count as 0, as in the reference implementations."""
+        """Whether classes that are predicted but never labeled count as 0, as in the reference implementations."""
         return self.released or isinstance(self.truth, ReleasedResizeCrop)
 
     def view_size(self, size: Size, scale: float) -> Size:
-        """Return the (height, width) of a view of an image file of a size."""
+        """Return the (height, width) of a view, given the size of the image file."""
         return scaled_size(self.image.output_size(size), scale, floor=self.released)
 
     def scored_size(self, size: Size) -> Size:
-        """Return the (height, width) at which an image file of a size is scored."""
+        """Return the (height, width) at which predictions are scored, given the size of the image file."""
         return self.truth.output_size(size)
 
     def forwards(self, size: Size) -> int:
-        """Count the images, or windows, that the model predicts for an image file of (height, width)."""
+        """Count the images or windows that the model predicts, given the size of the image file."""
         return sum(self.window.count(self.view_size(size, scale)) if self.window else 1 for scale, _ in self.views)
 
     def prepare_labels(self, labels: np.ndarray) -> np.ndarray:
-        """Transform (H, W) train ids of any integer type to `scored_size((H, W))`, without modifying them.
+        """Transform (H, W) train ids of any integer type to `scored_size((H, W))`, without modifying the input.
 
         Where a crop exceeds the image, labels are `pad_label`.
         """
@@ -81,19 +81,19 @@ class Protocol:
 
 
 def parse_protocol(text: str, key: str = "protocol") -> Protocol:
-    """Compose a protocol.
+    """Compose a protocol from its parts.
 
     Args:
-        text: parts of `famix.evaluation.protocols.parts`, in any order, joined by "+".
-        key: config key for error messages.
+        text: parts from `famix.evaluation.protocols.parts` in any order, joined by "+".
+        key: name of the config key in error messages.
 
     Returns:
-        The protocol; texts of the same meaning give equal ones.
+        The protocol. Texts with the same meaning give equal protocols.
 
     Raises:
-        ConfigError: a part is unknown or has invalid numbers, two contradict each other, or one has no effect.
+        ConfigError: a part is unknown, has invalid numbers, conflicts with another part or has no effect.
     """
-    # No part begins with a number, so that "famix1+0.5" is one part.
+    # No part begins with a digit, so "famix1+0.5" is one part.
     texts = re.split(r"\+(?!\d)", re.sub(r"\s*\+\s*", "+", str(text).strip()))
     values: dict[str, Any] = {}
     set_by: dict[str, str] = {}
@@ -121,28 +121,28 @@ def parse_protocol(text: str, key: str = "protocol") -> Protocol:
 
 
 def protocol_of(cfg: CfgNode, dataset_name: str) -> Protocol:
-    """Return the protocol that TEST.PROTOCOL_OF assigns to a registered dataset, else TEST.PROTOCOL.
+    """Return the protocol that TEST.PROTOCOL_OF assigns to a registered dataset, or TEST.PROTOCOL.
 
     Raises:
-        ConfigError: see `parse_protocol`; or an entry of PROTOCOL_OF is malformed, or names an unknown dataset or one
-            that has an entry already.
+        ConfigError: a protocol is invalid, see `parse_protocol`, or an entry of PROTOCOL_OF is malformed, names an
+            unknown dataset or repeats a dataset.
     """
     general, key, own = parse_protocol(cfg.TEST.PROTOCOL, "TEST.PROTOCOL"), "TEST.PROTOCOL_OF", {}
     for entry in map(str, cfg.TEST.PROTOCOL_OF):
         name, equals, text = map(str.strip, entry.partition("="))
         if not (name and equals and text):
             raise ConfigError(
-                f"{key} must have entries DATASET=PROTOCOL, got '{entry}'. Write e.g. mapillary_val=short1024."
+                f"{key} entries must have the form DATASET=PROTOCOL, got '{entry}'. Use e.g. mapillary_val=short1024."
             )
         if name not in DatasetCatalog:
-            hint = did_you_mean(name, DatasetCatalog) or " Use the names of DATASETS.TEST."
-            raise ConfigError(f"{key} must name registered datasets, got '{name}'.{hint}")
+            hint = did_you_mean(name, DatasetCatalog) or " Use a name from DATASETS.TEST."
+            raise ConfigError(f"{key} contains the unknown dataset '{name}'.{hint}")
         if name in own:
-            raise ConfigError(f"{key} must name each dataset once, got '{name}' twice. Keep one entry.")
+            raise ConfigError(f"{key} has more than one entry for '{name}'. Keep one of them.")
         own[name] = parse_protocol(text, key)
     protocol = own.get(dataset_name, general)
     if protocol.truth.crop is None or protocol.pad_label != Protocol.pad_label:
-        return protocol  # pads nothing, or sets its own label
+        return protocol  # has no padding, or sets its own label
     if cfg.TEST.RELEASED_PADDING:
         return parse_protocol(f"{protocol.name}+{ROAD_PADDING}")
     return replace(protocol, pad_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)

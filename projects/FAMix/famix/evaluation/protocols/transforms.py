@@ -1,6 +1,6 @@
-"""Resizing, cropping and windows of images, ground truth and scores.
+"""Resizing, cropping and sliding windows for images, ground truth and scores.
 
-Sizes are (height, width) in pixels. Resizing uses half-pixel centers, so that images and labels stay aligned, except in the
+Sizes are (height, width) in pixels. Resizing uses half-pixel centers, so images and labels stay aligned, except in the
 transforms that match a reference implementation. Images and scores stay on their device.
 """
 
@@ -16,31 +16,31 @@ Size = tuple[int, int]
 
 
 def size_of(image: Tensor) -> Size:
-    """Return the (height, width) of a tensor (..., height, width)."""
+    """Return the (height, width) of a (..., height, width) tensor."""
     height, width = image.shape[-2:]
     return height, width
 
 
 def scaled_size(size: Size, factor: float, floor: bool = False) -> Size:
-    """Multiply a size by a factor and round to whole pixels, half up or always down; at least 1."""
+    """Multiply a size by a factor. Sides are rounded half up, or down with `floor`, to at least 1 pixel."""
     height, width = (max(1, int(side * factor + (0 if floor else 0.5))) for side in size)
     return height, width
 
 
 @dataclass(frozen=True)
 class ResizeCrop:
-    """Resize an image and its ground truth by one factor, then crop the center.
+    """Transform that resizes an image and its ground truth by the same factor, then crops the center.
 
-    The factor is `scale`, or the largest one that exceeds none of the given limits. Subclasses may override
-    `resized_size`; protocols compare transforms by `==`.
+    The factor is `scale`, or the largest factor that exceeds none of the given limits. Subclasses may override
+    `resized_size`. Protocols compare transforms with `==`.
     """
 
-    scale: float = 1.0  # without limits
-    height: int | None = None  # limit of the height in pixels
-    short: int | None = None  # limit of the shorter side
-    long: int | None = None  # limit of the longer side
-    floor: bool = False  # round sizes down instead of to the nearest pixel
-    crop: Size | None = None  # center crop, which pads smaller images evenly; None keeps everything
+    scale: float = 1.0  # factor without limits
+    height: int | None = None  # limit on the height in pixels
+    short: int | None = None  # limit on the shorter side
+    long: int | None = None  # limit on the longer side
+    floor: bool = False  # whether to round sizes down instead of to the nearest pixel
+    crop: Size | None = None  # size of the center crop, which pads smaller images evenly; None disables it
 
     def resized_size(self, size: Size) -> Size:
         """Return the size after resizing and before the crop."""
@@ -53,37 +53,37 @@ class ResizeCrop:
         return self.crop or self.resized_size(size)
 
     def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
-        """Transform a (C, H, W) image and scale the result by a factor on `output_size(size)`.
+        """Transform a (C, H, W) image, then scale the result relative to `output_size(size)`.
 
         Args:
-            image: the image, which may have been resized before.
+            image: the image, which may already have been resized.
             size: size of the image file.
-            scale: the factor; without a crop, the image is resampled only once.
+            scale: factor for the result. Without a crop, the image is resampled only once.
 
         Returns:
-            (C, h, w); float32 if resized. Padding is black (0).
+            The (C, h, w) image, float32 if resized. Padding is black (0).
         """
         if self.crop is not None:
             image = crop_image(resize_image(image, self.resized_size(size)), self.crop)
         return resize_image(image, scaled_size(self.output_size(size), scale))
 
     def apply_labels(self, labels: np.ndarray, pad_label: int) -> np.ndarray:
-        """Transform (H, W) labels of any integer type, without modifying them; `pad_label` is the label of padding."""
+        """Transform (H, W) labels of any integer type, without modifying them. Padding gets `pad_label`."""
         labels = resize_labels(labels, self.resized_size(labels.shape))
         return labels if self.crop is None else crop_labels(labels, self.crop, pad_label)
 
 
 UNCHANGED = ResizeCrop()
-"""The transform of the part "native"."""
+"""Transform that the part "native" sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedResizeCrop(ResizeCrop):
-    """Resize to `height` and crop exactly as in the reference implementations of RobustNet and FAMix.
+    """Transform that resizes to `height` and crops exactly as the reference implementations of RobustNet and FAMix do.
 
     The width is truncated, and Pillow resizes the image bicubically in 8 bits. A smaller image is padded by the whole
-    difference on both sides, but the offset of the crop ignores this padding: a portrait moves to the right, and the right
-    part of it is cut off.
+    difference on both sides, but the crop offset ignores this padding, so a portrait image moves to the right and loses
+    its right part.
     """
 
     height: int
@@ -95,7 +95,7 @@ class ReleasedResizeCrop(ResizeCrop):
         return self.height, max(1, int(width / height * self.height))
 
     def apply_image(self, image: Tensor, size: Size, scale: float = 1.0) -> Tensor:
-        """Transform an image; the crop is uint8."""
+        """Transform an image. The crop is uint8."""
         resized = self.resized_size(size)
         channels = image.round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         bicubic = [Image.fromarray(channel).resize(resized[::-1], Image.Resampling.BICUBIC) for channel in channels]
@@ -110,7 +110,7 @@ class ReleasedResizeCrop(ResizeCrop):
         return crop_labels(nearest, self.crop, pad_label, self.crop_offset(resized))
 
     def crop_offset(self, size: Size) -> Size:
-        """Return the row and column of a resized image at which the crop starts; negative in padding."""
+        """Return the row and column of a resized image at which the crop starts, negative if it starts in padding."""
         starts = _centered(size, self.crop)
         row, column = (start - max(want - have, 0) for start, have, want in zip(starts, size, self.crop, strict=True))
         return row, column
@@ -118,13 +118,13 @@ class ReleasedResizeCrop(ResizeCrop):
 
 @dataclass(frozen=True)
 class SlidingWindow:
-    """A square window that slides over an image.
+    """Square window that slides over an image.
 
-    The last window of a row or column is shifted inward to stay within the image. A window that exceeds the image along a
-    side is clipped to that side.
+    The last window of a row or column is shifted inward to stay within the image. A window that is longer than
+    a side of the image is clipped to that side.
     """
 
-    size: int  # side of the window in pixels
+    size: int  # side length of the window in pixels
     stride: int  # distance between windows in pixels, 1 to `size`
 
     def spans(self, length: int) -> list[slice]:
@@ -139,10 +139,10 @@ class SlidingWindow:
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
-    """Resize a (C, H, W) image as Pillow and Detectron2 do: bilinear, antialiased when downsampling.
+    """Resize a (C, H, W) image like Pillow and Detectron2: bilinearly, with antialiasing when downsampling.
 
     Returns:
-        (C, h, w) float32, not rounded; the image itself if it has the size.
+        The (C, h, w) float32 image, not rounded, or the input itself if it already has this size.
     """
     if size_of(image) == size:
         return image
@@ -152,7 +152,7 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Resize (K, H, W) scores, or a normalized image, bilinearly and without antialiasing.
 
-    Detectron2 resizes logits without `align_corners`, FAMix's reference implementation with it.
+    Detectron2 resizes logits without `align_corners`, and FAMix's reference implementation resizes them with it.
     """
     if size_of(scores) == size:
         return scores
@@ -160,26 +160,27 @@ def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> 
 
 
 def resize_labels(labels: np.ndarray, size: Size) -> np.ndarray:
-    """Resize (H, W) labels: every pixel gets the label at its center."""
+    """Resize (H, W) labels. Every pixel gets the label at its center."""
     if labels.shape == size:
         return labels
-    # (i + 0.5) * old / new, rounded down, in exact integers: Pillow's sum of steps can fall short of a center that lies
-    # between two pixels.
+    # (i + 0.5) * old / new, rounded down in exact integer arithmetic. Pillow adds up steps, which can fall short of a
+    # center that lies between two pixels.
     rows, columns = ((2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(labels.shape, size, strict=True))
     return labels[np.ix_(rows, columns)]
 
 
 def crop_image(image: Tensor, crop: Size, offset: Size | None = None) -> Tensor:
-    """Crop a (C, H, W) image of any type and pad it with black (0).
+    """Crop a (C, H, W) image of any type, padding it with black (0).
 
-    `offset` is the row and column of the image at which the crop starts, negative in padding; None centers the crop.
+    `offset` is the row and column of the image at which the crop starts, negative if it starts in padding.
+    None centers the crop.
     """
     (rows, columns), visible = _placement(size_of(image), crop, offset)
     return F.pad(image, (*columns, *rows))[:, *visible]
 
 
 def crop_labels(labels: np.ndarray, crop: Size, pad_label: int, offset: Size | None = None) -> np.ndarray:
-    """Crop (H, W) labels as `crop_image` does, padded with `pad_label`."""
+    """Crop (H, W) labels like `crop_image`, padding them with `pad_label`."""
     padding, visible = _placement(labels.shape, crop, offset)
     return np.pad(labels, padding, constant_values=pad_label)[visible]
 

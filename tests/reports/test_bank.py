@@ -147,7 +147,7 @@ def test_filter_keeps_matching_styles(selection: dict, rows: list[int]) -> None:
 @pytest.mark.parametrize(
     ("bank", "selection", "key", "remedy"),
     [
-        (make_bank(12), dict(max_loss=0.1), "12", "less strictly"),
+        (make_bank(12), dict(max_loss=0.1), "12", "Relax"),
         (make_bank(12), dict(classes=("raod",)), "--class", "Did you mean 'road'?"),
         (measured_bank(0), dict(prompts=("night",)), "--prompt", "--class"),
         (measured_bank(0), dict(max_loss=1.0), "--max-loss", "--class"),

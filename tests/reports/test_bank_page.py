@@ -47,7 +47,7 @@ def test_show_prints_tables_and_metadata(bank_file: Path, tmp_path: Path, capsys
         assert re.search(f"^{pattern}", text, flags=re.MULTILINE)
     assert "problem" not in text
     for bank, words in (
-        (make_bank(clip_hash=None), "problem: its metadata lack clip_hash"),
+        (make_bank(clip_hash=None), "problem: its metadata lacks 'clip_hash'"),
         (make_bank(0), "no styles"),
     ):
         bank.save(tmp_path / "b.safetensors")

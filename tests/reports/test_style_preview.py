@@ -109,7 +109,7 @@ def test_command_with_weights(workspace: Workspace, capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     assert re.search(r"^style word +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
     assert re.search(r"^(?:foggy|night) +\d+ +\d\.\d\d .* \d+\.\d %$", text, flags=re.MULTILINE)
-    assert re.search(r"^predicted without styles +of the image +changed", text, flags=re.MULTILINE)
+    assert re.search(r"^predicted without styles +share of image +changed", text, flags=re.MULTILINE)
     shares = [float(share) for share in re.findall(r"^[a-z ]+? +([\d.]+) % +[\d.]+ %$", text, flags=re.MULTILINE)]
     assert sum(shares) == pytest.approx(100, abs=0.5)
     for name in ("distances", "predictions"):

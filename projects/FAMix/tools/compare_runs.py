@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Compare runs in one table: mean and standard deviation over the seeds of each method, for each target.
 
-Runs whose configs differ only in seeds and paths are one method. Runs with different datasets, protocols or classes are in
-separate tables.
+Runs whose configs differ only in seeds and paths belong to the same method. Runs with different datasets, protocols or
+classes get separate tables.
 """
 
 # ruff: noqa: E402, the parser precedes slow imports
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -23,13 +23,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="an OUTPUT_DIR or its results.json")
     grouping = (
-        "property that the runs of a method share: their config without seeds (default), or only their name, the "
+        "property that the runs of a method share: config without seeds (default), or only their name, which is the "
     )
     grouping += "last part of OUTPUT_DIR without the seed"
     parser.add_argument("--group-by", choices=("config", "method"), default="config", help=grouping)
-    metric = "score to compare, e.g. PQ of panoptic models, or mIoU-zero (default: mIoU)"
+    metric = "score to compare, e.g. PQ for panoptic models, or mIoU-zero (default: mIoU)"
     parser.add_argument("--metric", default="mIoU", help=metric)
-    parser.add_argument("--baseline", metavar="NAME", help="method that gains and their p refer to")
+    parser.add_argument("--baseline", metavar="NAME", help="method that gains and their p-values refer to")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this .md or .csv file")
     return parser
 
@@ -50,7 +50,7 @@ def compare(arguments: argparse.Namespace) -> str:
     """Return the tables in Markdown, and write the output file."""
     output: Path | None = arguments.output
     if output is not None and output.suffix not in FORMATS:
-        raise ConfigError(f"--output must end in {' or '.join(FORMATS)}, got '{output}'. Rename it.")
+        raise ConfigError(f"--output must end in {' or '.join(FORMATS)}, got '{output}'. Rename the file.")
     paths = [run / RESULTS_FILE if run.is_dir() else run for run in arguments.runs]
     reports = {os.path.realpath(path): read_report(path) for path in paths}
     comparisons = compare_reports(reports, arguments.group_by, arguments.metric)
@@ -62,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user error is one line and exit status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     try:
         print(compare(expand_arguments(make_parser().parse_args(argv))), end="")
     except (FAMixError, OSError) as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the reference of config keys, docs/CONFIG.md: defaults from a config, meanings from comments in the code."""
+"""Write docs/CONFIG.md, the config key reference, with defaults from a config and meanings from code comments."""
 
 # ruff: noqa: E402, the parser precedes slow imports
 
@@ -16,9 +16,11 @@ DOCUMENT = ROOT / "docs/CONFIG.md"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default=DOCUMENT, type=Path, metavar="FILE", help="default: docs/CONFIG.md")
+    parser.add_argument(
+        "--output", default=DOCUMENT, type=Path, metavar="FILE", help="output file (default: docs/CONFIG.md)"
+    )
     check = "write nothing; exit with status 1 if the file is not up to date"
     parser.add_argument("--check", action="store_true", help=check)
     return parser
@@ -36,19 +38,19 @@ from famix.utils.paths import expand_arguments
 from detectron2.config import get_cfg
 
 BASE = ROOT / "projects/FAMix/configs/Base-FAMix.yaml"
-STALE, USER_ERROR = 1, 2  # exit status
+STALE, USER_ERROR = 1, 2  # exit statuses
 
 HEAD = """# Config keys
 
 All keys that FAMix adds to [Detectron2's own](https://detectron2.readthedocs.io/en/latest/modules/config.html), generated
-from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. A key is set in a YAML file, or as
-`KEY VALUE` at the end of a command. Text with spaces, brackets or braces needs quotes there:
+from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. Keys are set in a YAML file, or as
+`KEY VALUE` at the end of a command. On the command line, text with spaces, brackets or braces needs quotes:
 `STYLE_MINING.STYLES "['foggy', 'rainy']"`. `OUTPUT_DIR/config.yaml` stores the effective config.
 
 `~` and environment variables are expanded in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
 `MODEL.STYLE.BANK` and `DATASETS.FILES`, in `--config-file`, `_BASE_` and the paths on command lines, and in the variables
-`DETECTRON2_DATASETS` and `FAMIX_CACHE`. A variable that is not set is an error. `OUTPUT_DIR/config.yaml` stores the expanded
-paths. Paths are local; URLs are refused.
+`DETECTRON2_DATASETS` and `FAMIX_CACHE`. An unset variable is an error. `OUTPUT_DIR/config.yaml` stores the expanded
+paths. Paths must be local; URLs are refused.
 """
 PROJECTS = """## Keys of Detectron2's DeepLab and Panoptic-DeepLab projects
 
@@ -63,7 +65,7 @@ RECIPE = """## Settings of the recipe
 
 
 def read_comments(source: str) -> dict[str, str]:
-    """Return the config keys that a module assigns, directly or through names of nodes: key -> comment beside it."""
+    """Return a mapping from each config key that a module assigns, directly or through a node, to its comment."""
     lines = {
         token.start[0]: token.string.removeprefix("#").strip()
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
@@ -80,7 +82,7 @@ def read_comments(source: str) -> dict[str, str]:
 
 
 def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
-    """Return the keys that a statement assigns, and record in `nodes` names that it gives to nodes of the config."""
+    """Return the keys that a statement assigns, and record the names that it gives to config nodes in `nodes`."""
     places = [place for target in statement.targets if (place := _place(target, nodes)) is not None]
     names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
     prefix = places[0] if places else _place(statement.value, nodes)
@@ -91,7 +93,7 @@ def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
 
 
 def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
-    """Return "MODEL.CLIP" for cfg.MODEL.CLIP, and None for expressions other than attributes of a config node."""
+    """Return e.g. "MODEL.CLIP" for cfg.MODEL.CLIP, or None if an expression is no attribute of a config node."""
     parts: list[str] = []
     while isinstance(target, ast.Attribute):
         parts.append(target.attr)
@@ -102,12 +104,14 @@ def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
 
 
 def write_reference() -> str:
-    """Return the document; raises ConfigError if the source assigns a key that a config lacks."""
+    """Return the document. Raises ConfigError if the source assigns a key that the config lacks."""
     comments = read_comments(Path(defaults.__file__).read_text())
     before, after = flat_settings(get_cfg()), flat_settings(load_config(""))
     gone = [key for key in comments if key not in after]
     if gone:
-        raise ConfigError(f"{defaults.__file__} assigns {', '.join(gone)}, which a config lacks")
+        raise ConfigError(
+            f"'{defaults.__file__}' assigns {', '.join(gone)}, which the config lacks. Remove the assignment."
+        )
     groups: dict[str, list[list[str]]] = {}
     for key, comment in comments.items():
         groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), comment])
@@ -133,7 +137,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user error is one line and exit status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     arguments = make_parser().parse_args(argv)
     try:
         expand_arguments(arguments)
@@ -142,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with whole_file(arguments.output) as part:
                 part.write_text(text)
         elif not arguments.output.is_file() or arguments.output.read_text() != text:
-            stale = f"{arguments.output} is not up to date: run projects/FAMix/tools/config_reference.py"
+            stale = f"'{arguments.output}' is not up to date. Run projects/FAMix/tools/config_reference.py."
             print(stale, file=sys.stderr)
             sys.exit(STALE)
     except (FAMixError, OSError) as error:

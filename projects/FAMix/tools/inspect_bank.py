@@ -18,7 +18,7 @@ from typing import Any
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -28,21 +28,23 @@ def make_parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a summary (the default)")
     show.add_argument("bank", type=Path, metavar="BANK", help=".safetensors file")
     show.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
-    nearest = "CLIP of the bank, as MODEL.CLIP.WEIGHTS; adds the nearest prompts of each style"
+    nearest = "the bank's CLIP, in the form of MODEL.CLIP.WEIGHTS; adds the nearest prompts for each style"
     show.add_argument("--clip", metavar="WEIGHTS", help=nearest)
-    content = "images that styles are applied to for --clip (default: noise)"
+    content = "content images that --clip applies styles to (default: noise)"
     show.add_argument("--content", nargs="+", default=[], type=Path, metavar="IMAGE", help=content)
-    most = "number of styles for --clip (default: 300)"
+    most = "maximum number of styles for --clip (default: 300)"
     show.add_argument("--most-styles", default=300, type=int, metavar="N", help=most)
-    own = "measured bank of the source (measure_bank.py); adds distances"
+    own = "measured bank of the source (see measure_bank.py); adds distances from the source"
     show.add_argument("--own", type=Path, metavar="BANK", help=own)
     merge = commands.add_parser("merge", help="merge the styles of several banks")
     merge.add_argument("banks", nargs="+", type=Path, metavar="BANK")
     keep = commands.add_parser("filter", help="keep some styles of a bank")
     keep.add_argument("bank", type=Path, metavar="BANK")
     repeated: dict[str, Any] = {"action": "append", "default": []}
-    keep.add_argument("--class", dest="classes", **repeated, metavar="NAME", help="keep styles of this class")
-    prompt = "keep styles with this text in their prompt"
+    keep.add_argument(
+        "--class", dest="classes", **repeated, metavar="NAME", help="keep styles of this class (repeatable)"
+    )
+    prompt = "keep styles with this text in their prompt (repeatable)"
     keep.add_argument("--prompt", dest="prompts", **repeated, metavar="TEXT", help=prompt)
     loss = "keep styles with at most this loss after mining"
     keep.add_argument("--max-loss", type=float, metavar="LOSS", help=loss)
@@ -50,12 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
         editing.add_argument("--output", required=True, type=Path, metavar="FILE", help="output bank")
     validate = commands.add_parser("validate", help="check whether training can use banks")
     validate.add_argument("banks", nargs="+", type=Path, metavar="BANK")
-    validate.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must belong to")
+    validate.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must have been made with")
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; the default command is show."""
+    """Parse a command line. The default command is show."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words and words[0] not in ("show", "merge", "filter", "validate", "-h", "--help"):
         words = ["show", *words]
@@ -80,7 +82,7 @@ from famix.utils.errors import FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
-UNSOUND, USER_ERROR = 1, 2  # exit status
+UNSOUND, USER_ERROR = 1, 2  # exit statuses
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -110,9 +112,9 @@ def merge(arguments: argparse.Namespace) -> None:
     banks = {str(path): StyleBank.load(path) for path in arguments.banks}
     merged = merge_banks(banks)
     merged.save(arguments.output)
-    print(f"wrote {len(merged)} styles of {len(banks)} banks to {arguments.output}")
+    print(f"wrote {len(merged)} styles from {len(banks)} banks to {arguments.output}")
     if dropped := {name for bank in banks.values() for name in bank.annotations} - set(merged.annotations):
-        print(f"without {', '.join(sorted(dropped))}, which not all banks have")
+        print(f"without {', '.join(sorted(dropped))}, which some banks lack")
 
 
 def keep(arguments: argparse.Namespace) -> None:
@@ -124,7 +126,7 @@ def keep(arguments: argparse.Namespace) -> None:
 
 
 def validate(arguments: argparse.Namespace) -> None:
-    """Print the problems of each bank; exits with status 1 if there are any."""
+    """Print the problems of each bank, and exit with status 1 if there are any."""
     clip = load_clip_state_dict(arguments.clip) if arguments.clip else None
 
     def problems_of(path: Path) -> Iterable[str]:
@@ -147,7 +149,7 @@ COMMANDS = {"show": show, "merge": merge, "filter": keep, "validate": validate}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user error is one line and exit status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     arguments = parse(argv)
     try:
         load_plugins()

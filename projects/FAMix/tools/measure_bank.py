@@ -1,4 +1,4 @@
-"""Measure a style bank on labeled images instead of mining one from prompts: an upper bound for prompts."""
+"""Measure a style bank on labeled images instead of mining one from prompts, as an upper bound for prompts."""
 
 # ruff: noqa: E402, the parser precedes slow imports
 
@@ -9,15 +9,19 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Example: measure_bank.py --config-file configs/minitown/oracle.yaml --output bank.safetensors "
         "--datasets minitown_night_train minitown_fog_train",
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="config with CLIP, crops, stage and grid")
-    parser.add_argument("--datasets", required=True, nargs="+", metavar="NAME", help="registered names")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="bank to write; overwrites the file")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="config that defines the CLIP, crops, stage and grid"
+    )
+    parser.add_argument("--datasets", required=True, nargs="+", metavar="NAME", help="registered datasets with labels")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="bank to write; an existing file is overwritten"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, after --")
     return parser
 
@@ -34,7 +38,7 @@ from famix.utils.plugins import load_plugins
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with status 2 and one line on a user error."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     parser = make_parser()
     try:
         load_plugins()

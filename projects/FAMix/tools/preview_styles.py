@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Show the effect of a bank's styles on an image: the change of its features and, with --weights, of its prediction.
 
-Applies the styles of each style word to all patches of the image, without the patches' own statistics unless --own-weight
-is set. Writes distances.png and, with --weights, predictions.png.
+Styles of each style word are applied to all patches of the image, without the patches' own statistics unless --own-weight
+is set. The output files are distances.png and, with --weights, predictions.png.
 """
 
 # ruff: noqa: E402, the parser precedes slow imports
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -23,11 +23,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the run")
     parser.add_argument("--image", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="of the run; adds predictions")
-    parser.add_argument("--bank", type=Path, metavar="FILE", help="style bank (default: the config's)")
+    parser.add_argument("--weights", type=Path, metavar="CHECKPOINT", help="checkpoint of the run; adds predictions")
+    parser.add_argument("--bank", type=Path, metavar="FILE", help="style bank (default: the bank in the config)")
     own = "weight of a patch's own statistics, 0 to 1 (default: 0)"
     parser.add_argument("--own-weight", default=0.0, type=float, metavar="A", help=own)
-    parser.add_argument("--seed", default=0, type=int, help="seed of the drawn styles (default: 0)")
+    parser.add_argument("--seed", default=0, type=int, help="seed for drawing styles (default: 0)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: OUTPUT_DIR/preview)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the config, after --")
     return parser
@@ -59,7 +59,7 @@ def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
     """Load a bank that matches the config."""
     bank = StyleBank.load(path)
     if not len(bank):
-        raise BankError(f"style bank '{path}' is empty. Mine it again.")
+        raise BankError(f"style bank '{path}' contains no styles. Mine the bank again.")
     clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
     expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
     check_bank(bank, expected, path, bank.num_channels)
@@ -70,14 +70,16 @@ def preview(arguments: argparse.Namespace) -> None:
     """Print the tables and write the figures."""
     cfg = load_config(arguments.config_file, arguments.opts)
     if not cfg.MODEL.CLIP.WEIGHTS and arguments.weights is None:
-        raise ConfigError("MODEL.CLIP.WEIGHTS must name a CLIP, got ''. Set it, or name a checkpoint with --weights.")
+        raise ConfigError(
+            "MODEL.CLIP.WEIGHTS is empty; no CLIP to build a network from. Set it, or pass a checkpoint with --weights."
+        )
     register_datasets(cfg.DATASETS.FILES)
     classes = classes_of(cfg)
     bank = load_bank(cfg, str(arguments.bank or style_bank_path(cfg)), classes)
     pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
     if arguments.weights is not None:
         model = load_model(arguments.weights, arguments.config_file, arguments.opts).model
-    else:  # an untrained network on the config's CLIP
+    else:  # an untrained network with the config's CLIP
         cfg.MODEL.DEVICE = str(default_device())
         model = Trainer.build_model(cfg)
     shown = preview_styles(
@@ -102,7 +104,7 @@ def preview(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user error is one line and exit status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     try:
         load_plugins()
         preview(expand_arguments(make_parser().parse_args(argv)))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write one self-contained HTML page of runs: scores with gains, classes, confusions, example errors and losses."""
+"""Write a self-contained HTML page about runs: scores with gains, classes, confusions, example errors and losses."""
 
 # ruff: noqa: E402, the parser precedes slow imports
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Make the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: report.py output/baseline output/famix --output report.html"
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR with a results.json")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="OUTPUT_DIR that contains a results.json")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="HTML file, replaced if it exists")
-    parser.add_argument("--baseline", metavar="NAME", help="run that gains refer to (default: the first)")
-    examples = "example images per dataset and run (default: 2); 0 needs neither images nor weights"
+    parser.add_argument("--baseline", metavar="NAME", help="run that gains refer to (default: the first run)")
+    examples = "example images per dataset and run (default: 2); 0 requires neither images nor weights"
     parser.add_argument("--examples", default=2, type=int, metavar="N", help=examples)
-    parser.add_argument("--device", help="device of the predictions (default: a GPU if available)")
+    parser.add_argument("--device", help="device for predictions (default: a GPU if available)")
     return parser
 
 
@@ -44,14 +44,14 @@ def write_report(arguments: argparse.Namespace) -> None:
     examples: dict[str, list[Example]] = {}
     notes: list[str] = []
     for run in runs if arguments.examples > 0 else ():
-        progress = partial(tqdm, desc=f"examples of {run.name}", mininterval=1.0)
+        progress = partial(tqdm, desc=f"examples for {run.name}", mininterval=1.0)
         try:
             loaded = load_model(scored_weights(run), run.folder / CONFIG_FILE, device=arguments.device)
             examples[run.name] = predict_examples(run, loaded, arguments.examples, progress)
         except ClassesError:
             raise  # the page would show wrong class names
         except FAMixError as error:  # the page is useful without examples
-            notes.append(f"No examples of {run.name}: {error}")
+            notes.append(f"No examples for {run.name}: {error}")
             print(f"warning: {notes[-1]}", file=sys.stderr)
     page = render_runs(runs, examples, notes, arguments.baseline)
     with whole_file(arguments.output) as part:
@@ -60,7 +60,7 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user error is one line and exit status 2."""
+    """Run the command line. A user error prints one line and exits with status 2."""
     try:
         load_plugins()
         write_report(expand_arguments(make_parser().parse_args(argv)))

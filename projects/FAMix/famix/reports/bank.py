@@ -1,12 +1,12 @@
 """Statistics and problems of style banks, and banks made by merging and filtering.
 
-A style word is the prompt of a style without the name of its class, such as "foggy" of the prompt "foggy road".
+A style word is a style's prompt without its class name, e.g. "foggy" for the prompt "foggy road".
 
-The metadata of a merged or filtered bank contain a `history`, a JSON list of steps from old to new: {"step": "merge" or
-"filter", "famix_version": ..., "inputs": [{"name", "styles", "sha256" of the styles, and differing metadata}], and the
-selection of a filter}.
+The metadata of a merged or filtered bank contains a `history`, a JSON list of steps from oldest to newest: {"step": "merge"
+or "filter", "famix_version": ..., "inputs": [{"name", "styles", "sha256" of the styles, and differing metadata}], and the
+conditions of a filter}.
 
-Shapes: N styles of C channels. A style is a point of 2C coordinates, its means followed by its standard deviations.
+Shapes: N styles with C channels. A style is a point with 2C coordinates, its means followed by its standard deviations.
 """
 
 import json
@@ -27,20 +27,20 @@ from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import BankError
 from famix.utils.messages import did_you_mean, first_few
 
-HISTORY = "history"  # key of the metadata
+HISTORY = "history"  # metadata key
 
 T = TypeVar("T")
 
 _PROMPT_ID, _BATCH_ID = "prompt_id", "batch_id"
-_HIGHEST_LOSS = 2.0  # of 1 - cosine similarity
-_FLOOR = 0.05  # share of the mean spread; smaller spreads of single coordinates would dominate the distance
+_HIGHEST_LOSS = 2.0  # maximum of 1 - cosine similarity
+_FLOOR = 0.05  # minimum share of the mean spread; coordinates with less would dominate the distance
 
 
 def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
-    """Return a metadata entry that is a JSON list with entries of one type (str or dict); empty if it is missing.
+    """Return a metadata entry that is a JSON list of one type (str or dict), or [] if it is missing.
 
     Raises:
-        BankError: if it is malformed.
+        BankError: the entry is malformed.
     """
     try:
         content = parse_json(bank.metadata.get(key, "[]"))
@@ -49,36 +49,37 @@ def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
     except ValueError:
         pass
     raise BankError(
-        f"the bank's {key} must be a JSON list of type {kind.__name__}, got {bank.metadata[key]!r:.200}. Mine it again."
+        f"the bank's '{key}' must be a JSON list of type {kind.__name__}, got {bank.metadata[key]!r:.200}. Mine the bank "
+        "again."
     )
 
 
 def bank_prompts(bank: StyleBank) -> list[str]:
-    """Return the prompt of each style; empty for a bank without prompts.
+    """Return the prompt of each style, or [] for a bank without prompts.
 
     Raises:
-        BankError: if styles refer to missing prompts.
+        BankError: styles refer to missing prompts.
     """
     prompts, ids = json_list(bank, "prompts", str), bank.annotations.get(_PROMPT_ID)
     if ids is None or not len(ids):
         return []
     if not 0 <= int(ids.min()) <= int(ids.max()) < len(prompts):
         raise BankError(
-            f"the bank's {_PROMPT_ID} must be in [0, {len(prompts) - 1}], got {int(ids.min())} to {int(ids.max())}. Mine "
-            "the bank again."
+            f"the bank's '{_PROMPT_ID}' values must be in [0, {len(prompts) - 1}], got {int(ids.min())} to {int(ids.max())}. "
+            "Mine the bank again."
         )
     return [prompts[index] for index in ids.tolist()]
 
 
 def class_groups(bank: StyleBank) -> dict[str, Tensor]:
-    """Group the styles by class: name -> (N,) bool, ordered by class id."""
+    """Return a mapping from class name to an (N,) bool mask of its styles, ordered by class id."""
     return {bank.class_name(class_id): bank.class_ids == class_id for class_id in bank.counts()}
 
 
 def word_groups(bank: StyleBank) -> dict[str, Tensor]:
-    """Group the styles by style word: word -> (N,) bool, in the order of the prompts.
+    """Return a mapping from style word to an (N,) bool mask of its styles, in the order of the prompts.
 
-    A prompt that does not end in the name of its class is a word as a whole. A bank without prompts has no groups.
+    A prompt that does not end in its class name is a style word as a whole. A bank without prompts has no groups.
     """
     words: dict[str, list[int]] = {}
     prompts, ids = bank_prompts(bank), bank.class_ids.tolist()
@@ -93,17 +94,17 @@ def word_groups(bank: StyleBank) -> dict[str, Tensor]:
 
 
 def style_points(bank: StyleBank) -> Tensor:
-    """Return (N, 2C) float32: means and standard deviations of each style."""
+    """Return the (N, 2C) float32 means and standard deviations of the styles."""
     return torch.cat([bank.mean, bank.std], dim=1)
 
 
 def group_statistics(bank: StyleBank, chosen: Tensor) -> dict[str, float]:
-    """Compute the statistics of the styles in a (N,) bool mask with at least one style.
+    """Compute statistics of the styles in an (N,) bool mask with at least one style.
 
     Returns:
-        "styles", their number; "loss before" and "after", the mean cosine losses, if known; "spread", the RMS distance of
-        the styles from their mean, relative to the RMS of the mean, NaN for a single style; "negative", the number of
-        styles with a negative standard deviation in some channel, which the optimizer permits.
+        "styles" is their number. "loss before" and "after" are the mean cosine losses, if known. "spread" is the RMS
+        distance of the styles from their mean relative to the RMS of the mean, or NaN for a single style. "negative" is
+        the number of styles with a negative standard deviation in any channel, which the optimizer permits.
     """
     points = style_points(bank)[chosen]
     statistics: dict[str, float] = {"styles": len(points)}
@@ -117,22 +118,22 @@ def group_statistics(bank: StyleBank, chosen: Tensor) -> dict[str, float]:
 
 
 def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
-    """Compute (N,) distances of the styles from the source patches of their classes.
+    """Compute the (N,) distances of the styles from the source patches of their classes.
 
-    The distance is the root mean square over all coordinates of the difference to the mean source patch, in units of the
-    standard deviation among the source patches, which thus have a distance of about 1. Classes with fewer than two source
-    patches are compared with all patches.
+    The distance is the root mean square over all coordinates of the difference from the mean source patch, in units of the
+    standard deviation among the source patches. The source patches thus have a distance of about 1. Classes with fewer
+    than two source patches are compared with all patches.
 
     Args:
-        bank: N styles.
-        own: statistics of source patches (tools/measure_bank.py) with the same CLIP, stage and grid.
+        bank: bank of N styles.
+        own: statistics of source patches (tools/measure_bank.py), computed with the same CLIP, stage and grid.
 
     Raises:
-        BankError: if the banks are incompatible, or `own` has fewer than two styles.
+        BankError: the banks are incompatible, or `own` has fewer than two styles.
     """
     require_compatible(bank, own, ("the bank", "the measured bank"))
     if len(own) < 2:
-        raise BankError(f"the measured bank must have at least 2 styles, got {len(own)}. Measure more images.")
+        raise BankError(f"the measured bank must contain at least 2 styles, got {len(own)}. Measure more images.")
     points, sources = style_points(bank), style_points(own)
     distance = torch.empty(len(bank))
     for class_id in bank.counts():
@@ -146,7 +147,7 @@ def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
 
 
 def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]) -> None:
-    """Raise BankError unless two banks have the same CLIP, text tower, stage, grid, classes and channels."""
+    """Raise BankError unless two banks share the same CLIP, text tower, stage, grid, classes and channels."""
     keys = ("clip_hash", "stage", "grid", "class_names")
     facts = [{key: bank.metadata.get(key, "nothing") for key in keys} for bank in (first, second)]
     for bank, fact in zip((first, second), facts, strict=True):
@@ -157,19 +158,19 @@ def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]
         found = facts[1][key]
         if expected != found:
             raise BankError(
-                f"{key} must be equal in both banks, got {expected} in {names[0]} and {found} in {names[1]}. Combine only "
-                "banks of the same CLIP, stage, grid and classes."
+                f"{names[0]} and {names[1]} differ in {key}: {expected} and {found}. Combine only banks with the same CLIP, "
+                "stage, grid and classes."
             )
 
 
 def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
-    """Merge the styles of one or more banks, by name, in their order.
+    """Merge the styles of one or more banks, which are passed by name, in their order.
 
-    Metadata that are equal in all banks are kept, and others are moved to the history; prompts and sources are united.
-    Only annotations of all banks are kept. Batches are renumbered.
+    Metadata shared by all banks is kept, other metadata is moved to the history, and prompts and sources are combined.
+    Only annotations that all banks have are kept. Batches are renumbered.
 
     Raises:
-        BankError: if the banks are incompatible, see `require_compatible`.
+        BankError: the banks are incompatible, see `require_compatible`.
     """
     first = next(iter(banks))
     for name, bank in banks.items():
@@ -208,17 +209,17 @@ def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
 def filter_bank(
     bank: StyleBank, name: str, classes: Sequence[str] = (), prompts: Sequence[str] = (), max_loss: float | None = None
 ) -> StyleBank:
-    """Keep the styles of a bank that meet all conditions; the history of the result names the bank.
+    """Keep the styles of a bank that meet all conditions. The history of the result names the bank.
 
     Args:
-        bank: the styles.
-        name: of the bank.
-        classes: class names, "unlabelled" for patches without a class; empty for all.
-        prompts: texts, one of which must be in a style's prompt; empty for all.
-        max_loss: highest cosine loss after mining; None for any.
+        bank: bank to filter.
+        name: name of the bank.
+        classes: class names, or "unlabelled" for patches without a class. If empty, all classes are kept.
+        prompts: texts, at least one of which must occur in a style's prompt. If empty, all prompts are kept.
+        max_loss: maximum cosine loss after mining. None sets no limit.
 
     Raises:
-        BankError: if no style is left, a class is unknown, or the bank lacks the information of a condition.
+        BankError: no style is left, a class is unknown, or the bank lacks the information for a condition.
     """
     kept = torch.ones(len(bank), dtype=torch.bool)
     if classes:
@@ -232,14 +233,14 @@ def filter_bank(
     if prompts:
         texts = bank_prompts(bank)
         if not texts:
-            raise BankError("--prompt requires a mined bank with prompts. Select by --class.")
+            raise BankError("--prompt requires a mined bank with prompts. Use --class instead.")
         kept &= torch.tensor([any(part in text for part in prompts) for text in texts])
     if max_loss is not None:
         if "final_loss" not in bank.annotations:
-            raise BankError("--max-loss requires a mined bank with losses. Select by --class.")
+            raise BankError("--max-loss requires a mined bank with losses. Use --class instead.")
         kept &= bank.annotations["final_loss"] <= max_loss
     if not kept.any():
-        raise BankError(f"the selection matches none of the {len(bank)} styles of '{name}'. Select less strictly.")
+        raise BankError(f"none of the {len(bank)} styles in '{name}' meets all conditions. Relax the conditions.")
     conditions = {"classes": list(classes), "prompts": list(prompts), "max_loss": max_loss}
     step = {"step": "filter", **{key: value for key, value in conditions.items() if value not in ([], None)}}
     filtered = StyleBank(bank.metadata | {HISTORY: _history([bank], step | {"inputs": [_identify(name, bank)]})})
@@ -249,13 +250,13 @@ def filter_bank(
 
 
 def find_problems(bank: StyleBank) -> list[str]:
-    """Describe the problems of a loaded bank, whose values are finite; empty for a sound bank."""
+    """Describe the problems of a loaded bank, whose values are finite. A sound bank gives []."""
     problems = [] if len(bank) else ["it has no styles"]
     names = bank.class_names()
     foreign = [class_id for class_id in bank.counts() if class_id >= len(names) and class_id != IGNORE_CLASS]
     if names and foreign:
-        problems.append(f"it has styles of class ids {first_few(foreign)}, but only {len(names)} class names")
-    problems += [f"its metadata lack {key}" for key in ("clip_hash", "stage", "grid") if not bank.metadata.get(key)]
+        problems.append(f"it has styles with class ids {first_few(foreign)}, but only {len(names)} class names")
+    problems += [f"its metadata lacks '{key}'" for key in ("clip_hash", "stage", "grid") if not bank.metadata.get(key)]
     try:
         bank_prompts(bank)
     except BankError as error:
@@ -273,7 +274,7 @@ def find_problems(bank: StyleBank) -> list[str]:
 
 def _identify(name: str, bank: StyleBank) -> dict[str, Any]:
     styles = {"mean": bank.mean, "std": bank.std, "class_ids": bank.class_ids.float()}
-    return {"name": name, "styles": len(bank), "sha256": clip_weights_hash(styles)}  # accepts any tensors
+    return {"name": name, "styles": len(bank), "sha256": clip_weights_hash(styles)}  # works for any tensors
 
 
 def _history(banks: Iterable[StyleBank], step: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Summary of a style bank as text for a terminal and as an HTML page with a map of its styles."""
+"""Summary of a style bank, as text for a terminal or as an HTML page with a map of its styles."""
 
 import json
 from collections import Counter
@@ -27,40 +27,40 @@ from famix.reports.tables import format_number, text_table
 from famix.style.bank import StyleBank
 from famix.visualization.charts import Series, histogram
 
-_LONG = 160  # characters of a metadata entry in a terminal
-_SIDE, _MARGIN = 400, 14  # of the map
-_MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more hide each other and slow the page down
+_LONG = 160  # maximum characters of a metadata entry in a terminal
+_SIDE, _MARGIN = 400, 14  # map units
+_MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more would hide each other and slow the page down
 _ON_TOP = ("source", "stage", "grid", "steps", "lr")  # metadata at the top of the page
 
 
 @dataclass(frozen=True)
 class BankView:
-    """A bank with the results of its analysis."""
+    """A bank with its analysis results."""
 
-    name: str  # of the file
+    name: str  # file name
     bank: StyleBank  # N >= 1 styles
     own: StyleBank | None = None  # measured statistics of the source, if given
     nearest: NearestPrompts | None = None  # if computed
 
     @cached_property
     def distances(self) -> Tensor | None:
-        """(N,) distances to the source; see `source_distance`."""
+        """(N,) distances from the source, see `source_distance`."""
         return None if self.own is None else source_distance(self.bank, self.own)
 
     @property
     def size(self) -> str:
-        """The numbers of styles, classes and channels in words."""
+        """Numbers of styles, classes and channels in words."""
         return f"{len(self.bank)} styles of {len(self.bank.counts())} classes, {self.bank.num_channels} channels"
 
     @cached_property
     def losses(self) -> list[Tensor]:
-        """(N,) losses before and after mining; empty for a bank without them."""
+        """(N,) losses before and after mining, or [] for a bank without losses."""
         keys = ("initial_loss", "final_loss")
         return [self.bank.annotations[key] for key in keys] if {*keys} <= self.bank.annotations.keys() else []
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The table of classes and, for a bank with prompts, that of style words."""
+        """Table of classes and, for a bank with prompts, table of style words."""
         groups = {"class": class_groups(self.bank), "style word": word_groups(self.bank)}
         tables = []
         for kind, members in groups.items():
@@ -80,7 +80,7 @@ def format_bank(view: BankView) -> str:
 
 
 def render_bank(view: BankView) -> str:
-    """Render the self-contained page of a bank, which is readable without scripts."""
+    """Render a self-contained page about a bank that works without scripts."""
     bank, metadata, words = view.bank, _metadata(view.bank), list(word_groups(view.bank))
     headline = f"{view.size} each."
     if view.losses:
@@ -111,8 +111,8 @@ def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, float]]:
     """Project (N, D >= 2) points onto the plane of their largest variance.
 
     Returns:
-        (N, 2) coordinates, and the share of the variance along each axis, 0-1. The sign of an axis makes its largest
-        weight positive, so that equal points give equal coordinates.
+        (N, 2) coordinates, and the share of the variance along each axis, 0-1. Each axis has the sign that makes its
+        largest weight positive, so equal points give equal coordinates.
     """
     centered = (points - points.mean(dim=0)).double()
     values, vectors = torch.linalg.eigh(centered.t() @ centered)
@@ -163,7 +163,7 @@ def _describe_styles(view: BankView) -> list[str]:
 
 
 def _row(view: BankView, chosen: Tensor) -> dict[str, str]:
-    """Make the row of a group, without columns that are unknown for the whole bank."""
+    """Make the row for a group, without columns that are unknown for the whole bank."""
     digits = {"loss before": 3, "after": 3, "spread": 2}
     statistics = group_statistics(view.bank, chosen)
     row = {name: format_number(value, digits.get(name, 0)) for name, value in statistics.items()}
@@ -181,7 +181,7 @@ def _row(view: BankView, chosen: Tensor) -> dict[str, str]:
 
 
 def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
-    """Draw the histograms of losses and distances, each with its key; mined styles have one color in both."""
+    """Draw histograms of losses and distances, each with its key. Mined styles have the same color in both."""
     colors = ("var(--faint)", "var(--strong)")
     groups = {"cosine loss": list(zip(("before mining", "after"), colors, view.losses, strict=False))}
     if view.distances is not None:
@@ -195,7 +195,7 @@ def _charts(view: BankView) -> list[tuple[Markup, list[tuple[str, str]]]]:
 
 
 def _metadata(bank: StyleBank) -> dict[str, str]:
-    """Return the metadata as text: lists joined, and the history as one entry per step."""
+    """Return a mapping from metadata name to text. Lists are joined, and the history has one entry per step."""
     entries = {"styles by class": ", ".join(f"{bank.class_name(key)} {count}" for key, count in bank.counts().items())}
     for key in sorted(bank.metadata):
         text = bank.metadata[key]

@@ -1,4 +1,4 @@
-"""Comparison of runs: runs that differ only in their seed form a group, and groups scored alike share a table."""
+"""Comparison of runs. Runs that differ only in seed form a group, and groups with equal settings share a table."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,29 +12,29 @@ from famix.reports.tables import best_places, csv_table, format_p, format_spread
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
-GROUPINGS = ("config", "method")  # ways to group runs: by an equal config without seeds, or by an equal name
+GROUPINGS = ("config", "method")  # ways to group runs: by equal configs without seeds, or by equal names
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of several seeds."""
+    """Runs of a method with different seeds."""
 
-    name: str  # the method, followed by the weights or the hash of the config if other groups share it
+    name: str  # method, followed by the weights or the config hash if other groups share it
     weights: str  # label of the scored weights
-    reports: Mapping[int, Report]  # by seed
+    reports: Mapping[int, Report]  # seed -> report
     metric: str = "mIoU"
 
     @property
     def seeds(self) -> str:
-        """The seeds as text."""
+        """Seeds as text."""
         return ", ".join(map(str, self.reports))
 
     def values(self, heading: str) -> list[float]:
-        """Return the scores under a heading of `Report.row`, by seed."""
+        """Return the scores under a heading of `Report.row`, one per seed."""
         return [report.row(self.metric)[heading] for report in self.reports.values()]
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
-        """Return the differences to a baseline in points: for every common seed, or of the means if there is none."""
+        """Return the gains over a baseline in points, one per common seed or, without any, one between the means."""
         own, other = (dict(zip(one.reports, one.values(heading), strict=True)) for one in (self, baseline))
         paired = [own[seed] - other[seed] for seed in own if seed in other]
         return paired or [fmean(own.values()) - fmean(other.values())]
@@ -42,12 +42,12 @@ class Group:
 
 @dataclass
 class Comparison:
-    """Groups with equal evaluation settings, in the order of their first run.
+    """Groups with equal evaluation settings, in the order of their first runs.
 
     Attributes:
         metric: name of the compared score.
-        example: one of the reports.
-        headings: of the scores.
+        example: any one of the reports.
+        headings: headings of the scores.
     """
 
     groups: tuple[Group, ...]
@@ -58,7 +58,7 @@ class Comparison:
         self.headings = tuple(self.example.row())
 
     def other_means(self) -> "tuple[Comparison, ...]":
-        """Return the comparisons of the mean IoU by the other rule for absent classes, where it differs."""
+        """Return the comparisons of mIoU under the other rule for absent classes, where it differs."""
         if self.metric != "mIoU":
             return ()
         reports = (report for group in self.groups for report in group.reports.values())
@@ -85,32 +85,32 @@ class Comparison:
 
 
 def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: str = "mIoU") -> list[Comparison]:
-    """Group runs.
+    """Group and compare runs.
 
     Args:
         reports: path -> report.
-        by: one of GROUPINGS.
+        by: way to group runs, one of GROUPINGS.
         metric: name of the compared score, one of `Report.metrics`.
 
     Returns:
-        One comparison per set of evaluation settings. Runs with different settings are never in one group.
+        One comparison per set of evaluation settings. Runs with different settings never share a group.
 
     Raises:
-        ConfigError: if two runs of a group have the same seed, or a run lacks the score.
+        ConfigError: two runs in a group have the same seed, or a run lacks the score.
     """
     tables: dict[Any, dict[tuple[str, str], dict[int, str]]] = {}
     for path, report in reports.items():
         if metric not in (*report.metrics, *MEAN_IOUS.values()):
             raise ConfigError(
-                f"--metric must be a score of '{path}', got '{metric}'. Choose from {', '.join(report.metrics)}."
+                f"--metric must be a score in '{path}', got '{metric}'. Choose from {', '.join(report.metrics)}."
             )
         run = report.run
         key = run.method_hash if by == "config" else run.method, run.weights.label
         seeds = tables.setdefault(_scoring(report, metric), {}).setdefault(key, {})
         if run.seed in seeds:
             raise ConfigError(
-                f"runs of '{run.method}' must have different seeds, got {run.seed} in '{seeds[run.seed]}' and '{path}'. "
-                "Leave one out, or set SEED when they are scored."
+                f"runs of a method need different seeds, but '{seeds[run.seed]}' and '{path}' of '{run.method}' both have seed "
+                f"{run.seed}. Omit one of them, or set SEED when scoring them."
             )
         seeds[run.seed] = path
     return [
@@ -120,19 +120,16 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
 
 
 def require_baseline(name: str | None, names: Iterable[str]) -> None:
-    """Raise ConfigError unless a baseline is one of the compared names, or None."""
+    """Raise ConfigError unless a baseline is None or one of the compared names."""
     known = list(names)
     if name is not None and name not in known:
-        raise ConfigError(
-            f"--baseline must be the name of a run, got '{name}'.{did_you_mean(name, known)} Choose from "
-            f"{', '.join(known)}."
-        )
+        raise ConfigError(f"--baseline must be one of {', '.join(known)}, got '{name}'.{did_you_mean(name, known)}")
 
 
 def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None = None) -> str:
-    """Format comparisons as Markdown: a table of scores each, and one of gains over the group `baseline`.
+    """Format each comparison in Markdown as a table of scores and a table of gains over the group `baseline`.
 
-    A score is the mean ± standard deviation (n - 1) over the seeds in percent; the best mean of a column is bold.
+    A score is the mean ± standard deviation (n - 1) over seeds in percent. The best mean in a column is bold.
     """
     parts = []
     if len(comparisons) > 1:
@@ -145,15 +142,15 @@ def format_comparisons(comparisons: Sequence[Comparison], baseline: str | None =
                 parts.append(f"{baseline} has no run with these evaluation settings.")
             elif reference is not None and len(one.groups) > 1:
                 parts += [
-                    f"Gains over {baseline} in points, over the common seeds, and p of the two-sided paired t-test. "
-                    "Without a common seed: the difference of the means.",
+                    f"Gains over {baseline} in points for the common seeds, and p-values of the two-sided paired t-test. "
+                    "Without common seeds, the gain is the difference of the means.",
                     _format_gains(one, reference),
                 ]
     return "\n\n".join(parts) + "\n"
 
 
 def write_comparisons_csv(comparisons: Sequence[Comparison], baseline: str | None = None) -> str:
-    """Format comparisons as CSV: a row per group and heading, all digits, and an empty cell for a missing number."""
+    """Format comparisons as CSV: one row per group and heading, all digits, and empty cells for missing numbers."""
     columns = ["method", "weights", "seeds", "scored", "metric", "data_set", "mean", "std", "runs"]
     rows = []
     for comparison in (one for first in comparisons for one in (first, *first.other_means())):
@@ -205,7 +202,7 @@ def _format_gains(comparison: Comparison, baseline: Group) -> str:
 
 
 def _scoring(report: Report, metric: str) -> tuple[Any, ...]:
-    """Return the evaluation settings that two scores and two means must share to be comparable."""
+    """Return the evaluation settings that scores and their means must share to be comparable."""
     settings = []
     for name, one in report.datasets.items():
         # The rule for absent classes matters only if some are absent and the metric does not determine it.
@@ -215,7 +212,7 @@ def _scoring(report: Report, metric: str) -> tuple[Any, ...]:
 
 
 def _named(groups: Sequence[Mapping[int, Report]], metric: str) -> tuple[Group, ...]:
-    """Name each group by its method, followed by the weights and the hash of the config where needed."""
+    """Name each group after its method, followed by the weights and the config hash where needed."""
     runs = [next(iter(reports.values())).run for reports in groups]
     methods = [run.method for run in runs]
     with_weights = [f"{run.method} ({run.weights.label})" for run in runs]

@@ -2,9 +2,9 @@
 
 A bank does not contain the patches that its styles were mined on. The styles are therefore applied to other content:
 patches of given images, or of noise with the spectrum of natural images. Each patch is normalized at the bank's stage, gets
-the statistics of the style and passes through the remaining stages of CLIP; the embedding of the style is the mean over the
-patches. Content and the gap between images and texts outweigh style in these embeddings, so differences are compared: of a
-style to the mean of all styles, and of a prompt to the mean of the prompts of its class.
+the statistics of the style and passes through the remaining stages of CLIP. The embedding of the style is the mean over the
+patches. Content and the gap between images and texts outweigh style in these embeddings, so differences are compared: a
+style minus the mean over all styles, and a prompt minus the mean over the prompts for its class.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,28 +21,30 @@ from famix.style.bank import StyleBank
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import BankError
 
-_PATCHES = 2  # per row and column of the content
+_PATCHES = 2  # patches per row and column of the content
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class NearestPrompts:
-    """Prompts near to M styles of a bank."""
+    """Nearest prompts for M styles of a bank."""
 
     rows: Tensor  # (M,) int64, indices of the styles in the bank
-    prompts: tuple[tuple[str, ...], ...]  # for each style, all prompts of its class from near to far
+    prompts: tuple[tuple[str, ...], ...]  # all prompts for the class of each style, nearest first
     ranks: Tensor  # (M,) int64, rank of the prompt that the style was mined with, from 1
 
 
 def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Raise BankError if a bank was not made with the CLIP from `source`; a bank without a hash passes."""
+    """Raise BankError if a bank was not made with the CLIP from `source`. A bank without a hash passes."""
     expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
     if expected and expected != found:
-        raise BankError(f"--clip must be the CLIP with the bank's clip_hash {expected}, got {found} of '{source}'.")
+        raise BankError(
+            f"the bank has clip_hash {expected}, but '{source}' has {found}. Pass the bank's CLIP with --clip."
+        )
 
 
 def noise_image(side: int) -> Tensor:
-    """Make (3, side, side) float32 noise in [0, 255] units with the spectrum of natural images and a fixed seed."""
+    """Make a (3, side, side) float32 noise image in [0, 255] units, with natural image spectrum and fixed seed."""
     generator = torch.Generator().manual_seed(_SEED)
     frequencies = torch.fft.fftfreq(side)
     amplitude = 1 / torch.hypot(frequencies[:, None], frequencies[None]).clamp(min=1 / side)
@@ -65,17 +67,17 @@ def find_nearest_prompts(
     most_styles: int = 300,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> NearestPrompts:
-    """Rank the prompts of each style's class.
+    """Rank the prompts for the class of each style.
 
     Args:
-        bank: mined styles; those of classes with a single prompt are skipped.
+        bank: bank of mined styles. Styles of classes with a single prompt are skipped.
         clip_state_dict: weights of the bank's CLIP.
-        images: (3, H, W) in [0, 255], the content; noise if empty.
-        most_styles: maximum number of styles, evenly chosen.
-        progress: wraps the rows during the computation, e.g. tqdm.
+        images: (3, H, W) content images in [0, 255]. If empty, noise is used.
+        most_styles: maximum number of styles, chosen evenly.
+        progress: function that wraps the rows during computation, e.g. tqdm.
 
     Raises:
-        BankError: if no class of the bank has several prompts, or its styles do not fit the CLIP.
+        BankError: no class in the bank has several prompts, or its styles do not fit the CLIP.
     """
     candidates = _prompts_by_class(bank)
     own, names = bank_prompts(bank), [bank.class_name(class_id) for class_id in bank.class_ids.tolist()]
@@ -100,7 +102,7 @@ def find_nearest_prompts(
 
 
 def _prompts_by_class(bank: StyleBank) -> dict[str, list[str]]:
-    """Return the prompts of each class that has several."""
+    """Return a mapping from each class with several prompts to these prompts."""
     names = sorted(bank.class_names(), key=len, reverse=True)  # "traffic sign" before "sign"
     prompts: dict[str, list[str]] = {}
     for text in json_list(bank, "prompts", str):
@@ -109,21 +111,20 @@ def _prompts_by_class(bank: StyleBank) -> dict[str, list[str]]:
 
 
 def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
-    """Make a function from a row of the bank to the embedding (D,) of its style."""
+    """Make a function that maps a row of the bank to the (D,) embedding of its style."""
     stage = bank.metadata.get("stage", "res2")
     clip.check_stage(stage)
     patches = []
     for image in images or [noise_image(_PATCHES * clip.input_resolution)]:
         features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
         parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
-        # Pooled to the size that CLIP was trained with.
+        # Patches are pooled to the size that CLIP was trained with.
         side = clip.input_side(stage) or min(min(part.shape[-2:]) for part in parts)
         patches += [F.adaptive_avg_pool2d(part, side) for part in parts]
     content = torch.cat(patches)
     if content.shape[1] != bank.num_channels:
         raise BankError(
-            f"--clip must have {bank.num_channels} channels at {stage} like the bank, got {content.shape[1]}. Name the "
-            "bank's CLIP."
+            f"--clip has {content.shape[1]} channels at {stage}, but the bank has {bank.num_channels}. Pass the bank's CLIP."
         )
     mean, std = channel_mean_std(content)
     normalized = (content - mean) / std

@@ -1,4 +1,4 @@
-"""Report of a scored run: its scores on all datasets, with the settings and hashes needed to compare them."""
+"""Report on a scored run: its scores on all datasets, with the settings and hashes needed to compare them."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from famix.evaluation.protocols.protocol import protocol_of
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # dataset -> task -> metric -> percent
 
-METRICS = ("mIoU", "fwIoU", "mACC", "pACC")  # scores over all classes of the task "sem_seg"
+METRICS = ("mIoU", "fwIoU", "mACC", "pACC")  # scores over all classes for the task "sem_seg"
 PANOPTIC_METRICS = {  # score -> task and metric in the results
     **{f"{name}{kind}": ("panoptic_seg", f"{name}{suffix}")
        for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
@@ -36,7 +36,7 @@ TASK = "sem_seg"
 CLASS_IOU, CLASS_ACCURACY = "IoU-", "ACC-"  # prefixes of class scores; only a labeled class has an accuracy
 LAST, BEST, AVERAGE, FILE, MEMORY = "last", "best", "ema", "file", "memory"  # values of ScoredWeights.selection
 
-# Keys that do not change the training: seeds, paths, devices, logging and evaluation.
+# Keys that do not affect training: seeds, paths, devices, logging and evaluation.
 _NOT_OF_THE_METHOD = (
     *("OUTPUT_DIR", "SEED", "STYLE_MINING.SEED", "MODEL.WEIGHTS", "MODEL.STYLE.BANK", "MODEL.DEVICE"),
     *("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "VIS_PERIOD", "MODEL_SELECTION.USE"),
@@ -48,18 +48,18 @@ _SAME = 1e-9  # percent; smaller differences between means are rounding errors
 
 @dataclass(frozen=True)
 class ScoredWeights:
-    """The weights that were scored."""
+    """Weights that were scored."""
 
-    selection: str = MEMORY  # the last or the best ones, the moving average, a file of unknown origin, or in memory
-    file: str | None = None  # name; None for weights in memory
+    selection: str = MEMORY  # last or best weights, moving average, file of unknown origin, or memory
+    file: str | None = None  # file name; None for weights in memory
     sha256: str | None = None
-    iterations: int | None = None  # of the training
+    iterations: int | None = None  # training iterations
     source_val: str | None = None  # dataset that selected the best weights
     source_score: float | None = None  # mIoU on `source_val`, in percent
 
     @property
     def label(self) -> str:
-        """One word for a table."""
+        """One-word label for a table."""
         return Path(self.file).stem if self.selection == FILE and self.file else self.selection
 
     def describe(self) -> str:
@@ -81,12 +81,12 @@ class RunMetadata:
     weights: ScoredWeights
     evaluator: str  # TEST.EVALUATOR
     config_hash: str  # SHA-256 of the config without OUTPUT_DIR
-    method_hash: str  # SHA-256 of the settings that affect the training, without seeds
-    date: str  # of the evaluation, in ISO format with the time zone
+    method_hash: str  # SHA-256 of the settings that affect training, without seeds
+    date: str  # of evaluation, in ISO format with the time zone
     versions: Mapping[str, str]  # package -> version
 
     def facts(self) -> dict[str, str]:
-        """Return the metadata as name -> text."""
+        """Return a mapping from metadata name to text."""
         return {
             "weights": self.weights.describe(),
             "file": self.weights.file or "in memory",
@@ -102,14 +102,14 @@ class RunMetadata:
 
 @dataclass(frozen=True)
 class ScoredDataset:
-    """Evaluation settings of a dataset."""
+    """Evaluation settings for a dataset."""
 
     heading: str  # short name for tables
     is_source: bool  # sources are excluded from the mean
-    group: str  # dataset of which it is a condition, e.g. "acdc"; "" for a single dataset
+    group: str  # dataset that it is a condition of, e.g. "acdc"; "" for a single dataset
     protocol: str
-    classes: tuple[str, ...]  # classes in the means
-    absent_classes: str = SKIP  # rule of mIoU for classes that are predicted but never labeled, "skip" or "zero"
+    classes: tuple[str, ...]  # classes that the means include
+    absent_classes: str = SKIP  # mIoU rule for classes that are predicted but never labeled, "skip" or "zero"
 
 
 @dataclass(frozen=True)
@@ -117,34 +117,34 @@ class Report:
     """Scores and metadata of one run."""
 
     run: RunMetadata
-    datasets: Mapping[str, ScoredDataset]  # by name, in the order of DATASETS.TEST
-    results: Results  # of the same datasets
+    datasets: Mapping[str, ScoredDataset]  # name -> settings, in the order of DATASETS.TEST
+    results: Results  # scores on the same datasets
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the datasets in the mean."""
+        """Names of the datasets that the mean includes."""
         return tuple(name for name, scored in self.datasets.items() if not scored.is_source)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the datasets of the source domain."""
+        """Names of the source domain datasets."""
         return tuple(name for name, scored in self.datasets.items() if scored.is_source)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the scores over all classes, including panoptic ones if a dataset has them."""
+        """Names of the scores over all classes, including panoptic scores if any dataset has them."""
         tasks = {task for scores in self.results.values() for task in scores}
         panoptic = (metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks)
         return (METRICS[0], *self.other_means, *METRICS[1:], *panoptic)
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """Names of the scores with a row of their own: PQ if it exists, and mIoU by either rule."""
+        """Names of the scores with a row of their own: PQ if it exists, and mIoU under each rule."""
         return tuple(metric for metric in ("PQ", "mIoU", *MEAN_IOUS.values()) if metric in self.metrics)
 
     @property
     def other_means(self) -> tuple[str, ...]:
-        """Names of `MEAN_IOUS` that differ from "mIoU" on some dataset."""
+        """Names in `MEAN_IOUS` whose scores differ from "mIoU" on any dataset."""
         return tuple(
             metric
             for metric in MEAN_IOUS.values()
@@ -152,25 +152,25 @@ class Report:
         )
 
     def occurring(self, name: str) -> int | None:
-        """Count the classes in a dataset's means that have labeled pixels; None without scores per class."""
+        """Count the classes in a dataset's means that have labeled pixels. Returns None without per-class scores."""
         scores = self.results[name].get(TASK, {})
         keys = [f"{CLASS_ACCURACY}{one}" for one in self.datasets[name].classes]
         accuracies = [scores[key] for key in keys if key in scores]
         return sum(not math.isnan(value) for value in accuracies) if accuracies else None
 
     def class_count(self, name: str) -> str:
-        """Format the number of classes that occur in a dataset, e.g. "10 of 19"; "19" if unknown."""
+        """Format the number of classes that occur in a dataset, e.g. "10 of 19", or "19" if unknown."""
         occurring, classes = self.occurring(name), len(self.datasets[name].classes)
         return str(classes) if occurring is None else f"{occurring} of {classes}"
 
     def counted_as_zero(self, name: str) -> int:
-        """Count the classes with an IoU of 0 because they are predicted but never labeled."""
+        """Count the classes whose IoU is 0 because they are predicted but never labeled."""
         scores, classes = self.results[name].get(TASK, {}), self.datasets[name].classes
         absent = [one for one in classes if math.isnan(scores.get(f"{CLASS_ACCURACY}{one}", 0.0))]
         return sum(not math.isnan(scores.get(f"{CLASS_IOU}{one}", math.nan)) for one in absent)
 
     def score(self, name: str, metric: str = "mIoU") -> float:
-        """Return a score of a dataset in percent; NaN if it is missing."""
+        """Return a score on a dataset in percent, or NaN if it is missing."""
         task, key = PANOPTIC_METRICS.get(metric, (TASK, metric))
         scores, scored = self.results[name].get(task, {}), self.datasets[name]
         if key in MEAN_IOUS.values() and key not in scores:  # written by an earlier version
@@ -179,7 +179,7 @@ class Report:
         return float(scores.get(key, math.nan))
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Return the means over each group of targets and, as `MEAN`, over all targets: group -> metric -> percent."""
+        """Return a mapping from each group of targets, and from `MEAN` for all targets, to means by metric in percent."""
         stored = {metric for tasks in self.results.values() for metric in tasks.get(TASK, {})}
         metrics = dict.fromkeys((*self.metrics, *(metric for metric in MEAN_IOUS.values() if metric in stored)))
         return {
@@ -187,9 +187,9 @@ class Report:
         }
 
     def row(self, metric: str = "mIoU") -> dict[str, float]:
-        """Return a row of a table: heading -> score in percent, NaN for a missing one.
+        """Return a table row as a mapping from heading to score in percent, or NaN for a missing score.
 
-        The columns are each target, the mean of a group after its last target, the mean of all targets if there are
+        The columns are every target, the mean of each group after its last target, the mean of all targets if there are
         several, and the source datasets.
         """
         cells: dict[str, float] = {}
@@ -215,7 +215,7 @@ class Report:
 
 
 def describe_occurring(counts: Iterable[int], total: int) -> str:
-    """Describe the labeled classes of datasets: "10 of 19 classes occur", or "9 to 10 of 19" if the counts differ."""
+    """Describe how many classes are labeled: "10 of 19 classes occur", or "9 to 10 of 19" if datasets differ."""
     low, high = min(counts := list(counts)), max(counts)
     return f"{low if low == high else f'{low} to {high}'} of {total} classes occur"
 
@@ -230,7 +230,7 @@ def describe_classes(report: Report) -> str:
 
 
 def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:
-    """Make the report of an evaluation of DATASETS.TEST with the effective config."""
+    """Make a report from the scores on DATASETS.TEST and the effective config."""
     headings = short_names(list(results))
     targets = [name for name in results if not is_source(cfg, name)]
     group_of = {name: group for group, members in domain_groups(targets).items() for name in members}
@@ -275,7 +275,7 @@ def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunMetadata:
 
 
 def method_name(output_dir: str) -> str:
-    """Return the name of a method: "famix" for output/famix, output/famix/seed2 and output/famix_seed2."""
+    """Return the name of a method, e.g. "famix" for output/famix, output/famix/seed2 and output/famix_seed2."""
     for part in reversed(Path(output_dir).resolve().parts):
         name = re.sub(r"[_.-]*seed[_=-]?\d+$", "", part)
         if name:
@@ -284,6 +284,6 @@ def method_name(output_dir: str) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Files of a report: results.json, results.csv and results.md.
+"""Report files: results.json, results.csv and results.md.
 
-results.json contains dataset -> task -> metric -> percent as the evaluators return it, and under "report" the metadata,
-the evaluation settings, the means and a format version. Files of format 1 contain the scores alone.
+results.json contains dataset -> task -> metric -> percent as returned by the evaluators and, under "report", the metadata,
+evaluation settings, means and a format version. Files in format 1 contain only the scores.
 """
 
 import json
@@ -25,7 +25,7 @@ RESULTS_FILE = "results.json"  # in OUTPUT_DIR
 
 _FORMAT_VERSION = 2
 _REPORT = "report"
-_MAX_BYTES = 64 << 20  # of results.json; 1000 classes on 100 datasets need a tenth
+_MAX_BYTES = 64 << 20  # for results.json; 1000 classes on 100 datasets need a tenth of it
 
 T = TypeVar("T")
 Scores = dict[str, dict[str, dict[str, float]]]
@@ -56,10 +56,10 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> None:
 
 
 def read_results(path: str | os.PathLike[str]) -> Scores:
-    """Read the scores of a results.json of any format version; null becomes NaN.
+    """Read the scores from a results.json in any format version. Null becomes NaN.
 
     Raises:
-        DatasetError: if the file is missing or malformed.
+        DatasetError: the file is missing or malformed.
     """
     return _read(Path(path))[0]
 
@@ -68,24 +68,25 @@ def read_report(path: str | os.PathLike[str]) -> Report:
     """Read a results.json with its metadata.
 
     Raises:
-        DatasetError: if the file is missing, malformed or of a different format version.
+        DatasetError: the file is missing, is malformed or has a different format version.
     """
     results, plain = _read(Path(path))
     if plain is None or plain.get("format_version") != _FORMAT_VERSION:
         found = "none" if plain is None else plain.get("format_version")
         raise DatasetError(
-            f"'{path}' must have format version {_FORMAT_VERSION}, got {found}. Score the checkpoint again with --eval-only."
+            f"'{path}' has format version {found}, but version {_FORMAT_VERSION} is required. Score the checkpoint again with "
+            "--eval-only."
         )
     with _explained(Path(path)):
         weights = _from_plain(ScoredWeights, plain["run"]["weights"])
         run = _from_plain(RunMetadata, plain["run"], weights=weights)
-        rule = ZERO if run.evaluator == "cityscapes" else SKIP  # of files without "absent_classes"
+        rule = ZERO if run.evaluator == "cityscapes" else SKIP  # for files without "absent_classes"
         datasets = {
             name: _from_plain(ScoredDataset, {"absent_classes": rule, **scored})
             for name, scored in plain["data_sets"].items()
         }
         if datasets.keys() != results.keys():
-            raise ValueError(f"metadata of {sorted(datasets)}, scores of {sorted(results)}")
+            raise ValueError(f"metadata for {sorted(datasets)}, but scores for {sorted(results)}")
         return Report(run, datasets, results)
 
 
@@ -113,31 +114,30 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError(_explain_missing(path)) from error
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(
-            f"'{path}' must be the {RESULTS_FILE} of an evaluation, got a malformed file ({error}). Score the run again "
-            "with --eval-only."
+            f"cannot read scores from '{path}': malformed file ({error}). Score the run again with --eval-only."
         ) from error
 
 
 def _explain_missing(path: Path) -> str:
     folder = path.parent if path.name == RESULTS_FILE else path
     if not folder.is_dir():
-        return f"run directory not found: '{folder}'. Name the OUTPUT_DIR of a scored run."
+        return f"run directory not found: '{folder}'. Pass the OUTPUT_DIR of a scored run."
     config = folder / "config.yaml"
     if not config.is_file():
-        return f"{RESULTS_FILE} not found in '{folder}'. Name the OUTPUT_DIR of a scored run."
+        return f"{RESULTS_FILE} not found in '{folder}'. Pass the OUTPUT_DIR of a scored run."
     is_trained = (folder / "model_final.pth").is_file()
     return (
-        f"{RESULTS_FILE} not found in '{folder}'. To {'score' if is_trained else 'finish and score'} the run: "
+        f"{RESULTS_FILE} not found in '{folder}'. To {'score' if is_trained else 'finish and score'} the run, use: "
         f"python projects/FAMix/train_net.py --config-file {shlex.quote(str(config))} "
         f"{'--eval-only --resume' if is_trained else '--resume'}"
     )
 
 
 def _from_plain(kind: type[T], plain: Mapping[str, Any], **known: Any) -> T:
-    """Make a dataclass of its JSON form; fields in `known` are not checked.
+    """Make a dataclass from its JSON form. Fields in `known` are not checked.
 
     Raises:
-        TypeError, ValueError: if a field is missing, unknown, or has a wrong type or value.
+        TypeError, ValueError: a field is missing, unknown, or has a wrong type or value.
     """
     values = {**plain, **known}
     for name, hint in ((field.name, field.type) for field in fields(kind)):  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _to_csv(report: Report) -> str:
-    """Format a row per dataset and mean."""
+    """Format one row per dataset and mean."""
     run, weights = report.run, report.run.weights
     by_class = (metric for tasks in report.results.values() for metric in tasks.get(TASK, {}))
     metrics = dict.fromkeys((*report.metrics, *by_class))

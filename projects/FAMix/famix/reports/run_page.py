@@ -1,4 +1,4 @@
-"""HTML page of one or several runs: scores with gains, classes, confusions, examples, losses and settings."""
+"""HTML page about one or more runs: scores with gains, classes, confusions, examples, losses and settings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,33 +21,33 @@ from famix.visualization.overlay import color_labels, correct_share, downsample,
 
 _IMAGE_WIDTH = 440  # pixels
 _PANOPTIC = ("PQ", "mask AP")
-_GAIN = "gain"  # heading, by which the template colors the cells
-_LONG = 60  # characters of a setting
-_LEAST = 0.0005  # share of all labeled pixels that a class needs to be named among the largest confusions
+_GAIN = "gain"  # heading of the column that the template colors
+_LONG = 60  # maximum characters of a setting
+_LEAST = 0.0005  # minimum share of all labeled pixels for a class to appear in the largest confusions
 
 Examples = Mapping[str, Sequence[Example]]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix on the page."""
+    """Confusion matrix on the page."""
 
     names: Sequence[str]  # N classes that are labeled or predicted
-    shares: Sequence[Sequence[float]]  # (N, N) rows of true classes, relative to the labeled pixels of the row, 0-1
+    shares: Sequence[Sequence[float]]  # (N, N) rows of true classes, as shares of the labeled pixels in the row, 0-1
     caption: str  # the run and its largest confusions
 
 
 def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = (), baseline: str | None = None) -> str:
-    """Render the self-contained page of runs, which is readable without scripts.
+    """Render a self-contained page about runs that works without scripts.
 
     Args:
-        runs: those with different evaluation settings get separate parts.
-        examples: name of a run -> example predictions; runs may be missing.
+        runs: runs to show. Runs with different evaluation settings get separate parts.
+        examples: run name -> example predictions. Runs may be missing.
         notes: further paragraphs, e.g. the reason for missing examples.
-        baseline: name of the run that gains refer to; None uses the first run of each part.
+        baseline: name of the run that gains refer to. None uses the first run in each part.
 
     Raises:
-        ConfigError: if two runs have the same config and seed, or no run is called `baseline`.
+        ConfigError: two runs have the same config and seed, or no run is named `baseline`.
     """
     names = [run.name for run in runs]
     require_baseline(baseline, names)
@@ -80,7 +80,7 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
 
 
 def class_scores(report: Report, datasets: Sequence[str]) -> dict[str, float]:
-    """Return the IoU of each class in percent, averaged over the datasets where it is labeled; NaN if there are none."""
+    """Return the IoU of each class in percent, averaged over the datasets where it is labeled, or NaN if there are none."""
     values: dict[str, list[float]] = {}
     for name in datasets:
         scores = report.results[name].get(TASK, {})
@@ -93,7 +93,7 @@ def class_scores(report: Report, datasets: Sequence[str]) -> dict[str, float]:
 
 
 def describe_confusion(matrix: ConfusionMatrix, name: str, most: int = 6) -> Matrix | None:
-    """Make the matrix of a run; None without labeled or predicted pixels.
+    """Make the matrix for a run. Returns None without labeled or predicted pixels.
 
     The caption names at most `most` confusions and skips classes with very few labeled pixels.
     """
@@ -116,12 +116,12 @@ def describe_confusion(matrix: ConfusionMatrix, name: str, most: int = 6) -> Mat
 def _part(
     comparison: Comparison, runs: Sequence[Run], examples: Examples, baseline: str | None, colors: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Collect the variables of the template for runs with equal evaluation settings."""
+    """Collect the template variables for runs with equal evaluation settings."""
     report = comparison.example
     with_examples = [run for run in runs if examples.get(run.name)]
     sections: dict[str, list[tuple[str, Any]]] = {"classes": [], "confusions": [], "examples": []}
     if len(report.targets) > 1:
-        sections["classes"].append(("mean of the targets", _class_bars(runs, report.targets, colors)))
+        sections["classes"].append(("mean over targets", _class_bars(runs, report.targets, colors)))
     for name in (*report.targets, *report.sources):
         matrices = [describe_confusion(run.confusions[name], run.name) for run in runs if name in run.confusions]
         shown = [[one for one in examples[run.name] if one.dataset == name] for run in with_examples]
@@ -144,16 +144,16 @@ def _part(
 
 
 def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | None) -> list[tuple[str, str, Table]]:
-    """Make the tables of mIoU by either rule, of means over seeds, and of panoptic scores: heading, text, table."""
+    """Make (heading, text, table) for mIoU under each rule, for means over seeds and for panoptic scores."""
     headings, report = comparison.headings, comparison.example
-    # Gains are of the mean of the targets, or of the only target.
+    # Gains refer to the mean over targets, or to the only target.
     scored = MEAN if MEAN in headings else headings[0] if report.targets else ""
     candidates = [run for run in runs if baseline in (None, run.name)]
     reference = candidates[0] if candidates and scored and len(runs) > 1 else None
-    words = ["★ is the best of a column."] if len(runs) > 1 else []
+    words = ["★ marks the best score in a column."] if len(runs) > 1 else []
     if reference is not None:
         score = scored if scored == MEAN else f"mIoU on {scored}"
-        words.append(f"Gain: {score} against {reference.name}, in points.")
+        words.append(f"Gain: {score} relative to {reference.name}, in points.")
     base = reference.report if reference is not None else None
     tables = []
     single = Comparison(tuple(Group(run.name, "", {run.report.run.seed: run.report}) for run in runs))
@@ -177,7 +177,7 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
 
 
 def _score_table(comparison: Comparison, names: Sequence[str], scored: str, reference: Report | None) -> Table:
-    """Make a table with a row per group, and gains over the group of `reference` after the score `scored`."""
+    """Make a table with one row per group, and gains over the group of `reference` after the column `scored`."""
     groups, head = comparison.groups, [f"{comparison.metric} in %", *comparison.headings]
     rows = [
         [name, *(format_spread(group.values(heading)) for heading in comparison.headings)]
@@ -201,7 +201,7 @@ def _with_stars(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 def _class_bars(
     runs: Sequence[Run], datasets: Sequence[str], colors: Mapping[str, str]
 ) -> list[tuple[str, list[tuple[float, str, str]]]]:
-    """Make a row per class with a bar per run: share of the width, text and color."""
+    """Make one row per class with one bar per run: share of the width, text and color."""
     scores = [class_scores(run.report, datasets) for run in runs]
     rows = []
     for name in dict.fromkeys(name for one in scores for name in one):
@@ -214,7 +214,7 @@ def _class_bars(
 
 
 def _image_pairs(runs: Sequence[Run], row: Sequence[Example]) -> list[list[tuple[str, str]]]:
-    """Make pairs of (URI, caption) for one image: image and truth, then prediction and errors of each run."""
+    """Make pairs of (URI, caption) for an image: image and ground truth, then prediction and errors for each run."""
     first, classes = row[0], row[0].classes
 
     def photo(pixels: Pixels) -> str:

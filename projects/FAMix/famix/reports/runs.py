@@ -1,4 +1,4 @@
-"""Content of run directories: scores, losses, confusion matrices, settings, and example predictions."""
+"""Contents of run directories: scores, losses, confusion matrices, settings, and example predictions."""
 
 import logging
 import math
@@ -30,8 +30,8 @@ CONFIG_FILE = "config.yaml"  # in OUTPUT_DIR
 
 _METRICS, _TOTAL = "metrics.json", "total_loss"
 _MOST_ITERATIONS = 1 << 53
-_MAX_BYTES = 1 << 30  # of metrics.json; a million iterations need a third
-_SAME = 0.01  # percent; scores of one evaluation differ only by rounding
+_MAX_BYTES = 1 << 30  # for metrics.json; a million iterations need a third of it
+_SAME = 0.01  # percent; scores from the same evaluation differ only by rounding
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Run:
     name: str  # unique among the runs that were read together
     folder: Path  # OUTPUT_DIR
     report: Report
-    losses: Mapping[str, NDArray[np.float64]]  # (2, N), ascending iterations and values; the total first
-    confusions: Mapping[str, ConfusionMatrix]  # by dataset, where the evaluation wrote one
+    losses: Mapping[str, NDArray[np.float64]]  # name -> (2, N) ascending iterations and values, total first
+    confusions: Mapping[str, ConfusionMatrix]  # dataset -> matrix, where the evaluation wrote one
     settings: Mapping[str, Any]  # config key -> value; empty without a config
     missing: tuple[str, ...]  # descriptions of missing or unreadable content
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image with its ground truth and the prediction of a run."""
+    """Image with its ground truth and the prediction of a run."""
 
     dataset: str
     title: str  # file name
     image: Pixels  # (H, W, 3) RGB
-    truth: Ids  # (h, w) train ids in the frame of the evaluation protocol
+    truth: Ids  # (h, w) train ids, as prepared by the evaluation protocol
     predicted: Ids  # (h, w) train ids
     classes: ClassTable
 
@@ -63,10 +63,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read runs and name them by method and, if that is ambiguous, by seed, weights or folder.
 
     Args:
-        folders: OUTPUT_DIRs with a results.json; duplicates are read once.
+        folders: OUTPUT_DIRs that contain a results.json. Duplicates are read once.
 
     Raises:
-        DatasetError, ConfigError: if a folder has no scores, or a file is unreadable.
+        DatasetError, ConfigError: a folder has no scores, or a file is unreadable.
     """
     runs = [_read_run(folder) for folder in dict.fromkeys(folders)]
     facts = [(run.report.run.method, f"seed {run.report.run.seed}", run.report.run.weights.label) for run in runs]
@@ -77,7 +77,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Return the settings that differ between runs: key -> value of each run, None for a missing one."""
+    """Return a mapping from each setting that differs between runs to its value in each run, None if missing."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     values = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
@@ -87,19 +87,19 @@ def scored_weights(run: Run) -> Path:
     """Return the path of the checkpoint that was scored.
 
     Raises:
-        ConfigError: if it is not in the folder, or has changed since the evaluation.
+        ConfigError: the file is not in the folder, or has changed since the evaluation.
     """
     facts = run.report.run.weights
     path = run.folder / (facts.file or "")
     if not facts.file or not os.path.isfile(path):
         raise ConfigError(f"scored checkpoint not found: '{facts.file or 'unknown'}'. Copy it to '{run.folder}'.")
     if facts.sha256 and file_sha256(path) != facts.sha256:
-        raise ConfigError(f"'{path}' must be the scored checkpoint, got different weights. Score it with --eval-only.")
+        raise ConfigError(f"checkpoint '{path}' has changed since it was scored. Score it again with --eval-only.")
     return path
 
 
 def chosen_images(count: int, most: int) -> list[int]:
-    """Return the indices of at most `most` of `count` images: the centers of equal parts of the dataset."""
+    """Return the indices of at most `most` of `count` images, at the centers of equal parts of the dataset."""
     chosen = min(count, most)
     return [(2 * part + 1) * count // (2 * chosen) for part in range(chosen)]
 
@@ -108,16 +108,16 @@ def chosen_images(count: int, most: int) -> list[int]:
 def predict_examples(
     run: Run, loaded: LoadedModel, most: int, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter
 ) -> list[Example]:
-    """Predict images of every dataset that a run was scored on, with the protocol of the evaluation.
+    """Predict images from every dataset that a run was scored on, using the evaluation protocol.
 
     Args:
-        run: the run.
-        loaded: its `scored_weights`.
+        run: run to show.
+        loaded: model with its `scored_weights`.
         most: maximum number of images per dataset.
-        progress: wraps the images during the prediction, e.g. tqdm.
+        progress: function that wraps the images during prediction, e.g. tqdm.
 
     Raises:
-        FAMixError: if an image is missing or unreadable.
+        FAMixError: an image is missing or unreadable.
     """
     mapper, max_pixels = FAMixDatasetMapper(loaded.cfg, is_train=False), loaded.cfg.INPUT.MAX_PIXELS
     work = []
@@ -147,7 +147,7 @@ def _read_run(folder: Path) -> Run:
     losses, damage = _read_losses(folder / _METRICS)
     missing = [f"{damage} of {_METRICS}"] if damage else []
     if damage:
-        logging.getLogger(__name__).warning("'%s': %s skipped.", folder / _METRICS, damage)
+        logging.getLogger(__name__).warning("'%s': skipped %s.", folder / _METRICS, damage)
     if not losses:
         missing.append(f"no losses in {_METRICS}")
     confusions = {}
@@ -163,9 +163,9 @@ def _read_run(folder: Path) -> Run:
 
 
 def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
-    """Read the losses, and describe unreadable lines, such as the last one of a killed run.
+    """Read the losses, and describe unreadable lines, such as the last line of a killed run.
 
-    A resumed run replaces its earlier values at the same iterations.
+    Values from a resumed run replace earlier values at the same iterations.
     """
     try:
         require_plain_file(path, _MAX_BYTES)
@@ -173,14 +173,14 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError) as error:
-        raise DatasetError(f"'{path}' must be the log of a training, got: {error}. Remove it.") from error
+        raise DatasetError(f"cannot read the training log '{path}': {error}. Remove it.") from error
     points: dict[str, dict[int, float]] = {}
     damaged = []
     for number, line in enumerate(lines):
         try:
             record = parse_json(line.decode("utf-8"))
             values = {
-                key: float(value)  # NaN in a diverged training
+                key: float(value)  # NaN if training diverged
                 for key, value in record.items()
                 if (key == _TOTAL or key.startswith("loss")) and isinstance(value, (int, float))
             }
@@ -200,28 +200,28 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
 
 
 def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
-    """Read the matrix of a dataset; raises DatasetError if it is missing or does not match the report."""
+    """Read the matrix for a dataset. Raises DatasetError if it is missing or does not match the report."""
     if not os.path.isfile(path):
-        raise DatasetError(f"no confusion matrix of {name}: only TEST.EVALUATOR streaming writes one")
+        raise DatasetError(f"no confusion matrix for {name}: only TEST.EVALUATOR streaming writes one")
     matrix = read_confusion(path)
     scores = segmentation_scores(matrix.counts, matrix.class_names, absent=report.datasets[name].absent_classes)
     for metric, value in scores.items():
         expected = report.results[name].get(TASK, {}).get(metric, math.nan)
         if metric.startswith(CLASS_IOU) and not math.isnan(expected) and not abs(value - expected) <= _SAME:
-            raise DatasetError(f"the confusion matrix of {name} belongs to a different evaluation from {RESULTS_FILE}")
+            raise DatasetError(f"the confusion matrix for {name} and {RESULTS_FILE} come from different evaluations")
     return matrix
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """Read the config; OUTPUT_DIR replaces the run's own folder, so that equal settings of two runs are equal."""
+    """Read the config, replacing the run's own folder with OUTPUT_DIR to make runs comparable."""
     if not os.path.lexists(path):
         return {}
     try:
         content = read_yaml(path)
         if not isinstance(content, dict):
-            raise CorruptFileError(f"it contains a {type(content).__name__}, expected KEY: value settings")
+            raise CorruptFileError(f"expected KEY: value settings, found a {type(content).__name__}")
     except (OSError, CorruptFileError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' must be the config of a run, got: {error}. Remove it.") from error
+        raise ConfigError(f"cannot read the config '{path}': {error}. Remove it.") from error
     settings = flat_settings(content)
     folder = str(settings.get("OUTPUT_DIR") or path.parent)
     return {

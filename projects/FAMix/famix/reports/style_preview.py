@@ -1,4 +1,4 @@
-"""Effect of a bank's styles on one image: on its features and, with a trained network, on its prediction."""
+"""Effect of a bank's styles on the features of an image and, with a trained network, on its prediction."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,7 +27,7 @@ from famix.utils.seeding import derive_seed
 from famix.visualization.figure import Pixels, Tile, compose_figure, save_figure
 from famix.visualization.overlay import Ids, color_labels
 
-PLAIN = "no styles"  # name of the effect of the image without styles
+PLAIN = "no styles"  # name of the effect that applies no styles
 
 _COLUMNS, _WIDTH = 4, 290
 
@@ -36,7 +36,7 @@ _COLUMNS, _WIDTH = 4, 290
 class Effect:
     """Effect of restyling an image."""
 
-    name: str  # style word, or class for a bank without prompts; `PLAIN` without styles
+    name: str  # style word, class for a bank without prompts, or `PLAIN`
     styles: int  # number of styles to draw from
     distances: Mapping[str, float]  # stage -> RMS change of its features, relative to their RMS
     predicted: Ids | None  # (H, W) train ids; None for an untrained network
@@ -55,31 +55,31 @@ def preview_styles(
 ) -> Iterator[Effect]:
     """Restyle an image with each style word of a bank, or with each class for a bank without prompts.
 
-    A patch gets a style of the class that most of its pixels are predicted as; without one, any style of the word.
+    A patch gets a style of the class predicted for most of its pixels, or any style of the word if there is none.
 
     Args:
-        model: segmentation network with styles.
-        bank: styles of its CLIP.
-        image: (3, H, W) uint8, RGB.
-        stage: stage with the restyled output.
+        model: segmentation network that supports styles.
+        bank: style bank made with the network's CLIP.
+        image: (3, H, W) uint8 RGB image.
+        stage: stage whose output is restyled.
         grid: (rows, cols) of patches.
-        own_weight: weight of a patch's own statistics, 0-1.
-        trained: False for a network without meaningful predictions.
-        seed: of the drawn styles, >= 0.
+        own_weight: weight of a patch's own statistics, from 0 to 1.
+        trained: whether the network makes meaningful predictions.
+        seed: seed for drawing styles, at least 0.
 
     Yields:
-        The image without styles under the name `PLAIN`, then the effect of each style word.
+        The effect named `PLAIN`, which applies no styles, then the effect of each style word.
 
     Raises:
-        ConfigError: if the model does not support styles, or the weight is out of range.
+        ConfigError: the model does not support styles, or the weight is out of range.
     """
     if not isinstance(model, PatchStyleMixin):
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to FAMixSemanticSegmentor, "
-            "for example."
+            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to, for "
+            "example, FAMixSemanticSegmentor."
         )
     if not 0 <= own_weight <= 1:
-        raise ConfigError(f"--own-weight must be in [0, 1], got {own_weight}. Set it to 0 to see the styles alone.")
+        raise ConfigError(f"--own-weight must be in [0, 1], got {own_weight}. Use 0 to see the styles alone.")
     observe = partial(_observe, model.eval(), image, stage, trained)
     plain_features, plain = observe(lambda features: features)
     yield Effect(PLAIN, 0, dict.fromkeys(plain_features, 0.0), plain)
@@ -106,7 +106,7 @@ def preview_styles(
 def _observe(
     model: Any, image: Tensor, stage: str, trained: bool, restyle: Callable[[Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], Ids | None]:
-    """Run a network with one changed stage; returns the features from this stage on, and the prediction."""
+    """Run a network with one changed stage, and return the features from this stage on and the prediction."""
     backbone = model.clip_backbone
     backbone.check_stage(stage)
     features: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ def _observe(
 
 
 def _draw(class_ids: Tensor, chosen: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw (rows, cols) rows of the bank: for each patch one of its class among the chosen, if there is one."""
+    """Draw (rows, cols) indices of chosen styles, of the class of each patch if there are any."""
     rows = torch.empty(classes.shape, dtype=torch.int64)
     for place, class_id in enumerate(classes.flatten().tolist()):
         fitting = (chosen & (class_ids == class_id)).nonzero().flatten()
@@ -137,18 +137,18 @@ def _draw(class_ids: Tensor, chosen: Tensor, classes: Tensor, generator: torch.G
 
 
 def changed_share(plain: Ids, other: Ids) -> float:
-    """Return the share of pixels with different classes, 0-1."""
+    """Return the share of pixels whose classes differ, from 0 to 1."""
     return float((plain != other).mean())
 
 
 def changed_by_class(plain: Ids, others: Sequence[Ids]) -> dict[int, float]:
-    """Return the share of changed pixels of each class in `plain`, averaged over `others`, 0-1."""
+    """Return a mapping from each class in `plain` to its share of changed pixels, averaged over `others`, 0-1."""
     changed = np.mean([plain != other for other in others], axis=0)
     return {int(class_id): float(changed[plain == class_id].mean()) for class_id in np.unique(plain)}
 
 
 def format_effects(effects: Sequence[Effect]) -> str:
-    """Format a row per style word: the change of the features at each stage, and the share of changed pixels."""
+    """Format one row per style word: the feature change at each stage, and the share of changed pixels."""
     plain = effects[0].predicted
     head, rows = ["style word", "styles", *effects[0].distances], []
     for one in effects[1:]:
@@ -159,17 +159,17 @@ def format_effects(effects: Sequence[Effect]) -> str:
 
 
 def format_changes(effects: Sequence[Effect], names: Sequence[str]) -> str:
-    """Format a row per class predicted without styles: its share of the image, and the mean share of changed pixels."""
+    """Format one row per class predicted without styles: its share of the image, and its mean share of changed pixels."""
     plain, *others = (one.predicted for one in effects if one.predicted is not None)
     rows = [
         [names[class_id], f"{100 * float((plain == class_id).mean()):.1f} %", f"{100 * share:.1f} %"]
         for class_id, share in changed_by_class(plain, others).items()
     ]
-    return text_table(["predicted without styles", "of the image", "changed, mean over style words"], rows)
+    return text_table(["predicted without styles", "share of image", "changed (mean over style words)"], rows)
 
 
 def draw_distances(effects: Sequence[Effect], path: Path) -> None:
-    """Draw the change of the features for each style word and stage as bars into a PNG file."""
+    """Draw the feature change for each style word and stage as bars, and write it as a PNG file."""
     stages, words = list(effects[0].distances), effects[1:]
     figure = Figure(figsize=(7.5, 1.1 + 0.18 * len(words) * (len(stages) + 1)), dpi=110, layout="constrained")
     axes = figure.subplots()
@@ -178,7 +178,7 @@ def draw_distances(effects: Sequence[Effect], path: Path) -> None:
         axes.barh(places + number * height, [one.distances[stage] for one in words], height, label=stage)
     axes.set_yticks(places + 0.4 - height / 2, [one.name for one in words], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel("root mean square change of the features, relative to their magnitude")
+    axes.set_xlabel("RMS change of the features relative to their magnitude")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with whole_file(path) as part:
@@ -186,7 +186,7 @@ def draw_distances(effects: Sequence[Effect], path: Path) -> None:
 
 
 def draw_predictions(image: Pixels, effects: Sequence[Effect], classes: ClassTable, path: Path) -> None:
-    """Draw the image and its predictions without styles and with each style word into a PNG file."""
+    """Draw the image and its predictions, without styles and with each style word, and write a PNG file."""
     plain, *others = (one.predicted for one in effects if one.predicted is not None)
     titles = [f"{one.name}: {100 * changed_share(plain, ids):.0f} % changed"
               for one, ids in zip(effects[1:], others, strict=True)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Scores as text: numbers, Markdown and CSV tables, and the report of a run."""
+"""Scores as text: numbers, Markdown and CSV tables, and the report on a run."""
 
 import csv
 import io
@@ -16,42 +16,42 @@ from famix.utils.messages import table_cell
 
 
 def format_number(value: float, digits: int = 1, sign: str = "") -> str:
-    """Format a score; NaN becomes a dash, and sign "+" shows the sign of positive numbers."""
+    """Format a score. NaN becomes a dash, and sign "+" shows the sign of positive numbers."""
     return "-" if math.isnan(value) else f"{value:{sign}.{digits}f}"
 
 
 def format_spread(values: Sequence[float], sign: str = "") -> str:
-    """Format the mean and, for several values, the standard deviation (n - 1); a dash if a value is NaN."""
+    """Format the mean and, for several values, the standard deviation (n - 1), or a dash if a value is NaN."""
     if any(map(math.isnan, values)):
         return "-"
     return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def paired_p(gains: Sequence[float]) -> float:
-    """Return p of the two-sided paired t-test for the differences of the pairs.
+    """Return the p-value of the two-sided paired t-test for the differences of pairs.
 
-    NaN for fewer than two pairs, equal differences, or a NaN among them.
+    The result is NaN for fewer than two pairs, equal differences, or a NaN among them.
     """
     if len(gains) < 2 or any(map(math.isnan, gains)) or stdev(gains) == 0:
         return math.nan
-    return float(scipy.stats.ttest_1samp(gains, 0.0).pvalue)  # equals the paired test
+    return float(scipy.stats.ttest_1samp(gains, 0.0).pvalue)  # equivalent to the paired test
 
 
 def format_p(gains: Sequence[float]) -> str:
-    """Format `paired_p`; NaN becomes a dash."""
+    """Format the result of `paired_p`. NaN becomes a dash."""
     p = paired_p(gains)
     return "-" if math.isnan(p) else f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def best_places(texts: Sequence[str]) -> list[int]:
-    """Return the indices of texts that begin with the largest number; empty if all numbers are equal."""
+    """Return the indices of texts that begin with the largest number, or [] if all numbers are equal."""
     values = [math.nan if text == "-" else float(text.split()[0]) for text in texts]
     numbers = {value for value in values if not math.isnan(value)}
     return [place for place, value in enumerate(values) if value == max(numbers)] if len(numbers) > 1 else []
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, style: str = "simple") -> str:
-    """Format a table for a terminal or, with style "pipe", in Markdown; all but the first columns are right-aligned."""
+    """Format a table for a terminal or, with style "pipe", in Markdown. All but `left` columns are right-aligned."""
     if style == "pipe":
         head, *rows = ([table_cell(text) for text in row] for row in (head, *rows))
     align = ["left"] * left + ["right"] * (len(head) - left)
@@ -59,7 +59,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 
 
 def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Format rows as CSV with all digits; missing entries and numbers that are not finite become empty cells."""
+    """Format rows as CSV with all digits. Missing entries and non-finite numbers become empty cells."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -69,7 +69,7 @@ def csv_table(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def format_report(report: Report) -> str:
-    """Format a report as Markdown; scores are in percent with one decimal, and missing ones a dash."""
+    """Format a report as Markdown. Scores are in percent with one decimal, and missing scores are dashes."""
     run = report.run
     mean = "the mean counts every target once" if report.targets else "no dataset is a target"
     parts = [
@@ -94,7 +94,7 @@ def format_report(report: Report) -> str:
 
 
 def format_row(report: Report) -> str:
-    """Format a report as a row for a paper: mIoU on every target, the means and the source; PQ in a row of its own."""
+    """Format a report as a row for a paper: mIoU on every target, the means and the source. PQ gets its own row."""
     run, with_score = report.run, len(report.headlines) > 1  # a single score is named above the table
     rows = [
         [run.method, run.weights.label, *[metric] * with_score, *map(format_number, report.row(metric).values())]
@@ -105,7 +105,7 @@ def format_row(report: Report) -> str:
 
 
 def format_scores(report: Report, digits: int = 1) -> str:
-    """Format a row per target, mean and source dataset: role, protocol, classes and scores."""
+    """Format one row per target, mean and source dataset: role, protocol, classes and scores."""
 
     def row(name: str) -> list[str]:
         scored, zeros = report.datasets[name], report.counted_as_zero(name)
@@ -122,7 +122,7 @@ def format_scores(report: Report, digits: int = 1) -> str:
 
 
 def format_classes(report: Report, digits: int = 1) -> str:
-    """Format the IoU of every class that occurs, with a column per dataset; "" without such classes."""
+    """Format the IoU of every class that occurs, with one column per dataset. Without such classes, returns ""."""
     found = (metric for tasks in report.results.values() for scores in tasks.values() for metric in scores)
     rows = []
     for metric in dict.fromkeys(metric for metric in found if metric.startswith(CLASS_IOU)):

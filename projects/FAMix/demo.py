@@ -94,7 +94,7 @@ UNREADABLE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 def run(args: argparse.Namespace) -> int:
     """Check the arguments, run the predictions, and return the exit status."""
     if not 0 <= args.alpha <= 1:
-        raise ConfigError(f"--alpha must be in the range 0 to 1, got {args.alpha}. Choose another opacity.")
+        raise ConfigError(f"--alpha must be between 0 and 1, got {args.alpha}. Choose another opacity.")
     if args.rate is not None and not (args.rate > 0 and args.video_input and args.video_input.is_dir()):
         raise ConfigError(
             f"--rate must be positive and requires a folder as --video-input, got {args.rate}. Omit --rate."

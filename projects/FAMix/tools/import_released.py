@@ -159,7 +159,7 @@ def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
     if problems:
         raise WeightsError(
-            f"the weights do not fit the model in the config: {'; '.join(problems)}. Use the matching --config-file."
+            f"the weights do not fit the model in the config: {'; '.join(problems)}. Pass the matching --config-file."
         )
 
 

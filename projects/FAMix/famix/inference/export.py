@@ -81,7 +81,7 @@ class SemanticGraph(nn.Module):
 
 
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
-    """Trace a graph on the CPU for images of any number and size. They are uint8, or float32 if `float_input`, in 0-255."""
+    """Trace a graph on the CPU for any number and size of images. `float_input` selects float32, 0-255, instead of uint8."""
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
     sizes = {axis: Dim(name, min=_RANGES[name][0], max=_RANGES[name][1]) for axis, name in _AXES.items()}
     return torch.export.export(graph.eval().requires_grad_(False), (example,), dynamic_shapes={_INPUT: sizes})
@@ -141,7 +141,7 @@ def write_onnx(program: ExportedProgram, path: str | os.PathLike[str], classes: 
 
 
 def load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Network:
-    """Load an ONNX file with ONNX Runtime on the CPU. `threads` is the number per operator; 0 selects the default."""
+    """Load an ONNX file with ONNX Runtime on the CPU, using `threads` threads per operator (0 for its default)."""
     require_onnx()
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
@@ -169,7 +169,7 @@ def compare(reference: Network, other: Network, images: Tensor) -> tuple[float, 
 
 
 def require_agreement(difference: float, equal: float, size: tuple[int, int], name: str) -> None:
-    """Raise WeightsError if a result of `compare` is NaN or exceeds the limits. `size` and `name` identify it in the message."""
+    """Raise WeightsError if a result of `compare` is NaN or exceeds the limits. `size` and `name` appear in the message."""
     if not (difference <= MAX_DIFFERENCE and equal >= MIN_EQUAL):
         raise WeightsError(
             f"{name} disagrees with the network: on an image of {size[0]} x {size[1]} pixels, probabilities differ by up "

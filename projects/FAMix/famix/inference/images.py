@@ -105,7 +105,7 @@ def _images_below(root: Path) -> Iterator[Path]:
 
     def fail(error: OSError) -> None:
         raise ConfigError(
-            f"--input: cannot list folder '{error.filename}' ({error.strerror}). Change its permissions, or pass other "
+            f"--input folder '{error.filename}' cannot be listed ({error.strerror}). Change its permissions, or pass other "
             "inputs."
         ) from error
 
@@ -116,7 +116,7 @@ def _images_below(root: Path) -> Iterator[Path]:
         visits[place] += 1
         if visits[place] > _MAX_VISITS:
             raise ConfigError(
-                f"--input reaches folder '{place}' more than {_MAX_VISITS} times through links. Remove links."
+                f"--input reaches folder '{place}' more than {_MAX_VISITS} times through links. Remove some of them."
             )
         above = ancestors.pop(folder) | {place}
         visible = {name: os.path.join(folder, name) for name in subfolders if not name.startswith(".")}

@@ -150,7 +150,7 @@ def _read_config(
     settings: Mapping[str, Any],
     is_stripped: bool = False,
 ) -> CfgNode:
-    """Read the given config, the one in a stripped checkpoint, the one next to it, or the settings in a lone checkpoint."""
+    """Read the given config, the one in a stripped checkpoint, config.yaml next to it, or the settings stored in it."""
     beside = checkpoint.with_name("config.yaml")
     if config is not None or (beside.is_file() and not is_stripped):
         return load_config(os.fspath(config or beside), opts)

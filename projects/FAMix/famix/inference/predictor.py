@@ -86,7 +86,7 @@ class Predictor:
             protocol: inference protocol, e.g. "half+flip" (see docs/PROTOCOLS.md).
 
         Raises:
-            ConfigError: the network does not support the protocol, or `load_model` raises it.
+            ConfigError: the protocol is invalid or not supported by the network. See also `load_model`.
             WeightsError: see `load_model`.
         """
         parsed = parse_protocol(protocol)  # rejected before a large file is read
@@ -94,8 +94,8 @@ class Predictor:
         cfg = loaded.cfg
         if "panoptic_seg" in predicts(cfg) and not parsed.is_native:
             raise ConfigError(
-                f"--protocol must be native for {cfg.MODEL.META_ARCHITECTURE}, got '{parsed.name}', which would have to "
-                "resize or average instances. Use --protocol native."
+                f"--protocol must be native for {cfg.MODEL.META_ARCHITECTURE}, got '{parsed.name}'. Resizing and averaging "
+                "are not supported for instances. Use --protocol native."
             )
         return cls(
             loaded.model,

@@ -80,7 +80,7 @@ def write_views(files: Files, image: RGBImage, prediction: Prediction, options: 
     file that describes its segments.
 
     Raises:
-        ConfigError: a file cannot be written, or "cityscapes-ids" is requested for classes other than Cityscapes'.
+        ConfigError: a file cannot be written, or "cityscapes-ids" is requested for non-Cityscapes classes.
     """
     for view, path in files.items():
         if view == CITYSCAPES_IDS:

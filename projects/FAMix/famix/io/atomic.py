@@ -97,7 +97,7 @@ def _create_part(path: Path) -> "tuple[Path, FileLock]":
 
 
 def _flush(path: Path) -> None:
-    """Flush a file or a directory entry to disk."""
+    """Flush a file or a folder's entries to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -130,7 +130,7 @@ class FileLock:
 
     Raises:
         BlockingIOError: another process holds the lock.
-        OSError: the file cannot be opened, or it is missing and `create` is False.
+        OSError: the file cannot be opened, or `create` is False and it is missing.
     """
 
     _open: ClassVar["set[FileLock]"] = set()
@@ -161,7 +161,7 @@ class FileLock:
         return False
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the lock file and optionally remove it. A process that inherited the lock keeps it."""
+        """Release the lock and optionally remove the file. A process that inherited the lock keeps it."""
         if self.descriptor is not None:
             if remove:
                 with suppress(OSError):

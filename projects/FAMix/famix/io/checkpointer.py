@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically, read without running code, and rejected if they are incomplete."""
+"""Checkpoints that are written atomically, read without running code, and rejected if incomplete."""
 
 import logging
 import os
@@ -167,13 +167,13 @@ class SafeCheckpointer(DetectionCheckpointer):
             return {}  # fvcore would wrongly log that it initializes from scratch
         _require_file(path)
         try:
-            # DetectionCheckpointer.load parses the path as a URL; for a path with "?" it would open another file.
+            # DetectionCheckpointer.load parses the path as a URL and would open a wrong file for a path with "?".
             return Checkpointer.load(self, path, *args, **kwargs)
         except FAMixError:
             raise
         except Exception as error:  # raised by checkpointables
             raise WeightsError(
-                f"'{path}' does not fit this run ({type(error).__name__}: {first_line(error)})."
+                f"checkpoint '{path}' does not fit this run ({type(error).__name__}: {first_line(error)})."
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:

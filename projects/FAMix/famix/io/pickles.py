@@ -1,4 +1,4 @@
-"""Unpickler for untrusted files of tensors.
+"""Unpickler for untrusted tensor files.
 
 An ordinary unpickler calls any function. Even with a list of allowed functions, a few bytes can keep it busy for years:
 hashing tuples of shared tuples takes exponential time, deeply nested tuples overflow the stack, one argument can be
@@ -116,7 +116,7 @@ class TensorUnpickler(pickle._Unpickler):
 
     def _set_items(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
-            raise pickle.UnpicklingError("it sets items of objects other than dictionaries")
+            raise pickle.UnpicklingError("it sets items of an object that is not a dictionary")
         _require_plain(items[::2])
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 

@@ -23,7 +23,7 @@ _SMALL = 1 << 20  # number of bytes that is always allowed
 
 
 def is_torch_file(path: Path) -> bool:
-    """Return whether a file starts like one written by torch.save."""
+    """Return whether the first bytes of a file match the torch.save format."""
     with path.open("rb") as file:
         return file.read(len(_LEGACY)).startswith((_ZIP, _LEGACY))
 

@@ -62,7 +62,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int) -> dict[str, Any]:
     """Read a JSON file that contains an object with finite numbers.
 
     Raises:
-        ValueError: the file contains anything else; see also `read_text` and `parse_json`.
+        ValueError: the file does not contain such an object. See also `read_text` and `parse_json`.
         OSError: the file cannot be read.
     """
     content = parse_json(read_text(path, max_bytes), finite=True)

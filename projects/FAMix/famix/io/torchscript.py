@@ -35,7 +35,7 @@ def read_torchscript(stream: BinaryIO) -> TorchScript:
     """Read a TorchScript archive.
 
     Raises:
-        CorruptFileError: the archive is damaged, claims more than it contains, or refers to other objects.
+        CorruptFileError: the archive is damaged, claims more than it contains, or refers to objects that are not allowed.
     """
     try:
         content = _read(TensorArchive(stream))

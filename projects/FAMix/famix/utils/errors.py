@@ -31,35 +31,35 @@ class FAMixError(ValueError):
 
 
 class ConfigError(FAMixError):
-    """Error for an invalid config key or combination of keys."""
+    """Raised when a config key or a combination of keys is invalid."""
 
 
 class ClassesError(ConfigError):
-    """Error for a dataset whose classes differ from those of the network, so outputs would get wrong names."""
+    """Raised when the classes of a dataset and a network differ, so outputs would get wrong names."""
 
 
 class DatasetError(FAMixError):
-    """Error for a dataset folder, list, image or label that is missing, unreadable or inconsistent with its definition."""
+    """Raised when a dataset folder, list, image or label is missing, unreadable or inconsistent with its definition."""
 
 
 class WeightsError(FAMixError):
-    """Error for a weights file that is missing, truncated, unsafe or made for a different network."""
+    """Raised when a weights file is missing, truncated, unsafe or made for a different network."""
 
 
 class BankError(FAMixError):
-    """Error for a style bank that is unreadable or does not fit the config."""
+    """Raised when a style bank is unreadable or does not fit the config."""
 
 
 class OutputError(FAMixError):
-    """Error for an output file that cannot be written."""
+    """Raised when an output file cannot be written."""
 
 
 class TrainingError(FAMixError):
-    """Error for non-finite values during training."""
+    """Raised when non-finite values occur during training."""
 
 
 class CorruptFileError(ValueError):
-    """Error for a file that is damaged or claims more than it contains.
+    """Raised when a file is damaged or claims more than it contains.
 
     The message is a clause about the file. Callers turn it into a `FAMixError` that names the file.
     """

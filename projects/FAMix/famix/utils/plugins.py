@@ -43,7 +43,7 @@ def load_plugins() -> None:
 
 
 def absent_plugin_remedy(name: str) -> str:
-    """Return a hint, with a leading space, to load the plugin that adds an unknown name, or "" if no plugin adds it."""
+    """Return a hint on loading the plugin that adds an unknown name, with a leading space, or "" if none does."""
     package = _MAINTAINED_HERE.get(name.split("_")[0])
     if package is None:
         return ""

@@ -233,7 +233,7 @@ def test_recipe_of_paper(file: str) -> None:
 def test_clip_matches_name(file: str) -> None:
     clip = load(file).MODEL.CLIP
     name = re.findall("RN[0-9]+", file)[0]
-    assert name == clip.WEIGHTS and CLIPResNet.named_architectures()[clip.ARCHITECTURE] == ARCHITECTURES[name]
+    assert name == clip.WEIGHTS and CLIPResNet.architecture_named(clip.ARCHITECTURE) == ARCHITECTURES[name]
 
 
 # The model zoo

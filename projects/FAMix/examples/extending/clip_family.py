@@ -21,7 +21,6 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))  # projects/FAMix, the folder of train_net.py
 
 from famix.clip import CLIP_FAMILY_REGISTRY, CLIPImageTower, TextDesign
-from famix.utils.errors import ConfigError
 
 
 class Sizes(NamedTuple):
@@ -61,6 +60,7 @@ class TwoStageCLIP(CLIPImageTower):
         self.stage1 = nn.Conv2d(architecture.width, architecture.width, 3, padding=1)
         self.stage2 = nn.Conv2d(architecture.width, 2 * architecture.width, 2, stride=2)
         self.head = nn.Linear(2 * architecture.width, architecture.embed_dim) if with_embedding else None
+        self.with_embedding = with_embedding
         self.freeze_except(trainable)
 
     # The family: from a state_dict to a network
@@ -83,7 +83,7 @@ class TwoStageCLIP(CLIPImageTower):
 
     # The network, stage by stage
 
-    def stem(self, images: Tensor) -> Tensor:
+    def stem(self, images: Tensor, dense: bool) -> Tensor:
         """Map images (B, 3, H, W) to (B, C, H / 4, W / 4)."""
         return self.patchify(images)
 
@@ -93,8 +93,8 @@ class TwoStageCLIP(CLIPImageTower):
 
     def embed(self, features: Tensor) -> Tensor:
         """Map the output of stage2 (N, C, h, w) to image embeddings (N, D)."""
-        if self.head is None:
-            raise ConfigError("with_embedding must be True for an image embedding, got False. Build the tower with it.")
+        self.require_embedding()
+        assert self.head is not None
         return self.head(F.gelu(features).mean(dim=(2, 3)))
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -3,6 +3,7 @@
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
 from famix.clip.build import build_clip_backbone, build_clip_resnet_backbone, build_clip_resnet_fpn_backbone
+from famix.clip.open_clip import CLIPConvNeXt, CLIPTimmViT, CLIPViT
 from famix.clip.prompts import (
     IGNORE_PROMPT,
     IMAGENET_TEMPLATES,
@@ -26,8 +27,11 @@ __all__ = [
     "ARCHITECTURES",
     "CLIP_FAMILY_REGISTRY",
     "CLIPArchitecture",
+    "CLIPConvNeXt",
     "CLIPImageTower",
     "CLIPResNet",
+    "CLIPTimmViT",
+    "CLIPViT",
     "IGNORE_PROMPT",
     "IMAGENET_TEMPLATES",
     "OPENAI_TEXT",

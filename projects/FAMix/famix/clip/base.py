@@ -43,6 +43,10 @@ class CLIPImageTower(Backbone):
         pixel_mean, pixel_std: normalization of pixel values 0-255, per channel.
         input_resolution: image size of CLIP's training, in pixels.
         embedding_modules: names of submodules that only `embed` uses.
+        with_embedding: whether the tower has these submodules.
+        sizes_in_weights: whether the weights determine the architecture; otherwise MODEL.CLIP.ARCHITECTURE must name it.
+        mined_on_images: whether styles are mined on patches cut out of images, embedded one by one, instead of patches of
+            feature maps. Needed if the stages mix information across the image.
         trainable: names of the trainable submodules.
     """
 
@@ -52,6 +56,9 @@ class CLIPImageTower(Backbone):
     pixel_std: Sequence[float] = (68.5005327, 66.6321579, 70.32316305)
     input_resolution: int = 224
     embedding_modules: tuple[str, ...] = ()
+    with_embedding: bool = True
+    sizes_in_weights: bool = True
+    mined_on_images: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,9 +87,9 @@ class CLIPImageTower(Backbone):
         """
 
     @classmethod
-    def named_architectures(cls) -> Mapping[str, Any]:
-        """Return the family's values of MODEL.CLIP.ARCHITECTURE and their architectures."""
-        return {}
+    def architecture_named(cls, name: str) -> Any:
+        """Return the architecture of a value of MODEL.CLIP.ARCHITECTURE, or None if it is not one of this family."""
+        return None
 
     @classmethod
     def check_weights(cls, state_dict: Mapping[str, Tensor]) -> None:
@@ -132,29 +139,45 @@ class CLIPImageTower(Backbone):
     def load_visual(self, sd: Mapping[str, Tensor]) -> None:
         """Copy the weights of the image tower ("visual.*") from a CLIP state_dict of the same architecture."""
         visual = {name.removeprefix(_VISUAL): value for name, value in sd.items() if name.startswith(_VISUAL)}
-        absent = tuple(f"{name}." for name in self.embedding_modules if getattr(self, name, None) is None)
-        self.load_state_dict({name: value for name, value in visual.items() if not name.startswith(absent)})
+        own, optional = self.state_dict().keys(), tuple(f"{name}." for name in self.embedding_modules)
+        self.load_state_dict(
+            {name: value for name, value in visual.items() if name in own or not f"{name}.".startswith(optional)}
+        )
 
     @abstractmethod
-    def stem(self, images: Tensor) -> Tensor:
-        """Compute the input of the first stage from normalized images (B, 3, H, W)."""
+    def stem(self, images: Tensor, dense: bool) -> Any:
+        """Compute the state before the first stage from normalized images (B, 3, H, W).
 
-    @abstractmethod
-    def run_stage(self, stage: str, x: Tensor, dense: bool) -> Tensor:
-        """Run a stage.
+        A state is a map (B, C, h, w), or anything that `map_of`, `with_map` and `state_of` convert.
 
         Args:
-            stage: one of `stages`.
-            x: output of the previous stage or of the stem.
+            images: normalized images.
             dense: use the strides of `output_shape` instead of CLIP's original ones.
-
-        Returns:
-            (B, C, h, w).
         """
 
     @abstractmethod
-    def embed(self, features: Tensor) -> Tensor:
-        """Compute image embeddings (N, D), not normalized, from the last stage at CLIP's original stride."""
+    def run_stage(self, stage: str, x: Any, dense: bool) -> Any:
+        """Compute the state after a stage from the state before it."""
+
+    @abstractmethod
+    def embed(self, x: Any) -> Tensor:
+        """Compute image embeddings (N, D), not normalized, from the state after the last stage at original strides."""
+
+    def map_of(self, x: Any) -> Tensor:
+        """Return the map (B, C, h, w) of a state."""
+        return x
+
+    def with_map(self, x: Any, features: Tensor) -> Any:
+        """Return a state with a different map."""
+        return features
+
+    def state_of(self, features: Tensor) -> Any:
+        """Return the state of a result of `features_at`."""
+        return features
+
+    def replace_map(self, features: Tensor, new: Tensor) -> Tensor:
+        """Return `new` as a result of `features_at` with the class token of `features`, if the family has one."""
+        return new
 
     @abstractmethod
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -174,12 +197,13 @@ class CLIPImageTower(Backbone):
             Stage name -> (B, C, H / s, W / s), with channels C and stride s of `output_shape`.
         """
         features = {}
-        x = self.stem(images)
+        x = self.stem(images, dense=True)
         for stage in self.stages:
             x = self.run_stage(stage, x, dense=True)
+            features[stage] = self.map_of(x)
             if stage in self._taps:
-                x = self._taps[stage](x)
-            features[stage] = x
+                features[stage] = self._taps[stage](features[stage])
+                x = self.with_map(x, features[stage])
         return features
 
     @contextmanager
@@ -214,8 +238,11 @@ class CLIPImageTower(Backbone):
         Returns:
             (B, C, h, w).
         """
+        return self.map_of(self._run_to(stage, images))
+
+    def _run_to(self, stage: str, images: Tensor) -> Any:
         self.check_stage(stage)
-        x = self.stem(images)
+        x = self.stem(images, dense=False)
         for name in self.stages[: self.stages.index(stage) + 1]:
             x = self.run_stage(name, x, dense=False)
         return x
@@ -235,9 +262,10 @@ class CLIPImageTower(Backbone):
                 `with_embedding=False`.
         """
         self.check_stage(stage)
+        x = self.state_of(features)
         for name in self.stages[self.stages.index(stage) + 1 :]:
-            features = self.run_stage(name, features, dense=False)
-        return self.embed(features)
+            x = self.run_stage(name, x, dense=False)
+        return self.embed(x)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Compute image embeddings (N, D), not normalized, from normalized images (N, 3, H, W)."""
@@ -248,6 +276,13 @@ class CLIPImageTower(Backbone):
         if stage not in self.stages:
             names = ", ".join(self.stages)
             raise ConfigError(f"MODEL.STYLE.STAGE must be one of {names}, got {stage!r}. Name a stage of the backbone.")
+
+    def require_embedding(self) -> None:
+        """Raise ConfigError unless the tower was built with the modules for image embeddings."""
+        if not self.with_embedding:
+            raise ConfigError(
+                f"with_embedding must be True for an image embedding, got False. Rebuild the {type(self).__name__}."
+            )
 
     @property
     def device(self) -> torch.device:
@@ -283,9 +318,9 @@ class CLIPImageTower(Backbone):
             return self.get_submodule(name)
         except AttributeError as error:
             blocks = [
-                f"{parent}.{index}" if index else parent
-                for parent, child in self.named_children()
-                for index in ["", *(map(str, range(len(child))) if isinstance(child, nn.Sequential) else ())]
+                path
+                for path, _ in self.named_modules()
+                if path and (path.isidentifier() or (path[-1].isdigit() and path.count(".") <= 2))
             ]
             raise ConfigError(
                 f"MODEL.CLIP.TRAINABLE must list submodules of the backbone, got {name!r}. Use {_ALL}, or some of "
@@ -316,18 +351,24 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
     return family
 
 
-def family_named(architecture: str) -> type[CLIPImageTower]:
-    """Return the family of a value of MODEL.CLIP.ARCHITECTURE.
+def family_named(name: str) -> tuple[type[CLIPImageTower], Any]:
+    """Return the family and the architecture of a value of MODEL.CLIP.ARCHITECTURE.
 
     Raises:
         ConfigError: the value is unknown.
     """
-    families = [family for _, family in CLIP_FAMILY_REGISTRY]
-    for family in reversed(families):
-        if architecture in family.named_architectures():
-            return family
-    known = ", ".join(name for family in families for name in family.named_architectures() if name)
+    for _, family in CLIP_FAMILY_REGISTRY:
+        architecture = family.architecture_named(name)
+        if architecture is not None:
+            return family, architecture
     raise ConfigError(
-        f"MODEL.CLIP.ARCHITECTURE must be '' or one of {known}, got {architecture!r}. For other sizes, set "
-        "MODEL.CLIP.WEIGHTS to the file and MODEL.CLIP.ARCHITECTURE to a name with the same text design."
+        f"MODEL.CLIP.ARCHITECTURE must be '', a CLIP of OpenAI (RN50, ..., ViT-B/16, ...), or open_clip:MODEL with a model of the "
+        f"registered families, got {name!r}. For a CLIP ResNet of other sizes, set MODEL.CLIP.WEIGHTS to the file and "
+        "MODEL.CLIP.ARCHITECTURE to a name with the same text design."
     )
+
+
+def check_output_stride(output_stride: int) -> None:
+    """Raise ConfigError unless MODEL.CLIP.OUTPUT_STRIDE is valid."""
+    if output_stride not in (8, 16, 32):
+        raise ConfigError(f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. The paper uses 16.")

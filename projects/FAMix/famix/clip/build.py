@@ -10,20 +10,49 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from torch import Tensor
+from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
+from torch import Tensor, nn
 
 from famix.clip.base import CLIPImageTower, family_named, family_of, find_family
 from famix.clip.weights import is_published, load_configured_clip
 from famix.utils.errors import ConfigError, WeightsError
 
-_PREFIXES = ("backbone.bottom_up.", "backbone.")  # of a backbone with and without a feature pyramid
+_PREFIXES = ("backbone.bottom_up.", "backbone.net.", "backbone.")  # of a backbone with and without a feature pyramid
 _from_checkpoint: ContextVar[tuple[type[CLIPImageTower], Any] | None] = ContextVar("_from_checkpoint", default=None)
 
 
+class CLIPFeaturePyramid(SimpleFeaturePyramid):
+    """Detectron2's feature pyramid of the last block of a ViT ("ViTDet", Li et al., ECCV 2022).
+
+    Args:
+        tower: image tower with a single stride.
+        channels: channels of all maps.
+        top_block: computes further maps (see Detectron2's FPN).
+    """
+
+    def __init__(self, tower: CLIPImageTower, channels: int, top_block: nn.Module | None = None) -> None:
+        super().__init__(tower, tower.stages[-1], channels, (4.0, 2.0, 1.0, 0.5), top_block, norm="LN")
+
+    @property
+    def bottom_up(self) -> CLIPImageTower:
+        """The image tower, under the name that Detectron2's FPN uses."""
+        return self.net
+
+    @property
+    def size_divisibility(self) -> int:
+        """Largest stride; Detectron2 returns 0, which leaves images unpadded."""
+        return max(self._out_feature_strides.values())
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """None; Detectron2's have a misspelled key."""
+        return {}
+
+
 @BACKBONE_REGISTRY.register()
-def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CLIPImageTower:
+def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
     """Build the image tower of any CLIP family, without the modules for image embeddings.
 
     Args:
@@ -32,29 +61,39 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> C
         input_shape: unused; the input is RGB.
 
     Returns:
-        The backbone in train mode, frozen except for TRAINABLE.
+        The image tower in train mode, frozen except for TRAINABLE. A ViT, whose stages have a single stride, comes with a
+        feature pyramid (p2 to p5 for stride 16).
 
     Raises:
         ConfigError: ARCHITECTURE is unknown or contradicts the file.
         WeightsError: the file is missing or invalid (see `load_clip_state_dict`).
     """
+    tower = _build_tower(cfg)
+    return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS) if _has_one_stride(tower) else tower
+
+
+def _build_tower(cfg: CfgNode) -> CLIPImageTower:
     clip, found = cfg.MODEL.CLIP, _from_checkpoint.get()
     if found is None and clip.WEIGHTS:
         logging.getLogger(__name__).info("Loading the backbone from the CLIP weights %s", clip.WEIGHTS)
         return CLIPImageTower.from_state_dict(
             load_configured_clip(cfg), clip.OUTPUT_STRIDE, trainable=clip.TRAINABLE, with_embedding=False
         ).train()  # like the rest of a new model
-    return _create(cfg, clip.TRAINABLE, *(found or _named(clip.ARCHITECTURE)))
+    return _create(cfg, clip.TRAINABLE, *(found or family_named(clip.ARCHITECTURE)))
+
+
+def _has_one_stride(tower: CLIPImageTower) -> bool:
+    return len({shape.stride for shape in tower.output_shape().values()}) == 1
 
 
 @BACKBONE_REGISTRY.register()
-def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> CLIPImageTower:
+def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
     """Call `build_clip_backbone`; configs of version 0.1 use this name."""
     return build_clip_backbone(cfg, input_shape)
 
 
 @BACKBONE_REGISTRY.register()
-def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> FPN:
+def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> "FPN | CLIPFeaturePyramid":
     """Build a feature pyramid on a CLIP image tower.
 
     Args:
@@ -67,7 +106,9 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
     Raises:
         ConfigError: the strides of IN_FEATURES do not double from stage to stage.
     """
-    tower = build_clip_backbone(cfg)
+    tower = _build_tower(cfg)
+    if _has_one_stride(tower):
+        return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS, LastLevelMaxPool())
     strides = [tower.output_shape()[name].stride or 0 for name in cfg.MODEL.FPN.IN_FEATURES]
     if any(2 * fine != coarse for fine, coarse in itertools.pairwise(strides)):
         raise ConfigError(
@@ -96,7 +137,8 @@ def backbone_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
         visual = {f"visual.{name.removeprefix(prefix)}": weights[name] for name in weights if name.startswith(prefix)}
         family = find_family(visual)
         if family is not None:
-            with suppress(WeightsError):  # loading the checkpoint reports the error
+            # A damaged checkpoint, reported when it is loaded, or a family whose architecture only the config knows.
+            with suppress(WeightsError, ConfigError):
                 found = family, family.read_architecture(visual, with_embedding=False)
             break
     token = _from_checkpoint.set(found)
@@ -125,14 +167,9 @@ def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None 
         family = family_of(state_dict)
         found = family, family.read_architecture(state_dict)
     else:
-        found = _named(cfg.MODEL.CLIP.ARCHITECTURE)
+        found = family_named(cfg.MODEL.CLIP.ARCHITECTURE)
     with torch.device("meta"):
         return _create(cfg, (), *found)
-
-
-def _named(architecture: str) -> tuple[type[CLIPImageTower], Any]:
-    family = family_named(architecture)
-    return family, family.named_architectures()[architecture]
 
 
 def _create(cfg: CfgNode, trainable: Sequence[str], family: Any, architecture: Any) -> CLIPImageTower:

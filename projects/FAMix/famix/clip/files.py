@@ -34,10 +34,14 @@ class CLIPStateDict(dict[str, Tensor]):
     """CLIP weights by name.
 
     Attributes:
-        text_design: design of the text tower as far as it is known, used by `PromptEncoder`. Plain copies lose it.
+        text_design: design of the text tower as far as it is known, used by `PromptEncoder`. Plain copies lose all three.
+        architecture: value of MODEL.CLIP.ARCHITECTURE for these weights, "" if the file determines it.
+        tokenizer: value of MODEL.CLIP.TOKENIZER.
     """
 
     text_design = TextDesign()
+    architecture = ""
+    tokenizer = ""
 
 
 def design_marks(design: TextDesign) -> dict[str, str]:

@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from famix.clip.architecture import ARCHITECTURES, CLIP_STRIDE, CLIPArchitecture, check_layout
-from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
+from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, check_output_stride
 from famix.clip.folding import conv_norm
 from famix.clip.openai import AttentionPool2d
 from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
@@ -45,8 +45,7 @@ def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeo
     Raises:
         ConfigError: the output stride is invalid.
     """
-    if output_stride not in (8, 16, 32):
-        raise ConfigError(f"MODEL.CLIP.OUTPUT_STRIDE must be 8, 16 or 32, got {output_stride}. The paper uses 16.")
+    check_output_stride(output_stride)
     plan, stride, dilation = [], _STEM_STRIDE, 1
     for stage, blocks in enumerate(layers):
         first_stride = 1 if stage == 0 else 2
@@ -139,6 +138,7 @@ class CLIPResNet(CLIPImageTower):
             in_channels = channels * _EXPANSION
             bottlenecks += [Bottleneck(in_channels, channels, has_shortcut=False) for _ in range(blocks - 1)]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*bottlenecks))
+        self.with_embedding = with_embedding
         self.attnpool: AttentionPool2d | None = None
         if with_embedding:
             side = architecture.input_resolution // CLIP_STRIDE
@@ -158,12 +158,10 @@ class CLIPResNet(CLIPImageTower):
         return CLIPArchitecture.from_state_dict(state_dict, with_embedding)
 
     @classmethod
-    def named_architectures(cls) -> Mapping[str, CLIPArchitecture]:
-        """Return OpenAI's models and open_clip's of the same sizes; "" means RN50."""
-        named = {"": ARCHITECTURES["RN50"], **ARCHITECTURES}
-        for name, sizes in ARCHITECTURES.items():
-            named[f"{_OPEN_CLIP}{name}"] = named[f"{_OPEN_CLIP}{name}{_QUICK_GELU}"] = sizes
-        return named
+    def architecture_named(cls, name: str) -> CLIPArchitecture | None:
+        """Return the sizes of OpenAI's or open_clip's models; "" means RN50."""
+        name = name.removeprefix(_OPEN_CLIP).removesuffix(_QUICK_GELU) if name.startswith(_OPEN_CLIP) else name
+        return ARCHITECTURES.get(name or "RN50")
 
     @classmethod
     def check_weights(cls, state_dict: Mapping[str, Tensor]) -> None:
@@ -178,7 +176,7 @@ class CLIPResNet(CLIPImageTower):
         gelu = architecture.startswith(_OPEN_CLIP) and not architecture.endswith(_QUICK_GELU)
         return OPEN_CLIP_TEXT if gelu else OPENAI_TEXT
 
-    def stem(self, images: Tensor) -> Tensor:
+    def stem(self, images: Tensor, dense: bool) -> Tensor:
         """Compute (B, width, H / 4, W / 4)."""
         x = _channels_last(images)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
@@ -201,8 +199,8 @@ class CLIPResNet(CLIPImageTower):
         Raises:
             ConfigError: the size of `features` does not match `input_resolution`, or there is no attention pool.
         """
-        if self.attnpool is None:
-            raise ConfigError("with_embedding must be True for an image embedding, got False. Rebuild the CLIPResNet.")
+        self.require_embedding()
+        assert self.attnpool is not None
         cells, expected = features.shape[-2] * features.shape[-1], len(self.attnpool.positional_embedding) - 1
         if cells != expected:
             side = self.input_resolution

@@ -53,7 +53,11 @@ class PromptEncoder:
         family = find_family(clip_state_dict)
         build = TextTower.from_state_dict if family is None else family.text_tower
         self.tower = build(clip_state_dict, design.or_else(OPENAI_TEXT)).to(device)
-        if type(self.tower).tokenize is TextTower.tokenize and self.tower.vocab_size != VOCAB_SIZE:
+        if (
+            isinstance(self.tower, TextTower)
+            and type(self.tower).tokenize is TextTower.tokenize
+            and self.tower.vocab_size != VOCAB_SIZE
+        ):
             raise WeightsError(
                 f"CLIP weights must have the {VOCAB_SIZE} tokens of OpenAI's tokenizer, got {self.tower.vocab_size}. "
                 "Use a CLIP with OpenAI's vocabulary."

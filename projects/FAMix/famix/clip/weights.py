@@ -16,6 +16,7 @@ from torch import Tensor
 from famix.clip import openai as clip_package
 from famix.clip.base import CLIP_FAMILY_REGISTRY, family_named, family_of
 from famix.clip.files import CLIPStateDict, read_clip
+from famix.clip.open_clip.models import PREFIX, download_weights
 from famix.clip.text_tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
@@ -40,8 +41,9 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
         WeightsError: the file is missing or invalid (see `load_clip_state_dict`).
     """
     source, name = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.CLIP.ARCHITECTURE
-    named = family_named(name).text_design(name)
-    state_dict = load_clip_state_dict(source)
+    family, _ = family_named(name)
+    named = family.text_design(name)
+    state_dict = load_clip_state_dict(source, name, cfg.MODEL.CLIP.TOKENIZER)
     shown = state_dict.text_design
     if named.known and shown.or_else(named) != named:
         raise ConfigError(
@@ -77,13 +79,15 @@ def require_text_design(state_dict: CLIPStateDict, source: str) -> TextDesign:
     )
 
 
-def load_clip_state_dict(source: str) -> CLIPStateDict:
+def load_clip_state_dict(source: str, architecture: str = "", tokenizer: str = "") -> CLIPStateDict:
     """Load CLIP weights of any registered family.
 
     Args:
         source: name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which is downloaded to
             ~/.cache/clip once; path of a TorchScript archive, a state_dict saved by torch.save or a .safetensors file; or
-            a name registered with `register_clip_weights`.
+            a name registered with `register_clip_weights`; or "open_clip:MODEL/PRETRAINED", which open_clip downloads.
+        architecture: see MODEL.CLIP.ARCHITECTURE; required for files of open_clip's models other than ResNets.
+        tokenizer: see MODEL.CLIP.TOKENIZER.
 
     Returns:
         float32 tensors on the CPU by name: "visual.*" for the image tower, all others for the text tower. Integers such as
@@ -93,15 +97,21 @@ def load_clip_state_dict(source: str) -> CLIPStateDict:
     Raises:
         WeightsError: the file is missing or unreadable, or no family recognizes it.
     """
-    path = _file_of(source)
+    if source.startswith(PREFIX) and not os.path.exists(source):
+        architecture, path = download_weights(source)
+    else:
+        path = _file_of(source)
+        architecture = architecture or (source if is_published(source) else "")
     content = read_clip(path)
     try:
         state_dict = CLIPStateDict({name: tensor.float() for name, tensor in content.items() if _counts(name, tensor)})
+        state_dict.architecture, state_dict.tokenizer = architecture, tokenizer
         family = family_of(state_dict)
         family.check_weights(state_dict)
     except (WeightsError, RuntimeError) as error:  # RuntimeError: a dtype that torch cannot convert
         raise WeightsError(f"{path}: {error}") from error
-    shown = family.text_design(source) if is_published(source) else content.text_design
+    determined = is_published(source) or source.startswith(PREFIX) or not family.sizes_in_weights
+    shown = family.text_design(architecture) if determined else content.text_design
     state_dict.text_design = shown.or_else(family.text_design())
     return state_dict
 
@@ -113,8 +123,8 @@ def register_clip_weights(name: str, path: Path) -> None:
 
 def is_published(source: str) -> bool:
     """Return whether a value of MODEL.CLIP.WEIGHTS is a published model of a registered family."""
-    known = (family.named_architectures() for _, family in CLIP_FAMILY_REGISTRY)
-    return source in clip_package.model_urls() and any(source in names for names in known)
+    families = (family for _, family in CLIP_FAMILY_REGISTRY)
+    return source in clip_package.model_urls() and any(family.architecture_named(source) for family in families)
 
 
 def clip_weights_hash(state_dict: Mapping[str, Tensor]) -> str:

@@ -32,6 +32,7 @@ def add_famix_config(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
     clip.ARCHITECTURE = ""  # RN50, RN101, RN50x4, RN50x16, RN50x64 or open_clip:NAME; "" = read from WEIGHTS, or RN50
     clip.WEIGHTS = ""  # name of a CLIP model, "minitown" or a file; "" = random weights, for MODEL.WEIGHTS to replace
+    clip.TOKENIZER = ""  # folder with the tokenizer files of SigLIP and alike; "" = OpenAI's, or a download
     clip.OUTPUT_STRIDE = 16  # stride of res5: 8, 16 or 32
     clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train, e.g. "layer4"; "all"; [] freezes everything
 

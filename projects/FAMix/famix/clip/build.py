@@ -15,7 +15,9 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor, nn
 
+from famix.clip.adapters import add_adapters
 from famix.clip.base import CLIPImageTower, family_named, family_of, find_family
+from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.clip.weights import is_published, load_configured_clip
 from famix.utils.errors import ConfigError, WeightsError
 
@@ -68,8 +70,39 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> B
         ConfigError: ARCHITECTURE is unknown or contradicts the file.
         WeightsError: the file is missing or invalid (see `load_clip_state_dict`).
     """
-    tower = _build_tower(cfg)
+    return _finish(cfg, _build_tower(cfg))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
+    """Build a ViT or ConvNeXt of timm, which has no text tower: styles cannot be mined in it.
+
+    Args:
+        cfg: config with MODEL.TIMM, MODEL.ADAPTERS and MODEL.CLIP.{OUTPUT_STRIDE, TRAINABLE}.
+        input_shape: unused; the input is RGB.
+
+    Returns:
+        As `build_clip_backbone`.
+
+    Raises:
+        ConfigError, WeightsError: a setting or the weights are invalid.
+    """
+    timm, clip = cfg.MODEL.TIMM, cfg.MODEL.CLIP
+    tower = build_timm_tower(timm.NAME, timm.WEIGHTS, clip.OUTPUT_STRIDE, clip.TRAINABLE)
+    return _finish(cfg, tower.train())
+
+
+def _finish(cfg: CfgNode, tower: CLIPImageTower) -> Backbone:
+    """Add a pyramid to a tower with a single stride."""
+    _adapt(cfg, tower)
     return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS) if _has_one_stride(tower) else tower
+
+
+def _adapt(cfg: CfgNode, tower: CLIPImageTower) -> None:
+    adapters = cfg.MODEL.ADAPTERS
+    if adapters.RANK:
+        names = add_adapters(tower, adapters.PATTERNS, adapters.RANK, adapters.ALPHA)
+        logging.getLogger(__name__).info("Added adapters of rank %d to %d weights", adapters.RANK, len(names))
 
 
 def _build_tower(cfg: CfgNode) -> CLIPImageTower:
@@ -107,6 +140,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
         ConfigError: the strides of IN_FEATURES do not double from stage to stage.
     """
     tower = _build_tower(cfg)
+    _adapt(cfg, tower)
     if _has_one_stride(tower):
         return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS, LastLevelMaxPool())
     strides = [tower.output_shape()[name].stride or 0 for name in cfg.MODEL.FPN.IN_FEATURES]

@@ -36,6 +36,15 @@ def add_famix_config(cfg: CN) -> None:
     clip.OUTPUT_STRIDE = 16  # stride of res5: 8, 16 or 32
     clip.TRAINABLE = ["layer4.2"]  # submodules of the backbone that train, e.g. "layer4"; "all"; [] freezes everything
 
+    timm = cfg.MODEL.TIMM = CN()
+    timm.NAME = "vit_base_patch14_dinov2"  # model of build_timm_backbone: a ViT or ConvNeXt of timm
+    timm.WEIGHTS = ""  # "pretrained" (timm downloads them) or a file; "" = random weights, for MODEL.WEIGHTS to replace
+
+    adapters = cfg.MODEL.ADAPTERS = CN()
+    adapters.RANK = 0  # rank of the low-rank adapters of backbone weights; 0 = no adapters
+    adapters.ALPHA = 16.0  # the adapters are scaled by ALPHA / RANK
+    adapters.PATTERNS = ["*attn*", "*mlp*"]  # shell patterns for the names of the adapted weights
+
     style = cfg.MODEL.STYLE = CN()
     style.STRATEGY = "bank"  # bank (FAMix), noise, mixstyle, none or a registered name; a list applies them in turn
     style.BANK = ""  # style bank, mined if the file is missing; "" = OUTPUT_DIR/style_bank.safetensors

@@ -13,6 +13,8 @@ from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import ConfigError
 
+_RELATIVE_SCALE = 1.0
+
 
 @dataclass(frozen=True)
 class OptimizedStyles:
@@ -40,6 +42,7 @@ def optimize_styles(
     basis: Tensor | None = None,
     weights: Tensor | None = None,
     rectify: bool = True,
+    relative: bool = False,
 ) -> OptimizedStyles:
     """Optimize the statistics of each patch towards its text embedding.
 
@@ -54,12 +57,14 @@ def optimize_styles(
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
         momentum: momentum of SGD.
-        weight_decay: weight decay of SGD on means and standard deviations, or with a basis, on their changes.
+        weight_decay: weight decay of SGD on means and standard deviations, or on their changes with `basis` or `relative`.
         basis: (2C, 2C), basis of the changes to optimize, see `source_basis`; None optimizes means and standard
-            deviations directly.
+            deviations directly. Not available with `relative`.
         weights: (N,), weights of the losses in the objective; None uses 1 / N. Styles are independent of each other, so
             that several objectives can be optimized at once.
         rectify: apply the ReLU. Use False for features that are not outputs of a ReLU.
+        relative: optimize a and b in mean = m + s * a and std = s * exp(b), where m and s are the patch's own statistics,
+            instead of mean and std. Standard deviations stay positive, and a learning rate suits features of any scale.
 
     Returns:
         The optimized statistics in float32 and the losses of each style.
@@ -72,6 +77,8 @@ def optimize_styles(
     check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding for each patch.")
     if basis is not None:
         check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
+    if relative and basis is not None:
+        raise ConfigError("relative and basis are mutually exclusive. Use basis with absolute statistics only.")
     if weights is not None:
         check_shape("weights", weights, ("N",), (number,))
     if not hasattr(steps, "__index__") or steps < 0:
@@ -80,11 +87,15 @@ def optimize_styles(
     own_mean, own_std = channel_mean_std(patches)
     normalized = (patches - own_mean) / own_std
     own = torch.cat([own_mean, own_std], dim=1).flatten(1)
+    changes = relative or basis is not None  # from the patch's own statistics
     shares = own.new_full((len(own),), 1 / max(1, len(own))) if weights is None else weights.to(own)
-    free = (own.clone() if basis is None else torch.zeros_like(own)).requires_grad_()
+    free = (torch.zeros_like(own) if changes else own.clone()).requires_grad_()
     optimizer = torch.optim.SGD([free], lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def mean_std() -> tuple[Tensor, Tensor]:
+        if relative:
+            shift, growth = (_RELATIVE_SCALE * free[:, :, None, None]).chunk(2, dim=1)
+            return own_mean + own_std * shift, own_std * growth.exp()
         style = free if basis is None else own + free @ basis.t()
         mean, std = style[:, :, None, None].chunk(2, dim=1)
         return mean, std

@@ -94,7 +94,7 @@ def test_merged_weights_give_the_same_maps_under_the_plain_names(tower):
 
 
 @pytest.mark.parametrize(("choice", "rank", "alpha", "key", "value"), [
-    (["*mpl*"], 2, 1, "MODEL.ADAPTERS.PATTERNS", "*mpl*"),
+    (["*mpl*"], 2, 1, "MODEL.ADAPTERS.PATTERNS", ["*mpl*"]),
     (["*"], 0, 1, "MODEL.ADAPTERS.RANK", 0),
     (["*"], 1, 0, "MODEL.ADAPTERS.RANK", 0),
 ])  # fmt: skip

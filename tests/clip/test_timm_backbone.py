@@ -53,7 +53,7 @@ def test_adapters_are_added_to_backbones() -> None:
     trained = [name for name, x in backbone.bottom_up.named_parameters() if x.requires_grad]
     assert trained and all(".0." in name for name in trained)
     assert "net.adapters.trunk.blocks.0.attn.qkv.weight.up" in backbone.state_dict()
-    with expect_error(ConfigError, "MODEL.ADAPTERS.PATTERNS", "*lora*", "trunk.patch_embed.proj.weight"):
+    with expect_error(ConfigError, "MODEL.ADAPTERS.PATTERNS", ["*lora*"], "trunk.patch_embed.proj.weight"):
         build_backbone(config("test_vit", RANK=2, PATTERNS=["*lora*"]))
 
 

@@ -46,7 +46,7 @@ def test_metadata_lists_all_settings_of_the_styles(expected):
         "clip_hash": "abc123", "activation": "quick_gelu", "causal": "true", "stage": "res2", "grid": "[3, 3]",
         "class_names": '["road", "sky"]', "prompts": json.dumps(prompts), "templates": json.dumps(IMAGENET_TEMPLATES),
         "pool_size": "0", "steps": "100", "lr": "1.0", "momentum": "0.9", "weight_decay": "0.0001",
-        "metric": "euclidean", "dtype": "float32", "seed": "1", "images_per_batch": "16", "max_batches": "5",
+        "metric": "euclidean", "parametrization": "", "dtype": "float32", "seed": "1", "images_per_batch": "16", "max_batches": "5",
         "crop_size": "[768, 512]", "source": '["town_train", "town_more"]', "famix_version": version("famix"),
     }  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_check_bank_warns_about_a_missing_clip(expected, caplog):
 
 
 FREE = (
-    "prompts", "templates", "pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "dtype", "seed", "images_per_batch",
+    "prompts", "templates", "pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "parametrization", "dtype", "seed", "images_per_batch",
     "max_batches", "crop_size", "source",
 )  # fmt: skip
 

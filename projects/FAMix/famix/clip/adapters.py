@@ -52,7 +52,7 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
         The names of the adapted weights.
 
     Raises:
-        ConfigError: a value is out of range, or a pattern matches no weight.
+        ConfigError: a value is out of range, or no weight matches.
     """
     if rank < 1 or not alpha > 0:
         raise ConfigError(
@@ -65,22 +65,19 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
         for name, weight in part.named_parameters(recurse=False)
         if weight.ndim > 1
     }
-    chosen = []
-    for pattern in patterns:
-        matches = [name for name in weights if fnmatchcase(name, pattern)]
-        if not matches:
-            raise ConfigError(
-                f"MODEL.ADAPTERS.PATTERNS must match weights of the backbone, got {pattern!r}. Its weights include "
-                f"{', '.join(list(weights)[:: max(1, len(weights) // 6)])}."
-            )
-        chosen += matches
-    for name in dict.fromkeys(chosen):
+    chosen = [name for name in weights if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ConfigError(
+            f"MODEL.ADAPTERS.PATTERNS must match weights of the backbone, got {list(patterns)}. Its weights include "
+            f"{', '.join(list(weights)[:: max(1, len(weights) // 6)])}."
+        )
+    for name in chosen:
         owner, _, tensor = name.rpartition(".")
         adapter = LowRank(weights[name], rank, alpha)
         parametrize.register_parametrization(module.get_submodule(owner), tensor, adapter, unsafe=True)
     module.register_state_dict_post_hook(_to_plain_names)
     module.register_load_state_dict_pre_hook(_from_plain_names)
-    return list(dict.fromkeys(chosen))
+    return chosen
 
 
 def merge_adapters(module: nn.Module) -> None:

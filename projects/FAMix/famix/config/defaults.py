@@ -63,6 +63,7 @@ def add_famix_config(cfg: CN) -> None:
     mining.MOMENTUM = 0.9  # momentum of SGD
     mining.WEIGHT_DECAY = 1e-4  # weight decay of SGD
     mining.METRIC = "euclidean"  # metric of a step: euclidean (paper) or source, the covariance of source patches
+    mining.PARAMETRIZATION = ""  # absolute (paper: mean, std), relative (to the patch's own) or "" = by the CLIP family
     mining.DTYPE = "float32"  # dtype of CLIP behind the mined stage: float32 or bfloat16; styles stay float32
     mining.IMS_PER_BATCH = 16  # images per batch; each class in a batch gets one style
     mining.MAX_BATCHES = 0  # number of batches to mine; 0 = one pass over the source

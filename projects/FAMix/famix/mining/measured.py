@@ -14,7 +14,7 @@ from torch import Tensor
 from famix.clip import CLIPImageTower, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
-from famix.mining.miner import MiningSettings, Sample, stage_features
+from famix.mining.miner import MiningSettings, Sample, normalized_images
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.style.optimize import source_basis
@@ -68,8 +68,9 @@ def _measure(
     clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(torch.device(cfg.MODEL.DEVICE)).eval()
     settings = MiningSettings.from_config(cfg)
     for _, samples in batches:
-        features, patch_labels = stage_features(clip, settings, samples)
-        own = patch_mean_std(features, settings.grid)
+        images, patch_labels = normalized_images(clip, settings, samples)
+        with torch.no_grad():
+            own = patch_mean_std(clip.features_at(settings.stage, images), settings.grid)
         mean, std = (values.movedim(1, -1).flatten(0, 2).cpu() for values in (own.mean, own.std))
         yield patch_labels.flatten().cpu(), mean, std
 

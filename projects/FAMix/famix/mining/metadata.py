@@ -20,7 +20,18 @@ _BINDING = {
     "grid": "Set MODEL.STYLE.GRID to the grid of the bank",
     "class_names": "Use a source dataset with the classes of the bank",
 }
-_SETTINGS = ("pool_size", "steps", "lr", "momentum", "weight_decay", "metric", "dtype", "seed", "max_batches")
+_SETTINGS = (
+    "pool_size",
+    "steps",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "metric",
+    "parametrization",
+    "dtype",
+    "seed",
+    "max_batches",
+)
 _MINE = "or mine a new bank: remove the file, or set MODEL.STYLE.BANK to a new one."
 
 

@@ -5,6 +5,7 @@ Shapes: B images of a batch, C channels at the mined stage, N styles of a batch,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from famix.utils.errors import ConfigError
 from famix.utils.seeding import derive_seed
 
 METRICS = ("euclidean", "source")  # values of STYLE_MINING.METRIC
+_PARAMETRIZATIONS = ("", "absolute", "relative")  # values of STYLE_MINING.PARAMETRIZATION
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # the gradients exceed the range of float16
 _LOWEST = {
     "IMS_PER_BATCH": 1, "STEPS": 0, "LR": 0, "MOMENTUM": 0, "WEIGHT_DECAY": 0, "POOL_SIZE": 0, "SEED": 0, "MAX_BATCHES": 0
@@ -44,6 +46,7 @@ class MiningSettings:
     weight_decay: float = 1e-4
     dtype: torch.dtype = torch.float32  # of the layers after the stage; features and styles are float32
     seed: int = 1  # of the prompt draws, >= 0
+    parametrization: str = ""  # "absolute", "relative" or "", which chooses by the CLIP family
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MiningSettings":
@@ -56,12 +59,16 @@ class MiningSettings:
                 raise ConfigError(
                     f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}. See docs/CONFIG.md."
                 )
-        for key, choices in (("DTYPE", tuple(_DTYPES)), ("METRIC", METRICS)):
+        for key, choices in (("DTYPE", tuple(_DTYPES)), ("METRIC", METRICS), ("PARAMETRIZATION", _PARAMETRIZATIONS)):
             if mining[key] not in choices:
                 raise ConfigError(
                     f"STYLE_MINING.{key} must be one of {', '.join(choices)}, got {mining[key]!r}. The default is "
-                    f"{choices[0]}."
+                    f"{choices[0]!r}."
                 )
+        if (mining.PARAMETRIZATION, mining.METRIC) == ("relative", "source"):
+            raise ConfigError(
+                "STYLE_MINING.PARAMETRIZATION relative and STYLE_MINING.METRIC source are mutually exclusive. Use METRIC euclidean."
+            )
         return cls(
             pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
             pixel_std=tuple(cfg.MODEL.PIXEL_STD),
@@ -69,7 +76,10 @@ class MiningSettings:
             grid=tuple(cfg.MODEL.STYLE.GRID),
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             dtype=_DTYPES[mining.DTYPE],
-            **{name: mining[name.upper()] for name in ("pool_size", "steps", "lr", "momentum", "weight_decay", "seed")},
+            **{
+                name: mining[name.upper()]
+                for name in ("pool_size", "steps", "lr", "momentum", "weight_decay", "seed", "parametrization")
+            },
         )
 
 
@@ -157,6 +167,8 @@ class StyleMiner:
         self.device = clip.device
         self.basis = None if basis is None else basis.to(self.device)
         self.pool_size = settings.pool_size or clip.input_side(settings.stage)
+        by_family = not clip.rectified and basis is None
+        self.relative = settings.parametrization == "relative" or (by_family and not settings.parametrization)
 
     def mine_batch(self, index: int, samples: Sequence[Sample]) -> MinedBatch:
         """Mine a single batch, see `mine_batches`."""
@@ -176,10 +188,14 @@ class StyleMiner:
         """
         class_ids, prompt_ids, patches = zip(*(self._draw(*batch) for batch in batches), strict=True)
         sizes = [len(ids) for ids in class_ids]
+        own = torch.cat(patches)
+        if self.clip.mined_on_images:
+            with torch.no_grad():
+                own = self.clip.features_at(self.settings.stage, own)
         styles = optimize_styles(
-            torch.cat(patches),
+            own,
             self.encode_prompts(self.prompts.texts(torch.cat(prompt_ids))).to(self.device),
-            self._encode_image,
+            partial(self._encode_image, own),
             # The mean over its own batch, as if each batch were optimized alone.
             weights=torch.cat([torch.full((size,), 1 / size) for size in sizes]),
             steps=self.settings.steps,
@@ -188,6 +204,7 @@ class StyleMiner:
             weight_decay=self.settings.weight_decay,
             basis=self.basis,
             rectify=self.clip.rectified,
+            relative=self.relative,
         )
         losses = styles.style_losses[[0, -1]].t().cpu()
         split = (values.split(sizes) for values in (styles.mean.cpu(), styles.std.cpu(), losses))
@@ -196,30 +213,36 @@ class StyleMiner:
             for (index, _), ids, prompts, mean, std, loss in zip(batches, class_ids, prompt_ids, *split, strict=True)
         ]
 
+    @torch.no_grad()
     def _draw(self, index: int, samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return class_ids (N,) and drawn prompt_ids (N,) on the CPU, and patches (N, C, h, w)."""
-        features, patch_labels = stage_features(self.clip, self.settings, samples)
-        class_ids, patches = first_patches(features, patch_labels)
+        """Return class_ids (N,) and drawn prompt_ids (N,) on the CPU, and patches (N, C, h, w) of features or images."""
+        images, patch_labels = normalized_images(self.clip, self.settings, samples)
+        if self.clip.mined_on_images:
+            class_ids, patches = first_patches(images, patch_labels)
+            side = self.clip.input_resolution
+            patches = F.interpolate(patches, (side, side), mode="bicubic", antialias=True)
+        else:
+            class_ids, patches = first_patches(self.clip.features_at(self.settings.stage, images), patch_labels)
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
         return class_ids.cpu(), self.prompts.draw(class_ids.cpu(), generator), patches
 
-    def _encode_image(self, patches: Tensor) -> Tensor:
+    def _encode_image(self, own: Tensor, patches: Tensor) -> Tensor:
         dtype = self.settings.dtype
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype != torch.float32):
             pooled = patches if self.pool_size is None else F.adaptive_avg_pool2d(patches, self.pool_size)
-            return self.clip.encode_from(self.settings.stage, pooled)
+            return self.clip.encode_from(self.settings.stage, self.clip.replace_map(own, pooled))
 
 
-@torch.no_grad()
-def stage_features(clip: CLIPImageTower, settings: MiningSettings, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Return the features (B, C, H, W) of a batch at the mined stage and the class of each patch (B, rows, cols)."""
+def normalized_images(
+    clip: CLIPImageTower, settings: MiningSettings, samples: Sequence[Sample]
+) -> tuple[Tensor, Tensor]:
+    """Return the normalized images (B, 3, H, W) of a batch and the class of each patch (B, rows, cols)."""
     images, labels = (torch.stack([sample[key] for sample in samples]).to(clip.device) for key in ("image", "sem_seg"))
     mean, std = (
         images.new_tensor(values, dtype=torch.float32).view(-1, 1, 1)
         for values in (settings.pixel_mean, settings.pixel_std)
     )
-    features = clip.features_at(settings.stage, (images - mean) / std)
-    return features, patch_classes(labels, settings.grid, settings.ignore_label)
+    return (images - mean) / std, patch_classes(labels, settings.grid, settings.ignore_label)
 
 
 def first_patches(features: Tensor, patch_labels: Tensor) -> tuple[Tensor, Tensor]:

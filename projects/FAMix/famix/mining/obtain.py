@@ -67,9 +67,11 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
         require_text_design(clip, weights)
         logger.info("No style bank at %s yet: mining one", path)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
+        miner = build_miner(cfg, clip, class_names, basis)
+        metadata["rectified"] = str(miner.clip.rectified).lower()
         partial = PartialResults(path, metadata)
         bank = mine_bank(
-            build_miner(cfg, clip, class_names, basis),
+            miner,
             lambda group, finished: build_mining_batches(cfg, group=group, skip=finished),
             metadata,
             partial,

@@ -13,7 +13,7 @@ from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import ConfigError
 
-_RELATIVE_SCALE = 1.0
+_RELATIVE_SCALE = 10**0.5  # of relative changes, so that a learning rate of 1 suits all CLIP families
 
 
 @dataclass(frozen=True)

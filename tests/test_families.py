@@ -1,0 +1,74 @@
+"""Whole runs with each CLIP family: mine, train with adapters, resume, evaluate, predict, export."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from famix import Predictor, StyleBank
+from open_clip_factory import tiny_open_clip
+from run_factory import Workspace, assert_equal_state
+
+STAGES = {"convnext": ("res2", "['res2', 'res5']"), "vit": ("block1", "['p2', 'p4']"), "siglip": ("block1", "['p2', 'p4']")}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("families"))
+
+
+@pytest.fixture(scope="module", params=["convnext", "vit"])
+def options(request: pytest.FixtureRequest, workspace: Workspace) -> tuple[str, ...]:
+    """Options of a family, after a run in the folder of its name."""
+    tiny, (stage, features) = tiny_open_clip(request.param, workspace.folder), STAGES[request.param]
+    options = (
+        "MODEL.BACKBONE.NAME", "build_clip_backbone", "MODEL.CLIP.WEIGHTS", str(tiny.file),
+        "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.CLIP.TRAINABLE", "[]", "MODEL.FPN.OUT_CHANNELS", "8",
+        "MODEL.ADAPTERS.RANK", "2", "MODEL.STYLE.STAGE", stage, "MODEL.SEM_SEG_HEAD.IN_FEATURES", features,
+        "STYLE_MINING.STEPS", "100",
+    )  # fmt: skip
+    workspace.run(request.param, *options)
+    return options
+
+
+@pytest.fixture(scope="module")
+def finished(options: tuple[str, ...], workspace: Workspace) -> Path:
+    return workspace.folder / Path(options[3]).stem
+
+
+def test_styles_are_mined_in_signed_features(finished: Path) -> None:
+    bank = StyleBank.load(finished / "style_bank.safetensors")
+    assert bank.metadata["rectified"] == "false" and bank.mean.min() < 0 and bank.std.min() > 0
+    losses = [bank.annotations[f"{name}_loss"].mean() for name in ("initial", "final")]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_only_adapters_and_head_are_trained(finished: Path, options: tuple[str, ...]) -> None:
+    start = torch.load(options[3], weights_only=True)
+    after = torch.load(finished / "model_final.pth", weights_only=True)["model"]
+    prefix = "backbone.net." if any(name.startswith("backbone.net.") for name in after) else "backbone."
+    own = {name.removeprefix(prefix): x for name, x in after.items() if name.startswith(prefix)}
+    assert any(name.endswith(".up") and x.abs().max() > 0 for name, x in own.items())
+    assert all(torch.equal(x, start[f"visual.{name}"]) for name, x in own.items() if not name.startswith("adapters."))
+
+
+def test_resumed_run_equals_an_undisturbed_one(finished: Path, options: tuple[str, ...], workspace: Workspace) -> None:
+    resumed = workspace.folder / f"{finished.name}_resumed"
+    resumed.mkdir()
+    for name in ("model_0000001.pth", "style_bank.safetensors"):
+        shutil.copy(finished / name, resumed)
+    (resumed / "last_checkpoint").write_text("model_0000001.pth")
+    workspace.run(resumed.name, *options, flags=("--resume",))
+    assert_equal_state(workspace.training_state(resumed.name), workspace.training_state(finished.name))
+
+
+def test_checkpoints_predict_without_the_clip(finished: Path, options: tuple[str, ...]) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    moved = Path(options[3]).rename(Path(options[3]).with_suffix(".moved"))
+    try:
+        result = Predictor.from_checkpoint(finished)(image)
+    finally:
+        moved.rename(options[3])
+    assert result.labels.shape == (50, 70)

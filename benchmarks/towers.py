@@ -1,0 +1,188 @@
+#!/usr/bin/env python
+"""Compare real-size CLIP towers with open_clip, and measure a training step and the mining of a batch.
+
+    python benchmarks/towers.py                      # all models, each in a process of its own
+    python benchmarks/towers.py --models ViT-B-16    # one of them
+
+All weights are random. For each model, the first table shows the largest relative difference to open_clip's own forward:
+of the image embedding, of the embedding continued from the first, a middle and the last stage, and of 5 prompts over 4
+templates (random token ids where the tokenizer needs a download). The second table shows parameters, trained parameters,
+and the time and peak memory of one training step (512 x 512, batch 1, adapters of rank 16, bf16 autocast off) and of the
+mining of one batch of 8 patches for 5 steps.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MODELS = {
+    "RN50": "RN50", "RN101": "RN101", "convnext_base_w": "open_clip:convnext_base_w",
+    "convnext_large_d": "open_clip:convnext_large_d", "ViT-B-16": "open_clip:ViT-B-16", "ViT-L-14": "open_clip:ViT-L-14",
+    "EVA02-L-14": "open_clip:EVA02-L-14", "ViT-B-16-SigLIP": "open_clip:ViT-B-16-SigLIP",
+    "DINOv2-L": "vit_large_patch14_dinov2",
+}  # fmt: skip
+TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]
+TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{}", "itap of a {}."]
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    """Largest difference in units of the largest value."""
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def compare(architecture: str) -> dict[str, float]:
+    """Compare image and text tower with open_clip's forward."""
+    import open_clip
+
+    from famix.clip import CLIPImageTower, PromptEncoder
+    from famix.clip.files import CLIPStateDict
+
+    name = architecture.removeprefix("open_clip:")
+    model = open_clip.create_model(name, pretrained=None).eval()
+    weights = CLIPStateDict(model.state_dict())
+    weights.architecture = architecture if ":" in architecture else f"open_clip:{architecture}"
+    tower = CLIPImageTower.from_state_dict(weights, trainable=())
+    images = torch.randn(1, 3, tower.input_resolution, tower.input_resolution)
+    expected = model.encode_image(images)
+    stages = tower.stages[0], tower.stages[len(tower.stages) // 2], tower.stages[-1]
+    found = {"image": relative(tower.encode_image(images), expected)}
+    found["stages"] = max(
+        relative(tower.encode_from(stage, tower.features_at(stage, images)), expected) for stage in stages
+    )
+    encoder = PromptEncoder(weights, activation="gelu", causal=True)
+    if "SigLIP" in name:
+        tokens = torch.randint(encoder.tower.vocab_size, (20, encoder.tower.context_length))
+        return {**found, "text": relative(encoder.tower(tokens), model.encode_text(tokens))}
+    sentences = [template.format(text) for text in TEXTS for template in TEMPLATES]
+    means = model.encode_text(open_clip.get_tokenizer(name)(sentences)).unflatten(0, (5, 4)).mean(1)
+    return {**found, "text": relative(encoder(TEXTS, TEMPLATES), nn.functional.normalize(means, dim=1))}
+
+
+def build_model(architecture: str) -> nn.Module:
+    """Build a segmentation network with adapters and noise styles."""
+    from detectron2.modeling import build_model as build
+
+    from famix.config import load_config
+
+    cfg = load_config(str(Path(__file__).parents[1] / "projects/FAMix/configs/Base-FAMix.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.CLIP.WEIGHTS = "cpu", "noise", ""
+    timm = ":" not in architecture and not architecture.startswith("RN")
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone" if timm else "build_clip_backbone"
+    if timm:
+        cfg.MODEL.TIMM.NAME = architecture
+    else:
+        cfg.MODEL.CLIP.ARCHITECTURE = architecture
+    cfg.MODEL.CLIP.TRAINABLE = ["layer4.2"] if architecture.startswith("RN") else []
+    cfg.MODEL.ADAPTERS.RANK = 0 if architecture.startswith("RN") else 16
+    pyramid = timm or "ViT" in architecture or "EVA" in architecture
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p4"] if pyramid else ["res2", "res5"]
+    cfg.MODEL.STYLE.STAGE = "block1" if pyramid else "res2"
+    return build(cfg).train()
+
+
+def measure(call: Callable[[], object]) -> float:
+    """Seconds of the second of two calls."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def peak_gib() -> float:
+    """Peak memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def train(architecture: str) -> dict[str, float]:
+    """Measure a training step."""
+    model = build_model(architecture)
+    batch = [{"image": torch.randint(256, (3, 512, 512)).float(), "sem_seg": torch.randint(19, (512, 512))}]
+
+    def step() -> None:
+        model.zero_grad()
+        sum(model(batch).values()).backward()
+
+    seconds = measure(step)
+    counts = [(x.numel(), x.numel() if x.requires_grad else 0) for x in model.parameters()]
+    total, trained = (sum(column) / 1e6 for column in zip(*counts, strict=True))
+    return {"parameters": total, "trained": trained, "seconds": seconds, "memory": peak_gib()}
+
+
+def mine(architecture: str) -> dict[str, float]:
+    """Measure the optimization of the styles of 8 patches."""
+    from famix.clip.base import family_named
+    from famix.style import optimize_styles
+
+    family, sizes = family_named(architecture)
+    create: Any = family
+    tower = create(sizes, 32, trainable=(), with_embedding=True).eval()
+    stage, images = tower.stages[0], torch.randn(8, 3, tower.input_resolution, tower.input_resolution)
+    with torch.no_grad():
+        own = tower.features_at(stage, images)
+        size = tower.encode_from(stage, own).shape[1]
+    texts = nn.functional.normalize(torch.randn(8, size), dim=1)
+
+    def optimize() -> None:
+        optimize_styles(
+            own, texts, lambda x: tower.encode_from(stage, tower.replace_map(own, x)), steps=5, lr=1.0, momentum=0.9,
+            weight_decay=1e-4, rectify=tower.rectified, relative=not tower.rectified,
+        )  # fmt: skip
+
+    return {"seconds": measure(optimize), "memory": peak_gib()}
+
+
+def run_all(models: list[str]) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
+    """Run each task of each model in its own process."""
+    for model in models:
+        found = {}
+        for task in ("compare", "train", "mine"):
+            if model.startswith("DINO") and task != "train":
+                continue
+            command = [sys.executable, __file__, "--task", task, "--models", model]
+            print(f"{model}: {task}", file=sys.stderr)
+            output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+            found[task] = json.loads(output.splitlines()[-1])
+        yield model, found
+
+
+def main() -> None:
+    """Print the tables, or the result of one task as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--task", choices=("compare", "train", "mine"), help="run one task and print JSON")
+    args = parser.parse_args()
+    torch.manual_seed(1)
+    if args.task:
+        print(json.dumps(globals()[args.task](MODELS[args.models[0]])))
+        return
+    print(f"{date.today()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, random weights, seed 1")
+    results = dict(run_all(args.models))
+    print("\n| model | image embedding | from stages | text |\n|---|---|---|---|")
+    for model, found in results.items():
+        if "compare" in found:
+            print(f"| {model} | " + " | ".join(f"{value:.1e}" for value in found["compare"].values()) + " |")
+    print("\n| model | parameters in M | trained in M | step in s | step in GiB | mining in s | mining in GiB |")
+    print("|---|---|---|---|---|---|---|")
+    for model, found in results.items():
+        step, mined = found["train"], found.get("mine")
+        rest = f"{mined['seconds']:.1f} | {mined['memory']:.1f}" if mined else "- | -"
+        print(
+            f"| {model} | {step['parameters']:.1f} | {step['trained']:.1f} | {step['seconds']:.1f} | {step['memory']:.1f} | "
+            f"{rest} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,11 @@ from famix import Predictor, StyleBank
 from open_clip_factory import tiny_open_clip
 from run_factory import Workspace, assert_equal_state
 
-STAGES = {"convnext": ("res2", "['res2', 'res5']"), "vit": ("block1", "['p2', 'p4']"), "siglip": ("block1", "['p2', 'p4']")}
+STAGES = {
+    "convnext": ("res2", "['res2', 'res5']"),
+    "vit": ("block1", "['p2', 'p4']"),
+    "siglip": ("block1", "['p2', 'p4']"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from error_matching import expect_error
 from famix import Predictor, StyleBank
+from famix.config import load_config
+from famix.inference.export import SemanticGraph, export_graph
+from famix.utils.errors import ConfigError
 from open_clip_factory import tiny_open_clip
 from run_factory import Workspace, assert_equal_state
 
@@ -76,3 +80,39 @@ def test_checkpoints_predict_without_the_clip(finished: Path, options: tuple[str
     finally:
         moved.rename(options[3])
     assert result.labels.shape == (50, 70)
+
+
+def test_pixel_statistics_come_with_the_family(workspace: Workspace) -> None:
+    tiny = tiny_open_clip("siglip", workspace.folder)
+    options = (
+        "MODEL.BACKBONE.NAME", "build_clip_backbone", "MODEL.CLIP.WEIGHTS", str(tiny.file),
+        "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.CLIP.TRAINABLE", "[]", "MODEL.FPN.OUT_CHANNELS", "8",
+        "MODEL.STYLE.STAGE", "block2", "MODEL.STYLE.STRATEGY", "mixstyle", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p4']",
+        "SOLVER.MAX_ITER", "1",
+    )  # fmt: skip
+    workspace.run("siglip", *options)
+    cfg = load_config(str(workspace.folder / "siglip/config.yaml"))
+    assert cfg.MODEL.PIXEL_MEAN == cfg.MODEL.PIXEL_STD == [127.5] * 3
+
+
+def test_timm_backbone_trains_with_noise_and_cannot_mine(workspace: Workspace) -> None:
+    options = (
+        "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "test_vit", "MODEL.CLIP.TRAINABLE", "[]",
+        "MODEL.ADAPTERS.RANK", "1", "MODEL.FPN.OUT_CHANNELS", "8", "MODEL.STYLE.STAGE", "block1",
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p4']", "SOLVER.MAX_ITER", "1",
+    )  # fmt: skip
+    assert "tiny_val" in workspace.run("timm", *options, "MODEL.STYLE.STRATEGY", "noise")
+    with expect_error(ConfigError, "MODEL.TIMM.NAME", "test_vit", "MODEL.STYLE.STRATEGY"):
+        workspace.run("timm_bank", *options)
+
+
+@torch.no_grad()
+def test_exported_graph_is_the_network(finished: Path) -> None:
+    model = Predictor.from_checkpoint(finished).inference.model
+    graph = SemanticGraph(model)
+    for size in ((70, 101), (96, 160)):
+        image = torch.randint(256, (1, 3, *size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        expected = model([{"image": image[0], "height": size[0], "width": size[1]}])[0]["sem_seg"]
+        assert (graph(image)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
+    exported = export_graph(graph).module()  # of sizes that the backbone need not pad
+    assert (exported(image)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -112,13 +112,13 @@ def test_images_of_another_shape_with_as_many_cells():
 
 def test_images_with_another_number_of_cells_are_refused():
     _, model = make()
-    with expect_error(ConfigError, "4 cells at stride 32", "(3, 2)", "64 x 64 pixels"):
+    with expect_error(ConfigError, "4 cells", "3 x 2", "64 x 64 pixels"):
         model.encode_image(random_images(96, 64))
 
 
 def test_an_embedding_needs_the_attention_pool():
     _, model = make(with_embedding=False)
-    with expect_error(ConfigError, "with_embedding", False, "CLIPResNet"):
+    with expect_error(ConfigError, "CLIPResNet", remedy="with_embedding=True"):
         model.encode_image(random_images(64, 64))
 
 

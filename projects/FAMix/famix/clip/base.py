@@ -52,8 +52,8 @@ class CLIPImageTower(Backbone):
 
     stages: tuple[str, ...]
     rectified: bool = False
-    pixel_mean: Sequence[float] = (122.7709383, 116.7460125, 104.09373615)
-    pixel_std: Sequence[float] = (68.5005327, 66.6321579, 70.32316305)
+    pixel_mean: tuple[float, ...] = (122.7709383, 116.7460125, 104.09373615)
+    pixel_std: tuple[float, ...] = (68.5005327, 66.6321579, 70.32316305)
     input_resolution: int = 224
     embedding_modules: tuple[str, ...] = ()
     with_embedding: bool = True
@@ -281,7 +281,7 @@ class CLIPImageTower(Backbone):
         """Raise ConfigError unless the tower was built with the modules for image embeddings."""
         if not self.with_embedding:
             raise ConfigError(
-                f"with_embedding must be True for an image embedding, got False. Rebuild the {type(self).__name__}."
+                f"This {type(self).__name__} was built without the modules for image embeddings. Pass with_embedding=True."
             )
 
     @property

@@ -21,6 +21,7 @@ from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.clip.weights import is_published, load_configured_clip
 from famix.utils.errors import ConfigError, WeightsError
 
+_ROUNDING = 1e-3  # of pixel statistics in configs
 _PREFIXES = ("backbone.bottom_up.", "backbone.net.", "backbone.")  # of a backbone with and without a feature pyramid
 _from_checkpoint: ContextVar[tuple[type[CLIPImageTower], Any] | None] = ContextVar("_from_checkpoint", default=None)
 
@@ -194,6 +195,9 @@ def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None 
     Raises:
         ConfigError, WeightsError: as in `build_clip_backbone`.
     """
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and not state_dict:
+        with torch.device("meta"):
+            return build_timm_tower(cfg.MODEL.TIMM.NAME, "", cfg.MODEL.CLIP.OUTPUT_STRIDE, ())
     cfg = undownloaded(cfg)
     if not state_dict and cfg.MODEL.CLIP.WEIGHTS:
         state_dict = load_configured_clip(cfg)
@@ -204,6 +208,17 @@ def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None 
         found = family_named(cfg.MODEL.CLIP.ARCHITECTURE)
     with torch.device("meta"):
         return _create(cfg, (), *found)
+
+
+def use_pixel_statistics(cfg: CfgNode) -> None:
+    """Replace MODEL.PIXEL_MEAN and PIXEL_STD with those of the backbone, in place, if they are OpenAI's and differ."""
+    default = CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
+    if (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)) == default:
+        tower = tower_without_weights(cfg)
+        own = list(tower.pixel_mean), list(tower.pixel_std)
+        if max(abs(a - b) for a, b in zip(own[0] + own[1], default[0] + default[1], strict=True)) > _ROUNDING:
+            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = own
+            logging.getLogger(__name__).info("Using the backbone's pixel mean %s and standard deviation %s", *own)
 
 
 def _create(cfg: CfgNode, trainable: Sequence[str], family: Any, architecture: Any) -> CLIPImageTower:

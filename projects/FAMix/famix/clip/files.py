@@ -64,7 +64,7 @@ def read_clip(path: Path) -> CLIPStateDict:
     """Read a file's tensors onto the CPU in their stored precision.
 
     Args:
-        path: a TorchScript archive; a state_dict saved by torch.save, also under the key "state_dict"; or a .safetensors
+        path: a TorchScript archive; a state_dict saved by torch.save, optionally under the key "state_dict"; or a .safetensors
             file. Prefixes of DataParallel ("module.") and torch.compile ("_orig_mod.") are removed.
 
     Returns:

@@ -33,7 +33,7 @@ def model_urls() -> dict[str, str]:
 
 
 def cached_file(name: str) -> str:
-    """Return the path in the cache of the clip package for a published model, which may not exist yet."""
+    """Return where the clip package caches a published model. The file may not exist yet."""
     return os.path.join(os.path.expanduser("~/.cache/clip"), os.path.basename(model_urls()[name]))
 
 
@@ -42,6 +42,6 @@ def download(name: str) -> str:
 
     Raises:
         OSError: the download failed.
-        RuntimeError: the downloaded file has another SHA-256.
+        RuntimeError: the SHA-256 of the downloaded file does not match.
     """
     return _clip._download(model_urls()[name], os.path.dirname(cached_file(name)))

@@ -50,7 +50,7 @@ def class_prompt(class_id: int, style: str, class_names: Sequence[str], ignore_l
         return IGNORE_PROMPT
     if not 0 <= class_id < len(class_names):
         raise ConfigError(
-            f"class_id must be 0 .. {len(class_names) - 1} or {ignore_label}, got {class_id}. Correct the labels "
+            f"class_id must be in [0, {len(class_names) - 1}] or {ignore_label}, got {class_id}. Correct the labels "
             "or the dataset's class names."
         )
     return f"{style} {class_names[class_id]}"

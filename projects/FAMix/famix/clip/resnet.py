@@ -205,8 +205,8 @@ class CLIPResNet(CLIPImageTower):
         if cells != expected:
             side = self.input_resolution
             raise ConfigError(
-                f"Images must have {expected} cells at stride {CLIP_STRIDE}, got {tuple(features.shape[-2:])}. Resize them to "
-                f"CLIP's own {side} x {side} pixels."
+                f"The attention pool requires a feature map of {expected} cells, got {features.shape[-2]} x {features.shape[-1]}. "
+                f"Resize the images to {side} x {side} pixels."
             )
         return self.attnpool(_channels_last(features))
 

@@ -59,7 +59,7 @@ class PromptEncoder:
             and self.tower.vocab_size != VOCAB_SIZE
         ):
             raise WeightsError(
-                f"CLIP weights must have the {VOCAB_SIZE} tokens of OpenAI's tokenizer, got {self.tower.vocab_size}. "
+                f"CLIP weights must use OpenAI's vocabulary of {VOCAB_SIZE} tokens, got {self.tower.vocab_size} tokens. "
                 "Use a CLIP with OpenAI's vocabulary."
             )
         self.device = torch.device(device)
@@ -103,7 +103,7 @@ class PromptEncoder:
         return torch.stack([self._embeddings[text, sentences] for text in texts])
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """Return the distinct words of texts with an untrained token, whose embedding is zero.
+        """Return the distinct words in `texts` that contain an untrained token, whose embedding is zero.
 
         Small CLIPs trained on few words have such tokens (see `famix.clip.export.save_compact`).
         """

@@ -132,8 +132,8 @@ class TextTower(nn.Module):
         except (KeyError, IndexError, ValueError, AssertionError, ZeroDivisionError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise WeightsError(
-                "CLIP weights must contain token_embedding, positional_embedding, transformer, ln_final and text_projection, "
-                f"got an incomplete text tower ({reason}). Use the complete CLIP weights."
+                f"CLIP weights contain an incomplete text tower ({reason}). Use complete CLIP weights, with token_embedding, "
+                "positional_embedding, transformer, ln_final and text_projection."
             ) from error
         return tower.requires_grad_(False).eval()
 
@@ -162,8 +162,8 @@ class TextTower(nn.Module):
             return tokenize(list(texts), context_length=self.context_length)
         except RuntimeError as error:
             raise ConfigError(
-                f"Prompts must have at most {self.context_length} tokens including the template, got a longer one "
-                f"({error}). Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
+                f"Prompts must have at most {self.context_length} tokens including the template: {error}. "
+                f"Shorten the class name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
             ) from error
 
     def forward(self, tokens: Tensor) -> Tensor:

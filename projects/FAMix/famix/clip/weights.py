@@ -47,8 +47,8 @@ def load_configured_clip(cfg: CfgNode) -> CLIPStateDict:
     shown = state_dict.text_design
     if named.known and shown.or_else(named) != named:
         raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE must match MODEL.CLIP.WEIGHTS, got {name} (text tower with {named}) for {source} "
-            f"({shown}). Set MODEL.CLIP.ARCHITECTURE '' to use the design in the file."
+            f"MODEL.CLIP.ARCHITECTURE is {name} (text tower with {named}), but MODEL.CLIP.WEIGHTS {source} has a text tower with "
+            f"{shown}. Set MODEL.CLIP.ARCHITECTURE to '' to use the design in the file."
         )
     if named.known and not shown.known:
         log_first_n(
@@ -91,8 +91,8 @@ def load_clip_state_dict(source: str, architecture: str = "", tokenizer: str = "
 
     Returns:
         float32 tensors on the CPU by name: "visual.*" for the image tower, all others for the text tower. Integers such as
-        num_batches_tracked are dropped, so the result does not depend on the file format. Its `text_design` is the design
-        of the text tower as far as it is known.
+        num_batches_tracked are dropped, so the result does not depend on the file format. Its `text_design` describes
+        the text tower, where known.
 
     Raises:
         WeightsError: the file is missing or unreadable, or no family recognizes it.

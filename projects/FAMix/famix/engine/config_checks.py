@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
-from famix.clip.build import tower_without_weights, undownloaded
+from famix.clip.build import tower_without_weights, undownloaded, use_pixel_statistics
 from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
@@ -47,6 +47,8 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         valid = bool(cfg.DATASETS[split]) or not needed
         require_setting(cfg, f"DATASETS.{split}", valid, "the name of at least one labeled dataset", remedy)
     _check_model_settings(cfg)
+    if cfg.MODEL.BACKBONE.NAME in ("build_clip_backbone", "build_timm_backbone"):
+        use_pixel_statistics(cfg)
     names = used_datasets(cfg, args)
     _check_classes(cfg, names)
     check_panoptic(cfg, names)
@@ -167,6 +169,11 @@ def _check_styles(cfg: CfgNode) -> None:
     path = style_bank_path(cfg)
     if not restyler.needs("bank") or os.path.isfile(path):
         return
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        raise ConfigError(
+            f"Styles cannot be mined in the features of MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME}, which has no text tower. Set "
+            "MODEL.STYLE.STRATEGY to noise, mixstyle or none."
+        )
     if not cfg.MODEL.CLIP.WEIGHTS:
         raise ConfigError(
             f"MODEL.STYLE.STRATEGY {cfg.MODEL.STYLE.STRATEGY!r} requires a style bank, and there is neither a bank at {path} "

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from famix.clip.adapters import merge_adapters
 from famix.data.classes import ClassTable
 from famix.inference.predictor import SMALLEST_SIDE
 from famix.modeling import FAMixSemanticSegmentor
@@ -43,11 +44,11 @@ class SemanticGraph(nn.Module):
     """Inference with a FAMixSemanticSegmentor as a function of tensors.
 
     Args:
-        model: network in eval mode.
+        model: network in eval mode. Its adapters are merged into the weights in place.
         image_format: channel order that the model expects, RGB or BGR. The graph itself always expects RGB.
 
     Raises:
-        ConfigError: the network is not a FAMixSemanticSegmentor, or its backbone pads images.
+        ConfigError: the network is not a FAMixSemanticSegmentor.
     """
 
     mean: Tensor
@@ -61,12 +62,8 @@ class SemanticGraph(nn.Module):
                 "MODEL.META_ARCHITECTURE must be FAMixSemanticSegmentor, and its head must have `layers`, got "
                 f"{type(model).__name__} with {type(head).__name__}. Use --format stripped."
             )
-        divisor = model.backbone.size_divisibility
-        if divisor > 1:
-            raise ConfigError(
-                f"the backbone {type(model.backbone).__name__} pads images to multiples of {divisor} pixels, which exported "
-                "graphs do not support. Use --format stripped."
-            )
+        merge_adapters(model.backbone)
+        self.divisor = max(1, model.backbone.size_divisibility)
         self.backbone, self.head = model.backbone, head
         self.is_reversed = image_format == "BGR"
         self.register_buffer("mean", model.pixel_mean.clone())
@@ -76,14 +73,27 @@ class SemanticGraph(nn.Module):
         """Compute logits (B, K, H, W) from RGB images (B, 3, H, W), uint8 or float32 in the range 0-255."""
         ordered = image.flip(1) if self.is_reversed else image
         pixels = (ordered.float() - self.mean) / self.std
+        height, width = image.shape[-2:]
+        if not torch.compiler.is_exporting():
+            pixels = F.pad(pixels, (0, -width % self.divisor, 0, -height % self.divisor))
         logits = self.head.layers(self.backbone(pixels))
-        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
 
 
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
-    """Trace a graph on the CPU for any number and size of images. `float_input` selects float32, 0-255, instead of uint8."""
+    """Trace a graph on the CPU for any number of images, uint8 or float32 in the range 0-255.
+
+    Height and width can have any value, or any multiple of the divisor of a backbone that pads images.
+    """
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
-    sizes = {axis: Dim(name, min=_RANGES[name][0], max=_RANGES[name][1]) for axis, name in _AXES.items()}
+    sizes: dict[int, Any] = {}
+    for axis, name in _AXES.items():
+        least, most = _RANGES[name]
+        unit = graph.divisor if axis else 1
+        sizes[axis] = (
+            Dim(name, min=least, max=most) if unit == 1 else unit * Dim(f"{name}_units", min=2, max=most // unit)
+        )
     return torch.export.export(graph.eval().requires_grad_(False), (example,), dynamic_shapes={_INPUT: sizes})
 
 

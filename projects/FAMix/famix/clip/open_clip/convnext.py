@@ -69,6 +69,11 @@ class CLIPConvNeXt(OpenClipTower):
         self.require_embedding()
         return self.head(self.trunk.forward_head(self.trunk.norm_pre(features)))
 
+    @property
+    def size_divisibility(self) -> int:
+        """Largest stride."""
+        return self._strides[-1]
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of every stage."""
         channels = [info["num_chs"] for info in self.trunk.feature_info]

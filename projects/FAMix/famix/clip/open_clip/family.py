@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,5 +84,7 @@ class OpenClipTower(CLIPImageTower):
 
 def pad_to(images: Tensor, divisor: int) -> Tensor:
     """Pad images (B, 3, H, W) with zeros at the bottom and right to multiples of a number of pixels."""
+    if torch.compiler.is_exporting():  # exported networks accept only such sizes
+        return images
     height, width = images.shape[-2:]
     return F.pad(images, (0, -width % divisor, 0, -height % divisor))

@@ -216,7 +216,7 @@ class CLIPViT(TokenTower):
         size = (patches.shape[2], patches.shape[3])
         positions: Any = self.positional_embedding
         tokens = patches.flatten(2).mT + resample_positions(positions[1:], self._grid, size).to(patches)
-        prefix = (self.class_embedding + positions[0]).to(patches).expand(len(patches), 1, -1)
+        prefix = (self.class_embedding + positions[0]).to(patches).expand(patches.shape[0], 1, -1)
         return self._tower[0].ln_pre(self._tower[0].patch_dropout(torch.cat([prefix, tokens], dim=1)))
 
     def embed(self, x: Tokens) -> Tensor:
@@ -270,7 +270,7 @@ class CLIPTimmViT(TokenTower):
         if prefix:
             joined = torch.cat(prefix, dim=1)
             joined = joined + positions[:, :added] if positions is not None and added else joined
-            tokens = torch.cat([joined.to(tokens).expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([joined.to(tokens).expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return trunk.norm_pre(trunk.pos_drop(tokens))
 
     def embed(self, x: Tokens) -> Tensor:

@@ -13,7 +13,7 @@ from famix.config import load_config
 from famix.inference.export import SemanticGraph, export_graph
 from famix.utils.errors import ConfigError
 from open_clip_factory import tiny_open_clip
-from run_factory import Workspace, assert_equal_state
+from run_factory import Workspace, assert_equal_state, load_tool
 
 STAGES = {
     "convnext": ("res2", "['res2', 'res5']"),
@@ -116,3 +116,13 @@ def test_exported_graph_is_the_network(finished: Path) -> None:
         assert (graph(image)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
     exported = export_graph(graph).module()  # of sizes that the backbone need not pad
     assert (exported(image)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_export_tool_merges_adapters(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(finished), "--format", "stripped", "torch_export", "--sizes", "70x101", "--runs", "0"]
+    assert not load_tool("export").main([*arguments, "--output", str(finished / "exported")])
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    stripped = next((finished / "exported").glob("*stripped*"))
+    assert not any("adapters" in name for name in torch.load(stripped, weights_only=True)["model"])
+    exported, trained = (Predictor.from_checkpoint(path)(image) for path in (stripped, finished))
+    assert (exported.labels == trained.labels).mean() > 0.99

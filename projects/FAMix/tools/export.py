@@ -68,6 +68,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from famix.clip.adapters import merge_adapters
 from famix.inference.export import (
     OPSET,
     Network,
@@ -95,10 +96,15 @@ def run(args: argparse.Namespace) -> None:
         require_onnx()
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
     paths = choose_paths(loaded.checkpoint, args.format, args.output)
+    merge_adapters(loaded.model)
+    loaded.cfg.defrost()
+    loaded.cfg.MODEL.ADAPTERS.RANK = 0  # exports have plain weights
     architecture, count = loaded.cfg.MODEL.META_ARCHITECTURE, len(loaded.classes.names)
     print(f"{loaded.checkpoint}: {architecture}, {count} classes, {size_of(loaded.checkpoint)}")
     if {ONNX, TORCH_EXPORT} & paths.keys():
-        program = export_graph(SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT), float_input=args.float_input)
+        graph = SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT)
+        program = export_graph(graph, float_input=args.float_input)
+        args.sizes = [(pad_side(height, graph.divisor), pad_side(width, graph.divisor)) for height, width in args.sizes]
     reference = network(loaded.model)
     for name, path in paths.items():
         if name == STRIPPED:
@@ -119,6 +125,11 @@ def run(args: argparse.Namespace) -> None:
         kind = "float32" if args.float_input else "uint8"
         opset = f", opset {OPSET}" if name == ONNX else ""
         print(f"{path}: {size_of(path)}{opset}; image (batch, 3, height, width) {kind} RGB -> logits\n")
+
+
+def pad_side(side: int, divisor: int) -> int:
+    """Round a side up to a multiple of the divisor that an export requires."""
+    return -(-side // divisor) * divisor
 
 
 def choose_paths(checkpoint: Path, formats: Sequence[str], output: Path | None) -> dict[str, Path]:

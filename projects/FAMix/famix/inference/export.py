@@ -53,6 +53,7 @@ class SemanticGraph(nn.Module):
 
     mean: Tensor
     std: Tensor
+    divisor = 1  # height and width of images must be multiples of it in an export
 
     def __init__(self, model: nn.Module, image_format: str = "RGB") -> None:
         super().__init__()

@@ -36,7 +36,8 @@ def setup_cfg() -> configparser.ConfigParser:
 
 @pytest.fixture(scope="module")
 def install_requires(setup_cfg: configparser.ConfigParser) -> dict[str, Requirement]:
-    requirements = map(Requirement, setup_cfg["options"]["install_requires"].split())
+    listed = setup_cfg["options"]["install_requires"], *setup_cfg["options.extras_require"].values()
+    requirements = map(Requirement, "\n".join(listed).split())
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 

@@ -23,8 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from common import benchmark_parser
 
 MODELS = {
     "RN50": "RN50", "RN101": "RN101", "convnext_base_w": "open_clip:convnext_base_w",
@@ -34,6 +33,21 @@ MODELS = {
 }  # fmt: skip
 TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]
 TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{}", "itap of a {}."]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
+    parser.add_argument("--task", choices=("compare", "train", "mine"), help="run one task and print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_args()  # --help and mistakes are answered at once
+
+import torch
+from torch import Tensor, nn
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
@@ -159,10 +173,7 @@ def run_all(models: list[str]) -> Iterator[tuple[str, dict[str, dict[str, float]
 
 def main() -> None:
     """Print the tables, or the result of one task as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--task", choices=("compare", "train", "mine"), help="run one task and print JSON")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     torch.manual_seed(1)
     if args.task:
         print(json.dumps(globals()[args.task](MODELS[args.models[0]])))

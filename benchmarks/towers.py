@@ -11,6 +11,8 @@ and the time and peak memory of one training step (512 x 512, batch 1, adapters 
 mining of one batch of 8 patches for 5 steps.
 """
 
+# ruff: noqa: E402, the parser comes before imports that take seconds
+
 import argparse
 import json
 import os

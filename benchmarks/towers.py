@@ -66,7 +66,7 @@ def compare(architecture: str) -> dict[str, float]:
     from famix.clip.files import CLIPStateDict
 
     name = architecture.removeprefix("open_clip:")
-    model = open_clip.create_model(name, pretrained=None).eval()
+    model: Any = open_clip.create_model(name, pretrained=None).eval()
     weights = CLIPStateDict(model.state_dict())
     weights.architecture = architecture if ":" in architecture else f"open_clip:{architecture}"
     tower = CLIPImageTower.from_state_dict(weights, trainable=())

@@ -84,7 +84,7 @@ def merge_adapters(module: nn.Module) -> None:
     """Replace adapted weights by plain ones with the same values, in place."""
     for part in list(module.modules()):
         for tensor in list(getattr(part, "parametrizations", {})):
-            if isinstance(part.parametrizations[tensor][0], LowRank):  # type: ignore[index, union-attr]
+            if isinstance(part.parametrizations[tensor][0], LowRank):  # type: ignore[index]
                 parametrize.remove_parametrizations(part, tensor, leave_parametrized=True)
     for part in module.modules():
         for hooks in (part._state_dict_hooks, part._load_state_dict_pre_hooks):

@@ -41,6 +41,7 @@ class CLIPConvNeXt(OpenClipTower):
         check_output_stride(output_stride)
         self._adopt(architecture, architecture.build_image_tower())
         self.trunk: Any
+        self.head: Any
         self.with_embedding = with_embedding
         if not with_embedding:
             self.trunk.norm_pre, self.trunk.head, self.head = nn.Identity(), nn.Identity(), None

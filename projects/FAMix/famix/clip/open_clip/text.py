@@ -1,6 +1,7 @@
 """Text towers of open_clip: any activation, mask, pooling and tokenizer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ class OpenClipTextTower(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
-        self.text = model.build_text_tower()
+        self.text: Any = model.build_text_tower()
         try:
             self.text.load_state_dict({name: x.float() for name, x in model.text_weights(state_dict).items()})
         except RuntimeError as error:

@@ -82,8 +82,9 @@ def find_timm_model(name: str) -> TimmModel:
             f"MODEL.TIMM.NAME must be a ViT or ConvNeXt of timm, got {name!r} of timm.models.{kind}. Choose e.g. "
             "vit_base_patch14_dinov2."
         )
-    config = timm.get_pretrained_cfg(name)
-    return TimmModel(name, config.to_dict() if config else timm.create_model(name).default_cfg, kind)
+    config: Any = timm.get_pretrained_cfg(name)
+    default: Any = config.to_dict() if config else timm.create_model(name).default_cfg
+    return TimmModel(name, default, kind)
 
 
 def build_timm_tower(name: str, weights: str, output_stride: int, trainable: Sequence[str]) -> CLIPImageTower:

@@ -25,7 +25,7 @@ class PatchMap(Tensor):
     """
 
     prefix: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def join(cls, features: Tensor, prefix: Tensor) -> "PatchMap":
@@ -135,7 +135,8 @@ class TokenTower(OpenClipTower):
         Raises:
             ConfigError: the map has no prefix tokens.
         """
-        tokens, prefix = features.flatten(2).mT, getattr(features, "prefix", None)
+        tokens: Tensor = features.flatten(2).mT
+        prefix: Any = getattr(features, "prefix", None)
         if self.num_prefix and prefix is None:
             raise ConfigError(
                 "features must be a result of features_at with its class token, got a plain tensor. Use replace_map(features, new)."
@@ -251,7 +252,7 @@ class CLIPTimmViT(TokenTower):
         if getattr(trunk, "rope", None) is not None:
             trunk.rope._use_cached_embed = False  # compute positions for the size of every map
         if not self.with_embedding:
-            self.head = None
+            self.head: Any = None
             trunk.norm = trunk.fc_norm = trunk.head = nn.Identity()
             trunk.attn_pool = None
 

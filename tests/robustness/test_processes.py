@@ -140,7 +140,7 @@ def test_a_lost_process_is_reported_in_one_line(workspace: Workspace, tmp_path: 
             if not is_gone(pid):
                 os.killpg(pid, signal.SIGKILL)
     text = log.read_text()
-    assert text.count(f"rank {rank} of 2 was lost; continue with --resume") == 1, text[-3000:]
+    assert text.count(f"rank {rank} of 2 was lost. Continue with --resume.") == 1, text[-3000:]
     assert "Traceback" not in text and text.count("\nerror") == 1
     assert all(statuses) and len(statuses) - statuses.count(-signal.SIGKILL) == 1
 

@@ -62,7 +62,7 @@ def add_famix_config(cfg: CN) -> None:
     mining.SEED = 1  # non-negative seed for drawing crops and prompts
     cfg.DATASETS.FILES = []  # YAML definitions of additional datasets (see datasets/README.md)
     cfg.DATASETS.BALANCED = False  # True makes all datasets in TRAIN contribute equally, regardless of size
-    cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation: factors lie within 1 ± value
+    cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor for random resizing before the training crop
     cfg.INPUT.MAX_PIXELS = 8192 * 8192  # pixel limit per image, label or video frame; larger ones are rejected unread

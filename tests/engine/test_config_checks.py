@@ -215,4 +215,4 @@ def test_setup(definition: Path, tmp_path: Path) -> None:
     assert cfg.SEED >= 0, "a run without a seed draws one, which resuming requires"
     saved = load_config(str(tmp_path / "output/config.yaml"))
     assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump()), "the saved config repeats the run"
-    assert "Checked 4 image and label pairs" in (tmp_path / "output/log.txt").read_text()
+    assert "Checked 4 image/label pairs" in (tmp_path / "output/log.txt").read_text()

@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Exit status: 0 if all datasets are usable, 1 if problems were found, 2 for an unknown name or wrong usage. "
+        epilog="Exit status: 0 if all datasets are usable, 1 if problems were found, 2 for unknown names or wrong usage. "
         "Example: check.py gta5_train cityscapes_val --sheet look.png",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="dataset names, such as cityscapes_val")
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG",
-        help=f"draw a contact sheet of {SHOWN} images with their labels; several datasets get one file each, PNG-NAME.png",
+        help=f"draw a contact sheet of {SHOWN} labeled images; several datasets get one file each, named PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
         "--max-pixels", default=1 << 26, type=whole_number, metavar="N",

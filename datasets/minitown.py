@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"stopped; '{arguments.out}' is incomplete. Use --overwrite to render all scenes.", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    print(f"wrote {arguments.count} scenes in {', '.join(conditions)} to {arguments.out}")
+    print(f"wrote {arguments.count} scenes per condition ({', '.join(conditions)}) to {arguments.out}")
 
 
 if __name__ == "__main__":

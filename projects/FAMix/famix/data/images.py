@@ -167,7 +167,7 @@ def read_image(path: FilePath, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
 
 
 def image_size(path: FilePath, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) of `read_image`'s result, and raise its errors, as far as the header shows them."""
+    """Return the (height, width) of `read_image`'s result from the header. Raises errors that the header reveals."""
     with open_image(path, max_pixels=max_pixels) as image:
         _require_colors(image, f"Image file '{path}'")
         return upright_size(image)

@@ -72,7 +72,7 @@ class LabelReader:
         return train_ids.astype(np.uint8)
 
     def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
-        """Return the (height, width) of a label file, and raise errors, from its header alone."""
+        """Return the (height, width) of a label file from its header. Raises errors that the header reveals."""
         with open_label(path, whole=False, max_pixels=self.max_pixels) as image:
             return upright_size(image)
 

@@ -54,7 +54,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
-    """Read the annotations, with the image names that `images` gives them, and categories of a panoptic JSON file.
+    """Read a panoptic JSON file: its annotations, whose `image_id` may refer to `images`, and its categories.
 
     Raises:
         DatasetError: the file is missing or malformed, or an id is out of range or repeated.

@@ -87,7 +87,7 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
     scored = range(1, len(results.scores[0]) + 2)
     gain, headline = results.gain(results.titles[-1], results.references[-1]), "trained on clear days"
     if not math.isnan(gain):
-        over = _over(results.references[-1])
+        over = _over(results.references[-1]).replace("vs.", "over")
         headline = f"{gain:+.1f} points {over} in light and weather without training images"
     page = render_page(
         "town.html",

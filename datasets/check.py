@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check datasets: files, sizes, encodings and classes. The exit status is 0 if all of them are usable."""
+"""Check datasets: files, sizes, encodings and classes. The exit status is 0 if all datasets are usable."""
 
 # ruff: noqa: E402, the parser precedes imports that take seconds
 
@@ -13,44 +13,44 @@ from pathlib import Path
 
 from famix_arguments import whole_number
 
-SHOWN = 12  # images of a contact sheet
+SHOWN = 12  # images in a contact sheet
 MOST_WORKERS = 16
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Exit status: 0 all datasets are usable, 1 problems were found, 2 unknown name or wrong usage. "
+        epilog="Exit status: 0 if all datasets are usable, 1 if problems were found, 2 for unknown names or wrong usage. "
         "Example: check.py gta5_train cityscapes_val --sheet look.png",
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="datasets, such as cityscapes_val")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="dataset names, such as cityscapes_val")
     parser.add_argument(
-        "--definition", action="append", default=[], metavar="YAML", help="definition file of your own datasets; may be repeated"
+        "--definition", action="append", default=[], metavar="YAML", help="definition file for your datasets; may be repeated"
     )  # fmt: skip
     parser.add_argument(
         "--sample", default=1000, type=whole_number, metavar="N",
-        help="decode N evenly spaced pairs of each dataset, or all for 0 (default: 1000); the headers and ends of all files "
-        "are always read",
+        help="number of evenly spaced pairs to decode per dataset; 0 decodes all (default: 1000). The headers and ends "
+        "of all files are always read",
     )  # fmt: skip
     parser.add_argument(
         "--sheet", type=Path, metavar="PNG",
-        help=f"draw {SHOWN} images with their labels; several datasets get one file each, PNG-NAME.png",
+        help=f"draw a contact sheet of {SHOWN} labeled images; several datasets get one file each, named PNG-NAME.png",
     )  # fmt: skip
     parser.add_argument(
         "--max-pixels", default=1 << 26, type=whole_number, metavar="N",
-        help=f"largest number of pixels of an image, as INPUT.MAX_PIXELS (default: {1 << 26})",
+        help=f"maximum number of pixels per image, as in INPUT.MAX_PIXELS (default: {1 << 26})",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports to this JSON file")
     parser.add_argument(
         "--workers", default=min(os.cpu_count() or 1, MOST_WORKERS), type=whole_number, metavar="N",
-        help="worker processes (default: one per CPU core, at most 16); 0 uses this process",
+        help="number of worker processes (default: one per CPU core, at most 16); 0 uses the main process",
     )  # fmt: skip
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes need no imports
+    make_parser().parse_args()  # --help and usage errors need no imports
 
 from famix.data import get_label_readers, register_datasets
 from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
@@ -60,7 +60,7 @@ from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 from famix.visualization.contact_sheet import draw_contact_sheet
 
-USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit status; argparse's own, for mistakes on the command line, is 2
+USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit statuses; argparse exits with 2 for usage errors
 
 
 def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
@@ -75,15 +75,15 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
         sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
         with whole_file(path) as part:
             sheet.save(part)
-        print(f"{name}: contact sheet in {path}")
+        print(f"{name}: contact sheet written to {path}")
     elif path is not None:
-        print(f"{name}: no contact sheet, since every pair has a problem")
+        print(f"{name}: no contact sheet, because every pair has a problem")
     print()
     return report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status; a mistake exits with status 2 and one line."""
+    """Run the command and return its exit status. A user error exits with status 2 and a one-line message."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.names = list(dict.fromkeys(arguments.names))
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FAMixError, OSError) as error:
         parser.error(str(error))
     except BrokenExecutor:
-        parser.error("a worker process was killed, probably for lack of memory: use fewer --workers")
+        parser.error("a worker process was killed, probably because memory ran out. Use fewer --workers.")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Mine styles, train FAMix and evaluate it: the one entry point, in Detectron2's manner."""
+"""Mine styles, train FAMix and evaluate it. This is the main entry point, modeled on Detectron2's train_net.py."""
 
 import argparse
 import logging
@@ -9,14 +9,14 @@ import warnings
 from contextlib import ExitStack
 from typing import Any
 
-# Detectron2 and fvcore use functions that torch deprecates; users cannot change that.
+# Detectron2 and fvcore use functions that torch has deprecated, which users cannot change.
 for deprecated in ("torch.jit.script", "broadcast_buffers"):
     warnings.filterwarnings("ignore", message=f".*{deprecated}.* is deprecated", category=FutureWarning)
 
 from famix_arguments import argument_parser  # noqa: E402
 
 if __name__ == "__main__":
-    argument_parser().parse_args()  # --help and mistakes are answered at once; the imports below take seconds
+    argument_parser().parse_args()  # fast --help and usage errors; the imports below take seconds
 
 import torch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
@@ -39,7 +39,7 @@ logger = logging.getLogger("famix.train_net")
 
 
 def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
-    """Run one process; mistakes of the user, signals and lost processes end it with one line."""
+    """Run one process; on a user error, a signal or a lost process, print one line and exit."""
     peers = peers or Peers()
     try:
         with explain_disk_errors():
@@ -52,11 +52,11 @@ def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
         peers.leave(USER_ERROR)
     except KeyboardInterrupt as stop:
         ignore_signals()
-        lost = peers.find_lost(patience=0)  # torchrun ends the others with SIGTERM
+        lost = peers.find_lost(patience=0)  # torchrun ends the other processes with SIGTERM
         if lost:
             peers.say(describe_loss(lost, peers.world_size))
             peers.leave(LOST)
-        peers.say("stopped; continue with --resume from the last checkpoint")
+        peers.say("Stopped. Continue from the last checkpoint with --resume.")
         peers.leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
     except Exception as error:
         if not is_lost_connection(error):
@@ -65,27 +65,27 @@ def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
         ignore_signals()
         peers.leave_after_loss(error)
     finally:
-        # A process that exits with an open group may be aborted by the threads of the group.
+        # A process that exits with an open group may be aborted by the group's threads.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
 def ignore_signals() -> None:
-    """Ignore signals in a process that is about to explain its end."""
+    """Ignore signals while this process reports why it ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def one_line(error: FAMixError) -> str:
-    """Return the message alone; a worker process of a data loader puts its traceback in front."""
+    """Return the message on one line, without the traceback that a data loader's worker process prepends."""
     message = str(error).rsplit(f"{type(error).__name__}: ", 1)[-1]
     return " ".join(message.split())
 
 
 def run(args: argparse.Namespace) -> Any:
-    """Load plugins, set up, then mine, evaluate or train."""
+    """Load plugins, set up the run, then mine styles, evaluate or train."""
     load_plugins()  # in every process of the run
-    with ExitStack() as held:  # the lock of the run directory
+    with ExitStack() as held:  # holds the lock on the run directory
         cfg = setup(args, held)
         if args.mine_styles_only:
             logger.info(summarize_start(cfg, args))

@@ -184,7 +184,7 @@ def test_mining_stops_early_and_has_its_own_seed():
 @pytest.mark.parametrize(
     ("build", "key", "value", "token"),
     [
-        *((build_train_loader, "SOLVER.IMS_PER_BATCH", value, "2 processes") for value in (0, 3)),
+        *((build_train_loader, "SOLVER.IMS_PER_BATCH", value, "processes (2)") for value in (0, 3)),
         (build_mining_batches, "STYLE_MINING.IMS_PER_BATCH", 6, "5"),
         (build_mining_batches, "STYLE_MINING.IMS_PER_BATCH", 0, "1"),
         (build_mining_batches, "STYLE_MINING.SEED", -1, "0"),

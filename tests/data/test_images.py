@@ -25,18 +25,18 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 def test_truncated_image(tmp_path: Path, suffix: str) -> None:
     path = write_image(tmp_path / f"a.{suffix}", PIXELS)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DatasetError, match=rf"a\.{suffix} cannot be read, it is damaged"):
+    with pytest.raises(DatasetError, match=rf"a\.{suffix}': it is damaged"):
         read_image(path)
     assert image_size(path) == (20, 30)
 
 
 @pytest.mark.parametrize("read", [read_image, image_size])
 def test_missing_or_foreign_file(tmp_path: Path, read) -> None:
-    with pytest.raises(DatasetError, match=r"a\.png does not exist"):
+    with pytest.raises(DatasetError, match=r"not found: .*a\.png"):
         read(tmp_path / "a.png")
     for content in (b"", b"hello"):
         (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(DatasetError, match=r"a\.png cannot be read"):
+        with pytest.raises(DatasetError, match=r"Cannot read .*a\.png"):
             read(tmp_path / "a.png")
 
 

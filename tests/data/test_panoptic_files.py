@@ -171,7 +171,7 @@ STUFF_ONLY = [{"id": key, "name": name, "isthing": 0} for key, (name, _) in CATE
         ({}, lambda c, a: a["segments_info"][0].update(category_id=65535), "category_id", 65535, ""),
         ({}, lambda c, a: a["segments_info"][1].update(id=7), "a.png", 7, ""),
         ({}, lambda c, a: c["annotations"].append(a), "PNG", None, ""),
-        ({}, "{", "cannot be read", None, ""),
+        ({}, "{", "Cannot read", None, ""),
     ],
 )
 def test_mistake_in_a_json_file(

@@ -62,7 +62,7 @@ def test_verify_logs_one_line(sound, caplog):
     with caplog.at_level(logging.INFO, logger="famix"):
         verify_datasets(["tiny_train", "tiny_val", "tiny_train"])
     (record,) = [record for record in caplog.records if record.name == "famix.data.check"]
-    assert record.message.startswith("Checked 12 image and label pairs of tiny_train, tiny_val in ")
+    assert record.message.startswith("Checked 12 image/label pairs (tiny_train, tiny_val) in ")
 
 
 def test_verify_reads_every_header(sound):
@@ -70,7 +70,7 @@ def test_verify_reads_every_header(sound):
     with expect_error(DatasetError, str(sound / "labels/val/a/4.png"), "32 x 24", "skip"):
         verify_datasets(["tiny_train", "tiny_val"], samples=0)
     (sound / "images/train/a/1.png").write_bytes(b"no image")
-    with pytest.raises(DatasetError, match=r"images/train/a/1\.png cannot be read"):
+    with pytest.raises(DatasetError, match=r"Cannot read .*images/train/a/1\.png"):
         verify_datasets(["tiny_train"], samples=0)
 
 
@@ -102,7 +102,7 @@ def test_sound_dataset(check, folder):
     assert (shares["(ignored)"], shares["car"]) == ((25.0, 25.0), (0, 0))
     assert "| road          |        37.500 |          75.0 |" in text
     (note,) = report["notes"]
-    assert note.startswith("classes without a pixel in the decoded labels: sidewalk, building,")
+    assert note.startswith("classes that do not occur in the decoded labels: sidewalk, building,")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -131,9 +131,9 @@ def test_every_kind_of_problem_is_collected(check, folder, workers):
     sizes = report["problems"]["size"]["first"]
     assert all(f"labels/train/a/{index}.png" in text and "32 x 24" in text for index, text in enumerate(sizes))
     assert len(sizes) == 5
-    assert re.search(r"PROBLEM: labels that differ in size from the image: 7\n(    .*\n){5}    and 2 more\n", text)
+    assert re.search(r"PROBLEM: labels that differ in size from their image: 7\n(    .*\n){5}    and 2 more\n", text)
     assert text.endswith("tiny_train: NOT usable, 14 problem(s)\n\n")
-    assert "labels/train/a/15.png cannot be read, it is damaged" in text
+    assert "labels/train/a/15.png': it is damaged" in text
     explains(text, "labels/train/a/11.png", "RGB", "label_channel")
     explains(text, "labels/train/a/10.png", 77, "label_ids")
     assert any(note.startswith("1 labels without an image are ignored") for note in report["notes"])
@@ -159,7 +159,7 @@ def test_truncated_files_are_found_outside_of_the_sample(check, folder, suffix):
     longer.write_bytes(longer.read_bytes() + bytes(1000 if suffix == "png" else 10_000))  # harmless
     status, text, (report,) = check(file, "--sample", 2)
     assert (status, report["decoded"], report["problems"]["unreadable image"]["count"]) == (1, 2, 1)
-    assert f"17.{suffix} cannot be read, it is damaged" in text
+    assert f"17.{suffix}': it is damaged" in text
 
 
 def test_sample_limits_decoding(check, folder):
@@ -167,7 +167,7 @@ def test_sample_limits_decoding(check, folder):
     write_label(folder / "labels/train/a/4.png", UNKNOWN)
     status, _, (report,) = check(file, "--sample", 2)  # the first and the last
     assert (status, report["decoded"]) == (0, 2)
-    assert "the pixels of 8 pairs were not read; --sample 0 reads all" in report["notes"]
+    assert "the pixels of 8 pairs were not read; use --sample 0 to read all" in report["notes"]
     status, _, (report,) = check(file, "--sample", 0)
     assert (status, report["decoded"]) == (1, 9)
 
@@ -176,13 +176,13 @@ def test_missing_and_ignored_labels(check, folder):
     file = make_dataset(folder, count=1, folders=("train",), splits={"train": {}, "night": {}})
     status, text, (report,) = check(file, names=["tiny_night"])
     assert (status, list(report["problems"]), report["pairs"]) == (1, ["listing"], 0)
-    assert "images/night does not exist" in text
+    assert "images/night' does not exist" in text
     for kind in ("images", "labels"):
         (folder / kind / "night").mkdir()
     write_label(folder / "labels/train/a/0.png", IGNORED)
     status, text, reports = check(file, names=["tiny_night", "tiny_train"])
     assert (status, [list(report["problems"]) for report in reports]) == (1, [["empty"], ["no class"]])
-    assert "every pixel of all 1 decoded labels is ignored" in text
+    assert "all pixels in the 1 decoded labels are ignored" in text
 
 
 def test_list_entries_without_an_image(check, folder):
@@ -226,7 +226,7 @@ def test_contact_sheet_shows_images_labels_and_legend(check, folder):
     sheet = folder.parent / "sheets/tiny.png"
     status, text, _ = check(file, "--sheet", sheet)
     assert status == 0
-    assert f"contact sheet in {sheet}" in text
+    assert f"contact sheet written to {sheet}" in text
     pixels = Image.open(sheet).convert("RGB")
     found = {color: count for count, color in pixels.getcolors(pixels.width * pixels.height)}
     road, car, dark = (156, 118, 156), (80, 80, 165), (60, 60, 60)  # 0.6 of the color, 0.4 of 200; 0.3 of 200
@@ -248,7 +248,7 @@ def test_contact_sheets_of_several_datasets(check, folder):
     damage(folder / "images/train/a/0.png")
     status, text, _ = check(file, "--sheet", sheet)
     assert (status, sheet.exists()) == (1, False)
-    assert "no contact sheet, since every pair has a problem" in text
+    assert "no contact sheet, because every pair has a problem" in text
 
 
 # Command line
@@ -263,7 +263,7 @@ def test_contact_sheets_of_several_datasets(check, folder):
         (["tiny_train", "--sheet", "look.jpg"], "--sheet must end in .png, got look.jpg"),
         (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
         (["tiny_train", "--sheet", "/proc/none/look.png"], "/proc/none"),
-        (["tiny_train", "--definition", "none.yaml"], "none.yaml cannot be read"),
+        (["tiny_train", "--definition", "none.yaml"], "none.yaml': "),
         ([], "the following arguments are required: NAME"),
     ],
 )
@@ -279,7 +279,7 @@ def test_mistakes_end_before_the_check(tool, folder, capsys, arguments, message)
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (BrokenProcessPool, 2, "a worker process was killed, probably for lack of memory"),
+        (BrokenProcessPool, 2, "a worker process was killed, probably because memory ran out"),
         (KeyboardInterrupt, 130, "stopped\n"),
     ],
 )

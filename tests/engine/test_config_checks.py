@@ -59,10 +59,10 @@ def test_arguments() -> None:
     [
         *(((one, other), (one, other)) for one, other in ((EVAL, MINE), *(("--overwrite", o) for o in MODES))),
         *(
-            ((word, "cpu"), ("without dashes", f"Write {word[2:14]}"))
+            ((word, "cpu"), ("without dashes", f"Use {word[2:14]}"))
             for word in ("--MODEL.DEVICE", "--MODEL.DEVICE=cpu")
         ),
-        (("--SEED", "1"), ("without dashes", "Write SEED")),
+        (("--SEED", "1"), ("without dashes", "Use SEED")),
     ],
 )
 def test_invalid_options(words: tuple[str, ...], named: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_datasets_are_required_where_used(make_config: Make, key: str, needed: A
     ("opts", "value", "remedy"),
     [
         (("MODEL.SEM_SEG_HEAD.NAME", "CLIPDeepLabHead"), "CLIPDeepLabHead", "CLIPDeepLabV3PlusHead"),
-        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 11), 11, "MODEL.SEM_SEG_HEAD.NUM_CLASSES 19"),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 11), 11, "MODEL.SEM_SEG_HEAD.NUM_CLASSES to 19"),
         (("MODEL.BACKBONE.NAME", "build_clip"), "build_clip", "README.md"),
         (("MODEL.META_ARCHITECTURE", "MySegmentor"), "MySegmentor", ""),
         (("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9", ""),
@@ -133,7 +133,7 @@ def test_invalid_settings(make_config: Make, opts: tuple[object, ...], value: ob
 
 
 def test_ignored_label_must_match_datasets(make_config: Make) -> None:
-    with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE 255"):
+    with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 0, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE to 255"):
         check_config(make_config("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 0), TRAIN)
 
 
@@ -147,7 +147,7 @@ def test_target_with_different_classes(make_config: Make, tmp_path: Path) -> Non
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_no_gpu(make_config: Make, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with expect_error(ConfigError, "MODEL.DEVICE", device, "MODEL.DEVICE cpu"):
+    with expect_error(ConfigError, "MODEL.DEVICE", device, "MODEL.DEVICE to cpu"):
         check_config(make_config("MODEL.DEVICE", device), TRAIN)
 
 
@@ -215,4 +215,4 @@ def test_setup(definition: Path, tmp_path: Path) -> None:
     assert cfg.SEED >= 0, "a run without a seed draws one, which resuming requires"
     saved = load_config(str(tmp_path / "output/config.yaml"))
     assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump()), "the saved config repeats the run"
-    assert "Checked 4 image and label pairs" in (tmp_path / "output/log.txt").read_text()
+    assert "Checked 4 image/label pairs" in (tmp_path / "output/log.txt").read_text()

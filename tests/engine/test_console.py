@@ -76,11 +76,11 @@ def test_a_run_in_a_file(workspace: Workspace, capfd: pytest.CaptureFixture[str]
     assert "\033" not in printed + log
     assert len(printed.splitlines()) < 90, "beside the tables of 19 classes"
 
-    start = table(printed, "trains and scores:")
+    start = table(printed, "training and evaluation:")
     expected = {
         "source": "tiny_train", "targets": "tiny_night (by name", "CLIP": str(workspace.clip),
         "also scored": "tiny_val", "network": "FAMixSemanticSegmentor", "trainable": "million parameters (layer4 of CLIP",
-        "styles": f"{output}/style_bank.safetensors (to be mined first)", "iterations": "4 of 2 images", "run": output,
+        "styles": f"{output}/style_bank.safetensors (to be mined first)", "iterations": "4 with 2 images each", "run": output,
         "device": "cpu", "seed": "3",
     }  # fmt: skip
     assert list(start) == [name for name in start if name in expected] and start.keys() == expected.keys()
@@ -117,15 +117,15 @@ def test_a_resumed_run_says_from_where(workspace: Workspace, capfd: pytest.Captu
     workspace.run("resumed", "SOLVER.MAX_ITER", "2")
     capfd.readouterr()
     workspace.run("resumed", flags=("--resume",))
-    start = table(capfd.readouterr().out, "trains and scores:")
-    assert start["iterations"].endswith("from iteration 2 on")
-    assert "there already" in start["styles"]
+    start = table(capfd.readouterr().out, "training and evaluation:")
+    assert start["iterations"].endswith("resuming at iteration 2")
+    assert "existing" in start["styles"]
 
 
 def test_mining_alone_and_scoring_alone(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     workspace.run("alone", flags=("--mine-styles-only",))
     printed = capfd.readouterr().out
-    assert "iterations" not in table(printed, "mines styles:") and "results" not in table(printed, "Done:")
+    assert "iterations" not in table(printed, "style mining:") and "results" not in table(printed, "Done:")
     for command in re.findall(r"^  next +(.*)$", printed, re.MULTILINE):
         assert_parsed_by_its_script(command)
     workspace.run("trained", "MODEL.STYLE.STRATEGY", "none", "SOLVER.MAX_ITER", "1")
@@ -133,7 +133,7 @@ def test_mining_alone_and_scoring_alone(workspace: Workspace, capfd: pytest.Capt
     capfd.readouterr()
     workspace.run("scored", "MODEL.WEIGHTS", weights, flags=("--eval-only",))
     printed = capfd.readouterr().out
-    assert not {"styles", "trainable", "iterations"} & table(printed, "scores:").keys()
+    assert not {"styles", "trainable", "iterations"} & table(printed, "evaluation:").keys()
     assert f"--weights {weights} " in printed
     assert "checkpoint" not in table(printed, "Done:")
 

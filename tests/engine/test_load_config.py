@@ -50,7 +50,7 @@ def test_unknown_keys(write, key, suggestion):
 
 def test_missing_files(write, tmp_path):
     for file in (str(tmp_path / "none.yaml"), write("_BASE_: none.yaml")):
-        with expect_error(ConfigError, str(tmp_path / "none.yaml"), remedy="does not exist"):
+        with expect_error(ConfigError, "not found", tmp_path / "none.yaml", "Check the path"):
             load_config(file)
 
 

@@ -169,7 +169,7 @@ def test_not_finite_loss_stops(tmp_path):
     run(trainer)
     before = model.scale.detach().clone()
     trainer.iter = 1
-    message = r"iteration 1: the loss is not finite \(loss nan\).*image_nan"
+    message = r"loss is not finite in iteration 1 \(loss nan\) for image_nan"
     with EventStorage(), pytest.raises(TrainingError, match=message):
         trainer.run_step()
     assert torch.equal(model.scale, before)
@@ -186,7 +186,7 @@ def test_batches_are_skipped(tmp_path, caplog):
     run(make_trainer(clean, samples(1.0, 2.0)), steps=2)
     assert trainer.skipped == 1
     assert all(torch.equal(value, clean.state_dict()[name]) for name, value in model.state_dict().items())
-    assert "image_inf.png; skipped, 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)" in caplog.text
+    assert "image_inf.png. Skipped batch 1 of at most 1 (SOLVER.MAX_SKIPPED_BATCHES)." in caplog.text
     with EventStorage(), pytest.raises(TrainingError, match="image_nan"):
         trainer.run_step()
 

@@ -102,5 +102,5 @@ def test_command_exits_with_signal_status(workspace: Workspace, tmp_path: Path) 
     time.sleep(1)
     os.killpg(process.pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    assert "continue with --resume" in out.read_text()
+    assert "from the last checkpoint with --resume" in out.read_text()
     assert (workspace.folder / "command" / "last_checkpoint").exists()

@@ -76,7 +76,7 @@ def test_check_bank_rejects_binding_differences(expected, key, other, remedy):
     if subject == key:
         explains(str(error.value), key, expected[key])
     if key in ("stage", "grid", "class_names"):
-        with expect_error(BankError, key, "nothing"):
+        with expect_error(BankError, key, "missing"):
             check_bank(bank_with(without(expected, key)), expected, "bank", 32)
 
 

@@ -73,10 +73,10 @@ def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: Output) 
     page = assert_sound(html)
     assert [link[:22] for link in page.addresses] == ["data:image/png;base64,"], "the page must stand on its own"
     assert "http" not in html.replace(page.addresses[0], "")
-    assert {*CONDITIONS, "over baseline", "over jitter"} <= set(page.tables[0][0])
+    assert {*CONDITIONS, "vs. baseline", "vs. jitter"} <= set(page.tables[0][0])
     assert [row[0] for row in page.tables[0][1:]] == list(runs)
 
-    assert again.err.count("finished before, kept") == 4
+    assert again.err.count("already finished, skipped") == 4
     assert printed.split("3/4")[1].split("4/4")[0] == again.out.split("3/4")[1].split("4/4")[0]
     assert logs == {name: (output / name / "console.log").stat().st_mtime_ns for name in logs}
 

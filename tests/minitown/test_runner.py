@@ -26,7 +26,7 @@ RESULTS = {
 }
 WRITE_PID = "(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\n"
 IGNORE_INTERRUPT = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-ANEW = "made with other settings"
+ANEW = "made with different settings"
 
 Use = Callable[[str], None]
 Make = Callable[..., Experiment]
@@ -98,7 +98,7 @@ def has_ended(*experiments: Experiment) -> bool:
 def test_finished_experiment_is_kept(use_script: Use, make: Make) -> None:
     use_script("print(os.environ['OMP_NUM_THREADS'], *sys.argv[1:])")
     assert "run: finished after" in run(make())
-    assert "run: finished before" in run(make())
+    assert "run: already finished" in run(make())
     (line,) = (make().output / "console.log").read_text().splitlines()
     assert line.startswith("1 --config-file") and " --resume MODEL.CLIP.WEIGHTS " in line
     assert line.endswith("SEED 1 STYLE_MINING.SEED 1")
@@ -107,7 +107,7 @@ def test_finished_experiment_is_kept(use_script: Use, make: Make) -> None:
     record = read_record(make().output)
     assert record["machine"] and "machine" not in record["settings"]
     write_record(make().output, {key: record[key] for key in record if key != "machine"})
-    assert "finished before" in run(make()), "the machine counts"
+    assert "already finished" in run(make()), "the machine counts"
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"options": ("SOLVER.MAX_ITER", "7")}])
@@ -134,7 +134,7 @@ def test_settings_of_an_earlier_version_fit(use_script: Use, make: Make) -> None
     assert "INPUT.RELEASED_PADDING" not in config
     for change, kept in (({"INPUT.MIN_SIZE_TEST": 7}, True), ({"SOLVER.MAX_ITER": 7}, False)):
         write_record(make().output, {**record, "settings": {**record["settings"], "config": {**config, **change}}})
-        assert ("finished before" in run(make())) == kept
+        assert ("already finished" in run(make())) == kept
     assert ANEW in run(make("INPUT.RELEASED_PADDING", "True"))
 
 
@@ -189,7 +189,7 @@ def test_progress_is_read_from_the_log(use_script: Use, make: Make) -> None:
         "    print(line)\n    time.sleep(0.5)"
     )
     shown = run(make(), make(name="other"), jobs=1)
-    assert "run: mining 3/62, 0:00:59 left | 1 more wait" in shown
+    assert "run: mining 3/62, 0:00:59 left | 1 more waiting" in shown
     assert re.search(r"run: training 220/\d+, 0:01:10 left", shown)
     assert "other: scoring 1/6" in shown
 
@@ -222,7 +222,7 @@ def test_finished_experiment_needs_no_lock(use_script: Use, make: Make) -> None:
     first, second = make(name="first"), make(name="second")
     meanwhile = Meanwhile([second.output / "console.log"], lambda: said.append(run(first)))
     run_experiments([first, second], jobs=1, progress=meanwhile)
-    assert said == ["first: finished before, kept\n"]
+    assert said == ["first: already finished, skipped\n"]
 
 
 def test_an_orphan_keeps_the_lock(use_script: Use, make: Make) -> None:
@@ -304,7 +304,7 @@ def test_experiment_that_finishes_during_the_stop_is_finished(use_script: Use, m
     use_script(f"{IGNORE_INTERRUPT}{WRITE_PID}time.sleep(1)")
     run_until_started(make())
     assert make().seconds() > 0
-    assert "finished before" in run(make())
+    assert "already finished" in run(make())
 
 
 def test_end_is_recorded_when_another_fails_at_once(
@@ -317,4 +317,4 @@ def test_end_is_recorded_when_another_fails_at_once(
     )
     with pytest.raises(ExperimentError, match="bad ended with exit status 3"):
         run(make(name="bad"), make(name="good"))
-    assert "good: finished before" in run(make(name="good"))
+    assert "good: already finished" in run(make(name="good"))

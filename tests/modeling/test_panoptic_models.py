@@ -181,8 +181,8 @@ def test_pyramid_wraps_clip(folder: Path) -> None:
     ("head", "key", "value", "remedy"),
     [
         ("deeplab", "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy", "hard_pixel_mining"),
-        ("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80", "MODEL.ROI_HEADS.NUM_CLASSES 8"),
-        ("fpn", "MODEL.MASK_ON", "False", "MODEL.MASK_ON True"),
+        ("fpn", "MODEL.ROI_HEADS.NUM_CLASSES", "80", "MODEL.ROI_HEADS.NUM_CLASSES to 8"),
+        ("fpn", "MODEL.MASK_ON", "False", "MODEL.MASK_ON to True"),
         ("fpn", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "StuffSemSegFPNHead"),
     ],
 )

@@ -141,19 +141,19 @@ IMAGE_READERS: dict[str, Callable[[Path], Any]] = {
     "channel": lambda path: LabelReader({0: 0}, channel=0).read(path),
     "panoptic": lambda path: read_segments(path, [{"id": 1, "category_id": 0}]),
 }
-GIGAPIXELS = r"a\.png (claims to be too large|cannot be read)"
+GIGAPIXELS = r"a\.png'( is too large|: it is)"
 HOSTILE_IMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a huge square": (lambda path: path.write_bytes(png(100_000, 100_000)), GIGAPIXELS),
     "a huge row": (lambda path: path.write_bytes(png(2**31 - 1, 1)), GIGAPIXELS),
     "a huge image": (lambda path: path.write_bytes(png(60_000, 3000)), GIGAPIXELS),
     "more pixels than bytes": (  # below Pillow's limit; interlaced, so that it would fill in gigabytes
         lambda path: path.write_bytes(png(112, 500_000, interlaced=True)),
-        r"a\.png claims to be too large.*112 x 500000.*more than its \d+ bytes",
+        r"a\.png' is damaged.*112 x 500000.*more than its \d+ bytes",
     ),
-    "a pipe": (os.mkfifo, r"a\.png cannot be read.*regular file"),
-    "a folder": (Path.mkdir, r"a\.png cannot be read.*a folder"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), r"a\.png cannot be read.*regular file"),
-    "a program": (save_postscript, r"a\.png cannot be read"),
+    "a pipe": (os.mkfifo, r"Cannot read .*a\.png.*regular file"),
+    "a folder": (Path.mkdir, r"Cannot read .*a\.png.*a folder"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), r"Cannot read .*a\.png.*regular file"),
+    "a program": (save_postscript, r"Cannot read .*a\.png"),
 }
 
 
@@ -180,7 +180,7 @@ def test_a_flipped_bit_in_a_label_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(png(4, 4, color=0, data=b"\0" * 20))
     assert LabelReader({0: 0, 1: 1}).read(path).max() == 0
     path.write_bytes(wrong[:checksum] + bytes(4) + wrong[checksum + 4 :])
-    with pytest.raises(DatasetError, match=r"a\.png cannot be read, it is damaged"):
+    with pytest.raises(DatasetError, match=r"a\.png': it is damaged"):
         LabelReader({0: 0, 1: 1}).read(path)
 
 
@@ -208,7 +208,7 @@ def of_numbers(number: float) -> bytes:
     return stream.getvalue()
 
 
-DAMAGED, INTEGERS = r"few\.mat cannot be read: it", "its array trainIds must"
+DAMAGED, INTEGERS = r"cannot read .*few\.mat': it", "its array 'trainIds' must"
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_a_lost_process_is_reported_in_one_line(workspace: Workspace, tmp_path: 
             if not is_gone(pid):
                 os.killpg(pid, signal.SIGKILL)
     text = log.read_text()
-    assert text.count(f"rank {rank} of 2 was lost; continue with --resume") == 1, text[-3000:]
+    assert text.count(f"rank {rank} of 2 was lost. Continue with --resume.") == 1, text[-3000:]
     assert "Traceback" not in text and text.count("\nerror") == 1
     assert all(statuses) and len(statuses) - statuses.count(-signal.SIGKILL) == 1
 
@@ -172,5 +172,5 @@ def test_sigterm_to_all_processes_of_torchrun(workspace: Workspace, tmp_path: Pa
         os.kill(pid, signal.SIGTERM)
     assert [status_of(pid) for pid in ranks] == [128 + signal.SIGTERM] * 2, log.read_text()[-3000:]
     text = log.read_text()
-    assert text.count("continue with --resume") == 1 and "lost" not in text, text[-3000:]
+    assert text.count("from the last checkpoint with --resume") == 1 and "lost" not in text, text[-3000:]
     assert not (folder / "run.lock").exists() or FileLock(folder / "run.lock").is_held

@@ -101,7 +101,7 @@ def test_hostile_pickle_cannot_change_torch_functions(tmp_path: Path) -> None:
         (released_styles() | {"tree_mu": []}, "tree_mu"),
         (released_styles() | {"sky_std": [torch.rand(64, 1, 1)] * 2}, [64, 256]),
         (released_styles() | {"sky_std": [torch.full((256, 1, 1), torch.nan)] * 2}, "NaN"),
-        (released_styles(0), "no style"),
+        (released_styles(0), "no styles"),
     ],
 )
 def test_rejects_other_contents(tmp_path: Path, content: Any, got: Any) -> None:

@@ -133,7 +133,7 @@ def test_warns_about_missing_classes_once(caplog, features, labels, bank, fallba
         for _ in range(3):
             draw(features, labels)
     (record,) = caplog.records
-    assert "no styles of: road, tree. " in record.getMessage() and fallback in record.getMessage()
+    assert "no styles for: road, tree. " in record.getMessage() and fallback in record.getMessage()
 
 
 @pytest.mark.parametrize(

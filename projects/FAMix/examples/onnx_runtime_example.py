@@ -15,7 +15,7 @@ class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(m
 
 image = cv2.imread(image_file)  # BGR, any size of at least 32 x 32 pixels
 if image is None:
-    sys.exit(f"{image_file} is not an image that OpenCV reads")
+    sys.exit(f"cannot read '{image_file}' as an image")
 rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))[None]  # (1, 3, height, width) uint8, not normalized
 (logits,) = session.run(["logits"], {"image": rgb})  # (1, classes, height, width)
 labels = logits[0].argmax(axis=0)  # (height, width), index into class_names
@@ -25,4 +25,4 @@ for class_id, pixels in enumerate(np.bincount(labels.ravel(), minlength=len(clas
         print(f"{pixels / labels.size:6.1%} {class_names[class_id]}")
 overlay = cv2.addWeighted(image, 0.5, np.ascontiguousarray(colors[labels][..., ::-1]), 0.5, 0)
 if not cv2.imwrite(output_file, overlay):
-    sys.exit(f"{output_file} cannot be written")
+    sys.exit(f"cannot write '{output_file}'")

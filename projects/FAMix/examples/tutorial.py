@@ -29,7 +29,7 @@ ITERATIONS = 150
 # %% [markdown]
 # ## 1. Images and labels
 #
-# Labels are PNGs with the class id of each pixel, such as 0 for road and 2 for building (train ids of Cityscapes). The domain
+# Labels are PNGs with the class id of each pixel, such as 0 for road and 2 for building (Cityscapes train ids). The domain
 # "day" is labeled for training, "night" and "fog" only for evaluation.
 
 # %%
@@ -73,7 +73,7 @@ splits: {{day_train: {{}}, day_val: {{}}, night: {{}}, fog: {{}}}}
 # %% [markdown]
 # ## 3. The config
 #
-# The config selects CLIP, styles and sizes. Start from any config of projects/FAMix/configs, with OpenAI's CLIP from
+# The config selects CLIP, styles and sizes. Start from any config in projects/FAMix/configs, with OpenAI's CLIP from
 # Base-FAMix.yaml, and override its keys. `setup` checks keys, files and classes.
 
 # %%

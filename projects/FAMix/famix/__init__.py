@@ -1,23 +1,23 @@
 """FAMix for Detectron2: language-guided domain-generalized segmentation (Fahes et al., CVPR 2024).
 
-One labeled source domain, CLIP's robustness kept by freezing almost everything, and text as the only randomization:
+Training uses one labeled source domain, freezes almost all of CLIP to keep its robustness, and randomizes by text alone:
 
-    setup    engine.setup: config -> data registration -> checks; engine.Trainer: the mining hook comes first
-    mine     mining: source crops -> CLIP up to res2 -> one style per class of a batch, optimized towards a prompt -> bank
-    train    data mapper -> meta-architecture -> class of each patch -> style from the bank -> restyled res2 -> the rest
-    test     meta-architecture in eval mode (no styles) -> named protocol -> evaluators -> one table over all targets
-    use      Predictor.from_checkpoint(path)(image), without the style bank and the text tower
+    setup    engine.setup: config -> data registration -> checks; engine.Trainer runs the mining hook first
+    mine     mining: source crops -> CLIP up to res2 -> one style per class in a batch, optimized toward a prompt -> bank
+    train    data mapper -> meta-architecture -> class of each patch -> style from the bank -> restyled res2 -> other layers
+    test     meta-architecture in eval mode (no styles) -> named protocol -> evaluators -> one table for all targets
+    use      Predictor.from_checkpoint(path)(image), which needs neither style bank nor text tower
 
 Importing the package registers its backbone, head and meta-architectures with Detectron2.
 """
 
-# ruff: noqa: I001, imports are in the order of use
+# ruff: noqa: I001, imports follow the order of use
 
 import contextlib
 import warnings
 
 with warnings.catch_warnings():
-    # Detectron2 compiles helpers in a way that torch deprecates.
+    # Detectron2 uses torch.jit.script, which torch deprecates.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
     import detectron2.engine
     import detectron2.modeling  # noqa: F401
@@ -39,7 +39,7 @@ from famix.style import (
 from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.modeling import CLIPDeepLabV3PlusHead, FAMixPanopticFPN, FAMixSemanticSegmentor, PatchStyleMixin
 
-with contextlib.suppress(ImportError):  # without panopticapi
+with contextlib.suppress(ImportError):  # if panopticapi is not installed
     from famix.modeling import FAMixPanopticDeepLab
 
 # Datasets, and checkpoints of the reference implementation

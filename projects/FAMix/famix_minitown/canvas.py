@@ -1,7 +1,7 @@
 """Camera, canvas and textures of the town.
 
-World coordinates are in metres: x to the right, y up from the ground, z forward; the horizon is level. Positions and
-pixels are computed in integers, so that every machine renders the same bytes.
+World coordinates are in meters: x to the right, y up from the ground, z forward; the horizon is level. Positions and
+pixels are computed in integers, so every machine renders the same bytes.
 """
 
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FAR = 120.0  # distance of the sky in metres
+FAR = 120.0  # distance of the sky in meters
 FIXED_POINT_BITS = 4  # fractional bits of pixel positions in OpenCV
-FOCAL_LENGTH = 0.72  # relative to the width of the image: about 70 degrees across
+FOCAL_LENGTH = 0.72  # relative to the image width: a field of view of about 70 degrees
 _TILE, _SEED = 1024, 20240617  # side and seed of the noise fields
 
 Points = NDArray[np.int32]
@@ -40,13 +40,13 @@ class TrainId:
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera; all positions are in pixels."""
+    """Pinhole camera; all positions are in pixels."""
 
     height: int
     width: int
     horizon: float  # row
     center: float  # column of the vanishing point
-    elevation: float  # above the ground, in metres
+    elevation: float  # above the ground, in meters
 
     @classmethod
     def random(cls, size: tuple[int, int], rng: np.random.Generator) -> "Camera":
@@ -69,7 +69,7 @@ class Camera:
         return np.arange(self.height, dtype=np.float64) + (0.5 - self.horizon)
 
     def pixels(self, meters: float, z: float) -> float:
-        """Return the length in pixels of an object at distance z."""
+        """Return the length in pixels of an object at distance z, given its length in meters."""
         return meters * self.focal / z
 
     def project(self, points: list[tuple[float, float]], depths: list[float]) -> Points:
@@ -86,7 +86,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp that is lit at night; positions and lengths are in pixels."""
+    """Lamp that is lit at night; positions and lengths are in pixels."""
 
     column: float
     row: float
@@ -99,29 +99,29 @@ class Light:
 
 @dataclass
 class Canvas:
-    """Pixels and objects under construction."""
+    """Image under construction, with its objects."""
 
     camera: Camera
     image: Image
-    items: NDArray[np.uint8]  # (H, W), number of the object at a pixel; 0 for the backdrop
+    items: NDArray[np.uint8]  # (H, W), number of the object at each pixel; 0 for the backdrop
     classes: list[int] = field(default_factory=lambda: [0])  # of each object; 0 is a placeholder
     depths: list[float] = field(default_factory=lambda: [0.0])
     lights: list[Light] = field(default_factory=list)
 
     def begin(self, class_id: int, depth: float) -> int:
-        """Start an object that is nearer than all before, and return its number."""
+        """Start an object that is nearer than all previous ones, and return its number."""
         self.classes.append(class_id)
         self.depths.append(depth)
         return len(self.classes) - 1
 
     def polygon(self, points: Points, color: Color, part_of: int) -> None:
-        """Fill a polygon, which extends the object `part_of`; with 0 it only changes colors."""
+        """Fill a polygon and add it to the object `part_of`, or only change colors if `part_of` is 0."""
         cv2.fillPoly(self.image, [points], color, shift=FIXED_POINT_BITS)
         if part_of:
             cv2.fillPoly(self.items, [points], part_of, shift=FIXED_POINT_BITS)
 
     def ellipse(self, center: Points, radii: tuple[float, float], color: Color, part_of: int) -> None:
-        """Fill an upright ellipse: center in fixed-point pixels, radii in pixels. See `polygon`."""
+        """Fill an upright ellipse with its center in fixed-point pixels and its radii in pixels (see `polygon`)."""
         unit = 1 << FIXED_POINT_BITS
         axes = (max(int(radii[0] * unit), unit // 2), max(int(radii[1] * unit), unit // 2))
         middle = (int(center[0]), int(center[1]))
@@ -133,7 +133,7 @@ class Canvas:
 @cache
 def _grain_tile() -> NDArray[np.int16]:
     values = np.random.default_rng(_SEED).integers(0, 111, (4, _TILE, _TILE), dtype=np.int16)
-    return (values.sum(0) - 220).astype(np.int16)  # a sum of four uniform draws is about Gaussian
+    return (values.sum(0) - 220).astype(np.int16)  # the sum of four uniform draws is approximately Gaussian
 
 
 @cache
@@ -144,7 +144,7 @@ def _patches_tile(size: int) -> NDArray[np.int16]:
 
 
 def grain(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
-    """Return white noise (H, W) with standard deviation 64; `rng` selects a window of a fixed field."""
+    """Return white noise (H, W) with standard deviation 64; `rng` selects a window of a fixed noise field."""
     return _window(_grain_tile(), shape, rng)
 
 
@@ -157,19 +157,19 @@ def _window(tile: NDArray[np.int16], shape: tuple[int, int], rng: np.random.Gene
     height, width = shape
     if height > _TILE or width > _TILE:
         more = [(0, -(-side // _TILE) * _TILE) for side in shape]
-        tile = np.pad(tile, more, mode="symmetric")  # opposite edges do not match
+        tile = np.pad(tile, more, mode="symmetric")  # mirrored, since opposite edges do not match
     y = int(rng.integers(tile.shape[0] - height + 1))
     x = int(rng.integers(tile.shape[1] - width + 1))
     return tile[y : y + height, x : x + width]
 
 
 def blend(image: Image, other: Image | Color, share: Plane | int) -> Image:
-    """Mix an image (H, W, 3) with another one or with a color.
+    """Blend an image (H, W, 3) with another image or a color.
 
     Args:
         image: (H, W, 3) uint8.
-        other: image of the same shape, or one color.
-        share: share of `image` in 1/256: (H, W), or one number.
+        other: image of the same shape, or a single color.
+        share: weight of `image` in units of 1/256: (H, W), or a single number.
     """
     weight = _for_channels(share)
     mixed: Plane = image.astype(np.uint16)  # one conversion: numpy is slow with mixed types
@@ -195,7 +195,7 @@ def _for_channels(plane: Plane | int) -> Plane:
 
 
 def scale(image: Image, gain: Plane | int) -> Image:
-    """Multiply by gain / 256; gains up to 257 fit into 16 bits."""
+    """Multiply by gain / 256; gains up to 257 fit in 16 bits."""
     product = image.astype(np.uint16)
     product *= _for_channels(gain)
     product >>= 8

@@ -20,7 +20,7 @@ TEMPLATES = (
 PLAIN_PHRASES = ("plain", "ordinary", "clear")
 MOST_LOOKS = 3
 
-_NUM_LOOKS = (0.08, 0.5, 0.3, 0.12)  # probabilities of 0, 1, 2 and 3
+_NUM_LOOKS = (0.08, 0.5, 0.3, 0.12)  # probabilities of 0, 1, 2 and 3 looks
 _LEAST_STRENGTH = 0.45
 _WEATHER_SHARE = 0.2
 _WEAK, _STRONG, _ADVERB_SHARE = 0.6, 0.9, 0.3
@@ -42,7 +42,7 @@ _SYNONYMS = {
 
 
 def draw_looks(rng: np.random.Generator) -> Looks:
-    """Draw up to three looks of different families, with strengths in [0.45, 1]; none hides another."""
+    """Draw up to three looks of different families that do not hide each other, with strengths in [0.45, 1]."""
     count = int(rng.choice(len(_NUM_LOOKS), p=_NUM_LOOKS))
     looks: list[Look] = []
     while len(looks) < count:
@@ -85,9 +85,9 @@ def _pick(items: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def vocabulary(class_names: Sequence[str]) -> tuple[int, ...]:
-    """Return the tokens of all captions of these classes, sorted, with start and end tokens and without padding."""
+    """Return the sorted tokens of all captions for these classes, including start and end tokens but not padding."""
     words = [*PLAIN_PHRASES, *_ADVERBS, *(phrase for look in LOOKS.values() for phrase in look.phrases)]
     words += [word for name in class_names for word in (name, *_SYNONYMS.get(name, ()))]
-    # Tokens do not cross words, so every sentence has only the tokens of its words.
+    # Tokens never span words, so a sentence contains only the tokens of its words.
     tokens = tokenize([*words, *(template.format("road") for template in TEMPLATES)]).unique()
     return tuple(int(token) for token in tokens if token > 0)

@@ -1,4 +1,4 @@
-"""The town's CLIP: OpenAI's architecture, small, with the tokens of its captions only; and its zero-shot accuracy."""
+"""The town's CLIP, a small OpenAI architecture with only the tokens of its captions, and its zero-shot accuracy."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import shorten
@@ -21,19 +21,19 @@ from famix_minitown.looks import LOOKS
 
 IMAGE_LAYERS = (2, 2, 2, 2)
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
-PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # of CLIP, for pixels in [0, 255]
+PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # CLIP's values, for pixels in [0, 255]
 PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
-_CHUNK = 256  # images or texts that are encoded at a time
+_CHUNK = 256  # number of images or texts encoded at a time
 
 
 class CompactCLIP(nn.Module):
-    """A CLIP with embeddings for a part of the tokens.
+    """CLIP with embeddings for a subset of the tokens.
 
-    Shapes: N images, M texts, L tokens, D channels of the embedding.
+    Shapes: N images, M texts, L tokens, D embedding channels.
 
     Args:
-        width: channels of the image tower's stem.
-        token_ids: tokens with an embedding, sorted, without 0.
+        width: number of channels of the image tower's stem.
+        token_ids: sorted ids of the tokens with an embedding, excluding 0.
         seed: seed of the initial weights.
     """
 
@@ -43,7 +43,7 @@ class CompactCLIP(nn.Module):
         architecture = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
         self.clip: CLIP = random_clip(architecture, seed=seed, text_width=TEXT_WIDTH, text_layers=TEXT_LAYERS)
         self.token_ids = tuple(token_ids)
-        # Row 0 is padding. The order keeps the end token the highest id, by which CLIP finds it.
+        # Row 0 is padding. The order keeps the end token's id the highest, which is how CLIP finds it.
         kept = self.clip.token_embedding.weight.detach()[[0, *self.token_ids]].clone()
         self.clip.token_embedding = nn.Embedding.from_pretrained(kept, freeze=False)
         self._places = {token: place for place, token in enumerate((0, *self.token_ids))}
@@ -54,7 +54,7 @@ class CompactCLIP(nn.Module):
         return self.clip.logit_scale.device
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return rows of tokens (M, L) in the compact numbering, padded to the longest text.
+        """Return tokens (M, L) in compact numbering, padded to the longest text.
 
         Raises:
             ConfigError: a text has a token without an embedding.
@@ -65,7 +65,7 @@ class CompactCLIP(nn.Module):
             return torch.tensor([[self._places[token] for token in row] for row in tokens.tolist()])
         except KeyError as error:
             raise ConfigError(
-                f"Texts must have only tokens of captions, got the token {error}. Use words of the captions."
+                f"Texts must contain only tokens of captions, got token {error}. Use words from the captions."
             ) from error
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ class CompactCLIP(nn.Module):
         return F.normalize(clip.ln_final(last) @ clip.text_projection, dim=1)
 
     def full_state_dict(self) -> dict[str, Tensor]:
-        """Return float32 weights on the CPU with the names of OpenAI's files; tokens without an embedding are zero."""
+        """Return float32 weights on the CPU, named as in OpenAI's files, with zeros for tokens without an embedding."""
         weights = {name: tensor.detach().cpu().clone() for name, tensor in self.clip.state_dict().items()}
         weights = {name: tensor.contiguous() for name, tensor in weights.items() if tensor.is_floating_point()}
         rows = weights["token_embedding.weight"][1:]
         return {**weights, "token_embedding.weight": full_embedding(rows, self.token_ids)}
 
     def load_full_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load weights of `full_state_dict`.
+        """Load weights returned by `full_state_dict`.
 
         Raises:
             ConfigError: the weights have different sizes.
@@ -102,8 +102,8 @@ def require_same_sizes(state_dict: Mapping[str, Tensor], width: int) -> None:
     """Check that weights fit a CompactCLIP.
 
     Args:
-        state_dict: weights of `famix.clip.load_clip_state_dict`.
-        width: channels of the stem.
+        state_dict: weights returned by `famix.clip.load_clip_state_dict`.
+        width: number of channels of the stem.
 
     Raises:
         ConfigError: the weights have different sizes.
@@ -124,15 +124,15 @@ def require_same_sizes(state_dict: Mapping[str, Tensor], width: int) -> None:
     got = describe(CLIPArchitecture.from_state_dict(state_dict), len(blocks), context, channels, tokens)
     if got != expected:
         raise ConfigError(
-            f"The CLIP must have {expected}, got {got}. Start from a CLIP that train_mini_clip.py made with the same width."
+            f"The CLIP must have {expected}, got {got}. Start from a CLIP that train_mini_clip.py trained with the same width."
         )
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """Return a device of torch after computing on it.
+    """Return a torch device after checking that it can compute.
 
     Raises:
-        ConfigError: torch does not know the device, or cannot compute on it here.
+        ConfigError: torch does not know the device, or cannot compute on it.
     """
     try:
         device = torch.device(name)
@@ -153,12 +153,12 @@ def to_input(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.no_grad()
 def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Sequence[str]) -> dict[str, Any]:
-    """Classify crops by the nearest of all sentences "{look} {class}".
+    """Classify crops by their nearest neighbor among all sentences "{look} {class}".
 
     Args:
         model: model in eval mode, on any device.
         crops: (N,) RECORDs with at most one look each.
-        class_names: names of their labels.
+        class_names: class names of the labels.
 
     Returns:
         "look", "class" and "joint" (accuracies), "look_macro" and "class_macro" (means over looks and classes),
@@ -172,7 +172,9 @@ def zero_shot_accuracy(model: CompactCLIP, crops: NDArray[Any], class_names: Seq
     texts = [template.format(f"{first} {noun}") for first in adjectives for noun in nouns for template in TEMPLATES]
     tokens = [model.tokenize(texts[first : first + _CHUNK]).to(model.device) for first in range(0, len(texts), _CHUNK)]
     embeddings = torch.cat([model.encode_text(chunk) for chunk in tokens])
-    prompts = F.normalize(embeddings.unflatten(0, (-1, len(TEMPLATES))).mean(dim=1), dim=1)  # looks before nouns
+    prompts = F.normalize(
+        embeddings.unflatten(0, (-1, len(TEMPLATES))).mean(dim=1), dim=1
+    )  # ordered by look, then by noun
     images = [crops["image"][first : first + _CHUNK] for first in range(0, len(crops), _CHUNK)]
     nearest = [(model.encode_image(to_input(chunk).to(model.device)) @ prompts.t()).argmax(dim=1) for chunk in images]
     guesses = torch.cat(nearest).cpu().numpy()

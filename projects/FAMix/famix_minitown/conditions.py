@@ -1,6 +1,6 @@
-"""Conditions of a scene: the source domain, the tested ones, and those for tuning, composed of effects.
+"""Conditions of a scene, composed of effects: the source domain, the test conditions, and conditions for tuning.
 
-Effects depend on depth, lamps and surfaces. Shares, levels and amounts are in 1/256, colors are RGB.
+Effects depend on depth, lamps and surfaces. Shares, levels and amounts are in units of 1/256; colors are RGB.
 """
 
 import zlib
@@ -12,7 +12,7 @@ import numpy as np
 from famix_minitown.canvas import Color, Image, Plane, TrainId, add, blend, grain, patches, scale, to_gray
 from famix_minitown.scene import Scene
 
-_STEPS_A_METER = 2  # of the table of transmissions: 256 steps exceed FAR
+_STEPS_A_METER = 2  # resolution of the transmission table; 256 steps exceed FAR
 _COARSE = 4  # resolution divisor of light fields, which are smooth
 _WINDOW_LIGHT: Color = (255, 206, 128)
 _SNOW: Color = (236, 239, 244)
@@ -25,14 +25,14 @@ def desaturate(image: Image, share: int) -> Image:
 
 
 def mist(image: Image, scene: Scene, visibility: float, airlight: Color) -> Image:
-    """Scatter light: 5% of it passes a distance of `visibility` metres (Koschmieder's law)."""
+    """Scatter light so that 5% of it travels a distance of `visibility` meters (Koschmieder's law)."""
     table = np.rint(256 * np.exp(np.arange(256) * (-3.0 / _STEPS_A_METER / visibility))).astype(np.uint16)
     steps = (scene.depth * _STEPS_A_METER).astype(np.uint8)
     return blend(image, airlight, table[steps])
 
 
 def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 256) -> Image:
-    """Replace the sky, or a share of it, by a gradient between two colors."""
+    """Replace the sky, or a share of it, with a gradient between two colors."""
     sky = scene.labels == TrainId.SKY
     if not sky.any():
         return image.copy()
@@ -46,11 +46,13 @@ def paint_sky(image: Image, scene: Scene, top: Color, low: Color, share: int = 2
 
 
 def switch_on_lamps(image: Image, scene: Scene, daylight: Color, power: int) -> Image:
-    """Light a scene by its lamps and by the remaining daylight, which has a level for each channel."""
+    """Light a scene with its lamps and the remaining daylight, which has one level per channel."""
     field = _light_field(scene, power)
     wide = field.astype(np.uint16)
     gain = np.minimum(cv2.add(wide + (wide >> 1), np.array((*daylight, 0), np.float64)), np.uint16(257))
-    lit = add(scale(image, gain), (field >> 2).astype(np.int16))  # the latter: stray light in the air and in the lens
+    lit = add(
+        scale(image, gain), (field >> 2).astype(np.int16)
+    )  # the added term is stray light in the air and the lens
     lit = blend(lit, _WINDOW_LIGHT, 256 - (scene.windows.astype(np.uint16) * power >> 8))
     for light in scene.lights:
         center = (round(light.column * 16), round(light.row * 16))
@@ -81,7 +83,7 @@ def _light_field(scene: Scene, power: int) -> Image:
 
 
 def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int) -> Image:
-    """Mirror at most a share of the scene in the ground, more in puddles."""
+    """Mirror the scene in the ground with a weight of at most `share`, more in puddles."""
     height, width = scene.labels.shape
     ground = scene.labels <= TrainId.SIDEWALK
     foot = scene.horizon + scene.focal * 1.6 / 14  # mirrors objects about 14 m away
@@ -93,10 +95,10 @@ def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int)
 
 
 def draw_streaks(image: Image, rng: np.random.Generator, count: int, strength: int) -> Image:
-    """Draw falling rain: `count` streaks per image of 192 x 384, with `strength` / 256 of white."""
+    """Draw falling rain: `count` streaks per image of 192 x 384, blended with weight `strength` / 256."""
     height, width = image.shape[:2]
     thickness = max(width // 384, 1)
-    count = count * width // (384 * thickness)  # length and thickness grow with the image instead of the number
+    count = count * width // (384 * thickness)  # length and thickness grow with the image; the number does not
     layer: Plane = np.zeros((height, width), np.uint8)
     start = np.stack([rng.integers(-width // 16, width, count), rng.integers(-height // 8, height, count)], 1)
     length = rng.integers(height // 24, height // 9, count)
@@ -114,7 +116,7 @@ def draw_flakes(image: Image, rng: np.random.Generator, count: int) -> Image:
         return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
 
     height, width = image.shape[:2]
-    unit = max(height // 192, 1)  # of the flakes, in pixels
+    unit = max(height // 192, 1)  # flake size, in pixels
     count = count * height * width // (192 * 384 * unit * unit)
     layer: Plane = np.zeros((height, width), np.uint8)
     for size, share in ((5, 0.06), (3, 0.3), (1, 0.64)):
@@ -128,9 +130,9 @@ def draw_flakes(image: Image, rng: np.random.Generator, count: int) -> Image:
 
 
 def cover_with_snow(image: Image, scene: Scene, rng: np.random.Generator, amount: int) -> Image:
-    """Lay snow on the ground, on the tops of objects and in the trees."""
+    """Cover the ground, the tops of objects and the trees with snow."""
     shape = scene.labels.shape
-    unit = 1 << max(shape[0] // 192, 1).bit_length() - 1  # a power of two, as patches are
+    unit = 1 << max(shape[0] // 192, 1).bit_length() - 1  # a power of two, as `patches` requires
     drift = patches(shape, 16 * unit, rng) + patches(shape, 4 * unit, rng) // 3
     share = np.zeros(shape, np.int32)
     ground, leaves = scene.labels <= TrainId.SIDEWALK, scene.labels == TrainId.VEGETATION
@@ -151,7 +153,7 @@ def _overcast_light(scene: Scene, low: int, high: int, rng: np.random.Generator)
     return scale(desaturate(image, int(rng.integers(90, 140))), int(rng.integers(low, high)))
 
 
-# Each condition returns the image and the standard deviation of the sensor's noise in gray levels.
+# Each condition returns the image and the standard deviation of the sensor noise in gray levels.
 _Condition = Callable[[Scene, np.random.Generator], tuple[Image, float]]
 
 
@@ -212,8 +214,13 @@ _CONDITIONS: Mapping[str, _Condition] = {
     "evening": _evening,
     "drizzle": _drizzle,
 }
-CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk")  # the source domain and the five tested conditions
-DEVELOPMENT_CONDITIONS = ("haze", "overcast", "evening", "drizzle")  # for tuning, so that the tested ones stay unseen
+CONDITIONS = ("clear", "night", "fog", "rain", "snow", "dusk")  # the source domain and the five test conditions
+DEVELOPMENT_CONDITIONS = (
+    "haze",
+    "overcast",
+    "evening",
+    "drizzle",
+)  # for tuning, so that the test conditions stay unseen
 
 
 def apply_condition(scene: Scene, condition: str, rng: np.random.Generator | None = None) -> Image:
@@ -222,10 +229,10 @@ def apply_condition(scene: Scene, condition: str, rng: np.random.Generator | Non
     Args:
         scene: scene on a clear day.
         condition: one of CONDITIONS or DEVELOPMENT_CONDITIONS.
-        rng: draws severity and details; by default, its seed follows from the scene's seed and the condition.
+        rng: generator for severity and details; seeded by default from the scene's seed and the condition.
 
     Returns:
-        (H, W, 3) uint8, RGB. Labels, instances and depth are those of the scene.
+        (H, W, 3) uint8, RGB. Labels, instances and depth of the scene remain valid.
 
     Raises:
         ValueError: the condition is unknown.

@@ -29,22 +29,22 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _BATCHES, _NOISE = 1, 2  # streams of random numbers
 _LARGEST_SCALE = math.log(100.0)
-_Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for trainings with equal results
+_Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for training runs with equal results
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a training."""
+    """Settings of a training run."""
 
     seed: int = 0
     steps: int = 3000
     batch: int = 128
     width: int = 16  # channels of the image tower's stem
-    style_noise: float = 0.1  # see `style_noise`; 0 for none
-    learning_rate: float = 1e-3  # maximum after `warmup` updates; then it falls along a half cosine to 0
+    style_noise: float = 0.1  # see `style_noise`; 0 disables it
+    learning_rate: float = 1e-3  # peak after `warmup` updates, followed by cosine decay to 0
     warmup: int = 100
-    weight_decay: float = 0.05  # of matrices
-    dtype: str = "float32"  # of both towers' products; weights and losses are float32
+    weight_decay: float = 0.05  # applied to matrices only
+    dtype: str = "float32"  # of matrix products in both towers; weights and losses are float32
     log_every: int = 50
     save_every: int = 500
 
@@ -56,9 +56,9 @@ def soft_targets(keys: Tensor) -> Tensor:
 
 
 def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    """Change mean and standard deviation of every channel at random.
+    """Perturb the mean and standard deviation of each channel at random.
 
-    This makes gradients with respect to these statistics, which mining follows, smoother.
+    This smooths the gradients with respect to these statistics, which mining follows.
 
     Args:
         features: (N, C, H, W).
@@ -74,7 +74,7 @@ def style_noise(features: Tensor, amount: float, generator: torch.Generator) -> 
 def draw_batch(
     crops: NDArray[Any], class_names: Sequence[str], model: CompactCLIP, plan: TrainingPlan, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw crops and captions from the random numbers of a step, so that a resumed run draws the same.
+    """Draw the crops and captions of a step, seeded by its number so that a resumed run draws the same batches.
 
     Returns:
         Images (N, 3, 64, 64), tokens (N, L), and keys (N,), which are equal for the same looks and class. All are on
@@ -105,12 +105,12 @@ def train_clip(
 
     Args:
         crops: (N,) RECORDs.
-        class_names: names of their labels.
-        plan: settings.
-        checkpoint: file to save to and resume from; None for neither.
-        initial: initial weights, see `CompactCLIP.full_state_dict`; None for random ones.
-        made_of: description of the crops, see `describe_crops`; a checkpoint must have the same.
-        device: may differ from that of the checkpoint.
+        class_names: class names of their labels.
+        plan: settings of the training run.
+        checkpoint: file to save to and resume from; None disables both.
+        initial: initial weights (see `CompactCLIP.full_state_dict`); None initializes them at random.
+        made_of: description of the crops (see `describe_crops`), which must match that in a checkpoint.
+        device: device to train on, which may differ from the checkpoint's.
 
     Returns:
         The model in eval mode, on the device.
@@ -157,7 +157,7 @@ def train_clip(
 
 
 def hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
-    """Add `style_noise` after layer1 of the model in training mode."""
+    """Apply `style_noise` after layer1 while the model is in training mode."""
 
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return style_noise(output, amount, generator) if module.training and amount > 0 else output
@@ -204,9 +204,11 @@ def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origi
     except Exception as error:  # torch raises a different type for every kind of damage
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"checkpoint {checkpoint} is damaged ({type(error).__name__}: {reason:.200}). {remedy}"
+            f"cannot read checkpoint '{checkpoint}' ({type(error).__name__}: {reason:.200}). {remedy}"
         ) from error
     if differences:
-        raise ConfigError(f"checkpoint {checkpoint} belongs to a training with {', '.join(differences)}. {remedy}")
+        raise ConfigError(
+            f"checkpoint '{checkpoint}' belongs to a training run with {', '.join(differences)}. {remedy}"
+        )
     logger.info(f"Resuming at step {step} from {checkpoint}")
     return step

@@ -1,6 +1,6 @@
-"""Square crops of street scenes in many looks, with their classes: the images that a small CLIP is trained on.
+"""Square crops of street scenes with many looks, labeled with their classes, for training a small CLIP.
 
-Several processes make the file of crops once; a description beside it guards against other settings.
+Several processes render the crop file once. A description next to it guards against reuse with different settings.
 """
 
 import json
@@ -44,13 +44,13 @@ RECORD = np.dtype(
 _NO_LOOK = -1
 _WINDOW, _SMALL_WINDOW = (32, 128), (20, 56)  # range of sides in pixels, in an image of 192 rows
 _SMALL_CLASSES = ("wall", "pole", "traffic sign", "traffic light", "person", "rider", "motorcycle", "bicycle")
-_MIN_SHARE = 0.12  # of a crop that its class must fill
+_MIN_SHARE = 0.12  # minimum share of a crop that its class must fill
 _MAX_DESCRIPTION = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class TownSource:
-    """`count` scenes of the town, with seeds from `first` on."""
+    """Scenes of the town: `count` consecutive seeds that start at `first`."""
 
     first: int
     count: int
@@ -58,7 +58,7 @@ class TownSource:
 
     @property
     def identity(self) -> str:
-        """The seeds, and the version of the town."""
+        """Seeds, and version of the town."""
         return f"town v{FORMAT_VERSION} {self.first} + {self.count}"
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class TownSource:
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """Images of a labeled dataset, scaled to the height of the town's, without depth."""
+    """Images of a labeled dataset, scaled to the height of the town's images, without depth."""
 
     name: str
     class_names: tuple[str, ...]
@@ -88,7 +88,7 @@ class DatasetSource:
         return cls(name, tuple(MetadataCatalog.get(name).stuff_classes), files, get_label_readers([name])[name])
 
     def split(self, every: int) -> tuple["DatasetSource", "DatasetSource"]:
-        """Divide into scenes for training, and every `every`-th one for validation.
+        """Divide into scenes for training and for validation, which gets every `every`-th scene.
 
         Raises:
             DatasetError: the dataset has fewer than two images.
@@ -103,7 +103,7 @@ class DatasetSource:
 
     @property
     def identity(self) -> str:
-        """The name of the dataset and its number of images."""
+        """Name of the dataset, its number of images, and name of the first image."""
         return f"{self.name} {len(self.files)} {Path(self.files[0][0]).name}"
 
     def __len__(self) -> int:
@@ -118,8 +118,8 @@ class DatasetSource:
         small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
         if (small == NO_CLASS).all():
             raise DatasetError(
-                f"{label_file} must show a class at {size[0]} x {size[1]} pixels, got only ignored pixels. Remove the "
-                f"image from {self.name}, or correct its labels."
+                f"label file '{label_file}' contains only ignored pixels at {size[0]} x {size[1]}. Remove the image "
+                f"from {self.name}, or correct its labels."
             )
         return replace(scene, labels=small, seed=index)
 
@@ -129,11 +129,11 @@ CropSource = TownSource | DatasetSource
 
 
 def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
-    """Return a scene with Cityscapes' train ids, by which effects find sky and road.
+    """Return a scene with Cityscapes' train ids, which effects use to find sky and road.
 
     Args:
-        scene: its labels are indices in `class_names`, or NO_CLASS.
-        class_names: classes of its source; those that Cityscapes lacks become NO_CLASS.
+        scene: scene whose labels are indices into `class_names`, or NO_CLASS.
+        class_names: class names of its source; classes that Cityscapes lacks become NO_CLASS.
     """
     return replace(scene, labels=_cityscapes_ids(class_names)[scene.labels])
 
@@ -151,9 +151,9 @@ class CropPlan:
     """Settings of the crops."""
 
     seed: int
-    looks: int = 4  # sets of looks of a scene
-    crops: int = 5  # crops of a set of looks
-    single_looks: bool = False  # for validation: one look of strength 0.7 to 1 or none, with equal probabilities
+    looks: int = 4  # sets of looks per scene
+    crops: int = 5  # crops per set of looks
+    single_looks: bool = False  # for validation: one look with strength 0.7 to 1, or none, all equally likely
 
     def draw(self, rng: np.random.Generator) -> Looks:
         """Draw the looks of a scene."""
@@ -164,7 +164,7 @@ class CropPlan:
 
 
 def looks_of(record: Any) -> Looks:
-    """Return names and strengths of the looks of a RECORD."""
+    """Return the names and strengths of the looks in a RECORD."""
     pairs = zip(record["looks"], record["strengths"], strict=True)
     return tuple((LOOK_NAMES[look], float(strength)) for look, strength in pairs if look != _NO_LOOK)
 
@@ -176,7 +176,7 @@ def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[An
         (plan.looks * plan.crops,) RECORDs.
 
     Raises:
-        DatasetError: the scene's files cannot be read, or show no class.
+        DatasetError: the scene's files cannot be read, or contain no class.
     """
     rng = np.random.default_rng(derive_seed(plan.seed, index))
     scene = source[index]
@@ -216,26 +216,26 @@ def _draw_window(
 
 
 def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
-    """Return all that determines the crops, as JSON values."""
+    """Return everything that determines the crops, as JSON values."""
     described = {"source": source.identity, "class_names": list(source.class_names), "scenes": len(source)}
     return {**described, **asdict(plan), "look_names": list(LOOK_NAMES)}
 
 
 def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2) -> NDArray[Any]:
-    """Open a file of crops, which is made first if it is missing.
+    """Open a crop file, rendering it first if it is missing.
 
     Args:
-        source: scenes.
+        source: scenes to crop.
         plan: settings of the crops.
-        path: .npy file with a .json description beside it. Without a readable one, the crops are made again.
+        path: .npy file with a .json description next to it. The crops are regenerated if it is missing or unreadable.
         workers: number of processes.
 
     Returns:
-        (N,) RECORDs, mapped from the file.
+        (N,) RECORDs, memory-mapped from the file.
 
     Raises:
-        ConfigError: the file has crops of another source or plan, or is damaged.
-        DatasetError: files of the source cannot be read, or show no class.
+        ConfigError: the file contains crops of a different source or plan, or is damaged.
+        DatasetError: files of the source cannot be read, or contain no class.
     """
     about, wanted = path.with_name(f"{path.name}.json"), describe_crops(source, plan)
     found = None
@@ -243,22 +243,24 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
         try:
             found = read_json(about, _MAX_DESCRIPTION)
         except (FileNotFoundError, ValueError):  # as after a crash
-            logger.info(f"{path} lacks {about.name}, its description, or that is damaged: making the crops again")
+            logger.info(
+                f"{path} lacks its description {about.name}, or the description is damaged: regenerating the crops"
+            )
             path.unlink()  # before the new description is written
     if found is None:
         megabytes = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
-        logger.info(f"Making crops of {len(source)} scenes in {path}, {megabytes:.0f} MB, kept for other trainings")
-        with whole_file(about) as part:  # first, so that a stop leaves no crops without a description
+        logger.info(f"Making crops of {len(source)} scenes in {path}, {megabytes:.0f} MB, kept for later training runs")
+        with whole_file(about) as part:  # first, so that an interruption leaves no crops without a description
             part.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         make_crops(source, plan, path, workers)
     elif found != wanted:
-        raise ConfigError(f"{path} must have crops of {wanted}, got crops of {found}. Choose another file.")
+        raise ConfigError(f"'{path}' contains crops of {found}, but {wanted} is needed. Choose a different file.")
     try:
         crops: NDArray[Any] = np.load(path, mmap_mode="r")
         if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):
-            raise ValueError(f"{crops.shape} records of {crops.dtype.itemsize} bytes")
+            raise ValueError(f"found {crops.shape} records of {crops.dtype.itemsize} bytes")
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} is not a file of crops, or is damaged ({error}). Remove it.") from error
+        raise ConfigError(f"cannot read crops from '{path}': {error}. Remove the file to regenerate it.") from error
     return crops
 
 
@@ -267,7 +269,7 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
     per_scene = plan.looks * plan.crops
     with whole_file(path) as part:
         crops = np.lib.format.open_memmap(part, mode="w+", dtype=RECORD, shape=(len(source) * per_scene,))
-        if hasattr(os, "posix_fallocate"):  # an OSError here, since a memory map that runs out of disk ends the process
+        if hasattr(os, "posix_fallocate"):  # raises OSError, whereas a memory map on a full disk kills the process
             with part.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
         processes = {"num_workers": workers, "multiprocessing_context": "spawn"} if workers > 1 else {}
@@ -280,7 +282,7 @@ def make_crops(source: CropSource, plan: CropPlan, path: Path, workers: int = 2)
 
 @dataclass(frozen=True)
 class _Crops(Dataset[NDArray[Any]]):
-    """The crops of each scene; picklable for worker processes."""
+    """Dataset with the crops of each scene, picklable for worker processes."""
 
     source: CropSource
     plan: CropPlan

@@ -1,6 +1,6 @@
 """The town's datasets: scenes, cache, panoptic labels, and the registration that famix loads as a plugin.
 
-A dataset is rendered when its files are first listed, and kept in $FAMIX_CACHE.
+A dataset is rendered when its files are first listed, and cached in $FAMIX_CACHE.
 """
 
 import json
@@ -35,10 +35,10 @@ from famix_minitown.writer import INSTANCES_PER_CLASS, INSTANCES_SUFFIX, PNG_COM
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Part of the cache's path; increases with every change of the rendered pixels or of the file format."""
+"""Part of the cache path; incremented with every change to the rendered pixels or the file format."""
 
 CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED = 100_000, 200_000
-"""Seeds of the first scenes that the town's CLIP is trained on and validated with."""
+"""First seeds of the scenes that the town's CLIP is trained and validated on."""
 
 CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"  # MODEL.CLIP.WEIGHTS minitown
 _THINGS = (int(TrainId.PERSON), int(TrainId.CAR))
@@ -65,18 +65,18 @@ SPLITS: Mapping[str, MinitownSplit] = MappingProxyType(
     {"train": MinitownSplit(CONDITIONS[0], "train", 0, 500)}
     | {f"{name}_val": MinitownSplit(name, "val", 50_000, 50) for name in CONDITIONS}
     | {f"{name}_dev": MinitownSplit(name, "dev", 60_000, 50) for name in (CONDITIONS[0], *DEVELOPMENT_CONDITIONS)}
-    # For the oracle alone, never for a method that must do without images of the target.
+    # Only for the oracle, never for a method that must not use target images.
     | {f"{name}_train": MinitownSplit(name, "train", 70_000, 100) for name in CONDITIONS[1:]}
 )
-"""Name without "minitown_" -> scenes. A purpose (train, val to report, dev to tune) has the same scenes in all
-conditions, and no two purposes share a scene."""
+"""Dataset name without "minitown_" -> scenes. Each purpose (train, val for reporting, dev for tuning) uses the same
+scenes in all conditions, and no two purposes share a scene."""
 
 
 def register() -> None:
-    """Register the town's datasets and its CLIP: the entry point that `famix.utils.plugins.load_plugins` calls.
+    """Register the town's datasets and its CLIP; this is the entry point for `famix.utils.plugins.load_plugins`.
 
     Raises:
-        DatasetError: a different dataset has one of the names.
+        DatasetError: one of the names belongs to a different dataset.
     """
     register_clip_weights("minitown", CLIP_FILE)
     train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
@@ -107,33 +107,35 @@ def register() -> None:
 
 @dataclass(frozen=True)
 class MinitownFiles(SplitFiles):
-    """Files of a dataset of the town."""
+    """Files of a town dataset."""
 
     def __call__(self) -> list[DatasetRecord]:
-        """List the pairs of the split by seed, after rendering them if needed.
+        """List the image-label pairs of the split by seed, rendering them first if needed.
 
         Raises:
             DatasetError: the files cannot be written, or some are missing.
         """
         scenes = SPLITS[self.split.name]
         root = generated_folder(self.name, scenes)
-        remedy = f"Delete {root}: the next start renders it again."
+        remedy = f"Delete '{root}' and start again to render it anew."
         try:
             records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
         except DatasetError as error:
             raise DatasetError(f"{error} {remedy}") from error
         if len(records) != scenes.count:
-            raise DatasetError(f"Dataset '{self.name}' must have {scenes.count} images, got {len(records)}. {remedy}")
+            raise DatasetError(
+                f"Dataset '{self.name}' contains {len(records)} images instead of {scenes.count}. {remedy}"
+            )
         return records
 
 
 @dataclass(frozen=True)
 class MinitownPanopticFiles(PanopticFiles):
-    """Files of a panoptic dataset of the town."""
+    """Files of a panoptic town dataset."""
 
     @property
     def root(self) -> str:
-        """Folder of all datasets of the town."""
+        """Folder of all town datasets."""
         return str(town_folder())
 
     def prepare(self) -> None:
@@ -148,27 +150,27 @@ class MinitownPanopticFiles(PanopticFiles):
         folder = _make_once(self.name, content, lambda folder: write_panoptic(images, folder))
         if not (folder / _PANOPTIC_JSON).is_file():
             raise DatasetError(
-                f"Dataset '{self.name}' lacks {folder / _PANOPTIC_JSON}. Delete {folder}: the next start writes it again."
+                f"Dataset '{self.name}' lacks '{folder / _PANOPTIC_JSON}'. Delete '{folder}' and start again to regenerate it."
             )
 
 
 def cache_folder() -> Path:
-    """Return the absolute path of the cache, from the current environment variables.
+    """Return the absolute path of the cache folder according to the current environment variables.
 
     Raises:
-        ConfigError: $FAMIX_CACHE names an environment variable that is not set.
+        ConfigError: $FAMIX_CACHE refers to an unset environment variable.
     """
     folder = os.environ.get("FAMIX_CACHE") or os.path.join("~", ".cache", "famix")
     return Path(os.path.abspath(local_path(folder, "$FAMIX_CACHE")))
 
 
 def town_folder() -> Path:
-    """Return the folder of all datasets of this version of the town, which may not exist."""
+    """Return the folder for all datasets of this town version; the folder may not exist yet."""
     return cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
 
 
 def generated_folder(name: str, scenes: MinitownSplit) -> Path:
-    """Return the folder of a dataset in the layout of `write_tree`, rendered if needed.
+    """Return the folder of a dataset in the layout of `write_tree`, rendering it if needed.
 
     Raises:
         DatasetError: the folder cannot be written.
@@ -178,7 +180,7 @@ def generated_folder(name: str, scenes: MinitownSplit) -> Path:
 
 
 def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
-    """Return a folder of the cache; the first of all processes that ask for it writes it, as a whole or not at all."""
+    """Return a cache folder, which the first process that requests it writes as a whole or not at all."""
     folder = town_folder() / name
     if folder.is_dir():
         return folder  # no lock, so that a finished cache may be read-only
@@ -186,7 +188,7 @@ def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
-            if folder.is_dir():  # another process has written it meanwhile
+            if folder.is_dir():  # another process has written it in the meantime
                 return folder
             shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock shows that it has ended
             logger.info(f"Making {content} in {folder}, once, in a minute or less...")
@@ -199,20 +201,20 @@ def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
             logger.info(f"Made {content} in {time.perf_counter() - start:.1f} s.")
     except OSError as error:
         raise DatasetError(
-            f"Dataset '{name}' is rendered on first use, but cannot be written to {folder} ({error}). Set $FAMIX_CACHE "
+            f"Dataset '{name}', which is rendered on first use, cannot be written to '{folder}' ({error}). Set $FAMIX_CACHE "
             "to a writable folder with free space."
         ) from error
     return folder
 
 
 def write_panoptic(images: Path, folder: Path) -> None:
-    """Write the panoptic labels of a tree of `write_tree`. The same tree gives the same bytes.
+    """Write the panoptic labels for a tree written by `write_tree`. The same tree yields the same bytes.
 
-    As in Cityscapes' panoptic files, segments have the instance ids and categories the label ids.
+    As in Cityscapes' panoptic files, segments use instance ids and categories use label ids.
 
     Args:
         images: root of the tree.
-        folder: gets panoptic.json and, in panoptic/, a PNG for every image.
+        folder: output folder for panoptic.json and, in panoptic/, one PNG per image.
 
     Raises:
         OSError: a file cannot be read or written.

@@ -1,7 +1,7 @@
-"""Experiments of the town: their settings and scores. `famix_minitown.runner` runs them.
+"""Town experiments: their settings and scores. `famix_minitown.runner` runs them.
 
-The folder of an experiment is the OUTPUT_DIR of train_net.py, with
-    experiment.json     settings, processor, seconds so far, and whether it is finished
+The folder of an experiment is the OUTPUT_DIR of train_net.py. It contains
+    experiment.json     settings, processor, elapsed seconds, and whether the experiment is finished
     experiment.lock     locked by the processes that write into the folder
     console.log         all output of train_net.py
 """
@@ -29,28 +29,28 @@ from famix.utils.errors import DatasetError
 from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.datasets import FORMAT_VERSION, register
 
-CONFIGS = Path(__file__).parents[1] / "configs/minitown"  # of a clone
+CONFIGS = Path(__file__).parents[1] / "configs/minitown"  # in a clone of the repository
 
 _RECORD = "experiment.json"
 _MAX_BYTES = 16 << 20
 
-# Paths, which hashes replace; log settings; settings of Detectron2's mappers.
+# Paths (compared by hash instead), log settings, and settings of Detectron2's mappers.
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK"),
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
 )
-_ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # counts only without weights, which determine it
+_ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # compared only without weights, which determine it
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run of train_net.py in a folder of its own."""
+    """Run of train_net.py in its own folder."""
 
     name: str  # for messages
     config: Path
     output: Path
     options: tuple[str, ...] = ()  # KEY VALUE KEY VALUE ..., which override the config
-    seed: int = 1  # of training and of mining, so that the spread over seeds contains that of mining
+    seed: int = 1  # of training and mining, so the spread over seeds includes that of mining
 
     @property
     def overrides(self) -> list[str]:
@@ -59,15 +59,15 @@ class Experiment:
         return [*self.options, "OUTPUT_DIR", str(self.output), "SEED", seed, "STYLE_MINING.SEED", seed]
 
     def load_config(self) -> CfgNode:
-        """Register the town and return the merged config, see `famix.config.load_config`."""
+        """Register the town and return the merged config (see `famix.config.load_config`)."""
         register()
         return load_config(str(self.config), self.overrides)
 
     def settings(self) -> dict[str, Any]:
-        """Collect all that determines the result, independent of folder names.
+        """Collect everything that determines the result, independently of folder names.
 
         Returns:
-            "config": config key -> value, of the keys that differ from their defaults; "clip_hash" and "bank": hashes of
+            "config": config key -> value, for keys that differ from their defaults; "clip_hash" and "bank": hashes of
             CLIP and of a given style bank, or ""; "town": version of the rendered images.
 
         Raises:
@@ -76,7 +76,7 @@ class Experiment:
         """
         cfg = self.load_config()
         weights, bank = cfg.MODEL.CLIP.WEIGHTS, cfg.MODEL.STYLE.BANK
-        file = Path(weights).expanduser()  # or a name
+        file = Path(weights).expanduser()  # may also be a name
         stamp = (file.stat().st_mtime_ns, file.stat().st_size) if weights and file.exists() else None
         if Path(bank).is_file():  # otherwise the bank does not exist yet
             styles = StyleBank.load(bank)
@@ -87,7 +87,7 @@ class Experiment:
         return {"config": config, "clip_hash": clip_hash, "bank": bank, "town": str(FORMAT_VERSION)}
 
     def seconds(self) -> float:
-        """Return the time spent so far, over all starts."""
+        """Return the time in seconds spent so far, summed over all starts."""
         seconds = read_record(self.output).get("seconds")
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
@@ -101,13 +101,13 @@ class Experiment:
 def same_settings(
     recorded: Mapping[str, Any] | None, current: Mapping[str, Any], derived: Collection[str] = ()
 ) -> bool:
-    """Compare settings, which an earlier version of this package may have recorded.
+    """Compare current settings with recorded ones, possibly from an earlier version of this package.
 
-    A missing config key counts with its current default. A key that is new in this version therefore invalidates a
-    record only if an experiment sets it to another value.
+    A missing config key counts as its current default. A key that is new in this version therefore invalidates a
+    record only if an experiment sets it to a different value.
 
     Args:
-        recorded: content of a file that may be damaged.
+        recorded: settings from a file that may be damaged.
         current: see `Experiment.settings`.
         derived: config keys, or "bank", that depend on another experiment and are not compared.
     """
@@ -129,12 +129,12 @@ def _defaults() -> dict[str, Any]:
 
 @cache  # a study has many runs
 def _clip_hash(weights: str, stamp: tuple[int, int] | None) -> str:
-    """Return the hash of MODEL.CLIP.WEIGHTS; `stamp` changes with the file, which is then read again."""
+    """Return the hash of MODEL.CLIP.WEIGHTS; `stamp` changes with the file, so that a changed file is read again."""
     return clip_weights_hash(load_clip_state_dict(weights))
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config keys with dots -> values of JSON types: lists instead of tuples."""
+    """Return a mapping from dotted config keys to JSON values, with lists instead of tuples."""
     plain: dict[str, Any] = json.loads(json.dumps(flat_settings(config)))
     return plain
 
@@ -145,12 +145,12 @@ def _with_effect(config: Mapping[str, Any], has_weights: bool) -> dict[str, Any]
 
 
 def condition_of(dataset_name: str) -> str:
-    """Return the condition of a dataset: "night" of "minitown_night_val", "haze" of "minitown_haze_dev"."""
+    """Return the condition of a dataset, e.g. "night" for "minitown_night_val" or "haze" for "minitown_haze_dev"."""
     return dataset_name.removesuffix("_panoptic").removesuffix("_val").removesuffix("_dev").rsplit("_", 1)[-1]
 
 
 def read_scores(folder: Path) -> dict[str, float]:
-    """Return condition -> mIoU in percent of a finished experiment, in the order of DATASETS.TEST.
+    """Return a mapping from condition to a finished experiment's mIoU in percent, in the order of DATASETS.TEST.
 
     Raises:
         DatasetError: the experiment has no scores.
@@ -159,34 +159,34 @@ def read_scores(folder: Path) -> dict[str, float]:
     try:
         return {condition_of(name): tasks[TASK]["mIoU"] for name, tasks in results.items()}
     except KeyError as error:
-        raise DatasetError(f"{folder / RESULTS_FILE} lacks {error}. Score the experiment again.") from error
+        raise DatasetError(f"'{folder / RESULTS_FILE}' has no {error}. Evaluate the experiment again.") from error
 
 
 def read_occurring(folder: Path) -> str:
-    """Return the number of classes in the datasets of a finished experiment, and so in its means, as a phrase.
+    """Return a phrase with the number of classes that occur in the datasets of a finished experiment.
 
     Raises:
-        DatasetError: the experiment has no scores of classes.
+        DatasetError: the experiment has no per-class scores.
     """
     accuracies = [
         [value for metric, value in tasks.get(TASK, {}).items() if metric.startswith(CLASS_ACCURACY)]
         for tasks in read_results(folder / RESULTS_FILE).values()
     ]
     if not accuracies or not all(accuracies):
-        raise DatasetError(f"{folder / RESULTS_FILE} lacks scores of classes. Score the experiment again.")
+        raise DatasetError(f"'{folder / RESULTS_FILE}' has no per-class scores. Evaluate the experiment again.")
     return describe_occurring([sum(map(math.isfinite, one)) for one in accuracies], max(map(len, accuracies)))
 
 
 def unseen_mean(scores: Mapping[str, float]) -> float:
-    """Return the mean score over the tested conditions that training has not seen; NaN if there are none.
+    """Return the mean score over the test conditions unseen in training, or NaN if there are none.
 
-    The development conditions, on which settings were chosen, do not count.
+    The development conditions, which were used to choose settings, are excluded.
     """
     return _mean(scores, scores.keys() - {CONDITIONS[0], *DEVELOPMENT_CONDITIONS})
 
 
 def development_mean(scores: Mapping[str, float]) -> float:
-    """Return the mean score over the development conditions, on which settings are chosen; NaN if there are none."""
+    """Return the mean score over the development conditions, used to choose settings, or NaN if there are none."""
     return _mean(scores, DEVELOPMENT_CONDITIONS)
 
 
@@ -196,7 +196,7 @@ def _mean(scores: Mapping[str, float], conditions: Collection[str]) -> float:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the content of experiment.json; empty if the folder has none."""
+    """Return the content of experiment.json, or {} if it is missing or unreadable."""
     try:
         return read_json(folder / _RECORD, _MAX_BYTES)
     except (OSError, ValueError):

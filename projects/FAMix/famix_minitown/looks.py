@@ -1,6 +1,6 @@
 """Looks of images on the web, with continuous strength: their phrases, their effects, and the weather they resemble.
 
-All arithmetic is in integers, so that every machine renders the same bytes.
+All arithmetic uses integers, so every machine renders the same bytes.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,19 +25,19 @@ FAMILIES = (WEATHER, "contrast", "exposure", "saturation", "cast", "sharpness", 
 
 NO_CLASS = 255  # label of pixels without a class
 
-_HORIZON = 0.45  # of the height, as for a camera in a car
-_CAMERA_HEIGHT = 1.6  # metres
+_HORIZON = 0.45  # relative to the image height, as for a camera in a car
+_CAMERA_HEIGHT = 1.6  # meters
 _FULL = 256
 _RAMP = np.arange(256, dtype=np.int32)
 
 
 @dataclass(frozen=True)
 class Look:
-    """A look, which belongs to one of FAMILIES."""
+    """Look that belongs to one of FAMILIES."""
 
     name: str
     family: str
-    phrases: tuple[str, ...]  # words for it before a noun, the usual ones first
+    phrases: tuple[str, ...]  # phrases for it before a noun, the usual one first
     resembles: str | None = None  # the most similar condition
     hides: frozenset[str] = frozenset()  # families that are invisible under it, so that captions omit them
 
@@ -55,13 +55,13 @@ def _blurred(image: Image, side: int) -> Image:
 
 
 def _edges(gray: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """Return the difference of each pixel to its brighter surroundings, (H, W)."""
+    """Return how much brighter the surroundings of each pixel are than the pixel, (H, W)."""
     return _blurred(gray, 9).astype(np.int16) - gray
 
 
 def _harsh(image: Image, strength: int, rng: np.random.Generator) -> Image:
     steep = _RAMP
-    for _ in range(2):  # a smooth step, twice
+    for _ in range(2):  # smoothstep, applied twice
         steep = steep * steep * (765 - 2 * steep) // (255 * 255)
     return cv2.LUT(image, _curve((steep * strength + _RAMP * (_FULL - strength)) >> 8))
 
@@ -72,7 +72,7 @@ def _vivid(image: Image, strength: int, rng: np.random.Generator) -> Image:
 
 
 def _cast(red: int, green: int, blue: int) -> Operation:
-    """Return a cast with gains in 1/256 at full strength, partly over gray, as in toned photos."""
+    """Return a color cast with gains in units of 1/256 at full strength, over partly gray images as in toned photos."""
     gains = np.array([red, green, blue], np.int32)
 
     def apply(image: Image, strength: int, rng: np.random.Generator) -> Image:
@@ -101,7 +101,7 @@ def _mosaic(image: Image, strength: int, rng: np.random.Generator) -> Image:
 
 
 def _over(least: int, effect: Callable[[Image, np.random.Generator], Image]) -> Operation:
-    """Blend an effect over the image, with a share of at least `least` / 256: a half negative is plain gray."""
+    """Blend an effect over the image with a weight of at least `least` / 256; half a negative would be plain gray."""
 
     def apply(image: Image, strength: int, rng: np.random.Generator) -> Image:
         return blend(image, effect(image, rng), _FULL - least - strength * (_FULL - least) // _FULL)
@@ -239,9 +239,9 @@ def apply_looks(picture: Scene | Image, looks: Looks, rng: np.random.Generator) 
     """Apply looks in the order of their families.
 
     Args:
-        picture: clear scene, or image (H, W, 3), for which weather guesses distances by row.
+        picture: scene in clear weather, or an image (H, W, 3), whose distances are guessed by row for weather looks.
         looks: (name, strength) pairs; a strength of 0 leaves the image unchanged.
-        rng: draws random parts of the looks, such as grain.
+        rng: generator for random parts of the looks, such as grain.
 
     Returns:
         (H, W, 3) uint8.
@@ -266,12 +266,12 @@ def apply_looks(picture: Scene | Image, looks: Looks, rng: np.random.Generator) 
 
 
 def scene_of_image(image: Image) -> Scene:
-    """Guess the scene of an image (H, W, 3) without depth, taken from a car: flat ground and upright objects."""
+    """Guess the scene of an image (H, W, 3) taken from a car, assuming flat ground and upright objects."""
     height, width = image.shape[:2]
     horizon, focal = height * _HORIZON, width * FOCAL_LENGTH
     below = np.arange(height) + 0.5 - horizon
     ground = _CAMERA_HEIGHT * focal / np.maximum(below, 1.0)
-    # Above the horizon mostly buildings and trees; the higher, the nearer, so that fog does not hide them.
+    # Above the horizon are mostly buildings and trees; higher means nearer, so that fog does not hide them.
     upright = 40.0 - 25.0 * np.clip(-below / horizon, 0.0, 1.0)
     rows = np.where(below > 0, np.minimum(ground, 40.0), upright).clip(1.0, FAR)
     return Scene(

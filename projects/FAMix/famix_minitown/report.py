@@ -1,4 +1,4 @@
-"""Report of the demo: table of scores, figure of one scene in every condition, and both on one HTML page."""
+"""Report for the demo: a table of scores, a figure of one scene in every condition, and an HTML page with both."""
 
 import base64
 import math
@@ -28,12 +28,13 @@ from famix_minitown.experiment import condition_of, read_scores, unseen_mean
 SCENE = 7  # index of the scene in the figure, chosen before any result was known
 
 _SENTENCES = (
-    "All networks start from the same CLIP, which knows images of many looks and weathers by their captions, keep most of "
-    "it frozen, and train on the same labeled images of clear days in a rendered town. The baseline adds nothing. Jitter "
-    "changes brightness, contrast and saturation of the training images at random. FAMix turns short prompts, each of the "
-    "words below with the name of a class, into feature styles through CLIP, and mixes these into the features of the "
-    "training images. FAMix + jitter does both: its gain over jitter is the contribution of the styles. All networks are "
-    "scored on the same other scenes, on clear days and in light and weather that no training image shows."
+    "All networks start from the same CLIP, which was trained on captioned images with many looks and kinds of weather. "
+    "They keep most of it frozen and train on the same labeled clear-day images of a rendered town. The baseline adds "
+    "nothing. Jitter randomly changes the brightness, contrast and saturation of the training images. FAMix uses CLIP to "
+    "turn short prompts, which combine the words below with class names, into feature styles, and mixes these styles into "
+    "the features of the training images. FAMix + jitter does both: its gain over jitter is the contribution of the "
+    "styles. All networks are evaluated on the same held-out scenes, on clear days and in light and weather that no "
+    "training image shows."
 )
 _CELL_WIDTH, _FONT_SIZE = 230, 24  # of the figure, in pixels
 _UNLABELED = (225, 225, 225)
@@ -43,25 +44,25 @@ _UNLABELED = (225, 225, 225)
 class Results:
     """Results of the demo."""
 
-    titles: Sequence[str]  # of the networks
-    scores: Sequence[Mapping[str, float]]  # of each network, condition -> mIoU in percent
-    references: Sequence[str]  # titles of the networks that gains refer to
+    titles: Sequence[str]  # titles of the networks
+    scores: Sequence[Mapping[str, float]]  # for each network: condition -> mIoU in percent
+    references: Sequence[str]  # titles of the networks that gains are relative to
     facts: Mapping[str, str]  # name -> text
 
     def gain(self, title: str, reference: str) -> float:
-        """Return the difference of two networks in the mean of the unseen conditions, in points of mIoU."""
+        """Return the difference between two networks in unseen mean mIoU, in points."""
         means = dict(zip(self.titles, map(unseen_mean, self.scores), strict=True))
         return means[title] - means[reference]
 
 
 def score_table(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Make the table of scores.
+    """Build the table of scores.
 
     Returns:
-        Headings: the conditions, the mean of the unseen ones, and its gain over each reference. Rows: one for each
-        network, its title first; the gain of a reference over itself is empty.
+        The headings (conditions, unseen mean, and its gain over each reference) and one row for each network, which starts
+        with its title. The gain of a reference over itself is empty.
     """
-    heads = ["mIoU in %", *results.scores[0], "mean of unseen", *map(_over, results.references)]
+    heads = ["mIoU in %", *results.scores[0], "unseen mean", *map(_over, results.references)]
     rows = []
     for title, scores in zip(results.titles, results.scores, strict=True):
         values = [f"{value:.1f}" for value in (*scores.values(), unseen_mean(scores))]
@@ -73,7 +74,7 @@ def score_table(results: Results) -> tuple[list[str], list[list[str]]]:
 
 
 def _over(reference: str) -> str:
-    return f"over {reference.removeprefix('+ ')}"
+    return f"vs. {reference.removeprefix('+ ')}"
 
 
 def write_page(results: Results, figure: Path, path: Path) -> None:
@@ -86,7 +87,7 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
     scored = range(1, len(results.scores[0]) + 2)
     gain, headline = results.gain(results.titles[-1], results.references[-1]), "trained on clear days"
     if not math.isnan(gain):
-        over = _over(results.references[-1])
+        over = _over(results.references[-1]).replace("vs.", "over")
         headline = f"{gain:+.1f} points {over} in light and weather without training images"
     page = render_page(
         "town.html",
@@ -103,20 +104,20 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """A row of the figure. Labels are train ids, (H, W) uint8; scores are mIoU in percent over the whole dataset."""
+    """Row of the figure. Labels are train ids, (H, W) uint8; scores are mIoU in percent over the whole dataset."""
 
     condition: str
     image: NDArray[np.uint8]
     truth: NDArray[np.uint8]
-    predictions: tuple[NDArray[np.uint8], ...]  # of every network
+    predictions: tuple[NDArray[np.uint8], ...]  # one for each network
     scores: tuple[float, ...]
 
 
 def draw_runs(runs: Sequence[Path], titles: Sequence[str], path: Path) -> None:
-    """Draw the predictions of finished runs in one scene in every condition.
+    """Draw the predictions of finished runs for one scene in every condition.
 
     Args:
-        runs: OUTPUT_DIRs with config.yaml, model_final.pth and results.json, of the same DATASETS.TEST.
+        runs: OUTPUT_DIRs with config.yaml, model_final.pth and results.json, all with the same DATASETS.TEST.
         titles: titles of the runs.
         path: PNG file to write.
 
@@ -139,7 +140,7 @@ def draw_runs(runs: Sequence[Path], titles: Sequence[str], path: Path) -> None:
 
 
 def draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], path: Path) -> None:
-    """Draw a row per condition: image, ground truth and the prediction of each network; the best score is bold.
+    """Draw a row per condition: image, ground truth and each network's prediction, with the best score in bold.
 
     Args:
         rows: at least one; all images have the same size.

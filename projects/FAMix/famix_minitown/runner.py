@@ -1,4 +1,4 @@
-"""Runner of experiments: side by side, each in a process of its own; it skips finished ones and continues stopped ones."""
+"""Runner for parallel experiments, each in its own process, which skips finished and resumes stopped ones."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from famix.utils.environment import processor_name
 from famix.utils.errors import ConfigError, FAMixError
 from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
 
-TRAIN_NET = Path(__file__).parents[1] / "train_net.py"  # of a clone
+TRAIN_NET = Path(__file__).parents[1] / "train_net.py"  # in a clone of the repository
 
 _CONSOLE, _LOCK = "console.log", "experiment.lock"
 _LINES_OF_A_FAILURE = 15
@@ -34,13 +34,13 @@ _STATUS = re.compile(
 
 
 class ExperimentError(FAMixError):
-    """An experiment that failed, or an unusable folder."""
+    """An experiment failed, or its folder is unusable."""
 
 
 class ProgressLine:
-    """Progress of several processes: a line that is rewritten on a terminal; elsewhere, a line every `interval` seconds.
+    """Progress of several processes: one rewritten line on a terminal, or a line every `interval` seconds elsewhere.
 
-    Without a stream, it writes to standard error.
+    It writes to standard error by default.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 20.0) -> None:
@@ -50,7 +50,7 @@ class ProgressLine:
         self._terminal = self.stream.isatty()
 
     def show(self, line: str) -> None:
-        """Show the current state, unless it is empty, unchanged or too early for another line."""
+        """Show the current state unless it is empty or unchanged, or the next line is not due yet."""
         now = time.monotonic()
         if line == self._shown or not line or (not self._terminal and now - self._time < self.interval):
             return
@@ -75,20 +75,20 @@ def run_experiments(
     progress: ProgressLine | None = None,
     on_finish: Callable[[Experiment], None] = lambda experiment: None,
 ) -> None:
-    """Run experiments side by side; finished ones are skipped, stopped ones continue.
+    """Run experiments in parallel, skipping finished ones and resuming stopped ones.
 
     If the settings of an experiment differ from those in its folder, the folder is renamed and the experiment starts
-    from scratch. All folders stay locked until the end, also against other calls.
+    from scratch. All folders stay locked until the end, which also keeps out other calls.
 
     Args:
-        experiments: each with a folder of its own.
-        jobs: number that run at a time, each on one thread.
-        progress: shows the state of all.
-        on_finish: called with every finished experiment, including those that were finished before.
+        experiments: experiments to run, each with its own folder.
+        jobs: number of experiments that run at a time, each on one thread.
+        progress: display for the state of all experiments.
+        on_finish: called with every finished experiment, including those that were already finished.
 
     Raises:
         ExperimentError: an experiment failed and the others were stopped, or a folder is unusable or locked.
-        ConfigError: the package is not part of a clone, or see `Experiment.settings`.
+        ConfigError: the package is not in a clone of the repository, or settings are invalid (see `Experiment.settings`).
         WeightsError, BankError: see `Experiment.settings`.
     """
     if not TRAIN_NET.is_file():
@@ -99,8 +99,8 @@ def run_experiments(
         pending = []
         for experiment in experiments:
             settings = experiment.settings()
-            if experiment.is_finished(settings):  # no lock needed: nobody writes there
-                progress.say(f"{experiment.name}: finished before, kept")
+            if experiment.is_finished(settings):  # no lock needed, since no process writes there
+                progress.say(f"{experiment.name}: already finished, skipped")
                 on_finish(experiment)
             else:
                 pending.append(_Run(experiment, _prepare(experiment, settings, progress, locks)))
@@ -111,14 +111,14 @@ def run_experiments(
                     running[-1].start()
                 time.sleep(_POLL_SECONDS)
                 ended = [run for run in running if run.process.poll() is not None]
-                for run in ended:  # recorded before a failure of one ends all
+                for run in ended:  # recorded before the failure of one run ends all
                     run.record_end()
                     running.remove(run)
                 for run in ended:
                     run.require_success(progress)
                     progress.say(f"{run.experiment.name}: finished after {run.experiment.seconds():.0f} s")
                     on_finish(run.experiment)
-                waiting = [f"{len(pending)} more wait"] if pending else []
+                waiting = [f"{len(pending)} more waiting"] if pending else []
                 progress.show(" | ".join([*(run.status() for run in running), *waiting]))
         finally:
             _stop(running)
@@ -127,7 +127,7 @@ def run_experiments(
 def _prepare(
     experiment: Experiment, settings: Mapping[str, Any], progress: ProgressLine, locks: ExitStack
 ) -> int | None:
-    """Lock the folder of an experiment and write its record; returns the lock for the process of the experiment."""
+    """Lock the folder of an experiment, write its record, and return the lock for the experiment's process."""
     folder = experiment.output
 
     def lock() -> int | None:
@@ -136,19 +136,19 @@ def _prepare(
             held = FileLock(folder / _LOCK)
         except (BlockingIOError, FileNotFoundError):  # or the folder was renamed just now
             raise ExperimentError(
-                f"{folder} is being written by another process. Wait for it to end, or choose another folder."
+                f"'{folder}' is being written by another process. Wait for it to end, or choose a different folder."
             ) from None
         locks.callback(held.close)  # the file stays, and so does the lock of a process that inherited it
         return held.descriptor
 
     started = folder.is_dir() and {path.name for path in folder.iterdir()} <= {_LOCK}
     if folder.exists() and not started and not read_record(folder):
-        raise ExperimentError(f"{folder} must be the folder of an experiment, got other files. Choose another folder.")
+        raise ExperimentError(f"'{folder}' contains files but no experiment. Choose a different folder.")
     descriptor, record = lock(), read_record(folder)
     if record and not same_settings(record.get("settings"), settings):
         names = (folder.with_name(f"{folder.name}.before{number}") for number in itertools.count(1))
         before = folder.rename(next(name for name in names if not name.exists()))
-        progress.say(f"{experiment.name}: made with other settings, now in {before}; starting from scratch")
+        progress.say(f"{experiment.name}: made with different settings, now in {before}; starting from scratch")
         descriptor = lock()
     noted = {"settings": settings, "machine": processor_name(), "seconds": experiment.seconds(), "finished": False}
     write_record(folder, noted)
@@ -173,9 +173,9 @@ def _stop(runs: Sequence["_Run"]) -> None:
 
 
 class _Run:
-    """An experiment with a prepared folder, and its process."""
+    """Experiment with a prepared folder, and its process."""
 
-    process: "subprocess.Popen[bytes]"  # from start() on
+    process: "subprocess.Popen[bytes]"  # set by start()
 
     def __init__(self, experiment: Experiment, lock: int | None) -> None:
         self.experiment, self.lock = experiment, lock
@@ -199,7 +199,7 @@ class _Run:
             )  # fmt: skip
 
     def status(self) -> str:
-        """Return one phrase about the current work, from the new lines of the log."""
+        """Return a phrase about the current work, based on the new lines of the log."""
         with self.log.open("rb") as file:
             file.seek(self._read)
             text = file.read()
@@ -224,7 +224,7 @@ class _Run:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the ended process has done all of its work, even if it was asked to stop meanwhile."""
+        """Whether the ended process has completed all of its work, even if it was asked to stop in the meantime."""
         return self.process.returncode == 0 and (self.experiment.output / RESULTS_FILE).exists()
 
     def record_end(self) -> None:
@@ -241,5 +241,5 @@ class _Run:
         progress.say("\n".join([f"{self.experiment.name}: the end of {self.log}", *(f"    {line}" for line in lines)]))
         raise ExperimentError(
             f"{self.experiment.name} ended with exit status {self.process.returncode}: "
-            f"{lines[-1].strip() if lines else 'no output'}. See the end of its log above and the whole log in {self.log}."
+            f"{lines[-1].strip() if lines else 'no output'}. See the end of its log above and the full log in {self.log}."
         )

@@ -1,7 +1,7 @@
 """Scenes: random streets, rendered for a camera on a clear day.
 
-Ground, houses and sky come from intersecting the ray of every pixel with a few planes. The facades of a side are a
-vertical plane along the street, so that all pixels of a column that show a facade have the same distance.
+Ground, houses and sky are found by intersecting each pixel's ray with a few planes. The facades of one side form a
+vertical plane along the street, so all facade pixels in a column have the same distance.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _GROUND = np.zeros((1, 256, 3), np.uint8)
 _GROUND[0, :5] = (96, 96, 100), (160, 150, 142), (152, 143, 135), (196, 192, 186), (226, 226, 220)
 _SURFACE_CLASS = {"building": TrainId.BUILDING, "wall": TrainId.WALL, "hedge": TrainId.VEGETATION}
 _HASH = np.random.default_rng(7).integers(0, 256, 1024, dtype=np.uint8)
-_PLAIN, _COURSE, _CORNICE, _GLASS = range(4)  # parts of a facade; from _GLASS on, shades of panes
+_PLAIN, _COURSE, _CORNICE, _GLASS = range(4)  # parts of a facade; _GLASS and above are shades of panes
 _GLASS_SHADES = 32
 
 
@@ -38,9 +38,9 @@ class Scene:
     Attributes:
         image: (H, W, 3) uint8, RGB, on a clear day.
         labels: (H, W) uint8, Cityscapes' train ids.
-        instances: (H, W) uint16, number of each car and person from 1; 0 elsewhere.
-        depth: (H, W) float32, metres along the optical axis; FAR in the sky.
-        windows: (H, W) uint8, brightness of the windows that are lit at night, 0 elsewhere.
+        instances: (H, W) uint16, numbers of cars and persons, starting at 1; 0 elsewhere.
+        depth: (H, W) float32, meters along the optical axis; FAR in the sky.
+        windows: (H, W) uint8, brightness of windows that are lit at night; 0 elsewhere.
         lights: visible lamps.
         horizon: row of the horizon.
         focal: focal length in pixels.
@@ -62,7 +62,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     """Render a scene.
 
     Args:
-        seed: non-negative; the same seed and size give the same bytes on every machine.
+        seed: non-negative seed; the same seed and size give the same bytes on every machine.
         size: (height, width) in pixels, at least 32 each.
 
     Raises:
@@ -87,7 +87,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     strength = [_GRAIN.get(class_id, 0) for class_id in range(256)]
     textured = add(canvas.image, noise * _look_up(strength, np.int16, labels) >> 7)
     return Scene(
-        image=cv2.GaussianBlur(textured, (3, 3), 0.6),  # of the lens
+        image=cv2.GaussianBlur(textured, (3, 3), 0.6),  # blur of the lens
         labels=labels,
         instances=numbers[canvas.items],
         depth=depth,
@@ -100,7 +100,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
 
 
 def _look_up(values: Sequence[float], dtype: type[np.generic], places: NDArray[np.uint8]) -> NDArray[Any]:
-    """Return values[places], several times as fast as numpy."""
+    """Return values[places], several times faster than with numpy."""
     table = np.zeros(256, dtype)
     table[: len(values)] = values
     return cv2.LUT(places, table)
@@ -113,7 +113,7 @@ def _is_visible(light: Light, items: NDArray[np.uint8]) -> bool:
 
 
 class _Backdrop:
-    """The town without objects: sky and ground, then the facades, the nearer row first."""
+    """Town without objects: sky and ground, then the facades, with the nearer row first."""
 
     def __init__(self, camera: Camera, street: Street, rng: np.random.Generator) -> None:
         shape = (camera.height, camera.width)
@@ -163,7 +163,7 @@ class _Backdrop:
         self.depth[first:] = depth
 
     def paint_facades(self, facades: tuple[Facade, ...], x: float, shade: int) -> None:
-        """Paint the facades at `x` where nothing nearer is painted yet."""
+        """Paint the facades at `x` where nothing nearer has been painted yet."""
         camera, offsets = self.camera, self.camera.columns()
         middle = int(np.argmax(offsets > 0 if x > 0 else offsets >= 0))
         side = slice(middle, camera.width) if x > 0 else slice(0, middle)
@@ -185,12 +185,12 @@ class _Backdrop:
 
 
 def _pixels(colors: Image) -> NDArray[np.void]:
-    """View pixels (..., 3) uint8 as a row of single items, which numpy moves faster than three bytes."""
+    """View uint8 pixels (..., 3) as a row of single items, which numpy copies faster than three bytes."""
     return colors.reshape(-1, 3).view("V3")[:, 0]
 
 
 def _palettes(facades: tuple[Facade, ...], shade: int) -> NDArray[np.uint8]:
-    """Return the colors of the parts of every facade, (F, parts, 3)."""
+    """Return the colors of each facade's parts, (F, parts, 3)."""
     base = np.array([facade.color for facade in facades])[:, None] * np.array([256, 220, 184])[None, :, None]
     reflecting = 200 + np.arange(_GLASS_SHADES) * (128 // _GLASS_SHADES)
     glass = np.array([facade.glass for facade in facades])[:, None] * reflecting[None, :, None]
@@ -204,9 +204,9 @@ def _facade_parts(
     columns: NDArray[np.int64],
     above: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the part of the facade, and the brightness as a lit window, of P pixels, each (P,).
+    """Return the facade part and the brightness as a lit window for P pixels, each of shape (P,).
 
-    `index` and `depth` (W,) are facade and distance of every column of the image; `columns` and `above` (P,) are the
+    `index` and `depth` (W,) are the facade and distance of each image column; `columns` and `above` (P,) are the
     column of each pixel and its height above the ground.
     """
 

@@ -1,4 +1,4 @@
-"""Streets: their layout in metres, drawn at random before anything is painted, and the painters of their objects."""
+"""Streets: their layout in meters, drawn at random before anything is painted, and the painter for their objects."""
 
 from bisect import bisect
 from collections.abc import Sequence
@@ -35,15 +35,15 @@ _STEEL: Color = (104, 108, 112)
 _LAMP: Color = (255, 214, 140)
 _HEADLIGHT: Color = (255, 248, 220)
 _TAIL_LIGHT: Color = (255, 40, 30)
-_HEIGHTS = {"building": (5.5, 17.0), "wall": (2.0, 3.2), "hedge": (1.6, 3.0)}  # metres
+_HEIGHTS = {"building": (5.5, 17.0), "wall": (2.0, 3.2), "hedge": (1.6, 3.0)}  # meters
 _SURFACES: tuple[Surface, ...] = ("building", "wall", "hedge")
 _SURFACE_SHARES = (0.56, 0.83)  # cumulative
-_NEAREST_FACADE = 2.0  # metres
+_NEAREST_FACADE = 2.0  # meters
 
 
 @dataclass(frozen=True)
 class Facade:
-    """A section of a side of the street; lengths are in metres."""
+    """Section of one side of the street; lengths are in meters."""
 
     surface: Surface
     start: float  # distance of its near end; its far end is the start of the next one
@@ -51,13 +51,13 @@ class Facade:
     color: Color
     floor: float  # height of a floor
     pitch: float  # distance between windows
-    glass: Color  # of its windows by day
+    glass: Color  # daytime color of its windows
     pattern: int  # seed of the lit windows
 
 
 @dataclass(frozen=True)
 class Object:
-    """An object on the ground at (x, z) in metres; `seed` determines its appearance."""
+    """Object on the ground at (x, z) in meters; `seed` determines its appearance."""
 
     kind: Kind
     x: float
@@ -67,14 +67,14 @@ class Object:
 
 @dataclass(frozen=True)
 class Street:
-    """A street; pairs are of its left and right side."""
+    """Street; pairs are for its left and right sides."""
 
-    road: Pair  # x of the kerbs
+    road: Pair  # x of the curbs
     sides: Pair  # x of the lines of facades
     middle: float  # x of the line between the lanes
     front: tuple[tuple[Facade, ...], tuple[Facade, ...]]  # facades on the line, from near to far
     back: tuple[tuple[Facade, ...], tuple[Facade, ...]]  # the row behind it
-    objects: tuple[Object, ...]  # from far to near, the order of painting
+    objects: tuple[Object, ...]  # in painting order, from far to near
 
 
 def draw_street(rng: np.random.Generator) -> Street:
@@ -104,12 +104,12 @@ def draw_street(rng: np.random.Generator) -> Street:
 def _spread(
     kind: Kind, count: int, places: Sequence[float], depths: Pair, gap: float, rng: np.random.Generator
 ) -> list[Object]:
-    """Draw up to `count` objects near the given x, at least `gap` metres apart in depth at the same x."""
+    """Draw up to `count` objects near the given x positions, at least `gap` meters apart in depth at the same x."""
     found: list[tuple[int, float]] = []
     objects = []
     for _ in range(count):
         place, share = int(rng.integers(len(places))), rng.random()
-        z = depths[0] + (depths[1] - depths[0]) * share * share  # more near the camera, where they are visible
+        z = depths[0] + (depths[1] - depths[0]) * share * share  # denser near the camera, where they are visible
         x, seed = places[place] + rng.uniform(-0.3, 0.3), int(rng.integers(2**31))
         if all(place != other or abs(z - depth) > gap for other, depth in found):
             found.append((place, z))
@@ -157,7 +157,7 @@ def paint_object(canvas: Canvas, item: Object) -> None:
 
 
 class _Painter:
-    """Paints an object. Points (x, y) are in metres, relative to its foot; `detail` changes colors only."""
+    """Painter for an object. Points (x, y) are in meters relative to its foot; `detail` only changes colors."""
 
     def __init__(self, canvas: Canvas, item: Object) -> None:
         self.canvas, self.item, self.rng = canvas, item, np.random.default_rng(item.seed)
@@ -178,7 +178,7 @@ class _Painter:
         origin: float | None = None,
         depths: list[float] | None = None,
     ) -> None:
-        """Fill a polygon, by default relative to the x of the object and at its distance."""
+        """Fill a polygon, by default relative to the object's x and at its distance."""
         left = self.item.x if origin is None else origin
         projected = self.canvas.camera.project(
             [(left + x, y) for x, y in points], depths or [self.item.z] * len(points)
@@ -193,7 +193,7 @@ class _Painter:
         self.canvas.ellipse(center, radii, color, 0 if detail else self.number)
 
     def light(self, x: float, y: float, radius: float, color: Color, reach: float, ground_z: float | None) -> None:
-        """Add a lamp with a pool of light on the ground at a distance of `ground_z`, or without one."""
+        """Add a lamp with a pool of light on the ground at distance `ground_z`, or without one if it is None."""
         camera = self.canvas.camera
         (center,) = camera.project([(self.item.x + x, y)], [self.item.z])
         ground = None if ground_z is None else camera.horizon + camera.pixels(camera.elevation, ground_z)
@@ -297,7 +297,7 @@ class _Painter:
         self.leaves(size * 0.6, size)
 
     def leaves(self, height: float, size: float) -> None:
-        """Paint a crown of clumps; lower ones are darker."""
+        """Paint a crown of leaf clumps, with darker clumps at the bottom."""
         rng, color = self.rng, _pick("leaves", self.rng)
         for share in (0.62, 0.62, 0.8, 0.8, 1.0, 1.0, 1.22):
             x, y = rng.uniform(-0.6, 0.6) * size, (share - 0.92) * 1.5 * size + rng.uniform(-0.2, 0.2) * size

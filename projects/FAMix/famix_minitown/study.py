@@ -1,7 +1,7 @@
-"""Studies of experiments: records of finished runs, the end of a command in one line, and the heads of reports.
+"""Studies of experiments: records of finished runs, one-line errors for commands, and report headers.
 
-A record is one JSON line in a file of its own, `<method>_seed<seed>.json`. It replaces the run directory: a later call
-with the same settings prints the table without it.
+Each record is one JSON line in its own file, `<method>_seed<seed>.json`. It replaces the run directory: a later call
+with the same settings prints the table without that directory.
 """
 
 import json
@@ -28,14 +28,14 @@ from famix.utils.errors import FAMixError
 from famix_minitown.experiment import Experiment, condition_of, read_record
 
 _MAX_BYTES = 1 << 20
-_DIGITS = 4  # of a score in percent; tables print one
+_DIGITS = 4  # decimals stored for a score in percent; tables print one
 _FAILED, _SIGNALLED = 1, 128  # exit status; a signal adds its number, as in a shell
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: no SIGHUP
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run."""
+    """Record of a finished run."""
 
     method: str
     seed: int  # of mining and training
@@ -48,7 +48,7 @@ class RunRecord:
 
     @property
     def miou(self) -> dict[str, float]:
-        """Condition -> mIoU in percent."""
+        """Mapping from condition to mIoU in percent."""
         return {condition: score["mIoU"] for condition, score in self.scores.items()}
 
     def save(self, folder: Path) -> None:
@@ -58,10 +58,10 @@ class RunRecord:
 
     @classmethod
     def load(cls, folder: Path, method: str, seed: int) -> "RunRecord | None":
-        """Read the record of a run; None if it does not exist.
+        """Read the record of a run, or return None if it does not exist.
 
         Raises:
-            FAMixError: the file is damaged, or is the record of another run.
+            FAMixError: the file is damaged, or is the record of a different run.
         """
         path = folder / f"{method}_seed{seed}.json"
         if not path.exists():
@@ -72,12 +72,14 @@ class RunRecord:
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             sound = False
         if not sound:
-            raise FAMixError(f"{path} must be the record of {method} with seed {seed}. Delete it to repeat the run.")
+            raise FAMixError(
+                f"'{path}' is not a valid record of {method} with seed {seed}. Delete it to repeat the run."
+            )
         return record
 
     @classmethod
     def of(cls, experiment: Experiment, method: str) -> "RunRecord":
-        """Make the record of a finished experiment.
+        """Create the record of a finished experiment.
 
         Raises:
             DatasetError: the experiment has no scores.
@@ -97,9 +99,9 @@ class RunRecord:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with one line on an error of the user, on Ctrl-C, SIGTERM and SIGHUP, so that no run outlives it.
+    """End the process in one line on a user error, Ctrl-C, SIGTERM or SIGHUP, so that no run outlives it.
 
-    Progress is logged to standard error. The exit status is 1, or 128 plus the number of the signal. A SIGHUP that
+    Progress is logged to standard error. The exit status is 1, or 128 plus the signal number. A SIGHUP that
     nohup ignores stays ignored.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -114,7 +116,7 @@ def one_line_errors() -> Iterator[None]:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(_FAILED)
     except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command continues the runs\n")
+        sys.stderr.write("\nstopped; run the same command again to resume\n")
         sys.exit(_SIGNALLED + signal.SIGINT)
     finally:
         for number, handler in handlers.items():
@@ -123,12 +125,12 @@ def one_line_errors() -> Iterator[None]:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     for request in _STOP_SIGNALS:
-        signal.signal(request, signal.SIG_IGN)  # a closing shell sends several; the runs must still end in order
+        signal.signal(request, signal.SIG_IGN)  # a closing shell sends several; the runs must still shut down cleanly
     sys.exit(_SIGNALLED + number)
 
 
 def describe_machine(device: str = "cpu") -> str:
-    """Return date, processor or GPU, threads, memory and versions: the line above the table of a benchmark."""
+    """Return the line above a benchmark table: date, processor or GPU, threads, memory and versions."""
     hardware = torch.cuda.get_device_name() if device.startswith("cuda") else processor_name()
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.is_file() else []

@@ -1,4 +1,4 @@
-"""Scenes as files, in the layout and with the ids of Cityscapes."""
+"""Writer for scenes, in the file layout and with the ids of Cityscapes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +13,22 @@ from famix_minitown.canvas import FAR
 from famix_minitown.conditions import apply_condition
 from famix_minitown.scene import SIZE, Scene, render_scene
 
-INSTANCES_PER_CLASS = 1000  # an instance id is label id * 1000 + number, or the label id of stuff
-INSTANCES_SUFFIX = "gtFine_instanceIds"  # last part of the names of files of instance ids
-PNG_COMPRESSION = 3  # half the time of the usual 6, for files 4 % larger
+INSTANCES_PER_CLASS = 1000  # an instance id is label id * 1000 + number, or just the label id for stuff
+INSTANCES_SUFFIX = "gtFine_instanceIds"  # suffix of the names of instance id files
+PNG_COMPRESSION = 3  # takes half the time of the usual 6, for 4 % larger files
 
 # Label id of each train id; importing CITYSCAPES_LABEL_IDS would import Detectron2.
 _LABEL_IDS = np.array((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33), np.uint8)
-_BASELINE = 0.22  # metres between the two cameras of a disparity, as in Cityscapes
-_SEEDS_PER_PART = 1_000_000  # file names contain a seed as two numbers of six digits
+_BASELINE = 0.22  # meters between the two cameras of a stereo pair, as in Cityscapes
+_SEEDS_PER_PART = 1_000_000  # file names contain a seed as two six-digit numbers
 
 
 def write_tree(
     folder: Path, split: str, conditions: Sequence[str], seeds: Sequence[int], size: tuple[int, int] = SIZE
 ) -> None:
-    """Render scenes and write them below a folder, with a progress bar on a terminal.
+    """Render scenes and write them to a folder, with a progress bar on a terminal.
 
-    File names are <city>_<6 digits>_<6 digits>_<suffix>.png; the city names the condition, the digits are the seed.
+    File names are <city>_<6 digits>_<6 digits>_<suffix>.png; the city names the condition, and the digits are the seed.
 
         leftImg8bit/<split>/<city>/..._leftImg8bit.png         RGB
         gtFine/<split>/<city>/..._gtFine_labelIds.png          Cityscapes' label ids
@@ -37,9 +37,9 @@ def write_tree(
         disparity/<split>/<city>/..._disparity.png             16 bits: 256 * disparity in pixels + 1, or 0 in the sky
 
     Args:
-        folder: created if needed; files of the same name are replaced.
-        split: see above.
-        conditions: each gets all scenes, as a city of its own.
+        folder: output folder, created if needed; files with the same names are replaced.
+        split: name of the split in the paths above.
+        conditions: conditions to render; each contains all scenes as its own city.
         seeds: seeds of the scenes, 0 to 10**12 - 1.
         size: (height, width) of the images in pixels.
 
@@ -67,7 +67,7 @@ def write_tree(
 
 
 def _instance_ids(scene: Scene) -> NDArray[np.uint16]:
-    """Return Cityscapes' instance ids (H, W); numbers start at 0 in every class of an image."""
+    """Return Cityscapes' instance ids (H, W); numbers start at 0 for each class in an image."""
     ids = _LABEL_IDS[scene.labels].astype(np.uint16)
     given: dict[int, int] = {}
     for instance in np.unique(scene.instances[scene.instances > 0]):
@@ -80,7 +80,7 @@ def _instance_ids(scene: Scene) -> NDArray[np.uint16]:
 
 
 def _disparity(scene: Scene) -> NDArray[np.uint16]:
-    """Return Cityscapes' encoding of the disparity (H, W); the sky has none, since nothing there can be matched."""
+    """Return the disparity (H, W) in Cityscapes' encoding, with 0 for the sky, where nothing can be matched."""
     pixels = _BASELINE * scene.focal / scene.depth.astype(np.float64)
     coded = np.rint(256 * pixels + 1).clip(1, np.iinfo(np.uint16).max)
     return np.where(scene.depth < FAR, coded, 0).astype(np.uint16)

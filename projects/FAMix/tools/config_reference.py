@@ -93,7 +93,7 @@ def _assigned(statement: ast.Assign, nodes: dict[str, str]) -> list[str]:
 
 
 def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
-    """Return e.g. "MODEL.CLIP" for cfg.MODEL.CLIP, or None if an expression is no attribute of a config node."""
+    """Return e.g. "MODEL.CLIP" for cfg.MODEL.CLIP, or None for anything but an attribute of a config node."""
     parts: list[str] = []
     while isinstance(target, ast.Attribute):
         parts.append(target.attr)

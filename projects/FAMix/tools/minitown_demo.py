@@ -96,7 +96,7 @@ def show(demo: Demo) -> None:
     scores = [read_scores(run.output) for run in demo.runs]
     results = Results([run.name for run in demo.runs], scores, (BASELINE, JITTER), facts(demo))
     heads, rows = score_table(results)
-    stacked = [head.replace("over ", "over\n").replace("mean of ", "mean of\n") for head in heads]
+    stacked = [head.replace("vs. ", "vs.\n").replace("unseen ", "unseen\n") for head in heads]
     alignment = ("left", *["right"] * (len(heads) - 1))
     say(tabulate(rows, headers=stacked, disable_numparse=True, colalign=alignment))
     say(results.facts["classes"])

@@ -71,7 +71,7 @@ def preview(arguments: argparse.Namespace) -> None:
     cfg = load_config(arguments.config_file, arguments.opts)
     if not cfg.MODEL.CLIP.WEIGHTS and arguments.weights is None:
         raise ConfigError(
-            "MODEL.CLIP.WEIGHTS is empty; no CLIP to build a network from. Set it, or pass a checkpoint with --weights."
+            "MODEL.CLIP.WEIGHTS is empty; there is no CLIP to build a network with. Set it, or pass a checkpoint with --weights."
         )
     register_datasets(cfg.DATASETS.FILES)
     classes = classes_of(cfg)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Train with a semantic head from outside the package.
+"""Train with a semantic head defined outside the package.
 
     python projects/FAMix/examples/extending/head.py --config-file CONFIG MODEL.SEM_SEG_HEAD.NAME LinearHead
 
-The options are those of train_net.py. Any head of Detectron2's registry works in the same way; styles are mixed into the
-backbone and need nothing from the head.
+It accepts the same options as train_net.py. Any head in Detectron2's registry works the same way: styles are mixed
+into backbone features and require nothing from the head.
 """
 
 import sys
@@ -27,9 +27,9 @@ class LinearHead(nn.Module):
 
     Args:
         input_shape: channels and strides of the backbone's features.
-        in_features: names of the features, the finest first.
-        num_classes: K.
-        ignore_value: label id without loss.
+        in_features: names of the features, from finest to coarsest.
+        num_classes: number of classes K.
+        ignore_value: label id of pixels excluded from the loss.
     """
 
     @configurable
@@ -56,7 +56,7 @@ class LinearHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Compute losses in training, logits (B, K, H, W) otherwise.
+        """Compute losses in training and logits (B, K, H, W) otherwise.
 
         Args:
             features: stage name -> (B, C, h, w).
@@ -66,7 +66,7 @@ class LinearHead(nn.Module):
         upsampled = F.interpolate(logits, scale_factor=self.common_stride, mode="bilinear", align_corners=False)
         if not self.training:
             return upsampled, {}
-        assert targets is not None, "training needs targets"
+        assert targets is not None, "targets are required in training"
         return None, {"loss_sem_seg": F.cross_entropy(upsampled, targets, ignore_index=self.ignore_value)}
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:

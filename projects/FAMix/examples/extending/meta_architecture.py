@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Mix styles into a meta-architecture from outside the package.
+"""Mix styles into a meta-architecture defined outside the package.
 
     python projects/FAMix/examples/extending/meta_architecture.py --config-file CONFIG \
         MODEL.META_ARCHITECTURE PresenceSegmentor
 
-The options are those of train_net.py.
+It accepts the same options as train_net.py.
 """
 
 import sys
@@ -25,18 +25,18 @@ from famix.style import PatchRestyler
 
 @META_ARCH_REGISTRY.register()
 class PresenceSegmentor(PatchStyleMixin, SemanticSegmentor):
-    """Detectron2's SemanticSegmentor with styles, and with a loss on the classes that an image contains.
+    """Detectron2's SemanticSegmentor with restyling, and with an extra loss on which classes an image contains.
 
-    The mixin is the first base class and restyles features in the forward pass of the second.
+    The mixin must be the first base class. It restyles features during the forward pass of the second.
 
     Args:
-        restyler: see PatchStyleMixin.
-        num_classes: K.
+        restyler: style randomizer (see PatchStyleMixin).
+        num_classes: number of classes K.
         **kwargs: arguments of SemanticSegmentor.
     """
 
-    TRAINS_ON = frozenset({"sem_seg"})  # targets from the dataset mapper; also "centers", "instances"
-    PREDICTS = frozenset({"sem_seg"})  # predictions to score; also "panoptic_seg", "instances"
+    TRAINS_ON = frozenset({"sem_seg"})  # targets from the dataset mapper; also possible: "centers", "instances"
+    PREDICTS = frozenset({"sem_seg"})  # predictions to score; also possible: "panoptic_seg", "instances"
 
     @configurable
     def __init__(self, *, restyler: PatchRestyler | None = None, num_classes: int, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class PresenceSegmentor(PatchStyleMixin, SemanticSegmentor):
         return {**super().from_config(cfg), **own}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Compute losses in training, predictions otherwise."""
+        """Compute losses in training and predictions otherwise."""
         if not self.training:
             return super().forward(batched_inputs)
         seen: list[Tensor] = []

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Score a model under an evaluation protocol from outside the package.
+"""Evaluate a model under a protocol defined outside the package.
 
     python projects/FAMix/examples/extending/protocol.py --config-file CONFIG --eval-only TEST.PROTOCOL multiple14
 
-The options are those of train_net.py. The part can be combined: `multiple14+flip`, `multiple14+half`.
+It accepts the same options as train_net.py. The part combines with others: `multiple14+flip`, `multiple14+half`.
 """
 
 import sys
@@ -17,7 +17,7 @@ from famix.evaluation.protocols import ResizeCrop, register_part
 
 @dataclass(frozen=True)  # protocols compare and hash their transforms
 class ResizeToMultiple(ResizeCrop):
-    """Downsample both sides to multiples of a vision transformer's patch size.
+    """Transform that downsamples both sides to multiples of a vision transformer's patch size.
 
     Attributes:
         patch: patch size in pixels.
@@ -31,8 +31,8 @@ class ResizeToMultiple(ResizeCrop):
         return height, width
 
 
-# "image" resizes the input only; "truth" would resize the ground truth, on which the scores depend. Other fields of a
-# protocol are "scales", "window", "flip", "average" and "pad_label". A part without numbers is a name and its fields:
+# "image" resizes only the input; "truth" would resize the ground truth and thus affect the scores. Other fields of a
+# protocol are "scales", "window", "flip", "average" and "pad_label". A part without numbers consists of a name and fields:
 # register_part("quarter", {"scales": (0.25,)})
 register_part("multiple<N>", lambda patch: {"image": ResizeToMultiple(patch=patch)})
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Train with a style strategy from outside the package.
+"""Train with a style strategy defined outside the package.
 
     python projects/FAMix/examples/extending/style_strategy.py --config-file CONFIG MODEL.STYLE.STRATEGY DSU
 
-The options are those of train_net.py. `MODEL.STYLE.DSU.SCALE 0.5` halves the noise; `MODEL.STYLE.STRATEGY "[bank, DSU]"`
-adds it to the styles of the bank.
+It accepts the same options as train_net.py. `MODEL.STYLE.DSU.SCALE 0.5` halves the noise; `MODEL.STYLE.STRATEGY "[bank, DSU]"`
+adds it to styles from the bank.
 """
 
 import sys
@@ -23,12 +23,12 @@ from famix.utils.errors import ConfigError
 
 @STYLE_STRATEGY_REGISTRY.register()
 class DSU(StyleStrategy):
-    """Perturb the statistics of a patch as much as they vary in the batch.
+    """Strategy that perturbs the statistics of a patch in proportion to their spread across the batch.
 
     Li et al., Uncertainty Modeling for Out-of-Distribution Generalization, ICLR 2022.
 
     Args:
-        scale: factor of the noise, >= 0.
+        scale: scale of the noise, >= 0.
     """
 
     needs = frozenset()  # neither a "bank" nor "labels"
@@ -36,7 +36,7 @@ class DSU(StyleStrategy):
 
     def __init__(self, scale: float) -> None:
         if not scale >= 0:
-            raise ConfigError(f"MODEL.STYLE.DSU.SCALE must be a number of at least 0, got {scale}. The paper uses 1.0.")
+            raise ConfigError(f"MODEL.STYLE.DSU.SCALE must be at least 0, got {scale}. The paper uses 1.0.")
         self.scale = scale
 
     @classmethod
@@ -50,7 +50,7 @@ class DSU(StyleStrategy):
         return Statistics(mean, std.clamp(min=1e-3))
 
     def _perturb(self, values: Tensor, generator: torch.Generator) -> Tensor:
-        # Drawn on the generator's device, so that a seed gives the same styles on every device.
+        # Drawn on the generator's device, so a seed gives the same styles on every device.
         noise = torch.randn(values.shape, generator=generator, device=generator.device).to(values.device)
         return values + self.scale * noise * values.std(0, correction=0, keepdim=True)
 

@@ -1,4 +1,4 @@
-"""Configs: every key with its default and meaning, and reading of config files and command lines."""
+"""Configs: all keys with their defaults and meanings, and loading from config files and command lines."""
 
 from famix.config.defaults import add_famix_config
 from famix.config.loading import PATH_KEYS, find_node, flat_settings, load_config, read_settings, require_setting

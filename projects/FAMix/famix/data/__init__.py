@@ -1,4 +1,4 @@
-"""Datasets: their definitions, their files, and the loaders for training, mining and tests."""
+"""Dataset definitions, dataset files, and data loaders for training, mining and testing."""
 
 from famix.data.build import MiningBatches, SampleStream, build_mining_batches, build_test_loader, build_train_loader
 from famix.data.check import verify_datasets

@@ -1,7 +1,7 @@
-"""Data loaders for training, mining and tests, and the stream of samples that the first two read.
+"""Data loaders for training, mining and testing, and the sample stream behind the first two.
 
-The sample at a position of the stream depends on the seed and the position alone. The number of workers or GPUs and
-interruptions do not change the samples of a run.
+The sample at a position in the stream depends only on the seed and the position. Neither interruptions nor the number
+of workers or GPUs change the samples of a run.
 """
 
 import multiprocessing
@@ -29,18 +29,19 @@ from famix.data.registration import get_dataset_dicts, require_same_classes
 from famix.utils.errors import ConfigError
 from famix.utils.meta_architecture import trains_on
 
-_ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # distinguish the random generators of a seed
+_ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # separate the random generators derived from one seed
 
 
 class SampleStream(Dataset[dict[str, Any]]):
-    """The samples of an endless sequence of epochs, by position; each epoch is a new permutation of all images.
+    """Endless stream of samples, indexed by position. Each epoch is a new permutation of all images.
 
     Args:
-        dicts: dataset dicts of all images.
-        mapper: maps a dataset dict and a random generator to a sample.
-        seed: seed of the permutations and the mapper's draws, >= 0.
-        balanced: draw equally often from every dataset, regardless of its size: each round of S positions has one image
-            of each of the S datasets (by `dataset_name`) in random order, and every dataset has its own epochs.
+        dicts: dataset dicts for all images.
+        mapper: function that maps a dataset dict and a random generator to a sample.
+        seed: seed for the permutations and the mapper's random draws, >= 0.
+        balanced: whether to draw equally often from every dataset, regardless of its size. Each round of S positions
+            contains one image from each of the S datasets (by `dataset_name`) in random order, and every dataset has
+            its own epochs.
     """
 
     def __init__(
@@ -59,15 +60,15 @@ class SampleStream(Dataset[dict[str, Any]]):
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> its current epoch and permutation
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Return the sample at a position >= 0."""
+        """Return the sample at a position, which must be >= 0."""
         rng = np.random.default_rng((self._seed, _SAMPLE, position))
         return self._mapper(self._dicts[self.index(position)], rng)
 
     def index(self, position: int) -> int:
-        """Return the index in `dicts` of the image at a position."""
+        """Return the index into `dicts` for a position in the stream."""
         source, turn = 0, position
         if self._balanced:
-            # Without shuffling the turns, each of two processes would see only one of two sources.
+            # If the order within a round were fixed, each of two processes would see only one of two sources.
             turn, place = divmod(position, len(self._sources))
             turns = np.random.default_rng((self._seed, _TURNS, turn)).permutation(len(self._sources))
             source = int(turns[place])
@@ -80,26 +81,28 @@ class SampleStream(Dataset[dict[str, Any]]):
 
 
 def build_train_mapper(cfg: CfgNode) -> FAMixDatasetMapper:
-    """Build the training mapper; it makes panoptic targets for models that train on them, if all datasets have them."""
+    """Build the training mapper. It creates panoptic targets if the model uses them and all datasets are panoptic."""
     if trains_on(cfg) != {"sem_seg"} and all(map(is_panoptic, cfg.DATASETS.TRAIN)):
         return PanopticDatasetMapper(cfg)
     return FAMixDatasetMapper(cfg, is_train=True)
 
 
 def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[str, Any]]":
-    """Build the endless loader of this process's share of the training batches.
+    """Build the endless loader for this process's share of the training batches.
 
-    An iteration has the same samples for any number of processes and workers. With SEED >= 0 they depend on the config
-    and the number of completed iterations, `start_iter`, alone: a resumed run continues as if it had never stopped.
+    An iteration uses the same samples for any number of processes and workers. If SEED >= 0, they depend only on the
+    config and on `start_iter`, the number of completed iterations, so a resumed run continues as if never stopped.
 
     Raises:
-        ConfigError: SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key is unsupported.
-        DatasetError: a dataset is unknown or incomplete, or two have different classes.
+        ConfigError: SOLVER.IMS_PER_BATCH is not divisible by the number of processes, or a key has an invalid
+            value.
+        DatasetError: a dataset is unknown or incomplete, or two datasets define different classes.
     """
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the {world_size} processes that train, got {batch_size}."
+            f"SOLVER.IMS_PER_BATCH must be a positive multiple of the number of training processes ({world_size}), got "
+            f"{batch_size}."
         )
     require_same_classes(cfg.DATASETS.TRAIN)
     dicts, mapper = get_dataset_dicts(cfg.DATASETS.TRAIN), build_train_mapper(cfg)
@@ -114,11 +117,11 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
 
 @dataclass(frozen=True)
 class MiningBatches:
-    """This process's share of one shuffled pass over the source, as pairs of a batch number and a list of samples."""
+    """This process's share of one shuffled pass over the source, as (batch number, list of samples) pairs."""
 
-    numbers: Sequence[int]  # of the batches of `loader`
+    numbers: Sequence[int]  # numbers of the batches in `loader`
     loader: "DataLoader[dict[str, Any]]"
-    remaining: frozenset[int]  # numbers of the batches of all processes that are still to be mined
+    remaining: frozenset[int]  # numbers of all batches still to be mined, by any process
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -130,19 +133,19 @@ class MiningBatches:
 def build_mining_batches(
     cfg: CfgNode, shared: bool = False, group: int = 1, skip: Collection[int] = ()
 ) -> MiningBatches:
-    """Build the batches for mining; their content is independent of the number of processes and workers.
+    """Build the batches for mining. Their contents do not depend on the number of processes or workers.
 
     Args:
-        cfg: reads DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
-            DATALOADER.NUM_WORKERS. The last images, if too few for a batch, are left out.
-        shared: every process gets all batches instead of its share.
-        group: batches per group: batch b belongs to group b // group, and one process gets all of it.
-        skip: numbers of batches that are not needed. A group is left out if all of its batches are; the remaining
-            groups are distributed evenly.
+        cfg: config; uses DATASETS.TRAIN, INPUT.CROP, STYLE_MINING.{IMS_PER_BATCH, MAX_BATCHES, SEED} and
+            DATALOADER.NUM_WORKERS. An incomplete last batch is dropped.
+        shared: whether every process gets all batches instead of its share.
+        group: number of batches per group. Batch b belongs to group b // group, and each group goes to one process.
+        skip: numbers of batches that are not needed. A group is left out if all of its batches are in `skip`; the
+            remaining groups are distributed evenly.
 
     Raises:
-        ConfigError: a key is unsupported, or there are fewer images than a batch has.
-        DatasetError: a dataset is unknown or incomplete, or two have different classes.
+        ConfigError: a key has an invalid value, or there are too few images for one batch.
+        DatasetError: a dataset is unknown or incomplete, or two datasets define different classes.
     """
     mining = cfg.STYLE_MINING
     for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
@@ -153,7 +156,7 @@ def build_mining_batches(
     num_batches = len(dicts) // mining.IMS_PER_BATCH
     if num_batches == 0:
         raise ConfigError(
-            f"STYLE_MINING.IMS_PER_BATCH must be at most {len(dicts)}, the number of images of "
+            f"STYLE_MINING.IMS_PER_BATCH must be at most {len(dicts)}, the number of images in "
             f"{', '.join(cfg.DATASETS.TRAIN)}, got {mining.IMS_PER_BATCH}."
         )
     num_batches = min(num_batches, mining.MAX_BATCHES or num_batches)
@@ -168,13 +171,13 @@ def build_mining_batches(
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, Any]]":
-    """Build the loader of this process's share of a test set: whole images, one at a time, each exactly once.
+    """Build the loader for this process's share of a test set. It yields whole images one at a time, each exactly once.
 
     Raises:
-        ConfigError: INPUT.FORMAT or INPUT.MAX_PIXELS is unsupported.
+        ConfigError: INPUT.FORMAT or INPUT.MAX_PIXELS has an invalid value.
         DatasetError: the dataset is unknown or incomplete.
     """
-    # Like Detectron2's build_detection_test_loader, with workers that survive a signal to all processes of a job.
+    # Like Detectron2's build_detection_test_loader, but with workers that survive a signal sent to the whole job.
     dicts = get_dataset_dicts([dataset_name])
     images = MapDataset(DatasetFromList(dicts, copy=False), FAMixDatasetMapper(cfg, is_train=False))
     return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **_worker_options(cfg))
@@ -187,22 +190,22 @@ def _worker_options(cfg: CfgNode) -> dict[str, Any]:
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
         "collate_fn": list,
         "worker_init_fn": _start_worker,
-        # Without its own generator, a loader draws from torch's global one at each start, which would shift dropout in a
-        # resumed run.
+        # Without its own generator, a loader draws from torch's global one each time it starts, which would change
+        # dropout in a resumed run.
         "generator": torch.Generator(),
     }
 
 
 def _end_workers() -> None:
-    """End the remaining workers at exit: they ignore the SIGTERM that Python would send, and it would wait forever."""
+    """Kill the remaining workers at exit. They ignore the SIGTERM that Python sends, so Python would wait forever."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()
 
 
 def _start_worker(worker_id: int) -> None:
-    # The workers share the cores; OpenCV would start a thread per core in each of them.
+    # The workers share the CPU cores, but OpenCV would start one thread per core in each of them.
     cv2.setNumThreads(0)
-    # The training process handles signals to the whole job, and needs its samples to complete the iteration.
+    # The training process handles signals sent to the whole job, and needs samples to complete the iteration.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

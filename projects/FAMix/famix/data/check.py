@@ -1,4 +1,4 @@
-"""Checks of datasets: a quick one before training, and a complete one with a report."""
+"""Dataset checks: a quick one before training, and a complete one with a report."""
 
 import logging
 import os
@@ -28,52 +28,52 @@ from famix.utils.messages import first_few, table_cell
 logger = logging.getLogger(__name__)
 
 IGNORED = "(ignored)"
-"""Title of pixels without a class."""
+"""Row title for pixels without a class."""
 
 KINDS = {
-    "listing": "the files cannot be listed",
-    "list": "entries of the split's list without an image",
-    "empty": "no pair of image and label",
-    "format": "images in a different format from the definition",
-    "missing label": "images without a label ('unpaired: skip' in the definition leaves them out)",
+    "listing": "files that cannot be listed",
+    "list": "entries in the split list without an image",
+    "empty": "no image/label pair",
+    "format": "images in a format other than the one in the definition",
+    "missing label": "images without a label (use 'unpaired: skip' in the definition to leave them out)",
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
-    "size": "labels that differ in size from the image",
+    "size": "labels that differ in size from their image",
     "encoding": "labels in the wrong encoding",
-    "unknown id": "labels with ids outside the map",
-    "no class": "labels without any class",
+    "unknown id": "labels with ids that the definition does not map",
+    "no class": "labels without a single class",
 }
-"""Kinds of problems, in the order of the report."""
+"""Problem kinds and their descriptions, in report order."""
 
 Records = Sequence[dict[str, Any]]
 
-_SHOWN = 5  # files of a note, problems of a kind, so that memory does not grow with the dataset
+_SHOWN = 5  # files per note and messages per problem kind, which bounds memory use
 _NUM_THREADS = 8  # the quick check mostly waits for the disk
-_TAIL = 4096  # bytes at the end of a file that must contain its end mark
-_END_MARKS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes -> mark, of PNG and JPEG
+_TAIL = 4096  # bytes at the end of a file that must contain its end marker
+_END_MARKS = {b"\x89PNG": b"IEND", b"\xff\xd8\xff": b"\xff\xd9"}  # first bytes -> end marker, for PNG and JPEG
 
 
 @dataclass
 class Findings:
-    """Results for some pairs of image and label."""
+    """Check results for a set of image/label pairs."""
 
-    counts: Counter[str] = field(default_factory=Counter)  # problems by kind
-    first: dict[str, list[str]] = field(default_factory=dict)  # the first messages of each kind
-    bad: set[str] = field(default_factory=set)  # image files of pairs with a problem
+    counts: Counter[str] = field(default_factory=Counter)  # number of problems by kind
+    first: dict[str, list[str]] = field(default_factory=dict)  # first messages of each kind
+    bad: set[str] = field(default_factory=set)  # image files whose pair has a problem
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> number of images
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # of each train id
-    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # with each train id
-    decoded: int = 0  # labels with counted pixels
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels with each train id
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # images with each train id
+    decoded: int = 0  # number of labels whose pixels were counted
 
     def add(self, kind: str, texts: Sequence[object], image: str = "", count: int = 0) -> None:
-        """Add `count` problems of a kind, by default one per text, and the image file of their pair."""
+        """Add `count` problems of a kind (default: one per text), and record the image file of the affected pair."""
         self.counts[kind] += count or len(texts)
         kept = self.first.setdefault(kind, [])
         kept += map(str, texts[: _SHOWN - len(kept)])
         self.bad |= {image} if image else set()
 
     def merge(self, other: "Findings") -> None:
-        """Add the results for the following pairs."""
+        """Add the results for a later set of pairs."""
         for kind, texts in other.first.items():
             self.add(kind, texts, count=other.counts[kind])
         self.bad |= other.bad
@@ -85,25 +85,25 @@ class Findings:
 
 @dataclass
 class DatasetReport:
-    """Result of a complete check."""
+    """Result of a complete dataset check."""
 
     name: str
     source: str = ""  # definition file
     folder: str = ""
-    layout: str = ""  # paths of images and labels; "" for datasets that other code registered
+    layout: str = ""  # path templates of images and labels; "" for datasets registered by other code
     found: Findings = field(default_factory=Findings)
-    notes: list[str] = field(default_factory=list)  # observations that do not affect the use of the dataset
+    notes: list[str] = field(default_factory=list)  # observations that do not make the dataset unusable
     num_pairs: int = 0
-    classes: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> % of pixels, % of images with it
+    classes: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> % of pixels and % of images
     seconds: float = 0.0
 
     @property
     def problems(self) -> list[str]:
-        """Kinds of problems that occurred, in the order of the report."""
+        """Kinds of problems that were found, in report order."""
         return [kind for kind in KINDS if self.found.counts[kind]]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as lists, dictionaries, strings and numbers."""
+        """Return the report as JSON-serializable data."""
         found = self.found
         return {
             "name": self.name,
@@ -125,14 +125,14 @@ class DatasetReport:
 
 
 def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise if files of datasets are missing, damaged or inconsistent.
+    """Raise a DatasetError if dataset files are missing, damaged or inconsistent.
 
-    This reads the headers of all images and labels, and decodes some evenly spaced pairs of each dataset.
+    The headers of all images and labels are read, and evenly spaced pairs of each dataset are decoded.
 
     Args:
-        names: registered names; repeated ones are checked once.
-        samples: pairs of each dataset to decode.
-        max_pixels: limit of INPUT.MAX_PIXELS.
+        names: registered dataset names; duplicates are checked once.
+        samples: number of pairs to decode per dataset.
+        max_pixels: pixel limit, as in INPUT.MAX_PIXELS.
     """
     start, num_pairs = time.perf_counter(), 0
     readers = get_label_readers(list(dict.fromkeys(names)), max_pixels)
@@ -144,42 +144,40 @@ def verify_datasets(names: Sequence[str], samples: int = 32, max_pixels: int = M
                 for found in pool.map(partial(inspect, reader=reader), _parts(chosen, 1 + len(chosen) // 1000)):
                     for texts in found.first.values():
                         raise DatasetError(texts[0])
-    logger.info(
-        f"Checked {num_pairs} image and label pairs of {', '.join(readers)} in {time.perf_counter() - start:.1f} s."
-    )
+    logger.info(f"Checked {num_pairs} image/label pairs ({', '.join(readers)}) in {time.perf_counter() - start:.1f} s.")
 
 
 def check_dataset(
     name: str, samples: int = 1000, workers: int = 0, show_progress: bool = False, max_pixels: int = MAX_PIXELS
 ) -> tuple[DatasetReport, list[dict[str, Any]]]:
-    """Check a dataset and collect all problems: headers of all files, pixels of a sample.
+    """Check the headers of all files and the pixels of a sample, and collect all problems.
 
     Args:
-        name: a registered dataset.
-        samples: evenly spaced pairs to decode; 0 decodes all.
-        workers: additional processes; 0 works in this one.
-        show_progress: draw a progress bar on a terminal.
-        max_pixels: limit of INPUT.MAX_PIXELS.
+        name: name of a registered dataset.
+        samples: number of evenly spaced pairs to decode; 0 decodes all.
+        workers: number of worker processes; 0 uses the current process.
+        show_progress: whether to draw a progress bar on a terminal.
+        max_pixels: pixel limit, as in INPUT.MAX_PIXELS.
 
     Returns:
-        The report, and Detectron2's standard dicts of the pairs without a problem.
+        The report, and Detectron2's standard dataset dicts for the pairs without a problem.
 
     Raises:
-        DatasetError: the name is unknown, or other code registered it without a label reader.
+        DatasetError: the name is unknown, or other code registered the dataset without a label reader.
     """
     start = time.perf_counter()
     (reader,) = get_label_readers([name], max_pixels).values()
     report = DatasetReport(name, getattr(MetadataCatalog.get(name).get("definition"), "source", ""))
     found, sound = report.found, _list_pairs(report)
     report.num_pairs = len(sound)
-    # The workers share the cores; OpenCV would start a thread per core in each of them.
+    # The workers share the CPU cores, but OpenCV would start one thread per core in each of them.
     pool = ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) if workers else None
     with pool or nullcontext():
         for kind, inspect, size in (("headers", inspect_headers, 128), ("pixels", inspect_pixels, 8)):
             chosen = evenly_spaced(sound, samples or len(sound)) if kind == "pixels" else sound
             parts = _parts(chosen, size)
             results = (pool.map if pool else map)(partial(inspect, reader=reader), parts)
-            # None hides a progress bar outside of a terminal.
+            # With None, tqdm hides the bar unless the output is a terminal.
             hidden = None if show_progress else True
             with tqdm(total=len(chosen), desc=f"{name}: {kind}", unit="pair", disable=hidden) as progress:
                 for part, result in zip(parts, results, strict=True):
@@ -189,13 +187,13 @@ def check_dataset(
             sound = [record for record in sound if record["file_name"] not in found.bad]
     _add_classes(report)
     if unread:
-        report.notes.append(f"the pixels of {unread} pairs were not read; --sample 0 reads all")
+        report.notes.append(f"the pixels of {unread} pairs were not read; use --sample 0 to read all")
     report.seconds = time.perf_counter() - start
     return report, list(sound)
 
 
 def evenly_spaced(records: Records, count: int) -> list[dict[str, Any]]:
-    """Return up to `count` records at equal distances, including the first and the last."""
+    """Return up to `count` evenly spaced records, including the first and the last."""
     places = np.linspace(0, len(records) - 1, num=min(count, len(records))).round().astype(int)
     return [records[place] for place in places]
 
@@ -228,12 +226,12 @@ def _list_pairs(report: DatasetReport) -> Records:
         if listed:
             report.notes.append(f"{len(listed)} {state}: {first_few(listed, _SHOWN)}")
     if not (survey.records or survey.without_label):
-        found.add("empty", [f"expected files like {survey.images} and {survey.labels}"])
+        found.add("empty", [f"expected files like '{survey.images}' and '{survey.labels}'"])
     return survey.records
 
 
 def inspect_headers(records: Records, reader: LabelReader) -> Findings:
-    """Compare the sizes of images and labels by their headers, and find truncated files."""
+    """Compare image and label sizes from the file headers, and find truncated files."""
     found = Findings()
     for record in records:
         sizes = []
@@ -257,7 +255,7 @@ def inspect_headers(records: Records, reader: LabelReader) -> Findings:
 
 
 def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
-    """Decode images and labels, and count the train ids of the labels."""
+    """Decode images and labels, and count the train ids in the labels."""
     found = Findings()
     for record in records:
         try:
@@ -271,7 +269,7 @@ def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
             kind = "unknown id" if isinstance(error, UnknownIdsError) else kind
             found.add(kind, [error], record["file_name"])
             continue
-        # In parts: counting needs eight bytes per pixel.
+        # Count in parts, because counting needs eight bytes per pixel.
         parts = np.array_split(labels, 1 + labels.size // 2**20)
         pixels = np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
         found.pixels += pixels
@@ -281,14 +279,14 @@ def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
 
 
 def _require_end(path: str, max_pixels: int) -> None:
-    """Decode a PNG or JPEG that lacks its end mark, as after an interrupted copy; raises if it is truncated."""
+    """Raise a DatasetError if a file is truncated. Only a PNG or JPEG without its end marker is decoded."""
     try:
         with open(path, "rb") as stream:
             start = stream.read(4)
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
             end = stream.read()
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DatasetError(f"Cannot read '{path}': {error.strerror}.") from error
     if any(start.startswith(first) and mark not in end for first, mark in _END_MARKS.items()):
         with open_image(path, whole=True, max_pixels=max_pixels) as image:
             image.load()
@@ -306,13 +304,13 @@ def _add_classes(report: DatasetReport) -> None:
     }
     absent = [title for place, title in titles.items() if place != ignored and not found.pixels[place]]
     if found.pixels[ignored] == total:
-        found.add("no class", [f"every pixel of all {found.decoded} decoded labels is ignored"])
+        found.add("no class", [f"all pixels in the {found.decoded} decoded labels are ignored"])
     elif absent:
-        report.notes.append(f"classes without a pixel in the decoded labels: {', '.join(absent)}")
+        report.notes.append(f"classes that do not occur in the decoded labels: {', '.join(absent)}")
 
 
 def format_report(report: DatasetReport) -> str:
-    """Format a report for a terminal; the last line says whether the dataset is usable."""
+    """Format a report for a terminal. The last line states whether the dataset is usable."""
     found = report.found
     sizes = [f"{count} of {height} x {width}" for (height, width), count in found.sizes.most_common(3)]
     sizes += [f"and {len(found.sizes) - 3} other sizes"] if len(found.sizes) > 3 else []

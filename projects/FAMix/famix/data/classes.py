@@ -1,4 +1,4 @@
-"""Classes of datasets and networks: Cityscapes' nineteen, and the division into things (with instances) and stuff."""
+"""Classes of datasets and networks: the Cityscapes classes, and the division into things (with instances) and stuff."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ from famix.utils.errors import ClassesError, ConfigError, DatasetError, WeightsE
 from famix.utils.messages import first_few
 
 LABEL_DIVISOR = 1000
-"""Panoptic-DeepLab numbers a segment train id * LABEL_DIVISOR + number of the instance."""
+"""Divisor in the segment ids of Panoptic-DeepLab: train id * LABEL_DIVISOR + instance number."""
 
 CLASSES = "classes"
-"""Entry of a checkpoint, and of SHIPPED, with the table of the classes that the network was trained for."""
+"""Key in a checkpoint, or in its SHIPPED entry, for the table of classes that the network was trained on."""
 
 SHIPPED = "inference"
-"""Entry of a stripped checkpoint for inference: {"config": {key: value}, "classes": a table}."""
+"""Key in a stripped inference checkpoint for {"config": {key: value}, "classes": class table}."""
 
 _MAPS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 
@@ -34,47 +34,45 @@ Color = tuple[int, int, int]  # red, green, blue, each 0-255
 
 @dataclass(frozen=True)
 class ClassDefinition:
-    """A class that a network learns."""
+    """A class that a network learns to predict."""
 
-    name: str  # unique within the dataset; style prompts contain it
-    color: Color  # of drawings
+    name: str  # unique within the dataset; used in style prompts
+    color: Color  # for visualizations
 
 
 CITYSCAPES_CLASSES = tuple(ClassDefinition(entry["name"], tuple(entry["color"])) for entry in CITYSCAPES_CATEGORIES)
-"""Cityscapes' nineteen train classes; the index in the tuple is the train id."""
+"""The nineteen Cityscapes classes, indexed by train id."""
 
 CITYSCAPES_LABEL_IDS = tuple(entry["id"] for entry in CITYSCAPES_CATEGORIES)
-"""Label ids of these classes in files named labelIds; the index in the tuple is the train id."""
+"""Label ids of these classes in labelIds files, indexed by train id."""
 
 CITYSCAPES_THINGS = tuple(entry["trainId"] for entry in CITYSCAPES_CATEGORIES if entry["isthing"])
-"""Train ids of the classes with instances: person to bicycle."""
+"""Train ids of the classes with instances (person to bicycle)."""
 
 HIGHEST_LABEL_ID = 34
-"""Highest of Cityscapes' label ids: 0 to 33, and 34 for GTA5's license plates."""
+"""Highest Cityscapes label id: 0 to 33, plus 34 for license plates in GTA5."""
 
 
 def cityscapes_label_ids(ignore_label: int) -> dict[int, int]:
-    """Map the ids in Cityscapes' files named labelIds to train ids, void classes and 255 to the ignore label."""
+    """Map the ids in Cityscapes' labelIds files to train ids. Void classes and 255 map to the ignore label."""
     ignored = {label_id: ignore_label for label_id in (*range(HIGHEST_LABEL_ID + 1), 255)}
     return ignored | {label_id: train_id for train_id, label_id in enumerate(CITYSCAPES_LABEL_IDS)}
 
 
 @dataclass(frozen=True)
 class PanopticClasses:
-    """The classes of a dataset as train ids, divided into things and stuff."""
+    """Train ids of a dataset's classes, divided into things and stuff."""
 
-    things: tuple[int, ...]  # ascending; the index in the tuple is the class of a box or a mask
-    stuff: tuple[
-        int, ...
-    ]  # ascending; the index in the tuple plus 1 is the class of a stuff head, 0 represents all things
+    things: tuple[int, ...]  # ascending; the index is the class of a box or mask
+    stuff: tuple[int, ...]  # ascending; the index plus 1 is the class in a stuff head, where 0 covers all things
 
     def stuff_labels(self) -> dict[int, int]:
-        """Return train id -> class of a stuff head."""
+        """Return a mapping from train id to the class in a stuff head."""
         return dict.fromkeys(self.things, 0) | {train_id: place for place, train_id in enumerate(self.stuff, 1)}
 
 
 def is_panoptic(dataset_name: str) -> bool:
-    """Return whether a registered dataset has panoptic labels, also if other code registered it as Detectron2 does."""
+    """Return whether a dataset is registered with panoptic labels, by FAMix or in Detectron2's format."""
     if dataset_name not in DatasetCatalog:
         return False
     metadata = MetadataCatalog.get(dataset_name)
@@ -82,38 +80,38 @@ def is_panoptic(dataset_name: str) -> bool:
 
 
 def panoptic_classes(dataset_name: str) -> PanopticClasses:
-    """Return things and stuff of a registered dataset; raises a ConfigError if it has no panoptic labels."""
+    """Return the things and stuff of a registered dataset. Raises a ConfigError if it has no panoptic labels."""
     if not is_panoptic(dataset_name):
         raise ConfigError(
-            f"dataset {dataset_name} must have panoptic labels for a panoptic model. Use one such as "
-            "cityscapes_train_panoptic, or define your own as docs/PANOPTIC.md shows"
+            f"Dataset '{dataset_name}' has no panoptic labels, which a panoptic model requires. Use a dataset such as "
+            "cityscapes_train_panoptic, or define your own as shown in docs/PANOPTIC.md."
         )
     metadata = MetadataCatalog.get(dataset_name)
     things, stuff = (tuple(sorted({int(value) for value in metadata.get(key).values()})) for key in _MAPS)
     if sorted((*things, *stuff)) != list(range(len(metadata.stuff_classes))):
         raise ConfigError(
-            f"dataset {dataset_name} must number its things and stuff from 0 to {len(metadata.stuff_classes) - 1}, got "
-            f"things {things} and stuff {stuff}. Define it in a YAML file, see docs/PANOPTIC.md"
+            f"Dataset '{dataset_name}' must number its things and stuff from 0 to {len(metadata.stuff_classes) - 1}, "
+            f"got things {things} and stuff {stuff}. Define it in a YAML file (see docs/PANOPTIC.md)."
         )
     return PanopticClasses(things, stuff)
 
 
 def require_same_things(names: Sequence[str]) -> PanopticClasses:
-    """Return the things and stuff of registered datasets; raises a ConfigError unless they are the same."""
+    """Return the things and stuff that registered datasets share. Raises a ConfigError if they differ."""
     first = panoptic_classes(names[0])
     for name in names[1:]:
         other = panoptic_classes(name)
         if other != first:
             raise ConfigError(
-                f"datasets {names[0]} and {name} must have the same things, got the train ids {list(first.things)} and "
-                f"{list(other.things)}. Set 'thing: true' for the same classes in both definitions"
+                f"Datasets '{names[0]}' and '{name}' define different things: train ids {list(first.things)} and "
+                f"{list(other.things)}. Set 'thing: true' for the same classes in both definitions."
             )
     return first
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a trained network, stored with its checkpoint to be independent of the dataset's definition."""
+    """Classes of a trained network, stored in its checkpoint so that it does not depend on the dataset definition."""
 
     names: tuple[str, ...]  # by train id
     colors: tuple[Color, ...]
@@ -122,7 +120,7 @@ class ClassTable:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> "ClassTable":
-        """Invert `to_dict`; raises ValueError, TypeError or KeyError for malformed entries."""
+        """Restore a table from `to_dict`. Malformed entries raise a ValueError, TypeError or KeyError."""
         names, colors = tuple(map(str, entries["names"])), tuple(map(tuple, entries["colors"]))
         things, ignore_label = tuple(map(int, entries["things"])), int(entries["ignore_label"])
         if not len(names) == len(colors) > 0:
@@ -134,7 +132,7 @@ class ClassTable:
         return cls(names, colors, things, ignore_label)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return lists of strings and numbers, for JSON and torch's safe loader."""
+        """Return the table as plain data, for JSON and torch's safe loader."""
         return {
             "names": list(self.names),
             "colors": [[int(value) for value in color] for color in self.colors],
@@ -143,7 +141,7 @@ class ClassTable:
         }
 
     def metadata(self) -> dict[str, Any]:
-        """Return the entries for Detectron2's MetadataCatalog; those of panoptic classes have train ids as both kinds of ids."""
+        """Return the entries for Detectron2's MetadataCatalog. Contiguous ids are train ids."""
         names, colors = list(self.names), list(self.colors)
         entries = {"stuff_classes": names, "stuff_colors": colors, "ignore_label": self.ignore_label}
         if not self.things:
@@ -155,25 +153,26 @@ class ClassTable:
         return {**entries, "thing_classes": names, "thing_colors": colors, **maps, "label_divisor": LABEL_DIVISOR}
 
     def cityscapes_label_ids(self) -> NDArray[np.uint8]:
-        """Return the label id of each train id, (K,), for Cityscapes' test server.
+        """Return the Cityscapes label id for each train id (K,), as required by the Cityscapes test server.
 
-        Raises a ConfigError if the name of a class is not one of Cityscapes' nineteen.
+        Raises a ConfigError if a class name is not one of the nineteen Cityscapes classes.
         """
         known = {entry.name: label_id for entry, label_id in zip(CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS, strict=True)}
         unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ConfigError(
-                f"--view cityscapes-ids needs a network with Cityscapes' classes, got {first_few(unknown)}. Use --view "
-                "labels for its train ids."
+                f"--view cityscapes-ids requires Cityscapes classes, but the network has {first_few(unknown)}. Use "
+                "--view labels to get train ids."
             )
         return np.array([known[name] for name in self.names], dtype=np.uint8)
 
     def require_same(self, present: "ClassTable", checkpoint: str | os.PathLike[str], dataset: str) -> None:
-        """Raise a ClassesError unless a dataset has the same classes in the same order as the network in a checkpoint.
+        """Raise a ClassesError unless a dataset has the same classes, in the same order, as a trained network.
 
         Args:
-            present: classes of the dataset; their colors may differ.
-            checkpoint, dataset: names for the error.
+            present: classes of the dataset, which may have different colors.
+            checkpoint: path of the network's checkpoint, for the error message.
+            dataset: name of the dataset, for the error message.
         """
         if (self.names, self.things) == (present.names, present.things):
             return
@@ -185,14 +184,15 @@ class ClassTable:
         differing = [(train_id, before, after) for train_id, (before, after) in pairs if before != after]
         train_id, trained, found = differing[0]
         raise ClassesError(
-            f"class {train_id} of {dataset} must be {trained}, as {checkpoint} was trained, got {found}; "
-            f"{len(differing)} of the classes differ. Restore the definition in DATASETS.FILES; the run keeps a copy in its folder 'datasets'"
+            f"Checkpoint '{checkpoint}' and dataset '{dataset}' have different classes. For class {train_id}, the "
+            f"checkpoint has {trained} and the dataset has {found}; {len(differing)} class(es) differ. Restore the "
+            "original definition in DATASETS.FILES; the 'datasets' folder in the run directory contains a copy."
         )
 
     def register(self) -> str:
         """Register the classes in Detectron2's catalogs as a dataset without files, and return its name.
 
-        Models look up their classes there. Equal classes have equal names.
+        Models look up their classes there. Equal class tables get the same name.
         """
         content = json.dumps(self.to_dict(), sort_keys=True).encode()
         name = f"classes_{hashlib.sha256(content).hexdigest()[:16]}"
@@ -204,11 +204,11 @@ class ClassTable:
 
 
 def _no_files() -> list[dict[str, Any]]:
-    raise DatasetError("these are the classes of a trained network, not a dataset: there are no images to list")
+    raise DatasetError("This entry contains only the classes of a trained network; there are no images to list.")
 
 
 def trained_classes(content: Mapping[str, Any]) -> ClassTable | None:
-    """Return the classes in the content of a checkpoint, or None if it lacks them, as those of release 0.1 do."""
+    """Return the classes stored in a checkpoint, or None if it has none. Checkpoints from release 0.1 have none."""
     holder = content if CLASSES in content else content.get(SHIPPED)
     if not isinstance(holder, Mapping) or CLASSES not in holder:
         return None
@@ -216,7 +216,7 @@ def trained_classes(content: Mapping[str, Any]) -> ClassTable | None:
         return ClassTable.from_dict(holder[CLASSES])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"the checkpoint is damaged: its entry '{CLASSES}' cannot be read ({type(error).__name__}: {error})"
+            f"The checkpoint is damaged: cannot read its entry '{CLASSES}' ({type(error).__name__}: {error})."
         ) from error
 
 
@@ -224,8 +224,8 @@ def classes_of(cfg: CfgNode, datasets: Sequence[str] | None = None) -> ClassTabl
     """Return the classes of the datasets in a config.
 
     Args:
-        cfg: reads DATASETS.TRAIN, DATASETS.TEST and MODEL.SEM_SEG_HEAD.
-        datasets: names to use instead of those in the config.
+        cfg: config; uses DATASETS.TRAIN, DATASETS.TEST and MODEL.SEM_SEG_HEAD.
+        datasets: dataset names to use instead of those in the config.
 
     Raises:
         ConfigError: no dataset is registered, or the first registered one does not have NUM_CLASSES classes.
@@ -234,15 +234,16 @@ def classes_of(cfg: CfgNode, datasets: Sequence[str] | None = None) -> ClassTabl
     known = [name for name in names if name in DatasetCatalog]
     if not known:
         raise ConfigError(
-            f"the classes of the config's datasets ({', '.join(names) or 'none'}) are unknown; name their definition in "
-            "DATASETS.FILES, register them, or use a checkpoint of tools/export.py --format stripped, which contains them"
+            f"No dataset in the config ({', '.join(names) or 'none'}) is registered, so the classes are unknown. Add "
+            "their definition file to DATASETS.FILES, register the datasets, or use a checkpoint created by "
+            "tools/export.py --format stripped, which contains the classes."
         )
     metadata = MetadataCatalog.get(known[0])
     classes, expected = metadata.get("stuff_classes", []), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if len(classes) != expected:
         raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(classes)}, the number of classes of {known[0]}, got {expected}. "
-            "Use the config that the checkpoint was trained with"
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {expected}, but dataset '{known[0]}' has {len(classes)} classes. Use "
+            "the config that the checkpoint was trained with."
         )
     palette = colormap(rgb=True).astype(int).tolist()  # for datasets that other code registered without colors
     colors = metadata.get("stuff_colors") or [palette[index % len(palette)] for index in range(len(classes))]

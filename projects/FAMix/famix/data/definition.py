@@ -1,6 +1,6 @@
-"""Dataset definitions: location and classes of a dataset, its splits, and the meaning of its labels.
+"""Dataset definitions: the location and classes of a dataset, its splits, and the meaning of its labels.
 
-A run stores the definitions of its datasets to detect later changes, and copies of the definition files.
+A run stores the definitions of its datasets, to detect later changes, and copies of the definition files.
 """
 
 import json
@@ -20,72 +20,72 @@ from famix.utils.messages import shown
 from famix.utils.paths import as_on_disk, local_path
 
 DATASETS_VARIABLE = "DETECTRON2_DATASETS"
-"""Environment variable with the folder that relative roots start from, as in Detectron2; default "datasets"."""
+"""Environment variable for the base folder of relative roots, as in Detectron2 (default: "datasets")."""
 
-_COPIES = "datasets"  # folder in OUTPUT_DIR
-# Paths on one machine, colors of drawings, and entries that concern other splits.
+_COPIES = "datasets"  # subfolder of OUTPUT_DIR
+# Machine-specific paths, visualization colors, and entries for other splits.
 _MAY_CHANGE = ("root", "source", "color", "splits", "folders", "domain")
 
 
 @dataclass(frozen=True)
 class SplitDefinition:
-    """A split of a dataset."""
+    """Definition of one split of a dataset."""
 
     name: str
-    folder: str  # value of {split} in the path templates; may be empty or several folders deep
-    keys: str | None = None  # list of keys below the root that restricts the split; None includes all images
+    folder: str  # value of {split} in the path templates; may be empty or a nested path
+    keys: str | None = None  # path of the key list below the root; None includes all images
     skip: frozenset[str] = frozenset()  # keys to leave out
-    domain: str | None = None  # such as "acdc_night"; None derives it from the name
+    domain: str | None = None  # e.g. "acdc_night"; None derives it from the name
 
 
 @dataclass(frozen=True)
 class LabelEncoding:
-    """The meaning of the ids in label files."""
+    """Meaning of the ids in label files."""
 
     label_ids: Mapping[int, int] = field(default_factory=dict)  # id -> train id or ignore label
-    other_ids_ignored: bool = False  # otherwise, ids without a class are an error
+    other_ids_ignored: bool = False  # if False, ids without a class are an error
     highest_id: int | None = None  # higher ids are an error in any case
-    channel: int | None = None  # of multi-channel files: 0, 1, 2 (red, green, blue) or 3 (alpha)
-    bits: int | None = None  # per channel, 8 or 16; None accepts both
-    names_file: str | None = None  # JSON file below the root that names the ids, in place of `label_ids`
+    channel: int | None = None  # channel with the ids in multi-channel files: 0-3 (red, green, blue, alpha)
+    bits: int | None = None  # bits per channel, 8 or 16; None accepts both
+    names_file: str | None = None  # JSON file below the root that names the ids, instead of `label_ids`
     label_names: Mapping[str, int] = field(default_factory=dict)  # name in `names_file` -> train id or ignore label
-    is_panoptic: bool = False  # COCO's panoptic PNGs, whose segments `names_file` lists
+    is_panoptic: bool = False  # COCO panoptic PNGs with the segments listed in `names_file`
 
     @property
     def is_identity(self) -> bool:
-        """Whether the files have one channel of train ids, and other ids are an error."""
+        """Whether the files have one channel of train ids, and any other id is an error."""
         is_listed = self.names_file is None and self.channel is None and not self.other_ids_ignored
         return is_listed and all(label_id == train_id for label_id, train_id in self.label_ids.items())
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One arrangement of the files of a dataset, such as that of the published archive or of a conversion script."""
+    """File layout of a dataset, such as that of the published archive or of a conversion script."""
 
     images: str  # path template below the root, with {key} and optionally {split}
     labels: str
     encoding: LabelEncoding
-    keys: str | None = None  # path template of the lists that define the splits; None if folders define them
-    folders: Mapping[str, str] = field(default_factory=dict)  # split -> value of {split}, if not the split's own folder
-    splits: frozenset[str] | None = None  # names of the splits with this layout; None for all
+    keys: str | None = None  # path template for the split lists; None if folders define the splits
+    folders: Mapping[str, str] = field(default_factory=dict)  # split -> value of {split}, if not the split's folder
+    splits: frozenset[str] | None = None  # names of the splits that have this layout; None for all
 
     def has_split(self, name: str) -> bool:
-        """Return whether a split may have this layout."""
+        """Return whether this layout applies to a split."""
         return self.splits is None or name in self.splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetDefinition:
-    """A complete and checked definition of a dataset. The split "train" is registered as <name>_train."""
+    """Complete, validated definition of a dataset. The split "train" is registered as <name>_train."""
 
     name: str
     root: str  # as written in the file
-    classes: tuple[ClassDefinition, ...] = CITYSCAPES_CLASSES  # by train id
-    ignore_label: int = 255  # train id of pixels that count neither in the loss nor in the score
+    classes: tuple[ClassDefinition, ...] = CITYSCAPES_CLASSES  # indexed by train id
+    ignore_label: int = 255  # train id of pixels excluded from the loss and the scores
     splits: tuple[SplitDefinition, ...]
-    source: str = field(compare=False)  # the definition file, for errors
+    source: str = field(compare=False)  # definition file, for error messages
     layouts: tuple[Layout, ...] = ()  # in order of precedence, at least one for semantic labels
-    skips_unpaired: bool = False  # leave out images without a label; otherwise they are an error
+    skips_unpaired: bool = False  # leave out images without a label; if False, they are an error
     things: tuple[int, ...] = ()  # train ids of the classes with instances, ascending; only for panoptic labels
 
     def dataset_name(self, split: SplitDefinition) -> str:
@@ -94,12 +94,12 @@ class DatasetDefinition:
 
     @property
     def class_table(self) -> ClassTable:
-        """Classes of the dataset, as a network stores them."""
+        """Classes of the dataset, in the form stored in checkpoints."""
         names, colors = zip(*((entry.name, entry.color) for entry in self.classes), strict=True)
         return ClassTable(names, colors, self.things, self.ignore_label)
 
     def root_folder(self) -> str:
-        """Return the absolute folder of the dataset, from the current environment variables.
+        """Return the absolute path of the dataset folder, given the current environment variables.
 
         Raises:
             DatasetError: the root refers to an environment variable that is not set.
@@ -113,15 +113,15 @@ class DatasetDefinition:
 
 @dataclass(frozen=True, kw_only=True)
 class PanopticDefinition(DatasetDefinition):
-    """A dataset in COCO's panoptic format. The split "train" is registered as <name>_train_panoptic."""
+    """Definition of a dataset in COCO's panoptic format. The split "train" is registered as <name>_train_panoptic."""
 
     images: str  # path template below the root, with {key} and optionally {split}
-    panoptic_root: str  # path template of the folder of the PNGs, optionally with {split}
-    panoptic_json: str  # path template of the JSON file that lists their segments
+    panoptic_root: str  # path template of the PNG folder, optionally with {split}
+    panoptic_json: str  # path template of the JSON file that lists the segments
     things: tuple[int, ...] = CITYSCAPES_THINGS
-    # Id or name of a category -> train id or ignore label; empty maps each category to the class with its name.
+    # Category id or name -> train id or ignore label. If empty, each category maps to the class of the same name.
     categories: Mapping[int | str, int] = field(default_factory=dict)
-    other_categories_ignored: bool = False  # otherwise, categories without a class are an error
+    other_categories_ignored: bool = False  # if False, categories without a class are an error
 
     def dataset_name(self, split: SplitDefinition) -> str:
         """Return the name under which a split is registered."""
@@ -134,7 +134,7 @@ class PanopticDefinition(DatasetDefinition):
 
 
 def describe_dataset(name: str) -> dict[str, Any]:
-    """Return the definition and the split of a registered dataset as plain data; empty if other code registered it."""
+    """Return the definition and split of a registered dataset as plain data, or {} if other code registered it."""
     definition = MetadataCatalog.get(name).get("definition")
     if definition is None:
         return {}
@@ -152,7 +152,7 @@ def changed_entry(name: str, stored: Mapping[str, Any]) -> str | None:
     """Compare a registered dataset with an earlier result of `describe_dataset`.
 
     Returns:
-        "ENTRY must be A, got B" for the first difference; None without one.
+        "ENTRY must be A, got B" for the first difference, or None if there is none.
     """
     return next(_changes(stored, describe_dataset(name), ""), None)
 
@@ -170,7 +170,7 @@ def _changes(stored: Any, now: Any, place: str) -> Iterator[str]:
 
 
 def keep_definitions(files: Sequence[str], run: str) -> None:
-    """Copy the definition files in DATASETS.FILES into the run directory `run`."""
+    """Copy the definition files listed in DATASETS.FILES into the run directory `run`."""
     for file, copy in zip(files, _copies(files, run), strict=True):
         if not (copy.is_file() and os.path.samefile(file, copy)):
             with whole_file(copy) as part:
@@ -178,7 +178,7 @@ def keep_definitions(files: Sequence[str], run: str) -> None:
 
 
 def find_definitions(files: Sequence[str], config_file: str) -> list[str]:
-    """Replace missing files of DATASETS.FILES by the copies beside the config of their run ("" for no config)."""
+    """Replace missing DATASETS.FILES entries with the copies next to the run's config file ("" if there is none)."""
     if not config_file:
         return list(files)
     copies = zip(files, _copies(files, os.path.dirname(config_file)), strict=True)

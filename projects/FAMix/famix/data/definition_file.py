@@ -1,6 +1,6 @@
-"""Strict loading of definition files. Each error names the file, the key, the value and the constraint.
+"""Strict loader for definition files. Each error names the file, the key, the value and the constraint.
 
-datasets/README.md and, for panoptic labels, docs/PANOPTIC.md describe the keys.
+The keys are documented in datasets/README.md and, for panoptic labels, in docs/PANOPTIC.md.
 """
 
 import os
@@ -25,18 +25,18 @@ from famix.utils.messages import did_you_mean, shown
 from famix.utils.paths import needs_expansion
 
 try:
-    from yaml import CSafeLoader as SafeLoader  # several times as fast
+    from yaml import CSafeLoader as SafeLoader  # several times faster
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
 IGNORE = "ignore"
-"""Replaces a class name for pixels without a class."""
+"""Used in place of a class name for pixels without a class."""
 
 _MAX_ID = 65535
 
 
 class _Key(NamedTuple):
-    """The values of a key; `expected` and `remedy` are parts of the error message."""
+    """Rule for the values of a key; `expected` and `remedy` are parts of the error message."""
 
     expected: str
     accepts: Callable[[Any], bool]
@@ -45,7 +45,7 @@ class _Key(NamedTuple):
 
 
 def _one_of(*allowed: str | int | bool, default: Any = None) -> _Key:
-    def accepts(value: Any) -> bool:  # `True` is not 1
+    def accepts(value: Any) -> bool:  # `True` does not match 1
         return any(type(value) is type(entry) and value == entry for entry in allowed)
 
     return _Key(f"one of {', '.join(map(repr, allowed))}", accepts, default)
@@ -66,12 +66,12 @@ def _is_template(value: Any) -> bool:
 
 
 _NAME = _Key(
-    "a name made of letters, digits, '_', '-' and '.'",
+    "a name consisting of letters, digits, '_', '-' and '.'",
     lambda value: isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None,
 )
-_ROOT_REMEDY = " Only 'root' may be absolute or contain '~' and environment variables."
+_ROOT_REMEDY = " Only 'root' may be absolute or contain '~' or environment variables."
 _PATH = _Key("a path below the root", _is_below_root, remedy=_ROOT_REMEDY)
-_TEMPLATE = _Key("a path below the root with {key} once, such as images/{split}/{key}.png", _is_template)
+_TEMPLATE = _Key("a path below the root that contains {key} once, such as images/{split}/{key}.png", _is_template)
 _STRINGS = _Key(
     "a list of strings",
     lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
@@ -81,7 +81,7 @@ _ENTRIES = _Key("a mapping with at least one entry", lambda value: isinstance(va
 _LIST = _Key("a list with at least one entry", lambda value: isinstance(value, list) and bool(value))
 _CLASSES = _Key("'cityscapes' or a list of classes", lambda value: value == "cityscapes" or _LIST.accepts(value))
 _KNOWN_MAPS = ("identity", "cityscapes")
-_MAP = _Key("a mapping to classes", lambda value: _ENTRIES.accepts(value) or value in _KNOWN_MAPS)
+_MAP = _Key("a mapping to class names", lambda value: _ENTRIES.accepts(value) or value in _KNOWN_MAPS)
 
 ENCODING_KEYS = {
     "label_ids": _MAP,
@@ -123,10 +123,10 @@ _CLASS_KEYS = {
 
 
 class _Section(dict[str, Any]):
-    """A mapping of a definition file: the checked value of each key, or its default.
+    """Mapping in a definition file, with the validated value or the default of each key.
 
-    `path` has the keys that lead to the mapping, such as "splits.train"; it is "" for the whole file. Raises a
-    DatasetError if `content` is not a mapping, or has an unknown, missing or wrong entry.
+    `path` is the dotted path of the mapping, such as "splits.train", or "" for the whole file. Raises a DatasetError
+    if `content` is not a mapping, or has an unknown, missing or invalid entry.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class _Section(dict[str, Any]):
         for key, value in content.items():
             if key not in keys:
                 hint = did_you_mean(key, keys)
-                raise self.mistake(f"unknown key '{self._prefix}{key}'.{hint} The keys are {', '.join(keys)}.")
+                raise self.mistake(f"unknown key '{self._prefix}{key}'.{hint} Valid keys: {', '.join(keys)}.")
             if not keys[key].accepts(value):
                 raise self.error(key, value, keys[key].expected, keys[key].remedy)
         for key in required:
@@ -155,23 +155,23 @@ class _Section(dict[str, Any]):
         return self.mistake(f"'{self._prefix}{key}' must be {expected}, got {shown(got)}.{remedy}")
 
     def missing(self, key: str) -> DatasetError:
-        return self.mistake(f"the key '{self._prefix}{key}' is missing. datasets/README.md describes the format.")
+        return self.mistake(f"missing key '{self._prefix}{key}'. See datasets/README.md for the format.")
 
     def inner(self, path: str, content: object, *keys: Any) -> "_Section":
         return _Section(self.file, f"{self._prefix}{path}", content, *keys)
 
 
 def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
-    """Load a definition file. The folders of the dataset are not accessed.
+    """Load a definition file without accessing the dataset folders.
 
     Args:
-        path: a YAML file.
+        path: path of a YAML file.
 
     Returns:
-        The definition, a `PanopticDefinition` for panoptic labels.
+        The definition, which is a `PanopticDefinition` for panoptic labels.
 
     Raises:
-        DatasetError: the file is missing or invalid YAML, or has an unknown, missing, repeated or wrong entry.
+        DatasetError: the file is missing or is not valid YAML, or has an unknown, missing, repeated or invalid entry.
     """
     file = Path(path)
     content = _read_yaml(file)
@@ -202,7 +202,7 @@ def load_definition(path: str | os.PathLike[str]) -> DatasetDefinition:
 
 
 class _UniqueKeyLoader(SafeLoader):
-    """PyYAML's safe loader that refuses repeated keys, of which PyYAML keeps the last."""
+    """PyYAML safe loader that rejects repeated keys. PyYAML itself would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = set()
@@ -218,13 +218,13 @@ def _read_yaml(file: Path) -> object:
         text = read_text(file, MAX_YAML_BYTES)
         check_yaml(text)
         return yaml.load(text, Loader=_UniqueKeyLoader)  # safe: builds plain data only
-    except Exception as error:  # of the file or of YAML, and PyYAML's for impossible dates and numbers
+    except Exception as error:  # from the file system or YAML, including impossible dates and numbers
         reason = " ".join(str(error).split())
-        raise DatasetError(f"Dataset definition {file} cannot be read: {reason}. See DATASETS.FILES.") from error
+        raise DatasetError(f"Cannot read dataset definition '{file}': {reason}. Check DATASETS.FILES.") from error
 
 
 def _read_classes(whole: _Section) -> tuple[tuple[ClassDefinition, ...], tuple[int, ...]]:
-    """Return the classes, and the train ids of those that are things."""
+    """Return the classes and the train ids of the things among them."""
     if whole["classes"] == "cityscapes":
         return CITYSCAPES_CLASSES, CITYSCAPES_THINGS
     required = ("name", "color")
@@ -234,7 +234,7 @@ def _read_classes(whole: _Section) -> tuple[tuple[ClassDefinition, ...], tuple[i
     names = [entry["name"] for entry in entries]
     for name in names:
         if names.count(name) > 1:
-            raise whole.error("classes", name, "a list in which each name occurs once")
+            raise whole.error("classes", name, "a list of classes with unique names")
     classes = tuple(ClassDefinition(entry["name"], tuple(entry["color"])) for entry in entries)
     return classes, tuple(place for place, entry in enumerate(entries) if entry["thing"])
 
@@ -257,7 +257,7 @@ def _read_layouts(
     for key in ("images", "labels"):
         if (whole[key] is None) == (whole["layouts"] is None):
             raise whole.mistake(
-                f"'{key}' and 'layouts' are mutually exclusive, and one is required. See datasets/README.md."
+                f"'{key}' and 'layouts' are mutually exclusive, but one of them is required. See datasets/README.md."
             )
     entries = [whole]
     if whole["layouts"] is not None:
@@ -271,7 +271,7 @@ def _read_layouts(
             raise entry.error("labels", labels, "a different path from 'images'")
         encoding = _read_encoding(entry if entry.stated & ENCODING_KEYS.keys() else whole, train_ids)
         if any(labels == other.labels and encoding != other.encoding for other in layouts):
-            raise entry.error("labels", labels, "a path whose ids have one meaning in all layouts")
+            raise entry.error("labels", labels, "a path whose ids have the same meaning in all layouts")
         folders = entry.get("folders") or {}
         entry.inner("folders", folders, dict.fromkeys(names, _PATH))
         limited = None if entry["splits"] is None else frozenset(entry["splits"])
@@ -281,12 +281,12 @@ def _read_layouts(
         layout = Layout(images, labels, encoding, entry.get("keys"), folders, limited)
         unlisted = [split.name for split in splits if layout.has_split(split.name) and split.keys is None]
         if "{split}" not in images and layout.keys is None and len(unlisted) > 1:
-            expected = "a mapping with at most one split without 'keys', since 'images' has no {split}"
+            expected = "a mapping with at most one split without 'keys', because 'images' has no {split}"
             raise whole.error("splits", unlisted, expected)
         layouts.append(layout)
     for name in names:
         if not any(layout.has_split(name) for layout in layouts):
-            raise whole.error("splits", name, "a mapping of splits that occur in some layout, see 'layouts'")
+            raise whole.error("splits", name, "a mapping of splits that each occur in some layout (see 'layouts')")
     return tuple(layouts)
 
 
@@ -294,11 +294,11 @@ def _read_encoding(section: _Section, train_ids: Mapping[str, int]) -> LabelEnco
     ids, names, names_file = (section[key] for key in ("label_ids", "label_names", "label_names_file"))
     is_panoptic = section["label_format"] == "coco_panoptic"
     if (names is None) != (names_file is None):
-        raise section.mistake("'label_names' and 'label_names_file' must be given together. Add the missing one.")
+        raise section.mistake("'label_names' and 'label_names_file' must be used together. Add the missing key.")
     if ids is not None and names is not None:
         raise section.mistake("'label_ids' and 'label_names' are mutually exclusive. Remove one.")
     if is_panoptic and names is None:
-        raise section.mistake("'label_format' coco_panoptic requires 'label_names_file', which lists the segments.")
+        raise section.mistake("'label_format' coco_panoptic requires a list of the segments. Add 'label_names_file'.")
     if ids is None and names is None:
         raise section.missing("label_ids")
     return LabelEncoding(
@@ -314,7 +314,7 @@ def _read_encoding(section: _Section, train_ids: Mapping[str, int]) -> LabelEnco
 
 
 def _read_class_map(section: _Section, key: str, train_ids: Mapping[str, int]) -> dict[Any, int]:
-    """Return a mapping from ids or names to train ids, given one to class names, or the name of a known mapping."""
+    """Return a mapping from ids or names to train ids. The key contains class names or the name of a known mapping."""
     content, is_id = section[key] or {}, key == "label_ids"
     if content == "identity" and is_id:
         return {train_id: train_id for train_id in train_ids.values()}
@@ -322,7 +322,7 @@ def _read_class_map(section: _Section, key: str, train_ids: Mapping[str, int]) -
         known = cityscapes_label_ids(train_ids[IGNORE])
         return known if is_id else {label_id: known[label_id] for label_id in CITYSCAPES_LABEL_IDS}
     if not isinstance(content, dict):
-        raise section.error(key, content, "a mapping to the classes, since it does not apply to them")
+        raise section.error(key, content, "a mapping to class names, because this keyword does not apply here")
     kinds = {"label_ids": (int,), "label_names": (str,), "categories": (int, str)}[key]
     for entry, name in content.items():
         if type(entry) not in kinds or (is_id and not 0 <= entry <= _MAX_ID):

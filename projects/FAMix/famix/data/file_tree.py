@@ -1,6 +1,6 @@
-"""Path templates, the files that match them, and the lists that select some of them.
+"""Path templates, the files that match them, and the lists that select among these files.
 
-An image and its label are a pair if {key} matches the same part of their paths.
+An image and a label form a pair if {key} matches the same text in both paths.
 """
 
 import errno
@@ -18,15 +18,15 @@ from famix.io import read_text
 from famix.io.matlab import read_matlab_arrays
 from famix.utils.paths import as_on_disk, one_form
 
-_DIGITS = 5  # of GTA5's file names
-_MAX_NUMBER = 10**9 - 1  # of an image in a MATLAB file
+_DIGITS = 5  # digits in GTA5 file names
+_MAX_NUMBER = 10**9 - 1  # highest image number in a MATLAB file
 _MAX_LIST_BYTES = 256 << 20
-_AROUND_LINES = " \t\r\f\v\ufeff"  # includes the byte order marks of concatenated lists
+_AROUND_LINES = " \t\r\f\v\ufeff"  # includes byte order marks from concatenated lists
 
 
 @dataclass(frozen=True)
 class PathPattern:
-    """A path template, split at {key}: <folder>/<prefix>{key}<suffix>, relative to the root."""
+    """Path template relative to the root, split at {key} into <folder>/<prefix>{key}<suffix>."""
 
     folder: str
     prefix: str
@@ -34,15 +34,15 @@ class PathPattern:
 
     @classmethod
     def from_template(cls, template: str, split_folder: str) -> "PathPattern":
-        """Insert the folder of a split into a template."""
+        """Create the pattern for a split folder from a template."""
         head, suffix = template.replace("{split}", split_folder).split("{key}")
         folder, _, prefix = head.rpartition("/")
         return cls(posixpath.normpath(folder), prefix, suffix)
 
     def key_of(self, path: str) -> str | None:
-        """Return the key of a path relative to the folder, in Unicode form NFC, or None if the path does not match.
+        """Return the key in a path relative to the folder, in Unicode form NFC, or None if the path does not match.
 
-        The case of the extension is ignored, because cameras and programs write 1.PNG and 1.Jpg.
+        The case of the extension is ignored, because cameras and programs write names such as 1.PNG and 1.Jpg.
         """
         path, prefix, suffix = one_form(path), one_form(self.prefix), one_form(self.suffix)
         end = len(path) - len(suffix)
@@ -51,25 +51,25 @@ class PathPattern:
         return path[len(prefix) : end]
 
     def key_of_other_format(self, path: str) -> str | None:
-        """Return the key of an image that matches except for its format, or None."""
+        """Return the key in an image path that matches except for its format, or None if it does not match."""
         stem, extension = posixpath.splitext(path)
         own = posixpath.splitext(f"x{self.suffix}")[1]
         return self.key_of(f"{stem}{own}") if extension.lower() in PICTURE_SUFFIXES - {own.lower()} else None
 
     def key_of_line(self, line: str) -> str:
-        """Return the key of a line in a list: lists contain keys, file names, or paths from the root."""
+        """Return the key for a line in a list, which is a key, a file name or a path relative to the root."""
         path = one_form(line).removeprefix(f"{one_form(self.folder)}/")
         return self.key_of(path) or path
 
     def path_of(self, key: str = "{key}") -> str:
-        """Return the path of a key, relative to the root."""
+        """Return the path for a key, relative to the root."""
         return posixpath.normpath(posixpath.join(self.folder, f"{self.prefix}{key}{self.suffix}"))
 
 
 class FileTree:
-    """The files below an absolute root. Each folder is listed once, and single files are not accessed.
+    """Files below an absolute root folder. Each folder is listed once, and individual files are not accessed.
 
-    `on_error` is called with the error of a folder that cannot be listed or is ambiguous; it must raise.
+    If a folder cannot be listed or is ambiguous, `on_error` is called with the error and must raise an exception.
     """
 
     def __init__(self, root: str, on_error: Callable[[OSError], NoReturn]) -> None:
@@ -82,9 +82,9 @@ class FileTree:
         return as_on_disk(os.path.normpath(os.path.join(self.root, pattern.folder)))
 
     def match(self, pattern: PathPattern, other_formats: bool = False) -> dict[str, str]:
-        """Return key -> absolute path of all files that match a pattern; empty if its folder is missing.
+        """Return a mapping from key to absolute path for all files that match a pattern.
 
-        With `other_formats`, return an image in any format except that of the pattern for each key.
+        The mapping is empty if the folder is missing. With `other_formats`, images in any other format match instead.
         """
         top = self.folder_of(pattern)
         if top not in self._listed:
@@ -93,18 +93,18 @@ class FileTree:
         for below, path in self._listed[top].items():
             key = pattern.key_of_other_format(below) if other_formats else pattern.key_of(below)
             if key in found and not other_formats:
-                names = f"{os.path.basename(found[key])} and {os.path.basename(path)}"
-                problem = f"{names} differ only in case or Unicode form; remove or rename one"
+                names = f"'{os.path.basename(found[key])}' and '{os.path.basename(path)}'"
+                problem = f"{names} differ only in case or Unicode form. Remove or rename one of them"
                 self._on_error(OSError(errno.EEXIST, problem, os.path.dirname(path)))
             if key is not None:
                 found[key] = path
         return found
 
     def _walk(self, top: str) -> Iterator[tuple[str, str]]:
-        """Yield path relative to a folder, and absolute path, of all files below it."""
+        """Yield (path relative to `top`, absolute path) for all files below a folder."""
         walked = {os.path.realpath(top): top}
         for folder, subfolders, names in os.walk(top, onerror=self._on_error, followlinks=True):
-            # Hidden files belong to other programs (thumbnails, "._name.png" of macOS).
+            # Hidden files belong to other programs (thumbnails, "._name.png" on macOS).
             visible = [os.path.join(folder, name) for name in subfolders if not name.startswith(".")]
             subfolders[:] = [os.path.basename(path) for path in visible if self._is_new(path, walked)]
             below = folder[len(top) :].replace(os.sep, "/").strip("/")
@@ -113,17 +113,17 @@ class FileTree:
                     yield posixpath.join(below, name), os.path.join(folder, name)
 
     def _is_new(self, folder: str, walked: dict[str, str]) -> bool:
-        """Add a folder to those that were walked: links are followed, but must not duplicate a dataset."""
+        """Return whether a folder is new, and record it. Links are followed, but must not duplicate a dataset."""
         first = walked.setdefault(os.path.realpath(folder), folder)
         if first != folder and not folder.startswith(first + os.sep):  # a link to its own parent adds nothing
-            self._on_error(OSError(errno.ELOOP, f"it is the same folder as {first}; remove one of the links", folder))
+            self._on_error(OSError(errno.ELOOP, f"it is the same folder as '{first}'. Remove one of the links", folder))
         return first == folder
 
 
 def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str | None]:
-    """Map the entries of a list to keys of images, or to None if no image or several match.
+    """Map list entries to image keys, or to None if no image or more than one image matches.
 
-    Lists often contain paths of a different machine, so the last part of a path is enough ("00001" for
+    Lists often contain paths from a different machine, so the last path component is enough ("00001" for
     "train/folder/00001") if only one key ends with it.
     """
     known = set(known)
@@ -136,10 +136,11 @@ def resolve_keys(listed: Iterable[str], known: Iterable[str]) -> dict[str, str |
 
 
 def read_split_list(path: Path, split_folder: str) -> list[str]:
-    """Read the entries of a list: text with one key, file name or path per line, or a MATLAB file such as GTA5's split.mat.
+    """Read the entries of a split list, which is a text file with one entry per line or a MATLAB file.
 
-    A MATLAB file has arrays of image numbers, whose names begin with the folder of their split (trainIds). Raises an
-    OSError or a ValueError if the file cannot be read, or lacks an array for the split.
+    Each line is a key, a file name or a path. A MATLAB file, such as GTA5's split.mat, has arrays of image numbers
+    named after the folder of their split (e.g. trainIds). Raises an OSError or a ValueError if the file cannot be read
+    or has no array for the split.
     """
     if path.suffix != ".mat":
         lines = (line.strip(_AROUND_LINES) for line in read_text(path, _MAX_LIST_BYTES).split("\n"))
@@ -149,10 +150,10 @@ def read_split_list(path: Path, split_folder: str) -> list[str]:
     numbers = arrays[names[0]] if len(names) == 1 else None
     if numbers is None:
         there = ", ".join(arrays) or "(none)"
-        raise ValueError(f"its arrays must include one of numbers that starts with '{split_folder}', got {there}")
+        raise ValueError(f"it must have one numeric array whose name starts with '{split_folder}', got {there}")
     values = numbers.astype(np.float64)
     if not ((values >= 0) & (values <= _MAX_NUMBER) & (values == np.floor(values))).all():
-        raise ValueError(f"its array {names[0]} must contain integers from 0 to {_MAX_NUMBER}")
+        raise ValueError(f"its array '{names[0]}' must contain integers from 0 to {_MAX_NUMBER}")
     return [f"{int(value):0{_DIGITS}d}" for value in values]
 
 

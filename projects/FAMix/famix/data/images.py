@@ -1,4 +1,4 @@
-"""Image files: safe opening, sizes from headers, and exact decoding of depth, orientation and transparency."""
+"""Image files: safe opening, sizes from headers, and exact decoding of bit depth, orientation and transparency."""
 
 import os
 import re
@@ -18,31 +18,31 @@ from famix.io import require_plain_file
 from famix.utils.errors import DatasetError
 
 MAX_PIXELS = 1 << 26
-"""Default of INPUT.MAX_PIXELS, 8192 x 8192."""
+"""Default of INPUT.MAX_PIXELS (8192 x 8192)."""
 
 MOST_PIXELS = 178_956_970
-"""Highest value of INPUT.MAX_PIXELS; Pillow refuses larger images."""
+"""Highest allowed value of INPUT.MAX_PIXELS. Pillow refuses larger images."""
 
 _UNSUPPORTED = ".arw .avif .cr2 .dng .exr .heic .heif .jp2 .jxl .nef .psd .tga"
 _SUPPORTED = ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp"
 PICTURE_SUFFIXES = frozenset(f"{_SUPPORTED} {_UNSUPPORTED}".split())
-"""Suffixes of images, including unsupported formats, so that no image is skipped silently."""
+"""Image suffixes, including unsupported formats, so that no image is skipped silently."""
 
 DAMAGE = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError),
     *(MemoryError, struct.error, zlib.error),
 )
-"""Exceptions that Pillow raises for damaged files, depending on the position of the damage."""
+"""Exceptions that Pillow may raise for damaged files, depending on where the damage is."""
 
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # some of Pillow's other formats run programs
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")  # some of Pillow's other formats run external programs
 _LOSSLESS = ("PNG", "BMP", "TIFF", "PPM", "GIF")
 _LOSSLESS_TIFF = (
     *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),
     *("tiff_adobe_deflate", "tiff_deflate", "tiff_thunderscan"),
 )
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
-_PNG_INFLATION = 1032  # maximum bytes per compressed byte
-_GIF_INFLATION = 4096  # maximum pixels per byte
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # color type -> number of channels
+_PNG_INFLATION = 1032  # maximum number of uncompressed bytes per compressed byte
+_GIF_INFLATION = 4096  # maximum number of pixels per byte
 _PNG_TAIL = 1 << 16  # bytes at the end of a PNG that may contain metadata
 
 _OPAQUE = ("1", "L", "P", "RGB", "RGBX")  # 8-bit modes
@@ -57,7 +57,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# INPUT.MAX_PIXELS is checked for each image; Pillow's warning would only precede the error.
+# INPUT.MAX_PIXELS is checked for each image, so Pillow's own warning is redundant.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -66,12 +66,12 @@ FilePath = str | os.PathLike[str]
 
 @contextmanager
 def open_image(path: FilePath, *, whole: bool = False, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open an image file, reading only its header, and explain all errors that Pillow raises in the block.
+    """Open an image file, reading only its header. Errors that Pillow raises in the block become a DatasetError.
 
-    `whole` first verifies the checksums of a PNG, which decoding ignores: a flipped bit would change a label id.
+    With `whole`, the checksums of a PNG are verified first. Decoding ignores them, so a flipped bit could change an id.
 
     Raises:
-        DatasetError: the file is missing, damaged or not an image, has several frames, or claims too many pixels.
+        DatasetError: the file is missing, is damaged, is not an image, has several frames, or claims too many pixels.
     """
     try:
         require_plain_file(path)
@@ -86,52 +86,52 @@ def open_image(path: FilePath, *, whole: bool = False, max_pixels: int = MAX_PIX
     except DatasetError:
         raise
     except FileNotFoundError as error:
-        raise DatasetError(f"Image file {path} does not exist.") from error
+        raise DatasetError(f"Image file not found: '{path}'.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         claimed = re.search(r"\((\d+) pixels\)", str(error))
-        raise _too_large(f"Image file {path}", claimed[1] if claimed else "more", max_pixels) from error
+        raise _too_large(f"Image file '{path}'", claimed[1] if claimed else "too many", max_pixels) from error
     except DAMAGE as error:
-        cause, remedy = f"damaged, incomplete or not an image: {error}", "Replace it"
+        cause, remedy = f"damaged, incomplete or not an image ({error})", "Replace it"
         if isinstance(error, UnidentifiedImageError):
             cause = f"damaged, incomplete or not in one of the formats {', '.join(_FORMATS)}"
             remedy = "Replace or convert it"
         elif "MAX_TEXT" in str(error):
-            cause = f"blocked by Pillow's limit for metadata: {error}"
+            cause = f"blocked by Pillow's metadata limit ({error})"
             remedy = "Remove its metadata, e.g. with exiftool -all= or magick -strip"
-        message = f"Image file {path} cannot be read, it is {cause}. {remedy}, or leave it out of the dataset."
+        message = f"Cannot read image file '{path}': it is {cause}. {remedy}, or leave it out of the dataset."
         raise DatasetError(message) from error
 
 
 @contextmanager
 def open_label(path: FilePath, *, whole: bool = True, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open a label file like `open_image`; a lossy format, which may change ids, is a DatasetError as well."""
+    """Open a label file like `open_image`. Lossy formats, which may change ids, also raise a DatasetError."""
     with open_image(path, whole=whole, max_pixels=max_pixels) as image:
         compression = image.info.get("compression", "raw") if image.format == "TIFF" else "raw"
         if image.format not in _LOSSLESS or compression not in _LOSSLESS_TIFF:
             form = image.format if image.format not in _LOSSLESS else f"{image.format} with {compression} compression"
             raise DatasetError(
-                f"Label {path} must be in a lossless format ({', '.join(_LOSSLESS)}), got {form}, which changes ids. "
-                "Use the published file, or create it again as a PNG."
+                f"Label '{path}' must be in a lossless format ({', '.join(_LOSSLESS)}), got {form}, which changes ids. "
+                "Use the published file, or regenerate it as a PNG."
             )
         yield image
 
 
 def require_pixels(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise a DatasetError if a header claims more pixels, (width, height), than INPUT.MAX_PIXELS allows."""
+    """Raise a DatasetError if the (width, height) in a header exceeds the number of pixels in INPUT.MAX_PIXELS."""
     if size[0] * size[1] > max_pixels:
         raise _too_large(name, f"{size[0]} x {size[1]} (width x height) = {size[0] * size[1]}", max_pixels)
 
 
 def _too_large(name: str, claimed: str, max_pixels: int) -> DatasetError:
     return DatasetError(
-        f"{name} claims to be too large: INPUT.MAX_PIXELS allows {max_pixels} pixels, got {claimed}. Raise INPUT.MAX_PIXELS "
-        "if the file is intact, or leave it out."
+        f"{name} is too large: it claims {claimed} pixels, but INPUT.MAX_PIXELS allows {max_pixels}. Raise "
+        "INPUT.MAX_PIXELS if the file is intact, or leave it out."
     )
 
 
 def _check_header(path: FilePath, image: Image.Image, max_pixels: int) -> None:
-    require_pixels(image.size, f"Image file {path}", max_pixels)
-    # A small PNG or GIF that claims more pixels than its bytes can encode would fill the memory.
+    require_pixels(image.size, f"Image file '{path}'", max_pixels)
+    # A small PNG or GIF that claims more pixels than its bytes can encode would exhaust the memory.
     size, fits = os.path.getsize(path), True
     if image.format == "PNG":
         with open(path, "rb") as file:
@@ -144,32 +144,32 @@ def _check_header(path: FilePath, image: Image.Image, max_pixels: int) -> None:
         fits = image.height * image.width <= _GIF_INFLATION * size
     if not fits:
         raise DatasetError(
-            f"Image file {path} claims to be too large: its header says {image.width} x {image.height} pixels (width x "
+            f"Image file '{path}' is damaged: its header claims {image.width} x {image.height} pixels (width x "
             f"height), more than its {size} bytes can encode. Replace it, or leave it out of the dataset."
         )
     # The additional images in a camera's JPEG (MPO) are previews and depth maps of the first.
     if image.format in ("GIF", "PNG", "WEBP", "TIFF") and getattr(image, "is_animated", False):
         raise DatasetError(
-            f"Image file {path} must have one frame, got several ({image.format}). Save the right one as a PNG, or convert "
-            "an animation to a video."
+            f"Image file '{path}' must have one frame, got several ({image.format}). Save the desired frame as a PNG, "
+            "or convert the animation to a video."
         )
 
 
 def read_image(path: FilePath, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read an image as RGB (H, W, 3) uint8, read-only, rotated upright by its metadata.
+    """Read an image as a read-only RGB array (H, W, 3) uint8, rotated upright according to its metadata.
 
     Raises:
-        DatasetError: the file is missing, damaged, not an image or larger than `max_pixels`, or 8-bit RGB cannot
-            represent it exactly: more than 8 bits per channel, CMYK, transparency, several frames.
+        DatasetError: the file is missing, damaged, not an image or larger than `max_pixels`, or cannot be represented
+            exactly in 8-bit RGB (more than 8 bits per channel, CMYK, transparency, several frames).
     """
     with open_image(path, whole=True, max_pixels=max_pixels) as image:
-        return rgb_pixels(image, f"Image file {path}")
+        return rgb_pixels(image, f"Image file '{path}'")
 
 
 def image_size(path: FilePath, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) of the result of `read_image` from the header, with the errors that it shows."""
+    """Return the (height, width) of `read_image`'s result from the header. Raises errors that the header reveals."""
     with open_image(path, max_pixels=max_pixels) as image:
-        _require_colors(image, f"Image file {path}")
+        _require_colors(image, f"Image file '{path}'")
         return upright_size(image)
 
 
@@ -179,17 +179,17 @@ def require_same_size(
     """Raise a DatasetError unless an image and its label have the same (height, width) in pixels."""
     if image_shape != label_shape:
         raise DatasetError(
-            f"Image {image_file} and its label {label_file} must have the same size, got {image_shape[0]} x "
-            f"{image_shape[1]} and {label_shape[0]} x {label_shape[1]} pixels (height x width). Correct the files, or list "
-            "the image under 'skip' in the dataset's definition."
+            f"Image '{image_file}' and its label '{label_file}' differ in size: {image_shape[0]} x {image_shape[1]} "
+            f"and {label_shape[0]} x {label_shape[1]} pixels (height x width). Correct the files, or list the image "
+            "under 'skip' in the dataset definition."
         )
 
 
 def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Decode an opened image to RGB (H, W, 3) uint8, upright, read-only.
+    """Decode an opened image to an upright, read-only RGB array (H, W, 3) uint8.
 
     Raises:
-        DatasetError: 8-bit RGB cannot represent the image exactly; `name` is the image in the message.
+        DatasetError: the image, called `name` in the message, cannot be represented exactly in 8-bit RGB.
     """
     _require_colors(image, name)
     image = upright(image)
@@ -197,32 +197,33 @@ def rgb_pixels(image: Image.Image, name: str) -> NDArray[np.uint8]:
         mode, image = image.mode, image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] != 255:
             raise DatasetError(
-                f"{name} must be opaque, got transparent pixels (mode {mode}). Put it on a background, e.g. with Pillow's "
-                "Image.alpha_composite, and save it as RGB."
+                f"{name} must be opaque, got transparent pixels (mode {mode}). Blend it with a background, e.g. with "
+                "Pillow's Image.alpha_composite, and save it as RGB."
             )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _require_colors(image: Image.Image, name: str) -> None:
-    """Raise a DatasetError unless 8-bit RGB can represent an opened image, transparency aside."""
+    """Raise a DatasetError unless 8-bit RGB can represent an opened image, apart from transparency."""
     wide = has_wide_colors(image)
     if wide or image.mode not in (*_OPAQUE, *_ALPHA):
         depth = " with 16 bits per channel" if wide else ""
         raise DatasetError(
             f"{name} must have 8 bits per channel in gray, palette or RGB, got mode {image.mode}{depth}. Convert it to "
-            "8-bit RGB: the scaling of its values affects results."
+            "8-bit RGB yourself, because the scaling of its values affects the results."
         )
 
 
 def has_wide_colors(image: Image.Image) -> bool:
-    """Whether an opened image has 16-bit channels, which Pillow would reduce to 8 bits."""
+    """Return whether an opened image has 16-bit channels, which Pillow would reduce to 8 bits."""
     return image.mode != "I" and _encoding(image)[1] > 255
 
 
 def stored_ids(image: Image.Image) -> NDArray[np.generic]:
-    """Decode an opened image with one channel to the numbers in the file (H, W), upright; indices for a palette.
+    """Decode an opened one-channel image to the upright array (H, W) of numbers in the file (indices for a palette).
 
-    Pillow stretches gray with less than 8 bits to 0-255, and inverts it if 0 is white in the file; this undoes both.
+    Pillow stretches gray values with fewer than 8 bits to 0-255, and inverts them if 0 is white in the file. This
+    function undoes both.
     """
     raw_mode, highest = _encoding(image)
     is_inverted = image.mode in ("1", "L") and "I" in raw_mode.partition(";")[2]
@@ -238,7 +239,7 @@ def stored_ids(image: Image.Image) -> NDArray[np.generic]:
 
 
 def _encoding(image: Image.Image) -> tuple[str, int]:
-    """Return the raw mode (such as L;4 or RGB;16B) and the highest value of an image that is not decoded yet."""
+    """Return the raw mode (such as L;4 or RGB;16B) and the highest value of an image that has not been decoded."""
     tiles = getattr(image, "tile", None)
     codec, *_, arguments = tiles[0] if tiles else ("", ())
     entries = arguments if isinstance(arguments, tuple) else (arguments,)
@@ -252,12 +253,12 @@ def _encoding(image: Image.Image) -> tuple[str, int]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Decode an image and rotate it upright by its metadata (EXIF, XMP or TIFF tag).
+    """Decode an image and rotate it upright according to its metadata (EXIF, XMP or TIFF tag).
 
-    The orientation is read after the pixels: a PNG may store it behind them, and Pillow rotates a TIFF while decoding.
+    The orientation is read after decoding, because PNGs may store it after the pixels, and Pillow rotates TIFFs itself.
     """
     if isinstance(image, TiffImageFile):
-        # Pillow would map a file with a known name into memory, with the sides of the rotated image.
+        # Given a file name, Pillow would memory-map the file using the height and width of the rotated image.
         name, image.filename = image.filename, ""
         try:
             image.load()
@@ -269,20 +270,20 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return the (height, width) in pixels of the result of `upright`, without decoding."""
+    """Return the (height, width) in pixels of the result of `upright` without decoding the image."""
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # Pillow swaps the sides only for some positions of the tag
+    if isinstance(image, TiffImageFile):  # Pillow swaps height and width only for some tag positions
         width, height = (int(image.tag_v2[tag]) for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))
     return (width, height) if header_orientation(image) >= 5 else (height, width)
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """Rotate a decoded image upright by its EXIF orientation, 1 to 8."""
+    """Rotate a decoded image upright according to its EXIF orientation (1 to 8)."""
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def header_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, of an opened image; only a PNG with metadata behind its pixels is decoded."""
+    """Return the EXIF orientation (1 to 8) of an opened image. Only PNGs with metadata after the pixels are decoded."""
     if isinstance(image, PngImageFile) and image.fp is not None:
         place = image.fp.tell()
         image.fp.seek(0, os.SEEK_END)
@@ -296,8 +297,8 @@ def header_orientation(image: Image.Image) -> int:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # The method of the PNG class would decode the image first.
+        # The PNG class's own method would decode the image first.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    except DAMAGE:  # damaged EXIF data are frequent, and the pixels are intact
+    except DAMAGE:  # damaged EXIF data is common, and the pixels are intact
         return 1
     return next((orientation for orientation in _TURNS if value == orientation), 1)

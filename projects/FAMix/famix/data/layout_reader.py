@@ -1,4 +1,4 @@
-"""Label readers of datasets that have several layouts, or a JSON file that defines the ids in their labels."""
+"""Label readers for datasets with several layouts, or with a JSON file that defines the ids in their labels."""
 
 import os
 import re
@@ -17,12 +17,12 @@ from famix.utils.messages import first_few, shown
 from famix.utils.paths import as_on_disk, one_form
 
 _MEANINGS = {"{key}": ".+", "{split}/": "(?:.+/)?", "{split}": ".+"}  # a split's folder may be ""
-_HIGHEST_ID = 65535  # of a 16-bit file
-_SEPARATOR = "--"  # between the levels of Mapillary's names: human--person--individual
+_HIGHEST_ID = 65535  # in a 16-bit file
+_SEPARATOR = "--"  # between the levels of Mapillary's class names: human--person--individual
 
 
 def label_reader_of(definition: DatasetDefinition) -> LabelReader:
-    """Return the reader of a dataset's label files in all of its layouts. The files need not exist yet."""
+    """Return the label reader for all layouts of a dataset. The files need not exist yet."""
     first = definition.layouts[0].encoding
     if first.names_file is None and all(layout.encoding == first for layout in definition.layouts):
         return _make_reader(definition, first)
@@ -31,23 +31,23 @@ def label_reader_of(definition: DatasetDefinition) -> LabelReader:
 
 @dataclass(frozen=True)
 class LayoutLabelReader(LabelReader):
-    """Reads label files whose path determines their layout, and with it their encoding."""
+    """Reader for label files whose path determines their layout, and therefore their encoding."""
 
     definition: DatasetDefinition = field(kw_only=True, repr=False)
     _readers: dict[tuple[str, str], LabelReader] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def for_file(self, path: str | os.PathLike[str]) -> LabelReader:
-        """Return the reader for the encoding of a file; raises a DatasetError if its path matches no layout."""
+        """Return the reader for a file's encoding. Raises a DatasetError if its path matches no layout."""
         root = self.definition.root_folder()
         below = plain_extension(one_form(os.path.relpath(path, root).replace(os.sep, "/")))
         encodings = {layout.labels: layout.encoding for layout in self.definition.layouts}
         fitting = [template for template in encodings if _regex_of(template).fullmatch(below)]
         if not fitting:
             raise DatasetError(
-                f"Label {path} must have a path below {root} like {', '.join(encodings)} to have a known encoding. Move it, "
-                f"or add its layout to {self.source}."
+                f"Label '{path}' matches no layout, so its encoding is unknown. Move it to a path below '{root}' such "
+                f"as {', '.join(encodings)}, or add its layout to {self.source}."
             )
-        # labels/{key}.png also matches labels/1_labelTrainIds.png: the template with more literal characters applies.
+        # labels/{key}.png also matches labels/1_labelTrainIds.png, so the template with more literal characters wins.
         best = max(fitting, key=lambda template: len(template.replace("{key}", "").replace("{split}", "")))
         if (best, root) not in self._readers:
             reader = _make_reader(self.definition, encodings[best])
@@ -88,10 +88,10 @@ def _make_reader(definition: DatasetDefinition, encoding: LabelEncoding) -> Labe
 def ids_by_name(
     id_names: Mapping[int, str], label_names: Mapping[str, int], ignore_label: int, file: Path
 ) -> dict[int, int]:
-    """Map ids to train ids by their names; ids without an entry in `label_names` are left out.
+    """Map ids to train ids by their names. Ids without an entry in `label_names` are left out.
 
     Case, spaces and punctuation are ignored. An entry also applies to the names below it ("human--person" for
-    "human--person--individual"); the longest matching entry counts. Raises a DatasetError if a train id gets no id.
+    "human--person--individual"); the longest matching entry wins. Raises a DatasetError if a train id has no id.
     """
 
     def levels_of(name: str) -> tuple[str, ...]:
@@ -109,16 +109,17 @@ def ids_by_name(
     lost = sorted(name for name, train_id in label_names.items() if train_id not in found)
     if lost:
         raise DatasetError(
-            f"{file} must name {first_few(lost, 5)}, got {first_few(list(id_names.values()), 5)}. Correct 'label_names' or "
-            "'label_names_file' in the dataset's definition."
+            f"'{file}' has no label named {first_few(lost, 5)}. Its labels are "
+            f"{first_few(list(id_names.values()), 5)}. Correct 'label_names' or 'label_names_file' in the dataset "
+            "definition."
         )
     return ids
 
 
 def read_id_names(file: Path) -> dict[int, str]:
-    """Read id -> name from a JSON file; raises a DatasetError if it is missing or malformed.
+    """Read the mapping from id to name in a JSON file. Raises a DatasetError if the file is missing or malformed.
 
-    The file has {"labels": [{"name": ...}, ...]} as in Mapillary Vistas, where the position is the id, or
+    The file contains {"labels": [{"name": ...}, ...]} as in Mapillary Vistas, where the position is the id, or
     {"categories": [{"id": ..., "name": ...}, ...]} as in COCO.
     """
     content = read_json(file)
@@ -129,23 +130,23 @@ def read_id_names(file: Path) -> dict[int, str]:
             names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{file} must name label ids in a list 'labels' of entries with 'name', or a list 'categories' of entries with "
+            f"'{file}' must contain a list 'labels' of entries with 'name', or a list 'categories' of entries with "
             "'id' and 'name'."
         ) from error
     outside = [label_id for label_id in names if not 0 <= label_id <= _HIGHEST_ID]
     if outside:
-        raise DatasetError(f"{file}: label ids must be from 0 to {_HIGHEST_ID}, got {shown(outside[0])}.")
+        raise DatasetError(f"'{file}': label ids must be from 0 to {_HIGHEST_ID}, got {shown(outside[0])}.")
     return names
 
 
 def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[Sequence[Segment], Sequence[int]]:
-    """Return the segments of a PNG in a JSON file, without void ones; see `SegmentLabelReader`."""
+    """Return the segments that a JSON file lists for a PNG, and no void segments (see `SegmentLabelReader`)."""
     modified = segments_file.stat().st_mtime_ns if segments_file.is_file() else 0
     name = os.path.basename(path)
     segments = _segments_by_label(segments_file, modified).get(one_form(name))
     if segments is None:
         raise DatasetError(
-            f"{segments_file} must have an annotation of {name}. Leave out the image, or correct the file."
+            f"'{segments_file}' has no annotation for '{name}'. Leave out the image, or correct the file."
         )
     return segments, ()
 

@@ -1,6 +1,6 @@
-"""Dataset mapper: reads an image and its label, and augments both.
+"""Dataset mapper that reads an image and its label, and augments both.
 
-Augmentations draw their parameters from a random generator first; applying them is deterministic.
+Augmentations first draw their parameters from a random generator. Applying them is deterministic.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from famix.data.registration import get_label_readers
 from famix.data.split_files import label_file_of
 from famix.utils.errors import ConfigError
 
-_PAD_VALUE = 128.0  # mid gray, as in Detectron2's padding crops
-_ROAD = 0  # label of padding in the reference implementation
+_PAD_VALUE = 128.0  # mid-gray, as in Detectron2's padded crops
+_ROAD = 0  # label of padded pixels in the reference implementation
 _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "brightness": F.adjust_brightness,
     "contrast": F.adjust_contrast,
@@ -31,20 +31,20 @@ _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class CropSampler:
-    """Random scale, random crop of the scaled image, and random horizontal flip.
+    """Random scaling, random cropping of the scaled image, and random horizontal flipping.
 
-    Scaling, cropping and resizing the crop are one resampling of the visible part of the image, which is much cheaper
-    than scaling whole images. If the scaled image is smaller than the crop, the crop is padded at the bottom and right.
+    A single resampling of the visible part of the image scales, crops and resizes it, which is much cheaper than
+    scaling whole images. If the scaled image is smaller than the crop, the crop is padded at the bottom and right.
     """
 
-    crop_size: tuple[int, int]  # (height, width) of the crop of the scaled image, in pixels
+    crop_size: tuple[int, int]  # (height, width) of the crop from the scaled image, in pixels
     scale_range: tuple[float, float] = (1.0, 1.0)  # (lowest, highest) factor, drawn uniformly
     resized_to: tuple[int, int] | None = None  # (height, width) of the output; None for `crop_size`
-    flip: bool = False  # mirror half of the images
+    flip: bool = False  # mirror a random half of the images
     ignore_label: int = 255  # label of padded pixels
 
     def draw(self, image_size: tuple[int, int], rng: np.random.Generator) -> T.TransformList:
-        """Draw the transforms of (H, W, 3) images and, with `apply_segmentation`, (H, W) labels of one size."""
+        """Draw transforms for (H, W, 3) images of this size and, via `apply_segmentation`, for their (H, W) labels."""
         scale = rng.uniform(*self.scale_range)
         final = self.resized_to or self.crop_size
         (top, height, shown_height), (left, width, shown_width) = (
@@ -72,25 +72,25 @@ def _draw_span(length: int, crop: int, final: int, scale: float, rng: np.random.
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Random changes of brightness, contrast and saturation."""
+    """Random changes in brightness, contrast and saturation."""
 
-    strengths: tuple[float, float, float]  # v >= 0 of each; the factor is drawn from [max(0, 1 - v), 1 + v]
-    probability: float = 1.0  # of jittering an image
+    strengths: tuple[float, float, float]  # v >= 0 for each; the factor is drawn from [max(0, 1 - v), 1 + v]
+    probability: float = 1.0  # probability of jittering an image
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Draw (name, factor) in random order for one image; empty for an image that stays unchanged."""
+        """Draw (name, factor) pairs for one image in random order. An empty list leaves the image unchanged."""
         strengths = np.asarray(self.strengths, dtype=float)
         factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
         names = list(_ADJUSTMENTS)
         order = rng.permutation(len(names))
-        # The probability is drawn last, so that it does not affect the other draws.
+        # The decision is drawn last so that it does not affect the other draws.
         if self.probability < 1 and rng.random() >= self.probability:
             return []
         return [(names[place], float(factors[place])) for place in order]
 
 
 def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
-    """Apply the result of `ColorJitter.draw` to an image (3, H, W) uint8 RGB, and return a new one."""
+    """Return an RGB image (3, H, W) uint8 with the changes drawn by `ColorJitter.draw`."""
     for name, factor in changes:
         if factor != 1:
             image = _ADJUSTMENTS[name](image, factor)
@@ -98,15 +98,16 @@ def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
 
 
 class FAMixDatasetMapper:
-    """Mapper from a dataset dict to a random crop with its label for training, or to the whole image for testing.
+    """Mapper from a dataset dict to a labeled random crop for training, or to the whole image for testing.
 
     Args:
-        cfg: reads INPUT, and for training DATASETS.TRAIN and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
-        is_train: for training rather than testing.
-        is_mining: for style mining: random crops of INPUT.CROP.SIZE without scaling, flips and color changes.
+        cfg: config; uses INPUT and, for training, DATASETS.TRAIN and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+        is_train: whether the samples are for training rather than testing.
+        is_mining: whether the samples are for style mining, i.e. random crops of INPUT.CROP.SIZE without scaling, flips
+            or color changes.
 
     Raises:
-        ConfigError: a key has an unsupported value.
+        ConfigError: a key has an invalid value.
         DatasetError: a dataset is unknown.
     """
 
@@ -123,8 +124,8 @@ class FAMixDatasetMapper:
         for name, reader in self._label_readers.items():
             if reader.ignore_label != ignore_label:
                 raise ConfigError(
-                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE must be {reader.ignore_label}, the ignore label of '{name}', got "
-                    f"{ignore_label}. Change the key, or 'ignore_label' in the dataset's definition."
+                    f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ignore_label}, but the ignore label of dataset '{name}' is "
+                    f"{reader.ignore_label}. Change the config key, or 'ignore_label' in the dataset definition."
                 )
         if is_mining:
             self._crop = CropSampler(tuple(options.CROP.SIZE), ignore_label=ignore_label)
@@ -140,20 +141,20 @@ class FAMixDatasetMapper:
             self._jitter = ColorJitter(tuple(options.COLOR_JITTER), options.COLOR_JITTER_PROBABILITY)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
-        """Read one image.
+        """Create the sample for one dataset dict.
 
         Args:
-            dataset_dict: with `file_name` and, for training, `dataset_name` and `label_file_name` (or
-                `sem_seg_file_name`, for datasets that other code registered); stays unchanged.
-            rng: source of all randomness; None creates one.
+            dataset_dict: dataset dict with `file_name` and, for training, `dataset_name` and `label_file_name` (or
+                `sem_seg_file_name` if other code registered the dataset). It is not modified.
+            rng: random generator for all draws; None creates a new one.
 
         Returns:
-            The entries of `dataset_dict`, "image" (3, H, W) uint8 in RGB, "height" and "width" of the image file, and
-            for training and mining "sem_seg" (H, W) int64 train ids.
+            The entries of `dataset_dict`, "image" (3, H, W) uint8 in RGB, "height" and "width" of the image file and,
+            for training and mining, "sem_seg" (H, W) int64 train ids.
 
         Raises:
-            DatasetError: a file is missing, damaged or does not match its dataset's definition, or image and label differ
-                in size.
+            DatasetError: a file is missing, is damaged or does not match its dataset definition, or the image and its
+                label differ in size.
         """
         image = read_image(dataset_dict["file_name"], max_pixels=self._max_pixels)
         result = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
@@ -170,26 +171,26 @@ class FAMixDatasetMapper:
         return result
 
     def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
-        """Return the path and content of the label, as an array that can be resampled without blending."""
+        """Return the label's path, and its content as an array that can be resampled without blending."""
         label_file = label_file_of(dataset_dict)
         return label_file, self._label_readers[dataset_dict["dataset_name"]].read(label_file)
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
-        """Return the entries of a sample for the cropped result of `_read_label`."""
+        """Return the target entries of a sample, given the cropped label array from `_read_label`."""
         return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
 
 
 def _check_input(options: CfgNode, labeled: bool) -> None:
-    """Raise a ConfigError for an unsupported value of INPUT; most keys only matter for labeled samples."""
+    """Raise a ConfigError for an invalid INPUT value. Most keys matter only for labeled samples."""
 
     def is_size(value: Sequence[float]) -> bool:
         return len(value) == 2 and all(int(side) == side >= 1 for side in value)
 
     scales, jitter, resized_to = options.SCALE_RANGE, options.COLOR_JITTER, options.CROP_RESIZED_TO
-    size = "[height, width] in pixels, positive integers"
+    size = "[height, width] in pixels, as positive integers"
     rules = [
-        ("FORMAT", options.FORMAT == "RGB", "'RGB', which CLIP was trained with"),
-        ("MAX_PIXELS", 0 < options.MAX_PIXELS <= MOST_PIXELS, f"in [1, {MOST_PIXELS}], the limit of Pillow"),
+        ("FORMAT", options.FORMAT == "RGB", "'RGB', the format that CLIP was trained on"),
+        ("MAX_PIXELS", 0 < options.MAX_PIXELS <= MOST_PIXELS, f"in [1, {MOST_PIXELS}] (Pillow's limit)"),
     ]
     if labeled:
         rules += [
@@ -200,10 +201,10 @@ def _check_input(options: CfgNode, labeled: bool) -> None:
             (
                 "SCALE_RANGE",
                 len(scales) == 2 and 0 < scales[0] <= scales[1],
-                "[lowest, highest], 0 < lowest <= highest",
+                "[lowest, highest] with 0 < lowest <= highest",
             ),
             ("RANDOM_FLIP", options.RANDOM_FLIP in ("horizontal", "none"), "'horizontal' or 'none'"),
-            ("COLOR_JITTER", len(jitter) == 3 and min(jitter) >= 0, "three numbers >= 0, [0, 0, 0] for no jitter"),
+            ("COLOR_JITTER", len(jitter) == 3 and min(jitter) >= 0, "three numbers >= 0 ([0, 0, 0] disables jitter)"),
             ("COLOR_JITTER_PROBABILITY", 0 <= options.COLOR_JITTER_PROBABILITY <= 1, "a number from 0 to 1"),
         ]
     for key, is_valid, constraint in rules:
@@ -212,5 +213,5 @@ def _check_input(options: CfgNode, labeled: bool) -> None:
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    # A copy in the memory order of the tensor: Pillow's arrays are read-only.
+    # Copy into the tensor's memory order, because Pillow's arrays are read-only.
     return torch.from_numpy(image.transpose(2, 0, 1).copy(order="C"))

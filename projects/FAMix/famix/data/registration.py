@@ -1,6 +1,6 @@
 """Datasets in Detectron2's catalogs: registration, lookup by name, and domains.
 
-The domains decide which datasets of a config are sources, and which are targets.
+Domains determine which datasets in a config are sources and which are targets.
 """
 
 import os
@@ -26,30 +26,30 @@ from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
 
 BUILTIN = Path(__file__).parent / "builtin"
-"""Folder of the definition files of the built-in datasets."""
+"""Folder with the definition files of the built-in datasets."""
 
 _OF_DETECTRON2 = ("cityscapes_fine_panoptic_train", "cityscapes_fine_panoptic_val")
-# Words of names that are not part of a domain: splits, authors of lists of files, kinds of labels.
+# Words in dataset names that are not part of a domain: splits, authors of file lists, label types.
 _NOT_DOMAINS = (
     "train", "training", "trainval", "val", "validation", "valid", "dev", "test", "all", "whole", "full",
     "official", "famix", "robustnet", "panoptic",
 )  # fmt: skip
-_CLEAR = "clear"  # weather of datasets without one in their name
+_CLEAR = "clear"  # condition of datasets whose name does not include one
 
 
 def register_datasets(files: Sequence[str] = ()) -> None:
-    """Register the built-in datasets and those of definition files. Registered names stay.
+    """Register the built-in datasets and those in definition files. Existing registrations are kept.
 
     Each split becomes a dataset `<name>_<split>`, or `<name>_<split>_panoptic`, which lists its files on access. Its
-    metadata include `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type`, `label_reader` (a `LabelReader`),
-    `definition` (a `DatasetDefinition`) and `domain` (of the definition; None derives it from the name). Panoptic datasets
-    also have the metadata of Detectron2's "cityscapes_fine_panoptic_train", with train ids as category ids.
+    metadata includes `stuff_classes`, `stuff_colors`, `ignore_label`, `evaluator_type`, `label_reader` (`LabelReader`),
+    `definition` (`DatasetDefinition`) and `domain` (from the definition, or None if the name determines it). Panoptic
+    datasets also have the metadata of Detectron2's "cityscapes_fine_panoptic_train", with train ids as category ids.
 
     Args:
-        files: YAML files, as in DATASETS.FILES.
+        files: paths of YAML files, as in DATASETS.FILES.
 
     Raises:
-        DatasetError: a file has a mistake, or a name is taken by a different dataset.
+        DatasetError: a file contains a mistake, or a name is taken by a different dataset.
     """
     own = [Path(local_path(os.fspath(file), "DATASETS.FILES", DatasetError)) for file in files]
     for definition in (*_builtin_definitions(), *map(load_definition, own)):
@@ -57,7 +57,7 @@ def register_datasets(files: Sequence[str] = ()) -> None:
             register_split(split_files)
     for name in _OF_DETECTRON2:
         if name in DatasetCatalog and MetadataCatalog.get(name).get("label_reader") is None:
-            # Their semantic labels are files of train ids.
+            # Their semantic label files contain train ids.
             train_ids = (*range(len(MetadataCatalog.get(name).stuff_classes)), 255)
             MetadataCatalog.get(name).label_reader = LabelReader({train_id: train_id for train_id in train_ids})
 
@@ -68,45 +68,45 @@ def _builtin_definitions() -> list[DatasetDefinition]:
 
 
 def files_of(definition: DatasetDefinition) -> list[DatasetFiles]:
-    """Return the files of each split of a dataset."""
+    """Return a `DatasetFiles` for each split of a dataset."""
     if isinstance(definition, PanopticDefinition):
         return [PanopticFiles(definition, split) for split in definition.splits]
     return [SplitFiles(definition, split) for split in definition.splits]
 
 
 def register_split(files: DatasetFiles) -> None:
-    """Register one split; plugins call it with a subclass that creates its files on demand."""
+    """Register one split. Plugins pass a subclass that creates its files on demand."""
     if files.name in DatasetCatalog:
         taken_by = DatasetCatalog[files.name]
         if taken_by == files:
             return
         owner = taken_by.definition.source if isinstance(taken_by, DatasetFiles) else "other code"
         raise DatasetError(
-            f"{files.definition.source}: the dataset '{files.name}' is already registered by {owner}, with other content. "
-            "Change 'name' in one of the files."
+            f"{files.definition.source}: the dataset '{files.name}' is already registered by {owner} with different "
+            "content. Change 'name' in one of the files."
         )
     DatasetCatalog.register(files.name, files)
     MetadataCatalog.get(files.name).set(**files.metadata())
 
 
 def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
-    """List the images of datasets, one dataset after the other.
+    """Return the dataset dicts for all images in the given datasets, one dataset after another.
 
     Args:
-        names: registered names, as in DATASETS.TRAIN.
+        names: registered dataset names, as in DATASETS.TRAIN.
 
     Returns:
-        Detectron2's standard dicts with `file_name`, `image_id`, `dataset_name` and `label_file_name` (see
-        `DatasetRecord`). Datasets that other code registered keep their own entries.
+        Detectron2's standard dataset dicts with `file_name`, `image_id`, `dataset_name` and `label_file_name` (see
+        `DatasetRecord`). Datasets registered by other code keep their own entries.
 
     Raises:
-        DatasetError: `names` is empty, a name is unknown or repeated, or its files do not match its definition.
+        DatasetError: `names` is empty, a name is unknown or repeated, or the files do not match their definition.
     """
     if not names:
-        raise DatasetError("The dataset names must be a list such as ['gta5_train'], got an empty one.")
+        raise DatasetError("The list of dataset names is empty. Pass at least one name, such as 'gta5_train'.")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
-        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} more than once. Name each once.")
+        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} more than once. List each once.")
     for name in names:
         _require_registered(name)
     return [
@@ -117,10 +117,10 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Mapping[str, LabelReader]:
-    """Return the label readers of registered datasets by name, with the limit of INPUT.MAX_PIXELS.
+    """Return the label reader for each registered dataset by name, with a pixel limit as in INPUT.MAX_PIXELS.
 
     Raises:
-        DatasetError: a name is unknown, or a dataset that other code registered has no `label_reader`.
+        DatasetError: a name is unknown, or a dataset registered by other code has no `label_reader`.
     """
     readers = {}
     for name in names:
@@ -128,8 +128,8 @@ def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Map
         readers[name] = MetadataCatalog.get(name).get("label_reader")
         if readers[name] is None:
             raise DatasetError(
-                f"Dataset '{name}' must have a 'label_reader' in its metadata to read its labels. Define it in a YAML file "
-                "and name the file in DATASETS.FILES; datasets/README.md shows how."
+                f"Dataset '{name}' has no 'label_reader' in its metadata, so its labels cannot be read. Define the "
+                "dataset in a YAML file, and add the file to DATASETS.FILES (see datasets/README.md)."
             )
         if max_pixels != MAX_PIXELS:
             readers[name] = replace(readers[name], max_pixels=max_pixels)
@@ -143,9 +143,9 @@ def require_same_classes(names: Sequence[str]) -> None:
         first, other = (MetadataCatalog.get(entry) for entry in (names[0], name))
         if first.stuff_classes != other.stuff_classes or first.ignore_label != other.ignore_label:
             raise DatasetError(
-                f"Datasets '{names[0]}' and '{name}' must have the same classes, got {first.stuff_classes} with ignore "
-                f"label {first.ignore_label}, and {other.stuff_classes} with {other.ignore_label}. Use the same 'classes' "
-                "and 'ignore_label' in both definitions."
+                f"Datasets '{names[0]}' and '{name}' define different classes: {first.stuff_classes} with ignore label "
+                f"{first.ignore_label}, and {other.stuff_classes} with ignore label {other.ignore_label}. Use the same "
+                "'classes' and 'ignore_label' in both definitions."
             )
 
 
@@ -154,12 +154,12 @@ def _require_registered(name: str) -> None:
         ours = [known for known, function in DatasetCatalog.items() if isinstance(function, DatasetFiles)]
         raise DatasetError(
             f"Dataset '{name}' is unknown.{did_you_mean(name, ours) or absent_plugin_remedy(name)} Known datasets: "
-            f"{', '.join(sorted(ours))}. Define your own in a YAML file and name the file in DATASETS.FILES."
+            f"{', '.join(sorted(ours))}. Define your own in a YAML file, and add the file to DATASETS.FILES."
         )
 
 
 def classes_in_files(files: Sequence[str], datasets: Sequence[str]) -> ClassTable | None:
-    """Return the classes of the first definition file that defines one of some datasets, registered or not."""
+    """Return the classes from the first definition file that defines one of the datasets, registered or not."""
     for definition in map(load_definition, files):
         if any(definition.dataset_name(split) in datasets for split in definition.splits):
             return definition.class_table
@@ -168,24 +168,24 @@ def classes_in_files(files: Sequence[str], datasets: Sequence[str]) -> ClassTabl
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of the datasets of a config."""
+    """Role of each dataset in a config."""
 
-    sources: tuple[str, ...]  # trained on
-    held_out: tuple[str, ...]  # scored, with the domain of a source; excluded from the mean
-    targets: tuple[str, ...]  # scored, with other domains
-    decided_by: str  # "TEST.SOURCE"; "domain", if the definitions state the domains of all datasets; else "name"
+    sources: tuple[str, ...]  # used for training
+    held_out: tuple[str, ...]  # scored, but in the domain of a source; excluded from the mean
+    targets: tuple[str, ...]  # scored, in other domains
+    decided_by: str  # "TEST.SOURCE"; "domain" if the definitions state all domains; otherwise "name"
 
     def __str__(self) -> str:
-        """Return one line, such as "source: gta5_train; targets: acdc_fog_val, acdc_rain_val (by name; ...)"."""
+        """Return one line such as "source: gta5_train; targets: acdc_fog_val, acdc_rain_val (by name; ...)"."""
         parts = [f"source: {', '.join(self.sources) or 'none'}", f"targets: {', '.join(self.targets) or 'none'}"]
         if self.held_out:
-            parts.append(f"of the source's domain, not in the mean: {', '.join(self.held_out)}")
-        change = "; TEST.SOURCE, or 'domain' in their definitions, changes this"
+            parts.append(f"in the source domain, excluded from the mean: {', '.join(self.held_out)}")
+        change = "; use TEST.SOURCE or 'domain' in their definitions to change this"
         return f"{'; '.join(parts)} (by {self.decided_by}{'' if self.decided_by == 'TEST.SOURCE' else change})"
 
 
 def roles_of(cfg: CfgNode) -> Roles:
-    """Return the roles of the datasets of a config; reads DATASETS.TRAIN, DATASETS.TEST and TEST.SOURCE."""
+    """Return the role of each dataset in a config, from DATASETS.TRAIN, DATASETS.TEST and TEST.SOURCE."""
     train, test = tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
     are_stated = all(_stated_domain(name) is not None for name in train + test)
     return Roles(
@@ -197,10 +197,10 @@ def roles_of(cfg: CfgNode) -> Roles:
 
 
 def is_source(cfg: CfgNode, name: str) -> bool:
-    """Return whether a dataset has a domain that was trained on, so its score says nothing about generalization.
+    """Return whether a dataset is in a training domain, so its score does not measure generalization.
 
-    If TEST.SOURCE is not empty, it names these datasets. Otherwise, they have the domain of a dataset in DATASETS.TRAIN or,
-    unless their definition states the domain, clear days of it.
+    If TEST.SOURCE is not empty, it lists these datasets. Otherwise, they are in the domain of a dataset in
+    DATASETS.TRAIN or, unless their definition states a domain, in its "clear" condition.
     """
     if cfg.TEST.SOURCE:
         return name in cfg.TEST.SOURCE
@@ -214,13 +214,13 @@ def require_known_sources(cfg: CfgNode) -> None:
     """Raise a ConfigError unless all names in TEST.SOURCE are registered."""
     for name in cfg.TEST.SOURCE:
         if name not in DatasetCatalog:
-            raise ConfigError(f"TEST.SOURCE must name datasets, got '{name}'.{did_you_mean(name, DatasetCatalog)}")
+            raise ConfigError(f"TEST.SOURCE must list datasets, got '{name}'.{did_you_mean(name, DatasetCatalog)}")
 
 
 def domain_of(name: str) -> str:
-    """Return the domain of a dataset: that in its definition, or its name without words for splits.
+    """Return the domain in the dataset's definition, or else its name without words such as splits.
 
-    The domain of "acdc_night_val" is "acdc_night".
+    For example, the domain of "acdc_night_val" is "acdc_night".
     """
     stated = _stated_domain(name)
     if stated is not None:
@@ -231,9 +231,9 @@ def domain_of(name: str) -> str:
 
 
 def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group the conditions of one dataset for their mean: "acdc" -> its datasets in `names`.
+    """Group the conditions of one dataset to average their scores: "acdc" -> its datasets in `names`.
 
-    Groups of one name or of all names are left out.
+    Groups that contain only one name or all names are left out.
     """
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -242,7 +242,7 @@ def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return headings for datasets: their domains, or their names if two share a domain."""
+    """Return a mapping from dataset to heading, which is its domain, or its name if several share the domain."""
     domains = [domain_of(name) for name in names]
     return {name: domain if domains.count(domain) == 1 else name for name, domain in zip(names, domains, strict=True)}
 
@@ -253,6 +253,6 @@ def _stated_domain(name: str) -> str | None:
 
 
 def _family(name: str) -> str:
-    """Return the name of the definition that a registered dataset is a split of, or ""."""
+    """Return the name in the definition of a registered dataset, or "" if it has none."""
     definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
     return definition.name if definition is not None else ""

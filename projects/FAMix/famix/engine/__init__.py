@@ -1,4 +1,4 @@
-"""Running: from the command line to a trained and evaluated model."""
+"""Execution of a run, from the command line to a trained and evaluated model."""
 
 from famix.config import load_config
 from famix.engine.config_checks import check_config

@@ -1,4 +1,4 @@
-"""Check a config before any work is done: build its components without weights, and compare settings of several ones."""
+"""Checks of a config before a run starts: components are built without weights, and settings are cross-checked."""
 
 import argparse
 import math
@@ -32,7 +32,7 @@ _SYNCHRONIZED = ("SyncBN", "nnSyncBN")
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Check a config against the command line, which decides about the task, and the registered datasets.
+    """Check a config for the task on the command line and against the registered datasets.
 
     Raises:
         ConfigError: a setting is invalid.
@@ -41,18 +41,18 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     training, testing = not args.eval_only, not args.mine_styles_only
     for split, needed in (("TRAIN", training), ("TEST", testing)):
         remedy = (
-            f"Set DATASETS.{split} \"('NAME',)\", or add --config-file FILE, e.g. "
+            f"Set DATASETS.{split} to \"('NAME',)\", or pass --config-file FILE, e.g. "
             "projects/FAMix/configs/GTA5/famix_RN50.yaml"
         )
         valid = bool(cfg.DATASETS[split]) or not needed
-        require_setting(cfg, f"DATASETS.{split}", valid, "the name of at least one labeled dataset", remedy)
+        require_setting(cfg, f"DATASETS.{split}", valid, "a non-empty tuple of labeled datasets", remedy)
     _check_model_settings(cfg)
     if cfg.MODEL.BACKBONE.NAME in ("build_clip_backbone", "build_timm_backbone"):
         use_pixel_statistics(cfg)
     names = used_datasets(cfg, args)
     _check_classes(cfg, names)
     check_panoptic(cfg, names)
-    FAMixDatasetMapper(cfg, is_train=False)  # checks the images of all runs
+    FAMixDatasetMapper(cfg, is_train=False)  # checks the image settings, which apply to every run
     if testing:
         require_known_sources(cfg)
         check_evaluation(cfg, _scored_datasets(cfg, args))
@@ -89,26 +89,26 @@ def _scored_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:
 
 def _check_model_settings(cfg: CfgNode) -> None:
     model, device = cfg.MODEL, cfg.MODEL.DEVICE
-    for key, name, registry in (  # Detectron2 looks up these names without an explanation
+    for key, name, registry in (  # Detectron2's own lookup errors do not name the key
         ("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
         ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
     ):
         hint = did_you_mean(name, [known for known, _ in registry])
-        remedy = "Import the module that defines it before the run, as projects/FAMix/README.md shows"
+        remedy = "Import the module that registers it before the run (see projects/FAMix/README.md)"
         require_setting(cfg, key, name in registry, "a registered name", f"{hint} {remedy}".strip())
     try:
         on_gpu = torch.device(device).type == "cuda"
     except RuntimeError as error:
-        raise ConfigError(f"MODEL.DEVICE must be a device of torch, got {device!r}. Set it to cuda or cpu.") from error
+        raise ConfigError(f"MODEL.DEVICE must be a torch device, got {device!r}. Set it to cuda or cpu.") from error
     found, numbered = not on_gpu or torch.cuda.is_available(), on_gpu and ":" in device
-    require_setting(cfg, "MODEL.DEVICE", found, "available, and no GPU was found", "Set MODEL.DEVICE cpu")
+    require_setting(cfg, "MODEL.DEVICE", found, "cpu on a machine without a GPU", "Set MODEL.DEVICE to cpu")
     valid = not numbered or comm.get_world_size() == 1
-    require_setting(cfg, "MODEL.DEVICE", valid, "cuda for several processes, one per GPU", "Set MODEL.DEVICE cuda")
+    require_setting(cfg, "MODEL.DEVICE", valid, "cuda, without an index, for several processes", "Set it to cuda")
     for name, kind, least in (("PIXEL_MEAN", "finite", -math.inf), ("PIXEL_STD", "positive", 0)):
         valid = len(model[name]) == 3 and all(least < value < math.inf for value in model[name])
         constraint = f"three {kind} numbers, one per channel"
-        require_setting(cfg, f"MODEL.{name}", valid, constraint, "Omit it for CLIP's values")
+        require_setting(cfg, f"MODEL.{name}", valid, constraint, "Omit it to use CLIP's values")
 
 
 def _check_classes(cfg: CfgNode, names: list[str]) -> None:
@@ -117,26 +117,26 @@ def _check_classes(cfg: CfgNode, names: list[str]) -> None:
     expected = len(metadata.stuff_classes), metadata.ignore_label
     if expected != (head.NUM_CLASSES, head.IGNORE_VALUE):
         raise ConfigError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES and IGNORE_VALUE must be {expected[0]} and {expected[1]} for dataset "
-            f"{names[0]}, got {head.NUM_CLASSES} and {head.IGNORE_VALUE}. Set MODEL.SEM_SEG_HEAD.NUM_CLASSES {expected[0]} "
-            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE {expected[1]}."
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES and IGNORE_VALUE are {head.NUM_CLASSES} and {head.IGNORE_VALUE}, but "
+            f"dataset '{names[0]}' has {expected[0]} classes and ignore label {expected[1]}. Set "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES to {expected[0]} and MODEL.SEM_SEG_HEAD.IGNORE_VALUE to {expected[1]}."
         )
 
 
 def _check_norms(cfg: CfgNode) -> None:
-    """Reject torch's SyncBatchNorm, which trains on GPUs only, for several processes on the CPU."""
+    """Reject torch's SyncBatchNorm, which supports GPUs only, if several processes run on the CPU."""
     if torch.device(cfg.MODEL.DEVICE).type != "cpu" or comm.get_world_size() == 1:
         return
     for key, value in flat_settings(cfg.MODEL, "MODEL.").items():
         used = key.endswith(".NORM") and ("INS_EMBED_HEAD" not in key or "centers" in trains_on(cfg))
         require_setting(
             cfg, key, not used or value not in _SYNCHRONIZED, "naiveSyncBN, BN or GN for several processes on the CPU",
-            "Set it to naiveSyncBN, which shares the statistics among processes on any device",
+            "Set it to naiveSyncBN, which synchronizes statistics on any device",
         )  # fmt: skip
 
 
 def _check_crop(cfg: CfgNode) -> None:
-    """Batch norm needs two values per channel, and the deepest map of a small crop has only one."""
+    """Reject crops whose deepest feature map gives batch norm fewer than two values per channel."""
     crop, stride = cfg.INPUT.CROP, cfg.MODEL.CLIP.OUTPUT_STRIDE
     if predicts(cfg) != {"sem_seg"} or not crop.ENABLED or crop.TYPE != "absolute":
         return
@@ -145,8 +145,9 @@ def _check_crop(cfg: CfgNode) -> None:
     images = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size() // cfg.SOLVER.ACCUMULATE
     if math.prod(cells) * images < 2:
         raise ConfigError(
-            f"INPUT.CROP must leave two cells for batch norm at MODEL.CLIP.OUTPUT_STRIDE {stride}, got {cells} cells of "
-            f"{size} pixels for {images} image(s). Increase the crop to {[2 * stride] * 2} or raise SOLVER.IMS_PER_BATCH."
+            f"INPUT.CROP is too small for batch norm, which needs at least two values per channel: with {images} "
+            f"image(s) of {size} pixels and MODEL.CLIP.OUTPUT_STRIDE {stride}, the deepest feature map has size "
+            f"{cells}. Increase the crop to {[2 * stride] * 2}, or increase SOLVER.IMS_PER_BATCH."
         )
 
 
@@ -156,13 +157,13 @@ def _check_folder(key: str, folder: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"{key} must be writable, got {folder} ({error.strerror}). Choose another folder.") from error
+        raise ConfigError(f"{key} is not writable: '{folder}' ({error.strerror}). Choose another folder.") from error
 
 
 def _check_styles(cfg: CfgNode) -> None:
     restyler = PatchRestyler(cfg)
     if restyler.active:
-        FAMixDatasetMapper(cfg, is_mining=True)  # checks the crops of mining
+        FAMixDatasetMapper(cfg, is_mining=True)  # checks the crop settings for mining
         tower = tower_without_weights(cfg)
         crop = torch.empty(1, 3, *cfg.INPUT.CROP.SIZE, device="meta")
         check_grid(tower.features_at(restyler.stage, crop).shape[-2:], restyler.grid)
@@ -176,9 +177,9 @@ def _check_styles(cfg: CfgNode) -> None:
         )
     if not cfg.MODEL.CLIP.WEIGHTS:
         raise ConfigError(
-            f"MODEL.STYLE.STRATEGY {cfg.MODEL.STYLE.STRATEGY!r} requires a style bank, and there is neither a bank at {path} "
-            "nor a CLIP to mine one. Set MODEL.CLIP.WEIGHTS (e.g. RN50 or a file) or MODEL.STYLE.BANK, or change the "
-            "strategy."
+            f"MODEL.STYLE.STRATEGY {cfg.MODEL.STYLE.STRATEGY!r} requires a style bank, but '{path}' does not exist and "
+            "MODEL.CLIP.WEIGHTS is empty, so no bank can be mined. Set MODEL.CLIP.WEIGHTS (e.g. to RN50 or a file), "
+            "set MODEL.STYLE.BANK to an existing bank, or change the strategy."
         )
     MiningSettings.from_config(cfg)
     _check_folder("MODEL.STYLE.BANK", os.path.dirname(os.path.abspath(path)))

@@ -1,6 +1,6 @@
-"""Logs and summaries of a run: log.txt stores everything, the console shows summaries, progress, warnings and results.
+"""Logs and summaries of a run: log.txt records everything; the console shows summaries, progress, warnings and results.
 
-Disks that are full, read-only or gone end a run with one error that names the remedy.
+A full, read-only or missing disk ends a run with a single error that names the remedy.
 """
 
 import argparse
@@ -34,23 +34,23 @@ from famix.utils.errors import FAMixError, OutputError
 from famix.utils.progress import on_terminal
 
 _LOGGERS = ("fvcore", "detectron2", "famix")
-_SHOWN = ("famix", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # also below the level of warnings
-_PROGRESS = ("famix.mining.mine", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # bars replace them
+_SHOWN = ("famix", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # at every level, not only warnings
+_PROGRESS = ("famix.mining.mine", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # shown as bars
 _DATE = "%m/%d %H:%M:%S"
-_SCRIPTS = Path(__file__).parents[2]  # only a clone has them
+_SCRIPTS = Path(__file__).parents[2]  # exist only in a clone
 
 Rows = list[tuple[str, str]]
 
 
 def set_up_logs(folder: str) -> None:
-    """Log everything to log.txt in a folder, without color codes, and a selection to the console."""
-    os.environ["NO_COLOR"] = "1"  # for Detectron2's messages
+    """Log everything to log.txt in a folder, without color codes, and selected messages to the console."""
+    os.environ["NO_COLOR"] = "1"  # turns off colors in Detectron2's messages
     for name in _LOGGERS:
         logger = setup_logger(folder, comm.get_rank(), name=name, configure_stdout=False)
         if comm.is_main_process() and not any(isinstance(handler, _Console) for handler in logger.handlers):
             logger.addHandler(_Console())
         raise_log_errors(logger.handlers)
-    # Detectron2 logs any end of a training with a traceback; a mistake of the user is reported in one line.
+    # Detectron2 logs a traceback whenever an exception ends training; user errors are reported in one line instead.
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
 
 
@@ -60,7 +60,7 @@ def _is_no_user_error(record: logging.LogRecord) -> bool:
 
 
 class _Console(logging.StreamHandler):
-    """Selected messages on stdout, above progress bars: as they are on a terminal, with the time in a file."""
+    """Handler that prints selected messages to stdout above progress bars, with timestamps unless on a terminal."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -85,7 +85,7 @@ class _Console(logging.StreamHandler):
 
 
 def raise_log_errors(handlers: Iterable[logging.Handler]) -> None:
-    """Let handlers of log files on a full disk raise the system's error; logging would print a traceback per line."""
+    """Make log handlers raise disk errors; by default, `logging` prints a traceback for every line."""
     for handler in handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.handleError = partial(_handle_log_error, handler)  # type: ignore[method-assign]
@@ -96,7 +96,7 @@ def _handle_log_error(handler: "logging.StreamHandler[Any]", record: logging.Log
     if error is None or not is_disk_error(error):
         type(handler).handleError(handler, record)
         return
-    # Discard the rest of the log: its buffer would be written again with every line, and at exit.
+    # Discard the rest of the log; otherwise, its buffer is written again with every line and at exit.
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), handler.stream.fileno())
     raise error
@@ -104,9 +104,9 @@ def _handle_log_error(handler: "logging.StreamHandler[Any]", record: logging.Log
 
 @contextmanager
 def explain_disk_errors() -> Iterator[None]:
-    """Turn the system's errors of a disk into the package's error.
+    """Convert the operating system's disk errors to `OutputError`.
 
-    Threads that write during the run, such as TensorBoard's, pass their errors on to it; their tracebacks are not printed.
+    Disk errors in other threads, such as TensorBoard's writer, reach the run as well; their tracebacks are not printed.
 
     Raises:
         OutputError: a file cannot be written.
@@ -131,7 +131,7 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
         cfg: the effective config.
         args: parsed command line.
         model: model to train or evaluate; None if the run only mines styles.
-        done: number of completed iterations of a resumed run.
+        done: number of iterations that a resumed run has already completed.
     """
     roles, bank = roles_of(cfg), style_bank_path(cfg)
     training = not (args.eval_only or args.mine_styles_only)
@@ -142,8 +142,8 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
     if not args.mine_styles_only:
         rows["targets"] = f"{', '.join(roles.targets) or 'none'} (by {roles.decided_by}{change})"
         if roles.held_out:
-            rows["also scored"] = f"{', '.join(roles.held_out)}: in the domain of the source, not in the mean"
-    rows["CLIP"] = cfg.MODEL.CLIP.WEIGHTS or "random weights, or those of a checkpoint"
+            rows["also scored"] = f"{', '.join(roles.held_out)}: in the source domain, excluded from the mean"
+    rows["CLIP"] = cfg.MODEL.CLIP.WEIGHTS or "random weights, or weights from a checkpoint"
     if model is not None:
         rows["network"] = cfg.MODEL.META_ARCHITECTURE
     if model is not None and training:
@@ -151,27 +151,27 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
             sum(p.numel() for p in model.parameters() if p.requires_grad or full) / 1e6 for full in (1, 0)
         )
         backbone = ", ".join(cfg.MODEL.CLIP.TRAINABLE) or "nothing"
-        rows["trainable"] = f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP, and the head)"
+        rows["trainable"] = f"{trained:.1f} of {total:.1f} million parameters ({backbone} of CLIP and the head)"
     if not args.eval_only:
-        state = "there already" if os.path.isfile(bank) else "to be mined first"
-        without = f"strategy {cfg.MODEL.STYLE.STRATEGY}, without a bank"
+        state = "existing" if os.path.isfile(bank) else "to be mined first"
+        without = f"strategy {cfg.MODEL.STYLE.STRATEGY} (no bank)"
         rows["styles"] = f"bank {bank} ({state})" if needs_bank(cfg) else without
     if training:
-        start = f", from iteration {done:,} on" if done else ""
-        rows["iterations"] = f"{cfg.SOLVER.MAX_ITER:,} of {cfg.SOLVER.IMS_PER_BATCH} images{start}"
+        start = f", resuming at iteration {done:,}" if done else ""
+        rows["iterations"] = f"{cfg.SOLVER.MAX_ITER:,} with {cfg.SOLVER.IMS_PER_BATCH} images each{start}"
     rows["run"] = cfg.OUTPUT_DIR
     rows["device"] = f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"
     rows["seed"] = str(cfg.SEED)
-    task = "mines styles" if args.mine_styles_only else "scores" if args.eval_only else "trains and scores"
+    task = "style mining" if args.mine_styles_only else "evaluation" if args.eval_only else "training and evaluation"
     try:
         release = version("famix")
     except PackageNotFoundError:  # a clone that is not installed
         release = "(not installed)"
-    return _table(f"FAMix {release} {task}:", list(rows.items()))
+    return _table(f"FAMix {release}, {task}:", list(rows.items()))
 
 
 def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """List the files of a finished run and the next commands."""
+    """List the files of a finished run and commands to run next."""
     folder, bank = cfg.OUTPUT_DIR, style_bank_path(cfg)
     rows: Rows = []
     if args.mine_styles_only:

@@ -1,4 +1,4 @@
-"""Training hooks: style bank, randomness, progress, checkpoints, validation on the source, weight averages and stop signals."""
+"""Training hooks: style bank, randomness, progress, checkpoints, source validation, weight average and stop signals."""
 
 import logging
 import math
@@ -25,20 +25,20 @@ from famix.utils.errors import ConfigError, TrainingError
 from famix.utils.progress import progress_bar
 from famix.utils.seeding import derive_seed
 
-_TORCH, _STYLES = range(2)  # names of the random streams
-_MAX_HISTORY = 1000  # values per scalar; Detectron2 reads at most as many, for the remaining time
-_LOG_PERIOD, _BAR_PERIOD = 20, 10  # iterations between log lines (Detectron2's) and between updates of the bar's loss
+_TORCH, _STYLES = range(2)  # ids of the random streams
+_MAX_HISTORY = 1000  # values per scalar; Detectron2 needs no more to estimate the remaining time
+_LOG_PERIOD, _BAR_PERIOD = 20, 10  # iterations between log lines (as in Detectron2) and between loss updates in the bar
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SIGNAL_PERIOD = 10  # iterations after which several processes agree on a stop
+_SIGNAL_PERIOD = 10  # iterations between checks for a signal in any of several processes
 _SECONDS_OF_ONE_SIGNAL = 2.0
 
 
 class StyleMiningHook(HookBase):
-    """Obtains the style bank before training. Register it first, so that a bad bank stops the run before other hooks.
+    """Hook that obtains the style bank before training. Register it first, so a bad bank stops the run immediately.
 
     Args:
-        obtain: loads or mines the bank; called in every process of a job, which share the work.
-        use: receives the bank.
+        obtain: function that loads or mines the bank. It is called in every process; the processes share the work.
+        use: function that receives the bank.
     """
 
     def __init__(self, *, obtain: Callable[[], StyleBank], use: Callable[[StyleBank], None]) -> None:
@@ -47,20 +47,20 @@ class StyleMiningHook(HookBase):
         self._done = False
 
     def before_train(self) -> None:
-        """Obtain the bank and pass it on; further calls do nothing."""
+        """Obtain the bank and pass it to `use`; repeated calls do nothing."""
         if not self._done:
             self.use(self.obtain())
             self._done = True
 
 
 class IterationSeed(HookBase):
-    """Seed dropout and styles before every step.
+    """Hook that seeds dropout and styles before every step.
 
-    A run that resumes at iteration i draws the same numbers as an uninterrupted run, without saved random state.
+    A run that resumes at iteration i draws the same numbers as an uninterrupted run, so no random state is saved.
 
     Args:
-        seed: seed of the run, non-negative.
-        reseed_styles: called with the seed of the iteration's styles.
+        seed: non-negative seed of the run.
+        reseed_styles: function that receives the seed for the iteration's styles.
     """
 
     def __init__(self, seed: int, reseed_styles: Callable[[int], None]) -> None:
@@ -75,13 +75,13 @@ class IterationSeed(HookBase):
 
 
 class TrainingProgress(HookBase):
-    """Show a progress bar, log the first iteration, and keep a thousand values of every scalar.
+    """Hook that shows a progress bar, logs the first iteration and keeps the last thousand values of every scalar.
 
-    Detectron2 logs iteration 20 first and keeps a million values, half a kilobyte per iteration.
+    Detectron2 first logs at iteration 20 and keeps a million values, which takes half a kilobyte per iteration.
     """
 
     def before_train(self) -> None:
-        """Show the empty bar."""
+        """Show an empty bar."""
         self.trainer.storage.histories().default_factory = partial(HistoryBuffer, max_length=_MAX_HISTORY)
         self._bar = progress_bar(self.trainer.max_iter, "training", "it", done=self.trainer.start_iter)
 
@@ -102,11 +102,11 @@ class TrainingProgress(HookBase):
 
 
 class KeepingCheckpointer(PeriodicCheckpointer):
-    """Save finite weights periodically, so that --resume finds a usable checkpoint, and remove the oldest checkpoints.
+    """Periodic checkpointer that saves only finite weights, so --resume can use them, and removes old checkpoints.
 
     Args:
-        checkpointer: writes the checkpoints.
-        period: iterations between checkpoints.
+        checkpointer: checkpointer that writes the files.
+        period: number of iterations between checkpoints.
         kept: number of checkpoints to keep besides the final one; 0 keeps all.
     """
 
@@ -115,7 +115,7 @@ class KeepingCheckpointer(PeriodicCheckpointer):
         self.kept = kept
 
     def step(self, iteration: int, **kwargs: Any) -> None:
-        """Save a checkpoint if it is due, then remove the surplus.
+        """Save a checkpoint if one is due, then remove surplus ones.
 
         Raises:
             TrainingError: the weights are not finite.
@@ -125,8 +125,8 @@ class KeepingCheckpointer(PeriodicCheckpointer):
             broken = first_not_finite(self.checkpointer.model.state_dict())
             if broken is not None:
                 raise TrainingError(
-                    f"weights must be finite to be saved, got {broken} at iteration {iteration}. Continue from the last "
-                    "checkpoint with --resume and a lower SOLVER.BASE_LR"
+                    f"Non-finite values in '{broken}' at iteration {iteration}; checkpoint not saved. Lower "
+                    "SOLVER.BASE_LR and continue from the last checkpoint with --resume."
                 )
         super().step(iteration, **kwargs)
         if self.kept and due:
@@ -135,17 +135,18 @@ class KeepingCheckpointer(PeriodicCheckpointer):
 
 
 class SourceValidation(HookBase):
-    """Score a validation set of the source periodically and after the last iteration, and keep the best weights.
+    """Hook that scores a source validation set periodically and after the last iteration, and keeps the best weights.
 
-    Register it after the hook that saves checkpoints. A run that resumes from a checkpoint without its score computes
-    that score first. Among equal scores the earliest wins.
+    Register it after the hook that saves checkpoints. If a run resumes from a checkpoint that has not been scored yet,
+    that checkpoint is scored first. Ties go to the earliest score.
 
     Args:
         dataset_name: name of the validation set.
-        period: iterations between scores, positive.
-        evaluate: scores the current weights and returns mIoU in percent on the main process; called in every process.
-        keep: saves the current weights, given the number of completed iterations and the score; called in the main
-            process only.
+        period: positive number of iterations between scores.
+        evaluate: function that scores the current weights. It is called in every process and returns the mIoU in
+            percent on the main process.
+        keep: function that saves the current weights, given the number of completed iterations and the score. It is
+            called in the main process only.
     """
 
     def __init__(
@@ -155,28 +156,28 @@ class SourceValidation(HookBase):
         self._period = period
         self._evaluate = evaluate
         self._keep = keep
-        self._scored = 0  # completed iterations at the last score
+        self._scored = 0  # number of completed iterations at the last score
         self._best, self._best_at = -math.inf, 0
 
     def before_train(self) -> None:
-        """Score resumed weights whose score is due and missing."""
+        """Score the resumed weights if their score is due but missing."""
         if self.trainer.iter > self._scored:
             self._validate_if_due(self.trainer.iter)
 
     def after_step(self) -> None:
-        """Score the weights if due.
+        """Score the weights if a score is due.
 
         Raises:
-            ConfigError: the validation set has no labeled pixel.
+            ConfigError: the validation set has no labeled pixels.
         """
         self._validate_if_due(self.trainer.iter + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far; the best weights have a file of their own."""
+        """Return the scores so far; the best weights are stored in a separate file."""
         return {"scored": self._scored, "best": self._best, "best_at": self._best_at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the scores of a checkpoint."""
+        """Restore the scores from a checkpoint."""
         self._scored, self._best, self._best_at = state["scored"], state["best"], state["best_at"]
 
     def _validate_if_due(self, done: int) -> None:
@@ -187,8 +188,8 @@ class SourceValidation(HookBase):
         if comm.is_main_process():
             if math.isnan(score):
                 raise ConfigError(
-                    f"MODEL_SELECTION.SOURCE_VAL must name a dataset with labeled pixels, got {self._name!r}. Name "
-                    "another dataset of the source."
+                    f"MODEL_SELECTION.SOURCE_VAL is {self._name!r}, which has no labeled pixels. Set it to another "
+                    "source dataset."
                 )
             if score > self._best:
                 self._keep(done, score)
@@ -202,22 +203,22 @@ class SourceValidation(HookBase):
 
 
 class WeightAverageHook(HookBase):
-    """Keep an exponential moving average of all tensors that training changes, which checkpoints include.
+    """Hook that keeps an exponential moving average of all tensors that training changes, and stores it in checkpoints.
 
-    The average starts as a copy of the weights, and update t = 1, 2, ... makes it d * average + (1 - d) * model with
-    d = min(decay, t / (9 + t)), so that the random start fades quickly. torch's AveragedModel would also copy frozen
-    weights and starts from the first update. Register the hook before the one that saves checkpoints.
+    The average starts as a copy of the weights, and update t = 1, 2, ... sets it to d * average + (1 - d) * model
+    with d = min(decay, t / (9 + t)), so the random start fades quickly. torch's AveragedModel would also copy frozen
+    weights and start from the first update. Register the hook before the one that saves checkpoints.
 
     Args:
-        model: the model that trains.
-        decay: in [0, 1); the average spans about 1 / (1 - decay) updates.
+        model: model being trained.
+        decay: decay in [0, 1); the average spans about 1 / (1 - decay) updates.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model = model
         self._decay = decay
         self.updates = 0
-        self.tensors: dict[str, Tensor] = {}  # the average by names of the state dict; empty before training
+        self.tensors: dict[str, Tensor] = {}  # state-dict name -> average; empty before training
 
     def before_train(self) -> None:
         """Start from the current weights unless a checkpoint has restored an average."""
@@ -236,18 +237,18 @@ class WeightAverageHook(HookBase):
         return {"updates": self.updates, "tensors": dict(self.tensors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state of a checkpoint bit for bit.
+        """Restore the state from a checkpoint bit for bit.
 
         Raises:
-            ConfigError: the state averages different weights.
+            ConfigError: the state is an average of different weights.
         """
         own = changing_tensors(self._model)
         shapes, expected = ({name: value.shape for name, value in of.items()} for of in (state["tensors"], own))
         if shapes != expected:
             different = sorted(name for name in shapes.keys() | expected if shapes.get(name) != expected.get(name))
             raise ConfigError(
-                f"MODEL.CLIP.TRAINABLE must select the weights that the checkpoint averages, got a difference in "
-                f"{different[0]}. Resume with the MODEL.CLIP.TRAINABLE of the run."
+                f"MODEL.CLIP.TRAINABLE does not match the weights averaged in the checkpoint: '{different[0]}' "
+                f"differs. Resume with the MODEL.CLIP.TRAINABLE of the original run."
             )
         self.updates = int(state["updates"])
         self.tensors = {name: state["tensors"][name].to(value, copy=True) for name, value in own.items()}
@@ -257,11 +258,11 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the state that training changes: parameters with gradients, and statistics of layers that are not frozen.
 
     Args:
-        model: model that marks frozen parameters by `requires_grad`.
+        model: model whose frozen parameters have `requires_grad=False`.
 
     Returns:
-        Name in the state dict -> the tensor itself. Integer buffers, such as the count of batches, are left out, and so
-        are the buffers of layers whose parameters are all frozen.
+        Mapping from state-dict names to the tensors themselves. It omits integer buffers, such as batch counts, and the
+        buffers of layers whose parameters are all frozen.
     """
     saved = model.state_dict()
     tensors = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
@@ -276,7 +277,7 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class StoppedBySignal(KeyboardInterrupt):
-    """Raised when a signal has stopped the run; `signal` is its number."""
+    """Exception for a run that a signal has stopped; `signal` is the signal number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -284,7 +285,7 @@ class StoppedBySignal(KeyboardInterrupt):
 
 
 def raise_when_stopped() -> None:
-    """Make SIGTERM raise StoppedBySignal, as SIGINT raises KeyboardInterrupt."""
+    """Make SIGTERM raise StoppedBySignal, just as SIGINT raises KeyboardInterrupt."""
     signal.signal(signal.SIGTERM, _raise)
 
 
@@ -293,10 +294,10 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM or SIGINT, save a checkpoint after the current iteration and raise StoppedBySignal.
+    """Hook that, on SIGTERM or SIGINT, saves a checkpoint after the current iteration and raises StoppedBySignal.
 
-    Several processes stop at the same iteration, a multiple of ten. A second SIGINT stops at once. Forked children end
-    at once unless they install handlers of their own.
+    Several processes stop at the same iteration, a multiple of ten. A second SIGINT stops the run at once. Forked
+    children end at once unless they install their own handlers.
     """
 
     def __init__(self) -> None:
@@ -305,7 +306,7 @@ class StopOnSignal(HookBase):
         self._previous: dict[signal.Signals, Any] = {}
 
     def before_train(self) -> None:
-        """Install the handlers; only a main thread can."""
+        """Install the handlers, which is possible only in the main thread."""
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
@@ -313,7 +314,7 @@ class StopOnSignal(HookBase):
         """Stop if a process has received a signal.
 
         Raises:
-            StoppedBySignal: see the class.
+            StoppedBySignal: a process has received a signal.
         """
         number, iteration = self._received, self.trainer.iter
         if comm.get_world_size() > 1:
@@ -335,18 +336,18 @@ class StopOnSignal(HookBase):
         self._previous = {}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        # A terminal sends SIGINT to all processes, and torchrun once more.
+        # A terminal sends SIGINT to all processes, and torchrun sends it again.
         repeated = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() < self._time + _SECONDS_OF_ONE_SIGNAL
         if self._received and number == signal.SIGINT and not repeated:
             raise KeyboardInterrupt
         self._time = time.monotonic()
         self._received = number
         name = signal.Signals(number).name
-        logging.getLogger(__name__).warning("%s: stopping after this iteration, with a checkpoint", name)
+        logging.getLogger(__name__).warning("Received %s: saving a checkpoint and stopping after this iteration.", name)
 
 
 def _reset_signals_of_children() -> None:
-    """Let SIGTERM end a forked child, such as a worker in the pool of an evaluator."""
+    """Let SIGTERM end a forked child, such as a worker in an evaluator's pool."""
     for number in _SIGNALS:
         handler = signal.getsignal(number)
         if handler is _raise or isinstance(getattr(handler, "__self__", None), StopOnSignal):

@@ -1,4 +1,4 @@
-"""Start the processes of a run, or join those that torchrun or SLURM has started, in one process group."""
+"""Start the processes of a run, or join those started by torchrun or SLURM, in one process group."""
 
 import argparse
 import multiprocessing
@@ -21,23 +21,23 @@ from famix.engine.hooks import raise_when_stopped
 from famix.engine.peers import LOST, SIGNALLED, USER_ERROR, Peers, Place, describe_loss, print_error
 from famix.utils.errors import ConfigError, FAMixError
 
-_GRACE_SECONDS = 10.0  # that processes have to end by themselves after one has failed
+_GRACE_SECONDS = 10.0  # time for processes to exit on their own after one has failed
 
 Work = Callable[[argparse.Namespace, Peers], Any]
-"""Work of one process, given the command line and the processes of the run."""
+"""Function that does the work of one process, given the command line and the processes of the run."""
 
 
 def launch(args: argparse.Namespace, work: Work) -> Any:
-    """Do a run: in this process, in processes that it starts, or as a process of torchrun or SLURM.
+    """Run `work` in this process, in newly started processes, or as part of a torchrun or SLURM job.
 
-    Detectron2's launch knows neither torchrun nor SLURM, and answers the end of a process with a traceback.
+    Detectron2's launch supports neither torchrun nor SLURM, and prints a traceback when a process ends.
 
     Returns:
-        The result of `work` in this process; None if it starts others.
+        The result of `work` in this process, or None if other processes were started.
 
     Raises:
         ConfigError: there are fewer GPUs than processes, or the variables of torchrun or SLURM are incomplete.
-        SystemExit: a process has failed; with its status.
+        SystemExit: a process has failed; the exit status is its own.
     """
     place = place_from_environment(args, os.environ)
     if place is not None:
@@ -48,7 +48,7 @@ def launch(args: argparse.Namespace, work: Work) -> Any:
 
 
 def _device(args: argparse.Namespace) -> torch.device:
-    """Return the device of a run; mistakes in its config are reported by the run itself."""
+    """Return the device for a run; errors in its config are reported by the run itself."""
     try:
         return torch.device(load_config(args.config_file, args.opts).MODEL.DEVICE)
     except (FAMixError, RuntimeError):
@@ -59,22 +59,22 @@ def _start_processes(args: argparse.Namespace, work: Work) -> None:
     """Start one process per device on this machine and wait for all of them."""
     if _device(args).type == "cuda" and args.num_gpus > torch.cuda.device_count():
         raise ConfigError(
-            f"--num-gpus must be at most the number of GPUs, {torch.cuda.device_count()}, got {args.num_gpus}. Start "
-            "fewer processes, or set MODEL.DEVICE cpu."
+            f"--num-gpus must be at most {torch.cuda.device_count()}, the number of GPUs, got {args.num_gpus}. "
+            "Start fewer processes, or set MODEL.DEVICE to cpu."
         )
     url = "tcp://127.0.0.1:0" if args.dist_url == "auto" and args.num_machines == 1 else args.dist_url
     address = re.fullmatch(r"tcp://(.+:\d+)/?", url)
     if address is None:
         raise ConfigError(
-            f"--dist-url must be tcp://FIRST_MACHINE:PORT, got {url!r}. Add --dist-url tcp://FIRST_MACHINE:PORT with a free "
-            "port of the first machine."
+            f"--dist-url must have the form tcp://FIRST_MACHINE:PORT, got {url!r}. Pass --dist-url "
+            "tcp://FIRST_MACHINE:PORT with a free port on the first machine."
         )
-    # The processes of the run answer signals; if this one ended first, it would interrupt them.
+    # The processes of the run handle signals themselves; if this one ended first, it would interrupt them.
     signal.signal(signal.SIGTERM, _terminate_children)
     signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all processes
     place = Place(world_size=args.num_gpus * args.num_machines, address=address[1], store_is_apart=True)
     if args.machine_rank == 0:
-        # A store in this process outlives the others, which still learn of each other when rank 0 is lost.
+        # A store in this process outlives the others, so they can still exchange messages when rank 0 is lost.
         store = _tcp_store(place, serves=True)
         place = replace(place, address=f"{place.address.rpartition(':')[0]}:{store.port}")
     context = torch.multiprocessing.start_processes(
@@ -84,9 +84,9 @@ def _start_processes(args: argparse.Namespace, work: Work) -> None:
         while not context.join(grace_period=_GRACE_SECONDS):
             pass
     except ProcessExitedException as error:
-        # The exit code of a process that a signal has ended is the negative number of the signal.
+        # If a signal has ended a process, the exit code is the negative signal number.
         killed = error.exit_code < 0 and -error.exit_code not in (signal.SIGTERM, signal.SIGINT)
-        if killed and all(process.exitcode != LOST for process in context.processes):  # no other process has said it
+        if killed and all(process.exitcode != LOST for process in context.processes):  # no process has reported it
             print_error(describe_loss([args.machine_rank * args.num_gpus + error.error_index], place.world_size))
         sys.exit(error.exit_code if error.exit_code > 0 else SIGNALLED - error.exit_code)
 
@@ -102,7 +102,7 @@ def _run_rank(local_rank: int, place: Place, args: argparse.Namespace, work: Wor
 
 
 def _join_group(place: Place, args: argparse.Namespace, work: Work) -> Any:
-    """Join the process group, NCCL on GPUs and Gloo elsewhere, and do the work."""
+    """Join the process group (NCCL on GPUs, Gloo elsewhere) and run `work`."""
     store = _tcp_store(place, serves=place.rank == 0 and not place.store_is_apart)
     peers = Peers(place, store)
     on_gpu = _device(args).type == "cuda" and torch.cuda.is_available()
@@ -121,7 +121,7 @@ def _join_group(place: Place, args: argparse.Namespace, work: Work) -> Any:
         timeout=DEFAULT_TIMEOUT,
     )
     comm.create_local_process_group(per_machine)
-    comm.synchronize()  # otherwise the timeout of the first collective operation includes the start of the others
+    comm.synchronize()  # otherwise, slow starts count toward the timeout of the first collective operation
     raise_when_stopped()
     return work(args, peers)
 
@@ -134,30 +134,30 @@ def _tcp_store(place: Place, serves: bool) -> "distributed.TCPStore":
 
 
 def _gpu(local_rank: int, per_machine: int) -> int:
-    """Return the GPU of a process: that of its number, or the only one that SLURM exposes to it."""
+    """Return the GPU index for a process: its local rank, or 0 if SLURM exposes only one GPU to it."""
     count = torch.cuda.device_count()
     if count == 1:
         return 0
     if count < per_machine:
         raise ConfigError(
-            f"LOCAL_RANK must be below the number of GPUs, {count}, got {per_machine} processes on a machine. Start fewer, "
-            "or set MODEL.DEVICE cpu."
+            f"LOCAL_RANK exceeds the available GPUs: {per_machine} processes share a machine with {count} GPU(s). "
+            "Start fewer processes, or set MODEL.DEVICE to cpu."
         )
     return local_rank
 
 
 def place_from_environment(args: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
-    """Return the place that torchrun or SLURM's srun has given this process, or None if there is none.
+    """Return the place that torchrun or SLURM's srun has assigned to this process, or None if there is none.
 
     Raises:
-        ConfigError: the variables are incomplete, or the command line asks for further processes.
+        ConfigError: the variables are incomplete, or the command line requests additional processes.
     """
     starts_others = args.num_gpus > 1 or args.num_machines > 1
     if "RANK" in environment and "WORLD_SIZE" in environment:
         if starts_others and "LOCAL_RANK" in environment:
             raise ConfigError(
-                f"--num-gpus must be omitted under torchrun, which has started the processes, got {args.num_gpus} for "
-                f"{args.num_machines} machine(s). Set the number with torchrun --nproc-per-node."
+                f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} conflicts with torchrun, which has "
+                "already started the processes. Omit both and set the number with torchrun --nproc-per-node."
             )
         if _number("WORLD_SIZE", environment) == 1:
             return None
@@ -166,12 +166,12 @@ def place_from_environment(args: argparse.Namespace, environment: Mapping[str, s
         apart = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return Place(rank, world_size, local_rank, f"{_require('MASTER_ADDR', environment)}:{port}", apart)
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks == 1 or args.num_machines > 1:  # one task per machine, which starts the others there
+    if tasks == 1 or args.num_machines > 1:  # one task per machine, which starts the other processes there
         return None
     if starts_others:
         raise ConfigError(
-            f"--num-gpus must be omitted where srun starts {tasks} tasks, got {args.num_gpus}. Start one task per GPU "
-            "without it, or one task per machine with --num-gpus, --num-machines and --machine-rank."
+            f"--num-gpus {args.num_gpus} conflicts with srun, which has already started {tasks} tasks. Start one task "
+            "per GPU without --num-gpus, or one task per machine with --num-gpus, --num-machines and --machine-rank."
         )
     rank, local_rank = _number("SLURM_PROCID", environment), _number("SLURM_LOCALID", environment)
     return Place(rank, tasks, local_rank, _slurm_address(environment))
@@ -180,8 +180,8 @@ def place_from_environment(args: argparse.Namespace, environment: Mapping[str, s
 def _require(name: str, environment: Mapping[str, str]) -> str:
     if not environment.get(name):
         raise ConfigError(
-            f"{name} must be set for each of several processes. Start them with torchrun or srun; to start a single "
-            "process, unset RANK and WORLD_SIZE."
+            f"{name} is not set, but every process of a distributed run requires it. Start the processes with torchrun "
+            "or srun, or unset RANK and WORLD_SIZE to run a single process."
         )
     return environment[name]
 
@@ -194,14 +194,14 @@ def _number(name: str, environment: Mapping[str, str]) -> int:
 
 
 def _slurm_address(environment: Mapping[str, str]) -> str:
-    """Return HOST:PORT of the first task, from MASTER_ADDR and MASTER_PORT or from the job."""
+    """Return HOST:PORT for the first task, from MASTER_ADDR and MASTER_PORT or from the SLURM job."""
     port = environment.get("MASTER_PORT") or str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000)
     if environment.get("MASTER_ADDR"):
         return f"{environment['MASTER_ADDR']}:{port}"
     if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
         return f"localhost:{port}"
     nodes = environment.get("SLURM_STEP_NODELIST") or _require("SLURM_JOB_NODELIST", environment)
-    # "node[003-010,12]-ib,other" begins with node003-ib
+    # the first node in "node[003-010,12]-ib,other" is node003-ib
     first = re.match(r"(?P<prefix>[^,\[]+)(?:\[(?P<number>\d+)[^\]]*\])?(?P<suffix>[^,\[]*)", nodes)
     assert first is not None
     return f"{first['prefix']}{first['number'] or ''}{first['suffix']}:{port}"

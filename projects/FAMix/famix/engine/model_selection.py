@@ -1,4 +1,4 @@
-"""The weights that are scored: the last ones, the best on the source, a moving average, or a file; never chosen on targets."""
+"""Selection of the weights to score: the last, the best on the source, an average or a file, never by target scores."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -24,13 +24,14 @@ _FACTS = ("selection", "source_val", "source_score")
 
 
 class ModelSelection:
-    """Hooks that MODEL_SELECTION configures, and the weights that it selects.
+    """Hooks configured by MODEL_SELECTION, and access to the selected weights.
 
     Args:
         cfg: the effective config.
-        model: the model that trains, without wrappers.
-        score_source: scores a dataset with the current weights, in every process; returns mIoU on the main one.
-        record: plain data that files of weights store, such as the settings of the run.
+        model: model being trained, without wrappers.
+        score_source: function that scores a dataset with the current weights. It is called in every process and returns
+            the mIoU on the main one.
+        record: plain data to store in weight files, such as the settings of the run.
     """
 
     def __init__(
@@ -53,16 +54,16 @@ class ModelSelection:
 
     @contextmanager
     def selected(self, iterations: int) -> Iterator[ScoredWeights]:
-        """After training, load the selected weights into the model while the block runs; called in all processes.
+        """Load the selected weights into the model for the duration of a block, after training. Call in all processes.
 
         Args:
             iterations: number of completed iterations.
 
         Yields:
-            A description of the selected weights and of their file in OUTPUT_DIR.
+            Description of the selected weights and their file in OUTPUT_DIR.
 
         Raises:
-            WeightsError: the file of the best weights is missing or damaged.
+            WeightsError: the file with the best weights is missing or damaged.
         """
         if self.average and comm.is_main_process():
             with borrowed_weights(self._model, self.average.tensors):
@@ -97,15 +98,15 @@ def check_selection(cfg: CfgNode) -> None:
     decay, train = cfg.MODEL_SELECTION.EMA_DECAY, cfg.DATASETS.TRAIN
     for name, valid, constraint, remedy in (
         ("USE", use in _FILES, f"one of {', '.join(_FILES)}", "Set it to last"),
-        ("EMA_DECAY", 0 <= decay < 1, "in [0, 1)", "Set it to 0.999, or to 0 for no average"),
-        ("USE", use != AVERAGE or decay, "last or best without MODEL_SELECTION.EMA_DECAY",
+        ("EMA_DECAY", 0 <= decay < 1, "in [0, 1)", "Set it to 0.999, or to 0 to disable the average"),
+        ("USE", use != AVERAGE or decay, "last or best if MODEL_SELECTION.EMA_DECAY is 0",
          "Set MODEL_SELECTION.EMA_DECAY, e.g. to 0.999"),
-        ("USE", use != BEST or source_val, "last or ema without MODEL_SELECTION.SOURCE_VAL",
-         "Set MODEL_SELECTION.SOURCE_VAL to a validation set of the source"),
-        ("SOURCE_VAL", source_val not in train, "absent from DATASETS.TRAIN", "Name a validation set"),
-        ("SOURCE_VAL", not source_val or is_source(cfg, source_val), f"in the domain of {', '.join(train)}",
-         "Weights must not be selected on a target: name a validation set of the source, or state that this is one in "
-         "TEST.SOURCE or by its 'domain'"),
+        ("USE", use != BEST or source_val, "last or ema if MODEL_SELECTION.SOURCE_VAL is empty",
+         "Set MODEL_SELECTION.SOURCE_VAL to a source validation set"),
+        ("SOURCE_VAL", source_val not in train, "a dataset outside DATASETS.TRAIN", "Set it to a validation set"),
+        ("SOURCE_VAL", not source_val or is_source(cfg, source_val), f"a dataset in the domain of {', '.join(train)}",
+         "Weights must not be selected on a target. Use a source validation set, or declare this dataset a source in "
+         "TEST.SOURCE or through its 'domain'"),
         ("PERIOD", not source_val or _period(cfg) > 0, "non-negative", "Set it to 0"),
     ):  # fmt: skip
         require_setting(cfg, f"MODEL_SELECTION.{name}", valid, constraint, remedy)
@@ -117,7 +118,7 @@ def _period(cfg: CfgNode) -> int:
 
 @contextmanager
 def borrowed_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Copy `tensors` (by names of the state dict) into all `changing_tensors` of a model while the block runs."""
+    """Replace all `changing_tensors` of a model with `tensors`, by state-dict names, for the duration of a block."""
     own = {name: value.clone() for name, value in changing_tensors(model).items()}
     try:
         _copy(tensors, model)
@@ -133,13 +134,13 @@ def _copy(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], *, iterations: int, **facts: Any) -> None:
-    """Write the state of a model after a number of iterations as a checkpoint for MODEL.WEIGHTS.
+    """Write the state of a model as a checkpoint for MODEL.WEIGHTS.
 
     Args:
-        model: the model.
+        model: model to save.
         path: file to write or replace.
         iterations: number of completed iterations.
-        **facts: selection, source_val and source_score as in `ScoredWeights`, and other plain data.
+        **facts: `selection`, `source_val` and `source_score` as in `ScoredWeights`, and other plain data.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     save_tensors({"model": state, "iteration": iterations - 1, **facts}, path)  # checkpoints store the last iteration
@@ -150,11 +151,11 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
 
     Args:
         cfg: config with MODEL.WEIGHTS and OUTPUT_DIR.
-        model: receives the weights.
-        resume: load the last checkpoint of OUTPUT_DIR if there is one.
+        model: model that receives the weights.
+        resume: whether to load the last checkpoint in OUTPUT_DIR if there is one.
 
     Raises:
-        ClassesError: the weights were trained with classes different from those of DATASETS.TEST.
+        ClassesError: the weights were trained on classes that differ from those of DATASETS.TEST.
         WeightsError: the file is missing, or does not contain the whole model.
     """
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
@@ -168,7 +169,7 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
 
 
 def describe_weights(path: str | os.PathLike[str], content: Mapping[str, Any]) -> ScoredWeights:
-    """Describe a checkpoint by its file and its entries besides the model."""
+    """Describe a checkpoint by its file and by its entries other than the model."""
     name, iteration = os.path.basename(path), content.get("iteration")
     facts = {key: content[key] for key in _FACTS if key in content}
     return ScoredWeights(

@@ -26,20 +26,20 @@ _OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAM": torch.optim.Adam, "ADAMW": torch.
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Build the optimizer of SOLVER.OPTIMIZER over the parameters that train, with a learning rate for `model.backbone`.
+    """Build the optimizer set in SOLVER.OPTIMIZER for all trainable parameters, with a separate rate for the backbone.
 
     Raises:
-        ConfigError: no parameter trains, or a setting of SOLVER is invalid.
+        ConfigError: no parameter is trainable, or a SOLVER setting is invalid.
     """
     solver = cfg.SOLVER
-    for name in _RATES:  # torch refuses some invalid rates, and diverges with the rest
+    for name in _RATES:  # torch rejects some invalid rates and diverges with the others
         valid = solver[name] is None or 0 <= solver[name] < math.inf
-        require_setting(cfg, f"SOLVER.{name}", valid, "a finite non-negative number", f"Set SOLVER.{name} 0.0 or more")
+        require_setting(cfg, f"SOLVER.{name}", valid, "a finite non-negative number", "Set it to 0.0 or more")
     valid = not solver.NESTEROV or solver.MOMENTUM > 0
-    require_setting(cfg, "SOLVER.NESTEROV", valid, "False without SOLVER.MOMENTUM", "Set SOLVER.NESTEROV False")
+    require_setting(cfg, "SOLVER.NESTEROV", valid, "False if SOLVER.MOMENTUM is 0", "Set SOLVER.NESTEROV to False")
     names = ", ".join(_OPTIMIZERS)
     require_setting(cfg, "SOLVER.OPTIMIZER", solver.OPTIMIZER in _OPTIMIZERS, f"one of {names}", "Set it to SGD")
-    # The convolutions of a feature pyramid are initialized randomly, like a head.
+    # Like a head, the convolutions of a feature pyramid are initialized randomly.
     pretrained = _BOTTOM_UP if hasattr(getattr(model, "backbone", None), "bottom_up") else _BACKBONE
     groups = get_default_optimizer_params(
         model,
@@ -50,20 +50,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(pretrained) else 1.0,
     )
-    remedy = "Name a submodule of the backbone, or all"
-    require_setting(cfg, "MODEL.CLIP.TRAINABLE", bool(groups), "non-empty for a model without a trainable head", remedy)
+    remedy = "Set it to a submodule of the backbone, or to all"
+    require_setting(cfg, "MODEL.CLIP.TRAINABLE", bool(groups), "non-empty if the model has no trainable head", remedy)
     settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV} if solver.OPTIMIZER == "SGD" else {}
     return maybe_add_gradient_clipping(cfg, _OPTIMIZERS[solver.OPTIMIZER](groups, lr=solver.BASE_LR, **settings))
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """Build the schedule of SOLVER.LR_SCHEDULER_NAME: PolyLR, or one of Detectron2's.
+    """Build the schedule set in SOLVER.LR_SCHEDULER_NAME: PolyLR or one of Detectron2's.
 
     PolyLR decays the rate of each group with power POLY_LR_POWER, never below POLY_LR_FLOOR (an absolute rate), after
     WARMUP_ITERS iterations of linear warm-up from WARMUP_FACTOR.
 
     Raises:
-        ConfigError: a setting of the schedule is invalid.
+        ConfigError: a schedule setting is invalid.
     """
     name, max_iter = cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.MAX_ITER
     require_setting(cfg, "SOLVER.MAX_ITER", max_iter > 0, "positive", "Use --eval-only to evaluate without training")
@@ -76,7 +76,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
         return build_detectron2_lr_scheduler(cfg, optimizer)
     except ValueError as error:
         raise ConfigError(
-            f"the settings of SOLVER.LR_SCHEDULER_NAME {name} are invalid: {error}. Use PolyLR."
+            f"Invalid settings for SOLVER.LR_SCHEDULER_NAME {name}: {error}. Set it to PolyLR."
         ) from error
 
 
@@ -93,16 +93,16 @@ def _poly_lambda(cfg: CfgNode, base_lr: float) -> Callable[[int], float]:
 
 
 def poly_factor(iteration: int, max_iter: int, power: float) -> float:
-    """Return (1 - iteration / max_iter) ** power, and 0 from max_iter on."""
+    """Return (1 - iteration / max_iter) ** power, or 0 from max_iter on."""
     return max(0.0, 1 - iteration / max_iter) ** power
 
 
 def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimizer) -> dict[str, Any]:
-    """Transfer the momenta of a saved optimizer to one with different settings, which may group parameters differently.
+    """Transfer the state of a saved optimizer to one whose settings and parameter groups may differ.
 
     Args:
-        state: saved state dict.
-        saved: optimizer over the same parameters, with the settings of the saved one.
+        state: state dict of the saved optimizer.
+        saved: new optimizer for the same parameters, built with the saved settings.
         optimizer: optimizer with the current rates, decays and other settings.
 
     Returns:
@@ -114,20 +114,20 @@ def transfer_state(state: Mapping[str, Any], saved: Optimizer, optimizer: Optimi
     sizes, expected = ([len(g["params"]) for g in groups] for groups in (state["param_groups"], saved.param_groups))
     if sizes != expected:
         raise WeightsError(
-            f"the optimizer must have parameter groups of sizes {expected}, got {sizes} in the checkpoint. Resume with the "
-            "MODEL.CLIP.TRAINABLE and the settings of SOLVER that it was trained with"
+            f"The optimizer has parameter groups of sizes {expected}, but the checkpoint has groups of sizes {sizes}. "
+            "Resume with the MODEL.CLIP.TRAINABLE and SOLVER settings of the original run."
         )
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     parameters = [parameter for group in saved.param_groups for parameter in group["params"]]
     entries = {p: state["state"][n] for p, n in zip(parameters, numbers, strict=True) if n in state["state"]}
     ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     momenta = {number: entries[parameter] for number, parameter in enumerate(ordered) if parameter in entries}
-    return {"state": momenta, "param_groups": optimizer.state_dict()["param_groups"]}  # which number in that order
+    return {"state": momenta, "param_groups": optimizer.state_dict()["param_groups"]}  # numbered in that order
 
 
 def set_position(scheduler: LRScheduler, iterations: int) -> None:
-    """Set a new scheduler with a closed form to the learning rates after a positive number of iterations."""
+    """Advance a new closed-form scheduler to its learning rates after a positive number of iterations."""
     scheduler.last_epoch = iterations - 1
-    scheduler._step_count = iterations + 1  # at 1, torch warns of a step before that of the optimizer
+    scheduler._step_count = iterations + 1  # at 1, torch warns about stepping before the optimizer
     scheduler.step()
     scheduler._step_count = iterations + 1

@@ -1,4 +1,4 @@
-"""Messages between the processes of a run: the end of a process and its reason, and the ranks of lost ones."""
+"""Messages between the processes of a run: which processes have ended and why, and which have been lost."""
 
 import os
 import platform
@@ -19,29 +19,29 @@ from famix.utils.messages import first_line
 T = TypeVar("T")
 
 USER_ERROR, LOST, SIGNALLED = 2, 3, 128
-"""Exit status after a mistake of the user, after the loss of another process, and, plus its number, after a signal."""
+"""Exit status after a user error, after the loss of another process and, plus the signal number, after a signal."""
 
-_PATIENCE = 4.0  # seconds in which every living process notices a loss
+_PATIENCE = 4.0  # seconds within which every living process notices a loss
 _TICK = 0.05
 
 
 @dataclass(frozen=True)
 class Place:
-    """Place of a process in a run."""
+    """Position of a process in a run."""
 
     rank: int = 0
     world_size: int = 1  # number of processes on all machines
-    local_rank: int = 0  # rank on its machine, the number of its GPU
-    address: str = ""  # HOST:PORT of the store of all processes
-    store_is_apart: bool = False  # a process that outlives the run serves the store; otherwise rank 0 does
+    local_rank: int = 0  # rank on its machine, and index of its GPU
+    address: str = ""  # HOST:PORT of the store that all processes share
+    store_is_apart: bool = False  # True if a process that outlives the run serves the store; otherwise, rank 0 does
 
 
 class Peers:
-    """The processes of a run, which tell each other that they end and why.
+    """Processes of a run, which tell each other when and why they end.
 
     Args:
-        place: place of this process.
-        store: store of all processes; None for a single process.
+        place: position of this process in the run.
+        store: store that all processes share; None for a single process.
     """
 
     def __init__(self, place: Place | None = None, store: "distributed.Store | None" = None) -> None:
@@ -50,7 +50,7 @@ class Peers:
         self._store = store
         self._others = [rank for rank in range(self.world_size) if rank != self.rank]
         self._local_ranks = [0]
-        self._here = {self.rank: os.getpid()}  # rank -> id of the processes on this machine
+        self._here = {self.rank: os.getpid()}  # rank -> process id, on this machine only
         if store is not None:
             store.set(f"home/{self.rank}", f"{self._place.local_rank} {os.getpid()} {_machine()}")
             homes = [store.get(f"home/{rank}").decode().split(" ", 2) for rank in range(self.world_size)]
@@ -61,13 +61,13 @@ class Peers:
         """Return the number of processes on each machine.
 
         Raises:
-            ConfigError: machines differ in it, or the ranks of a machine are not consecutive.
+            ConfigError: the number differs between machines, or the ranks on a machine are not consecutive.
         """
         count = max(self._local_ranks) + 1
         if self._local_ranks != list(range(count)) * (self.world_size // count):
             raise ConfigError(
-                f"LOCAL_RANK must count from 0 on each machine, up to the same number on all, got {self._local_ranks} by "
-                "rank. Start the same number of processes on each machine, with consecutive ranks."
+                f"LOCAL_RANK must run from 0 to the same number on each machine, got {self._local_ranks} by rank. "
+                "Start the same number of processes on each machine, with consecutive ranks."
             )
         return count
 
@@ -84,7 +84,7 @@ class Peers:
             print_error(line)
 
     def leave(self, status: int) -> NoReturn:
-        """End this process with an exit status, without waiting for collective operations of the rest."""
+        """End this process with an exit status, without waiting for collective operations with the others."""
         self.note_end(status)
         if not distributed.is_initialized():
             sys.exit(status)
@@ -96,28 +96,28 @@ class Peers:
             if all(self._has("ended", rank) or self._is_gone(rank) for rank in self._others):
                 break  # nobody else needs the store, which ends with this process
             time.sleep(_TICK)
-        os._exit(status)  # an orderly exit waits for the others, or is aborted by the threads of the process group
+        os._exit(status)  # an orderly exit would wait for the others, or be aborted by the process group's threads
 
     def note_end(self, status: int) -> None:
-        """Tell the other processes that this one ends and has explained why."""
+        """Tell the other processes that this one is ending and has explained why."""
         self._tell("ended", str(status))
 
     def leave_after_loss(self, error: BaseException) -> NoReturn:
-        """End this process after an error of a connection: silently if another one has ended on purpose."""
+        """End this process after a connection error, silently if another process has ended on purpose."""
         store = self._living_store()
         for rank in self._others:
             if store is not None and self._has("ended", rank):
                 self.leave(int(store.get(f"ended/{rank}")))
         lost = self.find_lost()
-        reason = f"error: the processes cannot reach each other ({first_line(error)}); continue with --resume"
+        reason = f"error: the processes cannot reach each other ({first_line(error)}). Continue with --resume."
         self.say(describe_loss(lost, self.world_size) if lost else reason)
         self.leave(LOST)
 
     def find_lost(self, patience: float = _PATIENCE) -> list[int]:
-        """Return the ranks of processes that have ended without telling.
+        """Return the ranks of processes that have ended without notice.
 
         Args:
-            patience: seconds to wait for a sign of processes on other machines.
+            patience: number of seconds to wait for a sign of life from processes on other machines.
         """
         if self._store is None:
             return []
@@ -133,7 +133,7 @@ class Peers:
             time.sleep(_TICK)
 
     def _is_gone(self, rank: int) -> bool:
-        """Return whether a process on this machine has ended; nothing is known of other machines."""
+        """Return whether a process on this machine has ended. Returns False for processes on other machines."""
         return rank in self._here and not _is_running(self._here[rank])
 
     def _has(self, key: str, rank: int) -> bool:
@@ -149,15 +149,15 @@ class Peers:
                 store.set(f"{key}/{self.rank}", value)
 
     def _living_store(self) -> "distributed.Store | None":
-        """Return the store unless its process is gone; torch would write a page to stderr."""
+        """Return the store, or None if its process is gone; using it then would flood stderr."""
         return None if not self._place.store_is_apart and self._is_gone(0) else self._store
 
 
 def in_main_process(work: Callable[[], T]) -> T:
-    """Run a function in the main process and return its result in every process; called in all processes.
+    """Run a function in the main process and return its result in every process. Call it in all processes.
 
     Raises:
-        FAMixError: raised by the function; in every process.
+        FAMixError: the function has failed; every process raises its error.
     """
     result: Any = None
     error: FAMixError | None = None
@@ -174,33 +174,33 @@ def in_main_process(work: Callable[[], T]) -> T:
 
 
 def describe_loss(lost: Sequence[int], world_size: int) -> str:
-    """Name the lost processes and the remedy in one line."""
+    """Return one line with the lost processes and the remedy."""
     ranks = f"rank {lost[0]}" if len(lost) == 1 else f"ranks {' and '.join(map(str, lost))}"
-    return f"error: {ranks} of {world_size} {'was' if len(lost) == 1 else 'were'} lost; continue with --resume"
+    return f"error: {ranks} of {world_size} {'was' if len(lost) == 1 else 'were'} lost. Continue with --resume."
 
 
 def is_lost_connection(error: BaseException | None) -> bool:
-    """Return whether torch.distributed raises such an error when a process is gone."""
+    """Return whether an error is one that torch.distributed raises when a process is gone."""
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|by peer|Broken pipe", str(error)) is not None
 
 
 def print_error(line: str) -> None:
-    """Print a line to stderr at once."""
+    """Print a line to stderr immediately."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def _machine() -> str:
-    """Name this machine, or the container in which process ids are valid."""
+    """Return a name for this machine, or for the container in which process ids are valid."""
     with suppress(OSError):
         return f"{platform.node()} {os.readlink('/proc/self/ns/pid')}"
     return platform.node()
 
 
 def _is_running(pid: int) -> bool:
-    """Return whether a process runs on this machine; a zombie does not. Systems without /proc count all as running."""
+    """Return whether a process is running on this machine and is not a zombie. Without /proc, all count as running."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")

@@ -1,4 +1,4 @@
-"""Compare the settings of a resumed run with those in its checkpoint: changes apply, or are refused."""
+"""Comparison of a resumed run's settings with those in its checkpoint: changes are either applied or rejected."""
 
 import filecmp
 import os
@@ -22,38 +22,38 @@ from famix.mining import style_bank_path
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
 
-_PLACE = "OUTPUT_DIR"  # not stored, so that equal runs have equal checkpoints
-_DATASETS = "datasets"  # entry of a checkpoint: name of a training dataset -> its description
+_PLACE = "OUTPUT_DIR"  # not stored, so identical runs have identical checkpoints
+_DATASETS = "datasets"  # checkpoint entry: name of a training dataset -> description
 _KEPT_CONFIG, _CONFIG = "config_before_resume.yaml", "config.yaml"
 _MOST_NAMED = 3
 
 FREE = (
-    # Paths and the machine: datasets are compared by their definitions, banks by their content.
+    # Paths and hardware; datasets are compared by definition, and style banks by content.
     *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
     *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.ACCUMULATE"),  # the scaled settings are compared
-    # Periods of saving, scoring and logging, and limits of a run.
+    # Periods for saving, scoring and logging, and limits.
     *("SOLVER.CHECKPOINT*", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD", "INPUT.MAX_PIXELS"),
     # Evaluation, which does not affect the weights.
     *("TEST.*", "DATASETS.TEST", "*_TEST", "MODEL_SELECTION.PERIOD", "MODEL_SELECTION.USE"),
     *("MODEL.PANOPTIC_FPN.COMBINE.*", "MODEL.PANOPTIC_DEEPLAB.STUFF_AREA", "MODEL.PANOPTIC_DEEPLAB.CENTER_THRESHOLD"),
     *("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE"),
     *("MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES", "MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED"),
-    # Only Detectron2's DatasetMapper reads these; runs of release 0.1 have its defaults.
+    # Used by Detectron2's DatasetMapper only; runs of release 0.1 have its defaults.
     *("INPUT.MIN_SIZE_TRAIN*", "INPUT.MAX_SIZE_TRAIN"),
 )
-"""Patterns of keys that may change when a run resumes, since they do not affect the weights."""
+"""Patterns for keys that may change when a run resumes because they do not affect the weights."""
 
 APPLIED = (
     *("SOLVER.BASE_LR*", "SOLVER.BACKBONE_LR_FACTOR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
     *("SOLVER.WEIGHT_DECAY*", "SOLVER.MAX_ITER", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.GAMMA", "SOLVER.STEPS"),
     *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_*", "SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_*"),
-    "SOLVER.AMP.*",  # the remedy for an overflow of float16, and for devices without it
+    "SOLVER.AMP.*",  # the remedy for float16 overflow, and for devices without float16
 )
-"""Patterns of keys that may change and apply from the resumed iteration; every other key must keep its value."""
+"""Patterns for keys whose changes take effect at the resumed iteration; every other key must keep its value."""
 
 
 def run_record(cfg: CfgNode) -> dict[str, Any]:
-    """Return the entries of checkpoints that describe a run, given its config scaled to the number of processes."""
+    """Return the checkpoint entries that describe a run, given its config scaled to the number of processes."""
     return {
         SETTINGS: {key: value for key, value in flat_settings(cfg).items() if key != _PLACE},
         CLASSES: classes_of(cfg).to_dict(),
@@ -64,11 +64,11 @@ def run_record(cfg: CfgNode) -> dict[str, Any]:
 def take_up_run(cfg: CfgNode) -> None:
     """Compare a config with the run in OUTPUT_DIR, if there is one, before anything is written.
 
-    A negative SEED becomes the seed of the run. Checkpoints of release 0.1 store no settings; the config.yaml of such a run
-    is copied beside the new one. Called in all processes.
+    A negative SEED is replaced with the seed of the run. Checkpoints of release 0.1 store no settings, so the
+    config.yaml of such a run is copied before it is replaced. Call this function in all processes.
 
     Raises:
-        ConfigError: keys differ that must not change; the message gives both values.
+        ConfigError: a key that must not change differs; the message gives both values.
         WeightsError: no checkpoint can be read.
     """
 
@@ -90,7 +90,7 @@ def take_up_run(cfg: CfgNode) -> None:
 
 
 def require_resumable(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str) -> CfgNode | None:
-    """Raise unless a run can resume from a checkpoint with a config.
+    """Raise an error unless a run with a given config can resume from a checkpoint.
 
     Args:
         content: entries of the checkpoint.
@@ -98,27 +98,28 @@ def require_resumable(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
         checkpoint: path of the checkpoint.
 
     Returns:
-        The settings of the checkpoint, scaled to the number of processes, or None if it has none.
+        The settings in the checkpoint, scaled to the number of processes, or None if it contains none.
 
     Raises:
-        ClassesError: classes differ; the message gives one of each.
-        ConfigError: keys or entries of a dataset's definition differ; the message gives both values.
+        ClassesError: the classes differ; the message gives an example.
+        ConfigError: keys or entries in a dataset definition differ; the message gives both values.
         WeightsError: the settings in the checkpoint are damaged.
     """
     stored = _stored_settings(content, cfg)
     if stored is not None:
         now, before = flat_settings(_scaled(cfg)), flat_settings(stored)
         changed = [
-            f"{key} must be {shown(before[key])}, got {shown(now[key])}"
+            f"{key} is {shown(now[key])} (was {shown(before[key])})"
             for key in now
             if not any(fnmatchcase(key, pattern) for pattern in FREE + APPLIED)
             and not _same(key, before[key], now[key], stored, cfg)
         ]
         if changed:
-            more = f"; {len(changed) - _MOST_NAMED} more keys differ" if len(changed) > _MOST_NAMED else ""
+            more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
             raise ConfigError(
-                f"{'; '.join(changed[:_MOST_NAMED])}{more}. {checkpoint} was trained with the former: restore them to "
-                "--resume, or start a new run with --overwrite or in another OUTPUT_DIR"
+                f"Settings have changed since '{checkpoint}' was saved: {', '.join(changed[:_MOST_NAMED])}{more}. "
+                "Restore the old values to continue with --resume, or start a new run with --overwrite or in another "
+                "OUTPUT_DIR."
             )
     trained, described = trained_classes(content), content.get(_DATASETS)
     if trained is not None:
@@ -128,17 +129,17 @@ def require_resumable(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
         difference = changed_entry(name, known) if isinstance(known, Mapping) else None
         if difference is not None:
             raise ConfigError(
-                f"dataset {name}: {difference}. {checkpoint} was trained with the former: restore the definition in "
-                "DATASETS.FILES (the run keeps a copy in its folder 'datasets'), or start a new run with --overwrite or in "
-                "another OUTPUT_DIR"
+                f"The definition of dataset '{name}' has changed since '{checkpoint}' was saved: {difference}. "
+                "Restore it in DATASETS.FILES (the run keeps a copy in its folder 'datasets'), or start a new run with "
+                "--overwrite or in another OUTPUT_DIR."
             )
     return stored
 
 
 def _stored_settings(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None:
-    """Return the settings in a checkpoint, with this release's default for every missing key.
+    """Return the settings in a checkpoint, with this release's defaults for missing keys.
 
-    For a checkpoint of release 0.1, they are read from the config.yaml in OUTPUT_DIR.
+    For a checkpoint of release 0.1, the settings are read from the config.yaml in OUTPUT_DIR.
     """
     settings = content.get(SETTINGS)
     if settings is None:
@@ -148,11 +149,11 @@ def _stored_settings(content: Mapping[str, Any], cfg: CfgNode) -> CfgNode | None
             return None
         settings = read_settings(file)
     if not isinstance(settings, Mapping):
-        raise WeightsError(f"'{SETTINGS}' in the checkpoint must be a dictionary, got a {type(settings).__name__}")
+        raise WeightsError(f"Damaged checkpoint: '{SETTINGS}' is a {type(settings).__name__} instead of a dictionary.")
     default = get_cfg()
     add_famix_config(default)
     values = flat_settings(default) | dict(settings)
-    stored = cfg.clone()  # includes keys that other code has added
+    stored = cfg.clone()  # includes keys added by other code
     stored.defrost()
     for key in (flat_settings(stored).keys() & values.keys()) - {_PLACE}:
         node, name = find_node(stored, key)
@@ -169,14 +170,14 @@ def _same(key: str, before: Any, now: Any, stored: CfgNode, cfg: CfgNode) -> boo
     if _plain(before) == _plain(now) or (key == "SEED" and now < 0):  # the seed of the run is used
         return True
     if key == "MODEL.CLIP.ARCHITECTURE":
-        return "" in (before, now)  # the file decides; loading refuses another network
+        return "" in (before, now)  # read from the file; loading rejects a different network
     if key == "MODEL.STYLE.BANK":
         return _same_file(str(style_bank_path(stored)), style_bank_path(cfg))
     return key == "MODEL.CLIP.WEIGHTS" and _same_file(str(before), now)
 
 
 def _same_file(before: str, now: str) -> bool:
-    """Return whether files have equal content or, if one is missing, equal names."""
+    """Return whether two files have the same content or, if one is missing, the same name."""
     if os.path.isfile(before) and os.path.isfile(now):
         return filecmp.cmp(before, now, shallow=False)
     return os.path.sep in before + now and os.path.basename(before) == os.path.basename(now)

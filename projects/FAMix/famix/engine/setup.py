@@ -1,4 +1,4 @@
-"""From the command line to a checked config and a locked run directory, so that mistakes are found before any work."""
+"""Setup of a run, from the command line to a checked config and a locked run directory, before any work starts."""
 
 import argparse
 import logging
@@ -34,12 +34,12 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     """Read and check the config, register datasets, lock the run directory, and set up logs and seeds.
 
     Args:
-        args: parsed command line, see `argument_parser`.
-        held: keeps the lock of the run directory until it is closed; None sets no lock.
+        args: parsed command line (see `argument_parser`).
+        held: stack that holds the lock on the run directory until it is closed. If None, the directory is not locked.
 
     Returns:
-        The effective config, frozen. OUTPUT_DIR/config.yaml stores it, unless the run there is only evaluated or mined
-        for; with --overwrite, `Trainer.train` writes it.
+        The effective config, frozen. It is written to OUTPUT_DIR/config.yaml unless an existing run is only evaluated
+        or used for style mining; with --overwrite, `Trainer.train` writes it.
 
     Raises:
         ConfigError: a setting is invalid, or the run directory is in use or contains a different run.
@@ -54,14 +54,14 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     if args.resume and trains:
         take_up_run(cfg)
     if cfg.SEED < 0:
-        cfg.SEED = comm.shared_random_seed() % 2**31  # config.yaml stores it, so that the run can be repeated
+        cfg.SEED = comm.shared_random_seed() % 2**31  # stored in config.yaml, so the run can be repeated
     cfg.freeze()
     # Evaluation keeps the settings of the run; --overwrite keeps those of the old run until the new one starts.
     has_run = bool(_files(cfg.OUTPUT_DIR, _CHECKPOINT)) and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, _CONFIG))
     if not (args.overwrite if trains else has_run):
         keep_settings(cfg, definitions=not args.eval_only)
     set_up_logs(cfg.OUTPUT_DIR)
-    logger = logging.getLogger("detectron2")  # as default_setup, which would replace config.yaml in any case
+    logger = logging.getLogger("detectron2")  # as in default_setup, which would always replace config.yaml
     logger.info("Rank of current process: %d. World size: %d", comm.get_rank(), comm.get_world_size())
     logger.info("Environment info:\n%s", collect_env_info())
     logger.info("Command line arguments: %s", args)
@@ -92,9 +92,9 @@ def _verify_together(names: Sequence[str], max_pixels: int) -> None:
 
 
 def _claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack | None) -> None:
-    """Lock OUTPUT_DIR and refuse a training that would replace a different one.
+    """Lock OUTPUT_DIR and reject a training run that would replace an existing one.
 
-    Checkpoints or metrics make a directory a run; a style bank or configs alone do not.
+    A directory with checkpoints or metrics counts as a run; one with only a style bank or configs does not.
     """
     folder = cfg.OUTPUT_DIR
     if held is not None:
@@ -102,7 +102,7 @@ def _claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack
             held.callback(FileLock(Path(folder) / _LOCK).close, remove=True)
         except BlockingIOError:
             raise ConfigError(
-                f"OUTPUT_DIR must not be in use by another process, got {folder}. Wait until that run has ended, or set "
+                f"OUTPUT_DIR is in use by another process: '{folder}'. Wait until that run has ended, or set "
                 "OUTPUT_DIR to another directory."
             ) from None
     if args.eval_only or args.mine_styles_only or args.resume:
@@ -110,7 +110,7 @@ def _claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack
     checkpoints, weights = _files(folder, _CHECKPOINT), Path(cfg.MODEL.WEIGHTS)
     if args.overwrite and weights.is_file() and any(path.samefile(weights) for path in checkpoints):
         raise ConfigError(
-            f"MODEL.WEIGHTS must be outside the run that --overwrite removes, got {cfg.MODEL.WEIGHTS}. Set OUTPUT_DIR to "
+            f"MODEL.WEIGHTS is part of the run that --overwrite would remove: '{cfg.MODEL.WEIGHTS}'. Set OUTPUT_DIR to "
             "another directory."
         )
     found = [path.name for path in checkpoints]
@@ -119,20 +119,20 @@ def _claim_run_directory(cfg: CfgNode, args: argparse.Namespace, held: ExitStack
             found = [_METRICS]
     if found and not args.overwrite:
         raise ConfigError(
-            f"OUTPUT_DIR must be a directory without a run, got {folder} with {max(found)}. Continue that run with "
-            "--resume, replace it with --overwrite, or set OUTPUT_DIR to another directory."
+            f"OUTPUT_DIR already contains a run: '{folder}' has {max(found)}. Continue that run with --resume, replace "
+            "it with --overwrite, or set OUTPUT_DIR to another directory."
         )
 
 
 def clear_run_directory(folder: str) -> None:
     """Remove the checkpoints, metrics and scores of a run, but keep the style bank, the log and other files.
 
-    Called in every process. metrics.json is emptied, since a training may have it open already.
+    Call it in every process. metrics.json is emptied rather than removed because training may have opened it already.
     """
 
     def clear() -> None:
         remove_stale_parts(folder)
-        # The pointer to the last checkpoint goes first: after an interruption, --resume starts a new training.
+        # The file last_checkpoint is removed first, so --resume after an interruption starts a new training run.
         for path in [*sorted(_files(folder, _CHECKPOINT), key=lambda path: path.suffix), *_files(folder, _OTHERS)]:
             path.unlink()
         with suppress(FileNotFoundError):
@@ -142,7 +142,7 @@ def clear_run_directory(folder: str) -> None:
 
 
 def keep_settings(cfg: CfgNode, *, definitions: bool = True) -> None:
-    """Store config.yaml and perhaps copies of the dataset definitions in OUTPUT_DIR; called in every process."""
+    """Store config.yaml and, optionally, copies of the dataset definitions in OUTPUT_DIR. Call it in every process."""
     if comm.is_main_process():
         with whole_file(os.path.join(cfg.OUTPUT_DIR, _CONFIG)) as part:
             part.write_text(cfg.dump())

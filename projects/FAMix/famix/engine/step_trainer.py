@@ -1,4 +1,4 @@
-"""Single iterations: mixed precision on any device, accumulated gradients, and a stop when the loss is not finite."""
+"""Training iterations with mixed precision on any device, gradient accumulation and a check for non-finite losses."""
 
 import logging
 import time
@@ -26,17 +26,17 @@ Sample = dict[str, Any]
 
 
 class StepTrainer(AMPTrainer):
-    """AMPTrainer for any device and also for full precision.
+    """AMPTrainer that supports any device and also full precision.
 
     Args:
-        model: maps a batch, a list of samples, to a dict of losses.
+        model: model that maps a batch (a list of samples) to a dict of losses.
         data_loader: endless loader of batches.
-        optimizer: optimizer of the model.
-        device_type: "cuda", "cpu", ...
+        optimizer: optimizer for the model.
+        device_type: device type in torch, e.g. "cuda" or "cpu".
         dtype: torch.float32, torch.bfloat16, or torch.float16 with scaled gradients.
-        accumulate: number of parts of a batch that pass through the model one after the other; the gradient is the mean
-            over the parts. Must divide the size of a batch.
-        max_skipped: batches with a loss that is not finite to skip before training stops.
+        accumulate: number of parts into which a batch is split for successive forward passes. The gradient is the mean
+            over the parts. Must divide the batch size.
+        max_skipped: number of batches with a non-finite loss to skip before training stops.
         folder: folder for a file that reproduces the batch at which training stops.
     """
 
@@ -61,7 +61,7 @@ class StepTrainer(AMPTrainer):
         self.folder = Path(folder)
 
     def run_step(self) -> None:
-        """Run one iteration: forward and backward passes of all parts, then a step of the optimizer.
+        """Run one iteration: forward and backward passes for all parts, then an optimizer step.
 
         Raises:
             TrainingError: the loss is not finite, and no more batches may be skipped.
@@ -74,17 +74,17 @@ class StepTrainer(AMPTrainer):
         losses = self._backward(data)
         if not _finite_everywhere(losses):
             self._skip_or_stop(data, losses)
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):  # statistics of batch norms
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):  # batch norm statistics
                 buffer.copy_(before)
             return
         self.after_backward()
         self._write_metrics(losses, data_time)
-        self.grad_scaler.unscale_(self.optimizer)  # before the optimizer clips them
+        self.grad_scaler.unscale_(self.optimizer)  # before the optimizer clips the gradients
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a checkpoint; after training in a different precision, the gradient scale restarts."""
+        """Restore a checkpoint; the gradient scale is reset if the precision has changed."""
         scale = state_dict["grad_scaler"] or self.grad_scaler.state_dict()
         super().load_state_dict({**state_dict, "grad_scaler": scale})
 
@@ -93,7 +93,7 @@ class StepTrainer(AMPTrainer):
         means: dict[str, Tensor] = {}
         for first in range(self.accumulate):
             exchanges = first == self.accumulate - 1 or not isinstance(self.model, DistributedDataParallel)
-            with nullcontext() if exchanges else self.model.no_sync():  # processes exchange gradients once
+            with nullcontext() if exchanges else self.model.no_sync():  # exchange gradients only once
                 with torch.autocast(self.device_type, dtype=self.precision, enabled=self.precision != torch.float32):
                     losses = self.model(data[first :: self.accumulate])
                 self.grad_scaler.scale(sum(losses.values()) / self.accumulate).backward()
@@ -106,26 +106,26 @@ class StepTrainer(AMPTrainer):
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         self.optimizer.zero_grad()
         self.skipped += 1
-        problem = f"iteration {self.iter}: the loss is not finite ({values}) with {files}"
+        problem = f"The loss is not finite in iteration {self.iter} ({values}) for {files}"
         if self.skipped <= self.max_skipped:
-            message = "%s; skipped, %d of at most %d (SOLVER.MAX_SKIPPED_BATCHES)"
+            message = "%s. Skipped batch %d of at most %d (SOLVER.MAX_SKIPPED_BATCHES)."
             logging.getLogger(__name__).warning(message, problem, self.skipped, self.max_skipped)
             return
         path = self.folder / f"not_finite_{self.iter:07d}_rank{comm.get_rank()}.pth"
         model: Any = getattr(self.model, "module", self.model)
-        saved = f"{path} contains these samples and the weights"
+        saved = f"'{path}' contains these samples and the weights"
         try:
             save_tensors({"model": model.state_dict(), "samples": list(data), "iteration": self.iter}, path)
-        except OSError as error:  # the loss matters more than its record
-            saved = f"{path} with the samples cannot be written ({error.strerror or error})"
+        except OSError as error:  # the loss error takes precedence
+            saved = f"The samples cannot be written to '{path}' ({error.strerror or error})"
         raise TrainingError(
-            f"{problem}. {saved}. Lower SOLVER.BASE_LR, check the files, or skip such batches with "
-            "SOLVER.MAX_SKIPPED_BATCHES; --resume continues from the last checkpoint"
+            f"{problem}. {saved}. Lower SOLVER.BASE_LR, check the files, or set SOLVER.MAX_SKIPPED_BATCHES to skip "
+            "such batches, and continue from the last checkpoint with --resume."
         )
 
 
 def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
-    """Return whether the losses of all processes are finite, the same in all of them."""
+    """Return, in every process, whether the losses of all processes are finite."""
     finite = torch.stack([loss.isfinite().all() for loss in losses.values()]).all().int()
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
@@ -135,7 +135,7 @@ def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """Build the trainer of single iterations from SOLVER; raises ConfigError like `check_steps`."""
+    """Build a StepTrainer from the SOLVER settings; raises ConfigError like `check_steps`."""
     check_steps(cfg)
     solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
     return StepTrainer(
@@ -151,21 +151,21 @@ def build_step_trainer(
 
 
 def check_steps(cfg: CfgNode) -> None:
-    """Check the batch, its parts and the precision against the number of processes and the device.
+    """Check batch size, accumulation and precision against the number of processes and the device.
 
     Raises:
-        ConfigError: a setting of SOLVER is invalid.
+        ConfigError: a SOLVER setting is invalid.
     """
     solver, amp, processes = cfg.SOLVER, cfg.SOLVER.AMP, comm.get_world_size()
     images = solver.IMS_PER_BATCH // processes
     scales = amp.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type != "cpu"
     for name, valid, constraint, remedy in (
         ("IMS_PER_BATCH", images > 0 and images * processes == solver.IMS_PER_BATCH,
-         f"a positive multiple of the {processes} processes", f"Set it to {processes} or a multiple"),
+         f"a positive multiple of {processes}, the number of processes", f"Set it to a multiple of {processes}"),
         ("AMP.DTYPE", not amp.ENABLED or scales or amp.DTYPE == "bfloat16",
-         f"bfloat16, or float16 on a GPU, with MODEL.DEVICE {cfg.MODEL.DEVICE}", "Set SOLVER.AMP.DTYPE bfloat16"),
+         f"bfloat16 (or float16 on a GPU) if MODEL.DEVICE is {cfg.MODEL.DEVICE}", "Set it to bfloat16"),
         ("ACCUMULATE", solver.ACCUMULATE > 0 and images % solver.ACCUMULATE == 0,
-         f"a divisor of the {images} images per batch and process", "Set it to 1"),
+         f"a divisor of {images}, the number of images per batch and process", "Set it to 1"),
         ("MAX_SKIPPED_BATCHES", solver.MAX_SKIPPED_BATCHES >= 0, "non-negative", "Set it to 0"),
     ):  # fmt: skip
         require_setting(cfg, f"SOLVER.{name}", valid, constraint, remedy)

@@ -1,4 +1,4 @@
-"""Detectron2's training loop, preceded by style mining, with randomness that depends on seed and iteration only."""
+"""Detectron2's training loop, preceded by style mining, with randomness that depends only on seed and iteration."""
 
 import logging
 import math
@@ -45,7 +45,7 @@ Results = dict[str, Scores]  # dataset -> scores
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer with the models, loaders, schedule, hooks and evaluators of FAMix, for the config of `setup`."""
+    """DefaultTrainer with the models, loaders, schedule, hooks and evaluators of FAMix, for a config from `setup`."""
 
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer.__init__ wraps models for CUDA only and opens any pickle as a checkpoint.
@@ -68,7 +68,7 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Build Detectron2's default hooks, those of model selection, and those of styles and seeds, which come first."""
+        """Build the hooks for styles and seeds, then Detectron2's default hooks and those for model selection."""
         solver, model = self.cfg.SOLVER, self._plain_model
         saving = KeepingCheckpointer(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINTS_KEPT)
         self._selection = ModelSelection(self.cfg, model, self._score_source, self.checkpointer.record)
@@ -89,13 +89,13 @@ class Trainer(DefaultTrainer):
         return [*hooks, TrainingProgress()]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint of OUTPUT_DIR, or start from MODEL.WEIGHTS; see DefaultTrainer."""
+        """Continue from the last checkpoint in OUTPUT_DIR, or start from MODEL.WEIGHTS (see DefaultTrainer)."""
         super().resume_or_load(resume)
         if self.start_iter:
             self._trainer.reset_data_loader(partial(build_train_loader, self.cfg, self.start_iter))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint, but read learning rates, momenta and decays from the config.
+        """Restore the state in a checkpoint, but read learning rates, momentum and weight decay from the config.
 
         Raises:
             ConfigError: the config changes a setting that must not change.
@@ -105,7 +105,7 @@ class Trainer(DefaultTrainer):
         inner = dict(state_dict["_trainer"])
         saved = self.build_optimizer(stored, self._plain_model)
         inner["optimizer"] = transfer_state(inner["optimizer"], saved, self.optimizer)
-        # The config determines the schedule, and the iteration its position.
+        # The config determines the schedule, and the iteration determines the position in it.
         states = {
             name: state for name, state in state_dict.get("hooks", {}).items() if name != LRSchedulerHook.__name__
         }
@@ -113,16 +113,16 @@ class Trainer(DefaultTrainer):
         set_position(self.scheduler, min(self.iter + 1, self.max_iter))
 
     def train(self, *, overwrite: bool = False) -> Results:
-        """Train; an unusable sample stops the run after a checkpoint of the finished iterations.
+        """Train the model; on an unusable sample, save a checkpoint of the finished iterations and stop.
 
         Args:
-            overwrite: remove the run in OUTPUT_DIR as soon as the new one is ready for its first iteration.
+            overwrite: whether to remove the run in OUTPUT_DIR as soon as the new one is ready for its first iteration.
 
         Returns:
-            The results of the last evaluation on DATASETS.TEST, see `test`.
+            The results of the last evaluation on DATASETS.TEST (see `test`).
         """
         if self._mining is not None:
-            self._mining.before_train()  # before the loop, which would evaluate a finished run before a bad bank fails
+            self._mining.before_train()  # before the loop: a bad bank fails before a finished run is evaluated
         if overwrite:
             clear_run_directory(self.cfg.OUTPUT_DIR)
             keep_settings(self._settings)
@@ -136,8 +136,8 @@ class Trainer(DefaultTrainer):
             if not self.checkpointer.resumed or self.iter > self.start_iter:
                 raise
             raise TrainingError(
-                f"{error}. This is the first iteration after {self.checkpointer.resumed}. If it always fails, remove that "
-                "checkpoint; --resume then continues from the previous one"
+                f"{error} This is the first iteration after '{self.checkpointer.resumed}'. If it always fails, remove "
+                "that checkpoint; --resume then continues from the previous one."
             ) from error
         except FAMixError:
             if self._stepping and self.iter > self.start_iter and comm.is_main_process():
@@ -166,16 +166,16 @@ class Trainer(DefaultTrainer):
         evaluators: Sequence[DatasetEvaluator] | None = None,
         weights: ScoredWeights | None = None,
     ) -> Results:
-        """Evaluate a model on every dataset of DATASETS.TEST, log tables and write results.json, .csv and .md.
+        """Evaluate a model on every dataset in DATASETS.TEST, log tables and write results.json, .csv and .md.
 
         Args:
             cfg: the effective config; the files are written to its OUTPUT_DIR.
-            model: the model.
-            evaluators: one evaluator per dataset; None builds those of the config.
-            weights: description of the weights for the files.
+            model: model to evaluate.
+            evaluators: one evaluator per dataset. If None, they are built from the config.
+            weights: description of the weights, stored in the files.
 
         Returns:
-            Dataset -> task -> metric -> percent, on the main process; empty on the rest.
+            Percentages by dataset, task and metric on the main process, and an empty dict on the others.
         """
         names = cfg.DATASETS.TEST
         given = evaluators or [None] * len(names)
@@ -185,7 +185,7 @@ class Trainer(DefaultTrainer):
         report = make_report(cfg, results, weights or ScoredWeights())
         logger = logging.getLogger(__name__)
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
-        logger.info("In percent, as a row; %s:\n%s", describe_classes(report), format_row(report))
+        logger.info("Results in one row, in percent (%s):\n%s", describe_classes(report), format_row(report))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
         write_report(report, cfg.OUTPUT_DIR)
         return results
@@ -197,9 +197,9 @@ class Trainer(DefaultTrainer):
         """Evaluate a model on a registered dataset with the protocol that the config sets for it.
 
         Returns:
-            Task -> metric -> percent, on the main process; empty on the rest.
+            Percentages by task and metric on the main process, and an empty dict on the others.
         """
-        if comm.get_world_size() > 1:  # all processes score the batch norm statistics that a checkpoint stores
+        if comm.get_world_size() > 1:  # all processes use the batch norm statistics that a checkpoint stores
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
         inference = ProtocolInference(model, protocol_of(cfg, dataset_name), cfg.TEST.WINDOW_BATCH)
@@ -208,7 +208,7 @@ class Trainer(DefaultTrainer):
         return inference_on_dataset(inference, loader, evaluator)
 
     def _score_targets(self) -> Results:
-        """Evaluate DATASETS.TEST: with the current weights, or after the last iteration with the selected ones."""
+        """Evaluate DATASETS.TEST with the current weights or, after the last iteration, with the selected ones."""
         if self.iter < self.max_iter:
             self._last_eval_results = self.test(self.cfg, self.model, weights=ScoredWeights(iterations=self.iter + 1))
         else:
@@ -218,5 +218,5 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def _score_source(self, dataset_name: str) -> float:
-        """Return the mIoU of the current weights, on the main process."""
+        """Return the mIoU of the current weights on the main process, and NaN on the others."""
         return self.score(self.cfg, self.model, dataset_name).get("sem_seg", {}).get("mIoU", math.nan)

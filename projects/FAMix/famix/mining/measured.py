@@ -1,6 +1,6 @@
-"""Measured statistics of real patches: as a style bank, as a basis for mining, and as the scale of matching noise.
+"""Statistics measured on real patches, used as a style bank, as a basis for mining, and to scale matching noise.
 
-Training with the target domain's own statistics is an upper bound for styles mined from prompts.
+Training with the target domain's own statistics gives an upper bound for styles mined from prompts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,20 +21,20 @@ from famix.style.optimize import source_basis
 from famix.style.statistics import patch_mean_std
 from famix.utils.errors import BankError
 
-# Metadata keys of a measured bank, besides `measured`, the names of its datasets.
+# Metadata keys of a measured bank, in addition to `measured`, which lists its datasets.
 DESCRIBES_MEASURING = ("clip_hash", "stage", "grid", "class_names", "crop_size", "famix_version")
 _BASIS_IMAGES = 256
 
 
 def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
-    """Measure the statistics of each patch of crops of labeled images.
+    """Measure the statistics of each patch in crops of labeled images.
 
     Args:
-        cfg: the effective config; one crop per image is drawn as in mining.
-        datasets: registered names.
+        cfg: the effective config. One crop is drawn per image, as in mining.
+        datasets: names of registered datasets.
 
     Returns:
-        One style per patch, of the dominant class of the patch.
+        A bank with one style per patch, stored under the patch's dominant class.
     """
     require_same_classes(datasets)
     cfg = cfg.clone()
@@ -51,7 +51,7 @@ def measure_bank(cfg: CfgNode, datasets: Sequence[str]) -> StyleBank:
 
 
 def measure_source_basis(cfg: CfgNode, clip_state_dict: Mapping[str, Tensor]) -> Tensor:
-    """Compute the basis (2C, 2C) of STYLE_MINING.METRIC "source" from the first images of the mining pass.
+    """Compute the (2C, 2C) basis for STYLE_MINING.METRIC "source" from the first images of the mining pass.
 
     The basis is the same in every process of a job.
     """
@@ -78,15 +78,15 @@ def _measure(
 def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
     """Compute the MODEL.STYLE.NOISE_SCALE that moves patches as far as a bank does: a fair control without language.
 
-    Strategy "noise" multiplies the entries of a patch's statistics x by 1 + scale * normal, an expected squared move of
-    scale^2 |x|^2. Strategy "bank" replaces x by a style d of the class of the patch, a move of |d - x|^2. Training mixes
-    both with x by the same weights, so the moves before mixing are compared:
+    Strategy "noise" multiplies each entry of a patch's statistics x by 1 + scale * normal, which moves x by an expected
+    squared distance of scale^2 |x|^2. Strategy "bank" replaces x with a style d of the same class, which moves it by
+    |d - x|^2. Training mixes both results with x using the same weights, so the moves before mixing are compared:
 
         scale^2 = sum over patches of E |d - x|^2  /  sum over patches of |x|^2
 
     Args:
-        styles: drawn from uniformly, as in training: a class without styles draws those of 255, or keeps its own.
-        own: the statistics of the source's patches with their classes, see `measure_bank`.
+        styles: bank to draw from uniformly, as in training: a class without styles uses those of 255, or keeps its own.
+        own: statistics and classes of the source patches (see `measure_bank`).
 
     Returns:
         The scale, >= 0.
@@ -97,18 +97,18 @@ def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
     x, drawn = (torch.cat([bank.mean, bank.std], dim=1).double() for bank in (own, styles))
     if x.shape[1] != drawn.shape[1]:
         raise BankError(
-            f"style banks must have the same stage and CLIP, got {styles.num_channels} and {own.num_channels} channels. "
-            "Measure the source with the config of the bank."
+            f"style banks have different numbers of channels: {styles.num_channels} and {own.num_channels}. "
+            "Measure the source with the bank's config, so that CLIP and stage are the same."
         )
     size = x.square().sum()
     if size == 0:
-        raise BankError("source statistics must not all be 0. Measure more images.")
+        raise BankError("source statistics are all 0. Measure more images.")
     move = x.new_zeros(())
     for class_id in own.class_ids.unique().tolist():
         found = drawn[styles.class_ids == class_id]
         found = found if len(found) else drawn[styles.class_ids == IGNORE_CLASS]
         if len(found):
-            # |d - x|^2 averaged over d without a table of all pairs: distance to the mean plus the spread around it.
+            # Average |d - x|^2 over d without a table of all pairs: distance to the mean plus the spread around it.
             mean = found.mean(0)
             spread = (found - mean).square().sum(1).mean()
             move += ((x[own.class_ids == class_id] - mean).square().sum(1) + spread).sum()

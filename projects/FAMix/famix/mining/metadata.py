@@ -1,4 +1,4 @@
-"""Metadata of style banks: written by mining, and compared with the config when a bank is loaded."""
+"""Metadata of style banks, written by mining and compared with the config when a bank is loaded."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from famix.mining.miner import PromptTable
 from famix.style.bank import StyleBank
 from famix.utils.errors import BankError
 
-# A bank with a different value of these cannot serve the config; a difference in other keys is a warning.
+# A bank with a different value for one of these keys is rejected; differences in other keys cause a warning.
 _BINDING = {
-    "clip_hash": "Set MODEL.CLIP.WEIGHTS to the CLIP of the bank",
-    "stage": "Set MODEL.STYLE.STAGE to the stage of the bank",
-    "grid": "Set MODEL.STYLE.GRID to the grid of the bank",
-    "class_names": "Use a source dataset with the classes of the bank",
+    "clip_hash": "Set MODEL.CLIP.WEIGHTS to the bank's CLIP",
+    "stage": "Set MODEL.STYLE.STAGE to the bank's stage",
+    "grid": "Set MODEL.STYLE.GRID to the bank's grid",
+    "class_names": "Use a source dataset with the bank's classes",
 }
 _SETTINGS = (
     "pool_size",
@@ -32,22 +32,22 @@ _SETTINGS = (
     "seed",
     "max_batches",
 )
-_MINE = "or mine a new bank: remove the file, or set MODEL.STYLE.BANK to a new one."
+_MINE = "or mine a new bank by removing the file or setting MODEL.STYLE.BANK to a new path."
 
 
 def bank_metadata(
     cfg: CfgNode, clip_hash: str, class_names: Sequence[str], text_design: TextDesign = OPENAI_TEXT
 ) -> dict[str, str]:
-    """Return the metadata of the bank that a config would mine.
+    """Return the metadata for the bank that a config would mine.
 
     Args:
         cfg: the effective config.
-        clip_hash: hash of the CLIP weights, see `clip_weights_hash`; "" if unknown, which is never compared.
+        clip_hash: hash of the CLIP weights (see `clip_weights_hash`), or "" if unknown. "" is never compared.
         class_names: class names of the source dataset.
-        text_design: design of the CLIP's text tower; unknown properties become "", which is never compared.
+        text_design: design of CLIP's text tower. Unknown properties are stored as "" and never compared.
 
     Returns:
-        Strings; lists are in JSON.
+        Metadata strings, with lists encoded as JSON.
     """
     mining = cfg.STYLE_MINING
     return {
@@ -67,34 +67,34 @@ def bank_metadata(
 
 
 def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
-    """Reject a bank of a different network, stage, grid or class set; warn about other differences.
+    """Reject a bank for a different network, stage, grid or class set; warn about other differences.
 
     Args:
         bank: the loaded bank.
-        expected: `bank_metadata` of the config.
-        path: path of the bank, for messages.
-        num_channels: channels of the stage that the config restyles.
+        expected: result of `bank_metadata` for the config.
+        path: path of the bank, used in messages.
+        num_channels: number of channels of the stage that the config restyles.
 
     Raises:
-        BankError: the bank cannot serve the config.
+        BankError: the bank does not fit the config.
     """
     logger = logging.getLogger(__name__)
     for key, remedy in _BINDING.items():
-        got, wanted = bank.metadata.get(key, "nothing"), expected[key]
+        got, wanted = bank.metadata.get(key, "missing"), expected[key]
         if key not in bank.metadata and key == "clip_hash":  # as in banks of the reference implementation
-            logger.warning("Style bank '%s' does not name the CLIP it was mined with.", path)
+            logger.warning("Style bank '%s' does not record which CLIP it was mined with.", path)
         elif got != wanted and wanted:
-            raise BankError(f"{key} of style bank '{path}' must be {wanted}, got {got}. {remedy}, {_MINE}")
+            raise BankError(f"{key} is {got} in style bank '{path}', but {wanted} in the config. {remedy}, {_MINE}")
     mined, used = bank_text_design(bank), design_of_marks(expected)
     if mined.known and used.or_else(mined) != mined:
         raise BankError(
-            f"text tower of style bank '{path}' must be {used}, got {mined}. Set MODEL.CLIP.ARCHITECTURE to that of the "
-            f"bank, {_MINE}"
+            f"the text tower is {mined} in style bank '{path}', but {used} in the config. Set MODEL.CLIP.ARCHITECTURE to the "
+            f"bank's architecture, {_MINE}"
         )
     if bank.num_channels != num_channels:
         raise BankError(
-            f"style bank '{path}' must have styles of {num_channels} channels, the width of stage {expected['stage']}, got "
-            f"{len(bank)} of {bank.num_channels}. {_BINDING['clip_hash']}, {_MINE}"
+            f"style bank '{path}' contains {len(bank)} styles with {bank.num_channels} channels, but stage "
+            f"{expected['stage']} has {num_channels} channels. {_BINDING['clip_hash']}, {_MINE}"
         )
     compared = {*_BINDING, *design_marks(mined), "famix_version"}
     differences = [
@@ -107,9 +107,9 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
 
 
 def bank_text_design(bank: StyleBank) -> TextDesign:
-    """Return the design of the text tower that encoded the bank's prompts; unknown for a bank without prompts.
+    """Return the design of the text tower that encoded the bank's prompts; an unknown design if it has no prompts.
 
-    Banks of version 0.1 do not record it: they were mined with OpenAI's.
+    Banks of version 0.1 do not record the design; they were mined with OpenAI's.
     """
     return design_of_marks(bank.metadata).or_else(OPENAI_TEXT) if "prompts" in bank.metadata else TextDesign()
 

@@ -1,4 +1,4 @@
-"""The mining pass: from a config to a style bank, divided among the processes of a job, resumed after a stop."""
+"""Mining pass that turns a config into a style bank: divided among the processes of a job, and resumable."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ from famix.utils.messages import first_few
 from famix.utils.progress import progress_bar
 
 _LOG_SECONDS = 10.0
-_VALUES = 2**21  # of patches optimized together; fewer leave cores idle, more only use memory
+_VALUES = 2**21  # number of patch values optimized together; fewer leave cores idle, more only use memory
 
 
 def build_miner(
@@ -39,7 +39,7 @@ def build_miner(
 
     Args:
         cfg: the effective config.
-        clip_state_dict: the whole CLIP, image and text tower.
+        clip_state_dict: weights of the full CLIP, both image and text tower.
         class_names: class names of the source dataset.
         basis: see `optimize_styles`.
 
@@ -53,7 +53,7 @@ def build_miner(
     unknown = encoder.unknown_words([*mining.STYLES, *class_names, *(fill_template(entry, "") for entry in templates)])
     if unknown:
         logging.getLogger(__name__).warning(
-            "This CLIP was not trained with the words: %s. Styles mined with them are meaningless; change "
+            "This CLIP was not trained on these words: %s. Styles mined with them are meaningless; change "
             "STYLE_MINING.STYLES or TEMPLATES.",
             ", ".join(unknown),
         )
@@ -64,7 +64,7 @@ def build_miner(
     return StyleMiner(
         clip=clip,
         prompts=PromptTable(class_names, mining.STYLES),
-        # One at a time: rounding depends on the texts encoded together, and a resumed pass encodes fewer.
+        # Encode texts one at a time: rounding depends on texts encoded together, and a resumed pass encodes fewer.
         encode_prompts=lambda texts: torch.cat([encoder([text], templates) for text in texts]),
         settings=settings,
         group=batches_per_group(mining.IMS_PER_BATCH, patches, len(class_names), max(1, round(shape.channels * cells))),
@@ -73,16 +73,16 @@ def build_miner(
 
 
 def batches_per_group(images: int, patches_per_image: int, num_classes: int, values_per_patch: int) -> int:
-    """Return how many batches to optimize together to keep a device busy, at least 1.
+    """Return the number of batches to optimize together to keep a device busy, at least 1.
 
-    Groups are fixed ranges of batch numbers and are mined as a whole: rounding depends on the batches computed together,
-    and stays the same for any number of processes and after any stop.
+    Groups are fixed ranges of batch numbers and are mined as a whole. Rounding depends on which batches are computed
+    together, so it is the same for any number of processes and after any stop.
 
     Args:
-        images: images per batch.
-        patches_per_image: cells of the grid.
-        num_classes: a batch has at most one style of each class, and one of unlabeled patches.
-        values_per_patch: channels times cells of a pooled patch.
+        images: number of images per batch.
+        patches_per_image: number of patches in the grid.
+        num_classes: number of classes. A batch has at most one style per class, and one for unlabeled patches.
+        values_per_patch: number of channels times number of cells of a pooled patch.
     """
     styles = min(num_classes + 1, images * patches_per_image)
     return max(1, _VALUES // (styles * values_per_patch))
@@ -95,22 +95,22 @@ def mine_bank(
     partial: PartialResults | None = None,
     output_dir: str = "",
 ) -> StyleBank:
-    """Mine the unfinished batches of this process, then join those of all processes.
+    """Mine the unfinished batches of this process, then merge the batches of all processes.
 
     Args:
         miner: the miner.
-        load_batches: called with the number of batches per group and the numbers of finished batches; returns the batches
-            that this process mines, see `MiningBatches`.
+        load_batches: function of the number of batches per group and the numbers of finished batches. It returns the
+            batches for this process to mine (see `MiningBatches`).
         metadata: metadata of the bank.
-        partial: reads finished batches and saves each mined batch at once; None disables both.
-        output_dir: folder for TensorBoard events (losses and styles of each batch, styles of each class) and for the
-            samples of a batch with non-finite styles; "" writes neither.
+        partial: storage for reading finished batches and saving each mined batch immediately; None disables both.
+        output_dir: folder for TensorBoard events (losses and number of styles per batch, number of styles per class) and for
+            the samples of a batch with non-finite styles. "" writes neither.
 
     Returns:
-        The same bank in every process, for any number of processes: styles are in the order of the batches.
+        The bank, identical in every process and for any number of processes. Styles are in batch order.
 
     Raises:
-        BankError: there are no batches, or styles are not finite.
+        BankError: there are no batches, or some styles are not finite.
     """
     logger = logging.getLogger(__name__)
     kept, finished = partial.share() if partial is not None else ([], set())
@@ -124,7 +124,7 @@ def mine_bank(
         bar = stack.enter_context(progress_bar(len(batches), "mining styles", "batch"))
         writer = TensorboardXWriter(output_dir) if output_dir and comm.is_main_process() else None
         if writer is not None:
-            stack.callback(writer.close)  # a process that ends without it loses buffered scalars
+            stack.callback(writer.close)  # otherwise a process that ends loses buffered scalars
 
         def put_scalars(scalars: Mapping[str, float]) -> None:
             for name, value in scalars.items():
@@ -160,7 +160,7 @@ def mine_bank(
 
 
 def _require_finite(batch: MinedBatch, samples: Sequence[Mapping[str, Any]], folder: str) -> None:
-    """Raise BankError for styles that are not finite; save the samples of the batch in `folder` unless it is ""."""
+    """Raise BankError if styles are not finite, after saving the samples of the batch in `folder` unless it is ""."""
     finite = batch.mean.isfinite().all(1) & batch.std.isfinite().all(1)
     if finite.all():
         return
@@ -170,17 +170,17 @@ def _require_finite(batch: MinedBatch, samples: Sequence[Mapping[str, Any]], fol
         try:
             save_tensors({"batch": batch.index, "samples": [dict(sample) for sample in samples]}, path)
             saved = f" The samples are saved in '{path}'."
-        except OSError as error:  # less important than the styles
+        except OSError as error:  # must not hide the error about the styles
             saved = f" The samples cannot be written to '{path}' ({error.strerror or error})."
     files = first_few([sample.get("file_name", "an unnamed sample") for sample in samples], 20)
     raise BankError(
-        f"styles must be finite, got NaN or infinity for the class ids {batch.class_ids[~finite].tolist()} in mining batch "
-        f"{batch.index} ({files}).{saved} Lower STYLE_MINING.LR or check the files; earlier batches are saved."
+        f"non-finite values in styles for the class ids {batch.class_ids[~finite].tolist()} of mining batch "
+        f"{batch.index} ({files}).{saved} Lower STYLE_MINING.LR or check the files. Earlier batches are saved."
     )
 
 
 def _merge(mined: list[MinedBatch], metadata: Mapping[str, str]) -> StyleBank:
-    """Join the batches of all processes in the order of their numbers."""
+    """Merge the batches of all processes in the order of their numbers."""
     everywhere = [batch for rank in comm.all_gather(mined) for batch in rank]
     if not everywhere:
         raise BankError("mining found no batches. Lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN.")

@@ -1,6 +1,6 @@
-"""The style miner: optimizes styles of source patches towards prompts, several batches at a time.
+"""The style miner: optimizes styles of source patches toward prompts, several batches at a time.
 
-Shapes: B images of a batch, C channels at the mined stage, N styles of a batch, a grid of (rows, cols) patches.
+Shapes: B images in a batch, C channels at the mined stage, N styles in a batch, a grid of (rows, cols) patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class MiningSettings:
     stage: str = "res2"  # backbone stage of the mined statistics
     grid: Grid = (3, 3)
     ignore_label: int = 255
-    pool_size: int = 0  # side of a pooled patch in cells; 0 uses the side that the CLIP requires, or does not pool
+    pool_size: int = 0  # side of a pooled patch in cells; 0 uses the side required by the CLIP, or disables pooling
     steps: int = 100  # of SGD, see `optimize_styles`
     lr: float = 1.0
     momentum: float = 0.9
@@ -134,16 +134,16 @@ class MinedBatch:
     std: Tensor  # (N, C) float32
     prompt_ids: Tensor  # (N,) int64, see `PromptTable`
     initial_loss: Tensor  # (N,), 1 - cosine similarity before the optimization
-    final_loss: Tensor  # (N,), and after it
+    final_loss: Tensor  # (N,), the same after the optimization
 
 
 class StyleMiner:
-    """Optimizes one style for each class that dominates a patch of a batch, for several batches at a time.
+    """Miner that optimizes one style for each class that dominates a patch of a batch, several batches at a time.
 
     Args:
         clip: the image tower with its attention pool; it is frozen and put into eval mode.
-        prompts: the texts from which classes draw.
-        encode_prompts: maps N texts to embeddings (N, D) of unit length.
+        prompts: table from which the prompt of each class is drawn.
+        encode_prompts: function that maps N texts to unit-length embeddings (N, D).
         settings: see `MiningSettings`.
         group: number of neighboring batches to mine together, see `batches_per_group`.
         basis: see `optimize_styles`.
@@ -171,11 +171,11 @@ class StyleMiner:
         self.relative = settings.parametrization == "relative" or (by_family and not settings.parametrization)
 
     def mine_batch(self, index: int, samples: Sequence[Sample]) -> MinedBatch:
-        """Mine a single batch, see `mine_batches`."""
+        """Mine a single batch (see `mine_batches`)."""
         return self.mine_batches([(index, samples)])[0]
 
     def mine_batches(self, batches: Sequence[tuple[int, Sequence[Sample]]]) -> list[MinedBatch]:
-        """Mine batches together, which uses a device better than one at a time.
+        """Mine several batches together, which uses a device better than mining them one at a time.
 
         The styles of a batch depend on its number, its samples and the seed; on the other batches only by rounding.
 
@@ -253,7 +253,7 @@ def first_patches(features: Tensor, patch_labels: Tensor) -> tuple[Tensor, Tenso
         patch_labels: (B, rows, cols) int64.
 
     Returns:
-        class_ids (N,) int64, ascending, and patches (N, C, h, w). If the grid does not divide the map, patches differ by a
+        class_ids (N,) int64, ascending, and patches (N, C, h, w). If the grid does not divide the map, patches differ by one
         cell; all are cut to the shorter side.
 
     Raises:

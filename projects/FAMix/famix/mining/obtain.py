@@ -1,4 +1,4 @@
-"""The style bank of a config: loaded if its file exists, otherwise mined and saved."""
+"""Style bank for a config: loaded if its file exists, otherwise mined and saved."""
 
 import itertools
 import logging
@@ -32,17 +32,17 @@ def style_bank_path(cfg: CfgNode) -> str:
 
 
 def obtain_style_bank(cfg: CfgNode) -> StyleBank:
-    """Load the bank of a config, or mine and save it. Of several runs that share a bank, one mines it.
+    """Load the bank for a config, or mine and save it. If several runs share a bank, only one of them mines it.
 
     Args:
-        cfg: the effective config; its datasets are registered.
+        cfg: the effective config; its datasets must be registered.
 
     Returns:
-        The same bank in every process of a job; all of them must call this function.
+        The bank, identical in every process of a job. All processes must call this function.
 
     Raises:
         BankError: the bank is unreadable or does not fit the config.
-        ConfigError: the bank is missing and MODEL.CLIP.WEIGHTS is empty, or the design of its text tower is unknown.
+        ConfigError: the bank is missing, and MODEL.CLIP.WEIGHTS is empty or its text tower has an unknown design.
     """
     logger = logging.getLogger(__name__)
     path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
@@ -52,7 +52,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
     with ExitStack() as held:
         if not _exists(path):
             _lock_together(path, held)
-        if _exists(path):  # possibly mined by another run during the wait
+        if _exists(path):  # possibly mined by another run in the meantime
             bank = StyleBank.load(path)
             check_bank(
                 bank, metadata, path, tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
@@ -61,7 +61,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             return bank
         if not clip:
             raise ConfigError(
-                f"MODEL.CLIP.WEIGHTS must name a CLIP to mine a style bank, got '' and no bank at '{path}'. Set "
+                f"no style bank at '{path}', and MODEL.CLIP.WEIGHTS is empty, so none can be mined. Set "
                 "MODEL.CLIP.WEIGHTS or MODEL.STYLE.BANK."
             )
         require_text_design(clip, weights)
@@ -90,7 +90,7 @@ def _exists(path: str) -> bool:
 
 
 def _lock_together(path: str, held: ExitStack) -> None:
-    """Wait until no other run mines the bank and lock it; all processes of a job wait together."""
+    """Wait until no other run is mining the bank, then lock it. All processes of a job wait together."""
 
     def is_ours() -> bool:
         if not comm.is_main_process():
@@ -101,7 +101,7 @@ def _lock_together(path: str, held: ExitStack) -> None:
             held.callback(FileLock(os.path.join(folder, f".{name}.lock")).close, remove=True)
         except BlockingIOError:
             return False
-        except OSError:  # a folder that is not writable is reported when the bank is saved
+        except OSError:  # an unwritable folder is reported when the bank is saved
             pass
         return True
 

@@ -1,7 +1,7 @@
-"""Partial results of mining: each finished batch is a file, so that a stopped pass can resume.
+"""Partial mining results: each finished batch is saved to a file, so a stopped pass can resume.
 
-The files are in a folder beside the bank that is named after a hash of the bank's metadata. A later start with the same
-settings, on any number of processes, mines the missing batches; one with different settings uses a different folder.
+The files are in a folder next to the bank, named after a hash of the bank's metadata. A later run with the same settings,
+on any number of processes, mines only the missing batches. A run with different settings uses a different folder.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ _TENSORS = tuple(field.name for field in fields(MinedBatch) if field.name != "in
 
 
 class PartialResults:
-    """The finished batches of a mining pass.
+    """Storage for the finished batches of a mining pass.
 
     Args:
         bank: path of the style bank that the pass will write.
-        metadata: metadata of the bank; batches of different settings are never mixed.
+        metadata: metadata of the bank; batches mined with different settings are never mixed.
     """
 
     def __init__(self, bank: str | Path, metadata: Mapping[str, str]) -> None:
@@ -39,7 +39,7 @@ class PartialResults:
         self.folder = bank.with_name(f"{bank.name}.mining-{settings[:12]}")
 
     def indices(self) -> list[int]:
-        """Return the numbers of the finished batches, ascending; damaged files are removed with a warning."""
+        """Return the numbers of the finished batches in ascending order, removing damaged files with a warning."""
         found = []
         for path in self.folder.glob(f"*{_SUFFIX}"):
             if not path.stem.isdigit():
@@ -52,13 +52,13 @@ class PartialResults:
         return sorted(found)
 
     def share(self) -> tuple[list[int], set[int]]:
-        """Divide the finished batches among the processes of the job; called in every process.
+        """Divide the finished batches among the processes of a job; must be called in every process.
 
         Returns:
-            Numbers of the batches that this process contributes to the bank, and of all finished batches.
+            The numbers of the batches that this process contributes to the bank, and the numbers of all finished batches.
         """
         present, rank = comm.all_gather(self.indices()), comm.get_rank()
-        # Processes on one machine see the same files: the first of them contributes all.
+        # Processes on one machine see the same files: the first process contributes them all.
         before: set[int] = set().union(*present[:rank])
         return [index for index in present[rank] if index not in before], set().union(*present)
 
@@ -68,22 +68,24 @@ class PartialResults:
         try:
             tensors = load_file(path)
             return MinedBatch(index, **{name: tensors[name] for name in _TENSORS})
-        except Exception as error:  # SafetensorError, or torch's errors for impossible tensors
-            raise BankError(f"'{path}' must be a mined batch, got {error}. Remove it to mine it again.") from error
+        except Exception as error:  # SafetensorError, or torch errors caused by impossible tensors
+            raise BankError(
+                f"cannot read mined batch '{path}': {error}. Remove the file to mine the batch again."
+            ) from error
 
     def write(self, batch: MinedBatch) -> None:
         """Save a batch; raise BankError if the disk is full or the folder is not writable."""
         path = self._path(batch.index)
         try:
             with whole_file(path) as part:
-                # Clones, since the format refuses tensors that share memory.
+                # Cloned, since the format rejects tensors that share memory.
                 tensors = {name: getattr(batch, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}
-                # save_file writes to a file of its own, which a killed process leaves behind.
+                # save_file would use its own temporary file, which a killed process leaves behind.
                 part.write_bytes(save(tensors))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"mined batch '{path}' cannot be written ({error}). Free disk space or set MODEL.STYLE.BANK to a different "
-                "folder; earlier batches are saved."
+                f"cannot write mined batch '{path}': {error}. Free disk space or set MODEL.STYLE.BANK to a file in a different "
+                "folder. Earlier batches are saved."
             ) from error
 
     def remove(self) -> None:

@@ -7,7 +7,7 @@ from famix.modeling.panoptic_fpn import FAMixPanopticFPN, StuffSemSegFPNHead
 from famix.modeling.semantic_segmentor import FAMixSemanticSegmentor
 from famix.modeling.style_mixin import PatchStyleMixin
 
-with suppress(ImportError):  # Panoptic-DeepLab of Detectron2 requires panopticapi, which is optional
+with suppress(ImportError):  # Detectron2's Panoptic-DeepLab requires panopticapi, which is optional
     from famix.modeling.panoptic_deeplab import FAMixPanopticDeepLab
 
 __all__ = [

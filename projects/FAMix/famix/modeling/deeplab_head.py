@@ -1,4 +1,4 @@
-"""DeepLabV3+ decoder with the parameter names of the reference implementation's checkpoints."""
+"""DeepLabV3+ decoder whose parameter names match the checkpoints of the reference implementation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from famix.utils.errors import ConfigError
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: a 1x1, dilated 3x3 and an image-level branch, projected to one map."""
+    """Atrous spatial pyramid pooling: 1x1, dilated 3x3 and image-level branches, projected to a single map."""
 
     def __init__(self, in_channels: int, channels: int, dilations: Sequence[int], dropout: float, norm: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ASPP(nn.Module):
 
 
 class _ImagePooling(nn.Sequential):
-    """Average of the image through 1x1 convolution, norm and ReLU, broadcast to the map."""
+    """Global average pooling with a 1x1 convolution, norm and ReLU, broadcast to the size of the map."""
 
     def __init__(self, in_channels: int, channels: int, norm: str) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, channels, 1, norm))
@@ -40,30 +40,30 @@ class _ImagePooling(nn.Sequential):
         pool, conv, norm, relu = self
         pooled = conv(pool(x))
         if norm.training and len(x) == 1 and type(norm) is nn.BatchNorm2d:  # SyncBN also sees other processes
-            # One image gives one value per channel, without a variance: use the running statistics.
+            # One image gives one value per channel and thus no variance: use the running statistics.
             pooled = F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:
             pooled = norm(pooled)
-        # In the memory format of the other branches: concatenation would change it for all later layers.
+        # Match the memory format of the other branches; otherwise, concatenation would change it for all later layers.
         return relu(pooled).expand(-1, -1, *x.shape[-2:]).contiguous(memory_format=torch.channels_last)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class CLIPDeepLabV3PlusHead(nn.Module):
-    """Decoder of the reference implementation: one 3x3 convolution on the ASPP and a low-level branch.
+    """Decoder of the reference implementation: a 3x3 convolution over the ASPP output and a low-level branch.
 
     Args:
         input_shape: channels and strides of the backbone's features.
-        in_features: names of the low-level and the high-level feature, e.g. ("res2", "res5").
+        in_features: names of the low-level and high-level features, e.g. ("res2", "res5").
         num_classes: number of classes K.
-        project_channels: channels of the low-level branch.
-        aspp_channels: channels of the ASPP.
+        project_channels: number of channels of the low-level branch.
+        aspp_channels: number of channels of the ASPP.
         aspp_dilations: dilations of the 3x3 branches of the ASPP.
         aspp_dropout: dropout probability after the ASPP.
-        conv_dims: channels of the 3x3 convolution before the predictor.
-        ignore_value: label id without loss.
-        label_smoothing: label smoothing of the cross-entropy, in [0, 1).
-        loss_weight: factor of the loss.
+        conv_dims: number of channels of the 3x3 convolution before the predictor.
+        ignore_value: label id of pixels excluded from the loss.
+        label_smoothing: amount of label smoothing in the cross-entropy, in [0, 1).
+        loss_weight: weight of the loss.
         norm: a name accepted by Detectron2's get_norm.
     """
 
@@ -87,8 +87,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         super().__init__()
         if len(in_features) != 2:
             raise ConfigError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES must name a low- and a high-level feature, got {in_features}. Name two stages "
-                "of the backbone."
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES must list a low-level and a high-level feature, got {in_features}. Use two "
+                "stages of the backbone."
             )
         self.low_level, self.high_level = in_features
         low, high = input_shape[self.low_level], input_shape[self.high_level]
@@ -127,7 +127,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """Compute losses in training, logits otherwise, like Detectron2's semantic heads.
+        """Compute losses in training and logits otherwise, like Detectron2's semantic heads.
 
         Args:
             features: features of the backbone, each (B, C, H, W).
@@ -139,7 +139,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         """
         logits = self.layers(features)
         if self.training:
-            assert targets is not None, "training needs targets"
+            assert targets is not None, "targets are required in training"
             return None, self.losses(logits, targets)
         scale = self.common_stride
         return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False), {}
@@ -153,7 +153,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         return logits.contiguous()  # channels first, which is faster for reductions over classes
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the cross-entropy of logits at any resolution, upsampled to that of the targets (B, H, W)."""
+        """Compute the cross-entropy of logits at any resolution, upsampled to the size of the targets (B, H, W)."""
         loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing)
         return {"loss_sem_seg": loss * self.loss_weight}
 

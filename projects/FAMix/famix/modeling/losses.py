@@ -1,7 +1,7 @@
-"""Training loss of the semantic head: cross-entropy of logits that are upsampled to the resolution of the labels.
+"""Training loss of the semantic head: cross-entropy of logits upsampled to the resolution of the labels.
 
-Upsampled logits of a batch are larger than any feature map, and F.cross_entropy keeps several copies of them. Here they are
-computed in stripes of rows that fit the CPU cache, and the gradient of the small logits is computed with the loss.
+The upsampled logits of a batch are larger than any feature map, and F.cross_entropy keeps several copies of them. Here they
+are computed in stripes of rows that fit in the CPU cache, along with the gradient for the logits before upsampling.
 
 Shapes: B images, K classes, logits of h x w, labels of H x W.
 """
@@ -14,20 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_STRIPE = 2**20  # logits of a stripe
+_STRIPE = 2**20  # number of logits per stripe
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor, ignore_value: int, label_smoothing: float) -> Tensor:
-    """Compute the mean cross-entropy over the labeled pixels; 0 for a batch without labels.
+    """Compute the mean cross-entropy over labeled pixels, or return 0 for a batch without labels.
 
     Args:
-        logits: (B, K, h, w), upsampled bilinearly to the resolution of the targets.
+        logits: (B, K, h, w); they are upsampled bilinearly to the resolution of the targets.
         targets: (B, H, W) int64 in [0, K) or `ignore_value`.
-        ignore_value: label id of pixels without loss.
-        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        ignore_value: label id of pixels excluded from the loss.
+        label_smoothing: share of the target distribution that is spread over all classes, in [0, 1).
 
     Returns:
-        Scalar float32, which can be differentiated once.
+        Scalar float32 tensor that can be differentiated once.
     """
     total = _UpsampledCrossEntropy.apply(logits, targets, ignore_value, label_smoothing)
     return total / (targets != ignore_value).sum().clamp(min=1)
@@ -56,7 +56,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 def _loss_and_gradient(
     logits: Tensor, targets: Tensor, ignore_value: int, smoothing: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the sum, and on request its gradient with respect to the logits (B, K, h, w)."""
+    """Return the loss sum and, on request, its gradient with respect to the logits (B, K, h, w)."""
     small, large = logits.shape[-2:], targets.shape[-2:]
     down, right = (_bilinear(*sides, logits) for sides in zip(small, large, strict=True))
     wide = logits @ right.t()
@@ -64,7 +64,7 @@ def _loss_and_gradient(
     height = max(1, _STRIPE * small[0] // max(1, wide.numel()))
     for first in range(0, large[0], height):
         stripe = slice(first, min(first + height, large[0]))
-        # The rows that contribute to the stripe, with up to one more at both ends.
+        # The rows that contribute to the stripe, plus up to one more at each end.
         top, bottom = ((row + 0.5) * small[0] / large[0] - 0.5 for row in (stripe.start, stripe.stop - 1))
         used = slice(max(0, math.floor(top) - 1), min(small[0], math.floor(bottom) + 3))
         weights = down[stripe, used]
@@ -78,9 +78,9 @@ def _loss_and_gradient(
 def _cross_entropy_(
     logits: Tensor, targets: Tensor, ignore_value: int, smoothing: float, with_gradient: bool
 ) -> Tensor:
-    """Return the sum over the pixels of logits (B, K, s, W), and on request replace the logits by its gradient.
+    """Return the loss sum over the pixels of logits (B, K, s, W) and, on request, replace the logits with its gradient.
 
-    With smoothing e a pixel of class y costs  log(sum of exp z) - (1 - e) z_y - e mean(z).
+    With smoothing e, the loss of a pixel of class y is  log(sum of exp z) - (1 - e) z_y - e mean(z).
     """
     num_classes = logits.shape[1]
     labeled = (targets != ignore_value).unsqueeze(1)
@@ -96,6 +96,6 @@ def _cross_entropy_(
 
 
 def _bilinear(side: int, upsampled: int, like: Tensor) -> Tensor:
-    """Return (upsampled, side), the weights of bilinear interpolation from `side` to `upsampled` cells."""
+    """Return the (upsampled, side) weights for bilinear interpolation from `side` to `upsampled` cells."""
     unit = torch.eye(side, device=like.device, dtype=like.dtype)
     return F.interpolate(unit[None, None], size=(upsampled, side), mode="bilinear", align_corners=False)[0, 0]

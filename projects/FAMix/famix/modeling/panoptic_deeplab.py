@@ -15,12 +15,12 @@ from famix.utils.errors import ConfigError
 class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
     """Detectron2's PanopticDeepLab with restyled patches in training.
 
-    The heads pool over the whole image and accept images of any size. Detectron2's heads pool over windows of the size of a
-    training crop.
+    The heads pool over the whole image and accept images of any size, unlike Detectron2's heads, which pool over windows
+    of the training crop size.
 
     Args:
         cfg: the config for PanopticDeepLab.
-        restyler: see PatchStyleMixin.
+        restyler: style randomizer (see PatchStyleMixin).
     """
 
     TRAINS_ON = frozenset({"sem_seg", "centers"})
@@ -33,12 +33,12 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config; raise ConfigError if the loss of the semantic head does not accept pixel weights."""
+        """Read the config; raise ConfigError if the semantic head's loss does not accept pixel weights."""
         loss = cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE
         if loss != "hard_pixel_mining":
             raise ConfigError(
                 f"MODEL.SEM_SEG_HEAD.LOSS_TYPE must be hard_pixel_mining, the only loss that accepts pixel weights, got {loss}. "
-                "Set MODEL.SEM_SEG_HEAD.LOSS_TYPE hard_pixel_mining."
+                "Set MODEL.SEM_SEG_HEAD.LOSS_TYPE to hard_pixel_mining."
             )
         global_pooling = cfg.clone()
         global_pooling.defrost()

@@ -18,9 +18,9 @@ _NUM_LABELS = 256  # values of an 8-bit label
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class StuffSemSegFPNHead(SemSegFPNHead):
-    """Detectron2's SemSegFPNHead for stuff; all things are class 0, because boxes and masks segment them.
+    """Detectron2's SemSegFPNHead for stuff. All things share class 0, because boxes and masks segment them.
 
-    Its training labels contain all classes, since styles are drawn by class.
+    The training labels still contain all classes, since styles are drawn by class.
 
     Args:
         input_shape: shapes of the backbone's features.
@@ -44,7 +44,7 @@ class StuffSemSegFPNHead(SemSegFPNHead):
         return {**arguments, "classes": panoptic_classes(cfg.DATASETS.TRAIN[0])}
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Compute the cross-entropy over stuff classes and the class of all things; 0 for a batch without labels.
+        """Compute the cross-entropy over stuff classes and the shared thing class, or 0 for a batch without labels.
 
         Args:
             predictions: logits (B, 1 + number of stuff classes, h, w).
@@ -52,7 +52,7 @@ class StuffSemSegFPNHead(SemSegFPNHead):
         """
         labels = self.stuff_labels[targets]
         if not (labels != self.ignore_value).any():
-            return {"loss_sem_seg": predictions.sum() * 0}  # a mean over no pixels is NaN
+            return {"loss_sem_seg": predictions.sum() * 0}  # the mean over zero pixels is NaN
         return super().losses(predictions, labels)
 
 
@@ -65,7 +65,7 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
 
     Args:
         classes: classes of the dataset.
-        restyler: see PatchStyleMixin.
+        restyler: style randomizer (see PatchStyleMixin).
         **kwargs: arguments of PanopticFPN.
     """
 
@@ -80,7 +80,7 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config; raise ConfigError if head, classes or masks do not suit panoptic segmentation."""
+        """Read the config; raise ConfigError if its head, classes or masks do not suit panoptic segmentation."""
         classes, model = panoptic_classes(cfg.DATASETS.TRAIN[0]), cfg.MODEL
         for key, got, expected in (
             ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, StuffSemSegFPNHead.__name__),
@@ -89,17 +89,17 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
         ):
             if got != expected:
                 raise ConfigError(
-                    f"{key} must be {expected} for FAMixPanopticFPN on {cfg.DATASETS.TRAIN[0]}, got {got}. Set {key} {expected}."
+                    f"{key} must be {expected} for FAMixPanopticFPN on {cfg.DATASETS.TRAIN[0]}, got {got}. Set {key} to {expected}."
                 )
         return {**super().from_config(cfg), "classes": classes, "restyler": PatchRestyler(cfg)}
 
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Predict, see PanopticFPN.
+        """Run inference as in PanopticFPN.
 
         Returns:
             One dict per image. "panoptic_seg" and "instances" differ from Detectron2's only in the class ids. "sem_seg"
-            (K, height, width) contains scores of all K classes. The highest is the class of the instance, or outside
-            instances the best stuff class.
+            (K, height, width) contains scores for all K classes. The highest score belongs to the class of the instance
+            or, outside instances, to the best stuff class.
         """
         results = super().inference(batched_inputs, do_postprocess)
         return [self._renumber(result) for result in results] if do_postprocess else results

@@ -17,11 +17,11 @@ from famix.style.restyler import PatchRestyler
 class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
     """Detectron2's SemanticSegmentor with restyled patches in training.
 
-    Inference upsamples the logits to the exact size of the image. Detectron2 multiplies by the head's stride, which is off by
+    Inference upsamples the logits to the exact size of the image. Detectron2 upsamples by the head's stride, which is off by
     a few pixels unless the stride divides the size.
 
     Args:
-        restyler: see PatchStyleMixin.
+        restyler: style randomizer (see PatchStyleMixin).
         **kwargs: arguments of SemanticSegmentor: backbone, sem_seg_head, pixel_mean and pixel_std.
     """
 
@@ -39,7 +39,7 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         return {**super().from_config(cfg), "restyler": PatchRestyler(cfg)}
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Compute losses in training, predictions otherwise.
+        """Compute losses in training and predictions otherwise.
 
         Args:
             batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255, in training "sem_seg" (H, W) int64, and in
@@ -52,18 +52,18 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         return super().forward(batched_inputs) if self.training else self.inference(batched_inputs)
 
     def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
-        """Predict, see `forward`."""
+        """Run inference (see `forward`)."""
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         batch = ImageList.from_tensors(
             images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints
         )
         head: Any = self.sem_seg_head
-        # `layers` of Detectron2's heads computes logits before they are upsampled.
+        # The `layers` method of Detectron2's heads computes logits before upsampling.
         predict = head.layers if hasattr(head, "layers") else lambda features: head(features)[0]
         coarse = predict(self.backbone(batch.tensor))
         results = []
         for logits, inputs, size in zip(coarse, batched_inputs, batch.image_sizes, strict=True):
-            # Image by image, and resized once if possible: upsampled logits are by far the largest tensors.
+            # Image by image, resized only once if possible: upsampled logits are by far the largest tensors.
             upsampled = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
             wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
             if tuple(size) == wanted:

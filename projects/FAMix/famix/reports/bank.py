@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 _PROMPT_ID, _BATCH_ID = "prompt_id", "batch_id"
 _HIGHEST_LOSS = 2.0  # maximum of 1 - cosine similarity
-_FLOOR = 0.05  # minimum share of the mean spread; coordinates with less would dominate the distance
+_FLOOR = 0.05  # of the mean spread; coordinates with a smaller spread would dominate the distance
 
 
 def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
@@ -250,7 +250,7 @@ def filter_bank(
 
 
 def find_problems(bank: StyleBank) -> list[str]:
-    """Describe the problems of a loaded bank, whose values are finite. A sound bank gives []."""
+    """Describe the problems of a loaded bank, whose values are finite. Returns [] for a sound bank."""
     problems = [] if len(bank) else ["it has no styles"]
     names = bank.class_names()
     foreign = [class_id for class_id in bank.counts() if class_id >= len(names) and class_id != IGNORE_CLASS]

@@ -34,7 +34,7 @@ class Group:
         return [report.row(self.metric)[heading] for report in self.reports.values()]
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
-        """Return the gains over a baseline in points, one per common seed or, without any, one between the means."""
+        """Return the gains over a baseline in points: one per common seed, or that of the means without common seeds."""
         own, other = (dict(zip(one.reports, one.values(heading), strict=True)) for one in (self, baseline))
         paired = [own[seed] - other[seed] for seed in own if seed in other]
         return paired or [fmean(own.values()) - fmean(other.values())]

@@ -44,7 +44,7 @@ def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source:
 
 
 def noise_image(side: int) -> Tensor:
-    """Make a (3, side, side) float32 noise image in [0, 255] units, with natural image spectrum and fixed seed."""
+    """Make a (3, side, side) float32 noise image in [0, 255] units, with a natural spectrum and a fixed seed."""
     generator = torch.Generator().manual_seed(_SEED)
     frequencies = torch.fft.fftfreq(side)
     amplitude = 1 / torch.hypot(frequencies[:, None], frequencies[None]).clamp(min=1 / side)

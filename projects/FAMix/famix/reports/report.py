@@ -106,7 +106,7 @@ class ScoredDataset:
 
     heading: str  # short name for tables
     is_source: bool  # sources are excluded from the mean
-    group: str  # dataset that it is a condition of, e.g. "acdc"; "" for a single dataset
+    group: str  # parent dataset of a condition, e.g. "acdc"; "" for a single dataset
     protocol: str
     classes: tuple[str, ...]  # classes that the means include
     absent_classes: str = SKIP  # mIoU rule for classes that are predicted but never labeled, "skip" or "zero"

@@ -75,8 +75,8 @@ def preview_styles(
     """
     if not isinstance(model, PatchStyleMixin):
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to, for "
-            "example, FAMixSemanticSegmentor."
+            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to FAMixSemanticSegmentor, "
+            "for example."
         )
     if not 0 <= own_weight <= 1:
         raise ConfigError(f"--own-weight must be in [0, 1], got {own_weight}. Use 0 to see the styles alone.")
@@ -127,7 +127,7 @@ def _observe(
 
 
 def _draw(class_ids: Tensor, chosen: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw (rows, cols) indices of chosen styles, of the class of each patch if there are any."""
+    """Draw (rows, cols) indices of chosen styles, preferring styles of the class of each patch."""
     rows = torch.empty(classes.shape, dtype=torch.int64)
     for place, class_id in enumerate(classes.flatten().tolist()):
         fitting = (chosen & (class_ids == class_id)).nonzero().flatten()

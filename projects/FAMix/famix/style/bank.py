@@ -1,8 +1,8 @@
-"""The style bank: mined styles by class, in memory and as a self-describing .safetensors file.
+"""Style bank: mined styles grouped by class, in memory and as a self-describing .safetensors file.
 
 File format, version 2. Tensors: `mean` (N, C) and `std` (N, C) float32, `class_ids` (N,) int64 in [0, 255], and optional
-annotations with one value per style, `annotation.<name>` (N,). Metadata: the strings of `famix.mining.metadata` and
-`checksum`, which detects flipped bits. Version 1 has no checksum.
+annotations with one value per style, `annotation.<name>` (N,). Metadata: the strings from `famix.mining.metadata`, and
+`checksum`, which detects corruption. Version 1 has no checksum.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ _ANNOTATION = "annotation."
 
 
 class StyleBank:
-    """Styles (mean and standard deviation of C channels) by class, from which patches draw.
+    """Styles (mean and standard deviation of C channels), grouped by class and drawn at random for patches.
 
     Args:
-        metadata: strings that describe the origin of the styles; saved with them.
+        metadata: strings that describe the origin of the styles; they are saved with the bank.
     """
 
     def __init__(self, metadata: Mapping[str, str] | None = None) -> None:
@@ -48,16 +48,16 @@ class StyleBank:
 
     @property
     def num_channels(self) -> int:
-        """C; 0 for an empty bank."""
+        """Number of channels C; 0 for an empty bank."""
         return self.mean.shape[1]
 
     def counts(self) -> dict[int, int]:
-        """Return the number of styles of each class id that has styles."""
+        """Return the number of styles for each class id in the bank."""
         ids, counts = self.class_ids.unique(return_counts=True)
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def class_names(self) -> list[str]:
-        """Return the names of the label ids 0, 1, ... in the metadata, [] without; raise BankError for invalid JSON."""
+        """Return the class names in the metadata by label id, or [] if there are none; raise BankError for invalid JSON."""
         written = self.metadata.get("class_names", "[]")
         try:
             return [str(name) for name in parse_json(written)]
@@ -67,7 +67,7 @@ class StyleBank:
             ) from error
 
     def class_name(self, class_id: int) -> str:
-        """Return the name of a label id: "unlabelled" for 255, the number itself if the metadata has no name."""
+        """Return the name of a label id, or "unlabelled" (255) or the id itself if the metadata has no name for it."""
         names = self.class_names()
         unnamed = "unlabelled" if class_id == IGNORE_CLASS else str(class_id)
         return names[class_id] if class_id < len(names) else unnamed
@@ -75,19 +75,19 @@ class StyleBank:
     def add(
         self, class_ids: Tensor, mean: Tensor, std: Tensor, annotations: Mapping[str, Tensor] | None = None
     ) -> None:
-        """Append styles.
+        """Append styles to the bank.
 
         Args:
             class_ids: (N,) integers in [0, 255].
             mean: (N, C), floating point.
-            std: (N, C), floating point. Negative values, which the optimizer may reach, are kept.
-            annotations: name -> (N,); all calls must have the same names.
+            std: (N, C), floating point. Negative values, which the optimizer may produce, are kept.
+            annotations: name -> (N,). Every call must use the same names.
 
         Raises:
-            BankError: an argument has the wrong type or shape, class ids are out of range or values are not finite.
+            BankError: an argument has the wrong type or shape, class ids are out of range, or values are not finite.
         """
         ids, annotations = _as_class_ids(class_ids), dict(annotations or {})
-        _as_class_ids(ids.cpu())  # checks the values of ids on a GPU, too
+        _as_class_ids(ids.cpu())  # also checks the values of ids on a GPU
         try:
             check_shape("class_ids", class_ids, ("N",), floating=False)
             check_shape("mean", mean, ("N", "C"), (len(ids), self.num_channels if len(self) else None))
@@ -98,11 +98,11 @@ class StyleBank:
             raise BankError(str(error)) from error
         if len(self) and annotations.keys() != self.annotations.keys():
             raise BankError(
-                f"annotations must be {sorted(self.annotations)}, got {sorted(annotations)}. Pass the same in all calls."
+                f"annotations must be {sorted(self.annotations)}, got {sorted(annotations)}. Use the same names in every call."
             )
         if not (mean.float().isfinite().all() and std.float().isfinite().all()):
             raise BankError("mean and std must be finite, got NaN or infinity. Lower STYLE_MINING.LR.")
-        if not len(self):  # with the channels, annotations and device of the first styles
+        if not len(self):  # the first styles determine channels, annotations and device
             self.mean, self.std = mean.new_empty(0, mean.shape[1]).float(), std.new_empty(0, std.shape[1]).float()
             self.class_ids = ids.new_empty(0)
             self.annotations = {name: values.new_empty(0) for name, values in annotations.items()}
@@ -113,21 +113,21 @@ class StyleBank:
         self._index()
 
     def sample(self, class_ids: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw a style for each class id, uniformly among the styles of its class.
+        """Draw a style for each class id, uniformly from the styles of that class.
 
-        A class without styles draws from the ignore class (255). If that is empty, too, mean and std are NaN; see
-        `has_style`.
+        A class without styles falls back to the ignore class (255). If that is also empty, mean and std are NaN (see
+        `has_style`).
 
         Args:
-            class_ids: integers in [0, 255] of any shape S.
-            generator: source of randomness on any device; None uses torch's global generator.
+            class_ids: integers in [0, 255], of any shape S.
+            generator: random number generator on any device; None uses torch's global generator.
 
         Returns:
-            mean and std, each of shape S + (C,), on the device of the bank. `restyle_patches` expects the channels second:
-            use `.movedim(-1, 1)`.
+            mean and std, each of shape S + (C,), on the bank's device. `restyle_patches` expects channels as the second
+            axis: use `.movedim(-1, 1)`.
 
         Raises:
-            BankError: class ids are not integers, or on the CPU out of range.
+            BankError: class ids are not integers or, on the CPU, are out of range.
         """
         ids = _as_class_ids(class_ids).to(self.mean.device)
         draw_device = generator.device if generator is not None else self.mean.device
@@ -138,18 +138,18 @@ class StyleBank:
         return self._padded_mean[row], self._padded_std[row]
 
     def has_style(self, class_ids: Tensor) -> Tensor:
-        """Return whether `sample` finds a style: bool, in the shape of class_ids."""
+        """Return a bool tensor of the shape of class_ids that is True where `sample` finds a style."""
         return self._count[_as_class_ids(class_ids).to(self._count.device)] > 0
 
     def to(self, device: torch.device) -> "StyleBank":
-        """Return this bank with its tensors on a device."""
+        """Return a copy of the bank on the given device."""
         moved = StyleBank(self.metadata)
         annotations = {name: values.to(device) for name, values in self.annotations.items()}
         moved.add(self.class_ids.to(device), self.mean.to(device), self.std.to(device), annotations)
         return moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the bank to a .safetensors file, atomically; missing folders are created.
+        """Write the bank to a .safetensors file atomically, creating missing folders.
 
         Raises:
             BankError: the file cannot be written.
@@ -160,11 +160,11 @@ class StyleBank:
         metadata = {**self.metadata, "format_version": FORMAT_VERSION}
         try:
             with whole_file(path) as part:
-                # save_file writes to a file of its own, which a killed process leaves behind.
+                # save_file would use its own temporary file, which a killed process leaves behind.
                 part.write_bytes(save(tensors, metadata={**metadata, "checksum": _checksum(tensors, metadata)}))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"style bank '{path}' cannot be written ({error}). Set MODEL.STYLE.BANK to another file."
+                f"cannot write style bank '{path}': {error}. Set MODEL.STYLE.BANK to a different file."
             ) from error
 
     @classmethod
@@ -172,7 +172,7 @@ class StyleBank:
         """Read a bank written by `save`.
 
         Raises:
-            BankError: the file is missing, damaged, not a style bank or of an unknown format version.
+            BankError: the file is missing or damaged, is not a style bank, or has an unknown format version.
         """
         try:
             require_plain_file(path)
@@ -182,37 +182,37 @@ class StyleBank:
             intact = metadata.pop("checksum", None) == _checksum(tensors, metadata)
             version = metadata.get("format_version")
             if version not in (FORMAT_VERSION, _WITHOUT_CHECKSUM) or not {"mean", "std", "class_ids"} <= tensors.keys():
-                raise BankError(f"version {version} with the tensors {sorted(tensors)}")
+                raise BankError(f"unknown format version {version}, or missing tensors in {sorted(tensors)}")
             if version == FORMAT_VERSION and not intact:
-                raise BankError("a different checksum, a sign of damage")
+                raise BankError("the checksum does not match")
             bank = cls(metadata)
             annotations = {k.removeprefix(_ANNOTATION): v for k, v in tensors.items() if k.startswith(_ANNOTATION)}
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
             bank.class_names()
         except FileNotFoundError as error:
             raise BankError(f"style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
-        except Exception as error:  # ours, SafetensorError, or torch's errors for impossible tensors
+        except Exception as error:  # BankError, SafetensorError, or torch errors caused by impossible tensors
             raise BankError(
-                f"'{path}' must be an intact style bank of format version {FORMAT_VERSION}, got {error}. Copy it again, or "
+                f"cannot read style bank '{path}' ({error}). Expected format version {FORMAT_VERSION}. Copy the file again, or "
                 "mine the bank again."
             ) from error
         return bank
 
     @classmethod
     def from_released_pickle(cls, path: str | os.PathLike[str]) -> "StyleBank":
-        """Import a `saved_params.pkl` of the reference implementation; nothing in it is executed.
+        """Import a `saved_params.pkl` file of the reference implementation without executing anything in it.
 
         Raises:
-            BankError: the file is missing or damaged, has a different structure, or refers to anything but tensors.
+            BankError: the file is missing or damaged, has a different structure, or refers to objects other than tensors.
         """
         bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": json.dumps(RELEASED_CLASSES)})
         bank.add(*read_released_styles(path))
         return bank
 
     def _index(self) -> None:
-        """Prepare drawing: sort the styles by class and note the first style of each class."""
+        """Sort the styles by class and record the first style of each class, for drawing."""
         device = self.mean.device
-        # A class without any style draws the row of NaN behind the last style.
+        # A class without any styles draws the NaN row after the last style.
         nowhere = self.mean.new_full((1, self.num_channels), torch.nan)
         self._padded_mean, self._padded_std = torch.cat([self.mean, nowhere]), torch.cat([self.std, nowhere])
         self._order = torch.cat([self.class_ids.argsort(stable=True), torch.tensor([len(self)], device=device)])
@@ -225,7 +225,7 @@ class StyleBank:
 
 
 def _as_class_ids(class_ids: Tensor) -> Tensor:
-    """Return class ids as int64; values are checked on the CPU only, since a check would wait for a GPU."""
+    """Return class ids as int64. Values are checked only on the CPU, since the check would synchronize with a GPU."""
     if not isinstance(class_ids, Tensor):
         raise BankError(
             f"class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
@@ -234,14 +234,14 @@ def _as_class_ids(class_ids: Tensor) -> Tensor:
     is_integer = not (class_ids.is_floating_point() or class_ids.is_complex() or class_ids.dtype == torch.bool)
     if not is_integer or (ids.is_cpu and ((ids < 0) | (ids >= _NUM_CLASSES)).any()):
         raise BankError(
-            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of {class_ids.dtype}. Map them to "
+            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of dtype {class_ids.dtype}. Map them to "
             "train ids."
         )
     return ids
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of the tensors and of all metadata except the checksum."""
+    """Return the SHA-256 hash of the tensors and of all metadata except the checksum."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -1,4 +1,4 @@
-"""Classes of patches: the most frequent label of each patch."""
+"""Patch classes: the most frequent label in each patch."""
 
 import torch
 from torch import Tensor
@@ -6,30 +6,31 @@ from torch import Tensor
 from famix.style.patches import Grid, check_grid, check_tensor, patch_index
 from famix.utils.errors import ConfigError
 
-IGNORE_CLASS = 255  # class of mostly unlabeled patches, for any ignore label
+IGNORE_CLASS = 255  # class of mostly unlabeled patches, whatever the ignore label is
 
-_NUM_IDS = 256  # label ids are those of 8-bit images
+_NUM_IDS = 256  # label ids are 8-bit values
 
 
 def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tensor:
-    """Return the most frequent label id of each patch; ties go to the smallest id.
+    """Return the most frequent label id in each patch; ties go to the smallest id.
 
     Args:
         labels: (B, H, W), integer ids in [0, 255] or `ignore_label`.
         grid: (rows, cols), at most (H, W).
-        ignore_label: id of pixels without a class. It competes like any other id; outside [0, 255] it counts as the
-            largest.
+        ignore_label: id of unlabeled pixels. It competes like any other id. If it is outside [0, 255], it ranks as the
+            largest id in ties.
 
     Returns:
         (B, rows, cols) int64.
 
     Raises:
-        ConfigError: the grid exceeds the labels, or the labels are not integers of 3 axes or, on the CPU, out of range.
+        ConfigError: the grid is larger than the labels, or the labels are not a 3-axis integer tensor or, on the CPU, are
+                out of range.
     """
     check_tensor("labels", labels)
     if labels.dim() != 3 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ConfigError(
-            f"labels must be integers of the shape (B, H, W), got {labels.dtype} of the shape {tuple(labels.shape)}. "
+            f"labels must be integers of shape (B, H, W), got {labels.dtype} of shape {tuple(labels.shape)}. "
             "Pass one id per pixel."
         )
     batch, height, width = labels.shape
@@ -42,7 +43,7 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
     # scatter_add_ instead of bincount, which synchronizes with the GPU.
     histogram = patch.new_zeros(batch, rows * cols * bins)
     one = histogram.new_ones(())
-    for counts, ids in zip(histogram, labels, strict=True):  # image by image: the working set fits the CPU cache
+    for counts, ids in zip(histogram, labels, strict=True):  # image by image, so the working set fits in the CPU cache
         _check_ids(ids, ignore_label)
         if foreign_ignore:
             ids = torch.where(ids == ignore_label, bins - 1, ids)
@@ -53,7 +54,7 @@ def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tens
 
 
 def _check_ids(ids: Tensor, ignore_label: int) -> None:
-    """Reject ids that would count toward another patch, except on a GPU, where the check would synchronize."""
+    """Reject ids that would count toward a different patch, except on a GPU, where the check would synchronize."""
     if not ids.is_cpu or ids.dtype == torch.uint8 or not ids.numel():
         return
     known = ids.long()
@@ -68,9 +69,9 @@ def _check_ids(ids: Tensor, ignore_label: int) -> None:
 
 
 def patch_classes(labels: Tensor, grid: Grid, ignore_label: int) -> Tensor:
-    """Return dominant labels as style banks index them, with IGNORE_CLASS in place of `ignore_label`.
+    """Return dominant labels with IGNORE_CLASS in place of `ignore_label`, as style banks index them.
 
-    Args and errors are those of `dominant_labels`.
+    Arguments and errors are the same as for `dominant_labels`.
     """
     winners = dominant_labels(labels, grid, ignore_label)
     return winners if ignore_label == IGNORE_CLASS else winners.masked_fill(winners == ignore_label, IGNORE_CLASS)

@@ -1,4 +1,4 @@
-"""Prompt-driven instance normalization: optimize the styles of patches towards texts in the embedding space of CLIP."""
+"""Prompt-driven instance normalization: optimize patch styles toward texts in CLIP's embedding space."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _RELATIVE_SCALE = 10**0.5  # of relative changes, so that a learning rate of 1 s
 
 @dataclass(frozen=True)
 class OptimizedStyles:
-    """Result of `optimize_styles` for N patches of C channels."""
+    """Result of `optimize_styles` for N patches with C channels."""
 
     mean: Tensor  # (N, C)
     std: Tensor  # (N, C)
@@ -26,7 +26,7 @@ class OptimizedStyles:
 
     @property
     def losses(self) -> Tensor:
-        """The unweighted objective at each step: (steps,), mean over the styles."""
+        """Unweighted objective at each step, averaged over the styles: (steps,)."""
         return self.style_losses[:-1].mean(1)
 
 
@@ -44,37 +44,37 @@ def optimize_styles(
     rectify: bool = True,
     relative: bool = False,
 ) -> OptimizedStyles:
-    """Optimize the statistics of each patch towards its text embedding.
+    """Optimize the statistics of each patch toward its text embedding.
 
     z is the patch normalized by its own statistics. SGD starts from these statistics and maximizes the cosine similarity
     between the text embedding and the image embedding of relu(std * z + mean).
 
     Args:
         patches: (N, C, h, w), features before normalization.
-        text_embeddings: (N, D), unit length, the target of each patch.
-        encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any length. Only mean and std are
+        text_embeddings: (N, D), unit-length target embedding for each patch.
+        encode_image: maps restyled patches (N, C, h, w) to image embeddings (N, D) of any norm. Only mean and std are
             optimized; its weights should not require gradients.
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
         momentum: momentum of SGD.
-        weight_decay: weight decay of SGD on means and standard deviations, or on their changes with `basis` or `relative`.
-        basis: (2C, 2C), basis of the changes to optimize, see `source_basis`; None optimizes means and standard
+        weight_decay: weight decay of SGD, applied to means and standard deviations or, with `basis` or `relative`, to their changes.
+        basis: (2C, 2C), basis in which changes are optimized (see `source_basis`). None optimizes means and standard
             deviations directly. Not available with `relative`.
         weights: (N,), weights of the losses in the objective; None uses 1 / N. Styles are independent of each other, so
-            that several objectives can be optimized at once.
-        rectify: apply the ReLU. Use False for features that are not outputs of a ReLU.
-        relative: optimize a and b in mean = m + s * a and std = s * exp(b), where m and s are the patch's own statistics,
-            instead of mean and std. Standard deviations stay positive, and a learning rate suits features of any scale.
+            several objectives can be optimized at once.
+        rectify: whether to apply the ReLU. Use False for features that are not ReLU outputs.
+        relative: whether to optimize a and b in mean = m + s * a and std = s * exp(b), where m and s are the patch's own
+            statistics. Standard deviations stay positive, and one learning rate suits features of any scale.
 
     Returns:
-        The optimized statistics in float32 and the losses of each style.
+        The optimized statistics in float32 and the loss history of each style.
 
     Raises:
         ConfigError: an argument or the result of `encode_image` has the wrong shape, or `steps` is negative.
     """
     check_shape("patches", patches, ("N", "C", "h", "w"))
     number, channels = patches.shape[:2]
-    check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding for each patch.")
+    check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding per patch.")
     if basis is not None:
         check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
     if relative and basis is not None:
@@ -121,7 +121,7 @@ def optimize_styles(
 
 
 class _Restyled(torch.autograd.Function):
-    """relu(std * normalized + mean) with gradients of mean and std only, in few passes over memory."""
+    """relu(std * normalized + mean) with gradients only for mean and std, in few passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, normalized: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -141,16 +141,17 @@ class _Restyled(torch.autograd.Function):
 def source_basis(statistics: Tensor, ridge: float = 1.0) -> Tensor:
     """Compute a basis of style changes in which the statistics of source patches vary equally in all directions.
 
-    Light, contrast and color change the statistics of many channels together. Gradient steps in this basis, which
-    precondition with the covariance of the statistics, follow such common changes.
+    Changes in light, contrast and color affect the statistics of many channels together. Gradient steps in this basis
+    are preconditioned by the covariance of the statistics and follow such joint changes.
 
     Args:
-        statistics: (P, D), one row per patch, P >= 2; with C channels usually D = 2 C means and standard deviations.
-        ridge: added to the diagonal of the covariance in units of the mean variance, > 0. It keeps all directions open.
+        statistics: (P, D), one row per patch, with P >= 2. D is usually 2C: the means and standard deviations of C channels.
+        ridge: positive value added to the diagonal of the covariance, in units of the mean variance, so that steps in
+            every direction remain possible.
 
     Returns:
-        (D, D) lower triangular L with L L^T proportional to covariance plus ridge. The sum of its squares is D, as for the
-        identity, so that a step in a random direction keeps its length on average.
+        (D, D) lower triangular matrix L with L L^T proportional to the covariance plus the ridge. The sum of its squared
+        entries is D, as for the identity, so a step in a random direction keeps its length on average.
 
     Raises:
         ConfigError: `statistics` has the wrong shape or fewer than two rows.

@@ -1,9 +1,9 @@
-"""Grids of patches: argument checks, patch boundaries, and functions applied patch by patch.
+"""Patch grids: argument checks, patch boundaries, and functions applied patch by patch.
 
-Shapes: B images, C channels, a map of H x W cells, a grid of (rows, cols) patches of h x w cells.
+Shapes: B images, C channels, a feature map of H x W cells, a grid of (rows, cols) patches with h x w cells each.
 
-A side that the grid does not divide is split as in `torch.tensor_split`: its first patches are one cell longer. Such a map
-consists of at most four blocks of equally sized patches. Operations are vectorized within each block.
+A side that the grid does not divide evenly is split as in `torch.tensor_split`: its first patches are one cell longer.
+Such a map consists of at most four blocks of equally sized patches. Operations are vectorized within each block.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,11 +19,11 @@ Grid = tuple[int, int]  # (rows, cols)
 
 
 class Span(NamedTuple):
-    """A run of equally long patches along one side of a map."""
+    """Run of equally long patches along one side of a map."""
 
-    cells: slice  # of the map
-    patches: slice  # of the grid
-    number: int  # of patches
+    cells: slice  # range of cells in the map
+    patches: slice  # range of patches in the grid
+    number: int  # number of patches
 
 
 def check_shape(
@@ -40,16 +40,16 @@ def check_shape(
         name: name of the argument.
         x: value of the argument, of any type.
         axes: names of the axes, e.g. ("B", "C", "H", "W").
-        sizes: expected sizes, None for any; () accepts all sizes.
+        sizes: expected size of each axis, or None for any size; () accepts all sizes.
         remedy: last sentence of the message.
-        floating: False accepts any dtype.
+        floating: whether to require a floating-point dtype.
     """
     check_tensor(name, x)
     expected = list(sizes) or [None] * len(axes)
     if x.dim() != len(axes) or any(size not in (None, got) for size, got in zip(expected, x.shape, strict=False)):
         known = [axis if size is None else f"{axis}={size}" for axis, size in zip(axes, expected, strict=True)]
         raise ConfigError(
-            f"{name} must have the shape ({', '.join(known)}), got {tuple(x.shape)}. {remedy or 'Rearrange its axes.'}"
+            f"{name} must have shape ({', '.join(known)}), got {tuple(x.shape)}. {remedy or 'Rearrange its axes.'}"
         )
     if floating and not x.is_floating_point():
         raise ConfigError(f"{name} must be a floating-point tensor, got {x.dtype}. Convert it, e.g. with .float().")
@@ -64,10 +64,10 @@ def check_tensor(name: str, x: object) -> None:
 def check_grid(size: Sequence[int], grid: Grid) -> None:
     """Raise ConfigError unless a map of `size` (H, W) can be divided into `grid` (rows, cols) patches."""
     if not isinstance(grid, Iterable) or not all(isinstance(patches, Integral) for patches in grid):
-        raise ConfigError(f"grid must be two integers (rows, cols), got {grid!r}. Write e.g. (3, 3).")
+        raise ConfigError(f"grid must be two integers (rows, cols), got {grid!r}. Use, for example, (3, 3).")
     if len(grid) != 2 or min(grid) < 1 or any(side < patches for side, patches in zip(size, grid, strict=True)):
         raise ConfigError(
-            f"grid (rows, cols) must be at least (1, 1) and at most the size {tuple(size)} (height, width) of the map in "
+            f"grid (rows, cols) must be at least (1, 1) and at most {tuple(size)}, the (height, width) of the feature map in "
             f"cells, got {tuple(grid)}. Change MODEL.STYLE.GRID or increase INPUT.CROP.SIZE."
         )
 
@@ -86,12 +86,13 @@ def patch_index(side: int, patches: int, device: torch.device | None = None) -> 
 
 
 def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
-    """Apply a function to each block of a map, at most 2 x 2 of them, and join the results.
+    """Apply a function to each of the up to 2 x 2 blocks of a map and join the results.
 
     Args:
-        function: maps the patches of a block, a view of shape (P, rows, h, cols, w, Q), and the values of each tensor in
-            `per_patch` for them, (P, rows, 1, cols, 1, Q), to a tensor of the shape of the patches, or with h = w = 1.
-            In channels-first memory order P = B * C and Q = 1; in channels-last order P = B and Q = C.
+        function: called with the patches of a block, a view of shape (P, rows, h, cols, w, Q), and the matching values of
+            each `per_patch` tensor, (P, rows, 1, cols, 1, Q). It returns a tensor of the shape of the patches, or of
+            that shape with h = w = 1. P = B * C and Q = 1 in channels-first memory order; P = B and Q = C in
+            channels-last order.
         x: (B, C, H, W).
         grid: (rows, cols) of the whole map.
         per_patch: tensors (B, C, rows, cols).
@@ -124,5 +125,5 @@ def _spans(side: int, patches: int) -> list[Span]:
 
 
 def _cat(tensors: list[Tensor], dim: int) -> Tensor:
-    # A map that the grid divides is one block and must not be copied.
+    # A map that the grid divides evenly is a single block and must not be copied.
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)

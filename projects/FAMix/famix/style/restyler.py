@@ -18,19 +18,19 @@ from famix.utils.errors import ConfigError
 
 
 class PatchRestyler:
-    """Randomizes the style of each patch of a feature map, once per call.
+    """Callable that randomizes the style of each patch of a feature map.
 
-    It is not a module: neither styles nor random state enter a checkpoint.
+    It is not an nn.Module, so neither styles nor random state are saved in checkpoints.
 
     Args:
-        strategies: applied in order, each to the statistics drawn by the previous one. The result is mixed with the
-            patch's own statistics once. Empty leaves features unchanged.
-        grid: (rows, cols) of patches.
-        beta: alpha ~ Beta(beta, beta) weighs a patch's own statistics; > 0.
-        mix: False gives a patch the drawn style unmixed (alpha = 0).
-        probability: share of images that are restyled, in [0, 1].
+        strategies: style strategies, applied in order, each to the statistics drawn by the previous one. The final result
+            is mixed with the patch's own statistics. An empty sequence leaves features unchanged.
+        grid: number of patches as (rows, cols).
+        beta: parameter > 0 of alpha ~ Beta(beta, beta), the weight of a patch's own statistics.
+        mix: whether to mix styles; False uses the drawn style alone (alpha = 0).
+        probability: probability of restyling an image, in [0, 1].
         stage: backbone stage to restyle, e.g. "res2".
-        ignore_label: label id of pixels without a class.
+        ignore_label: label id of unlabeled pixels.
 
     Raises:
         ConfigError: a value is out of range.
@@ -49,12 +49,12 @@ class PatchRestyler:
         ignore_label: int = 255,
     ) -> None:
         if not beta > 0:
-            raise ConfigError(f"MODEL.STYLE.BETA must be a number above 0, got {beta}. The paper uses 0.1.")
+            raise ConfigError(f"MODEL.STYLE.BETA must be greater than 0, got {beta}. The paper uses 0.1.")
         if not 0 <= probability <= 1:
             raise ConfigError(f"MODEL.STYLE.PROBABILITY must be in [0, 1], got {probability}. The default is 1.0.")
         if len(grid) != 2 or min(grid) < 1:
             raise ConfigError(
-                f"MODEL.STYLE.GRID must be (rows, cols), each at least 1, got {tuple(grid)}. Write [3, 3]."
+                f"MODEL.STYLE.GRID must be (rows, cols), each at least 1, got {tuple(grid)}. Use, for example, [3, 3]."
             )
         self.strategies = tuple(strategies)
         self.grid: Grid = (int(grid[0]), int(grid[1]))
@@ -67,7 +67,7 @@ class PatchRestyler:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read MODEL.STYLE and the ignore label of the head."""
+        """Read MODEL.STYLE and the head's ignore label."""
         style, ignore_label = cfg.MODEL.STYLE, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
         same_names = {name: style[name.upper()] for name in ("grid", "beta", "mix", "probability", "stage")}
         return {"strategies": build_strategies(cfg), "ignore_label": ignore_label, **same_names}
@@ -88,7 +88,7 @@ class PatchRestyler:
                 strategy.use_bank(bank)
 
     def reseed(self, seed: int) -> None:
-        """Seed the following draws."""
+        """Seed all subsequent draws."""
         self.generator.manual_seed(seed)
 
     def __call__(self, features: Tensor, labels: Tensor | None, rectify: bool = True) -> Tensor:
@@ -96,8 +96,8 @@ class PatchRestyler:
 
         Args:
             features: (B, C, H, W).
-            labels: (B, H', W') int, ground truth at any resolution; None if no strategy needs labels.
-            rectify: apply a ReLU to the result, see `restyle_patches`.
+            labels: (B, H', W') integers, ground truth at any resolution. May be None if no strategy needs labels.
+            rectify: whether to apply a ReLU to the result (see `restyle_patches`).
 
         Returns:
             (B, C, H, W).
@@ -119,11 +119,11 @@ class PatchRestyler:
 
 
 def sample_alpha(shape: Sequence[int], beta: float, generator: torch.Generator) -> Tensor:
-    """Draw weights from Beta(beta, beta) for each image and channel of a shape (B, C).
+    """Draw a weight from Beta(beta, beta) for each image and channel, where `shape` is (B, C).
 
     Returns:
         (B, C, 1, 1) float64 in [0, 1], on the CPU.
     """
-    # torch's Beta takes no generator: the quantile function of the distribution maps uniform draws instead.
+    # torch's Beta accepts no generator, so uniform draws are mapped through the quantile function.
     uniform = torch.rand(*shape, 1, 1, generator=generator, device=generator.device, dtype=torch.float64)
     return torch.from_numpy(scipy.special.betaincinv(beta, beta, uniform.cpu().numpy()))

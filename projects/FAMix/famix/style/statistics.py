@@ -15,7 +15,7 @@ _SLAB = 2**22  # values to square at a time: allocating a whole map of squares t
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of each channel, two tensors of the same shape."""
+    """Mean and standard deviation of each channel, as two tensors of the same shape."""
 
     mean: Tensor
     std: Tensor
@@ -23,8 +23,8 @@ class Statistics:
     def __post_init__(self) -> None:
         if self.mean.shape != self.std.shape:
             raise ConfigError(
-                f"mean and std must have the same shape, got {tuple(self.mean.shape)} and {tuple(self.std.shape)}. "
-                "Pass a standard deviation for each mean."
+                f"mean and std have different shapes: {tuple(self.mean.shape)} and {tuple(self.std.shape)}. "
+                "Pass one standard deviation for each mean."
             )
 
 
@@ -32,14 +32,14 @@ def channel_mean_std(x: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     """Compute the mean and standard deviation of each image and channel.
 
     Args:
-        x: (N, C, H, W), floating point; half precision is computed in float32.
-        eps: added to the unbiased variance before the square root.
+        x: (N, C, H, W), floating point. Half-precision statistics are computed in float32.
+        eps: value added to the unbiased variance before the square root.
 
     Returns:
         mean and std, each (N, C, 1, 1).
 
     Raises:
-        ConfigError: `x` is not a floating-point tensor of 4 axes.
+        ConfigError: `x` is not a floating-point tensor with 4 axes.
     """
     whole = patch_mean_std(x, (1, 1), eps)
     return whole.mean, whole.std
@@ -57,7 +57,7 @@ def patch_mean_std(x: Tensor, grid: Grid, eps: float = EPS) -> Statistics:
         Statistics of shape (B, C, rows, cols).
 
     Raises:
-        ConfigError: `x` is not a floating-point tensor of 4 axes, or the grid exceeds the map.
+        ConfigError: `x` is not a floating-point tensor with 4 axes, or the grid is larger than the map.
     """
     check_shape("x", x, ("B", "C", "H", "W"))
     if x.dtype in (torch.float16, torch.bfloat16):
@@ -74,7 +74,7 @@ def _average(patches: Tensor, correction: int = 0) -> Tensor:
 
 
 def _variance(patches: Tensor, mean: Tensor) -> Tensor:
-    # Squared deviations: a difference of squares would lose a small spread around a large mean to rounding.
+    # Use squared deviations: a difference of squares would lose a small spread around a large mean to rounding.
     halved = 0 if len(patches) > 1 else 1
     if patches.numel() > _SLAB and patches.shape[halved] > 1:
         halves = zip(patches.chunk(2, halved), mean.chunk(2, halved), strict=True)

@@ -1,6 +1,6 @@
-"""Style strategies: each draws new statistics for the patches of a batch; none touches a feature map.
+"""Style strategies, which draw new statistics for the patches of a batch and never modify a feature map.
 
-All draws happen on the generator's device, so that a CPU generator gives the same styles on every training device.
+All draws happen on the generator's device, so a CPU generator gives the same styles on every training device.
 """
 
 import logging
@@ -22,18 +22,18 @@ from famix.utils.messages import did_you_mean
 
 STYLE_STRATEGY_REGISTRY = Registry("STYLE_STRATEGY")
 STYLE_STRATEGY_REGISTRY.__doc__ = """
-Registry of style strategies, by their names in MODEL.STYLE.STRATEGY. Registered classes inherit from `StyleStrategy`.
+Registry of style strategies, keyed by their names in MODEL.STYLE.STRATEGY. Registered classes inherit from `StyleStrategy`.
 """
 
 
 class StyleStrategy(ABC):
-    """Base class of strategies, which draw statistics for each patch of a batch.
+    """Base class for style strategies, which draw statistics for each patch of a batch.
 
     Attributes:
-        needs: any of "bank" (a style bank, passed to `use_bank` before training) and "labels" (the classes of the
-            patches; without it, training images need no "sem_seg" labels).
-        defaults: keys and default values of the config node MODEL.STYLE.<NAME>, the registered name in upper case. The
-            node exists in configs made after the registration.
+        needs: required inputs, any of "bank" (a style bank, passed to `use_bank` before training) and "labels" (the patch
+            classes, which require "sem_seg" labels for the training images).
+        defaults: keys and default values of the config node MODEL.STYLE.<NAME>, where <NAME> is the registered name in
+            upper case. Only configs created after the registration contain the node.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -41,7 +41,7 @@ class StyleStrategy(ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "StyleStrategy":
-        """Build the strategy from the whole config; raise ConfigError if a setting is out of range."""
+        """Build the strategy from the full config; raise ConfigError if a setting is out of range."""
         return cls()
 
     def use_bank(self, bank: StyleBank) -> None:
@@ -50,11 +50,11 @@ class StyleStrategy(ABC):
 
     @abstractmethod
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
-        """Draw new statistics.
+        """Draw new statistics for each patch.
 
         Args:
             own: (B, C, rows, cols), statistics of the patches, or those drawn by the previous strategy.
-            patch_labels: (B, rows, cols) int64 class ids, 255 for unlabeled patches; None unless `needs` contains
+            patch_labels: (B, rows, cols) int64 class ids, with 255 for unlabeled patches. It is None unless `needs` contains
                 "labels".
             generator: the only source of randomness.
 
@@ -64,9 +64,9 @@ class StyleStrategy(ABC):
 
 
 class BankStyles(StyleStrategy):
-    """Styles of a bank, drawn by the class of the patch (FAMix). Registered as "bank".
+    """Strategy that draws styles from a bank by patch class (FAMix), registered as "bank".
 
-    A patch keeps its own statistics if the bank has styles neither of its class nor of unlabeled patches.
+    A patch keeps its own statistics if the bank has no styles for its class or for unlabeled patches.
     """
 
     needs = frozenset({"bank", "labels"})
@@ -82,14 +82,14 @@ class BankStyles(StyleStrategy):
         if missing:
             fallback = "the styles of unlabeled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
             logging.getLogger(__name__).warning(
-                "The style bank has no styles of: %s. Patches of these classes use %s.", ", ".join(missing), fallback
+                "The style bank has no styles for: %s. Patches of these classes use %s.", ", ".join(missing), fallback
             )
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
         """See StyleStrategy."""
         if self.bank is None or patch_labels is None:
             raise ConfigError(
-                "MODEL.STYLE.STRATEGY bank needs a style bank and labels before the first batch. Call use_bank, and pass labels."
+                "MODEL.STYLE.STRATEGY 'bank' requires a style bank and labels. Call use_bank before the first batch, and pass labels."
             )
         if not len(self.bank):
             return own
@@ -101,7 +101,7 @@ class BankStyles(StyleStrategy):
 
 
 class NoiseStyles(StyleStrategy):
-    """The patch's own statistics with Gaussian noise, a control without language. Registered as "noise".
+    """Strategy that adds Gaussian noise to a patch's own statistics, a control without language, registered as "noise".
 
     Args:
         scale: standard deviation of the noise relative to the statistic, >= 0 (MODEL.STYLE.NOISE_SCALE).
@@ -109,9 +109,7 @@ class NoiseStyles(StyleStrategy):
 
     def __init__(self, scale: float) -> None:
         if not scale >= 0:
-            raise ConfigError(
-                f"MODEL.STYLE.NOISE_SCALE must be a number of at least 0, got {scale}. The default is 0.5."
-            )
+            raise ConfigError(f"MODEL.STYLE.NOISE_SCALE must be at least 0, got {scale}. The default is 0.5.")
         self.scale = scale
 
     @classmethod
@@ -131,9 +129,9 @@ class NoiseStyles(StyleStrategy):
 
 
 class MixStyle(StyleStrategy):
-    """The statistics of the same patch in another image of the batch. Registered as "mixstyle".
+    """Strategy that uses the statistics of the same patch in another image of the batch, registered as "mixstyle".
 
-    Zhou et al., Domain Generalization with MixStyle, ICLR 2021, with one patch.
+    Domain Generalization with MixStyle (Zhou et al., ICLR 2021) uses a single patch.
     """
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
@@ -147,14 +145,14 @@ for _name, _strategy in (("bank", BankStyles), ("noise", NoiseStyles), ("mixstyl
 
 
 def add_strategy_nodes(style: CfgNode) -> None:
-    """Add the config node of each registered strategy with settings to MODEL.STYLE, in place."""
+    """Add a config node to MODEL.STYLE, in place, for each registered strategy with settings."""
     for name, strategy in STYLE_STRATEGY_REGISTRY:
         if strategy.defaults:
             style[name.upper()] = CfgNode(dict(strategy.defaults))
 
 
 def build_strategies(cfg: CfgNode) -> list[StyleStrategy]:
-    """Build the strategies named by MODEL.STYLE.STRATEGY in order; [] for "none".
+    """Build the strategies in MODEL.STYLE.STRATEGY, in order; return [] for "none".
 
     Raises:
         ConfigError: a name is not registered, "none" is combined with other names, or a setting is out of range.
@@ -163,7 +161,7 @@ def build_strategies(cfg: CfgNode) -> list[StyleStrategy]:
 
 
 def needs_bank(cfg: CfgNode) -> bool:
-    """Return whether a strategy of MODEL.STYLE.STRATEGY draws from a style bank."""
+    """Return whether any strategy in MODEL.STYLE.STRATEGY draws from a style bank."""
     return any("bank" in strategy.needs for strategy in _strategies(cfg.MODEL.STYLE.STRATEGY))
 
 
@@ -175,7 +173,7 @@ def _strategies(value: str | Sequence[str]) -> list[type[StyleStrategy]]:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"MODEL.STYLE.STRATEGY must be one or several of {', '.join(known)}, or none alone, got {name!r}."
-                f"{did_you_mean(name, known) or ' Import the module that registers it before the config is made.'}"
+                f"MODEL.STYLE.STRATEGY must be none, or one or more of {', '.join(known)}, got {name!r}."
+                f"{did_you_mean(name, known) or ' Import the module that registers it before creating the config.'}"
             )
     return [known[name] for name in names]

@@ -1,4 +1,4 @@
-"""Paths in config values, environment variables and command lines, which all expand in the same way."""
+"""Paths in config values, environment variables and command lines, all expanded in the same way."""
 
 import argparse
 import os
@@ -10,26 +10,26 @@ from pathlib import Path
 from famix.utils.errors import ConfigError, FAMixError
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
-_MAX_ROUNDS = 10  # of variables that refer to variables
+_MAX_ROUNDS = 10  # limit for variables that refer to other variables
 
 
 def needs_expansion(path: str) -> bool:
-    """Return whether a path begins with `~` or names an environment variable."""
+    """Return whether a path starts with `~` or contains an environment variable."""
     return path.startswith("~") or _VARIABLE.search(path) is not None
 
 
 def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
     """Expand `~`, `~user` and environment variables in a path.
 
-    A path with a variable that is not set is unchanged if such a file exists.
+    A path with an unset variable is returned unchanged if a file with that literal name exists.
 
     Args:
-        path: the path; relative and empty paths stay so.
-        key: config key, argument or environment variable with the path, for errors.
-        error: type of the error.
+        path: path to expand; a relative path stays relative, and an empty one stays empty.
+        key: config key, argument or environment variable that contains the path, for error messages.
+        error: exception type to raise.
 
     Raises:
-        FAMixError: a variable or a user is unknown.
+        FAMixError: a variable is not set, or a user is unknown.
     """
     expanded = path
     for _ in range(_MAX_ROUNDS):
@@ -39,7 +39,7 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
             return path
         if unset:
             raise error(
-                f"{key} must name environment variables that are set, got {path!r}. Set {unset[0]}, or write the path "
+                f"{key} is {path!r}, but the environment variable {unset[0]} is not set. Set {unset[0]}, or use a path "
                 "without it."
             )
         if not names:
@@ -47,29 +47,29 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
         expanded = os.path.expandvars(expanded)
     expanded = os.path.expanduser(expanded)
     if expanded.startswith("~") and not os.path.lexists(expanded):
-        raise error(f"{key} must name a user on this machine after '~', got {path!r}. Write the path without '~'.")
+        raise error(f"{key} is {path!r}, but this user does not exist. Use a path without '~'.")
     return expanded
 
 
 def local_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
-    """Expand a path with `expand_path`; raises `error` for a URL as well."""
+    """Expand a path with `expand_path`, and also raise `error` for a URL."""
     require_local(path, key, error)
     return expand_path(path, key, error)
 
 
 def require_local(path: str, key: str, error: type[FAMixError] = ConfigError) -> None:
-    """Raise `error` for a URL, which Detectron2 would download."""
+    """Raise `error` if a path is a URL, which Detectron2 would download."""
     if "://" in path:
-        raise error(f"{key} must be a local path, got {path!r}. Copy the file to this machine and write its path.")
+        raise error(f"{key} must be a local path, got {path!r}. Copy the file to this machine and use its local path.")
 
 
 def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
     """Expand `~` and environment variables in all arguments of type `Path`, in place, and return the arguments.
 
-    A shell expands most words, but neither in quotes nor in --option=~/file.
+    A shell expands most words itself, but not in quotes or in --option=~/file.
 
     Raises:
-        ConfigError: a variable or a user is unknown.
+        ConfigError: a variable is not set, or a user is unknown.
     """
     for name, value in vars(arguments).items():
         key = f"--{name.replace('_', '-')}"
@@ -81,12 +81,12 @@ def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def one_form(name: str) -> str:
-    """Return a name in the Unicode form NFC; on disks of macOS, an accent may be a separate character."""
+    """Return a name in Unicode form NFC. On macOS, file names may store an accent as a separate character."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def as_on_disk(path: str) -> str:
-    """Return a path in the Unicode form of the file on the disk, or the path itself without exactly one such file."""
+    """Return a path in the Unicode form used on disk, or unchanged unless exactly one such file exists."""
     if path.isascii() or os.path.lexists(path):
         return path
     parent, name = os.path.split(path)
@@ -102,7 +102,7 @@ def as_on_disk(path: str) -> str:
 
 @lru_cache(maxsize=8)
 def _names_by_form(folder: str, modified: int) -> dict[str, str | None]:
-    """Map names in one form to names, or to None if several share a form."""
+    """Return a mapping from NFC name to the name on disk, or to None if several names share that form."""
     names: dict[str, str | None] = {}
     for name in os.listdir(folder):
         names[one_form(name)] = None if one_form(name) in names else name

@@ -1,1 +1,1 @@
-"""Panoptic datasets: labels, files and the mapper."""
+"""Panoptic datasets: labels, files and the dataset mapper."""

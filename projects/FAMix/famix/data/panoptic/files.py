@@ -1,4 +1,4 @@
-"""The files of a panoptic split: its images, and the segments of each image."""
+"""The files of a panoptic split: its images and their segments."""
 
 import os
 from collections import Counter
@@ -26,14 +26,14 @@ from famix.utils.paths import as_on_disk
 
 @dataclass(frozen=True)
 class PanopticFiles(DatasetFiles):
-    """The files of a split with panoptic labels, in the order of the JSON file, which is the only one that is opened.
+    """Files of a split with panoptic labels, in the order of the JSON file, which is the only file that is opened.
 
-    Its records also have `pan_seg_file_name` (the same file as `label_file_name`), `segments_info` ({"id",
+    The records also contain `pan_seg_file_name` (the same file as `label_file_name`), `segments_info` ({"id",
     "category_id": train id, "iscrowd", "isthing"}) and `void_segments` (ids of segments without a class).
     """
 
     definition: PanopticDefinition
-    # The last records, by PNG, for a JSON file and its time: they are needed often, and may be large.
+    # (JSON file, modification time) -> PNG -> record; only the latest, because the records may be large.
     _read: dict[tuple[str, int], dict[str, dict[str, Any]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -43,7 +43,7 @@ class PanopticFiles(DatasetFiles):
         return [DatasetRecord(record) for record in self._records().values()]
 
     def label_reader(self) -> LabelReader:
-        """Return a reader of the PNGs as train ids."""
+        """Return a reader that converts the PNGs to train ids."""
         definition = self.definition
         train_ids = (*range(len(definition.classes)), definition.ignore_label)
         return SegmentLabelReader(
@@ -54,7 +54,7 @@ class PanopticFiles(DatasetFiles):
         )
 
     def metadata(self) -> dict[str, Any]:
-        """Return entries for the MetadataCatalog, as Detectron2 has them for "cityscapes_fine_panoptic_train"."""
+        """Return MetadataCatalog entries like those of Detectron2's "cityscapes_fine_panoptic_train"."""
         return {
             **super().metadata(),
             "panoptic_root": self._path(self.definition.panoptic_root),
@@ -63,17 +63,17 @@ class PanopticFiles(DatasetFiles):
         }
 
     def prepare(self) -> None:
-        """Create the files, for datasets that are generated on demand; called before any access."""
+        """Create the files of a dataset that is generated on demand. Called before any access."""
 
     def segments_of(self, label_file: str | os.PathLike[str]) -> tuple[list[Segment], list[int]]:
-        """Return the segments with a class, and the ids of segments without one, of a PNG of this split."""
+        """Return the segments of a PNG in this split that have a class, and the ids of those that do not."""
         record = self._records().get(os.fspath(label_file))
         if record is None:
-            raise self._error(f"its JSON file has no annotation of {label_file}")
+            raise self._error(f"its JSON file has no annotation for '{label_file}'")
         return record["segments_info"], record["void_segments"]
 
     def _records(self) -> dict[str, dict[str, Any]]:
-        """PNG -> record."""
+        """Return a mapping from PNG to record."""
         self.prepare()
         file = self._path(self.definition.panoptic_json)
         key = (file, os.stat(file).st_mtime_ns if os.path.isfile(file) else 0)
@@ -85,9 +85,9 @@ class PanopticFiles(DatasetFiles):
 
     def _list(self, file: Path) -> list[dict[str, Any]]:
         if not os.path.isdir(self.root):
-            raise self._missing(f"its folder {self.root} does not exist")
-        if not os.path.isfile(file):  # also if its name is longer than the file system allows
-            raise self._missing(f"its panoptic JSON file {file} does not exist")
+            raise self._missing(f"its folder '{self.root}' does not exist")
+        if not os.path.isfile(file):  # includes names that are too long for the file system
+            raise self._missing(f"its panoptic JSON file '{file}' does not exist")
         annotations, categories = read_panoptic_json(file)
         segments = self._segments(file, annotations, categories)
         folder = self._path(self.definition.panoptic_root)
@@ -95,14 +95,14 @@ class PanopticFiles(DatasetFiles):
         absent = [entry.label for entry, path in zip(annotations, labels, strict=True) if not os.path.isfile(path)]
         if absent:
             raise self._error(
-                f"{file} lists {len(absent)} PNG(s) that are missing in {folder}, the first: {first_few(absent)}. The "
-                "files do not match: create or unpack both again"
+                f"'{file}' lists {len(absent)} PNG(s) that are missing in '{folder}': {first_few(absent)}. The files "
+                "do not match. Regenerate or re-extract both"
             )
         images = self._images(annotations)
         for kind, paths in (("PNG", labels), ("image", [path for _, path in images])):
             repeated = sorted(path for path, count in Counter(paths).items() if count > 1)
             if repeated:
-                raise self._error(f"its JSON file has several annotations of the {kind} {first_few(repeated)}")
+                raise self._error(f"its JSON file has several annotations for the {kind} {first_few(repeated)}")
         return [
             {
                 "file_name": image,
@@ -117,7 +117,7 @@ class PanopticFiles(DatasetFiles):
         ]
 
     def _images(self, annotations: Sequence[Annotation]) -> list[tuple[str, str]]:
-        """Return the key and path of the image of each annotation."""
+        """Return the key and path of the image for each annotation."""
         pattern = PathPattern.from_template(self.definition.images, self.split.folder)
         found = FileTree(self.root, self._cannot_list).match(pattern)
         key_of = resolve_keys({name for entry in annotations for name in entry.names}, found)
@@ -125,8 +125,8 @@ class PanopticFiles(DatasetFiles):
         lost = [entry.names[0] for entry, key in zip(annotations, keys, strict=True) if key is None]
         if lost:
             raise self._error(
-                f"{len(lost)} of {len(annotations)} annotations have no image, or several, the first: {first_few(lost)}; "
-                f"expected files like {os.path.join(self.root, pattern.path_of())}"
+                f"{len(lost)} of {len(annotations)} annotations have no unique image: {first_few(lost)}. Expected "
+                f"files like '{os.path.join(self.root, pattern.path_of())}'"
             )
         return [(key, found[key]) for key in keys if key is not None]
 
@@ -137,7 +137,7 @@ class PanopticFiles(DatasetFiles):
     def _segments(
         self, file: Path, annotations: Sequence[Annotation], categories: Categories
     ) -> list[tuple[list[dict[str, Any]], list[int]]]:
-        """Return the segments of each annotation with train ids, and the ids of its segments without a class."""
+        """Return the segments with train ids for each annotation, and the ids of its segments without a class."""
         definition, train_ids = self.definition, self._train_ids(file, categories)
         converted: list[tuple[list[dict[str, Any]], list[int]]] = []
         for annotation in annotations:
@@ -148,8 +148,8 @@ class PanopticFiles(DatasetFiles):
                 if train_id is None and not definition.other_categories_ignored:
                     name, _ = categories.get(category, ("not in its 'categories'", True))
                     raise DatasetError(
-                        f"{file}: the category of each segment must have a class in {definition.source}, got {category} "
-                        f"({name}) in {annotation.label}. Add it to 'categories' there, or ignore it with "
+                        f"'{file}': category {category} ({name}) of a segment in '{annotation.label}' has no class in "
+                        f"{definition.source}. Add it to 'categories' there, or ignore it with "
                         "'other_categories: ignore'."
                     )
                 if train_id is None or train_id == definition.ignore_label:
@@ -162,13 +162,14 @@ class PanopticFiles(DatasetFiles):
             if present.isdisjoint(classes):
                 missing = first_few([definition.classes[train_id].name for train_id in classes], 8)
                 raise DatasetError(
-                    f"{file} has no segment of any of the {kind} ({missing}), so their panoptic quality is undefined. Use "
-                    f"labels with {'instances' if kind == 'things' else 'stuff'}, or another part of the data."
+                    f"'{file}' has no segments for any of the {kind} ({missing}), so their panoptic quality is "
+                    f"undefined. Use labels with {'instances' if kind == 'things' else 'stuff'}, or a different part "
+                    "of the data."
                 )
         return converted
 
     def _train_ids(self, file: Path, categories: Categories) -> dict[int, int]:
-        """Map the categories of the JSON file to train ids."""
+        """Return a mapping from categories in the JSON file to train ids."""
         definition = self.definition
         wanted = definition.categories or {entry.name: train_id for train_id, entry in enumerate(definition.classes)}
         by_key = {plain_name(key) if isinstance(key, str) else key: train_id for key, train_id in wanted.items()}
@@ -181,16 +182,16 @@ class PanopticFiles(DatasetFiles):
             train_ids[category] = by_key[key]
             if by_key[key] in definition.things and not has_instances:
                 raise DatasetError(
-                    f"{file}: the category {category}, '{name}', must have instances ('isthing'), because its class "
-                    f"'{definition.classes[by_key[key]].name}' is a thing in {definition.source}. Make the class stuff, or "
-                    "use labels with instances."
+                    f"'{file}': category {category}, '{name}', must have instances ('isthing'), because its class "
+                    f"'{definition.classes[by_key[key]].name}' is a thing in {definition.source}. Make the class "
+                    "stuff, or use labels with instances."
                 )
         # A mistyped name would silently drop its class.
         lost = [key for key in definition.categories if isinstance(key, str) and plain_name(key) not in found]
         if lost:
             names = [name for name, _ in categories.values()]
             raise DatasetError(
-                f"{definition.source}: 'categories' must name categories of {file}, got {first_few(lost)}."
-                f"{did_you_mean(lost[0], names)} Its categories are {first_few(names, 8)}."
+                f"{definition.source}: 'categories' must contain categories in '{file}', got {first_few(lost)}."
+                f"{did_you_mean(lost[0], names)} The file has {first_few(names, 8)}."
             )
         return train_ids

@@ -1,4 +1,4 @@
-"""Dataset mapper of panoptic models: random crops with the training targets of their heads."""
+"""Dataset mapper for panoptic models: random crops with training targets for their heads."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from famix.utils.meta_architecture import trains_on
 
 
 class PanopticDatasetMapper(FAMixDatasetMapper):
-    """Mapper to a random crop with panoptic targets; classes and instances are transformed alike.
+    """Mapper from a dataset dict to a random crop with panoptic targets. Classes and instances are cropped together.
 
-    For models that train on centers, samples have the targets of Detectron2's Panoptic-DeepLab. For other models, they
-    have "sem_seg" (H, W) int64 and "instances": Detectron2's Instances with `gt_boxes`, `gt_masks` (BitMasks) and
-    `gt_classes`, the index of the class among the things, without crowds.
+    For models that train on centers, samples contain the targets of Detectron2's Panoptic-DeepLab. For other models,
+    they contain "sem_seg" (H, W) int64 and "instances", a Detectron2 `Instances` object without crowds. It has
+    `gt_boxes`, `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things.
 
     Args:
-        cfg: the config; all training datasets must be panoptic.
+        cfg: config in which all training datasets are panoptic.
 
     Raises:
-        ConfigError: a key has an unsupported value, or a training dataset is not panoptic.
+        ConfigError: a key has an invalid value, or a training dataset is not panoptic.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -32,7 +32,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         self._things = require_same_things(cfg.DATASETS.TRAIN).things
         self._generate_centers = None
         if "centers" in trains_on(cfg):
-            from detectron2.projects.panoptic_deeplab.target_generator import (  # its package requires panopticapi
+            from detectron2.projects.panoptic_deeplab.target_generator import (  # the package requires panopticapi
                 PanopticDeepLabTargetGenerator,
             )
 
@@ -49,7 +49,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
     def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
         label_file, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]
         numbers = read_segments(label_file, segments, dataset_dict.get("void_segments", ()), self._max_pixels)
-        # Resampling keeps two bytes per number. The third is 0, unlike that of padding with an ignore label other than 0.
+        # A number needs two bytes. The third is 0, but padding fills it with the ignore label, which is usually not 0.
         return label_file, np.stack([numbers & 255, numbers >> 8, np.zeros_like(numbers)], axis=2).astype(np.uint8)
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:

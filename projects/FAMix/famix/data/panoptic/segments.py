@@ -1,6 +1,6 @@
-"""Panoptic labels in COCO's format: a JSON file of segments, and PNGs whose colors encode the ids of segments.
+"""Panoptic labels in COCO's format: a JSON file of segments, and PNGs whose colors encode segment ids.
 
-The id of a color is red + 256 * green + 65536 * blue.
+The id for a color is red + 256 * green + 65536 * blue.
 """
 
 import os
@@ -21,40 +21,40 @@ from famix.utils.messages import first_few, shown
 from famix.utils.paths import one_form
 
 Segment = Mapping[str, Any]
-"""An entry of Detectron2's `segments_info`: {"id": in the PNG, "category_id": train id, "iscrowd": 0 or 1}.
+"""Entry of Detectron2's `segments_info`: {"id": id in the PNG, "category_id": train id, "iscrowd": 0 or 1}.
 
-In dataset dicts, it also has "isthing", which Detectron2's Visualizer needs.
+In dataset dicts, it also contains "isthing", which Detectron2's Visualizer needs.
 """
 
-Categories = dict[int, tuple[str, bool]]  # id -> name, and whether it has instances
+Categories = dict[int, tuple[str, bool]]  # id -> (name, whether it has instances)
 
 _NUM_IDS = 1 << 24  # three channels of 8 bits
 _VOID = 65535  # category of pixels outside all segments
-_MOST_SEGMENTS = (1 << 16) - 2  # per image: 16 bits number its segments
+_MOST_SEGMENTS = (1 << 16) - 2  # per image, because segments are numbered with 16 bits
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The entry of one PNG in a JSON file."""
+    """Entry for one PNG in a panoptic JSON file."""
 
-    names: tuple[str, ...]  # possible names of its image without folder and suffix, in order of precedence
+    names: tuple[str, ...]  # candidate names of its image, without folder and suffix, in order of precedence
     label: str  # path of the PNG, relative to its folder
-    segments: tuple[Segment, ...]  # with a category of the file as `category_id`
+    segments: tuple[Segment, ...]  # `category_id` is a category in the file
 
 
 def read_json(file: Path) -> Any:
-    """Read a JSON file of a dataset; a missing or invalid file is a DatasetError."""
+    """Read a JSON file of a dataset. Raises a DatasetError if the file is missing or invalid."""
     try:
         return parse_json(read_text(file, MAX_JSON_BYTES))
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{file}, which defines the ids in the labels, cannot be read: {error}. Copy it there; it comes with the "
-            "dataset."
+            f"Cannot read '{file}', which defines the ids in the labels: {error}. Copy the file there; it comes with "
+            "the dataset."
         ) from error
 
 
 def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
-    """Read a panoptic JSON file: its annotations, which may have `image_id` and refer to `images`, and its categories.
+    """Read a panoptic JSON file: its annotations, whose `image_id` may refer to `images`, and its categories.
 
     Raises:
         DatasetError: the file is missing or malformed, or an id is out of range or repeated.
@@ -69,15 +69,16 @@ def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(
-            f"{file} must be a panoptic JSON file with 'annotations' of {{image_id, file_name, segments_info: [{{id, "
-            f"category_id}}]}} and 'categories' of {{id, name, isthing}}, got {type(error).__name__}: {error}."
+            f"'{file}' is not a valid panoptic JSON file ({type(error).__name__}: {error}). It must contain "
+            "'annotations' of {image_id, file_name, segments_info: [{id, category_id}]} and 'categories' of {id, name, "
+            "isthing}."
         ) from error
 
 
 def _annotation(entry: Mapping[str, Any], images: Mapping[Any, str], file: Path) -> Annotation:
     label = str(entry["file_name"])
     if os.path.isabs(label) or ".." in label.split("/") or "\0" in label:
-        raise DatasetError(f"{file}: file_name must be a path below the folder of the PNGs, got {shown(label)}.")
+        raise DatasetError(f"'{file}': file_name must be a path below the PNG folder, got {shown(label)}.")
     segments = [
         {"id": int(found["id"]), "category_id": int(found["category_id"]), "iscrowd": int(found.get("iscrowd", 0))}
         for found in entry["segments_info"]
@@ -86,21 +87,22 @@ def _annotation(entry: Mapping[str, Any], images: Mapping[Any, str], file: Path)
         outside = [segment[key] for segment in segments if not lowest <= segment[key] <= highest]
         if outside:
             raise DatasetError(
-                f"{file}: {key} of a segment of {label} must be from {lowest} to {highest}, got {shown(outside[0])}."
+                f"'{file}': {key} of a segment in '{label}' must be from {lowest} to {highest}, got "
+                f"{shown(outside[0])}."
             )
     if len(segments) > _MOST_SEGMENTS:
-        raise DatasetError(f"{file}: {label} must have at most {_MOST_SEGMENTS} segments, got {len(segments)}.")
+        raise DatasetError(f"'{file}': '{label}' must have at most {_MOST_SEGMENTS} segments, got {len(segments)}.")
     counts = Counter(segment["id"] for segment in segments)
     repeated = sorted(segment_id for segment_id, count in counts.items() if count > 1)
     if repeated:
-        raise DatasetError(f"{file}: {label} has the segment(s) {first_few(repeated)} more than once.")
+        raise DatasetError(f"'{file}': '{label}' has the segment(s) {first_few(repeated)} more than once.")
     image_id, stem = entry.get("image_id"), Path(label).stem
     named = (Path(images[image_id]).stem,) if image_id in images else ()
     return Annotation((*named, stem if image_id is None else str(image_id), stem), label, tuple(segments))
 
 
 def plain_name(name: str) -> str:
-    """Return a name without case, spaces and punctuation: 'Traffic Sign (Front)' becomes 'trafficsignfront'."""
+    """Return a name in lower case without spaces and punctuation: 'Traffic Sign (Front)' becomes 'trafficsignfront'."""
     return "".join(filter(str.isalnum, one_form(name))).lower()
 
 
@@ -112,14 +114,14 @@ def read_segments(
     *,
     all_visible: bool = True,
 ) -> NDArray[np.uint16]:
-    """Read a panoptic PNG as the index in `segments` plus 1 of each pixel's segment (H, W); 0 outside of all segments.
+    """Read a panoptic PNG as an array (H, W) of segment numbers: the index in `segments` plus 1, or 0 for no segment.
 
     Args:
-        path: the PNG.
+        path: path of the PNG.
         segments: all segments in the PNG except `void_segments`; at most 65,534.
-        void_segments: ids of segments without a class, which count as black.
-        max_pixels: limit of INPUT.MAX_PIXELS.
-        all_visible: refuse segments without a pixel.
+        void_segments: ids of segments without a class, which are treated like black pixels.
+        max_pixels: pixel limit, as in INPUT.MAX_PIXELS.
+        all_visible: whether to reject segments without pixels.
 
     Raises:
         DatasetError: the file is missing, damaged or not RGB, has an unlisted segment, or lacks a listed one.
@@ -128,47 +130,47 @@ def read_segments(
         wide = " with 16 bits per channel" if has_wide_colors(image) else ""
         if image.mode != "RGB" or wide:
             raise DatasetError(
-                f"Panoptic label {path} must be RGB with 8 bits per channel, got mode {image.mode}{wide}. Use the PNGs of "
-                "COCO's panoptic format, or correct 'label_format' in the dataset's definition."
+                f"Panoptic label '{path}' must be RGB with 8 bits per channel, got mode {image.mode}{wide}. Use PNGs "
+                "in COCO's panoptic format, or correct 'label_format' in the dataset definition."
             )
         colors = np.asarray(upright(image))
     red, green, blue = colors.astype(np.uint32).transpose(2, 0, 1)
     ids = red | green << 8 | blue << 16
-    numbers_of = np.zeros(_NUM_IDS, dtype=np.uint16)  # the system provides memory only for the used part
+    numbers_of = np.zeros(_NUM_IDS, dtype=np.uint16)  # the operating system allocates only the used part
     numbers_of[list(void_segments)] = len(segments) + 1
     numbers_of[[segment["id"] for segment in segments]] = np.arange(1, len(segments) + 1)
     numbers = numbers_of[ids]
     unlisted = np.unique(ids[(numbers == 0) & (ids != 0)])
     if len(unlisted):
         raise DatasetError(
-            f"Panoptic label {path} has the segment(s) {first_few(unlisted.tolist())}, which its JSON file does not list. "
-            "The files do not match: create or unpack both again."
+            f"Panoptic label '{path}' contains the segment(s) {first_few(unlisted.tolist())}, which its JSON file does "
+            "not list. The files do not match. Regenerate or re-extract both."
         )
     pixels = np.bincount(numbers.ravel(), minlength=len(segments) + 2)
     absent = [segment["id"] for number, segment in enumerate(segments, 1) if not pixels[number]]
     if absent and all_visible:
         raise DatasetError(
-            f"Panoptic label {path} has no pixel of the segment(s) {first_few(absent)}, which its JSON file lists. The "
-            "files do not match: create or unpack both again."
+            f"Panoptic label '{path}' has no pixels for the segment(s) {first_few(absent)}, which its JSON file lists. "
+            "The files do not match. Regenerate or re-extract both."
         )
     numbers[numbers == len(segments) + 1] = 0
     return numbers
 
 
 def semantic_labels(numbers: NDArray[np.integer[Any]], segments: Sequence[Segment], void: int) -> NDArray[np.uint16]:
-    """Return the category of each pixel, `void` without a segment, from the arguments and result of `read_segments`."""
+    """Return the category of each pixel (`void` if it has no segment), given the numbers from `read_segments`."""
     return np.array([void, *(segment["category_id"] for segment in segments)], dtype=np.uint16)[numbers]
 
 
 @dataclass(frozen=True)
 class SegmentLabelReader(LabelReader):
-    """Reader of panoptic PNGs as train ids, for everything that works with classes alone: mining, checks, mIoU."""
+    """Reader that converts panoptic PNGs to train ids, for uses that need only classes: mining, checks, mIoU."""
 
     # Returns the segments of a PNG and the ids of its void segments; `label_ids` maps their categories to train ids.
     segments_of: Callable[[str | os.PathLike[str]], tuple[Sequence[Segment], Sequence[int]]] = field(
         kw_only=True, repr=False
     )
-    all_visible: bool = True  # refuse segments without a pixel
+    all_visible: bool = True  # reject segments without pixels
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,5 +183,5 @@ class SegmentLabelReader(LabelReader):
 
 
 def encode_ids(ids: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return ids of segments (H, W), below 2**24, as the colors (H, W, 3) of a panoptic PNG."""
+    """Encode segment ids (H, W), below 2**24, as the colors (H, W, 3) of a panoptic PNG."""
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], axis=2).astype(np.uint8)

@@ -10,7 +10,7 @@ from famix.utils.messages import did_you_mean
 
 SKIP, ZERO = "skip", "zero"
 ABSENT_CLASSES = (SKIP, ZERO)
-"""Allowed values of TEST.ABSENT_CLASSES: skip classes that are predicted but never labeled in mIoU, or count them as 0."""
+"""Allowed values of TEST.ABSENT_CLASSES: exclude predicted but never labeled classes from mIoU, or count them as 0."""
 
 MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
 """Rule -> name of its mean. "mIoU" is the mean under the configured rule."""

@@ -14,7 +14,7 @@ from famix.utils.messages import did_you_mean
 Fields = Mapping[str, Any]  # field of Protocol -> value
 
 FIELDS = ("image", "truth", "scales", "released", "window", "flip", "average", "pad_label")
-"""Fields of Protocol that a part can set, ordered as their parts are in a protocol's name."""
+"""Fields of Protocol that a part can set, in the order in which a protocol's name lists the parts."""
 
 NATIVE, LOGITS, ROAD_PADDING = "native", "logits", "roadpadding"
 _ROAD = 0  # train id that the reference implementation pads labels with

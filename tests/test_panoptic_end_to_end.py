@@ -76,7 +76,7 @@ def test_damaged_dataset_stops_the_run_at_the_start(workspace: PanopticWorkspace
     file = workspace.folder / "data/panoptic/train/3.png"
     file.rename(tmp_path / "aside.png")
     try:
-        with expect_error(DatasetError, key="tiny_train_panoptic", value="3.png", remedy="unpack"):
+        with expect_error(DatasetError, key="tiny_train_panoptic", value="3.png", remedy="re-extract"):
             workspace.run("bad")
     finally:
         (tmp_path / "aside.png").rename(file)

@@ -205,9 +205,10 @@ def test_a_name_that_cannot_be_had(published, state):
         load_clip_state_dict("RN50")
 
 
-def test_models_of_unknown_families_are_refused():
-    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", "ViT-B/32"):
-        load_clip_state_dict("ViT-B/32")
+def test_models_of_unknown_families_are_refused(monkeypatch):
+    monkeypatch.setattr(clip_package, "model_urls", lambda: {"Mixer-B/32": "https://example.com/abc/Mixer.pt"})
+    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", "Mixer-B/32"):
+        load_clip_state_dict("Mixer-B/32")
 
 
 # Architectures and random weights
@@ -245,7 +246,7 @@ def test_tool_writes_a_loadable_clip(tool, tmp_path):
     ("arguments", "message"),
     [
         (["--width", "7"], "4 positive layers"),
-        (["--architecture", "RN50", "--resolution", "64"], "--architecture excludes"),
+        (["--architecture", "RN50", "--resolution", "64"], "--architecture is mutually exclusive"),
     ],
 )
 def test_tool_says_what_is_wrong_in_one_line(tool, arguments, message, tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_errors_end_with_one_line(
     line = last_line(1, "--output", str(tmp_path), "--", "SOLVER.MAX_ITRE", "3")
     assert line.startswith("error: ") and "SOLVER.MAX_ITER" in line
     monkeypatch.setattr(tool, "show", interrupt)
-    assert "the same command continues" in last_line(130)
+    assert "run the same command again to resume" in last_line(130)
     monkeypatch.setattr(tool, "show", lambda demo: pytest.fail("it has begun"))
     for option, value, least in (("--quick", "0", 1), ("--quick", "-3", 1), ("--quick", "x", 1), ("--seed", "-1", 0)):
         message = f"argument {option}: must be an integer of at least {least}, got '{value}'"

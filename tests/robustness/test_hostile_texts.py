@@ -60,7 +60,7 @@ def test_ordinary_yaml_aliases_are_read(tmp_path: Path) -> None:
 def test_configs_that_include_each_other_are_refused(tmp_path: Path, bases: str) -> None:
     (tmp_path / "config.yaml").write_text(f"_BASE_: {bases}\nVERSION: 2")
     (tmp_path / "b.yaml").write_text("_BASE_: [config.yaml, config.yaml]")
-    with pytest.raises(ConfigError, match=r"_BASE_ .* 50 files.*config\.yaml"):
+    with pytest.raises(ConfigError, match=r"_BASE_ .*config\.yaml.* 50 files"):
         load_config(str(tmp_path / "config.yaml"))
 
 

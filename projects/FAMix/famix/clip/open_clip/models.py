@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from famix.clip.architecture import ARCHITECTURES
 from famix.clip.openai import model_urls
 from famix.clip.text_tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
@@ -134,6 +135,8 @@ def find_model(name: str) -> OpenClipModel | None:
         model = name.removeprefix(PREFIX)
     else:
         return None
+    if model.removesuffix("-quickgelu") in ARCHITECTURES:
+        return None  # a ResNet, which needs no open_clip
     if model.endswith(".json"):
         content = _read_config(name, Path(model))
         config, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg", {})

@@ -112,9 +112,9 @@ def test_resampled_patches_keep_the_embedding_of_resized_images(folder):
     kernel = tiny_open_clip("vit14", folder).model.visual.conv1.weight
     patches = torch.randn(4, 3, 14, 14, generator=torch.Generator().manual_seed(0))
     resized = torch.nn.functional.interpolate(patches, (16, 16), mode="bicubic", antialias=True)
-    from famix.clip.open_clip.vit import resample_kernel
+    from famix.clip.open_clip.vit import resample_kernel, resampling
 
-    got = torch.nn.functional.conv2d(resized, resample_kernel(kernel, 16))
+    got = torch.nn.functional.conv2d(resized, resample_kernel(kernel, resampling(14, 16)))
     torch.testing.assert_close(got, torch.nn.functional.conv2d(patches, kernel), rtol=1e-4, atol=1e-5)
 
 

@@ -130,13 +130,17 @@ def check_layout(state_dict: Mapping[str, Tensor]) -> None:
         # The shapes do not depend on the number of heads, and 1 divides every width.
         model = architecture.build_clip(context_length, vocab_size, text_width, text_heads=1, text_layers=blocks)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if value.is_floating_point()}
-    got = {name: tuple(value.shape) for name, value in state_dict.items()}
+    require_shapes(state_dict, expected, "OpenAI's model of the same size", "Use unmodified CLIP weights")
+
+
+def require_shapes(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], model: str, remedy: str
+) -> None:
+    """Raise WeightsError with the first three differences unless tensors have the names and shapes of a model."""
+    got = {name: tuple(value.shape) for name, value in tensors.items()}
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
         shown = "; ".join(
             f"{name}: {got.get(name, 'missing')} instead of {expected.get(name, 'none')}" for name in wrong[:3]
         )
-        raise WeightsError(
-            f"CLIP weights must match OpenAI's model of the same size, got {len(wrong)} different tensors ({shown}). "
-            "Use unmodified CLIP weights."
-        )
+        raise WeightsError(f"CLIP weights must match {model}, got {len(wrong)} different tensors ({shown}). {remedy}.")

@@ -28,25 +28,23 @@ def add_famix_config(cfg: CN) -> None:
     else:
         add_panoptic_deeplab_config(cfg)
         cfg.MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY = 32  # images are padded to multiples of this
+    _add_model_keys(cfg)
+    _add_mining_keys(cfg)
+    _add_data_and_solver_keys(cfg)
+    _add_test_keys(cfg)
 
+
+def _add_model_keys(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
-    clip.ARCHITECTURE = (
-        ""  # RN50, RN101, RN50x4, RN50x16, RN50x64, ViT-B/16, ..., or open_clip:NAME; "" uses that of WEIGHTS, or RN50
-    )
-    clip.WEIGHTS = (
-        ""  # model name, open_clip:NAME/TAG, "minitown" or a file; "" uses random weights until MODEL.WEIGHTS is loaded
-    )
-    clip.TOKENIZER = (
-        ""  # folder with tokenizer files, e.g. for SigLIP; "" uses OpenAI's tokenizer or downloads the files
-    )
+    clip.ARCHITECTURE = ""  # RN50, ViT-B/16, ... (OpenAI's) or open_clip:NAME; "" uses that of WEIGHTS, or RN50
+    clip.WEIGHTS = ""  # name, open_clip:NAME/TAG or file; "" uses random weights until MODEL.WEIGHTS is loaded
+    clip.TOKENIZER = ""  # folder with tokenizer files, e.g. for SigLIP; "" uses OpenAI's or downloads the files
     clip.OUTPUT_STRIDE = 16  # output stride of the last stage: 8, 16 or 32
     clip.TRAINABLE = ["layer4.2"]  # backbone submodules to train, e.g. "layer4"; ["all"] trains and [] freezes all
 
     timm = cfg.MODEL.TIMM = CN()
     timm.NAME = "vit_base_patch14_dinov2"  # timm model for build_timm_backbone, a ViT or ConvNeXt
-    timm.WEIGHTS = (
-        ""  # "pretrained" (downloaded by timm) or a file; "" uses random weights until MODEL.WEIGHTS is loaded
-    )
+    timm.WEIGHTS = ""  # "pretrained" (downloaded) or a file; "" uses random weights until MODEL.WEIGHTS is loaded
 
     adapters = cfg.MODEL.ADAPTERS = CN()
     adapters.RANK = 0  # rank of low-rank adapters for backbone weights; 0 disables them
@@ -65,6 +63,9 @@ def add_famix_config(cfg: CN) -> None:
     add_strategy_nodes(style)
 
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # label smoothing in CLIPDeepLabV3PlusHead's loss, in [0, 1)
+
+
+def _add_mining_keys(cfg: CN) -> None:
     mining = cfg.STYLE_MINING = CN()
     mining.STEPS = 100  # optimization steps per style
     mining.LR = 1.0  # SGD learning rate for the means and standard deviations of a style
@@ -79,6 +80,9 @@ def add_famix_config(cfg: CN) -> None:
     mining.STYLES = [f"{name} style" for name in _STYLES]  # phrases; a prompt is a random one + " " + class name
     mining.TEMPLATES = []  # sentences with one {} for the prompt; [] uses OpenAI's 80 ImageNet templates
     mining.SEED = 1  # non-negative seed for drawing crops and prompts
+
+
+def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.DATASETS.FILES = []  # YAML definitions of additional datasets (see datasets/README.md)
     cfg.DATASETS.BALANCED = False  # True makes all datasets in TRAIN contribute equally, regardless of size
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
@@ -94,6 +98,9 @@ def add_famix_config(cfg: CN) -> None:
     cfg.SOLVER.MAX_SKIPPED_BATCHES = 0  # number of batches with a non-finite loss to skip before training stops
     cfg.SOLVER.CHECKPOINTS_KEPT = 0  # number of periodic checkpoints to keep besides the final one; 0 keeps all
     cfg.SOLVER.AMP.DTYPE = "float16"  # dtype if SOLVER.AMP.ENABLED is True: float16 (CUDA only) or bfloat16
+
+
+def _add_test_keys(cfg: CN) -> None:
     test = cfg.TEST
     test.PROTOCOL = "native"  # evaluation protocol: parts from docs/PROTOCOLS.md joined with +, e.g. half+flip
     test.PROTOCOL_OF = []  # protocols for individual datasets, e.g. ["mapillary_val=robustnet1536"]

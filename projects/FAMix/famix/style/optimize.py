@@ -57,7 +57,8 @@ def optimize_styles(
         steps: number of SGD steps, >= 0.
         lr: learning rate of SGD.
         momentum: momentum of SGD.
-        weight_decay: weight decay of SGD, applied to means and standard deviations or, with `basis` or `relative`, to their changes.
+        weight_decay: weight decay of SGD, applied to means and standard deviations, or to their changes with `basis` or
+            `relative`.
         basis: (2C, 2C), basis in which changes are optimized (see `source_basis`). None optimizes means and standard
             deviations directly. Not available with `relative`.
         weights: (N,), weights of the losses in the objective; None uses 1 / N. Styles are independent of each other, so
@@ -72,17 +73,7 @@ def optimize_styles(
     Raises:
         ConfigError: an argument or the result of `encode_image` has the wrong shape, or `steps` is negative.
     """
-    check_shape("patches", patches, ("N", "C", "h", "w"))
-    number, channels = patches.shape[:2]
-    check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding per patch.")
-    if basis is not None:
-        check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
-    if relative and basis is not None:
-        raise ConfigError("relative and basis are mutually exclusive. Use basis with absolute statistics only.")
-    if weights is not None:
-        check_shape("weights", weights, ("N",), (number,))
-    if not hasattr(steps, "__index__") or steps < 0:
-        raise ConfigError(f"steps must be a non-negative integer, got {steps!r}. Use 0 to keep the statistics.")
+    _check_arguments(patches, text_embeddings, steps, basis, weights, relative)
     patches = patches.detach().float()
     own_mean, own_std = channel_mean_std(patches)
     normalized = (patches - own_mean) / own_std
@@ -118,6 +109,22 @@ def optimize_styles(
         history.append(style_losses())
         mean, std = mean_std()
     return OptimizedStyles(mean.detach().flatten(1), std.detach().flatten(1), torch.stack(history))
+
+
+def _check_arguments(
+    patches: Tensor, text_embeddings: Tensor, steps: int, basis: Tensor | None, weights: Tensor | None, relative: bool
+) -> None:
+    check_shape("patches", patches, ("N", "C", "h", "w"))
+    number, channels = patches.shape[:2]
+    check_shape("text_embeddings", text_embeddings, ("N", "D"), (number, None), "Pass one embedding per patch.")
+    if basis is not None:
+        check_shape("basis", basis, ("2C", "2C"), (2 * channels, 2 * channels))
+    if relative and basis is not None:
+        raise ConfigError("relative and basis are mutually exclusive. Use basis with absolute statistics only.")
+    if weights is not None:
+        check_shape("weights", weights, ("N",), (number,))
+    if not hasattr(steps, "__index__") or steps < 0:
+        raise ConfigError(f"steps must be a non-negative integer, got {steps!r}. Use 0 to keep the statistics.")
 
 
 class _Restyled(torch.autograd.Function):

@@ -1,27 +1,18 @@
 """CLIP ConvNeXts."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from famix.clip.base import CLIP_FAMILY_REGISTRY, check_output_stride
+from famix.clip.base import CLIP_FAMILY_REGISTRY
 from famix.clip.open_clip.family import OpenClipTower, pad_to
-from famix.clip.open_clip.models import OpenClipModel
 
 
 @CLIP_FAMILY_REGISTRY.register()
 class CLIPConvNeXt(OpenClipTower):
-    """timm's ConvNeXt with open_clip's projection. Its features are signed, and it accepts images of any size.
-
-    Args:
-        architecture: the model.
-        output_stride: stride of res5 in `forward`: 8, 16 or 32. `encode_image` always uses the original stride 32.
-        trainable: names of the trainable submodules.
-        with_embedding: build the modules for image embeddings.
-    """
+    """timm's ConvNeXt with open_clip's projection. Its features are signed, and it accepts images of any size."""
 
     stages = ("res2", "res3", "res4", "res5")
     embedding_modules = ("head", "trunk.norm_pre", "trunk.head")
@@ -29,24 +20,12 @@ class CLIPConvNeXt(OpenClipTower):
     markers = ("visual.trunk.stem.0.weight", "visual.trunk.stages.0.blocks.0.conv_dw.weight")
     example = "convnext_base_w"
 
-    def __init__(
-        self,
-        architecture: OpenClipModel,
-        output_stride: int = 16,
-        *,
-        trainable: Sequence[str] = ("all",),
-        with_embedding: bool = True,
-    ) -> None:
-        super().__init__()
-        check_output_stride(output_stride)
-        self._adopt(architecture, architecture.build_image_tower())
+    def _set_up(self, tower: Any) -> None:
         self.trunk: Any
         self.head: Any
-        self.with_embedding = with_embedding
-        if not with_embedding:
+        if not self.with_embedding:
             self.trunk.norm_pre, self.trunk.head, self.head = nn.Identity(), nn.Identity(), None
-        self._strides = [min(4 * 2**stage, output_stride) for stage in range(4)]
-        self.freeze_except(trainable)
+        self._strides = [min(4 * 2**stage, self.output_stride) for stage in range(4)]
 
     def stem(self, images: Tensor, dense: bool) -> Tensor:
         """Compute (B, width, H / 4, W / 4). Dense maps cover the whole image, padded to multiples of the largest stride."""

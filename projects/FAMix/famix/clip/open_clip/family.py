@@ -1,13 +1,14 @@
 """Base class of the image towers that open_clip builds."""
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from famix.clip.base import CLIPImageTower
+from famix.clip.base import CLIPImageTower, check_output_stride
 from famix.clip.open_clip.models import OpenClipModel, find_model
 from famix.clip.open_clip.text import OpenClipTextTower
 from famix.clip.text_tower import TextDesign
@@ -16,6 +17,12 @@ from famix.utils.errors import ConfigError
 
 class OpenClipTower(CLIPImageTower):
     """Image tower with the modules and parameter names of open_clip's.
+
+    Args:
+        architecture: the model.
+        output_stride: stride of the last stage in `forward`: 8, 16 or 32. `encode_image` always uses the original strides.
+        trainable: names of the trainable submodules.
+        with_embedding: build the modules for image embeddings.
 
     Attributes:
         kinds: values of `OpenClipModel.image_kind` in this family.
@@ -27,6 +34,31 @@ class OpenClipTower(CLIPImageTower):
     markers: ClassVar[tuple[str, ...]]
     example: ClassVar[str]
     sizes_in_weights = False
+
+    def __init__(
+        self,
+        architecture: OpenClipModel,
+        output_stride: int = 16,
+        *,
+        trainable: Sequence[str] = ("all",),
+        with_embedding: bool = True,
+    ) -> None:
+        super().__init__()
+        check_output_stride(output_stride)
+        self.output_stride, self.with_embedding = output_stride, with_embedding
+        self.pixel_mean, self.pixel_std = architecture.pixel_mean, architecture.pixel_std
+        self.input_resolution = architecture.image_size
+        tower = architecture.build_image_tower()
+        for name, child in tower.named_children():
+            self.add_module(name, child)
+        for name, parameter in tower.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        self._set_up(tower)
+        self.freeze_except(trainable)
+
+    @abstractmethod
+    def _set_up(self, tower: Any) -> None:
+        """Prepare the modules of open_clip's tower, and remove those for image embeddings unless `with_embedding`."""
 
     @classmethod
     def recognises(cls, state_dict: Mapping[str, Tensor]) -> bool:
@@ -71,15 +103,6 @@ class OpenClipTower(CLIPImageTower):
         """Build open_clip's text tower. The model determines its design."""
         tokenizer = getattr(state_dict, "tokenizer", "")
         return OpenClipTextTower(cls.read_architecture(state_dict), state_dict, tokenizer)
-
-    def _adopt(self, model: OpenClipModel, tower: nn.Module) -> None:
-        """Register children and parameters of open_clip's tower under their own names."""
-        for name, child in tower.named_children():
-            self.add_module(name, child)
-        for name, parameter in tower.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        self.pixel_mean, self.pixel_std = model.pixel_mean, model.pixel_std
-        self.input_resolution = model.image_size
 
 
 def pad_to(images: Tensor, divisor: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famix.clip.architecture import ARCHITECTURES
+from famix.clip.architecture import ARCHITECTURES, require_shapes
 from famix.clip.openai import model_urls
 from famix.clip.text_tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
@@ -104,16 +104,8 @@ class OpenClipModel:
             for name, x in tower.state_dict().items()
         }
         visual = {name: x for name, x in state_dict.items() if name.startswith("visual.")}
-        got = {name: tuple(x.shape) for name, x in {**visual, **self.text_weights(state_dict)}.items()}
-        wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-        if wrong:
-            shown = "; ".join(
-                f"{name}: {got.get(name, 'missing')} instead of {expected.get(name, 'none')}" for name in wrong[:3]
-            )
-            raise WeightsError(
-                f"CLIP weights must match {self.name}, got {len(wrong)} different tensors ({shown}). Set "
-                "MODEL.CLIP.ARCHITECTURE to the model of these weights."
-            )
+        remedy = "Set MODEL.CLIP.ARCHITECTURE to the model of these weights"
+        require_shapes({**visual, **self.text_weights(state_dict)}, expected, self.name, remedy)
 
 
 @lru_cache(maxsize=16)

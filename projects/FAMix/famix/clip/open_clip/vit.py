@@ -1,7 +1,7 @@
 """CLIP ViTs: open_clip's own (OpenAI's, LAION's), EVA02-CLIP and PE-Core, SigLIP and SigLIP 2."""
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from famix.clip.base import CLIP_FAMILY_REGISTRY, check_output_stride
+from famix.clip.base import CLIP_FAMILY_REGISTRY
 from famix.clip.open_clip.family import OpenClipTower, pad_to
-from famix.clip.open_clip.models import OpenClipModel
 from famix.utils.errors import ConfigError
 
 
@@ -41,10 +40,12 @@ class Tokens(NamedTuple):
     Attributes:
         values: prefix tokens followed by those of the map, (B, P + h * w, C).
         size: (h, w).
+        arguments: further arguments of the blocks, such as rotary positions.
     """
 
     values: Tensor
     size: tuple[int, int]
+    arguments: dict[str, Any]
 
 
 class TokenTower(OpenClipTower):
@@ -52,34 +53,15 @@ class TokenTower(OpenClipTower):
 
     Images are padded to multiples of the patch size. In `forward`, the patch size is `output_stride`; the patch embedding is
     resampled if CLIP was trained with a different one.
-
-    Args:
-        architecture: the model.
-        output_stride: patch size in `forward`: 8, 16 or 32. `encode_image` always uses the original one.
-        trainable: names of the trainable submodules.
-        with_embedding: build the modules for image embeddings.
     """
 
     mined_on_images = True
     num_prefix: int
 
-    def __init__(
-        self,
-        architecture: OpenClipModel,
-        output_stride: int = 16,
-        *,
-        trainable: Sequence[str] = ("all",),
-        with_embedding: bool = True,
-    ) -> None:
-        super().__init__()
-        check_output_stride(output_stride)
-        self.output_stride = output_stride
-        tower = architecture.build_image_tower()
-        self._adopt(architecture, tower)
-        self.with_embedding = with_embedding
-        self._set_up(tower)
+    def _set_up(self, tower: Any) -> None:
         self.stages = tuple(f"block{index + 1}" for index in range(len(self.blocks)))
-        self.freeze_except(trainable)
+        if self.output_stride != self.patch_size:
+            self.register_buffer("_resampling", resampling(self.patch_size, self.output_stride), persistent=False)
 
     @property
     @abstractmethod
@@ -92,29 +74,26 @@ class TokenTower(OpenClipTower):
         """Convolution of the patch embedding."""
 
     @abstractmethod
-    def _set_up(self, tower: Any) -> None:
-        """Prepare the modules of open_clip's tower, and remove those for image embeddings unless `with_embedding`."""
-
-    @abstractmethod
     def _add_positions(self, patches: Tensor) -> Tensor:
         """Turn embedded patches (B, C, h, w) into tokens (B, P + h * w, C) with prefix and positions."""
 
-    def _block_arguments(self, index: int, size: tuple[int, int]) -> dict[str, Any]:
-        """Return further arguments of a block for a map of a size (h, w)."""
+    def _block_arguments(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Return further arguments of the blocks for a map of a size (h, w)."""
         return {}
 
     def stem(self, images: Tensor, dense: bool) -> Tokens:
         """Embed the patches of images."""
         weight, patch = self.patch_conv.weight, self.output_stride if dense else self.patch_size
         if patch != self.patch_size:
-            weight = resample_kernel(weight, patch)
+            weight = resample_kernel(weight, self._resampling)
         patches = F.conv2d(pad_to(images, patch), weight, self.patch_conv.bias, stride=patch)
-        return Tokens(self._add_positions(patches), (patches.shape[2], patches.shape[3]))
+        size = (patches.shape[2], patches.shape[3])
+        return Tokens(self._add_positions(patches), size, self._block_arguments(size))
 
     def run_stage(self, stage: str, x: Tokens, dense: bool) -> Tokens:
         """Run a block."""
         index = self.stages.index(stage)
-        return x._replace(values=self.blocks[index](x.values, **self._block_arguments(index, x.size)))
+        return x._replace(values=self.blocks[index](x.values, **x.arguments))
 
     def map_of(self, x: Tokens) -> Tensor:
         """Return the map (B, C, h, w) of tokens."""
@@ -143,7 +122,8 @@ class TokenTower(OpenClipTower):
             )
         if self.num_prefix:
             tokens = torch.cat([prefix.to(tokens), tokens], dim=1)
-        return Tokens(tokens, (features.shape[2], features.shape[3]))
+        size = (features.shape[2], features.shape[3])
+        return Tokens(tokens, size, self._block_arguments(size))
 
     def replace_map(self, features: Tensor, new: Tensor) -> Tensor:
         """Return `new` with the prefix tokens of `features`."""
@@ -163,20 +143,20 @@ class TokenTower(OpenClipTower):
         return dict.fromkeys(self.stages, ShapeSpec(channels=self.patch_conv.out_channels, stride=self.output_stride))
 
 
-def resample_kernel(weight: Tensor, size: int) -> Tensor:
-    """Resample a patch embedding so that resized patches keep their embedding ("FlexiViT", Beyer et al., CVPR 2023).
+def resampling(old: int, new: int) -> Tensor:
+    """Compute the matrix (new * new, old * old) that `resample_kernel` applies to kernels of old x old pixels.
 
-    Args:
-        weight: (C, 3, p, p).
-        size: new patch size.
-
-    Returns:
-        (C, 3, size, size).
+    It keeps the embedding of resized patches ("FlexiViT", Beyer et al., CVPR 2023).
     """
-    old = weight.shape[-1]
-    unit = torch.eye(old * old, device=weight.device).unflatten(1, (1, old, old))
-    resize = F.interpolate(unit, (size, size), mode="bicubic", antialias=True, align_corners=False).flatten(1)
-    return (weight.float().flatten(2) @ torch.linalg.pinv(resize).mT).unflatten(2, (size, size)).to(weight.dtype)
+    unit = torch.eye(old * old).unflatten(1, (1, old, old))
+    resize = F.interpolate(unit, (new, new), mode="bicubic", antialias=True, align_corners=False).flatten(1)
+    return torch.linalg.pinv(resize)
+
+
+def resample_kernel(weight: Tensor, matrix: Tensor) -> Tensor:
+    """Resample a patch embedding (C, 3, p, p) with a matrix of `resampling`."""
+    side = math.isqrt(len(matrix))
+    return (weight.float().flatten(2) @ matrix.mT).unflatten(2, (side, side)).to(weight.dtype)
 
 
 def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -208,6 +188,7 @@ class CLIPViT(TokenTower):
         return self.conv1
 
     def _set_up(self, tower: Any) -> None:
+        super()._set_up(tower)
         self._grid = tower.grid_size
         self._tower = [tower]  # in a list, as its modules are registered already
         if not self.with_embedding:
@@ -247,6 +228,7 @@ class CLIPTimmViT(TokenTower):
         return self.trunk.patch_embed.proj
 
     def _set_up(self, tower: Any) -> None:
+        super()._set_up(tower)
         trunk: Any = self.trunk
         self.num_prefix = trunk.num_prefix_tokens
         if getattr(trunk, "rope", None) is not None:
@@ -256,7 +238,7 @@ class CLIPTimmViT(TokenTower):
             trunk.norm = trunk.fc_norm = trunk.head = nn.Identity()
             trunk.attn_pool = None
 
-    def _block_arguments(self, index: int, size: tuple[int, int]) -> dict[str, Any]:
+    def _block_arguments(self, size: tuple[int, int]) -> dict[str, Any]:
         rope = getattr(self.trunk, "rope", None)
         return {} if rope is None else {"rope": rope.get_embed(shape=list(size))}
 

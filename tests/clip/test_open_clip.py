@@ -1,7 +1,9 @@
 """Families of open_clip against open_clip's own forward."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -13,10 +15,14 @@ from torch import Tensor
 
 from error_matching import expect_error, explains
 from famix.clip import CLIPConvNeXt, CLIPImageTower, CLIPTimmViT, CLIPViT, PromptEncoder, load_clip_state_dict
+from famix.clip.build import complete_backbone_settings
 from famix.clip.open_clip import models
 from famix.engine import load_config
+from famix.style import restyle_patches
+from famix.style.statistics import patch_mean_std
 from famix.utils.errors import ConfigError, WeightsError
 from open_clip_factory import CONFIGS, TinyCLIP, tiny_open_clip
+from run_factory import ROOT
 
 CLASSES = {"convnext": CLIPConvNeXt, "vit": CLIPViT, "vit14": CLIPViT, "eva02": CLIPTimmViT, "siglip": CLIPTimmViT}
 
@@ -174,6 +180,32 @@ def test_backbones_are_built_with_and_without_weights(tiny):
         assert type(backbone.bottom_up) is CLASSES[tiny.file.stem]
 
 
+@torch.no_grad()
+def test_own_statistics_change_nothing(tiny):
+    tower = tower_of(tiny)
+    for stage in (tower.stages[0], tower.stages[-1]):
+        features = tower.features_at(stage, images_of(tower.input_resolution)) + 0
+        grid = (1, 2)
+        own = patch_mean_std(features, grid)
+        kept = restyle_patches(features, own.mean, own.std, 0.0, grid, rectify=tower.rectified)
+        torch.testing.assert_close(kept, features, rtol=0, atol=1e-5 * float(features.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("weights", "architecture", "mean"),
+    [
+        ("RN50", "", 122.7709383),  # the file determines it
+        ("ViT-B/16", "ViT-B/16", 122.7709383),
+        ("open_clip:ViT-B-16-SigLIP/webli", "open_clip:ViT-B-16-SigLIP", 127.5),
+    ],
+)
+def test_config_of_named_weights_suffices_to_rebuild_the_backbone(weights, architecture, mean):
+    cfg = load_config(str(ROOT / "projects/FAMix/configs/Base-FAMix.yaml"))
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CLIP.WEIGHTS = "build_clip_backbone", weights
+    complete_backbone_settings(cfg)
+    assert (cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.PIXEL_MEAN[0]) == (architecture, mean)
+
+
 # Errors
 
 
@@ -220,16 +252,25 @@ def test_offline_downloads_name_the_file_and_the_settings(offline):
 
 
 def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     models.find_model.cache_clear()
     with expect_error(ConfigError, "MODEL.CLIP.ARCHITECTURE", "open_clip:ViT-B-16", "famix[open_clip]"):
         models.find_model("open_clip:ViT-B-16")
 
 
-def test_missing_tokenizers_are_named(folder, offline):
+def test_missing_tokenizers_are_named(folder, monkeypatch):
     tiny = tiny_open_clip("siglip", folder)
-    encoder = PromptEncoder(load_clip_state_dict(str(tiny.file), tiny.architecture))
-    with expect_error(ConfigError, "MODEL.CLIP.TOKENIZER", remedy="https://huggingface.co/absent/tokenizer"):
+    encoder = PromptEncoder(load_clip_state_dict(str(tiny.file), tiny.architecture, "no/folder"))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with expect_error(ConfigError, tiny.architecture, remedy="pip install transformers"):
+        encoder(["road"])
+
+    def from_pretrained(name: str, **options: Any) -> None:
+        raise OSError(f"{name} is not a folder")
+
+    stub = SimpleNamespace(AutoTokenizer=SimpleNamespace(from_pretrained=from_pretrained))
+    monkeypatch.setitem(sys.modules, "transformers", stub)
+    with expect_error(ConfigError, "MODEL.CLIP.TOKENIZER", "no/folder", "https://huggingface.co/absent/tokenizer"):
         encoder(["road"])
 
 

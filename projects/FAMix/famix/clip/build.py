@@ -17,10 +17,17 @@ from torch import Tensor, nn
 
 from famix.clip.adapters import add_adapters
 from famix.clip.base import CLIPImageTower, family_named, family_of, find_family
+from famix.clip.open_clip.models import PREFIX
 from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.clip.weights import is_published, load_configured_clip
 from famix.utils.errors import ConfigError, WeightsError
 
+_BUILDERS = (
+    "build_clip_backbone",
+    "build_clip_resnet_backbone",
+    "build_clip_resnet_fpn_backbone",
+    "build_timm_backbone",
+)
 _ROUNDING = 1e-3  # of pixel statistics in configs
 _PREFIXES = ("backbone.bottom_up.", "backbone.net.", "backbone.")  # of a backbone with and without a feature pyramid
 _from_checkpoint: ContextVar[tuple[type[CLIPImageTower], Any] | None] = ContextVar("_from_checkpoint", default=None)
@@ -199,19 +206,26 @@ def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None 
         with torch.device("meta"):
             return build_timm_tower(cfg.MODEL.TIMM.NAME, "", cfg.MODEL.CLIP.OUTPUT_STRIDE, ())
     cfg = undownloaded(cfg)
-    if not state_dict and cfg.MODEL.CLIP.WEIGHTS:
-        state_dict = load_configured_clip(cfg)
-    if state_dict:
+    found = family_named(cfg.MODEL.CLIP.ARCHITECTURE)
+    if found[0].sizes_in_weights and (state_dict or cfg.MODEL.CLIP.WEIGHTS):
+        state_dict = state_dict or load_configured_clip(cfg)
         family = family_of(state_dict)
         found = family, family.read_architecture(state_dict)
-    else:
-        found = family_named(cfg.MODEL.CLIP.ARCHITECTURE)
     with torch.device("meta"):
         return _create(cfg, (), *found)
 
 
-def use_pixel_statistics(cfg: CfgNode) -> None:
-    """Replace MODEL.PIXEL_MEAN and PIXEL_STD with those of the backbone, in place, if they are OpenAI's and differ."""
+def complete_backbone_settings(cfg: CfgNode) -> None:
+    """Fill in settings that follow from the backbone, in place, so that config.yaml suffices to rebuild it.
+
+    MODEL.CLIP.ARCHITECTURE is set if WEIGHTS names a model whose tensors do not determine its architecture. MODEL.PIXEL_MEAN
+    and PIXEL_STD are replaced with those of the backbone if they are OpenAI's and differ.
+    """
+    if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
+        return
+    name = _architecture_of(cfg.MODEL.CLIP.WEIGHTS)
+    if name and not cfg.MODEL.CLIP.ARCHITECTURE and not family_named(name)[0].sizes_in_weights:
+        cfg.MODEL.CLIP.ARCHITECTURE = name
     default = CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
     if (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)) == default:
         tower = tower_without_weights(cfg)
@@ -229,6 +243,14 @@ def undownloaded(cfg: CfgNode) -> CfgNode:
     """Return a copy of a config in which the name of a published CLIP is replaced by its architecture."""
     cfg = cfg.clone()
     cfg.defrost()
-    if is_published(cfg.MODEL.CLIP.WEIGHTS):
-        cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
+    name = _architecture_of(cfg.MODEL.CLIP.WEIGHTS)
+    if name:
+        cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.CLIP.WEIGHTS = name, ""
     return cfg
+
+
+def _architecture_of(weights: str) -> str:
+    """Return the architecture in the name of published weights, or "" for a file."""
+    if weights.startswith(PREFIX):
+        return weights.partition("/")[0]
+    return weights if is_published(weights) else ""

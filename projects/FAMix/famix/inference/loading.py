@@ -99,7 +99,7 @@ def load_model(
         classes = trained
     else:
         classes = _check_classes(cfg, checkpoint, trained)
-    cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.STYLE.STRATEGY = "none"
     cfg.freeze()
     with backbone_of(content["model"]):

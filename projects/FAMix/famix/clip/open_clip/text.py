@@ -103,6 +103,11 @@ class OpenClipTextTower(nn.Module):
             return tokenize
         try:
             return HFTokenizer(self.tokenizer or name, context_length=length, **options)
+        except ImportError as error:
+            raise ConfigError(
+                f"MODEL.CLIP.ARCHITECTURE {self.model.name} requires transformers for its tokenizer, got: {error}. Install it "
+                "with pip install transformers."
+            ) from error
         except Exception as error:  # transformers and huggingface_hub raise many types
             raise ConfigError(
                 f"MODEL.CLIP.TOKENIZER must be a folder with the tokenizer files of {name}, got {self.tokenizer!r} "

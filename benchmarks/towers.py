@@ -4,11 +4,11 @@
     python benchmarks/towers.py                      # all models, each in a process of its own
     python benchmarks/towers.py --models ViT-B-16    # one of them
 
-All weights are random. For each model, the first table shows the largest relative difference to open_clip's own forward:
-of the image embedding, of the embedding continued from the first, a middle and the last stage, and of 5 prompts over 4
-templates (random token ids where the tokenizer needs a download). The second table shows parameters, trained parameters,
-and the time and peak memory of one training step (512 x 512, batch 1, adapters of rank 16, bf16 autocast off) and of the
-mining of one batch of 8 patches for 5 steps.
+All weights are random. The first columns are the largest relative differences to open_clip's own forward: of the image
+embedding, of the embedding continued from the first, a middle and the last stage, and of 5 prompts over 4 templates
+(random token ids where the tokenizer needs a download). The others are parameters, trained parameters, and the time and
+peak memory of one training step in float32 (512 x 512, batch 1, adapters of rank 16 or layer4.2) and of the mining of 8
+patches for 5 steps. Rows are printed as they are finished; --models goes on from any of them.
 """
 
 # ruff: noqa: E402, the parser comes before imports that take seconds
@@ -20,7 +20,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ MODELS = {
     "EVA02-L-14": "open_clip:EVA02-L-14", "ViT-B-16-SigLIP": "open_clip:ViT-B-16-SigLIP",
     "DINOv2-L": "vit_large_patch14_dinov2",
 }  # fmt: skip
+HEADS = (
+    "model", "image embedding", "from stages", "text", "parameters in M", "trained in M", "step in s", "step in GiB",
+    "mining in s", "mining in GiB",
+)  # fmt: skip
 TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]
 TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{}", "itap of a {}."]
 
@@ -159,42 +163,31 @@ def mine(architecture: str) -> dict[str, float]:
     return {"seconds": measure(optimize), "memory": peak_gib()}
 
 
-def run_all(models: list[str]) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
-    """Run each task of each model in its own process."""
-    for model in models:
-        found = {}
-        for task in ("compare", "train", "mine"):
-            if model.startswith("DINO") and task != "train":
-                continue
-            command = [sys.executable, __file__, "--task", task, "--models", model]
-            print(f"{model}: {task}", file=sys.stderr)
-            output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
-            found[task] = json.loads(output.splitlines()[-1])
-        yield model, found
+def run_tasks(model: str) -> list[str]:
+    """Run the tasks of a model, each in its own process, and return the cells of its row."""
+    found: dict[str, dict[str, float]] = {}
+    for task in ("compare", "train", "mine"):
+        if task != "train" and model.startswith("DINO"):  # no text tower
+            continue
+        command = [sys.executable, __file__, "--task", task, "--models", model]
+        output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+        found[task] = json.loads(output.splitlines()[-1])
+    exact = [f"{value:.1e}" for value in found["compare"].values()] if "compare" in found else ["-"] * 3
+    mined = [f"{value:.1f}" for value in found["mine"].values()] if "mine" in found else ["-"] * 2
+    return [model, *exact, *(f"{value:.1f}" for value in found["train"].values()), *mined]
 
 
 def main() -> None:
-    """Print the tables, or the result of one task as JSON."""
+    """Print the table row by row, or the result of one task as JSON."""
     args = make_parser().parse_args()
     torch.manual_seed(1)
     if args.task:
         print(json.dumps(globals()[args.task](MODELS[args.models[0]])))
         return
-    print(f"{date.today()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, random weights, seed 1")
-    results = dict(run_all(args.models))
-    print("\n| model | image embedding | from stages | text |\n|---|---|---|---|")
-    for model, found in results.items():
-        if "compare" in found:
-            print(f"| {model} | " + " | ".join(f"{value:.1e}" for value in found["compare"].values()) + " |")
-    print("\n| model | parameters in M | trained in M | step in s | step in GiB | mining in s | mining in GiB |")
-    print("|---|---|---|---|---|---|---|")
-    for model, found in results.items():
-        step, mined = found["train"], found.get("mine")
-        rest = f"{mined['seconds']:.1f} | {mined['memory']:.1f}" if mined else "- | -"
-        print(
-            f"| {model} | {step['parameters']:.1f} | {step['trained']:.1f} | {step['seconds']:.1f} | {step['memory']:.1f} | "
-            f"{rest} |"
-        )
+    print(f"{date.today()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, random weights, seed 1\n")
+    print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS))
+    for model in args.models:
+        print("| " + " | ".join(run_tasks(model)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,25 @@ def test_equals_plain_loop(sgd):
     assert torch.equal(PATCHES, before)
 
 
+def test_relative_changes_equal_plain_loop():
+    got = optimize(steps=3, relative=True, rectify=False)
+    own_mean, own_std = channel_mean_std(PATCHES)
+    free = [torch.zeros_like(own_mean, requires_grad=True) for _ in range(2)]  # in units of sqrt(10) of the formula
+    optimizer = torch.optim.SGD(free, **SGD)
+    for _ in range(3):
+        optimizer.zero_grad()
+        shift, growth = (10**0.5 * values for values in free)
+        mean, std = own_mean + own_std * shift, own_std * growth.exp()
+        embedding = encode(std * (PATCHES - own_mean) / own_std + mean)
+        (1 - F.cosine_similarity(embedding, TEXTS)).mean().backward()
+        optimizer.step()
+    shift, growth = (10**0.5 * values.detach() for values in free)
+    torch.testing.assert_close(got.mean, (own_mean + own_std * shift).flatten(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.std, (own_std * growth.exp()).flatten(1), rtol=1e-4, atol=1e-5)
+    with expect_error(ConfigError, "relative", remedy="basis"):
+        optimize(relative=True, basis=torch.eye(8))
+
+
 def test_losses_are_those_of_each_style():
     styles = optimize(steps=5)
     assert styles.mean.shape == styles.std.shape == (3, 4)

@@ -152,7 +152,7 @@ def changed_entry(name: str, stored: Mapping[str, Any]) -> str | None:
     """Compare a registered dataset with an earlier result of `describe_dataset`.
 
     Returns:
-        "ENTRY must be A, got B" for the first difference, or None if there is none.
+        "ENTRY is B (was A)" for the first difference, or None if there is none.
     """
     return next(_changes(stored, describe_dataset(name), ""), None)
 
@@ -166,7 +166,7 @@ def _changes(stored: Any, now: Any, place: str) -> Iterator[str]:
             yield from _changes(before, after, f"{place}.{index}")
     elif now != stored:
         entry = place.removeprefix(".").removeprefix("definition.")
-        yield f"{entry} must be {shown(stored)}, got {shown(now)}"
+        yield f"{entry} is {shown(now)} (was {shown(stored)})"
 
 
 def keep_definitions(files: Sequence[str], run: str) -> None:

@@ -93,11 +93,6 @@ def merge_adapters(module: nn.Module) -> None:
                     del hooks[key]
 
 
-def has_adapters(module: nn.Module) -> bool:
-    """Return whether a module contains adapters."""
-    return any(isinstance(part, LowRank) for part in module.modules())
-
-
 _ORIGINAL = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)\.original")
 _ADAPTER = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)\.0\.(up|down)")
 

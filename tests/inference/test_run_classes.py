@@ -159,7 +159,7 @@ def test_resuming_refuses_other_label_ids(workspace):
     define(workspace.folder / "data", label_ids={0: "road", 1: "sky", 2: "ignore", 9: "ignore"})
     with expect_error(ConfigError, "layouts.0.encoding.label_ids.2", 255, "DATASETS.FILES") as got:
         resume(workspace)
-    assert "must be 2" in str(got.value)
+    assert "(was 2)" in str(got.value)
 
 
 def test_resuming_accepts_other_colors_splits_and_folders(workspace):

@@ -97,7 +97,7 @@ install_requirements() {
         pip_install --requirement dev/requirements.txt
         link_host_packages
         host_constraints >"$VENV/host-constraints.txt"
-        pip_install --constraint "$VENV/host-constraints.txt" --editable ".[open_clip]" ||
+        pip_install --constraint "$VENV/host-constraints.txt" --editable ".[open_clip,queries]" ||
             die "nothing fits beside $PYTHON's $(paste -sd ' ' "$VENV/host-constraints.txt"); see setup.cfg for the versions that FAMix" \
                 "requires. Name another interpreter: make setup PYTHON=..."
     else

@@ -169,7 +169,7 @@ def test_not_finite_loss_stops(tmp_path):
     run(trainer)
     before = model.scale.detach().clone()
     trainer.iter = 1
-    message = r"loss is not finite in iteration 1 \(loss nan\) for image_nan"
+    message = r"loss is not finite at iteration 1 \(loss nan\) for image_nan"
     with EventStorage(), pytest.raises(TrainingError, match=message):
         trainer.run_step()
     assert torch.equal(model.scale, before)

@@ -124,5 +124,5 @@ def test_sigterm_ends_the_command_in_order(tmp_path: Path) -> None:
         lines += process.stderr.read().splitlines()
     assert process.returncode == 143, lines
     assert lines[-1] == "stopped; the same command continues the training" and "Traceback" not in "".join(lines)
-    assert "Making crops of 500 scenes" in lines[0] and "123 MB" in lines[0]
+    assert "crops of 500 scenes" in lines[0] and "123 MB" in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["clip.crops.npy.json"]

@@ -128,10 +128,8 @@ def test_crops_without_a_sound_description_are_made_again(
     caplog.clear()
     with caplog.at_level(logging.INFO, "famix_minitown"):
         assert load_or_make_crops(TOWN, PLAN, path, workers=1).tobytes() == made
-    assert (
-        "lacks its description crops.npy.json" in caplog.messages[0] and "regenerating the crops" in caplog.messages[0]
-    )
-    assert f"Making crops of 1 scenes in {path}, 0 MB" in caplog.messages[1]
+    assert "description crops.npy.json" in caplog.messages[0] and "regenerating the crops" in caplog.messages[0]
+    assert f"crops of 1 scenes to {path}, 0 MB" in caplog.messages[1]
     assert json.loads(about.read_text()) == describe_crops(TOWN, PLAN)
 
 

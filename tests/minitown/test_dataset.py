@@ -272,5 +272,5 @@ def test_missing_files_are_rendered_again_after_the_remedy(small_splits: Path, k
         folder = small_splits / "minitown_fog_val"
         for path in (folder / kind).rglob("*_000000_050001_*"):
             path.unlink()
-        with pytest.raises(DatasetError, match=rf"minitown_fog_val.*elete '{folder}' and start again"):
+        with pytest.raises(DatasetError, match=rf"minitown_fog_val.*elete '{folder}' and run the command again"):
             get_dataset_dicts(["minitown_fog_val"])

@@ -26,7 +26,7 @@ RESULTS = {
 }
 WRITE_PID = "(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\n"
 IGNORE_INTERRUPT = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-ANEW = "made with different settings"
+ANEW = "a run with different settings"
 
 Use = Callable[[str], None]
 Make = Callable[..., Experiment]
@@ -119,7 +119,7 @@ def test_other_settings_start_anew(use_script: Use, make: Make, change: dict) ->
         (output / "model_final.pth").write_text(str(number))
         said = run(make(*change.get("options", ()), seed=change.get("seed", 1)) if number == 1 else make())
         kept = output.with_name(f"run.before{number}")
-        assert f"run: {ANEW}, now in {kept}; starting from scratch" in said
+        assert f"run: {ANEW} to {kept}; starting from scratch" in said
         assert (kept / "model_final.pth").read_text() == str(number) and (kept / "results.json").exists()
         assert not (output / "model_final.pth").exists()
         assert (output / "console.log").read_text() == "trained\n"

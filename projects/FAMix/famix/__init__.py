@@ -1,12 +1,12 @@
 """FAMix for Detectron2: language-guided domain-generalized segmentation (Fahes et al., CVPR 2024).
 
-Training uses one labeled source domain, freezes almost all of CLIP to keep its robustness, and randomizes by text alone:
+Training uses one labeled source domain, freezes almost all of CLIP to keep its robustness, and takes styles from text:
 
     setup    engine.setup: config -> data registration -> checks; engine.Trainer runs the mining hook first
     mine     mining: source crops -> CLIP up to res2 -> one style per class in a batch, optimized toward a prompt -> bank
     train    data mapper -> meta-architecture -> class of each patch -> style from the bank -> restyled res2 -> other layers
     test     meta-architecture in eval mode (no styles) -> named protocol -> evaluators -> one table for all targets
-    use      Predictor.from_checkpoint(path)(image), which needs neither style bank nor text tower
+    use      Predictor.from_checkpoint(path)(image), which needs neither a style bank nor a text tower
 
 Importing the package registers its backbone, head and meta-architectures with Detectron2.
 """

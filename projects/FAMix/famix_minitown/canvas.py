@@ -46,7 +46,7 @@ class Camera:
     width: int
     horizon: float  # row
     center: float  # column of the vanishing point
-    elevation: float  # above the ground, in meters
+    elevation: float  # height above the ground in meters
 
     @classmethod
     def random(cls, size: tuple[int, int], rng: np.random.Generator) -> "Camera":
@@ -104,7 +104,7 @@ class Canvas:
     camera: Camera
     image: Image
     items: NDArray[np.uint8]  # (H, W), number of the object at each pixel; 0 for the backdrop
-    classes: list[int] = field(default_factory=lambda: [0])  # of each object; 0 is a placeholder
+    classes: list[int] = field(default_factory=lambda: [0])  # class of each object; 0 is a placeholder
     depths: list[float] = field(default_factory=lambda: [0.0])
     lights: list[Light] = field(default_factory=list)
 

@@ -58,7 +58,7 @@ class TownSource:
 
     @property
     def identity(self) -> str:
-        """Seeds, and version of the town."""
+        """Seeds and version of the town."""
         return f"town v{FORMAT_VERSION} {self.first} + {self.count}"
 
     def __len__(self) -> int:
@@ -176,7 +176,7 @@ def crops_of_scene(source: CropSource, plan: CropPlan, index: int) -> NDArray[An
         (plan.looks * plan.crops,) RECORDs.
 
     Raises:
-        DatasetError: the scene's files cannot be read, or contain no class.
+        DatasetError: the scene's files cannot be read or contain no class.
     """
     rng = np.random.default_rng(derive_seed(plan.seed, index))
     scene = source[index]
@@ -216,7 +216,7 @@ def _draw_window(
 
 
 def describe_crops(source: CropSource, plan: CropPlan) -> dict[str, Any]:
-    """Return everything that determines the crops, as JSON values."""
+    """Return all settings that determine the crops as JSON-serializable data."""
     described = {"source": source.identity, "class_names": list(source.class_names), "scenes": len(source)}
     return {**described, **asdict(plan), "look_names": list(LOOK_NAMES)}
 
@@ -235,7 +235,7 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
 
     Raises:
         ConfigError: the file contains crops of a different source or plan, or is damaged.
-        DatasetError: files of the source cannot be read, or contain no class.
+        DatasetError: files of the source cannot be read or contain no class.
     """
     about, wanted = path.with_name(f"{path.name}.json"), describe_crops(source, plan)
     found = None
@@ -243,13 +243,11 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
         try:
             found = read_json(about, _MAX_DESCRIPTION)
         except (FileNotFoundError, ValueError):  # as after a crash
-            logger.info(
-                f"{path} lacks its description {about.name}, or the description is damaged: regenerating the crops"
-            )
+            logger.info(f"The description {about.name} of {path} is missing or damaged; regenerating the crops")
             path.unlink()  # before the new description is written
     if found is None:
         megabytes = len(source) * plan.looks * plan.crops * RECORD.itemsize / 1e6
-        logger.info(f"Making crops of {len(source)} scenes in {path}, {megabytes:.0f} MB, kept for later training runs")
+        logger.info(f"Writing crops of {len(source)} scenes to {path}, {megabytes:.0f} MB, for this and later runs")
         with whole_file(about) as part:  # first, so that an interruption leaves no crops without a description
             part.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         make_crops(source, plan, path, workers)

@@ -51,7 +51,7 @@ class MinitownSplit:
     """Scenes of one dataset."""
 
     condition: str  # one of CONDITIONS or DEVELOPMENT_CONDITIONS
-    folder: str  # of the split in Cityscapes' layout, e.g. "val"
+    folder: str  # folder of the split in Cityscapes' layout, e.g. "val"
     first_seed: int
     count: int
 
@@ -117,7 +117,7 @@ class MinitownFiles(SplitFiles):
         """
         scenes = SPLITS[self.split.name]
         root = generated_folder(self.name, scenes)
-        remedy = f"Delete '{root}' and start again to render it anew."
+        remedy = f"Delete '{root}' and run the command again to regenerate it."
         try:
             records = SplitFiles(replace(self.definition, root=str(root)), self.split)()
         except DatasetError as error:
@@ -150,7 +150,8 @@ class MinitownPanopticFiles(PanopticFiles):
         folder = _make_once(self.name, content, lambda folder: write_panoptic(images, folder))
         if not (folder / _PANOPTIC_JSON).is_file():
             raise DatasetError(
-                f"Dataset '{self.name}' lacks '{folder / _PANOPTIC_JSON}'. Delete '{folder}' and start again to regenerate it."
+                f"Dataset '{self.name}' lacks '{folder / _PANOPTIC_JSON}'. Delete '{folder}' and run the command "
+                "again to regenerate it."
             )
 
 
@@ -180,7 +181,7 @@ def generated_folder(name: str, scenes: MinitownSplit) -> Path:
 
 
 def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
-    """Return a cache folder, which the first process that requests it writes as a whole or not at all."""
+    """Return a cache folder. The first process that requests it writes it atomically."""
     folder = town_folder() / name
     if folder.is_dir():
         return folder  # no lock, so that a finished cache may be read-only
@@ -191,14 +192,14 @@ def _make_once(name: str, content: str, write: Callable[[Path], None]) -> Path:
             if folder.is_dir():  # another process has written it in the meantime
                 return folder
             shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock shows that it has ended
-            logger.info(f"Making {content} in {folder}, once, in a minute or less...")
+            logger.info(f"Generating {content} in {folder}. This happens only once and takes up to a minute...")
             start = time.perf_counter()
             try:
                 write(partial)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-            logger.info(f"Made {content} in {time.perf_counter() - start:.1f} s.")
+            logger.info(f"Generated {content} in {time.perf_counter() - start:.1f} s.")
     except OSError as error:
         raise DatasetError(
             f"Dataset '{name}', which is rendered on first use, cannot be written to '{folder}' ({error}). Set $FAMIX_CACHE "

@@ -50,7 +50,7 @@ class Experiment:
     config: Path
     output: Path
     options: tuple[str, ...] = ()  # KEY VALUE KEY VALUE ..., which override the config
-    seed: int = 1  # of training and mining, so the spread over seeds includes that of mining
+    seed: int = 1  # seed of training and mining; the spread over seeds thus includes mining
 
     @property
     def overrides(self) -> list[str]:
@@ -64,7 +64,7 @@ class Experiment:
         return load_config(str(self.config), self.overrides)
 
     def settings(self) -> dict[str, Any]:
-        """Collect everything that determines the result, independently of folder names.
+        """Collect all settings that determine the result, independently of folder names.
 
         Returns:
             "config": config key -> value, for keys that differ from their defaults; "clip_hash" and "bank": hashes of

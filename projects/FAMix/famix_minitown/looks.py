@@ -37,7 +37,7 @@ class Look:
 
     name: str
     family: str
-    phrases: tuple[str, ...]  # phrases for it before a noun, the usual one first
+    phrases: tuple[str, ...]  # phrases that describe it before a noun; the first is the usual one
     resembles: str | None = None  # the most similar condition
     hides: frozenset[str] = frozenset()  # families that are invisible under it, so that captions omit them
 

@@ -33,8 +33,8 @@ _SENTENCES = (
     "nothing. Jitter randomly changes the brightness, contrast and saturation of the training images. FAMix uses CLIP to "
     "turn short prompts, which combine the words below with class names, into feature styles, and mixes these styles into "
     "the features of the training images. FAMix + jitter does both: its gain over jitter is the contribution of the "
-    "styles. All networks are evaluated on the same held-out scenes, on clear days and in light and weather that no "
-    "training image shows."
+    "styles. All networks are evaluated on the same held-out scenes, on clear days and in light and weather absent "
+    "from the training images."
 )
 _CELL_WIDTH, _FONT_SIZE = 230, 24  # of the figure, in pixels
 _UNLABELED = (225, 225, 225)

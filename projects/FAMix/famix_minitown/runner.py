@@ -1,4 +1,4 @@
-"""Runner for parallel experiments, each in its own process, which skips finished and resumes stopped ones."""
+"""Runner for parallel experiments in separate processes, which skips finished runs and resumes stopped ones."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ _STATUS = re.compile(
 
 
 class ExperimentError(FAMixError):
-    """An experiment failed, or its folder is unusable."""
+    """Raised when an experiment fails or its folder is unusable."""
 
 
 class ProgressLine:
@@ -148,7 +148,7 @@ def _prepare(
     if record and not same_settings(record.get("settings"), settings):
         names = (folder.with_name(f"{folder.name}.before{number}") for number in itertools.count(1))
         before = folder.rename(next(name for name in names if not name.exists()))
-        progress.say(f"{experiment.name}: made with different settings, now in {before}; starting from scratch")
+        progress.say(f"{experiment.name}: moved a run with different settings to {before}; starting from scratch")
         descriptor = lock()
     noted = {"settings": settings, "machine": processor_name(), "seconds": experiment.seconds(), "finished": False}
     write_record(folder, noted)

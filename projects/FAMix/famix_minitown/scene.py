@@ -87,7 +87,7 @@ def render_scene(seed: int, size: tuple[int, int] = SIZE) -> Scene:
     strength = [_GRAIN.get(class_id, 0) for class_id in range(256)]
     textured = add(canvas.image, noise * _look_up(strength, np.int16, labels) >> 7)
     return Scene(
-        image=cv2.GaussianBlur(textured, (3, 3), 0.6),  # blur of the lens
+        image=cv2.GaussianBlur(textured, (3, 3), 0.6),  # lens blur
         labels=labels,
         instances=numbers[canvas.items],
         depth=depth,

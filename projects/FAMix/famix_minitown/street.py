@@ -67,13 +67,13 @@ class Object:
 
 @dataclass(frozen=True)
 class Street:
-    """Street; pairs are for its left and right sides."""
+    """Layout of a street. Pairs contain values for the left and right side."""
 
     road: Pair  # x of the curbs
     sides: Pair  # x of the lines of facades
     middle: float  # x of the line between the lanes
     front: tuple[tuple[Facade, ...], tuple[Facade, ...]]  # facades on the line, from near to far
-    back: tuple[tuple[Facade, ...], tuple[Facade, ...]]  # the row behind it
+    back: tuple[tuple[Facade, ...], tuple[Facade, ...]]  # facades in the row behind the line
     objects: tuple[Object, ...]  # in painting order, from far to near
 
 

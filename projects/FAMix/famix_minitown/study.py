@@ -38,11 +38,11 @@ class RunRecord:
     """Record of a finished run."""
 
     method: str
-    seed: int  # of mining and training
+    seed: int  # seed of mining and training
     settings: Mapping[str, Any]  # see `Experiment.settings`
     machine: str  # name of the processor
-    date: str  # of the scoring, YYYY-MM-DD
-    seconds: float  # spent on mining, training and scoring
+    date: str  # date of scoring, YYYY-MM-DD
+    seconds: float  # time spent on mining, training and scoring
     versions: Mapping[str, str]  # package -> version
     scores: Mapping[str, Mapping[str, Any]]  # condition -> {"mIoU": percent, "IoU": {class: percent}}
 
@@ -99,7 +99,7 @@ class RunRecord:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process in one line on a user error, Ctrl-C, SIGTERM or SIGHUP, so that no run outlives it.
+    """End the process with one line on a user error, Ctrl-C, SIGTERM or SIGHUP, so that no run outlives it.
 
     Progress is logged to standard error. The exit status is 1, or 128 plus the signal number. A SIGHUP that
     nohup ignores stays ignored.

@@ -1,4 +1,4 @@
-"""Writer for scenes, in the file layout and with the ids of Cityscapes."""
+"""Writer for scenes in Cityscapes' file layout, with Cityscapes' ids."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Config keys that FAMix adds to Detectron2, with the values used in the recipe as defaults."""
+"""Config keys that FAMix adds to Detectron2, with the recipe's values as defaults."""
 
 from detectron2.config import CfgNode as CN
 from detectron2.projects.deeplab import add_deeplab_config
@@ -77,7 +77,7 @@ def _add_mining_keys(cfg: CN) -> None:
     mining.IMS_PER_BATCH = 16  # images per batch; each class in a batch yields one style
     mining.MAX_BATCHES = 0  # number of batches to mine; 0 means one pass over the source
     mining.POOL_SIZE = 0  # side of the square feature map to which patches are pooled; 0 uses the side CLIP requires
-    mining.STYLES = [f"{name} style" for name in _STYLES]  # phrases; a prompt is a random one + " " + class name
+    mining.STYLES = [f"{name} style" for name in _STYLES]  # phrases; a prompt is a random phrase and the class name
     mining.TEMPLATES = []  # sentences with one {} for the prompt; [] uses OpenAI's 80 ImageNet templates
     mining.SEED = 1  # non-negative seed for drawing crops and prompts
 
@@ -114,5 +114,5 @@ def _add_test_keys(cfg: CN) -> None:
     selection = cfg.MODEL_SELECTION = CN()
     selection.USE = "last"  # weights to score after training: last, best (on SOURCE_VAL) or ema
     selection.SOURCE_VAL = ""  # source validation set, scored every PERIOD iterations; "" disables validation
-    selection.PERIOD = 0  # iterations between scores; 0 uses TEST.EVAL_PERIOD, or else SOLVER.CHECKPOINT_PERIOD
+    selection.PERIOD = 0  # iterations between evaluations; 0 uses TEST.EVAL_PERIOD, or else SOLVER.CHECKPOINT_PERIOD
     selection.EMA_DECAY = 0.0  # decay of the moving average of weights, in [0, 1); 0 disables the average

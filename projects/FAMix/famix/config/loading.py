@@ -138,7 +138,7 @@ def _read_with_bases(file: str, start: str, count: list[int]) -> Iterator[tuple[
 
 
 def _read_pairs(words: Sequence[str], defaults: Settings) -> Settings:
-    """Parse KEY VALUE KEY VALUE ... into settings, and explain what is wrong with other forms such as KEY=VALUE."""
+    """Parse KEY VALUE KEY VALUE ... into settings, and report other forms, such as KEY=VALUE, with a correction."""
     late = [word for word in words if word.startswith("--")]
     key = late[0].strip("-").split("=")[0] if late else ""
     if key in defaults:

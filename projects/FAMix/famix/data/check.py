@@ -35,13 +35,13 @@ KINDS = {
     "list": "entries in the split list without an image",
     "empty": "no image/label pair",
     "format": "images in a format other than the one in the definition",
-    "missing label": "images without a label (use 'unpaired: skip' in the definition to leave them out)",
+    "missing label": "images without a label (set 'unpaired: skip' in the definition to leave them out)",
     "unreadable image": "images that cannot be read",
     "unreadable label": "labels that cannot be read",
     "size": "labels that differ in size from their image",
     "encoding": "labels in the wrong encoding",
     "unknown id": "labels with ids that the definition does not map",
-    "no class": "labels without a single class",
+    "no class": "labels without any class",
 }
 """Problem kinds and their descriptions, in report order."""
 

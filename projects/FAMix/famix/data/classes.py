@@ -90,8 +90,8 @@ def panoptic_classes(dataset_name: str) -> PanopticClasses:
     things, stuff = (tuple(sorted({int(value) for value in metadata.get(key).values()})) for key in _MAPS)
     if sorted((*things, *stuff)) != list(range(len(metadata.stuff_classes))):
         raise ConfigError(
-            f"Dataset '{dataset_name}' must number its things and stuff from 0 to {len(metadata.stuff_classes) - 1}, "
-            f"got things {things} and stuff {stuff}. Define it in a YAML file (see docs/PANOPTIC.md)."
+            f"Dataset '{dataset_name}': the ids of things and stuff must cover 0 to {len(metadata.stuff_classes) - 1}, "
+            f"got {things} for things and {stuff} for stuff. Define it in a YAML file (see docs/PANOPTIC.md)."
         )
     return PanopticClasses(things, stuff)
 

@@ -178,7 +178,7 @@ def keep_definitions(files: Sequence[str], run: str) -> None:
 
 
 def find_definitions(files: Sequence[str], config_file: str) -> list[str]:
-    """Replace missing DATASETS.FILES entries with the copies next to the run's config file ("" if there is none)."""
+    """Replace missing DATASETS.FILES entries with copies next to the config file, unless `config_file` is empty."""
     if not config_file:
         return list(files)
     copies = zip(files, _copies(files, os.path.dirname(config_file)), strict=True)

@@ -314,7 +314,7 @@ def _read_encoding(section: _Section, train_ids: Mapping[str, int]) -> LabelEnco
 
 
 def _read_class_map(section: _Section, key: str, train_ids: Mapping[str, int]) -> dict[Any, int]:
-    """Return a mapping from ids or names to train ids. The key contains class names or the name of a known mapping."""
+    """Return a mapping from ids or names to train ids, given a key with class names or the name of a known mapping."""
     content, is_id = section[key] or {}, key == "label_ids"
     if content == "identity" and is_id:
         return {train_id: train_id for train_id in train_ids.values()}

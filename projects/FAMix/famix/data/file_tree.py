@@ -158,6 +158,6 @@ def read_split_list(path: Path, split_folder: str) -> list[str]:
 
 
 def plain_extension(path: str) -> str:
-    """Return a path with its extension in lower case."""
+    """Return a path with a lowercase extension."""
     stem, dot, extension = path.rpartition(".")
     return f"{stem}{dot}{extension.lower()}" if dot else path

@@ -71,7 +71,7 @@ def open_image(path: FilePath, *, whole: bool = False, max_pixels: int = MAX_PIX
     With `whole`, the checksums of a PNG are verified first. Decoding ignores them, so a flipped bit could change an id.
 
     Raises:
-        DatasetError: the file is missing, is damaged, is not an image, has several frames, or claims too many pixels.
+        DatasetError: the file is missing or damaged, is not an image, has several frames, or claims too many pixels.
     """
     try:
         require_plain_file(path)
@@ -167,7 +167,7 @@ def read_image(path: FilePath, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8
 
 
 def image_size(path: FilePath, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return the (height, width) of `read_image`'s result from the header. Raises errors that the header reveals."""
+    """Return the (height, width) of `read_image`'s result, reading only the header. Raises the errors it reveals."""
     with open_image(path, max_pixels=max_pixels) as image:
         _require_colors(image, f"Image file '{path}'")
         return upright_size(image)
@@ -220,7 +220,7 @@ def has_wide_colors(image: Image.Image) -> bool:
 
 
 def stored_ids(image: Image.Image) -> NDArray[np.generic]:
-    """Decode an opened one-channel image to the upright array (H, W) of numbers in the file (indices for a palette).
+    """Decode an opened one-channel image to an upright array (H, W) of the stored numbers, e.g. palette indices.
 
     Pillow stretches gray values with fewer than 8 bits to 0-255, and inverts them if 0 is white in the file. This
     function undoes both.

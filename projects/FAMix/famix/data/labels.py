@@ -31,11 +31,11 @@ _MANY_IDS = 40  # a file with more unknown ids is probably a photograph
 
 
 class WrongEncodingError(DatasetError):
-    """The encoding of a label file contradicts the dataset definition."""
+    """Raised when the encoding of a label file contradicts the dataset definition."""
 
 
 class UnknownIdsError(WrongEncodingError):
-    """A label file contains ids that the dataset definition lacks."""
+    """Raised when a label file contains ids that the dataset definition lacks."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class LabelReader:
         return train_ids.astype(np.uint8)
 
     def size_of(self, path: str | os.PathLike[str]) -> tuple[int, int]:
-        """Return the (height, width) of a label file from its header. Raises errors that the header reveals."""
+        """Return the (height, width) of a label file, reading only its header. Raises the errors it reveals."""
         with open_label(path, whole=False, max_pixels=self.max_pixels) as image:
             return upright_size(image)
 
@@ -85,7 +85,7 @@ class LabelReader:
             ids = _decode_single(path, image) if self.channel is None else _decode_channel(path, image, self.channel)
         found = 8 * ids.dtype.itemsize
         if self.bits not in (None, found):
-            # A program that cannot handle 16 bits keeps the upper eight, which are 0 for all SYNTHIA classes.
+            # Programs that cannot handle 16 bits keep the upper eight bits, which are 0 for all SYNTHIA classes.
             cause = "have been reduced to 8 bits, which destroys ids" if found == 8 else "belong to a different dataset"
             raise WrongEncodingError(
                 f"Label '{path}' must have {self.bits} bits per channel, got {found}. The file seems to {cause}. Use "
@@ -114,7 +114,7 @@ def _decode_single(path: str | os.PathLike[str], image: Image.Image) -> np.ndarr
         raise WrongEncodingError(
             f"Label '{path}' must have one channel of ids (gray or palette), got mode {image.mode} with "
             f"{len(image.getbands())} channels. If one of the channels contains the ids, select it with "
-            "'label_channel' in the dataset definition. If the file shows class colors, use the file of ids instead "
+            "'label_channel' in the dataset definition. If the file shows class colors, use the id file instead "
             "(in BDD100K, from 'masks' rather than 'colormaps')."
         )
     ids = stored_ids(image)

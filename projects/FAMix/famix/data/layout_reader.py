@@ -91,7 +91,7 @@ def ids_by_name(
     """Map ids to train ids by their names. Ids without an entry in `label_names` are left out.
 
     Case, spaces and punctuation are ignored. An entry also applies to the names below it ("human--person" for
-    "human--person--individual"); the longest matching entry wins. Raises a DatasetError if a train id has no id.
+    "human--person--individual"); the longest matching entry wins. Raises a DatasetError if a train id is unused.
     """
 
     def levels_of(name: str) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def read_id_names(file: Path) -> dict[int, str]:
 
 
 def listed_segments(path: str | os.PathLike[str], segments_file: Path) -> tuple[Sequence[Segment], Sequence[int]]:
-    """Return the segments that a JSON file lists for a PNG, and no void segments (see `SegmentLabelReader`)."""
+    """Return the segments that a JSON file lists for a PNG, and an empty list of void segments."""
     modified = segments_file.stat().st_mtime_ns if segments_file.is_file() else 0
     name = os.path.basename(path)
     segments = _segments_by_label(segments_file, modified).get(one_form(name))

@@ -49,7 +49,7 @@ def register_datasets(files: Sequence[str] = ()) -> None:
         files: paths of YAML files, as in DATASETS.FILES.
 
     Raises:
-        DatasetError: a file contains a mistake, or a name is taken by a different dataset.
+        DatasetError: a file is invalid, or a name is taken by a different dataset.
     """
     own = [Path(local_path(os.fspath(file), "DATASETS.FILES", DatasetError)) for file in files]
     for definition in (*_builtin_definitions(), *map(load_definition, own)):
@@ -106,7 +106,7 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
         raise DatasetError("The list of dataset names is empty. Pass at least one name, such as 'gta5_train'.")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
-        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} more than once. List each once.")
+        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} more than once. Remove repeats.")
     for name in names:
         _require_registered(name)
     return [
@@ -231,7 +231,7 @@ def domain_of(name: str) -> str:
 
 
 def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Group the conditions of one dataset to average their scores: "acdc" -> its datasets in `names`.
+    """Group the conditions of each dataset for averaging, e.g. map "acdc" to its conditions in `names`.
 
     Groups that contain only one name or all names are left out.
     """

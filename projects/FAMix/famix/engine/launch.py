@@ -37,7 +37,7 @@ def launch(args: argparse.Namespace, work: Work) -> Any:
 
     Raises:
         ConfigError: there are fewer GPUs than processes, or the variables of torchrun or SLURM are incomplete.
-        SystemExit: a process has failed; the exit status is its own.
+        SystemExit: a process has failed. The exit status is that of the process.
     """
     place = place_from_environment(args, os.environ)
     if place is not None:

@@ -54,7 +54,7 @@ class ModelSelection:
 
     @contextmanager
     def selected(self, iterations: int) -> Iterator[ScoredWeights]:
-        """Load the selected weights into the model for the duration of a block, after training. Call in all processes.
+        """After training, load the selected weights into the model for the duration of a block, in all processes.
 
         Args:
             iterations: number of completed iterations.
@@ -156,7 +156,7 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
 
     Raises:
         ClassesError: the weights were trained on classes that differ from those of DATASETS.TEST.
-        WeightsError: the file is missing, or does not contain the whole model.
+        WeightsError: the file is missing or does not contain the whole model.
     """
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
     from_run = resume and checkpointer.has_checkpoint()

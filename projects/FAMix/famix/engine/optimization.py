@@ -1,4 +1,4 @@
-"""Optimizer groups and learning-rate schedule of the recipe."""
+"""Parameter groups and the learning-rate schedule of the recipe."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ from famix.utils.messages import first_line
 T = TypeVar("T")
 
 USER_ERROR, LOST, SIGNALLED = 2, 3, 128
-"""Exit status after a user error, after the loss of another process and, plus the signal number, after a signal."""
+"""Exit statuses after a user error, the loss of another process and (added to the signal number) a signal."""
 
 _PATIENCE = 4.0  # seconds within which every living process notices a loss
 _TICK = 0.05
@@ -94,7 +94,7 @@ class Peers:
         deadline = time.monotonic() + _PATIENCE
         while self.rank == 0 and not self._place.store_is_apart and time.monotonic() < deadline:
             if all(self._has("ended", rank) or self._is_gone(rank) for rank in self._others):
-                break  # nobody else needs the store, which ends with this process
+                break  # no other process needs the store, which ends with this one
             time.sleep(_TICK)
         os._exit(status)  # an orderly exit would wait for the others, or be aborted by the process group's threads
 

@@ -106,7 +106,7 @@ class StepTrainer(AMPTrainer):
         values = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
         self.optimizer.zero_grad()
         self.skipped += 1
-        problem = f"The loss is not finite in iteration {self.iter} ({values}) for {files}"
+        problem = f"The loss is not finite at iteration {self.iter} ({values}) for {files}"
         if self.skipped <= self.max_skipped:
             message = "%s. Skipped batch %d of at most %d (SOLVER.MAX_SKIPPED_BATCHES)."
             logging.getLogger(__name__).warning(message, problem, self.skipped, self.max_skipped)
@@ -135,7 +135,7 @@ def _finite_everywhere(losses: Mapping[str, Tensor]) -> bool:
 def build_step_trainer(
     cfg: CfgNode, model: nn.Module, data_loader: DataLoader, optimizer: torch.optim.Optimizer
 ) -> StepTrainer:
-    """Build a StepTrainer from the SOLVER settings; raises ConfigError like `check_steps`."""
+    """Build a StepTrainer from the SOLVER settings. Raises the errors of `check_steps`."""
     check_steps(cfg)
     solver, amp = cfg.SOLVER, cfg.SOLVER.AMP
     return StepTrainer(

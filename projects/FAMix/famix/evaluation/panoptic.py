@@ -149,7 +149,7 @@ class PanopticEvaluator(DatasetEvaluator):
         Args:
             inputs: see `read_truth`.
             outputs: dicts with "panoptic_seg" at the size of the labels (see `predicted_segments`) and "instances" with
-                train ids as `pred_classes`. An output without "instances" has none.
+                train ids as `pred_classes`. An output may omit "instances".
 
         Raises:
             DatasetError: a label cannot be read.

@@ -85,7 +85,7 @@ class SemanticGraph(nn.Module):
 def export_graph(graph: SemanticGraph, *, float_input: bool = False) -> ExportedProgram:
     """Trace a graph on the CPU for any number of images, uint8 or float32 in the range 0-255.
 
-    Height and width can have any value, or any multiple of the divisor of a backbone that pads images.
+    Height and width can have any value or, if the backbone pads images, any multiple of its divisor.
     """
     example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.float32 if float_input else torch.uint8)
     sizes: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Input images: finding them from command-line arguments, and reading them from paths, PIL images and arrays."""
+"""Find input images from command-line arguments, and read them from paths, PIL images and arrays."""
 
 import glob
 import os
@@ -96,7 +96,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
 
 
 def is_picture(name: str) -> bool:
-    """Return whether a file name is not hidden and has an image suffix, even that of an unsupported format."""
+    """Return whether a file name is not hidden and has an image suffix, including those of unsupported formats."""
     return os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES and not name.startswith(".")
 
 
@@ -116,7 +116,7 @@ def _images_below(root: Path) -> Iterator[Path]:
         visits[place] += 1
         if visits[place] > _MAX_VISITS:
             raise ConfigError(
-                f"--input reaches folder '{place}' more than {_MAX_VISITS} times through links. Remove some of them."
+                f"--input reaches folder '{place}' more than {_MAX_VISITS} times through links. Remove some links."
             )
         above = ancestors.pop(folder) | {place}
         visible = {name: os.path.join(folder, name) for name in subfolders if not name.startswith(".")}

@@ -1,4 +1,4 @@
-"""Loading of trained networks without CLIP weights, style bank or training data, and writing of stripped checkpoints."""
+"""Load trained networks without CLIP weights, style bank or training data, and write stripped checkpoints."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -58,8 +58,8 @@ def load_model(
         device: torch device. None selects a GPU if one is available.
 
     Raises:
-        ConfigError: the config is missing or invalid, or its datasets or the device are unavailable.
-        WeightsError: the checkpoint is missing, damaged, or does not fit the config.
+        ConfigError: the config is missing or invalid, or the device or a dataset is unavailable.
+        WeightsError: the checkpoint is missing or damaged, or does not fit the config.
     """
     checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
     if checkpoint.is_dir():

@@ -1,4 +1,4 @@
-"""Reading of videos, cameras and frame folders, writing of videos, and display, with OpenCV. Frames are (H, W, 3) RGB."""
+"""Read videos, cameras and frame folders, write videos, and show images with OpenCV. Frames are (H, W, 3) RGB."""
 
 import math
 import re
@@ -47,7 +47,7 @@ class VideoReader:
         if not self._capture.isOpened():
             if isinstance(source, int):
                 raise ConfigError(
-                    f"camera {source} cannot be opened. Plug it in, close other programs, or try 1, 2, and so on."
+                    f"camera {source} cannot be opened. Connect it, close other programs, or try 1, 2, and so on."
                 )
             if not source.is_file():
                 raise DatasetError(f"video not found: '{source}'. Pass a file that OpenCV can read, e.g. .mp4 or .avi.")
@@ -78,7 +78,7 @@ class VideoReader:
             raise DatasetError(f"video '{self._source}' contains no frames. Repair it with ffmpeg.")
 
     def require_whole(self, frames: int) -> None:
-        """Raise DatasetError if a video file ended after `frames` frames although its header announces more."""
+        """Raise DatasetError if a video file ended after `frames` frames although its header claims more."""
         if self.frames is None or not isinstance(self._source, Path):
             return
         # Other containers store the duration, from which OpenCV estimates the number of frames.

@@ -1,4 +1,4 @@
-"""Drawing, naming and writing of prediction views, i.e. visualizations of labels and segments, and id files."""
+"""Draw, name and write views of predictions, i.e. visualizations of labels and segments, and id files."""
 
 import json
 import os
@@ -116,7 +116,7 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
 
 
 def image_files(inputs: Sequence[Path], output: Path, views: Sequence[str]) -> list[Files]:
-    """Choose distinct output files for each input, none of which is an input.
+    """Choose output files for each input that differ from each other and from all inputs.
 
     In an output folder, files keep the names of the inputs and their paths relative to the inputs' common folder, with
     "_overlay" etc. appended. If two outputs would collide, or an output would replace an input, the name of the later one

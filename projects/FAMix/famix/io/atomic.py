@@ -88,7 +88,7 @@ def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterato
 def _create_part(path: Path) -> "tuple[Path, FileLock]":
     """Create a file with an unpredictable name next to `path`, and lock it to mark it as being written."""
     while True:
-        # The name keeps the suffix because libraries choose the format by it.
+        # The name keeps the suffix because libraries infer the format from it.
         part = path.with_name(f".{path.stem[:_MAX_STEM]}.{secrets.token_hex(8)}.part{path.suffix}")
         # Another process may have planted a file there, or remove this one as stale before it is locked.
         with suppress(FileExistsError, BlockingIOError, FileNotFoundError):
@@ -125,8 +125,8 @@ _remove_stale_parts_once = cache(remove_stale_parts)  # a folder with 10,000 ima
 class FileLock:
     """Operating-system lock on a file, held until it is closed or the process ends for any reason.
 
-    A process that inherits `descriptor` also holds the lock; forked processes do not. Systems and file systems without
-    lock support lock nothing.
+    A process that inherits `descriptor` also holds the lock; forked processes do not. Without lock support in the
+    operating system and file system, nothing is locked.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -188,7 +188,7 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            cause: BaseException | None = error  # torch hides the system error behind its own
+            cause: BaseException | None = error  # torch wraps the system error in its own
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
             raise cause or error from None

@@ -32,7 +32,7 @@ _NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's nami
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """DetectionCheckpointer that loads only tensors and explains defects in a file.
+    """DetectionCheckpointer that loads only tensors and reports defective files.
 
     Args:
         model: the model, possibly wrapped.
@@ -43,7 +43,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     Attributes:
         resumed: file from which training resumed, or "" for a new run.
-        loaded: entries of the file being loaded, without the model.
+        loaded: entries of the file being loaded, except the model.
     """
 
     _read_ahead: ClassVar[dict[str, tuple[object, dict[str, Any]]]] = {}  # file -> (identity, content)
@@ -94,7 +94,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             part.write_text(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Like DetectionCheckpointer.resume_or_load, but fall back to earlier checkpoints if the last one is damaged.
+        """Resume or load like DetectionCheckpointer, but fall back to earlier checkpoints if the last one is damaged.
 
         Raises:
             WeightsError: no checkpoint can be read. The message describes the last one. See also `load`.
@@ -137,7 +137,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         raise first or WeightsError(f"no checkpoint to resume from in '{self.save_dir}'. Omit --resume.")
 
     def get_checkpoint_file(self) -> str:
-        """Return the path of the last checkpoint, or the path of the damaged file `last_checkpoint` that should name it."""
+        """Return the path of the last checkpoint, or of the file `last_checkpoint` if that file is damaged."""
         try:
             require_plain_file(os.path.join(self.save_dir, _POINTER), _MAX_NAME_BYTES)
             return super().get_checkpoint_file()
@@ -212,7 +212,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[
     A file without the key "model" is read as a bare state dict.
 
     Returns:
-        The entries of the file. Names in the state dict lose the prefixes of wrappers such as DataParallel.
+        The entries of the file. Prefixes of wrappers such as DataParallel are removed from the names in the state dict.
 
     Raises:
         WeightsError: the file is missing or damaged, or contains objects other than tensors and plain data.
@@ -233,8 +233,8 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[
         return {**checkpoint, entry: unwrapped_names(state)}
     except Exception as error:  # from the disk, the unpickler, or the content
         raise WeightsError(
-            f"cannot read checkpoint '{path}' with tensors under '{entry}': {first_line(error)}. Use a checkpoint saved by "
-            "training."
+            f"cannot read tensors under '{entry}' in checkpoint '{path}': {first_line(error)}. Use a checkpoint saved "
+            "by training."
         ) from error
 
 

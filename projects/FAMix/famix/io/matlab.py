@@ -1,4 +1,4 @@
-"""Read numbers from MATLAB files of versions 5 to 7, such as the GTA5 split lists.
+"""Read numbers from MATLAB files (versions 5 to 7), such as the GTA5 split lists.
 
 SciPy's reader crashes in compiled code on hostile files. This one checks every claimed size against the file content.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from famix.io.text_files import require_plain_file
 from famix.utils.errors import CorruptFileError
 
-_MAX_BYTES = 16 << 20  # limit for a file and for its uncompressed content; GTA5's file has 0.2 MB
+_MAX_BYTES = 16 << 20  # limit for a file and for its uncompressed content; GTA5's file takes 0.2 MB
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _NUMERIC_CLASSES = range(6, 16)  # double to uint64; lower numbers are cells, structures, strings and sparse matrices
@@ -24,20 +24,20 @@ _ORDERS = {b"IM": "<", b"MI": ">"}
 
 
 def read_matlab_arrays(path: Path) -> dict[str, NDArray[np.generic] | None]:
-    """Read the arrays in a file.
+    """Read the arrays in a MATLAB file.
 
     Returns:
-        Mapping from name to (N,) numbers in file order, or to None for an array of anything other than real numbers.
+        Mapping from array name to (N,) values in file order. Arrays that do not contain real numbers map to None.
 
     Raises:
         OSError: the file cannot be read.
-        CorruptFileError: the file is damaged, or not a MATLAB file.
+        CorruptFileError: the file is damaged or is not a MATLAB file.
     """
     require_plain_file(path, _MAX_BYTES)
     content = path.read_bytes()
     order = _ORDERS.get(content[_HEADER - 2 : _HEADER])
     if order is None:
-        raise CorruptFileError("it is not a MATLAB file of version 5 to 7")
+        raise CorruptFileError("it is not a MATLAB file (versions 5 to 7)")
     arrays, room = {}, _MAX_BYTES
     try:
         for kind, data in _elements(content[_HEADER:], order):

@@ -52,7 +52,7 @@ class TensorUnpickler(pickle._Unpickler):
     Args:
         stream: in-memory pickle, so that no claimed length is allocated before it is read.
         storage: function that maps a key, a dtype and a number of values to the flat tensor.
-        functions: additional functions that the pickle may call, by (module, name).
+        functions: additional functions that the pickle may call, keyed by (module, name).
     """
 
     stack: list[Any]  # declared here because pickle._Unpickler has no annotations
@@ -86,7 +86,7 @@ class TensorUnpickler(pickle._Unpickler):
         return self._functions[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """Return the flat tensor for a storage."""
+        """Return a storage as a flat tensor."""
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, _, int() as count, *_) if self._storage:
                 return self._storage(key, dtype, count)
@@ -158,7 +158,7 @@ def _view(flat: Tensor, offset: int, size: Any, stride: Any, *rest: object) -> T
 def _dictionary(items: Any = ()) -> Any:
     pairs = list(items.items()) if isinstance(items, dict) else items
     if not isinstance(pairs, list | tuple):
-        raise CorruptFileError(f"its pickle builds a dictionary from type {type(items).__name__}")
+        raise CorruptFileError(f"its pickle builds a dictionary from a value of type {type(items).__name__}")
     _require_plain(key for key, _ in pairs)
     return OrderedDict(pairs)
 

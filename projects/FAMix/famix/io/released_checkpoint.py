@@ -36,7 +36,7 @@ def load_released_checkpoint(path: str | Path) -> dict[str, Tensor]:
         MODEL.WEIGHTS.
 
     Raises:
-        WeightsError: the file is missing, damaged, would run code, or is not such a checkpoint.
+        WeightsError: the file is missing or damaged, would run code, or is not such a checkpoint.
     """
     return read_released_checkpoint(path).weights
 
@@ -49,8 +49,8 @@ def read_released_checkpoint(path: str | Path) -> ReleasedCheckpoint:
     missing = [name for name in _REQUIRED if name not in state or state[name].dim() != 4]
     if unknown or missing:
         raise WeightsError(
-            f"'model_state' in '{path}' does not match the weights backbone.* and classifier.* of the reference "
-            f"implementation: unknown {unknown[:3]}, missing {missing}. Use a checkpoint of that implementation."
+            f"'model_state' in '{path}' does not match the reference implementation's backbone.* and classifier.* "
+            f"weights: unknown {unknown[:3]}, missing {missing}. Use a checkpoint of that implementation."
         )
     weights = {}
     for name, value in state.items():

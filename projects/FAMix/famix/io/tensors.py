@@ -1,4 +1,4 @@
-"""Untrusted tensor files: torch archives and pickles, whose claimed sizes are checked against the file size."""
+"""Readers for untrusted torch archives and pickles, which check claimed sizes against the file size."""
 
 import pickle
 import zipfile
@@ -17,7 +17,7 @@ from famix.utils.messages import first_line
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # files of torch.save before 1.6 start with a pickled number
 _MAX_CODE_BYTES = 16 << 20  # allowance for code, the only entries that torch compresses
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # name parts that torch adds
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # name components that torch adds
 _MAX_SHARING = 4  # how many times tensors may share the bytes of their file
 _SMALL = 1 << 20  # number of bytes that is always allowed
 
@@ -29,7 +29,7 @@ def is_torch_file(path: Path) -> bool:
 
 
 def load_tensors(stream: BinaryIO) -> Any:
-    """Load a seekable file written by torch.save on the CPU without executing anything in it.
+    """Load a seekable file written by torch.save onto the CPU, without executing anything in it.
 
     Checksums are verified. NumPy numbers become Python numbers, and NumPy arrays become tensors.
 

@@ -19,10 +19,10 @@ except ImportError:  # PyYAML without libyaml
     from yaml import SafeLoader  # type: ignore[assignment]
 
 MAX_JSON_BYTES = 2 << 30
-"""Size limit for an annotation file. COCO's panoptic annotations are about a quarter of it."""
+"""Size limit for an annotation file. COCO's panoptic annotations are about a quarter of this size."""
 
 MAX_YAML_BYTES = 1 << 20
-"""Size limit for a dataset definition or config. The largest shipped one has a few thousand bytes."""
+"""Size limit for a dataset definition or config. The largest one shipped with FAMix has a few thousand bytes."""
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MAX_EXPANDED = 4 << 20  # characters and entries after expanding all YAML aliases
@@ -33,7 +33,7 @@ def require_plain_file(path: str | os.PathLike[str], max_bytes: float = math.inf
     """Raise unless a path points to a regular file, possibly through links. Reading a pipe or a device may never end.
 
     Raises:
-        CorruptFileError: the file is not a regular file, or has more than `max_bytes`.
+        CorruptFileError: the file is not a regular file or is larger than `max_bytes`.
         OSError: the file is inaccessible.
     """
     status = os.stat(path)
@@ -47,7 +47,7 @@ def read_text(path: str | os.PathLike[str], max_bytes: int) -> str:
     """Read a UTF-8 text file, with or without a byte order mark.
 
     Raises:
-        CorruptFileError: the file is not a regular file, has more than `max_bytes`, or is UTF-16.
+        CorruptFileError: the file is not a regular file, is larger than `max_bytes`, or is encoded as UTF-16.
         OSError: the file cannot be read.
         UnicodeDecodeError: the file is not text.
     """
@@ -75,7 +75,7 @@ def parse_json(text: str, *, finite: bool = False) -> Any:
     """Parse JSON. With `finite`, reject NaN and infinities, which Python accepts although JSON excludes them.
 
     Raises:
-        CorruptFileError: the text is nested too deeply, or contains a non-finite number or an unpaired surrogate.
+        CorruptFileError: the text is nested too deeply or contains a non-finite number or an unpaired surrogate.
         ValueError: the text is not JSON.
     """
     try:

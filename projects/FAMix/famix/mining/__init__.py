@@ -1,4 +1,4 @@
-"""Mining of a style bank from prompts, done once before training."""
+"""Style mining, which builds a style bank from prompts once before training."""
 
 from famix.mining.measured import matching_noise_scale, measure_bank
 from famix.mining.metadata import bank_metadata, check_bank

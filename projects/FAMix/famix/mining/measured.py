@@ -85,7 +85,8 @@ def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
         scale^2 = sum over patches of E |d - x|^2  /  sum over patches of |x|^2
 
     Args:
-        styles: bank to draw from uniformly, as in training: a class without styles uses those of 255, or keeps its own.
+        styles: bank to draw from uniformly, as in training. A class without styles uses those of 255, or keeps its own
+            statistics if there are none.
         own: statistics and classes of the source patches (see `measure_bank`).
 
     Returns:

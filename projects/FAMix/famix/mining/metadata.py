@@ -107,7 +107,7 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
 
 
 def bank_text_design(bank: StyleBank) -> TextDesign:
-    """Return the design of the text tower that encoded the bank's prompts; an unknown design if it has no prompts.
+    """Return the design of the text tower that encoded the bank's prompts, or an unknown design if it has none.
 
     Banks of version 0.1 do not record the design; they were mined with OpenAI's.
     """

@@ -1,4 +1,4 @@
-"""Mining pass that turns a config into a style bank: divided among the processes of a job, and resumable."""
+"""Resumable mining pass that turns a config into a style bank and is divided among the processes of a job."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ from famix.utils.messages import first_few
 from famix.utils.progress import progress_bar
 
 _LOG_SECONDS = 10.0
-_VALUES = 2**21  # number of patch values optimized together; fewer leave cores idle, more only use memory
+_VALUES = 2**21  # number of patch values optimized together; fewer leave cores idle, and more only use memory
 
 
 def build_miner(
@@ -39,7 +39,7 @@ def build_miner(
 
     Args:
         cfg: the effective config.
-        clip_state_dict: weights of the full CLIP, both image and text tower.
+        clip_state_dict: weights of the full CLIP, including the text tower.
         class_names: class names of the source dataset.
         basis: see `optimize_styles`.
 
@@ -75,8 +75,8 @@ def build_miner(
 def batches_per_group(images: int, patches_per_image: int, num_classes: int, values_per_patch: int) -> int:
     """Return the number of batches to optimize together to keep a device busy, at least 1.
 
-    Groups are fixed ranges of batch numbers and are mined as a whole. Rounding depends on which batches are computed
-    together, so it is the same for any number of processes and after any stop.
+    Groups are fixed ranges of batch numbers and are mined as a whole. Rounding depends on the batches computed
+    together, so fixed groups give the same results for any number of processes and after any interruption.
 
     Args:
         images: number of images per batch.

@@ -1,4 +1,4 @@
-"""The style miner: optimizes styles of source patches toward prompts, several batches at a time.
+"""Style miner, which optimizes styles of source patches toward prompts, several batches at a time.
 
 Shapes: B images in a batch, C channels at the mined stage, N styles in a batch, a grid of (rows, cols) patches.
 """
@@ -40,17 +40,17 @@ class MiningSettings:
     grid: Grid = (3, 3)
     ignore_label: int = 255
     pool_size: int = 0  # side of a pooled patch in cells; 0 uses the side required by the CLIP, or disables pooling
-    steps: int = 100  # of SGD, see `optimize_styles`
+    steps: int = 100  # number of SGD steps, see `optimize_styles`
     lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    dtype: torch.dtype = torch.float32  # of the layers after the stage; features and styles are float32
-    seed: int = 1  # of the prompt draws, >= 0
+    dtype: torch.dtype = torch.float32  # dtype of the layers after the stage; features and styles are float32
+    seed: int = 1  # seed of the prompt draws, >= 0
     parametrization: str = ""  # "absolute", "relative" or "", which chooses by the CLIP family
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "MiningSettings":
-        """Read the config; raise ConfigError if any key of STYLE_MINING is out of range."""
+        """Read the config. Raises ConfigError if a key of STYLE_MINING is out of range."""
         mining = cfg.STYLE_MINING
         check_styles(mining.STYLES)
         check_templates(mining.TEMPLATES)
@@ -84,7 +84,7 @@ class MiningSettings:
 
 
 class PromptTable:
-    """All prompts "{style} {class name}", numbered class by class; the prompt of unlabeled patches comes last.
+    """All prompts "{style} {class name}", numbered class by class. The prompt for unlabeled patches comes last.
 
     Args:
         class_names: names of the label ids 0, 1, ...
@@ -99,11 +99,11 @@ class PromptTable:
         self.prompts.append(IGNORE_PROMPT)
 
     def draw(self, class_ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a prompt for each class; the draw of a class does not depend on the other classes.
+        """Draw a prompt for each class, independently of the other classes.
 
         Args:
             class_ids: (N,) int64 on the CPU: label ids, or IGNORE_CLASS. Raises ConfigError for ids without a name.
-            generator: CPU source of randomness.
+            generator: random number generator on the CPU.
 
         Returns:
             (N,) int64 prompt ids, indices into `prompts`.
@@ -120,7 +120,7 @@ class PromptTable:
         return prompt_ids.masked_fill(unlabeled, len(self.prompts) - 1)
 
     def texts(self, prompt_ids: Tensor) -> list[str]:
-        """Return the texts of prompt ids (N,)."""
+        """Return the text of each prompt id (N,)."""
         return [self.prompts[i] for i in prompt_ids.tolist()]
 
 
@@ -175,13 +175,13 @@ class StyleMiner:
         return self.mine_batches([(index, samples)])[0]
 
     def mine_batches(self, batches: Sequence[tuple[int, Sequence[Sample]]]) -> list[MinedBatch]:
-        """Mine several batches together, which uses a device better than mining them one at a time.
+        """Mine several batches together, which uses the device more efficiently than mining them one at a time.
 
-        The styles of a batch depend on its number, its samples and the seed; on the other batches only by rounding.
+        The styles of a batch depend on its number, its samples and the seed. Other batches affect only their rounding.
 
         Args:
-            batches: pairs of the number of a batch in the pass and its samples: B dicts with "image" (3, H, W) in pixel
-                values 0-255 and "sem_seg" (H, W) int64, all of one size.
+            batches: (batch number in the pass, samples) pairs. The samples are B dicts with "image" (3, H, W) in pixel
+                values 0-255 and "sem_seg" (H, W) int64, all of the same size.
 
         Returns:
             For each batch, one style for each class that dominates a patch.

@@ -52,7 +52,7 @@ class PartialResults:
         return sorted(found)
 
     def share(self) -> tuple[list[int], set[int]]:
-        """Divide the finished batches among the processes of a job; must be called in every process.
+        """Divide the finished batches among the processes of a job. Call it in every process.
 
         Returns:
             The numbers of the batches that this process contributes to the bank, and the numbers of all finished batches.
@@ -63,7 +63,7 @@ class PartialResults:
         return [index for index in present[rank] if index not in before], set().union(*present)
 
     def read(self, index: int) -> MinedBatch:
-        """Read a batch; raise BankError if its file is missing or damaged."""
+        """Read a batch. Raises BankError if its file is missing or damaged."""
         path = self._path(index)
         try:
             tensors = load_file(path)
@@ -74,7 +74,7 @@ class PartialResults:
             ) from error
 
     def write(self, batch: MinedBatch) -> None:
-        """Save a batch; raise BankError if the disk is full or the folder is not writable."""
+        """Save a batch. Raises BankError if the disk is full or the folder is not writable."""
         path = self._path(batch.index)
         try:
             with whole_file(path) as part:

@@ -134,8 +134,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
             targets: (B, H, W) int64 labels at the resolution of the images; required in training.
 
         Returns:
-            In training (None, {"loss_sem_seg": scalar}); in inference (logits, {}) with logits (B, K, H, W), upsampled by
-            the stride of the low-level feature.
+            (None, {"loss_sem_seg": scalar}) in training, and (logits, {}) in inference, with logits (B, K, H, W)
+            upsampled by the stride of the low-level feature.
         """
         logits = self.layers(features)
         if self.training:

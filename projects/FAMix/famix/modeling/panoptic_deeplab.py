@@ -33,7 +33,7 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config; raise ConfigError if the semantic head's loss does not accept pixel weights."""
+        """Read the config. Raises ConfigError if the semantic head's loss does not accept pixel weights."""
         loss = cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE
         if loss != "hard_pixel_mining":
             raise ConfigError(

@@ -80,7 +80,7 @@ class FAMixPanopticFPN(PatchStyleMixin, PanopticFPN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read the config; raise ConfigError if its head, classes or masks do not suit panoptic segmentation."""
+        """Read the config. Raises ConfigError if its head, classes or masks do not suit panoptic segmentation."""
         classes, model = panoptic_classes(cfg.DATASETS.TRAIN[0]), cfg.MODEL
         for key, got, expected in (
             ("MODEL.SEM_SEG_HEAD.NAME", model.SEM_SEG_HEAD.NAME, StuffSemSegFPNHead.__name__),

@@ -42,12 +42,12 @@ class FAMixSemanticSegmentor(PatchStyleMixin, SemanticSegmentor):
         """Compute losses in training and predictions otherwise.
 
         Args:
-            batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255, in training "sem_seg" (H, W) int64, and in
-                inference optionally "height" and "width", the output size.
+            batched_inputs: dicts with "image" (3, H, W) in pixel values 0-255. Training also requires "sem_seg" (H, W)
+                int64, and inference accepts "height" and "width", the output size.
 
         Returns:
-            In training {"loss_sem_seg": scalar}; in inference one dict per image with "sem_seg", logits
-            (K, height, width).
+            {"loss_sem_seg": scalar} in training, and one dict per image with "sem_seg", logits (K, height, width), in
+            inference.
         """
         return super().forward(batched_inputs) if self.training else self.inference(batched_inputs)
 

@@ -23,7 +23,7 @@ class PatchStyleMixin(nn.Module):
     device: torch.device
 
     def use_restyler(self, restyler: PatchRestyler | None) -> None:
-        """Set the restyler; raise ConfigError if its stage does not exist or the backbone is not a CLIP image tower."""
+        """Set the restyler. Raises ConfigError if the backbone lacks its stage or is not a CLIP image tower."""
         if restyler is not None and restyler.active:
             self.clip_backbone.check_stage(restyler.stage)
         self.restyler = restyler

@@ -79,7 +79,7 @@ def class_groups(bank: StyleBank) -> dict[str, Tensor]:
 def word_groups(bank: StyleBank) -> dict[str, Tensor]:
     """Return a mapping from style word to an (N,) bool mask of its styles, in the order of the prompts.
 
-    A prompt that does not end in its class name is a style word as a whole. A bank without prompts has no groups.
+    A prompt that does not end in its class name is itself the style word. A bank without prompts has no groups.
     """
     words: dict[str, list[int]] = {}
     prompts, ids = bank_prompts(bank), bank.class_ids.tolist()
@@ -164,7 +164,7 @@ def require_compatible(first: StyleBank, second: StyleBank, names: Sequence[str]
 
 
 def merge_banks(banks: Mapping[str, StyleBank]) -> StyleBank:
-    """Merge the styles of one or more banks, which are passed by name, in their order.
+    """Merge the styles of one or more named banks in the given order.
 
     Metadata shared by all banks is kept, other metadata is moved to the history, and prompts and sources are combined.
     Only annotations that all banks have are kept. Batches are renumbered.
@@ -250,7 +250,7 @@ def filter_bank(
 
 
 def find_problems(bank: StyleBank) -> list[str]:
-    """Describe the problems of a loaded bank, whose values are finite. Returns [] for a sound bank."""
+    """Describe the problems of a loaded bank with finite values. Returns [] for a sound bank."""
     problems = [] if len(bank) else ["it has no styles"]
     names = bank.class_names()
     foreign = [class_id for class_id in bank.counts() if class_id >= len(names) and class_id != IGNORE_CLASS]

@@ -80,7 +80,7 @@ def format_bank(view: BankView) -> str:
 
 
 def render_bank(view: BankView) -> str:
-    """Render a self-contained page about a bank that works without scripts."""
+    """Render a self-contained page about a bank. The page works without scripts."""
     bank, metadata, words = view.bank, _metadata(view.bank), list(word_groups(view.bank))
     headline = f"{view.size} each."
     if view.losses:

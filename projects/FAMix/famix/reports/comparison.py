@@ -34,7 +34,7 @@ class Group:
         return [report.row(self.metric)[heading] for report in self.reports.values()]
 
     def gains(self, baseline: "Group", heading: str) -> list[float]:
-        """Return the gains over a baseline in points: one per common seed, or that of the means without common seeds."""
+        """Return the gains over a baseline in points: one per common seed or, without any, the gain of the means."""
         own, other = (dict(zip(one.reports, one.values(heading), strict=True)) for one in (self, baseline))
         paired = [own[seed] - other[seed] for seed in own if seed in other]
         return paired or [fmean(own.values()) - fmean(other.values())]
@@ -42,12 +42,12 @@ class Group:
 
 @dataclass
 class Comparison:
-    """Groups with equal evaluation settings, in the order of their first runs.
+    """Groups of runs with equal evaluation settings, in the order of their first runs.
 
     Attributes:
         metric: name of the compared score.
-        example: any one of the reports.
-        headings: headings of the scores.
+        example: first report, which stands for the settings of all.
+        headings: column headings of the scores.
     """
 
     groups: tuple[Group, ...]
@@ -58,7 +58,7 @@ class Comparison:
         self.headings = tuple(self.example.row())
 
     def other_means(self) -> "tuple[Comparison, ...]":
-        """Return the comparisons of mIoU under the other rule for absent classes, where it differs."""
+        """Return comparisons of the mIoU under the other rule for absent classes, where the rules differ."""
         if self.metric != "mIoU":
             return ()
         reports = (report for group in self.groups for report in group.reports.values())

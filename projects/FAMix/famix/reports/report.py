@@ -82,7 +82,7 @@ class RunMetadata:
     evaluator: str  # TEST.EVALUATOR
     config_hash: str  # SHA-256 of the config without OUTPUT_DIR
     method_hash: str  # SHA-256 of the settings that affect training, without seeds
-    date: str  # of evaluation, in ISO format with the time zone
+    date: str  # date of evaluation, in ISO format with the time zone
     versions: Mapping[str, str]  # package -> version
 
     def facts(self) -> dict[str, str]:
@@ -179,7 +179,7 @@ class Report:
         return float(scores.get(key, math.nan))
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Return a mapping from each group of targets, and from `MEAN` for all targets, to means by metric in percent."""
+        """Return the means in percent by metric, for each group of targets and, under `MEAN`, for all targets."""
         stored = {metric for tasks in self.results.values() for metric in tasks.get(TASK, {})}
         metrics = dict.fromkeys((*self.metrics, *(metric for metric in MEAN_IOUS.values() if metric in stored)))
         return {

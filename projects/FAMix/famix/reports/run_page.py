@@ -38,12 +38,12 @@ class Matrix:
 
 
 def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = (), baseline: str | None = None) -> str:
-    """Render a self-contained page about runs that works without scripts.
+    """Render a self-contained page about runs. The page works without scripts.
 
     Args:
         runs: runs to show. Runs with different evaluation settings get separate parts.
         examples: run name -> example predictions. Runs may be missing.
-        notes: further paragraphs, e.g. the reason for missing examples.
+        notes: additional paragraphs, e.g. the reason for missing examples.
         baseline: name of the run that gains refer to. None uses the first run in each part.
 
     Raises:
@@ -93,7 +93,7 @@ def class_scores(report: Report, datasets: Sequence[str]) -> dict[str, float]:
 
 
 def describe_confusion(matrix: ConfusionMatrix, name: str, most: int = 6) -> Matrix | None:
-    """Make the matrix for a run. Returns None without labeled or predicted pixels.
+    """Make the matrix for a run. Returns None if no pixels are labeled or predicted.
 
     The caption names at most `most` confusions and skips classes with very few labeled pixels.
     """

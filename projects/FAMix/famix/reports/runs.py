@@ -77,7 +77,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Return a mapping from each setting that differs between runs to its value in each run, None if missing."""
+    """Return the settings that differ between runs, mapped to their value in each run (None if missing)."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     values = {key: [run.settings.get(key) for run in runs] for key in keys}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
@@ -173,7 +173,7 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read the training log '{path}': {error}. Remove it.") from error
+        raise DatasetError(f"cannot read the training log '{path}': {error}. Remove the file.") from error
     points: dict[str, dict[int, float]] = {}
     damaged = []
     for number, line in enumerate(lines):
@@ -221,7 +221,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise CorruptFileError(f"expected KEY: value settings, found a {type(content).__name__}")
     except (OSError, CorruptFileError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config '{path}': {error}. Remove it.") from error
+        raise ConfigError(f"cannot read the config '{path}': {error}. Remove the file.") from error
     settings = flat_settings(content)
     folder = str(settings.get("OUTPUT_DIR") or path.parent)
     return {

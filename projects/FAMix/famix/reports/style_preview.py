@@ -142,7 +142,7 @@ def changed_share(plain: Ids, other: Ids) -> float:
 
 
 def changed_by_class(plain: Ids, others: Sequence[Ids]) -> dict[int, float]:
-    """Return a mapping from each class in `plain` to its share of changed pixels, averaged over `others`, 0-1."""
+    """Return a mapping from each class in `plain` to its share of changed pixels in [0, 1], averaged over `others`."""
     changed = np.mean([plain != other for other in others], axis=0)
     return {int(class_id): float(changed[plain == class_id].mean()) for class_id in np.unique(plain)}
 

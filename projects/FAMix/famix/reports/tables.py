@@ -122,7 +122,7 @@ def format_scores(report: Report, digits: int = 1) -> str:
 
 
 def format_classes(report: Report, digits: int = 1) -> str:
-    """Format the IoU of every class that occurs, with one column per dataset. Returns "" without such classes."""
+    """Format the IoU of every class that occurs, with one column per dataset. Returns "" if there are none."""
     found = (metric for tasks in report.results.values() for scores in tasks.values() for metric in scores)
     rows = []
     for metric in dict.fromkeys(metric for metric in found if metric.startswith(CLASS_IOU)):

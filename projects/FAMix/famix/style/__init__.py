@@ -1,4 +1,4 @@
-"""Styles: patch statistics, optimization toward texts, style banks, strategies, and mixing into feature maps."""
+"""Styles: patch statistics, optimization toward prompts, style banks, strategies, and mixing into feature maps."""
 
 from famix.style.bank import StyleBank
 from famix.style.dominant import IGNORE_CLASS, dominant_labels, patch_classes

@@ -48,7 +48,7 @@ class StyleBank:
 
     @property
     def num_channels(self) -> int:
-        """Number of channels C; 0 for an empty bank."""
+        """Number of channels C, or 0 for an empty bank."""
         return self.mean.shape[1]
 
     def counts(self) -> dict[int, int]:
@@ -57,7 +57,7 @@ class StyleBank:
         return dict(zip(ids.tolist(), counts.tolist(), strict=True))
 
     def class_names(self) -> list[str]:
-        """Return the class names in the metadata by label id, or [] if there are none; raise BankError for invalid JSON."""
+        """Return the class names from the metadata by label id, or [] if absent. Raises BankError if malformed."""
         written = self.metadata.get("class_names", "[]")
         try:
             return [str(name) for name in parse_json(written)]
@@ -138,7 +138,7 @@ class StyleBank:
         return self._padded_mean[row], self._padded_std[row]
 
     def has_style(self, class_ids: Tensor) -> Tensor:
-        """Return a bool tensor of the shape of class_ids that is True where `sample` finds a style."""
+        """Return a bool tensor, shaped like `class_ids`, that is True where `sample` finds a style."""
         return self._count[_as_class_ids(class_ids).to(self._count.device)] > 0
 
     def to(self, device: torch.device) -> "StyleBank":
@@ -200,7 +200,7 @@ class StyleBank:
 
     @classmethod
     def from_released_pickle(cls, path: str | os.PathLike[str]) -> "StyleBank":
-        """Import a `saved_params.pkl` file of the reference implementation without executing anything in it.
+        """Import a `saved_params.pkl` file from the reference implementation without executing anything in it.
 
         Raises:
             BankError: the file is missing or damaged, has a different structure, or refers to objects other than tensors.

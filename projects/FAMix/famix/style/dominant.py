@@ -6,13 +6,13 @@ from torch import Tensor
 from famix.style.patches import Grid, check_grid, check_tensor, patch_index
 from famix.utils.errors import ConfigError
 
-IGNORE_CLASS = 255  # class of mostly unlabeled patches, whatever the ignore label is
+IGNORE_CLASS = 255  # class of mostly unlabeled patches, regardless of the ignore label
 
 _NUM_IDS = 256  # label ids are 8-bit values
 
 
 def dominant_labels(labels: Tensor, grid: Grid, ignore_label: int = 255) -> Tensor:
-    """Return the most frequent label id in each patch; ties go to the smallest id.
+    """Return the most frequent label id in each patch. Ties go to the smallest id.
 
     Args:
         labels: (B, H, W), integer ids in [0, 255] or `ignore_label`.
@@ -69,7 +69,7 @@ def _check_ids(ids: Tensor, ignore_label: int) -> None:
 
 
 def patch_classes(labels: Tensor, grid: Grid, ignore_label: int) -> Tensor:
-    """Return dominant labels with IGNORE_CLASS in place of `ignore_label`, as style banks index them.
+    """Return dominant labels as class ids for style banks, with IGNORE_CLASS in place of `ignore_label`.
 
     Arguments and errors are the same as for `dominant_labels`.
     """

@@ -1,4 +1,4 @@
-"""Prompt-driven instance normalization: optimize patch styles toward texts in CLIP's embedding space."""
+"""Prompt-driven instance normalization: optimize patch styles toward prompts in CLIP's embedding space."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from famix.style.patches import check_shape
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import ConfigError
 
-_RELATIVE_SCALE = 10**0.5  # of relative changes, so that a learning rate of 1 suits all CLIP families
+_RELATIVE_SCALE = 10**0.5  # scale of relative changes that lets a learning rate of 1 suit all CLIP families
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def optimize_styles(
         weight_decay: weight decay of SGD, applied to means and standard deviations, or to their changes with `basis` or
             `relative`.
         basis: (2C, 2C), basis in which changes are optimized (see `source_basis`). None optimizes means and standard
-            deviations directly. Not available with `relative`.
+            deviations directly. It cannot be combined with `relative`.
         weights: (N,), weights of the losses in the objective; None uses 1 / N. Styles are independent of each other, so
             several objectives can be optimized at once.
         rectify: whether to apply the ReLU. Use False for features that are not ReLU outputs.

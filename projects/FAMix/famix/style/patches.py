@@ -86,7 +86,7 @@ def patch_index(side: int, patches: int, device: torch.device | None = None) -> 
 
 
 def map_blocks(function: Callable[..., Tensor], x: Tensor, grid: Grid, *per_patch: Tensor) -> Tensor:
-    """Apply a function to each of the up to 2 x 2 blocks of a map and join the results.
+    """Apply a function to each block of a map (there are at most 2 x 2) and join the results.
 
     Args:
         function: called with the patches of a block, a view of shape (P, rows, h, cols, w, Q), and the matching values of

@@ -25,7 +25,7 @@ def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, 
     """Read a `saved_params.pkl` file: a pickled dict with lists of (C, 1, 1) tensors as "<class>_mu" and "<class>_std".
 
     Returns:
-        class_ids (N,) int64, mean (N, C) and std (N, C) float32; the class named "255" has the id 255.
+        class_ids (N,) int64, mean (N, C) and std (N, C) float32. The class named "255" has the id 255.
 
     Raises:
         BankError: the file is missing or damaged, has a different structure, or refers to objects other than tensors.

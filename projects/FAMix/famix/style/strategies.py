@@ -41,11 +41,11 @@ class StyleStrategy(ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "StyleStrategy":
-        """Build the strategy from the full config; raise ConfigError if a setting is out of range."""
+        """Build the strategy from the full config. Raises ConfigError if a setting is out of range."""
         return cls()
 
     def use_bank(self, bank: StyleBank) -> None:
-        """Receive the style bank; called if `needs` contains "bank"."""
+        """Receive the style bank. Called only if `needs` contains "bank"."""
         raise NotImplementedError(f"{type(self).__name__} needs a bank and must define use_bank")
 
     @abstractmethod
@@ -131,7 +131,7 @@ class NoiseStyles(StyleStrategy):
 class MixStyle(StyleStrategy):
     """Strategy that uses the statistics of the same patch in another image of the batch, registered as "mixstyle".
 
-    Domain Generalization with MixStyle (Zhou et al., ICLR 2021) uses a single patch.
+    The original method (Domain Generalization with MixStyle, Zhou et al., ICLR 2021) treats an image as a single patch.
     """
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:

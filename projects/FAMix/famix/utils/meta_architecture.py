@@ -31,7 +31,7 @@ def trains_on(cfg: CfgNode) -> frozenset[str]:
 
 
 def predicts(cfg: CfgNode) -> frozenset[str]:
-    """Return which predictions can be scored: "sem_seg", "panoptic_seg" or "instances"."""
+    """Return the predictions that can be scored: "sem_seg", "panoptic_seg" or "instances"."""
     return getattr(_class_of(cfg), "PREDICTS", frozenset({"sem_seg"}))
 
 

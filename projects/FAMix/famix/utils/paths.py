@@ -86,7 +86,7 @@ def one_form(name: str) -> str:
 
 
 def as_on_disk(path: str) -> str:
-    """Return a path in the Unicode form used on disk, or unchanged unless exactly one such file exists."""
+    """Return a path in the Unicode form of the only matching file on disk, or unchanged if there is no such file."""
     if path.isascii() or os.path.lexists(path):
         return path
     parent, name = os.path.split(path)

@@ -16,7 +16,7 @@ class _Loader(Iterable[Any], Sized, Protocol):
 
 
 def on_terminal() -> bool:
-    """Return whether this process shows progress bars: it is the main process, and stderr is a terminal with a known width."""
+    """Return whether this is the main process and stderr is a terminal with a known width, so bars can be shown."""
     return comm.is_main_process() and sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 

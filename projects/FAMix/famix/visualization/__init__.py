@@ -1,1 +1,1 @@
-"""Drawing of predictions, labels, legends, contact sheets and charts."""
+"""Drawings of predictions and labels, with legends, contact sheets and charts."""

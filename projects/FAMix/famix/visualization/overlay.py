@@ -1,4 +1,4 @@
-"""Drawing of labels, segments and errors in color. All images are (H, W, 3) uint8 RGB arrays."""
+"""Draw labels, segments and errors in color. All images are (H, W, 3) uint8 RGB arrays."""
 
 from collections.abc import Collection, Sequence
 from typing import Any

@@ -95,7 +95,7 @@ class PanopticFiles(DatasetFiles):
         absent = [entry.label for entry, path in zip(annotations, labels, strict=True) if not os.path.isfile(path)]
         if absent:
             raise self._error(
-                f"'{file}' lists {len(absent)} PNG(s) that are missing in '{folder}': {first_few(absent)}. The files "
+                f"'{file}' lists {len(absent)} PNG(s) that are missing from '{folder}': {first_few(absent)}. The files "
                 "do not match. Regenerate or re-extract both"
             )
         images = self._images(annotations)
@@ -125,8 +125,8 @@ class PanopticFiles(DatasetFiles):
         lost = [entry.names[0] for entry, key in zip(annotations, keys, strict=True) if key is None]
         if lost:
             raise self._error(
-                f"{len(lost)} of {len(annotations)} annotations have no unique image: {first_few(lost)}. Expected "
-                f"files like '{os.path.join(self.root, pattern.path_of())}'"
+                f"{len(lost)} of {len(annotations)} annotations do not match exactly one image: {first_few(lost)}. "
+                f"Expected files like '{os.path.join(self.root, pattern.path_of())}'"
             )
         return [(key, found[key]) for key in keys if key is not None]
 
@@ -191,7 +191,7 @@ class PanopticFiles(DatasetFiles):
         if lost:
             names = [name for name, _ in categories.values()]
             raise DatasetError(
-                f"{definition.source}: 'categories' must contain categories in '{file}', got {first_few(lost)}."
+                f"{definition.source}: 'categories' must name categories in '{file}', got {first_few(lost)}."
                 f"{did_you_mean(lost[0], names)} The file has {first_few(names, 8)}."
             )
         return train_ids

@@ -54,7 +54,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_panoptic_json(file: Path) -> tuple[list[Annotation], Categories]:
-    """Read a panoptic JSON file: its annotations, whose `image_id` may refer to `images`, and its categories.
+    """Read the annotations and categories in a panoptic JSON file. An `image_id` may refer to an entry in `images`.
 
     Raises:
         DatasetError: the file is missing or malformed, or an id is out of range or repeated.
@@ -95,7 +95,7 @@ def _annotation(entry: Mapping[str, Any], images: Mapping[Any, str], file: Path)
     counts = Counter(segment["id"] for segment in segments)
     repeated = sorted(segment_id for segment_id, count in counts.items() if count > 1)
     if repeated:
-        raise DatasetError(f"'{file}': '{label}' has the segment(s) {first_few(repeated)} more than once.")
+        raise DatasetError(f"'{file}': '{label}' lists the segment(s) {first_few(repeated)} more than once.")
     image_id, stem = entry.get("image_id"), Path(label).stem
     named = (Path(images[image_id]).stem,) if image_id in images else ()
     return Annotation((*named, stem if image_id is None else str(image_id), stem), label, tuple(segments))

@@ -21,7 +21,7 @@ NUM_LABELS = 256
 CONFUSION_FILE = "confusion.json"
 """Name of the file in OUTPUT_DIR/inference/<dataset>."""
 
-_MAX_BYTES = 64 << 20  # ten times what a thousand classes need
+_MAX_BYTES = 64 << 20  # ten times the size for a thousand classes
 _MAX_PIXELS = float(1 << 60)
 
 
@@ -54,7 +54,7 @@ def argmax_classes(scores: Tensor) -> Tensor:
 class ConfusionCounts:
     """Pixel counts by label and predicted class, for K = 1 to 256 classes.
 
-    Every 8-bit label has a row, so invalid labels need no check per pixel and are found afterwards.
+    Every 8-bit label has a row, so invalid labels can be detected afterwards without a per-pixel check.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -70,7 +70,7 @@ class ConfusionCounts:
         self._counts = self._counts.to(device).add_(counts)
 
     def total(self) -> np.ndarray | None:
-        """Return the (256, K) int64 sum over all processes, which must all call this. Only the main one gets a result."""
+        """Return the (256, K) int64 sum over all processes on the main one, and None elsewhere. Call it everywhere."""
         parts = comm.gather(self._counts.cpu().numpy().reshape(NUM_LABELS, self.num_classes))
         return np.sum(parts, axis=0) if comm.is_main_process() else None
 

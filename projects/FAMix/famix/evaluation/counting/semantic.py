@@ -39,7 +39,7 @@ _LABEL_SUFFIX = "_gtFine_labelIds.png"
 
 
 class StreamingSemSegEvaluator(DatasetEvaluator):
-    """Variant of Detectron2's SemSegEvaluator without stored predictions and boundary scores.
+    """Variant of Detectron2's SemSegEvaluator that neither stores predictions nor computes boundary scores.
 
     The confusion matrix is the only state. Pixels are counted on the device of the predictions, and a thread decodes the
     next label file while the network predicts.
@@ -233,7 +233,7 @@ def require_cityscapes_files(dataset_name: str) -> str:
         The label folder, which contains <city>/<image>_gtFine_labelIds.png.
 
     Raises:
-        ConfigError: the script is not installed, the labels have other names, or the folder contains further labels.
+        ConfigError: the script is not installed, the labels have other names, or the folder contains other labels.
     """
     try:
         importlib.import_module(_SCRIPT)

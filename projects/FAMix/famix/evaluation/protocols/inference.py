@@ -81,7 +81,7 @@ class ProtocolInference(nn.Module):
         return scores.div_(len(views)) if self.protocol.averages else scores
 
     def _predict_view(self, image: Tensor, size: Size, scale: float, flipped: bool) -> Tensor:
-        """Return the scores for one view at the size of the ground truth. Scores to be averaged are a new tensor."""
+        """Return the scores for one view at the size of the ground truth. Scores to be averaged are copied."""
         released, window, scored_size = self.protocol.released, self.protocol.window, self.protocol.scored_size(size)
         if released:
             view, statistics = self.protocol.image.apply_image(image, size).float(), self._pixel_statistics()
@@ -126,7 +126,7 @@ class ProtocolInference(nn.Module):
         return scores
 
     def _pixel_statistics(self) -> dict[str, Tensor]:
-        """Return the pixel_mean and pixel_std buffers, which Detectron2's models normalize with, or {} without them."""
+        """Return the pixel_mean and pixel_std buffers of a Detectron2 model, or {} if it has none."""
         found = {name.rpartition(".")[2]: (name, value) for name, value in self.model.named_buffers()}
         names = ("pixel_mean", "pixel_std")
         return dict(found[name] for name in names) if found.keys() >= set(names) else {}

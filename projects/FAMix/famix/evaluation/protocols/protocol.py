@@ -24,7 +24,7 @@ from famix.utils.messages import did_you_mean
 
 @dataclass(frozen=True)
 class Protocol:
-    """Views of an image that a model predicts, how their scores are averaged, and the size at which they are scored.
+    """Views of an image to predict, the averaging of their scores, and the size at which predictions are scored.
 
     With `released`, views are scaled as in FAMix's reference implementation: the normalized image is downsampled, and
     scores at its size are upsampled, both with aligned corners and without antialiasing. Sizes are rounded down.
@@ -42,7 +42,7 @@ class Protocol:
 
     @property
     def is_native(self) -> bool:
-        """Whether the model's output for the original image is scored as it is."""
+        """Whether the model's output for the original image is scored unchanged."""
         return not self.averages and self.image == self.truth == UNCHANGED and self.scales == (1.0,)
 
     @property
@@ -69,7 +69,7 @@ class Protocol:
         return self.truth.output_size(size)
 
     def forwards(self, size: Size) -> int:
-        """Count the images or windows that the model predicts, given the size of the image file."""
+        """Return the number of images or windows that the model processes, given the size of the image file."""
         return sum(self.window.count(self.view_size(size, scale)) if self.window else 1 for scale, _ in self.views)
 
     def prepare_labels(self, labels: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def parse_protocol(text: str, key: str = "protocol") -> Protocol:
         key: name of the config key in error messages.
 
     Returns:
-        The protocol. Texts with the same meaning give equal protocols.
+        The protocol. Equivalent texts give equal protocols.
 
     Raises:
         ConfigError: a part is unknown, has invalid numbers, conflicts with another part or has no effect.

@@ -26,7 +26,7 @@ RESULTS = {
 }
 WRITE_PID = "(output / 'new').write_text(str(os.getpid()))\n(output / 'new').rename(output / 'pid')\n"
 IGNORE_INTERRUPT = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-ANEW = "a run with different settings"
+ANEW = "moved a run with different settings"
 
 Use = Callable[[str], None]
 Make = Callable[..., Experiment]

@@ -85,7 +85,7 @@ def test_panoptic_split_folders_cannot_leave_the_root(tmp_path: Path) -> None:
 def test_too_long_names_are_missing_files(tmp_path: Path, key: str) -> None:
     make_panoptic(tmp_path, {"train": 1})
     file = write_recipe(tmp_path, **{key: "a" * 300})
-    with pytest.raises(DatasetError, match=r"does not exist|not found|missing in"):
+    with pytest.raises(DatasetError, match=r"does not exist|not found|missing from"):
         files_of(load_definition(file))[0]()
 
 

@@ -21,6 +21,13 @@ STAGES = {
     "siglip": ("block1", "['p2', 'p4']"),
 }
 
+SAVES_MEMORY = {
+    "vit": (
+        "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16", "STYLE_MINING.DTYPE", "bfloat16",
+        "MODEL.CLIP.CHECKPOINT_ACTIVATIONS", "True",
+    ),
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
@@ -35,7 +42,7 @@ def options(request: pytest.FixtureRequest, workspace: Workspace) -> tuple[str, 
         "MODEL.BACKBONE.NAME", "build_clip_backbone", "MODEL.CLIP.WEIGHTS", str(tiny.file),
         "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.CLIP.TRAINABLE", "[]", "MODEL.FPN.OUT_CHANNELS", "8",
         "MODEL.ADAPTERS.RANK", "2", "MODEL.STYLE.STAGE", stage, "MODEL.SEM_SEG_HEAD.IN_FEATURES", features,
-        "STYLE_MINING.STEPS", "100",
+        "STYLE_MINING.STEPS", "100", *SAVES_MEMORY.get(request.param, ()),
     )  # fmt: skip
     workspace.run(request.param, *options)
     return options

@@ -18,6 +18,7 @@ from detectron2.modeling import Backbone
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from famix.clip.checkpointing import run_checkpointed
 from famix.clip.text_tower import TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 
@@ -48,6 +49,8 @@ class CLIPImageTower(Backbone):
         mined_on_images: whether styles are mined on patches cut out of images, embedded one by one, instead of patches of
             feature maps. Needed if the stages mix information across the image.
         trainable: names of the trainable submodules.
+        returned: stages that `forward` returns, None for all; the maps of the others are freed.
+        checkpoint_activations: whether the backward pass recomputes the activations inside of blocks.
     """
 
     stages: tuple[str, ...]
@@ -63,6 +66,8 @@ class CLIPImageTower(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.trainable: tuple[str, ...] = (_ALL,)
+        self.returned: tuple[str, ...] | None = None  # all
+        self.checkpoint_activations = False
         self._taps: dict[str, Callable[[Tensor], Tensor]] = {}
 
     @classmethod
@@ -159,6 +164,12 @@ class CLIPImageTower(Backbone):
     def run_stage(self, stage: str, x: Any, dense: bool) -> Any:
         """Compute the state after a stage from the state before it."""
 
+    def run_block(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a part of a stage; with `checkpoint_activations`, only its arguments are kept for the backward pass."""
+        if self.checkpoint_activations:
+            return run_checkpointed(self, block, *args, **kwargs)
+        return block(*args, **kwargs)
+
     @abstractmethod
     def embed(self, x: Any) -> Tensor:
         """Compute image embeddings (N, D), not normalized, from the state after the last stage at original strides."""
@@ -194,16 +205,16 @@ class CLIPImageTower(Backbone):
             images: (B, 3, H, W), normalized.
 
         Returns:
-            Stage name -> (B, C, H / s, W / s), with channels C and stride s of `output_shape`.
+            Stage name -> (B, C, H / s, W / s), with channels C and stride s of `output_shape`, for the stages in `returned`.
         """
         features = {}
         x = self.stem(images, dense=True)
         for stage in self.stages:
             x = self.run_stage(stage, x, dense=True)
-            features[stage] = self.map_of(x)
             if stage in self._taps:
-                features[stage] = self._taps[stage](features[stage])
-                x = self.with_map(x, features[stage])
+                x = self.with_map(x, self._taps[stage](self.map_of(x)))
+            if self.returned is None or stage in self.returned:
+                features[stage] = self.map_of(x)
         return features
 
     @contextmanager

@@ -44,6 +44,7 @@ class CLIPFeaturePyramid(SimpleFeaturePyramid):
 
     def __init__(self, tower: CLIPImageTower, channels: int, top_block: nn.Module | None = None) -> None:
         super().__init__(tower, tower.stages[-1], channels, (4.0, 2.0, 1.0, 0.5), top_block, norm="LN")
+        tower.returned = tower.stages[-1:]
 
     @property
     def bottom_up(self) -> CLIPImageTower:
@@ -86,7 +87,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> B
     """Build a ViT or ConvNeXt of timm, which has no text tower: styles cannot be mined in it.
 
     Args:
-        cfg: config with MODEL.TIMM, MODEL.ADAPTERS and MODEL.CLIP.{OUTPUT_STRIDE, TRAINABLE}.
+        cfg: config with MODEL.TIMM, MODEL.ADAPTERS and MODEL.CLIP.{OUTPUT_STRIDE, TRAINABLE, CHECKPOINT_ACTIVATIONS}.
         input_shape: unused; the input is RGB.
 
     Returns:
@@ -102,11 +103,12 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> B
 
 def _finish(cfg: CfgNode, tower: CLIPImageTower) -> Backbone:
     """Add a pyramid to a tower with a single stride."""
-    _adapt(cfg, tower)
+    _prepare_training(cfg, tower)
     return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS) if _has_one_stride(tower) else tower
 
 
-def _adapt(cfg: CfgNode, tower: CLIPImageTower) -> None:
+def _prepare_training(cfg: CfgNode, tower: CLIPImageTower) -> None:
+    tower.checkpoint_activations = cfg.MODEL.CLIP.CHECKPOINT_ACTIVATIONS
     adapters = cfg.MODEL.ADAPTERS
     if adapters.RANK:
         names = add_adapters(tower, adapters.PATTERNS, adapters.RANK, adapters.ALPHA)
@@ -148,7 +150,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
         ConfigError: the strides of IN_FEATURES do not double from stage to stage.
     """
     tower = _build_tower(cfg)
-    _adapt(cfg, tower)
+    _prepare_training(cfg, tower)
     if _has_one_stride(tower):
         return CLIPFeaturePyramid(tower, cfg.MODEL.FPN.OUT_CHANNELS, LastLevelMaxPool())
     strides = [tower.output_shape()[name].stride or 0 for name in cfg.MODEL.FPN.IN_FEATURES]

@@ -190,7 +190,7 @@ class CLIPResNet(CLIPImageTower):
         plan = self._dense_plan if dense else self._clip_plan
         layer = self.get_submodule(f"layer{index + 1}")
         for block, geometry in zip(layer.children(), plan[index], strict=True):
-            x = block(x, geometry)
+            x = self.run_block(block, x, geometry)
         return x
 
     def embed(self, features: Tensor) -> Tensor:

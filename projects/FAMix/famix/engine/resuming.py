@@ -31,6 +31,7 @@ FREE = (
     # Paths and hardware; datasets are compared by definition, and style banks by content.
     *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
     *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.ACCUMULATE"),  # the scaled settings are compared
+    "MODEL.CLIP.CHECKPOINT_ACTIVATIONS",
     # Periods for saving, scoring and logging, and limits.
     *("SOLVER.CHECKPOINT*", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD", "INPUT.MAX_PIXELS"),
     # Evaluation, which does not affect the weights.

@@ -37,11 +37,14 @@ class CLIPConvNeXt(OpenClipTower):
         dilation = 4 * 2**index // self._strides[index] if dense else 1
         layers = self.trunk.stages[index]
         if dilation == 1:
-            return layers(x)
+            x = layers.downsample(x)
+            for block in layers.blocks:
+                x = self.run_block(block, x)
+            return x
         norm, conv = layers.downsample
         x = F.conv2d(_pad_same(norm(x), dilation // 2), conv.weight, conv.bias, dilation=dilation // 2)
         for block in layers.blocks:
-            x = _run_dilated(block, x, dilation)
+            x = self.run_block(_run_dilated, block, x, dilation)
         return x
 
     def embed(self, features: Tensor) -> Tensor:

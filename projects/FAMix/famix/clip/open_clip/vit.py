@@ -93,7 +93,7 @@ class TokenTower(OpenClipTower):
     def run_stage(self, stage: str, x: Tokens, dense: bool) -> Tokens:
         """Run a block."""
         index = self.stages.index(stage)
-        return x._replace(values=self.blocks[index](x.values, **x.arguments))
+        return x._replace(values=self.run_block(self.blocks[index], x.values, **x.arguments))
 
     def map_of(self, x: Tokens) -> Tensor:
         """Return the map (B, C, h, w) of tokens."""

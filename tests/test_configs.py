@@ -26,8 +26,9 @@ from run_factory import ROOT
 
 CONFIGS = ROOT / "projects/FAMix/configs"
 ZOO = ROOT / "projects/FAMix/MODEL_ZOO.md"
-# Panoptic ones need labels of instances, see test_panoptic_configs.py.
-FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if "panoptic" not in path.name)
+# For panoptic configs and large backbones, see test_panoptic_configs.py and test_large_configs.py.
+ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+FILES = [file for file in ALL if "panoptic" not in file and not file.startswith("large/")]
 LEAVES = [file for file in FILES if not Path(file).name.startswith("Base-")]
 SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
 NETWORKS = ("RN50", "RN101")
@@ -243,7 +244,8 @@ def test_zoo_lists_every_experiment() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", ZOO.read_text())
     local = [link for link in links if "://" not in link]
     assert all((ZOO.parent / link).exists() for link in local)
-    assert {link.removeprefix("configs/") for link in local if link.endswith(".yaml")} == {*FAMIX, *VARIANTS}
+    listed = {link.removeprefix("configs/") for link in local if link.endswith(".yaml")}
+    assert listed == {*FAMIX, *VARIANTS, *(file for file in ALL if re.match(r"large/(GTA5|Cityscapes)/", file))}
 
 
 def test_zoo_evaluates_with_protocol_of_reference() -> None:

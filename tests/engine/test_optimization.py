@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
 from torch import nn
 
 from error_matching import expect_error
@@ -69,6 +70,16 @@ def test_solver_settings_apply():
         "sem_seg_head.bias": (0.1, 0.0),
     }
     assert {(g["momentum"], g["nesterov"]) for g in groups.values()} == {(0.5, True)}
+
+
+def test_tower_in_a_pyramid_has_the_rate_of_backbones():
+    cfg = config()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = "build_timm_backbone", "test_vit"
+    cfg.MODEL.CLIP.TRAINABLE, cfg.MODEL.FPN.OUT_CHANNELS = ["trunk.blocks.1"], 8
+    groups = groups_by_parameter(cfg, nn.ModuleDict({"backbone": build_backbone(cfg)}))
+    slow = {name for name, group in groups.items() if group["lr"] == pytest.approx(0.01)}
+    assert slow == {name for name in groups if ".blocks.1." in name} and slow
+    assert {groups[name]["lr"] for name in groups.keys() - slow} == {0.1}
 
 
 def test_step_moves_trained_parameters_only():

@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from famix.config import require_setting
 from famix.utils.errors import ConfigError, WeightsError
 
-_BACKBONE, _BOTTOM_UP = "backbone.", "backbone.bottom_up."
 _SCHEDULES = ("PolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _RATES = (
     *("BASE_LR", "BACKBONE_LR_FACTOR", "BIAS_LR_FACTOR", "MOMENTUM"),
@@ -40,7 +39,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     names = ", ".join(_OPTIMIZERS)
     require_setting(cfg, "SOLVER.OPTIMIZER", solver.OPTIMIZER in _OPTIMIZERS, f"one of {names}", "Set it to SGD")
     # Like a head, the convolutions of a feature pyramid are initialized randomly.
-    pretrained = _BOTTOM_UP if hasattr(getattr(model, "backbone", None), "bottom_up") else _BACKBONE
+    backbone = getattr(model, "backbone", None)
+    pretrained = getattr(backbone, "bottom_up", backbone)
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is pretrained), "backbone.")
     groups = get_default_optimizer_params(
         model,
         base_lr=solver.BASE_LR,
@@ -48,7 +49,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-        lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(pretrained) else 1.0,
+        lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(prefix) else 1.0,
     )
     remedy = "Set it to a submodule of the backbone, or to all"
     require_setting(cfg, "MODEL.CLIP.TRAINABLE", bool(groups), "non-empty if the model has no trainable head", remedy)

@@ -1,4 +1,4 @@
-# Every target works in a fresh clone: each depends on the stamp of a finished set-up, which makes .venv.
+# Every target works in a fresh clone, because each depends on the stamp file of a completed setup, which creates .venv.
 
 PYTHON ?= python3
 
@@ -18,16 +18,16 @@ help:  ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  PYTHON=...      interpreter for the set-up, 3.11 or newer (now: $(PYTHON)); a Detectron2 that it has is used"
-	@echo "  ARGS=...        more arguments for pytest, the benchmarks, the soak or the demo, e.g. make test ARGS='-k grid -x'"
+	@echo "  PYTHON=...      Python 3.11 or newer for the setup (now: $(PYTHON)); its Detectron2 is used if installed"
+	@echo "  ARGS=...        additional arguments for pytest, the benchmarks, the soak test or the demo, e.g. make test ARGS='-k grid -x'"
 
-setup: $(STAMP)  ## Make .venv with tested versions of everything (no compiler, no GPU)
+setup: $(STAMP)  ## Create .venv with tested versions of all packages (no compiler or GPU needed)
 
 $(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg pyproject.toml dev/install.sh
 	@PYTHON='$(PYTHON)' bash dev/install.sh
 	@touch $@
 
-check: lint test  ## Run everything that must pass before a merge: lint and tests
+check: lint test  ## Run all checks that must pass before a merge: lint and tests
 
 test: $(STAMP)  ## Run the tests (CPU, no downloads)
 	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
@@ -41,19 +41,19 @@ format: $(STAMP)  ## Apply the formatter and automatic fixes
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 
-bench: $(STAMP)  ## Measure speed: mining, training, evaluation and scoring against what limits them (a quarter of an hour)
+bench: $(STAMP)  ## Measure the speed of mining, training, evaluation and scoring (about 15 minutes)
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script $(ARGS) || exit 1; done
 
-soak: $(STAMP)  ## Kill, starve and feed runs with damaged files, and print what became of them (under 20 minutes)
+soak: $(STAMP)  ## Test runs under kills, full disks and damaged files (less than 20 minutes)
 	@timeout 1200 $(VENV)/python benchmarks/soak.py $(ARGS)
 
-demo: $(STAMP)  ## Mine, train on clear days and score night, fog, rain, snow and dusk, in a miniature town, on a CPU
+demo: $(STAMP)  ## Mine, train and evaluate FAMix in a miniature town on a CPU (about 7 minutes)
 	@$(VENV)/python projects/FAMix/tools/minitown_demo.py $(ARGS)
 
-demo-full: $(STAMP)  ## Print the report of all methods and seeds from the committed runs
+demo-full: $(STAMP)  ## Print the report on all methods and seeds from the committed runs
 	@$(VENV)/python benchmarks/minitown.py --recorded $(ARGS)
 
-clean:  ## Remove caches; .venv and the output of runs stay
+clean:  ## Remove caches, but keep .venv and the output of runs
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache projects/FAMix/*.egg-info
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,14 +1,14 @@
-"""Speed of mining, training and evaluation against their limits: one table, measured in one run.
+"""Speed of mining, training and evaluation relative to lower bounds and simple implementations, measured in one run.
 
     python benchmarks/bench.py [--device cuda] [--quick] [--only mining training ...] [--step-crop 768] [--rounds 3]
 
-A row is a measurement, the limit that it is compared with, and their ratio. Contenders take turns, so that other work
-on the machine affects all alike; a time is the least of its rounds. The network has the shape of CLIP's RN50 and random
-weights; images are noise, or large scenes of the miniature town. The sizes of the run precede the table, the targets
-follow it. Two quiet cores take about 8 minutes.
+Each row shows a measurement, a reference measurement, and their ratio. The compared functions take turns, so other load
+on the machine affects all of them equally, and each reported time is the minimum over all rounds. The network is CLIP's
+RN50 with random weights, and the images are noise or large scenes of the miniature town. The sizes of the run are
+printed above the table, and the targets below it. A run takes about 8 minutes on two idle cores.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import logging
@@ -25,19 +25,19 @@ SECTIONS = ("mining", "training", "evaluation")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__, device=True)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the benchmark")
+    parser.add_argument("--quick", action="store_true", help="use tiny sizes to test the benchmark")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default: all)")
-    parser.add_argument("--step-crop", type=int, metavar="PIXELS", help="side of the crops of timed training steps")
-    parser.add_argument("--rounds", type=int, help="in which contenders take turns; short ones get more")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and inputs (default: 0)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the tables there")
+    parser.add_argument("--step-crop", type=int, metavar="PIXELS", help="side length of the crops in training steps")
+    parser.add_argument("--rounds", type=int, help="number of rounds; fast functions run in more of them")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and inputs (default: 0)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the tables to this file")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from bench_mining import mining_rows
@@ -48,18 +48,18 @@ from famix_minitown.study import describe_machine
 
 
 def measure(setting: Setting, sections: list[str]) -> Iterator[Row]:
-    """Yield the rows of some sections, each announced on standard error."""
+    """Yield the rows of the given sections, and log each of them to standard error."""
     functions = dict(zip(SECTIONS, (mining_rows, training_rows, evaluation_rows), strict=True))
     for section in sections:
         start = time.perf_counter()
         for row in functions[section](setting):
-            print(f"  {row.what}, over {row.limit_name}: {row.ratio:.3f}", file=sys.stderr, flush=True)
+            print(f"  {row.what} / {row.limit_name}: {row.ratio:.3f}", file=sys.stderr, flush=True)
             yield row
         print(f"{section}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     args = make_parser().parse_args()
     torch.manual_seed(args.seed)
     sizes = SIZES["quick" if args.quick else args.device.split(":")[0]]
@@ -75,5 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)  # about random weights
+    logging.disable(logging.WARNING)  # warnings about random weights
     main()

@@ -1,4 +1,4 @@
-"""Mining: its step and batch against the plain loop, its prompts, and groups of batches."""
+"""Speed of mining: single steps, whole batches, prompts, and groups of batches."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -18,16 +18,16 @@ from famix.style import optimize_styles
 from famix_minitown.datasets import register
 from famix_minitown.experiment import CONFIGS
 
-GROUP = 6  # most batches of a group
+GROUP = 6  # maximum number of batches in a group
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
-SAME = 1e-4  # relative difference of banks that must be equal
-SGD: dict[str, Any] = {"lr": 1.0, "momentum": 0.9, "weight_decay": 1e-4}  # of the recipe
+SAME = 1e-4  # maximum relative difference between banks that should be equal
+SGD: dict[str, Any] = {"lr": 1.0, "momentum": 0.9, "weight_decay": 1e-4}  # the recipe's
 
 Encode = Callable[[Tensor], Tensor]
 
 
 def mining_rows(setting: Setting) -> Iterator[Row]:
-    """Measure single steps of mining, prompts, a batch, and batches as a group."""
+    """Measure mining steps, prompts, a batch, and a group of batches."""
     yield from step_rows(setting)
     yield prompt_row(setting)
     yield batch_row(setting)
@@ -35,7 +35,7 @@ def mining_rows(setting: Setting) -> Iterator[Row]:
 
 
 def step_rows(setting: Setting) -> Iterator[Row]:
-    """Measure single steps of mining."""
+    """Measure single mining steps."""
     sizes, clip, encode = setting.sizes, setting.clip, encoder(setting)
     side, generator = sizes.crop // 4 // GRID[0], setting.generator()
     channels_first = torch.randn(sizes.styles, sizes.architecture.channels(0), side, side, generator=generator)
@@ -49,7 +49,7 @@ def step_rows(setting: Setting) -> Iterator[Row]:
             return encode(x)
 
     def step(network: Encode) -> float:
-        """Return the shortest time from one call of the network to the next, which is a whole step."""
+        """Return the shortest interval between two calls of the network, i.e. the time of one step."""
         moments = []
 
         def timed(x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def step_rows(setting: Setting) -> Iterator[Row]:
         return min(after - before for before, after in pairwise(moments))
 
     def bare(inputs: Tensor, network: Encode) -> None:
-        """Run the frozen network alone: no weight gradients, no styles, no optimizer."""
+        """Run only the frozen network, without weight gradients, styles and optimizer."""
         x = inputs.detach().requires_grad_()
         torch.autograd.grad(network(x).sum(), x)
 
@@ -73,27 +73,27 @@ def step_rows(setting: Setting) -> Iterator[Row]:
     }
     seconds = {name: value / sizes.styles for name, value in in_turns(contenders, 2 * sizes.rounds).items()}
     yield Row(
-        "mining step, per style", seconds["step"], "bare frozen forward and backward", seconds["bare"],
-        target="mining step over the bare frozen forward and backward", at_most=1.10,
+        "mining step, per style", seconds["step"], "frozen forward and backward pass alone", seconds["bare"],
+        target="mining step / frozen forward and backward pass alone", at_most=1.10,
     )  # fmt: skip
     yield Row(
-        "mining step, per style", seconds["step"], "plain loop's step", seconds["plain"],
-        target="mining step over the plain loop's (1.5 times faster)", at_most=1 / 1.5,
+        "mining step, per style", seconds["step"], "step of the plain loop", seconds["plain"],
+        target="mining step / step of the plain loop (1.5 times faster)", at_most=1 / 1.5,
     )  # fmt: skip
-    name = "bare frozen forward and backward, per style"
+    name = "frozen forward and backward pass alone, per style"
     yield Row(name, seconds["bare"], "unfolded, channels first", seconds["plain bare"])
     yield Row("mining step in bfloat16, per style", seconds["half"], "in float32", seconds["step"])
 
 
 def encoder(setting: Setting) -> Encode:
-    """Return the network behind the mined stage in the form that the miner runs."""
+    """Return the layers after the mined stage as the miner runs them."""
     network = CLIPResNet.from_state_dict(setting.clip.state_dict(), trainable=()).to(setting.device)
     side = network.input_side("res2")
     return lambda patches: network.encode_from("res2", F.adaptive_avg_pool2d(patches, side))
 
 
 def prompt_row(setting: Setting) -> Row:
-    """Measure the encoding of one prompt."""
+    """Measure the time to encode one prompt."""
     prompt, weights = ["Haunting Shadows style traffic light"], setting.clip.state_dict()
     contenders = {
         "short": setting.timed(lambda: PromptEncoder(weights, device=setting.device)(prompt, IMAGENET_TEMPLATES)),
@@ -101,13 +101,13 @@ def prompt_row(setting: Setting) -> Row:
     }
     seconds = in_turns(contenders, setting.sizes.rounds)
     return Row(
-        f"prompt in {len(IMAGENET_TEMPLATES)} sentences", seconds["short"], "as rows of 77 tokens", seconds["full"],
-        target="prompt over rows of 77 tokens (3 times faster)", at_most=1 / 3,
+        f"prompt in {len(IMAGENET_TEMPLATES)} sentences", seconds["short"], "padded to 77 tokens", seconds["full"],
+        target="prompt / prompt padded to 77 tokens (3 times faster)", at_most=1 / 3,
     )  # fmt: skip
 
 
 def batch_row(setting: Setting) -> Row:
-    """Measure a batch, nearly all prompts of which were drawn before: a class set has few."""
+    """Measure a batch whose prompts are nearly all cached, because there are few prompts per class."""
     sizes, clip, templates = setting.sizes, setting.clip, IMAGENET_TEMPLATES[: setting.sizes.templates]
     cfg = setting.config("STYLE_MINING.STEPS", sizes.mining_steps, "STYLE_MINING.TEMPLATES", list(templates))
     miner, batch = (
@@ -134,12 +134,12 @@ def batch_row(setting: Setting) -> Row:
     contenders = {"ours": setting.timed(lambda: miner.mine_batch(0, batch)), "plain": setting.timed(plain)}
     seconds = in_turns(contenders, rounds=2, warm_up=False)
     ours, theirs = mined.final_loss.mean().item(), plain_runs[-1].loss().item()
-    # Not equal: features of 0 are at the ReLU's kink, where rounding decides on the gradient.
+    # Losses differ slightly: features of 0 are at the ReLU's kink, where rounding determines the gradient.
     if abs(ours - theirs) > 0.05 * theirs:
-        raise AssertionError(f"mined styles have a loss of {ours:.3f}, those of the plain loop one of {theirs:.3f}")
+        raise AssertionError(f"mined styles have a loss of {ours:.3f}, but those of the plain loop {theirs:.3f}")
     return Row(
-        f"mining batch of {len(texts)} styles", seconds["ours"], "plain loop without remembered prompts",
-        seconds["plain"], target="mining batch over the plain loop's (1.5 times faster)", at_most=1 / 1.5,
+        f"mining batch of {len(texts)} styles", seconds["ours"], "plain loop without a prompt cache",
+        seconds["plain"], target="mining batch / batch of the plain loop (1.5 times faster)", at_most=1 / 1.5,
     )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def labeled_batch(setting: Setting, images: int, crop: int) -> list[dict[str, Te
 
 
 def group_rows(setting: Setting) -> Iterator[Row]:
-    """Measure batches as a group, with a small network: a batch of RN50 fills the machine, and no config groups it."""
+    """Measure grouped batches with a small network. A single RN50 batch occupies all cores, so it is never grouped."""
     register()
     weights, cfg = load_clip_state_dict("minitown"), load_config(str(CONFIGS / "famix.yaml"))
     cfg.merge_from_list(["MODEL.DEVICE", setting.device, "STYLE_MINING.METRIC", "euclidean"])
@@ -169,10 +169,10 @@ def group_rows(setting: Setting) -> Iterator[Row]:
     expected, got = styles(apart()), styles(miner.mine_batches(batches))
     contenders = {"together": setting.timed(lambda: miner.mine_batches(batches)), "apart": setting.timed(apart)}
     seconds = in_turns(contenders, setting.sizes.rounds)
-    name = f"the town's CLIP: {len(batches)} batches as a group"
-    yield Row(name, seconds["together"], "one by one", seconds["apart"])
+    name = f"the town's CLIP: {len(batches)} batches in a group"
+    yield Row(name, seconds["together"], "one at a time", seconds["apart"])
     difference = float((expected - got).norm() / expected.norm())
     yield Row(
-        "bank of grouped batches: difference", difference, "allowed, relative", SAME, unit="",
-        target="bank of grouped batches: the same as without, difference over 1e-4", at_most=1.0,
+        "bank of grouped batches: relative difference", difference, "limit", SAME, unit="",
+        target="bank of grouped batches: relative difference / 1e-4", at_most=1.0,
     )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Plain versions of the project's fast paths, for comparison: the same computations without optimizations.
+"""Unoptimized versions of the project's fast paths, for comparison.
 
-Mining runs OpenAI's own implementation of CLIP, with unfolded layers, channels first in memory, rows of 77 tokens and
-no cache of prompts. The segmentor keeps the project's modules, but runs each convolution and each norm separately,
-channels first.
+Mining runs OpenAI's implementation of CLIP with unfolded layers, channels-first memory, prompts padded to 77 tokens and
+no prompt cache. The segmentor keeps the project's modules, but runs each convolution and each norm separately, in
+channels-first memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def plain_tail(clip: CLIP, patches: Tensor) -> Tensor:
 
 
 def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return embeddings (N, D) of unit length, each sentence as a row of 77 tokens."""
+    """Return unit-length embeddings (N, D), encoding each sentence as 77 tokens."""
     device = clip.visual.conv1.weight.device
     means = []
     with torch.no_grad():
@@ -47,9 +47,9 @@ def plain_prompts(clip: CLIP, texts: Sequence[str], templates: Sequence[str]) ->
 
 
 def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the first patch of each class (N, C, h, w) by ascending class, with loops over cells and images.
+    """Return the first patch of each class (N, C, h, w) in ascending order, looping over grid cells and images.
 
-    Features are (B, C, H, W) and labels (B, H', W'), int64; the grid is (rows, cols).
+    Features are (B, C, H, W), labels are (B, H', W') int64, and the grid is (rows, cols).
     """
     found: dict[int, Tensor] = {}
     for feature_rows, label_rows in zip(features.chunk(grid[0], 2), labels.chunk(grid[0], 1), strict=True):
@@ -60,7 +60,7 @@ def plain_class_patches(features: Tensor, labels: Tensor, grid: tuple[int, int])
 
 
 class PlainSteps:
-    """Optimization of the styles of patches (N, C, h, w) for texts (N, D), by autograd and torch's SGD."""
+    """Optimization of the styles of patches (N, C, h, w) toward texts (N, D) with autograd and torch's SGD."""
 
     def __init__(self, clip: CLIP, patches: Tensor, texts: Tensor, **sgd: Any) -> None:
         patches = patches.contiguous()
@@ -77,7 +77,7 @@ class PlainSteps:
         return (1 - F.cosine_similarity(plain_tail(self.clip, restyled), self.texts)).mean()
 
     def step(self) -> None:
-        """Do one step."""
+        """Run one step."""
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
@@ -85,7 +85,7 @@ class PlainSteps:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """Run the project's networks unfolded and channels first while the context is open."""
+    """While the context is open, run the project's networks with unfolded layers in channels-first memory."""
 
     def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
         padding = [dilation * int(side) for side in conv.padding]

@@ -1,4 +1,4 @@
-"""Base of the speed benchmark: sizes, networks, seeded inputs, measuring in turns, and the tables."""
+"""Basis of the speed benchmark: sizes, networks, seeded inputs, alternating measurements, and tables."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,28 +26,28 @@ GRID = (3, 3)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the measured work; lengths are in pixels."""
+    """Sizes of the measured work. Lengths are in pixels."""
 
     architecture: CLIPArchitecture = ARCHITECTURES["RN50"]
-    text_layers: int | None = None  # None: 12
-    styles: int = 4  # of a mining step
-    mining_images: int = 2  # of a mining batch
-    mining_steps: int = 20  # of a whole batch
-    templates: int = 16  # sentences of a prompt in it
-    crop: int = 768  # side of the crops of mining
-    step_crop: int = 384  # side of the crops of training steps
-    images: int = 2  # of a training step
+    text_layers: int | None = None  # None uses 12
+    styles: int = 4  # styles per mining step
+    mining_images: int = 2  # images per mining batch
+    mining_steps: int = 20  # optimization steps per mining batch
+    templates: int = 16  # sentences per prompt in a mining batch
+    crop: int = 768  # side of the mining crops
+    step_crop: int = 384  # side of the crops in training steps
+    images: int = 2  # images per training step
     evaluated: tuple[int, int] = (1024, 2048)  # height and width of whole images
-    evaluated_images: int = 3  # of a pass over a test set
-    rounds: int = 3  # in which contenders take turns
+    evaluated_images: int = 3  # images in the test set
+    rounds: int = 3  # number of rounds in which the compared functions take turns
 
     def __str__(self) -> str:
         height, width = self.evaluated
         return (
-            f"crops of {self.crop} x {self.crop}, in timed training steps {self.step_crop} x {self.step_crop}; training steps of "
-            f"{self.images} images; mining steps of {self.styles} "
-            f"styles; mining batches of {self.mining_images} images, {self.mining_steps} steps (the recipe: 16 images, "
-            f"100 steps), {self.templates} sentences of a prompt (80); whole images of {height} x {width}"
+            f"mining crops of {self.crop} x {self.crop} and training crops of {self.step_crop} x {self.step_crop} "
+            f"pixels; {self.images} images per training step; {self.styles} styles per mining step; "
+            f"{self.mining_images} images, {self.mining_steps} steps and {self.templates} sentences per prompt in a "
+            f"mining batch (recipe: 16, 100 and 80); whole images of {height} x {width}"
         )
 
 
@@ -65,23 +65,23 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A run of the benchmark, with the networks and inputs that it makes."""
+    """Settings of a benchmark run, with its networks and inputs."""
 
     sizes: Sizes
     device: str
-    seed: int  # of all weights and inputs
+    seed: int  # seed of all weights and inputs
     folder: Path
 
     @cached_property
     def clip(self) -> CLIP:
-        """OpenAI's own implementation with random weights, frozen and in eval mode."""
+        """OpenAI's implementation with random weights, frozen and in eval mode."""
         norms, sizes = {"random_norms": True, "calibrated_norms": True}, self.sizes
         clip = random_clip(sizes.architecture, seed=self.seed, text_layers=sizes.text_layers, **norms)
         return clip.to(self.device).requires_grad_(False)
 
     @cached_property
     def clip_file(self) -> Path:
-        """The same weights as a file."""
+        """File with the same weights."""
         torch.save(self.clip.state_dict(), self.folder / "clip.pt")
         return self.folder / "clip.pt"
 
@@ -96,17 +96,17 @@ class Setting:
         return load_config(str(CONFIG), list(map(str, [*clip, "MODEL.DEVICE", self.device, *options])))
 
     def segmentor(self, *options: object) -> Any:
-        """Return the network of the recipe, frozen up to the last block of CLIP."""
+        """Return the recipe's network, frozen up to the last block of CLIP."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
             return build_model(self.config("MODEL.STYLE.STRATEGY", "none", *options))
 
     def generator(self) -> torch.Generator:
-        """Return a generator on the CPU."""
+        """Return a seeded random number generator on the CPU."""
         return torch.Generator().manual_seed(self.seed)
 
     def random_batch(self, images: int, crop: int) -> list[dict[str, Tensor]]:
-        """Return noise images with random labels, in the format of a loader."""
+        """Return noise images with random labels in the format of a data loader."""
         generator = self.generator()
         return [
             {
@@ -117,13 +117,13 @@ class Setting:
         ]
 
     def now(self) -> float:
-        """Return the time in seconds after all earlier work has finished, a GPU's included."""
+        """Return the time in seconds after all earlier work, including that on a GPU, has finished."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()
 
     def timed(self, call: Callable[[], object]) -> Callable[[], float]:
-        """Return a contender of `in_turns` that runs the call and returns its seconds."""
+        """Return a function for `in_turns` that runs the call and returns its duration in seconds."""
 
         def seconds() -> float:
             start = self.now()
@@ -135,27 +135,27 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: measured work, and the work that it is compared with."""
+    """Table row that compares a measurement with a reference."""
 
     what: str
     value: float
     limit_name: str
     limit: float
-    unit: str = "s"  # or "ms", "" for numbers
-    target: str = ""  # aim of the project; "" for a row that only informs
-    at_most: float = 0.0  # highest ratio of value and limit that meets the target
+    unit: str = "s"  # "s", "ms", or "" for plain numbers
+    target: str = ""  # target of the project, or "" for a row that is only informative
+    at_most: float = 0.0  # maximum ratio that meets the target
 
     @property
     def ratio(self) -> float:
-        """Value over limit; 0 if both are 0."""
+        """Value divided by limit, or 0 if both are 0."""
         return self.value / self.limit if self.limit else float(self.value > 0)
 
 
 def in_turns(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> dict[str, float]:
-    """Return the least of each contender's seconds over rounds in which all take turns.
+    """Return the minimum time of each function in seconds, over rounds in which all functions take turns.
 
-    Other work on the machine then affects all alike, and the least is the time of the work itself. With `warm_up`, one
-    more round before the others does not count.
+    Other load on the machine thus affects all of them equally, and the minimum approximates the time without it. With
+    `warm_up`, one additional round is run first and ignored.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + warm_up):
@@ -180,7 +180,7 @@ def format_table(rows: Iterable[Row]) -> str:
 
 
 def format_targets(rows: Sequence[Row]) -> str:
-    """Return every target with the reached ratio, and by how much a missed one is missed."""
+    """Return a table of all targets with the measured ratios and the margins of missed targets."""
     cells = []
     for row in rows:
         if row.target:

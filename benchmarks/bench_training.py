@@ -1,4 +1,4 @@
-"""Training steps, restyling and evaluation against the bare network."""
+"""Speed of training steps, restyling and evaluation relative to the network alone."""
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -22,7 +22,7 @@ DATASET = "speed_benchmark"
 
 
 class TrainingStep:
-    """Forward, backward and update of the recipe's network."""
+    """Training step of the recipe's network: forward pass, backward pass and update."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.model = setting, setting.segmentor()
@@ -37,19 +37,19 @@ class TrainingStep:
         self.optimizer = build_optimizer(setting.config(), self.model)
 
     def __call__(self, model: nn.Module, batch: list[dict[str, Tensor]]) -> None:
-        """Do a step of any model on the same modules."""
+        """Run a step of a model that consists of the same modules."""
         self.optimizer.zero_grad()
         model(batch)["loss_sem_seg"].backward()
         self.optimizer.step()
 
     def bare(self, images: Tensor) -> None:
-        """Do a step of the layers alone, without preparing a batch, restyling, and the loss."""
+        """Run a step of the layers alone, without batch preparation, restyling and loss."""
         self.optimizer.zero_grad()
         self.model.sem_seg_head.layers(self.model.backbone(images)).mean().backward()
         self.optimizer.step()
 
     def styled(self, strategy: str, batch: list[dict[str, Tensor]]) -> Callable[[], None]:
-        """Return a step with the styles of a strategy."""
+        """Return a function that runs a step with a style strategy."""
         styles = None if strategy == "none" else restyler(self.setting, strategy)
 
         def step() -> None:
@@ -59,7 +59,7 @@ class TrainingStep:
         return step
 
     def unfolded(self, batch: list[dict[str, Tensor]]) -> None:
-        """Do a step without styles through unfolded layers, channels first."""
+        """Run a step without styles, with unfolded layers in channels-first memory."""
         self.model.use_restyler(None)
         with plain_layers():
             self(self.model, batch)
@@ -68,7 +68,7 @@ class TrainingStep:
 def restyler(
     setting: Setting, strategy: str, styles_per_class: int = 500, grid: tuple[int, int] = GRID
 ) -> PatchRestyler:
-    """Return a restyler, with a bank of random styles if it needs one; the recipe's has some 500 styles a class."""
+    """Return a restyler, with a random bank if it needs one. The recipe's bank has about 500 styles per class."""
     strategies = build_strategies(setting.config("MODEL.STYLE.STRATEGY", strategy))
     restyler = PatchRestyler(strategies=strategies, grid=grid, beta=0.1)
     if restyler.needs("bank"):
@@ -81,7 +81,7 @@ def restyler(
 
 
 def training_rows(setting: Setting) -> Iterator[Row]:
-    """Measure training steps, and restyling alone."""
+    """Measure training steps and restyling alone."""
     sizes, side = setting.sizes, setting.sizes.step_crop
     step, batch = TrainingStep(setting), setting.random_batch(sizes.images, side)
     images = torch.randn(sizes.images, 3, side, side, generator=setting.generator()).to(setting.device)
@@ -91,17 +91,17 @@ def training_rows(setting: Setting) -> Iterator[Row]:
         "detectron2": setting.timed(lambda: step(step.detectron2, batch)),
         "unfolded": setting.timed(lambda: step.unfolded(batch)),
     }
-    seconds = in_turns(contenders, 4 * sizes.rounds)  # for a ratio to a hundredth
+    seconds = in_turns(contenders, 4 * sizes.rounds)  # precise enough for ratios with two decimals
     none, name = seconds["none"], "training step, no styles"
     yield Row(
-        "training step, styles of a bank", seconds["bank"], "no styles", none,
-        target="training step with a bank over one without", at_most=1.03,
+        "training step, styles from a bank", seconds["bank"], "no styles", none,
+        target="training step with a bank / without styles", at_most=1.03,
     )  # fmt: skip
     yield Row("training step, noise as styles", seconds["noise"], "no styles", none)
-    yield Row(name, none, "the bare network's step", seconds["bare"])
+    yield Row(name, none, "step of the network alone", seconds["bare"])
     yield Row(
         name, none, "frozen stages unfolded, channels first", seconds["unfolded"],
-        target="training step over one through unfolded layers, channels first (1.15 times faster)", at_most=1 / 1.15,
+        target="training step / with unfolded layers, channels first (1.15 times faster)", at_most=1 / 1.15,
     )  # fmt: skip
     yield Row(name, none, "Detectron2's SemanticSegmentor, same modules", seconds["detectron2"])
     yield from restyling_rows(setting)
@@ -124,11 +124,11 @@ def restyling_rows(setting: Setting) -> Iterator[Row]:
     times = {name: 1000 * value for name, value in in_turns(contenders, 5 * sizes.rounds).items()}
     yield Row("restyling alone, 3 x 3 patches", times["base"], "one read and one write of the map", times["copy"], "ms")
     yield Row("restyling, 12 x 12 patches", times["fine"], "3 x 3 patches", times["base"], "ms")
-    yield Row("restyling, 5000 styles of a class", times["large"], "10 styles", times["small"], "ms")
+    yield Row("restyling, 5000 styles per class", times["large"], "10 styles per class", times["small"], "ms")
 
 
 def evaluation_rows(setting: Setting) -> Iterator[Row]:
-    """Measure an image in a pass from PNG files to a confusion matrix, against the bare forward."""
+    """Measure the evaluation of an image, from PNG files to a confusion matrix, relative to the forward pass alone."""
     sizes, model = setting.sizes, setting.segmentor().eval()
     network = ProtocolInference(model, parse_protocol("native")).eval()
     pixels = torch.randn(1, 3, *sizes.evaluated, generator=setting.generator()).to(setting.device)
@@ -142,7 +142,7 @@ def evaluation_rows(setting: Setting) -> Iterator[Row]:
 
     @torch.no_grad()
     def score() -> float:
-        """Return the shortest time between two images, once the loader's process runs."""
+        """Return the shortest interval between two images once the loader's process is running."""
         evaluator.reset()
         moments = []
         for inputs in loader:
@@ -152,13 +152,13 @@ def evaluation_rows(setting: Setting) -> Iterator[Row]:
 
     seconds = in_turns({"score": score, "bare": setting.timed(bare)}, sizes.rounds)
     yield Row(
-        "evaluation, per image", seconds["score"], "the bare forward", seconds["bare"],
-        target="evaluation over the bare forward", at_most=1.15,
+        "evaluation, per image", seconds["score"], "forward pass alone", seconds["bare"],
+        target="evaluation / forward pass alone", at_most=1.15,
     )  # fmt: skip
 
 
 def write_scenes(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Render scenes of the town, and return the definition file of their dataset."""
+    """Render scenes of the town and return the definition file for their dataset."""
     write_tree(folder, "val", ["clear"], range(count), size)
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     files = {"name": DATASET, "root": str(folder), "images": images, "labels": labels, "splits": {"val": {}}}

@@ -1,13 +1,13 @@
-"""From day to dusk on real images: no randomization, color jitter, noise, FAMix, both, and FAMix with one style an image.
+"""Training on CamVid's daytime images and evaluation at dusk, with color jitter, noise, FAMix and combinations.
 
     DETECTRON2_DATASETS=... python benchmarks/camvid_dusk.py [--seeds 1 2 3] [--clip FILE] [--report FILE]
 
-The town's CLIP is first trained further on crops of CamVid's day images in all looks, which takes about ten minutes;
---clip uses an existing one. All methods train the same layers for as long. The seed of a run is also that of its mining.
-Finished runs are kept, stopped ones continue.
+The town's CLIP is first fine-tuned on crops of CamVid's daytime images in all looks, which takes about ten minutes; use
+--clip to skip this step. All methods train the same layers for the same number of iterations. Each run uses its seed
+for both mining and training. Finished runs are kept, and interrupted runs are resumed.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import subprocess
@@ -18,14 +18,14 @@ from common import PROJECT, Method, Needs, study_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = study_parser(__doc__, "output/camvid_dusk")
-    parser.add_argument("--clip", type=Path, metavar="FILE", help="CLIP to start from (default: one is trained first)")
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="CLIP to start from (default: train one first)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 from study import Study
 
@@ -50,7 +50,7 @@ CLIP_TRAINING = ("--steps", "800", "--learning-rate", "5e-4", "--warmup", "20", 
 
 
 class Benchmark(Study):
-    """METHODS x seeds."""
+    """Study that runs METHODS with several seeds."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.clip: Path = arguments.clip or arguments.output / "clip.safetensors"
@@ -58,20 +58,20 @@ class Benchmark(Study):
         super().__init__(arguments, dict(METHODS), ("FAMix", METHODS["FAMix"]), options)
 
     def run(self) -> None:
-        """Train the CLIP on crops of the day images if needed, then make all runs.
+        """Train the CLIP on crops of the daytime images if needed, then run all experiments.
 
         Raises:
-            FAMixError: training the CLIP failed; its messages precede this one.
+            FAMixError: training the CLIP failed. The messages of the training program precede this error.
         """
         if not self.clip.exists():
             plan = ["--dataset", "camvid_train_day", "--initial", CLIP_FILE, *CLIP_TRAINING, "--output", self.clip]
             tool = PROJECT / "tools/train_mini_clip.py"
             if subprocess.run([sys.executable, str(tool), *map(str, plan)], check=False).returncode:
-                raise FAMixError("Training the CLIP failed, see the messages above.")
+                raise FAMixError("Training the CLIP failed. See the messages above.")
         super().run()
 
     def scores(self, name: str, target: str) -> list[float]:
-        """Return the mIoU on a target, seed by seed."""
+        """Return the mIoU on a target for each seed."""
         return [self.results(name, seed)[TARGETS[target]]["sem_seg"]["mIoU"] for seed in self.seeds]
 
     def report(self, command: str) -> str:
@@ -90,7 +90,7 @@ class Benchmark(Study):
             self.describe_runs(),
             f"Seeds {', '.join(map(str, self.seeds))}. mIoU in percent; "
             f"{read_occurring(self.experiment('none', self.seeds[0]).output)}. Mean ± standard deviation (n - 1) over "
-            "the seeds; gains over `none` in points, paired by seed, with p of the two-sided paired t-test.",
+            "the seeds. Gains vs. `none` are in points, paired by seed, with p-values of the two-sided paired t-test.",
             markdown(["method", "day", "dusk", "gain at dusk", "p", "minutes"], rows),
         ]
         return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Parts of the benchmarks that need no PyTorch: command lines, paths of the project, and methods of studies."""
+"""Parts of the benchmarks that do not import PyTorch: command lines, project paths, and methods of studies."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ POSITIVE = partial(whole_number, lowest=1)
 
 
 def load_script(path: str) -> ModuleType:
-    """Import a script outside of the package, e.g. "demo.py" or "tools/export.py" below PROJECT."""
+    """Import a script from outside the package, e.g. "demo.py" or "tools/export.py" below PROJECT."""
     spec = importlib.util.spec_from_file_location(f"famix_{Path(path).stem}", PROJECT / path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -25,7 +25,7 @@ def load_script(path: str) -> ModuleType:
 
 
 def benchmark_parser(description: str | None, device: bool = False) -> argparse.ArgumentParser:
-    """Make a parser that shows the docstring of a script; `device` adds --device."""
+    """Create a parser with the docstring of a script as its description. `device` adds --device."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if device:
         parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -33,44 +33,48 @@ def benchmark_parser(description: str | None, device: bool = False) -> argparse.
 
 
 def study_parser(description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3)) -> argparse.ArgumentParser:
-    """Make a parser with the arguments of `study.Study`; `output` and `seeds` are defaults."""
+    """Create a parser for the arguments of `study.Study`, with the defaults `output` and `seeds`."""
     parser = benchmark_parser(description)
     defaults = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", nargs="+", type=whole_number, default=list(seeds), help=f"(default: {defaults})")
-    parser.add_argument("--jobs", type=POSITIVE, default=2, help="runs side by side, of one thread each (default: 2)")
     parser.add_argument(
-        "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder of the runs (default: {output})"
+        "--seeds", nargs="+", type=whole_number, default=list(seeds), help=f"seeds (default: {defaults})"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report there")
-    parser.add_argument("--quick", type=POSITIVE, metavar="N", help="train N iterations only, to test the set-up")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    parser.add_argument(
+        "--jobs", type=POSITIVE, default=2, help="number of parallel runs, one thread each (default: 2)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path(output), metavar="DIR", help=f"folder for the runs (default: {output})"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report to this file")
+    parser.add_argument("--quick", type=POSITIVE, metavar="N", help="train for only N iterations, to test the setup")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, after --")
     return parser
 
 
 class Needs(Enum):
-    """Input of a method that comes from other runs or from labeled images; the value begins with its setting."""
+    """Input that a method needs from other runs or labeled images. The value starts with the affected setting."""
 
     NOTHING = ""
-    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # matched to the styles that the study mined with the same seed
-    AGNOSTIC_BANK = "bank, class-agnostic"  # that of the same seed, rewritten
-    MEASURED_BANK = "bank, measured"  # on labeled images of the tested conditions
+    NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # matched to the styles mined with the same seed
+    AGNOSTIC_BANK = "bank, class-agnostic"  # bank mined with the same seed, without classes
+    MEASURED_BANK = "bank, measured"  # measured on labeled images of the tested conditions
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a study: a config below PROJECT/configs, and KEY VALUE pairs that override it."""
+    """Method in a study: a config below PROJECT/configs and KEY VALUE pairs that override it."""
 
     config: str
     options: tuple[str, ...] = ()
-    same_without: str | None = None  # the same method without styles
+    same_without: str | None = None  # name of the same method without styles
     needs: Needs = Needs.NOTHING
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Settings that depend on other runs and images, see `famix_minitown.experiment.same_settings`."""
+        """Settings that depend on other runs or on images (see `famix_minitown.experiment.same_settings`)."""
         return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
 
     @property
     def needs_mined_bank(self) -> bool:
-        """Whether the run that mines with the same seed must be finished first."""
+        """Whether the mining run with the same seed must finish first."""
         return self.needs in (Needs.NOISE_SCALE, Needs.AGNOSTIC_BANK)

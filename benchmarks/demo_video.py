@@ -1,15 +1,15 @@
-"""Cost of reading, drawing and writing a video: frames per second of the demo over those of the bare network.
+"""Cost of reading, drawing and writing a video: throughput of demo.py relative to the network alone.
 
-The frames, 60 PNGs of 480 x 360 pixels in a folder as CamVid's, are rendered scenes of the miniature town. Every round
-first sends the decoded frames through the network alone, then has demo.py make a video of overlays of the folder, from
-listing it to closing the video, with the network loaded before. The table has the median and the extremes of the
-rounds, by the clock and by the processor time of the program, which other programs do not disturb; that of a GPU is not
-in it. The network has a random decoder; weights make no difference.
+The frames are rendered scenes of the miniature town, by default a folder with 60 PNGs of 480 x 360 pixels, the size of
+CamVid's. Each round first runs the network alone on the decoded frames. It then runs demo.py on the folder to write a
+video of overlays, with the network already loaded. The table shows the median, minimum and maximum over the rounds, in
+wall-clock time and in processor time. Processor time is not affected by other programs and excludes the GPU. The
+decoder has random weights, which do not affect the speed.
 
     python benchmarks/demo_video.py [--frames 60] [--size 360 480] [--rounds 5] [--config-file FILE] [--device cuda]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import tempfile
@@ -26,17 +26,17 @@ CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__, device=True)
-    parser.add_argument("--frames", type=POSITIVE, default=60, help="(default: 60)")
-    parser.add_argument("--size", type=POSITIVE, nargs=2, default=(360, 480), metavar=("H", "W"), help="in pixels")
-    parser.add_argument("--rounds", type=POSITIVE, default=5, help="(default: 5)")
-    parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: the miniature town's baseline)")
+    parser.add_argument("--frames", type=POSITIVE, default=60, help="number of frames (default: 60)")
+    parser.add_argument("--size", type=POSITIVE, nargs=2, default=(360, 480), metavar=("H", "W"), help="frame size")
+    parser.add_argument("--rounds", type=POSITIVE, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--config-file", type=Path, default=CONFIG, help="config (default: the town's baseline)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from PIL import Image
@@ -48,19 +48,19 @@ from famix_minitown.conditions import CONDITIONS, apply_condition
 from famix_minitown.scene import render_scene
 from famix_minitown.study import describe_machine, markdown
 
-FIRST_SEED = 400_000  # of scenes without other uses
+FIRST_SEED = 400_000  # first seed of scenes that no dataset uses
 RATE = "10"
 
 
 def rates(frames: int, work: Callable[[], object]) -> tuple[float, float]:
-    """Return frames per second by the clock, and per second of the processor."""
+    """Return frames per second of wall-clock time and of processor time."""
     start = time.perf_counter(), time.process_time()
     work()
     return frames / (time.perf_counter() - start[0]), frames / (time.process_time() - start[1])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     args = make_parser().parse_args()
     load_plugins()
     demo, size = load_script("demo.py"), (args.size[0], args.size[1])
@@ -95,14 +95,14 @@ def main() -> None:
     print(describe_machine(args.device))
     print(f"{len(frames)} frames of {size[1]} x {size[0]} pixels, {args.rounds} rounds, {args.config_file.name}\n")
     rows = []
-    for place, clock in enumerate(("clock", "processor")):
+    for place, clock in enumerate(("wall-clock", "processor")):
         values = {
             "frames per second, network alone": [network[place] for network, _ in rounds],
             "frames per second, demo": [demo[place] for _, demo in rounds],
             "demo / network": [demo[place] / network[place] for network, demo in rounds],
         }
         for name, taken in values.items():
-            rows.append([f"{name}, by the {clock}", *(f"{f(taken):.2f}" for f in (median, min, max))])
+            rows.append([f"{name}, {clock} time", *(f"{f(taken):.2f}" for f in (median, min, max))])
     print(markdown(["", "median", "min", "max"], rows))
 
 

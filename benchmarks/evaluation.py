@@ -1,12 +1,13 @@
-"""Cost of scoring without the network: the streaming evaluator against Detectron2's SemSegEvaluator.
+"""Time and memory for scoring alone: the streaming evaluator compared with Detectron2's SemSegEvaluator.
 
-Speed: both get the same scores (19, 1024, 2048) of smooth regions and read the same label files, in turns, so that
-other work on the machine affects both alike. Memory: each scores 20 and 200 smaller images in a process of its own.
+Speed: both evaluators get the same scores (19, 1024, 2048) with smooth regions and read the same label files. They
+alternate, so other load on the machine affects both equally. Memory: each evaluator scores 20 and 200 smaller images in
+its own process.
 
     python benchmarks/evaluation.py [--images 4] [--rounds 5] [--device cuda] [--skip-memory]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import multiprocessing
@@ -22,16 +23,16 @@ from common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__, device=True)
-    parser.add_argument("--images", type=POSITIVE, default=4, help="of a round (default: 4)")
-    parser.add_argument("--rounds", type=POSITIVE, default=5, help="of both evaluators (default: 5)")
+    parser.add_argument("--images", type=POSITIVE, default=4, help="number of images per round (default: 4)")
+    parser.add_argument("--rounds", type=POSITIVE, default=5, help="number of rounds per evaluator (default: 5)")
     parser.add_argument("--skip-memory", action="store_true", help="measure speed only")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import numpy as np
 import torch
@@ -47,19 +48,19 @@ from famix_minitown.study import describe_machine, markdown
 NAME = "evaluation_benchmark"
 NUM_CLASSES, IGNORE = len(CITYSCAPES_CLASSES), 255
 LARGE, SMALL = (1024, 2048), (256, 512)
-FEW, MANY = 20, 200  # images in the measurement of memory
+FEW, MANY = 20, 200  # numbers of images in the memory measurements
 STREAMING, DETECTRON2 = "streaming", "SemSegEvaluator"
 
 
 def smooth_scores(size: tuple[int, int], seed: int) -> torch.Tensor:
-    """Return scores (19, H, W) with a highest class that changes between regions, as a network's."""
+    """Return scores (19, H, W) whose highest class varies by region, as in a network's output."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, NUM_CLASSES, size[0] // 64, size[1] // 64, generator=generator)
     return F.interpolate(coarse, size, mode="bicubic")[0]
 
 
 def write_labels(folder: Path, size: tuple[int, int], count: int) -> None:
-    """Write label files with a tenth of ignored rows, and register them as a dataset."""
+    """Write label files in which a tenth of the rows is ignored, and register them as a dataset."""
     records = []
     for index in range(count):
         labels = smooth_scores(size, 1000 + index).max(dim=0).indices.to(torch.uint8).numpy()
@@ -72,7 +73,7 @@ def write_labels(folder: Path, size: tuple[int, int], count: int) -> None:
 
 
 def make_evaluator(name: str) -> DatasetEvaluator:
-    """Make an evaluator for the registered dataset."""
+    """Create an evaluator for the registered dataset."""
 
     def read(path: str, dtype: type = np.uint8) -> np.ndarray:
         with Image.open(path) as image:
@@ -84,7 +85,7 @@ def make_evaluator(name: str) -> DatasetEvaluator:
 
 
 def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
-    """Return the mIoU of one prediction for every image of the dataset."""
+    """Return the mIoU if the same scores are predicted for every image in the dataset."""
     evaluator.reset()
     for record in DatasetCatalog.get(NAME):
         evaluator.process([record], [{"sem_seg": scores}])
@@ -92,7 +93,7 @@ def score_all(evaluator: DatasetEvaluator, scores: torch.Tensor) -> float:
 
 
 def measure_speed(args: argparse.Namespace) -> str:
-    """Return a table of seconds per image; raises AssertionError if the evaluators disagree."""
+    """Return a table of seconds per image. Raises AssertionError if the evaluators disagree."""
     scores = smooth_scores(LARGE, 0).to(args.device)
     taken: dict[str, list[float]] = {STREAMING: [], DETECTRON2: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +107,7 @@ def measure_speed(args: argparse.Namespace) -> str:
                 start = time.perf_counter()
                 score_all(evaluator, scores)
                 taken[name].append((time.perf_counter() - start) / args.images)
-    values = {f"{name}, s an image": seconds for name, seconds in taken.items()}
+    values = {f"{name}, s per image": seconds for name, seconds in taken.items()}
     ratios = [theirs / ours for ours, theirs in zip(taken[STREAMING], taken[DETECTRON2], strict=True)]
     values[f"{DETECTRON2} / {STREAMING}"] = ratios
     rows = [[name, *(f"{f(numbers):.3f}" for f in (median, min, max))] for name, numbers in values.items()]
@@ -114,21 +115,21 @@ def measure_speed(args: argparse.Namespace) -> str:
 
 
 def measure_memory() -> str:
-    """Return a table of the memory that evaluators accumulate."""
+    """Return a table of the memory that the evaluators accumulate."""
     rows = []
     for name in (STREAMING, DETECTRON2):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
             few, many = pool.map(held_kib, [name] * 2, [FEW, MANY])
         rows.append([name, *(f"{value:.1f}" for value in (few, many, (many - few) / (MANY - FEW)))])
-    return markdown(["", *(f"held after {n}, KiB" for n in (FEW, MANY)), "growth, KiB an image"], rows)
+    return markdown(["", *(f"KiB after {n} images" for n in (FEW, MANY)), "growth, KiB per image"], rows)
 
 
 def held_kib(name: str, count: int) -> float:
-    """Return the KiB of Python objects and arrays that an evaluator accumulates over images.
+    """Return the size in KiB of the Python objects and arrays that an evaluator accumulates.
 
-    The first image, which loads and allocates everything needed once, does not count. Neither do tensors: the streaming
-    evaluator has one of fixed size, the other none.
+    The first image, which causes one-time allocations, is not counted. Tensors are not counted either: the streaming
+    evaluator has one of fixed size, and the other evaluator has none.
     """
     torch.set_num_threads(1)
     scores = smooth_scores(SMALL, 0)
@@ -144,10 +145,10 @@ def held_kib(name: str, count: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     args = make_parser().parse_args()
     print(describe_machine(args.device))
-    print(f"Predictions {NUM_CLASSES} x {LARGE[0]} x {LARGE[1]}, {args.images} images a round, {args.rounds} rounds\n")
+    print(f"Scores {NUM_CLASSES} x {LARGE[0]} x {LARGE[1]}, {args.images} images per round, {args.rounds} rounds\n")
     print(measure_speed(args))
     if not args.skip_memory:
         print(f"\nMemory, images of {SMALL[0]} x {SMALL[1]}\n")

@@ -1,13 +1,13 @@
-"""Accuracy and speed of a network of CLIP RN50's shape after its export.
+"""Accuracy and speed of an exported network with CLIP RN50.
 
-The network of configs/GTA5/famix_RN50.yaml has random weights: CLIP's image tower with random norms, and a decoder with
-a random predictor, so that labels differ from pixel to pixel. tools/export.py writes it as ONNX, for torch.export and
-stripped, compares the files with the network, and times both.
+The network of configs/GTA5/famix_RN50.yaml has random weights. The norms of CLIP's image tower and the predictor are
+random as well, so labels differ between pixels. tools/export.py writes the network as ONNX, torch.export and stripped
+files, compares the files with the network, and times both.
 
     python benchmarks/export.py [--config-file FILE] [--sizes 512x1024 385x769] [--runs 3] [--format onnx ...]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import sys
@@ -21,17 +21,17 @@ CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--config-file", type=Path, default=CONFIG, help="(default: configs/GTA5/famix_RN50.yaml)")
     parser.add_argument("--sizes", nargs="+", default=("512x1024", "385x769"), metavar="HxW", help="of images")
-    parser.add_argument("--runs", default="3", help="of a timing (default: 3)")
+    parser.add_argument("--runs", default="3", help="number of timed runs (default: 3)")
     parser.add_argument("--format", nargs="+", default=("onnx", "torch_export", "stripped"), help="(default: all)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ from famix_minitown.study import describe_machine
 
 
 def make_run(config: Path, run: Path) -> None:
-    """Write the files of a finished training."""
+    """Write the files of a finished training run."""
     cfg = load_config(str(config), ["MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
     register_datasets(cfg.DATASETS.FILES)
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def make_run(config: Path, run: Path) -> None:
 
 
 def main() -> int:
-    """Export, and return the exit status of the tool."""
+    """Export the network and return the exit status of the tool."""
     args = make_parser().parse_args()
     config = args.config_file.resolve()
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
@@ -68,7 +68,7 @@ def main() -> int:
         make_run(config, run)
         print(describe_machine(), flush=True)
         seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
-        print(f"{config.name}, random weights; a test image shows {len(seen.visible_classes())} predicted classes\n")
+        print(f"{config.name}, random weights; {len(seen.visible_classes())} classes predicted in a test image\n")
         options = ["--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs]
         return int(load_script("tools/export.py").main([str(run), *options]))
 

@@ -1,13 +1,14 @@
-"""Direction of mined styles compared with that of real images, in the miniature town, which can render every look.
+"""Direction of mined style changes compared with true ones in the miniature town, which can render every look.
 
     python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--metric euclidean source] [--patches 200]
 
-A patch of a clear street and the same patch under a look have different styles. Mining should find their difference
-from the name of the look alone. The table shows the cosine between mined and true differences (over all looks, over
-weathers, over looks that resemble no weather, and, as a control, with exchanged looks) and the ratio of their lengths.
+A patch of a clear street and the same patch under a look have different styles. Mining should find this difference from
+the name of the look alone. The table shows the cosine between mined and true differences and the ratio of their
+lengths. Cosines are averaged over all looks, over weather, over looks that do not resemble any weather and, as a
+control, over differences of exchanged looks.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 from dataclasses import dataclass
@@ -18,18 +19,20 @@ METRICS = ("euclidean", "source")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="(default: the town's)")
-    parser.add_argument("--steps", nargs="+", type=int, default=[5, 15, 60], help="of mining (default: 5 15 60)")
-    parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="of the steps (default: both)")
+    parser.add_argument("--clip", default="minitown", metavar="WEIGHTS", help="CLIP weights (default: the town's)")
+    parser.add_argument(
+        "--steps", nargs="+", type=int, default=[5, 15, 60], help="numbers of mining steps (default: 5 15 60)"
+    )
+    parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="mining metrics (default: both)")
     parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
-    parser.add_argument("--seed", type=int, default=1, help="of patches and looks (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of patches and looks (default: 1)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import numpy as np
 import torch
@@ -46,18 +49,18 @@ from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import render_scene
 from famix_minitown.study import describe_machine, markdown
 
-FIRST_SCENE = 400_000  # in no dataset, and unknown to CLIP
-SIDE = 192  # of the crops that training takes
+FIRST_SCENE = 400_000  # first seed of scenes that neither a dataset nor CLIP's training uses
+SIDE = 192  # side of a training crop in pixels
 STRENGTH = 0.85
 
 
 @dataclass(frozen=True)
 class Patches:
-    """N patches of clear streets, with a look for each."""
+    """N patches of clear streets, each with a look."""
 
     features: Tensor  # (N, C, h, w), at the mined stage
-    truth: Tensor  # (N, 2C), changes of means and standard deviations by the look
-    source: Tensor  # (P, 2C), statistics of all patches of these streets, clear
+    truth: Tensor  # (N, 2C), changes in means and standard deviations caused by the look
+    source: Tensor  # (P, 2C), statistics of all patches of these streets in clear weather
     classes: list[str]  # name of the dominant class of each patch
     looks: list[str]
 
@@ -69,7 +72,7 @@ def statistics(patches: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
-    """Draw patches and looks; a scene gives one patch, in the middle cell of a crop's 3 x 3 or beside it."""
+    """Draw patches and looks. Each scene yields one patch, a random cell of a crop's 3 x 3 grid."""
     cfg, rng = load_config(str(CONFIGS / "famix.yaml")), np.random.default_rng(seed)
     pixel_mean, pixel_std = (torch.tensor(v).view(-1, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
 
@@ -98,7 +101,7 @@ def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
 
 
 def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int, metric: str) -> list[object]:
-    """Return a row of the table."""
+    """Return a table row for a number of steps and a metric."""
     cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
     texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
     styles = optimize_styles(
@@ -106,7 +109,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
         prompts(texts, tuple(cfg.TEMPLATES)),
         lambda restyled: clip.encode_from("res2", restyled),
         steps=steps,
-        lr=len(texts),  # the loss is a mean over the styles: 1 for each, as in the configs
+        lr=len(texts),  # the loss is a mean over the styles, so this is 1 per style, as in the configs
         momentum=0.0,
         weight_decay=cfg.WEIGHT_DECAY,
         basis=source_basis(patches.source) if metric == "source" else None,
@@ -123,7 +126,7 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Run the benchmark and print the table."""
     arguments = make_parser().parse_args()
     register()
     weights = load_clip_state_dict(arguments.clip)

@@ -1,14 +1,14 @@
-"""The miniature town with every control: methods x seeds, and a report with spread, paired tests and the oracle's gap.
+"""Benchmark of all methods and controls in the miniature town over several seeds, with paired tests.
 
     python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
 
-Runs that have a record in benchmarks/results/runs/minitown are not made again; --rerun makes them again, --recorded
-makes no run. The seed of a run is also that of its mining, so the spread over seeds contains that of mining. The noise
-of method "noise" moves statistics as far as the styles that "famix" mined with the same seed. The bank of "oracle" is
-measured first, on labeled images of the tested conditions. Finished runs are kept, stopped ones continue.
+Runs with a record in benchmarks/results/runs/minitown are skipped. Use --rerun to repeat them, or --recorded to only
+print the records. Each run uses its seed for both mining and training, so the spread over seeds includes mining. The
+method "noise" moves statistics as far as the styles that "famix" mined with the same seed. The bank of "oracle" is
+measured on labeled images of the tested conditions. Finished runs are kept, and interrupted runs are resumed.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 from pathlib import Path
@@ -18,23 +18,25 @@ from minitown_methods import ABLATIONS, METHODS, MINED
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = study_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
-    parser.add_argument("--configs", nargs="+", default=list(METHODS), choices=METHODS, help="methods (default: all)")
-    parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
-    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
     parser.add_argument(
-        "--records", type=Path, metavar="DIR", help="records of finished runs (default: benchmarks/results/runs/minitown; "
-        "with --quick, --clip or settings of your own, a folder of the runs)",
+        "--configs", nargs="+", default=list(METHODS), choices=METHODS, help="methods to run (default: all)"
+    )
+    parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
+    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: the CLIP in the configs)")
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR", help="folder for records of finished runs (default: "
+        "benchmarks/results/runs/minitown, or OUTPUT/records with --quick, --clip or KEY VALUE)",
     )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--recorded", action="store_true", help="print the recorded runs, make none")
-    which.add_argument("--rerun", action="store_true", help="make recorded runs again and replace their records")
+    which.add_argument("--recorded", action="store_true", help="print the recorded runs without running anything")
+    which.add_argument("--rerun", action="store_true", help="repeat recorded runs and replace their records")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 from minitown_report import write_report
 from study import Run, Study
@@ -52,7 +54,7 @@ SCORED = [
 
 
 class Benchmark(Study):
-    """METHODS and ABLATIONS x seeds; `records` has the finished runs by method and seed."""
+    """Study of METHODS and ABLATIONS. `records` contains the finished runs by method and seed."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         methods = {name: METHODS[name] for name in arguments.configs} | (ABLATIONS if arguments.ablations else {})
@@ -64,17 +66,17 @@ class Benchmark(Study):
         self.records: dict[str, dict[int, RunRecord]] = {}
 
     def recorded(self, method: str, seed: int) -> RunRecord | None:
-        """Return the record of a run if its settings are those of today."""
+        """Return the record of a run, or None if it is missing or has different settings."""
         record, derived = RunRecord.load(self.folder, method, seed), self.methods[method].derived
         if record is None or not same_settings(record.settings, self.experiment(method, seed).settings(), derived):
             return None
         return record
 
     def run(self) -> None:
-        """Read the records, then make all other runs and write the record of each as soon as it is finished.
+        """Read the records, run the remaining experiments, and record each of them as soon as it finishes.
 
         Raises:
-            FAMixError: only recorded runs are asked for, and there are none.
+            FAMixError: only recorded runs are requested, and there are none.
         """
         found = {run: record for run in self.pairs() if not self.rerun and (record := self.recorded(*run))}
 
@@ -89,7 +91,7 @@ class Benchmark(Study):
                 self.records.setdefault(name, {})[seed] = found[name, seed]
         if not self.records:
             raise FAMixError(
-                f"no records of these settings in '{self.folder}' for --recorded. Omit it to make the runs."
+                f"no records with these settings in '{self.folder}'. Omit --recorded to run the experiments."
             )
         self.records = {name: self.records[name] for name in self.methods if name in self.records}
 

@@ -1,12 +1,12 @@
-"""Resemblance of web looks to the tested conditions, from which the list of "strict" looks follows.
+"""Similarity of web looks to the tested conditions, which determines the "strict" looks.
 
     python benchmarks/minitown_looks.py [--scenes 30]
 
-For every look and condition: the cosine between their changes of the means and standard deviations of color and detail
-in the patches of clear scenes, which are in no dataset.
+For every look and condition, the table shows the cosine between the changes that they cause in the mean and standard
+deviation of color and detail, over patches of clear scenes that no dataset uses.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--scenes", type=POSITIVE, default=30, help="(default: 30)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import cv2
 import numpy as np
@@ -35,14 +35,14 @@ from famix_minitown.looks import LOOKS, WEATHER, apply_looks
 from famix_minitown.scene import Scene, render_scene
 from famix_minitown.study import describe_machine, markdown
 
-RESEMBLING = 0.6  # from this cosine on, a look resembles a condition
+RESEMBLING = 0.6  # minimum cosine at which a look resembles a condition
 FIRST_SCENE = 420_000
 STRENGTH = 0.85
-GRID = (3, 6)  # of square patches of a scene
+GRID = (3, 6)  # rows and columns of square patches in a scene
 
 
 def image_statistics(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return mean and standard deviation of red, green, blue and detail in every patch, (2 * 3 * 6 * 4,).
+    """Return the mean and standard deviation of red, green, blue and detail in every patch, (2 * 3 * 6 * 4,).
 
     Detail is the magnitude of the gray image's Laplacian.
     """
@@ -55,7 +55,7 @@ def image_statistics(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def look_resemblance(scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
-    """Return look -> tested condition -> mean cosine in [-1, 1] between their changes of clear scenes, weather aside."""
+    """Return the mean cosine in [-1, 1] between the changes caused by each non-weather look and tested condition."""
     looks = [look.name for look in LOOKS.values() if look.family != WEATHER]
     conditions = list(CONDITIONS)[1:]  # the first is the source
 
@@ -74,7 +74,7 @@ def look_resemblance(scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Run the benchmark and print the table."""
     count = make_parser().parse_args().scenes
     table = look_resemblance([render_scene(FIRST_SCENE + index) for index in range(count)])
     rows = []
@@ -83,7 +83,7 @@ def main() -> None:
         verdict = nearest if cosines[nearest] >= RESEMBLING else ""
         rows.append([LOOKS[look].phrases[0], *(f"{value:.2f}" for value in cosines.values()), verdict])
     print(describe_machine())
-    print(f"{count} scenes; a look resembles a condition from a cosine of {RESEMBLING}\n")
+    print(f"{count} scenes; a look resembles a condition if the cosine is at least {RESEMBLING}\n")
     print(markdown(["look", *next(iter(table.values())), "resembles"], rows))
 
 

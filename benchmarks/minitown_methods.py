@@ -1,10 +1,10 @@
-"""Methods of the town's benchmark, apart from PyTorch."""
+"""Methods in the town's benchmark. This module does not import PyTorch."""
 
 from common import Method, Needs
 
-MINED = "famix"  # its mined banks are the input of other methods
+MINED = "famix"  # other methods use its mined banks
 CHOSEN = "jitter08half"  # the best plain jitter, used by the configs with jitter; see minitown_report.choose_strength
-STRONGEST = "jitter08"  # the jitter of the paper: 0.8, on all images
+STRONGEST = "jitter08"  # the paper's jitter: 0.8 on all images
 
 
 def _jitter(strength: float, share: float = 1.0) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def _method(config: str, *options: str, same_without: str | None = "baseline", n
 
 
 def _with_jitter(config: str) -> dict[str, Method]:
-    """Return a method with the strengths that cost little on clear days without styles."""
+    """Return a method with each jitter strength that costs little on clear days without styles."""
     names = [name for name in _STRENGTHS if name != STRONGEST]
     return {f"{config}_{name}": _method(config, *_STRENGTHS[name], same_without=name) for name in names}
 
@@ -42,7 +42,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "baseline": tuple(_STRENGTHS),
     **{config: tuple(_with_jitter(config)) for config in ("famix", "famix_weather")},
 }
-"""Method without jitter -> the same with each strength of jitter."""
+"""Method without jitter -> same method with each jitter strength."""
 
 ABLATIONS: dict[str, Method] = {
     "no_freeze": _method("famix", "MODEL.CLIP.TRAINABLE", "['all']"),

@@ -1,9 +1,9 @@
-"""Speed of rendering the miniature town on one core: scenes, and conditions applied to them.
+"""Speed of rendering the miniature town on one core, for scenes and for the conditions applied to them.
 
 python benchmarks/minitown_rendering.py [--scenes 60] [--size 192 384]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import time
@@ -18,7 +18,7 @@ from famix_minitown.scene import SIZE, render_scene
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--scenes", type=POSITIVE, default=60, help="(default: 60)")
     parser.add_argument("--size", type=POSITIVE, nargs=2, default=SIZE, metavar=("H", "W"), help="in pixels")
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import cv2
 
@@ -36,7 +36,7 @@ FIRST_SCENE = 500_000
 
 
 def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
-    """Return the median time of calls."""
+    """Return the median time of the calls in milliseconds."""
     times = []
     for call in calls:
         start = time.perf_counter()
@@ -46,11 +46,11 @@ def milliseconds(calls: Iterable[Callable[[], object]]) -> float:
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Run the benchmark and print the table."""
     arguments = make_parser().parse_args()
     cv2.setNumThreads(1)
     size = (arguments.size[0], arguments.size[1])
-    render_scene(FIRST_SCENE, size)  # makes the noise that all scenes share
+    render_scene(FIRST_SCENE, size)  # creates the noise that all scenes share
     seeds = range(FIRST_SCENE, FIRST_SCENE + arguments.scenes)
     times = {"scene": milliseconds(partial(render_scene, seed, size) for seed in seeds)}
     scenes = [render_scene(seed, size) for seed in seeds]

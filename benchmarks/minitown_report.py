@@ -1,4 +1,4 @@
-"""Report of the town's benchmark: scores, gains over jitter and the other references, and the gap to the oracle."""
+"""Report on the town's benchmark: scores, gains vs. jitter and other references, and the gap to the oracle."""
 
 from collections.abc import Mapping
 from statistics import fmean
@@ -12,8 +12,8 @@ from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.experiment import development_mean, unseen_mean
 from famix_minitown.study import RunRecord, markdown
 
-MAX_COST = 3.0  # points that jitter may cost on clear days, over the same method without jitter
-CHOOSING_SEEDS = (1, 2, 3)  # seeds that settings are chosen on
+MAX_COST = 3.0  # maximum loss on clear days in points, relative to the same method without jitter
+CHOOSING_SEEDS = (1, 2, 3)  # seeds used to choose settings
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
@@ -22,7 +22,7 @@ Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of t
 
 
 def write_report(records: Records, command: str) -> str:
-    """Return the report of all runs in Markdown; `command` is the command line that prints it."""
+    """Return the report on all runs in Markdown. `command` is the command line that prints it."""
     scores = scores_of(records)
     runs = [record for by_seed in records.values() for record in by_seed.values()]
     counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
@@ -33,23 +33,24 @@ def write_report(records: Records, command: str) -> str:
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
-        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, on {' and '.join(machines)}, a thread "
-        f"each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
+        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} on {' and '.join(machines)}, one "
+        f"thread each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
         f"CLIP sha256 {' and '.join(clips)}",
-        f"mIoU in percent; {classes}. Mean ± standard deviation (n - 1) over the seeds; `unseen` is the mean of the tested conditions "
-        f"but {CONDITIONS[0]}, `development` that of {', '.join(DEVELOPMENT_CONDITIONS)}, on which settings were chosen.",
-        "Gains in points are paired by seed, with p of the two-sided paired t-test.",
-        "## Styles over the same training without them",
+        f"mIoU in percent; {classes}. Mean ± standard deviation (n - 1) over the seeds. `unseen` is the mean over the "
+        f"tested conditions except {CONDITIONS[0]}. `development` is the mean over the conditions used to choose "
+        f"settings: {', '.join(DEVELOPMENT_CONDITIONS)}.",
+        "Gains are in points and paired by seed, with p-values of the two-sided paired t-test.",
+        "## Styles vs. the same training without styles",
         language_table(scores),
         "## Scores",
         score_table(scores),
-        "## The strength of jitter",
-        "Gains over the same method without jitter. Best: the strength that gains most on the development "
-        f"conditions, of those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}; seeds "
-        f"{', '.join(map(str, CHOOSING_SEEDS))}.",
+        "## Jitter strength",
+        "Gains vs. the same method without jitter, over seeds "
+        f"{', '.join(map(str, CHOOSING_SEEDS))}. The best strength has the largest gain on the development conditions "
+        f"among those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}.",
         strength_table(scores),
         "## Gains on the unseen conditions",
-        "Gap closed: gain over the baseline as a share of the oracle's, of methods without jitter.",
+        "Gap closed: gain vs. the baseline as a share of the oracle's gain, for methods without jitter.",
         gain_table(scores),
     ]
     scales = [
@@ -69,7 +70,7 @@ def write_report(records: Records, command: str) -> str:
 
 
 def scores_of(records: Records) -> Scores:
-    """Collect clear days, the tested conditions and their mean, and the mean of the development conditions."""
+    """Collect the mIoU in each tested condition, the unseen mean, and the development mean."""
 
     def columns(miou: Mapping[str, float]) -> dict[str, float]:
         tested = {condition: value for condition, value in miou.items() if condition not in DEVELOPMENT_CONDITIONS}
@@ -80,18 +81,18 @@ def scores_of(records: Records) -> Scores:
 
 
 def paired_gains(scores: Scores, method: str, reference: str, column: str = UNSEEN) -> list[float]:
-    """Return the differences to a reference in points, one for every seed that both have."""
+    """Return the differences from a reference in points, one for each common seed."""
     pairs = [(own, scores.get(reference, {}).get(seed)) for seed, own in scores.get(method, {}).items()]
     return [own[column] - other[column] for own, other in pairs if other is not None and column in own]
 
 
 def column_names(scores: Scores) -> list[str]:
-    """Return the columns of the first run."""
+    """Return the score columns of the first run."""
     return list(next(iter(next(iter(scores.values())).values())))
 
 
 def score_table(scores: Scores) -> str:
-    """Return the table of methods by conditions: mean and spread over the seeds."""
+    """Return a table with the mean and spread over the seeds for each method and condition."""
     columns = column_names(scores)
     rows = [
         [name, *(format_spread([run[column] for run in by_seed.values()]) for column in columns), str(len(by_seed))]
@@ -101,17 +102,17 @@ def score_table(scores: Scores) -> str:
 
 
 def jitter_gains(scores: Scores, method: str, without: str) -> tuple[list[float], list[float]]:
-    """Return the gains on the development conditions and on clear days, over the choosing seeds."""
+    """Return the gains on the development conditions and on clear days for each of CHOOSING_SEEDS."""
     kept = {name: {seed: runs[seed] for seed in CHOOSING_SEEDS if seed in runs} for name, runs in scores.items()}
     return paired_gains(kept, method, without, DEVELOPMENT), paired_gains(kept, method, without, CLEAR)
 
 
 def choose_strength(scores: Scores, without: str) -> str | None:
-    """Choose the strength of jitter for a method without jitter.
+    """Choose the jitter strength for a method without jitter.
 
     Returns:
-        The method with the jitter that gains most on the development conditions, of those that cost at most MAX_COST
-        points on clear days; None if no run decides.
+        The method with the largest gain on the development conditions among those that cost at most MAX_COST points on
+        clear days, or None if no run qualifies.
     """
     gains = {}
     for name in FAMILIES[without]:
@@ -122,7 +123,7 @@ def choose_strength(scores: Scores, without: str) -> str | None:
 
 
 def strength_table(scores: Scores) -> str:
-    """Return the table of gains on the development conditions and costs on clear days, by strength of jitter."""
+    """Return a table with the gain on the development conditions and the cost on clear days of each jitter strength."""
     rows = []
     for without, names in FAMILIES.items():
         chosen = choose_strength(scores, without)
@@ -131,11 +132,11 @@ def strength_table(scores: Scores) -> str:
             if development:
                 cells = [format_spread(development, "+"), format_spread(clear, "+"), str(len(clear))]
                 rows.append([name, without, *cells, "best" if name == chosen else ""])
-    return markdown(["method", "over", DEVELOPMENT, CLEAR, "seeds", ""], rows)
+    return markdown(["method", "vs.", DEVELOPMENT, CLEAR, "seeds", ""], rows)
 
 
 def language_table(scores: Scores) -> str:
-    """Return the table of gains from styles over the same training without them, the same jitter included."""
+    """Return a table of the gains from styles vs. the same training without styles, with equal jitter."""
     columns = [column for column in (UNSEEN, DEVELOPMENT, CLEAR) if column in column_names(scores)]
     rows = []
     for name, method in sorted(METHODS.items(), key=lambda item: item[1].same_without == "baseline"):  # jitter first
@@ -146,11 +147,11 @@ def language_table(scores: Scores) -> str:
                 text for by in gains.values() for text in ((format_spread(by, "+"), format_p(by)) if by else ("", ""))
             ]
             rows.append([name, reference, *cells, str(len(gains[UNSEEN]))])
-    return markdown(["method", "over", *(text for column in columns for text in (column, "p")), "seeds"], rows)
+    return markdown(["method", "vs.", *(text for column in columns for text in (column, "p")), "seeds"], rows)
 
 
 def gain_table(scores: Scores) -> str:
-    """Return the table of gains on the unseen conditions over each reference, and of the gap to the oracle."""
+    """Return a table of the gains on the unseen conditions vs. each reference, and the share of the oracle's gap."""
     references = [name for name in REFERENCES if name in scores]
     rows = []
     for name in scores:
@@ -159,12 +160,12 @@ def gain_table(scores: Scores) -> str:
             gains = paired_gains(scores, name, reference)
             row += [format_spread(gains, "+"), format_p(gains)] if name != reference and gains else ["", ""]
         rows.append([*row, gap_closed(scores, name)])
-    headers = ["method", *(text for name in references for text in (f"over {name}", "p")), "gap closed"]
+    headers = ["method", *(text for name in references for text in (f"vs. {name}", "p")), "gap closed"]
     return markdown(headers, rows)
 
 
 def gap_closed(scores: Scores, name: str) -> str:
-    """Return (method - baseline) / (oracle - baseline) of means over the seeds; "" with jitter, which the oracle lacks."""
+    """Return (method - baseline) / (oracle - baseline) of the means, or "" with jitter, which the oracle lacks."""
     if not {"baseline", "oracle"} <= scores.keys() or "jitter" in name:
         return ""
     gap = fmean(paired_gains(scores, "oracle", "baseline"))

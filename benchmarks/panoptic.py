@@ -1,13 +1,13 @@
-"""Panoptic heads in the miniature town: trained on clear days alone, with and without styles, scored in all weather.
+"""Panoptic heads in the miniature town: training on clear days with and without styles, evaluation in all weather.
 
     python benchmarks/panoptic.py [--heads deeplab fpn] [--seeds 1 2 3] [--report FILE] [--picture FILE]
 
-Every method trains the same network for as long, with the same seed: source_only without styles; famix with styles that
-are mined first, from looks that resemble no tested weather; famix_weather with styles of the weathers' own words.
-Finished runs are kept, stopped ones continue.
+All methods train the same network for the same number of iterations with the same seeds. source_only uses no styles,
+famix mines styles with looks that do not resemble the tested weather, and famix_weather mines them with weather words.
+Finished runs are kept, and interrupted runs are resumed.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 from pathlib import Path
@@ -17,23 +17,23 @@ from common import Method, study_parser
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"
-METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, strict looks", "famix_weather": "FAMix, weather's words"}
+METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, unrelated words", "famix_weather": "FAMix, weather words"}
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = study_parser(__doc__, "output/panoptic")
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
     parser.add_argument(
         "--methods", nargs="+", default=[SOURCE_ONLY, "famix_weather"], choices=METHODS,
         help=f"(default: {SOURCE_ONLY} famix_weather)",
     )  # fmt: skip
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw predictions of the first head and seed")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the predictions of the first head and seed")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -55,18 +55,18 @@ from famix_minitown.study import markdown
 
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 UNSEEN = "unseen"
-WIDTH, OPACITY = 384, 0.62  # of the images, in pixels, and of the segments over them
+WIDTH, OPACITY = 384, 0.62  # image width in pixels, and opacity of the segments
 
 Scores = dict[int, dict[str, float]]  # seed -> condition -> percent
 
 
 class Benchmark(Study):
-    """Heads x methods x seeds. A method of the study is named `<head>_<training>`."""
+    """Study of heads and methods over several seeds. Its methods are named `<head>_<training>`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.trainings, self.heads = (list(dict.fromkeys(names)) for names in (arguments.methods, arguments.heads))
         options = {name: ("MODEL.STYLE.STRATEGY", "none") for name in self.trainings}
-        for name in set(self.trainings) - {SOURCE_ONLY}:  # with the words of the semantic config of the same name
+        for name in set(self.trainings) - {SOURCE_ONLY}:  # style words of the semantic config with this name
             styles = load_config(str(CONFIGS / f"{name}.yaml")).STYLE_MINING.STYLES
             options[name] = ("STYLE_MINING.STYLES", str(list(styles)))
         self.pairs_of = {f"{head}_{name}": (head, name) for head in self.heads for name in self.trainings}
@@ -78,18 +78,18 @@ class Benchmark(Study):
         self.picture: Path | None = arguments.picture
 
     def run(self) -> None:
-        """Train and score all; draw the picture if one is asked for."""
+        """Run all experiments and, if requested, draw the figure."""
         super().run()
         if self.picture is not None:
             draw(self, self.picture)
 
     def title(self, name: str) -> list[str]:
-        """Return the head and the training of a method, as printed."""
+        """Return the titles of a method's head and training."""
         head, training = self.pairs_of[name]
         return [HEADS[head], METHODS[training]]
 
     def scores(self, name: str, score: str) -> Scores:
-        """Return a score of a method by seed and condition, and its mean over the unseen conditions."""
+        """Return a method's score by seed and condition, including the mean over the unseen conditions."""
         (task, metric), found = SCORES[score], {}
         for seed in self.seeds:
             values = {condition_of(key): tasks[task][metric] for key, tasks in self.results(name, seed).items()}
@@ -105,7 +105,7 @@ class Benchmark(Study):
             f"Printed by `{command}`:",
             self.describe_runs(),
             f"Seeds {', '.join(map(str, self.seeds))}. PQ in percent, mean ± standard deviation (n - 1) over the seeds; "
-            f"`{CONDITIONS[0]}` is the source, `{UNSEEN}` the mean of all other conditions.",
+            f"`{CONDITIONS[0]}` is the source, and `{UNSEEN}` is the mean over all other conditions.",
             quality_table(self),
             *gain_lines(self),
             f"mIoU: {read_occurring(first.output)}.",
@@ -116,7 +116,7 @@ class Benchmark(Study):
 
 
 def quality_table(benchmark: Benchmark) -> str:
-    """Return PQ by condition: mean and spread over the seeds, and the mean time of a run."""
+    """Return a table with the mean and spread of PQ over the seeds for each condition, and the mean time of a run."""
     rows = []
     for name in benchmark.methods:
         by_seed = benchmark.scores(name, "PQ")
@@ -127,7 +127,7 @@ def quality_table(benchmark: Benchmark) -> str:
 
 
 def detail_table(benchmark: Benchmark) -> str:
-    """Return every score, on clear days and as the mean of the unseen conditions."""
+    """Return a table of all scores on clear days and averaged over the unseen conditions."""
     columns = [(name, where) for name in benchmark.methods for where in (CONDITIONS[0], UNSEEN)]
     rows = [
         [score, *(format_spread([seed[where] for seed in benchmark.scores(name, score).values()]) for name, where in columns)]
@@ -137,7 +137,7 @@ def detail_table(benchmark: Benchmark) -> str:
 
 
 def gain_lines(benchmark: Benchmark) -> list[str]:
-    """Return the gains in PQ from styles over the unseen conditions, paired by seed."""
+    """Return a sentence for each method with its gain in PQ from styles in the unseen conditions, paired by seed."""
     lines = []
     for name, (head, training) in benchmark.pairs_of.items():
         if training == SOURCE_ONLY or SOURCE_ONLY not in benchmark.trainings:
@@ -146,13 +146,13 @@ def gain_lines(benchmark: Benchmark) -> list[str]:
         gains = [styled[seed][UNSEEN] - plain[seed][UNSEEN] for seed in benchmark.seeds]
         p = format_p(gains)
         certainty = "" if p == "-" else f" (paired t-test over the seeds: p = {p})"
-        gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` over {METHODS[SOURCE_ONLY]}{certainty}"
+        gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` vs. {METHODS[SOURCE_ONLY]}{certainty}"
         lines.append(f"{', '.join(benchmark.title(name))}: {gain}.")
     return lines
 
 
 def draw(benchmark: Benchmark, path: Path) -> None:
-    """Draw a scene in all conditions, its ground truth, and the predictions of the first head, method by method."""
+    """Draw a scene in all conditions with its ground truth and the first head's predictions for each method."""
     seed, columns = benchmark.seeds[0], {}
     for training in benchmark.trainings:
         name = f"{benchmark.heads[0]}_{training}"

@@ -1,13 +1,13 @@
-"""Cost of evaluation protocols: images through the network, their pixels and the time, relative to `native`.
+"""Cost of evaluation protocols: number of images passed to the network, and pixels and time relative to `native`.
 
-The network is the miniature town's with a random decoder, on an image of noise. Every round measures each protocol
-right after `native`, so that other work on the machine affects both alike; the table has the median and the extremes of
-these ratios. On a CPU, time is the processor time of the program.
+The network has the miniature town's CLIP and a random decoder and predicts a noise image. Every round measures each
+protocol right after `native`, so other load on the machine affects both equally. The table shows the median, minimum
+and maximum of these ratios. On a CPU, processor time is measured.
 
     python benchmarks/protocols.py [--protocols half flip ...] [--size 1024 2048] [--rounds 3] [--device cuda]
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import time
@@ -22,17 +22,17 @@ PROTOCOLS = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__, device=True)
-    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="(default: those of the table)")
+    parser.add_argument("--protocols", nargs="+", default=PROTOCOLS, help="protocols (default: those in the results)")
     parser.add_argument("--size", type=POSITIVE, nargs=2, default=(1024, 2048), metavar=("H", "W"), help="in pixels")
     parser.add_argument("--rounds", type=POSITIVE, default=3, help="(default: 3)")
-    parser.add_argument("--window-batch", type=POSITIVE, default=1, help="windows at once (default: 1)")
+    parser.add_argument("--window-batch", type=POSITIVE, default=1, help="windows per forward pass (default: 1)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from detectron2.modeling import build_model
@@ -50,7 +50,7 @@ NATIVE = "native"
 
 
 def run(model: nn.Module, name: str, image: torch.Tensor, window_batch: int = 1) -> float:
-    """Return the seconds of one image under a protocol."""
+    """Return the time in seconds to predict one image under a protocol."""
     inference = ProtocolInference(model, parse_protocol(name), window_batch)
     clock = time.perf_counter if image.is_cuda else time.process_time
     start = clock()
@@ -61,7 +61,7 @@ def run(model: nn.Module, name: str, image: torch.Tensor, window_batch: int = 1)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     parser = make_parser()
     args = parser.parse_args()
     names = list(dict.fromkeys([NATIVE, *args.protocols]))
@@ -74,7 +74,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(load_config(str(CONFIG), ["MODEL.DEVICE", args.device])).eval()
     image = torch.randint(0, 256, (3, *args.size), dtype=torch.uint8).to(args.device)
-    shown: dict[str, list[int]] = {name: [] for name in names}  # pixels of the images that the network gets
+    shown: dict[str, list[int]] = {name: [] for name in names}  # number of pixels in each image passed to the network
     for name, pixels in shown.items():  # also warms up
         hook = model.register_forward_pre_hook(
             lambda _, inputs, pixels=pixels: pixels.extend(each["image"][0].numel() for each in inputs[0])
@@ -92,7 +92,7 @@ def main() -> None:
         relative = sum(shown[name]) / sum(shown[NATIVE]), median(values), min(values), max(values)
         rows.append([name, len(shown[name]), *(f"{value:.2f}" for value in relative)])
     print(describe_machine(args.device))
-    size = f"{args.size[0]} x {args.size[1]} pixels, {args.rounds} rounds, {args.window_batch} window(s) at once"
+    size = f"{args.size[0]} x {args.size[1]} pixels, {args.rounds} rounds, {args.window_batch} window(s) per pass"
     print(f"{size}, native: {median(natives):.2f} s\n")
     print(markdown(["protocol", "images", "pixels", "time", "min", "max"], rows))
 

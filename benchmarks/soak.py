@@ -1,7 +1,7 @@
-"""Kill and starve runs until they finish, read damaged files by the hundred, and measure memory over a training.
+"""Disturb runs with kills and full disks until they finish, read hundreds of damaged files, and track training memory.
 
-All faults and damage are seeded. Banks and weights of disturbed runs must equal those of undisturbed ones bit for bit.
-Every damaged file must load or be refused by one of the package's errors, within 20 seconds and 512 MiB; in formats with
+All faults and damage are seeded. Banks and weights of disturbed and undisturbed runs must be bit-identical.
+Every damaged file must either load or raise one of the package's errors, within 20 seconds and 512 MiB. In formats with
 checksums, random damage must not change the content unnoticed. The exit status is 1 if any outcome differs.
 
     python benchmarks/soak.py [--quick] [--faults 6] [--files 500] [--iterations 2000] [--seed 0]
@@ -29,28 +29,28 @@ from common import benchmark_parser
 
 QUICK = {"faults": 1, "files": 20, "iterations": 200}
 FULL = {"faults": 6, "files": 500, "iterations": 2000}
-JUDGED_FROM = 2000  # iterations: detectron2 keeps a thousand values of every scalar, which the first half fills
+JUDGED_FROM = 2000  # iterations; Detectron2 keeps a thousand values of every scalar, which fill up in the first half
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="small numbers, about a minute")
-    parser.add_argument("--faults", type=int, help=f"faults of each kind (default: {FULL['faults']})")
-    parser.add_argument("--files", type=int, help=f"damaged files of each format (default: {FULL['files']})")
+    parser.add_argument("--quick", action="store_true", help="run a small version that takes about a minute")
+    parser.add_argument("--faults", type=int, help=f"number of faults of each kind (default: {FULL['faults']})")
+    parser.add_argument("--files", type=int, help=f"number of damaged files per format (default: {FULL['files']})")
     parser.add_argument(
         "--iterations",
         type=int,
-        help=f"iterations of the memory curve, judged from {JUDGED_FROM} (default: {FULL['iterations']})",
+        help=f"iterations of the memory test, judged only from {JUDGED_FROM} on (default: {FULL['iterations']})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all faults and damage (default: 0)")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # answers --help and mistakes before the slow imports
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cores; also needed for repeatable runs
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share few cores; also makes runs repeatable
 warnings.simplefilter("ignore")
 
 import numpy as np
@@ -62,22 +62,22 @@ from robustness.faults import start_command, status_of  # type: ignore[import-no
 from robustness.formats import FORMATS  # type: ignore[import-not-found]
 from robustness.fuzzing import WRONG, Trials  # type: ignore[import-not-found]
 
-ITERATIONS, PERIOD = 60, 10  # of the disturbed trainings
-HANGS = 60.0  # seconds without an answer
+ITERATIONS, PERIOD = 60, 10  # iterations and checkpoint period of the disturbed training runs
+HANGS = 60.0  # seconds without an answer after which a process hangs
 FLAT = 100.0  # kB per 1,000 iterations: 4 MB over 40,000 iterations
-EVERY = 10  # iterations between two measurements of memory
+EVERY = 10  # iterations between memory measurements
 
 
 @dataclass
 class FileReport:
-    """Outcomes of the damaged files of one format."""
+    """Outcomes for the damaged files of one format."""
 
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0  # seconds
     wrong: list[tuple[int, str]] = field(default_factory=list)  # number of each file with a wrong outcome
 
     def add(self, number: int, kind: str, detail: str, seconds: float) -> None:
-        """Count a file."""
+        """Record the outcome for a file."""
         self.counts[kind] += 1
         self.slowest = max(self.slowest, seconds)
         if kind == WRONG:
@@ -85,7 +85,7 @@ class FileReport:
 
 
 def try_files(name: str, count: int, seed: int) -> FileReport:
-    """Read damaged files of a format in processes that may crash; a new one continues behind the file."""
+    """Read damaged files of a format in a process. If it crashes, a new process continues with the next file."""
     report, number = FileReport(), 0
     while number < count:
         ours, theirs = Pipe(duplex=False)
@@ -114,9 +114,9 @@ def try_files(name: str, count: int, seed: int) -> FileReport:
 
 
 def answer_trials(name: str, numbers: range, seed: int, answers: Connection) -> None:
-    """Send kind, detail and seconds of each trial."""
+    """Send the kind, detail and time of each trial."""
     logging.disable(logging.CRITICAL)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries write much about damaged files
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print many messages about damaged files
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(name, Path(folder), seed)
         for number in numbers:
@@ -125,17 +125,17 @@ def answer_trials(name: str, numbers: range, seed: int, answers: Connection) -> 
 
 
 def measure_memory(workspace: Any, iterations: int, bank: Path) -> tuple[list[object], float]:
-    """Train, and fit a line to the memory of the second half.
+    """Train, and fit a line to the memory use in the second half.
 
     Returns:
-        A row of the table, and the slope in kB per 1,000 iterations if it is judged and not flat, else 0.
+        A table row, and the slope in kB per 1,000 iterations if the run is long enough and not flat, or else 0.
     """
     file, log, library = workspace.folder / "memory.txt", workspace.folder / "memory.log", ctypes.CDLL(None)
     options = ("SOLVER.MAX_ITER", str(iterations), "MODEL.STYLE.BANK", str(bank), "SOLVER.CHECKPOINT_PERIOD", "500")
 
     def measure(iteration: int) -> None:
         if (iteration + 1) % EVERY == 0:
-            library.malloc_trim(0)  # freed memory that the C library keeps does not count
+            library.malloc_trim(0)  # do not count freed memory that the C library keeps
             with file.open("a") as lines:
                 lines.write(Path("/proc/self/statm").read_text().split()[1] + "\n")
 
@@ -152,7 +152,7 @@ def measure_memory(workspace: Any, iterations: int, bank: Path) -> tuple[list[ob
 
 
 def fault_rows(run: SoakedRun, reports: dict[str, FaultReport]) -> list[list[object]]:
-    """Return the rows of a kind of run in the table of faults."""
+    """Return the rows for a kind of run in the fault table."""
     return [
         [run.name, kind, report.injected, report.survived, f"{sum(report.lost) / max(len(report.lost), 1):.1f}",
          max(report.lost, default=0), f"of {run.units}"]
@@ -161,7 +161,7 @@ def fault_rows(run: SoakedRun, reports: dict[str, FaultReport]) -> list[list[obj
 
 
 def file_rows(reports: dict[str, FileReport]) -> list[list[object]]:
-    """Return the rows of the table of files, with a sum."""
+    """Return the rows of the file table, including the totals."""
     counts = {name: [report.counts.total(), *(report.counts[kind] for kind in ("loaded", "refused", "wrong"))]
               for name, report in reports.items()}  # fmt: skip
     rows: list[list[object]] = [[name, *counts[name], f"{report.slowest:.2f}"] for name, report in reports.items()]
@@ -175,7 +175,7 @@ def say(text: str, start: float) -> None:
 
 
 def main() -> int:
-    """Soak, print the tables and return the exit status."""
+    """Run the soak test, print the tables and return the exit status."""
     args = make_parser().parse_args()
     sizes = {**(QUICK if args.quick else FULL), **{k: v for k in FULL if (v := getattr(args, k)) is not None}}
     torch.set_num_threads(1)
@@ -208,7 +208,7 @@ def main() -> int:
     print("\n" + markdown(heads, file_rows(files)))
     heads = [
         "iterations",
-        "MiB half-way",
+        "MiB halfway",
         "MiB at the end",
         "slope, kB per 1,000 iterations",
         f"flat: below {FLAT:.0f}",

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved of disk and left with torn files until they finish, compared with undisturbed ones."""
+"""Runs disturbed by kills, full disks and truncated files until they finish, compared with undisturbed runs."""
 
 import os
 import resource
@@ -31,10 +31,10 @@ SIGNALS = {KILL: signal.SIGKILL, TORN: signal.SIGKILL, TERMINATE: signal.SIGTERM
 STATUSES = {TERMINATE: (128 + signal.SIGTERM, -signal.SIGTERM), FULL_DISK: (2,)}  # -SIGKILL after other faults
 
 IMAGES, GROUP = 48, 3
-"""Training images, and batches that are mined together."""
+"""Number of training images, and number of batches mined together."""
 
-FAULTS_OF_A_ROUND = 6  # then the run may finish
-PATIENCE = 300.0  # seconds until an attempt counts as hanging
+FAULTS_OF_A_ROUND = 6  # number of faults before the run may finish
+PATIENCE = 300.0  # seconds after which an attempt counts as hanging
 OPTIONS = (
     *("STYLE_MINING.IMS_PER_BATCH", "2", "STYLE_MINING.STEPS", "20", "SOLVER.CHECKPOINTS_KEPT", "3"),
     *("MODEL_SELECTION.EMA_DECAY", "0.9", "MODEL_SELECTION.USE", "ema", "TEST.EVAL_PERIOD", "0"),
@@ -43,7 +43,7 @@ OPTIONS = (
 
 @dataclass(frozen=True)
 class SoakedRun:
-    """A kind of run, its command line and its number of batches or iterations."""
+    """Kind of run, with its command line and number of batches or iterations."""
 
     name: str
     flags: tuple[str, ...]
@@ -53,19 +53,19 @@ class SoakedRun:
 
 
 def mining() -> SoakedRun:
-    """Return a run that mines in small groups of batches, so that there are many places to continue from."""
+    """Return a run that mines in small groups of batches, so there are many points to resume from."""
     return SoakedRun("mining", ("--mine-styles-only",), OPTIONS, IMAGES // 2, (KILL, KILL_WRITING, FULL_DISK, TORN))
 
 
 def training(bank: Path, iterations: int, period: int) -> SoakedRun:
-    """Return a run that trains with an existing bank and saves a checkpoint each `period` iterations."""
+    """Return a run that trains with an existing bank and saves a checkpoint every `period` iterations."""
     length = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.CHECKPOINT_PERIOD", str(period))
     faults = (KILL, KILL_WRITING, TERMINATE, FULL_DISK, TORN)
     return SoakedRun("training", ("--resume",), (*OPTIONS, "MODEL.STYLE.BANK", str(bank), *length), iterations, faults)
 
 
 def make_workspace(folder: Path) -> Any:
-    """Make the tests' Workspace with IMAGES training images: its own six, repeated."""
+    """Create the tests' Workspace with IMAGES training images by repeating its six."""
     workspace = Workspace(folder)
     for kind in ("images", "labels"):
         train = folder / "data" / kind / "train"
@@ -75,24 +75,24 @@ def make_workspace(folder: Path) -> Any:
 
 
 class CallAfterStep(HookBase):
-    """Calls a function after each iteration of a training; must be the last hook."""
+    """Hook that calls a function after each training iteration. It must be the last hook."""
 
     def __init__(self, call: Callable[[int], object]) -> None:
         self.call = call
 
     def after_step(self) -> None:
-        """Call it with the number of the iteration."""
+        """Call the function with the iteration number."""
         self.call(self.trainer.iter)
 
 
 def add_hook(module: Any, hook: HookBase) -> None:
-    """Add a hook to the trainings of a process."""
+    """Add a hook to the training runs of a process."""
     build_hooks = module.Trainer.build_hooks
     module.Trainer.build_hooks = lambda trainer: [*build_hooks(trainer), hook]
 
 
 def record_progress(module: Any, file: Path) -> None:
-    """Let a process write its finished batches or iterations to a file, a line for each."""
+    """Make a process log each finished batch or iteration as a line in a file."""
     mine_batches = StyleMiner.mine_batches
 
     def write(unit: int) -> None:
@@ -111,7 +111,7 @@ def record_progress(module: Any, file: Path) -> None:
 
 
 def result_of(output: Path) -> str:
-    """Return a digest of the bank or the weights of a finished run."""
+    """Return a digest of a finished run's bank or weights."""
     bank = output / "style_bank.safetensors"
     if bank.exists():
         loaded = StyleBank.load(bank)
@@ -120,7 +120,7 @@ def result_of(output: Path) -> str:
 
 
 def tear_last_file(output: Path, rng: np.random.Generator) -> bool:
-    """Truncate the newest partial result, or the newest of several checkpoints; return whether there is one."""
+    """Truncate the newest partial result or the newest of several checkpoints. Returns False if there is none."""
     partial = sorted(output.glob("*.mining-*/[0-9]*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
     files = partial or sorted(output.glob("model_0*.pth"))[1:]
     if files:
@@ -133,13 +133,13 @@ class FaultReport:
     """Outcomes of the faults of one kind."""
 
     injected: int = 0
-    survived: int = 0  # the run ended with the result of the undisturbed one
-    lost: list[int] = field(default_factory=list)  # batches or iterations that the next attempt repeated
+    survived: int = 0  # number of faults after which the run ended with the undisturbed result
+    lost: list[int] = field(default_factory=list)  # numbers of batches or iterations that the next attempts repeated
     wrong: list[str] = field(default_factory=list)  # descriptions of all other outcomes
 
 
 class Attempts:
-    """An output folder, and the attempts to finish its run."""
+    """Output folder of a run, and the attempts to finish the run."""
 
     def __init__(
         self, run: SoakedRun, workspace: Any, name: str, rng: np.random.Generator, seconds: float = 0.0
@@ -148,10 +148,10 @@ class Attempts:
         self.output = workspace.folder / f"{run.name}_{name}"
         self.log, self.progress = self.output.with_suffix(".log"), self.output.with_suffix(".progress")
         self.done: set[str] = set()
-        self.repeated = 0  # by the last attempt
+        self.repeated = 0  # number of units that the last attempt repeated
 
     def attempt(self, kind: str | None = None) -> int:
-        """Start or continue the run with a fault; return its exit status, or minus the signal that killed it."""
+        """Start or resume the run with a fault, and return its exit status (negative if a signal killed it)."""
 
         def prepare(module: Any) -> None:
             record_progress(module, self.progress)
@@ -179,7 +179,7 @@ class Attempts:
         return os.waitstatus_to_exitcode(ended[1])
 
     def disturb(self, queue: list[str], expected: str, reports: dict[str, FaultReport]) -> None:
-        """Inject faults of a queue into attempts, let one finish, and add the outcomes to the reports."""
+        """Inject faults from a queue into attempts, let one attempt finish, and add the outcomes to the reports."""
         injected: list[str] = []
         wrong, status = "", -1
         while status != 0 and not wrong:
@@ -188,7 +188,7 @@ class Attempts:
             if injected:
                 reports[injected[-1]].lost.append(self.repeated)
             if status == 0:
-                break  # a run that was faster than its fault leaves it to the next run
+                break  # if the run was faster than the fault, the next run gets it
             text = self.log.read_text(errors="replace")
             if kind is None or status not in STATUSES.get(kind, (-signal.SIGKILL,)) or "Traceback" in text:
                 wrong = f"{kind or 'no fault'}: exit status {status}, {text[-500:]}"
@@ -212,10 +212,10 @@ def soak(run: SoakedRun, workspace: Any, faults: int, seed: int) -> tuple[dict[s
         run: kind of run.
         workspace: workspace with the data, which receives the outputs.
         faults: number of faults of each kind.
-        seed: seed of their order and moments.
+        seed: seed for the order and times of the faults.
 
     Returns:
-        Kind of fault -> outcomes, and the number of finished runs.
+        A mapping from kind of fault to outcomes, and the number of finished runs.
     """
     rng = np.random.default_rng(seed)
     queue = [kind for kind in run.faults for _ in range(faults)]

@@ -1,6 +1,7 @@
-"""The driver of studies: methods x seeds, each run in a folder of its own, and a report.
+"""Studies, which run several methods with several seeds and print a report.
 
-Banks and noise scales that methods need are made on the way. Finished runs are kept, stopped ones continue.
+Each run has its own folder. Banks and noise scales that methods need are created automatically. Finished runs are kept,
+and interrupted runs are resumed.
 """
 
 import argparse
@@ -32,17 +33,17 @@ Run = tuple[str, int]  # method, seed
 
 
 class Study:
-    """Methods x seeds. A benchmark derives from it and implements `report`.
+    """Base class for studies of several methods and seeds. Subclasses implement `report`.
 
     Args:
         arguments: arguments of `common.study_parser`.
         methods: methods by name.
-        mined: name and method of the runs whose mined banks other methods need.
-        options: KEY VALUE pairs for all methods, which can override them.
+        mined: name and method of the runs that mine banks for other methods.
+        options: KEY VALUE pairs for all methods, which methods can override.
 
     Attributes:
         output: folder of the runs.
-        seeds: seeds without repetitions.
+        seeds: distinct seeds.
         options: KEY VALUE pairs that override the settings of every method.
     """
 
@@ -64,22 +65,22 @@ class Study:
         self._common, self._mined = options, mined or ("", Method(""))
 
     def experiment(self, method: str, seed: int, options: Sequence[str] = ()) -> Experiment:
-        """Return the run of a method; `options` follow those of the method."""
+        """Return the experiment for a method and a seed. `options` are applied after the method's options."""
         chosen = self.methods[method] if method in self.methods else dict([self._mined])[method]
         folder = self.output / method.replace(" ", "_") / f"seed{seed}"
         settings = (*self._common, *chosen.options, *options, *self.options)
         return Experiment(f"{method}/{seed}", PROJECT / "configs" / chosen.config, folder, settings, seed)
 
     def pairs(self) -> list[Run]:
-        """Return all runs, seed by seed."""
+        """Return all runs, ordered by seed."""
         return [(name, seed) for seed in self.seeds for name in self.methods]
 
     def run(self) -> None:
-        """Make all runs."""
+        """Run all experiments."""
         self.make(self.pairs())
 
     def make(self, runs: Sequence[Run], keep: Callable[[Run, Experiment], None] = lambda run, made: None) -> None:
-        """Make runs, each on one thread, those with a bank that others need first; `keep` gets each finished one."""
+        """Run experiments on one thread each, starting with those that mine banks. `keep` is called after each run."""
         second = [run for run in runs if self.methods[run[0]].needs_mined_bank]
         mined = [(self._mined[0], seed) for _, seed in second]
         for group in (dict.fromkeys([*mined, *(run for run in runs if run not in second)]), second):
@@ -88,7 +89,7 @@ class Study:
             run_experiments(list(experiments), jobs=self.jobs, on_finish=finish)
 
     def prepared(self, method: str, seed: int) -> Experiment:
-        """Return a run with the bank or the noise scale that it needs, which is made first."""
+        """Return a run after creating the bank or noise scale that it needs."""
         needs = self.methods[method].needs if method in self.methods else Needs.NOTHING
         options: tuple[str, ...] = ()
         if needs is Needs.NOISE_SCALE:
@@ -103,7 +104,7 @@ class Study:
         return self.experiment(method, seed, options)
 
     def mined_bank(self, seed: int) -> StyleBank:
-        """Load the bank of the finished run that mines with a seed."""
+        """Load the bank from the finished mining run with a seed."""
         return StyleBank.load(self.experiment(self._mined[0], seed).output / "style_bank.safetensors")
 
     def source_bank(self) -> Path:
@@ -119,7 +120,7 @@ class Study:
         return self._measured_bank(first, unseen, method)
 
     def _measured_bank(self, experiment: Experiment, datasets: Sequence[str], name: str) -> Path:
-        """Measure a bank on labeled images, once for the same CLIP, settings and images."""
+        """Measure a bank on labeled images, only once for the same CLIP, settings and images."""
         key = hashlib.sha256(json.dumps([experiment.settings(), list(datasets)], sort_keys=True).encode()).hexdigest()
         path = self.output / "banks" / f"{name}_{key[:12]}.safetensors"
         if not path.exists():
@@ -133,22 +134,22 @@ class Study:
         return read_results(self.experiment(method, seed).output / RESULTS_FILE)
 
     def minutes(self, method: str) -> str:
-        """Return the mean time of a method's runs."""
+        """Return the mean time of a method's runs in minutes."""
         return f"{fmean(self.experiment(method, seed).seconds() for seed in self.seeds) / 60:.1f}"
 
     def describe_runs(self) -> str:
-        """Return a line about this machine, and about the processors that the runs were made on."""
+        """Return a line that describes this machine and the processors used for the runs."""
         records = [read_record(self.experiment(*run).output) for run in self.pairs()]
         machines = sorted({str(record.get("machine", "an unknown processor")) for record in records})
-        return f"{describe_machine()}; {self.jobs} runs side by side, a thread each, on {' and '.join(machines)}"
+        return f"{describe_machine()}; {self.jobs} run(s) in parallel, one thread each, on {' and '.join(machines)}"
 
     def report(self, command: str) -> str:
-        """Return the report in Markdown; `command` is the command line that prints it."""
+        """Return the report in Markdown. `command` is the command line that prints it."""
         raise NotImplementedError
 
     def main(self) -> None:
-        """Make the runs, print and write the report; errors and interruptions end the process with one line."""
-        torch.set_num_threads(1)  # a measured bank is the same on every number of cores
+        """Run the experiments, then print and write the report. Errors and interruptions are reported in one line."""
+        torch.set_num_threads(1)  # makes measured banks independent of the number of cores
         with one_line_errors():
             self.run()
             report = self.report(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
@@ -159,7 +160,7 @@ class Study:
 
 
 def class_agnostic_bank(bank: StyleBank) -> StyleBank:
-    """Return a bank of the same styles, all of class 255, from which every class without styles of its own draws."""
+    """Return a bank with the same styles, all of class 255, which is the fallback for classes without styles."""
     rewritten = StyleBank(bank.metadata)
     rewritten.add(torch.full_like(bank.class_ids, IGNORE_CLASS), bank.mean, bank.std, bank.annotations)
     return rewritten

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Open HTML pages in a headless Chromium and report their defects.
+"""Open HTML pages in headless Chromium and report their defects.
 
     dev/browser_check.py output/report.html --expect "mIoU" --screenshots output/shots
 
 A page fails if it logs an error or a warning, requests anything outside itself, is wider than the screen, has a table whose
-columns cannot be reached by scrolling it, shows a broken image, or lacks an expected text. Exit status: 0 for good pages, 1
-for a failing one, 3 without Playwright or a browser.
+columns cannot be reached by scrolling, shows a broken image, or lacks an expected text. Exit status: 0 if all pages
+pass, 1 if a page fails, 3 if Playwright or a browser is missing.
 """
 
 import argparse
@@ -47,7 +47,7 @@ FACTS = """(() => {
 
 @dataclass(frozen=True)
 class View:
-    """A screen, with its size in CSS pixels."""
+    """Screen and its size in CSS pixels."""
 
     name: str
     width: int
@@ -60,7 +60,7 @@ VIEWS = (View("desktop", 1280, 900), View("phone", 390, 844, mobile=True), View(
 
 
 def find_browser() -> str | None:
-    """Return the path of an installed Chromium, or of the one of Playwright, or None."""
+    """Return the path of an installed Chromium or of Playwright's, or None if there is none."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -75,7 +75,7 @@ def find_browser() -> str | None:
 
 @contextmanager
 def browser(executable: str) -> Iterator["Browser"]:
-    """Start a browser, and close it at the end."""
+    """Start a browser and close it at the end of the context."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -89,7 +89,7 @@ def browser(executable: str) -> Iterator["Browser"]:
 def look_at(
     started: "Browser", page: Path, view: View, expected: Sequence[str] = (), screenshot: Path | None = None
 ) -> list[str]:
-    """Return the problems of an HTML page on a screen; `expected` texts must be on it."""
+    """Return the problems of an HTML page on a screen. The page must contain all `expected` texts."""
     context = started.new_context(
         viewport={"width": view.width, "height": view.height},
         is_mobile=view.mobile,
@@ -125,16 +125,16 @@ def look_at(
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="+", type=Path, metavar="PAGE", help="HTML file")
     parser.add_argument("--expect", action="append", default=[], metavar="TEXT", help="text that every page must show")
-    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="folder for a PNG per page and screen")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER", help="folder for one PNG per page and screen")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     arguments = make_parser().parse_args(argv)
     missing = [str(page) for page in arguments.pages if not page.is_file()]
     if missing:
@@ -143,8 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     executable = find_browser()
     if executable is None:
         sys.stderr.write(
-            "error: Playwright and a Chromium must be installed. Run make setup, and on Debian apt-get install chromium, "
-            "elsewhere playwright install chromium.\n"
+            "error: Playwright or Chromium is not installed. Run make setup, and apt-get install chromium on Debian or "
+            "playwright install chromium elsewhere.\n"
         )
         return NO_BROWSER
     found = []

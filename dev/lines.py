@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print the lines of tracked text files per folder, at one commit or at two side by side.
+"""Print the number of lines in tracked text files per folder, for one or more commits.
 
 dev/lines.py v0.1 HEAD
 """
@@ -9,17 +9,17 @@ import subprocess
 from collections import Counter
 
 DEPTHS = {"projects/FAMix/famix/": 4, "projects/FAMix/": 3, "tests/": 2, "benchmarks/": 2}
-"""Start of a path -> number of its parts that name the row. All other files are counted by their first folder."""
+"""Start of a path -> number of path components in the row name. All other files are counted by their first folder."""
 
 
 def folder_of(path: str) -> str:
-    """Return the row of the table that a path belongs to."""
+    """Return the name of the table row for a path."""
     depth = next((depth for start, depth in DEPTHS.items() if path.startswith(start)), 1)
     return "/".join(path.split("/")[:-1][:depth]) or "(root)"
 
 
 def count_lines(commit: str) -> Counter[str]:
-    """Count the lines of all text files of a commit: folder -> lines."""
+    """Count the lines in all text files of a commit by folder."""
     command = ["git", "grep", "--text", "-I", "--count", "--full-name", "-e", "", commit, "--", ":/"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines: Counter[str] = Counter()
@@ -47,7 +47,7 @@ def print_table(commits: list[str]) -> None:
 
 
 def print_row(name: str, values: list[int]) -> None:
-    """Print the numbers of a folder."""
+    """Print the row for a folder."""
     change = f"{values[-1] / values[0] - 1:+.0%}" if values[0] else "new"
     print(f"| {name} | " + " | ".join(str(value) for value in values) + f" | {change} |")
 

@@ -1,11 +1,11 @@
-"""Mutation testing: checks that the tests fail when the code has one of the faults in dev/mutations.yaml.
+"""Mutation testing: check that the tests fail for each of the faults in dev/mutations.yaml.
 
     python dev/mutate.py --jobs 2 --output dev/mutations.md
     python dev/mutate.py --only mixing folding-eps
 
-Each mutation is applied alone to a copy of the tracked files, and its tests run there. The exit status is 1 if a mutant
-survives that the list does not accept, or if the `find` or `tests` of a mutation no longer fit (STALE). When you
-rewrite mutated code, keep the fault and adapt `file`, `function`, `find` and `replace`.
+Each mutation is applied on its own to a copy of the tracked files, and its tests run there. The exit status is 1 if a
+mutant survives without being accepted in the list, or if `find` or `tests` of a mutation no longer apply (STALE). When
+you rewrite mutated code, keep the fault and adapt `file`, `function`, `find` and `replace`.
 """
 
 import argparse
@@ -33,14 +33,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "dev/mutations.yaml"
 PRELOADED = ("torch", "cv2", "scipy.special", "detectron2.data", "detectron2.modeling", "detectron2.engine")
-"""Modules that all test processes share, because their import takes seconds."""
+"""Modules that all test processes share because importing them takes seconds."""
 
 EQUIVALENT, STALE, SURVIVED, TIMEOUT = "equivalent", "STALE", "SURVIVED", "timeout"
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault that the tests must notice."""
+    """A fault that the tests must detect."""
 
     id: str
     place: str  # part of the project
@@ -49,9 +49,9 @@ class Mutation:
     function: str  # enclosing function or class; "" at module level
     find: str  # text that occurs exactly once in the file
     replace: str
-    breaks: str  # the fault in one line
+    breaks: str  # one-line description of the fault
     tests: Sequence[str] = ()  # files or node ids, of which at least one test must fail
-    equivalent: str = ""  # reason why the mutation cannot change the behavior; it is not run
+    equivalent: str = ""  # reason why the mutation cannot change the behavior; such mutations are not run
     accepted: str = ""  # reason why the mutant may survive
 
     def mutated(self, root: Path) -> str | None:
@@ -89,7 +89,7 @@ def _run_pytest(root: Path, tests: Sequence[str], results: Connection) -> None:
 
 
 def run_tests(root: Path, tests: Sequence[str], seconds: float) -> str:
-    """Run tests in a copy of the repository; return the first that fails, "" if all pass, or TIMEOUT."""
+    """Run tests in a copy of the repository and return the first that fails, "" if all pass, or TIMEOUT."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     receiver, sender = context.Pipe(duplex=False)
@@ -117,10 +117,10 @@ def _copy_tracked(root: Path, target: Path) -> Path:
 
 
 def run_mutations(mutations: Sequence[Mutation], root: Path = ROOT, jobs: int = 1) -> dict[str, str]:
-    """Apply each mutation alone to a copy of the tracked files, and run its tests in `jobs` processes.
+    """Apply each mutation on its own to a copy of the tracked files, and run its tests in `jobs` processes.
 
     Returns:
-        Id -> EQUIVALENT, STALE, SURVIVED, TIMEOUT or the test that fails.
+        Mapping from mutation id to EQUIVALENT, STALE, SURVIVED, TIMEOUT or the failing test.
     """
     outcomes = {one.id: EQUIVALENT if one.mutated(root) else STALE for one in mutations}
     runs = [one for one in mutations if outcomes[one.id] != STALE and not one.equivalent]
@@ -156,9 +156,11 @@ def run_mutations(mutations: Sequence[Mutation], root: Path = ROOT, jobs: int = 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="PLACE|ID", help="run only these places and mutations")
+    parser.add_argument(
+        "--only", nargs="+", metavar="PLACE|ID", help="run only these mutations, or all mutations in these places"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="number of mutants tested in parallel (default: 1)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table with machine, date and commit")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results table to this file")
     args = parser.parse_args(argv)
     listed = [Mutation(**entry) for entry in yaml.safe_load(LIST.read_text())]
     mutations = [one for one in listed if not args.only or {one.id, one.place} & set(args.only)]

@@ -38,7 +38,7 @@ def test_report_has_the_paired_gain(benchmark: Any) -> None:
     assert rows["FAMix"] == ["39.0 ± 1.4", "27.0 ± 2.8", "+6.0 ± 1.4", "0.1051", "1.5"]  # t = 6, one degree of freedom
     assert rows["FAMix and jitter"][2].startswith("-1.0")
     assert "\nPrinted by `the command`:\n" in report and "1 of 2 classes occur" in report
-    assert "a thread each, on processor 1 and processor 2" in report
+    assert "one thread each, on processor 1 and processor 2" in report
 
 
 def test_methods_differ_in_jitter_styles_and_grid_alone(benchmark: Any) -> None:

@@ -36,7 +36,7 @@ def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path
     assert rows[0] == ["head", "method", "clear", "night", "fog", "unseen", "minutes"]
     assert rows[1] == ["Panoptic-DeepLab", "source only", "61.0 ± 1.4", "11.0 ± 1.4", "20.0 ± 0.0", "15.5 ± 0.7", "1.5"]
     assert rows[2][-2] == "22.0 ± 1.4"  # of 23 and 21
-    assert "FAMix, weather's words: +6.5 ± 2.1 points of PQ on `unseen` over source only" in report  # of 8 and 5
+    assert "FAMix, weather words: +6.5 ± 2.1 points of PQ on `unseen` vs. source only" in report  # of 8 and 5
     assert "Printed by `the command`" in report and "mIoU: 1 of 2 classes occur." in report
 
 

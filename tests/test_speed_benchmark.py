@@ -99,7 +99,7 @@ def test_quick_run_has_every_row(
     assert text.strip() in capsys.readouterr().out
     for what in (
         "mining step, per style", "in bfloat16", "prompt in 80 sentences", "mining batch", "bank of grouped batches",
-        "styles of a bank", "noise as styles", "SemanticSegmentor", "unfolded", "restyling alone",
+        "styles from a bank", "noise as styles", "SemanticSegmentor", "unfolded", "restyling alone",
         "evaluation, per image",
     ):  # fmt: skip
         assert what in text, what

@@ -185,7 +185,7 @@ def test_model_must_return_the_requested_size(text):
         def predict(self, image, **others):
             return self.logits(image.float())
 
-    with expect_error(ConfigError, f"protocol '{text}'", (4, 10, 15), "model"):
+    with expect_error(ConfigError, f"Protocol '{text}'", (4, 10, 15), "model"):
         predict(Stubborn(), text, make_batch((20, 30), labels=False))
 
 

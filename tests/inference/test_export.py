@@ -150,7 +150,7 @@ def test_damaged_stripped_checkpoints_are_refused(shipped, tmp_path):
     entries = ["text", {}, {**entry, "config": []}, *({**entry, "classes": {**classes, **change}} for change in broken)]
     for damaged in entries:
         torch.save({**content, "inference": damaged}, tmp_path / "a.pth")
-        with expect_error(WeightsError, key="entry 'inference'", value=tmp_path / "a.pth", remedy="tools/export.py"):
+        with expect_error(WeightsError, key="Entry 'inference'", value=tmp_path / "a.pth", remedy="tools/export.py"):
             load_model(tmp_path / "a.pth", device="cpu")
 
 

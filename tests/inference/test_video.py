@@ -69,7 +69,7 @@ def test_unreadable_videos_are_refused(tmp_path):
             VideoReader(tmp_path / name)
     reader = VideoReader(save(tmp_path / "a.avi"))
     list(reader)
-    with expect_error(DatasetError, key=f"video '{tmp_path / 'a.avi'}'", remedy="ffmpeg"):
+    with expect_error(DatasetError, key=f"Video '{tmp_path / 'a.avi'}'", remedy="ffmpeg"):
         list(reader)  # at the end, as in a file without frames
 
 

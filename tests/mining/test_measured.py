@@ -117,5 +117,5 @@ def test_noise_scale_rejects_banks_that_do_not_fit() -> None:
     own = make_bank((0, [1.0], [1.0]))
     with expect_error(BankError, "style banks", 2):
         matching_noise_scale(make_bank((0, [1.0, 1.0], [1.0, 1.0])), own)
-    with expect_error(BankError, "source statistics", 0):
+    with expect_error(BankError, "Source statistics", 0):
         matching_noise_scale(own, make_bank((0, [0.0], [0.0])))

@@ -55,7 +55,7 @@ def test_draw_does_not_depend_on_the_other_classes(table):
 
 @pytest.mark.parametrize("class_ids", [[0, 3], [254, 255]])
 def test_draw_rejects_classes_without_a_name(table, class_ids):
-    with expect_error(ConfigError, "label ids", class_ids, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"):
+    with expect_error(ConfigError, "Label ids", class_ids, "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"):
         table.draw(torch.tensor(class_ids), seeded())
 
 

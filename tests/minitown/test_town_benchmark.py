@@ -193,13 +193,13 @@ def test_report_begins_with_the_gain_over_jitter(town: Town) -> None:
     text = made.report("the command")
     assert "1 of 19 classes occur" in text
     language, scores, strengths, gains, classes = ({row[0]: row[1:] for row in table} for table in tables(text))
-    assert language["method"] == ["over", "unseen", "p", "development", "p", "clear", "p", "seeds"]
+    assert language["method"] == ["vs.", "unseen", "p", "development", "p", "clear", "p", "seeds"]
     assert language["famix_jitter08half"][:4] == ["jitter08half", "+5.0 ± 0.0", "-", "+5.0 ± 0.0"]
     assert language["famix"][:2] == ["baseline", "+4.0 ± 0.0"] and "jitter08half" not in language
     conditions = ["clear", "night", "fog", "rain", "snow", "dusk"]
     assert scores["method"] == [*conditions, "unseen", "development", "seeds"]
     assert scores["baseline"][:1] + scores["baseline"][6:9] == ["62.0 ± 1.0", "22.0 ± 1.0", "32.0 ± 1.0", "3"]
-    assert gains["method"][::2] == ["over jitter08half", "over jitter08", "over baseline", "gap closed"]
+    assert gains["method"][::2] == ["vs. jitter08half", "vs. jitter08", "vs. baseline", "gap closed"]
     assert gains["famix_jitter08half"][::2][:3] == ["+5.0 ± 0.0", "+4.0 ± 0.0", "+10.0 ± 0.0"]
     assert strengths["jitter08"] == ["baseline", "+6.0 ± 0.0", "+0.0 ± 0.0", "3", "best"]
     assert strengths["jitter08half"][-1] == "" and "jitter04" not in strengths, "it was not run"

@@ -91,18 +91,18 @@ def test_classes_without_styles_draw_from_255_or_get_nan():
         ({"mean": torch.ones(3, 4, dtype=torch.int64)}, "mean", torch.int64),
         ({"annotations": {"loss": torch.rand(1)}}, "annotations 'loss'", (1,)),
         ({"annotations": {"loss": [0.0] * 3}}, "annotations 'loss'", "list"),
-        *(({name: wrong}, name if name != "class_ids" else "class ids", type(wrong).__name__)
+        *(({name: wrong}, name if name != "class_ids" else "Class ids", type(wrong).__name__)
           for name in ("class_ids", "mean", "std") for wrong in (3, [3], np.array([3]), None)),
         *(({name: torch.full((3, 4), bad)}, "mean and std", "NaN")
           for name in ("mean", "std") for bad in (torch.nan, torch.inf, -torch.inf)),
-        *(({"class_ids": torch.tensor([0, 255, bad])}, "class ids", bad) for bad in (-1, 256)),
-        *(({"class_ids": torch.ones(3).to(dtype)}, "class ids", dtype) for dtype in (torch.float32, torch.bool)),
+        *(({"class_ids": torch.tensor([0, 255, bad])}, "Class ids", bad) for bad in (-1, 256)),
+        *(({"class_ids": torch.ones(3).to(dtype)}, "Class ids", dtype) for dtype in (torch.float32, torch.bool)),
     ],
 )  # fmt: skip
 def test_add_rejects_wrong_arguments(changes, key, got):
     made = StyleBank()
     arguments = {"class_ids": torch.tensor([0, 1, 255]), "mean": torch.rand(3, 4), "std": torch.rand(3, 4)}
-    if key == "class ids" and got in (-1, 256):
+    if key == "Class ids" and got in (-1, 256):
         got = [*sorted({0, 255, got})] if got > 0 else [-1, 0, 255]
     with expect_error(BankError, key, got):
         made.add(**arguments | changes)
@@ -124,7 +124,7 @@ def test_add_rejects_styles_that_do_not_fit_the_bank():
 )
 def test_sample_rejects_wrong_class_ids(wrong):
     for use in (numbered_bank().sample, numbered_bank().has_style):
-        with expect_error(BankError, "class ids", wrong.tolist() if isinstance(wrong, torch.Tensor) else "int"):
+        with expect_error(BankError, "Class ids", wrong.tolist() if isinstance(wrong, torch.Tensor) else "int"):
             use(wrong)
 
 

@@ -83,7 +83,7 @@ def _light_field(scene: Scene, power: int) -> Image:
 
 
 def wet_ground(image: Image, scene: Scene, rng: np.random.Generator, share: int) -> Image:
-    """Mirror the scene in the ground with a weight of at most `share`, more in puddles."""
+    """Mirror the scene in the ground, most strongly in puddles, with a weight of at most `share`."""
     height, width = scene.labels.shape
     ground = scene.labels <= TrainId.SIDEWALK
     foot = scene.horizon + scene.focal * 1.6 / 14  # mirrors objects about 14 m away

@@ -118,7 +118,7 @@ class DatasetSource:
         small = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
         if (small == NO_CLASS).all():
             raise DatasetError(
-                f"label file '{label_file}' contains only ignored pixels at {size[0]} x {size[1]}. Remove the image "
+                f"Label file '{label_file}' contains only ignored pixels at {size[0]} x {size[1]}. Remove the image "
                 f"from {self.name}, or correct its labels."
             )
         return replace(scene, labels=small, seed=index)
@@ -258,7 +258,7 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
         if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):
             raise ValueError(f"found {crops.shape} records of {crops.dtype.itemsize} bytes")
     except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"cannot read crops from '{path}': {error}. Remove the file to regenerate it.") from error
+        raise ConfigError(f"Cannot read crops from '{path}': {error}. Remove the file to regenerate it.") from error
     return crops
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

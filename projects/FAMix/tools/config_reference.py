@@ -16,7 +16,7 @@ DOCUMENT = ROOT / "docs/CONFIG.md"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--output", default=DOCUMENT, type=Path, metavar="FILE", help="output file (default: docs/CONFIG.md)"

@@ -183,7 +183,7 @@ def report(reference: Network, other: Network, path: Path, args: argparse.Namesp
 
 @torch.no_grad()
 def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> list[list[float]]:
-    """Return the milliseconds of each run of each network after a warm-up. Networks alternate to share other load equally."""
+    """Return the time of each run in milliseconds. Networks alternate, so that other load affects all equally."""
     times: list[list[float]] = [[] for _ in networks]
     for run in range(runs + 1 if runs else 0):
         for network, taken in zip(networks, times, strict=True):

@@ -84,13 +84,13 @@ def _check_paths(arguments: argparse.Namespace) -> None:
             f"FILE must be a file, got the folder '{file}'. Pass the checkpoint or saved_params.pkl in it."
         )
     if not file.is_file():
-        raise ConfigError(f"file not found: '{file}'. Pass a checkpoint or saved_params.pkl.")
+        raise ConfigError(f"File not found: '{file}'. Pass a checkpoint or saved_params.pkl.")
     if output.is_dir() or output.resolve() == file.resolve():
         found = "a folder" if output.is_dir() else "the input"
         raise ConfigError(f"--output must be a new file, got {found} '{output}'. Choose another file.")
     if arguments.opts and not arguments.config_file:
         raise ConfigError(
-            f"settings {' '.join(arguments.opts)} override a config, but none is given. Add --config-file FILE."
+            f"Settings {' '.join(arguments.opts)} override a config, but none is given. Add --config-file FILE."
         )
 
 
@@ -159,7 +159,7 @@ def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
     if problems:
         raise WeightsError(
-            f"the weights do not fit the model in the config: {'; '.join(problems)}. Pass the matching --config-file."
+            f"The weights do not fit the model in the config: {'; '.join(problems)}. Pass the matching --config-file."
         )
 
 
@@ -204,7 +204,7 @@ def _require_released_classes(cfg: CfgNode) -> None:
     classes = MetadataCatalog.get(names[0]).stuff_classes
     if tuple(classes) != RELEASED_CLASSES:
         raise ConfigError(
-            f"classes of dataset '{names[0]}' must be the 19 Cityscapes classes of the reference implementation, got "
+            f"Classes of dataset '{names[0]}' must be the 19 Cityscapes classes of the reference implementation, got "
             f"{', '.join(classes)}. Use datasets with the Cityscapes classes in the same order."
         )
 

@@ -18,7 +18,7 @@ from typing import Any
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

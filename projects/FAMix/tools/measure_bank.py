@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Example: measure_bank.py --config-file configs/minitown/oracle.yaml --output bank.safetensors "

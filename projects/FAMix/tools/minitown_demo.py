@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""FAMix in a miniature town, on a laptop: render images, mine, train on clear days, score all weather, write a page."""
+"""Run FAMix in a miniature town: render images, mine styles, train on clear days, and evaluate in all weather."""
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import shlex
@@ -18,27 +18,27 @@ PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  #
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
-    description = "Stopped runs continue with the same command; finished ones are kept."
+    """Create the command-line parser."""
+    description = "The same command resumes interrupted runs. Finished runs are kept."
     parser = argparse.ArgumentParser(description=__doc__, epilog=description)
     output, positive = Path("output/demo"), partial(whole_number, lowest=1)
-    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help=f"(default: {output})")
-    parser.add_argument("--seed", type=whole_number, default=1, help="of mining and training (default: 1)")
-    parser.add_argument("--quick", type=positive, metavar="N", help="train N iterations only, to test the set-up")
-    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: that of the configs)")
+    parser.add_argument("--output", type=Path, default=output, metavar="DIR", help=f"output folder (default: {output})")
+    parser.add_argument("--seed", type=whole_number, default=1, help="seed of mining and training (default: 1)")
+    parser.add_argument("--quick", type=positive, metavar="N", help="train for only N iterations, to test the setup")
+    parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: the CLIP in the configs)")
     parser.add_argument(
         "--prompts",
         choices=PROMPTS,
         default="weather",
-        help="style words: the tested weathers (default), looks of images on the web, or only those of the looks that "
-        "resemble no tested weather",
+        help="style words: tested weather (weather, the default), looks of images on the web (web), or only looks that "
+        "do not resemble the tested weather (strict)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, behind --")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, after --")
     return parser
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 from tabulate import tabulate
 
@@ -55,7 +55,7 @@ BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + ji
 
 @dataclass(frozen=True)
 class Demo:
-    """A planned demo: its folder, the runs of the networks, and the command line that repeats it."""
+    """Plan of a demo: its folder, the training runs, and the command line that repeats it."""
 
     output: Path
     runs: tuple[Experiment, ...]
@@ -63,7 +63,7 @@ class Demo:
 
 
 def plan(arguments: argparse.Namespace, command: str) -> Demo:
-    """Plan the runs of the arguments: with and without jitter, with and without styles."""
+    """Plan the runs with and without jitter and with and without styles."""
     options = list(arguments.opts)
     if arguments.quick is not None:
         options += ["SOLVER.MAX_ITER", str(arguments.quick)]
@@ -82,15 +82,15 @@ def show(demo: Demo) -> None:
     """Run the demo, step by step.
 
     Raises:
-        FAMixError: an error of the user, or an experiment failed.
+        FAMixError: an argument is invalid, or an experiment failed.
     """
     start = time.perf_counter()
-    say("\n1/4 images of the town")  # rendered before two processes ask for them
+    say("\n1/4 images of the town")  # rendered before two processes need them
     cfg = demo.runs[0].load_config()
     register_datasets(cfg.DATASETS.FILES)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         say(f"{len(get_dataset_dicts([name])):4d}  {name}")
-    say("\n2/4 mining styles and training four networks, two side by side, one processor core each")
+    say("\n2/4 mining styles and training four networks, two in parallel on one processor core each")
     run_experiments(demo.runs)
     say("\n3/4 scores")
     scores = [read_scores(run.output) for run in demo.runs]
@@ -108,15 +108,15 @@ def show(demo: Demo) -> None:
 
 
 def facts(demo: Demo) -> dict[str, str]:
-    """Return the facts below the figure."""
+    """Return the facts shown below the figure."""
     spent = ", ".join(f"{run.name} {duration(run.seconds())}" for run in demo.runs)
     cfg = demo.runs[-1].load_config()
     return {
-        "classes": f"{read_occurring(demo.runs[0].output)}, over which mIoU is the mean",
+        "classes": f"{read_occurring(demo.runs[0].output)}; mIoU is the mean over these",
         "words": ", ".join(cfg.STYLE_MINING.STYLES),
         "jitter": f"brightness, contrast and saturation change by up to {max(cfg.INPUT.COLOR_JITTER):.0%} in "
         f"{cfg.INPUT.COLOR_JITTER_PROBABILITY:.0%} of the training images",
-        "time": f"{spent}, two side by side, mining and scoring included",
+        "time": f"{spent}, including mining and scoring, two runs in parallel",
         "machine": describe_machine(),
         "seed": str(demo.runs[0].seed),
         "CLIP": f"sha256 {demo.runs[0].settings()['clip_hash']}",
@@ -125,18 +125,18 @@ def facts(demo: Demo) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Return minutes and seconds."""
+    """Format a duration in minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def say(text: str) -> None:
-    """Write immediately, also into a pipe, in order with the progress on standard error."""
+    """Print and flush, so the text stays in order with the progress on standard error, even in a pipe."""
     print(text, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; an error or an interruption ends with a status and one line."""
+    """Run the command line. Errors and interruptions print one line and set the exit status."""
     arguments = make_parser().parse_args(argv)
     words = sys.argv[1:] if argv is None else list(argv)
     with one_line_errors():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,7 +59,7 @@ def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
     """Load a bank that matches the config."""
     bank = StyleBank.load(path)
     if not len(bank):
-        raise BankError(f"style bank '{path}' contains no styles. Mine the bank again.")
+        raise BankError(f"Style bank '{path}' contains no styles. Mine the bank again.")
     clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
     expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
     check_bank(bank, expected, path, bank.num_channels)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the command-line parser."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: report.py output/baseline output/famix --output report.html"
     )

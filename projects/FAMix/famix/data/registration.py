@@ -106,7 +106,7 @@ def get_dataset_dicts(names: Sequence[str]) -> list[dict[str, Any]]:
         raise DatasetError("The list of dataset names is empty. Pass at least one name, such as 'gta5_train'.")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
     if repeated:
-        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} more than once. Remove repeats.")
+        raise DatasetError(f"Dataset names must be unique, got {', '.join(repeated)} several times. List each once.")
     for name in names:
         _require_registered(name)
     return [
@@ -242,7 +242,7 @@ def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return a mapping from dataset to heading, which is its domain, or its name if several share the domain."""
+    """Return a heading for each dataset: its domain, or its name if several datasets share the domain."""
     domains = [domain_of(name) for name in names]
     return {name: domain if domains.count(domain) == 1 else name for name, domain in zip(names, domains, strict=True)}
 

@@ -171,7 +171,7 @@ def _check_styles(cfg: CfgNode) -> None:
         return
     if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
         raise ConfigError(
-            f"Styles cannot be mined in the features of MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME}, which has no text tower. Set "
+            f"MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME} has no text tower, so styles cannot be mined in its features. Set "
             "MODEL.STYLE.STRATEGY to noise, mixstyle or none."
         )
     if not cfg.MODEL.CLIP.WEIGHTS:

@@ -277,7 +277,7 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class StoppedBySignal(KeyboardInterrupt):
-    """Exception for a run that a signal has stopped; `signal` is the signal number."""
+    """Raised when a signal has stopped the run. `signal` is the signal number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -66,7 +66,7 @@ class Peers:
         count = max(self._local_ranks) + 1
         if self._local_ranks != list(range(count)) * (self.world_size // count):
             raise ConfigError(
-                f"LOCAL_RANK must run from 0 to the same number on each machine, got {self._local_ranks} by rank. "
+                f"LOCAL_RANK must run from 0 to the same number on each machine, got {self._local_ranks} (by rank). "
                 "Start the same number of processes on each machine, with consecutive ranks."
             )
         return count

@@ -98,7 +98,7 @@ def require_panopticapi() -> Any:
         return importlib.import_module("panopticapi.evaluation")
     except ImportError as error:
         raise ConfigError(
-            f"panoptic models require the package panopticapi, which cannot be imported: {error}. Run make setup, or pip "
+            f"Panoptic models require the package panopticapi, which cannot be imported: {error}. Run make setup, or pip "
             "install --no-deps panopticapi-lite."
         ) from error
 

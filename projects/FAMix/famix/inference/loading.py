@@ -73,7 +73,7 @@ def load_model(
     if not checkpoint.is_file():
         present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
         remedy = f"Use one from the same folder: {present}." if present else "Finish the training first."
-        raise WeightsError(f"checkpoint not found: '{checkpoint}'. {remedy}")
+        raise WeightsError(f"Checkpoint not found: '{checkpoint}'. {remedy}")
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content
     try:
@@ -84,7 +84,7 @@ def load_model(
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
-            f"entry '{SHIPPED if is_stripped else SETTINGS}' in '{checkpoint}' is damaged ({type(error).__name__}: {error}). "
+            f"Entry '{SHIPPED if is_stripped else SETTINGS}' in '{checkpoint}' is damaged ({type(error).__name__}: {error}). "
             "Strip the original checkpoint again with tools/export.py."
         ) from error
     cfg = cfg or _read_config(checkpoint, config, opts, settings, is_stripped)
@@ -93,7 +93,7 @@ def load_model(
         torch.empty(0, device=cfg.MODEL.DEVICE)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {device} is not available ({reason}). Use cpu.") from error
+        raise ConfigError(f"Device {device} is not available ({reason}). Use cpu.") from error
     if is_stripped and trained is not None and not cfg.DATASETS.FILES:
         cfg.DATASETS.TRAIN = (trained.register(),)
         classes = trained

@@ -47,12 +47,12 @@ class VideoReader:
         if not self._capture.isOpened():
             if isinstance(source, int):
                 raise ConfigError(
-                    f"camera {source} cannot be opened. Connect it, close other programs, or try 1, 2, and so on."
+                    f"Camera {source} cannot be opened. Connect it, close other programs, or try 1, 2, and so on."
                 )
             if not source.is_file():
-                raise DatasetError(f"video not found: '{source}'. Pass a file that OpenCV can read, e.g. .mp4 or .avi.")
+                raise DatasetError(f"Video not found: '{source}'. Pass a file that OpenCV can read, e.g. .mp4 or .avi.")
             raise DatasetError(
-                f"video '{source}' cannot be read: it is damaged or has an unknown codec. Pass a file that OpenCV can read, "
+                f"Video '{source}' cannot be read: it is damaged or has an unknown codec. Pass a file that OpenCV can read, "
                 "e.g. .mp4 or .avi."
             )
         rate, frames = self._capture.get(cv2.CAP_PROP_FPS), self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -75,7 +75,7 @@ class VideoReader:
             is_empty = False
             yield np.asarray(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB), np.uint8)
         if is_empty:
-            raise DatasetError(f"video '{self._source}' contains no frames. Repair it with ffmpeg.")
+            raise DatasetError(f"Video '{self._source}' contains no frames. Repair it with ffmpeg.")
 
     def require_whole(self, frames: int) -> None:
         """Raise DatasetError if a video file ended after `frames` frames although its header claims more."""
@@ -85,7 +85,7 @@ class VideoReader:
         tolerated = 0 if self._source.suffix.lower() in _COUNTING_CONTAINERS else max(2, self.frames // 50)
         if frames < self.frames - tolerated:
             raise DatasetError(
-                f"video '{self._source}' ends after {frames} of the {self.frames} frames in its header, so the output is "
+                f"Video '{self._source}' ends after {frames} of the {self.frames} frames in its header, so the output is "
                 "incomplete. Copy the video again, or repair it with ffmpeg."
             )
 
@@ -104,7 +104,7 @@ class FrameFolder(VideoReader):
 
         self._files = sorted((f for f in folder.iterdir() if is_picture(f.name) and not f.is_dir()), key=order)
         if not self._files:
-            raise DatasetError(f"folder '{folder}' contains no images. Pass a folder of frames.")
+            raise DatasetError(f"Folder '{folder}' contains no images. Pass a folder of frames.")
         self._source, self._capture = folder, cv2.VideoCapture()
         self.rate, self.frames, self.max_pixels = rate, len(self._files), MAX_PIXELS
 
@@ -116,7 +116,7 @@ class FrameFolder(VideoReader):
             size = size or frame.shape
             if frame.shape != size:
                 raise DatasetError(
-                    f"frame '{file}' must have {size[0]} x {size[1]} pixels like the first one, got {frame.shape[0]} x "
+                    f"Frame '{file}' must have {size[0]} x {size[1]} pixels like the first one, got {frame.shape[0]} x "
                     f"{frame.shape[1]}. Use --input for images of different sizes."
                 )
             yield frame
@@ -171,7 +171,7 @@ def video_writer(path: Path, rate: float, size: tuple[int, int]) -> Iterator[Cal
         capture.release()
         if readable != written:
             raise OutputError(
-                f"only {readable} of {written} frames of video '{path}' can be read back; an existing file is kept. Free "
+                f"Only {readable} of {written} frames of video '{path}' can be read back; an existing file is kept. Free "
                 "disk space, or choose another --output."
             )
 
@@ -220,6 +220,6 @@ def show_image(image: RGBImage, *, wait: bool) -> bool:
         key = cv2.waitKey(0 if wait else 1)
     except cv2.error as error:
         raise ConfigError(
-            "a window requires a screen and OpenCV with GUI support (not opencv-python-headless). Use --output instead."
+            "A window requires a screen and OpenCV with GUI support (not opencv-python-headless). Use --output instead."
         ) from error
     return key not in (ord("q"), 27)

@@ -37,7 +37,7 @@ def is_disk_error(error: BaseException | None) -> bool:
 def disk_message(error: OSError, remedy: str) -> str:
     """Describe a disk error in one line. `remedy` is an alternative to freeing disk space."""
     place = f" '{error.filename}'" if error.filename else ""
-    return f"file{place} cannot be written ({error.strerror or error}). Free disk space, or {remedy}."
+    return f"File{place} cannot be written ({error.strerror or error}). Free disk space, or {remedy}."
 
 
 def require_writable(folder: Path) -> None:
@@ -48,7 +48,8 @@ def require_writable(folder: Path) -> None:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        raise ConfigError(f"output folder '{folder}' is not writable ({error.strerror}). Choose another.") from error
+        message = f"Output folder '{folder}' is not writable ({error.strerror}). Choose another folder."
+        raise ConfigError(message) from error
 
 
 @contextmanager

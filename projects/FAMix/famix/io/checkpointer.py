@@ -84,7 +84,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             raise WeightsError(
-                f"checkpoint '{path}' cannot be written ({error.strerror or error}). Free disk space, then continue "
+                f"Checkpoint '{path}' cannot be written ({error.strerror or error}). Free disk space, then continue "
                 "from the previous checkpoint with --resume."
             ) from error
 
@@ -134,7 +134,7 @@ class SafeCheckpointer(DetectionCheckpointer):
                 self._read_ahead.clear()
                 self._read_ahead[file] = _identity(file), content
                 return file, content
-        raise first or WeightsError(f"no checkpoint to resume from in '{self.save_dir}'. Omit --resume.")
+        raise first or WeightsError(f"No checkpoint to resume from in '{self.save_dir}'. Omit --resume.")
 
     def get_checkpoint_file(self) -> str:
         """Return the path of the last checkpoint, or of the file `last_checkpoint` if that file is damaged."""
@@ -173,7 +173,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise
         except Exception as error:  # raised by checkpointables
             raise WeightsError(
-                f"checkpoint '{path}' does not fit this run ({type(error).__name__}: {first_line(error)})."
+                f"Checkpoint '{path}' does not fit this run ({type(error).__name__}: {first_line(error)})."
             ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
@@ -189,17 +189,17 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self._resuming:
             lost = [key for key in self.checkpointables if key not in checkpoint]
             if lost:
-                raise WeightsError(f"the checkpoint lacks {', '.join(lost)}, which is needed to resume.")
+                raise WeightsError(f"The checkpoint lacks {', '.join(lost)}, which is needed to resume.")
             broken = first_not_finite(checkpoint["model"])
             if broken is not None:
-                raise WeightsError(f"non-finite values in '{broken}' of the checkpoint: training had already diverged.")
+                raise WeightsError(f"Non-finite values in '{broken}' of the checkpoint: training had already diverged.")
         self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
         incompatible = super()._load_model(checkpoint)
         misshapen = [key for key, *_ in incompatible.incorrect_shapes]
         unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # misshapen entries are also missing
         if (self.strict or self._resuming) and unset:
             raise WeightsError(
-                f"the checkpoint lacks {len(unset)} entries of the model or has them in a different shape, e.g. "
+                f"The checkpoint lacks {len(unset)} entries of the model or has them in a different shape, e.g. "
                 f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config used for "
                 "training."
             )
@@ -233,14 +233,14 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[
         return {**checkpoint, entry: unwrapped_names(state)}
     except Exception as error:  # from the disk, the unpickler, or the content
         raise WeightsError(
-            f"cannot read tensors under '{entry}' in checkpoint '{path}': {first_line(error)}. Use a checkpoint saved "
+            f"Cannot read tensors under '{entry}' in checkpoint '{path}': {first_line(error)}. Use a checkpoint saved "
             "by training."
         ) from error
 
 
 def _require_file(path: str | os.PathLike[str]) -> None:
     if not os.path.isfile(path):
-        raise WeightsError(f"checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.")
+        raise WeightsError(f"Checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.")
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:

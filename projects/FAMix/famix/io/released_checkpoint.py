@@ -70,4 +70,4 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
         save_tensors({"model": dict(weights)}, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise WeightsError(f"weights cannot be written to '{path}' ({reason}). Choose another file.") from error
+        raise WeightsError(f"Weights cannot be written to '{path}' ({reason}). Choose another file.") from error

@@ -98,12 +98,12 @@ def matching_noise_scale(styles: StyleBank, own: StyleBank) -> float:
     x, drawn = (torch.cat([bank.mean, bank.std], dim=1).double() for bank in (own, styles))
     if x.shape[1] != drawn.shape[1]:
         raise BankError(
-            f"style banks have different numbers of channels: {styles.num_channels} and {own.num_channels}. "
+            f"Style banks have different numbers of channels: {styles.num_channels} and {own.num_channels}. "
             "Measure the source with the bank's config, so that CLIP and stage are the same."
         )
     size = x.square().sum()
     if size == 0:
-        raise BankError("source statistics are all 0. Measure more images.")
+        raise BankError("Source statistics are all 0. Measure more images.")
     move = x.new_zeros(())
     for class_id in own.class_ids.unique().tolist():
         found = drawn[styles.class_ids == class_id]

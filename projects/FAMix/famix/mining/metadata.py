@@ -88,12 +88,12 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
     mined, used = bank_text_design(bank), design_of_marks(expected)
     if mined.known and used.or_else(mined) != mined:
         raise BankError(
-            f"the text tower is {mined} in style bank '{path}', but {used} in the config. Set MODEL.CLIP.ARCHITECTURE to the "
+            f"The text tower is {mined} in style bank '{path}', but {used} in the config. Set MODEL.CLIP.ARCHITECTURE to the "
             f"bank's architecture, {_MINE}"
         )
     if bank.num_channels != num_channels:
         raise BankError(
-            f"style bank '{path}' contains {len(bank)} styles with {bank.num_channels} channels, but stage "
+            f"Style bank '{path}' contains {len(bank)} styles with {bank.num_channels} channels, but stage "
             f"{expected['stage']} has {num_channels} channels. {_BINDING['clip_hash']}, {_MINE}"
         )
     compared = {*_BINDING, *design_marks(mined), "famix_version"}

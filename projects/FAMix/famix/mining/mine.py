@@ -174,7 +174,7 @@ def _require_finite(batch: MinedBatch, samples: Sequence[Mapping[str, Any]], fol
             saved = f" The samples cannot be written to '{path}' ({error.strerror or error})."
     files = first_few([sample.get("file_name", "an unnamed sample") for sample in samples], 20)
     raise BankError(
-        f"non-finite values in styles for the class ids {batch.class_ids[~finite].tolist()} of mining batch "
+        f"Non-finite values in styles for the class ids {batch.class_ids[~finite].tolist()} of mining batch "
         f"{batch.index} ({files}).{saved} Lower STYLE_MINING.LR or check the files. Earlier batches are saved."
     )
 
@@ -183,7 +183,7 @@ def _merge(mined: list[MinedBatch], metadata: Mapping[str, str]) -> StyleBank:
     """Merge the batches of all processes in the order of their numbers."""
     everywhere = [batch for rank in comm.all_gather(mined) for batch in rank]
     if not everywhere:
-        raise BankError("mining found no batches. Lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN.")
+        raise BankError("Mining found no batches. Lower STYLE_MINING.IMS_PER_BATCH or add images to DATASETS.TRAIN.")
     everywhere.sort(key=lambda batch: batch.index)
 
     def joined(name: str) -> torch.Tensor:

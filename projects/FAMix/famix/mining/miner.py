@@ -111,7 +111,7 @@ class PromptTable:
         unlabeled = class_ids == IGNORE_CLASS
         if ((class_ids >= self.num_classes) & ~unlabeled).any():
             raise ConfigError(
-                f"label ids must be below the number of class names, {self.num_classes}, got {class_ids.tolist()}. Check "
+                f"Label ids must be below the number of class names, {self.num_classes}, got {class_ids.tolist()}. Check "
                 "MODEL.SEM_SEG_HEAD.IGNORE_VALUE and the label ids of the dataset."
             )
         style = torch.randint(self.num_styles, (self.num_classes,), generator=generator)

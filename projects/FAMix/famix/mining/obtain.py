@@ -61,7 +61,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             return bank
         if not clip:
             raise ConfigError(
-                f"no style bank at '{path}', and MODEL.CLIP.WEIGHTS is empty, so none can be mined. Set "
+                f"No style bank at '{path}', and MODEL.CLIP.WEIGHTS is empty, so none can be mined. Set "
                 "MODEL.CLIP.WEIGHTS or MODEL.STYLE.BANK."
             )
         require_text_design(clip, weights)

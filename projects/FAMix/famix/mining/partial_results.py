@@ -70,7 +70,7 @@ class PartialResults:
             return MinedBatch(index, **{name: tensors[name] for name in _TENSORS})
         except Exception as error:  # SafetensorError, or torch errors caused by impossible tensors
             raise BankError(
-                f"cannot read mined batch '{path}': {error}. Remove the file to mine the batch again."
+                f"Cannot read mined batch '{path}': {error}. Remove the file to mine the batch again."
             ) from error
 
     def write(self, batch: MinedBatch) -> None:
@@ -84,7 +84,7 @@ class PartialResults:
                 part.write_bytes(save(tensors))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"cannot write mined batch '{path}': {error}. Free disk space or set MODEL.STYLE.BANK to a file in a different "
+                f"Cannot write mined batch '{path}': {error}. Free disk space or set MODEL.STYLE.BANK to a file in a different "
                 "folder. Earlier batches are saved."
             ) from error
 

@@ -47,7 +47,7 @@ class PatchStyleMixin(nn.Module):
         if restyler.needs("labels"):
             if any("sem_seg" not in x for x in batched_inputs):
                 raise ConfigError(
-                    "training inputs lack 'sem_seg' labels, but MODEL.STYLE.STRATEGY draws styles by class. Return the "
+                    "Training inputs lack 'sem_seg' labels, but MODEL.STYLE.STRATEGY draws styles by class. Return the "
                     "labels from the dataset mapper, or set MODEL.STYLE.STRATEGY to noise or none."
                 )
             # Copied to the device only once, for both styles and loss.

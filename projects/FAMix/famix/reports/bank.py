@@ -49,7 +49,7 @@ def json_list(bank: StyleBank, key: str, kind: type[T]) -> list[T]:
     except ValueError:
         pass
     raise BankError(
-        f"the bank's '{key}' must be a JSON list of type {kind.__name__}, got {bank.metadata[key]!r:.200}. Mine the bank "
+        f"The bank's '{key}' must be a JSON list of type {kind.__name__}, got {bank.metadata[key]!r:.200}. Mine the bank "
         "again."
     )
 
@@ -65,7 +65,7 @@ def bank_prompts(bank: StyleBank) -> list[str]:
         return []
     if not 0 <= int(ids.min()) <= int(ids.max()) < len(prompts):
         raise BankError(
-            f"the bank's '{_PROMPT_ID}' values must be in [0, {len(prompts) - 1}], got {int(ids.min())} to {int(ids.max())}. "
+            f"The bank's '{_PROMPT_ID}' values must be in [0, {len(prompts) - 1}], got {int(ids.min())} to {int(ids.max())}. "
             "Mine the bank again."
         )
     return [prompts[index] for index in ids.tolist()]
@@ -133,7 +133,7 @@ def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
     """
     require_compatible(bank, own, ("the bank", "the measured bank"))
     if len(own) < 2:
-        raise BankError(f"the measured bank must contain at least 2 styles, got {len(own)}. Measure more images.")
+        raise BankError(f"The measured bank must contain at least 2 styles, got {len(own)}. Measure more images.")
     points, sources = style_points(bank), style_points(own)
     distance = torch.empty(len(bank))
     for class_id in bank.counts():
@@ -240,7 +240,7 @@ def filter_bank(
             raise BankError("--max-loss requires a mined bank with losses. Use --class instead.")
         kept &= bank.annotations["final_loss"] <= max_loss
     if not kept.any():
-        raise BankError(f"none of the {len(bank)} styles in '{name}' meets all conditions. Relax the conditions.")
+        raise BankError(f"None of the {len(bank)} styles in '{name}' meets all conditions. Relax the conditions.")
     conditions = {"classes": list(classes), "prompts": list(prompts), "max_loss": max_loss}
     step = {"step": "filter", **{key: value for key, value in conditions.items() if value not in ([], None)}}
     filtered = StyleBank(bank.metadata | {HISTORY: _history([bank], step | {"inputs": [_identify(name, bank)]})})

@@ -109,7 +109,7 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
         seeds = tables.setdefault(_scoring(report, metric), {}).setdefault(key, {})
         if run.seed in seeds:
             raise ConfigError(
-                f"runs of a method need different seeds, but '{seeds[run.seed]}' and '{path}' of '{run.method}' both have seed "
+                f"Runs of a method need different seeds, but '{seeds[run.seed]}' and '{path}' of '{run.method}' both have seed "
                 f"{run.seed}. Omit one of them, or set SEED when scoring them."
             )
         seeds[run.seed] = path

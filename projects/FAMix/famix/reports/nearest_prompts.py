@@ -39,7 +39,7 @@ def require_clip(bank: StyleBank, clip_state_dict: Mapping[str, Tensor], source:
     expected, found = bank.metadata.get("clip_hash"), clip_weights_hash(clip_state_dict)
     if expected and expected != found:
         raise BankError(
-            f"the bank has clip_hash {expected}, but '{source}' has {found}. Pass the bank's CLIP with --clip."
+            f"The bank has clip_hash {expected}, but '{source}' has {found}. Pass the bank's CLIP with --clip."
         )
 
 

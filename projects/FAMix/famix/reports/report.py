@@ -122,12 +122,12 @@ class Report:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the datasets that the mean includes."""
+        """Names of the datasets included in the mean."""
         return tuple(name for name, scored in self.datasets.items() if not scored.is_source)
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the source domain datasets."""
+        """Names of the datasets in the source domain."""
         return tuple(name for name, scored in self.datasets.items() if scored.is_source)
 
     @property

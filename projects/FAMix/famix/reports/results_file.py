@@ -1,7 +1,7 @@
 """Report files: results.json, results.csv and results.md.
 
-results.json contains dataset -> task -> metric -> percent as returned by the evaluators and, under "report", the metadata,
-evaluation settings, means and a format version. Files in format 1 contain only the scores.
+results.json contains the scores in percent by dataset, task and metric, as returned by the evaluators. Under "report",
+it also contains the metadata, evaluation settings, means and a format version. Files in format 1 contain only scores.
 """
 
 import json
@@ -114,14 +114,14 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError(_explain_missing(path)) from error
     except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(
-            f"cannot read scores from '{path}': malformed file ({error}). Score the run again with --eval-only."
+            f"Cannot read scores from '{path}': malformed file ({error}). Score the run again with --eval-only."
         ) from error
 
 
 def _explain_missing(path: Path) -> str:
     folder = path.parent if path.name == RESULTS_FILE else path
     if not folder.is_dir():
-        return f"run directory not found: '{folder}'. Pass the OUTPUT_DIR of a scored run."
+        return f"Run directory not found: '{folder}'. Pass the OUTPUT_DIR of a scored run."
     config = folder / "config.yaml"
     if not config.is_file():
         return f"{RESULTS_FILE} not found in '{folder}'. Pass the OUTPUT_DIR of a scored run."

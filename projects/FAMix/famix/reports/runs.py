@@ -92,9 +92,9 @@ def scored_weights(run: Run) -> Path:
     facts = run.report.run.weights
     path = run.folder / (facts.file or "")
     if not facts.file or not os.path.isfile(path):
-        raise ConfigError(f"scored checkpoint not found: '{facts.file or 'unknown'}'. Copy it to '{run.folder}'.")
+        raise ConfigError(f"Scored checkpoint not found: '{facts.file or 'unknown'}'. Copy it to '{run.folder}'.")
     if facts.sha256 and file_sha256(path) != facts.sha256:
-        raise ConfigError(f"checkpoint '{path}' has changed since it was scored. Score it again with --eval-only.")
+        raise ConfigError(f"Checkpoint '{path}' has changed since it was scored. Score it again with --eval-only.")
     return path
 
 
@@ -173,7 +173,7 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
     except FileNotFoundError:
         return {}, ""
     except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read the training log '{path}': {error}. Remove the file.") from error
+        raise DatasetError(f"Cannot read the training log '{path}': {error}. Remove the file.") from error
     points: dict[str, dict[int, float]] = {}
     damaged = []
     for number, line in enumerate(lines):
@@ -221,7 +221,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise CorruptFileError(f"expected KEY: value settings, found a {type(content).__name__}")
     except (OSError, CorruptFileError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config '{path}': {error}. Remove the file.") from error
+        raise ConfigError(f"Cannot read the config '{path}': {error}. Remove the file.") from error
     settings = flat_settings(content)
     folder = str(settings.get("OUTPUT_DIR") or path.parent)
     return {

@@ -164,7 +164,7 @@ class StyleBank:
                 part.write_bytes(save(tensors, metadata={**metadata, "checksum": _checksum(tensors, metadata)}))
         except (OSError, SafetensorError) as error:
             raise BankError(
-                f"cannot write style bank '{path}': {error}. Set MODEL.STYLE.BANK to a different file."
+                f"Cannot write style bank '{path}': {error}. Set MODEL.STYLE.BANK to a different file."
             ) from error
 
     @classmethod
@@ -190,10 +190,10 @@ class StyleBank:
             bank.add(tensors["class_ids"], tensors["mean"], tensors["std"], annotations)
             bank.class_names()
         except FileNotFoundError as error:
-            raise BankError(f"style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
+            raise BankError(f"Style bank not found: '{path}'. Mine one with --mine-styles-only.") from error
         except Exception as error:  # BankError, SafetensorError, or torch errors caused by impossible tensors
             raise BankError(
-                f"cannot read style bank '{path}' ({error}). Expected format version {FORMAT_VERSION}. Copy the file again, or "
+                f"Cannot read style bank '{path}' ({error}). Expected format version {FORMAT_VERSION}. Copy the file again, or "
                 "mine the bank again."
             ) from error
         return bank
@@ -228,13 +228,13 @@ def _as_class_ids(class_ids: Tensor) -> Tensor:
     """Return class ids as int64. Values are checked only on the CPU, since the check would synchronize with a GPU."""
     if not isinstance(class_ids, Tensor):
         raise BankError(
-            f"class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
+            f"Class ids must be a tensor, got {type(class_ids).__name__}. Convert them with torch.as_tensor."
         )
     ids = class_ids.long()  # uint8 cannot be compared with 256
     is_integer = not (class_ids.is_floating_point() or class_ids.is_complex() or class_ids.dtype == torch.bool)
     if not is_integer or (ids.is_cpu and ((ids < 0) | (ids >= _NUM_CLASSES)).any()):
         raise BankError(
-            f"class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of dtype {class_ids.dtype}. Map them to "
+            f"Class ids must be integers in [0, 255], got {class_ids.unique().tolist()} of dtype {class_ids.dtype}. Map them to "
             "train ids."
         )
     return ids

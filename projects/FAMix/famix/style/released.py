@@ -31,7 +31,7 @@ def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, 
         BankError: the file is missing or damaged, has a different structure, or refers to objects other than tensors.
     """
     if not os.path.isfile(path):
-        raise BankError(f"style bank not found: '{path}'. Pass the saved_params.pkl of the reference implementation.")
+        raise BankError(f"Style bank not found: '{path}'. Pass the saved_params.pkl of the reference implementation.")
     try:
         content = _unpickle(path)
         class_ids: list[int] = []
@@ -58,7 +58,7 @@ def read_released_styles(path: str | os.PathLike[str]) -> tuple[Tensor, Tensor, 
             raise CorruptFileError("NaN or infinite values")
     except CorruptFileError as error:
         raise BankError(
-            f"cannot import styles from '{path}': {error}. Expected a pickle with styles for the 19 Cityscapes classes and "
+            f"Cannot import styles from '{path}': {error}. Expected a pickle with styles for the 19 Cityscapes classes and "
             "255. Copy saved_params.pkl again, or mine a bank with --mine-styles-only."
         ) from error
     return torch.tensor(class_ids), mean, std

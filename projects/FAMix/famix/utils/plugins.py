@@ -36,7 +36,7 @@ def load_plugins() -> None:
             register = point.load()
         except (ImportError, AttributeError) as error:
             raise ConfigError(
-                f"cannot import plugin '{point.name}' from {point.value} ({type(error).__name__}: {error}). Upgrade or "
+                f"Cannot import plugin '{point.name}' from {point.value} ({type(error).__name__}: {error}). Upgrade or "
                 "uninstall the package that declares it."
             ) from error
         register()

@@ -53,7 +53,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> str:
 def histogram(series: Sequence[Series], x_label: str, y_label: str) -> str:
     """Draw histograms of the finite values over common bins as SVG, or return "" if there are none.
 
-    `x_label` names the values, and `y_label` the counted items.
+    `x_label` names the values, and `y_label` names the counted items.
     """
     values = [one.values[np.isfinite(one.values)] for one in series]
     if not any(one.size for one in values):

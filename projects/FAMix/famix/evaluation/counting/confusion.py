@@ -100,6 +100,6 @@ def read_confusion(path: str | os.PathLike[str]) -> ConfusionMatrix:
             raise ValueError(f"counts range from {counts.min()} to {counts.max()}")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(
-            f"cannot read the confusion matrix '{path}': {error}. Score the checkpoint again, e.g. with --eval-only."
+            f"Cannot read the confusion matrix '{path}': {error}. Score the checkpoint again, e.g. with --eval-only."
         ) from error
     return ConfusionMatrix(names, counts)

@@ -98,13 +98,13 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             if tuple(scores.shape) != expected:
                 got, wanted = (" x ".join(map(str, shape)) for shape in (scores.shape, expected))
                 raise DatasetError(
-                    f"dataset '{self._name}': the prediction for '{file}' has the shape {got} (classes x height x width), but "
+                    f"Dataset '{self._name}': the prediction for '{file}' has the shape {got} (classes x height x width), but "
                     f"its label '{self._files[file]}' requires {wanted}. Return scores with the input's 'height' and 'width' "
                     "from the model."
                 )
             if labels.dtype != np.uint8 and not (labels.min() >= 0 and labels.max() < NUM_LABELS):
                 raise DatasetError(
-                    f"dataset '{self._name}': labels in '{self._files[file]}' must be train ids from 0 to "
+                    f"Dataset '{self._name}': labels in '{self._files[file]}' must be train ids from 0 to "
                     f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Fix read_labels or prepare_labels."
                 )
             self._counts.add(argmax_classes(scores), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)))
@@ -125,7 +125,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         strange = [value for value in np.flatnonzero(counts.sum(axis=1)) if num_classes <= value != self._ignore_label]
         if strange:
             raise DatasetError(
-                f"dataset '{self._name}': labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
+                f"Dataset '{self._name}': labels must be train ids from 0 to {num_classes - 1}, or {self._ignore_label} for "
                 f"ignored pixels, got {first_few(strange)}. Fix the dataset definition."
             )
         if self._output_folder is not None:

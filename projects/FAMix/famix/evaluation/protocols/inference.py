@@ -67,7 +67,7 @@ class ProtocolInference(nn.Module):
         sides = [side for scale, _ in self.protocol.views for side in self.protocol.view_size(size, scale)]
         if min(*sides, *((window.size,) if window else ())) < smallest:
             raise DatasetError(
-                f"image '{inputs.get('file_name', 'unknown')}' has {size[0]} x {size[1]} pixels (height x width), which leaves the "
+                f"Image '{inputs.get('file_name', 'unknown')}' has {size[0]} x {size[1]} pixels (height x width), which leaves the "
                 f"network fewer than {smallest} per side under the protocol '{self.protocol.name}'. Remove the image, or "
                 "use another TEST.PROTOCOL."
             )
@@ -120,7 +120,7 @@ class ProtocolInference(nn.Module):
         for got in scores:
             if size_of(got) != size:
                 raise ConfigError(
-                    f"protocol '{self.protocol.name}': the model returned scores of shape {tuple(got.shape)}, but 'height' and "
+                    f"Protocol '{self.protocol.name}': the model returned scores of shape {tuple(got.shape)}, but 'height' and "
                     f"'width' request {size[0]} x {size[1]}. Resize the scores in the model."
                 )
         return scores

@@ -242,9 +242,9 @@ def test_unreadable_videos_and_frames_are_one_error(
     (tmp_path / "empty").mkdir()
     (tmp_path / "drive.mp4").write_text("no video")
     for source, key in (
-        (photos, f"frame '{photos}/2.png'"),
-        ("empty", f"folder '{tmp_path}/empty'"),
-        ("drive.mp4", f"video '{tmp_path}/drive.mp4'"),
+        (photos, f"Frame '{photos}/2.png'"),
+        ("empty", f"Folder '{tmp_path}/empty'"),
+        ("drive.mp4", f"Video '{tmp_path}/drive.mp4'"),
     ):
         assert demo.main(["--video-input", str(tmp_path / source), "--output", str(tmp_path / "seen.avi")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
@@ -305,7 +305,7 @@ def test_images_are_shown_without_output(
             "RUN/model_final.pth",
             "config",
         ),
-        (["--webcam", "77", "--output", "out.avi"], "camera 77", "Plug"),
+        (["--webcam", "77", "--output", "out.avi"], "Camera 77", "Connect"),
         (["--video-input", "VIDEO", "--output", "VIDEO"], "--output", "another"),
         (["--input", "PHOTOS", "--output", "out.mp4"], "--output", "--video-input"),
         (["--video-input", "VIDEO", "--output", "out.mp4", "--rate", "5"], "--rate", "--rate"),

@@ -39,7 +39,7 @@ logger = logging.getLogger("famix.train_net")
 
 
 def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
-    """Run one process; on a user error, a signal or a lost process, print one line and exit."""
+    """Run one process. On a user error, a signal or a lost process, print one line and exit."""
     peers = peers or Peers()
     try:
         with explain_disk_errors():

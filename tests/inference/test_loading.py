@@ -115,7 +115,7 @@ def test_paths_with_home_and_variables(run, monkeypatch):
 def test_missing_devices_are_refused(run, device):
     with pytest.raises(FAMixError) as caught:
         load_model(run, device=device)
-    explains(str(caught.value), key="device", value=device, remedy="cpu")
+    explains(str(caught.value), key="Device", value=device, remedy="cpu")
 
 
 def test_classes_of_own_and_foreign_datasets(run, tmp_path):

@@ -115,7 +115,7 @@ def test_matching_noise_moves_patches_as_far_as_the_bank() -> None:
 
 def test_noise_scale_rejects_banks_that_do_not_fit() -> None:
     own = make_bank((0, [1.0], [1.0]))
-    with expect_error(BankError, "style banks", 2):
+    with expect_error(BankError, "Style banks", 2):
         matching_noise_scale(make_bank((0, [1.0, 1.0], [1.0, 1.0])), own)
     with expect_error(BankError, "Source statistics", 0):
         matching_noise_scale(own, make_bank((0, [0.0], [0.0])))

@@ -117,7 +117,7 @@ def test_groups_are_fixed_and_finished_batches_are_read(tmp_path):
 
 
 def test_rejects_a_pass_without_batches():
-    with expect_error(BankError, "mining", remedy="STYLE_MINING.IMS_PER_BATCH"):
+    with expect_error(BankError, "Mining", remedy="STYLE_MINING.IMS_PER_BATCH"):
         mine_all(NumberedMiner(), [])
 
 

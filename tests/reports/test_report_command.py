@@ -83,7 +83,7 @@ def test_predict_examples(workspace: Workspace, runs: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("gone", "scored checkpoint not found"), ("changed", "has changed since it was scored")]
+    ("name", "reason"), [("gone", "Scored checkpoint not found"), ("changed", "has changed since it was scored")]
 )
 def test_page_without_the_scored_weights(
     workspace: Workspace, runs: list[Path], tmp_path: Path, capsys: Output, name: str, reason: str

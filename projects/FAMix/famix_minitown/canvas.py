@@ -40,7 +40,7 @@ class TrainId:
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera; all positions are in pixels."""
+    """Pinhole camera. All positions are in pixels."""
 
     height: int
     width: int
@@ -86,7 +86,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """Lamp that is lit at night; positions and lengths are in pixels."""
+    """Lamp that is lit at night. Positions and lengths are in pixels."""
 
     column: float
     row: float
@@ -144,7 +144,7 @@ def _patches_tile(size: int) -> NDArray[np.int16]:
 
 
 def grain(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int16]:
-    """Return white noise (H, W) with standard deviation 64; `rng` selects a window of a fixed noise field."""
+    """Return white noise (H, W) with standard deviation 64. `rng` selects a window of a fixed noise field."""
     return _window(_grain_tile(), shape, rng)
 
 
@@ -195,7 +195,7 @@ def _for_channels(plane: Plane | int) -> Plane:
 
 
 def scale(image: Image, gain: Plane | int) -> Image:
-    """Multiply by gain / 256; gains up to 257 fit in 16 bits."""
+    """Multiply by gain / 256. Gains up to 257 fit in 16 bits."""
     product = image.astype(np.uint16)
     product *= _for_channels(gain)
     product >>= 8

@@ -125,7 +125,7 @@ class DatasetSource:
 
 
 CropSource = TownSource | DatasetSource
-"""Labeled scenes to cut crops from; `identity` differs between sources with different scenes."""
+"""Labeled scenes to cut crops from. Sources with different scenes differ in `identity`."""
 
 
 def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
@@ -133,7 +133,7 @@ def with_cityscapes_ids(scene: Scene, class_names: tuple[str, ...]) -> Scene:
 
     Args:
         scene: scene whose labels are indices into `class_names`, or NO_CLASS.
-        class_names: class names of its source; classes that Cityscapes lacks become NO_CLASS.
+        class_names: class names of its source. Classes that Cityscapes lacks become NO_CLASS.
     """
     return replace(scene, labels=_cityscapes_ids(class_names)[scene.labels])
 

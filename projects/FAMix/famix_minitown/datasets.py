@@ -35,7 +35,7 @@ from famix_minitown.writer import INSTANCES_PER_CLASS, INSTANCES_SUFFIX, PNG_COM
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Part of the cache path; incremented with every change to the rendered pixels or the file format."""
+"""Part of the cache path, incremented with every change to the rendered pixels or the file format."""
 
 CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED = 100_000, 200_000
 """First seeds of the scenes that the town's CLIP is trained and validated on."""
@@ -73,7 +73,7 @@ scenes in all conditions, and no two purposes share a scene."""
 
 
 def register() -> None:
-    """Register the town's datasets and its CLIP; this is the entry point for `famix.utils.plugins.load_plugins`.
+    """Register the town's datasets and its CLIP. This is the entry point for `famix.utils.plugins.load_plugins`.
 
     Raises:
         DatasetError: one of the names belongs to a different dataset.
@@ -166,7 +166,7 @@ def cache_folder() -> Path:
 
 
 def town_folder() -> Path:
-    """Return the folder for all datasets of this town version; the folder may not exist yet."""
+    """Return the folder for all datasets of this town version. It may not exist yet."""
     return cache_folder() / "minitown" / f"v{FORMAT_VERSION}-{SIZE[0]}x{SIZE[1]}"
 
 

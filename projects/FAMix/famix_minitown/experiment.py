@@ -129,7 +129,7 @@ def _defaults() -> dict[str, Any]:
 
 @cache  # a study has many runs
 def _clip_hash(weights: str, stamp: tuple[int, int] | None) -> str:
-    """Return the hash of MODEL.CLIP.WEIGHTS; `stamp` changes with the file, so that a changed file is read again."""
+    """Return the hash of MODEL.CLIP.WEIGHTS. `stamp` changes with the file, so a changed file is read again."""
     return clip_weights_hash(load_clip_state_dict(weights))
 
 

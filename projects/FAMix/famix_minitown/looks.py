@@ -21,7 +21,7 @@ Looks = Sequence[tuple[str, float]]  # names and strengths in [0, 1]
 
 WEATHER = "weather"
 FAMILIES = (WEATHER, "contrast", "exposure", "saturation", "cast", "sharpness", "medium")
-"""Families of looks in the order of application; an image has at most one look of each."""
+"""Families of looks in the order of application. An image has at most one look of each family."""
 
 NO_CLASS = 255  # label of pixels without a class
 
@@ -101,7 +101,7 @@ def _mosaic(image: Image, strength: int, rng: np.random.Generator) -> Image:
 
 
 def _over(least: int, effect: Callable[[Image, np.random.Generator], Image]) -> Operation:
-    """Blend an effect over the image with a weight of at least `least` / 256; half a negative would be plain gray."""
+    """Blend an effect over the image with a weight of at least `least` / 256. Half a negative would be plain gray."""
 
     def apply(image: Image, strength: int, rng: np.random.Generator) -> Image:
         return blend(image, effect(image, rng), _FULL - least - strength * (_FULL - least) // _FULL)

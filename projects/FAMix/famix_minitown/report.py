@@ -104,7 +104,7 @@ def write_page(results: Results, figure: Path, path: Path) -> None:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """Row of the figure. Labels are train ids, (H, W) uint8; scores are mIoU in percent over the whole dataset."""
+    """Row of the figure. Labels are train ids, (H, W) uint8. Scores are mIoU in percent over the whole dataset."""
 
     condition: str
     image: NDArray[np.uint8]

@@ -43,7 +43,7 @@ _NEAREST_FACADE = 2.0  # meters
 
 @dataclass(frozen=True)
 class Facade:
-    """Section of one side of the street; lengths are in meters."""
+    """Section of one side of the street. Lengths are in meters."""
 
     surface: Surface
     start: float  # distance of its near end; its far end is the start of the next one
@@ -57,7 +57,7 @@ class Facade:
 
 @dataclass(frozen=True)
 class Object:
-    """Object on the ground at (x, z) in meters; `seed` determines its appearance."""
+    """Object on the ground at (x, z) in meters. `seed` determines its appearance."""
 
     kind: Kind
     x: float
@@ -152,12 +152,12 @@ def _shade(color: Color, share: float) -> Color:
 
 
 def paint_object(canvas: Canvas, item: Object) -> None:
-    """Paint an object in front of the canvas; its seed determines its appearance."""
+    """Paint an object in front of the canvas. Its seed determines its appearance."""
     getattr(_Painter(canvas, item), item.kind)()
 
 
 class _Painter:
-    """Painter for an object. Points (x, y) are in meters relative to its foot; `detail` only changes colors."""
+    """Painter for an object. Points (x, y) are in meters relative to its foot. `detail` only changes colors."""
 
     def __init__(self, canvas: Canvas, item: Object) -> None:
         self.canvas, self.item, self.rng = canvas, item, np.random.default_rng(item.seed)

@@ -37,7 +37,7 @@ def write_tree(
         disparity/<split>/<city>/..._disparity.png             16 bits: 256 * disparity in pixels + 1, or 0 in the sky
 
     Args:
-        folder: output folder, created if needed; files with the same names are replaced.
+        folder: output folder, created if needed. Files with the same names are replaced.
         split: name of the split in the paths above.
         conditions: conditions to render; each contains all scenes as its own city.
         seeds: seeds of the scenes, 0 to 10**12 - 1.
@@ -67,7 +67,7 @@ def write_tree(
 
 
 def _instance_ids(scene: Scene) -> NDArray[np.uint16]:
-    """Return Cityscapes' instance ids (H, W); numbers start at 0 for each class in an image."""
+    """Return Cityscapes' instance ids (H, W). Numbers start at 0 for each class in an image."""
     ids = _LABEL_IDS[scene.labels].astype(np.uint16)
     given: dict[int, int] = {}
     for instance in np.unique(scene.instances[scene.instances > 0]):

@@ -194,7 +194,7 @@ def _merge(cfg: CfgNode, settings: Settings, defaults: Settings, source: str) ->
 
 
 def _join_names(value: Any) -> Any:
-    """Join a list of names from YAML or the command line into one comma-separated string; keep other values."""
+    """Join a list of names from YAML or the command line into one comma-separated string. Other values are kept."""
     names = re.findall(r"[^\[\]()'\",\s]+", value) if isinstance(value, str) else value
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return ",".join(names) if is_list else value

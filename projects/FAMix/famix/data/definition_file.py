@@ -36,7 +36,7 @@ _MAX_ID = 65535
 
 
 class _Key(NamedTuple):
-    """Rule for the values of a key; `expected` and `remedy` are parts of the error message."""
+    """Rule for the values of a key. `expected` and `remedy` are parts of the error message."""
 
     expected: str
     accepts: Callable[[Any], bool]

@@ -85,7 +85,7 @@ class _Console(logging.StreamHandler):
 
 
 def raise_log_errors(handlers: Iterable[logging.Handler]) -> None:
-    """Make log handlers raise disk errors; by default, `logging` prints a traceback for every line."""
+    """Make log handlers raise disk errors. By default, `logging` prints a traceback for every line."""
     for handler in handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.handleError = partial(_handle_log_error, handler)  # type: ignore[method-assign]

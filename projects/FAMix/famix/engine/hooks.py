@@ -47,7 +47,7 @@ class StyleMiningHook(HookBase):
         self._done = False
 
     def before_train(self) -> None:
-        """Obtain the bank and pass it to `use`; repeated calls do nothing."""
+        """Obtain the bank and pass it to `use`. Repeated calls do nothing."""
         if not self._done:
             self.use(self.obtain())
             self._done = True
@@ -97,7 +97,7 @@ class TrainingProgress(HookBase):
         self._bar.update()
 
     def after_train(self) -> None:
-        """Close the bar; it stays visible."""
+        """Close the bar, which stays visible."""
         self._bar.close()
 
 
@@ -173,7 +173,7 @@ class SourceValidation(HookBase):
         self._validate_if_due(self.trainer.iter + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scores so far; the best weights are stored in a separate file."""
+        """Return the scores so far. The best weights are stored in a separate file."""
         return {"scored": self._scored, "best": self._best, "best_at": self._best_at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

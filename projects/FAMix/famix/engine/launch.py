@@ -48,7 +48,7 @@ def launch(args: argparse.Namespace, work: Work) -> Any:
 
 
 def _device(args: argparse.Namespace) -> torch.device:
-    """Return the device for a run; errors in its config are reported by the run itself."""
+    """Return the device for a run. Errors in its config are reported by the run itself."""
     try:
         return torch.device(load_config(args.config_file, args.opts).MODEL.DEVICE)
     except (FAMixError, RuntimeError):

@@ -149,7 +149,7 @@ class Peers:
                 store.set(f"{key}/{self.rank}", value)
 
     def _living_store(self) -> "distributed.Store | None":
-        """Return the store, or None if its process is gone; using it then would flood stderr."""
+        """Return the store, or None if its process is gone. Using it then would flood stderr."""
         return None if not self._place.store_is_apart and self._is_gone(0) else self._store
 
 
@@ -157,7 +157,7 @@ def in_main_process(work: Callable[[], T]) -> T:
     """Run a function in the main process and return its result in every process. Call it in all processes.
 
     Raises:
-        FAMixError: the function has failed; every process raises its error.
+        FAMixError: the function has failed. Every process raises its error.
     """
     result: Any = None
     error: FAMixError | None = None

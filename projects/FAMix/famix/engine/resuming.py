@@ -50,7 +50,7 @@ APPLIED = (
     *("SOLVER.NUM_DECAYS", "SOLVER.WARMUP_*", "SOLVER.RESCALE_INTERVAL", "SOLVER.POLY_LR_*"),
     "SOLVER.AMP.*",  # the remedy for float16 overflow, and for devices without float16
 )
-"""Patterns for keys whose changes take effect at the resumed iteration; every other key must keep its value."""
+"""Patterns for keys whose changes take effect at the resumed iteration. Every other key must keep its value."""
 
 
 def run_record(cfg: CfgNode) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def take_up_run(cfg: CfgNode) -> None:
     config.yaml of such a run is copied before it is replaced. Call this function in all processes.
 
     Raises:
-        ConfigError: a key that must not change differs; the message gives both values.
+        ConfigError: a key that must not change differs. The message gives both values.
         WeightsError: no checkpoint can be read.
     """
 
@@ -102,8 +102,8 @@ def require_resumable(content: Mapping[str, Any], cfg: CfgNode, checkpoint: str)
         The settings in the checkpoint, scaled to the number of processes, or None if it contains none.
 
     Raises:
-        ClassesError: the classes differ; the message gives an example.
-        ConfigError: keys or entries in a dataset definition differ; the message gives both values.
+        ClassesError: the classes differ. The message gives an example.
+        ConfigError: keys or entries in a dataset definition differ. The message gives both values.
         WeightsError: the settings in the checkpoint are damaged.
     """
     stored = _stored_settings(content, cfg)

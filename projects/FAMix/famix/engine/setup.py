@@ -79,7 +79,7 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
 
 
 def _verify_together(names: Sequence[str], max_pixels: int) -> None:
-    """Verify files once per machine; a problem on any machine stops every process."""
+    """Verify files once per machine. A problem on any machine stops every process."""
     problem = ""
     if comm.get_local_rank() == 0:
         try:

@@ -84,7 +84,7 @@ class StepTrainer(AMPTrainer):
         self.grad_scaler.update()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a checkpoint; the gradient scale is reset if the precision has changed."""
+        """Restore a checkpoint. The gradient scale is reset if the precision has changed."""
         scale = state_dict["grad_scaler"] or self.grad_scaler.state_dict()
         super().load_state_dict({**state_dict, "grad_scaler": scale})
 

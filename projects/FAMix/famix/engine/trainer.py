@@ -113,7 +113,7 @@ class Trainer(DefaultTrainer):
         set_position(self.scheduler, min(self.iter + 1, self.max_iter))
 
     def train(self, *, overwrite: bool = False) -> Results:
-        """Train the model; on an unusable sample, save a checkpoint of the finished iterations and stop.
+        """Train the model. On an unusable sample, save a checkpoint of the finished iterations and stop.
 
         Args:
             overwrite: whether to remove the run in OUTPUT_DIR as soon as the new one is ready for its first iteration.

@@ -67,7 +67,7 @@ def bank_metadata(
 
 
 def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
-    """Reject a bank for a different network, stage, grid or class set; warn about other differences.
+    """Reject a bank for a different network, stage, grid or class set, and warn about other differences.
 
     Args:
         bank: the loaded bank.

@@ -12,7 +12,7 @@ from famix.utils.errors import ConfigError
 
 
 class PatchStyleMixin(nn.Module):
-    """Mixin that restyles a meta-architecture's backbone features in training mode; it must be the first base class.
+    """Mixin that restyles a meta-architecture's backbone features in training mode. It must be the first base class.
 
     The meta-architecture must have the attributes `backbone` (a CLIPImageTower, or a feature pyramid with one as `bottom_up`) and
     `device`. Strategies that draw by class need inputs with "sem_seg" labels.

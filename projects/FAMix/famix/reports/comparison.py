@@ -46,7 +46,7 @@ class Comparison:
 
     Attributes:
         metric: name of the compared score.
-        example: first report, which stands for the settings of all.
+        example: first report, used for the settings that all reports share.
         headings: column headings of the scores.
     """
 

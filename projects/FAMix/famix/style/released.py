@@ -1,4 +1,4 @@
-"""Loader for style banks of the reference implementation, which are pickles; nothing in them is executed."""
+"""Loader for style banks of the reference implementation. They are pickles, but nothing in them is executed."""
 
 import os
 from typing import Any

@@ -152,7 +152,7 @@ def add_strategy_nodes(style: CfgNode) -> None:
 
 
 def build_strategies(cfg: CfgNode) -> list[StyleStrategy]:
-    """Build the strategies in MODEL.STYLE.STRATEGY, in order; return [] for "none".
+    """Build the strategies in MODEL.STYLE.STRATEGY, in order. Returns [] for "none".
 
     Raises:
         ConfigError: a name is not registered, "none" is combined with other names, or a setting is out of range.

@@ -64,7 +64,7 @@ def test_video_without_a_rate_gets_the_default(tmp_path, monkeypatch):
 
 def test_unreadable_videos_are_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("no video at all")
-    for name, key in (("gone.mp4", "video not found: "), ("text.mp4", "video ")):
+    for name, key in (("gone.mp4", "Video not found: "), ("text.mp4", "Video ")):
         with expect_error(DatasetError, key=f"{key}'{tmp_path / name}'", remedy=".avi"):
             VideoReader(tmp_path / name)
     reader = VideoReader(save(tmp_path / "a.avi"))

@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Export a trained network to ONNX, torch.export or an inference-only checkpoint. Graphs are compared with the network and
-timed."""
+"""Export a trained network to ONNX, torch.export, an inference-only or an adapter-only checkpoint. Graphs are compared with the
+network and timed."""
 
 # ruff: noqa: E402 - arguments are parsed before the slow imports
 
@@ -17,8 +17,8 @@ from pathlib import Path
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
 
 
-ONNX, TORCH_EXPORT, STRIPPED = "onnx", "torch_export", "stripped"
-ENDINGS = {ONNX: ".onnx", TORCH_EXPORT: ".pt2", STRIPPED: "_stripped.pth"}
+ONNX, TORCH_EXPORT, STRIPPED, ADAPTERS = "onnx", "torch_export", "stripped", "adapters"
+ENDINGS = {ONNX: ".onnx", TORCH_EXPORT: ".pt2", STRIPPED: "_stripped.pth", ADAPTERS: "_adapters.pth"}
 SIZES = ((384, 768), (271, 417))
 
 
@@ -29,7 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     formats = (
         "onnx, torch_export: graph of a semantic network that maps RGB images of any size, with values 0-255, to logits; "
-        "stripped: checkpoint of any network, for use with Predictor, demo.py and MODEL.WEIGHTS"
+        "stripped: checkpoint of any network, for use with Predictor, demo.py and MODEL.WEIGHTS; adapters: the same "
+        "without frozen weights of the backbone, which are read from MODEL.CLIP.WEIGHTS or MODEL.TIMM.WEIGHTS again"
     )
     sizes = f"image sizes for comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})"
     output = "output folder, or file for a single format (default: folder of the checkpoint)"
@@ -82,7 +83,7 @@ from famix.inference.export import (
     write_onnx,
     write_torch_export,
 )
-from famix.inference.loading import load_model, strip_checkpoint
+from famix.inference.loading import load_model, save_adapters, strip_checkpoint
 from famix.io.atomic import disk_message, require_writable, whole_file
 from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
@@ -96,11 +97,15 @@ def run(args: argparse.Namespace) -> None:
         require_onnx()
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
     paths = choose_paths(loaded.checkpoint, args.format, args.output)
-    merge_adapters(loaded.model)
-    loaded.cfg.defrost()
-    loaded.cfg.MODEL.ADAPTERS.RANK = 0  # exports have plain weights
     architecture, count = loaded.cfg.MODEL.META_ARCHITECTURE, len(loaded.classes.names)
     print(f"{loaded.checkpoint}: {architecture}, {count} classes, {size_of(loaded.checkpoint)}")
+    if ADAPTERS in paths:
+        path = paths.pop(ADAPTERS)
+        save_adapters(loaded, path)
+        print(f"{path}: {size_of(path)}; includes config and classes, requires the weights of the backbone\n")
+    merge_adapters(loaded.model)
+    loaded.cfg.defrost()
+    loaded.cfg.MODEL.ADAPTERS.RANK = 0  # the other exports have plain weights
     if {ONNX, TORCH_EXPORT} & paths.keys():
         graph = SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT)
         program = export_graph(graph, float_input=args.float_input)

@@ -16,10 +16,11 @@ from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor, nn
 
 from famix.clip.adapters import add_adapters
-from famix.clip.base import CLIPImageTower, family_named, family_of, find_family
+from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, family_named, family_of, find_family
 from famix.clip.open_clip.models import PREFIX
 from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.clip.weights import is_published, load_configured_clip
+from famix.config import register_completion
 from famix.utils.errors import ConfigError, WeightsError
 
 _BUILDERS = (
@@ -217,10 +218,11 @@ def tower_without_weights(cfg: CfgNode, state_dict: Mapping[str, Tensor] | None 
         return _create(cfg, (), *found)
 
 
+@register_completion
 def complete_backbone_settings(cfg: CfgNode) -> None:
     """Fill in settings that follow from the backbone, in place, so that config.yaml suffices to rebuild it.
 
-    MODEL.CLIP.ARCHITECTURE is set if WEIGHTS names a model whose tensors do not determine its architecture. MODEL.PIXEL_MEAN
+    `load_config` calls this function. MODEL.CLIP.ARCHITECTURE is set if WEIGHTS names a model whose tensors do not determine its architecture. MODEL.PIXEL_MEAN
     and PIXEL_STD are replaced with those of the backbone if they are OpenAI's and differ.
     """
     if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
@@ -230,11 +232,24 @@ def complete_backbone_settings(cfg: CfgNode) -> None:
         cfg.MODEL.CLIP.ARCHITECTURE = name
     default = CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
     if (tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)) == default:
+        mean, std = map(list, _pixel_statistics(cfg))
+        if max(abs(a - b) for a, b in zip(mean + std, default[0] + default[1], strict=True)) > _ROUNDING:
+            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = mean, std
+            logging.getLogger(__name__).info("Using the backbone's pixel mean %s and standard deviation %s", mean, std)
+
+
+def _pixel_statistics(cfg: CfgNode) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the pixel mean and standard deviation of the backbone without reading its weights, if possible."""
+    by_file = [family for _, family in CLIP_FAMILY_REGISTRY if family.sizes_in_weights]
+    known = {(family.pixel_mean, family.pixel_std) for family in by_file}
+    is_timm = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone"
+    named, _ = (None, None) if is_timm else family_named(undownloaded(cfg).MODEL.CLIP.ARCHITECTURE)
+    if named in by_file and len(known) == 1:
+        return known.pop()
+    with suppress(WeightsError):  # reported when the weights are needed
         tower = tower_without_weights(cfg)
-        own = list(tower.pixel_mean), list(tower.pixel_std)
-        if max(abs(a - b) for a, b in zip(own[0] + own[1], default[0] + default[1], strict=True)) > _ROUNDING:
-            cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = own
-            logging.getLogger(__name__).info("Using the backbone's pixel mean %s and standard deviation %s", *own)
+        return tower.pixel_mean, tower.pixel_std
+    return CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
 
 
 def _create(cfg: CfgNode, trainable: Sequence[str], family: Any, architecture: Any) -> CLIPImageTower:

@@ -1,8 +1,23 @@
 """Configs: all keys with their defaults and meanings, and loading from config files and command lines."""
 
 from famix.config.defaults import add_famix_config
-from famix.config.loading import PATH_KEYS, find_node, flat_settings, load_config, read_settings, require_setting
+from famix.config.loading import (
+    PATH_KEYS,
+    find_node,
+    flat_settings,
+    load_config,
+    read_settings,
+    register_completion,
+    require_setting,
+)
 
 __all__ = [
-    "PATH_KEYS", "add_famix_config", "find_node", "flat_settings", "load_config", "read_settings", "require_setting"
-]  # fmt: skip
+    "PATH_KEYS",
+    "add_famix_config",
+    "find_node",
+    "flat_settings",
+    "load_config",
+    "read_settings",
+    "register_completion",
+    "require_setting",
+]

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -16,7 +16,10 @@ from famix.utils.errors import ConfigError, CorruptFileError
 from famix.utils.messages import did_you_mean, shown
 from famix.utils.paths import local_path
 
-PATH_KEYS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK", "DATASETS.FILES")
+PATH_KEYS = (
+    *("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS", "MODEL.CLIP.TOKENIZER", "MODEL.TIMM.WEIGHTS"),
+    *("MODEL.STYLE.BANK", "DATASETS.FILES"),
+)
 """Keys for paths or lists of paths; `~` and environment variables are expanded, and URLs are rejected."""
 
 _BASE = "_BASE_"
@@ -28,6 +31,7 @@ _NAME_OR_NAMES = ("MODEL.STYLE.STRATEGY",)  # a list becomes "a,b", as configs k
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 Settings = dict[str, Any]
+_completions: list[Callable[[CfgNode], None]] = []
 
 
 def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -61,7 +65,18 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         paths = [local_path(entry, key) for entry in entries]
         node[name] = paths if isinstance(node[name], list) else paths[0]
     cfg.DATASETS.FILES = find_definitions(cfg.DATASETS.FILES, config_file)
+    for complete in _completions:
+        complete(cfg)
     return cfg
+
+
+def register_completion(complete: Callable[[CfgNode], None]) -> Callable[[CfgNode], None]:
+    """Register a function that `load_config` calls on every config, to fill in settings that follow from others.
+
+    Use it as a decorator. It lets a component complete its settings without an import of that component here.
+    """
+    _completions.append(complete)
+    return complete
 
 
 def flat_settings(cfg: Mapping[Any, Any], prefix: str = "") -> Settings:

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
-from famix.clip.build import complete_backbone_settings, tower_without_weights, undownloaded
+from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
@@ -47,7 +47,6 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         valid = bool(cfg.DATASETS[split]) or not needed
         require_setting(cfg, f"DATASETS.{split}", valid, "a non-empty tuple of labeled datasets", remedy)
     _check_model_settings(cfg)
-    complete_backbone_settings(cfg)
     names = used_datasets(cfg, args)
     _check_classes(cfg, names)
     check_panoptic(cfg, names)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from famix.clip.adapter_files import with_base
 from famix.config import require_setting
 from famix.data.classes import classes_of, trained_classes
 from famix.data.registration import is_source
@@ -158,7 +160,7 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
         ClassesError: the weights were trained on classes that differ from those of DATASETS.TEST.
         WeightsError: the file is missing or does not contain the whole model.
     """
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, strict=True, complete=partial(with_base, cfg=cfg))
     from_run = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
     content = checkpointer.load(path, checkpointables=[])

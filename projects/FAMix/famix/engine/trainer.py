@@ -17,6 +17,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
+from famix.clip.adapter_files import with_base
 from famix.data import build_test_loader, build_train_loader
 from famix.engine.hooks import IterationSeed, KeepingCheckpointer, StopOnSignal, StyleMiningHook, TrainingProgress
 from famix.engine.model_selection import ModelSelection
@@ -60,7 +61,9 @@ class Trainer(DefaultTrainer):
         self._trainer = build_step_trainer(cfg, model, self.build_train_loader(cfg), optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         record = run_record(cfg)
-        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, record=record, trainer=weakref.proxy(self))
+        self.checkpointer = SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, record=record, complete=partial(with_base, cfg=cfg), trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._stepping = False

@@ -12,8 +12,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
+from famix.clip.adapter_files import with_base, without_base
 from famix.clip.build import backbone_of
-from famix.config import flat_settings, load_config
+from famix.config import find_node, flat_settings, load_config
 from famix.data import register_datasets
 from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
 from famix.data.registration import classes_in_files
@@ -41,6 +42,7 @@ class LoadedModel:
     classes: ClassTable
     checkpoint: Path
     facts: Mapping[str, Any]  # other plain entries in the checkpoint, such as "iteration" and "selection"
+    base_weights: Mapping[str, str]  # config keys of the backbone's weights before training, which `cfg` lacks
 
 
 def load_model(
@@ -50,6 +52,8 @@ def load_model(
     device: str | torch.device | None = None,
 ) -> LoadedModel:
     """Build a network and load its weights from a checkpoint.
+
+    Only adapter-only checkpoints (see `save_adapters`) need the weights that the backbone had before training.
 
     Args:
         path: checkpoint, or run directory in which MODEL_SELECTION.USE selects the weights.
@@ -99,6 +103,8 @@ def load_model(
         classes = trained
     else:
         classes = _check_classes(cfg, checkpoint, trained)
+    content = with_base(content, checkpoint, cfg=cfg)
+    base_weights = {"MODEL.CLIP.WEIGHTS": cfg.MODEL.CLIP.WEIGHTS, "MODEL.TIMM.WEIGHTS": cfg.MODEL.TIMM.WEIGHTS}
     cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.STYLE.STRATEGY = "none"
     cfg.freeze()
@@ -109,7 +115,7 @@ def load_model(
     except WeightsError as error:
         raise WeightsError(f"'{checkpoint}' does not fit its config: {error}") from error
     facts = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
-    return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts)
+    return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts, base_weights)
 
 
 def default_device() -> torch.device:
@@ -136,9 +142,39 @@ def strip_checkpoint(loaded: LoadedModel, path: str | os.PathLike[str], *, half:
         name: value.cpu().half() if half and value.is_floating_point() and value.ndim > 1 else value.cpu()
         for name, value in loaded.model.state_dict().items()
     }
-    shipped = {"config": flat_settings(loaded.cfg) | _LOCAL_SETTINGS, "classes": loaded.classes.to_dict()}
+    _write_for_inference(loaded, {"model": state}, {}, path)
+
+
+def save_adapters(loaded: LoadedModel, path: str | os.PathLike[str]) -> None:
+    """Write the adapters and all other trained weights, but not the frozen weights of the backbone.
+
+    The file can be used like one of `strip_checkpoint` while MODEL.CLIP.WEIGHTS (or MODEL.TIMM.WEIGHTS) in its config, or in
+    the options for loading, is the CLIP (or backbone) of the training.
+
+    Args:
+        loaded: network with adapters, which are not merged.
+        path: output file. An existing file is replaced.
+
+    Raises:
+        ConfigError: the network has no adapters, or its config does not name the weights of its backbone.
+        WeightsError: these weights are missing or others than those of the training, or the file cannot be written.
+    """
+    cfg = loaded.cfg.clone()
+    cfg.defrost()
+    for key, value in loaded.base_weights.items():
+        node, name = find_node(cfg, key)
+        node[name] = value
+    _write_for_inference(loaded, without_base(loaded.model, cfg), loaded.base_weights, path)
+
+
+def _write_for_inference(
+    loaded: LoadedModel, content: Mapping[str, Any], settings: Mapping[str, str], path: str | os.PathLike[str]
+) -> None:
+    """Write entries with weights to a checkpoint that includes the config, overridden by some settings, and the classes."""
+    config = {**flat_settings(loaded.cfg), **_LOCAL_SETTINGS, **settings}
+    shipped = {"config": config, "classes": loaded.classes.to_dict()}
     try:
-        save_tensors({**loaded.facts, "model": state, SHIPPED: shipped}, path)
+        save_tensors({**loaded.facts, **content, SHIPPED: shipped}, path)
     except OSError as error:
         raise WeightsError(f"'{path}' cannot be written ({error.strerror or error}). Choose another file.") from error
 

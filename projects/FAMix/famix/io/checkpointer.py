@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from glob import escape as glob_escape
 from glob import glob
@@ -26,6 +26,9 @@ LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model
 SETTINGS = "settings"
 """Checkpoint entry that stores the settings of the run as {key: value}."""
 
+BASE = "base_weights"
+"""Checkpoint entry of adapter-only checkpoints (see `famix.clip.adapter_files`)."""
+
 _MAX_NAME_BYTES = 4096
 _POINTER = "last_checkpoint"  # Detectron2's file that names the last checkpoint
 _NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's naming scheme for earlier checkpoints
@@ -39,6 +42,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: see DetectionCheckpointer.
         strict: reject a checkpoint that leaves part of the model unset. If False, Detectron2 logs a warning.
         record: plain data to store in every checkpoint, such as the settings of the run.
+        complete: function of the entries of an adapter-only checkpoint and its path that adds the base weights. None refuses
+            such checkpoints.
         **checkpointables: objects that are saved and loaded along with the model.
 
     Attributes:
@@ -55,6 +60,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         *,
         strict: bool = False,
         record: Mapping[str, Any] | None = None,
+        complete: Callable[[dict[str, Any], str], dict[str, Any]] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
@@ -64,6 +70,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         self.model: nn.Module = inner
         self.strict = strict
         self.record = dict(record or {})
+        self.complete = complete
         self.resumed = ""
         self.loaded: dict[str, Any] = {}
         self._resuming = False
@@ -179,7 +186,15 @@ class SafeCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict[str, Any]:
         _require_file(filename)
         identity, content = self._read_ahead.pop(filename, (None, {}))
-        return content if identity == _identity(filename) else read_checkpoint(filename)
+        content = content if identity == _identity(filename) else read_checkpoint(filename)
+        if BASE not in content:
+            return content
+        if self.complete is None:
+            raise WeightsError(
+                f"checkpoint '{filename}' contains adapters without the weights of their backbone. Use a complete checkpoint, "
+                "e.g. from tools/export.py --format stripped."
+            )
+        return self.complete(content, filename)
 
     def load_content(self, content: dict[str, Any]) -> None:
         """Load the model from a checkpoint returned by `read_checkpoint`. If strict, reject different models."""

@@ -1,21 +1,40 @@
 """Tiny CLIPs of open_clip's families: open_clip's own model, its weights file, and the value of MODEL.CLIP.ARCHITECTURE."""
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
+import timm
 import torch
+from timm.models import eva, vision_transformer
 from torch import nn
 
+
+def _register_small(name: str, create: Callable[..., nn.Module], **sizes: Any) -> str:
+    """Register a small version of a model of timm, as its own are slow, and return its name."""
+
+    def create_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return create(pretrained, embed_dim=48, num_heads=3, depth=3, **{**sizes, **kwargs})
+
+    create_small.__name__, create_small.__module__ = name, create.__module__
+    timm.models.register_model(create_small)
+    return name
+
+
+_EVA02 = _register_small("small_eva02", eva.eva02_tiny_patch14_224, img_size=112, ref_feat_shape=(8, 8))
+_PE_CORE = _register_small("small_pe_core", eva.vit_pe_core_tiny_patch16_384, img_size=96, ref_feat_shape=(6, 6))
+_SIGLIP = _register_small("small_siglip", vision_transformer.vit_base_patch16_siglip_224, img_size=64)
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
 _SIGLIP_TEXT = {
     **_TEXT,
-    "context_length": 16,
+    "context_length": 64,
     "vocab_size": 64,
     "no_causal_mask": True,
     "hf_tokenizer_name": "absent/tokenizer",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
     "proj_bias": True,
     "pool_type": "last",
     "norm_kwargs": {"eps": 1e-6},
@@ -46,21 +65,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "eva02": {
         "embed_dim": 32,
         "vision_cfg": {
-            "timm_model_name": "eva02_tiny_patch14_224",
+            "timm_model_name": _EVA02,
             "timm_pool": "token",
             "timm_proj": None,
-            "image_size": 224,
+            "image_size": 112,
         },
         "text_cfg": _TEXT,
         "custom_text": True,
     },
+    "pe_core": {
+        "embed_dim": 32,
+        "vision_cfg": {"timm_model_name": _PE_CORE, "timm_pool": "map", "timm_proj": None, "image_size": 96},
+        "text_cfg": {**_TEXT, "context_length": 32},
+        "custom_text": True,
+    },
     "siglip": {
-        "embed_dim": 96,
+        "embed_dim": 48,
         "custom_text": True,
         "init_logit_bias": -10,
-        "vision_cfg": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160},
+        "vision_cfg": {"timm_model_name": _SIGLIP, "timm_pool": "map", "timm_proj": "none", "image_size": 64},
         "text_cfg": _SIGLIP_TEXT,
     },
+}
+CONFIGS["siglip2"] = {
+    **CONFIGS["siglip"],
+    "text_cfg": {**_SIGLIP_TEXT, "vocab_size": 320, "act_kwargs": {"approximate": "tanh"}},
 }
 
 
@@ -88,6 +117,6 @@ def tiny_open_clip(family: str, folder: Path) -> TinyCLIP:
                 parameter.data += 0.2 * torch.randn_like(parameter)  # layer scales of 1e-5 would hide the blocks
     file, described = folder / f"{family}.pt", folder / f"{family}.json"
     torch.save(model.state_dict(), file)
-    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]} if family == "siglip" else {}
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]} if family.startswith("siglip") else {}
     described.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     return TinyCLIP(model, file, f"open_clip:{described}", config)

@@ -1,17 +1,21 @@
 """Whole runs with each CLIP family: mine, train with adapters, resume, evaluate, predict, export."""
 
+import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from error_matching import expect_error
-from famix import Predictor, StyleBank
+from famix import Predictor, StyleBank, load_clip_state_dict
+from famix.clip import clip_weights_hash
 from famix.config import load_config
 from famix.inference.export import SemanticGraph, export_graph
-from famix.utils.errors import ConfigError
+from famix.inference.loading import load_model, save_adapters
+from famix.utils.errors import BankError, ConfigError, WeightsError
 from open_clip_factory import tiny_open_clip
 from run_factory import Workspace, assert_equal_state, load_tool
 
@@ -79,8 +83,12 @@ def test_resumed_run_equals_an_undisturbed_one(finished: Path, options: tuple[st
     assert_equal_state(workspace.training_state(resumed.name), workspace.training_state(finished.name))
 
 
-def test_checkpoints_predict_without_the_clip(finished: Path, options: tuple[str, ...]) -> None:
-    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+
+
+def test_checkpoints_predict_without_the_clip(finished: Path, options: tuple[str, ...], image: np.ndarray) -> None:
     moved = Path(options[3]).rename(Path(options[3]).with_suffix(".moved"))
     try:
         result = Predictor.from_checkpoint(finished)(image)
@@ -100,6 +108,25 @@ def test_pixel_statistics_come_with_the_family(workspace: Workspace) -> None:
     workspace.run("siglip", *options)
     cfg = load_config(str(workspace.folder / "siglip/config.yaml"))
     assert cfg.MODEL.PIXEL_MEAN == cfg.MODEL.PIXEL_STD == [127.5] * 3
+
+
+def test_banks_of_other_families_are_refused(finished: Path, options: tuple[str, ...], workspace: Workspace) -> None:
+    tiny = tiny_open_clip("eva02", workspace.folder)
+    other = ("MODEL.CLIP.WEIGHTS", str(tiny.file), "MODEL.CLIP.ARCHITECTURE", tiny.architecture)
+    bank = finished / "style_bank.safetensors"
+    stage = ("MODEL.STYLE.STAGE", StyleBank.load(bank).metadata["stage"])
+    if stage[1] == "block1":
+        with expect_error(BankError, "clip_hash", str(bank), "MODEL.CLIP.WEIGHTS"):
+            workspace.run("refused", *options, *other, *stage, "MODEL.STYLE.BANK", str(bank))
+    else:
+        with expect_error(ConfigError, "MODEL.STYLE.STAGE", stage[1], "stage"):
+            workspace.run("refused", *options, *other, *stage, "MODEL.STYLE.BANK", str(bank))
+
+
+def test_crops_must_have_a_cell_for_each_patch(options: tuple[str, ...], workspace: Workspace) -> None:
+    small = ("MODEL.STYLE.GRID", "[3, 3]", "INPUT.CROP.SIZE", "[4, 32]")
+    with expect_error(ConfigError, "MODEL.STYLE.GRID", remedy="INPUT.CROP.SIZE"):
+        workspace.run("small", *options, *small)
 
 
 def test_timm_backbone_trains_with_noise_and_cannot_mine(workspace: Workspace) -> None:
@@ -125,11 +152,78 @@ def test_exported_graph_is_the_network(finished: Path) -> None:
     assert (exported(image)[0] - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-def test_export_tool_merges_adapters(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(finished), "--format", "stripped", "torch_export", "--sizes", "70x101", "--runs", "0"]
-    assert not load_tool("export").main([*arguments, "--output", str(finished / "exported")])
-    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
-    stripped = next((finished / "exported").glob("*stripped*"))
+def test_export_tool_merges_adapters(finished: Path, image: np.ndarray) -> None:
+    stripped = finished / "exported_stripped.pth"
+    assert not load_tool("export").main([str(finished), "--format", "stripped", "--output", str(stripped)])
     assert not any("adapters" in name for name in torch.load(stripped, weights_only=True)["model"])
     exported, trained = (Predictor.from_checkpoint(path)(image) for path in (stripped, finished))
-    assert (exported.labels == trained.labels).mean() > 0.99
+    assert np.abs(exported.probabilities - trained.probabilities).max() < 1e-5
+
+
+# Adapter-only checkpoints
+
+
+@pytest.fixture(scope="module")
+def adapters(finished: Path) -> Path:
+    """The adapter-only checkpoint of a run."""
+    file = finished / "exported_adapters.pth"
+    assert not load_tool("export").main([str(finished), "--format", "adapters", "--output", str(file)])
+    return file
+
+
+def test_adapters_predict_exactly_like_the_run(
+    adapters: Path, finished: Path, options: tuple[str, ...], workspace: Workspace, image: np.ndarray
+) -> None:
+    weights = torch.load(adapters, weights_only=True)["model"]
+    base = {name.removeprefix("visual.") for name in torch.load(options[3], weights_only=True)}
+    prefixes = ("backbone.net.", "backbone.")
+    assert not any(name.removeprefix(prefix) in base for name in weights for prefix in prefixes)
+    assert any(".adapters." in name for name in weights) and any(name.startswith("sem_seg_head.") for name in weights)
+    assert np.array_equal(*(Predictor.from_checkpoint(path)(image).scores for path in (adapters, finished)))
+    scores = [
+        workspace.run(f"{finished.name}_{path.stem}", *options, "MODEL.WEIGHTS", str(path), flags=("--eval-only",))
+        for path in (adapters, finished / "model_final.pth")
+    ]
+    assert len(scores[0]) == 2
+    for name, score in scores[0].items():
+        assert score["sem_seg"]["mIoU"] == scores[1][name]["sem_seg"]["mIoU"]
+
+
+def test_adapters_start_a_training(adapters: Path, options: tuple[str, ...], workspace: Workspace) -> None:
+    states = []
+    for path in (adapters, adapters.with_name("model_final.pth")):
+        name = f"{adapters.parent.name}_{path.stem}_continued"
+        settings = ("MODEL.WEIGHTS", str(path), "MODEL.STYLE.STRATEGY", "none", "SOLVER.MAX_ITER", "1")
+        workspace.run(name, *options, *settings)
+        states.append(workspace.training_state(name))
+    assert_equal_state(*states)
+
+
+def test_adapters_are_refused_on_another_base(
+    adapters: Path, options: tuple[str, ...], workspace: Workspace, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pt"
+    state = torch.load(options[3], weights_only=True)
+    torch.save({name: x + 1e-3 if x.is_floating_point() else x for name, x in state.items()}, other)
+    hashes = [clip_weights_hash(load_clip_state_dict(path, options[5])) for path in (options[3], str(other))]
+    settings = ("MODEL.CLIP.WEIGHTS", str(other))
+    for load in (
+        lambda: Predictor.from_checkpoint(adapters, opts=settings),
+        lambda: workspace.run("refused", *options, *settings, "MODEL.WEIGHTS", str(adapters), flags=("--eval-only",)),
+    ):
+        with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", hashes[0], "Set MODEL.CLIP.WEIGHTS") as caught:
+            load()
+        assert hashes[1] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_failed_writes_keep_the_old_file(adapters: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, before = load_model(finished, device="cpu"), adapters.read_bytes()
+
+    def fill_disk(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill_disk)
+    with expect_error(WeightsError, str(adapters)):
+        save_adapters(loaded, adapters)
+    assert adapters.read_bytes() == before and not list(finished.glob("*.part*"))

@@ -23,7 +23,10 @@ def tower(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def patterns(tower: CLIPImageTower) -> list[str]:
-    return ["layer*.conv1.weight"] if isinstance(tower, CLIPResNet) else ["*mlp*"]
+    """Return patterns for 1x1 and larger convolutions, depthwise ones, linear layers and attention."""
+    if isinstance(tower, CLIPResNet):
+        return ["layer*.conv?.weight", "*.downsample.0.weight"]
+    return ["*attn*", "*mlp*", "*.conv_dw.*", "*.downsample.*"]
 
 
 def images() -> torch.Tensor:

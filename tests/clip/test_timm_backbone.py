@@ -1,5 +1,6 @@
 """Backbones of timm without a text tower."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,17 @@ def test_unsupported_models_are_rejected(name: str, remedy: str) -> None:
 
 def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_vit2").state_dict(), tmp_path / "other.pt")
-    with expect_error(WeightsError, "MODEL.TIMM.WEIGHTS", str(tmp_path / "other.pt")):
+    with expect_error(WeightsError, "MODEL.TIMM.WEIGHTS", str(tmp_path / "other.pt"), "Correct") as caught:
         build_backbone(config("test_vit", str(tmp_path / "other.pt")))
+    assert str(caught.value).count(" instead of ") == 3 and "\n" not in str(caught.value)
+    with expect_error(WeightsError, "MODEL.TIMM.WEIGHTS", str(tmp_path / "absent.pt"), "pretrained"):
+        build_backbone(config("test_vit", str(tmp_path / "absent.pt")))
+
+
+def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with expect_error(ConfigError, "MODEL.TIMM.NAME", "test_vit", "famix[open_clip]"):
+        build_backbone(config("test_vit"))
 
 
 def test_failed_downloads_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from error_matching import expect_error
-from famix.clip import CLIPResNet, load_clip_state_dict
+from famix.clip import CLIPImageTower, CLIPResNet, load_clip_state_dict
 from famix.data import build_mining_batches
 from famix.engine import load_config
 from famix.mining import matching_noise_scale, measure_bank, obtain_style_bank
 from famix.mining.measured import measure_source_basis
 from famix.style import BankStyles, NoiseStyles, Statistics, StyleBank, channel_mean_std, source_basis
 from famix.utils.errors import BankError
+from open_clip_factory import tiny_open_clip
 from run_factory import CONFIG, Workspace, load_tool
 
 
@@ -52,6 +53,26 @@ def test_measured_bank_has_the_statistics_of_every_patch(workspace: Workspace) -
     patch = labels[: labels.shape[0] // 2, : -(-labels.shape[1] // 3)]
     assert bank.class_ids[0] == patch.flatten().mode().values
     assert bank.metadata["measured"] == "tiny_night"
+
+
+def test_pixel_statistics_of_the_family_are_used(workspace: Workspace) -> None:
+    tiny, path = tiny_open_clip("siglip", workspace.folder), workspace.folder / "signed.safetensors"
+    family = (
+        "MODEL.BACKBONE.NAME", "build_clip_backbone", "MODEL.CLIP.WEIGHTS", str(tiny.file),
+        "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.STYLE.STAGE", "block1",
+    )  # fmt: skip
+    options = ["--config-file", str(CONFIG), "--output", str(path), "--datasets", "tiny_night", "--"]
+    load_tool("measure_bank").main([*options, *settings(workspace, *family)])
+    cfg = load_config(str(CONFIG), settings(workspace, *family, "DATASETS.TRAIN", "['tiny_night']"))
+    assert cfg.MODEL.PIXEL_MEAN == cfg.MODEL.PIXEL_STD == [127.5] * 3
+    _, (sample, *_) = next(iter(build_mining_batches(cfg)))
+    clip = CLIPImageTower.from_state_dict(load_clip_state_dict(str(tiny.file), tiny.architecture))
+    with torch.no_grad():
+        features = clip.features_at("block1", (sample["image"] / 127.5 - 1)[None]) + 0
+    mean, std = channel_mean_std(features[..., : features.shape[-2] // 2, : -(-features.shape[-1] // 3)])
+    bank = StyleBank.load(path)
+    torch.testing.assert_close(bank.mean[0], mean.flatten(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bank.std[0], std.flatten(), rtol=1e-4, atol=1e-5)
 
 
 def test_unknown_dataset_is_one_line(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,17 @@ def test_check_bank_rejects_other_channels(expected):
         check_bank(StyleBank(expected), expected, "bank", 32)
 
 
+@pytest.mark.parametrize(("mined", "used"), [("true", False), ("false", True)])
+def test_check_bank_rejects_styles_of_other_features(expected, mined, used):
+    for metadata in (expected, without(expected, "clip_hash")):  # also of released banks, which record no CLIP
+        with expect_error(BankError, "some/bank", "rectified", "MODEL.CLIP.WEIGHTS") as error:
+            check_bank(bank_with(metadata, rectified=mined), metadata, "some/bank", 32, used)
+        explains(str(error.value), "signed", remedy="MODEL.STYLE.BANK")
+    for rectified in (not used, None):
+        check_bank(bank_with(expected, rectified=mined), expected, "some/bank", 32, rectified)
+    check_bank(bank_with(expected), expected, "some/bank", 32, used)
+
+
 def test_check_bank_accepts_equal_and_unknown_values(cfg, expected, tmp_path, caplog):
     bank_with(expected).save(tmp_path / "bank")
     check_bank(StyleBank.load(tmp_path / "bank"), expected, "bank", 32)

@@ -163,6 +163,16 @@ def test_mines_at_the_stage_and_writes_scalars(cfg, clip_file, monkeypatch):
     }
 
 
+def test_banks_of_signed_features_are_rejected(cfg):
+    path, bank = style_bank_path(cfg), obtain_style_bank(cfg)
+    bank.metadata["rectified"] = "false"
+    bank.save(path)
+    for weights in (cfg.MODEL.CLIP.WEIGHTS, ""):
+        cfg.MODEL.CLIP.WEIGHTS = weights
+        with expect_error(BankError, path, "signed", "MODEL.CLIP.WEIGHTS"):
+            obtain_style_bank(cfg)
+
+
 def test_without_clip_the_bank_must_exist_and_fit(cfg):
     weights, cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.CLIP.WEIGHTS, ""
     with expect_error(ConfigError, "MODEL.CLIP.WEIGHTS", style_bank_path(cfg), "MODEL.STYLE.BANK"):

@@ -42,6 +42,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from famix.clip import clip_weights_hash, load_configured_clip
+from famix.clip.build import tower_without_weights
 from famix.clip.files import CLIPStateDict
 from famix.data import read_image, register_datasets
 from famix.data.classes import ClassTable, classes_of
@@ -62,7 +63,9 @@ def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
         raise BankError(f"Style bank '{path}' contains no styles. Mine the bank again.")
     clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
     expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
-    check_bank(bank, expected, path, bank.num_channels)
+    tower = tower_without_weights(cfg, clip)
+    tower.check_stage(cfg.MODEL.STYLE.STAGE)
+    check_bank(bank, expected, path, tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels, tower.rectified)
     return bank
 
 

@@ -66,7 +66,9 @@ def bank_metadata(
     }
 
 
-def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int) -> None:
+def check_bank(
+    bank: StyleBank, expected: Mapping[str, str], path: str, num_channels: int, rectified: bool | None = None
+) -> None:
     """Reject a bank for a different network, stage, grid or class set, and warn about other differences.
 
     Args:
@@ -74,11 +76,19 @@ def check_bank(bank: StyleBank, expected: Mapping[str, str], path: str, num_chan
         expected: result of `bank_metadata` for the config.
         path: path of the bank, used in messages.
         num_channels: number of channels of the stage that the config restyles.
+        rectified: whether the features of this stage are ReLU outputs; None if unknown.
 
     Raises:
         BankError: the bank does not fit the config.
     """
     logger = logging.getLogger(__name__)
+    kind = {"true": "rectified", "false": "signed"}
+    mined_in, used_in = (kind.get(value) for value in (bank.metadata.get("rectified"), str(rectified).lower()))
+    if mined_in and used_in and mined_in != used_in:
+        raise BankError(
+            f"style bank '{path}' has styles of {mined_in} features, but stage {expected['stage']} has {used_in} features. "
+            f"{_BINDING['clip_hash']}, {_MINE}"
+        )
     for key, remedy in _BINDING.items():
         got, wanted = bank.metadata.get(key, "missing"), expected[key]
         if key not in bank.metadata and key == "clip_hash":  # as in banks of the reference implementation

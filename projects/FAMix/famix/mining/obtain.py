@@ -54,9 +54,9 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             _lock_together(path, held)
         if _exists(path):  # possibly mined by another run in the meantime
             bank = StyleBank.load(path)
-            check_bank(
-                bank, metadata, path, tower_without_weights(cfg, clip).output_shape()[cfg.MODEL.STYLE.STAGE].channels
-            )
+            tower = tower_without_weights(cfg, clip)
+            channels = tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
+            check_bank(bank, metadata, path, channels, tower.rectified)
             logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
             return bank
         if not clip:

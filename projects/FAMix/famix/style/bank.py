@@ -205,7 +205,8 @@ class StyleBank:
         Raises:
             BankError: the file is missing or damaged, has a different structure, or refers to objects other than tensors.
         """
-        bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": json.dumps(RELEASED_CLASSES)})
+        names = json.dumps(RELEASED_CLASSES)
+        bank = cls({"stage": "res2", "grid": json.dumps([3, 3]), "class_names": names, "rectified": "true"})
         bank.add(*read_released_styles(path))
         return bank
 

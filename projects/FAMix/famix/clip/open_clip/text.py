@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from famix.clip.open_clip.models import OpenClipModel, optional_packages
-from famix.utils.errors import ConfigError, WeightsError
+from famix.clip.open_clip.models import OpenClipModel
+from famix.clip.open_clip.tokenizers import load_tokenizer
+from famix.utils.errors import WeightsError
 
 
 class OpenClipTextTower(nn.Module):
@@ -67,10 +68,10 @@ class OpenClipTextTower(nn.Module):
         """Tokenize texts: (N, context_length) int64.
 
         Raises:
-            ConfigError: a text exceeds the context length, or the files of the tokenizer are missing.
+            ConfigError: a text exceeds the context length, or the tokenizer cannot be loaded or has another vocabulary.
         """
         if self._tokenize is None:
-            self._tokenize = self._load_tokenizer()
+            self._tokenize = load_tokenizer(self.model, self.tokenizer)
         return self._tokenize(list(texts))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -81,35 +82,3 @@ class OpenClipTextTower(nn.Module):
             return self.text(tokens)
         finally:
             self.text.attn_mask = mask
-
-    def _load_tokenizer(self) -> Callable[[list[str]], Tensor]:
-        config, length = self.model.config["text_cfg"], self.context_length
-        options = config.get("tokenizer_kwargs") or {}
-        name = config.get("hf_tokenizer_name")
-        with optional_packages(self.model.name):
-            from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-        if not name:
-            tokenizer = SimpleTokenizer(context_length=length, **options)
-
-            def tokenize(texts: list[str]) -> Tensor:
-                longest = max((len(tokenizer.encode(text)) for text in texts), default=0) + 2
-                if longest > length:
-                    raise ConfigError(
-                        f"Prompts must have at most {length} tokens including the template, got {longest}. Shorten the class "
-                        "name, STYLE_MINING.STYLES or STYLE_MINING.TEMPLATES."
-                    )
-                return tokenizer(texts)
-
-            return tokenize
-        try:
-            return HFTokenizer(self.tokenizer or name, context_length=length, **options)
-        except ImportError as error:
-            raise ConfigError(
-                f"MODEL.CLIP.ARCHITECTURE {self.model.name} requires transformers for its tokenizer, got: {error}. Install it "
-                "with pip install transformers."
-            ) from error
-        except Exception as error:  # transformers and huggingface_hub raise many types
-            raise ConfigError(
-                f"MODEL.CLIP.TOKENIZER must be a folder with the tokenizer files of {name}, got {self.tokenizer!r} "
-                f"({(str(error).splitlines() or [''])[0]:.200}). Download the tokenizer files from https://huggingface.co/{name}."
-            ) from error

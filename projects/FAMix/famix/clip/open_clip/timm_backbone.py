@@ -104,6 +104,8 @@ def build_timm_tower(name: str, weights: str, output_stride: int, trainable: Seq
     (family,) = (family for family in _CLASSES if model.kind in family.kinds)
     architecture: Any = model
     tower = family(architecture, output_stride, trainable=trainable, with_embedding=False)
+    if weights not in ("", "pretrained") and not Path(weights).is_file():
+        raise WeightsError(f"MODEL.TIMM.WEIGHTS not found: '{weights}'. Correct the path, or set it to pretrained.")
     if weights:
         own = tower.trunk.state_dict()
         found = _pretrained(name) if weights == "pretrained" else dict(read_clip(Path(weights)))

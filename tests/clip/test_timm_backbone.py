@@ -65,7 +65,7 @@ def test_unsupported_models_are_rejected(name: str, remedy: str) -> None:
 
 
 def test_weights_of_another_model_are_rejected(tmp_path: Path) -> None:
-    torch.save(timm.create_model("test_vit2").state_dict(), tmp_path / "other.pt")
+    torch.save(timm.create_model("test_vit3").state_dict(), tmp_path / "other.pt")
     with expect_error(WeightsError, "MODEL.TIMM.WEIGHTS", str(tmp_path / "other.pt"), "Correct") as caught:
         build_backbone(config("test_vit", str(tmp_path / "other.pt")))
     assert str(caught.value).count(" instead of ") == 3 and "\n" not in str(caught.value)

@@ -83,7 +83,7 @@ def check_bank(
     """
     logger = logging.getLogger(__name__)
     kind = {"true": "rectified", "false": "signed"}
-    mined_in, used_in = (kind.get(value) for value in (bank.metadata.get("rectified"), str(rectified).lower()))
+    mined_in, used_in = kind.get(bank.metadata.get("rectified", "")), kind.get(str(rectified).lower())
     if mined_in and used_in and mined_in != used_in:
         raise BankError(
             f"style bank '{path}' has styles of {mined_in} features, but stage {expected['stage']} has {used_in} features. "

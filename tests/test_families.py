@@ -124,7 +124,7 @@ def test_banks_of_other_families_are_refused(finished: Path, options: tuple[str,
 
 
 def test_crops_must_have_a_cell_for_each_patch(options: tuple[str, ...], workspace: Workspace) -> None:
-    small = ("MODEL.STYLE.GRID", "[3, 3]", "INPUT.CROP.SIZE", "[4, 32]")
+    small = ("MODEL.STYLE.GRID", "[9, 9]", "INPUT.CROP.SIZE", "[32, 32]")
     with expect_error(ConfigError, "MODEL.STYLE.GRID", remedy="INPUT.CROP.SIZE"):
         workspace.run("small", *options, *small)
 

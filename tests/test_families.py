@@ -111,16 +111,19 @@ def test_pixel_statistics_come_with_the_family(workspace: Workspace) -> None:
 
 
 def test_banks_of_other_families_are_refused(finished: Path, options: tuple[str, ...], workspace: Workspace) -> None:
-    tiny = tiny_open_clip("eva02", workspace.folder)
-    other = ("MODEL.CLIP.WEIGHTS", str(tiny.file), "MODEL.CLIP.ARCHITECTURE", tiny.architecture)
-    bank = finished / "style_bank.safetensors"
-    stage = ("MODEL.STYLE.STAGE", StyleBank.load(bank).metadata["stage"])
-    if stage[1] == "block1":
-        with expect_error(BankError, "clip_hash", str(bank), "MODEL.CLIP.WEIGHTS"):
-            workspace.run("refused", *options, *other, *stage, "MODEL.STYLE.BANK", str(bank))
-    else:
-        with expect_error(ConfigError, "MODEL.STYLE.STAGE", stage[1], "stage"):
-            workspace.run("refused", *options, *other, *stage, "MODEL.STYLE.BANK", str(bank))
+    tiny, bank = tiny_open_clip("eva02", workspace.folder), finished / "style_bank.safetensors"
+    other = (
+        "MODEL.CLIP.WEIGHTS", str(tiny.file), "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.STYLE.BANK", str(bank),
+    )  # fmt: skip
+    maps = ("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p4']")
+    if finished.name == "convnext":
+        with expect_error(ConfigError, "MODEL.SEM_SEG_HEAD.IN_FEATURES", "res2", "p2"):
+            workspace.run("refused", *options, *other)
+        with expect_error(ConfigError, "MODEL.STYLE.STAGE", "res2", "stage"):
+            workspace.run("refused", *options, *other, *maps)
+        other = (*other, "MODEL.STYLE.STAGE", "block1")
+    with expect_error(BankError, "clip_hash", str(bank), "MODEL.CLIP.WEIGHTS"):
+        workspace.run("refused", *options, *other, *maps)
 
 
 def test_crops_must_have_a_cell_for_each_patch(options: tuple[str, ...], workspace: Workspace) -> None:

@@ -107,7 +107,7 @@ def with_base(content: Mapping[str, Any], path: str | os.PathLike[str], *, cfg: 
         stored, prefix = str(content[BASE]["hash"]), str(content[BASE]["prefix"])
     except (KeyError, TypeError) as error:
         raise WeightsError(
-            f"entry '{BASE}' in '{path}' is damaged ({type(error).__name__}: {error}). Export the original checkpoint again "
+            f"Entry '{BASE}' in '{path}' is damaged ({type(error).__name__}: {error}). Export the original checkpoint again "
             "with tools/export.py."
         ) from error
     base = BaseWeights.read(cfg)

@@ -191,7 +191,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             return content
         if self.complete is None:
             raise WeightsError(
-                f"checkpoint '{filename}' contains adapters without the weights of their backbone. Use a complete checkpoint, "
+                f"Checkpoint '{filename}' contains adapters without the weights of their backbone. Use a complete checkpoint, "
                 "e.g. from tools/export.py --format stripped."
             )
         return self.complete(content, filename)

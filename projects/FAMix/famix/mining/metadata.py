@@ -86,7 +86,7 @@ def check_bank(
     mined_in, used_in = kind.get(bank.metadata.get("rectified", "")), kind.get(str(rectified).lower())
     if mined_in and used_in and mined_in != used_in:
         raise BankError(
-            f"style bank '{path}' has styles of {mined_in} features, but stage {expected['stage']} has {used_in} features. "
+            f"Style bank '{path}' has styles of {mined_in} features, but stage {expected['stage']} has {used_in} features. "
             f"{_BINDING['clip_hash']}, {_MINE}"
         )
     for key, remedy in _BINDING.items():

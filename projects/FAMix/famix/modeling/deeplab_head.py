@@ -90,6 +90,11 @@ class CLIPDeepLabV3PlusHead(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.IN_FEATURES must list a low-level and a high-level feature, got {in_features}. Use two "
                 "stages of the backbone."
             )
+        if unknown := [name for name in in_features if name not in input_shape]:
+            raise ConfigError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES must list maps of the backbone, got {unknown[0]!r}. Choose from "
+                f"{', '.join(input_shape)}."
+            )
         self.low_level, self.high_level = in_features
         low, high = input_shape[self.low_level], input_shape[self.high_level]
         assert low.channels is not None and high.channels is not None and low.stride is not None

@@ -192,7 +192,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str, str | None, str]] = 
     "output is a folder": (checkpoint_and_folder, OUT, "--output", "a folder", "another file"),
     "a folder": (lambda folder: folder, OUT, "FILE", "folder", "saved_params.pkl"),
     "output below a file": (checkpoint, "--output {tmp}/r.pth/out.pth", "out.pth", None, ""),
-    "no config": (bank, f"{OUT} MODEL.STYLE.GRID [1,1]", "settings", "MODEL.STYLE.GRID", "--config-file"),
+    "no config": (bank, f"{OUT} MODEL.STYLE.GRID [1,1]", "Settings", "MODEL.STYLE.GRID", "--config-file"),
     "misspelt setting": (bank, f"{FOR_RN50} MODEL.STYLE.GIRD [1,1]", "MODEL.STYLE.GIRD", None, "MODEL.STYLE.GRID"),
     "missing config": (bank, f"{OUT} --config-file {{tmp}}/c.yaml", "c.yaml", None, ""),
     "bank for another grid": (bank, f"{FOR_RN50} MODEL.STYLE.GRID [2,2]", "grid", "[3, 3]", "MODEL.STYLE.GRID"),

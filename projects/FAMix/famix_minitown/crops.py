@@ -252,7 +252,7 @@ def load_or_make_crops(source: CropSource, plan: CropPlan, path: Path, workers: 
             part.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         make_crops(source, plan, path, workers)
     elif found != wanted:
-        raise ConfigError(f"'{path}' contains crops of {found}, but {wanted} is needed. Choose a different file.")
+        raise ConfigError(f"'{path}' contains crops of {found}, but {wanted} is required. Choose a different file.")
     try:
         crops: NDArray[Any] = np.load(path, mmap_mode="r")
         if (crops.dtype, crops.shape) != (RECORD, (len(source) * plan.looks * plan.crops,)):

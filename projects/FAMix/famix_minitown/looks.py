@@ -1,4 +1,4 @@
-"""Looks of images on the web, with continuous strength: their phrases, their effects, and the weather they resemble.
+"""Looks of images on the web: their phrases, their effects of continuous strength, and the weather they resemble.
 
 All arithmetic uses integers, so every machine renders the same bytes.
 """
@@ -240,7 +240,7 @@ def apply_looks(picture: Scene | Image, looks: Looks, rng: np.random.Generator) 
 
     Args:
         picture: scene in clear weather, or an image (H, W, 3), whose distances are guessed by row for weather looks.
-        looks: (name, strength) pairs; a strength of 0 leaves the image unchanged.
+        looks: (name, strength) pairs. A strength of 0 leaves the image unchanged.
         rng: generator for random parts of the looks, such as grain.
 
     Returns:

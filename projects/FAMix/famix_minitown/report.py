@@ -143,9 +143,9 @@ def draw_figure(rows: Sequence[FigureRow], titles: Sequence[str], path: Path) ->
     """Draw a row per condition: image, ground truth and each network's prediction, with the best score in bold.
 
     Args:
-        rows: at least one; all images have the same size.
+        rows: one or more rows. All images have the same size.
         titles: titles of the networks.
-        path: PNG file to write; its folder is created if needed.
+        path: PNG file to write. Its folder is created if needed.
     """
     colors = np.full((256, 3), _UNLABELED, np.uint8)
     colors[: len(CITYSCAPES_CLASSES)] = [entry.color for entry in CITYSCAPES_CLASSES]

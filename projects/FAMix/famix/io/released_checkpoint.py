@@ -36,7 +36,7 @@ def load_released_checkpoint(path: str | Path) -> dict[str, Tensor]:
         MODEL.WEIGHTS.
 
     Raises:
-        WeightsError: the file is missing or damaged, would run code, or is not such a checkpoint.
+        WeightsError: the file is missing or damaged, would run code, or has different weights.
     """
     return read_released_checkpoint(path).weights
 

@@ -141,7 +141,7 @@ class StyleMiner:
     """Miner that optimizes one style for each class that dominates a patch of a batch, several batches at a time.
 
     Args:
-        clip: the image tower with its attention pool; it is frozen and put into eval mode.
+        clip: image tower with its attention pool. It is frozen and put into eval mode.
         prompts: table from which the prompt of each class is drawn.
         encode_prompts: function that maps N texts to unit-length embeddings (N, D).
         settings: see `MiningSettings`.

@@ -73,7 +73,7 @@ def find_nearest_prompts(
         bank: bank of mined styles. Styles of classes with a single prompt are skipped.
         clip_state_dict: weights of the bank's CLIP.
         images: (3, H, W) content images in [0, 255]. If empty, noise is used.
-        most_styles: maximum number of styles, chosen evenly.
+        most_styles: maximum number of styles, evenly spaced in the bank.
         progress: function that wraps the rows during computation, e.g. tqdm.
 
     Raises:

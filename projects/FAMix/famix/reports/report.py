@@ -152,7 +152,7 @@ class Report:
         )
 
     def occurring(self, name: str) -> int | None:
-        """Count the classes in a dataset's means that have labeled pixels. Returns None without per-class scores."""
+        """Return the number of classes in a dataset's means with labeled pixels, or None without per-class scores."""
         scores = self.results[name].get(TASK, {})
         keys = [f"{CLASS_ACCURACY}{one}" for one in self.datasets[name].classes]
         accuracies = [scores[key] for key in keys if key in scores]

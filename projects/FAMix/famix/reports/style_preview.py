@@ -75,8 +75,8 @@ def preview_styles(
     """
     if not isinstance(model, PatchStyleMixin):
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to FAMixSemanticSegmentor, "
-            "for example."
+            f"MODEL.META_ARCHITECTURE must support styles, got {type(model).__name__}. Set it to e.g. "
+            "FAMixSemanticSegmentor."
         )
     if not 0 <= own_weight <= 1:
         raise ConfigError(f"--own-weight must be in [0, 1], got {own_weight}. Use 0 to see the styles alone.")

@@ -55,7 +55,7 @@ def draw_contact_sheet(
 
 
 def overlay_labels(image: Pixels, labels: NDArray[np.uint8], colors: Sequence[Sequence[int]]) -> Pixels:
-    """Blend class colors with an image, and separate classes by thin light lines.
+    """Blend class colors with an image, and separate classes with thin light lines.
 
     Args:
         image: (H, W, 3) uint8 RGB image.

@@ -152,7 +152,7 @@ def resize_image(image: Tensor, size: Size) -> Tensor:
 def resize_bilinear(scores: Tensor, size: Size, align_corners: bool = False) -> Tensor:
     """Resize (K, H, W) scores, or a normalized image, bilinearly and without antialiasing.
 
-    Detectron2 resizes logits without `align_corners`, and FAMix's reference implementation resizes them with it.
+    Detectron2 resizes logits without `align_corners`, whereas FAMix's reference implementation uses it.
     """
     if size_of(scores) == size:
         return scores

@@ -41,6 +41,7 @@ NARROW = {
         "MODEL.RPN.POST_NMS_TOPK_TEST", "8", "MODEL.RPN.POST_NMS_TOPK_TRAIN", "8", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8",
     ),
+    "FAMixMaskFormer": ("MODEL.MASK_FORMER.HIDDEN_DIM", "32", "MODEL.MASK_FORMER.NUM_POINTS", "64"),
 }  # fmt: skip
 _THINGS = {
     "person", "bicyclist", "motorcyclist", "other rider", "car", "truck", "bus", "on rails", "motorcycle", "bicycle",
@@ -97,11 +98,9 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_configs_cover_all_heads_sources_and_targets() -> None:
     made = {(file.split("/")[0], load(file).MODEL.META_ARCHITECTURE) for file in LEAVES}
-    assert made == {
-        (source, head)
-        for source in ("Cityscapes", "Tiny", "minitown")
-        for head in ("FAMixPanopticDeepLab", "FAMixPanopticFPN")
-    }
+    heads = "FAMixPanopticDeepLab", "FAMixPanopticFPN", "FAMixMaskFormer"
+    every = {(source, head) for source in ("Cityscapes", "Tiny", "minitown") for head in heads}
+    assert made == every - {("Cityscapes", "FAMixMaskFormer")}
     for file in LEAVES:
         if file.startswith("Cityscapes"):
             acdc = {f"acdc_{condition}_val_panoptic" for condition in ("fog", "night", "rain", "snow")}

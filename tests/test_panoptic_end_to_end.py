@@ -17,7 +17,7 @@ from run_factory import assert_equal_state
 DATASETS = ("tiny_val_panoptic", "tiny_night_panoptic")
 
 
-@pytest.fixture(scope="module", params=["deeplab", "fpn"])
+@pytest.fixture(scope="module", params=["deeplab", "fpn", "maskformer"])
 def workspace(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PanopticWorkspace:
     """A dataset, a CLIP and one whole run of a head, in "finished"."""
     workspace = PanopticWorkspace(tmp_path_factory.mktemp("workspace"), f"famix_panoptic_{request.param}.yaml")

@@ -171,6 +171,19 @@ def test_image_and_label_are_transformed_together(record, seed):
     assert (sample["height"], sample["width"]) == (24, 32)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_segments_of_semantic_labels_are_classes(record, seed):
+    plain, cfg = FAMixDatasetMapper(config())(record, np.random.default_rng(seed)), config()
+    cfg.MODEL.META_ARCHITECTURE = "FAMixMaskFormer"
+    sample = FAMixDatasetMapper(cfg)(record, np.random.default_rng(seed))
+    assert torch.equal(sample["image"], plain["image"]) and torch.equal(sample["sem_seg"], plain["sem_seg"])
+    masks, classes = sample["segments"].gt_masks.tensor, sample["segments"].gt_classes
+    assert classes.tolist() == sorted(set(plain["sem_seg"].unique().tolist()) - {255})
+    for mask, train_id in zip(masks, classes, strict=True):
+        assert torch.equal(mask, plain["sem_seg"] == train_id)
+    assert "point_seed" not in FAMixDatasetMapper(cfg, is_mining=True)(record, np.random.default_rng(seed))
+
+
 def test_generator_determines_crop_and_colors(record):
     mapper = FAMixDatasetMapper(config(SCALE_RANGE=[0.5, 2.0], CROP_RESIZED_TO=[18, 18], COLOR_JITTER=[0.5] * 3))
     first, again, other = (mapper(record, np.random.default_rng(seed)) for seed in (1, 1, 2))

@@ -63,6 +63,7 @@ TRAIN_IDS = {7: 0, 23: 10, 26_000: 13, 26_001: 13, CROWD: 11, 0: 255}
 ARCHITECTURES = {
     "FAMixPanopticFPN": {"instances"},
     "FAMixPanopticDeepLab": {"center", "offset", "center_weights", "offset_weights", "sem_seg_weights"},
+    "FAMixMaskFormer": {"segments", "point_seed"},
     "FAMixSemanticSegmentor": set(),
 }
 
@@ -154,6 +155,42 @@ def test_centers_and_offsets_match_the_image(record: dict[str, Any]) -> None:
         weights = sample["offset_weights"][0].numpy()
         np.testing.assert_array_equal(weights == 1, np.isin(shown, [26_000, 26_001]))  # neither stuff, crowd nor void
         np.testing.assert_array_equal(sample["center_weights"][0].numpy() == 0, np.isin(shown, [CROWD, 0]))
+
+
+@pytest.mark.parametrize("scales", [[1.0, 1.0], [0.6, 1.7]])
+def test_segments_are_instances_and_stuff_classes(scales: list[float], record: dict[str, Any]) -> None:
+    seen = set()
+    for sample in samples(record, config("FAMixMaskFormer", SCALE_RANGE=scales)):
+        shown, semantic, target = segment_map(sample), sample["sem_seg"].numpy(), sample["segments"]
+        inner, masks = inside_segments(shown), target.gt_masks.tensor.numpy()
+        assert target.image_size == (32, 32) and target.gt_classes.dtype == torch.int64
+        for mask, train_id in zip(masks, target.gt_classes.tolist(), strict=True):
+            assert mask.any() and set(semantic[mask]) == {train_id}
+            (segment,) = set(shown[mask & inner].tolist()) or {None}
+            assert segment is None or TRAIN_IDS[segment] == train_id
+            seen.add(segment)
+        # Each labeled pixel belongs to one segment, but crowds and void belong to none.
+        expected = (semantic != 255) & (semantic != TRAIN_IDS[CROWD])
+        np.testing.assert_array_equal(masks.sum(axis=0, initial=0), expected)
+    assert seen - {None} == {7, 23, 26_000, 26_001}
+
+
+def test_segments_of_one_stuff_class_are_joined(record: dict[str, Any]) -> None:
+    """Two categories may share a class: here, both road and sky are road."""
+    joined = [{**x, "category_id": 0 if x["id"] == 23 else x["category_id"]} for x in record["segments_info"]]
+    cfg = config("FAMixMaskFormer")
+    cfg.INPUT.CROP.SIZE = [40, 60]
+    (sample,) = samples({**record, "segments_info": joined}, cfg, count=1)
+    target = sample["segments"]
+    assert sorted(target.gt_classes.tolist()) == [0, 13, 13]
+    road = target.gt_masks.tensor[target.gt_classes.tolist().index(0)].numpy()
+    np.testing.assert_array_equal(road, np.isin(segment_map(sample), [7, 23]))
+
+
+def test_seed_of_points_follows_the_generator(record: dict[str, Any]) -> None:
+    mapper = PanopticDatasetMapper(config("FAMixMaskFormer"))
+    seeds = [mapper(record, np.random.default_rng(seed))["point_seed"] for seed in (0, 1, 0)]
+    assert seeds[0] == seeds[2] != seeds[1] and all(0 <= seed < 1 << 62 for seed in seeds)
 
 
 def test_crop_without_instances(record: dict[str, Any]) -> None:

@@ -119,7 +119,11 @@ def test_legend_shows_the_classes_of_the_image():
 
 @pytest.mark.parametrize(
     ("head", "name"),
-    [("famix_panoptic_deeplab", "FAMixPanopticDeepLab"), ("famix_panoptic_fpn", "FAMixPanopticFPN")],
+    [
+        ("famix_panoptic_deeplab", "FAMixPanopticDeepLab"),
+        ("famix_panoptic_fpn", "FAMixPanopticFPN"),
+        ("famix_panoptic_maskformer", "FAMixMaskFormer"),
+    ],
 )
 def test_panoptic_network(head, name, tmp_path, monkeypatch, capsys):
     definition = write_recipe(tmp_path, splits=("train", "val", "night"))

@@ -63,6 +63,21 @@ def _add_model_keys(cfg: CN) -> None:
     style.NOISE_SCALE = 0.5  # standard deviation of the noise in strategy noise, relative to the statistic
     add_strategy_nodes(style)
 
+    query = cfg.MODEL.MASK_FORMER = CN()
+    query.QUERIES = "learned"  # queries of FAMixMaskFormer: learned, or text (one per class, from its name)
+    query.CLASSIFIER = "learned"  # classifier of queries: learned, or text (similarity to class names)
+    query.NUM_QUERIES = 100  # number of learned queries, at least the number of segments in an image
+    query.HIDDEN_DIM = 256  # channels of the decoders, a multiple of 32
+    query.ENCODER_LAYERS = 6  # layers of the pixel decoder
+    query.DECODER_LAYERS = 9  # layers of the transformer decoder
+    query.CLASS_WEIGHT = 2.0  # weight of the cross-entropy over classes, in the loss and in the assignment of queries
+    query.MASK_WEIGHT = 5.0  # weight of the binary cross-entropy of masks
+    query.DICE_WEIGHT = 5.0  # weight of the Dice loss of masks
+    query.NO_OBJECT_WEIGHT = 0.1  # weight of queries without a segment in the cross-entropy over classes
+    query.NUM_POINTS = 12544  # points at which masks are compared, per mask
+    query.OBJECT_THRESHOLD = 0.8  # minimum class probability of a panoptic segment, in [0, 1]
+    query.OVERLAP_THRESHOLD = 0.8  # fraction of a mask that must be visible in a panoptic segment, in [0, 1]
+
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # label smoothing in CLIPDeepLabV3PlusHead's loss, in [0, 1)
 
 

@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from famix.data.classes import is_panoptic
 from famix.data.mapper import FAMixDatasetMapper
+from famix.data.meta_architecture import trains_on
 from famix.data.panoptic.mapper import PanopticDatasetMapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
 from famix.utils.errors import ConfigError
-from famix.utils.meta_architecture import trains_on
 
 _ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # separate the random generators derived from one seed
 

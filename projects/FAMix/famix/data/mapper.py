@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from famix.data.images import MOST_PIXELS, read_image, require_same_size
+from famix.data.meta_architecture import trains_on
 from famix.data.registration import get_label_readers
 from famix.data.split_files import label_file_of
 from famix.utils.errors import ConfigError
@@ -106,6 +109,8 @@ class FAMixDatasetMapper:
         is_mining: whether the samples are for style mining, i.e. random crops of INPUT.CROP.SIZE without scaling, flips
             or color changes.
 
+    If the model trains on segments, training samples contain one segment per class (see `make_segments`).
+
     Raises:
         ConfigError: a key has an invalid value.
         DatasetError: a dataset is unknown.
@@ -118,6 +123,7 @@ class FAMixDatasetMapper:
         self._ignore_label: int = ignore_label
         self._crop: CropSampler | None = None
         self._jitter: ColorJitter | None = None
+        self._makes_segments = is_train and not is_mining and "segments" in trains_on(cfg)
         if not (is_train or is_mining):
             return
         self._label_readers = get_label_readers(cfg.DATASETS.TRAIN, options.MAX_PIXELS)
@@ -168,6 +174,8 @@ class FAMixDatasetMapper:
         result |= self._make_targets(dataset_dict, transforms.apply_segmentation(label))
         if self._jitter is not None:
             result["image"] = adjust_colors(result["image"], self._jitter.draw(rng))
+        if self._makes_segments:
+            result["point_seed"] = int(rng.integers(1 << 62))
         return result
 
     def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
@@ -177,7 +185,22 @@ class FAMixDatasetMapper:
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
         """Return the target entries of a sample, given the cropped label array from `_read_label`."""
-        return {"sem_seg": torch.from_numpy(label.astype(np.int64))}
+        targets: dict[str, Any] = {"sem_seg": torch.from_numpy(label.astype(np.int64))}
+        if self._makes_segments:
+            classes = np.setdiff1d(label, self._ignore_label)
+            targets["segments"] = make_segments(label == classes[:, None, None], classes.tolist())
+        return targets
+
+
+def make_segments(masks: NDArray[np.bool_], classes: Sequence[int]) -> Instances:
+    """Return the training target "segments": `gt_masks`, BitMasks (N, H, W), and `gt_classes` (N,) int64 train ids.
+
+    Args:
+        masks: (N, H, W).
+        classes: train ids of the N segments, things and stuff.
+    """
+    gt_classes = torch.tensor(classes, dtype=torch.int64)
+    return Instances(masks.shape[1:], gt_masks=BitMasks(torch.from_numpy(masks)), gt_classes=gt_classes)
 
 
 def _check_input(options: CfgNode, labeled: bool) -> None:

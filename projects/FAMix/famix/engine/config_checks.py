@@ -15,6 +15,7 @@ from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
+from famix.data.meta_architecture import predicts, trains_on
 from famix.data.registration import require_known_sources
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -26,7 +27,6 @@ from famix.style import PatchRestyler
 from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
-from famix.utils.meta_architecture import predicts, trains_on
 
 _SYNCHRONIZED = ("SyncBN", "nnSyncBN")
 

@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from famix.data import get_label_readers
 from famix.data.classes import is_panoptic, require_same_things
+from famix.data.meta_architecture import predicts
 from famix.evaluation.counting.scores import ABSENT_CLASSES, ZERO, class_subset
 from famix.evaluation.counting.semantic import (
     CityscapesScriptEvaluator,
@@ -21,7 +22,6 @@ from famix.evaluation.protocols.protocol import protocol_of
 from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
-from famix.utils.meta_architecture import predicts
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Allowed values of TEST.EVALUATOR."""

@@ -20,6 +20,7 @@ from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
 from famix.data.registration import classes_in_files
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
+from famix.modeling.query import text_embeddings_of
 from famix.utils.errors import ConfigError, DatasetError, WeightsError
 from famix.utils.paths import local_path
 
@@ -108,7 +109,7 @@ def load_model(
     cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.STYLE.STRATEGY = "none"
     cfg.freeze()
-    with backbone_of(content["model"]):
+    with backbone_of(content["model"]), text_embeddings_of(content["model"]):
         model = build_model(cfg)
     try:
         SafeCheckpointer(model, strict=True).load_content(content)

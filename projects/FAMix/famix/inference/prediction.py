@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,7 +53,10 @@ class Prediction:
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Logits (K, H, W), float32, or probabilities if the protocol averages them. Raises ValueError if they were not kept."""
+        """Logits (K, H, W), float32, or probabilities if the protocol averages them or the network predicts them.
+
+        Raises ValueError if the scores were not kept.
+        """
         if self.kept_scores is None:
             raise ValueError("Scores were not kept. Predict with keep_scores=True.")
         return self.kept_scores.float().cpu().numpy()
@@ -106,7 +110,9 @@ class Prediction:
         return class_ids, {segment.class_id for segment in self.segments if segment.is_thing}
 
 
-def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: bool, averaged: bool) -> Prediction:
+def read_result(
+    result: Mapping[str, Any], classes: ClassTable, *, keep_scores: bool, averaged: bool, normalize: bool = False
+) -> Prediction:
     """Convert a network's output for one image to a `Prediction`.
 
     Args:
@@ -117,6 +123,7 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
         classes: classes of the network.
         keep_scores: whether to keep the scores, which need 4 * K bytes per pixel.
         averaged: whether the scores are probabilities.
+        normalize: whether to divide the kept scores by their sum over the classes.
 
     Returns:
         The prediction, with segments numbered from 1. Segments without pixels are dropped.
@@ -126,6 +133,8 @@ def read_result(result: Mapping[str, Any], classes: ClassTable, *, keep_scores: 
     if labels.dtype != np.uint8:
         labels = labels.astype(np.uint16)  # more than 256 classes
     kept = scores if keep_scores else None
+    if kept is not None and normalize:
+        kept = kept / kept.sum(dim=0).clamp(min=torch.finfo(kept.dtype).tiny)
     if "panoptic_seg" not in result:
         return Prediction(labels, classes, kept_scores=kept, averaged=averaged)
     panoptic = predicted_segments(*result["panoptic_seg"])

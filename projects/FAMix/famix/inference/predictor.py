@@ -9,7 +9,9 @@ from torch import nn
 
 from famix.data.classes import ClassTable
 from famix.data.images import MAX_PIXELS
+from famix.data.meta_architecture import predicts
 from famix.evaluation import ProtocolInference, parse_protocol
+from famix.evaluation.protocols.inference import predicts_probabilities
 from famix.evaluation.protocols.parts import LOGITS
 from famix.evaluation.protocols.protocol import Protocol
 from famix.evaluation.protocols.transforms import UNCHANGED
@@ -18,7 +20,6 @@ from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
-from famix.utils.meta_architecture import predicts
 
 SMALLEST_SIDE = 32
 """Minimum side length of a network input in pixels, because the last stage of CLIP has a stride of 32."""
@@ -166,5 +167,7 @@ class Predictor:
             pixels = torch.from_numpy(ordered.transpose(2, 0, 1).copy())
             inputs.append({"image": pixels, "height": height, "width": width})
         averaged = self.protocol.averages and self.protocol.average != LOGITS
+        normalize = predicts_probabilities(self.inference.model)
         results = self.inference(inputs)
-        return [read_result(result, self.classes, keep_scores=keep_scores, averaged=averaged) for result in results]
+        options = {"keep_scores": keep_scores, "averaged": averaged or normalize, "normalize": normalize}
+        return [read_result(result, self.classes, **options) for result in results]

@@ -210,12 +210,16 @@ class SafeCheckpointer(DetectionCheckpointer):
                 raise WeightsError(f"Non-finite values in '{broken}' of the checkpoint: training had already diverged.")
         self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
         incompatible = super()._load_model(checkpoint)
-        misshapen = [key for key, *_ in incompatible.incorrect_shapes]
-        unset = list(dict.fromkeys([*misshapen, *incompatible.missing_keys]))  # misshapen entries are also missing
+        misshapen = {
+            key: f"{key} with {tuple(found)} instead of {tuple(expected)}"
+            for key, found, expected in incompatible.incorrect_shapes
+        }
+        unset = {key: key for key in incompatible.missing_keys} | misshapen  # misshapen entries are also missing
         if (self.strict or self._resuming) and unset:
+            examples = [*misshapen.values(), *(key for key in unset if key not in misshapen)][:3]
             raise WeightsError(
                 f"The checkpoint lacks {len(unset)} entries of the model or has them in a different shape, e.g. "
-                f"{', '.join(unset[:3])}. {'Resume' if self._resuming else 'Evaluate it'} with the config used for "
+                f"{', '.join(examples)}. {'Resume' if self._resuming else 'Evaluate it'} with the config used for "
                 "training."
             )
         return incompatible

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from famix.modeling.deeplab_head import CLIPDeepLabV3PlusHead
 from famix.modeling.panoptic_fpn import FAMixPanopticFPN, StuffSemSegFPNHead
+from famix.modeling.query import FAMixMaskFormer
 from famix.modeling.semantic_segmentor import FAMixSemanticSegmentor
 from famix.modeling.style_mixin import PatchStyleMixin
 
@@ -12,6 +13,7 @@ with suppress(ImportError):  # Detectron2's Panoptic-DeepLab requires panopticap
 
 __all__ = [
     "CLIPDeepLabV3PlusHead",
+    "FAMixMaskFormer",
     "FAMixPanopticDeepLab",
     "FAMixPanopticFPN",
     "FAMixSemanticSegmentor",

@@ -8,16 +8,17 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Instances
 
 from famix.data.classes import require_same_things
-from famix.data.mapper import FAMixDatasetMapper
+from famix.data.mapper import FAMixDatasetMapper, make_segments
+from famix.data.meta_architecture import trains_on
 from famix.data.panoptic.segments import read_segments, semantic_labels
-from famix.utils.meta_architecture import trains_on
 
 
 class PanopticDatasetMapper(FAMixDatasetMapper):
     """Mapper from a dataset dict to a random crop with panoptic targets. Classes and instances are cropped together.
 
-    For models that train on centers, samples contain the targets of Detectron2's Panoptic-DeepLab. For other models,
-    they contain "sem_seg" (H, W) int64 and "instances", a Detectron2 `Instances` object without crowds. It has
+    For models that train on centers, samples contain the targets of Detectron2's Panoptic-DeepLab. For models that train on
+    segments, they contain "segments" (see `make_segments`): one per thing instance and one per stuff class, without crowds.
+    For other models, they contain "sem_seg" (H, W) int64 and "instances", a Detectron2 `Instances` object without crowds. It has
     `gt_boxes`, `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things.
 
     Args:
@@ -58,11 +59,24 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         visible = [{**segments[number - 1], "id": int(number)} for number in np.unique(numbers) if number]
         if self._generate_centers is not None:
             return self._generate_centers(numbers, visible)
+        semantic = torch.from_numpy(semantic_labels(numbers, segments, self._ignore_label).astype(np.int64))
+        if self._makes_segments:
+            return {"sem_seg": semantic, "segments": self._join_segments(numbers, visible)}
         chosen = [entry for entry in visible if entry["category_id"] in self._things and not entry["iscrowd"]]
         own_numbers = np.array([entry["id"] for entry in chosen], dtype=numbers.dtype)
         masks = BitMasks(torch.from_numpy(numbers[None] == own_numbers[:, None, None]))
         instances = Instances(numbers.shape, gt_boxes=masks.get_bounding_boxes(), gt_masks=masks)
         classes = [self._things.index(entry["category_id"]) for entry in chosen]
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-        semantic = semantic_labels(numbers, segments, self._ignore_label).astype(np.int64)
-        return {"sem_seg": torch.from_numpy(semantic), "instances": instances}
+        return {"sem_seg": semantic, "instances": instances}
+
+    def _join_segments(self, numbers: np.ndarray, visible: list[dict[str, Any]]) -> Instances:
+        """Return the target segments; all segments of a stuff class become one."""
+        places: dict[tuple[int, int], int] = {}  # (train id, number of the instance or 0) -> place in the result
+        place_of = np.zeros(numbers.max() + 1, dtype=np.int32)
+        for entry in visible:
+            if not entry["iscrowd"]:
+                instance = entry["id"] if entry["category_id"] in self._things else 0
+                place_of[entry["id"]] = places.setdefault((entry["category_id"], instance), len(places) + 1)
+        masks = place_of[numbers] == np.arange(1, len(places) + 1)[:, None, None]
+        return make_segments(masks, [train_id for train_id, _ in places])

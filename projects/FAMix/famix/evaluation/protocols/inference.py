@@ -20,7 +20,8 @@ class ProtocolInference(nn.Module):
 
     Views of an image (scales, flips) and windows are predicted one after another and summed, so memory does not grow with
     their number. A protocol that averages nothing returns the model's output, e.g. logits. Any other protocol returns mean
-    softmax probabilities or, with the part `logits`, mean model outputs.
+    softmax probabilities or, with the part `logits`, mean model outputs. Outputs of a model with the class attribute
+    `SCORES = "probabilities"` are averaged without softmax.
 
     Args:
         model: model that maps Detectron2's inputs to one dict per image with "sem_seg", scores (K, height, width).
@@ -33,6 +34,7 @@ class ProtocolInference(nn.Module):
         self.model = model
         self.protocol = protocol
         self.window_batch = window_batch
+        self.applies_softmax = protocol.average != LOGITS and not predicts_probabilities(model)
         self.training = model.training  # inference_on_dataset restores this mode
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
@@ -106,9 +108,9 @@ class ProtocolInference(nn.Module):
     def _averaged(self, scores: Tensor) -> Tensor:
         if not self.protocol.averages:
             return scores
-        if self.protocol.average == LOGITS:
-            return scores.to(torch.float32, copy=True)
-        return scores.softmax(dim=0, dtype=torch.float32)
+        if self.applies_softmax:
+            return scores.softmax(dim=0, dtype=torch.float32)
+        return scores.to(torch.float32, copy=True)
 
     def _call_model(self, images: list[Tensor], size: Size) -> list[Tensor]:
         """Return the model's scores at the given size. Images of a `released` protocol are already normalized."""
@@ -130,6 +132,11 @@ class ProtocolInference(nn.Module):
         found = {name.rpartition(".")[2]: (name, value) for name, value in self.model.named_buffers()}
         names = ("pixel_mean", "pixel_std")
         return dict(found[name] for name in names) if found.keys() >= set(names) else {}
+
+
+def predicts_probabilities(model: nn.Module) -> bool:
+    """Return whether a model, possibly wrapped, declares that "sem_seg" are unnormalized probabilities, not logits."""
+    return getattr(getattr(model, "module", model), "SCORES", "logits") == "probabilities"
 
 
 def slide(

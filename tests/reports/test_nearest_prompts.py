@@ -1,6 +1,7 @@
 """CLIP recognizes the prompts of styles on content that they were not mined on."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from clip_factory import tiny_clip
 from error_matching import expect_error
-from famix.clip import CLIPResNet, PromptEncoder, clip_weights_hash
+from famix.clip import CLIPImageTower, CLIPResNet, PromptEncoder, clip_weights_hash, load_clip_state_dict
 from famix.reports.nearest_prompts import find_nearest_prompts, noise_image, require_clip
 from famix.style import StyleBank, optimize_styles
 from famix.utils.errors import BankError
+from open_clip_factory import tiny_open_clip
 from reports.banks import CLASSES, STYLES, make_bank, measured_bank
+from run_factory import load_tool
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,28 @@ def test_ranks_of_mined_and_swapped_prompts(mined: StyleBank, clip_state: dict[s
         mined, clip_state, most_styles=3, progress=lambda rows: (seen.append(r) or r for r in rows)
     )
     assert seen == few.rows.tolist() == [0, 2, 5]
+
+
+def test_prompts_of_styles_mined_on_image_patches(tmp_path: Path) -> None:
+    tiny = tiny_open_clip("vit", tmp_path)
+    clip_state = load_clip_state_dict(str(tiny.file), tiny.architecture)
+    clip = CLIPImageTower.from_state_dict(clip_state, trainable=())
+    blank = make_bank(6, stage="block1", clip_hash=clip_weights_hash(clip_state), activation="gelu", causal="true")
+    texts = PromptEncoder(clip_state)(json.loads(blank.metadata["prompts"])[:6], ["a {}."])
+    targets = F.normalize(texts - texts.unflatten(0, (3, 2)).mean(dim=1).repeat_interleave(2, 0), dim=1)
+    images = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = clip.features_at("block1", images)
+    styles = optimize_styles(
+        own, targets, lambda x: clip.encode_from("block1", clip.replace_map(own, x)),
+        steps=60, lr=1.0, momentum=0.9, weight_decay=0.0, rectify=False, relative=True,
+    )  # fmt: skip
+    bank = StyleBank(blank.metadata)
+    bank.add(torch.arange(6) // 2, styles.mean, styles.std, {"prompt_id": torch.arange(6)})
+    bank.save(tmp_path / "bank.safetensors")
+    assert find_nearest_prompts(bank, clip_state).ranks.tolist().count(1) >= 5
+    options = ["--clip", str(tiny.file), "--architecture", tiny.architecture]
+    load_tool("inspect_bank").main(["validate", str(tmp_path / "bank.safetensors"), *options])
 
 
 def test_class_names_with_equal_ends(clip_state: dict[str, Tensor]) -> None:

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     nearest = "the bank's CLIP, in the form of MODEL.CLIP.WEIGHTS; adds the nearest prompts for each style"
     show.add_argument("--clip", metavar="WEIGHTS", help=nearest)
+    add_architecture(show)
     content = "content images that --clip applies styles to (default: noise)"
     show.add_argument("--content", nargs="+", default=[], type=Path, metavar="IMAGE", help=content)
     most = "maximum number of styles for --clip (default: 300)"
@@ -53,7 +54,18 @@ def make_parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="check whether training can use banks")
     validate.add_argument("banks", nargs="+", type=Path, metavar="BANK")
     validate.add_argument("--clip", metavar="WEIGHTS", help="CLIP that the banks must have been made with")
+    add_architecture(validate)
     return parser
+
+
+def add_architecture(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe --clip."""
+    architecture = (
+        "architecture of --clip, in the form of MODEL.CLIP.ARCHITECTURE; needed for files of open_clip's models"
+    )
+    parser.add_argument("--architecture", default="", metavar="NAME", help=architecture)
+    tokenizer = "folder with the tokenizer of --clip, as MODEL.CLIP.TOKENIZER"
+    parser.add_argument("--tokenizer", default="", metavar="FOLDER", help=tokenizer)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -94,7 +106,7 @@ def show(arguments: argparse.Namespace) -> None:
     own = StyleBank.load(arguments.own) if arguments.own else None
     nearest = None
     if arguments.clip:
-        clip = load_clip_state_dict(arguments.clip)
+        clip = load_clip_state_dict(arguments.clip, arguments.architecture, arguments.tokenizer)
         require_clip(bank, clip, arguments.clip)
         pixels = (np.asarray(read_image(path)).transpose(2, 0, 1).copy() for path in arguments.content)
         images, progress = [torch.from_numpy(image).float() for image in pixels], partial(tqdm, desc="nearest prompts")
@@ -127,7 +139,7 @@ def keep(arguments: argparse.Namespace) -> None:
 
 def validate(arguments: argparse.Namespace) -> None:
     """Print the problems of each bank, and exit with status 1 if there are any."""
-    clip = load_clip_state_dict(arguments.clip) if arguments.clip else None
+    clip = load_clip_state_dict(arguments.clip, arguments.architecture) if arguments.clip else None
 
     def problems_of(path: Path) -> Iterable[str]:
         try:

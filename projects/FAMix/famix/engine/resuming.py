@@ -29,7 +29,8 @@ _MOST_NAMED = 3
 
 FREE = (
     # Paths and hardware; datasets are compared by definition, and style banks by content.
-    *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "DATASETS.FILES", "DATALOADER.NUM_WORKERS"),
+    *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.CLIP.TOKENIZER", "DATASETS.FILES"),
+    "DATALOADER.NUM_WORKERS",
     *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.ACCUMULATE"),  # the scaled settings are compared
     "MODEL.CLIP.CHECKPOINT_ACTIVATIONS",
     # Periods for saving, scoring and logging, and limits.
@@ -175,7 +176,7 @@ def _same(key: str, before: Any, now: Any, stored: CfgNode, cfg: CfgNode) -> boo
         return "" in (before, now)  # read from the file; loading rejects a different network
     if key == "MODEL.STYLE.BANK":
         return _same_file(str(style_bank_path(stored)), style_bank_path(cfg))
-    return key == "MODEL.CLIP.WEIGHTS" and _same_file(str(before), now)
+    return key in ("MODEL.CLIP.WEIGHTS", "MODEL.TIMM.WEIGHTS") and _same_file(str(before), now)
 
 
 def _same_file(before: str, now: str) -> bool:

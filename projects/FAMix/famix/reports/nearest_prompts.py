@@ -116,12 +116,18 @@ def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tenso
     clip.check_stage(stage)
     patches = []
     for image in images or [noise_image(_PATCHES * clip.input_resolution)]:
-        features = clip.features_at(stage, ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None])
-        parts = [part for row in features.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
-        # Patches are pooled to the size that CLIP was trained with.
-        side = clip.input_side(stage) or min(min(part.shape[-2:]) for part in parts)
-        patches += [F.adaptive_avg_pool2d(part, side) for part in parts]
+        pixels = ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None]
+        content = pixels if clip.mined_on_images else clip.features_at(stage, pixels)
+        parts = [part for row in content.tensor_split(_PATCHES, 2) for part in row.tensor_split(_PATCHES, 3)]
+        # Patches get the size that CLIP was trained with.
+        if clip.mined_on_images:
+            sides = (clip.input_resolution, clip.input_resolution)
+            patches += [F.interpolate(part, sides, mode="bicubic", antialias=True) for part in parts]
+        else:
+            side = clip.input_side(stage) or min(min(part.shape[-2:]) for part in parts)
+            patches += [F.adaptive_avg_pool2d(part, side) for part in parts]
     content = torch.cat(patches)
+    content = clip.features_at(stage, content) if clip.mined_on_images else content
     if content.shape[1] != bank.num_channels:
         raise BankError(
             f"--clip has {content.shape[1]} channels at {stage}, but the bank has {bank.num_channels}. Pass the bank's CLIP."
@@ -133,7 +139,7 @@ def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tenso
         style_mean, style_std = bank.mean[row][None, :, None, None], bank.std[row][None, :, None, None]
         restyled = torch.addcmul(style_mean, normalized, style_std)
         restyled = restyled.relu() if clip.rectified else restyled
-        return F.normalize(clip.encode_from(stage, restyled), dim=1).mean(dim=0)
+        return F.normalize(clip.encode_from(stage, clip.replace_map(content, restyled)), dim=1).mean(dim=0)
 
     return embed
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Compare real-size CLIP towers with open_clip, and measure a training step and the mining of a batch.
+"""Compare full-size CLIP towers with open_clip, and measure a training step and a mining batch.
 
-    python benchmarks/towers.py                      # all models, each in a process of its own
+    python benchmarks/towers.py                      # all models, each in its own process
     python benchmarks/towers.py --models ViT-B-16    # one of them
 
-All weights are random. The first columns are the largest relative differences to open_clip's own forward: of the image
-embedding, of the embedding continued from the first, a middle and the last stage, and of 5 prompts over 4 templates
-(random token ids where the tokenizer needs a download). The others are parameters, trained parameters, and the time and
-peak memory of one training step in float32 (512 x 512, batch 1, adapters of rank 16 or layer4.2) and of the mining of 8
-patches for 5 steps. Rows are printed as they are finished; --models goes on from any of them.
+All weights are random. The first columns show the largest relative differences from open_clip's forward pass, for the
+image embedding, for embeddings computed from the first, a middle and the last stage, and for 5 prompts with 4 templates
+(random token ids if the tokenizer requires a download). The other columns show the number of parameters, the number of
+trained parameters, and the time and peak memory of one training step in float32 (512 x 512, batch size 1, adapters of
+rank 16 or layer4.2) and of mining 8 patches for 5 steps. Each row is printed when it is finished.
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import json
@@ -42,7 +42,7 @@ TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{}", "itap of a {}."
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
     parser.add_argument("--task", choices=("compare", "train", "mine"), help="run one task and print JSON")
@@ -50,20 +50,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from torch import Tensor, nn
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
-    """Largest difference in units of the largest value."""
+    """Return the largest difference in units of the largest value."""
     return float((got - expected).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()
 def compare(architecture: str) -> dict[str, float]:
-    """Compare image and text tower with open_clip's forward."""
+    """Compare the image and text towers with open_clip's forward pass."""
     import open_clip
 
     from famix.clip import CLIPImageTower, PromptEncoder
@@ -113,7 +113,7 @@ def build_model(architecture: str) -> nn.Module:
 
 
 def measure(call: Callable[[], object]) -> float:
-    """Seconds of the second of two calls."""
+    """Return the time of the second of two calls in seconds."""
     call()
     start = time.perf_counter()
     call()
@@ -121,7 +121,7 @@ def measure(call: Callable[[], object]) -> float:
 
 
 def peak_gib() -> float:
-    """Peak memory of this process so far."""
+    """Return the peak memory of this process so far in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -141,7 +141,7 @@ def train(architecture: str) -> dict[str, float]:
 
 
 def mine(architecture: str) -> dict[str, float]:
-    """Measure the optimization of the styles of 8 patches."""
+    """Measure the optimization of styles for 8 patches."""
     from famix.clip.base import family_named
     from famix.style import optimize_styles
 
@@ -164,7 +164,7 @@ def mine(architecture: str) -> dict[str, float]:
 
 
 def run_tasks(model: str) -> list[str]:
-    """Run the tasks of a model, each in its own process, and return the cells of its row."""
+    """Run the tasks for a model, each in its own process, and return the cells of its row."""
     found: dict[str, dict[str, float]] = {}
     for task in ("compare", "train", "mine"):
         if task != "train" and model.startswith("DINO"):  # no text tower

@@ -107,7 +107,7 @@ def test_interruption_names_the_way_to_continue(
 
     monkeypatch.setattr(tool, "run", stop)
     line = last_line(tool, capsys, "--output", "clip", status=130)
-    assert line == "stopped; the same command continues the training"
+    assert line == "stopped; run the same command again to resume"
 
 
 def test_sigterm_ends_the_command_in_order(tmp_path: Path) -> None:
@@ -123,6 +123,6 @@ def test_sigterm_ends_the_command_in_order(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         lines += process.stderr.read().splitlines()
     assert process.returncode == 143, lines
-    assert lines[-1] == "stopped; the same command continues the training" and "Traceback" not in "".join(lines)
+    assert lines[-1] == "stopped; run the same command again to resume" and "Traceback" not in "".join(lines)
     assert "crops of 500 scenes" in lines[0] and "123 MB" in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["clip.crops.npy.json"]

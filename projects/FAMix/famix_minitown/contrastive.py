@@ -44,7 +44,7 @@ class TrainingPlan:
     learning_rate: float = 1e-3  # peak after `warmup` updates, followed by cosine decay to 0
     warmup: int = 100
     weight_decay: float = 0.05  # applied to matrices only
-    dtype: str = "float32"  # of matrix products in both towers; weights and losses are float32
+    dtype: str = "float32"  # dtype of matrix products in both towers; weights and losses are float32
     log_every: int = 50
     save_every: int = 500
 
@@ -204,11 +204,11 @@ def _resume(model: CompactCLIP, optimizer: torch.optim.Optimizer, origin: _Origi
     except Exception as error:  # torch raises a different type for every kind of damage
         reason = (str(error).splitlines() or [""])[0]
         raise ConfigError(
-            f"cannot read checkpoint '{checkpoint}' ({type(error).__name__}: {reason:.200}). {remedy}"
+            f"Cannot read checkpoint '{checkpoint}' ({type(error).__name__}: {reason:.200}). {remedy}"
         ) from error
     if differences:
         raise ConfigError(
-            f"checkpoint '{checkpoint}' belongs to a training run with {', '.join(differences)}. {remedy}"
+            f"Checkpoint '{checkpoint}' belongs to a training run with {', '.join(differences)}. {remedy}"
         )
     logger.info(f"Resuming at step {step} from {checkpoint}")
     return step

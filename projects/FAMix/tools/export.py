@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Export a trained network to ONNX, torch.export, an inference-only or an adapter-only checkpoint. Graphs are compared with the
-network and timed."""
+"""Export a trained network to ONNX, torch.export, or an inference-only or adapter-only checkpoint. Graphs are compared
+with the network and timed."""
 
 # ruff: noqa: E402 - arguments are parsed before the slow imports
 
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     formats = (
         "onnx, torch_export: graph of a semantic network that maps RGB images of any size, with values 0-255, to logits; "
         "stripped: checkpoint of any network, for use with Predictor, demo.py and MODEL.WEIGHTS; adapters: the same "
-        "without frozen weights of the backbone, which are read from MODEL.CLIP.WEIGHTS or MODEL.TIMM.WEIGHTS again"
+        "without the backbone's frozen weights, which are then read from MODEL.CLIP.WEIGHTS or MODEL.TIMM.WEIGHTS"
     )
     sizes = f"image sizes for comparison and timing (default: {' '.join(f'{h}x{w}' for h, w in SIZES)})"
     output = "output folder, or file for a single format (default: folder of the checkpoint)"

@@ -1,6 +1,6 @@
-"""Train a small CLIP on street scenes in many looks, on a CPU; by default on the town, which needs no files."""
+"""Train a small CLIP on street scenes in many looks. The default source, the miniature town, requires no files."""
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import json
@@ -23,55 +23,66 @@ DEFAULTS = {
     "seed": 0, "steps": 3000, "batch": 128, "width": 16, "style_noise": 0.1, "learning_rate": 1e-3, "warmup": 100
 }  # fmt: skip
 SCENES = 4000
-MOST_SCENES = 100_000  # then come those for validation
-MOST = 10**9  # limit of all other numbers
+MOST_SCENES = 100_000  # the next seeds are used for validation
+MOST = 10**9  # limit for all other numbers
 MOST_SEED = 2**32 - 1
 MOST_PROCESSORS, MOST_CHANNELS = 1024, 1024
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Example: train_mini_clip.py --output clip_0.safetensors --crops-cache crops.npy"
     )
     count, processors = partial(whole_number, highest=MOST), partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
     add = parser.add_argument
-    add("--output", required=True, type=file, metavar="FILE", help="compact .safetensors to write")
+    add("--output", required=True, type=file, metavar="FILE", help="compact .safetensors file to write")
     kinds: dict[str, tuple[Any, str, str]] = {
-        "seed": (partial(whole_number, highest=MOST_SEED), "N", "of weights, batches and captions"),
+        "seed": (partial(whole_number, highest=MOST_SEED), "N", "seed of weights, batches and captions"),
         "steps": (count, "N", "updates"),
-        "batch": (partial(count, lowest=2), "N", "crops of an update, at least 2"),
-        "width": (stem_width, "N", "channels of the stem, an even number"),
+        "batch": (partial(count, lowest=2), "N", "crops per update, at least 2"),
+        "width": (stem_width, "N", "number of channels of the stem, must be even"),
         "style_noise": (real_number, "S", "relative noise of the channel statistics after layer1"),
         "learning_rate": (partial(real_number, positive=True), "LR", "highest"),
-        "warmup": (count, "N", "updates until the learning rate is highest, 0 for none"),
+        "warmup": (count, "N", "updates until the learning rate reaches its maximum; 0 disables warm-up"),
     }
     for name, (kind, metavar, text) in kinds.items():  # the defaults are those of TrainingPlan
         flag, default = f"--{name.replace('_', '-')}", DEFAULTS[name]
         add(flag, default=default, type=kind, metavar=metavar, help=f"{text} (default: {default})")
-    add("--dtype", default=DTYPES[0], choices=DTYPES, help=f"of the towers' products (default: {DTYPES[0]})")
-    add("--initial", metavar="FILE", help="CLIP of this command to train further (default: none)")
-    add("--device", default="cpu", help="of torch, such as cuda; a resumed training may change it (default: cpu)")
-    add("--threads", type=processors, metavar="N", help="of PyTorch (default: chosen by PyTorch)")
-    add("--log", type=file, metavar="FILE", help="also write the log here")
+    add(
+        "--dtype",
+        default=DTYPES[0],
+        choices=DTYPES,
+        help=f"dtype of matrix products in the towers (default: {DTYPES[0]})",
+    )
+    add("--initial", metavar="FILE", help="CLIP trained by this command to start from (default: none)")
+    add("--device", default="cpu", help="torch device, e.g. cuda; may change when a run resumes (default: cpu)")
+    add("--threads", type=processors, metavar="N", help="number of PyTorch threads (default: PyTorch's choice)")
+    add("--log", type=file, metavar="FILE", help="also write the log to this file")
     add = parser.add_argument_group("data").add_argument
     add(
         "--scenes", default=SCENES, type=partial(whole_number, lowest=1, highest=MOST_SCENES), metavar="N",
-        help=f"scenes of the town, {CROPS_PER_SCENE} crops each (default: {SCENES})",
+        help=f"number of town scenes, {CROPS_PER_SCENE} crops each (default: {SCENES})",
     )  # fmt: skip
     add("--dataset", metavar="NAME", help="registered dataset to use instead, such as camvid_train_day")
-    add("--definition", action="append", default=[], metavar="YAML", help="its definition, if it is not built in")
     add(
-        "--crops-cache", type=file, metavar="FILE", help=".npy file for the crops, made if it is missing, and kept: "
-        f"{MEGABYTES_PER_SCENE:.2f} MB a scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, and a "
-        "tenth of that for validation beside it (default: beside the output)",
+        "--definition",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="definition file, if the dataset is not built in",
+    )
+    add(
+        "--crops-cache", type=file, metavar="FILE", help=".npy file for the crops, created if missing and kept: "
+        f"{MEGABYTES_PER_SCENE:.2f} MB per scene, {SCENES * MEGABYTES_PER_SCENE / 1000:.1f} GB for {SCENES} scenes, plus "
+        "a tenth of that for validation in the same folder (default: next to the output)",
     )  # fmt: skip
-    add("--workers", default=2, type=processors, metavar="N", help="processes that make crops (default: 2)")
+    add("--workers", default=2, type=processors, metavar="N", help="number of processes that make crops (default: 2)")
     return parser
 
 
 def stem_width(text: str) -> int:
-    """Parse a number of channels of CLIP's stem."""
+    """Parse the number of channels of CLIP's stem."""
     width = whole_number(text, 2, MOST_CHANNELS)
     if width % 2:
         raise argparse.ArgumentTypeError(f"must be even, got {text!r}")
@@ -79,7 +90,7 @@ def stem_width(text: str) -> int:
 
 
 def real_number(text: str, positive: bool = False) -> float:
-    """Parse a finite number that is non-negative, or positive."""
+    """Parse a finite number that is non-negative or, if `positive`, positive."""
     try:
         number = float(text)
     except ValueError:
@@ -98,7 +109,7 @@ def file(text: str) -> Path:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from torch import Tensor
@@ -125,18 +136,18 @@ from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 
 logger = logging.getLogger("train_mini_clip")
 
-INTERRUPTED, TERMINATED = 130, 143  # exit status
-VALIDATION_SHARE = 10  # every tenth scene
-TRAIN_CROPS = CropPlan(seed=1)  # the same for CLIPs of all seeds
+INTERRUPTED, TERMINATED = 130, 143  # exit statuses
+VALIDATION_SHARE = 10  # every tenth scene is used for validation
+TRAIN_CROPS = CropPlan(seed=1)  # shared by CLIPs of all seeds
 VALIDATION_CROPS = CropPlan(seed=2, single_looks=True)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops the command like Ctrl-C."""
+    """Raised on SIGTERM, which stops the command like Ctrl-C."""
 
 
 def sources_of(arguments: argparse.Namespace) -> tuple[CropSource, CropSource]:
-    """Return the scenes for training and for validation."""
+    """Return the scenes for training and validation."""
     if arguments.dataset is not None:
         register_datasets(arguments.definition)
         return DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE)
@@ -146,7 +157,7 @@ def sources_of(arguments: argparse.Namespace) -> tuple[CropSource, CropSource]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Make or open the crops, train, validate and write the file."""
-    # Mistakes in the arguments must show before the crops are made, which takes minutes.
+    # Report invalid arguments before making the crops, which takes minutes.
     plan = TrainingPlan(**{name: getattr(arguments, name) for name in (*DEFAULTS, "dtype")})
     device, initial = usable_device(arguments.device), _load_initial(arguments)
     (source, held_out), output = sources_of(arguments), arguments.output
@@ -159,7 +170,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint = output.with_name(f"{output.name}.checkpoint.pt")
     made_of = describe_crops(source, TRAIN_CROPS)
     model = train_clip(crops, source.class_names, plan, checkpoint, initial, made_of, device)
-    model.load_full_state_dict(rounded(model.full_state_dict()))  # the accuracy is that of the file
+    model.load_full_state_dict(rounded(model.full_state_dict()))  # measure the accuracy of the file
     accuracy = zero_shot_accuracy(model, validation, source.class_names)
     made_by = {**vars(plan), "source": source.identity, "initial": clip_weights_hash(initial) if initial else ""}
     report = {"made_by": made_by, "zero_shot": accuracy}
@@ -179,7 +190,7 @@ def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
     if initial.text_design.or_else(OPENAI_TEXT) != OPENAI_TEXT:
         raise ConfigError(
             f"--initial must be a CLIP with {OPENAI_TEXT}, got {arguments.initial} with {initial.text_design}. "
-            "Start from a CLIP that train_mini_clip.py made."
+            "Start from a CLIP that train_mini_clip.py has trained."
         )
     try:
         require_same_sizes(initial, arguments.width)
@@ -205,12 +216,12 @@ def _log_to(path: Path | None) -> Iterator[None]:
 
 
 def terminate(number: int, frame: object) -> NoReturn:
-    """Stop in order, so that no process outlives this one."""
+    """Stop in an orderly way, so that no process outlives this one."""
     raise Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; an error of the user ends with status 2 and one line, an interruption with another."""
+    """Run the command line. User errors exit with status 2, interruptions with 130 or 143, after one line."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.threads is not None:
@@ -223,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (FAMixError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt as stop:
-        print("stopped; the same command continues the training", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 

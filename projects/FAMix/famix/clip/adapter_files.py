@@ -1,7 +1,7 @@
-"""Adapter-only checkpoints: trained weights without the frozen ones of the backbone, which come from the base weights.
+"""Adapter-only checkpoints: trained weights, without the backbone's frozen weights, which come from the base weights.
 
-The base weights are MODEL.CLIP.WEIGHTS, or MODEL.TIMM.WEIGHTS for a backbone of timm. A checkpoint stores their hash and is
-refused on other base weights.
+The base weights are MODEL.CLIP.WEIGHTS, or MODEL.TIMM.WEIGHTS for a timm backbone. A checkpoint stores their hash and
+is rejected with other base weights.
 """
 
 import os
@@ -23,9 +23,9 @@ class BaseWeights(NamedTuple):
     """Weights of a backbone before training.
 
     Attributes:
-        key: config key of their source.
+        key: config key that names the weights.
         source: value of this key.
-        hash: hash of the CLIP as in style banks, or of the backbone of timm.
+        hash: hash of the CLIP as in style banks, or of the timm backbone.
         state: state_dict of the image tower.
     """
 
@@ -65,7 +65,7 @@ def without_base(model: nn.Module, cfg: CfgNode) -> dict[str, Any]:
         cfg: config with the base weights.
 
     Returns:
-        "model" with all tensors that differ from the base weights, and an entry that describes the latter.
+        "model" with all tensors that differ from the base weights, and an entry that describes the base weights.
 
     Raises:
         ConfigError: the network has no adapters, or the config names no base weights.
@@ -93,13 +93,13 @@ def with_base(content: Mapping[str, Any], path: str | os.PathLike[str], *, cfg: 
     """Return the entries of a checkpoint with all tensors of the network.
 
     Args:
-        content: entries of any checkpoint. Only adapter-only ones are changed.
-        path: file of the checkpoint, for error messages.
+        content: entries of any checkpoint. Only those of adapter-only checkpoints are changed.
+        path: path of the checkpoint, for error messages.
         cfg: config with the base weights.
 
     Raises:
         ConfigError: the config names no base weights.
-        WeightsError: the base weights are missing or others than those of the training.
+        WeightsError: the base weights are missing or differ from those used for training.
     """
     if BASE not in content:
         return dict(content)

@@ -24,7 +24,7 @@ class LowRank(nn.Module):
     Args:
         weight: the weight (out, ...); all but its first dimension are flattened.
         rank: rank of the matrix.
-        alpha: scale; the matrix is multiplied by alpha / rank.
+        alpha: scale. The matrix is multiplied by alpha / rank.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
@@ -56,7 +56,7 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
     """
     if rank < 1 or not alpha > 0:
         raise ConfigError(
-            f"MODEL.ADAPTERS.RANK and ALPHA must be positive, got {rank} and {alpha}. RANK 0 in a config disables adapters."
+            f"MODEL.ADAPTERS.RANK and ALPHA must be positive, got {rank} and {alpha}. Set RANK to 0 to disable adapters."
         )
     weights = {
         f"{path}.{name}".removeprefix("."): weight
@@ -68,7 +68,7 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
     chosen = [name for name in weights if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
         raise ConfigError(
-            f"MODEL.ADAPTERS.PATTERNS must match weights of the backbone, got {list(patterns)}. Its weights include "
+            f"MODEL.ADAPTERS.PATTERNS must match weights of the backbone, got {list(patterns)}. The weights include "
             f"{', '.join(list(weights)[:: max(1, len(weights) // 6)])}."
         )
     for name in chosen:
@@ -81,7 +81,7 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
 
 
 def merge_adapters(module: nn.Module) -> None:
-    """Replace adapted weights by plain ones with the same values, in place."""
+    """Replace adapted weights with plain weights of the same values, in place."""
     for part in list(module.modules()):
         for tensor in list(getattr(part, "parametrizations", {})):
             if isinstance(part.parametrizations[tensor][0], LowRank):  # type: ignore[index]

@@ -9,7 +9,7 @@ from torch import Tensor
 from famix.clip.openai import CLIP
 from famix.utils.errors import WeightsError
 
-HEAD_CHANNELS = 64  # per attention head in every CLIP
+HEAD_CHANNELS = 64  # channels per attention head in all CLIPs
 CLIP_STRIDE = 32  # stride of the attention pool's input
 # Upper bounds, checked before a file's sizes are allocated. RN50x64 has 36 blocks per layer and 4096 channels.
 _MAX_BLOCKS = 100  # per layer

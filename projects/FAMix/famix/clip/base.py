@@ -40,17 +40,17 @@ class CLIPImageTower(Backbone):
 
     Attributes:
         stages: names of the maps that `forward` returns, in the order of computation.
-        rectified: whether the maps are ReLU outputs; restyled maps are rectified then, too.
+        rectified: whether the maps are ReLU outputs, in which case restyled maps are rectified as well.
         pixel_mean, pixel_std: normalization of pixel values 0-255, per channel.
         input_resolution: image size of CLIP's training, in pixels.
         embedding_modules: names of submodules that only `embed` uses.
         with_embedding: whether the tower has these submodules.
         sizes_in_weights: whether the weights determine the architecture; otherwise MODEL.CLIP.ARCHITECTURE must name it.
         mined_on_images: whether styles are mined on patches cut out of images, embedded one by one, instead of patches of
-            feature maps. Needed if the stages mix information across the image.
+            feature maps. Required if the stages mix information across the image.
         trainable: names of the trainable submodules.
-        returned: stages that `forward` returns, None for all; the maps of the others are freed.
-        checkpoint_activations: whether the backward pass recomputes the activations inside of blocks.
+        returned: stages that `forward` returns, or None for all. The maps of other stages are freed.
+        checkpoint_activations: whether the backward pass recomputes the activations inside blocks.
     """
 
     stages: tuple[str, ...]
@@ -93,7 +93,7 @@ class CLIPImageTower(Backbone):
 
     @classmethod
     def architecture_named(cls, name: str) -> Any:
-        """Return the architecture of a value of MODEL.CLIP.ARCHITECTURE, or None if it is not one of this family."""
+        """Return the architecture for a MODEL.CLIP.ARCHITECTURE value, or None if it belongs to a different family."""
         return None
 
     @classmethod
@@ -102,7 +102,7 @@ class CLIPImageTower(Backbone):
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return the text design of an architecture, as far as it is known."""
+        """Return the text design of an architecture, where known."""
         return TextDesign()
 
     @classmethod
@@ -153,7 +153,7 @@ class CLIPImageTower(Backbone):
     def stem(self, images: Tensor, dense: bool) -> Any:
         """Compute the state before the first stage from normalized images (B, 3, H, W).
 
-        A state is a map (B, C, h, w), or anything that `map_of`, `with_map` and `state_of` convert.
+        A state is a map (B, C, h, w), or any object that `map_of`, `with_map` and `state_of` can convert.
 
         Args:
             images: normalized images.
@@ -165,7 +165,7 @@ class CLIPImageTower(Backbone):
         """Compute the state after a stage from the state before it."""
 
     def run_block(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a part of a stage; with `checkpoint_activations`, only its arguments are kept for the backward pass."""
+        """Run a part of a stage. With `checkpoint_activations`, only its arguments are kept for the backward pass."""
         if self.checkpoint_activations:
             return run_checkpointed(self, block, *args, **kwargs)
         return block(*args, **kwargs)
@@ -183,11 +183,11 @@ class CLIPImageTower(Backbone):
         return features
 
     def state_of(self, features: Tensor) -> Any:
-        """Return the state of a result of `features_at`."""
+        """Return the state for a map returned by `features_at`."""
         return features
 
     def replace_map(self, features: Tensor, new: Tensor) -> Tensor:
-        """Return `new` as a result of `features_at` with the class token of `features`, if the family has one."""
+        """Return the map `new` in the form of `features_at`, with the class token of `features` if there is one."""
         return new
 
     @abstractmethod
@@ -205,7 +205,7 @@ class CLIPImageTower(Backbone):
             images: (B, 3, H, W), normalized.
 
         Returns:
-            Stage name -> (B, C, H / s, W / s), with channels C and stride s of `output_shape`, for the stages in `returned`.
+            Mapping from each stage in `returned` to (B, C, H / s, W / s), with channels C and stride s from `output_shape`.
         """
         features = {}
         x = self.stem(images, dense=True)
@@ -219,7 +219,7 @@ class CLIPImageTower(Backbone):
 
     @contextmanager
     def transform_stage(self, stage: str, transform: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Transform the output of a stage in `forward`, for later stages and in the result, while the context is open.
+        """While the context is open, transform the output of a stage in `forward`, for later stages and in the result.
 
         Args:
             stage: one of `stages`.
@@ -286,7 +286,7 @@ class CLIPImageTower(Backbone):
         """Raise ConfigError unless `stage` is one of `stages`."""
         if stage not in self.stages:
             names = ", ".join(self.stages)
-            raise ConfigError(f"MODEL.STYLE.STAGE must be one of {names}, got {stage!r}. Name a stage of the backbone.")
+            raise ConfigError(f"MODEL.STYLE.STAGE must be one of {names}, got {stage!r}. Use a stage of the backbone.")
 
     def require_embedding(self) -> None:
         """Raise ConfigError unless the tower was built with the modules for image embeddings."""
@@ -312,7 +312,7 @@ class CLIPImageTower(Backbone):
             self._trained(name).requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of the trainable submodules; frozen ones stay in eval mode."""
+        """Set the mode of the trainable submodules. Frozen ones stay in eval mode."""
         super().train(mode)
         for child in self.children():
             child.eval()
@@ -363,7 +363,7 @@ def family_of(state_dict: Mapping[str, Tensor]) -> type[CLIPImageTower]:
 
 
 def family_named(name: str) -> tuple[type[CLIPImageTower], Any]:
-    """Return the family and the architecture of a value of MODEL.CLIP.ARCHITECTURE.
+    """Return the family and the architecture for a MODEL.CLIP.ARCHITECTURE value.
 
     Raises:
         ConfigError: the value is unknown.
@@ -373,8 +373,8 @@ def family_named(name: str) -> tuple[type[CLIPImageTower], Any]:
         if architecture is not None:
             return family, architecture
     raise ConfigError(
-        f"MODEL.CLIP.ARCHITECTURE must be '', a CLIP of OpenAI (RN50, ..., ViT-B/16, ...), or open_clip:MODEL with a model of the "
-        f"registered families, got {name!r}. For a CLIP ResNet of other sizes, set MODEL.CLIP.WEIGHTS to the file and "
+        f"MODEL.CLIP.ARCHITECTURE must be '', an OpenAI CLIP (RN50, ..., ViT-B/16, ...), or open_clip:MODEL with a model from a "
+        f"registered family, got {name!r}. For a CLIP ResNet of other sizes, set MODEL.CLIP.WEIGHTS to the file and "
         "MODEL.CLIP.ARCHITECTURE to a name with the same text design."
     )
 

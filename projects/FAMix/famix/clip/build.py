@@ -1,4 +1,4 @@
-"""Builders of CLIP backbones, with and without a feature pyramid."""
+"""Builders for CLIP backbones, with and without a feature pyramid."""
 
 import itertools
 import logging
@@ -29,18 +29,18 @@ _BUILDERS = (
     "build_clip_resnet_fpn_backbone",
     "build_timm_backbone",
 )
-_ROUNDING = 1e-3  # of pixel statistics in configs
-_PREFIXES = ("backbone.bottom_up.", "backbone.net.", "backbone.")  # of a backbone with and without a feature pyramid
+_ROUNDING = 1e-3  # rounding error of pixel statistics in configs
+_PREFIXES = ("backbone.bottom_up.", "backbone.net.", "backbone.")  # with and without a feature pyramid
 _from_checkpoint: ContextVar[tuple[type[CLIPImageTower], Any] | None] = ContextVar("_from_checkpoint", default=None)
 
 
 class CLIPFeaturePyramid(SimpleFeaturePyramid):
-    """Detectron2's feature pyramid of the last block of a ViT ("ViTDet", Li et al., ECCV 2022).
+    """Detectron2's feature pyramid on the last block of a ViT ("ViTDet", Li et al., ECCV 2022).
 
     Args:
         tower: image tower with a single stride.
-        channels: channels of all maps.
-        top_block: computes further maps (see Detectron2's FPN).
+        channels: number of channels of all maps.
+        top_block: module that computes additional maps (see Detectron2's FPN).
     """
 
     def __init__(self, tower: CLIPImageTower, channels: int, top_block: nn.Module | None = None) -> None:
@@ -54,12 +54,12 @@ class CLIPFeaturePyramid(SimpleFeaturePyramid):
 
     @property
     def size_divisibility(self) -> int:
-        """Largest stride; Detectron2 returns 0, which leaves images unpadded."""
+        """Largest stride. Detectron2 returns 0, which leaves images unpadded."""
         return max(self._out_feature_strides.values())
 
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """None; Detectron2's have a misspelled key."""
+        """Empty dict, because Detectron2's constraints have a misspelled key."""
         return {}
 
 
@@ -73,7 +73,7 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> B
         input_shape: unused; the input is RGB.
 
     Returns:
-        The image tower in train mode, frozen except for TRAINABLE. A ViT, whose stages have a single stride, comes with a
+        The image tower in training mode, frozen except for TRAINABLE. A ViT, whose stages have a single stride, comes with a
         feature pyramid (p2 to p5 for stride 16).
 
     Raises:
@@ -85,14 +85,14 @@ def build_clip_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> B
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Build a ViT or ConvNeXt of timm, which has no text tower: styles cannot be mined in it.
+    """Build a ViT or ConvNeXt from timm. It has no text tower, so styles cannot be mined in its features.
 
     Args:
         cfg: config with MODEL.TIMM, MODEL.ADAPTERS and MODEL.CLIP.{OUTPUT_STRIDE, TRAINABLE, CHECKPOINT_ACTIVATIONS}.
         input_shape: unused; the input is RGB.
 
     Returns:
-        As `build_clip_backbone`.
+        See `build_clip_backbone`.
 
     Raises:
         ConfigError, WeightsError: a setting or the weights are invalid.
@@ -132,7 +132,7 @@ def _has_one_stride(tower: CLIPImageTower) -> bool:
 
 @BACKBONE_REGISTRY.register()
 def build_clip_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Call `build_clip_backbone`; configs of version 0.1 use this name."""
+    """Call `build_clip_backbone`. Configs of version 0.1 use this name."""
     return build_clip_backbone(cfg, input_shape)
 
 
@@ -145,7 +145,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
         input_shape: unused; the input is RGB.
 
     Returns:
-        p2 to p6 for IN_FEATURES res2 to res5; `bottom_up` is the CLIP tower, frozen except for TRAINABLE.
+        The pyramid, with p2 to p6 for IN_FEATURES res2 to res5. `bottom_up` is the CLIP tower, frozen except TRAINABLE.
 
     Raises:
         ConfigError: the strides of IN_FEATURES do not double from stage to stage.
@@ -158,7 +158,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
     if any(2 * fine != coarse for fine, coarse in itertools.pairwise(strides)):
         raise ConfigError(
             f"MODEL.CLIP.OUTPUT_STRIDE must be 32 for a feature pyramid, got {cfg.MODEL.CLIP.OUTPUT_STRIDE} "
-            f"(strides {strides}). Set MODEL.CLIP.OUTPUT_STRIDE 32."
+            f"(strides {strides}). Set MODEL.CLIP.OUTPUT_STRIDE to 32."
         )
     return FPN(
         bottom_up=tower,
@@ -172,7 +172,7 @@ def build_clip_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec | None =
 
 @contextmanager
 def backbone_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Build backbones with the family and sizes of a segmentation checkpoint while the context is open.
+    """While the context is open, build backbones with the CLIP family and sizes of a segmentation checkpoint.
 
     Args:
         weights: state_dict of the segmentation network. If no family recognizes its backbone, MODEL.CLIP is used.
@@ -182,7 +182,7 @@ def backbone_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
         visual = {f"visual.{name.removeprefix(prefix)}": weights[name] for name in weights if name.startswith(prefix)}
         family = find_family(visual)
         if family is not None:
-            # A damaged checkpoint, reported when it is loaded, or a family whose architecture only the config knows.
+            # The checkpoint is damaged, which loading reports, or only the config determines the architecture.
             with suppress(WeightsError, ConfigError):
                 found = family, family.read_architecture(visual, with_embedding=False)
             break
@@ -257,7 +257,7 @@ def _create(cfg: CfgNode, trainable: Sequence[str], family: Any, architecture: A
 
 
 def undownloaded(cfg: CfgNode) -> CfgNode:
-    """Return a copy of a config in which the name of a published CLIP is replaced by its architecture."""
+    """Return a copy of a config in which the name of a published CLIP is replaced with its architecture."""
     cfg = cfg.clone()
     cfg.defrost()
     name = _architecture_of(cfg.MODEL.CLIP.WEIGHTS)

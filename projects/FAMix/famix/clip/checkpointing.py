@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run_checkpointed(network: nn.Module, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a function and keep only its arguments for the backward pass, which calls it a second time.
+    """Call a function, and keep only its arguments for the backward pass, which calls it again.
 
     Gradients, random draws and batch norm statistics are the same as in a plain call.
 
@@ -37,7 +37,7 @@ def _contexts(network: nn.Module) -> tuple[Any, Any]:
 
 @contextmanager
 def _fixed_statistics(network: nn.Module) -> Iterator[None]:
-    """Leave the running statistics of batch norms in train mode unchanged."""
+    """Leave the running statistics of batch norms in training mode unchanged."""
     norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
     settings = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""Creation of random CLIPs and writers of the formats that `famix.clip.files` reads."""
+"""Create random CLIPs, and write the formats that `famix.clip.files` reads."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ from famix.clip.text_tower import OPENAI_TEXT
 from famix.io.atomic import save_tensors, whole_file
 from famix.utils.errors import ConfigError
 
-CONTEXT_LENGTH = 77  # tokens of a text in all published models
+CONTEXT_LENGTH = 77  # maximum number of tokens per text in all published models
 CLIPFileForm = Literal["state_dict", "torchscript", "safetensors"]
 
 
@@ -144,7 +144,7 @@ def _to_torchscript(model: CLIP) -> bytes:
         vars(model).pop(name, None)  # two of them are plain attributes, which would block the buffers
         model.register_buffer(name, torch.tensor(value))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about constant shapes and deprecation
+        warnings.simplefilter("ignore")  # warnings about constant shapes and deprecation
         content = io.BytesIO()  # torch aborts the process on a full disk
         torch.jit.save(torch.jit.trace(model, inputs, check_trace=False), content)
     return content.getvalue()
@@ -153,7 +153,7 @@ def _to_torchscript(model: CLIP) -> bytes:
 def save_compact(
     state_dict: Mapping[str, Tensor], path: str | Path, token_ids: Sequence[int], metadata: Mapping[str, str]
 ) -> None:
-    """Save a small CLIP atomically in half precision, with the trained rows of the token embedding only.
+    """Save a small CLIP atomically in half precision, with only the trained rows of the token embedding.
 
     In the .safetensors file, `token_embedding.weight` has T rows and `token_rows` (T,) contains their token ids. On
     loading, all other rows become zero.
@@ -161,8 +161,8 @@ def save_compact(
     Args:
         state_dict: CLIP weights with all 49408 rows of the token embedding.
         path: output file.
-        token_ids: the T trained rows.
-        metadata: further metadata of the file.
+        token_ids: ids of the T trained tokens.
+        metadata: additional metadata for the file.
     """
     rows = torch.tensor(token_ids, dtype=torch.int64)
     kept = {**state_dict, TOKEN_EMBEDDING: state_dict[TOKEN_EMBEDDING][rows]}
@@ -173,7 +173,7 @@ def save_compact(
 
 
 def rounded(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round weights to the precision of a compact file; returns float32."""
+    """Round weights to the precision of a compact file, and return them in float32."""
     return {name: _store(tensor).float() for name, tensor in state_dict.items() if tensor.is_floating_point()}
 
 

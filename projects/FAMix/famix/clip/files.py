@@ -1,6 +1,6 @@
-"""Reader of CLIP weights files, which never executes code from them.
+"""Reader for CLIP weights files that never executes code from them.
 
-The format is detected from the content: OpenAI's TorchScript archives have the suffix ".pt", too.
+The format is detected from the content, because OpenAI's TorchScript archives also have the suffix ".pt".
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from famix.io import TorchScript, load_tensors, read_torchscript, unwrapped_name
 from famix.utils.errors import WeightsError
 
 TOKEN_EMBEDDING = "token_embedding.weight"
-TOKEN_ROWS = "token_rows"  # of compact files, see `famix.clip.export.save_compact`
-_MAX_CHANNELS = 4096  # of a compact embedding, which expands to a row for each token
-_FORMS = "a TorchScript archive of OpenAI, a state_dict saved by torch.save or a .safetensors file"
+TOKEN_ROWS = "token_rows"  # tensor name in compact files, see `famix.clip.export.save_compact`
+_MAX_CHANNELS = 4096  # limit for a compact embedding, which is expanded to one row per token
+_FORMS = "an OpenAI TorchScript archive, a state_dict saved by torch.save or a .safetensors file"
 _DAMAGED = "It may be an incomplete download: fetch or copy it again."
-_ACTIVATION, _CAUSAL = "activation", "causal"  # marks in a file
+_ACTIVATION, _CAUSAL = "activation", "causal"  # metadata keys in a file
 _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}  # of modules in TorchScript
 
 
 class CLIPStateDict(dict[str, Tensor]):
-    """CLIP weights by name.
+    """CLIP weights by name. Plain copies of the dictionary lose its attributes.
 
     Attributes:
-        text_design: design of the text tower as far as it is known, used by `PromptEncoder`. Plain copies lose all three.
+        text_design: design of the text tower, where known, used by `PromptEncoder`.
         architecture: value of MODEL.CLIP.ARCHITECTURE for these weights, "" if the file determines it.
         tokenizer: value of MODEL.CLIP.TOKENIZER.
     """
@@ -45,7 +45,7 @@ class CLIPStateDict(dict[str, Tensor]):
 
 
 def design_marks(design: TextDesign) -> dict[str, str]:
-    """Return a design as file metadata; unknown properties are ""."""
+    """Return a design as file metadata. Unknown properties are ""."""
     return {_ACTIVATION: design.activation or "", _CAUSAL: "" if design.causal is None else str(design.causal).lower()}
 
 
@@ -71,7 +71,7 @@ def read_clip(path: Path) -> CLIPStateDict:
         The tensors. Their text design is known for TorchScript archives, OpenAI's files and files of this project.
 
     Raises:
-        WeightsError: the file is missing, damaged, or contains anything but tensors.
+        WeightsError: the file is missing or damaged, or contains objects other than tensors.
     """
     if not os.path.isfile(path):
         raise WeightsError(f"CLIP weights not found: '{path}'. Correct the path, or use a published model, e.g. RN50.")
@@ -97,7 +97,7 @@ def read_clip(path: Path) -> CLIPStateDict:
         raise WeightsError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))  # torch also explains how to load the file unsafely
-        part = f"a call of {found.group(1)}" if found else "content that torch did not write"
+        part = f"a call to {found.group(1)}" if found else "content that torch did not write"
         raise WeightsError(
             f"CLIP weights {path} must be {_FORMS}, got {part}. Pickled objects can execute code and are not loaded. Save the "
             "model's state_dict() in a trusted environment."
@@ -132,7 +132,7 @@ def _as_state_dict(content: object) -> Mapping[str, Tensor]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise WeightsError(
-            f"CLIP weights must be {_FORMS}, got a {type(content).__name__} of other objects. Save the model's "
+            f"CLIP weights must be {_FORMS}, got a {type(content).__name__} with other content. Save the model's "
             'state_dict(), or {"state_dict": ...}.'
         )
     return content
@@ -153,14 +153,14 @@ def _design_in_archive(archive: TorchScript) -> TextDesign:
 
 
 def _is_published(path: Path) -> bool:
-    """Return whether the file is OpenAI's, by the SHA-256 in the URLs of its models."""
+    """Return whether the file is one of OpenAI's, based on the SHA-256 in their URLs."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return any(digest in url.split("/") for url in model_urls().values())
 
 
 def expand_compact(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Restore all rows of the token embedding of a compact CLIP; other tensors are returned unchanged.
+    """Restore all rows of the token embedding of a compact CLIP. Other tensors are returned unchanged.
 
     Raises:
         WeightsError: TOKEN_ROWS is invalid.

@@ -1,7 +1,7 @@
-"""Folding of frozen batch norms into the preceding convolutions, which saves one pass over memory.
+"""Fold frozen batch norms into the preceding convolutions, which saves one pass over memory.
 
-The network's parameters stay unchanged. A folded copy in channels-last memory format is made on first use and whenever a
-source tensor was loaded, moved or changed.
+The network's parameters stay unchanged. A folded copy in channels-last memory format is created on first use and
+whenever a source tensor has been loaded, moved or changed.
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 
 
     Args:
         x: (B, C, H, W).
-        conv: without bias and with dilation 1.
+        conv: convolution without bias and with dilation 1.
         norm: batch norm after the convolution.
-        dilation: dilation of the convolution; its padding is multiplied by the same factor.
+        dilation: dilation of the convolution. Its padding is multiplied by the same factor.
 
     Returns:
         (B, C', H', W').

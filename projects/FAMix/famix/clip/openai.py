@@ -28,12 +28,12 @@ tokenize = _clip.tokenize
 
 
 def model_urls() -> dict[str, str]:
-    """Return the published models: name -> URL, with the SHA-256 of the file as its last folder."""
+    """Return a mapping from published models to URLs. The last folder in a URL is the SHA-256 of the file."""
     return dict(_clip._MODELS)
 
 
 def cached_file(name: str) -> str:
-    """Return where the clip package caches a published model. The file may not exist yet."""
+    """Return the path at which the clip package caches a published model. The file may not exist yet."""
     return os.path.join(os.path.expanduser("~/.cache/clip"), os.path.basename(model_urls()[name]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from famix.utils.errors import ConfigError
 
-IGNORE_PROMPT = "photo"  # for patches without a class
+IGNORE_PROMPT = "photo"  # prompt for patches without a class
 _PLACEHOLDER = "{}"
 
 _IMAGENET_TEXT = """
@@ -35,7 +35,7 @@ def class_prompt(class_id: int, style: str, class_names: Sequence[str], ignore_l
     """Return the prompt for patches of a class.
 
     Args:
-        class_id: 0 .. len(class_names) - 1 or `ignore_label`.
+        class_id: integer in [0, len(class_names) - 1], or `ignore_label`.
         style: e.g. "Urban Grit style"; not used for `ignore_label`.
         class_names: names of all classes, e.g. ("road", "sidewalk").
         ignore_label: label id of unlabeled pixels.
@@ -60,7 +60,7 @@ def check_styles(styles: Sequence[str]) -> tuple[str, ...]:
     """Return STYLE_MINING.STYLES as a tuple.
 
     Raises:
-        ConfigError: the list is empty or contains anything but non-empty strings.
+        ConfigError: the list is empty or contains items other than non-empty strings.
     """
     if isinstance(styles, str) or not styles or not all(_is_text(style) for style in styles):
         raise ConfigError(
@@ -71,7 +71,7 @@ def check_styles(styles: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """Return STYLE_MINING.TEMPLATES as a tuple; OpenAI's 80 for an empty list.
+    """Return STYLE_MINING.TEMPLATES as a tuple, or OpenAI's 80 templates for an empty list.
 
     Raises:
         ConfigError: a template does not contain exactly one "{}".
@@ -86,7 +86,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def fill_template(template: str, text: str) -> str:
-    """Replace the "{}" of a template by `text`."""
+    """Replace the "{}" in a template with `text`."""
     return template.replace(_PLACEHOLDER, text)
 
 

@@ -24,8 +24,8 @@ _OPEN_CLIP, _QUICK_GELU = "open_clip:", "-quickgelu"  # prefix and suffix of val
 class BlockGeometry(NamedTuple):
     """Stride and dilation of a residual block."""
 
-    stride: int  # of the average pool after the 3x3 convolution
-    dilation: int  # of the 3x3 convolution
+    stride: int  # stride of the average pool after the 3x3 convolution
+    dilation: int  # dilation of the 3x3 convolution
 
 
 def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeometry]]:
@@ -159,7 +159,7 @@ class CLIPResNet(CLIPImageTower):
 
     @classmethod
     def architecture_named(cls, name: str) -> CLIPArchitecture | None:
-        """Return the sizes of OpenAI's or open_clip's models; "" means RN50."""
+        """Return the sizes of OpenAI's or open_clip's models. "" means RN50."""
         name = name.removeprefix(_OPEN_CLIP).removesuffix(_QUICK_GELU) if name.startswith(_OPEN_CLIP) else name
         return ARCHITECTURES.get(name or "RN50")
 
@@ -170,7 +170,7 @@ class CLIPResNet(CLIPImageTower):
 
     @classmethod
     def text_design(cls, architecture: str = "") -> TextDesign:
-        """Return OpenAI's or open_clip's design; for "", it is unknown."""
+        """Return OpenAI's or open_clip's design, or an unknown design for ""."""
         if not architecture:
             return TextDesign()
         gelu = architecture.startswith(_OPEN_CLIP) and not architecture.endswith(_QUICK_GELU)
@@ -225,7 +225,7 @@ class CLIPResNet(CLIPImageTower):
 
     @property
     def smallest_side(self) -> int:
-        """Smallest image side in pixels for which res5 is not empty; the first convolution rounds up."""
+        """Smallest image side in pixels for which res5 is not empty. The first convolution rounds up."""
         return self.output_shape()["res5"].stride - 1
 
 

@@ -16,7 +16,7 @@ from famix.utils.messages import shown
 
 
 class PromptEncoder:
-    """Encodes prompts with CLIP's text tower and caches the embeddings.
+    """Encoder that embeds prompts with CLIP's text tower and caches the embeddings.
 
     Shapes: N texts, T templates, D embedding channels.
 
@@ -24,9 +24,9 @@ class PromptEncoder:
         clip_state_dict: CLIP weights (see `famix.load_clip_state_dict`).
         activation: MLP activation, "quick_gelu" (OpenAI) or "gelu" (most open_clip models). None uses the design that
             `load_clip_state_dict` found in the file; if it is unknown, a warning is logged and OpenAI's design is used.
-        causal: whether attention has a causal mask; None as for `activation`.
+        causal: whether attention has a causal mask. None has the same meaning as for `activation`.
         device: device of the tower and the embeddings.
-        chunk_size: maximum number of sentences per forward pass; it does not affect the result.
+        chunk_size: maximum number of sentences per forward pass. It does not affect the result.
 
     Raises:
         ConfigError: `activation` or `causal` has an invalid value.
@@ -127,6 +127,6 @@ class PromptEncoder:
         return torch.empty_like(embeddings).index_copy_(0, order.to(self.device), embeddings)
 
     def _chunks(self, tokens: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        """Split tokens into chunks; for causal towers, cut the padding of each chunk, which saves time."""
+        """Split tokens into chunks. For causal towers, cut the padding of each chunk, which saves time."""
         for rows, sizes in zip(tokens.split(self.chunk_size), lengths.split(self.chunk_size), strict=True):
             yield rows[:, : int(sizes.max())] if self.tower.causal else rows

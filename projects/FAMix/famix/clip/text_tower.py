@@ -12,7 +12,7 @@ from famix.utils.errors import ConfigError, WeightsError
 
 Activation = Literal["quick_gelu", "gelu"]
 
-_HEAD_CHANNELS = 64  # of every attention in CLIP
+_HEAD_CHANNELS = 64  # channels per attention head in CLIP
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class TextTower(nn.Module):
 
     Args:
         vocab_size: number of tokens.
-        context_length: maximum number of tokens of a text.
-        width: channels of the transformer, a multiple of 64.
+        context_length: maximum number of tokens per text.
+        width: number of channels of the transformer, a multiple of 64.
         layers: depth of the transformer.
-        embed_dim: D.
+        embed_dim: number of embedding channels D.
         mask: (context_length, context_length), see `causal_mask`; None for full attention.
         activation: MLP activation.
     """
@@ -100,7 +100,7 @@ class TextTower(nn.Module):
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], design: TextDesign = OPENAI_TEXT) -> Self:
-        """Build the tower; it shares float32 tensors with `state_dict`.
+        """Build the tower, which shares float32 tensors with `state_dict`.
 
         Args:
             state_dict: CLIP weights; the image tower is not used.
@@ -153,7 +153,7 @@ class TextTower(nn.Module):
         return self.text_projection.shape[1]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokenize texts: (N, context_length) int64 with start token, text, end token and zeros.
+        """Return the tokens of texts: (N, context_length) int64 with start token, text, end token and zeros.
 
         Raises:
             ConfigError: a text exceeds the context length.

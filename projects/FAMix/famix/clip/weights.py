@@ -1,4 +1,4 @@
-"""Loading of CLIP weights by name or path, and their hash."""
+"""Load CLIP weights by name or path, and compute their hash."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
 
-_REGISTERED: dict[str, Path] = {}  # name -> file, of plugins
+_REGISTERED: dict[str, Path] = {}  # name -> file, registered by plugins
 _COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
 _COUNTER_SUFFIX = ".num_batches_tracked"
 
@@ -84,9 +84,9 @@ def load_clip_state_dict(source: str, architecture: str = "", tokenizer: str = "
 
     Args:
         source: name of a published model ("RN50", "RN101", "RN50x4", "RN50x16" or "RN50x64"), which is downloaded to
-            ~/.cache/clip once; path of a TorchScript archive, a state_dict saved by torch.save or a .safetensors file; or
-            a name registered with `register_clip_weights`; or "open_clip:MODEL/PRETRAINED", which open_clip downloads.
-        architecture: see MODEL.CLIP.ARCHITECTURE; required for files of open_clip's models other than ResNets.
+            ~/.cache/clip once; path of a TorchScript archive, a state_dict saved by torch.save or a .safetensors file;
+            name registered with `register_clip_weights`; or "open_clip:MODEL/PRETRAINED", which open_clip downloads.
+        architecture: see MODEL.CLIP.ARCHITECTURE. Required for files of open_clip's models other than ResNets.
         tokenizer: see MODEL.CLIP.TOKENIZER.
 
     Returns:

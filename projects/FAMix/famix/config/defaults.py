@@ -41,7 +41,7 @@ def _add_model_keys(cfg: CN) -> None:
     clip.TOKENIZER = ""  # folder with tokenizer files, e.g. for SigLIP; "" uses OpenAI's or downloads the files
     clip.OUTPUT_STRIDE = 16  # output stride of the last stage: 8, 16 or 32
     clip.TRAINABLE = ["layer4.2"]  # backbone submodules to train, e.g. "layer4"; ["all"] trains and [] freezes all
-    clip.CHECKPOINT_ACTIVATIONS = False  # True recomputes activations in the backward pass: less memory, slower steps
+    clip.CHECKPOINT_ACTIVATIONS = False  # True recomputes activations in the backward pass to save memory
 
     timm = cfg.MODEL.TIMM = CN()
     timm.NAME = "vit_base_patch14_dinov2"  # timm model for build_timm_backbone, a ViT or ConvNeXt

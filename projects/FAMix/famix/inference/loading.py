@@ -43,7 +43,7 @@ class LoadedModel:
     classes: ClassTable
     checkpoint: Path
     facts: Mapping[str, Any]  # other plain entries in the checkpoint, such as "iteration" and "selection"
-    base_weights: Mapping[str, str]  # config keys of the backbone's weights before training, which `cfg` lacks
+    base_weights: Mapping[str, str]  # config keys, missing in `cfg`, for the backbone's weights before training
 
 
 def load_model(
@@ -171,7 +171,7 @@ def save_adapters(loaded: LoadedModel, path: str | os.PathLike[str]) -> None:
 def _write_for_inference(
     loaded: LoadedModel, content: Mapping[str, Any], settings: Mapping[str, str], path: str | os.PathLike[str]
 ) -> None:
-    """Write entries with weights to a checkpoint that includes the config, overridden by some settings, and the classes."""
+    """Write entries with weights to a checkpoint, along with the classes and the config with overridden settings."""
     config = {**flat_settings(loaded.cfg), **_LOCAL_SETTINGS, **settings}
     shipped = {"config": config, "classes": loaded.classes.to_dict()}
     try:

@@ -16,10 +16,10 @@ from famix.utils.errors import ConfigError
 
 
 class OpenClipTower(CLIPImageTower):
-    """Image tower with the modules and parameter names of open_clip's.
+    """Image tower with open_clip's modules and parameter names.
 
     Args:
-        architecture: the model.
+        architecture: open_clip model.
         output_stride: stride of the last stage in `forward`: 8, 16 or 32. `encode_image` always uses the original strides.
         trainable: names of the trainable submodules.
         with_embedding: build the modules for image embeddings.
@@ -73,7 +73,7 @@ class OpenClipTower(CLIPImageTower):
 
     @classmethod
     def read_architecture(cls, state_dict: Mapping[str, Tensor], with_embedding: bool = True) -> OpenClipModel:
-        """Return the model that the `architecture` of the state_dict names, as shapes do not determine it.
+        """Return the model named by the state_dict's `architecture`, because shapes do not determine it.
 
         Raises:
             ConfigError: the name is missing or belongs to a different family.
@@ -82,7 +82,7 @@ class OpenClipTower(CLIPImageTower):
         model = cls.architecture_named(name)
         if model is None:
             raise ConfigError(
-                f"MODEL.CLIP.ARCHITECTURE must be the model of these weights, which belong to the family {cls.__name__}, got "
+                f"MODEL.CLIP.ARCHITECTURE must name the model of these weights, which belong to the family {cls.__name__}, got "
                 f"{name!r}. Set it to e.g. open_clip:{cls.example}; in Python, pass architecture= to load_clip_state_dict."
             )
         return model
@@ -106,7 +106,7 @@ class OpenClipTower(CLIPImageTower):
 
 
 def pad_to(images: Tensor, divisor: int) -> Tensor:
-    """Pad images (B, 3, H, W) with zeros at the bottom and right to multiples of a number of pixels."""
+    """Pad images (B, 3, H, W) with zeros at the bottom and right to multiples of `divisor`."""
     if torch.compiler.is_exporting():  # exported networks accept only such sizes
         return images
     height, width = images.shape[-2:]

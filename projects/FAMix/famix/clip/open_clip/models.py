@@ -1,4 +1,4 @@
-"""Models of open_clip: names, configs, construction and downloads.
+"""open_clip's models: names, configs, construction and downloads.
 
 open_clip and timm are optional and slow to import, so every function imports them on use.
 """
@@ -26,17 +26,17 @@ _OPENAI = {
     for name in model_urls()
     if name.startswith("ViT")
 }
-"""OpenAI's names of their ViTs, with open_clip's."""
+"""OpenAI's names for their ViTs -> open_clip's names."""
 
 
 @dataclass(frozen=True)
 class OpenClipModel:
-    """A model of open_clip.
+    """An open_clip model.
 
     Attributes:
         name: value of MODEL.CLIP.ARCHITECTURE.
         config: open_clip's model config with the keys embed_dim, vision_cfg and text_cfg.
-        pixel_mean, pixel_std: per channel, for pixel values 0-255.
+        pixel_mean, pixel_std: statistics per channel, for pixel values 0-255.
     """
 
     name: str
@@ -110,7 +110,7 @@ class OpenClipModel:
 
 @lru_cache(maxsize=16)
 def find_model(name: str) -> OpenClipModel | None:
-    """Return the model of a value of MODEL.CLIP.ARCHITECTURE.
+    """Return the model for a MODEL.CLIP.ARCHITECTURE value.
 
     Args:
         name: "open_clip:" and the name of a model or the path of an open_clip_config.json, or OpenAI's name of a ViT.
@@ -138,7 +138,7 @@ def find_model(name: str) -> OpenClipModel | None:
         config = open_clip.get_model_config(model)
         if config is None:
             raise ConfigError(
-                f"MODEL.CLIP.ARCHITECTURE must be a model of open_clip, got {name!r}.{did_you_mean(model, open_clip.list_models())} "
+                f"MODEL.CLIP.ARCHITECTURE must be an open_clip model, got {name!r}.{did_you_mean(model, open_clip.list_models())} "
                 "open_clip.list_models() returns all names; a custom model needs the path of its open_clip_config.json."
             )
         tags = open_clip.list_pretrained_tags_by_model(model)
@@ -205,7 +205,7 @@ def download_weights(source: str) -> tuple[str, Path]:
 
 @contextmanager
 def optional_packages(name: str) -> Iterator[None]:
-    """Turn a failed import of open_clip or timm into a ConfigError for a value of MODEL.CLIP.ARCHITECTURE."""
+    """Convert a failed import of open_clip or timm to a ConfigError about MODEL.CLIP.ARCHITECTURE."""
     try:
         yield
     except ImportError as error:

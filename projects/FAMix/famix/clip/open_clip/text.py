@@ -1,4 +1,4 @@
-"""Text towers of open_clip: any activation, mask, pooling and tokenizer."""
+"""open_clip's text towers, with any activation, mask, pooling and tokenizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,9 +14,9 @@ class OpenClipTextTower(nn.Module):
     """open_clip's text tower in float32, frozen. It has the interface of `famix.clip.TextTower`.
 
     Args:
-        model: the model.
+        model: open_clip model.
         state_dict: CLIP weights; the image tower is not used.
-        tokenizer: folder with the files of a Hugging Face tokenizer, for models such as SigLIP that do not use OpenAI's; ""
+        tokenizer: folder with the files of a Hugging Face tokenizer, for models such as SigLIP that do not use OpenAI's. ""
             loads them from Hugging Face.
 
     Raises:
@@ -60,12 +60,12 @@ class OpenClipTextTower(nn.Module):
 
     @property
     def causal(self) -> bool:
-        """Whether padding after the end token can be cut off without an effect on the embedding."""
+        """Whether padding after the end token can be cut off without affecting the embedding."""
         pooled = self.model.config["text_cfg"].get("pool_type", "argmax") == "argmax"
         return bool(self.model.text_design.causal) and pooled
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokenize texts: (N, context_length) int64.
+        """Return the tokens of texts, (N, context_length) int64.
 
         Raises:
             ConfigError: a text exceeds the context length, or the tokenizer cannot be loaded or has another vocabulary.

@@ -1,4 +1,4 @@
-"""Backbones of timm without a text tower, such as DINOv2, DINOv3 and ConvNeXt."""
+"""timm backbones without a text tower, such as DINOv2, DINOv3 and ConvNeXt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _CLASSES: tuple[type[CLIPConvNeXt] | type[CLIPTimmViT], ...] = (CLIPConvNeXt, CL
 
 @dataclass(frozen=True)
 class TimmModel:
-    """A model of timm, with the interface of `OpenClipModel` that image towers use.
+    """A timm model with the part of `OpenClipModel`'s interface that image towers use.
 
     Attributes:
         name: name in timm.
@@ -57,7 +57,7 @@ class TimmModel:
 
 
 def find_timm_model(name: str) -> TimmModel:
-    """Return a model of timm.
+    """Return the timm model with a given name.
 
     Args:
         name: MODEL.TIMM.NAME, e.g. "vit_large_patch14_dinov2.lvd142m".
@@ -74,12 +74,12 @@ def find_timm_model(name: str) -> TimmModel:
     if not timm.is_model(name):
         known = did_you_mean(name.split(".")[0], timm.list_models())
         raise ConfigError(
-            f"MODEL.TIMM.NAME must be a model of timm, got {name!r}.{known} timm.list_models() returns all names."
+            f"MODEL.TIMM.NAME must be a timm model, got {name!r}.{known} timm.list_models() returns all names."
         )
     kind = timm.model_entrypoint(name.split(".")[0]).__module__.split(".")[-1]
     if not any(kind in family.kinds for family in _CLASSES):
         raise ConfigError(
-            f"MODEL.TIMM.NAME must be a ViT or ConvNeXt of timm, got {name!r} of timm.models.{kind}. Choose e.g. "
+            f"MODEL.TIMM.NAME must be a ViT or ConvNeXt from timm, got {name!r} from timm.models.{kind}. Use e.g. "
             "vit_base_patch14_dinov2."
         )
     config: Any = timm.get_pretrained_cfg(name)
@@ -88,7 +88,7 @@ def find_timm_model(name: str) -> TimmModel:
 
 
 def build_timm_tower(name: str, weights: str, output_stride: int, trainable: Sequence[str]) -> CLIPImageTower:
-    """Build a backbone of timm.
+    """Build a timm backbone.
 
     Args:
         name: see `find_timm_model`.
@@ -132,6 +132,6 @@ def _pretrained(name: str) -> Mapping[str, Tensor]:
         origin = timm.get_pretrained_cfg(name)
         hub = origin.hf_hub_id if origin else ""
         raise WeightsError(
-            f"MODEL.TIMM.WEIGHTS pretrained of {name} could not be downloaded ({str(error).splitlines()[0]:.200}). Download the "
+            f"MODEL.TIMM.WEIGHTS pretrained for {name} could not be downloaded ({str(error).splitlines()[0]:.200}). Download the "
             f"weights file from https://huggingface.co/{hub} on a machine with internet access and set MODEL.TIMM.WEIGHTS to its path."
         ) from error

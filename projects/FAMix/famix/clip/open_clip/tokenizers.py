@@ -1,4 +1,4 @@
-"""Tokenizers of open_clip's models: OpenAI's, and those of Hugging Face that SigLIP uses."""
+"""Tokenizers of open_clip's models: OpenAI's tokenizer, and Hugging Face tokenizers for models such as SigLIP."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ def load_tokenizer(model: OpenClipModel, folder: str = "") -> Tokenizer:
     """Load the tokenizer of a model.
 
     Args:
-        model: the model.
-        folder: MODEL.CLIP.TOKENIZER, a folder with tokenizer.json and tokenizer_config.json of Hugging Face for models that do
-            not use OpenAI's tokenizer; "" downloads them.
+        model: open_clip model.
+        folder: MODEL.CLIP.TOKENIZER, a folder with Hugging Face's tokenizer.json and tokenizer_config.json for models
+            that do not use OpenAI's tokenizer. "" downloads them.
 
     Returns:
         The tokenizer. It raises ConfigError for texts that exceed the context length and for ids that exceed the vocabulary.
@@ -53,7 +53,7 @@ def _load_from_hugging_face(model: OpenClipModel, config: dict[str, Any], folder
         f"Download the tokenizer files from https://huggingface.co/{name} and set MODEL.CLIP.TOKENIZER to their folder."
     )
     missing = [file for file in _FILES if folder and not os.path.isfile(os.path.join(folder, file))]
-    if missing:  # transformers takes a missing folder for a name on the hub, and makes up a missing vocabulary
+    if missing:  # transformers mistakes a missing folder for a name on the hub, and invents a missing vocabulary
         raise ConfigError(
             f"MODEL.CLIP.TOKENIZER must be a folder with the tokenizer files of {name}, got {folder!r} without "
             f"{' and '.join(missing)}. {remedy}"

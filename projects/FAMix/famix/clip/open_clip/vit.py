@@ -40,7 +40,7 @@ class Tokens(NamedTuple):
     Attributes:
         values: prefix tokens followed by those of the map, (B, P + h * w, C).
         size: (h, w).
-        arguments: further arguments of the blocks, such as rotary positions.
+        arguments: additional arguments of the blocks, such as rotary positions.
     """
 
     values: Tensor
@@ -78,7 +78,7 @@ class TokenTower(OpenClipTower):
         """Turn embedded patches (B, C, h, w) into tokens (B, P + h * w, C) with prefix and positions."""
 
     def _block_arguments(self, size: tuple[int, int]) -> dict[str, Any]:
-        """Return further arguments of the blocks for a map of a size (h, w)."""
+        """Return additional arguments of the blocks for a map of size (h, w)."""
         return {}
 
     def stem(self, images: Tensor, dense: bool) -> Tokens:
@@ -109,7 +109,7 @@ class TokenTower(OpenClipTower):
         return PatchMap.join(self.map_of(x), x.values[:, : self.num_prefix])
 
     def state_of(self, features: Tensor) -> Tokens:
-        """Return the tokens of a map of `features_at`.
+        """Return the tokens for a map returned by `features_at`.
 
         Raises:
             ConfigError: the map has no prefix tokens.
@@ -154,13 +154,13 @@ def resampling(old: int, new: int) -> Tensor:
 
 
 def resample_kernel(weight: Tensor, matrix: Tensor) -> Tensor:
-    """Resample a patch embedding (C, 3, p, p) with a matrix of `resampling`."""
+    """Resample a patch embedding (C, 3, p, p) with a matrix from `resampling`."""
     side = math.isqrt(len(matrix))
     return (weight.float().flatten(2) @ matrix.mT).unflatten(2, (side, side)).to(weight.dtype)
 
 
 def resample_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Resample position embeddings (L, C) of a map of the size `old` to (L', C) for the size `new`."""
+    """Resample position embeddings (L, C) for a map of size `old` to (L', C) for size `new`."""
     if old == new:
         return positions
     grid = positions.float().mT.unflatten(1, old)[None]
@@ -190,7 +190,7 @@ class CLIPViT(TokenTower):
     def _set_up(self, tower: Any) -> None:
         super()._set_up(tower)
         self._grid = tower.grid_size
-        self._tower = [tower]  # in a list, as its modules are registered already
+        self._tower = [tower]  # in a list, because its modules are already registered
         if not self.with_embedding:
             self.ln_post, self.attn_pool, self.proj = nn.Identity(), None, None
 

@@ -173,7 +173,7 @@ def test_pyramid_wraps_clip(folder: Path) -> None:
     assert shapes == {f"p{level}": (1, 16, 64 // 2**level, 96 // 2**level) for level in (2, 3, 4, 5)} | {
         "p6": (1, 16, 1, 2)
     }
-    with expect_error(ConfigError, "MODEL.CLIP.OUTPUT_STRIDE", 16, "MODEL.CLIP.OUTPUT_STRIDE 32"):
+    with expect_error(ConfigError, "MODEL.CLIP.OUTPUT_STRIDE", 16, "MODEL.CLIP.OUTPUT_STRIDE to 32"):
         build_clip_resnet_fpn_backbone(config(folder, "fpn", "MODEL.CLIP.OUTPUT_STRIDE", "16"))
 
 

@@ -71,7 +71,7 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         return {"sem_seg": semantic, "instances": instances}
 
     def _join_segments(self, numbers: np.ndarray, visible: list[dict[str, Any]]) -> Instances:
-        """Return the target segments; all segments of a stuff class become one."""
+        """Return the target segments. All segments of a stuff class are merged into one."""
         places: dict[tuple[int, int], int] = {}  # (train id, number of the instance or 0) -> place in the result
         place_of = np.zeros(numbers.max() + 1, dtype=np.int32)
         for entry in visible:

@@ -1,8 +1,8 @@
-"""Training loss of the query head: segments are assigned to queries, whose classes and masks are compared with theirs.
+"""Training loss of the query head, which assigns segments to queries and compares their classes and masks.
 
-The terms are those of Mask2Former in transformers. Unlike there, points come from keys (see `points.py`) and all normalizers
-are averaged over processes, so a batch has the same loss on any number of processes. Shapes: B images, Q queries, K classes,
-T segments in a batch, N segments in the image with the most, P points.
+The terms are those of Mask2Former in transformers. In contrast to it, points are derived from keys (see `points.py`) and
+all normalizers are averaged over processes, so a batch has the same loss on any number of processes. Shapes: B images, Q
+queries, K classes, T segments in a batch, at most N segments in an image, P points.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class MaskCriterion(nn.Module):
             masks, and of their Dice loss, both in the loss and in the cost of an assignment.
         no_object_weight: weight of queries without a segment in the cross-entropy over classes.
         num_points: number of points P per mask.
-        query_per_class: whether query k belongs to class k. Otherwise, segments are assigned at the lowest total cost.
+        query_per_class: whether query k belongs to class k. Otherwise, the assignment minimizes the total cost.
 
     Raises:
         ConfigError: a value is out of range.
@@ -93,7 +93,7 @@ class MaskCriterion(nn.Module):
             if not 0 <= weight < float("inf"):
                 raise ConfigError(
                     f"MODEL.MASK_FORMER.{name}_WEIGHT must be a finite non-negative number, got {weight}. Omit it to use "
-                    "Mask2Former's."
+                    "Mask2Former's value."
                 )
         if num_points < 1:
             raise ConfigError(f"MODEL.MASK_FORMER.NUM_POINTS must be positive, got {num_points}. Use e.g. 12544.")
@@ -147,7 +147,7 @@ class MaskCriterion(nn.Module):
             layer: index of the layer, which selects the points.
 
         Returns:
-            (T,) int64, the query of each segment; queries of one image are distinct.
+            (T,) int64, the query of each segment. Queries in an image are distinct.
         """
         if self.query_per_class:
             return segments.classes

@@ -19,7 +19,7 @@ STRIDES = (4, 8, 16, 32)
 NUM_HEADS = 8
 """Number of attention heads."""
 
-_NUM_GROUPS = 32  # of the library's group norms
+_NUM_GROUPS = 32  # number of groups in the library's group norms
 
 
 class DecoderOutput(NamedTuple):
@@ -30,7 +30,7 @@ class DecoderOutput(NamedTuple):
 
 
 class MaskDecoder(nn.Module):
-    """Mask2Former's decoder: feature maps to queries and one mask per query.
+    """Mask2Former's decoder, which turns feature maps into queries and one mask per query.
 
     Args:
         channels: channels of the four feature maps, from stride 4 to stride 32.
@@ -38,7 +38,7 @@ class MaskDecoder(nn.Module):
         hidden_dim: number of channels C, a multiple of 32.
         encoder_layers: number of layers of deformable attention in the pixel decoder, at least 1.
         decoder_layers: number of layers of masked attention in the transformer decoder, at least 1.
-        queries: replaces the learned query features. Its attribute `weight` (Q, C) is read in every forward pass.
+        queries: module in place of the learned query features. Its attribute `weight` (Q, C) is read in every forward pass.
 
     Raises:
         ConfigError: a value is out of range, or transformers is not installed.
@@ -94,7 +94,7 @@ class MaskDecoder(nn.Module):
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Disable automatic mixed precision on a device, while the context is open."""
+    """Disable automatic mixed precision on a device while the context is open."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -114,7 +114,7 @@ def load_library() -> Any:
 
 @torch.no_grad()
 def _initialize(decoder: MaskDecoder, library: Any, config: Any) -> None:
-    """Initialize like the authors' program.
+    """Initialize the decoder as in the authors' implementation.
 
     The constructors leave the pixel decoder's level embedding uninitialized and the offsets of deformable attention random.
     In the library, the enclosing model calls `_init_weights` on every module, children before parents.

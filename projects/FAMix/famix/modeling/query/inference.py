@@ -17,7 +17,7 @@ def semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
     """Sum the masks, weighted with the class probabilities of their queries.
 
     Args:
-        classes: class logits (Q, K + 1); the last one stands for "no object".
+        classes: class logits (Q, K + 1), the last of which is "no object".
         masks: mask probabilities (Q, H, W).
 
     Returns:
@@ -34,10 +34,10 @@ def panoptic_segments(
     object_threshold: float,
     overlap_threshold: float,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Combine masks into segments that do not overlap. Each pixel belongs to the query with the highest score there.
+    """Combine masks into non-overlapping segments. Each pixel belongs to the query with the highest score there.
 
     Args:
-        classes: class logits (Q, K + 1); the last one stands for "no object".
+        classes: class logits (Q, K + 1), the last of which is "no object".
         masks: mask probabilities (Q, H, W).
         things: train ids of thing classes. Segments of the same stuff class are merged.
         object_threshold: queries with a lower class probability are dropped.
@@ -77,10 +77,10 @@ def panoptic_segments(
 
 
 def instances(classes: Tensor, masks: Tensor, things: Collection[int], *, most: int) -> Instances:
-    """Return the most confident instances. Every query may count once for each thing class.
+    """Return the most confident instances. Each query can yield one instance per thing class.
 
     Args:
-        classes: class logits (Q, K + 1); the last one stands for "no object".
+        classes: class logits (Q, K + 1), the last of which is "no object".
         masks: mask probabilities (Q, H, W).
         things: train ids of thing classes.
         most: maximum number of instances.

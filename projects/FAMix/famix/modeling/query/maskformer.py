@@ -31,11 +31,11 @@ class MaskFormer(nn.Module):
 
     Args:
         backbone: backbone with feature maps at strides 4, 8, 16 and 32.
-        decoder: predicts queries and their masks.
-        classifier: maps queries (B, Q, C) to class logits (B, Q, K + 1).
+        decoder: decoder that predicts queries and their masks.
+        classifier: module that maps queries (B, Q, C) to class logits (B, Q, K + 1).
         criterion: training loss.
         pixel_mean, pixel_std: statistics of each channel, for pixel values 0-255.
-        things: train ids of thing classes; if empty, only semantic predictions are made.
+        things: train ids of thing classes. If empty, only semantic predictions are made.
         object_threshold: minimum class probability of a panoptic segment, in [0, 1].
         overlap_threshold: fraction of a mask that must remain visible in a panoptic segment, in [0, 1].
         most_instances: maximum number of instances per image.
@@ -81,7 +81,7 @@ class MaskFormer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read MODEL.MASK_FORMER, and the classes of the training datasets."""
+        """Read MODEL.MASK_FORMER and the classes of the training datasets."""
         options, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         is_panoptic = "panoptic_seg" in predicts(cfg)
         _check_queries(cfg, is_panoptic)
@@ -132,7 +132,7 @@ class MaskFormer(nn.Module):
                 inference, "height" and "width" may give the output size.
 
         Returns:
-            In training {"loss_class", "loss_mask", "loss_dice"}. In inference one dict per image with "sem_seg" (K, height,
+            In training, {"loss_class", "loss_mask", "loss_dice"}. In inference, one dict per image with "sem_seg" (K, height,
             width), the sum of all masks weighted with the class probabilities of their queries. With thing classes, it also
             contains "panoptic_seg" and "instances" in Detectron2's formats, with train ids as classes.
 
@@ -161,10 +161,10 @@ class MaskFormer(nn.Module):
         return results
 
     def _segments(self, batched_inputs: Sequence[dict[str, Any]], batch: ImageList) -> Segments:
-        """Return the targets of a batch; raise ConfigError if they are missing or too many."""
+        """Return the targets of a batch. Raises ConfigError if they are missing or too many."""
         if any("segments" not in x or "point_seed" not in x for x in batched_inputs):
             raise ConfigError(
-                "Training inputs lack 'segments' or 'point_seed', which MODEL.META_ARCHITECTURE requires. Use the mapper of "
+                "Training inputs lack 'segments' or 'point_seed', which MODEL.META_ARCHITECTURE requires. Use the mapper in "
                 "famix.data, or set MODEL.META_ARCHITECTURE to FAMixSemanticSegmentor."
             )
         num_queries = self.decoder.transformer.queries_embedder.num_embeddings
@@ -197,7 +197,7 @@ class MaskFormer(nn.Module):
 class FAMixMaskFormer(PatchStyleMixin, MaskFormer):
     """MaskFormer with restyled patches in training.
 
-    The network predicts things if all its training datasets are panoptic, and classes of pixels otherwise.
+    The network predicts things if all its training datasets are panoptic, and only semantic classes otherwise.
 
     Args:
         restyler: style randomizer (see PatchStyleMixin).
@@ -220,7 +220,7 @@ class FAMixMaskFormer(PatchStyleMixin, MaskFormer):
 
 
 def features_by_stride(shapes: dict[str, ShapeSpec]) -> list[str]:
-    """Return the names of the feature maps at strides 4, 8, 16 and 32; raise ConfigError if one is missing."""
+    """Return the names of the feature maps at strides 4, 8, 16 and 32. Raises ConfigError if one is missing."""
     names = {shape.stride: name for name, shape in shapes.items()}
     if not names.keys() >= set(STRIDES):
         found = ", ".join(f"{name}: {shape.stride}" for name, shape in shapes.items())

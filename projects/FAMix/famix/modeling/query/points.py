@@ -1,7 +1,7 @@
-"""Random points at which masks are compared, as a function of keys instead of the state of a generator.
+"""Random points at which masks are compared, derived from keys instead of a generator's state.
 
-A draw depends on its key only. Neither the other images in a batch nor the number of processes affect it, and no loop over
-generators is needed. Shapes: N masks, P points with coordinates (x, y) in [0, 1).
+A draw depends only on its key. Neither the other images in a batch nor the number of processes affect it, and no loop
+over generators is needed. Shapes: N masks, P points with coordinates (x, y) in [0, 1).
 """
 
 import torch
@@ -19,7 +19,7 @@ _FLOAT_BITS = 24  # bits of a float32's fraction, so that 1 is never drawn
 
 
 def derive_keys(keys: Tensor, *values: Tensor | int) -> Tensor:
-    """Derive int64 keys from keys and further integers, by broadcasting. Different inputs give independent keys."""
+    """Derive int64 keys from keys and more integers, with broadcasting. Different inputs give independent keys."""
     for value in values:
         keys = _scramble(_scramble(keys) + value)
     return keys
@@ -29,7 +29,7 @@ def uniform_points(keys: Tensor, count: int) -> Tensor:
     """Draw points uniformly.
 
     Args:
-        keys: (N,) int64; equal keys give equal points.
+        keys: (N,) int64. Equal keys give equal points.
         count: number of points P.
 
     Returns:
@@ -49,7 +49,7 @@ def uncertain_points(logits: Tensor, keys: Tensor, count: int) -> Tensor:
         count: number of points P.
 
     Returns:
-        (N, P, 2): the 0.75 P most uncertain ones of 3 P uniform points, then uniform points.
+        (N, P, 2): the 0.75 P most uncertain of 3 P uniform points, followed by uniform points.
     """
     candidates = uniform_points(keys, OVERSAMPLING * count)
     uncertainty = -sample_maps(logits[:, None], candidates)[:, 0].abs()
@@ -77,5 +77,5 @@ def _scramble(keys: Tensor) -> Tensor:
 
 
 def _shift(numbers: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros; torch's shift of negative numbers fills with ones."""
+    """Shift right and fill with zeros. torch's shift of negative numbers fills with ones."""
     return (numbers >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,4 +1,4 @@
-"""Queries and classifiers: learned, or given by the text embeddings of the class names.
+"""Queries and classifiers, either learned or computed from text embeddings of the class names.
 
 Text embeddings are buffers, so checkpoints contain them and predictions need no text tower. Shapes: B images, Q queries, C
 hidden channels, K classes, D channels of text embeddings.
@@ -20,9 +20,9 @@ from famix.modeling.query.decoder import full_precision
 from famix.utils.errors import ConfigError
 
 TEXT_NAME = "text_embeddings"
-"""Last part of the names of the buffers that contain text embeddings."""
+"""Last component in the names of buffers that contain text embeddings."""
 
-_INITIAL_SCALE, _MAX_SCALE = 1 / 0.07, 100.0  # of cosine similarities, as in CLIP
+_INITIAL_SCALE, _MAX_SCALE = 1 / 0.07, 100.0  # scales of cosine similarities, as in CLIP
 _width_in_checkpoint: ContextVar[int | None] = ContextVar("_width_in_checkpoint", default=None)
 
 
@@ -62,7 +62,7 @@ class LinearClassifier(nn.Module):
             self.linear = nn.Linear(hidden_dim, num_classes + 1)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """Map queries (B, Q, C) to logits (B, Q, K + 1); the last one stands for "no object"."""
+        """Map queries (B, Q, C) to logits (B, Q, K + 1), the last of which is "no object"."""
         return self.linear(queries)
 
 
@@ -89,7 +89,7 @@ class TextClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(_INITIAL_SCALE)))
 
     def forward(self, queries: Tensor) -> Tensor:
-        """Map queries (B, Q, C) to scaled cosine similarities (B, Q, K + 1); the last one stands for "no object"."""
+        """Map queries (B, Q, C) to scaled cosine similarities (B, Q, K + 1), the last of which is "no object"."""
         with full_precision(queries.device):
             rows = F.normalize(torch.cat([self.text_embeddings, self.no_object]), dim=1)
             directions = F.normalize(self.projection(queries.float()), dim=2)
@@ -103,7 +103,7 @@ def embed_classes(cfg: CfgNode) -> Tensor:
         cfg: config; uses DATASETS, MODEL.CLIP, MODEL.SEM_SEG_HEAD.NUM_CLASSES, STYLE_MINING.TEMPLATES and MODEL.DEVICE.
 
     Returns:
-        (K, D) float32 on the CPU, averaged over the templates, of unit length. They are zero on the meta device and within
+        (K, D) unit-length float32 on the CPU, averaged over the templates. They are zero on the meta device and within
         `text_embeddings_of`, whose checkpoint contains them.
 
     Raises:
@@ -133,7 +133,7 @@ def embed_classes(cfg: CfgNode) -> Tensor:
 
 @contextmanager
 def text_embeddings_of(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Build networks whose text embeddings come from a checkpoint, without a text tower, while the context is open.
+    """While the context is open, build networks with text embeddings from a checkpoint and without a text tower.
 
     Args:
         weights: state_dict of the network.

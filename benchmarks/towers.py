@@ -1,193 +1,214 @@
 #!/usr/bin/env python
-"""Compare full-size CLIP towers with open_clip, and measure a training step and a mining batch.
+"""Compare real-size towers with the forward pass of open_clip or timm, and measure their training and mining.
 
-    python benchmarks/towers.py                      # all models, each in its own process
-    python benchmarks/towers.py --models ViT-B-16    # one of them
+    python benchmarks/towers.py                                      # all models and tasks
+    python benchmarks/towers.py --models ViT-B-16 --tasks full mine
+    python benchmarks/towers.py --report benchmarks/results/towers.md
 
-All weights are random. The first columns show the largest relative differences from open_clip's forward pass, for the
-image embedding, for embeddings computed from the first, a middle and the last stage, and for 5 prompts with 4 templates
-(random token ids if the tokenizer requires a download). The other columns show the number of parameters, the number of
-trained parameters, and the time and peak memory of one training step in float32 (512 x 512, batch size 1, adapters of
-rank 16 or layer4.2) and of mining 8 patches for 5 steps. Each row is printed when it is finished.
+Each task runs in a process of its own with one thread, writes one JSON file to --output and is not repeated. All weights
+are random.
+
+compare: largest differences, relative to the largest value, of the maps of all stages, of the image embedding, of the
+embeddings continued from every stage, and of 5 prompts over 4 templates (random token ids if the tokenizer needs a download).
+
+Training tasks: one step of AdamW with noise styles on a batch of one 512 x 512 image: frozen tower, layer4.2 (the paper's
+recipe), adapters of rank 16, full fine-tuning, the last two also with MODEL.CLIP.CHECKPOINT_ACTIVATIONS.
+
+memory: the tensors that autograd keeps for the backward pass in each training task, besides the weights, per image and
+once (copies of weights). They are counted without computing values. The settings for GPUs are estimates, not measurements:
+the sum of 4 bytes per parameter, 12 bytes of gradient and AdamW state per trained parameter, 1.15 times the tensors kept,
+scaled by the number of pixels, temporary tensors of 0.5 GiB per 512 x 512 image in float32 and 0.25 GiB in bfloat16 (the
+peaks of the training steps leave 0.1 to 0.7 GiB for them), and 1.5 GiB for CUDA.
+
+mine: one batch of two 512 x 512 images with 2 styles, optimized for 1 step (the recipe: up to 19 styles, 100 steps).
 """
 
-# ruff: noqa: E402, the parser precedes slow imports
+# ruff: noqa: E402, the parser comes before imports that take seconds
 
 import argparse
 import json
-import os
-import resource
-import subprocess
+import multiprocessing
 import sys
-import time
-from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from common import benchmark_parser
+from common import POSITIVE, benchmark_parser
 
 MODELS = {
-    "RN50": "RN50", "RN101": "RN101", "convnext_base_w": "open_clip:convnext_base_w",
-    "convnext_large_d": "open_clip:convnext_large_d", "ViT-B-16": "open_clip:ViT-B-16", "ViT-L-14": "open_clip:ViT-L-14",
-    "EVA02-L-14": "open_clip:EVA02-L-14", "ViT-B-16-SigLIP": "open_clip:ViT-B-16-SigLIP",
-    "DINOv2-L": "vit_large_patch14_dinov2",
+    "RN50": "RN50", "RN101": "RN101", "ConvNeXt-B": "open_clip:convnext_base_w", "ConvNeXt-L": "open_clip:convnext_large_d",
+    "ViT-B-16": "open_clip:ViT-B-16", "ViT-L-14": "open_clip:ViT-L-14", "EVA02-L-14": "open_clip:EVA02-L-14",
+    "DINOv2-L": "vit_large_patch14_dinov2", "EVA02-B-16": "open_clip:EVA02-B-16", "PE-Core-B-16": "open_clip:PE-Core-B-16",
+    "ViT-B-16-SigLIP": "open_clip:ViT-B-16-SigLIP", "DINOv2-B": "vit_base_patch14_dinov2",
 }  # fmt: skip
-HEADS = (
-    "model", "image embedding", "from stages", "text", "parameters in M", "trained in M", "step in s", "step in GiB",
-    "mining in s", "mining in GiB",
-)  # fmt: skip
-TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]
-TEMPLATES = ["a photo of a {}.", "a bad photo of the {}.", "{}", "itap of a {}."]
+COMPARED = ("RN50", "ConvNeXt-B", "ViT-B-16", "EVA02-B-16", "PE-Core-B-16", "ViT-B-16-SigLIP", "DINOv2-B")
+MEASURED = tuple(MODELS)[:8]
+ADAPTERS = {"MODEL.ADAPTERS.RANK": 16}
+FULL = {"MODEL.CLIP.TRAINABLE": ["all"]}
+CHECKPOINTING = {"MODEL.CLIP.CHECKPOINT_ACTIVATIONS": True}
+TRAINING: dict[str, dict[str, Any]] = {
+    "frozen": {},
+    "layer4.2": {"MODEL.CLIP.TRAINABLE": ["layer4.2"]},
+    "adapters": ADAPTERS,
+    "adapters+checkpointing": {**ADAPTERS, **CHECKPOINTING},
+    "full": FULL,
+    "full+checkpointing": {**FULL, **CHECKPOINTING},
+}
+TASKS = ("memory", "compare", *TRAINING, "mine")
+GPUS, CUDA, MARGIN = (11, 24, 80), 1.5, 1.15  # GiB, GiB, factor
+TEMPORARY = {"float32": 0.5, "bfloat16": 0.25}  # GiB per image of 512 x 512 pixels
+BATCHES = {  # images and side of the crops in the published protocols
+    "RN50": (8, 768), "RN101": (8, 768), "ConvNeXt-B": (8, 768), "ConvNeXt-L": (8, 768), "ViT-B-16": (4, 512),
+    "ViT-L-14": (4, 512), "EVA02-L-14": (8, 512), "DINOv2-L": (4, 512),
+}  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Create the command-line parser."""
+    """Make the parser of the command line."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
-    parser.add_argument("--task", choices=("compare", "train", "mine"), help="run one task and print JSON")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="in this order (default: all)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/towers"), metavar="DIR", help="folder of the results"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="also write the tables there")
+    parser.add_argument("--jobs", type=POSITIVE, default=1, help="tasks side by side (default: 1)")
     return parser
 
 
+def has_task(model: str, task: str) -> bool:
+    """Return whether a task applies to a model: DINO has no text tower, and ResNets have no attention to adapt."""
+    if task == "compare":
+        return model in COMPARED
+    if model not in MEASURED:
+        return False
+    if task == "mine":
+        return not model.startswith("DINO")
+    return task == "memory" or task.startswith("full") or model.startswith("RN") == (task == "layer4.2")
+
+
 if __name__ == "__main__":
-    make_parser().parse_args()  # answers --help and usage errors before the slow imports
+    make_parser().parse_args()  # --help and mistakes are answered at once
 
 import torch
-from torch import Tensor, nn
+from towers_tasks import compare, count, mine, train
+
+from famix_minitown.study import describe_machine, markdown
 
 
-def relative(got: Tensor, expected: Tensor) -> float:
-    """Return the largest difference in units of the largest value."""
-    return float((got - expected).abs().max() / expected.abs().max())
-
-
-@torch.no_grad()
-def compare(architecture: str) -> dict[str, float]:
-    """Compare the image and text towers with open_clip's forward pass."""
-    import open_clip
-
-    from famix.clip import CLIPImageTower, PromptEncoder
-    from famix.clip.files import CLIPStateDict
-
-    name = architecture.removeprefix("open_clip:")
-    model: Any = open_clip.create_model(name, pretrained=None).eval()
-    weights = CLIPStateDict(model.state_dict())
-    weights.architecture = architecture if ":" in architecture else f"open_clip:{architecture}"
-    tower = CLIPImageTower.from_state_dict(weights, trainable=())
-    images = torch.randn(1, 3, tower.input_resolution, tower.input_resolution)
-    expected = model.encode_image(images)
-    stages = tower.stages[0], tower.stages[len(tower.stages) // 2], tower.stages[-1]
-    found = {"image": relative(tower.encode_image(images), expected)}
-    found["stages"] = max(
-        relative(tower.encode_from(stage, tower.features_at(stage, images)), expected) for stage in stages
-    )
-    encoder = PromptEncoder(weights, activation="gelu", causal=True)
-    if "SigLIP" in name:
-        tokens = torch.randint(encoder.tower.vocab_size, (20, encoder.tower.context_length))
-        return {**found, "text": relative(encoder.tower(tokens), model.encode_text(tokens))}
-    sentences = [template.format(text) for text in TEXTS for template in TEMPLATES]
-    means = model.encode_text(open_clip.get_tokenizer(name)(sentences)).unflatten(0, (5, 4)).mean(1)
-    return {**found, "text": relative(encoder(TEXTS, TEMPLATES), nn.functional.normalize(means, dim=1))}
-
-
-def build_model(architecture: str) -> nn.Module:
-    """Build a segmentation network with adapters and noise styles."""
-    from detectron2.modeling import build_model as build
-
-    from famix.config import load_config
-
-    cfg = load_config(str(Path(__file__).parents[1] / "projects/FAMix/configs/Base-FAMix.yaml"))
-    cfg.MODEL.DEVICE, cfg.MODEL.STYLE.STRATEGY, cfg.MODEL.CLIP.WEIGHTS = "cpu", "noise", ""
-    timm = ":" not in architecture and not architecture.startswith("RN")
-    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone" if timm else "build_clip_backbone"
-    if timm:
-        cfg.MODEL.TIMM.NAME = architecture
+def run_task(job: tuple[str, str, Path]) -> str:
+    """Run a task of a model, write its result to a file and return it."""
+    name, task, file = job
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    model = MODELS[name]
+    found: dict[str, float] = {}
+    if task == "memory":
+        for variant in filter(lambda variant: has_task(name, variant), TRAINING):
+            found |= {f"{variant}/{key}": value for key, value in count(model, TRAINING[variant]).items()}
+    elif task in TRAINING:
+        found = train(model, TRAINING[task])
     else:
-        cfg.MODEL.CLIP.ARCHITECTURE = architecture
-    cfg.MODEL.CLIP.TRAINABLE = ["layer4.2"] if architecture.startswith("RN") else []
-    cfg.MODEL.ADAPTERS.RANK = 0 if architecture.startswith("RN") else 16
-    pyramid = timm or "ViT" in architecture or "EVA" in architecture
-    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p4"] if pyramid else ["res2", "res5"]
-    cfg.MODEL.STYLE.STAGE = "block1" if pyramid else "res2"
-    return build(cfg).train()
+        found = {"compare": compare, "mine": mine}[task](model)
+    file.write_text(json.dumps(found))
+    return f"{name} {task} {file.read_text()}"
 
 
-def measure(call: Callable[[], object]) -> float:
-    """Return the time of the second of two calls in seconds."""
-    call()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def table(found: dict[tuple[str, str], dict[str, float]], columns: dict[str, str]) -> str:
+    """Return a table with a row for each model and task; columns map a heading to the key and format of a value."""
+    rows = []
+    for key, values in found.items():
+        cells = (
+            format(values[name], form) if name in values else "-" for name, form in map(str.split, columns.values())
+        )
+        rows.append([*key, *cells])
+    return markdown(["model", "task", *columns], rows)
 
 
-def peak_gib() -> float:
-    """Return the peak memory of this process so far in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+def estimate(values: dict[str, float], task: str, dtype: str, images: float) -> float:
+    """Estimate the GiB of a training step on a GPU, for a number of 512 x 512 images."""
+    weights = (4 * values[f"{task}/parameters"] + 12 * values[f"{task}/trained"]) * 1e6 / 2**30
+    kept = values[f"{task}/{dtype}/once"] + images * values[f"{task}/{dtype}/image"]
+    return CUDA + weights + MARGIN * kept + images * TEMPORARY[dtype]
 
 
-def train(architecture: str) -> dict[str, float]:
-    """Measure a training step."""
-    model = build_model(architecture)
-    batch = [{"image": torch.randint(256, (3, 512, 512)).float(), "sem_seg": torch.randint(19, (512, 512))}]
-
-    def step() -> None:
-        model.zero_grad()
-        sum(model(batch).values()).backward()
-
-    seconds = measure(step)
-    counts = [(x.numel(), x.numel() if x.requires_grad else 0) for x in model.parameters()]
-    total, trained = (sum(column) / 1e6 for column in zip(*counts, strict=True))
-    return {"parameters": total, "trained": trained, "seconds": seconds, "memory": peak_gib()}
+def gpu_setting(values: dict[str, float], task: str, images: int, side: int, gpu: int) -> str:
+    """Return the first setting with which a batch fits on a GPU."""
+    settings = [(task, "float32"), (task, "bfloat16"), (f"{task}+checkpointing", "bfloat16")]
+    for parts in (part for part in range(1, images + 1) if images % part == 0):
+        for variant, dtype in settings:
+            if f"{variant}/parameters" in values:
+                if estimate(values, variant, dtype, images / parts * (side / 512) ** 2) <= gpu:
+                    checkpointing, accumulate = variant[len(task) + 1 :], f"ACCUMULATE {parts}" if parts > 1 else ""
+                    return ", ".join(filter(None, (dtype, checkpointing, accumulate)))
+    return "does not fit"
 
 
-def mine(architecture: str) -> dict[str, float]:
-    """Measure the optimization of styles for 8 patches."""
-    from famix.clip.base import family_named
-    from famix.style import optimize_styles
-
-    family, sizes = family_named(architecture)
-    create: Any = family
-    tower = create(sizes, 32, trainable=(), with_embedding=True).eval()
-    stage, images = tower.stages[0], torch.randn(8, 3, tower.input_resolution, tower.input_resolution)
-    with torch.no_grad():
-        own = tower.features_at(stage, images)
-        size = tower.encode_from(stage, own).shape[1]
-    texts = nn.functional.normalize(torch.randn(8, size), dim=1)
-
-    def optimize() -> None:
-        optimize_styles(
-            own, texts, lambda x: tower.encode_from(stage, tower.replace_map(own, x)), steps=5, lr=1.0, momentum=0.9,
-            weight_decay=1e-4, rectify=tower.rectified, relative=not tower.rectified,
-        )  # fmt: skip
-
-    return {"seconds": measure(optimize), "memory": peak_gib()}
+def gpu_settings(found: dict[tuple[str, str], dict[str, float]]) -> str:
+    """Return the table of estimated settings."""
+    rows = []
+    for model, (images, side) in BATCHES.items():
+        values = found.get((model, "memory"), {})
+        for task in ("layer4.2", "adapters", "full"):
+            if f"{task}/parameters" in values:
+                cells = [gpu_setting(values, task, images, side, gpu) for gpu in GPUS]
+                rows.append([model, task, f"{images} x {side} x {side}", *cells])
+    return markdown(["model", "task", "batch", *(f"{gpu} GB" for gpu in GPUS)], rows)
 
 
-def run_tasks(model: str) -> list[str]:
-    """Run the tasks for a model, each in its own process, and return the cells of its row."""
-    found: dict[str, dict[str, float]] = {}
-    for task in ("compare", "train", "mine"):
-        if task != "train" and model.startswith("DINO"):  # no text tower
-            continue
-        command = [sys.executable, __file__, "--task", task, "--models", model]
-        output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
-        found[task] = json.loads(output.splitlines()[-1])
-    exact = [f"{value:.1e}" for value in found["compare"].values()] if "compare" in found else ["-"] * 3
-    mined = [f"{value:.1f}" for value in found["mine"].values()] if "mine" in found else ["-"] * 2
-    return [model, *exact, *(f"{value:.1f}" for value in found["train"].values()), *mined]
+def make_report(found: dict[tuple[str, str], dict[str, float]]) -> str:
+    """Return the tables."""
+    steps = {}
+    for model in MEASURED:
+        for task in filter(lambda task: has_task(model, task), TRAINING):
+            prefix, counted = f"{task}/", found.get((model, "memory"), {})
+            values = {key.removeprefix(prefix): x for key, x in counted.items() if key.startswith(prefix)}
+            values |= found.get((model, task), {})
+            if values:
+                steps[model, task] = values
+    tables = {
+        "Differences to open_clip and timm": table(
+            {key: values for key, values in found.items() if key[1] == "compare"},
+            {"image size": "size .0f", "maps": "stages .1e", "image embedding": "image .1e", "from all stages": "from .1e",
+             "text": "text .1e"},
+        ),
+        "Training step": table(
+            steps, {"parameters, M": "parameters .1f", "trained, M": "trained .1f", "CPU s": "seconds .1f", "peak, GiB": "peak .1f"},
+        ),
+        "Memory kept for the backward pass": table(
+            steps,
+            {"float32, GiB per image": "float32/image .2f", "float32, GiB once": "float32/once .2f", "bfloat16, GiB per image": "bfloat16/image .2f",
+             "bfloat16, GiB once": "bfloat16/once .2f"},
+        ),
+        "Settings for GPUs, estimated": gpu_settings(found),
+        "Mining": table(
+            {key: values for key, values in found.items() if key[1] == "mine"},
+            {"a batch, CPU s": "seconds .1f", "per style and step, CPU s": "step .1f", "peak, GiB": "peak .1f"},
+        ),
+    }  # fmt: skip
+    return "\n\n".join(f"## {title}\n\n{rows}" for title, rows in tables.items())
 
 
 def main() -> None:
-    """Print the table row by row, or the result of one task as JSON."""
+    """Run the missing tasks and print the tables."""
     args = make_parser().parse_args()
-    torch.manual_seed(1)
-    if args.task:
-        print(json.dumps(globals()[args.task](MODELS[args.models[0]])))
-        return
-    print(f"{date.today()}, {os.cpu_count()} CPU cores, torch {torch.__version__}, random weights, seed 1\n")
-    print("| " + " | ".join(HEADS) + " |\n|" + "---|" * len(HEADS))
-    for model in args.models:
-        print("| " + " | ".join(run_tasks(model)) + " |", flush=True)
+    args.output.mkdir(parents=True, exist_ok=True)
+    files = {
+        (model, task): args.output / f"{model}_{task}.json"
+        for model in MODELS
+        for task in TASKS
+        if has_task(model, task)
+    }
+    wanted = [(model, task) for task in args.tasks for model in args.models if (model, task) in files]
+    jobs = [(*key, files[key]) for key in wanted if not files[key].exists()]
+    torch.set_num_threads(1)
+    with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
+        for line in pool.imap_unordered(run_task, jobs):
+            print(line, file=sys.stderr, flush=True)
+    found = {key: json.loads(file.read_text()) for key, file in files.items() if file.exists()}
+    report = f"{describe_machine()}, random weights, seed 1\n\n{make_report(found)}"
+    print(report)
+    if args.report:
+        args.report.write_text(f"# Real-size towers\n\nPrinted by `python benchmarks/towers.py`\n\n{report}\n")
 
 
 if __name__ == "__main__":

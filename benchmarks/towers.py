@@ -23,7 +23,7 @@ peaks of the training steps leave 0.1 to 0.7 GiB for them), and 1.5 GiB for CUDA
 mine: one batch of two 512 x 512 images with 2 styles, optimized for 1 step (the recipe: up to 19 styles, 100 steps).
 """
 
-# ruff: noqa: E402, the parser comes before imports that take seconds
+# ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
 import json
@@ -63,7 +63,7 @@ BATCHES = {  # images and side of the crops in the published protocols
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Create the command-line parser."""
     parser = benchmark_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="(default: all)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="in this order (default: all)")
@@ -87,7 +87,7 @@ def has_task(model: str, task: str) -> bool:
 
 
 if __name__ == "__main__":
-    make_parser().parse_args()  # --help and mistakes are answered at once
+    make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
 from towers_tasks import compare, count, mine, train
@@ -134,12 +134,12 @@ def estimate(values: dict[str, float], task: str, dtype: str, images: float) -> 
 def gpu_setting(values: dict[str, float], task: str, images: int, side: int, gpu: int) -> str:
     """Return the first setting with which a batch fits on a GPU."""
     settings = [(task, "float32"), (task, "bfloat16"), (f"{task}+checkpointing", "bfloat16")]
+    known = [(variant, dtype) for variant, dtype in settings if f"{variant}/parameters" in values]
     for parts in (part for part in range(1, images + 1) if images % part == 0):
-        for variant, dtype in settings:
-            if f"{variant}/parameters" in values:
-                if estimate(values, variant, dtype, images / parts * (side / 512) ** 2) <= gpu:
-                    checkpointing, accumulate = variant[len(task) + 1 :], f"ACCUMULATE {parts}" if parts > 1 else ""
-                    return ", ".join(filter(None, (dtype, checkpointing, accumulate)))
+        for variant, dtype in known:
+            if estimate(values, variant, dtype, images / parts * (side / 512) ** 2) <= gpu:
+                checkpointing, accumulate = variant[len(task) + 1 :], f"ACCUMULATE {parts}" if parts > 1 else ""
+                return ", ".join(filter(None, (dtype, checkpointing, accumulate)))
     return "does not fit"
 
 

@@ -243,10 +243,10 @@ def _pixel_statistics(cfg: CfgNode) -> tuple[Sequence[float], Sequence[float]]:
     by_file = [family for _, family in CLIP_FAMILY_REGISTRY if family.sizes_in_weights]
     known = {(family.pixel_mean, family.pixel_std) for family in by_file}
     is_timm = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone"
-    named, _ = (None, None) if is_timm else family_named(undownloaded(cfg).MODEL.CLIP.ARCHITECTURE)
-    if named in by_file and len(known) == 1:
-        return known.pop()
-    with suppress(WeightsError):  # reported when the weights are needed
+    with suppress(ConfigError, WeightsError):  # reported when the backbone is built, unless a checkpoint determines it
+        named, _ = (None, None) if is_timm else family_named(undownloaded(cfg).MODEL.CLIP.ARCHITECTURE)
+        if named in by_file and len(known) == 1:
+            return known.pop()
         tower = tower_without_weights(cfg)
         return tower.pixel_mean, tower.pixel_std
     return CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std

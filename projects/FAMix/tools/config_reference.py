@@ -42,19 +42,20 @@ STALE, USER_ERROR = 1, 2  # exit statuses
 
 HEAD = """# Config keys
 
-All keys that FAMix adds to [Detectron2's own](https://detectron2.readthedocs.io/en/latest/modules/config.html), generated
-from `add_famix_config` by `python projects/FAMix/tools/config_reference.py`. Keys are set in a YAML file, or as
-`KEY VALUE` at the end of a command. On the command line, text with spaces, brackets or braces needs quotes:
-`STYLE_MINING.STYLES "['foggy', 'rainy']"`. `OUTPUT_DIR/config.yaml` stores the effective config.
+This page lists all keys that FAMix adds to
+[Detectron2's](https://detectron2.readthedocs.io/en/latest/modules/config.html). It is generated from `add_famix_config`
+by `python projects/FAMix/tools/config_reference.py`. Set keys in a YAML file or as `KEY VALUE` at the end of a command.
+On the command line, text with spaces, brackets or braces needs quotes: `STYLE_MINING.STYLES "['foggy', 'rainy']"`.
+`OUTPUT_DIR/config.yaml` stores the effective config.
 
 `~` and environment variables are expanded in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
 `MODEL.STYLE.BANK` and `DATASETS.FILES`, in `--config-file`, `_BASE_` and the paths on command lines, and in the variables
 `DETECTRON2_DATASETS` and `FAMIX_CACHE`. An unset variable is an error. `OUTPUT_DIR/config.yaml` stores the expanded
-paths. Paths must be local; URLs are refused.
+paths. Paths must be local; URLs are rejected.
 """
 PROJECTS = """## Keys of Detectron2's DeepLab and Panoptic-DeepLab projects
 
-FAMix's heads read the keys that apply to them. For their meanings, see the code of the projects
+FAMix's heads use the keys that apply to them. For their meaning, see the code of the projects
 [DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/DeepLab) and
 [Panoptic-DeepLab](https://github.com/facebookresearch/detectron2/tree/main/projects/Panoptic-DeepLab).
 """

@@ -123,8 +123,8 @@ def check_layout(state_dict: Mapping[str, Tensor]) -> None:
     blocks = len({name.split(".")[2] for name in state_dict if name.startswith("transformer.resblocks.")})
     if min(context_length, text_width, vocab_size) < 1 or max(blocks, context_length) > _MAX_TEXT:
         raise WeightsError(
-            f"CLIP weights must have a text tower of a size close to OpenAI's, got {blocks} blocks and {context_length} of "
-            f"{vocab_size} tokens in {text_width} channels. Use e.g. RN50."
+            f"CLIP weights must have a text tower of a size close to OpenAI's, got {blocks} blocks with {text_width} "
+            f"channels for {context_length} tokens from a vocabulary of {vocab_size}. Use e.g. RN50."
         )
     with torch.device("meta"):
         # The shapes do not depend on the number of heads, and 1 divides every width.
@@ -143,4 +143,4 @@ def require_shapes(
         shown = "; ".join(
             f"{name}: {got.get(name, 'missing')} instead of {expected.get(name, 'none')}" for name in wrong[:3]
         )
-        raise WeightsError(f"CLIP weights must match {model}, got {len(wrong)} different tensors ({shown}). {remedy}.")
+        raise WeightsError(f"CLIP weights must match {model}, but {len(wrong)} tensors differ ({shown}). {remedy}.")

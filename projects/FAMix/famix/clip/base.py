@@ -179,7 +179,7 @@ class CLIPImageTower(Backbone):
         return x
 
     def with_map(self, x: Any, features: Tensor) -> Any:
-        """Return a state with a different map."""
+        """Return a copy of a state with its map replaced."""
         return features
 
     def state_of(self, features: Tensor) -> Any:
@@ -231,7 +231,7 @@ class CLIPImageTower(Backbone):
         self.check_stage(stage)
         if stage in self._taps:
             raise ConfigError(
-                f"transform_stage must not be nested for one stage, got {stage} twice. Compose the functions."
+                f"transform_stage must not be nested for the same stage, got {stage} twice. Compose the functions."
             )
         self._taps[stage] = transform
         try:

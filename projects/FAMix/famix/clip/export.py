@@ -109,8 +109,8 @@ def save_clip(model: CLIP, path: str | Path, form: CLIPFileForm = "state_dict") 
     Args:
         model: a CLIP ResNet on the CPU. Its convolutions, linear layers and projections are converted to half precision in
             place, as in OpenAI's files.
-        path: output file. Its metadata specify OpenAI's text design.
-        form: "state_dict" (torch.save), "safetensors" or "torchscript", a traced model with the buffers of OpenAI's files.
+        path: output file. Its metadata specifies OpenAI's text design.
+        form: "state_dict" (torch.save), "safetensors", or "torchscript" (traced model with the buffers of OpenAI's files).
 
     Raises:
         ConfigError: `form` is unknown.

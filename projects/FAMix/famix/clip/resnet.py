@@ -29,7 +29,7 @@ class BlockGeometry(NamedTuple):
 
 
 def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeometry]]:
-    """Compute stride and dilation of every block.
+    """Compute the stride and dilation of every block.
 
     A stage that would exceed the output stride keeps its resolution and doubles the dilation. As in the reference
     implementation, only its last block uses the new dilation: the first block has dilation 1, and the blocks in between
@@ -40,7 +40,7 @@ def plan_blocks(layers: Sequence[int], output_stride: int) -> list[list[BlockGeo
         output_stride: stride of the last stage: 8, 16 or 32.
 
     Returns:
-        The geometries of each stage's blocks.
+        The geometry of each block, grouped by stage.
 
     Raises:
         ConfigError: the output stride is invalid.

@@ -36,11 +36,11 @@ def add_famix_config(cfg: CN) -> None:
 
 def _add_model_keys(cfg: CN) -> None:
     clip = cfg.MODEL.CLIP = CN()
-    clip.ARCHITECTURE = ""  # RN50, ViT-B/16, ... (OpenAI's) or open_clip:NAME; "" uses that of WEIGHTS, or RN50
+    clip.ARCHITECTURE = ""  # RN50, ViT-B/16, ... (OpenAI's) or open_clip:NAME; "" infers it from WEIGHTS, or is RN50
     clip.WEIGHTS = ""  # name, open_clip:NAME/TAG or file; "" uses random weights until MODEL.WEIGHTS is loaded
-    clip.TOKENIZER = ""  # folder with tokenizer files, e.g. for SigLIP; "" uses OpenAI's or downloads the files
+    clip.TOKENIZER = ""  # folder with tokenizer files, e.g. for SigLIP; "" uses OpenAI's or downloads it
     clip.OUTPUT_STRIDE = 16  # output stride of the last stage: 8, 16 or 32
-    clip.TRAINABLE = ["layer4.2"]  # backbone submodules to train, e.g. "layer4"; ["all"] trains and [] freezes all
+    clip.TRAINABLE = ["layer4.2"]  # backbone submodules to train, e.g. "layer4"; ["all"] trains all, and [] freezes all
     clip.CHECKPOINT_ACTIVATIONS = False  # True recomputes activations in the backward pass to save memory
 
     timm = cfg.MODEL.TIMM = CN()
@@ -104,8 +104,8 @@ def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor for random resizing before the training crop
-    cfg.INPUT.MAX_PIXELS = 8192 * 8192  # pixel limit per image, label or video frame; larger ones are rejected unread
-    cfg.INPUT.RELEASED_PADDING = False  # True labels the padding of training crops as road, like the authors' code
+    cfg.INPUT.MAX_PIXELS = 8192 * 8192  # pixel limit per image, label or video frame; larger files are rejected
+    cfg.INPUT.RELEASED_PADDING = False  # True labels the padding of training crops as road, as in the authors' code
     cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) of the crop after resizing, in pixels; [] keeps INPUT.CROP.SIZE
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD, ADAM or ADAMW
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # ratio of the backbone's learning rate to the head's
@@ -123,7 +123,7 @@ def _add_test_keys(cfg: CN) -> None:
     test.WINDOW_BATCH = 1  # sliding windows per forward pass; higher values are faster on a GPU but need more memory
     test.CLASSES = "all"  # classes included in mIoU: all, synthia16 (or "16") or synthia13 (or "13")
     test.ABSENT_CLASSES = "skip"  # predicted but never labeled classes: skip (excluded from mIoU) or zero (IoU of 0)
-    test.RELEASED_PADDING = False  # True labels the padding of protocol crops as road, like the authors' code
+    test.RELEASED_PADDING = False  # True labels the padding of protocol crops as road, as in the authors' code
     test.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (the official script)
     test.SOURCE = []  # datasets in DATASETS.TEST that are not targets; [] means those in the source domain
 

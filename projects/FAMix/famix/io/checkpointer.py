@@ -204,7 +204,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         if self._resuming:
             lost = [key for key in self.checkpointables if key not in checkpoint]
             if lost:
-                raise WeightsError(f"The checkpoint lacks {', '.join(lost)}, which is needed to resume.")
+                raise WeightsError(f"The checkpoint lacks entries that are needed to resume: {', '.join(lost)}.")
             broken = first_not_finite(checkpoint["model"])
             if broken is not None:
                 raise WeightsError(f"Non-finite values in '{broken}' of the checkpoint: training had already diverged.")

@@ -227,7 +227,7 @@ def filter_bank(
         for one in classes:
             if one not in ids:
                 raise BankError(
-                    f"--class must be a class of the bank, got '{one}'.{did_you_mean(one, ids)} Choose from {', '.join(ids)}."
+                    f"--class must be a class in the bank, got '{one}'.{did_you_mean(one, ids)} Choose from {', '.join(ids)}."
                 )
         kept &= torch.isin(bank.class_ids, torch.tensor([ids[one] for one in classes]))
     if prompts:

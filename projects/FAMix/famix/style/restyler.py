@@ -20,7 +20,7 @@ from famix.utils.errors import ConfigError
 class PatchRestyler:
     """Callable that randomizes the style of each patch of a feature map.
 
-    It is not an nn.Module, so neither styles nor random state are saved in checkpoints.
+    It is not an nn.Module, so checkpoints contain neither styles nor random state.
 
     Args:
         strategies: style strategies, applied in order, each to the statistics drawn by the previous one. The final result

@@ -210,6 +210,6 @@ def optional_packages(name: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE {name} requires open_clip and timm, got: {error}. Install them with pip install "
+            f"MODEL.CLIP.ARCHITECTURE {name} requires open_clip and timm ({error}). Install them with pip install "
             "'famix[open_clip]'."
         ) from error

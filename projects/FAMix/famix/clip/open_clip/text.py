@@ -33,7 +33,7 @@ class OpenClipTextTower(nn.Module):
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise WeightsError(
-                f"CLIP weights must contain the text tower of {model.name}, got: {reason:.300}. Use the complete CLIP weights."
+                f"CLIP weights must contain the text tower of {model.name} ({reason:.300}). Use the complete CLIP weights."
             ) from error
         self.requires_grad_(False).eval()
         self._tokenize: Callable[[list[str]], Tensor] | None = None

@@ -69,7 +69,7 @@ def find_timm_model(name: str) -> TimmModel:
         import timm
     except ImportError as error:
         raise ConfigError(
-            f"MODEL.TIMM.NAME {name} requires timm, got: {error}. Install it with pip install 'famix[open_clip]'."
+            f"MODEL.TIMM.NAME {name} requires timm ({error}). Install it with pip install 'famix[open_clip]'."
         ) from error
     if not timm.is_model(name):
         known = did_you_mean(name.split(".")[0], timm.list_models())
@@ -116,7 +116,7 @@ def build_timm_tower(name: str, weights: str, output_stride: int, trainable: Seq
                 for key in wrong[:3]
             )
             raise WeightsError(
-                f"MODEL.TIMM.WEIGHTS must match MODEL.TIMM.NAME {name}, got {len(wrong)} different tensors ({shown}) in {weights}. "
+                f"MODEL.TIMM.WEIGHTS must match MODEL.TIMM.NAME {name}, but {len(wrong)} tensors differ ({shown}) in {weights}. "
                 "Correct either setting."
             )
         tower.trunk.load_state_dict({key: found[key] for key in own})

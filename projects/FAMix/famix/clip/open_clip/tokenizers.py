@@ -66,7 +66,7 @@ def _load_from_hugging_face(model: OpenClipModel, config: dict[str, Any], folder
         )
     except ImportError as error:
         raise ConfigError(
-            f"MODEL.CLIP.ARCHITECTURE {model.name} requires transformers for its tokenizer, got: {error}. Install it with pip "
+            f"MODEL.CLIP.ARCHITECTURE {model.name} requires transformers for its tokenizer ({error}). Install it with pip "
             "install 'famix[open_clip]'."
         ) from error
     except Exception as error:  # transformers and huggingface_hub raise many types

@@ -106,7 +106,7 @@ def load_library() -> Any:
         from transformers.models.mask2former import modeling_mask2former
     except ImportError as error:
         raise ConfigError(
-            f"MODEL.META_ARCHITECTURE FAMixMaskFormer requires transformers, got: {error}. Install it with pip install "
+            f"MODEL.META_ARCHITECTURE FAMixMaskFormer requires transformers ({error}). Install it with pip install "
             "'famix[queries]'."
         ) from error
     return modeling_mask2former

@@ -30,7 +30,7 @@ class TextQueries(nn.Module):
     """Query features computed from text embeddings, one query per class, as in TQDM (Pak et al., ECCV 2024).
 
     Args:
-        text_embeddings: (K, D), of unit length.
+        text_embeddings: (K, D) unit-length embeddings of the class names.
         hidden_dim: number of channels C.
     """
 
@@ -70,7 +70,7 @@ class TextClassifier(nn.Module):
     """Classifier that compares queries with text embeddings and a learned "no object" row, as in FC-CLIP (Yu et al., 2023).
 
     Args:
-        text_embeddings: (K, D), of unit length.
+        text_embeddings: (K, D) unit-length embeddings of the class names.
         hidden_dim: number of channels C.
     """
 

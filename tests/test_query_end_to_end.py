@@ -44,12 +44,6 @@ def test_resumed_run_equals_an_undisturbed_one(workspace: QueryWorkspace) -> Non
     assert_equal_state(workspace.training_state("resumed"), workspace.training_state("finished"))
 
 
-def test_gradients_are_accumulated_over_the_same_points(workspace: QueryWorkspace) -> None:
-    """The points of an image do not depend on its place in the batch; the normalizers of small batches differ."""
-    workspace.run("accumulated", *TEXT, *QUICK, "SOLVER.ACCUMULATE", "2")
-    assert workspace.checkpoint("accumulated")["iteration"] == 0
-
-
 def test_predictions_need_no_clip(workspace: QueryWorkspace) -> None:
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     moved = workspace.clip.rename(workspace.clip.with_suffix(".moved"))

@@ -117,7 +117,8 @@ def _initialize(decoder: MaskDecoder, library: Any, config: Any) -> None:
     """Initialize the decoder as in the authors' implementation.
 
     The constructors leave the pixel decoder's level embedding uninitialized and the offsets of deformable attention random.
-    In the library, the enclosing model calls `_init_weights` on every module, children before parents.
+    In the library, the enclosing model calls `_init_weights` on every module. The modules initialized here have no parameters in
+    common, so their order is arbitrary.
     """
     for module in decoder.pixel_decoder.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -133,6 +134,6 @@ def _initialize(decoder: MaskDecoder, library: Any, config: Any) -> None:
         library.Mask2FormerMaskedAttentionDecoderLayer,
         library.Mask2FormerPredictionBlock,
     )
-    for module in reversed(list(decoder.modules())):
+    for module in decoder.modules():
         if isinstance(module, own):
             initializer._init_weights(module)

@@ -18,7 +18,7 @@ memory: the tensors that autograd keeps for the backward pass in each training t
 once (copies of weights). They are counted without computing values. The settings for GPUs are estimates, not measurements:
 the sum of 4 bytes per parameter, 12 bytes of gradient and AdamW state per trained parameter, 1.15 times the tensors kept,
 scaled by the number of pixels, temporary tensors of 0.5 GiB per 512 x 512 image in float32 and 0.25 GiB in bfloat16 (the
-peaks of the training steps leave 0.1 to 0.7 GiB for them), and 1.5 GiB for CUDA.
+peaks of the training steps leave up to 0.7 GiB for them), and 1.5 GiB for CUDA.
 
 mine: one batch of two 512 x 512 images with 2 styles, optimized for 1 step (the recipe: up to 19 styles, 100 steps).
 """

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+_FIRST_STAGES = {"resnet": "layer1", "convnext": "trunk.stages.0", "vit": "transformer.resblocks.0"}
 _BATCHES, _NOISE = 1, 2  # streams of random numbers
 _LARGEST_SCALE = math.log(100.0)
 _Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal for training runs with equal results
@@ -36,10 +37,11 @@ _Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal fo
 class TrainingPlan:
     """Settings of a training run."""
 
+    family: str = "resnet"  # one of compact_clip.FAMILIES
     seed: int = 0
     steps: int = 3000
     batch: int = 128
-    width: int = 16  # channels of the image tower's stem
+    width: int = 16  # channels of the ResNet's stem
     style_noise: float = 0.1  # see `style_noise`; 0 disables it
     learning_rate: float = 1e-3  # peak after `warmup` updates, followed by cosine decay to 0
     warmup: int = 100
@@ -120,7 +122,7 @@ def train_clip(
             weights have different sizes; or the device is unusable.
     """
     device = usable_device(device)
-    model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed).train()
+    model = CompactCLIP(plan.width, vocabulary(class_names), plan.seed, plan.family).train()
     if initial is not None:
         model.load_full_state_dict(initial)
     model.to(device).clip.visual.to(memory_format=torch.channels_last)
@@ -157,12 +159,17 @@ def train_clip(
 
 
 def hook_noise(model: CompactCLIP, amount: float, generator: torch.Generator) -> torch.utils.hooks.RemovableHandle:
-    """Apply `style_noise` after layer1 while the model is in training mode."""
+    """Apply `style_noise` after the first stage while the model is in training mode."""
 
     def change(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return style_noise(output, amount, generator) if module.training and amount > 0 else output
+        if not module.training or amount == 0:
+            return output
+        if output.ndim == 4:
+            return style_noise(output, amount, generator)
+        tokens = output[:, 1:].mT[..., None]  # a map of one column, without the class token
+        return torch.cat([output[:, :1], style_noise(tokens, amount, generator)[..., 0].mT], dim=1)
 
-    return model.clip.visual.layer1.register_forward_hook(change)
+    return model.clip.visual.get_submodule(_FIRST_STAGES[model.family]).register_forward_hook(change)
 
 
 def _update(

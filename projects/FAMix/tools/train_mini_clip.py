@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from famix_arguments import whole_number
 
+FAMILIES = ("resnet", "convnext", "vit")
 CROPS_PER_SCENE = 20
 MEGABYTES_PER_SCENE = 0.24608
 DTYPES = ("float32", "bfloat16")
@@ -37,12 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
     count, processors = partial(whole_number, highest=MOST), partial(whole_number, lowest=1, highest=MOST_PROCESSORS)
     add = parser.add_argument
     add("--output", required=True, type=file, metavar="FILE", help="compact .safetensors file to write")
+    add("--family", default=FAMILIES[0], choices=FAMILIES, help=f"family of the image tower (default: {FAMILIES[0]})")
     kinds: dict[str, tuple[Any, str, str]] = {
         "seed": (partial(whole_number, highest=MOST_SEED), "N", "seed of weights, batches and captions"),
         "steps": (count, "N", "updates"),
         "batch": (partial(count, lowest=2), "N", "crops per update, at least 2"),
-        "width": (stem_width, "N", "number of channels of the stem, must be even"),
-        "style_noise": (real_number, "S", "relative noise of the channel statistics after layer1"),
+        "width": (stem_width, "N", "number of channels of the ResNet's stem, must be even"),
+        "style_noise": (real_number, "S", "relative noise of the channel statistics after the first stage"),
         "learning_rate": (partial(real_number, positive=True), "LR", "highest"),
         "warmup": (count, "N", "updates until the learning rate reaches its maximum; 0 disables warm-up"),
     }
@@ -122,6 +124,7 @@ from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
+from famix_minitown.compact_clip import FAMILIES as COMPACT_FAMILIES
 from famix_minitown.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, train_clip
 from famix_minitown.crops import (
@@ -158,7 +161,7 @@ def sources_of(arguments: argparse.Namespace) -> tuple[CropSource, CropSource]:
 def run(arguments: argparse.Namespace) -> None:
     """Make or open the crops, train, validate and write the file."""
     # Report invalid arguments before making the crops, which takes minutes.
-    plan = TrainingPlan(**{name: getattr(arguments, name) for name in (*DEFAULTS, "dtype")})
+    plan = TrainingPlan(**{name: getattr(arguments, name) for name in (*DEFAULTS, "dtype", "family")})
     device, initial = usable_device(arguments.device), _load_initial(arguments)
     (source, held_out), output = sources_of(arguments), arguments.output
     cache = arguments.crops_cache or output.with_name(f"{output.name}.crops.npy")
@@ -186,14 +189,15 @@ def run(arguments: argparse.Namespace) -> None:
 def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
     if not arguments.initial:
         return None
-    initial = load_clip_state_dict(arguments.initial)
+    initial = load_clip_state_dict(arguments.initial, COMPACT_FAMILIES[arguments.family])
     if initial.text_design.or_else(OPENAI_TEXT) != OPENAI_TEXT:
         raise ConfigError(
             f"--initial must be a CLIP with {OPENAI_TEXT}, got {arguments.initial} with {initial.text_design}. "
             "Start from a CLIP that train_mini_clip.py has trained."
         )
     try:
-        require_same_sizes(initial, arguments.width)
+        if arguments.family == FAMILIES[0]:
+            require_same_sizes(initial, arguments.width)
     except FAMixError as error:
         raise ConfigError(f"--initial {arguments.initial}, --width {arguments.width}: {error}") from error
     return initial

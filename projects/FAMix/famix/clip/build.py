@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from famix.clip.adapters import add_adapters
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, family_named, family_of, find_family
-from famix.clip.open_clip.models import PREFIX
 from famix.clip.open_clip.timm_backbone import build_timm_tower
-from famix.clip.weights import is_published, load_configured_clip
+from famix.clip.weights import architecture_of, load_configured_clip
 from famix.config import register_completion
 from famix.utils.errors import ConfigError, WeightsError
 
@@ -227,7 +226,7 @@ def complete_backbone_settings(cfg: CfgNode) -> None:
     """
     if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
         return
-    name = _architecture_of(cfg.MODEL.CLIP.WEIGHTS)
+    name = architecture_of(cfg.MODEL.CLIP.WEIGHTS)
     if name and not cfg.MODEL.CLIP.ARCHITECTURE and not family_named(name)[0].sizes_in_weights:
         cfg.MODEL.CLIP.ARCHITECTURE = name
     default = CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
@@ -260,14 +259,7 @@ def undownloaded(cfg: CfgNode) -> CfgNode:
     """Return a copy of a config in which the name of a published CLIP is replaced with its architecture."""
     cfg = cfg.clone()
     cfg.defrost()
-    name = _architecture_of(cfg.MODEL.CLIP.WEIGHTS)
+    name = architecture_of(cfg.MODEL.CLIP.WEIGHTS)
     if name:
         cfg.MODEL.CLIP.ARCHITECTURE, cfg.MODEL.CLIP.WEIGHTS = name, ""
     return cfg
-
-
-def _architecture_of(weights: str) -> str:
-    """Return the architecture in the name of published weights, or "" for a file."""
-    if weights.startswith(PREFIX):
-        return weights.partition("/")[0]
-    return weights if is_published(weights) else ""

@@ -22,7 +22,7 @@ from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
 
-_REGISTERED: dict[str, Path] = {}  # name -> file, registered by plugins
+_REGISTERED: dict[str, tuple[Path, str]] = {}  # name -> file and architecture, registered by plugins
 _COUNTERS = ("input_resolution", "context_length", "vocab_size")  # integers, unless the whole file was halved
 _COUNTER_SUFFIX = ".num_batches_tracked"
 
@@ -101,7 +101,7 @@ def load_clip_state_dict(source: str, architecture: str = "", tokenizer: str = "
         architecture, path = download_weights(source)
     else:
         path = _file_of(source)
-        architecture = architecture or (source if is_published(source) else "")
+        architecture = architecture or architecture_of(source)
     content = read_clip(path)
     try:
         state_dict = CLIPStateDict({name: tensor.float() for name, tensor in content.items() if _counts(name, tensor)})
@@ -116,9 +116,18 @@ def load_clip_state_dict(source: str, architecture: str = "", tokenizer: str = "
     return state_dict
 
 
-def register_clip_weights(name: str, path: Path) -> None:
-    """Register a weights file under a name for MODEL.CLIP.WEIGHTS."""
-    _REGISTERED[name] = path
+def register_clip_weights(name: str, path: Path, architecture: str = "") -> None:
+    """Register a weights file under a name for MODEL.CLIP.WEIGHTS, with its MODEL.CLIP.ARCHITECTURE."""
+    _REGISTERED[name] = (path, architecture)
+
+
+def architecture_of(source: str) -> str:
+    """Return the architecture that a value of MODEL.CLIP.WEIGHTS names, or "" for a file."""
+    if source in _REGISTERED:
+        return _REGISTERED[source][1]
+    if source.startswith(PREFIX):
+        return source.partition("/")[0]
+    return source if is_published(source) else ""
 
 
 def is_published(source: str) -> bool:
@@ -146,7 +155,7 @@ def _counts(name: str, tensor: Tensor) -> bool:
 
 def _file_of(source: str) -> Path:
     if source in _REGISTERED:
-        return _REGISTERED[source]
+        return _REGISTERED[source][0]
     remedy = absent_plugin_remedy(source)
     if remedy and not os.path.exists(source):
         raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a registered name or a file, got {source!r}.{remedy}")

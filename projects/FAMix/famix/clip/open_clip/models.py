@@ -21,6 +21,7 @@ from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import did_you_mean
 
 PREFIX = "open_clip:"
+_CONFIG_FOLDERS: list[Path] = []  # of plugins
 _OPENAI = {
     name: name.replace("/", "-").replace("@336px", "-336") + "-quickgelu"
     for name in model_urls()
@@ -135,6 +136,8 @@ def find_model(name: str) -> OpenClipModel | None:
     else:
         with optional_packages(name):
             import open_clip
+        for folder in _CONFIG_FOLDERS:
+            open_clip.add_model_config(folder)
         config = open_clip.get_model_config(model)
         if config is None:
             raise ConfigError(
@@ -151,6 +154,12 @@ def find_model(name: str) -> OpenClipModel | None:
         tuple(255 * value for value in preprocess.get("mean", OPENAI_DATASET_MEAN)),
         tuple(255 * value for value in preprocess.get("std", OPENAI_DATASET_STD)),
     )
+
+
+def register_model_configs(folder: Path) -> None:
+    """Add open_clip model configs, one <name>.json each, to the names for MODEL.CLIP.ARCHITECTURE."""
+    if folder not in _CONFIG_FOLDERS:
+        _CONFIG_FOLDERS.append(folder)
 
 
 def _read_config(name: str, path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Benchmark of all methods and controls in the miniature town over several seeds, with paired tests.
 
     python benchmarks/minitown.py [--configs baseline famix ...] [--seeds 1 2 3 4 5] [--ablations] [--report FILE]
+    python benchmarks/minitown.py --family vit
 
 Runs with a record in benchmarks/results/runs/minitown are skipped. Use --rerun to repeat them, or --recorded to only
 print the records. Each run uses its seed for both mining and training, so the spread over seeds includes mining. The
@@ -14,20 +15,22 @@ import argparse
 from pathlib import Path
 
 from common import study_parser
-from minitown_methods import ABLATIONS, METHODS, MINED
+from minitown_methods import ABLATIONS, CLIPS, METHODS, MINED, methods_of
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
     parser = study_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5))
+    parser.add_argument("--configs", nargs="+", choices=METHODS, help="methods to run (default: all)")
     parser.add_argument(
-        "--configs", nargs="+", default=list(METHODS), choices=METHODS, help="methods to run (default: all)"
-    )
-    parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)}")
+        "--family", default=CLIPS[0], choices=CLIPS, help=f"family of the CLIP (default: {CLIPS[0]}); the other families "
+        f"have the methods {', '.join(methods_of(CLIPS[1]))}",
+    )  # fmt: skip
+    parser.add_argument("--ablations", action="store_true", help=f"also run {', '.join(ABLATIONS)} with the ResNet")
     parser.add_argument("--clip", metavar="WEIGHTS", help="CLIP to start from (default: the CLIP in the configs)")
     parser.add_argument(
         "--records", type=Path, metavar="DIR", help="folder for records of finished runs (default: "
-        "benchmarks/results/runs/minitown, or OUTPUT/records with --quick, --clip or KEY VALUE)",
+        "benchmarks/results/runs/minitown or minitown_FAMILY, or OUTPUT/records with --quick, --clip or KEY VALUE)",
     )  # fmt: skip
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--recorded", action="store_true", help="print the recorded runs without running anything")
@@ -57,11 +60,18 @@ class Benchmark(Study):
     """Study of METHODS and ABLATIONS. `records` contains the finished runs by method and seed."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        methods = {name: METHODS[name] for name in arguments.configs} | (ABLATIONS if arguments.ablations else {})
-        super().__init__(arguments, methods, (MINED, METHODS[MINED]), ("DATASETS.TEST", str(SCORED)))
+        family, known = arguments.family, methods_of(arguments.family)
+        methods = {name: known[name] for name in arguments.configs or known if name in known}
+        records = RUNS
+        if family == CLIPS[0]:
+            methods |= ABLATIONS if arguments.ablations else {}
+        else:
+            arguments.output /= family
+            records = RUNS.with_name(f"{RUNS.name}_{family}")
+        super().__init__(arguments, methods, (MINED, known[MINED]), ("DATASETS.TEST", str(SCORED)))
         if arguments.clip:
             self.options += ("MODEL.CLIP.WEIGHTS", arguments.clip)
-        self.folder: Path = arguments.records or (self.output / "records" if self.options else RUNS)
+        self.folder: Path = arguments.records or (self.output / "records" if self.options else records)
         self.rerun, self.recorded_only = arguments.rerun, arguments.recorded
         self.records: dict[str, dict[int, RunRecord]] = {}
 

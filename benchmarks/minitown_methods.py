@@ -44,6 +44,23 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Method without jitter -> same method with each jitter strength."""
 
+CLIPS = ("resnet", "convnext", "vit")
+"""Families of the town's CLIPs."""
+
+
+def methods_of(family: str) -> dict[str, Method]:
+    """Return the methods for a CLIP; METHODS is for the ResNet."""
+    if family == CLIPS[0]:
+        return METHODS
+    settings = {"noise": Needs.NOISE_SCALE}
+    return {
+        name: _method(
+            f"{name}_{family}", same_without=METHODS[name].same_without, needs=settings.get(name, Needs.NOTHING)
+        )
+        for name in ("baseline", "noise", "famix", "famix_weather")
+    }
+
+
 ABLATIONS: dict[str, Method] = {
     "no_freeze": _method("famix", "MODEL.CLIP.TRAINABLE", "['all']"),
     "no_mix": _method("famix", "MODEL.STYLE.MIX", "False"),

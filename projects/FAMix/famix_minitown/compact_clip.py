@@ -1,7 +1,6 @@
 """The town's CLIPs, small ones with only the tokens of its captions, and their zero-shot accuracy."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -14,24 +13,19 @@ from torch.nn import functional as F
 from famix.clip.architecture import CLIPArchitecture
 from famix.clip.export import CONTEXT_LENGTH, random_clip
 from famix.clip.files import full_embedding
-from famix.clip.open_clip.models import find_model, register_model_configs
+from famix.clip.open_clip.models import find_model
 from famix.clip.openai import CLIP, VOCAB_SIZE, tokenize
 from famix.utils.errors import ConfigError
 from famix_minitown.captions import PLAIN_PHRASES, TEMPLATES
 from famix_minitown.crops import CROP_SIDE
+from famix_minitown.datasets import CLIP_ARCHITECTURES
 from famix_minitown.looks import LOOKS
-
-FAMILIES = {"resnet": "", "convnext": "open_clip:minitown-convnext", "vit": "open_clip:minitown-vit"}
-"""Family of the image tower -> MODEL.CLIP.ARCHITECTURE; "" is determined by the weights."""
-MODELS = Path(__file__).parent / "models"  # their configs
 
 IMAGE_LAYERS = (2, 2, 2, 2)
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4
 PIXEL_MEAN = (122.7709383, 116.7460125, 104.09373615)  # CLIP's values, for pixels in [0, 255]
 PIXEL_STD = (68.5005327, 66.6321579, 70.32316305)
 _CHUNK = 256  # number of images or texts encoded at a time
-
-register_model_configs(MODELS)
 
 
 class CompactCLIP(nn.Module):
@@ -43,7 +37,7 @@ class CompactCLIP(nn.Module):
         width: number of channels of the ResNet's stem; the other families have a fixed size.
         token_ids: sorted ids of the tokens with an embedding, excluding 0.
         seed: seed of the initial weights.
-        family: one of FAMILIES.
+        family: one of CLIP_ARCHITECTURES.
     """
 
     def __init__(self, width: int, token_ids: Sequence[int], seed: int, family: str = "resnet") -> None:
@@ -52,7 +46,7 @@ class CompactCLIP(nn.Module):
         architecture = CLIPArchitecture(IMAGE_LAYERS, width, EMBED_DIM, CROP_SIDE)
         self.clip: CLIP = random_clip(architecture, seed=seed, text_width=TEXT_WIDTH, text_layers=TEXT_LAYERS)
         self.token_ids = tuple(token_ids)
-        model = find_model(FAMILIES[family])
+        model = find_model(CLIP_ARCHITECTURES[family])
         if model is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed GPUs

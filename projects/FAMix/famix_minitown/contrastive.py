@@ -37,7 +37,7 @@ _Origin = dict[str, dict[str, Any]]  # plan, crops and initial weights; equal fo
 class TrainingPlan:
     """Settings of a training run."""
 
-    family: str = "resnet"  # one of compact_clip.FAMILIES
+    family: str = "resnet"  # one of datasets.CLIP_ARCHITECTURES
     seed: int = 0
     steps: int = 3000
     batch: int = 128

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from famix.clip import register_clip_weights
+from famix.clip.open_clip.models import register_model_configs
 from famix.data import register_split
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
 from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
@@ -40,7 +41,10 @@ FORMAT_VERSION = 1
 CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED = 100_000, 200_000
 """First seeds of the scenes that the town's CLIP is trained and validated on."""
 
-CLIP_FILE = Path(__file__).parent / "weights/clip.safetensors"  # MODEL.CLIP.WEIGHTS minitown
+_HERE = Path(__file__).parent
+CLIP_FILE = _HERE / "weights/clip.safetensors"  # MODEL.CLIP.WEIGHTS minitown
+CLIP_ARCHITECTURES = {"resnet": "", "convnext": "open_clip:minitown-convnext", "vit": "open_clip:minitown-vit"}
+"""Family of a CLIP of the town -> MODEL.CLIP.ARCHITECTURE; "" is determined by the weights."""
 _THINGS = (int(TrainId.PERSON), int(TrainId.CAR))
 _IGNORE_LABEL = 255
 _PANOPTIC_JSON, _PANOPTIC_PNGS = "panoptic.json", "panoptic"
@@ -73,12 +77,16 @@ scenes in all conditions, and no two purposes share a scene."""
 
 
 def register() -> None:
-    """Register the town's datasets and its CLIP. This is the entry point for `famix.utils.plugins.load_plugins`.
+    """Register the town's datasets and its CLIPs. This is the entry point for `famix.utils.plugins.load_plugins`.
 
     Raises:
         DatasetError: one of the names belongs to a different dataset.
     """
     register_clip_weights("minitown", CLIP_FILE)
+    register_model_configs(_HERE / "models")
+    for family, architecture in CLIP_ARCHITECTURES.items():
+        if architecture:
+            register_clip_weights(f"minitown_{family}", _HERE / f"weights/{family}.safetensors", architecture)
     train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     definition = DatasetDefinition(

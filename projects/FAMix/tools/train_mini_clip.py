@@ -124,7 +124,6 @@ from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix_minitown.compact_clip import FAMILIES as COMPACT_FAMILIES
 from famix_minitown.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, train_clip
 from famix_minitown.crops import (
@@ -135,7 +134,7 @@ from famix_minitown.crops import (
     describe_crops,
     load_or_make_crops,
 )
-from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from famix_minitown.datasets import CLIP_ARCHITECTURES, CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 
 logger = logging.getLogger("train_mini_clip")
 
@@ -189,7 +188,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _load_initial(arguments: argparse.Namespace) -> Mapping[str, Tensor] | None:
     if not arguments.initial:
         return None
-    initial = load_clip_state_dict(arguments.initial, COMPACT_FAMILIES[arguments.family])
+    initial = load_clip_state_dict(arguments.initial, CLIP_ARCHITECTURES[arguments.family])
     if initial.text_design.or_else(OPENAI_TEXT) != OPENAI_TEXT:
         raise ConfigError(
             f"--initial must be a CLIP with {OPENAI_TEXT}, got {arguments.initial} with {initial.text_design}. "

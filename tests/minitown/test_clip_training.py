@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from error_matching import expect_error
-from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
+from famix.clip import CLIPImageTower, CLIPResNet, PromptEncoder, load_clip_state_dict
+from famix.clip.export import rounded, save_compact
 from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
 from famix_minitown import contrastive
@@ -17,7 +19,7 @@ from famix_minitown.captions import vocabulary
 from famix_minitown.compact_clip import CompactCLIP, to_input, zero_shot_accuracy
 from famix_minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
 from famix_minitown.crops import LOOK_NAMES, CropPlan, TownSource, crops_of_scene
-from famix_minitown.datasets import register
+from famix_minitown.datasets import CLIP_ARCHITECTURES, register
 from famix_minitown.looks import LOOKS
 from run_factory import load_tool
 
@@ -41,6 +43,10 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+def normalized(features: torch.Tensor) -> torch.Tensor:
+    return (features - features.mean((2, 3), True)) / features.std((2, 3), keepdim=True)
+
+
 def test_soft_targets_by_hand() -> None:
     expected = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
     assert torch.equal(soft_targets(torch.tensor([4, 7, 4])), expected)
@@ -50,8 +56,7 @@ def test_style_noise_changes_statistics_only() -> None:
     features = torch.rand(3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
     changed = style_noise(features, 0.3, torch.Generator().manual_seed(1))
     assert not torch.allclose(changed.mean((2, 3)), features.mean((2, 3)), rtol=0.01)
-    normalized, expected = ((x - x.mean((2, 3), True)) / x.std((2, 3), keepdim=True) for x in (changed, features))
-    torch.testing.assert_close(normalized, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(normalized(changed), normalized(features), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(style_noise(features, 0.0, torch.Generator()), features)
 
 
@@ -119,6 +124,40 @@ def test_initial_weights_of_another_size_are_refused(crops: np.ndarray) -> None:
     shallow = {name: tensor for name, tensor in start.items() if not name.startswith("transformer.resblocks.3.")}
     with pytest.raises(ConfigError, match=r"4 blocks, 77 .* got width 8 .* 3 blocks, 77 "):
         make_model(8).load_full_state_dict(shallow)
+
+
+@pytest.mark.parametrize("family", ["convnext", "vit"])
+def test_family_trains_to_weights_that_load(crops: np.ndarray, tmp_path: Path, family: str) -> None:
+    register()
+    model = train_clip(crops, CLASS_NAMES, plan(family=family, style_noise=0.5))
+    weights, path = rounded(model.full_state_dict()), tmp_path / "clip.safetensors"
+    model.load_full_state_dict(weights)
+    save_compact(weights, path, model.token_ids, {})
+    loaded = load_clip_state_dict(str(path), CLIP_ARCHITECTURES[family])
+    assert_same(weights, loaded)
+    images, texts = to_input(crops["image"][:3]), ["a photo of the very golden blurry car.", "sky."]
+    with torch.no_grad():
+        own, embedded = model.encode_image(images), CLIPImageTower.from_state_dict(loaded).encode_image(images)
+        torch.testing.assert_close(F.normalize(embedded), own, rtol=0, atol=1e-5)
+        text = model.encode_text(model.tokenize(texts))
+    torch.testing.assert_close(text, PromptEncoder(loaded)(texts, ["{}"]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "prefix"), [("convnext", 0), ("vit", 1)])
+def test_noise_changes_the_map_of_the_first_stage_in_training(crops: np.ndarray, family: str, prefix: int) -> None:
+    register()
+    model, outputs = CompactCLIP(4, vocabulary(CLASS_NAMES), 0, family), []
+    contrastive.hook_noise(model, 0.1, torch.Generator().manual_seed(0))
+    stage = model.clip.visual.get_submodule(contrastive._FIRST_STAGES[family])
+    stage.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+    for mode in (False, True):
+        model.train(mode)
+        model.encode_image(to_input(crops["image"][:2]))
+    plain, noisy = outputs
+    assert torch.equal(plain[:, :prefix], noisy[:, :prefix])  # the class token
+    maps = [x[:, 1:].mT[..., None] if prefix else x for x in outputs]
+    torch.testing.assert_close(*map(normalized, maps), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(maps[0].mean((2, 3)), maps[1].mean((2, 3)), rtol=0.01)
 
 
 def test_no_warmup_equals_one_update(crops: np.ndarray) -> None:

@@ -1,76 +1,20 @@
 """Tokenizers of SigLIP and SigLIP 2 from local files, and the text embeddings of their tokens."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tokenizers
 import torch
 from open_clip.tokenizer import HFTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from error_matching import expect_error
 from famix.clip import PromptEncoder, load_clip_state_dict
 from famix.clip.open_clip.models import OpenClipModel, find_model
 from famix.clip.open_clip.tokenizers import load_tokenizer
 from famix.utils.errors import ConfigError
-from open_clip_factory import TinyCLIP, tiny_open_clip
+from open_clip_factory import WORDS, TinyCLIP, make_gemma, make_unigram, tiny_open_clip
 
 TEXTS = ["Urban_Grit style ROAD!", "a photo of a car.", "sky", ""]
-WORDS = ("a", "photo", "of", "road", "car", "sky", "urban", "grit", "style", "the", "old")
-SPACE = "\u2581"
-
-
-def write(folder: Path, tokenizer: tokenizers.Tokenizer, config: dict[str, Any]) -> Path:
-    """Write the two files that the hub has for a tokenizer."""
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def make_unigram(folder: Path) -> Path:
-    """Write a tokenizer like timm/ViT-B-16-SigLIP: T5's unigram model, with </s> as end and padding."""
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), (SPACE, -2.0)]
-    vocabulary += [(f"{SPACE}{word}", -3.0 - index / 10) for index, word in enumerate(WORDS)]
-    vocabulary += [(letter, -8.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
-    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    config = {
-        "tokenizer_class": "T5Tokenizer", "model_max_length": 64, "extra_ids": 0, "additional_special_tokens": [],
-        "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "clean_up_tokenization_spaces": True,
-    }  # fmt: skip
-    return write(folder, tokenizer, config)
-
-
-def make_gemma(folder: Path) -> Path:
-    """Write a tokenizer like timm/ViT-B-16-SigLIP2: Gemma's byte-fallback BPE, with <eos> and the padding <pad>."""
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    letters = [SPACE, *"abcdefghijklmnopqrstuvwxyz"]
-    merges = [("r", "o"), ("a", "d"), ("ro", "ad"), (SPACE, "road"), ("c", "a"), ("ca", "r"), (SPACE, "a")]
-    names = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *("".join(pair) for pair in merges)]
-    vocabulary = {name: index for index, name in enumerate(names)}
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-    )
-    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens(special)
-    config = {
-        "tokenizer_class": "GemmaTokenizer", "add_bos_token": False, "add_eos_token": True, "model_max_length": 64,
-        "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>", "padding_side": "right",
-    }  # fmt: skip
-    return write(folder, tokenizer, config)
 
 
 @pytest.fixture(scope="module", params=["siglip", "siglip2"])

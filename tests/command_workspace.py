@@ -40,6 +40,7 @@ CONFIG = "projects/FAMix/configs/GTA5/famix_RN50.yaml"
 SOURCE_ONLY = "projects/FAMix/configs/GTA5/source_only_RN50.yaml"
 BASE = "projects/FAMix/configs/Base-FAMix.yaml"
 PANOPTIC = "projects/FAMix/configs/minitown/famix_panoptic_deeplab.yaml"
+QUERIES = "projects/FAMix/configs/minitown/famix_maskformer.yaml"
 TARGETS = ["cityscapes_val", "mapillary_val", "gta5_val"]
 # Pattern of the inputs of a command -> the files that it requires and the commands that make them.
 _TRAIN = "projects/FAMix/train_net.py --config-file"
@@ -128,10 +129,15 @@ class Miniature:
             self._write_config(name, [*quick, *small, "DATASETS.TEST", str(TARGETS)])
         self._write_config(BASE, [*quick, "INPUT.CROP.SIZE", "[48, 48]"])
         self._write_config(CONFIG, [*quick, *small, "DATASETS.TEST", str(TARGETS)], "CONFIG")
-        self._write_config(PANOPTIC, [
+        town = [
             "MODEL.CLIP.WEIGHTS", str(self._clip), "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "1",
             "INPUT.CROP.SIZE", "[64, 64]", "STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "1",
             "STYLE_MINING.MAX_BATCHES", "1", "STYLE_MINING.TEMPLATES", "['a {}']", "DATALOADER.NUM_WORKERS", "0",
+            "STYLE_MINING.METRIC", "euclidean",
+        ]  # fmt: skip
+        self._write_config(QUERIES, [*town, "DATASETS.TEST", "['minitown_night_val']"])
+        self._write_config(PANOPTIC, [
+            *town,
             "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "8", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "8",
             "MODEL.INS_EMBED_HEAD.ASPP_CHANNELS", "8", "MODEL.INS_EMBED_HEAD.CONVS_DIM", "8",
             "DATASETS.TEST", "['minitown_night_val_panoptic']",

@@ -127,8 +127,8 @@ def test_setup_rejects_an_old_python_in_one_line(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     assert run.stderr.splitlines() == [
-        f"make setup: Python 3.11 or newer is needed, but '{old_python}' is Python 3.9.0. "
-        "Name another: make setup PYTHON=..."
+        f"make setup: Python 3.11 or newer is required, but '{old_python}' is Python 3.9.0. "
+        "Use another one: make setup PYTHON=..."
     ]
 
 

@@ -157,7 +157,7 @@ def test_layout_that_differs(tensors, tmp_path):
     tensors["visual.layer2.0.conv2.weight"] = torch.zeros(16, 16, 1, 1)
     tensors["extra"] = torch.zeros(1)
     del tensors["visual.bn1.bias"]
-    with expect_error(WeightsError, str(tmp_path / "a.pt"), "3 different", "unmodified") as caught:
+    with expect_error(WeightsError, str(tmp_path / "a.pt"), "3", "unmodified") as caught:
         load_clip_state_dict(save(tensors, tmp_path / "a.pt"))
     for name in (
         "extra",

@@ -124,5 +124,5 @@ def test_window(monkeypatch):
         raise cv2.error("not implemented")
 
     monkeypatch.setattr(cv2, "imshow", fail)
-    with expect_error(ConfigError, key="a window", remedy="--output"):
+    with expect_error(ConfigError, key="A window", remedy="--output"):
         show_image(RED, wait=True)

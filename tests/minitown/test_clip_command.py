@@ -59,7 +59,7 @@ def test_arguments_at_the_limits(tool: ModuleType, capsys: Output) -> None:
     assert train.first + train.count <= validation.first
     with pytest.raises(SystemExit):
         tool.main(["--help"])
-    assert "0.25 MB a scene, 1.0 GB for 4000 scenes" in " ".join(capsys.readouterr().out.split())
+    assert "0.25 MB per scene, 1.0 GB for 4000 scenes" in " ".join(capsys.readouterr().out.split())
 
 
 def test_mistakes_are_found_before_crops_are_made(

@@ -64,7 +64,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "image.jpg": lambda path: write_image(path, NOISE),
     "network.pt2": lambda path: write_graph(path, write_torch_export),
     "network.onnx": lambda path: write_graph(path, write_onnx, CLASSES),
-    "stripped.pth": lambda path: strip_checkpoint(LoadedModel(LINEAR, get_cfg(), CLASSES, path, {}), path),
+    "stripped.pth": lambda path: strip_checkpoint(LoadedModel(LINEAR, get_cfg(), CLASSES, path, {}, {}), path),
     "released.pth": lambda path: write_released(LINEAR.state_dict(), path),
     "model_ema.pth": lambda path: save_weights(LINEAR, path, iterations=1),
     "clip.pt": lambda path: save_clip(tiny_clip(), path),

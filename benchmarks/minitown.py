@@ -12,6 +12,7 @@ measured on labeled images of the tested conditions. Finished runs are kept, and
 # ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import study_parser
@@ -38,8 +39,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line, and reject methods that the family lacks."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    known = methods_of(arguments.family)
+    absent = [name for name in arguments.configs or () if name not in known] + ["--ablations"] * arguments.ablations
+    if absent and arguments.family != CLIPS[0]:
+        parser.error(f"--family {arguments.family} has no {', '.join(absent)}. Use some of {', '.join(known)}.")
+    return arguments
+
+
 if __name__ == "__main__":
-    make_parser().parse_args()  # answers --help and usage errors before the slow imports
+    parse_arguments()  # answers --help and usage errors before the slow imports
 
 from minitown_report import write_report
 from study import Run, Study
@@ -61,12 +73,11 @@ class Benchmark(Study):
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         family, known = arguments.family, methods_of(arguments.family)
-        methods = {name: known[name] for name in arguments.configs or known if name in known}
+        methods = {name: known[name] for name in arguments.configs or known}
+        methods |= ABLATIONS if arguments.ablations else {}
         records = RUNS
-        if family == CLIPS[0]:
-            methods |= ABLATIONS if arguments.ablations else {}
-        else:
-            arguments.output /= family
+        if family != CLIPS[0]:
+            arguments = argparse.Namespace(**{**vars(arguments), "output": arguments.output / family})
             records = RUNS.with_name(f"{RUNS.name}_{family}")
         super().__init__(arguments, methods, (MINED, known[MINED]), ("DATASETS.TEST", str(SCORED)))
         if arguments.clip:
@@ -111,4 +122,4 @@ class Benchmark(Study):
 
 
 if __name__ == "__main__":
-    Benchmark(make_parser().parse_args()).main()
+    Benchmark(parse_arguments()).main()

@@ -44,11 +44,7 @@ def write_report(records: Records, command: str) -> str:
         language_table(scores),
         "## Scores",
         score_table(scores),
-        "## Jitter strength",
-        "Gains vs. the same method without jitter, over seeds "
-        f"{', '.join(map(str, CHOOSING_SEEDS))}. The best strength has the largest gain on the development conditions "
-        f"among those that cost at most {MAX_COST:.0f} points on {CONDITIONS[0]}.",
-        strength_table(scores),
+        *jitter_section(scores),
         "## Gains on the unseen conditions",
         "Gap closed: gain vs. the baseline as a share of the oracle's gain, for methods without jitter.",
         gain_table(scores),
@@ -122,8 +118,8 @@ def choose_strength(scores: Scores, without: str) -> str | None:
     return max(gains, key=gains.__getitem__) if gains else None
 
 
-def strength_table(scores: Scores) -> str:
-    """Return a table with the gain on the development conditions and the cost on clear days of each jitter strength."""
+def jitter_section(scores: Scores) -> list[str]:
+    """Return the gain on the development conditions and the cost on clear days of each jitter strength, if any was run."""
     rows = []
     for without, names in FAMILIES.items():
         chosen = choose_strength(scores, without)
@@ -132,7 +128,15 @@ def strength_table(scores: Scores) -> str:
             if development:
                 cells = [format_spread(development, "+"), format_spread(clear, "+"), str(len(clear))]
                 rows.append([name, without, *cells, "best" if name == chosen else ""])
-    return markdown(["method", "vs.", DEVELOPMENT, CLEAR, "seeds", ""], rows)
+    if not rows:
+        return []
+    return [
+        "## Jitter strength",
+        f"Gains vs. the same method without jitter, over seeds {', '.join(map(str, CHOOSING_SEEDS))}. The best strength has "
+        "the largest gain on the development conditions among those that cost at most "
+        f"{MAX_COST:.0f} points on {CONDITIONS[0]}.",
+        markdown(["method", "vs.", DEVELOPMENT, CLEAR, "seeds", ""], rows),
+    ]
 
 
 def language_table(scores: Scores) -> str:

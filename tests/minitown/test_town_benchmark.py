@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data_factory import registered
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix.engine import load_config
 from famix.mining import matching_noise_scale
 from famix.style import StyleBank
@@ -187,6 +187,26 @@ def test_committed_records_have_the_settings_of_today(script: ModuleType) -> Non
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 
+def test_family_has_its_own_configs_and_records(script: ModuleType) -> None:
+    benchmark = script.Benchmark(script.parse_arguments(["--family", "vit", "--output", "there"]))
+    assert benchmark.folder == script.RUNS.with_name("minitown_vit")
+    runs = [benchmark.experiment(name, 2) for name in benchmark.methods]
+    assert [run.config.name for run in runs] == [f"{name}_vit.yaml" for name in benchmark.methods]
+    assert list(benchmark.methods) == ["baseline", "noise", "famix", "famix_weather"]
+    assert all(run.output.is_relative_to("there/vit") for run in runs)
+    assert all(run.load_config().MODEL.CLIP.WEIGHTS == "minitown_vit" for run in runs)
+
+
+@pytest.mark.parametrize("words", [["--configs", "famix", "oracle"], ["--ablations"]])
+def test_methods_that_a_family_lacks_are_refused(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        script.parse_arguments(["--family", "vit", *words])
+    assert end.value.code == 2
+    explains(capsys.readouterr().err.splitlines()[-1], "--family vit", words[-1], "famix_weather")
+
+
 def test_report_begins_with_the_gain_over_jitter(town: Town) -> None:
     methods = ("baseline", "jitter08half", "jitter08", "famix", "famix_jitter08half")
     made, _ = town("--configs", *methods, "--seeds", "1", "2", "3")
@@ -204,6 +224,7 @@ def test_report_begins_with_the_gain_over_jitter(town: Town) -> None:
     assert strengths["jitter08"] == ["baseline", "+6.0 ± 0.0", "+0.0 ± 0.0", "3", "best"]
     assert strengths["jitter08half"][-1] == "" and "jitter04" not in strengths, "it was not run"
     assert classes["road"] == ["80.0"]
+    assert len(list(tables(town("--configs", "baseline", "famix", "--seeds", "1")[0].report("")))) == 4, "no jitter"
 
 
 def test_strength_of_jitter_is_the_best_that_costs_little(report: ModuleType) -> None:

@@ -44,6 +44,16 @@ def test_names_of_an_absent_plugin_explain_themselves(monkeypatch: pytest.Monkey
     assert plugins.absent_plugin_remedy("cityscapes_val") == ""
 
 
+@pytest.mark.parametrize(
+    ("mistyped", "name"), [("minitown_vti", "minitown_vit"), ("RN5O", "RN50"), ("ViT-B/61", "ViT-B/16")]
+)
+def test_mistyped_weights_get_the_nearest_name(mistyped: str, name: str) -> None:
+    plugins.load_plugins()
+    with expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", mistyped, remedy=name) as caught:
+        load_clip_state_dict(mistyped)
+    assert REMEDY not in str(caught.value)
+
+
 def test_broken_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("other", "absent_package:register", plugins.GROUP)
     monkeypatch.setattr(plugins, "entry_points", lambda group: (broken,))

@@ -19,6 +19,7 @@ from famix.clip.files import CLIPStateDict, read_clip
 from famix.clip.open_clip.models import PREFIX, download_weights
 from famix.clip.text_tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
+from famix.utils.messages import did_you_mean
 from famix.utils.paths import local_path
 from famix.utils.plugins import absent_plugin_remedy
 
@@ -156,11 +157,12 @@ def _counts(name: str, tensor: Tensor) -> bool:
 def _file_of(source: str) -> Path:
     if source in _REGISTERED:
         return _REGISTERED[source][0]
-    remedy = absent_plugin_remedy(source)
-    if remedy and not os.path.exists(source):
-        raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a registered name or a file, got {source!r}.{remedy}")
-    if source in clip_package.model_urls():
+    published = clip_package.model_urls()
+    if source in published:
         return Path(_fetch(source))
+    hint = did_you_mean(source, [*_REGISTERED, *published]) or absent_plugin_remedy(source)
+    if hint and not os.path.exists(source):
+        raise WeightsError(f"MODEL.CLIP.WEIGHTS must be a registered name or a file, got {source!r}.{hint}")
     return Path(local_path(source, "MODEL.CLIP.WEIGHTS", WeightsError))
 
 

@@ -141,7 +141,7 @@ def find_model(name: str) -> OpenClipModel | None:
         config = open_clip.get_model_config(model)
         if config is None:
             raise ConfigError(
-                f"MODEL.CLIP.ARCHITECTURE must be an open_clip model, got {name!r}.{did_you_mean(model, open_clip.list_models())} "
+                f"MODEL.CLIP.ARCHITECTURE, or MODEL.CLIP.WEIGHTS up to the slash, must be an open_clip model, got {name!r}.{did_you_mean(model, open_clip.list_models())} "
                 "open_clip.list_models() returns all names; a custom model needs the path of its open_clip_config.json."
             )
         tags = open_clip.list_pretrained_tags_by_model(model)

@@ -150,7 +150,7 @@ def save_adapters(loaded: LoadedModel, path: str | os.PathLike[str]) -> None:
     """Write the adapters and all other trained weights, but not the frozen weights of the backbone.
 
     The file can be used like one of `strip_checkpoint` while MODEL.CLIP.WEIGHTS (or MODEL.TIMM.WEIGHTS) in its config, or in
-    the options for loading, is the CLIP (or backbone) of the training.
+    the options for loading, names the weights used for training.
 
     Args:
         loaded: network with adapters, which are not merged.
@@ -158,7 +158,7 @@ def save_adapters(loaded: LoadedModel, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ConfigError: the network has no adapters, or its config does not name the weights of its backbone.
-        WeightsError: these weights are missing or others than those of the training, or the file cannot be written.
+        WeightsError: these weights are missing or differ from those used for training, or the file cannot be written.
     """
     cfg = loaded.cfg.clone()
     cfg.defrost()

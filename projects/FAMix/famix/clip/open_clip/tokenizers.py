@@ -44,11 +44,8 @@ def load_tokenizer(model: OpenClipModel, folder: str = "") -> Tokenizer:
 
 
 def _load_from_hugging_face(model: OpenClipModel, config: dict[str, Any], folder: str) -> Tokenizer:
-    name, length, options = (
-        config["hf_tokenizer_name"],
-        config.get("context_length", 77),
-        {"local_files_only": bool(folder)},
-    )
+    name, length = config["hf_tokenizer_name"], config.get("context_length", 77)
+    options = {"local_files_only": bool(folder), **(config.get("tokenizer_kwargs") or {})}
     remedy = (
         f"Download the tokenizer files from https://huggingface.co/{name} and set MODEL.CLIP.TOKENIZER to their folder."
     )
@@ -61,9 +58,7 @@ def _load_from_hugging_face(model: OpenClipModel, config: dict[str, Any], folder
     from open_clip.tokenizer import HFTokenizer
 
     try:
-        tokenizer: Any = HFTokenizer(
-            folder or name, context_length=length, **options, **(config.get("tokenizer_kwargs") or {})
-        )
+        tokenizer: Any = HFTokenizer(folder or name, context_length=length, **options)
     except ImportError as error:
         raise ConfigError(
             f"MODEL.CLIP.ARCHITECTURE {model.name} requires transformers for its tokenizer ({error}). Install it with pip "

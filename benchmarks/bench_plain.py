@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from famix.clip import resnet as clip_resnet
 from famix.clip.openai import CLIP, tokenize
-from famix.clip.prompts import fill_template
+from famix.clip.text.prompts import fill_template
 
 
 def plain_features(clip: CLIP, images: Tensor) -> Tensor:

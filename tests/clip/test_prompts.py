@@ -4,7 +4,7 @@ import pytest
 
 from error_matching import expect_error
 from famix.clip import IGNORE_PROMPT, IMAGENET_TEMPLATES, check_styles, check_templates, class_prompt
-from famix.clip.prompts import fill_template
+from famix.clip.text.prompts import fill_template
 from famix.utils.errors import ConfigError
 
 NAMES = ("road", "traffic light")

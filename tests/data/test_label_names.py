@@ -8,7 +8,7 @@ import pytest
 from data_factory import registered, write_definition, write_image, write_label, write_panoptic_label
 from error_matching import expect_error
 from famix.data import get_label_readers
-from famix.data.layout_reader import ids_by_name
+from famix.data.layout.label_reader import ids_by_name
 from famix.utils.errors import DatasetError
 
 CLASSES = [{"name": "street", "color": [9, 9, 9]}, {"name": "being", "color": [200, 9, 9]}]

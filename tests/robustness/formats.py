@@ -14,10 +14,10 @@ from scipy.io import savemat
 from data_factory import TINY_LABEL_IDS, make_dataset, write_definition, write_image, write_panoptic_label
 from data_factory import write_synthia_label as write_16_bit_label
 from famix.data import LabelReader, image_size, load_definition, read_image
-from famix.data.layout_reader import listed_segments, read_id_names
+from famix.data.layout.label_reader import listed_segments, read_id_names
+from famix.data.layout.split_files import SplitFiles
 from famix.data.panoptic.segments import SegmentLabelReader
 from famix.data.registration import files_of
-from famix.data.split_files import SplitFiles
 from famix.engine import load_config
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report

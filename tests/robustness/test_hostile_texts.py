@@ -12,7 +12,7 @@ import pytest
 from data_factory import make_dataset, write_image
 from error_matching import expect_error
 from famix.data import load_definition
-from famix.data.layout_reader import listed_segments, read_id_names
+from famix.data.layout.label_reader import listed_segments, read_id_names
 from famix.data.panoptic.segments import SegmentLabelReader
 from famix.data.registration import files_of
 from famix.engine import load_config

@@ -23,9 +23,9 @@ from famix.clip.open_clip.models import register_model_configs
 from famix.data import register_split
 from famix.data.classes import CITYSCAPES_CLASSES, CITYSCAPES_LABEL_IDS
 from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
+from famix.data.layout.split_files import DatasetRecord, SplitFiles
 from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.segments import encode_ids
-from famix.data.split_files import DatasetRecord, SplitFiles
 from famix.utils.errors import DatasetError
 from famix.utils.paths import local_path
 from famix_minitown.canvas import TrainId

@@ -4,7 +4,9 @@ from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
 from famix.clip.build import build_clip_backbone, build_clip_resnet_backbone, build_clip_resnet_fpn_backbone
 from famix.clip.open_clip import CLIPConvNeXt, CLIPTimmViT, CLIPViT
-from famix.clip.prompts import (
+from famix.clip.resnet import STAGES, CLIPResNet
+from famix.clip.text.encoder import PromptEncoder
+from famix.clip.text.prompts import (
     IGNORE_PROMPT,
     IMAGENET_TEMPLATES,
     check_styles,
@@ -12,9 +14,7 @@ from famix.clip.prompts import (
     class_prompt,
     fill_template,
 )
-from famix.clip.resnet import STAGES, CLIPResNet
-from famix.clip.text_encoder import PromptEncoder
-from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign, TextTower
+from famix.clip.text.tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign, TextTower
 from famix.clip.weights import (
     clip_weights_hash,
     load_clip_state_dict,

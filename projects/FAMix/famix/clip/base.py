@@ -19,7 +19,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from famix.clip.checkpointing import run_checkpointed
-from famix.clip.text_tower import TextDesign, TextTower
+from famix.clip.text.tower import TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 
 CLIP_FAMILY_REGISTRY = Registry("CLIP_FAMILY")

@@ -15,7 +15,7 @@ from torch.nn import functional
 from famix.clip.architecture import CLIP_STRIDE, HEAD_CHANNELS, CLIPArchitecture
 from famix.clip.files import TOKEN_EMBEDDING, TOKEN_ROWS, design_marks
 from famix.clip.openai import CLIP, VOCAB_SIZE, convert_weights, tokenize
-from famix.clip.text_tower import OPENAI_TEXT
+from famix.clip.text.tower import OPENAI_TEXT
 from famix.io.atomic import save_tensors, whole_file
 from famix.utils.errors import ConfigError
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from famix.clip.openai import VOCAB_SIZE, model_urls
-from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, causal_mask
+from famix.clip.text.tower import OPENAI_TEXT, Activation, TextDesign, causal_mask
 from famix.io import TorchScript, load_tensors, read_torchscript, unwrapped_names
 from famix.utils.errors import WeightsError
 

@@ -12,7 +12,7 @@ from famix.clip.architecture import ARCHITECTURES, CLIP_STRIDE, CLIPArchitecture
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, check_output_stride
 from famix.clip.folding import conv_norm
 from famix.clip.openai import AttentionPool2d
-from famix.clip.text_tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
+from famix.clip.text.tower import OPEN_CLIP_TEXT, OPENAI_TEXT, TextDesign
 from famix.utils.errors import ConfigError
 
 STAGES = ("res2", "res3", "res4", "res5")  # outputs of layer1 .. layer4, at CLIP's own strides 4, 8, 16, 32

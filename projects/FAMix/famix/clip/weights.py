@@ -17,7 +17,7 @@ from famix.clip import openai as clip_package
 from famix.clip.base import CLIP_FAMILY_REGISTRY, family_named, family_of
 from famix.clip.files import CLIPStateDict, read_clip
 from famix.clip.open_clip.models import PREFIX, download_weights
-from famix.clip.text_tower import TextDesign
+from famix.clip.text.tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import did_you_mean
 from famix.utils.paths import local_path

@@ -7,7 +7,8 @@ from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, Pano
 from famix.data.definition_file import load_definition
 from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
-from famix.data.layout_reader import label_reader_of
+from famix.data.layout.label_reader import label_reader_of
+from famix.data.layout.split_files import DatasetFiles, DatasetRecord, SplitFiles, label_file_of
 from famix.data.mapper import ColorJitter, CropSampler, FAMixDatasetMapper, adjust_colors
 from famix.data.registration import (
     get_dataset_dicts,
@@ -16,7 +17,6 @@ from famix.data.registration import (
     register_split,
     require_same_classes,
 )
-from famix.data.split_files import DatasetFiles, DatasetRecord, SplitFiles, label_file_of
 
 __all__ = [
     # Definitions

@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from famix.data.images import MAX_PIXELS, image_size, open_image, read_image, require_same_size
 from famix.data.labels import LabelReader, UnknownIdsError, WrongEncodingError
+from famix.data.layout.split_files import SplitFiles, label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers
-from famix.data.split_files import SplitFiles, label_file_of
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, table_cell
 

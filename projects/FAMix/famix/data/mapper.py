@@ -18,9 +18,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from famix.data.images import MOST_PIXELS, read_image, require_same_size
+from famix.data.layout.split_files import label_file_of
 from famix.data.meta_architecture import trains_on
 from famix.data.registration import get_label_readers
-from famix.data.split_files import label_file_of
 from famix.utils.errors import ConfigError
 
 _PAD_VALUE = 128.0  # mid-gray, as in Detectron2's padded crops

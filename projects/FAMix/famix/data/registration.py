@@ -18,8 +18,8 @@ from famix.data.definition import DatasetDefinition, PanopticDefinition
 from famix.data.definition_file import load_definition
 from famix.data.images import MAX_PIXELS
 from famix.data.labels import LabelReader
+from famix.data.layout.split_files import DatasetFiles, DatasetRecord, SplitFiles
 from famix.data.panoptic.files import PanopticFiles
-from famix.data.split_files import DatasetFiles, DatasetRecord, SplitFiles
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import did_you_mean
 from famix.utils.paths import local_path

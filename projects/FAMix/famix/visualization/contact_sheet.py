@@ -11,8 +11,8 @@ from PIL import Image
 from famix.data.check import IGNORED, DatasetReport
 from famix.data.images import MAX_PIXELS, read_image
 from famix.data.labels import LabelReader
+from famix.data.layout.split_files import label_file_of
 from famix.data.registration import get_label_readers
-from famix.data.split_files import label_file_of
 from famix.visualization.figure import Pixels, Tile, compose_figure
 from famix.visualization.overlay import side_by_side
 

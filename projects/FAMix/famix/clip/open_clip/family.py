@@ -11,7 +11,7 @@ from torch import Tensor
 from famix.clip.base import CLIPImageTower, check_output_stride
 from famix.clip.open_clip.models import OpenClipModel, find_model
 from famix.clip.open_clip.text import OpenClipTextTower
-from famix.clip.text_tower import TextDesign
+from famix.clip.text.tower import TextDesign
 from famix.utils.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from famix.clip.architecture import ARCHITECTURES, require_shapes
 from famix.clip.openai import model_urls
-from famix.clip.text_tower import TextDesign
+from famix.clip.text.tower import TextDesign
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import did_you_mean
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from famix.data.definition import PanopticDefinition
-from famix.data.file_tree import FileTree, PathPattern, resolve_keys
 from famix.data.labels import LabelReader
+from famix.data.layout.file_tree import FileTree, PathPattern, resolve_keys
+from famix.data.layout.split_files import DatasetFiles, DatasetRecord
 from famix.data.panoptic.segments import (
     Annotation,
     Categories,
@@ -18,7 +19,6 @@ from famix.data.panoptic.segments import (
     plain_name,
     read_panoptic_json,
 )
-from famix.data.split_files import DatasetFiles, DatasetRecord
 from famix.utils.errors import DatasetError
 from famix.utils.messages import did_you_mean, first_few
 from famix.utils.paths import as_on_disk

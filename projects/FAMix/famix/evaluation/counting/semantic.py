@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from famix.data.classes import CITYSCAPES_CLASSES
-from famix.data.split_files import label_file_of
+from famix.data.layout.split_files import label_file_of
 from famix.evaluation.counting.confusion import (
     CONFUSION_FILE,
     NUM_LABELS,

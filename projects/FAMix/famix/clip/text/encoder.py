@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from famix.clip.base import find_family
 from famix.clip.openai import VOCAB_SIZE
-from famix.clip.prompts import IMAGENET_TEMPLATES, check_templates, fill_template
-from famix.clip.text_tower import OPENAI_TEXT, Activation, TextDesign, TextTower
+from famix.clip.text.prompts import IMAGENET_TEMPLATES, check_templates, fill_template
+from famix.clip.text.tower import OPENAI_TEXT, Activation, TextDesign, TextTower
 from famix.utils.errors import ConfigError, WeightsError
 from famix.utils.messages import shown
 

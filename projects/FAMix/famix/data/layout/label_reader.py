@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from famix.data.definition import DatasetDefinition, LabelEncoding
-from famix.data.file_tree import plain_extension
 from famix.data.labels import LabelReader
+from famix.data.layout.file_tree import plain_extension
 from famix.data.panoptic.segments import Segment, SegmentLabelReader, plain_name, read_json, read_panoptic_json
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few, shown

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 from detectron2.utils.logger import log_first_n
 
 from famix.data.definition import DATASETS_VARIABLE, DatasetDefinition, Layout, SplitDefinition
-from famix.data.file_tree import FileTree, PathPattern, read_split_list, resolve_keys
 from famix.data.images import MOST_PIXELS, image_size
 from famix.data.labels import LabelReader
-from famix.data.layout_reader import label_reader_of
+from famix.data.layout.file_tree import FileTree, PathPattern, read_split_list, resolve_keys
+from famix.data.layout.label_reader import label_reader_of
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few
 from famix.utils.paths import as_on_disk, local_path, one_form

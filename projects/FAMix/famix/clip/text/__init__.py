@@ -1,0 +1,1 @@
+"""Text towers, their sentence embeddings, and prompts."""

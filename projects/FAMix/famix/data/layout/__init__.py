@@ -1,0 +1,1 @@
+"""Files of a dataset on disk: tree, splits and label readers."""

@@ -44,7 +44,7 @@ from bench_mining import mining_rows
 from bench_setting import SIZES, Row, Setting, format_table, format_targets
 from bench_training import evaluation_rows, training_rows
 
-from famix_minitown.study import describe_machine
+from famix_minitown.runs.study import describe_machine
 
 
 def measure(setting: Setting, sections: list[str]) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from famix.engine import load_config
 from famix.mining import MinedBatch, build_miner
 from famix.style import optimize_styles
 from famix_minitown.datasets import register
-from famix_minitown.experiment import CONFIGS
+from famix_minitown.runs.experiment import CONFIGS
 
 GROUP = 6  # maximum number of batches in a group
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]

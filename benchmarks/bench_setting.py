@@ -17,7 +17,7 @@ from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.export import random_clip
 from famix.clip.openai import CLIP
 from famix.engine import load_config
-from famix_minitown.study import markdown
+from famix_minitown.runs.study import markdown
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 NUM_CLASSES = 19

@@ -32,8 +32,8 @@ from study import Study
 from famix.reports.tables import format_p, format_spread
 from famix.utils.errors import FAMixError
 from famix_minitown.datasets import CLIP_FILE
-from famix_minitown.experiment import read_occurring
-from famix_minitown.study import markdown
+from famix_minitown.runs.experiment import read_occurring
+from famix_minitown.runs.study import markdown
 
 CONFIG = "CamVid/famix_dusk.yaml"
 TARGETS = {"day": "camvid_val_day", "dusk": "camvid_val_dusk"}

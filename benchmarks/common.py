@@ -71,7 +71,7 @@ class Method:
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Settings that depend on other runs or on images (see `famix_minitown.experiment.same_settings`)."""
+        """Settings that depend on other runs or on images (see `famix_minitown.runs.experiment.same_settings`)."""
         return () if self.needs is Needs.NOTHING else (self.needs.value.split(",")[0],)
 
     @property

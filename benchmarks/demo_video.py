@@ -44,9 +44,9 @@ from PIL import Image
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.utils.plugins import load_plugins
-from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.scene import render_scene
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.rendering.conditions import CONDITIONS, apply_condition
+from famix_minitown.rendering.scene import render_scene
+from famix_minitown.runs.study import describe_machine, markdown
 
 FIRST_SEED = 400_000  # first seed of scenes that no dataset uses
 RATE = "10"

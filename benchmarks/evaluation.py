@@ -43,7 +43,7 @@ from PIL import Image
 
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation import StreamingSemSegEvaluator
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.runs.study import describe_machine, markdown
 
 NAME = "evaluation_benchmark"
 NUM_CLASSES, IGNORE = len(CITYSCAPES_CLASSES), 255

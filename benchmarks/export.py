@@ -42,7 +42,7 @@ from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.export import make_image
-from famix_minitown.study import describe_machine
+from famix_minitown.runs.study import describe_machine
 
 
 def make_run(config: Path, run: Path) -> None:

@@ -44,10 +44,10 @@ from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
 from famix_minitown.datasets import register
-from famix_minitown.experiment import CONFIGS
-from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
-from famix_minitown.scene import render_scene
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.rendering.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
+from famix_minitown.rendering.scene import render_scene
+from famix_minitown.runs.experiment import CONFIGS
+from famix_minitown.runs.study import describe_machine, markdown
 
 FIRST_SCENE = 400_000  # first seed of scenes that neither a dataset nor CLIP's training uses
 SIDE = 192  # side of a training crop in pixels

@@ -57,9 +57,9 @@ from minitown_report import write_report
 from study import Run, Study
 
 from famix.utils.errors import FAMixError
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix_minitown.experiment import Experiment, same_settings
-from famix_minitown.study import RunRecord
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.runs.experiment import Experiment, same_settings
+from famix_minitown.runs.study import RunRecord
 
 RUNS = Path(__file__).parent / "results/runs/minitown"
 SCORED = [

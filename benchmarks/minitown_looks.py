@@ -29,11 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from famix.utils.seeding import derive_seed
-from famix_minitown.canvas import to_gray
-from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.looks import LOOKS, WEATHER, apply_looks
-from famix_minitown.scene import Scene, render_scene
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.rendering.canvas import to_gray
+from famix_minitown.rendering.conditions import CONDITIONS, apply_condition
+from famix_minitown.rendering.looks import LOOKS, WEATHER, apply_looks
+from famix_minitown.rendering.scene import Scene, render_scene
+from famix_minitown.runs.study import describe_machine, markdown
 
 RESEMBLING = 0.6  # minimum cosine at which a look resembles a condition
 FIRST_SCENE = 420_000

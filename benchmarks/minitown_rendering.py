@@ -13,8 +13,8 @@ from statistics import median
 
 from common import POSITIVE, benchmark_parser
 
-from famix_minitown.conditions import CONDITIONS, apply_condition
-from famix_minitown.scene import SIZE, render_scene
+from famix_minitown.rendering.conditions import CONDITIONS, apply_condition
+from famix_minitown.rendering.scene import SIZE, render_scene
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import cv2
 
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.runs.study import describe_machine, markdown
 
 FIRST_SCENE = 500_000
 

@@ -48,10 +48,10 @@ from famix.reports.report import PANOPTIC_METRICS, TASK
 from famix.reports.tables import format_p, format_spread
 from famix.visualization.figure import Tile, compose_figure, save_figure
 from famix.visualization.overlay import overlay_segments
-from famix_minitown.conditions import CONDITIONS
-from famix_minitown.experiment import CONFIGS, condition_of, read_occurring
-from famix_minitown.report import SCENE
-from famix_minitown.study import markdown
+from famix_minitown.rendering.conditions import CONDITIONS
+from famix_minitown.runs.experiment import CONFIGS, condition_of, read_occurring
+from famix_minitown.runs.report import SCENE
+from famix_minitown.runs.study import markdown
 
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 UNSEEN = "unseen"

@@ -43,7 +43,7 @@ from famix.evaluation.protocols.inference import ProtocolInference
 from famix.evaluation.protocols.protocol import parse_protocol
 from famix.utils.errors import ConfigError
 from famix_minitown.datasets import register
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.runs.study import describe_machine, markdown
 
 CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 NATIVE = "native"

@@ -57,7 +57,7 @@ import numpy as np
 import torch
 from soak_faults import CallAfterStep, FaultReport, SoakedRun, add_hook, make_workspace, mining, soak, training
 
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.runs.study import describe_machine, markdown
 from robustness.faults import start_command, status_of  # type: ignore[import-not-found]
 from robustness.formats import FORMATS  # type: ignore[import-not-found]
 from robustness.fuzzing import WRONG, Trials  # type: ignore[import-not-found]

@@ -24,10 +24,10 @@ from famix.mining.measured import measure_bank
 from famix.reports import RESULTS_FILE, read_results
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
-from famix_minitown.conditions import CONDITIONS
-from famix_minitown.experiment import Experiment, condition_of, read_record
-from famix_minitown.runner import run_experiments
-from famix_minitown.study import describe_machine, one_line_errors
+from famix_minitown.rendering.conditions import CONDITIONS
+from famix_minitown.runs.experiment import Experiment, condition_of, read_record
+from famix_minitown.runs.runner import run_experiments
+from famix_minitown.runs.study import describe_machine, one_line_errors
 
 Run = tuple[str, int]  # method, seed
 

@@ -92,7 +92,7 @@ if __name__ == "__main__":
 import torch
 from towers_tasks import compare, count, mine, train
 
-from famix_minitown.study import describe_machine, markdown
+from famix_minitown.runs.study import describe_machine, markdown
 
 
 def run_task(job: tuple[str, str, Path]) -> str:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from famix_arguments import whole_number
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix_minitown.scene import SIZE
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.rendering.scene import SIZE
 
 SMALLEST, LARGEST = 32, 4096  # limits for the height and width of an image in pixels
 SEED_LIMIT = 10**12  # file names have room for twelve digits

@@ -22,7 +22,7 @@ from famix.mining import bank_metadata
 from famix.mining.measured import DESCRIBES_MEASURING
 from famix.reports.tables import format_p, format_spread
 from famix.utils import errors
-from famix_minitown.study import RunRecord
+from famix_minitown.runs.study import RunRecord
 from run_factory import CONFIG, ROOT, load_benchmark, load_tool
 
 DOCS = ROOT / "docs"

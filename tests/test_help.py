@@ -16,11 +16,11 @@ from famix.inference.video import DEFAULT_RATE
 from famix.inference.views import VIEWS
 from famix.mining.miner import METRICS
 from famix.reports.comparison import GROUPINGS
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix_minitown.contrastive import DTYPES, TrainingPlan
-from famix_minitown.crops import RECORD
+from famix_minitown.clip.contrastive import DTYPES, TrainingPlan
+from famix_minitown.clip.crops import RECORD
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
-from famix_minitown.scene import SIZE
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.rendering.scene import SIZE
 from run_factory import ROOT, load_benchmark, load_script, load_tool
 
 PROJECT = ROOT / "projects/FAMix"

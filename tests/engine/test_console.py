@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from famix.engine import argument_parser
 from famix.utils.progress import on_terminal
-from famix_minitown.runner import _STATUS
+from famix_minitown.runs.runner import _STATUS
 from run_factory import Workspace, load_script
 
 DUMPS = ("Environment info", "Command line arguments", "Running with full config", "Model:\n", "from scratch")

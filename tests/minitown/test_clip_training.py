@@ -14,13 +14,13 @@ from famix.clip import CLIPImageTower, CLIPResNet, PromptEncoder, load_clip_stat
 from famix.clip.export import rounded, save_compact
 from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
-from famix_minitown import contrastive
-from famix_minitown.captions import vocabulary
-from famix_minitown.compact_clip import CompactCLIP, to_input, zero_shot_accuracy
-from famix_minitown.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
-from famix_minitown.crops import LOOK_NAMES, CropPlan, TownSource, crops_of_scene
+from famix_minitown.clip import contrastive
+from famix_minitown.clip.captions import vocabulary
+from famix_minitown.clip.compact_clip import CompactCLIP, to_input, zero_shot_accuracy
+from famix_minitown.clip.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
+from famix_minitown.clip.crops import LOOK_NAMES, CropPlan, TownSource, crops_of_scene
 from famix_minitown.datasets import CLIP_ARCHITECTURES, register
-from famix_minitown.looks import LOOKS
+from famix_minitown.rendering.looks import LOOKS
 from run_factory import load_tool
 
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]

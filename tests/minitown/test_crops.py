@@ -13,8 +13,8 @@ from data_factory import make_dataset, registered
 from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
-from famix_minitown import crops as crops_module
-from famix_minitown.crops import (
+from famix_minitown.clip import crops as crops_module
+from famix_minitown.clip.crops import (
     CropPlan,
     DatasetSource,
     TownSource,
@@ -26,7 +26,7 @@ from famix_minitown.crops import (
     with_cityscapes_ids,
 )
 from famix_minitown.datasets import FORMAT_VERSION
-from famix_minitown.scene import Scene
+from famix_minitown.rendering.scene import Scene
 
 TOWN = TownSource(100_000, 1)
 PLAN = CropPlan(seed=1, looks=2, crops=2)

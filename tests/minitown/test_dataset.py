@@ -23,10 +23,10 @@ from famix.data import get_dataset_dicts, get_label_readers, require_same_classe
 from famix.evaluation import build_evaluator
 from famix.utils.errors import DatasetError
 from famix_minitown import datasets, writer
-from famix_minitown.canvas import FAR
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED, SPLITS, MinitownSplit, town_folder
-from famix_minitown.scene import Scene, render_scene
+from famix_minitown.rendering.canvas import FAR
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition
+from famix_minitown.rendering.scene import Scene, render_scene
 
 SMALL = (64, 128)
 ALL = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)

@@ -10,7 +10,7 @@ from PIL import Image
 from data_factory import registered
 from error_matching import explains
 from famix.data import get_dataset_dicts, get_label_readers, verify_datasets
-from famix_minitown.scene import render_scene
+from famix_minitown.rendering.scene import render_scene
 from run_factory import ROOT, load_script
 
 Output = pytest.CaptureFixture[str]

@@ -17,11 +17,11 @@ from PIL import Image
 from clip_factory import save_tiny_clip
 from data_factory import registered
 from famix.data import CITYSCAPES_CLASSES
-from famix_minitown import runner
-from famix_minitown.conditions import CONDITIONS
-from famix_minitown.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
-from famix_minitown.report import FigureRow, Results, draw_figure, write_page
-from famix_minitown.study import one_line_errors
+from famix_minitown.rendering.conditions import CONDITIONS
+from famix_minitown.runs import runner
+from famix_minitown.runs.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
+from famix_minitown.runs.report import FigureRow, Results, draw_figure, write_page
+from famix_minitown.runs.study import one_line_errors
 from reports.pages import assert_sound
 from run_factory import ROOT, load_benchmark, load_tool
 from town_factory import SCRIPT_HEAD, write_town
@@ -131,7 +131,7 @@ def test_closed_terminal_ends_the_runs(tmp_path: Path) -> None:
     options = ["--configs", "baseline", "--seeds", "1", "2", "--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
     code = (
         "import pathlib, runpy, signal, sys\n"
-        "from famix_minitown import runner\n"
+        "from famix_minitown.runs import runner\n"
         f"runner.TRAIN_NET = pathlib.Path({str(script)!r})\n"
         "for number in (signal.SIGHUP, signal.SIGTERM):\n"
         "    signal.signal(number, signal.SIG_DFL)  # pytest's environment may ignore it\n"

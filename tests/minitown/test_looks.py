@@ -7,11 +7,11 @@ from error_matching import expect_error
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix.utils.errors import ConfigError
-from famix_minitown.captions import MOST_LOOKS, caption, draw_looks, vocabulary
-from famix_minitown.conditions import CONDITIONS
-from famix_minitown.experiment import CONFIGS
-from famix_minitown.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
-from famix_minitown.scene import Scene, render_scene
+from famix_minitown.clip.captions import MOST_LOOKS, caption, draw_looks, vocabulary
+from famix_minitown.rendering.conditions import CONDITIONS
+from famix_minitown.rendering.looks import LOOKS, STRICT_LOOKS, WEATHER, apply_looks
+from famix_minitown.rendering.scene import Scene, render_scene
+from famix_minitown.runs.experiment import CONFIGS
 from run_factory import load_benchmark
 
 BENCHMARK = load_benchmark("minitown_looks")

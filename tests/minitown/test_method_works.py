@@ -8,7 +8,7 @@ from data_factory import registered
 from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.engine import argument_parser
 from famix_minitown.datasets import register
-from famix_minitown.experiment import CONFIGS, read_scores
+from famix_minitown.runs.experiment import CONFIGS, read_scores
 from run_factory import load_benchmark, train_net
 from town_factory import write_town
 

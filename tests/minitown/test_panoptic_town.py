@@ -18,7 +18,7 @@ from famix.data.registration import domain_of
 from famix.utils.errors import DatasetError
 from famix_minitown import datasets
 from famix_minitown.datasets import SPLITS, town_folder
-from famix_minitown.scene import render_scene
+from famix_minitown.rendering.scene import render_scene
 
 NIGHT = "minitown_night_val_panoptic"
 

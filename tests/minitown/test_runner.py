@@ -15,9 +15,9 @@ import pytest
 from error_matching import expect_error
 from famix.io import atomic as files
 from famix.utils.errors import ConfigError
-from famix_minitown import runner
-from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
-from famix_minitown.runner import ExperimentError, ProgressLine, run_experiments
+from famix_minitown.runs import runner
+from famix_minitown.runs.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
+from famix_minitown.runs.runner import ExperimentError, ProgressLine, run_experiments
 from town_factory import SCRIPT_HEAD
 
 RESULTS = {

@@ -7,10 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
-from famix_minitown.canvas import FAR, TrainId, patches
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS, apply_condition, draw_flakes, draw_streaks
 from famix_minitown.datasets import FORMAT_VERSION
-from famix_minitown.scene import Scene, render_scene
+from famix_minitown.rendering.canvas import FAR, TrainId, patches
+from famix_minitown.rendering.conditions import (
+    CONDITIONS,
+    DEVELOPMENT_CONDITIONS,
+    apply_condition,
+    draw_flakes,
+    draw_streaks,
+)
+from famix_minitown.rendering.scene import Scene, render_scene
 
 ALL = (*CONDITIONS, *DEVELOPMENT_CONDITIONS)
 TOWN_CLASSES = {0, 1, 2, 3, 5, 7, 8, 10, 11, 13}

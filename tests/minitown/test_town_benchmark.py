@@ -16,9 +16,9 @@ from famix.mining import matching_noise_scale
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import FAMixError
-from famix_minitown import runner
-from famix_minitown.experiment import CONFIGS, same_settings
-from famix_minitown.study import RunRecord
+from famix_minitown.runs import runner
+from famix_minitown.runs.experiment import CONFIGS, same_settings
+from famix_minitown.runs.study import RunRecord
 from report_factory import tables
 from run_factory import load_benchmark
 from town_factory import SCRIPT_HEAD, write_town

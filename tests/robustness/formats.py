@@ -24,7 +24,7 @@ from famix.reports import read_report
 from famix.reports.comparison import compare_reports, format_comparisons
 from famix.reports.run_page import describe_confusion, render_runs
 from famix.reports.runs import read_runs
-from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
+from famix_minitown.runs.experiment import Experiment, read_record, same_settings, write_record
 from panoptic_factory import make_panoptic, write_recipe
 from report_factory import make_run_folder
 from robustness.mutations import Format, in_json, in_last_line, in_lines, in_png, in_yaml

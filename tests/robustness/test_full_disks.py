@@ -26,8 +26,8 @@ from famix.inference.views import write_image
 from famix.io.atomic import is_disk_error, whole_file
 from famix.io.released_checkpoint import save_weights as write_released
 from famix.utils.errors import FAMixError
-from famix_minitown import crops
-from famix_minitown.crops import RECORD, CropPlan, TownSource, make_crops
+from famix_minitown.clip import crops
+from famix_minitown.clip.crops import RECORD, CropPlan, TownSource, make_crops
 from inference.inference_factory import make_run
 from robustness.faults import small_disk
 from run_factory import CONFIG, load_tool

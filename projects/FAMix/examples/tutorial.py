@@ -17,8 +17,8 @@ from famix.engine import Trainer, argument_parser, setup
 from famix.inference import load_model, strip_checkpoint
 from famix.reports import read_report
 from famix.utils.plugins import load_plugins
-from famix_minitown.conditions import apply_condition
-from famix_minitown.scene import render_scene
+from famix_minitown.rendering.conditions import apply_condition
+from famix_minitown.rendering.scene import render_scene
 
 load_plugins()  # the miniature town and its CLIP
 FOLDER = Path("output/tutorial")

@@ -28,9 +28,9 @@ from famix.data.panoptic.files import PanopticFiles
 from famix.data.panoptic.segments import encode_ids
 from famix.utils.errors import DatasetError
 from famix.utils.paths import local_path
-from famix_minitown.canvas import TrainId
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
-from famix_minitown.scene import SIZE
+from famix_minitown.rendering.canvas import TrainId
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
+from famix_minitown.rendering.scene import SIZE
 from famix_minitown.writer import INSTANCES_PER_CLASS, INSTANCES_SUFFIX, PNG_COMPRESSION, write_tree
 
 logger = logging.getLogger(__name__)

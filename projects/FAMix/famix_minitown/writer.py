@@ -9,9 +9,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from famix.io.atomic import whole_file
-from famix_minitown.canvas import FAR
-from famix_minitown.conditions import apply_condition
-from famix_minitown.scene import SIZE, Scene, render_scene
+from famix_minitown.rendering.canvas import FAR
+from famix_minitown.rendering.conditions import apply_condition
+from famix_minitown.rendering.scene import SIZE, Scene, render_scene
 
 INSTANCES_PER_CLASS = 1000  # an instance id is label id * 1000 + number, or just the label id for stuff
 INSTANCES_SUFFIX = "gtFine_instanceIds"  # suffix of the names of instance id files

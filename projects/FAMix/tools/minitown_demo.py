@@ -45,10 +45,10 @@ from tabulate import tabulate
 from famix.data import get_dataset_dicts, register_datasets
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix_minitown.experiment import CONFIGS, Experiment, read_occurring, read_scores
-from famix_minitown.report import Results, draw_runs, score_table, write_page
-from famix_minitown.runner import run_experiments
-from famix_minitown.study import describe_machine, one_line_errors
+from famix_minitown.runs.experiment import CONFIGS, Experiment, read_occurring, read_scores
+from famix_minitown.runs.report import Results, draw_runs, score_table, write_page
+from famix_minitown.runs.runner import run_experiments
+from famix_minitown.runs.study import describe_machine, one_line_errors
 
 BASELINE, JITTER, FAMIX, BOTH = "baseline", "+ jitter", "+ FAMix", "+ FAMix + jitter"
 

@@ -124,9 +124,9 @@ from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
-from famix_minitown.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
-from famix_minitown.contrastive import TrainingPlan, train_clip
-from famix_minitown.crops import (
+from famix_minitown.clip.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
+from famix_minitown.clip.contrastive import TrainingPlan, train_clip
+from famix_minitown.clip.crops import (
     CropPlan,
     CropSource,
     DatasetSource,

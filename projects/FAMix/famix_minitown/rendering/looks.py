@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
-from famix_minitown.canvas import FAR, FOCAL_LENGTH, Color, Image, add, blend, grain, patches, scale, to_gray
-from famix_minitown.conditions import apply_condition
-from famix_minitown.scene import Scene
+from famix_minitown.rendering.canvas import FAR, FOCAL_LENGTH, Color, Image, add, blend, grain, patches, scale, to_gray
+from famix_minitown.rendering.conditions import apply_condition
+from famix_minitown.rendering.scene import Scene
 
 Operation = Callable[[Image, int, np.random.Generator], Image]  # image, strength in [0, 256], generator -> image
 Looks = Sequence[tuple[str, float]]  # names and strengths in [0, 1]

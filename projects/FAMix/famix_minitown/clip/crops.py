@@ -23,10 +23,10 @@ from famix.io import read_json
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.seeding import derive_seed
-from famix_minitown.captions import MOST_LOOKS, draw_looks
+from famix_minitown.clip.captions import MOST_LOOKS, draw_looks
 from famix_minitown.datasets import FORMAT_VERSION
-from famix_minitown.looks import LOOKS, NO_CLASS, Looks, apply_looks, scene_of_image
-from famix_minitown.scene import SIZE, Scene, render_scene
+from famix_minitown.rendering.looks import LOOKS, NO_CLASS, Looks, apply_looks, scene_of_image
+from famix_minitown.rendering.scene import SIZE, Scene, render_scene
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from famix.clip.openai import tokenize
-from famix_minitown.looks import LOOKS, WEATHER, Look, Looks
+from famix_minitown.rendering.looks import LOOKS, WEATHER, Look, Looks
 
 TEMPLATES = (
     "{}.",

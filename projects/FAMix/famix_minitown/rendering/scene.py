@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from famix_minitown.canvas import FAR, Camera, Canvas, Image, Light, TrainId, add, grain, patches
-from famix_minitown.street import Facade, Street, draw_street, paint_object
+from famix_minitown.rendering.canvas import FAR, Camera, Canvas, Image, Light, TrainId, add, grain, patches
+from famix_minitown.rendering.street import Facade, Street, draw_street, paint_object
 
 SIZE = (192, 384)  # usual (height, width) of the town's images in pixels
 

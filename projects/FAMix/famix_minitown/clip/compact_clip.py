@@ -16,10 +16,10 @@ from famix.clip.files import full_embedding
 from famix.clip.open_clip.models import find_model
 from famix.clip.openai import CLIP, VOCAB_SIZE, tokenize
 from famix.utils.errors import ConfigError
-from famix_minitown.captions import PLAIN_PHRASES, TEMPLATES
-from famix_minitown.crops import CROP_SIDE
+from famix_minitown.clip.captions import PLAIN_PHRASES, TEMPLATES
+from famix_minitown.clip.crops import CROP_SIDE
 from famix_minitown.datasets import CLIP_ARCHITECTURES
-from famix_minitown.looks import LOOKS
+from famix_minitown.rendering.looks import LOOKS
 
 IMAGE_LAYERS = (2, 2, 2, 2)
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 128, 128, 4

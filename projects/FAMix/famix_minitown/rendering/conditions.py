@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import cv2
 import numpy as np
 
-from famix_minitown.canvas import Color, Image, Plane, TrainId, add, blend, grain, patches, scale, to_gray
-from famix_minitown.scene import Scene
+from famix_minitown.rendering.canvas import Color, Image, Plane, TrainId, add, blend, grain, patches, scale, to_gray
+from famix_minitown.rendering.scene import Scene
 
 _STEPS_A_METER = 2  # resolution of the transmission table; 256 steps exceed FAR
 _COARSE = 4  # resolution divisor of light fields, which are smooth

@@ -23,7 +23,7 @@ from famix.io.atomic import whole_file
 from famix.reports.page import Table, render_page
 from famix.reports.tables import best_places, format_number
 from famix.visualization.figure import Tile, compose_figure, save_figure
-from famix_minitown.experiment import condition_of, read_scores, unseen_mean
+from famix_minitown.runs.experiment import condition_of, read_scores, unseen_mean
 
 SCENE = 7  # index of the scene in the figure, chosen before any result was known
 

@@ -17,9 +17,9 @@ from famix.io.atomic import FileLock
 from famix.reports import RESULTS_FILE
 from famix.utils.environment import processor_name
 from famix.utils.errors import ConfigError, FAMixError
-from famix_minitown.experiment import Experiment, read_record, same_settings, write_record
+from famix_minitown.runs.experiment import Experiment, read_record, same_settings, write_record
 
-TRAIN_NET = Path(__file__).parents[1] / "train_net.py"  # in a clone of the repository
+TRAIN_NET = Path(__file__).parents[2] / "train_net.py"  # in a clone of the repository
 
 _CONSOLE, _LOCK = "console.log", "experiment.lock"
 _LINES_OF_A_FAILURE = 15

@@ -25,7 +25,7 @@ from famix.io.atomic import whole_file
 from famix.reports import RESULTS_FILE, read_results
 from famix.utils.environment import processor_name
 from famix.utils.errors import FAMixError
-from famix_minitown.experiment import Experiment, condition_of, read_record
+from famix_minitown.runs.experiment import Experiment, condition_of, read_record
 
 _MAX_BYTES = 1 << 20
 _DIGITS = 4  # decimals stored for a score in percent; tables print one

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from famix_minitown.canvas import FAR, FIXED_POINT_BITS, Canvas, Color, Light, TrainId
+from famix_minitown.rendering.canvas import FAR, FIXED_POINT_BITS, Canvas, Color, Light, TrainId
 
 Kind = Literal["car", "person", "lamp", "sign", "tree", "bush"]
 Surface = Literal["building", "wall", "hedge"]

@@ -1,4 +1,4 @@
-"""Town experiments: their settings and scores. `famix_minitown.runner` runs them.
+"""Town experiments: their settings and scores. `famix_minitown.runs.runner` runs them.
 
 The folder of an experiment is the OUTPUT_DIR of train_net.py. It contains
     experiment.json     settings, processor, elapsed seconds, and whether the experiment is finished
@@ -26,10 +26,10 @@ from famix.reports import RESULTS_FILE, read_results
 from famix.reports.report import CLASS_ACCURACY, TASK, describe_occurring
 from famix.style import StyleBank
 from famix.utils.errors import DatasetError
-from famix_minitown.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.datasets import FORMAT_VERSION, register
+from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 
-CONFIGS = Path(__file__).parents[1] / "configs/minitown"  # in a clone of the repository
+CONFIGS = Path(__file__).parents[2] / "configs/minitown"  # in a clone of the repository
 
 _RECORD = "experiment.json"
 _MAX_BYTES = 16 << 20

@@ -19,9 +19,9 @@ from famix.io import load_tensors, require_plain_file
 from famix.io.atomic import save_tensors
 from famix.utils.errors import ConfigError
 from famix.utils.seeding import derive_seed
-from famix_minitown.captions import caption, vocabulary
-from famix_minitown.compact_clip import CompactCLIP, to_input, usable_device
-from famix_minitown.crops import looks_of
+from famix_minitown.clip.captions import caption, vocabulary
+from famix_minitown.clip.compact_clip import CompactCLIP, to_input, usable_device
+from famix_minitown.clip.crops import looks_of
 
 logger = logging.getLogger(__name__)
 

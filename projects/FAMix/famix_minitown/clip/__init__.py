@@ -1,0 +1,1 @@
+"""Training of the town's CLIPs on captioned crops."""

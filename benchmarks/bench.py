@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from common import benchmark_parser
+from parts.common import benchmark_parser
 
 SECTIONS = ("mining", "training", "evaluation")
 
@@ -40,9 +40,9 @@ if __name__ == "__main__":
     make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
-from bench_mining import mining_rows
-from bench_setting import SIZES, Row, Setting, format_table, format_targets
-from bench_training import evaluation_rows, training_rows
+from speed.mining import mining_rows
+from speed.setting import SIZES, Row, Setting, format_table, format_targets
+from speed.training import evaluation_rows, training_rows
 
 from famix_minitown.runs.study import describe_machine
 

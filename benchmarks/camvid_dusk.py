@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import PROJECT, Method, Needs, study_parser
+from parts.common import PROJECT, Method, Needs, study_parser
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
-from study import Study
+from studies.study import Study
 
 from famix.reports.tables import format_p, format_spread
 from famix.utils.errors import FAMixError

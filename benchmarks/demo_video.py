@@ -20,7 +20,7 @@ from io import StringIO
 from pathlib import Path
 from statistics import median
 
-from common import POSITIVE, PROJECT, benchmark_parser, load_script
+from parts.common import POSITIVE, PROJECT, benchmark_parser, load_script
 
 CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from common import POSITIVE, benchmark_parser
+from parts.common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
-from common import PROJECT, benchmark_parser, load_script
+from parts.common import PROJECT, benchmark_parser, load_script
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 

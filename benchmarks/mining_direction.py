@@ -13,7 +13,7 @@ control, over differences of exchanged looks.
 import argparse
 from dataclasses import dataclass
 
-from common import benchmark_parser
+from parts.common import benchmark_parser
 
 METRICS = ("euclidean", "source")
 

@@ -15,8 +15,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import study_parser
-from minitown_methods import ABLATIONS, CLIPS, METHODS, MINED, methods_of
+from parts.common import study_parser
+from studies.town_methods import ABLATIONS, CLIPS, METHODS, MINED, methods_of
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -53,8 +53,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_arguments()  # answers --help and usage errors before the slow imports
 
-from minitown_report import write_report
-from study import Run, Study
+from studies.study import Run, Study
+from studies.town_report import write_report
 
 from famix.utils.errors import FAMixError
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS

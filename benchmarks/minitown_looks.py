@@ -11,7 +11,7 @@ deviation of color and detail, over patches of clear scenes that no dataset uses
 import argparse
 from collections.abc import Sequence
 
-from common import POSITIVE, benchmark_parser
+from parts.common import POSITIVE, benchmark_parser
 
 
 def make_parser() -> argparse.ArgumentParser:

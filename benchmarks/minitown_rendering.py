@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import median
 
-from common import POSITIVE, benchmark_parser
+from parts.common import POSITIVE, benchmark_parser
 
 from famix_minitown.rendering.conditions import CONDITIONS, apply_condition
 from famix_minitown.rendering.scene import SIZE, render_scene

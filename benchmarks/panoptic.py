@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from statistics import fmean
 
-from common import Method, study_parser
+from parts.common import Method, study_parser
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
 SOURCE_ONLY = "source_only"
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from study import Study
+from studies.study import Study
 
 from famix.data import get_dataset_dicts, read_image
 from famix.data.classes import panoptic_classes

@@ -13,7 +13,7 @@ import argparse
 import time
 from statistics import median
 
-from common import POSITIVE, PROJECT, benchmark_parser
+from parts.common import POSITIVE, PROJECT, benchmark_parser
 
 PROTOCOLS = (
     "half", "ensemble", "famix0.5", "famix1+0.5", "flip", "multiscale", "multiscale+flip", "slide512", "slide1024",

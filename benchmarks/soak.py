@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from common import benchmark_parser
+from parts.common import benchmark_parser
 
 QUICK = {"faults": 1, "files": 20, "iterations": 200}
 FULL = {"faults": 6, "files": 500, "iterations": 2000}
@@ -55,7 +55,7 @@ warnings.simplefilter("ignore")
 
 import numpy as np
 import torch
-from soak_faults import CallAfterStep, FaultReport, SoakedRun, add_hook, make_workspace, mining, soak, training
+from parts.soak_faults import CallAfterStep, FaultReport, SoakedRun, add_hook, make_workspace, mining, soak, training
 
 from famix_minitown.runs.study import describe_machine, markdown
 from robustness.faults import start_command, status_of  # type: ignore[import-not-found]

@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import POSITIVE, benchmark_parser
+from parts.common import POSITIVE, benchmark_parser
 
 MODELS = {
     "RN50": "RN50", "RN101": "RN101", "ConvNeXt-B": "open_clip:convnext_base_w", "ConvNeXt-L": "open_clip:convnext_large_d",
@@ -90,7 +90,7 @@ if __name__ == "__main__":
     make_parser().parse_args()  # answers --help and usage errors before the slow imports
 
 import torch
-from towers_tasks import compare, count, mine, train
+from parts.towers_tasks import compare, count, mine, train
 
 from famix_minitown.runs.study import describe_machine, markdown
 

@@ -43,10 +43,10 @@ def load_tool(name: str, folder: str = "tools") -> ModuleType:
 
 
 def load_benchmark(name: str) -> ModuleType:
-    """Import benchmarks/<name>.py, which finds its neighbours in its own folder."""
+    """Import benchmarks/<name>.py, which finds the packages of that folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
-        return load_script(ROOT / f"benchmarks/{name}.py", f"benchmark_{name}")
+        return load_script(ROOT / f"benchmarks/{name}.py", f"benchmark_{Path(name).stem}")
 
 
 def make_bands(folder: Path) -> Path:

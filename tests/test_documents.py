@@ -149,7 +149,7 @@ def read_table(heading: str) -> dict[str, list[str]]:
 
 
 def test_tables_of_five_seeds_show_the_committed_runs() -> None:
-    script, report = load_benchmark("minitown"), load_benchmark("minitown_report")
+    script, report = load_benchmark("minitown"), load_benchmark("studies/town_report")
     rows = {
         "baseline": "baseline",
         "+ jitter": "jitter08half",

@@ -24,8 +24,8 @@ def bench() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         script = importlib.import_module("bench")
-        yield SimpleNamespace(script=script, **{name: importlib.import_module(f"bench_{name}") for name in MODULES})
-    for name in ["bench", *(f"bench_{module}" for module in MODULES)]:
+        yield SimpleNamespace(script=script, **{name: importlib.import_module(f"speed.{name}") for name in MODULES})
+    for name in ["bench", "speed", *(f"speed.{module}" for module in MODULES)]:
         sys.modules.pop(name, None)
 
 

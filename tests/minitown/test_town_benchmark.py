@@ -34,7 +34,7 @@ def script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def report() -> ModuleType:
-    return load_benchmark("minitown_report")
+    return load_benchmark("studies/town_report")
 
 
 @pytest.fixture

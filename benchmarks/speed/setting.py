@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import PROJECT
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from parts.common import PROJECT
 from torch import Tensor
 
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture

@@ -1,9 +1,9 @@
 """Methods in the town's benchmark. This module does not import PyTorch."""
 
-from common import Method, Needs
+from parts.common import Method, Needs
 
 MINED = "famix"  # other methods use its mined banks
-CHOSEN = "jitter08half"  # the best plain jitter, used by the configs with jitter; see minitown_report.choose_strength
+CHOSEN = "jitter08half"  # the best plain jitter, used by the configs with jitter; see town_report.choose_strength
 STRONGEST = "jitter08"  # the paper's jitter: 0.8 on all images
 
 

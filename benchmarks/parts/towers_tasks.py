@@ -8,7 +8,6 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from common import PROJECT
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -20,6 +19,7 @@ from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.config import load_config
 from famix.engine.optimization import build_optimizer
 from famix.mining.miner import MiningSettings, PromptTable, StyleMiner
+from parts.common import PROJECT
 
 SIDE, STYLES = 512, 2
 TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]

@@ -18,7 +18,7 @@ from detectron2.engine import HookBase
 from famix.mining import StyleMiner, mine
 from famix.style import StyleBank
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 from robustness.faults import kill_at, start_command  # type: ignore[import-not-found]
 from robustness.fuzzing import digest  # type: ignore[import-not-found]

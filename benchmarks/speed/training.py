@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 import yaml
-from bench_plain import plain_layers
-from bench_setting import GRID, NUM_CLASSES, Row, Setting, in_turns
 from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 
@@ -16,6 +14,8 @@ from famix.engine import build_optimizer
 from famix.evaluation import ProtocolInference, StreamingSemSegEvaluator, parse_protocol
 from famix.style import PatchRestyler, StyleBank, build_strategies
 from famix_minitown.writer import write_tree
+from speed.plain import plain_layers
+from speed.setting import GRID, NUM_CLASSES, Row, Setting, in_turns
 
 STRATEGIES = ("none", "bank", "noise")
 DATASET = "speed_benchmark"

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from statistics import fmean
 
-from common import Needs
-from minitown_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
+from parts.common import Needs
 
 from famix.reports.report import describe_occurring
 from famix.reports.tables import format_p, format_spread
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.runs.experiment import development_mean, unseen_mean
 from famix_minitown.runs.study import RunRecord, markdown
+from studies.town_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
 
 MAX_COST = 3.0  # maximum loss on clear days in points, relative to the same method without jitter
 CHOOSING_SEEDS = (1, 2, 3)  # seeds used to choose settings

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from common import PROJECT, Method, Needs
+from parts.common import PROJECT, Method, Needs
 
 from famix.data import register_datasets
 from famix.io.atomic import whole_file
@@ -36,7 +36,7 @@ class Study:
     """Base class for studies of several methods and seeds. Subclasses implement `report`.
 
     Args:
-        arguments: arguments of `common.study_parser`.
+        arguments: arguments of `parts.common.study_parser`.
         methods: methods by name.
         mined: name and method of the runs that mine banks for other methods.
         options: KEY VALUE pairs for all methods, which methods can override.

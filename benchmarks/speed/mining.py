@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_plain import PlainSteps, plain_class_patches, plain_features, plain_prompts, plain_tail
-from bench_setting import GRID, Row, Setting, in_turns
 from torch import Tensor
 
 from famix.clip import IMAGENET_TEMPLATES, CLIPResNet, PromptEncoder, load_clip_state_dict
@@ -17,6 +15,8 @@ from famix.mining import MinedBatch, build_miner
 from famix.style import optimize_styles
 from famix_minitown.datasets import register
 from famix_minitown.runs.experiment import CONFIGS
+from speed.plain import PlainSteps, plain_class_patches, plain_features, plain_prompts, plain_tail
+from speed.setting import GRID, Row, Setting, in_turns
 
 GROUP = 6  # maximum number of batches in a group
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]

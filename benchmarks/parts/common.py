@@ -11,7 +11,7 @@ from types import ModuleType
 
 from famix_arguments import whole_number
 
-PROJECT = Path(__file__).parent.parent / "projects/FAMix"
+PROJECT = Path(__file__).parents[2] / "projects/FAMix"
 POSITIVE = partial(whole_number, lowest=1)
 
 
@@ -33,7 +33,7 @@ def benchmark_parser(description: str | None, device: bool = False) -> argparse.
 
 
 def study_parser(description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3)) -> argparse.ArgumentParser:
-    """Create a parser for the arguments of `study.Study`, with the defaults `output` and `seeds`."""
+    """Create a parser for the arguments of `studies.study.Study`, with the defaults `output` and `seeds`."""
     parser = benchmark_parser(description)
     defaults = " ".join(map(str, seeds))
     parser.add_argument(

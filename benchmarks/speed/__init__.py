@@ -1,0 +1,1 @@
+"""The measurements of `bench.py`, and plain versions of the measured code."""

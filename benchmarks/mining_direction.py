@@ -1,6 +1,7 @@
 """Direction of mined style changes compared with true ones in the miniature town, which can render every look.
 
     python benchmarks/mining_direction.py [--clip FILE] [--steps 5 15 60] [--metric euclidean source] [--patches 200]
+    python benchmarks/mining_direction.py --clip minitown_vit --metric euclidean --rates 0.1 0.3 1 3 10
 
 A patch of a clear street and the same patch under a look have different styles. Mining should find this difference from
 the name of the look alone. The table shows the cosine between mined and true differences and the ratio of their
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from parts.common import benchmark_parser
 
 METRICS = ("euclidean", "source")
+PARAMETRIZATIONS = ("absolute", "relative")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,7 +27,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", nargs="+", type=int, default=[5, 15, 60], help="numbers of mining steps (default: 5 15 60)"
     )
+    parser.add_argument("--stage", help="mined stage (default: the first of the CLIP)")
     parser.add_argument("--metric", nargs="+", choices=METRICS, default=METRICS, help="mining metrics (default: both)")
+    parser.add_argument(
+        "--parametrization", choices=PARAMETRIZATIONS, help="of metric euclidean (default: by CLIP family)"
+    )
+    parser.add_argument("--rates", nargs="+", type=float, default=[1.0], help="learning rates per style (default: 1)")
     parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="seed of patches and looks (default: 1)")
     return parser
@@ -39,7 +46,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
+from famix.clip import CLIPImageTower, PromptEncoder, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
@@ -70,19 +77,28 @@ def statistics(patches: Tensor) -> Tensor:
     return torch.cat([values.flatten(1) for values in channel_mean_std(patches)], dim=1)
 
 
+def grid_patches(maps: Tensor) -> Tensor:
+    """Cut a map (1, C, H, W) into the 3 x 3 patches (9, C, W // 3, W // 3) of a square crop, row by row."""
+    side = maps.shape[-1] // 3
+    return maps.unfold(2, side, side).unfold(3, side, side)[0, :, :3, :3].flatten(1, 2).movedim(1, 0)
+
+
 @torch.no_grad()
-def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
+def collect(clip: CLIPImageTower, stage: str, count: int, seed: int) -> Patches:
     """Draw patches and looks. Each scene yields one patch, a random cell of a crop's 3 x 3 grid."""
     cfg, rng = load_config(str(CONFIGS / "famix.yaml")), np.random.default_rng(seed)
     pixel_mean, pixel_std = (torch.tensor(v).view(-1, 1, 1) for v in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
 
-    def features_of(image: np.ndarray) -> Tensor:
-        pixels = (torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() - pixel_mean) / pixel_std
-        return clip.features_at("res2", pixels[None])
+    def cut(image: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+        pixels = ((pixels - pixel_mean) / pixel_std)[None]
+        if not clip.mined_on_images:
+            return grid_patches(clip.features_at(stage, pixels))
+        size = (clip.input_resolution, clip.input_resolution)
+        return F.interpolate(grid_patches(pixels), size, mode="bicubic", antialias=True)
 
-    def cut(features: Tensor, cell: tuple[int, int]) -> Tensor:
-        side = features.shape[-1] // 3
-        return features[..., cell[0] * side :, cell[1] * side :][..., :side, :side]
+    def features_of(patches: Tensor) -> Tensor:
+        return clip.features_at(stage, patches) if clip.mined_on_images else patches
 
     clear, changed, source, classes, looks = [], [], [], [], []
     for index in range(count):
@@ -92,27 +108,32 @@ def collect(clip: CLIPResNet, count: int, seed: int) -> Patches:
         labels = torch.from_numpy(scene.labels[crop].astype(np.int64))[None]
         classes.append(CITYSCAPES_CLASSES[int(patch_classes(labels, (3, 3), 255)[0][cell])].name)
         looks.append(look)
-        features = features_of(scene.image[crop])
-        source += [statistics(cut(features, (row, column))) for row in range(3) for column in range(3)]
-        clear.append(cut(features, cell))
-        changed.append(cut(features_of(apply_looks(scene, ((look, STRENGTH),), rng)[crop]), cell))
-    features = torch.cat(clear)
-    return Patches(features, statistics(torch.cat(changed)) - statistics(features), torch.cat(source), classes, looks)
+        patches, place = cut(scene.image[crop]), 3 * cell[0] + cell[1]
+        source.append(statistics(features_of(patches)))
+        clear.append(patches[place])
+        changed.append(cut(apply_looks(scene, ((look, STRENGTH),), rng)[crop])[place])
+    features, truth = features_of(torch.stack(clear)), statistics(features_of(torch.stack(changed)))
+    return Patches(features, truth - statistics(features), torch.cat(source), classes, looks)
 
 
-def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: int, metric: str) -> list[object]:
-    """Return a table row for a number of steps and a metric."""
+def measure(
+    clip: CLIPImageTower, stage: str, prompts: PromptEncoder, patches: Patches, *, steps: int, metric: str,
+    relative: bool = False, rate: float = 1.0,
+) -> list[object]:  # fmt: skip
+    """Return a table row for a number of steps, a metric, a parametrization and a learning rate per style."""
     cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
     texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
     styles = optimize_styles(
         patches.features,
         prompts(texts, tuple(cfg.TEMPLATES)),
-        lambda restyled: clip.encode_from("res2", restyled),
+        lambda restyled: clip.encode_from(stage, clip.replace_map(patches.features, restyled)),
         steps=steps,
-        lr=len(texts),  # the loss is a mean over the styles, so this is 1 per style, as in the configs
+        lr=rate * len(texts),  # the loss is a mean over the styles
         momentum=0.0,
         weight_decay=cfg.WEIGHT_DECAY,
         basis=source_basis(patches.source) if metric == "source" else None,
+        rectify=clip.rectified,
+        relative=relative,
     )
     mined = torch.cat([styles.mean, styles.std], dim=1) - statistics(patches.features)
     cosine = F.cosine_similarity(mined, patches.truth)
@@ -122,7 +143,15 @@ def measure(clip: CLIPResNet, prompts: PromptEncoder, patches: Patches, steps: i
     length = (mined.norm(dim=1) / patches.truth.norm(dim=1)).median()
     loss = f"{styles.style_losses[0].mean():.3f} -> {styles.style_losses[-1].mean():.3f}"
     values = (cosine.mean(), cosine[weather].mean(), cosine[strict].mean(), exchanged, length)
-    return [metric, steps, loss, *(f"{float(value):.2f}" for value in values)]
+    negative = f"{100 * (styles.std < 0).float().mean():.1f} %"
+    form = PARAMETRIZATIONS[relative]
+    return [metric, form, f"{rate:g}", steps, loss, *(f"{float(value):.2f}" for value in values), negative]
+
+
+HEADERS = (
+    "metric", "parametrization", "rate", "steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length",
+    "negative stds",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -130,13 +159,29 @@ def main() -> None:
     arguments = make_parser().parse_args()
     register()
     weights = load_clip_state_dict(arguments.clip)
-    clip, prompts = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False), PromptEncoder(weights)
-    patches = collect(clip, arguments.patches, arguments.seed)
-    rows = [measure(clip, prompts, patches, steps, metric) for metric in arguments.metric for steps in arguments.steps]
-    headers = ["metric", "steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length"]
+    clip = CLIPImageTower.from_state_dict(weights, trainable=()).requires_grad_(False)
+    prompts, stage = PromptEncoder(weights), arguments.stage or next(iter(clip.output_shape()))
+    clip.check_stage(stage)
+    patches = collect(clip, stage, arguments.patches, arguments.seed)
+    relative = arguments.parametrization == "relative" if arguments.parametrization else not clip.rectified
+    rows = [
+        measure(
+            clip,
+            stage,
+            prompts,
+            patches,
+            steps=steps,
+            metric=metric,
+            relative=relative and metric != "source",
+            rate=rate,
+        )
+        for metric in arguments.metric
+        for rate in arguments.rates
+        for steps in arguments.steps
+    ]
     print(describe_machine())
-    print(f"CLIP {arguments.clip}, {arguments.patches} patches, seed {arguments.seed}\n")
-    print(markdown(headers, rows))
+    print(f"CLIP {arguments.clip}, stage {stage}, {arguments.patches} patches, seed {arguments.seed}\n")
+    print(markdown(HEADERS, rows))
 
 
 if __name__ == "__main__":

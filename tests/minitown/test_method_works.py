@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_factory import registered
-from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
+from famix.clip import CLIPImageTower, PromptEncoder, load_clip_state_dict
 from famix.engine import argument_parser
 from famix_minitown.datasets import register
 from famix_minitown.runs.experiment import CONFIGS, read_scores
@@ -17,10 +17,11 @@ def test_mined_styles_point_to_those_of_real_images() -> None:
     """Compare the cosine of mined and true changes of the statistics with that for exchanged looks."""
     register()
     benchmark, weights = load_benchmark("mining_direction"), load_clip_state_dict("minitown")
-    clip = CLIPResNet.from_state_dict(weights, trainable=()).requires_grad_(False)
-    patches = benchmark.collect(clip, 40, seed=1)
-    row = benchmark.measure(clip, PromptEncoder(weights), patches, steps=15, metric="source")
-    cosine, exchanged, length = (float(row[place]) for place in (3, 6, 7))
+    clip = CLIPImageTower.from_state_dict(weights, trainable=()).requires_grad_(False)
+    patches = benchmark.collect(clip, "res2", 40, seed=1)
+    row = benchmark.measure(clip, "res2", PromptEncoder(weights), patches, steps=15, metric="source")
+    values = dict(zip(benchmark.HEADERS, row, strict=True))
+    cosine, exchanged, length = (float(values[name]) for name in ("cosine", "exchanged", "length"))
     assert cosine > 0.45 and cosine > exchanged + 0.35
     assert 0.5 < length < 2
 

@@ -29,7 +29,11 @@ ZOO = ROOT / "projects/FAMix/MODEL_ZOO.md"
 # For panoptic configs, large backbones and the town's ViT, see test_panoptic_configs.py, test_large_configs.py and
 # minitown/test_method_works.py.
 ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
-FILES = [file for file in ALL if "panoptic" not in file and not file.startswith("large/") and "vit" not in file]
+FILES = [
+    file
+    for file in ALL
+    if "panoptic" not in file and not file.startswith("large/") and not file.endswith(("vit.yaml", "convnext.yaml"))
+]
 LEAVES = [file for file in FILES if not Path(file).name.startswith("Base-")]
 SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
 NETWORKS = ("RN50", "RN101")

@@ -44,7 +44,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Method without jitter -> same method with each jitter strength."""
 
-CLIPS = ("resnet", "vit")
+CLIPS = ("resnet", "convnext", "vit")
 """Families of the town's CLIPs."""
 
 

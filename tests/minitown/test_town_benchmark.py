@@ -187,14 +187,15 @@ def test_committed_records_have_the_settings_of_today(script: ModuleType) -> Non
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 
-def test_family_has_its_own_configs_and_records(script: ModuleType) -> None:
-    benchmark = script.Benchmark(script.parse_arguments(["--family", "vit", "--output", "there"]))
-    assert benchmark.folder == script.RUNS.with_name("minitown_vit")
+@pytest.mark.parametrize("family", ["convnext", "vit"])
+def test_family_has_its_own_configs_and_records(script: ModuleType, family: str) -> None:
+    benchmark = script.Benchmark(script.parse_arguments(["--family", family, "--output", "there"]))
+    assert benchmark.folder == script.RUNS.with_name(f"minitown_{family}")
     runs = [benchmark.experiment(name, 2) for name in benchmark.methods]
-    assert [run.config.name for run in runs] == [f"{name}_vit.yaml" for name in benchmark.methods]
+    assert [run.config.name for run in runs] == [f"{name}_{family}.yaml" for name in benchmark.methods]
     assert list(benchmark.methods) == ["baseline", "noise", "famix", "famix_weather"]
-    assert all(run.output.is_relative_to("there/vit") for run in runs)
-    assert all(run.load_config().MODEL.CLIP.WEIGHTS == "minitown_vit" for run in runs)
+    assert all(run.output.is_relative_to(f"there/{family}") for run in runs)
+    assert all(run.load_config().MODEL.CLIP.WEIGHTS == f"minitown_{family}" for run in runs)
 
 
 @pytest.mark.parametrize("words", [["--configs", "famix", "oracle"], ["--ablations"]])

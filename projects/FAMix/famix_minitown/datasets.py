@@ -84,7 +84,8 @@ def register() -> None:
     """
     register_clip_weights("minitown", CLIP_FILE)
     register_model_configs(_HERE / "models")
-    register_clip_weights("minitown_vit", _HERE / "weights/vit.safetensors", CLIP_ARCHITECTURES["vit"])
+    for family in ("convnext", "vit"):
+        register_clip_weights(f"minitown_{family}", _HERE / f"weights/{family}.safetensors", CLIP_ARCHITECTURES[family])
     train_ids = {index: index for index in range(len(CITYSCAPES_CLASSES))} | {_IGNORE_LABEL: _IGNORE_LABEL}
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     definition = DatasetDefinition(

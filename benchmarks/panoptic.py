@@ -42,6 +42,7 @@ from studies.study import Study
 from famix.data import get_dataset_dicts, read_image
 from famix.data.classes import panoptic_classes
 from famix.engine import load_config
+from famix.evaluation.counting.scored_classes import classes_of_dataset
 from famix.evaluation.panoptic import read_truth
 from famix.inference import Predictor
 from famix.reports.report import PANOPTIC_METRICS, TASK
@@ -165,7 +166,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         dataset = f"minitown_{condition}_val_panoptic"
         things, colors = panoptic_classes(dataset).things, MetadataCatalog.get(dataset).stuff_colors
         record = get_dataset_dicts([dataset])[SCENE]
-        image, truth = np.asarray(read_image(record["file_name"])), read_truth(record, things)
+        image, truth = np.asarray(read_image(record["file_name"])), read_truth(record, classes_of_dataset(dataset))
         class_ids = [segment["category_id"] for segment in truth.segments]
         overlay = overlay_segments(image, truth.numbers, class_ids, things, colors, OPACITY)
         titles = [""] * (2 + len(columns)) if rows else ["image", "ground truth", *columns]

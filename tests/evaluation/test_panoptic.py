@@ -17,6 +17,7 @@ from famix.data import get_dataset_dicts
 from famix.engine import load_config
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
 from famix.evaluation import panoptic as module
+from famix.evaluation.counting.scored_classes import classes_of_dataset
 from famix.evaluation.evaluators import check_panoptic
 from famix.evaluation.panoptic import PanopticEvaluator, predicted_segments, read_truth
 from famix.modeling import FAMixPanopticFPN
@@ -75,7 +76,7 @@ def fpn(labels: np.ndarray) -> dict[str, Any]:
 
 def in_train_ids(record: dict[str, Any]) -> np.ndarray:
     """Return the ground truth in the form of `deeplab`."""
-    truth = read_truth(record, (PERSON, CAR))
+    truth = read_truth(record, classes_of_dataset(NAME))
     labels = np.full(truth.numbers.shape, VOID)
     for segment in truth.segments:
         labels[truth.numbers == segment["id"]] = segment["category_id"] * 1000 + segment["id"]

@@ -100,6 +100,7 @@ def _add_mining_keys(cfg: CN) -> None:
 
 def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.DATASETS.FILES = []  # YAML definitions of additional datasets (see datasets/README.md)
+    cfg.DATASETS.UNLABELED = []  # classes whose pixels and segments are ignored in training, e.g. ["car"]
     cfg.DATASETS.BALANCED = False  # True makes all datasets in TRAIN contribute equally, regardless of size
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
@@ -121,7 +122,9 @@ def _add_test_keys(cfg: CN) -> None:
     test.PROTOCOL = "native"  # evaluation protocol: parts from docs/PROTOCOLS.md joined with +, e.g. half+flip
     test.PROTOCOL_OF = []  # protocols for individual datasets, e.g. ["mapillary_val=robustnet1536"]
     test.WINDOW_BATCH = 1  # sliding windows per forward pass; higher values are faster on a GPU but need more memory
-    test.CLASSES = "all"  # classes included in mIoU: all, synthia16 (or "16") or synthia13 (or "13")
+    test.CLASSES = (
+        "all"  # classes in mIoU: all, synthia16, synthia13; or class names to predict, as a list or .txt file
+    )
     test.ABSENT_CLASSES = "skip"  # predicted but never labeled classes: skip (excluded from mIoU) or zero (IoU of 0)
     test.RELEASED_PADDING = False  # True labels the padding of protocol crops as road, as in the authors' code
     test.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (the official script)

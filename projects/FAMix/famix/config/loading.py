@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from famix.config.defaults import add_famix_config
 from famix.data.definition import find_definitions
+from famix.data.vocabulary import join_classes, read_classes
 from famix.io.text_files import read_yaml
 from famix.utils.errors import ConfigError, CorruptFileError
 from famix.utils.messages import did_you_mean, shown
@@ -27,7 +28,6 @@ _MAX_FILES = 50  # base files per config, including repetitions
 _TYPE_NAMES = {
     bool: "True or False", int: "an integer", float: "a float", str: "a string", list: "a list", tuple: "a tuple"
 }  # fmt: skip
-_NAME_OR_NAMES = ("MODEL.STYLE.STRATEGY",)  # a list becomes "a,b", as configs keep the type of a default
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 Settings = dict[str, Any]
@@ -65,6 +65,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         paths = [local_path(entry, key) for entry in entries]
         node[name] = paths if isinstance(node[name], list) else paths[0]
     cfg.DATASETS.FILES = find_definitions(cfg.DATASETS.FILES, config_file)
+    cfg.TEST.CLASSES = read_classes(cfg.TEST.CLASSES)  # the run keeps the names, whatever becomes of the file
     for complete in _completions:
         complete(cfg)
     return cfg
@@ -202,8 +203,7 @@ def _merge(cfg: CfgNode, settings: Settings, defaults: Settings, source: str) ->
         if key not in defaults:
             hint = did_you_mean(key, defaults) or did_you_mean(key.upper(), defaults)
             raise ConfigError(f"Unknown config key {key}.{hint or ' See docs/CONFIG.md.'}")
-        if key in _NAME_OR_NAMES:
-            value = _join_names(value)
+        value = _TEXT_OR_LIST.get(key, lambda unchanged: unchanged)(value)
         _check_type(key, value, defaults[key], source)
         cfg.merge_from_list([key, value])
 
@@ -213,6 +213,10 @@ def _join_names(value: Any) -> Any:
     names = re.findall(r"[^\[\]()'\",\s]+", value) if isinstance(value, str) else value
     is_list = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return ",".join(names) if is_list else value
+
+
+# Keys for a string or a list, which becomes a string because configs keep the type of a default.
+_TEXT_OR_LIST: dict[str, Callable[[Any], Any]] = {"MODEL.STYLE.STRATEGY": _join_names, "TEST.CLASSES": join_classes}
 
 
 def _check_type(key: str, raw: Any, default: Any, source: str) -> None:

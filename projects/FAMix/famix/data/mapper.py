@@ -21,6 +21,7 @@ from famix.data.images import MOST_PIXELS, read_image, require_same_size
 from famix.data.layout.split_files import label_file_of
 from famix.data.meta_architecture import trains_on
 from famix.data.registration import get_label_readers
+from famix.data.vocabulary import unlabeled_classes
 from famix.utils.errors import ConfigError
 
 _PAD_VALUE = 128.0  # mid-gray, as in Detectron2's padded crops
@@ -104,7 +105,7 @@ class FAMixDatasetMapper:
     """Mapper from a dataset dict to a labeled random crop for training, or to the whole image for testing.
 
     Args:
-        cfg: config; uses INPUT and, for training, DATASETS.TRAIN and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+        cfg: config; uses INPUT and, for training, DATASETS.TRAIN, DATASETS.UNLABELED and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
         is_train: whether the samples are for training rather than testing.
         is_mining: whether the samples are for style mining, i.e. random crops of INPUT.CROP.SIZE without scaling, flips
             or color changes.
@@ -133,6 +134,7 @@ class FAMixDatasetMapper:
                     f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ignore_label}, but the ignore label of dataset '{name}' is "
                     f"{reader.ignore_label}. Change the config key, or 'ignore_label' in the dataset definition."
                 )
+        self._unlabeled = unlabeled_classes(cfg)
         if is_mining:
             self._crop = CropSampler(tuple(options.CROP.SIZE), ignore_label=ignore_label)
             return
@@ -181,7 +183,12 @@ class FAMixDatasetMapper:
     def _read_label(self, dataset_dict: dict[str, Any]) -> tuple[str, np.ndarray]:
         """Return the label's path, and its content as an array that can be resampled without blending."""
         label_file = label_file_of(dataset_dict)
-        return label_file, self._label_readers[dataset_dict["dataset_name"]].read(label_file)
+        label = self._label_readers[dataset_dict["dataset_name"]].read(label_file)
+        if self._unlabeled:
+            targets = np.arange(256, dtype=np.uint8)
+            targets[list(self._unlabeled)] = self._ignore_label
+            label = targets[label]
+        return label_file, label
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
         """Return the target entries of a sample, given the cropped label array from `_read_label`."""

@@ -17,6 +17,7 @@ from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
 from famix.data.meta_architecture import predicts, trains_on
 from famix.data.registration import require_known_sources
+from famix.data.vocabulary import vocabulary_of
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.step_trainer import check_steps
@@ -48,7 +49,8 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         require_setting(cfg, f"DATASETS.{split}", valid, "a non-empty tuple of labeled datasets", remedy)
     _check_model_settings(cfg)
     names = used_datasets(cfg, args)
-    _check_classes(cfg, names)
+    training_names = [name for name in names if name in cfg.DATASETS.TRAIN]
+    _check_classes(cfg, names if vocabulary_of(cfg) is None else training_names)
     check_panoptic(cfg, names)
     FAMixDatasetMapper(cfg, is_train=False)  # checks the image settings, which apply to every run
     if testing:
@@ -110,6 +112,8 @@ def _check_model_settings(cfg: CfgNode) -> None:
 
 
 def _check_classes(cfg: CfgNode, names: list[str]) -> None:
+    if not names:  # TEST.CLASSES maps the classes of test datasets by name
+        return
     require_same_classes(names)
     head, metadata = cfg.MODEL.SEM_SEG_HEAD, MetadataCatalog.get(names[0])
     expected = len(metadata.stuff_classes), metadata.ignore_label

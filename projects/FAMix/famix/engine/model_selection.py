@@ -16,6 +16,7 @@ from famix.clip.adapter_files import with_base
 from famix.config import require_setting
 from famix.data.classes import classes_of, trained_classes
 from famix.data.registration import is_source
+from famix.data.vocabulary import vocabulary_of
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint
@@ -164,7 +165,7 @@ def load_for_scoring(cfg: CfgNode, model: nn.Module, resume: bool = False) -> Sc
     from_run = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if from_run else cfg.MODEL.WEIGHTS
     content = checkpointer.load(path, checkpointables=[])
-    trained, scored = trained_classes(content), cfg.DATASETS.TEST
+    trained, scored = trained_classes(content), cfg.DATASETS.TEST if vocabulary_of(cfg) is None else cfg.DATASETS.TRAIN
     if trained is not None:
         trained.require_same(classes_of(cfg, scored), path, scored[0])
     return describe_weights(path, content)

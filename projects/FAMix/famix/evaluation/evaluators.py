@@ -4,13 +4,14 @@ import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from famix.data import get_label_readers
 from famix.data.classes import is_panoptic, require_same_things
 from famix.data.meta_architecture import predicts
-from famix.evaluation.counting.scores import ABSENT_CLASSES, ZERO, class_subset
+from famix.data.vocabulary import vocabulary_of
+from famix.evaluation.counting.scored_classes import scored_classes
+from famix.evaluation.counting.scores import ABSENT_CLASSES, ZERO
 from famix.evaluation.counting.semantic import (
     CityscapesScriptEvaluator,
     Detectron2Evaluator,
@@ -21,7 +22,7 @@ from famix.evaluation.panoptic import PanopticEvaluator, require_panopticapi
 from famix.evaluation.protocols.protocol import protocol_of
 from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.utils.errors import ConfigError
-from famix.utils.messages import did_you_mean
+from famix.utils.messages import did_you_mean, shown
 
 EVALUATORS = ("streaming", "detectron2", "cityscapes")
 """Allowed values of TEST.EVALUATOR."""
@@ -47,6 +48,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     reader = get_label_readers([dataset_name], cfg.INPUT.MAX_PIXELS)[dataset_name]
     prepare, absent = protocol_of(cfg, dataset_name).prepare_labels, absent_rule(cfg, dataset_name)
+    classes = scored_classes(cfg, dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if cfg.TEST.EVALUATOR == "cityscapes":
         evaluators.append(CityscapesScriptEvaluator(dataset_name))
@@ -58,14 +60,14 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             dataset_name,
             read_labels=reader.read,
             prepare_labels=prepare,
-            classes=scored_classes(cfg, dataset_name),
+            classes=classes,
             absent=absent,
             output_folder=folder,
         )
         evaluators.append(streaming)
     panoptic = predicts(cfg) - {"sem_seg"}
     if panoptic and is_panoptic(dataset_name):
-        evaluators.append(PanopticEvaluator(dataset_name, panoptic, cfg.INPUT.MAX_PIXELS))
+        evaluators.append(PanopticEvaluator(dataset_name, panoptic, cfg.INPUT.MAX_PIXELS, classes))
     return DatasetEvaluators(evaluators) if len(evaluators) > 1 else evaluators[0]
 
 
@@ -90,10 +92,10 @@ def check_evaluation(cfg: CfgNode, names: Sequence[str]) -> None:
         raise ConfigError(f"TEST.WINDOW_BATCH must be at least 1, got {cfg.TEST.WINDOW_BATCH}. Set it to 1.")
     for name in names:
         protocol, classes = protocol_of(cfg, name), scored_classes(cfg, name)
-        if kind != "streaming" and len(classes) < len(MetadataCatalog.get(name).stuff_classes):
+        if kind != "streaming" and (classes.ids is not None or len(classes.scored) < len(classes.names)):
             raise ConfigError(
-                f"TEST.CLASSES is {cfg.TEST.CLASSES}, but TEST.EVALUATOR {kind} scores all classes. Set TEST.EVALUATOR to "
-                "streaming."
+                f"TEST.CLASSES is {shown(cfg.TEST.CLASSES)}, but TEST.EVALUATOR {kind} scores the classes of the dataset. Set "
+                "TEST.EVALUATOR to streaming."
             )
         if kind == "cityscapes":
             if protocol.truth != UNCHANGED:
@@ -118,7 +120,8 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
             f"DATASETS.TRAIN is empty, but its first dataset defines the thing classes of {cfg.MODEL.META_ARCHITECTURE}. Set "
             "DATASETS.TRAIN to a panoptic dataset."
         )
-    require_same_things([cfg.DATASETS.TRAIN[0], *names])
+    is_open = vocabulary_of(cfg) is not None  # test datasets are mapped by name
+    require_same_things([cfg.DATASETS.TRAIN[0], *(name for name in names if not is_open or name in cfg.DATASETS.TRAIN)])
     for name in cfg.DATASETS.TEST:
         if name in names and not protocol_of(cfg, name).is_native:
             raise ConfigError(
@@ -126,11 +129,6 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
                 f"other protocols average class scores. Set TEST.PROTOCOL to native, and remove '{name}' from "
                 "TEST.PROTOCOL_OF."
             )
-
-
-def scored_classes(cfg: CfgNode, dataset_name: str) -> tuple[int, ...]:
-    """Return the train ids that TEST.CLASSES selects in a dataset."""
-    return class_subset(cfg.TEST.CLASSES, MetadataCatalog.get(dataset_name).stuff_classes)
 
 
 def absent_rule(cfg: CfgNode, dataset_name: str) -> str:

@@ -28,6 +28,7 @@ from torch import Tensor
 from famix.data.classes import LABEL_DIVISOR, panoptic_classes
 from famix.data.images import MAX_PIXELS
 from famix.data.panoptic.segments import encode_ids, read_segments
+from famix.evaluation.counting.scored_classes import ScoredClasses, classes_of_dataset
 from famix.utils.errors import ConfigError
 
 _NUM_THREADS = 4  # sorting pixels and decoding PNGs release the GIL
@@ -42,13 +43,13 @@ class PanopticSegments:
     segments: list[dict[str, Any]]  # {"id", "category_id": train id, "iscrowd", "area" in pixels}
 
 
-def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: int = MAX_PIXELS) -> PanopticSegments:
+def read_truth(inputs: Mapping[str, Any], classes: ScoredClasses, max_pixels: int = MAX_PIXELS) -> PanopticSegments:
     """Read the ground truth of a dataset dict, and merge the segments of each stuff class into one.
 
     Args:
         inputs: dataset dict with "pan_seg_file_name", "segments_info" and optionally "void_segments". Several of its
             categories may share a class.
-        things: train ids of thing classes.
+        classes: classes of the predictions, which the segments are mapped to.
         max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
 
     Raises:
@@ -58,11 +59,11 @@ def read_truth(inputs: Mapping[str, Any], things: Collection[int], max_pixels: i
     numbers = read_segments(inputs["pan_seg_file_name"], segments, inputs.get("void_segments", ()), max_pixels)
     merged: dict[tuple[int, int], dict[str, Any]] = {}
     number_of = [0]
-    for segment in segments:
-        train_id, crowd = segment["category_id"], segment["iscrowd"]
-        is_instance = train_id in things and not crowd
-        key = (train_id, len(number_of) if is_instance else -crowd)
-        entry = {"id": len(merged) + 1, "category_id": train_id, "iscrowd": crowd}
+    for segment in classes.segments(segments):
+        class_id, crowd = segment["category_id"], segment["iscrowd"]
+        is_instance = class_id in classes.things and not crowd
+        key = (class_id, len(number_of) if is_instance else -crowd)
+        entry = {"id": len(merged) + 1, "category_id": class_id, "iscrowd": crowd}
         number_of.append(merged.setdefault(key, entry)["id"])
     merged_numbers = np.array(number_of, dtype=np.int32)[numbers]
     areas = np.bincount(merged_numbers.ravel()).tolist()
@@ -114,6 +115,7 @@ class PanopticEvaluator(DatasetEvaluator):
         dataset_name: name of a registered panoptic dataset.
         predictions: output entries to score: "panoptic_seg" for PQ, "instances" for AP.
         max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
+        classes: classes of the predictions, which the ground truth is mapped to. None scores those of the dataset.
 
     Raises:
         ConfigError: panopticapi is required but not installed, or the dataset is not panoptic.
@@ -124,17 +126,20 @@ class PanopticEvaluator(DatasetEvaluator):
         dataset_name: str,
         predictions: Collection[str] = ("panoptic_seg", "instances"),
         max_pixels: int = MAX_PIXELS,
+        classes: ScoredClasses | None = None,
     ) -> None:
+        panoptic_classes(dataset_name)  # raises if the dataset is not panoptic
         metadata = MetadataCatalog.get(dataset_name)
-        self._things = panoptic_classes(dataset_name).things
+        self._classes = classes or classes_of_dataset(dataset_name)
+        self._things = self._classes.things
         self._label_divisor: int = metadata.label_divisor
         self._predictions = frozenset(predictions)
         self._max_pixels = max_pixels
         if "panoptic_seg" in predictions:
             require_panopticapi()
         self._categories = {
-            train_id: {"id": train_id, "name": name, "isthing": int(train_id in self._things)}
-            for train_id, name in enumerate(metadata.stuff_classes)
+            class_id: {"id": class_id, "name": name, "isthing": int(class_id in self._things)}
+            for class_id, name in enumerate(self._classes.names)
         }
         self.reset()
 
@@ -155,7 +160,7 @@ class PanopticEvaluator(DatasetEvaluator):
             DatasetError: a label cannot be read.
         """
         for image, output in zip(inputs, outputs, strict=True):
-            truth = read_truth(image, self._things, self._max_pixels)
+            truth = read_truth(image, self._classes, self._max_pixels)
             if "panoptic_seg" in self._predictions:
                 panoptic, entries = output["panoptic_seg"]
                 predicted = predicted_segments(panoptic, entries, self._label_divisor)
@@ -175,7 +180,8 @@ class PanopticEvaluator(DatasetEvaluator):
 
         Returns:
             {"panoptic_seg": {"PQ", "SQ", "RQ", and the same with "_th" for things and "_st" for stuff}, "segm": {"AP",
-            "AP50", "AP75"}} in percent. A score is NaN if no class of its kind is labeled or predicted.
+            "AP50", "AP75"}} in percent. If there are unseen classes, "PQ", "SQ" and "RQ" also exist with "_seen" and
+            "_unseen". A score is NaN if no class of its kind is labeled or predicted.
         """
         results: OrderedDict[str, dict[str, float]] = OrderedDict()
         if "panoptic_seg" in self._predictions:
@@ -216,10 +222,15 @@ class PanopticEvaluator(DatasetEvaluator):
         total, *others = counts
         for other in others:
             total += other
+        things, unseen = set(self._things), set(self._classes.unseen)
+        groups = {"": self._categories.keys(), "_th": things, "_st": self._categories.keys() - things}
+        if unseen:
+            groups |= {"_seen": self._categories.keys() - unseen, "_unseen": unseen}
         scores: dict[str, float] = {}
-        for suffix, of_things in {"": None, "_th": True, "_st": False}.items():
+        for suffix, ids in groups.items():
             try:
-                average = total.pq_average(self._categories, isthing=of_things)[0]
+                chosen = {class_id: self._categories[class_id] for class_id in sorted(ids)}
+                average = total.pq_average(chosen, isthing=None)[0]
             except ZeroDivisionError:  # no class to average
                 average = dict.fromkeys(("pq", "sq", "rq"), math.nan)
             scores |= {name.upper() + suffix: 100 * float(average[name]) for name in ("pq", "sq", "rq")}

@@ -18,6 +18,7 @@ from famix.config import find_node, flat_settings, load_config
 from famix.data import register_datasets
 from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
 from famix.data.registration import classes_in_files
+from famix.data.vocabulary import vocabulary_of
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
 from famix.modeling.query import text_embeddings_of
@@ -26,11 +27,12 @@ from famix.utils.paths import local_path
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file name
-_LOCAL_SETTINGS = {  # keys with paths on the training machine -> values in a stripped checkpoint
+_LOCAL_SETTINGS = {  # keys that refer to other files -> values in a stripped checkpoint
     "MODEL.WEIGHTS": "",
     "MODEL.STYLE.BANK": "",
     "DATASETS.FILES": [],
     "OUTPUT_DIR": "./output",
+    "TEST.CLASSES": "all",  # a list of classes requires the text tower
 }
 
 
@@ -40,10 +42,11 @@ class LoadedModel:
 
     model: nn.Module  # in eval mode, without gradients
     cfg: CfgNode  # frozen
-    classes: ClassTable
+    classes: ClassTable  # predicted classes, from TEST.CLASSES if it lists any, otherwise `trained`
     checkpoint: Path
     facts: Mapping[str, Any]  # other plain entries in the checkpoint, such as "iteration" and "selection"
     base_weights: Mapping[str, str]  # config keys, missing in `cfg`, for the backbone's weights before training
+    trained: ClassTable | None = None  # classes of the training datasets, if they differ from `classes`
 
 
 def load_model(
@@ -54,7 +57,8 @@ def load_model(
 ) -> LoadedModel:
     """Build a network and load its weights from a checkpoint.
 
-    Only adapter-only checkpoints (see `save_adapters`) need the weights that the backbone had before training.
+    Only adapter-only checkpoints (see `save_adapters`), and networks for which TEST.CLASSES lists classes, need the CLIP
+    weights of the training run.
 
     Args:
         path: checkpoint, or run directory in which MODEL_SELECTION.USE selects the weights.
@@ -109,14 +113,18 @@ def load_model(
     cfg.MODEL.CLIP.WEIGHTS = cfg.MODEL.TIMM.WEIGHTS = cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.STYLE.STRATEGY = "none"
     cfg.freeze()
-    with backbone_of(content["model"]), text_embeddings_of(content["model"]):
+    with backbone_of(content["model"]), text_embeddings_of(content["model"], base_weights["MODEL.CLIP.WEIGHTS"]):
+        vocabulary = vocabulary_of(cfg)
         model = build_model(cfg)
     try:
         SafeCheckpointer(model, strict=True).load_content(content)
     except WeightsError as error:
         raise WeightsError(f"'{checkpoint}' does not fit its config: {error}") from error
     facts = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
-    return LoadedModel(model.eval().requires_grad_(False), cfg, classes, checkpoint, facts, base_weights)
+    model = model.eval().requires_grad_(False)
+    if vocabulary is None:
+        return LoadedModel(model, cfg, classes, checkpoint, facts, base_weights)
+    return LoadedModel(model, cfg, vocabulary.table, checkpoint, facts, base_weights, trained=classes)
 
 
 def default_device() -> torch.device:
@@ -173,7 +181,7 @@ def _write_for_inference(
 ) -> None:
     """Write entries with weights to a checkpoint, along with the classes and the config with overridden settings."""
     config = {**flat_settings(loaded.cfg), **_LOCAL_SETTINGS, **settings}
-    shipped = {"config": config, "classes": loaded.classes.to_dict()}
+    shipped = {"config": config, "classes": (loaded.trained or loaded.classes).to_dict()}
     try:
         save_tensors({**loaded.facts, **content, SHIPPED: shipped}, path)
     except OSError as error:

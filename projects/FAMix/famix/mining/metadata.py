@@ -62,6 +62,7 @@ def bank_metadata(
         "images_per_batch": str(mining.IMS_PER_BATCH),
         "crop_size": json.dumps(list(cfg.INPUT.CROP.SIZE)),
         "source": json.dumps(list(cfg.DATASETS.TRAIN)),
+        **({"unlabeled": json.dumps(list(cfg.DATASETS.UNLABELED))} if cfg.DATASETS.UNLABELED else {}),
         "famix_version": version("famix"),
     }
 

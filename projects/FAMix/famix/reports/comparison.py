@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
+from famix.evaluation.counting.scores import MEAN_IOUS, SEEN, SKIP, UNSEEN, ZERO
 from famix.reports.report import Report, describe_classes
 from famix.reports.tables import best_places, csv_table, format_p, format_spread, paired_p, text_table
 from famix.utils.errors import ConfigError
@@ -58,11 +58,14 @@ class Comparison:
         self.headings = tuple(self.example.row())
 
     def other_means(self) -> "tuple[Comparison, ...]":
-        """Return comparisons of the mIoU under the other rule for absent classes, where the rules differ."""
+        """Return comparisons of the mIoU over seen and unseen classes, and under the other rule for absent classes.
+
+        They exist where classes are unseen, and where the rules differ.
+        """
         if self.metric != "mIoU":
             return ()
-        reports = (report for group in self.groups for report in group.reports.values())
-        names = dict.fromkeys(name for report in reports for name in report.other_means)
+        reports = [report for group in self.groups for report in group.reports.values()]
+        names = dict.fromkeys(name for report in reports for name in (*report.split_means, *report.other_means))
         return tuple(Comparison(tuple(replace(group, metric=name) for group in self.groups)) for name in names)
 
     def describe(self) -> str:
@@ -77,8 +80,11 @@ class Comparison:
         by_rule = {SKIP: "are left out", ZERO: "count as 0"}
         by_metric = {MEAN_IOUS[rule]: text for rule, text in by_rule.items()}
         rules = {one.absent_classes for one in scored}
-        if self.other_means() and len(rules) == 1:
+        if any(one.metric in MEAN_IOUS.values() for one in self.other_means()) and len(rules) == 1:
             by_metric["mIoU"] = by_rule[rules.pop()]
+        if self.metric in (SEEN, UNSEEN):
+            kind = "without" if self.metric == UNSEEN else "with"
+            words += f"; mean over the classes {kind} labels in training"
         if self.metric in by_metric:
             words += f"; classes that are predicted but never labeled {by_metric[self.metric]}"
         return words

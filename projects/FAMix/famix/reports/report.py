@@ -15,12 +15,12 @@ import detectron2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from famix.config import flat_settings
 from famix.data.registration import domain_groups, is_source, short_names
-from famix.evaluation.counting.scores import MEAN_IOUS, SKIP
-from famix.evaluation.evaluators import absent_rule, scored_classes
+from famix.evaluation.counting.scored_classes import scored_classes
+from famix.evaluation.counting.scores import MEAN_IOUS, SEEN, SKIP, UNSEEN
+from famix.evaluation.evaluators import absent_rule
 from famix.evaluation.protocols.protocol import protocol_of
 
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]  # dataset -> task -> metric -> percent
@@ -31,6 +31,7 @@ PANOPTIC_METRICS = {  # score -> task and metric in the results
        for kind, suffix in (("", ""), (" things", "_th"), (" stuff", "_st")) for name in ("PQ", "SQ", "RQ")},
     "mask AP": ("segm", "AP"),
 }  # fmt: skip
+_SPLIT_QUALITIES = {"PQ seen": ("panoptic_seg", "PQ_seen"), "PQ unseen": ("panoptic_seg", "PQ_unseen")}
 MEAN = "mean"  # name of the mean over all targets
 TASK = "sem_seg"
 CLASS_IOU, CLASS_ACCURACY = "IoU-", "ACC-"  # prefixes of class scores; only a labeled class has an accuracy
@@ -110,6 +111,7 @@ class ScoredDataset:
     protocol: str
     classes: tuple[str, ...]  # classes that the means include
     absent_classes: str = SKIP  # mIoU rule for classes that are predicted but never labeled, "skip" or "zero"
+    unseen: tuple[str, ...] = ()  # those of the classes that had no labels in training
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,25 @@ class Report:
     def metrics(self) -> tuple[str, ...]:
         """Names of the scores over all classes, including panoptic scores if any dataset has them."""
         tasks = {task for scores in self.results.values() for task in scores}
-        panoptic = (metric for metric, (task, _) in PANOPTIC_METRICS.items() if task in tasks)
-        return (METRICS[0], *self.other_means, *METRICS[1:], *panoptic)
+        qualities = PANOPTIC_METRICS | (_SPLIT_QUALITIES if self.unseen else {})
+        panoptic = (metric for metric, (task, _) in qualities.items() if task in tasks)
+        return (METRICS[0], *self.split_means, *self.other_means, *METRICS[1:], *panoptic)
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """Names of the scores with a row of their own: PQ if it exists, and mIoU under each rule."""
-        return tuple(metric for metric in ("PQ", "mIoU", *MEAN_IOUS.values()) if metric in self.metrics)
+        """Names of the scores with a row of their own: PQ and mIoU, over seen and unseen classes, and mIoU under each rule."""
+        candidates = ("PQ", *_SPLIT_QUALITIES, "mIoU", SEEN, UNSEEN, *MEAN_IOUS.values())
+        return tuple(metric for metric in candidates if metric in self.metrics)
+
+    @property
+    def unseen(self) -> frozenset[str]:
+        """Names of the classes that had no labels in training."""
+        return frozenset(name for scored in self.datasets.values() for name in scored.unseen)
+
+    @property
+    def split_means(self) -> tuple[str, ...]:
+        """Names of the mIoUs over seen and over unseen classes, or () if all classes are seen."""
+        return (SEEN, UNSEEN) if self.unseen else ()
 
     @property
     def other_means(self) -> tuple[str, ...]:
@@ -171,7 +185,7 @@ class Report:
 
     def score(self, name: str, metric: str = "mIoU") -> float:
         """Return a score on a dataset in percent, or NaN if it is missing."""
-        task, key = PANOPTIC_METRICS.get(metric, (TASK, metric))
+        task, key = (PANOPTIC_METRICS | _SPLIT_QUALITIES).get(metric, (TASK, metric))
         scores, scored = self.results[name].get(task, {}), self.datasets[name]
         if key in MEAN_IOUS.values() and key not in scores:  # written by an earlier version
             is_same = key == MEAN_IOUS[scored.absent_classes] or self.occurring(name) == len(scored.classes)
@@ -234,14 +248,16 @@ def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Repor
     headings = short_names(list(results))
     targets = [name for name in results if not is_source(cfg, name)]
     group_of = {name: group for group, members in domain_groups(targets).items() for name in members}
+    classes = {name: scored_classes(cfg, name) for name in results}
     datasets = {
         name: ScoredDataset(
             heading=headings[name],
             is_source=name not in targets,
             group=group_of.get(name, ""),
             protocol=protocol_of(cfg, name).name,
-            classes=tuple(MetadataCatalog.get(name).stuff_classes[index] for index in scored_classes(cfg, name)),
+            classes=tuple(classes[name].names[class_id] for class_id in classes[name].scored),
             absent_classes=absent_rule(cfg, name),
+            unseen=tuple(classes[name].names[class_id] for class_id in classes[name].unseen),
         )
         for name in results
     }

@@ -20,7 +20,7 @@ from famix.visualization.figure import Pixels
 from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors
 
 _IMAGE_WIDTH = 440  # pixels
-_PANOPTIC = ("PQ", "mask AP")
+_PANOPTIC = ("PQ", "PQ seen", "PQ unseen", "mask AP")
 _GAIN = "gain"  # heading of the column that the template colors
 _LONG = 60  # maximum characters of a setting
 _LEAST = 0.0005  # minimum share of all labeled pixels for a class to appear in the largest confusions
@@ -209,7 +209,8 @@ def _class_bars(
         if not all(map(math.isnan, values)):
             bars = [(0.0 if math.isnan(value) else value / 100, format_number(value), colors[run.name])
                     for run, value in zip(runs, values, strict=True)]  # fmt: skip
-            rows.append((name, bars))
+            unseen = any(name in run.report.unseen for run in runs)
+            rows.append((f"{name} (unseen)" if unseen else name, bars))
     return rows
 
 

@@ -17,6 +17,7 @@ from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers,
 from famix.data.classes import ClassTable
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
+from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.inference.loading import LoadedModel
 from famix.io import parse_json, read_yaml, require_plain_file
@@ -117,7 +118,7 @@ def predict_examples(
         progress: function that wraps the images during prediction, e.g. tqdm.
 
     Raises:
-        FAMixError: an image is missing or unreadable.
+        FAMixError: an image is missing or unreadable, or the run was scored on other classes than the model predicts.
     """
     mapper, max_pixels = FAMixDatasetMapper(loaded.cfg, is_train=False), loaded.cfg.INPUT.MAX_PIXELS
     work = []
@@ -126,7 +127,11 @@ def predict_examples(
         work += [(name, records[index]) for index in chosen_images(len(records), most)]
     examples = []
     for name, record in progress(work):
-        protocol = protocol_of(loaded.cfg, name)
+        protocol, classes = protocol_of(loaded.cfg, name), scored_classes(loaded.cfg, name)
+        if not set(run.report.datasets[name].classes) <= set(classes.names):
+            raise ConfigError(
+                f"TEST.CLASSES of the evaluation in '{run.folder}' differs from its {CONFIG_FILE}. Set TEST.CLASSES there."
+            )
         (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
         labels = get_label_readers([name], max_pixels)[name].read(label_file_of(record))
         examples.append(
@@ -134,7 +139,7 @@ def predict_examples(
                 dataset=name,
                 title=Path(record["file_name"]).name,
                 image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
-                truth=protocol.prepare_labels(labels).astype(np.uint8),
+                truth=classes.label_ids(protocol.prepare_labels(labels)).astype(np.uint8),
                 predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
                 classes=loaded.classes,
             )

@@ -86,6 +86,8 @@ def format_report(report: Report) -> str:
             means = {"mIoU": words[rules.pop()]} | {name: means[name] for name in report.other_means}
         listed = ", ".join(f"{name} {text}" for name, text in means.items())
         parts.append(f"Classes that are predicted but never labeled: {listed}.")
+    if report.unseen:
+        parts.append(f"Unseen classes, without labels in training: {', '.join(sorted(report.unseen))}.")
     parts += ["Evaluation of each dataset:", format_scores(report)]
     if by_class := format_classes(report):
         parts += ["IoU of every class that occurs:", by_class]
@@ -128,6 +130,8 @@ def format_classes(report: Report, digits: int = 1) -> str:
     for metric in dict.fromkeys(metric for metric in found if metric.startswith(CLASS_IOU)):
         values = [report.score(name, metric) for name in report.datasets]
         if not all(map(math.isnan, values)):
-            rows.append([metric.removeprefix(CLASS_IOU), *(format_number(value, digits) for value in values)])
+            name = metric.removeprefix(CLASS_IOU)
+            marked = f"{name} (unseen)" if name in report.unseen else name
+            rows.append([marked, *(format_number(value, digits) for value in values)])
     head = ["IoU", *(scored.heading for scored in report.datasets.values())]
     return text_table(head, rows, style="pipe") if rows else ""

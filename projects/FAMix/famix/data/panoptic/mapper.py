@@ -19,7 +19,8 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
     For models that train on centers, samples contain the targets of Detectron2's Panoptic-DeepLab. For models that train on
     segments, they contain "segments" (see `make_segments`): one per thing instance and one per stuff class, without crowds.
     For other models, they contain "sem_seg" (H, W) int64 and "instances", a Detectron2 `Instances` object without crowds. It has
-    `gt_boxes`, `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things.
+    `gt_boxes`, `gt_masks` (BitMasks) and `gt_classes`, the index of the class among the things. Segments of the classes in
+    DATASETS.UNLABELED become void.
 
     Args:
         cfg: config in which all training datasets are panoptic.
@@ -56,6 +57,9 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
         segments = dataset_dict["segments_info"]
         numbers = np.where(label[..., 2] == 0, label[..., 0] + np.int32(256) * label[..., 1], 0).astype(np.int32)
+        if self._unlabeled:
+            is_labeled = [True, *(segment["category_id"] not in self._unlabeled for segment in segments)]
+            numbers *= np.array(is_labeled)[numbers]
         visible = [{**segments[number - 1], "id": int(number)} for number in np.unique(numbers) if number]
         if self._generate_centers is not None:
             return self._generate_centers(numbers, visible)

@@ -15,10 +15,13 @@ ABSENT_CLASSES = (SKIP, ZERO)
 MEAN_IOUS = {rule: f"mIoU-{rule}" for rule in ABSENT_CLASSES}
 """Rule -> name of its mean. "mIoU" is the mean under the configured rule."""
 
+SEEN, UNSEEN = "mIoU-seen", "mIoU-unseen"
+"""Means over the classes with and without labels in training, if both exist."""
+
 _NOT_IN_16 = ("terrain", "truck", "train")
 _EXCLUDED = {"all": (), "16": _NOT_IN_16, "13": (*_NOT_IN_16, "wall", "fence", "pole")}
 CLASS_SUBSETS = (*_EXCLUDED, "synthia16", "synthia13")
-"""Allowed values of TEST.CLASSES. The last two are aliases of 16 and 13 that need no quotes on a command line."""
+"""Subsets for TEST.CLASSES. The last two are aliases of 16 and 13 that need no quotes on a command line."""
 
 
 def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
@@ -29,7 +32,8 @@ def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
     """
     if name not in CLASS_SUBSETS:
         raise ConfigError(
-            f"TEST.CLASSES must be one of {', '.join(CLASS_SUBSETS)}, got {name!r}.{did_you_mean(name, CLASS_SUBSETS)}"
+            f"TEST.CLASSES must be one of {', '.join(CLASS_SUBSETS)}, a list of class names or a .txt file, got {name!r}."
+            f"{did_you_mean(name, CLASS_SUBSETS)}"
         )
     if name == "all":
         return tuple(range(len(class_names)))
@@ -45,7 +49,11 @@ def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
 
 
 def segmentation_scores(
-    confusion: np.ndarray, class_names: Sequence[str], classes: Sequence[int] | None = None, absent: str = SKIP
+    confusion: np.ndarray,
+    class_names: Sequence[str],
+    classes: Sequence[int] | None = None,
+    absent: str = SKIP,
+    unseen: Sequence[int] = (),
 ) -> dict[str, float]:
     """Compute scores from a confusion matrix, with the names and rules of Detectron2's SemSegEvaluator.
 
@@ -59,6 +67,8 @@ def segmentation_scores(
         classes: train ids to score; None scores all. mIoU and mACC are means over these classes, fwIoU and pACC cover
             their pixels, and other classes have no score. The IoU of a class counts confusions with all classes.
         absent: rule for classes that are predicted but never labeled, one of ABSENT_CLASSES.
+        unseen: ids of classes without labels in training. If there are any, SEEN and UNSEEN are the means over the other
+            scored classes and over these, under the rule.
 
     Returns:
         mIoU, fwIoU, mACC, pACC, IoU-<name> and ACC-<name> for every class, and mIoU under each rule, all in percent.
@@ -85,4 +95,9 @@ def segmentation_scores(
             **{f"ACC-{name}": value for name, value in zip(class_names, accuracy, strict=True)},
             **{MEAN_IOUS[rule]: mean for rule, mean in means.items()},
         }
+    if unseen:
+        is_unseen = np.isin(range(len(class_names)), unseen)
+        for name, group in ((SEEN, selected & ~is_unseen), (UNSEEN, selected & is_unseen)):
+            counted = iou[group & ~np.isnan(iou)]
+            scores[name] = counted.mean() if len(counted) else np.nan
     return {name: 100 * float(value) for name, value in scores.items()}

@@ -28,6 +28,7 @@ from famix.evaluation.counting.confusion import (
     argmax_classes,
     write_confusion,
 )
+from famix.evaluation.counting.scored_classes import ScoredClasses, classes_of_dataset
 from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO, segmentation_scores
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import first_few
@@ -48,7 +49,8 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         dataset_name: name of a registered dataset with `stuff_classes` and `ignore_label` in its metadata.
         read_labels: function that maps a label file to (H, W) train ids. None uses the dataset's `label_reader`.
         prepare_labels: function that maps them to (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
-        classes, absent: see `segmentation_scores`.
+        classes: classes of the predictions, which the prepared labels are mapped to. None scores those of the dataset.
+        absent: see `segmentation_scores`.
         output_folder: folder for the confusion matrix. None writes no file.
     """
 
@@ -58,19 +60,19 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         *,
         read_labels: Callable[[str], np.ndarray] | None = None,
         prepare_labels: Callable[[np.ndarray], np.ndarray] | None = None,
-        classes: Sequence[int] | None = None,
+        classes: ScoredClasses | None = None,
         absent: str = SKIP,
         output_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._name = dataset_name
-        self._class_names: list[str] = list(metadata.stuff_classes)
-        self._ignore_label: int = metadata.ignore_label
+        self._classes = classes or classes_of_dataset(dataset_name)
+        self._class_names, self._ignore_label = self._classes.names, self._classes.ignore_label
         self._files = {record["file_name"]: label_file_of(record) for record in DatasetCatalog.get(dataset_name)}
         self._next_image = dict(pairwise(self._files))
         self._read = read_labels or metadata.label_reader.read
         self._prepare = prepare_labels or (lambda labels: labels)
-        self._classes, self._absent = classes, absent
+        self._absent = absent
         self._output_folder = output_folder
         self.reset()
 
@@ -93,7 +95,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         """
         for image, output in zip(inputs, outputs, strict=True):
             file, scores = image["file_name"], output["sem_seg"]
-            labels = self._prepare(self._read_labels(file))
+            labels = self._classes.label_ids(self._prepare(self._read_labels(file)))
             expected = (len(self._class_names), *labels.shape)
             if tuple(scores.shape) != expected:
                 got, wanted = (" x ".join(map(str, shape)) for shape in (scores.shape, expected))
@@ -130,7 +132,8 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             )
         if self._output_folder is not None:
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, counts[:num_classes])
-        scores = segmentation_scores(counts[:num_classes], self._class_names, self._classes, self._absent)
+        scored, unseen = self._classes.scored, self._classes.unseen
+        scores = segmentation_scores(counts[:num_classes], self._class_names, scored, self._absent, unseen)
         return OrderedDict(sem_seg=scores)
 
     def _read_labels(self, image_file: str) -> np.ndarray:

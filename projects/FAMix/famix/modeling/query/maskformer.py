@@ -15,10 +15,17 @@ from torch.nn import functional as F
 
 from famix.data.classes import panoptic_classes
 from famix.data.meta_architecture import predicts
+from famix.data.vocabulary import vocabulary_of
 from famix.modeling.query.criterion import MaskCriterion, Segments
 from famix.modeling.query.decoder import STRIDES, MaskDecoder
 from famix.modeling.query.inference import instances, panoptic_segments, semantic_scores
-from famix.modeling.query.queries import LinearClassifier, TextClassifier, TextQueries, embed_classes
+from famix.modeling.query.queries import (
+    ClassEmbeddings,
+    LinearClassifier,
+    TextClassifier,
+    TextQueries,
+    embed_classes,
+)
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
@@ -35,7 +42,7 @@ class MaskFormer(nn.Module):
         classifier: module that maps queries (B, Q, C) to class logits (B, Q, K + 1).
         criterion: training loss.
         pixel_mean, pixel_std: statistics of each channel, for pixel values 0-255.
-        things: train ids of thing classes. If empty, only semantic predictions are made.
+        things: ids of thing classes in predictions. If empty, only semantic predictions are made.
         object_threshold: minimum class probability of a panoptic segment, in [0, 1].
         overlap_threshold: fraction of a mask that must remain visible in a panoptic segment, in [0, 1].
         most_instances: maximum number of instances per image.
@@ -81,7 +88,7 @@ class MaskFormer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read MODEL.MASK_FORMER and the classes of the training datasets."""
+        """Read MODEL.MASK_FORMER, the classes of the training datasets, and TEST.CLASSES."""
         options, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         is_panoptic = "panoptic_seg" in predicts(cfg)
         _check_queries(cfg, is_panoptic)
@@ -89,16 +96,19 @@ class MaskFormer(nn.Module):
         shapes, hidden_dim = backbone.output_shape(), options.HIDDEN_DIM
         channels = [shapes[name].channels or 0 for name in features_by_stride(shapes)]
         sizes = {name.lower(): options[name] for name in ("HIDDEN_DIM", "ENCODER_LAYERS", "DECODER_LAYERS")}
-        text = torch.zeros(0)
+        vocabulary, text = vocabulary_of(cfg), ClassEmbeddings(torch.zeros(0))
         if TEXT in (options.QUERIES, options.CLASSIFIER):
             text = embed_classes(cfg)
+        things: Collection[int] = ()
+        if is_panoptic:
+            things = vocabulary.table.things if vocabulary else panoptic_classes(cfg.DATASETS.TRAIN[0]).things
         by_text = options.QUERIES == TEXT
-        queries = TextQueries(text, hidden_dim) if by_text else None
+        queries = TextQueries(text.trained, hidden_dim) if by_text else None
         decoder = MaskDecoder(channels, num_classes if by_text else options.NUM_QUERIES, queries=queries, **sizes)
         return {
             "backbone": backbone,
             "decoder": decoder,
-            "classifier": TextClassifier(text, hidden_dim)
+            "classifier": TextClassifier(text.trained, hidden_dim, text.tested)
             if options.CLASSIFIER == TEXT
             else LinearClassifier(hidden_dim, num_classes),
             "criterion": MaskCriterion(
@@ -112,7 +122,7 @@ class MaskFormer(nn.Module):
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "things": panoptic_classes(cfg.DATASETS.TRAIN[0]).things if is_panoptic else (),
+            "things": things,
             "object_threshold": options.OBJECT_THRESHOLD,
             "overlap_threshold": options.OVERLAP_THRESHOLD,
             "most_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -134,7 +144,8 @@ class MaskFormer(nn.Module):
         Returns:
             In training, {"loss_class", "loss_mask", "loss_dice"}. In inference, one dict per image with "sem_seg" (K, height,
             width), the sum of all masks weighted with the class probabilities of their queries. With thing classes, it also
-            contains "panoptic_seg" and "instances" in Detectron2's formats, with train ids as classes.
+            contains "panoptic_seg" and "instances" in Detectron2's formats, with train ids as classes. If the classifier
+            predicts other classes than those of training, their number replaces K, and their places are the ids.
 
         Raises:
             ConfigError: the targets are missing, or an image has more segments than there are queries.

@@ -28,6 +28,7 @@ from config_factory import make_street_datasets, quick_options, save_quick_clip,
 from data_factory import forgotten_datasets, write_label
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.config import find_node, load_config
+from famix.data import CITYSCAPES_CLASSES
 from famix.inference.video import video_writer
 from famix_minitown import datasets
 from famix_minitown.datasets import SPLITS
@@ -49,6 +50,7 @@ _MINED = "output/GTA5_RN50/style_bank.safetensors"
 _IMPORT = "projects/FAMix/tools/import_released.py"
 MADE_BY = {
     r"output/GTA5_RN50\b(?!_)|\b(both|some)\.safetensors": [("output/GTA5_RN50", f"{_TRAIN} {CONFIG}")],
+    "output/minitown/famix_maskformer": [("output/minitown/famix_maskformer", f"{_TRAIN} {QUERIES}")],
     "output/demo/": [
         (f"output/demo/{name}", f"{_TRAIN} {config} OUTPUT_DIR output/demo/{name}")
         for name, config in (("jitter", SOURCE_ONLY), ("famix_weather_jitter", CONFIG))
@@ -165,6 +167,7 @@ class Miniature:
                 write_label(Path(f"{label}_mask.png"), labels)
         fields = next(block for block in find_blocks() if block.lines[0].startswith("name: fields"))
         (self.folder / "fields.yaml").write_text(fields.text.replace("/data/fields", str(self.folder / "fields")))
+        (self.folder / "classes.txt").write_text("\n".join(entry.name for entry in CITYSCAPES_CLASSES))
         make_panoptic(self.folder / "mine", {"train": 1})
         (self.folder / "mine.yaml").write_text(write_recipe(self.folder / "mine", name="mine").read_text())
 

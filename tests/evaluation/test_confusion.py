@@ -141,6 +141,20 @@ def test_scores_of_a_subset():
     assert subset["pACC"] == pytest.approx(100 * 11 / 14)
 
 
+def test_seen_and_unseen_classes_by_hand():
+    """Sky and bus are unseen; a car is predicted but nowhere labeled, and a bus is labeled but never predicted."""
+    matrix = np.array([[8, 0, 2, 0], [1, 5, 0, 0], [0, 0, 0, 0], [0, 4, 0, 0]])
+    road, sky, bus = 8 / 11, 5 / 10, 0
+    skip, zero = (segmentation_scores(matrix, NAMES, absent=rule, unseen=(1, 3)) for rule in ("skip", "zero"))
+    assert skip["mIoU-unseen"] == zero["mIoU-unseen"] == pytest.approx(100 * (sky + bus) / 2)
+    assert (skip["mIoU-seen"], zero["mIoU-seen"]) == pytest.approx((100 * road, 100 * (road + 0) / 2))
+    assert skip["mIoU"] == pytest.approx(100 * (road + sky + bus) / 3)
+    few = segmentation_scores(matrix, NAMES, classes=[0, 1], unseen=(1, 3))
+    assert (few["mIoU-seen"], few["mIoU-unseen"]) == pytest.approx((100 * road, 100 * sky))
+    assert not {"mIoU-seen", "mIoU-unseen"} & segmentation_scores(matrix, NAMES).keys()
+    assert np.isnan(segmentation_scores(matrix, NAMES, classes=[0, 2], unseen=(2,))["mIoU-unseen"])
+
+
 def test_class_subsets():
     names = [entry.name for entry in CITYSCAPES_CLASSES]
     assert class_subset("all", names) == tuple(range(19)) and class_subset("all", ["road", "crop"]) == (0, 1)

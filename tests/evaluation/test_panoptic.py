@@ -17,7 +17,7 @@ from famix.data import get_dataset_dicts
 from famix.engine import load_config
 from famix.evaluation import StreamingSemSegEvaluator, build_evaluator
 from famix.evaluation import panoptic as module
-from famix.evaluation.counting.scored_classes import classes_of_dataset
+from famix.evaluation.counting.scored_classes import ScoredClasses, classes_of_dataset
 from famix.evaluation.evaluators import check_panoptic
 from famix.evaluation.panoptic import PanopticEvaluator, predicted_segments, read_truth
 from famix.modeling import FAMixPanopticFPN
@@ -126,6 +126,21 @@ def test_panoptic_quality_by_hand(form: Any, record: dict[str, Any], monkeypatch
     assert scores["RQ"] == pytest.approx(100 * (1 + 1 + 1 / 1.5 + 0) / 4)
     assert scores["SQ_th"] == pytest.approx(30) and scores["RQ_st"] == pytest.approx(100)
     assert torch.equal(output["panoptic_seg"][0], before)
+
+
+def test_panoptic_quality_of_listed_classes(record: dict[str, Any]) -> None:
+    """The ground truth is mapped to other classes, of which lamps are new and cars had no labels in training."""
+    ids = np.full(256, 255, np.uint8)
+    ids[[CAR, ROAD, SKY]] = 0, 2, 3
+    classes = ScoredClasses(("car", "lamp", "road", "sky"), 255, (0,), (0, 1, 2, 3), unseen=(0, 1), ids=ids)
+    labels = np.repeat(np.array([2000, 2000, 1, 1000, VOID, 3000])[:, None], 10, axis=1)  # the second car is a lamp
+    evaluator = PanopticEvaluator(NAME, ["panoptic_seg"], classes=classes)
+    scores = score(evaluator, [record], [deeplab(labels)])["panoptic_seg"]
+    car, lamp, road, sky = 1 / 1.5, 0, 1, 1
+    assert scores["PQ"] == pytest.approx(100 * (car + lamp + road + sky) / 4)
+    assert scores["PQ_seen"] == pytest.approx(100 * (road + sky) / 2)
+    assert scores["PQ_unseen"] == pytest.approx(100 * (car + lamp) / 2)
+    assert scores["PQ_th"] == pytest.approx(100 * car)
 
 
 def test_counts_of_processes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     for name, path in paths.items():
         if name == STRIPPED:
             strip_checkpoint(loaded, path, half=args.half)
-            if args.half:
+            if args.half and loaded.trained is None:  # otherwise the file has other classes than `reference`
                 report(reference, network(load_model(path, device="cpu").model), path, args, is_export=False)
             print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; includes config and classes\n")
             continue

@@ -203,7 +203,8 @@ def _merge(cfg: CfgNode, settings: Settings, defaults: Settings, source: str) ->
         if key not in defaults:
             hint = did_you_mean(key, defaults) or did_you_mean(key.upper(), defaults)
             raise ConfigError(f"Unknown config key {key}.{hint or ' See docs/CONFIG.md.'}")
-        value = _TEXT_OR_LIST.get(key, lambda unchanged: unchanged)(value)
+        if key in _TEXT_OR_LIST:
+            value = _TEXT_OR_LIST[key](value)
         _check_type(key, value, defaults[key], source)
         cfg.merge_from_list([key, value])
 

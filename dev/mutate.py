@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from multiprocessing.connection import Connection
@@ -98,7 +99,9 @@ def run_tests(root: Path, tests: Sequence[str], seconds: float) -> str:
     sender.close()
     try:
         if not receiver.poll(seconds):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # on a busy machine, it may not have a group of its own yet
+                os.killpg(process.pid or 0, signal.SIGKILL)
+            process.kill()
             return TIMEOUT
         return str(receiver.recv())
     except EOFError:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def install_requires(setup_cfg: configparser.ConfigParser) -> dict[str, Requirem
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
+@cache
 def imported_modules(folder: Path) -> set[str]:
     """Top-level names of everything that the Python files below a folder import, relative imports aside."""
     names: set[str] = set()

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -16,8 +14,8 @@ import torch
 
 from famix.engine import hooks
 from famix.engine.hooks import StopOnSignal, StoppedBySignal
-from robustness.faults import wait_for
-from run_factory import TRAIN_NET, CallBeforeStep, Workspace, assert_equal_state, train_net_with
+from robustness.faults import start_command, status_of, wait_for
+from run_factory import CallBeforeStep, Workspace, assert_equal_state, train_net_with
 
 ITERATIONS = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0", "MODEL.STYLE.STRATEGY", "noise")
 
@@ -94,13 +92,10 @@ def test_processes_stop_at_same_iteration(monkeypatch: pytest.MonkeyPatch, itera
 def test_command_exits_with_signal_status(workspace: Workspace, tmp_path: Path) -> None:
     options = ["SOLVER.MAX_ITER", "100000", "MODEL.STYLE.STRATEGY", "noise", "DATALOADER.NUM_WORKERS", "1"]
     log, out = workspace.folder / "command/log.txt", tmp_path / "out"
-    command = [sys.executable, str(TRAIN_NET), *workspace.arguments("command", *options)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with out.open("w") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+    pid = start_command(workspace.arguments("command", *options), out, workers="fork")
     wait_for(lambda: log.exists() and "Starting training" in log.read_text(), out)
     time.sleep(1)
-    os.killpg(process.pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    os.killpg(pid, signal.SIGTERM)  # to the worker of its loader as well, as a cluster does
+    assert status_of(pid) == 128 + signal.SIGTERM
     assert "from the last checkpoint with --resume" in out.read_text()
     assert (workspace.folder / "command" / "last_checkpoint").exists()

@@ -1,8 +1,9 @@
 """The command that trains a CLIP: arguments, files that cannot be written, and stops."""
 
+import logging
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from clip_factory import save_tiny_clip
 from data_factory import make_dataset, registered, write_label
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
+from robustness.faults import start_fork, status_of, wait_for
 from run_factory import ROOT, load_tool
 
 SMALL = ("--scenes", "1", "--steps", "2", "--batch", "2", "--width", "4", "--workers", "1")
@@ -111,18 +113,19 @@ def test_interruption_names_the_way_to_continue(
 
 
 def test_sigterm_ends_the_command_in_order(tmp_path: Path) -> None:
-    script = ROOT / "projects/FAMix/tools/train_mini_clip.py"
-    process = subprocess.Popen(
-        [sys.executable, str(script), "--output", str(tmp_path / "clip"), "--scenes", "500", "--workers", "1"],
-        stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stderr is not None
-    with process:
-        lines = [process.stderr.readline()]
-        time.sleep(1)  # some scenes later
-        process.send_signal(signal.SIGTERM)
-        lines += process.stderr.read().splitlines()
-    assert process.returncode == 143, lines
+    script, log, folder = ROOT / "projects/FAMix/tools/train_mini_clip.py", tmp_path / "log", tmp_path / "new"
+
+    def train() -> None:
+        logging.root.handlers.clear()  # those of pytest
+        sys.argv = ["", "--output", str(folder / "clip"), "--scenes", "500", "--workers", "1"]
+        runpy.run_path(str(script), run_name="__main__")
+
+    pid = start_fork(train, log)
+    wait_for(lambda: log.exists() and "\n" in log.read_text(), log)
+    time.sleep(1)  # some scenes later
+    os.kill(pid, signal.SIGTERM)
+    status, lines = status_of(pid), log.read_text().splitlines()
+    assert status == 143, lines
     assert lines[-1] == "stopped; run the same command again to resume" and "Traceback" not in "".join(lines)
     assert "crops of 500 scenes" in lines[0] and "123 MB" in lines[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.crops.npy.json"]
+    assert [path.name for path in folder.iterdir()] == ["clip.crops.npy.json"]

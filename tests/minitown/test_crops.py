@@ -2,12 +2,15 @@
 
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from data_factory import make_dataset, registered
 from error_matching import expect_error
@@ -58,8 +61,14 @@ def test_crops_show_their_labels_and_repeat() -> None:
     assert all(0.7 <= strength <= 1 for looks in single for _, strength in looks)
 
 
-def test_worker_processes_make_the_same_crops(tmp_path: Path) -> None:
+def test_worker_processes_make_the_same_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     town = TownSource(100_000, 2)
+
+    def forking(dataset: Any, *, multiprocessing_context: str, **options: Any) -> Any:
+        assert multiprocessing_context == "spawn"  # which imports for seconds, whereas forks take none
+        return DataLoader(pickle.loads(pickle.dumps(dataset)), multiprocessing_context="fork", **options)
+
+    monkeypatch.setattr(crops_module, "DataLoader", forking)
     make_crops(town, PLAN, tmp_path / "crops.npy", workers=2)
     expected = b"".join(crops_of_scene(town, PLAN, index).tobytes() for index in range(2))
     assert np.load(tmp_path / "crops.npy").tobytes() == expected

@@ -6,9 +6,8 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from famix_minitown.runs.experiment import condition_of, development_mean, read_
 from famix_minitown.runs.report import FigureRow, Results, draw_figure, write_page
 from famix_minitown.runs.study import one_line_errors
 from reports.pages import assert_sound
+from robustness.faults import ForkedTrainNet, start_fork, status_of, wait_for
 from run_factory import ROOT, load_benchmark, load_tool
 from town_factory import SCRIPT_HEAD, write_town
 
@@ -34,7 +34,10 @@ def tool() -> ModuleType:
     return load_tool("minitown_demo")
 
 
-def test_demo_from_end_to_end(tool: ModuleType, tmp_path: Path, capsys: Output) -> None:
+def test_demo_from_end_to_end(
+    tool: ModuleType, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedTrainNet}))
     splits = {"train": ("clear", [0, 1]), **{f"{name}_val": (name, [50_000]) for name in CONDITIONS}}
     definition, clip = write_town(tmp_path / "data", "smalltown", splits), save_tiny_clip(tmp_path / "clip.pt")
     output, targets = tmp_path / "demo", [f"smalltown_{name}_val" for name in CONDITIONS]
@@ -129,25 +132,19 @@ def test_closed_terminal_ends_the_runs(tmp_path: Path) -> None:
         "(output / 'new').rename(output / 'pid')\ntime.sleep(100)\n"
     )
     options = ["--configs", "baseline", "--seeds", "1", "2", "--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
-    code = (
-        "import pathlib, runpy, signal, sys\n"
-        "from famix_minitown.runs import runner\n"
-        f"runner.TRAIN_NET = pathlib.Path({str(script)!r})\n"
-        "for number in (signal.SIGHUP, signal.SIGTERM):\n"
-        "    signal.signal(number, signal.SIG_DFL)  # pytest's environment may ignore it\n"
-        f"sys.path.append({str(ROOT / 'benchmarks')!r})\n"
-        f"sys.argv[1:] = {options!r}\n"
-        f"runpy.run_path({str(ROOT / 'benchmarks/minitown.py')!r}, run_name='__main__')"
-    )
-    pids = [output / f"baseline/seed{seed}/pid" for seed in (1, 2)]
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        deadline = time.monotonic() + 120
-        while not all(pid.exists() for pid in pids):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        for _ in range(2):  # the system sends one, the shell another
-            process.send_signal(signal.SIGHUP)
-        assert process.wait(40) == 129
+
+    def run_benchmark() -> None:
+        runner.TRAIN_NET = script
+        sys.path.append(str(ROOT / "benchmarks"))
+        sys.argv[1:] = options
+        runpy.run_path(str(ROOT / "benchmarks/minitown.py"), run_name="__main__")
+
+    pids, log = [output / f"baseline/seed{seed}/pid" for seed in (1, 2)], tmp_path / "log"
+    process = start_fork(run_benchmark, log)
+    wait_for(lambda: all(pid.exists() for pid in pids), log)
+    for _ in range(2):  # the system sends one, the shell another
+        os.kill(process, signal.SIGHUP)
+    assert status_of(process) == 129, log.read_text()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)

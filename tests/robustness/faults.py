@@ -8,16 +8,16 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from famix.io import atomic as files
-from run_factory import train_net
+from run_factory import TRAIN_NET, train_net
 
 OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
 
@@ -71,15 +71,11 @@ def small_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def start_command(
-    arguments: list[str], log: Path, prepare: Callable[[Any], None] = lambda module: None, **environment: str
-) -> int:
-    """Start train_net in a fork, which need not import anything again, and return the id of its first process.
+def start_fork(command: Callable[[], object], log: Path) -> int:
+    """Start a command in a fork, which need not import anything again, and return the id of its first process.
 
-    Workers of data loaders come from a fork server: their arguments are pickled, as in separate processes.
-    `prepare` is called in the fork with the module train_net.
+    The fork has a process group of its own, writes its output to a log, and obeys SIGTERM, SIGINT and SIGHUP.
     """
-    module = train_net()
     pid = os.fork()
     if pid:
         return pid
@@ -89,21 +85,66 @@ def start_command(
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-        os.environ.update(environment)
         torch.set_num_threads(1)
-        multiprocessing.set_start_method("forkserver", force=True)
-        multiprocessing.set_forkserver_preload(["famix.data"])
-        torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
-        sys.argv = ["train_net.py", *arguments]
-        prepare(module)
-        module.launch_from_command_line()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)  # pytest's environment may ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        command()
         os._exit(0)
     except SystemExit as stop:
         os._exit(stop.code if isinstance(stop.code, int) else 1)
     finally:
         traceback.print_exc()
         os._exit(99)
+
+
+def start_command(
+    arguments: list[str],
+    log: Path,
+    prepare: Callable[[Any], None] = lambda module: None,
+    workers: str = "forkserver",
+    **environment: str,
+) -> int:
+    """Start train_net in a fork and return the id of its first process.
+
+    By default, workers of data loaders come from a fork server: their arguments are pickled, as in separate processes,
+    and they import the package for seconds. `prepare` is called in the fork with the module train_net.
+    """
+    module = train_net()
+
+    def train() -> None:
+        os.environ.update(environment)
+        multiprocessing.set_start_method(workers, force=True)
+        multiprocessing.set_forkserver_preload(["famix.data"])
+        torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
+        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
+        sys.argv = ["train_net.py", *arguments]
+        prepare(module)
+        module.launch_from_command_line()
+
+    return start_fork(train, log)
+
+
+class ForkedTrainNet:
+    """Stands for `subprocess.Popen` of train_net in the runner of experiments."""
+
+    def __init__(self, command: list[str], *, stdout: TextIO, env: Mapping[str, str], **options: Any) -> None:
+        assert Path(command[1]) == TRAIN_NET
+        self.pid = start_command(command[2:], Path(stdout.name), workers="fork", **env)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def wait(self, timeout: float = 0.0) -> int:
+        """Wait for the end and return the exit code."""
+        if self.returncode is None:
+            self.returncode = status_of(self.pid)
+        return self.returncode
 
 
 def start_ranks(arguments: list[str], log: Path) -> list[int]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from famix.clip.adapters import add_adapters
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, family_named, family_of, find_family
-from famix.clip.open_clip.timm_backbone import build_timm_tower
+from famix.clip.open_clip.timm_backbone import build_timm_tower, find_timm_model
 from famix.clip.weights import architecture_of, load_configured_clip
 from famix.config import register_completion
 from famix.utils.errors import ConfigError, WeightsError
@@ -238,16 +238,19 @@ def complete_backbone_settings(cfg: CfgNode) -> None:
 
 
 def _pixel_statistics(cfg: CfgNode) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the pixel mean and standard deviation of the backbone without reading its weights, if possible."""
+    """Return the pixel mean and standard deviation of the backbone without building it or reading its weights, if possible."""
     by_file = [family for _, family in CLIP_FAMILY_REGISTRY if family.sizes_in_weights]
     known = {(family.pixel_mean, family.pixel_std) for family in by_file}
-    is_timm = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone"
     with suppress(ConfigError, WeightsError):  # reported when the backbone is built, unless a checkpoint determines it
-        named, _ = (None, None) if is_timm else family_named(undownloaded(cfg).MODEL.CLIP.ARCHITECTURE)
+        if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+            named, described = None, find_timm_model(cfg.MODEL.TIMM.NAME)
+        else:
+            named, described = family_named(undownloaded(cfg).MODEL.CLIP.ARCHITECTURE)
         if named in by_file and len(known) == 1:
             return known.pop()
-        tower = tower_without_weights(cfg)
-        return tower.pixel_mean, tower.pixel_std
+        if not hasattr(described, "pixel_mean"):
+            described = tower_without_weights(cfg)
+        return described.pixel_mean, described.pixel_std
     return CLIPImageTower.pixel_mean, CLIPImageTower.pixel_std
 
 

@@ -39,7 +39,10 @@ SOURCES = {"GTA5": "gta5", "Cityscapes": "cityscapes", "SYNTHIA": "synthia"}
 NETWORKS = ("RN50", "RN101")
 FAMIX = [f"{source}/famix_{network}.yaml" for source in SOURCES for network in NETWORKS]
 VARIANTS = [file for file in LEAVES if file.split("/")[0] in SOURCES and file not in FAMIX]
-SAME_NETWORK = [*VARIANTS, *(file for file in LEAVES if re.match("minitown/(?!baseline|famix_maskformer)", file))]
+SAME_NETWORK = [
+    *VARIANTS,
+    *(file for file in LEAVES if re.match("minitown/(?!baseline|famix_maskformer|open_vocabulary)", file)),
+]
 ALIKE = ("RN101", "beta", "grid", "no_mix")  # miniature runs that differ from another one in one number at most
 
 SHARED_BANK = {"MODEL.STYLE.BANK": "output/GTA5_RN50/style_bank.safetensors"}

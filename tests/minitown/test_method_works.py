@@ -26,13 +26,20 @@ def test_mined_styles_point_to_those_of_real_images() -> None:
     assert 0.5 < length < 2
 
 
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The definition of a small town."""
+    splits = {"train": ("clear", range(48)), **{f"{c}_val": (c, range(50_000, 50_006)) for c in ("clear", "dusk")}}
+    return write_town(tmp_path_factory.mktemp("town"), "halftown", splits, (128, 256))
+
+
 @pytest.mark.parametrize(
     ("method", "clear", "dusk"),
     [("famix_weather", 35, 15), ("famix_weather_vit", 15, 8), ("famix_weather_convnext", 15, 8)],
 )
-def test_short_training_with_styles_learns_the_town(tmp_path: Path, method: str, clear: int, dusk: int) -> None:
-    splits = {"train": ("clear", range(48)), **{f"{c}_val": (c, range(50_000, 50_006)) for c in ("clear", "dusk")}}
-    town = write_town(tmp_path / "town", "halftown", splits, (128, 256))
+def test_short_training_with_styles_learns_the_town(
+    town: Path, tmp_path: Path, method: str, clear: int, dusk: int
+) -> None:
     options = [
         "DATASETS.FILES", f"['{town}']", "DATASETS.TRAIN", "['halftown_train']",
         "DATASETS.TEST", "['halftown_clear_val', 'halftown_dusk_val']", "INPUT.CROP.SIZE", "[128, 128]",

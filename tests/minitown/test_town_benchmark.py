@@ -195,7 +195,7 @@ def test_family_has_its_own_configs_and_records(script: ModuleType, family: str)
     assert [run.config.name for run in runs] == [f"{name}_{family}.yaml" for name in benchmark.methods]
     assert list(benchmark.methods) == ["baseline", "noise", "famix", "famix_weather"]
     assert all(run.output.is_relative_to(f"there/{family}") for run in runs)
-    assert all(run.load_config().MODEL.CLIP.WEIGHTS == f"minitown_{family}" for run in runs)
+    assert all(f"minitown_{family}" == run.load_config().MODEL.CLIP.WEIGHTS for run in runs)
 
 
 @pytest.mark.parametrize("words", [["--configs", "famix", "oracle"], ["--ablations"]])

@@ -98,10 +98,14 @@ def test_resumed_run_equals_an_undisturbed_one(finished: Path, workspace: Worksp
     assert_equal_state(workspace.checkpoint("resumed"), workspace.checkpoint("finished"))
 
 
-def test_resumed_run_equals_an_undisturbed_one_with_adamw_and_bfloat16(finished: Path, workspace: Workspace) -> None:
+def test_resumed_run_equals_an_undisturbed_one_with_adamw_bfloat16_and_rare_classes(
+    finished: Path, workspace: Workspace
+) -> None:
     options = [
         "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.001", "SOLVER.AMP.ENABLED", "True",
         "SOLVER.AMP.DTYPE", "bfloat16", "DATALOADER.NUM_WORKERS", "2",
+        "DATALOADER.SAMPLER_TRAIN", "RareClassSampler", "DATALOADER.RARE_CLASS.MIN_PIXELS", "100",
+        "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS", "['frequency']",
         "MODEL.STYLE.BANK", str(finished / "style_bank.safetensors"),
     ]  # fmt: skip
     workspace.run("adamw", *options)

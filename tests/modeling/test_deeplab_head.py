@@ -33,6 +33,16 @@ def make_features(batch=2, low=(16, 24), high=(4, 6)):
     return {name: torch.randn(batch, *size, generator=generator) for name, size in sizes.items()}
 
 
+def test_class_weights_scale_the_loss_of_their_pixels():
+    weights = [0.5, 0.0, 2.0, 1.0, 1.0]
+    head, plain = make_head(class_weights=weights).train(), make_head()
+    assert head.state_dict().keys() == plain.state_dict().keys()
+    logits, targets = torch.randn(2, 5, 16, 24), torch.randint(5, (2, 64, 96))
+    upsampled = F.interpolate(logits, (64, 96), mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(upsampled, targets, torch.tensor(weights), label_smoothing=0.1)
+    torch.testing.assert_close(head.losses(logits, targets)["loss_sem_seg"], expected)
+
+
 def test_default_head_is_that_of_the_reference_implementation():
     torch.manual_seed(0)
     head = CLIPDeepLabV3PlusHead(shapes(), in_features=("res2", "res5"), num_classes=19)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
@@ -90,6 +91,33 @@ def test_styles_change_all_losses_and_no_prediction(head: str, folder: Path) -> 
     for one, two in zip(without, active, strict=True):
         assert torch.equal(one["sem_seg"], two["sem_seg"]) and one["sem_seg"].shape == (19, 75, 101)
         assert torch.equal(one["panoptic_seg"][0], two["panoptic_seg"][0])
+
+
+@both_heads
+def test_class_weights_equal_a_plain_loss(head: str, folder: Path) -> None:
+    weights = [float(train_id % 4) for train_id in range(19)]  # 0 for road, 2 for sky, 3 for persons and 1 for cars
+    options = ("MODEL.STYLE.STRATEGY", "none", "MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS")
+    plain, weighted = (make_model(config(folder, head, *options, str(value))).train() for value in ([], weights))
+    assert plain.state_dict().keys() == weighted.state_dict().keys()
+    batch = next(iter(build_train_loader(config(folder, head, *options, "[]", "INPUT.CROP.SIZE", "[32, 48]"))))
+    targets = torch.stack([sample["sem_seg"] for sample in batch])
+    logits = torch.randn(len(batch), weighted.sem_seg_head.predictor.out_channels, *(s // 4 for s in targets.shape[1:]))
+    upsampled = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    losses, total = [], 0.0
+    for scores, target in zip(upsampled, targets, strict=True):
+        for place in (target != 255).nonzero().tolist():
+            train_id = int(target[tuple(place)])
+            label = train_id if head == "deeplab" else int(weighted.sem_seg_head.stuff_labels[train_id])
+            losses.append(-weights[train_id] * scores[:, place[0], place[1]].log_softmax(0)[label])
+            total += weights[train_id]
+    result, loss_weight = weighted.sem_seg_head.losses(logits, targets), weighted.sem_seg_head.loss_weight
+    if head == "deeplab":  # the mean over the hardest pixels
+        hardest = int(weighted.sem_seg_head.loss.top_k_percent_pixels * targets.numel())
+        zeros = [torch.zeros(())] * (targets.numel() - len(losses))
+        expected = torch.stack(losses + zeros).topk(hardest).values.mean()
+    else:
+        expected = torch.stack(losses).sum() / total
+    torch.testing.assert_close(result["loss_sem_seg"], loss_weight * expected, rtol=1e-5, atol=1e-6)
 
 
 @both_heads

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,12 @@ def predictions(num_layers: int, batch: int, num_queries: int = 7) -> tuple[list
 
 
 def plain_losses(
-    classes: list[Tensor], masks: list[Tensor], targets: list[Any], seeds: list[int], fixed: bool = False
+    classes: list[Tensor],
+    masks: list[Tensor],
+    targets: list[Any],
+    seeds: list[int],
+    fixed: bool = False,
+    class_weights: Sequence[float] = (1.0,) * NUM_CLASSES,
 ) -> dict[str, Tensor]:
     """Loop over layers, images and segments, with points drawn for one image or segment at a time."""
     total = {"loss_class": torch.zeros(()), "loss_mask": torch.zeros(()), "loss_dice": torch.zeros(())}
@@ -73,7 +79,7 @@ def plain_losses(
                 pairs = {label: place for place, label in enumerate(target.gt_classes.tolist())}
             for query in range(len(cost)):
                 label = int(target.gt_classes[pairs[query]]) if query in pairs else NUM_CLASSES
-                weight = 1.0 if query in pairs else NO_OBJECT_WEIGHT
+                weight = class_weights[label] if query in pairs else NO_OBJECT_WEIGHT
                 class_loss = class_loss - weight * layer_classes[image, query].log_softmax(-1)[label]
                 weights += weight
                 if query in pairs:
@@ -107,6 +113,17 @@ def test_equals_a_plain_loop(counts: tuple[int, ...]) -> None:
         assert got[name].item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-5), name
     for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_class_weights_equal_a_plain_loop() -> None:
+    weights, targets, seeds = (0.5, 2.0, 0.0), random_segments((4, 0, 2)), [5, 6, 7]
+    classes, masks = predictions(2, 3)
+    expected = plain_losses(classes, masks, targets, seeds, class_weights=weights)
+    got = criterion(class_weights=weights)(classes, masks, Segments.collate(targets, SIZE, seeds, torch.device("cpu")))
+    for name, loss in expected.items():
+        assert got[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+    equal = plain_losses(classes, masks, targets, seeds)
+    assert got["loss_class"].item() != pytest.approx(equal["loss_class"].item(), rel=1e-3)
 
 
 def test_one_query_per_class_equals_a_plain_loop() -> None:

@@ -79,6 +79,7 @@ def _add_model_keys(cfg: CN) -> None:
     query.OVERLAP_THRESHOLD = 0.8  # fraction of a mask that must be visible in a panoptic segment, in [0, 1]
 
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # label smoothing in CLIPDeepLabV3PlusHead's loss, in [0, 1)
+    cfg.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = []  # one weight per class in the loss, or ["frequency"]; [] for equal weights
 
 
 def _add_mining_keys(cfg: CN) -> None:
@@ -102,6 +103,10 @@ def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.DATASETS.FILES = []  # YAML definitions of additional datasets (see datasets/README.md)
     cfg.DATASETS.UNLABELED = []  # classes whose pixels and segments are ignored in training, e.g. ["car"]
     cfg.DATASETS.BALANCED = False  # True makes all datasets in TRAIN contribute equally, regardless of size
+    cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"  # TrainingSampler (epochs) or RareClassSampler (of DAFormer)
+    rare = cfg.DATALOADER.RARE_CLASS = CN()
+    rare.TEMPERATURE = 0.01  # temperature of the class probabilities; higher values favor rare classes less
+    rare.MIN_PIXELS = 3000  # pixels of the drawn class in an image; crops are redrawn until they show half as many
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor for random resizing before the training crop

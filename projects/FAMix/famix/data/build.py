@@ -4,20 +4,16 @@ The sample at a position in the stream depends only on the seed and the position
 of workers or GPUs change the samples of a run.
 """
 
-import multiprocessing
-import signal
+import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from multiprocessing.util import Finalize
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data import DatasetFromList, MapDataset, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
@@ -27,9 +23,12 @@ from famix.data.mapper import FAMixDatasetMapper
 from famix.data.meta_architecture import trains_on
 from famix.data.panoptic.mapper import PanopticDatasetMapper
 from famix.data.registration import get_dataset_dicts, require_same_classes
+from famix.data.sampling.pixel_counts import count_pixels
+from famix.data.sampling.rare_classes import RARE_CLASS, RARE_CLASS_SAMPLER, RareClassSampler, check_sampler
+from famix.data.sampling.workers import loader_options
 from famix.utils.errors import ConfigError
 
-_ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER = 0, 1, 2, 3  # separate the random generators derived from one seed
+_ORDER, _SAMPLE, _TURNS, _SOURCE_ORDER, _RARE = range(5)  # separate the random generators derived from one seed
 
 
 class SampleStream(Dataset[dict[str, Any]]):
@@ -42,6 +41,8 @@ class SampleStream(Dataset[dict[str, Any]]):
         balanced: whether to draw equally often from every dataset, regardless of its size. Each round of S positions
             contains one image from each of the S datasets (by `dataset_name`) in random order, and every dataset has
             its own epochs.
+        rare: sampler that draws a class and an image for each position, instead of epochs. The mapper receives the class
+            as the entry "rare_class".
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class SampleStream(Dataset[dict[str, Any]]):
         mapper: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]],
         seed: int,
         balanced: bool = False,
+        rare: RareClassSampler | None = None,
     ) -> None:
         self._dicts = dicts
         self._mapper = mapper
         self._seed = seed
         self._balanced = balanced
+        self._rare = rare
         names = np.array([record["dataset_name"] if balanced else "" for record in dicts])
         self._sources = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}  # source -> its current epoch and permutation
@@ -62,10 +65,15 @@ class SampleStream(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         """Return the sample at a position, which must be >= 0."""
         rng = np.random.default_rng((self._seed, _SAMPLE, position))
-        return self._mapper(self._dicts[self.index(position)], rng)
+        if self._rare is None:
+            return self._mapper(self._dicts[self.index(position)], rng)
+        train_id, index = self._rare.draw(np.random.default_rng((self._seed, _RARE, position)))
+        return self._mapper({**self._dicts[index], RARE_CLASS: train_id}, rng)
 
     def index(self, position: int) -> int:
         """Return the index into `dicts` for a position in the stream."""
+        if self._rare is not None:
+            return self._rare.draw(np.random.default_rng((self._seed, _RARE, position)))[1]
         source, turn = 0, position
         if self._balanced:
             # If the order within a round were fixed, each of two processes would see only one of two sources.
@@ -105,14 +113,26 @@ def build_train_loader(cfg: CfgNode, start_iter: int = 0) -> "DataLoader[dict[st
             f"{batch_size}."
         )
     require_same_classes(cfg.DATASETS.TRAIN)
+    check_sampler(cfg)
     dicts, mapper = get_dataset_dicts(cfg.DATASETS.TRAIN), build_train_mapper(cfg)
+    rare = None
+    if cfg.DATALOADER.SAMPLER_TRAIN == RARE_CLASS_SAMPLER:
+        options = cfg.DATALOADER.RARE_CLASS
+        rare = RareClassSampler(count_pixels(cfg), options.TEMPERATURE, options.MIN_PIXELS)
+        _log_probabilities(rare, cfg.DATASETS.TRAIN[0])
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return DataLoader(
-        SampleStream(dicts, mapper, seed, balanced=cfg.DATASETS.BALANCED),
+        SampleStream(dicts, mapper, seed, balanced=cfg.DATASETS.BALANCED, rare=rare),
         batch_size=batch_size // world_size,
         sampler=range(start_iter * batch_size + comm.get_rank(), sys.maxsize, world_size),  # endless in practice
-        **_worker_options(cfg),
+        **loader_options(cfg),
     )
+
+
+def _log_probabilities(rare: RareClassSampler, dataset_name: str) -> None:
+    names = MetadataCatalog.get(dataset_name).stuff_classes
+    shares = ", ".join(f"{name} {100 * p:.1f}" for name, p in zip(names, rare.probabilities, strict=True))
+    logging.getLogger(__name__).info("Classes that training images are drawn for, in percent: %s", shares)
 
 
 @dataclass(frozen=True)
@@ -166,7 +186,7 @@ def build_mining_batches(
     own = list(chain.from_iterable(groups[rank::world_size]))
     size = mining.IMS_PER_BATCH
     positions = [list(range(number * size, (number + 1) * size)) for number in own]
-    loader = DataLoader(SampleStream(dicts, mapper, mining.SEED), batch_sampler=positions, **_worker_options(cfg))
+    loader = DataLoader(SampleStream(dicts, mapper, mining.SEED), batch_sampler=positions, **loader_options(cfg))
     return MiningBatches(own, loader, remaining=frozenset(chain.from_iterable(groups)))
 
 
@@ -180,32 +200,4 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> "DataLoader[dict[str, 
     # Like Detectron2's build_detection_test_loader, but with workers that survive a signal sent to the whole job.
     dicts = get_dataset_dicts([dataset_name])
     images = MapDataset(DatasetFromList(dicts, copy=False), FAMixDatasetMapper(cfg, is_train=False))
-    return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **_worker_options(cfg))
-
-
-def _worker_options(cfg: CfgNode) -> dict[str, Any]:
-    if cfg.DATALOADER.NUM_WORKERS:
-        Finalize(None, _end_workers, exitpriority=1)
-    return {
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-        "collate_fn": list,
-        "worker_init_fn": _start_worker,
-        # Without its own generator, a loader draws from torch's global one each time it starts, which would change
-        # dropout in a resumed run.
-        "generator": torch.Generator(),
-    }
-
-
-def _end_workers() -> None:
-    """Kill the remaining workers at exit. They ignore the SIGTERM that Python sends, so Python would wait forever."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-def _start_worker(worker_id: int) -> None:
-    # The workers share the CPU cores, but OpenCV would start one thread per core in each of them.
-    cv2.setNumThreads(0)
-    # The training process handles signals sent to the whole job, and needs samples to complete the iteration.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return DataLoader(images, batch_size=1, sampler=InferenceSampler(len(dicts)), **loader_options(cfg))

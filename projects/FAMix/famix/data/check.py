@@ -19,7 +19,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from famix.data.images import MAX_PIXELS, image_size, open_image, read_image, require_same_size
-from famix.data.labels import LabelReader, UnknownIdsError, WrongEncodingError
+from famix.data.labels import LabelReader, UnknownIdsError, WrongEncodingError, count_train_ids
 from famix.data.layout.split_files import SplitFiles, label_file_of
 from famix.data.registration import get_dataset_dicts, get_label_readers
 from famix.utils.errors import DatasetError
@@ -269,9 +269,7 @@ def inspect_pixels(records: Records, reader: LabelReader) -> Findings:
             kind = "unknown id" if isinstance(error, UnknownIdsError) else kind
             found.add(kind, [error], record["file_name"])
             continue
-        # Count in parts, because counting needs eight bytes per pixel.
-        parts = np.array_split(labels, 1 + labels.size // 2**20)
-        pixels = np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
+        pixels = count_train_ids(labels)
         found.pixels += pixels
         found.images += pixels > 0
         found.decoded += 1

@@ -163,3 +163,10 @@ def _guess_from_ids(unknown: Collection[int], present: Collection[int], label_id
     if not expects_train_ids and _has_train_ids(np.array(list(present))):
         return " The file seems to contain train ids (0 to 18 and 255; files named labelTrainIds) instead of label ids."
     return ""
+
+
+def count_train_ids(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the pixels with each of the 256 train ids in labels (H, W), as (256,)."""
+    # Count in parts, because counting needs eight bytes per pixel.
+    parts = np.array_split(labels, 1 + labels.size // 2**20)
+    return np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0, dtype=np.int64)

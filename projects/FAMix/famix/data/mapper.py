@@ -21,10 +21,12 @@ from famix.data.images import MOST_PIXELS, read_image, require_same_size
 from famix.data.layout.split_files import label_file_of
 from famix.data.meta_architecture import trains_on
 from famix.data.registration import get_label_readers
+from famix.data.sampling.rare_classes import RARE_CLASS
 from famix.data.vocabulary import unlabeled_classes
 from famix.utils.errors import ConfigError
 
 _PAD_VALUE = 128.0  # mid-gray, as in Detectron2's padded crops
+_MOST_REDRAWS = 10  # of a crop that does not show the class drawn for it, as in DAFormer
 _ROAD = 0  # label of padded pixels in the reference implementation
 _ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "brightness": F.adjust_brightness,
@@ -105,7 +107,8 @@ class FAMixDatasetMapper:
     """Mapper from a dataset dict to a labeled random crop for training, or to the whole image for testing.
 
     Args:
-        cfg: config; uses INPUT and, for training, DATASETS.TRAIN, DATASETS.UNLABELED and MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+        cfg: config; uses INPUT and, for training, DATASETS.TRAIN, DATASETS.UNLABELED, MODEL.SEM_SEG_HEAD.IGNORE_VALUE and
+            DATALOADER.RARE_CLASS.MIN_PIXELS.
         is_train: whether the samples are for training rather than testing.
         is_mining: whether the samples are for style mining, i.e. random crops of INPUT.CROP.SIZE without scaling, flips
             or color changes.
@@ -124,6 +127,7 @@ class FAMixDatasetMapper:
         self._ignore_label: int = ignore_label
         self._crop: CropSampler | None = None
         self._jitter: ColorJitter | None = None
+        self._least_pixels = cfg.DATALOADER.RARE_CLASS.MIN_PIXELS / 2  # of the drawn class in a crop, as in DAFormer
         self._makes_segments = is_train and not is_mining and "segments" in trains_on(cfg)
         if not (is_train or is_mining):
             return
@@ -153,7 +157,8 @@ class FAMixDatasetMapper:
 
         Args:
             dataset_dict: dataset dict with `file_name` and, for training, `dataset_name` and `label_file_name` (or
-                `sem_seg_file_name` if other code registered the dataset). It is not modified.
+                `sem_seg_file_name` if other code registered the dataset). It is not modified. If it contains `rare_class`,
+                a train id, the crop is drawn again, up to ten times, until it shows enough pixels of this class.
             rng: random generator for all draws; None creates a new one.
 
         Returns:
@@ -172,6 +177,12 @@ class FAMixDatasetMapper:
         require_same_size(dataset_dict["file_name"], image.shape[:2], label_file, label.shape[:2])
         rng = np.random.default_rng() if rng is None else rng
         transforms = self._crop.draw(image.shape[:2], rng)
+        if RARE_CLASS in dataset_dict:
+            for _ in range(_MOST_REDRAWS):
+                train_ids = self._train_ids(dataset_dict, transforms.apply_segmentation(label))
+                if (train_ids == dataset_dict[RARE_CLASS]).sum() >= self._least_pixels:
+                    break
+                transforms = self._crop.draw(image.shape[:2], rng)
         result["image"] = _to_tensor(transforms.apply_image(image))
         result |= self._make_targets(dataset_dict, transforms.apply_segmentation(label))
         if self._jitter is not None:
@@ -189,6 +200,10 @@ class FAMixDatasetMapper:
             targets[list(self._unlabeled)] = self._ignore_label
             label = targets[label]
         return label_file, label
+
+    def _train_ids(self, dataset_dict: dict[str, Any], label: np.ndarray) -> np.ndarray:
+        """Return the train ids (H, W) of a cropped label array from `_read_label`."""
+        return label
 
     def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
         """Return the target entries of a sample, given the cropped label array from `_read_label`."""

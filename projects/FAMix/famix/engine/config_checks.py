@@ -17,6 +17,7 @@ from famix.data import FAMixDatasetMapper, require_same_classes
 from famix.data.build import build_train_mapper
 from famix.data.meta_architecture import predicts, trains_on
 from famix.data.registration import require_known_sources
+from famix.data.sampling.rare_classes import check_sampler
 from famix.data.vocabulary import vocabulary_of
 from famix.engine.model_selection import check_selection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer
@@ -62,6 +63,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         _check_norms(cfg)
         _check_crop(cfg)
         build_train_mapper(cfg)
+        check_sampler(cfg)
     if testing:
         probe = undownloaded(cfg)
         probe.MODEL.DEVICE = "meta"

@@ -19,6 +19,7 @@ from torch import nn
 
 from famix.clip.adapter_files import with_base
 from famix.data import build_test_loader, build_train_loader
+from famix.data.sampling.class_weights import with_class_weights
 from famix.engine.hooks import IterationSeed, KeepingCheckpointer, StopOnSignal, StyleMiningHook, TrainingProgress
 from famix.engine.model_selection import ModelSelection
 from famix.engine.optimization import build_lr_scheduler, build_optimizer, set_position, transfer_state
@@ -54,7 +55,7 @@ class Trainer(DefaultTrainer):
         self._settings = cfg  # for config.yaml, not scaled to the number of processes
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
-        self._plain_model: Any = self.build_model(cfg)
+        self._plain_model: Any = self.build_model(with_class_weights(cfg))
         optimizer = self.build_optimizer(cfg, self._plain_model)
         placement = {} if next(self._plain_model.parameters()).is_cuda else {"device_ids": None}
         model = create_ddp_model(self._plain_model, broadcast_buffers=False, **placement)

@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from famix.data.sampling.class_weights import read_class_weights
 from famix.modeling.losses import segmentation_loss
 from famix.utils.errors import ConfigError
 
@@ -64,8 +65,11 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         ignore_value: label id of pixels excluded from the loss.
         label_smoothing: amount of label smoothing in the cross-entropy, in [0, 1).
         loss_weight: weight of the loss.
+        class_weights: weights of the K classes in the loss; None for equal weights.
         norm: a name accepted by Detectron2's get_norm.
     """
+
+    class_weights: Tensor | None
 
     @configurable
     def __init__(
@@ -82,6 +86,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         ignore_value: int = 255,
         label_smoothing: float = 0.1,
         loss_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
         norm: str = "BN",
     ) -> None:
         super().__init__()
@@ -102,6 +107,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         self.ignore_value = ignore_value
         self.label_smoothing = label_smoothing
         self.loss_weight = loss_weight
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.project = _conv_norm_relu(low.channels, project_channels, 1, norm)
         self.aspp = ASPP(high.channels, aspp_channels, aspp_dilations, aspp_dropout, norm)
         fuse = _conv_norm_relu(aspp_channels + project_channels, conv_dims, 3, norm)
@@ -126,6 +133,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
             "ignore_value": head.IGNORE_VALUE,
             "label_smoothing": head.LABEL_SMOOTHING,
             "loss_weight": head.LOSS_WEIGHT,
+            "class_weights": read_class_weights(cfg),
             "norm": head.NORM,
         }
 
@@ -159,7 +167,7 @@ class CLIPDeepLabV3PlusHead(nn.Module):
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the cross-entropy of logits at any resolution, upsampled to the size of the targets (B, H, W)."""
-        loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing)
+        loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing, self.class_weights)
         return {"loss_sem_seg": loss * self.loss_weight}
 
 

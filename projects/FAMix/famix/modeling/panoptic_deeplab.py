@@ -1,11 +1,14 @@
 """FAMix for panoptic segmentation with centers and offsets."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab
 
+from famix.data.sampling.class_weights import read_class_weights
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
@@ -20,6 +23,7 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
 
     Args:
         cfg: the config for PanopticDeepLab.
+        class_weights: weights of the classes in the semantic loss; None for equal weights.
         restyler: style randomizer (see PatchStyleMixin).
     """
 
@@ -27,8 +31,20 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
     PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})
 
     @configurable
-    def __init__(self, *, cfg: CfgNode, restyler: PatchRestyler | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        cfg: CfgNode,
+        class_weights: Sequence[float] | None = None,
+        restyler: PatchRestyler | None = None,
+    ) -> None:
         super().__init__(cfg)
+        if class_weights is not None:
+            # Registered again, because the loss would store it in checkpoints.
+            head: Any = self.sem_seg_head
+            cross_entropy = head.loss.criterion
+            del cross_entropy.weight
+            cross_entropy.register_buffer("weight", torch.tensor(class_weights), persistent=False)
         self.use_restyler(restyler)
 
     @classmethod
@@ -43,4 +59,4 @@ class FAMixPanopticDeepLab(PatchStyleMixin, PanopticDeepLab):
         global_pooling = cfg.clone()
         global_pooling.defrost()
         global_pooling.INPUT.CROP.ENABLED = False  # the only key of INPUT that the heads read
-        return {"cfg": global_pooling, "restyler": PatchRestyler(cfg)}
+        return {"cfg": global_pooling, "class_weights": read_class_weights(cfg), "restyler": PatchRestyler(cfg)}

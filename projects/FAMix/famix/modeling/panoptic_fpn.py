@@ -1,14 +1,17 @@
 """FAMix for panoptic segmentation with boxes and masks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import Tensor
 
 from famix.data.classes import PanopticClasses, panoptic_classes
+from famix.data.sampling.class_weights import read_class_weights
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
@@ -25,23 +28,36 @@ class StuffSemSegFPNHead(SemSegFPNHead):
     Args:
         input_shape: shapes of the backbone's features.
         classes: classes of the dataset.
+        class_weights: weights of all classes in the semantic loss, by train id; None for equal weights.
         **kwargs: arguments of SemSegFPNHead, except `num_classes`.
     """
 
+    class_weights: Tensor | None
+
     @configurable
-    def __init__(self, input_shape: Any, *, classes: PanopticClasses, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_shape: Any,
+        *,
+        classes: PanopticClasses,
+        class_weights: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(input_shape, num_classes=len(classes.stuff) + 1, **kwargs)
         labels = torch.full((_NUM_LABELS,), self.ignore_value)
         for train_id, label in classes.stuff_labels().items():
             labels[train_id] = label
         self.register_buffer("stuff_labels", labels, persistent=False)
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Any) -> dict[str, Any]:
         """Read MODEL.SEM_SEG_HEAD and the metadata of the dataset."""
         arguments = super().from_config(cfg, input_shape)
         del arguments["num_classes"]
-        return {**arguments, "classes": panoptic_classes(cfg.DATASETS.TRAIN[0])}
+        classes = panoptic_classes(cfg.DATASETS.TRAIN[0])
+        return {**arguments, "classes": classes, "class_weights": read_class_weights(cfg)}
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the cross-entropy over stuff classes and the shared thing class, or 0 for a batch without labels.
@@ -53,7 +69,15 @@ class StuffSemSegFPNHead(SemSegFPNHead):
         labels = self.stuff_labels[targets]
         if not (labels != self.ignore_value).any():
             return {"loss_sem_seg": predictions.sum() * 0}  # the mean over zero pixels is NaN
-        return super().losses(predictions, labels)
+        if self.class_weights is None:
+            return super().losses(predictions, labels)
+        stride = self.common_stride
+        logits = F.interpolate(predictions.float(), scale_factor=stride, mode="bilinear", align_corners=False)
+        # A pixel of a thing has the weight of its own class, although all things share one class here.
+        weights = self.class_weights[targets.clamp(max=len(self.class_weights) - 1)] * (labels != self.ignore_value)
+        losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_value, reduction="none") * weights
+        total = weights.sum()
+        return {"loss_sem_seg": self.loss_weight * losses.sum() / total.where(total > 0, 1)}
 
 
 @META_ARCH_REGISTRY.register()

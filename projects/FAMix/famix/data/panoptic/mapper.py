@@ -1,5 +1,6 @@
 """Dataset mapper for panoptic models: random crops with training targets for their heads."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from detectron2.structures import BitMasks, Instances
 from famix.data.classes import require_same_things
 from famix.data.mapper import FAMixDatasetMapper, make_segments
 from famix.data.meta_architecture import trains_on
-from famix.data.panoptic.segments import read_segments, semantic_labels
+from famix.data.panoptic.segments import Segment, read_segments, semantic_labels
 
 
 class PanopticDatasetMapper(FAMixDatasetMapper):
@@ -54,12 +55,21 @@ class PanopticDatasetMapper(FAMixDatasetMapper):
         # A number needs two bytes. The third is 0, but padding fills it with the ignore label, which is usually not 0.
         return label_file, np.stack([numbers & 255, numbers >> 8, np.zeros_like(numbers)], axis=2).astype(np.uint8)
 
-    def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
+    def _train_ids(self, dataset_dict: dict[str, Any], label: np.ndarray) -> np.ndarray:
         segments = dataset_dict["segments_info"]
+        return semantic_labels(self._numbers(label, segments), segments, self._ignore_label)
+
+    def _numbers(self, label: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
+        """Return the segment numbers (H, W) int32 in a label array, and 0 for padding and unlabeled classes."""
         numbers = np.where(label[..., 2] == 0, label[..., 0] + np.int32(256) * label[..., 1], 0).astype(np.int32)
         if self._unlabeled:
             is_labeled = [True, *(segment["category_id"] not in self._unlabeled for segment in segments)]
             numbers *= np.array(is_labeled)[numbers]
+        return numbers
+
+    def _make_targets(self, dataset_dict: dict[str, Any], label: np.ndarray) -> dict[str, Any]:
+        segments = dataset_dict["segments_info"]
+        numbers = self._numbers(label, segments)
         visible = [{**segments[number - 1], "id": int(number)} for number in np.unique(numbers) if number]
         if self._generate_centers is not None:
             return self._generate_centers(numbers, visible)

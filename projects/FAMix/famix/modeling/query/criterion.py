@@ -68,6 +68,7 @@ class MaskCriterion(nn.Module):
             masks, and of their Dice loss, both in the loss and in the cost of an assignment.
         no_object_weight: weight of queries without a segment in the cross-entropy over classes.
         num_points: number of points P per mask.
+        class_weights: weights of the K classes in the cross-entropy over classes; None for equal weights.
         query_per_class: whether query k belongs to class k. Otherwise, the assignment minimizes the total cost.
 
     Raises:
@@ -85,6 +86,7 @@ class MaskCriterion(nn.Module):
         dice_weight: float = 5.0,
         no_object_weight: float = 0.1,
         num_points: int = 12544,
+        class_weights: Sequence[float] | None = None,
         query_per_class: bool = False,
     ) -> None:
         super().__init__()
@@ -102,9 +104,8 @@ class MaskCriterion(nn.Module):
         self.dice_weight = dice_weight
         self.num_points = num_points
         self.query_per_class = query_per_class
-        class_weights = torch.ones(num_classes + 1)
-        class_weights[-1] = no_object_weight
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        weights_of_classes = torch.tensor([*(class_weights or [1.0] * num_classes), no_object_weight])
+        self.register_buffer("class_weights", weights_of_classes, persistent=False)
 
     def forward(self, classes: Sequence[Tensor], masks: Sequence[Tensor], segments: Segments) -> dict[str, Tensor]:
         """Compute the losses of all layers.
@@ -118,10 +119,11 @@ class MaskCriterion(nn.Module):
             {"loss_class", "loss_mask", "loss_dice"}, weighted and summed over the layers, float32.
         """
         with full_precision(classes[0].device):
-            num_segments, num_queries = _averaged_counts(
-                len(segments.images), classes[0][..., 0].numel(), classes[0].device
+            num_predictions = classes[0][..., 0].numel()
+            num_segments, num_queries, segment_weight = _average(
+                len(segments.images), num_predictions, self.class_weights[segments.classes].sum()
             )
-            weight = num_segments + self.class_weights[-1] * (num_queries - num_segments)
+            weight = segment_weight + self.class_weights[-1] * (num_queries - num_segments)
             losses = []
             for layer, (layer_classes, layer_masks) in enumerate(zip(classes, masks, strict=True)):
                 layer_classes, layer_masks = layer_classes.float(), layer_masks.float()
@@ -198,9 +200,11 @@ class MaskCriterion(nn.Module):
         )
 
 
-def _averaged_counts(num_segments: int, num_queries: int, device: torch.device) -> Tensor:
-    """Return the numbers of segments and queries in the batches of all processes, divided by the number of processes."""
-    counts = torch.tensor([num_segments, num_queries], dtype=torch.float32, device=device)
+def _average(num_segments: int, num_queries: int, segment_weight: Tensor) -> Tensor:
+    """Return the means, over all processes, of the numbers of segments and queries and the weight of the segments."""
+    values = torch.stack(
+        [segment_weight.new_tensor(num_segments), segment_weight.new_tensor(num_queries), segment_weight]
+    )
     if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(counts)
-    return counts / comm.get_world_size()
+        torch.distributed.all_reduce(values)
+    return values / comm.get_world_size()

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from famix.data.classes import panoptic_classes
 from famix.data.meta_architecture import predicts
+from famix.data.sampling.class_weights import read_class_weights
 from famix.data.vocabulary import vocabulary_of
 from famix.modeling.query.criterion import MaskCriterion, Segments
 from famix.modeling.query.decoder import STRIDES, MaskDecoder
@@ -118,6 +119,7 @@ class MaskFormer(nn.Module):
                 dice_weight=options.DICE_WEIGHT,
                 no_object_weight=options.NO_OBJECT_WEIGHT,
                 num_points=options.NUM_POINTS,
+                class_weights=read_class_weights(cfg),
                 query_per_class=by_text,
             ),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

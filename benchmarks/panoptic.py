@@ -15,14 +15,14 @@ from statistics import fmean
 
 from parts.common import Method, study_parser
 
-HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN"}
+HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN", "maskformer": "query head"}
 SOURCE_ONLY = "source_only"
 METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, unrelated words", "famix_weather": "FAMix, weather words"}
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
-    parser = study_parser(__doc__, "output/panoptic")
+    parser = study_parser(__doc__, "output/panoptic", records="panoptic")
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
     parser.add_argument(
         "--methods", nargs="+", default=[SOURCE_ONLY, "famix_weather"], choices=METHODS,
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from studies.study import Study
+from studies.recorded import RecordedStudy, describe_classes, describe_records
 
 from famix.data import get_dataset_dicts, read_image
 from famix.data.classes import panoptic_classes
@@ -50,7 +50,7 @@ from famix.reports.tables import format_p, format_spread
 from famix.visualization.figure import Tile, compose_figure, save_figure
 from famix.visualization.overlay import overlay_segments
 from famix_minitown.rendering.conditions import CONDITIONS
-from famix_minitown.runs.experiment import CONFIGS, condition_of, read_occurring
+from famix_minitown.runs.experiment import CONFIGS
 from famix_minitown.runs.report import SCENE
 from famix_minitown.runs.study import markdown
 
@@ -61,7 +61,7 @@ WIDTH, OPACITY = 384, 0.62  # image width in pixels, and opacity of the segments
 Scores = dict[int, dict[str, float]]  # seed -> condition -> percent
 
 
-class Benchmark(Study):
+class Benchmark(RecordedStudy):
     """Study of heads and methods over several seeds. Its methods are named `<head>_<training>`."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -75,13 +75,14 @@ class Benchmark(Study):
             title: Method(f"minitown/famix_panoptic_{head}.yaml", options[name])
             for title, (head, name) in self.pairs_of.items()
         }
-        super().__init__(arguments, methods)
+        super().__init__(arguments, methods, "panoptic")
         self.picture: Path | None = arguments.picture
 
     def run(self) -> None:
         """Run all experiments and, if requested, draw the figure."""
         super().run()
         if self.picture is not None:
+            self.make([(f"{self.heads[0]}_{name}", self.seeds[0]) for name in self.trainings])
             draw(self, self.picture)
 
     def title(self, name: str) -> list[str]:
@@ -91,25 +92,23 @@ class Benchmark(Study):
 
     def scores(self, name: str, score: str) -> Scores:
         """Return a method's score by seed and condition, including the mean over the unseen conditions."""
-        (task, metric), found = SCORES[score], {}
-        for seed in self.seeds:
-            values = {condition_of(key): tasks[task][metric] for key, tasks in self.results(name, seed).items()}
+        (_, metric), found = SCORES[score], {}
+        for seed, record in self.records[name].items():
+            values = {condition: scores[metric] for condition, scores in record.scores.items()}
             unseen = fmean(value for condition, value in values.items() if condition != CONDITIONS[0])
             found[seed] = {**values, UNSEEN: unseen}
         return found
 
     def report(self, command: str) -> str:
         """See Study."""
-        first = self.experiment(next(iter(self.methods)), self.seeds[0])
         parts = [
             "# Panoptic heads in the miniature town",
             f"Printed by `{command}`:",
-            self.describe_runs(),
-            f"Seeds {', '.join(map(str, self.seeds))}. PQ in percent, mean ± standard deviation (n - 1) over the seeds; "
-            f"`{CONDITIONS[0]}` is the source, and `{UNSEEN}` is the mean over all other conditions.",
+            describe_records(self.records),
+            f"PQ in percent, mean ± standard deviation (n - 1) over the seeds; `{CONDITIONS[0]}` is the source, and `{UNSEEN}` is the mean over all other conditions.",
             quality_table(self),
             *gain_lines(self),
-            f"mIoU: {read_occurring(first.output)}.",
+            f"mIoU: {describe_classes(self.records)}.",
             f"All scores on `{CONDITIONS[0]}` and `{UNSEEN}`:",
             detail_table(self),
         ]

@@ -44,20 +44,27 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """Method without jitter -> same method with each jitter strength."""
 
-CLIPS = ("resnet", "convnext", "vit")
-"""Families of the town's CLIPs."""
+_IN_FAMILY = ("baseline", "noise", "famix", "famix_weather")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "convnext": _IN_FAMILY,
+    "vit": _IN_FAMILY,
+    "maskformer": ("baseline", "famix", "famix_weather"),
+    "open_vocabulary": ("baseline", "famix_weather"),
+}
+"""Other CLIP families and heads -> methods with configs of their own, `<method>_<variant>.yaml`."""
 
 
-def methods_of(family: str) -> dict[str, Method]:
-    """Return the methods for a CLIP; METHODS is for the ResNet."""
-    if family == CLIPS[0]:
+def methods_of(variant: str) -> dict[str, Method]:
+    """Return the methods of a variant; those of "" are METHODS."""
+    if not variant:
         return METHODS
-    settings = {"noise": Needs.NOISE_SCALE}
     return {
         name: _method(
-            f"{name}_{family}", same_without=METHODS[name].same_without, needs=settings.get(name, Needs.NOTHING)
+            f"{name}_{variant}",
+            same_without=METHODS[name].same_without,
+            needs=METHODS[name].needs,
         )
-        for name in ("baseline", "noise", "famix", "famix_weather")
+        for name in VARIANTS[variant]
     }
 
 

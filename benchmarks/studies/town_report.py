@@ -5,11 +5,13 @@ from statistics import fmean
 
 from parts.common import Needs
 
-from famix.reports.report import describe_occurring
+from famix.evaluation.counting.scores import SEEN as SEEN_CLASSES
+from famix.evaluation.counting.scores import UNSEEN as UNSEEN_CLASSES
 from famix.reports.tables import format_p, format_spread
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.runs.experiment import development_mean, unseen_mean
-from famix_minitown.runs.study import RunRecord, markdown
+from famix_minitown.runs.study import markdown
+from studies.recorded import Records, describe_classes, describe_records
 from studies.town_methods import CHOSEN, FAMILIES, METHODS, STRONGEST
 
 MAX_COST = 3.0  # maximum loss on clear days in points, relative to the same method without jitter
@@ -17,26 +19,17 @@ CHOOSING_SEEDS = (1, 2, 3)  # seeds used to choose settings
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
 REFERENCES = (CHOSEN, STRONGEST, f"noise_{CHOSEN}", "noise", "baseline")
 
-Records = Mapping[str, Mapping[int, RunRecord]]  # method -> seed -> run
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 
 
 def write_report(records: Records, command: str) -> str:
     """Return the report on all runs in Markdown. `command` is the command line that prints it."""
     scores = scores_of(records)
-    runs = [record for by_seed in records.values() for record in by_seed.values()]
-    counts = [len(score["IoU"]) for record in runs for score in record.scores.values()]
-    classes = describe_occurring(counts, int(runs[0].settings["config"]["MODEL.SEM_SEG_HEAD.NUM_CLASSES"]))
-    dates, machines = sorted({run.date for run in runs}), sorted({run.machine for run in runs})
-    versions = sorted({" ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
-    clips = sorted({str(run.settings["clip_hash"]) for run in runs})
     parts = [
         "# The miniature town",
         f"Printed by `{command}`:",
-        f"{len(runs)} runs of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))} on {' and '.join(machines)}, one "
-        f"thread each; {' and '.join(versions)}; seeds {', '.join(map(str, sorted({run.seed for run in runs})))}; "
-        f"CLIP sha256 {' and '.join(clips)}",
-        f"mIoU in percent; {classes}. Mean ± standard deviation (n - 1) over the seeds. `unseen` is the mean over the "
+        describe_records(records),
+        f"mIoU in percent; {describe_classes(records)}. Mean ± standard deviation (n - 1) over the seeds. `unseen` is the mean over the "
         f"tested conditions except {CONDITIONS[0]}. `development` is the mean over the conditions used to choose "
         f"settings: {', '.join(DEVELOPMENT_CONDITIONS)}.",
         "Gains are in points and paired by seed, with p-values of the two-sided paired t-test.",
@@ -44,6 +37,7 @@ def write_report(records: Records, command: str) -> str:
         language_table(scores),
         "## Scores",
         score_table(scores),
+        *split_section(records),
         *jitter_section(scores),
         "## Gains on the unseen conditions",
         "Gap closed: gain vs. the baseline as a share of the oracle's gain, for methods without jitter.",
@@ -95,6 +89,30 @@ def score_table(scores: Scores) -> str:
         for name, by_seed in scores.items()
     ]
     return markdown(["method", *columns, "seeds"], rows)
+
+
+def split_section(records: Records) -> list[str]:
+    """Return the mIoU over the classes with and without labels in training, if runs leave classes unlabeled."""
+    rows, unlabeled = [], set()
+    for name, by_seed in records.items():
+        runs = [run for run in by_seed.values() if all(SEEN_CLASSES in score for score in run.scores.values())]
+        cells = []
+        for metric in (SEEN_CLASSES, UNSEEN_CLASSES) if runs else ():
+            miou = [{condition: score[metric] for condition, score in run.scores.items()} for run in runs]
+            cells += [format_spread([one[CLEAR] for one in miou]), format_spread([unseen_mean(one) for one in miou])]
+        if runs:
+            rows.append([name, *cells, str(len(runs))])
+            unlabeled |= {
+                str(class_name) for run in runs for class_name in run.settings["config"]["DATASETS.UNLABELED"]
+            }
+    if not rows:
+        return []
+    headers = [f"{classes} classes, {where}" for classes in ("labeled", "unlabeled") for where in (CLEAR, UNSEEN)]
+    return [
+        "## Classes without labels in training",
+        f"mIoU over the classes with labels in training and over those without: {', '.join(sorted(unlabeled))}.",
+        markdown(["method", *headers, "seeds"], rows),
+    ]
 
 
 def jitter_gains(scores: Scores, method: str, without: str) -> tuple[list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +21,10 @@ from famix_minitown.runs import runner
 from famix_minitown.runs.experiment import CONFIGS, same_settings
 from famix_minitown.runs.study import RunRecord
 from report_factory import tables
-from run_factory import load_benchmark
+from run_factory import ROOT, load_benchmark
 from town_factory import SCRIPT_HEAD, write_town
 
+RECORDS = ROOT / "benchmarks/results/runs/minitown"
 PAIR = ("--configs", "baseline", "famix", "--seeds", "1", "2")
 Town = Callable[..., Any]
 
@@ -149,7 +151,7 @@ def test_records_fit_settings(town: Town, tmp_path: Path) -> None:
 
 def test_other_settings_leave_the_committed_records_alone(script: ModuleType) -> None:
     parse = script.make_parser().parse_args
-    assert script.Benchmark(parse([])).folder == script.RUNS
+    assert script.Benchmark(parse([])).folder == RECORDS
     for arguments in (["--quick", "3"], ["--clip", "x"], ["--", "SOLVER.MAX_ITER", "3"]):
         assert script.Benchmark(parse(["--output", "there", *arguments])).folder == Path("there/records")
 
@@ -182,30 +184,30 @@ def test_committed_records_have_the_settings_of_today(script: ModuleType) -> Non
     """After a change of a config or a default that affects the results, run the benchmark again."""
     benchmark = script.Benchmark(script.make_parser().parse_args([]))
     runs = benchmark.pairs()
-    assert not {path.name for path in script.RUNS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
-    recorded = [run for run in runs if (script.RUNS / f"{run[0]}_seed{run[1]}.json").exists()]
+    assert not {path.name for path in RECORDS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
+    recorded = [run for run in runs if (RECORDS / f"{run[0]}_seed{run[1]}.json").exists()]
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 
-@pytest.mark.parametrize("family", ["convnext", "vit"])
-def test_family_has_its_own_configs_and_records(script: ModuleType, family: str) -> None:
-    benchmark = script.Benchmark(script.parse_arguments(["--family", family, "--output", "there"]))
-    assert benchmark.folder == script.RUNS.with_name(f"minitown_{family}")
+@pytest.mark.parametrize("variant", ["convnext", "vit", "maskformer", "open_vocabulary"])
+def test_variant_has_its_own_configs_and_records(script: ModuleType, variant: str) -> None:
+    benchmark = script.Benchmark(script.parse_arguments(["--variant", variant, "--output", "there"]))
+    assert benchmark.folder == RECORDS.with_name(f"minitown_{variant}")
     runs = [benchmark.experiment(name, 2) for name in benchmark.methods]
-    assert [run.config.name for run in runs] == [f"{name}_{family}.yaml" for name in benchmark.methods]
-    assert list(benchmark.methods) == ["baseline", "noise", "famix", "famix_weather"]
-    assert all(run.output.is_relative_to(f"there/{family}") for run in runs)
-    assert all(f"minitown_{family}" == run.load_config().MODEL.CLIP.WEIGHTS for run in runs)
+    assert [run.config.name for run in runs] == [f"{name}_{variant}.yaml" for name in benchmark.methods]
+    assert all(run.output.is_relative_to(f"there/{variant}") for run in runs)
+    weights = f"minitown_{variant}" if variant in ("convnext", "vit") else "minitown"
+    assert {run.load_config().MODEL.CLIP.WEIGHTS for run in runs} == {weights}
 
 
 @pytest.mark.parametrize("words", [["--configs", "famix", "oracle"], ["--ablations"]])
-def test_methods_that_a_family_lacks_are_refused(
+def test_methods_that_a_variant_lacks_are_refused(
     script: ModuleType, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        script.parse_arguments(["--family", "vit", *words])
+        script.parse_arguments(["--variant", "vit", *words])
     assert end.value.code == 2
-    explains(capsys.readouterr().err.splitlines()[-1], "--family vit", words[-1], "famix_weather")
+    explains(capsys.readouterr().err.splitlines()[-1], "--variant vit", words[-1], "famix_weather")
 
 
 def test_report_begins_with_the_gain_over_jitter(town: Town) -> None:
@@ -241,7 +243,7 @@ def test_strength_of_jitter_is_the_best_that_costs_little(report: ModuleType) ->
 def test_configs_have_the_strength_that_the_committed_runs_choose(script: ModuleType, report: ModuleType) -> None:
     """That of jitter without styles, so that FAMix is compared with jitter at its best."""
     found = {
-        name: {seed: RunRecord.load(script.RUNS, name, seed) for seed in report.CHOOSING_SEEDS}
+        name: {seed: RunRecord.load(RECORDS, name, seed) for seed in report.CHOOSING_SEEDS}
         for name in ("baseline", *report.FAMILIES["baseline"])
     }
     assert report.choose_strength(report.scores_of(found), "baseline") == report.CHOSEN
@@ -262,3 +264,15 @@ def test_gains_and_the_gap_by_hand(report: ModuleType) -> None:
     assert report.gap_closed(scores, "famix") == "60 %" and report.gap_closed(scores, "oracle") == "100 %"
     assert report.gap_closed({name: scores[name] for name in ("baseline", "famix")}, "famix") == ""
     assert report.gap_closed({**scores, "oracle": scores["baseline"]}, "famix") == "no gap"
+
+
+def test_labeled_and_unlabeled_classes_are_apart(report: ModuleType) -> None:
+    settings = {"config": {"DATASETS.UNLABELED": ["car"]}}
+    seen = {"clear": 60.0, "night": 20.0, "fog": 30.0, "haze": 90.0}
+    runs = {}
+    for seed in (1, 2):
+        scores = {name: {"mIoU": 0.0, "mIoU-seen": value + seed, "mIoU-unseen": 5.0} for name, value in seen.items()}
+        runs[seed] = RunRecord("open", seed, settings, "", "", 0.0, {}, scores)
+    (rows,) = tables("\n\n".join(report.split_section({"open": runs})))
+    assert rows[1][1:5] == ["61.5 ± 0.7", "26.5 ± 0.7", "5.0 ± 0.0", "5.0 ± 0.0"], "haze is a development condition"
+    assert report.split_section({"open": {1: replace(runs[1], scores={"clear": {"mIoU": 1.0}})}}) == []

@@ -23,6 +23,7 @@ from tabulate import tabulate
 from famix.io import parse_json, read_text
 from famix.io.atomic import whole_file
 from famix.reports import RESULTS_FILE, read_results
+from famix.reports.report import CLASS_ACCURACY, CLASS_IOU
 from famix.utils.environment import processor_name
 from famix.utils.errors import FAMixError
 from famix_minitown.runs.experiment import Experiment, condition_of, read_record
@@ -44,7 +45,7 @@ class RunRecord:
     date: str  # date of scoring, YYYY-MM-DD
     seconds: float  # time spent on mining, training and scoring
     versions: Mapping[str, str]  # package -> version
-    scores: Mapping[str, Mapping[str, Any]]  # condition -> {"mIoU": percent, "IoU": {class: percent}}
+    scores: Mapping[str, Mapping[str, Any]]  # condition -> {metric: percent, "IoU": {class: percent}}
 
     @property
     def miou(self) -> dict[str, float]:
@@ -87,9 +88,13 @@ class RunRecord:
         file, noted = experiment.output / RESULTS_FILE, read_record(experiment.output)
         scores = {}
         for name, tasks in read_results(file).items():
-            metrics = {metric: round(value, _DIGITS) for metric, value in tasks["sem_seg"].items() if value == value}
-            classes = {name[4:]: value for name, value in metrics.items() if name.startswith("IoU-")}
-            scores[condition_of(name)] = {"mIoU": metrics["mIoU"], "IoU": classes}
+            found = {metric: value for task in tasks.values() for metric, value in task.items() if value == value}
+            metrics = {metric: round(value, _DIGITS) for metric, value in found.items()}
+            classes = {
+                metric.removeprefix(CLASS_IOU): metrics.pop(metric) for metric in found if metric.startswith(CLASS_IOU)
+            }
+            whole = {metric: value for metric, value in metrics.items() if not metric.startswith(CLASS_ACCURACY)}
+            scores[condition_of(name)] = {**whole, "IoU": classes}
         facts = parse_json(read_text(file, _MAX_BYTES)).get("report", {}).get("run", {})
         return cls(
             method, experiment.seed, experiment.settings(), str(noted.get("machine", "")),

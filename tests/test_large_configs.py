@@ -16,12 +16,14 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from timm.layers import weight_init
 
+from clip_factory import save_tiny_clip
 from config_factory import make_street_datasets
 from data_factory import registered
 from famix import StyleBank
 from famix.clip.build import tower_without_weights, undownloaded
 from famix.clip.weights import is_published
 from famix.config import flat_settings
+from famix.data.mapper import make_segments
 from famix.engine import build_optimizer, check_config, load_config
 from famix.evaluation import protocol_of
 from famix.mining import obtain_style_bank
@@ -33,6 +35,14 @@ ZOO = ROOT / "projects/FAMix/MODEL_ZOO.md"
 LEAVES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base-"))
 TINY = {"ConvNeXt-L": "convnext", "ViT-L-14": "vit14", "EVA02-L-14": "eva02", "DINOv2-L": "test_vit"}
 PEERS = {"ConvNeXt-L": "CLOUDS", "ViT-L-14": "Rein", "EVA02-L-14": "TQDM", "DINOv2-L": "Rein"}
+# Config of the query head without its method -> protocol and head.
+QUERIES = {
+    "GTA5/RN50": ("GTA5_CLOUDS", "maskformer_512"),
+    "GTA5/ConvNeXt-L": ("GTA5_CLOUDS", "maskformer_512"),
+    "GTA5/EVA02-L-14": ("GTA5_TQDM", "maskformer_text"),
+    "Cityscapes/RN50": ("Cityscapes_Mask2Former", "maskformer"),
+    "Cityscapes/panoptic_RN50": ("Cityscapes_panoptic_Mask2Former", "maskformer"),
+}
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"MODEL.CLIP.TRAINABLE": [], "MODEL.STYLE.STRATEGY": "none"},
     "finetuning": {"MODEL.CLIP.TRAINABLE": ["all"], "MODEL.STYLE.STRATEGY": "none", "SOLVER.BACKBONE_LR_FACTOR": 0.1},
@@ -44,12 +54,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "MODEL.CLIP.TRAINABLE": [], "MODEL.STYLE.STRATEGY": "bank", "MODEL.ADAPTERS.RANK": 16,
         "SOLVER.BACKBONE_LR_FACTOR": 1.0,
     },
+    "famix_finetuning": {
+        "MODEL.CLIP.TRAINABLE": ["all"], "MODEL.STYLE.STRATEGY": "bank", "SOLVER.BACKBONE_LR_FACTOR": 0.1
+    },
 }  # fmt: skip
 SOLVER = {"OPTIMIZER": "ADAMW", "WEIGHT_DECAY": 0.05, "WEIGHT_DECAY_NORM": 0.0, "WARMUP_ITERS": 0, "IMS_PER_BATCH": 8}
 POLY = {**SOLVER, "LR_SCHEDULER_NAME": "PolyLR", "POLY_LR_POWER": 0.9, "POLY_LR_FLOOR": 0.0}
 CONSTANT = {**SOLVER, "LR_SCHEDULER_NAME": "WarmupMultiStepLR", "STEPS": ()}
-# Protocol -> SOLVER, side of the crop, range of scales.
-SCHEDULES: dict[str, tuple[dict[str, Any], int, list[float]]] = {
+# Protocol -> SOLVER, side or (height, width) of the crop, range of scales.
+SCHEDULES: dict[str, tuple[dict[str, Any], int | tuple[int, int], list[float]]] = {
     "GTA5_CLOUDS": ({**CONSTANT, "BASE_LR": 1e-5, "MAX_ITER": 40_000}, 768, [0.5, 2.0]),
     "Cityscapes_CLOUDS": ({**CONSTANT, "BASE_LR": 1e-4, "MAX_ITER": 10_000}, 768, [0.5, 2.0]),
     "GTA5_TQDM": (
@@ -59,6 +72,9 @@ SCHEDULES: dict[str, tuple[dict[str, Any], int, list[float]]] = {
         {**POLY, "BASE_LR": 1e-4, "WEIGHT_DECAY": 1e-5, "WARMUP_ITERS": 1500, "MAX_ITER": 20_000}, 512, [0.5, 2.0]
     ),
     "GTA5_Rein": ({**POLY, "BASE_LR": 1e-4, "IMS_PER_BATCH": 4, "MAX_ITER": 40_000}, 512, [0.25, 1.0]),
+    "Cityscapes_Mask2Former": (
+        {**POLY, "BASE_LR": 1e-4, "IMS_PER_BATCH": 16, "MAX_ITER": 90_000}, (512, 1024), [0.5, 2.0]
+    ),
     "Cityscapes_Rein": ({**POLY, "BASE_LR": 6e-5, "WARMUP_ITERS": 10_000, "MAX_ITER": 40_000}, 1024, [0.5, 2.0]),
 }  # fmt: skip
 
@@ -69,6 +85,8 @@ def parts(file: str) -> tuple[str, str, str]:
     """Return the source, method and backbone of a config."""
     source, name = file.removesuffix(".yaml").split("/")
     method, backbone = name.rsplit("_", 1)
+    if "maskformer_" in method:
+        method = "famix_finetuning" if method.endswith("famix") else "finetuning"
     return source, method, backbone
 
 
@@ -82,27 +100,50 @@ def draw_normal(x: torch.Tensor, mean: float, std: float, *_: float) -> torch.Te
 
 
 def test_every_backbone_has_every_method_on_both_sources() -> None:
-    assert {parts(file) for file in LEAVES} == {
+    assert {parts(file) for file in LEAVES if "maskformer" not in file} == {
         (source, method, backbone)
         for source in ("GTA5", "Cityscapes")
-        for method in METHODS
+        for method in ("source_only", "finetuning", "adapters", "famix")
         for backbone in TINY
         if (method, backbone) != ("famix", "DINOv2-L")  # no text tower
     }
+
+
+def test_query_head_is_compared_with_and_without_styles() -> None:
+    assert sorted(file for file in LEAVES if "maskformer" in file) == sorted(
+        re.sub(r"/(panoptic_)?(.*)", rf"/\1maskformer_{method}_\2.yaml", key)
+        for key in QUERIES
+        for method in ("finetuning", "famix")
+    )
+
+
+@pytest.mark.parametrize("file", [file for file in LEAVES if "maskformer" in file])
+def test_query_head_follows_mask2former(file: str) -> None:
+    cfg = load(file)
+    assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.CLASSIFIER) == ("FAMixMaskFormer", "text")
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BACKBONE_LR_FACTOR) == ("ADAMW", 0.1)
+    assert cfg.SOLVER.WEIGHT_DECAY_NORM == cfg.SOLVER.WEIGHT_DECAY_EMBED == 0 < cfg.SOLVER.WEIGHT_DECAY
+    assert ([512, 512] if file.startswith("GTA5") else [512, 1024]) == cfg.INPUT.CROP.SIZE
+    as_tqdm = "EVA02" in file
+    assert (cfg.MODEL.MASK_FORMER.QUERIES == "text") == as_tqdm
+    assert (cfg.DATALOADER.SAMPLER_TRAIN == "RareClassSampler") == as_tqdm
 
 
 @every_leaf
 def test_config_combines_its_parts_and_nothing_else(file: str) -> None:
     source, method, backbone = parts(file)
     content = yaml.safe_load((CONFIGS / file).read_text())
+    if "maskformer" in file:
+        protocol, head = QUERIES[f"{source}/{'panoptic_' * ('panoptic' in file)}{backbone}"]
+        chosen = [f"../heads/Base-{head}.yaml"]
+        output = f"{source}_{Path(file).stem}"
+    else:
+        protocol, chosen = f"{source}_{PEERS[backbone]}", []
+        output = f"{source}_{backbone}" + ("" if method == "famix" else f"_{method}")
+    chosen += [f"../backbones/Base-{backbone}.yaml", f"../methods/Base-{method}.yaml"]
     assert content == {
-        "_BASE_": [
-            f"../protocols/Base-{source}_{PEERS[backbone]}.yaml",
-            f"../backbones/Base-{backbone}.yaml",
-            f"../methods/Base-{method}.yaml",
-        ],
-        "OUTPUT_DIR": f"output/{source}_{backbone}" + ("" if method == "famix" else f"_{method}"),
-    }
+        "_BASE_": [f"../protocols/Base-{protocol}.yaml", *chosen], "OUTPUT_DIR": f"output/{output}"
+    }  # fmt: skip
     found = flat_settings(load(file))
     assert {key: found[key] for key in METHODS[method]} == METHODS[method]
 
@@ -112,7 +153,8 @@ def test_protocol_follows_its_peer(name: str) -> None:
     cfg = load(f"protocols/Base-{name}.yaml")
     solver, crop, scales = SCHEDULES[name]
     assert {key: cfg.SOLVER[key] for key in solver} == solver
-    assert ([crop, crop], [], scales) == (cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP_RESIZED_TO, cfg.INPUT.SCALE_RANGE)
+    size = [crop, crop] if isinstance(crop, int) else list(crop)
+    assert (size, [], scales) == (cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP_RESIZED_TO, cfg.INPUT.SCALE_RANGE)
 
 
 PROTOCOLS = {
@@ -142,7 +184,7 @@ def test_targets_are_scored_as_published(name: str) -> None:
         assert set(targets) == PROTOCOLS[name].keys()  # others would enter the mean
 
 
-@pytest.mark.parametrize("backbone", TINY)
+@pytest.mark.parametrize("backbone", [*TINY, "RN50"])
 def test_weights_are_published(backbone: str) -> None:
     model = load(f"backbones/Base-{backbone}.yaml").MODEL
     if backbone == "DINOv2-L":
@@ -183,6 +225,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with all datasets, and the working directory of the runs."""
     folder = tmp_path_factory.mktemp("miniature")
     make_street_datasets(folder / "datasets")
+    save_tiny_clip(folder / "clip.pt", layers=(1, 1, 1, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(folder / "datasets"))
         patch.setattr(weight_init, "_trunc_normal_", draw_normal)
@@ -195,6 +238,11 @@ def small(file: str, folder: Path) -> CfgNode:
     backbone = parts(file)[2]
     if backbone == "DINOv2-L":
         options = ["MODEL.TIMM.NAME", TINY[backbone], "MODEL.TIMM.WEIGHTS", ""]
+    elif backbone == "RN50":
+        options = ["MODEL.CLIP.WEIGHTS", str(folder / "clip.pt")]
+    elif "maskformer" in file:  # with a text tower
+        options = ["MODEL.CLIP.WEIGHTS", str(tiny_open_clip(TINY[backbone], folder).file)]
+        options += ["MODEL.CLIP.ARCHITECTURE", tiny_open_clip(TINY[backbone], folder).architecture]
     else:
         architecture = tiny_open_clip(TINY[backbone], folder).architecture
         options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", architecture]
@@ -203,6 +251,8 @@ def small(file: str, folder: Path) -> CfgNode:
         "MODEL.SEM_SEG_HEAD.CONVS_DIM", "8", "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", "[4]", "INPUT.CROP.SIZE", "[48, 48]",
         "STYLE_MINING.IMS_PER_BATCH", "2", "STYLE_MINING.STEPS", "1", "STYLE_MINING.TEMPLATES", "['a {}']",
         "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "1", "DATALOADER.NUM_WORKERS", "0",
+        "MODEL.MASK_FORMER.HIDDEN_DIM", "32", "MODEL.MASK_FORMER.ENCODER_LAYERS", "1",
+        "MODEL.MASK_FORMER.DECODER_LAYERS", "1", "MODEL.MASK_FORMER.NUM_POINTS", "64",
     )  # fmt: skip
 
 
@@ -213,13 +263,13 @@ def test_config_trains_a_step_and_predicts(file: str, miniature: Path) -> None:
     with registered():
         check_config(cfg, argparse.Namespace(eval_only=False, mine_styles_only=False))
         classes = len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes)
-    torch.manual_seed(0)
-    model: Any = build_model(cfg)
+        torch.manual_seed(0)
+        model: Any = build_model(cfg)
     tower = model.clip_backbone
     trained = {name for name, x in tower.named_parameters() if x.requires_grad}
     assert bool(trained) == (method != "source_only")
-    assert all("parametrizations" in name for name in trained) == (method != "finetuning")
-    if method == "famix":
+    assert all("parametrizations" in name for name in trained) == ("finetuning" not in method)
+    if method.startswith("famix"):
         bank, channels = StyleBank(), tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
         bank.add(torch.arange(classes), torch.randn(classes, channels), torch.rand(classes, channels))
         model.restyler.use_bank(bank)
@@ -231,15 +281,23 @@ def test_config_trains_a_step_and_predicts(file: str, miniature: Path) -> None:
         {"image": torch.randint(256, (3, 48, 48), dtype=torch.uint8), "sem_seg": torch.randint(classes, (48, 48))}
         for _ in range(2)
     ]
-    loss = model(batch)["loss_sem_seg"]
+    if "maskformer" in file:
+        for number, sample in enumerate(batch):
+            present = sample["sem_seg"].unique().numpy()
+            masks = sample["sem_seg"].numpy() == present[:, None, None]
+            sample |= {"segments": make_segments(masks, present.tolist()), "point_seed": number}
+    losses = model(batch)
+    loss = sum(losses.values())
     loss.backward()
     optimizer.step()
     assert loss.isfinite()
     moved = {name for name, x in parameters.items() if not torch.equal(x, before[name])}
     assert moved and all(parameters[name].requires_grad for name in moved)
-    assert any(name.startswith("backbone.") and ("net." in name or "trunk." in name) for name in moved) == bool(trained)
+    in_tower = {id(x) for x in tower.parameters()}
+    assert any(id(parameters[name]) in in_tower for name in moved) == bool(trained)
     (result,) = model.eval()([{"image": batch[0]["image"][:, :40], "height": 80, "width": 96}])
     assert result["sem_seg"].shape == (classes, 80, 96) and result["sem_seg"].isfinite().all()
+    assert ("panoptic_seg" in result) == ("panoptic" in file)
 
 
 def test_styles_are_mined(miniature: Path) -> None:
@@ -265,7 +323,7 @@ def test_zoo_lists_every_config() -> None:
 
 def test_zoo_has_published_numbers_and_none_of_ours() -> None:
     tables = [table for table in large_part_of_zoo().split("\n\n") if table.startswith("| backbone | configs")]
-    assert len(tables) == 2
+    assert len(tables) == 4
     for table in tables:
         head, _, *rows = (re.split(r" *\| *", line)[1:-1] for line in table.splitlines())
         assert head[-1] == "ours"

@@ -12,6 +12,7 @@ from famix.engine import build_lr_scheduler, build_optimizer
 from famix.engine.optimization import poly_factor
 from famix.utils.errors import ConfigError
 from model_factory import tiny_backbone, tiny_segmentor
+from query_factory import tiny_maskformer
 
 
 def config(**solver):
@@ -70,6 +71,26 @@ def test_solver_settings_apply():
         "sem_seg_head.bias": (0.1, 0.0),
     }
     assert {(g["momentum"], g["nesterov"]) for g in groups.values()} == {(0.5, True)}
+
+
+def test_embeddings_have_their_own_decay():
+    cfg = config(WEIGHT_DECAY_EMBED=0.0, OPTIMIZER="ADAMW")
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = "build_timm_backbone", "test_vit"
+    cfg.MODEL.CLIP.TRAINABLE, cfg.MODEL.FPN.OUT_CHANNELS = ["all"], 8
+    model = tiny_maskformer(build_backbone(cfg))
+    groups = groups_by_parameter(cfg, model)
+    assert groups.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tower = next(name for name in groups if name.endswith("pos_embed")).removesuffix("pos_embed")
+    queries = {f"decoder.transformer.queries_{name}.weight" for name in ("embedder", "features")}
+    levels = {"decoder.transformer.level_embed.weight", "decoder.pixel_decoder.level_embed"}
+    without = {name for name, group in groups.items() if group["weight_decay"] == 0}
+    assert without == {*queries, *levels, f"{tower}pos_embed", f"{tower}cls_token"}
+    assert {groups[name]["lr"] for name in without} == {0.1, 0.1 * cfg.SOLVER.BACKBONE_LR_FACTOR}
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.LayerNorm | nn.GroupNorm)}
+    for name in groups.keys() - without:
+        assert groups[name]["weight_decay"] == (1e-3 if name.rpartition(".")[0] in norms else 1e-4), name
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None  # as in earlier releases
+    assert all(groups_by_parameter(cfg, model)[name]["weight_decay"] == 1e-4 for name in without)
 
 
 def test_tower_in_a_pyramid_has_the_rate_of_backbones():

@@ -114,6 +114,7 @@ def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.INPUT.RELEASED_PADDING = False  # True labels the padding of training crops as road, as in the authors' code
     cfg.INPUT.CROP_RESIZED_TO = []  # (height, width) of the crop after resizing, in pixels; [] keeps INPUT.CROP.SIZE
     cfg.SOLVER.OPTIMIZER = "SGD"  # SGD, ADAM or ADAMW
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None  # weight decay of queries, positions and class tokens; None for WEIGHT_DECAY
     cfg.SOLVER.BACKBONE_LR_FACTOR = 0.1  # ratio of the backbone's learning rate to the head's
     cfg.SOLVER.POLY_LR_FLOOR = 1e-6  # lowest learning rate if LR_SCHEDULER_NAME is PolyLR
     cfg.SOLVER.ACCUMULATE = 1  # forward passes per batch and process; gradients are accumulated to save memory

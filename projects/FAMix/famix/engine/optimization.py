@@ -8,7 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver import get_default_optimizer_params
-from detectron2.solver.build import maybe_add_gradient_clipping
+from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -19,7 +19,7 @@ from famix.utils.errors import ConfigError, WeightsError
 _SCHEDULES = ("PolyLR", "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _RATES = (
     *("BASE_LR", "BACKBONE_LR_FACTOR", "BIAS_LR_FACTOR", "MOMENTUM"),
-    *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS"),
+    *("WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_EMBED"),
 )
 _OPTIMIZERS = {"SGD": torch.optim.SGD, "ADAM": torch.optim.Adam, "ADAMW": torch.optim.AdamW}
 
@@ -51,10 +51,23 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: solver.BACKBONE_LR_FACTOR if name.startswith(prefix) else 1.0,
     )
+    if solver.WEIGHT_DECAY_EMBED is not None:
+        embeddings = {"params": _embeddings(model), "weight_decay": solver.WEIGHT_DECAY_EMBED}
+        groups = reduce_param_groups([*groups, embeddings])
     remedy = "Set it to a submodule of the backbone, or to all"
     require_setting(cfg, "MODEL.CLIP.TRAINABLE", bool(groups), "non-empty if the model has no trainable head", remedy)
     settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV} if solver.OPTIMIZER == "SGD" else {}
     return maybe_add_gradient_clipping(cfg, _OPTIMIZERS[solver.OPTIMIZER](groups, lr=solver.BASE_LR, **settings))
+
+
+def _embeddings(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable embeddings: tables such as queries, and parameters named like positions and class tokens."""
+    return [
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad and (isinstance(module, nn.Embedding) or "embed" in name or name.endswith("token"))
+    ]
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

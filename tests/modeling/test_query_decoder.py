@@ -153,3 +153,14 @@ def test_text_embeddings_come_from_the_clip(clip_file: str) -> None:
     cfg.MODEL.CLIP.WEIGHTS = ""
     with expect_error(ConfigError, "MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.WEIGHTS"):
         embed_classes(cfg)
+
+
+@torch.no_grad()
+def test_smallest_image() -> None:
+    maps = {side: [torch.ones(1, 4, side // stride, side // stride) for stride in (4, 8, 16, 32)] for side in (32, 64)}
+    decoder = tiny_decoder(Pyramid((4, 8, 16, 32)))
+    assert decoder(maps[64]).masks[-1].shape == (1, NUM_QUERIES, 16, 16)
+    with expect_error(ConfigError, "MODEL.MASK_FORMER.HIDDEN_DIM", HIDDEN_DIM, "64"):
+        decoder(maps[32])
+    wide = tiny_decoder(Pyramid((4, 8, 16, 32)), hidden_dim=64)
+    assert wide(maps[32]).masks[-1].shape == (1, NUM_QUERIES, 8, 8)

@@ -64,6 +64,7 @@ class MaskDecoder(nn.Module):
         ):  # fmt: skip
             if not valid:
                 raise ConfigError(f"MODEL.MASK_FORMER.{key} must be {constraint}, got {value}. Use e.g. {default}.")
+        self.hidden_dim = hidden_dim
         library = load_library()
         config = library.Mask2FormerConfig(
             feature_size=hidden_dim,
@@ -85,7 +86,16 @@ class MaskDecoder(nn.Module):
             self.transformer.queries_features = queries
 
     def forward(self, features: Sequence[Tensor]) -> DecoderOutput:
-        """Decode feature maps (B, channels, h, w) with strides 4, 8, 16 and 32."""
+        """Decode feature maps (B, channels, h, w) with strides 4, 8, 16 and 32.
+
+        Raises:
+            ConfigError: the groups of a norm would have a single value.
+        """
+        if self.hidden_dim == _NUM_GROUPS and features[-1].shape[-2:] == (1, 1) and len(features[-1]) == 1:
+            raise ConfigError(
+                f"MODEL.MASK_FORMER.HIDDEN_DIM must be at least {2 * _NUM_GROUPS} for a single image of up to {STRIDES[-1]} x "
+                f"{STRIDES[-1]} pixels, got {self.hidden_dim}. Use a larger image, or train with {2 * _NUM_GROUPS} or more."
+            )
         with full_precision(features[0].device):  # for the positions of samples
             pixels = self.pixel_decoder([feature.float() for feature in features], return_dict=True)
         output = self.transformer(list(pixels.multi_scale_features), pixels.mask_features)

@@ -180,12 +180,13 @@ def test_derived_settings_are_not_compared(script: ModuleType) -> None:
         assert not same_settings(with_config(other, "SOLVER.MAX_ITER", 7), settings, (derived,))
 
 
-def test_committed_records_have_the_settings_of_today(script: ModuleType) -> None:
+@pytest.mark.parametrize("variant", ["", "convnext", "vit"])
+def test_committed_records_have_the_settings_of_today(script: ModuleType, variant: str) -> None:
     """After a change of a config or a default that affects the results, run the benchmark again."""
-    benchmark = script.Benchmark(script.make_parser().parse_args([]))
+    benchmark = script.Benchmark(script.parse_arguments(["--variant", variant] if variant else []))
     runs = benchmark.pairs()
-    assert not {path.name for path in RECORDS.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
-    recorded = [run for run in runs if (RECORDS / f"{run[0]}_seed{run[1]}.json").exists()]
+    assert not {path.name for path in benchmark.folder.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
+    recorded = [run for run in runs if (benchmark.folder / f"{run[0]}_seed{run[1]}.json").exists()]
     assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
 
 

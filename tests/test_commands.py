@@ -20,11 +20,12 @@ from test_documents import run_job
 
 COMMANDS = find_commands()
 
-# Appended to documented commands that would take minutes; the later of two values counts.
+# Appended to documented commands that would take minutes or large images; the later of two values counts.
 QUICKER = {
     "datasets/minitown.py --out": ("--count", "1", "--size", "64", "96", "--overwrite"),
     "benchmarks/mining_direction.py": ("--steps", "1", "--patches", "8", "--metric", "source"),
     "tools/export.py": ("--runs", "1", "--sizes", "64x96"),
+    "SAMPLER_TRAIN RareClassSampler": ("DATALOADER.RARE_CLASS.MIN_PIXELS", "1"),  # the images are small
     "tools/make_random_clip.py": ("--width", "4", "--layers", "1", "1", "1", "1"),
 }
 # Words that are removed from commands to save time -> the test that runs the same script with them.

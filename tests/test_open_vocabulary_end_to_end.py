@@ -13,7 +13,9 @@ from error_matching import expect_error
 from famix import Predictor
 from famix.data import CITYSCAPES_CLASSES
 from famix.evaluation.counting.confusion import read_confusion
+from famix.inference import ClassTable
 from famix.inference.loading import load_model, strip_checkpoint
+from famix.inference.query_graph import QueryGraph
 from famix.reports.runs import predict_examples, read_runs
 from famix.utils.errors import ConfigError
 from panoptic_factory import PanopticWorkspace
@@ -123,6 +125,29 @@ def test_stripped_checkpoints_have_the_classes_of_training(workspace: OpenWorksp
         Predictor.from_checkpoint(stripped, device="cpu", opts=["TEST.CLASSES", NAMES])
     options = ["TEST.CLASSES", NAMES, "MODEL.CLIP.WEIGHTS", str(workspace.clip)]
     assert Predictor.from_checkpoint(stripped, device="cpu", opts=options)(image).class_names[1] == "lamp"
+
+
+@pytest.mark.parametrize("options", [(), ("TEST.CLASSES", NAMES)])
+def test_exports_predict_the_classes_in_their_metadata(
+    options: tuple[str, ...], workspace: OpenWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, written = load_tool("export"), {}
+
+    def write(program: Any, part: Path, graph: QueryGraph, classes: ClassTable, **facts: str) -> None:
+        written.update(graph=graph, names=classes.names)
+        part.touch()
+
+    monkeypatch.setattr(tool, "export_graph", lambda graph, **_: None)  # tracing takes long
+    monkeypatch.setattr(tool, "write_onnx", write)
+    monkeypatch.setattr(tool, "load_onnx", lambda *_: lambda images: written["graph"](images)["scores"])
+    arguments = [str(workspace.folder / "run"), "--format", "onnx", "--sizes", "64x96", "--runs", "0"]
+    arguments += ["--output", str(tmp_path / "network.onnx"), *(("--opts", *options) if options else ())]
+    assert tool.main(arguments) == 0
+    assert written["names"] == (
+        ("car", "lamp", "road", "sky") if options else tuple(entry.name for entry in CITYSCAPES_CLASSES)
+    )
+    outputs = written["graph"](torch.zeros(1, 3, 64, 96, dtype=torch.uint8))
+    assert outputs["scores"].shape[1] == outputs["class_logits"].shape[2] - 1 == len(written["names"])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class OneLayer(SemanticGraph):
 
 
 def test_torch_export_is_compared_as_it_was_written(tool, run, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "SemanticGraph", OneLayer)
+    monkeypatch.setattr(tool, "make_graph", OneLayer)
     monkeypatch.setattr(tool, "network", lambda model: OneLayer())
     arguments = [str(run), "--format", "torch_export", "--float-input", "--sizes", "40x50", "--runs", "0"]
     assert tool.main(arguments) == 0
@@ -98,7 +98,8 @@ def test_onnx_file_describes_itself(shipped):
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["class_names"])[0] == "road"
     assert json.loads(metadata["colors"])[0] == [128, 64, 128]
-    assert "RGB" in metadata["input"]
+    assert "RGB" in metadata["input"] and metadata["size"] == "free" and "logits" in metadata["output"]
+    assert json.loads(metadata["tasks"]) == ["semantic"] and json.loads(metadata["things"]) == []
 
 
 def test_example_needs_the_onnx_file_alone(shipped, predictor, tmp_path):
@@ -112,7 +113,7 @@ def test_example_needs_the_onnx_file_alone(shipped, predictor, tmp_path):
     assert shares == pytest.approx(expected, abs=0.06)
     np.testing.assert_allclose(cv2.imread(str(tmp_path / "seen.png"))[..., ::-1], prediction.overlay(photo), atol=1)
     source = EXAMPLE.read_text()
-    assert len(source.splitlines()) <= 30 and "famix" not in source and "torch" not in source
+    assert len(source.splitlines()) <= 45 and "famix" not in source and "torch" not in source
 
 
 def test_stripped_checkpoint_predicts_the_same_by_itself(shipped, pristine_run, predictor, tmp_path):
@@ -200,7 +201,7 @@ def test_latency_is_measured_in_turns_after_a_warm_up(tool, monkeypatch):
 
 def test_export_that_disagrees_is_not_written(tool, run, monkeypatch, capsys):
     monkeypatch.setattr(tool, "export_graph", lambda graph, float_input: None)
-    monkeypatch.setattr(tool, "write_onnx", lambda program, part, classes, **facts: part.write_text("other"))
+    monkeypatch.setattr(tool, "write_onnx", lambda program, part, *arguments, **facts: part.write_text("other"))
     monkeypatch.setattr(tool, "load_onnx", lambda part, threads: constant(*map(float, range(19))))
     before = sorted(run.iterdir())
     assert tool.main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2

@@ -149,5 +149,6 @@ def test_panoptic_network(head, name, tmp_path, monkeypatch, capsys):
     with expect_error(ConfigError, key="--protocol", value="flip", remedy="native"):
         Predictor.from_checkpoint(run, protocol="flip", device="cpu")
     capsys.readouterr()
-    assert export([str(run), "--format", "torch_export"]) == 2
-    explains(capsys.readouterr().err, "MODEL.META_ARCHITECTURE", name, "stripped")
+    if name != "FAMixMaskFormer":  # see test_query_export.py
+        assert export([str(run), "--format", "torch_export"]) == 2
+        explains(capsys.readouterr().err, "MODEL.META_ARCHITECTURE", name, "stripped")

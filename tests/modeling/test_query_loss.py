@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ from famix.modeling.query.criterion import MaskCriterion, Segments
 from famix.modeling.query.points import derive_keys, sample_maps, uncertain_points, uniform_points
 from famix.utils.errors import ConfigError
 from query_factory import NUM_CLASSES, make_scenes, tiny_maskformer
-from robustness.faults import status_of
 
 WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 3.0}
 NO_OBJECT_WEIGHT = 0.3
@@ -240,18 +241,14 @@ def unequal_batch() -> list[dict[str, Any]]:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    children = []
-    for rank in range(2):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                run_rank(rank, tmp_path)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        children.append(pid)
+    # A fork would inherit the threads of autograd, which earlier tests may have started.
+    code = "import sys; from pathlib import Path; from modeling.test_query_loss import run_rank; "
+    code += "run_rank(int(sys.argv[1]), Path(sys.argv[2]))"
+    places = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    commands = [[sys.executable, "-c", code, str(rank), str(tmp_path)] for rank in range(2)]
+    children = [subprocess.Popen(command, env=places) for command in commands]
     expected = gradients_of(tiny_maskformer().train(), unequal_batch())
-    assert [status_of(pid) for pid in children] == [0, 0]
+    assert [child.wait() for child in children] == [0, 0]
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
         assert got.keys() == expected.keys()

@@ -20,7 +20,7 @@ from famix.clip.export import save_clip
 from famix.data.classes import ClassTable
 from famix.engine.model_selection import save_weights
 from famix.inference import LoadedModel, strip_checkpoint
-from famix.inference.export import write_onnx, write_torch_export
+from famix.inference.export import SemanticGraph, write_onnx, write_torch_export
 from famix.inference.video import video_writer
 from famix.inference.views import write_image
 from famix.io.atomic import is_disk_error, whole_file
@@ -63,7 +63,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "image.png": lambda path: write_image(path, NOISE),
     "image.jpg": lambda path: write_image(path, NOISE),
     "network.pt2": lambda path: write_graph(path, write_torch_export),
-    "network.onnx": lambda path: write_graph(path, write_onnx, CLASSES),
+    "network.onnx": lambda path: write_graph(path, write_onnx, SemanticGraph, CLASSES),
     "stripped.pth": lambda path: strip_checkpoint(LoadedModel(LINEAR, get_cfg(), CLASSES, path, {}, {}), path),
     "released.pth": lambda path: write_released(LINEAR.state_dict(), path),
     "model_ema.pth": lambda path: save_weights(LINEAR, path, iterations=1),

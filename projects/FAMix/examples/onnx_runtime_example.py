@@ -16,13 +16,24 @@ class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(m
 image = cv2.imread(image_file)  # BGR, any size of at least 32 x 32 pixels
 if image is None:
     sys.exit(f"cannot read '{image_file}' as an image")
+if metadata.get("size", "free") != "free":  # "384x768": height and width were fixed by the export
+    image = cv2.resize(image, [int(side) for side in metadata["size"].split("x")][::-1])
 rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1))[None]  # (1, 3, height, width) uint8, not normalized
-(logits,) = session.run(["logits"], {"image": rgb})  # (1, classes, height, width)
-labels = logits[0].argmax(axis=0)  # (height, width), index into class_names
+outputs = session.run(None, {"image": rgb})
+labels = outputs[-1][0].argmax(axis=0)  # (height, width), index into class_names
 
 for class_id, pixels in enumerate(np.bincount(labels.ravel(), minlength=len(class_names))):
     if pixels:
         print(f"{pixels / labels.size:6.1%} {class_names[class_id]}")
 overlay = cv2.addWeighted(image, 0.5, np.ascontiguousarray(colors[labels][..., ::-1]), 0.5, 0)
+if "panoptic" in metadata:  # a query head that was trained on segments
+    from query_segments import panoptic_segments  # in the same folder; `instances` there makes overlapping masks
+
+    settings, things = json.loads(metadata["panoptic"]), json.loads(metadata["things"])
+    ids, segments = panoptic_segments(outputs[0][0], outputs[1][0], labels.shape, things, **settings)
+    for segment in segments:
+        name, score = class_names[segment["category_id"]], segment["score"]
+        print(f"segment {segment['id']}: {name}, {segment['area']} pixels, score {score:.2f}")
+    overlay[np.diff(ids, axis=0, prepend=ids[:1]) != 0] = overlay[np.diff(ids, axis=1, prepend=ids[:, :1]) != 0] = 255
 if not cv2.imwrite(output_file, overlay):
     sys.exit(f"cannot write '{output_file}'")

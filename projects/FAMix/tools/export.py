@@ -28,7 +28,8 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog="Example: export.py output/famix --format onnx stripped --output shipped"
     )
     formats = (
-        "onnx, torch_export: graph of a semantic network that maps RGB images of any size, with values 0-255, to logits; "
+        "onnx, torch_export: graph that maps RGB images, with values 0-255, to the logits of a semantic network, or to the "
+        "class logits, mask logits and scores of a query head; "
         "stripped: checkpoint of any network, for use with Predictor, demo.py and MODEL.WEIGHTS; adapters: the same "
         "without the backbone's frozen weights, which are then read from MODEL.CLIP.WEIGHTS or MODEL.TIMM.WEIGHTS"
     )
@@ -70,13 +71,15 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from famix.clip.adapters import merge_adapters
+from famix.evaluation.protocols.inference import predicts_probabilities
 from famix.inference.export import (
     OPSET,
     Network,
-    SemanticGraph,
     compare,
     export_graph,
     load_onnx,
+    load_torch_export,
+    make_graph,
     make_image,
     require_agreement,
     require_onnx,
@@ -107,10 +110,14 @@ def run(args: argparse.Namespace) -> None:
     loaded.cfg.defrost()
     loaded.cfg.MODEL.ADAPTERS.RANK = 0  # the other exports have plain weights
     if {ONNX, TORCH_EXPORT} & paths.keys():
-        graph = SemanticGraph(loaded.model, loaded.cfg.INPUT.FORMAT)
-        program = export_graph(graph, float_input=args.float_input)
+        graph = make_graph(loaded.model, args.sizes[0], loaded.cfg.INPUT.FORMAT)
         args.sizes = [(pad_side(height, graph.divisor), pad_side(width, graph.divisor)) for height, width in args.sizes]
+        if graph.size:
+            print(f"height and width are fixed at {graph.size[0]} x {graph.size[1]}, the first of --sizes")
+            args.sizes = [graph.size]
+        program = export_graph(graph, float_input=args.float_input)
     reference = network(loaded.model)
+    args.are_logits = not predicts_probabilities(loaded.model)
     for name, path in paths.items():
         if name == STRIPPED:
             strip_checkpoint(loaded, path, half=args.half)
@@ -121,15 +128,17 @@ def run(args: argparse.Namespace) -> None:
         with whole_file(path) as part:
             if name == ONNX:
                 facts = {"checkpoint_sha256": file_sha256(loaded.checkpoint), "famix_version": version("famix")}
-                write_onnx(program, part, loaded.classes, **facts)
+                write_onnx(program, part, graph, loaded.classes, **facts)
                 exported: Network = load_onnx(part, torch.get_num_threads())
             else:
                 write_torch_export(program, part)
-                exported = torch.export.load(part).module()
+                exported = load_torch_export(part)
             report(reference, exported, path, args, is_export=True)
         kind = "float32" if args.float_input else "uint8"
         opset = f", opset {OPSET}" if name == ONNX else ""
-        print(f"{path}: {size_of(path)}{opset}; image (batch, 3, height, width) {kind} RGB -> logits\n")
+        sides = ", ".join(map(str, graph.size or ("height", "width")))
+        outputs = ", ".join(graph.outputs)
+        print(f"{path}: {size_of(path)}{opset}; image (batch, 3, {sides}) {kind} RGB -> {outputs}\n")
 
 
 def pad_side(side: int, divisor: int) -> int:
@@ -166,7 +175,7 @@ def network(model: nn.Module) -> Network:
 
 def report(reference: Network, other: Network, path: Path, args: argparse.Namespace, *, is_export: bool) -> None:
     """Print how closely a network matches its reference. Exports are also timed and raise WeightsError on a mismatch."""
-    headers = ["height x width", "largest softmax difference", "equal labels"]
+    headers = ["height x width", f"largest {'softmax' if args.are_logits else 'score'} difference", "equal labels"]
     if is_export and args.runs:
         headers += [f"{name}, {kind} ms" for kind in ("median", "lowest") for name in ("PyTorch", path.suffix)]
     rows = []
@@ -174,7 +183,7 @@ def report(reference: Network, other: Network, path: Path, args: argparse.Namesp
         image = make_image(size)
         if is_export and args.float_input:
             image = image.float()
-        difference, equal = compare(reference, other, image)
+        difference, equal = compare(reference, other, image, are_logits=args.are_logits)
         row = [f"{size[0]} x {size[1]}", f"{difference:.1e}", f"{equal:.4%}"]
         if is_export:
             require_agreement(difference, equal, size, path.name)

@@ -105,8 +105,8 @@ class MaskDecoder(nn.Module):
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Disable automatic mixed precision on a device while the context is open."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return nullcontext()  # torch.export would make a nested graph of the other context
     return torch.autocast(device.type, enabled=False)
 
 

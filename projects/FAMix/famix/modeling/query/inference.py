@@ -17,13 +17,13 @@ def semantic_scores(classes: Tensor, masks: Tensor) -> Tensor:
     """Sum the masks, weighted with the class probabilities of their queries.
 
     Args:
-        classes: class logits (Q, K + 1), the last of which is "no object".
-        masks: mask probabilities (Q, H, W).
+        classes: class logits (..., Q, K + 1), the last of which is "no object".
+        masks: mask probabilities (..., Q, H, W).
 
     Returns:
-        (K, H, W) scores, at least 0.
+        (..., K, H, W) scores, at least 0.
     """
-    return torch.einsum("qk,qhw->khw", classes.softmax(dim=-1)[:, :-1], masks)
+    return torch.einsum("...qk,...qhw->...khw", classes.softmax(dim=-1)[..., :-1], masks)
 
 
 def panoptic_segments(

@@ -244,9 +244,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     # A fork would inherit the threads of autograd, which earlier tests may have started.
     code = "import sys; from pathlib import Path; from modeling.test_query_loss import run_rank; "
     code += "run_rank(int(sys.argv[1]), Path(sys.argv[2]))"
-    places = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    threads = str(torch.get_num_threads())  # other numbers of threads round differently
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
     commands = [[sys.executable, "-c", code, str(rank), str(tmp_path)] for rank in range(2)]
-    children = [subprocess.Popen(command, env=places) for command in commands]
+    children = [subprocess.Popen(command, env=variables) for command in commands]
     expected = gradients_of(tiny_maskformer().train(), unequal_batch())
     assert [child.wait() for child in children] == [0, 0]
     for rank in range(2):

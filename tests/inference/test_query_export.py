@@ -63,11 +63,11 @@ def run(tmp_path_factory):
     """Folder of a panoptic run."""
     folder = tmp_path_factory.mktemp("queries")
     definition = write_recipe(folder, splits=("train", "val", "night"))
-    wide = ("MODEL.MASK_FORMER.HIDDEN_DIM", "64")  # norms of single channels would amplify rounding errors
+    wide = ("MODEL.MASK_FORMER.HIDDEN_DIM", "128")  # norms of few channels would amplify rounding errors
     run = make_run(folder, CONFIGS / "famix_panoptic_maskformer.yaml", *wide, definition=definition)
     content = torch.load(run / "model_final.pth", weights_only=True)
     last_layer = "decoder.transformer.decoder.mask_predictor.mask_embedder.2.0.weight"
-    content["model"][last_layer] *= 3  # or the network, hardly trained, would predict a single class
+    content["model"][last_layer] *= 5  # or the network, hardly trained, would predict a single class
     torch.save(content, run / "model_final.pth")
     return run
 
@@ -101,7 +101,7 @@ def exported(shipped):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, 8])
 def test_exports_are_the_network(exported, predictor, batch):
     images = torch.cat([make_image(SIZE, seed) for seed in range(batch)])
     expected = torch.stack([result["sem_seg"] for result in predictor.inference.model([{"image": x} for x in images])])
@@ -114,8 +114,9 @@ def test_exports_are_the_network(exported, predictor, batch):
         assert (outputs["scores"] - expected).abs().max() < 1e-4
         equal = outputs["scores"].argmax(1) == expected.argmax(1)
         best, second = expected.topk(2, dim=1).values.unbind(1)
-        assert equal[best - second > 2e-4].all() and equal.float().mean() > 0.999  # at most one pixel is a tie
-    assert expected.argmax(1).unique().numel() >= 4  # or equality would prove little
+        assert equal[best - second > 2e-4].all()
+        assert batch == 1 or equal.float().mean() >= 0.9999  # a single image has too few pixels for one tie
+    assert batch == 1 or expected.argmax(1).unique().numel() > 1  # or equality would prove little
 
 
 def test_onnx_file_describes_itself(shipped, predictor):
@@ -151,14 +152,14 @@ def test_example_makes_the_segments_of_the_predictor(exported, shipped, predicto
     assert len(segments) == len(prediction.segments) > 1
     for got, expected in zip(segments, prediction.segments, strict=True):
         assert (got["id"], got["category_id"], got["isthing"]) == (expected.id, expected.class_id, expected.is_thing)
-        assert got["score"] == pytest.approx(expected.score, abs=1e-3)
+        assert got["score"] == pytest.approx(expected.score, abs=1e-4)
         assert got["area"] == pytest.approx(expected.area, abs=1)
 
     with torch.no_grad():
         (result,) = predictor.inference.model([{"image": pixels_of(photo)[0]}])
     found = example.instances(*arguments, **instance)
     assert [entry["category_id"] for entry in found] == result["instances"].pred_classes.tolist()
-    assert [entry["score"] for entry in found] == pytest.approx(result["instances"].scores.tolist(), abs=1e-3)
+    assert [entry["score"] for entry in found] == pytest.approx(result["instances"].scores.tolist(), abs=1e-4)
     masks = np.stack([entry["mask"] for entry in found])
     assert (masks == result["instances"].pred_masks.numpy()).mean() >= 0.9999
 

@@ -1,6 +1,7 @@
 """What every test needs."""
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,12 @@ from data_factory import forgotten_datasets
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell ignores SIGINT in background jobs, and tests that interrupt processes would wait for their time limits."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

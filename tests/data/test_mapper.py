@@ -7,7 +7,7 @@ from detectron2.data import transforms as T
 
 from data_factory import data_config, make_dataset, registered, write_definition, write_label
 from error_matching import expect_error
-from famix.data import ColorJitter, CropSampler, FAMixDatasetMapper, adjust_colors, get_dataset_dicts, read_image
+from famix.data import CropSampler, FAMixDatasetMapper, get_dataset_dicts, read_image
 from famix.utils.errors import ConfigError, DatasetError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -97,37 +97,6 @@ def test_half_of_the_images_are_flipped():
     changes = flipped[mirrored.index(True)]
     assert isinstance(changes.transforms[-1], T.HFlipTransform)
     np.testing.assert_array_equal(changes.apply_image(IMAGE), IMAGE[:, ::-1])
-
-
-# Colors
-
-
-def test_jitter_draws_factors_in_range_and_any_order():
-    jitter = ColorJitter((0.8, 0.0, 2.0))
-    draws = [jitter.draw(rng) for rng in rngs(200)]
-    factors = {name: [dict(draw)[name] for draw in draws] for name in ("brightness", "contrast", "saturation")}
-    assert 0.2 <= min(factors["brightness"]) < 0.3 and 1.7 < max(factors["brightness"]) <= 1.8
-    assert set(factors["contrast"]) == {1.0}
-    assert 0 <= min(factors["saturation"]) < 0.1 and 2.9 < max(factors["saturation"]) <= 3.0
-    assert len({tuple(name for name, _ in draw) for draw in draws}) == 6
-
-
-def test_jitter_probability_does_not_change_other_draws():
-    always, half = (ColorJitter((0.8, 0.8, 0.8), probability) for probability in (1.0, 0.5))
-    draws = [(always.draw(one), half.draw(other)) for one, other in zip(rngs(400), rngs(400), strict=True)]
-    assert all(drawn in ([], full) for full, drawn in draws)
-    assert 160 < sum(bool(drawn) for _, drawn in draws) < 240
-
-
-def test_adjust_colors():
-    image = torch.tensor([100, 50, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 2, 2).clone()
-    gray = round(0.299 * 100 + 0.587 * 50 + 0.114 * 200)
-    assert adjust_colors(image, [("brightness", 0.5)])[:, 0, 0].tolist() == [50, 25, 100]
-    assert (adjust_colors(image, [("saturation", 0.0)]).int() - gray).abs().max() <= 1
-    assert (adjust_colors(image, [("contrast", 0.0)]).int() - gray).abs().max() <= 1
-    assert torch.equal(adjust_colors(image, [("brightness", 1.0), ("contrast", 1.0)]), image)
-    in_order = adjust_colors(image, [("brightness", 2.0), ("brightness", 0.5)])  # clipped between the two
-    assert in_order[:, 0, 0].tolist() == [100, 50, 127]
 
 
 # Samples

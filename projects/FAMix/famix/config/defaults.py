@@ -109,6 +109,12 @@ def _add_data_and_solver_keys(cfg: CN) -> None:
     rare.MIN_PIXELS = 3000  # pixels of the drawn class in an image; crops are redrawn until they show half as many
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
+    augment = cfg.INPUT.AUTO_AUGMENT = CN()
+    augment.NAME = (
+        ""  # RandAugment or AugMix of torchvision without geometric operations, after color jitter; "" for none
+    )
+    augment.MAGNITUDE = 9  # strength of its operations: 0 to 30 for RandAugment, 1 to 10 for AugMix
+    augment.PROBABILITY = 1.0  # fraction of training images that it changes, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor for random resizing before the training crop
     cfg.INPUT.MAX_PIXELS = 8192 * 8192  # pixel limit per image, label or video frame; larger files are rejected
     cfg.INPUT.RELEASED_PADDING = False  # True labels the padding of training crops as road, as in the authors' code

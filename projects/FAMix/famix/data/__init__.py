@@ -9,7 +9,8 @@ from famix.data.images import image_size, read_image
 from famix.data.labels import LabelReader
 from famix.data.layout.label_reader import label_reader_of
 from famix.data.layout.split_files import DatasetFiles, DatasetRecord, SplitFiles, label_file_of
-from famix.data.mapper import ColorJitter, CropSampler, FAMixDatasetMapper, adjust_colors
+from famix.data.mapper import CropSampler, FAMixDatasetMapper
+from famix.data.photometric import AutoAugment, ColorJitter, adjust_colors
 from famix.data.registration import (
     get_dataset_dicts,
     get_label_readers,
@@ -29,6 +30,6 @@ __all__ = [
     "get_dataset_dicts", "get_label_readers", "register_datasets", "register_split", "require_same_classes",
     "verify_datasets",
     # Samples and loaders
-    "ColorJitter", "CropSampler", "FAMixDatasetMapper", "SampleStream", "adjust_colors",
+    "AutoAugment", "ColorJitter", "CropSampler", "FAMixDatasetMapper", "SampleStream", "adjust_colors",
     "MiningBatches", "build_mining_batches", "build_test_loader", "build_train_loader",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 Augmentations first draw their parameters from a random generator. Applying them is deterministic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -14,12 +14,11 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from famix.data.images import MOST_PIXELS, read_image, require_same_size
 from famix.data.layout.split_files import label_file_of
 from famix.data.meta_architecture import trains_on
+from famix.data.photometric import AutoAugment, ColorJitter, adjust_colors
 from famix.data.registration import get_label_readers
 from famix.data.sampling.rare_classes import RARE_CLASS
 from famix.data.vocabulary import unlabeled_classes
@@ -28,11 +27,6 @@ from famix.utils.errors import ConfigError
 _PAD_VALUE = 128.0  # mid-gray, as in Detectron2's padded crops
 _MOST_REDRAWS = 10  # of a crop that does not show the class drawn for it, as in DAFormer
 _ROAD = 0  # label of padded pixels in the reference implementation
-_ADJUSTMENTS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "brightness": F.adjust_brightness,
-    "contrast": F.adjust_contrast,
-    "saturation": F.adjust_saturation,
-}
 
 
 @dataclass(frozen=True)
@@ -76,33 +70,6 @@ def _draw_span(length: int, crop: int, final: int, scale: float, rng: np.random.
     return 0, length, min(final, max(1, round(length * scale * final / crop)))
 
 
-@dataclass(frozen=True)
-class ColorJitter:
-    """Random changes in brightness, contrast and saturation."""
-
-    strengths: tuple[float, float, float]  # v >= 0 for each; the factor is drawn from [max(0, 1 - v), 1 + v]
-    probability: float = 1.0  # probability of jittering an image
-
-    def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Draw (name, factor) pairs for one image in random order. An empty list leaves the image unchanged."""
-        strengths = np.asarray(self.strengths, dtype=float)
-        factors = rng.uniform(np.maximum(0, 1 - strengths), 1 + strengths)
-        names = list(_ADJUSTMENTS)
-        order = rng.permutation(len(names))
-        # The decision is drawn last so that it does not affect the other draws.
-        if self.probability < 1 and rng.random() >= self.probability:
-            return []
-        return [(names[place], float(factors[place])) for place in order]
-
-
-def adjust_colors(image: Tensor, changes: list[tuple[str, float]]) -> Tensor:
-    """Return an RGB image (3, H, W) uint8 with the changes drawn by `ColorJitter.draw`."""
-    for name, factor in changes:
-        if factor != 1:
-            image = _ADJUSTMENTS[name](image, factor)
-    return image
-
-
 class FAMixDatasetMapper:
     """Mapper from a dataset dict to a labeled random crop for training, or to the whole image for testing.
 
@@ -127,6 +94,7 @@ class FAMixDatasetMapper:
         self._ignore_label: int = ignore_label
         self._crop: CropSampler | None = None
         self._jitter: ColorJitter | None = None
+        self._auto_augment: AutoAugment | None = None
         self._least_pixels = cfg.DATALOADER.RARE_CLASS.MIN_PIXELS / 2  # of the drawn class in a crop, as in DAFormer
         self._makes_segments = is_train and not is_mining and "segments" in trains_on(cfg)
         if not (is_train or is_mining):
@@ -151,6 +119,8 @@ class FAMixDatasetMapper:
         )
         if any(options.COLOR_JITTER) and options.COLOR_JITTER_PROBABILITY:
             self._jitter = ColorJitter(tuple(options.COLOR_JITTER), options.COLOR_JITTER_PROBABILITY)
+        if options.AUTO_AUGMENT.NAME:
+            self._auto_augment = AutoAugment.from_config(options.AUTO_AUGMENT)
 
     def __call__(self, dataset_dict: dict[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Create the sample for one dataset dict.
@@ -187,6 +157,8 @@ class FAMixDatasetMapper:
         result |= self._make_targets(dataset_dict, transforms.apply_segmentation(label))
         if self._jitter is not None:
             result["image"] = adjust_colors(result["image"], self._jitter.draw(rng))
+        if self._auto_augment is not None:
+            result["image"] = self._auto_augment(result["image"], rng)
         if self._makes_segments:
             result["point_seed"] = int(rng.integers(1 << 62))
         return result

@@ -46,7 +46,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.clip import CLIPImageTower, PromptEncoder, load_clip_state_dict
+from famix.clip import CLIPImageTower, PromptEncoder, at_stage, load_clip_state_dict
 from famix.data import CITYSCAPES_CLASSES
 from famix.engine import load_config
 from famix.style import channel_mean_std, optimize_styles, patch_classes, source_basis
@@ -161,7 +161,7 @@ def main() -> None:
     weights = load_clip_state_dict(arguments.clip)
     clip = CLIPImageTower.from_state_dict(weights, trainable=()).requires_grad_(False)
     prompts, stage = PromptEncoder(weights), arguments.stage or next(iter(clip.output_shape()))
-    clip.check_stage(stage)
+    clip = at_stage(clip, stage)
     patches = collect(clip, stage, arguments.patches, arguments.seed)
     relative = arguments.parametrization == "relative" if arguments.parametrization else not clip.rectified
     rows = [

@@ -42,6 +42,7 @@ SOURCE_ONLY = "projects/FAMix/configs/GTA5/source_only_RN50.yaml"
 BASE = "projects/FAMix/configs/Base-FAMix.yaml"
 PANOPTIC = "projects/FAMix/configs/minitown/famix_panoptic_deeplab.yaml"
 QUERIES = "projects/FAMix/configs/minitown/famix_maskformer.yaml"
+VOCABULARY = "projects/FAMix/configs/vocabularies/wordnet.txt"
 TARGETS = ["cityscapes_val", "mapillary_val", "gta5_val"]
 # Pattern of the inputs of a command -> the files that it requires and the commands that make them.
 _TRAIN = "projects/FAMix/train_net.py --config-file"
@@ -168,6 +169,9 @@ class Miniature:
         fields = next(block for block in find_blocks() if block.lines[0].startswith("name: fields"))
         (self.folder / "fields.yaml").write_text(fields.text.replace("/data/fields", str(self.folder / "fields")))
         (self.folder / "classes.txt").write_text("\n".join(entry.name for entry in CITYSCAPES_CLASSES))
+        words = "\n".join(f"color{number}" for number in range(20))
+        (self.folder / VOCABULARY).parent.mkdir(parents=True)
+        (self.folder / VOCABULARY).write_text(f"# the real one has a thousand\n{words}\n")
         make_panoptic(self.folder / "mine", {"train": 1})
         (self.folder / "mine.yaml").write_text(write_recipe(self.folder / "mine", name="mine").read_text())
 

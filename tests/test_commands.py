@@ -62,6 +62,7 @@ ELSEWHERE = {
 IN_CI = ("setup", "check", "test", "lint")
 # First lines of Python examples -> the test that runs them.
 EXAMPLES = {
+    "import numpy as np": "tests/test_documents.py::test_picture_style_example_runs",
     "import torch": "tests/test_documents.py::test_bank_example_runs",
     "from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor": "tests/test_documents.py::"
     "test_mixin_example_makes_a_model_whose_training_is_styled",

@@ -118,6 +118,18 @@ def test_bank_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(StyleBank.load("bank.safetensors")) == 19
 
 
+def test_picture_style_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bank = StyleBank({"stage": "image"})
+    bank.add(torch.zeros(1, dtype=torch.int64), torch.full((1, 3), 100.0), torch.full((1, 3), 5.0))
+    bank.save("picture_bank.safetensors")
+    names: dict[str, Any] = {}
+    exec(python_blocks(PROJECT_README)[2], names)
+    assert names["restyled"].shape == names["image"].shape and names["inputs"].image.shape == (480, 640, 3)
+    names["styles"].probability = 1.0
+    assert names["styles"](names["image"]).float().std() < 6
+
+
 def test_mixin_example_makes_a_model_whose_training_is_styled(tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(python_blocks(PROJECT_README)[1], names)

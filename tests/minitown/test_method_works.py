@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_factory import registered
-from famix.clip import CLIPImageTower, PromptEncoder, load_clip_state_dict
+from famix.clip import IMAGE, CLIPImageTower, PromptEncoder, at_stage, load_clip_state_dict
 from famix.engine import argument_parser
 from famix_minitown.datasets import register
 from famix_minitown.runs.experiment import CONFIGS, read_scores
@@ -13,14 +13,20 @@ from run_factory import load_benchmark, train_net
 from town_factory import write_town
 
 
-def test_mined_styles_point_to_those_of_real_images() -> None:
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [("res2", {"metric": "source"}), (IMAGE, {"metric": "euclidean", "relative": True, "rate": 0.1})],
+)
+def test_mined_styles_point_to_those_of_real_images(stage: str, options: dict) -> None:
     """Compare the cosine of mined and true changes of the statistics with that for exchanged looks."""
     register()
     benchmark, weights = load_benchmark("mining_direction"), load_clip_state_dict("minitown")
-    clip = CLIPImageTower.from_state_dict(weights, trainable=()).requires_grad_(False)
-    patches = benchmark.collect(clip, "res2", 40, seed=1)
-    row = benchmark.measure(clip, "res2", PromptEncoder(weights), patches, steps=15, metric="source")
+    clip = at_stage(CLIPImageTower.from_state_dict(weights, trainable=()), stage).requires_grad_(False)
+    patches = benchmark.collect(clip, stage, 40, seed=1)
+    row = benchmark.measure(clip, stage, PromptEncoder(weights), patches, steps=15, **options)
     values = dict(zip(benchmark.HEADERS, row, strict=True))
+    initial, final = map(float, values["cosine loss"].split(" -> "))
+    assert final < 0.8 * initial
     cosine, exchanged, length = (float(values[name]) for name in ("cosine", "exchanged", "length"))
     assert cosine > 0.45 and cosine > exchanged + 0.35
     assert 0.5 < length < 2

@@ -2,7 +2,8 @@
 """Show the effect of a bank's styles on an image: the change of its features and, with --weights, of its prediction.
 
 Styles of each style word are applied to all patches of the image, without the patches' own statistics unless --own-weight
-is set. The output files are distances.png and, with --weights, predictions.png.
+is set. The output files are distances.png, with picture styles (MODEL.STYLE.STAGE image) pictures.png, and with --weights
+predictions.png.
 """
 
 # ruff: noqa: E402, the parser precedes slow imports
@@ -41,7 +42,7 @@ import torch
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from famix.clip import clip_weights_hash, load_configured_clip
+from famix.clip import at_stage, clip_weights_hash, load_configured_clip
 from famix.clip.build import tower_without_weights
 from famix.clip.files import CLIPStateDict
 from famix.data import read_image, register_datasets
@@ -49,7 +50,14 @@ from famix.data.classes import ClassTable, classes_of
 from famix.engine import Trainer, load_config
 from famix.inference.loading import default_device, load_model
 from famix.mining import bank_metadata, check_bank, style_bank_path
-from famix.reports.style_preview import draw_distances, draw_predictions, format_changes, format_effects, preview_styles
+from famix.reports.style_preview import (
+    draw_distances,
+    draw_pictures,
+    draw_predictions,
+    format_changes,
+    format_effects,
+    preview_styles,
+)
 from famix.style import StyleBank
 from famix.utils.errors import BankError, ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
@@ -63,8 +71,7 @@ def load_bank(cfg: CfgNode, path: str, classes: ClassTable) -> StyleBank:
         raise BankError(f"Style bank '{path}' contains no styles. Mine the bank again.")
     clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
     expected = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", classes.names, clip.text_design)
-    tower = tower_without_weights(cfg, clip)
-    tower.check_stage(cfg.MODEL.STYLE.STAGE)
+    tower = at_stage(tower_without_weights(cfg, clip), cfg.MODEL.STYLE.STAGE)
     check_bank(bank, expected, path, tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels, tower.rectified)
     return bank
 
@@ -100,6 +107,9 @@ def preview(arguments: argparse.Namespace) -> None:
     print(format_effects(effects))
     draw_distances(effects, folder / "distances.png")
     print(f"\nwrote {folder / 'distances.png'}")
+    if effects[-1].picture is not None:
+        draw_pictures(pixels, effects, folder / "pictures.png")
+        print(f"wrote {folder / 'pictures.png'}")
     if arguments.weights is not None:
         print(f"\n{format_changes(effects, classes.names)}")
         draw_predictions(pixels, effects, classes, folder / "predictions.png")

@@ -3,6 +3,7 @@
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower
 from famix.clip.build import build_clip_backbone, build_clip_resnet_backbone, build_clip_resnet_fpn_backbone
+from famix.clip.image_stage import IMAGE, ImageStage, at_stage
 from famix.clip.open_clip import CLIPConvNeXt, CLIPTimmViT, CLIPViT
 from famix.clip.resnet import STAGES, CLIPResNet
 from famix.clip.text.encoder import PromptEncoder
@@ -33,13 +34,16 @@ __all__ = [
     "CLIPTimmViT",
     "CLIPViT",
     "IGNORE_PROMPT",
+    "IMAGE",
     "IMAGENET_TEMPLATES",
+    "ImageStage",
     "OPENAI_TEXT",
     "OPEN_CLIP_TEXT",
     "PromptEncoder",
     "STAGES",
     "TextDesign",
     "TextTower",
+    "at_stage",
     "build_clip_backbone",
     "build_clip_resnet_backbone",
     "build_clip_resnet_fpn_backbone",

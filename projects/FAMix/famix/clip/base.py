@@ -286,7 +286,9 @@ class CLIPImageTower(Backbone):
         """Raise ConfigError unless `stage` is one of `stages`."""
         if stage not in self.stages:
             names = ", ".join(self.stages)
-            raise ConfigError(f"MODEL.STYLE.STAGE must be one of {names}, got {stage!r}. Use a stage of the backbone.")
+            raise ConfigError(
+                f"MODEL.STYLE.STAGE must be one of {names}, or image, got {stage!r}. Use a stage of the backbone."
+            )
 
     def require_embedding(self) -> None:
         """Raise ConfigError unless the tower was built with the modules for image embeddings."""

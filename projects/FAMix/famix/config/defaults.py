@@ -59,7 +59,9 @@ def _add_model_keys(cfg: CN) -> None:
     style.BETA = 0.1  # alpha ~ Beta(BETA, BETA) is the weight of a patch's own statistics
     style.MIX = True  # False replaces a patch's statistics with the drawn style instead of mixing them (ablation)
     style.PROBABILITY = 1.0  # fraction of training images to restyle, in [0, 1]
-    style.STAGE = "res2"  # stage whose output is restyled: res2, res3 or res4
+    style.STAGE = (
+        "res2"  # stage of the backbone whose output is restyled, or image to restyle the pixels (picture styles)
+    )
     style.NOISE_SCALE = 0.5  # standard deviation of the noise in strategy noise, relative to the statistic
     add_strategy_nodes(style)
 

@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.utils import comm
 
+from famix.clip import IMAGE, at_stage
 from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings, require_setting
 from famix.data import FAMixDatasetMapper, require_same_classes
@@ -168,16 +169,17 @@ def _check_styles(cfg: CfgNode) -> None:
     restyler = PatchRestyler(cfg)
     if restyler.active:
         FAMixDatasetMapper(cfg, is_mining=True)  # checks the crop settings for mining
-        tower = tower_without_weights(cfg)
+        tower = at_stage(tower_without_weights(cfg), restyler.stage)
         crop = torch.empty(1, 3, *cfg.INPUT.CROP.SIZE, device="meta")
         check_grid(tower.features_at(restyler.stage, crop).shape[-2:], restyler.grid)
     path = style_bank_path(cfg)
     if not restyler.needs("bank") or os.path.isfile(path):
         return
-    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and restyler.stage != IMAGE:
         raise ConfigError(
             f"MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME} has no text tower, so styles cannot be mined in its features. Set "
-            "MODEL.STYLE.STRATEGY to noise, mixstyle or none."
+            "MODEL.STYLE.STRATEGY to noise, mixstyle or none, or set MODEL.STYLE.STAGE to image and MODEL.CLIP.WEIGHTS to the "
+            "CLIP that mines picture styles."
         )
     if not cfg.MODEL.CLIP.WEIGHTS:
         raise ConfigError(

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from famix.clip import CLIPImageTower, clip_weights_hash, load_configured_clip
+from famix.clip import CLIPImageTower, at_stage, clip_weights_hash, load_configured_clip
 from famix.data import build_mining_batches, require_same_classes
 from famix.mining.metadata import bank_metadata
 from famix.mining.miner import MiningSettings, Sample, normalized_images
@@ -65,8 +65,9 @@ def _measure(
     cfg: CfgNode, clip_state_dict: Mapping[str, Tensor], batches: Iterable[tuple[int, list[Sample]]]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield class (P,), mean (P, C) and standard deviation (P, C) of all P patches of each batch."""
-    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(torch.device(cfg.MODEL.DEVICE)).eval()
     settings = MiningSettings.from_config(cfg)
+    tower = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(torch.device(cfg.MODEL.DEVICE)).eval()
+    clip = at_stage(tower, settings.stage)
     for _, samples in batches:
         images, patch_labels = normalized_images(clip, settings, samples)
         with torch.no_grad():

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
-from famix.clip import CLIPImageTower, PromptEncoder, check_templates, fill_template
+from famix.clip import CLIPImageTower, PromptEncoder, at_stage, check_templates, fill_template
 from famix.data import MiningBatches
 from famix.io.atomic import save_tensors
 from famix.mining.miner import MinedBatch, MiningSettings, PromptTable, StyleMiner
@@ -57,7 +57,7 @@ def build_miner(
             "STYLE_MINING.STYLES or TEMPLATES.",
             ", ".join(unknown),
         )
-    clip = CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device)
+    clip = at_stage(CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device), settings.stage)
     shape = clip.output_shape()[settings.stage]
     side, patches = settings.pool_size or clip.input_side(settings.stage), math.prod(settings.grid)
     cells = side**2 if side else math.prod(cfg.INPUT.CROP.SIZE) / shape.stride**2 / patches

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from famix.clip import IGNORE_PROMPT, CLIPImageTower, check_styles, check_templates, class_prompt
+from famix.clip import IGNORE_PROMPT, IMAGE, CLIPImageTower, check_styles, check_templates, class_prompt
 from famix.style.dominant import IGNORE_CLASS, patch_classes
 from famix.style.optimize import optimize_styles
 from famix.style.patches import Grid, check_grid, patch_starts
@@ -238,9 +238,11 @@ def normalized_images(
 ) -> tuple[Tensor, Tensor]:
     """Return the normalized images (B, 3, H, W) of a batch and the class of each patch (B, rows, cols)."""
     images, labels = (torch.stack([sample[key] for sample in samples]).to(clip.device) for key in ("image", "sem_seg"))
+    # Picture styles suit networks whose normalization differs from that of the CLIP that mines them.
+    source = clip if settings.stage == IMAGE else settings
     mean, std = (
         images.new_tensor(values, dtype=torch.float32).view(-1, 1, 1)
-        for values in (settings.pixel_mean, settings.pixel_std)
+        for values in (source.pixel_mean, source.pixel_std)
     )
     return (images - mean) / std, patch_classes(labels, settings.grid, settings.ignore_label)
 

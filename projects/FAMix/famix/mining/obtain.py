@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from famix.clip import clip_weights_hash, load_configured_clip, require_text_design
+from famix.clip import at_stage, clip_weights_hash, load_configured_clip, require_text_design
 from famix.clip.build import tower_without_weights
 from famix.clip.files import CLIPStateDict
 from famix.data import build_mining_batches
@@ -54,7 +54,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             _lock_together(path, held)
         if _exists(path):  # possibly mined by another run in the meantime
             bank = StyleBank.load(path)
-            tower = tower_without_weights(cfg, clip)
+            tower = at_stage(tower_without_weights(cfg, clip), cfg.MODEL.STYLE.STAGE)
             channels = tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
             check_bank(bank, metadata, path, channels, tower.rectified)
             logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)

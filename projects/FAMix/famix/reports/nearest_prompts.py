@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famix.clip import CLIPImageTower, PromptEncoder, check_templates, clip_weights_hash
+from famix.clip import CLIPImageTower, PromptEncoder, at_stage, check_templates, clip_weights_hash
 from famix.mining.metadata import bank_text_design
 from famix.reports.bank import bank_prompts, json_list
 from famix.style.bank import StyleBank
@@ -113,7 +113,7 @@ def _prompts_by_class(bank: StyleBank) -> dict[str, list[str]]:
 def _style_encoder(bank: StyleBank, clip: CLIPImageTower, images: Sequence[Tensor]) -> Callable[[int], Tensor]:
     """Make a function that maps a row of the bank to the (D,) embedding of its style."""
     stage = bank.metadata.get("stage", "res2")
-    clip.check_stage(stage)
+    clip = at_stage(clip, stage)
     patches = []
     for image in images or [noise_image(_PATCHES * clip.input_resolution)]:
         pixels = ((image - _column(clip.pixel_mean)) / _column(clip.pixel_std))[None]

@@ -13,6 +13,7 @@ from detectron2.structures import ImageList
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from famix.clip import IMAGE
 from famix.data.classes import ClassTable
 from famix.io.atomic import whole_file
 from famix.modeling import PatchStyleMixin
@@ -40,6 +41,7 @@ class Effect:
     styles: int  # number of styles to draw from
     distances: Mapping[str, float]  # stage -> RMS change of its features, relative to their RMS
     predicted: Ids | None  # (H, W) train ids; None for an untrained network
+    picture: Pixels | None = None  # (H, W, 3) uint8, the restyled image; None for styles of features
 
 
 def preview_styles(
@@ -83,7 +85,7 @@ def preview_styles(
     observe = partial(_observe, model.eval(), image, stage, trained)
     plain_features, plain = observe(lambda features: features)
     yield Effect(PLAIN, 0, dict.fromkeys(plain_features, 0.0), plain)
-    bank = bank.to(model.clip_backbone.device)
+    bank = bank.to(model.device)
     if plain is None:
         classes = torch.full(grid, -1)  # no style has this class
     else:
@@ -92,14 +94,14 @@ def preview_styles(
         generator = torch.Generator().manual_seed(derive_seed(seed, place))
         rows = _draw(bank.class_ids.cpu(), chosen.cpu(), classes, generator).to(bank.mean.device)
         mean, std = (values[rows].movedim(-1, 0)[None] for values in (bank.mean, bank.std))
-        rectify = model.clip_backbone.rectified
+        rectify = stage != IMAGE and model.clip_backbone.rectified
         restyle = partial(restyle_patches, mean=mean, std=std, alpha=own_weight, grid=grid, rectify=rectify)
         features, predicted = observe(restyle)
         distances = {}
         for one, before in plain_features.items():
             size = before.square().mean().sqrt()
             distances[one] = float((features[one] - before).square().mean().sqrt() / size) if size > 0 else 0.0
-        yield Effect(name, int(chosen.sum()), distances, predicted)
+        yield Effect(name, int(chosen.sum()), distances, predicted, _picture(features, image.shape[1:]))
 
 
 @torch.no_grad()
@@ -107,23 +109,35 @@ def _observe(
     model: Any, image: Tensor, stage: str, trained: bool, restyle: Callable[[Tensor], Tensor]
 ) -> tuple[dict[str, Tensor], Ids | None]:
     """Run a network with one changed stage, and return the features from this stage on and the prediction."""
-    backbone = model.clip_backbone
-    backbone.check_stage(stage)
+    stages = (IMAGE, *model.clip_backbone.stages)
+    if stage != IMAGE:
+        model.clip_backbone.check_stage(stage)
+    stages = stages[stages.index(stage) :]
     features: dict[str, Tensor] = {}
 
     def record(output: Tensor, name: str) -> Tensor:
         features[name] = restyle(output) if name == stage else output
+        if name == IMAGE:  # as the network sees it
+            features[name] = features[name].clamp(0, 255)
         return features[name]
 
     with ExitStack() as taps:
-        for name in backbone.stages[backbone.stages.index(stage) :]:
-            taps.enter_context(backbone.transform_stage(name, partial(record, name=name)))
+        for name in stages:
+            taps.enter_context(model.transform_stage(name, partial(record, name=name)))
         if trained:
             (result,) = model([{"image": image}])
             return features, result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy()
         normalized = (image.to(model.device) - model.pixel_mean) / model.pixel_std
-        backbone(ImageList.from_tensors([normalized], backbone.size_divisibility).tensor)
+        model.backbone(ImageList.from_tensors([normalized], model.backbone.size_divisibility).tensor)
         return features, None
+
+
+def _picture(features: Mapping[str, Tensor], size: Sequence[int]) -> Pixels | None:
+    """Return the restyled image (H, W, 3) uint8 without padding, or None for styles of features."""
+    if IMAGE not in features:
+        return None
+    pixels = features[IMAGE][0, :, : size[0], : size[1]].round()
+    return pixels.permute(1, 2, 0).to("cpu", torch.uint8).numpy()
 
 
 def _draw(class_ids: Tensor, chosen: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
@@ -185,6 +199,17 @@ def draw_distances(effects: Sequence[Effect], path: Path) -> None:
         figure.savefig(part, format="png")
 
 
+def draw_pictures(image: Pixels, effects: Sequence[Effect], path: Path) -> None:
+    """Draw the image as restyled with each style word, for picture styles, and write a PNG file."""
+    tiles = [Tile(image, "image"), *(Tile(one.picture, one.name) for one in effects if one.picture is not None)]
+    rows = [tiles[first : first + _COLUMNS] for first in range(0, len(tiles), _COLUMNS)]
+    save_figure(compose_figure(rows, _cell(image), font_size=14), path)
+
+
+def _cell(image: Pixels) -> tuple[int, int]:
+    return _WIDTH, round(_WIDTH * image.shape[0] / image.shape[1])
+
+
 def draw_predictions(image: Pixels, effects: Sequence[Effect], classes: ClassTable, path: Path) -> None:
     """Draw the image and its predictions, without styles and with each style word, and write a PNG file."""
     plain, *others = (one.predicted for one in effects if one.predicted is not None)
@@ -195,5 +220,4 @@ def draw_predictions(image: Pixels, effects: Sequence[Effect], classes: ClassTab
         tiles.append(Tile(color_labels(ids, classes.colors), title, smooth=False))
     rows = [tiles[first : first + _COLUMNS] for first in range(0, len(tiles), _COLUMNS)]
     legend = [(classes.names[one], classes.colors[one]) for one in np.unique([plain, *others]).tolist()]
-    cell = (_WIDTH, round(_WIDTH * image.shape[0] / image.shape[1]))
-    save_figure(compose_figure(rows, cell, legend=legend, font_size=14), path)
+    save_figure(compose_figure(rows, _cell(image), legend=legend, font_size=14), path)

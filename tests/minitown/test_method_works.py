@@ -41,7 +41,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("method", "clear", "dusk"),
-    [("famix_weather", 35, 15), ("famix_weather_vit", 15, 8), ("famix_weather_convnext", 15, 8)],
+    [("famix_weather", 25, 15), ("famix_weather_vit", 15, 8), ("famix_weather_convnext", 15, 8)],
 )
 def test_short_training_with_styles_learns_the_town(
     town: Path, tmp_path: Path, method: str, clear: int, dusk: int
@@ -49,7 +49,7 @@ def test_short_training_with_styles_learns_the_town(
     options = [
         "DATASETS.FILES", f"['{town}']", "DATASETS.TRAIN", "['halftown_train']",
         "DATASETS.TEST", "['halftown_clear_val', 'halftown_dusk_val']", "INPUT.CROP.SIZE", "[128, 128]",
-        "SOLVER.MAX_ITER", "40", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "run"),
+        "SOLVER.MAX_ITER", "20", "DATALOADER.NUM_WORKERS", "0", "OUTPUT_DIR", str(tmp_path / "run"),
     ]  # fmt: skip
     with registered(town):
         config = str(CONFIGS / f"{method}.yaml")

@@ -200,6 +200,19 @@ def test_adapters_predict_exactly_like_the_run(
         assert score["sem_seg"]["mIoU"] == scores[1][name]["sem_seg"]["mIoU"]
 
 
+@pytest.mark.parametrize(("file", "rank"), [("adapters", 0), ("adapters", 4), ("stripped", 2)])
+def test_other_ranks_are_refused(
+    adapters: Path, finished: Path, options: tuple[str, ...], workspace: Workspace, file: str, rank: int
+) -> None:
+    path = adapters if file == "adapters" else finished / "exported_stripped.pth"
+    if file == "stripped" and not path.exists():
+        with forgotten_datasets():
+            assert not load_tool("export").main([str(finished), "--format", "stripped", "--output", str(path)])
+    changed = (*options, "MODEL.WEIGHTS", str(path), "MODEL.ADAPTERS.RANK", str(rank))
+    with expect_error(WeightsError, "MODEL.ADAPTERS.RANK", rank, "2" if file == "adapters" else "0"):
+        workspace.run(f"{finished.name}_other_rank", *changed, flags=("--eval-only",))
+
+
 def test_adapters_start_a_training(adapters: Path, options: tuple[str, ...], workspace: Workspace) -> None:
     states = []
     for path in (adapters, adapters.with_name("model_final.pth")):

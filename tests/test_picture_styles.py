@@ -163,6 +163,12 @@ def test_backbones_without_text_train_with_styles_of_any_clip(workspace, bank, n
     assert (workspace.folder / name / "results.json").exists()
 
 
+def test_bank_of_images_is_refused_for_features(workspace, bank):
+    path = str(workspace.folder / "resnet/style_bank.safetensors")
+    with expect_error(BankError, "stage", IMAGE, "MODEL.STYLE.STAGE"):
+        workspace.run("other", "MODEL.STYLE.BANK", path, "MODEL.STYLE.GRID", "[1, 1]")
+
+
 def test_bank_of_features_is_refused_for_images(workspace, bank):
     path = workspace.folder / "features.safetensors"
     features = StyleBank({**bank.metadata, "stage": "res2"})
@@ -268,6 +274,9 @@ def test_mistakes_are_explained():
         PictureStyles(make_bank(), probability=1.5)
     with expect_error(ConfigError, key="beta", value=0.0, remedy="0.1"):
         PictureStyles(make_bank(), beta=0.0)
+    for image, got in ((torch.zeros(2, 3, 8, 8), "(2, 3, 8, 8)"), (torch.zeros(1, 8, 8), "(1, 8, 8)"), ("x", "str")):
+        with expect_error(ConfigError, "image", got, "one by one"):
+            PictureStyles(make_bank(), probability=1.0)(image)
     with expect_error(ConfigError, key="image_format", value="YUV", remedy="INPUT.FORMAT"):
         PictureStyleAugmentation(PictureStyles(make_bank()), "YUV")
 

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
-model_file, image_file, output_file = sys.argv[1:4]
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
+model_file, image_file, output_file = sys.argv[1:]
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(metadata["colors"]), np.uint8)

@@ -78,7 +78,9 @@ def read_comments(source: str) -> dict[str, str]:
             nodes = {"cfg": ""}
             for statement in ast.walk(function):
                 if isinstance(statement, ast.Assign):
-                    found |= {key: lines.get(statement.lineno, "") for key in _assigned(statement, nodes)}
+                    rows = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+                    comment = " ".join(lines[row] for row in rows if row in lines)
+                    found |= {key: comment for key in _assigned(statement, nodes)}
     return found
 
 

@@ -64,6 +64,7 @@ from famix.io import read_text
 from famix.mining.words import coverage, embed_phrases, select_diverse
 from famix.reports.tables import text_table
 from famix.utils.errors import ConfigError, CorruptFileError, FAMixError
+from famix.utils.messages import first_few
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins
 
@@ -111,7 +112,8 @@ def select(arguments: argparse.Namespace) -> str:
     unknown = encoder.unknown_words(phrases)
     if unknown:
         raise ConfigError(
-            f"--vocabulary must contain words that this CLIP was trained on, got {', '.join(unknown)}. Use --exclude."
+            f"--vocabulary must contain words that this CLIP was trained on, got {first_few(unknown)}. Exclude them "
+            "with --exclude, or use another CLIP or vocabulary."
         )
     embeddings, plain = embed_phrases(lambda texts: encoder(texts, [TEMPLATE]), phrases, class_names)
     selected, distances = select_diverse(embeddings, arguments.count, plain)

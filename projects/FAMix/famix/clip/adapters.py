@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from famix.utils.errors import ConfigError
+from famix.utils.messages import first_few
 
 _PREFIX = "adapters."
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block
 
 
 class LowRank(nn.Module):
@@ -56,7 +58,8 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
     """
     if rank < 1 or not alpha > 0:
         raise ConfigError(
-            f"MODEL.ADAPTERS.RANK and ALPHA must be positive, got {rank} and {alpha}. Set RANK to 0 to disable adapters."
+            f"MODEL.ADAPTERS.RANK and MODEL.ADAPTERS.ALPHA must be positive, got {rank} and {alpha}. Set "
+            "MODEL.ADAPTERS.RANK to 0 to disable adapters."
         )
     weights = {
         f"{path}.{name}".removeprefix("."): weight
@@ -69,7 +72,7 @@ def add_adapters(module: nn.Module, patterns: Sequence[str], rank: int, alpha: f
     if not chosen:
         raise ConfigError(
             f"MODEL.ADAPTERS.PATTERNS must match weights of the backbone, got {list(patterns)}. The weights include "
-            f"{', '.join(list(weights)[:: max(1, len(weights) // 6)])}."
+            f"{first_few(list(dict.fromkeys(_NUMBER.sub('*', name) for name in weights)), 12)}."
         )
     for name in chosen:
         owner, _, tensor = name.rpartition(".")

@@ -59,9 +59,7 @@ def _add_model_keys(cfg: CN) -> None:
     style.BETA = 0.1  # alpha ~ Beta(BETA, BETA) is the weight of a patch's own statistics
     style.MIX = True  # False replaces a patch's statistics with the drawn style instead of mixing them (ablation)
     style.PROBABILITY = 1.0  # fraction of training images to restyle, in [0, 1]
-    style.STAGE = (
-        "res2"  # stage of the backbone whose output is restyled, or image to restyle the pixels (picture styles)
-    )
+    style.STAGE = "res2"  # stage of the backbone whose output is restyled, or image for the pixels (picture styles)
     style.NOISE_SCALE = 0.5  # standard deviation of the noise in strategy noise, relative to the statistic
     add_strategy_nodes(style)
 
@@ -112,9 +110,7 @@ def _add_data_and_solver_keys(cfg: CN) -> None:
     cfg.INPUT.COLOR_JITTER = [0.8, 0.8, 0.8]  # brightness, contrast, saturation factors: from 1 - value to 1 + value
     cfg.INPUT.COLOR_JITTER_PROBABILITY = 1.0  # fraction of training images with color jitter, in [0, 1]
     augment = cfg.INPUT.AUTO_AUGMENT = CN()
-    augment.NAME = (
-        ""  # RandAugment or AugMix of torchvision without geometric operations, after color jitter; "" for none
-    )
+    augment.NAME = ""  # RandAugment or AugMix without geometric operations, after color jitter; "" for none
     augment.MAGNITUDE = 9  # strength of its operations: 0 to 30 for RandAugment, 1 to 10 for AugMix
     augment.PROBABILITY = 1.0  # fraction of training images that it changes, in [0, 1]
     cfg.INPUT.SCALE_RANGE = [1.0, 1.0]  # lowest and highest factor for random resizing before the training crop
@@ -136,9 +132,7 @@ def _add_test_keys(cfg: CN) -> None:
     test.PROTOCOL = "native"  # evaluation protocol: parts from docs/PROTOCOLS.md joined with +, e.g. half+flip
     test.PROTOCOL_OF = []  # protocols for individual datasets, e.g. ["mapillary_val=robustnet1536"]
     test.WINDOW_BATCH = 1  # sliding windows per forward pass; higher values are faster on a GPU but need more memory
-    test.CLASSES = (
-        "all"  # classes in mIoU: all, synthia16, synthia13; or class names to predict, as a list or .txt file
-    )
+    test.CLASSES = "all"  # classes in mIoU: all, synthia16, synthia13; or names to predict, as a list or .txt file
     test.ABSENT_CLASSES = "skip"  # predicted but never labeled classes: skip (excluded from mIoU) or zero (IoU of 0)
     test.RELEASED_PADDING = False  # True labels the padding of protocol crops as road, as in the authors' code
     test.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (the official script)

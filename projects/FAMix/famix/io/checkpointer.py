@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from glob import escape as glob_escape
@@ -32,6 +33,7 @@ BASE = "base_weights"
 _MAX_NAME_BYTES = 4096
 _POINTER = "last_checkpoint"  # Detectron2's file that names the last checkpoint
 _NUMBERED = "model_[0-9][0-9][0-9][0-9][0-9][0-9][0-9].pth"  # Detectron2's naming scheme for earlier checkpoints
+_ADAPTER = re.compile(r"(^|\.)adapters\..*\.up$")  # see famix.clip.adapters
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -208,6 +210,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             broken = first_not_finite(checkpoint["model"])
             if broken is not None:
                 raise WeightsError(f"Non-finite values in '{broken}' of the checkpoint: training had already diverged.")
+        self._check_adapters(checkpoint["model"])
         self.loaded = {key: value for key, value in checkpoint.items() if key != "model"}
         incompatible = super()._load_model(checkpoint)
         misshapen = {
@@ -223,6 +226,19 @@ class SafeCheckpointer(DetectionCheckpointer):
                 "training."
             )
         return incompatible
+
+    def _check_adapters(self, state: Mapping[str, Tensor]) -> None:
+        """Raise WeightsError if adapters would be dropped or, unless training starts, were not loaded."""
+        stored, used = (
+            next((value.shape[1] for name, value in tensors.items() if _ADAPTER.search(name)), 0)
+            for tensors in (state, self.model.state_dict())
+        )
+        if stored != used and (stored or self.strict or self._resuming):
+            content = f"adapters of rank {stored}" if stored else "no adapters, or merged ones"
+            raise WeightsError(
+                f"MODEL.ADAPTERS.RANK must be {stored}, because the checkpoint has {content}, got {used}. Set "
+                f"MODEL.ADAPTERS.RANK to {stored}."
+            )
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[str, Any]:
@@ -258,6 +274,8 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str = "model") -> dict[
 
 
 def _require_file(path: str | os.PathLike[str]) -> None:
+    if os.path.isdir(path):
+        raise WeightsError(f"MODEL.WEIGHTS must be a file, got the folder '{path}'. Use e.g. its model_final.pth.")
     if not os.path.isfile(path):
         raise WeightsError(f"Checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.")
 

@@ -85,7 +85,8 @@ def check_bank(
     logger = logging.getLogger(__name__)
     kind = {"true": "rectified", "false": "signed"}
     mined_in, used_in = kind.get(bank.metadata.get("rectified", "")), kind.get(str(rectified).lower())
-    if mined_in and used_in and mined_in != used_in:
+    same_stage = bank.metadata.get("stage", expected["stage"]) == expected["stage"]  # otherwise reported below
+    if same_stage and mined_in and used_in and mined_in != used_in:
         raise BankError(
             f"Style bank '{path}' has styles of {mined_in} features, but stage {expected['stage']} has {used_in} features. "
             f"{_BINDING['clip_hash']}, {_MINE}"

@@ -88,7 +88,14 @@ class PictureStyles(nn.Module):
         return cls(StyleBank.load(path), **options)
 
     def draw(self, image: Tensor) -> PictureTransform | None:
-        """Draw a change for an image (3, H, W) in pixel values 0-255, RGB. None leaves the image unchanged."""
+        """Draw a change for an image (3, H, W) in pixel values 0-255, RGB. None leaves the image unchanged.
+
+        Raises:
+            ConfigError: the image is not a tensor of this shape.
+        """
+        if not isinstance(image, Tensor) or image.dim() != 3 or len(image) != 3:
+            got = f"shape {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ConfigError(f"image must be a tensor (3, H, W), got {got}. Transform images one by one.")
         seed = int(torch.randint(1 << 62, (), generator=self.generator))
         generator = torch.Generator().manual_seed(seed)
         if torch.rand((), generator=generator) >= self.probability:

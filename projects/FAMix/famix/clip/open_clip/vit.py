@@ -173,7 +173,7 @@ class SelfAttention(nn.MultiheadAttention):
     After the transposition, torch projects the tokens with a product of strided batches, which takes most of a step.
     """
 
-    def forward(self, query: Tensor, *others: Any, **options: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def forward(self, query: Tensor, *others: Any, **options: Any) -> tuple[Tensor, None]:
         """Return the result (B, L, C), and None for the weights."""
         projected = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         heads = projected.unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)

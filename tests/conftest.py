@@ -18,9 +18,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def interruptible() -> None:
-    """A shell ignores SIGINT in background jobs, and tests that interrupt processes would wait for their time limits."""
+    """Obey SIGINT, which shells ignore in background jobs, and programs once they report an error.
+
+    Processes that a test starts and interrupts would inherit this and run into time limits.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -9,6 +9,7 @@ synsets in KINDS. All their synonyms are included, except proper names.
 """
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +26,7 @@ KINDS = {
 }  # fmt: skip
 NOTICE = """\
 # Words for the appearance of images, for projects/FAMix/tools/select_styles.py.
-# Printed by dev/wordnet_vocabulary.py from WordNet 3.1, Copyright 2011 by Princeton University. All rights reserved.
-# The WordNet license, https://wordnet.princeton.edu/license-and-commercial-use, permits use, copying, modification and
-# distribution for any purpose, provided as is and without warranty. Princeton University has not endorsed this list.
+# Printed by dev/wordnet_vocabulary.py from WordNet 3.1, whose license follows.
 """
 
 Pointers = list[tuple[str, str]]  # symbol and offset
@@ -52,6 +51,12 @@ def read_synsets(path: Path) -> dict[str, Synset]:
         pointers = [(fields[place], fields[place + 1]) for place in range(start + 1, start + 4 * int(fields[start]), 4)]
         synsets[fields[0]] = Synset(words, pointers)
     return synsets
+
+
+def read_license(path: Path) -> list[str]:
+    """Return the lines of the license in a data file, without their numbers."""
+    lines = path.read_text(encoding="latin-1").splitlines()
+    return [re.sub(r"^ +\d+ ", "", line).rstrip() for line in lines if line.startswith(" ")]
 
 
 def linked(synset: Synset, symbol: str) -> list[str]:
@@ -83,7 +88,7 @@ def main() -> None:
     }
     groups |= {name: similar(adjectives, offset) for name, offset in SKY.items()}
     groups |= {name: list(kinds(nouns, offset)) for name, offset in KINDS.items()}
-    print(NOTICE, end="")
+    print(NOTICE, *(f"# {line}".rstrip() for line in read_license(folder / "data.noun")), sep="\n")
     seen: set[str] = set()
     for name, words in groups.items():
         print(f"\n# {name}")

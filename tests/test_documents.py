@@ -122,7 +122,7 @@ def test_picture_style_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     bank = StyleBank({"stage": "image"})
     bank.add(torch.zeros(1, dtype=torch.int64), torch.full((1, 3), 100.0), torch.full((1, 3), 5.0))
-    bank.save("picture_bank.safetensors")
+    bank.save("output/pictures/style_bank.safetensors")
     names: dict[str, Any] = {}
     exec(python_blocks(PROJECT_README)[2], names)
     assert names["restyled"].shape == names["image"].shape and names["inputs"].image.shape == (480, 640, 3)
@@ -209,8 +209,11 @@ def test_comments_are_found_wherever_a_node_is_named() -> None:
     source = (
         "def add(cfg):\n    one = cfg.A.ONE = CN()\n    one.KEY = 1  # first\n    two = cfg.B\n"
         "    two.C.KEY = [1]  # second\n    other.KEY = 2  # not ours\n    cfg.D = 3\n"
+        "    cfg.E = (\n        4  # fifth\n    )\n"
     )
-    assert load_tool("config_reference").read_comments(source) == {"A.ONE.KEY": "first", "B.C.KEY": "second", "D": ""}
+    assert load_tool("config_reference").read_comments(source) == {
+        "A.ONE.KEY": "first", "B.C.KEY": "second", "D": "", "E": "fifth"
+    }  # fmt: skip
 
 
 def test_a_stale_reference_has_a_status_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 """Style words that are far from each other, and the tool that selects them."""
 
 import re
+import shlex
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from error_matching import expect_error
+from famix.engine import load_config
 from famix.mining.words import coverage, embed_phrases, select_diverse
 from famix.utils.errors import ConfigError
 from famix_minitown.rendering.looks import LOOKS, WEATHER
@@ -93,7 +95,9 @@ def run(tool, capsys, *arguments, vocabulary=VOCABULARY):
 
 def test_selection_is_diverse_and_covers_better_than_chance(tool, capsys):
     out = run(tool, capsys, "--count", "19", "--exclude", "neon", "Dark")
-    chosen = re.findall(r"'([^']+)'", out.splitlines()[-1])
+    key, value = shlex.split(out.splitlines()[-1])
+    cfg = load_config("", [key, value])  # as on a command line
+    chosen = cfg.STYLE_MINING.STYLES
     assert len(set(chosen)) == 19 and not {"neon", "dark"} & set(chosen)
     distances = [float(value) for value in re.findall(r"^ *\d+ .* (\d\.\d{3})$", out, flags=re.MULTILINE)]
     assert len(distances) == 19 and distances == sorted(distances, reverse=True)
@@ -101,6 +105,14 @@ def test_selection_is_diverse_and_covers_better_than_chance(tool, capsys):
     assert float(mean) < float(random_mean) and float(largest) < float(random_largest)
     phrases = VOCABULARY.read_text().splitlines()
     assert set(chosen) <= set(phrases)
+
+
+def test_phrases_with_quotes_reach_the_config(tool, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool.PromptEncoder, "unknown_words", lambda encoder, texts: [])
+    path = tmp_path / "words.txt"
+    path.write_text('blue\nblue\'s "pink"\n')
+    out = run(tool, capsys, "--count", "2", vocabulary=path)
+    assert set(load_config("", shlex.split(out.splitlines()[-1])).STYLE_MINING.STYLES) == {"blue", 'blue\'s "pink"'}
 
 
 def test_bad_vocabularies_are_explained(tool, tmp_path, capsys):

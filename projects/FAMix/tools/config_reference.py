@@ -107,13 +107,18 @@ def _place(target: ast.expr, nodes: Mapping[str, str]) -> str | None:
 
 
 def write_reference() -> str:
-    """Return the document. Raises ConfigError if the source assigns a key that the config lacks."""
+    """Return the document. Raises ConfigError if the source assigns a key that the config lacks or without a comment."""
     comments = read_comments(Path(defaults.__file__).read_text())
     before, after = flat_settings(get_cfg()), flat_settings(load_config(""))
     gone = [key for key in comments if key not in after]
     if gone:
         raise ConfigError(
             f"'{defaults.__file__}' assigns {', '.join(gone)}, which the config lacks. Remove the assignment."
+        )
+    unexplained = [key for key, comment in comments.items() if not comment]
+    if unexplained:
+        raise ConfigError(
+            f"'{defaults.__file__}' assigns {', '.join(unexplained)} without a comment. Add their meaning."
         )
     groups: dict[str, list[list[str]]] = {}
     for key, comment in comments.items():

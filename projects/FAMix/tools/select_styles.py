@@ -9,7 +9,9 @@ vocabulary's phrases to the nearest selected one, or to no style if that is near
 # ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
+import json
 import re
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -130,7 +132,7 @@ def select(arguments: argparse.Namespace) -> str:
         [
             text_table(["", "phrase", "distance to those before"], rows),
             text_table([f"distances of {len(phrases)} phrases", "mean", "largest"], distance_rows),
-            f'STYLE_MINING.STYLES "{chosen}"',
+            f"STYLE_MINING.STYLES {shlex.quote(json.dumps(chosen))}",
         ]
     )
 

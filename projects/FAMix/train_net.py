@@ -42,6 +42,24 @@ def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
     """Run one process. On a user error, a signal or a lost process, print one line and exit."""
     peers = peers or Peers()
     try:
+        return run_or_explain(args, peers)
+    except KeyboardInterrupt as stop:  # also one that arrives while an error is being handled
+        ignore_signals()
+        lost = peers.find_lost(patience=0)  # torchrun ends the other processes with SIGTERM
+        if lost:
+            peers.say(describe_loss(lost, peers.world_size))
+            peers.leave(LOST)
+        peers.say("Stopped. Continue from the last checkpoint with --resume.")
+        peers.leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
+    finally:
+        # A process that exits with an open group may be aborted by the group's threads.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run_or_explain(args: argparse.Namespace, peers: Peers) -> Any:
+    """Run one process. On a user error or a lost process, print one line and exit."""
+    try:
         with explain_disk_errors():
             results = run(args)
         comm.synchronize()
@@ -50,24 +68,12 @@ def main(args: argparse.Namespace, peers: Peers | None = None) -> Any:
         ignore_signals()
         peers.say(f"error: {one_line(error)}")
         peers.leave(USER_ERROR)
-    except KeyboardInterrupt as stop:
-        ignore_signals()
-        lost = peers.find_lost(patience=0)  # torchrun ends the other processes with SIGTERM
-        if lost:
-            peers.say(describe_loss(lost, peers.world_size))
-            peers.leave(LOST)
-        peers.say("Stopped. Continue from the last checkpoint with --resume.")
-        peers.leave(SIGNALLED + getattr(stop, "signal", signal.SIGINT))
     except Exception as error:
         if not is_lost_connection(error):
             peers.note_end(1)
             raise
         ignore_signals()
         peers.leave_after_loss(error)
-    finally:
-        # A process that exits with an open group may be aborted by the group's threads.
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def ignore_signals() -> None:

@@ -1,7 +1,9 @@
 """Which process of a run this one is, from what torchrun, SLURM and the command line say."""
 
 import os
+import signal
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -155,6 +157,32 @@ def test_only_first_process_explains_end(capsys: pytest.CaptureFixture[str]) -> 
 def test_loss_is_described_in_one_line() -> None:
     assert "rank 1 of 2 was lost" in describe_loss([1], 2) and "--resume" in describe_loss([1], 2)
     assert "ranks 1 and 3 of 4 were lost" in describe_loss([1, 3], 4)
+
+
+class Client:
+    """A process's connection to a store which, like TCPStore, sends a value without waiting for its arrival."""
+
+    def __init__(self, store: "distributed.Store") -> None:
+        self._store, self._sent = store, dict[str, str]()
+
+    def set(self, key: str, value: str) -> None:
+        self._sent[key] = value
+
+    def __getattr__(self, name: str) -> Any:  # calls with an answer, which arrive after what was sent before
+        while self._sent:
+            self._store.set(*self._sent.popitem())
+        return getattr(self._store, name)
+
+
+def test_others_know_why_a_process_ends_before_its_connection_closes() -> None:
+    store = distributed.HashStore()
+    for rank in range(2):
+        store.set(f"home/{rank}", f"{rank} {os.getpid()} {peers._machine()}")
+    stopped, other = (Peers(Place(rank, 2, rank, store_is_apart=True), Client(store)) for rank in range(2))  # type: ignore[arg-type]
+    stopped.note_end(128 + signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        other.leave_after_loss(RuntimeError("gloo: connection closed by peer"))
+    assert end.value.code == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(

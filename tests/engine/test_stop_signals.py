@@ -14,8 +14,9 @@ import torch
 
 from famix.engine import hooks
 from famix.engine.hooks import StopOnSignal, StoppedBySignal
+from famix.utils.errors import ConfigError
 from robustness.faults import start_command, status_of, wait_for
-from run_factory import CallBeforeStep, Workspace, assert_equal_state, train_net_with
+from run_factory import CallBeforeStep, Workspace, assert_equal_state, train_net, train_net_with
 
 ITERATIONS = ("SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "0", "MODEL.STYLE.STRATEGY", "noise")
 
@@ -99,3 +100,25 @@ def test_command_exits_with_signal_status(workspace: Workspace, tmp_path: Path) 
     assert status_of(pid) == 128 + signal.SIGTERM
     assert "from the last checkpoint with --resume" in out.read_text()
     assert (workspace.folder / "command" / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("error", [ConfigError("A must be 1, got 2."), RuntimeError("gloo: closed by peer")])
+def test_signal_while_an_error_is_handled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    module, arrived = train_net(), []
+
+    def fail(args: object) -> None:
+        raise error
+
+    def receive(*_: object) -> bool:
+        if not arrived:
+            arrived.append(True)
+            raise StoppedBySignal(signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(module, "run", fail)
+    monkeypatch.setattr(module, "ignore_signals", receive)
+    with pytest.raises(SystemExit) as end:
+        module.main(SimpleNamespace())
+    assert end.value.code == 128 + signal.SIGTERM and "--resume" in capsys.readouterr().err

@@ -147,6 +147,7 @@ class Peers:
         with suppress(RuntimeError):
             if store is not None:
                 store.set(f"{key}/{self.rank}", value)
+                store.check([f"{key}/{self.rank}"])  # a TCPStore acknowledges this, but not `set`
 
     def _living_store(self) -> "distributed.Store | None":
         """Return the store, or None if its process is gone. Using it then would flood stderr."""

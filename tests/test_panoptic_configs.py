@@ -31,7 +31,7 @@ LEAVES = [file for file in FILES if not Path(file).name.startswith("Base-")]
 QUICK = (
     "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "1", "INPUT.CROP.SIZE", "[64, 64]",
     "STYLE_MINING.IMS_PER_BATCH", "1", "STYLE_MINING.STEPS", "1", "STYLE_MINING.TEMPLATES", "['a {}']",
-    "STYLE_MINING.MAX_BATCHES", "1", "DATALOADER.NUM_WORKERS", "0", "INPUT.SCALE_RANGE", "[1.0, 1.0]",
+    "STYLE_MINING.MAX_BATCHES", "2", "DATALOADER.NUM_WORKERS", "0", "INPUT.SCALE_RANGE", "[1.0, 1.0]",
 )  # fmt: skip
 NARROW = {
     "FAMixPanopticDeepLab": (

@@ -159,9 +159,12 @@ def test_source_basis_of_equal_variances_is_the_identity(statistics):
     torch.testing.assert_close(source_basis(statistics), torch.eye(3))
 
 
-@pytest.mark.parametrize("wrong", [torch.rand(4), torch.rand(2, 3, 4), torch.rand(1, 4)])
-def test_source_basis_rejects_wrong_shapes(wrong):
-    with expect_error(ConfigError, "statistics"):
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [(torch.rand(4), "statistics"), (torch.rand(2, 3, 4), "statistics"), (torch.rand(1, 4), "STYLE_MINING.METRIC")],
+)
+def test_source_basis_rejects_wrong_shapes(wrong, named):
+    with expect_error(ConfigError, named):
         source_basis(wrong)
 
 

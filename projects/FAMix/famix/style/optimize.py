@@ -165,7 +165,10 @@ def source_basis(statistics: Tensor, ridge: float = 1.0) -> Tensor:
     """
     check_shape("statistics", statistics, ("P", "D"))
     if len(statistics) < 2:
-        raise ConfigError(f"statistics must have at least 2 rows, got {len(statistics)}. Measure more patches.")
+        raise ConfigError(
+            f"STYLE_MINING.METRIC source requires at least 2 labeled patches, got {len(statistics)}. Mine more images, "
+            "increase MODEL.STYLE.GRID, or use METRIC euclidean."
+        )
     covariance = torch.cov(statistics.double().t())
     spread = covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
     covariance = covariance / spread + ridge * torch.eye(len(covariance), dtype=torch.float64, device=statistics.device)

@@ -117,6 +117,13 @@ def test_resumed_run_equals_an_undisturbed_one_with_adamw_bfloat16_and_rare_clas
     assert all(value.isfinite().all() for value in weights.values())
 
 
+def test_training_without_evaluation(finished: Path, workspace: Workspace) -> None:
+    assert workspace.run("unscored", "DATASETS.TEST", "()") == {}
+    folder = workspace.folder / "unscored"
+    assert not (folder / "results.json").exists()
+    assert_equal_state(workspace.checkpoint("unscored")["model"], workspace.checkpoint("finished")["model"])
+
+
 def test_same_seed_gives_the_same_run(finished: Path, workspace: Workspace) -> None:
     workspace.run("again", "TEST.EVAL_PERIOD", "2", "DATALOADER.NUM_WORKERS", "2")
     one, other = workspace.checkpoint("again"), workspace.checkpoint("finished")

@@ -81,13 +81,14 @@ def test_valid_config_passes(make_config: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "needed", "ignored"), [("DATASETS.TRAIN", ((), (MINE,)), EVAL), ("DATASETS.TEST", ((), (EVAL,)), MINE)]
+    ("key", "needed", "ignored"), [("DATASETS.TRAIN", ((), (MINE,)), EVAL), ("DATASETS.TEST", ((EVAL,),), MINE)]
 )
 def test_datasets_are_required_where_used(make_config: Make, key: str, needed: Any, ignored: str) -> None:
     unknown = make_config(key, "('cityscape_val',)")
     for words in needed:
         with expect_error(ConfigError, key, (), "famix_RN50.yaml"):
             check_config(make_config(key, "()"), parse(*words))
+    for words in {*needed, ()}:
         with expect_error(DatasetError, "cityscape_val", remedy="cityscapes_val"):
             check_config(unknown, parse(*words))
     for cfg in (make_config(key, "()"), unknown):

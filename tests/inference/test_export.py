@@ -112,8 +112,15 @@ def test_example_needs_the_onnx_file_alone(shipped, predictor, tmp_path):
     expected = {prediction.class_names[k]: 100 * (prediction.labels == k).mean() for k in np.unique(prediction.labels)}
     assert shares == pytest.approx(expected, abs=0.06)
     np.testing.assert_allclose(cv2.imread(str(tmp_path / "seen.png"))[..., ::-1], prediction.overlay(photo), atol=1)
+    model = onnx.load(shipped / "model_final.onnx")
+    next(entry for entry in model.metadata_props if entry.key == "size").value = "64x96"  # as if fixed by the export
+    onnx.save(model, tmp_path / "fixed.onnx")
+    subprocess.run([*command[:2], "fixed.onnx", *command[3:]], capture_output=True, check=True, cwd=tmp_path)
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == photo.shape
+    absent = subprocess.run([*command[:2], "absent.onnx", *command[3:]], capture_output=True, text=True, cwd=tmp_path)
+    assert absent.returncode and "absent.onnx" in absent.stderr and "Traceback" not in absent.stderr
     source = EXAMPLE.read_text()
-    assert len(source.splitlines()) <= 45 and "famix" not in source and "torch" not in source
+    assert len(source.splitlines()) <= 50 and "famix" not in source and "torch" not in source
 
 
 def test_stripped_checkpoint_predicts_the_same_by_itself(shipped, pristine_run, predictor, tmp_path):

@@ -333,11 +333,11 @@ class CLIPImageTower(Backbone):
             blocks = [
                 path
                 for path, _ in self.named_modules()
-                if path and (path.isidentifier() or (path[-1].isdigit() and path.count(".") <= 2))
+                if path.isidentifier() or (path.rpartition(".")[2].isdigit() and path.count(".") <= 2)
             ]
             raise ConfigError(
-                f"MODEL.CLIP.TRAINABLE must list submodules of the backbone, got {name!r}. Use {_ALL}, or some of "
-                f"{', '.join(blocks)}."
+                f"MODEL.CLIP.TRAINABLE must list submodules of the backbone ({type(self).__name__}), got {name!r}. Use "
+                f"{_ALL}, some of {', '.join(blocks)}, or submodules of these."
             ) from error
 
 

@@ -42,7 +42,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         DatasetError: a dataset is unknown, or two datasets have different classes.
     """
     training, testing = not args.eval_only, not args.mine_styles_only
-    for split, needed in (("TRAIN", training), ("TEST", testing)):
+    for split, needed in (("TRAIN", training), ("TEST", args.eval_only)):
         remedy = (
             f"Set DATASETS.{split} to \"('NAME',)\", or pass --config-file FILE, e.g. "
             "projects/FAMix/configs/GTA5/famix_RN50.yaml"

@@ -179,9 +179,11 @@ class Trainer(DefaultTrainer):
             weights: description of the weights, stored in the files.
 
         Returns:
-            Percentages by dataset, task and metric on the main process, and an empty dict on the others.
+            Percentages by dataset, task and metric on the main process, and an empty dict on the others or without datasets.
         """
         names = cfg.DATASETS.TEST
+        if not names:
+            return {}
         given = evaluators or [None] * len(names)
         results = {name: cls.score(cfg, model, name, one) for name, one in zip(names, given, strict=True)}
         if not comm.is_main_process():

@@ -33,7 +33,7 @@ def class_subset(name: str, class_names: Sequence[str]) -> tuple[int, ...]:
     if name not in CLASS_SUBSETS:
         raise ConfigError(
             f"TEST.CLASSES must be one of {', '.join(CLASS_SUBSETS)}, a list of class names or a .txt file, got {name!r}."
-            f"{did_you_mean(name, CLASS_SUBSETS)}"
+            f"{did_you_mean(name, CLASS_SUBSETS) or ' Set it to all to score every class.'}"
         )
     if name == "all":
         return tuple(range(len(class_names)))

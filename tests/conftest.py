@@ -1,20 +1,21 @@
-"""What every test needs."""
+"""What every test needs.
+
+Fixtures import what they use: the process of pytest-xdist that starts the workers loads this file first and runs no test,
+and PyTorch and Detectron2 take seconds.
+"""
 
 import logging
 import signal
 from collections.abc import Iterator
 
 import pytest
-import torch
-from detectron2.utils.logger import setup_logger
-
-from clip_factory import save_tiny_clip
-from data_factory import forgotten_datasets
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -30,12 +31,16 @@ def interruptible() -> None:
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of a tiny CLIP."""
+    from clip_factory import save_tiny_clip
+
     return str(save_tiny_clip(tmp_path_factory.mktemp("clip") / "clip.pt"))
 
 
 @pytest.fixture(autouse=True)
 def own_catalogue() -> Iterator[None]:
     """Forget the datasets that a test registers: the next one may have others of the same names."""
+    from data_factory import forgotten_datasets
+
     with forgotten_datasets():
         yield
 
@@ -43,6 +48,8 @@ def own_catalogue() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fresh_loggers() -> Iterator[None]:
     """Undo what a run does to the loggers: the next test has another folder, another stdout, and may read the log."""
+    from detectron2.utils.logger import setup_logger
+
     yield
     for name in ("detectron2", "fvcore", "famix"):
         logger = logging.getLogger(name)

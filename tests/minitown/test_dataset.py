@@ -17,6 +17,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+import famix
 from data_factory import data_config, registered
 from error_matching import expect_error
 from famix.data import get_dataset_dicts, get_label_readers, require_same_classes, verify_datasets
@@ -78,7 +79,9 @@ def test_purposes_share_no_scene() -> None:
 
 
 def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from famix_minitown import writer\n"
+    # The package would import Detectron2 for seconds, which the writer does not need.
+    code = "import sys, types; from pathlib import Path; sys.modules['famix'] = famix = types.ModuleType('famix')\n"
+    code += f"famix.__path__ = {list(famix.__path__)!r}; from famix_minitown import writer\n"
     code += "writer.write_tree(Path(sys.argv[1]), 'val', sys.argv[2:], [3, 4], (64, 128))"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "process"), *ALL]) as process:
         writer.write_tree(tmp_path / "here", "val", ALL, [3, 4], SMALL)

@@ -1,10 +1,8 @@
 """The loss of the query head equals a plain rewriting, on any number of processes."""
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from famix.modeling.query.criterion import MaskCriterion, Segments
 from famix.modeling.query.points import derive_keys, sample_maps, uncertain_points, uniform_points
 from famix.utils.errors import ConfigError
 from query_factory import NUM_CLASSES, make_scenes, tiny_maskformer
+from robustness.faults import start_fork, status_of
 
 WEIGHTS = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 3.0}
 NO_OBJECT_WEIGHT = 0.3
@@ -241,15 +240,9 @@ def unequal_batch() -> list[dict[str, Any]]:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    # A fork would inherit the threads of autograd, which earlier tests may have started.
-    code = "import sys; from pathlib import Path; from modeling.test_query_loss import run_rank; "
-    code += "run_rank(int(sys.argv[1]), Path(sys.argv[2]))"
-    threads = str(torch.get_num_threads())  # other numbers of threads round differently
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
-    commands = [[sys.executable, "-c", code, str(rank), str(tmp_path)] for rank in range(2)]
-    children = [subprocess.Popen(command, env=variables) for command in commands]
+    ranks = [start_fork(partial(run_rank, rank, tmp_path), log := tmp_path / "log") for rank in range(2)]
     expected = gradients_of(tiny_maskformer().train(), unequal_batch())
-    assert [child.wait() for child in children] == [0, 0]
+    assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
     for rank in range(2):
         got = torch.load(tmp_path / f"{rank}.pt")
         assert got.keys() == expected.keys()

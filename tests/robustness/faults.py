@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ from famix.io import atomic as files
 from run_factory import TRAIN_NET, train_net
 
 OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
+PRELOADED = ["famix.data"]  # modules that workers of data loaders need
 
 
 def run_and_kill(work: Callable[[], Any], operation: int | None = None) -> int:
@@ -108,14 +110,17 @@ def start_command(
     """Start train_net in a fork and return the id of its first process.
 
     By default, workers of data loaders come from a fork server: their arguments are pickled, as in separate processes,
-    and they import the package for seconds. `prepare` is called in the fork with the module train_net.
+    and the server imports the package for seconds, unless a `fork_server` runs. `prepare` is called in the fork with the
+    module train_net.
     """
     module = train_net()
 
     def train() -> None:
         os.environ.update(environment)
         multiprocessing.set_start_method(workers, force=True)
-        multiprocessing.set_forkserver_preload(["famix.data"])
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        if forkserver._forkserver._forkserver_pid is not None:  # it serves forks, too, but they cannot wait for it
+            forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
         torch.multiprocessing.start_processes = partial(torch.multiprocessing.start_processes, start_method="fork")
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
         sys.argv = ["train_net.py", *arguments]
@@ -123,6 +128,17 @@ def start_command(
         module.launch_from_command_line()
 
     return start_fork(train, log)
+
+
+@contextmanager
+def fork_server() -> Iterator[None]:
+    """Run a server for the workers of all commands that start meanwhile."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+    try:
+        yield
+    finally:
+        forkserver._forkserver._stop()
 
 
 class ForkedTrainNet:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from famix.style import StyleBank
 from famix.utils.errors import DatasetError
 from panoptic_factory import PanopticWorkspace
 from robustness.faults import (
+    fork_server,
     is_gone,
     kill_own_process,
     processes_of,
@@ -101,6 +103,13 @@ def losses(folder: Path) -> dict[str, float]:
     return {name: value for name, value in record.items() if "loss" in name}
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with fork_server():
+        yield
+
+
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("head", ["deeplab", "fpn"])
 def test_losses_do_not_depend_on_the_launcher(tmp_path: Path, head: str) -> None:
     workspace, log = PanopticWorkspace(tmp_path / "space", f"famix_panoptic_{head}.yaml"), tmp_path / "log"
@@ -108,13 +117,13 @@ def test_losses_do_not_depend_on_the_launcher(tmp_path: Path, head: str) -> None
     alone = ("DATALOADER.NUM_WORKERS", "0")
     own = start_command(workspace.arguments("own", *options, *alone, flags=("--num-gpus", "2")), log)
     assert status_of(own) == 0, log.read_text()[-3000:]
-    workers = WORKER[:2] if head == "deeplab" else alone  # workers import the package for seconds
-    ranks = start_ranks(workspace.arguments("given", *options, *workers), log)
+    ranks = start_ranks(workspace.arguments("given", *options), log)
     assert [status_of(pid) for pid in ranks] == [0, 0], log.read_text()[-3000:]
     first, second = losses(workspace.folder / "own"), losses(workspace.folder / "given")
     assert first and first == pytest.approx(second, abs=1e-5)
 
 
+@pytest.mark.usefixtures("server")
 def test_two_processes_with_workers_train(tmp_path: Path) -> None:
     workspace, log = Workspace(tmp_path / "space"), tmp_path / "log"
     ranks = start_ranks(workspace.arguments("given", *WORKER, "DATASETS.TEST", "('tiny_val',)"), log)

@@ -4,6 +4,7 @@ PYTHON ?= python3
 
 VENV := .venv/bin
 STAMP := .venv/.setup-stamp
+DOCS_STAMP := .venv/.docs-stamp
 BENCHMARKS := benchmarks/bench.py benchmarks/evaluation.py
 TYPED := projects/FAMix benchmarks datasets
 
@@ -11,7 +12,7 @@ TYPED := projects/FAMix benchmarks datasets
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint format bench soak demo demo-full clean distclean
+.PHONY: help setup check test lint docs format bench soak demo demo-full clean distclean
 
 help:  ## Show this list
 	@echo "FAMix for Detectron2"
@@ -27,7 +28,7 @@ $(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg pyproj
 	@PYTHON='$(PYTHON)' bash dev/install.sh
 	@touch $@
 
-check: lint test  ## Run all checks that must pass before a merge: lint and tests
+check: lint docs test  ## Run all checks that must pass before a merge: lint, documentation and tests
 
 test: $(STAMP)  ## Run the tests (CPU, no downloads)
 	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
@@ -36,6 +37,13 @@ lint: $(STAMP)  ## Check style, formatting and types
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy $(foreach folder,$(TYPED),$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder)))
+
+docs: $(DOCS_STAMP)  ## Build the documentation site into build/site; broken links are errors
+	@$(VENV)/python dev/build_site.py $(ARGS)
+
+$(DOCS_STAMP): dev/docs.txt $(STAMP)
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement dev/docs.txt
+	@touch $@
 
 format: $(STAMP)  ## Apply the formatter and automatic fixes
 	$(VENV)/ruff check --fix .

@@ -49,6 +49,10 @@ _TRAIN = "projects/FAMix/train_net.py --config-file"
 _BANK = "projects/FAMix/tools/inspect_bank.py"
 _MINED = "output/GTA5_RN50/style_bank.safetensors"
 _IMPORT = "projects/FAMix/tools/import_released.py"
+_FIELDS = (
+    "DATASETS.FILES ['fields.yaml'] DATASETS.TRAIN ['fields_2024'] DATASETS.TEST ['fields_2025'] "
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES 3 MODEL.STYLE.STRATEGY none"
+)
 MADE_BY = {
     r"output/GTA5_RN50\b(?!_)|\b(both|some)\.safetensors": [("output/GTA5_RN50", f"{_TRAIN} {CONFIG}")],
     "output/minitown/famix_maskformer": [("output/minitown/famix_maskformer", f"{_TRAIN} {QUERIES}")],
@@ -70,6 +74,10 @@ MADE_BY = {
         (f"output/{method}/seed{seed}", f"{_TRAIN} {config} SEED {seed} OUTPUT_DIR output/{method}/seed{seed}")
         for method, config in (("famix", CONFIG), ("source_only", SOURCE_ONLY))
         for seed in (1, 2)
+    ],
+    r"output/fields\b": [
+        (f"output/{name}", f"{_TRAIN} {BASE} {_FIELDS} OUTPUT_DIR output/{name}")
+        for name in ("fields_baseline", "fields")
     ],
     r"\bmodel\.pth": [("model.pth", f"{_IMPORT} released.pth --output model.pth --config-file {CONFIG}")],
     r"\bbank\.safetensors": [

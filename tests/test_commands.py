@@ -59,7 +59,7 @@ ELSEWHERE = {
     **{f"projects/FAMix/examples/extending/{name}": test for name, test in EXTENSIONS.items()},
 }
 # Target of make -> the part of CI that calls it; all other targets are scripts, see PLANNED.
-IN_CI = ("setup", "check", "test", "lint")
+IN_CI = ("setup", "check", "test", "lint", "docs")
 # First lines of Python examples -> the test that runs them.
 EXAMPLES = {
     "import numpy as np": "tests/test_documents.py::test_picture_style_example_runs",
@@ -77,7 +77,6 @@ NO_NEW_RUN = {"--resume", "--overwrite", "--eval-only", "--mine-styles-only", "-
 # Blocks that are neither commands nor Python.
 PICTURES = {
     "@InProceedings{fahes2024simple,",
-    "MINE, once                                                                              famix.mining",
     "_BASE_: /path/to/projects/FAMix/configs/Base-FAMix.yaml",
     "$DETECTRON2_DATASETS/",
     "/data/fields/",

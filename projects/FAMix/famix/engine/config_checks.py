@@ -26,6 +26,7 @@ from famix.engine.step_trainer import check_steps
 from famix.evaluation import check_evaluation
 from famix.evaluation.evaluators import check_panoptic
 from famix.mining import MiningSettings, style_bank_path
+from famix.reports.trackers import build_trackers
 from famix.style import PatchRestyler
 from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
@@ -65,6 +66,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         _check_crop(cfg)
         build_train_mapper(cfg)
         check_sampler(cfg)
+        build_trackers(cfg)
     if testing:
         probe = undownloaded(cfg)
         probe.MODEL.DEVICE = "meta"

@@ -15,6 +15,7 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.engine.hooks import LRScheduler as LRSchedulerHook
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from famix.clip.adapter_files import with_base
@@ -39,6 +40,7 @@ from famix.reports import (
     make_report,
     write_report,
 )
+from famix.reports.trackers import PredictionImages, build_trackers
 from famix.utils.errors import FAMixError, TrainingError
 from famix.utils.progress import ShownLoader
 
@@ -88,9 +90,14 @@ class Trainer(DefaultTrainer):
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
                 hooks += [*validation, StopOnSignal(), EvalHook(self.cfg.TEST.EVAL_PERIOD, self._score_targets)]
+                hooks.append(PredictionImages(self.cfg, model))
             else:
                 hooks.append(saving if isinstance(hook, PeriodicCheckpointer) else hook)
         return [*hooks, TrainingProgress()]
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build the writers for TRACKERS, then Detectron2's, the last of which clears the images."""
+        return [*build_trackers(self.cfg), *super().build_writers()]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue from the last checkpoint in OUTPUT_DIR, or start from MODEL.WEIGHTS (see DefaultTrainer)."""

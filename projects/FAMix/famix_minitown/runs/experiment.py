@@ -36,7 +36,7 @@ _MAX_BYTES = 16 << 20
 
 # Paths (compared by hash instead), log settings, and settings of Detectron2's mappers.
 _WITHOUT_EFFECT = (
-    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK"),
+    *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "TRACKERS", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK"),
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
 )
 _ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # compared only without weights, which determine it

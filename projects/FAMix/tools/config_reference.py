@@ -124,7 +124,9 @@ def write_reference() -> str:
     for key, comment in comments.items():
         groups.setdefault(key.rpartition(".")[0], []).append([f"`{key}`", show(after[key]), comment])
     parts = [HEAD]
-    parts += [f"## {group or 'Run'}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()]
+    parts += [
+        f"## {group or 'Run'}\n\n{format_table(['key', 'default', 'meaning'], rows)}" for group, rows in groups.items()
+    ]
     projects = [[f"`{key}`", show(value)] for key, value in after.items() if key not in before and key not in comments]
     parts += [PROJECTS, format_table(["key", "default"], sorted(projects))]
     recipe = flat_settings(load_config(str(BASE)))

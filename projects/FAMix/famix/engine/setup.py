@@ -27,7 +27,9 @@ from famix.utils.paths import expand_path
 
 _LOCK, _CONFIG, _METRICS = "run.lock", "config.yaml", "metrics.json"
 _CHECKPOINT = re.compile(r"last_checkpoint|model_(\d{7}|final|best|ema)\.pth")
-_OTHERS = re.compile(r"config_before_resume\.yaml|results\.(json|csv|md)|trackers\.json|events\.out\.tfevents\..*|not_finite_.*\.pth")
+_OTHERS = re.compile(
+    r"config_before_resume\.yaml|results\.(json|csv|md)|trackers\.json|events\.out\.tfevents\..*|not_finite_.*\.pth"
+)
 
 
 def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:

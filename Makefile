@@ -39,7 +39,8 @@ lint: $(STAMP)  ## Check style, formatting and types
 	$(VENV)/mypy $(foreach folder,$(TYPED),$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder)))
 
 docs: $(DOCS_STAMP)  ## Build the documentation site into build/site; broken links are errors
-	@$(VENV)/python dev/build_site.py $(ARGS)
+	@$(VENV)/python dev/build_site.py
+	@$(VENV)/python dev/site_check.py build/site || [ $$? -eq 3 ] # 3: no browser
 
 $(DOCS_STAMP): dev/docs.txt $(STAMP)
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement dev/docs.txt

@@ -18,6 +18,8 @@ version = release = re.findall(r"^version = (\S+)", (ROOT / "setup.cfg").read_te
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode"]
 root_doc = "index"
+smartquotes_action = "D"  # dashes, but quotes in docstrings and commands are meant
+highlight_language = "text"
 myst_heading_anchors = 4
 
 # Docstrings use Google style, with `names` in single backticks.

@@ -26,7 +26,7 @@ from run_factory import ROOT, load_benchmark, load_script, load_tool
 PROJECT = ROOT / "projects/FAMix"
 BENCHMARKS = (
     "bench", "camvid_dusk", "demo_video", "evaluation", "export", "mining_direction", "minitown",
-    "minitown_looks", "minitown_rendering", "panoptic", "protocols", "soak", "towers",
+    "minitown_looks", "minitown_rendering", "panoptic", "protocols", "soak", "streets", "towers",
 )  # fmt: skip
 COMMANDS = [
     PROJECT / "train_net.py", PROJECT / "demo.py", *sorted((PROJECT / "tools").glob("*.py")),

@@ -29,7 +29,10 @@ class RecordedStudy(Study):
     Attributes:
         folder: folder of the records.
         records: records by method and seed, filled by `run`.
+        derived: settings that follow from runs or files that the study makes, and are not compared with records.
     """
+
+    derived: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class RecordedStudy(Study):
 
     def recorded(self, method: str, seed: int) -> RunRecord | None:
         """Return the record of a run, or None if it is missing or has different settings."""
-        record, derived = RunRecord.load(self.folder, method, seed), self.methods[method].derived
+        record, derived = RunRecord.load(self.folder, method, seed), (*self.derived, *self.methods[method].derived)
         if record is None or not same_settings(record.settings, self.experiment(method, seed).settings(), derived):
             return None
         return record

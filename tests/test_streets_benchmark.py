@@ -96,6 +96,7 @@ def test_effects_from_end_to_end(make: Make, no_clip: list[argparse.Namespace]) 
     (record,) = benchmark.records["effects"].values()
     assert list(record.scores) == ["camvid", "idd", "dusk"] and record.seed == 3
     assert record.settings["config"]["DATASETS.TRAIN"] == ["street_camvid_train", "street_camvid_effects"]
+    assert "DATASETS.FILES" not in record.settings["config"] and record.settings["definitions"]
     report = benchmark.report("the command")
     checkpoint = benchmark.output / "effects/seed3/model_final.pth"
     files = {row[0]: row[1:] for row in list(tables(report))[-1]}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_factory import registered
+from data_factory import registered, write_definition
 from error_matching import expect_error, explains
 from famix.engine import load_config
 from famix.mining import matching_noise_scale
@@ -18,7 +18,7 @@ from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import FAMixError
 from famix_minitown.runs import runner
-from famix_minitown.runs.experiment import CONFIGS, same_settings
+from famix_minitown.runs.experiment import CONFIGS, Experiment, same_settings
 from famix_minitown.runs.study import RunRecord
 from report_factory import tables
 from run_factory import ROOT, load_benchmark
@@ -178,6 +178,18 @@ def test_derived_settings_are_not_compared(script: ModuleType) -> None:
         assert benchmark.methods[name].derived == (derived,)
         assert same_settings(other, settings, (derived,)) and not same_settings(other, settings)
         assert not same_settings(with_config(other, "SOLVER.MAX_ITER", 7), settings, (derived,))
+
+
+def test_definitions_are_compared_by_their_content(tmp_path: Path) -> None:
+    def settings(folder: str, **entries: Any) -> dict[str, Any]:
+        file = write_definition(tmp_path / folder, splits={"train": {}}, **entries)
+        options = ("DATASETS.FILES", f"['{file}']", "MODEL.CLIP.WEIGHTS", "")
+        return Experiment("any", CONFIGS / "baseline.yaml", tmp_path / "run", options).settings()
+
+    first = settings("one")
+    assert same_settings(settings("two"), first)
+    assert not same_settings(settings("three", label_ids={0: "sky", 1: "road", 2: "car", 9: "ignore"}), first)
+    assert not same_settings({**first, "definitions": ""}, first)
 
 
 @pytest.mark.parametrize("variant", ["", "convnext", "vit"])

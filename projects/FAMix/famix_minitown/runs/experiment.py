@@ -6,10 +6,11 @@ The folder of an experiment is the OUTPUT_DIR of train_net.py. It contains
     console.log         all output of train_net.py
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from detectron2.config import CfgNode
 
 from famix.clip import clip_weights_hash, load_clip_state_dict
 from famix.config import flat_settings
+from famix.data.definition_file import load_definition
 from famix.engine import load_config
 from famix.io import read_json
 from famix.io.atomic import whole_file
@@ -38,6 +40,7 @@ _MAX_BYTES = 16 << 20
 _WITHOUT_EFFECT = (
     *("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "TRACKERS", "MODEL.CLIP.WEIGHTS", "MODEL.STYLE.BANK"),
     *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"),
+    "DATASETS.FILES",
 )
 _ARCHITECTURE = "MODEL.CLIP.ARCHITECTURE"  # compared only without weights, which determine it
 
@@ -68,10 +71,12 @@ class Experiment:
 
         Returns:
             "config": config key -> value, for keys that differ from their defaults; "clip_hash" and "bank": hashes of
-            CLIP and of a given style bank, or ""; "town": version of the rendered images.
+            CLIP and of a given style bank, or ""; "town": version of the rendered images; "definitions": hash of the
+            definition files in DATASETS.FILES, or "".
 
         Raises:
             ConfigError: see `famix.config.load_config`.
+            DatasetError: a definition file is missing or invalid.
             WeightsError, BankError: CLIP or the bank cannot be read.
         """
         cfg = self.load_config()
@@ -84,7 +89,9 @@ class Experiment:
         clip_hash = _clip_hash(weights, stamp) if weights else ""
         changed = {key: value for key, value in _flat(cfg).items() if value != _defaults().get(key)}
         config = _with_effect(changed, bool(clip_hash))
-        return {"config": config, "clip_hash": clip_hash, "bank": bank, "town": str(FORMAT_VERSION)}
+        definitions = _hash_definitions(cfg.DATASETS.FILES) if cfg.DATASETS.FILES else ""
+        facts = {"clip_hash": clip_hash, "bank": bank, "town": str(FORMAT_VERSION), "definitions": definitions}
+        return {"config": config, **facts}
 
     def seconds(self) -> float:
         """Return the time in seconds spent so far, summed over all starts."""
@@ -113,7 +120,8 @@ def same_settings(
     """
     if not isinstance(recorded, Mapping) or not isinstance(recorded.get("config"), Mapping):
         return False
-    if any(recorded.get(name) != current[name] for name in {"clip_hash", "town", "bank"} - set(derived)):
+    facts = {"clip_hash", "town", "bank", "definitions"}  # records of earlier versions have no definitions
+    if any(recorded.get(name, "") != current.get(name, "") for name in facts - set(derived)):
         return False
     config, defaults = _with_effect(recorded["config"], bool(current["clip_hash"])), _defaults()
     return all(
@@ -131,6 +139,12 @@ def _defaults() -> dict[str, Any]:
 def _clip_hash(weights: str, stamp: tuple[int, int] | None) -> str:
     """Return the hash of MODEL.CLIP.WEIGHTS. `stamp` changes with the file, so a changed file is read again."""
     return clip_weights_hash(load_clip_state_dict(weights))
+
+
+def _hash_definitions(files: Sequence[str]) -> str:
+    """Return the hash of the content of definition files, without the folders of their datasets."""
+    contents = [asdict(replace(load_definition(Path(file)), root="", source="")) for file in files]
+    return hashlib.sha256(json.dumps(contents, default=sorted).encode()).hexdigest()
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

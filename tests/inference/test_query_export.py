@@ -79,17 +79,25 @@ def predictor(run):
 
 
 @pytest.fixture(scope="module")
-def shipped(run):
+def programs():
+    """What the tool has read from the .pt2 file that it wrote: reading takes seconds."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def shipped(run, programs):
     """Folder with the files that the tool writes, and "stdout", which it prints. All tests share it: tracing is slow."""
     words = [str(run), "--format", "onnx", "torch_export", "--runs", "0", "--sizes", "60x83", "64x96"]
-    with forgotten_datasets(), redirect_stdout(StringIO()) as out:
+    read = torch.export.load
+    with forgotten_datasets(), redirect_stdout(StringIO()) as out, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.export, "load", lambda path: programs.append(read(path)) or programs[-1])
         assert load_tool("export").main([*words, "--output", str(run.parent)]) == 0
     (run.parent / "stdout").write_text(out.getvalue())
     return run.parent
 
 
 @pytest.fixture(scope="module")
-def exported(shipped):
+def exported(shipped, programs):
     """The ONNX and the .pt2 file, each as a function from images to named outputs."""
     session = onnxruntime.InferenceSession(shipped / "model_final.onnx", providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -97,7 +105,8 @@ def exported(shipped):
     def run_onnx(images):
         return dict(zip(names, map(torch.from_numpy, session.run(None, {"image": images.numpy()})), strict=True))
 
-    return run_onnx, torch.export.load(shipped / "model_final.pt2").module()
+    (program,) = programs
+    return run_onnx, program.module()
 
 
 @torch.no_grad()

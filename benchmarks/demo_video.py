@@ -20,7 +20,7 @@ from io import StringIO
 from pathlib import Path
 from statistics import median
 
-from parts.common import POSITIVE, PROJECT, benchmark_parser, load_script
+from parts.common import POSITIVE, PROJECT, benchmark_parser
 
 CONFIG = PROJECT / "configs/minitown/baseline.yaml"
 
@@ -44,6 +44,8 @@ from PIL import Image
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.utils.plugins import load_plugins
+from famix_cli.demo import make_parser as demo_parser
+from famix_cli.programs import demo
 from famix_minitown.rendering.conditions import CONDITIONS, apply_condition
 from famix_minitown.rendering.scene import render_scene
 from famix_minitown.runs.study import describe_machine, markdown
@@ -63,7 +65,7 @@ def main() -> None:
     """Run the benchmark and print its results."""
     args = make_parser().parse_args()
     load_plugins()
-    demo, size = load_script("demo.py"), (args.size[0], args.size[1])
+    size = args.size[0], args.size[1]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
@@ -88,7 +90,7 @@ def main() -> None:
 
         def run_demo() -> None:
             with redirect_stdout(StringIO()):
-                demo.run(demo.make_parser().parse_args(arguments))
+                demo.run(demo_parser().parse_args(arguments))
 
         run_network()  # warms up
         rounds = [(rates(len(frames), run_network), rates(len(frames), run_demo)) for _ in range(args.rounds)]

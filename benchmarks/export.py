@@ -15,7 +15,7 @@ import tempfile
 from contextlib import chdir
 from pathlib import Path
 
-from parts.common import PROJECT, benchmark_parser, load_script
+from parts.common import PROJECT, benchmark_parser
 
 CONFIG = PROJECT / "configs/GTA5/famix_RN50.yaml"
 
@@ -42,6 +42,7 @@ from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
 from famix.inference import Predictor
 from famix.inference.export import make_image
+from famix_cli.export import main as export
 from famix_minitown.runs.study import describe_machine
 
 
@@ -70,7 +71,7 @@ def main() -> int:
         seen = Predictor.from_checkpoint(run, device="cpu")(make_image((256, 512))[0].permute(1, 2, 0).numpy())
         print(f"{config.name}, random weights; {len(seen.visible_classes())} classes predicted in a test image\n")
         options = ["--format", *args.format, "--half", "--sizes", *args.sizes, "--runs", args.runs]
-        return int(load_script("tools/export.py").main([str(run), *options]))
+        return int(export([str(run), *options]) or 0)
 
 
 if __name__ == "__main__":

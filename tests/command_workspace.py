@@ -202,7 +202,7 @@ class Miniature:
         self._patch.setattr(datasets, "SPLITS", few)
         small = CLIPArchitecture.from_state_dict(torch.load(self._clip, weights_only=True))
         self._patch.setitem(ARCHITECTURES, "RN50", small)
-        self._patch.setattr("famix.engine.launch", self._launch)
+        self._patch.setattr("famix_cli.programs.train.launch", self._launch)
         capture: Callable[..., Any] = cv2.VideoCapture
         self._patch.setattr(cv2, "VideoCapture", lambda *source: Camera() if source == (0,) else capture(*source))
 

@@ -1,10 +1,11 @@
 """Miniature runs: a dataset of colored bands, a tiny CLIP and their config."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,9 +38,23 @@ def load_script(path: Path, name: str = "") -> ModuleType:
     return module
 
 
+def parser_of(script: Path) -> ArgumentParser:
+    """Return the parser of a program, which is in famix_cli for those with a console command."""
+    module = load_script(script)
+    if not hasattr(module, "make_parser"):
+        module = sys.modules[module.main.__module__]
+    parser: ArgumentParser = (getattr(module, "make_parser", None) or module.argument_parser)()
+    return parser
+
+
 def load_tool(name: str, folder: str = "tools") -> ModuleType:
     """Import projects/FAMix/<folder>/<name>.py, which is outside the package."""
     return load_script(ROOT / f"projects/FAMix/{folder}/{name}.py")
+
+
+def load_program(name: str) -> ModuleType:
+    """Return the module of a program, famix_cli.programs.<name>, e.g. to replace functions that it calls."""
+    return importlib.import_module(f"famix_cli.programs.{name}")
 
 
 def load_benchmark(name: str) -> ModuleType:
@@ -118,7 +133,7 @@ class Workspace:
 
 
 def train_net() -> ModuleType:
-    return load_script(TRAIN_NET)
+    return load_program("train")
 
 
 class CallBeforeStep(HookBase):

@@ -15,7 +15,8 @@ from command_workspace import CONFIG, Miniature
 from data_factory import forgotten_datasets
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
-from run_factory import ROOT
+from famix_minitown.runs import demo
+from run_factory import ROOT, parser_of
 from test_documents import run_job
 
 COMMANDS = find_commands()
@@ -136,10 +137,9 @@ def check_launch(miniature: Miniature, arguments: list[str]) -> None:
 def check_plan(script: str, arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str((ROOT / script).parent))
-        names = runpy.run_path(str(ROOT / script))
-        parsed = names["make_parser"]().parse_args(arguments)
-        if "plan" in names:
-            assert all(run.load_config() for run in names["plan"](parsed, script).runs)
+        parsed, names = parser_of(ROOT / script).parse_args(arguments), runpy.run_path(str(ROOT / script))
+        if script.endswith("minitown_demo.py"):
+            assert all(run.load_config() for run in demo.plan(parsed, script).runs)
         elif "Benchmark" in names:
             benchmark = names["Benchmark"](parsed)
             assert all(benchmark.experiment(run, 1).load_config() for run in benchmark.methods)

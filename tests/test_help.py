@@ -11,7 +11,6 @@ import pytest
 
 from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
-from famix.engine import argument_parser
 from famix.inference.video import DEFAULT_RATE
 from famix.inference.views import VIEWS
 from famix.mining.miner import METRICS
@@ -21,7 +20,7 @@ from famix_minitown.clip.crops import RECORD
 from famix_minitown.datasets import CLIP_TRAIN_FIRST_SEED, CLIP_VAL_FIRST_SEED
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.rendering.scene import SIZE
-from run_factory import ROOT, load_benchmark, load_script, load_tool
+from run_factory import ROOT, load_benchmark, load_tool, parser_of
 
 PROJECT = ROOT / "projects/FAMix"
 BENCHMARKS = (
@@ -30,7 +29,7 @@ BENCHMARKS = (
 )  # fmt: skip
 COMMANDS = [
     PROJECT / "train_net.py", PROJECT / "demo.py", *sorted((PROJECT / "tools").glob("*.py")),
-    *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "argparse" in path.read_text()),
+    *(path for path in sorted((ROOT / "datasets").glob("*.py")) if "__main__" in path.read_text()),
     *(ROOT / f"benchmarks/{name}.py" for name in BENCHMARKS),
 ]  # fmt: skip
 
@@ -74,8 +73,8 @@ def examples(text: str, name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("script", COMMANDS[: -len(BENCHMARKS)], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_examples_parse(script: Path) -> None:
-    parser = argument_parser() if script.name == "train_net.py" else load_script(script).make_parser()
-    found = examples(parser.epilog or "", script.name)
+    parser = parser_of(script)
+    found = examples((parser.epilog or "").replace("%(prog)s", script.name), script.name)
     assert found or "xample" not in (parser.epilog or "")
     for words in found:
         words = ["0" if word == "0|1" else word for word in words]
@@ -90,9 +89,7 @@ def test_examples_parse(script: Path) -> None:
 def test_parsers_match_package() -> None:
     # Parsers cannot import these values.
     options = {
-        path.name: {
-            option: action for action in load_script(path).make_parser()._actions for option in action.option_strings
-        }
+        path.name: {option: action for action in parser_of(path)._actions for option in action.option_strings}
         for path in COMMANDS
         if path.name in ("compare_runs.py", "make_random_clip.py", "demo.py", "check.py", "minitown.py")
         and path.parent.name != "benchmarks"

@@ -19,7 +19,7 @@ from famix.inference.query_graph import QueryGraph
 from famix.reports.runs import predict_examples, read_runs
 from famix.utils.errors import ConfigError
 from panoptic_factory import PanopticWorkspace
-from run_factory import CONFIG, Workspace, load_tool
+from run_factory import CONFIG, Workspace, load_program, load_tool
 
 NAMES = "car, automobile; lamp; road; sky"
 TRAINING = (
@@ -131,7 +131,7 @@ def test_stripped_checkpoints_have_the_classes_of_training(workspace: OpenWorksp
 def test_exports_predict_the_classes_in_their_metadata(
     options: tuple[str, ...], workspace: OpenWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool, written = load_tool("export"), {}
+    tool, written = load_program("export"), {}
 
     def write(program: Any, part: Path, graph: QueryGraph, classes: ClassTable, **facts: str) -> None:
         written.update(graph=graph, names=classes.names)
@@ -142,7 +142,7 @@ def test_exports_predict_the_classes_in_their_metadata(
     monkeypatch.setattr(tool, "load_onnx", lambda *_: lambda images: written["graph"](images)["scores"])
     arguments = [str(workspace.folder / "run"), "--format", "onnx", "--sizes", "64x96", "--runs", "0"]
     arguments += ["--output", str(tmp_path / "network.onnx"), *(("--opts", *options) if options else ())]
-    assert tool.main(arguments) == 0
+    assert load_tool("export").main(arguments) == 0
     assert written["names"] == (
         ("car", "lamp", "road", "sky") if options else tuple(entry.name for entry in CITYSCAPES_CLASSES)
     )

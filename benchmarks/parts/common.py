@@ -1,27 +1,16 @@
 """Parts of the benchmarks that do not import PyTorch: command lines, project paths, and methods of studies."""
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
-from famix_arguments import whole_number
+from famix_cli.arguments import whole_number
 
 PROJECT = Path(__file__).parents[2] / "projects/FAMix"
 POSITIVE = partial(whole_number, lowest=1)
-
-
-def load_script(path: str) -> ModuleType:
-    """Import a script from outside the package, e.g. "demo.py" or "tools/export.py" below PROJECT."""
-    spec = importlib.util.spec_from_file_location(f"famix_{Path(path).stem}", PROJECT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def benchmark_parser(description: str | None, device: bool = False) -> argparse.ArgumentParser:

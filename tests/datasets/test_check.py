@@ -18,6 +18,8 @@ from error_matching import expect_error, explains
 from famix.data import verify_datasets
 from famix.data.check import DatasetReport, format_report
 from famix.utils.errors import DatasetError
+from famix_cli.check import main
+from famix_cli.programs import check as program
 from panoptic_factory import make_panoptic
 
 TOOL = Path(__file__).parents[2] / "datasets/check.py"
@@ -28,20 +30,15 @@ TOP_SKY = np.zeros(SIZE, np.uint8)
 TOP_SKY[:12] = 1
 
 
-@pytest.fixture(scope="module")
-def tool():
-    return runpy.run_path(str(TOOL))
-
-
 @pytest.fixture
-def check(tool, tmp_path, capsys):
+def check(tmp_path, capsys):
     """Run the command on a dataset `tiny`; returns its status, its output and its JSON report."""
 
     def run(definition, *options, names=("tiny_train",), workers=0):
         report = tmp_path / "out" / "report.json"
         arguments = [*names, "--definition", str(definition), "--workers", str(workers), "--json", str(report)]
         with registered():
-            status = tool["main"]([*arguments, *map(str, options)])
+            status = main([*arguments, *map(str, options)])
         return status, capsys.readouterr().out, json.loads(report.read_text())
 
     return run
@@ -195,21 +192,21 @@ def test_list_entries_without_an_image(check, folder):
     assert not [note for note in report["notes"] if "without an image" in note]
 
 
-def test_datasets_of_other_code(tool, folder, capsys):
+def test_datasets_of_other_code(folder, capsys):
     with registered(make_dataset(folder, count=2)):
         records = DatasetCatalog.get("tiny_train")
         DatasetCatalog.remove("tiny_train")
         DatasetCatalog.register("tiny_train", lambda: records)
-        assert tool["main"](["tiny_train", "--workers", "0"]) == 0
+        assert main(["tiny_train", "--workers", "0"]) == 0
     assert "layout" not in capsys.readouterr().out
 
 
-def test_panoptic_datasets(tool, folder, capsys):
+def test_panoptic_datasets(folder, capsys):
     with registered(make_panoptic(folder, {"val": 2})):
-        assert tool["main"](["tiny_val_panoptic", "--workers", "0", "--sheet", str(folder / "look.png")]) == 0
+        assert main(["tiny_val_panoptic", "--workers", "0", "--sheet", str(folder / "look.png")]) == 0
         for label in folder.glob("panoptic/val/*.png"):
             damage(label)
-        assert tool["main"](["tiny_val_panoptic", "--workers", "0"]) == 1
+        assert main(["tiny_val_panoptic", "--workers", "0"]) == 1
     assert "PROBLEM: labels that cannot be read: 2" in capsys.readouterr().out
 
 
@@ -267,10 +264,10 @@ def test_contact_sheets_of_several_datasets(check, folder):
         ([], "the following arguments are required: NAME"),
     ],
 )
-def test_mistakes_end_before_the_check(tool, folder, capsys, arguments, message):
+def test_mistakes_end_before_the_check(folder, capsys, arguments, message):
     file = make_dataset(folder, count=1)
     with registered(), pytest.raises(SystemExit) as stop:
-        tool["main"]([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
+        main([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert message in err and "usable" not in out
@@ -283,15 +280,15 @@ def test_mistakes_end_before_the_check(tool, folder, capsys, arguments, message)
         (KeyboardInterrupt, 130, "stopped\n"),
     ],
 )
-def test_stopped_check_ends_with_one_line(tool, folder, capsys, monkeypatch, error, status, message):
+def test_stopped_check_ends_with_one_line(folder, capsys, monkeypatch, error, status, message):
     def stop(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setitem(tool["check"].__globals__, "check_dataset", stop)
+    monkeypatch.setattr(program, "check_dataset", stop)
     arguments = ["tiny_train", "--definition", str(make_dataset(folder, count=1))]
     with registered():
         try:
-            found = tool["main"](arguments)
+            found = main(arguments)
         except SystemExit as end:
             found = end.code
     assert found == status and message in capsys.readouterr().err

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 from detectron2.utils import comm
 
-from famix.engine import argument_parser
 from famix.utils.progress import on_terminal
 from famix_minitown.runs.runner import _STATUS
-from run_factory import Workspace, load_script
+from run_factory import Workspace, parser_of
 
 DUMPS = ("Environment info", "Command line arguments", "Running with full config", "Model:\n", "from scratch")
 
@@ -61,10 +60,7 @@ def assert_parsed_by_its_script(command: str) -> None:
     python, script, *words = shlex.split(command)
     assert python.startswith("python")
     path = Path(os.getcwd(), script)
-    if path.name == "train_net.py":
-        argument_parser().parse_args(words)
-        return
-    load_script(path).make_parser().parse_args(words if path.name != "inspect_bank.py" else ["show", *words])
+    parser_of(path).parse_args(words if path.name != "inspect_bank.py" else ["show", *words])
 
 
 def test_a_run_in_a_file(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from famix.engine import argument_parser, peers
 from famix.engine.launch import _gpu, launch, place_from_environment
 from famix.engine.peers import Peers, Place, describe_loss, is_lost_connection
 from famix.utils.errors import ConfigError
-from run_factory import train_net
+from famix_cli.train import main
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1",
@@ -72,7 +72,7 @@ def test_launch_errors_take_one_line(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments, "MODEL.DEVICE", "cpu"])
     with pytest.raises(SystemExit) as stop:
-        train_net().launch_from_command_line()
+        main()
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2
     explains(line, key, remedy=remedy)

@@ -20,25 +20,22 @@ from error_matching import expect_error, explains, line_of_mistake
 from famix.inference import Predictor, load_model
 from famix.inference.export import OPSET, SemanticGraph, compare, load_onnx, make_image, require_agreement, require_onnx
 from famix.utils.errors import ConfigError, WeightsError
+from famix_cli.export import main
+from famix_cli.programs import export as program
 from inference.inference_factory import make_image as make_photo
 from model_factory import tiny_segmentor
-from run_factory import ROOT, load_tool
+from run_factory import ROOT
 
 EXAMPLE = ROOT / "projects/FAMix/examples/onnx_runtime_example.py"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    return load_tool("export")
-
-
-@pytest.fixture(scope="module")
-def shipped(tool, pristine_run, tmp_path_factory):
+def shipped(pristine_run, tmp_path_factory):
     """Files that the tool writes, and "stdout", which it prints; tracing takes seconds."""
     output = tmp_path_factory.mktemp("shipped")
     arguments = [str(pristine_run), "--format", "onnx", "stripped", "--output", str(output)]
     with forgotten_datasets(), redirect_stdout(StringIO()) as out:
-        assert tool.main([*arguments, "--sizes", "64x96", "37x131", "--runs", "1"]) == 0
+        assert main([*arguments, "--sizes", "64x96", "37x131", "--runs", "1"]) == 0
     (output / "stdout").write_text(out.getvalue())
     return output
 
@@ -75,11 +72,11 @@ class OneLayer(SemanticGraph):
         return self.layer(image.float() / 255)
 
 
-def test_torch_export_is_compared_as_it_was_written(tool, run, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "make_graph", OneLayer)
-    monkeypatch.setattr(tool, "network", lambda model: OneLayer())
+def test_torch_export_is_compared_as_it_was_written(run, monkeypatch, capsys):
+    monkeypatch.setattr("make_graph", OneLayer)
+    monkeypatch.setattr("network", lambda model: OneLayer())
     arguments = [str(run), "--format", "torch_export", "--float-input", "--sizes", "40x50", "--runs", "0"]
-    assert tool.main(arguments) == 0
+    assert main(arguments) == 0
     assert "| 40 x 50 " in capsys.readouterr().out
     image = torch.rand(2, 3, 33, 47)
     torch.testing.assert_close(torch.export.load(run / "model_final.pt2").module()(image), OneLayer()(image))
@@ -137,12 +134,12 @@ def test_stripped_checkpoint_predicts_the_same_by_itself(shipped, pristine_run, 
     assert str(pristine_run.parent) not in repr(content["inference"])
 
 
-def test_stripping_drops_unused_weights_and_halves_matrices(tool, run, tmp_path):
+def test_stripping_drops_unused_weights_and_halves_matrices(run, tmp_path):
     content = torch.load(run / "model_final.pth", weights_only=True)
     content["model"]["backbone.attnpool.c_proj.weight"] = torch.zeros(16, 256)
     torch.save(content, run / "model_final.pth")
     output = ["--output", str(tmp_path / "a.pth"), "--half", "--sizes", "32x40"]
-    assert tool.main([str(run), "--format", "stripped", *output]) == 0
+    assert main([str(run), "--format", "stripped", *output]) == 0
     stripped = torch.load(tmp_path / "a.pth", weights_only=True)["model"]
     assert not any("attnpool" in name for name in stripped)
     assert {value.dtype for value in stripped.values() if value.ndim > 1} == {torch.float16}
@@ -190,7 +187,7 @@ def test_agreement_of_probabilities_and_labels():
             require_agreement(difference, equal, (32, 40), "a.onnx")
 
 
-def test_latency_is_measured_in_turns_after_a_warm_up(tool, monkeypatch):
+def test_latency_is_measured_in_turns_after_a_warm_up(monkeypatch):
     clock, calls = [0.0], []
 
     def network(name, *seconds):
@@ -202,16 +199,16 @@ def test_latency_is_measured_in_turns_after_a_warm_up(tool, monkeypatch):
 
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     networks = [network("a", 9.0, 0.5, 0.125, 0.25), network("b", 9.0, 1.0, 1.0, 2.0)]
-    assert tool.measure_latency(networks, make_image((32, 40)), runs=3) == [[500, 125, 250], [1000, 1000, 2000]]
+    assert program.measure_latency(networks, make_image((32, 40)), runs=3) == [[500, 125, 250], [1000, 1000, 2000]]
     assert "".join(calls) == "abababab"
 
 
-def test_export_that_disagrees_is_not_written(tool, run, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "export_graph", lambda graph, float_input: None)
-    monkeypatch.setattr(tool, "write_onnx", lambda program, part, *arguments, **facts: part.write_text("other"))
-    monkeypatch.setattr(tool, "load_onnx", lambda part, threads: constant(*map(float, range(19))))
+def test_export_that_disagrees_is_not_written(run, monkeypatch, capsys):
+    monkeypatch.setattr("export_graph", lambda graph, float_input: None)
+    monkeypatch.setattr("write_onnx", lambda program, part, *arguments, **facts: part.write_text("other"))
+    monkeypatch.setattr("load_onnx", lambda part, threads: constant(*map(float, range(19))))
     before = sorted(run.iterdir())
-    assert tool.main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2
+    assert main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2
     explains(capsys.readouterr().err, "model_final.onnx", "32 x 40", "stripped")
     assert sorted(run.iterdir()) == before
 
@@ -225,15 +222,15 @@ def test_export_that_disagrees_is_not_written(tool, run, monkeypatch, capsys):
         (["RUN", "--format", "stripped", "--output", "RUN/config.yaml/a.pth"], "RUN/config.yaml", "another"),
     ],
 )
-def test_mistakes_end_with_one_line_and_status_2(tool, run, capsys, arguments, key, remedy):
+def test_mistakes_end_with_one_line_and_status_2(run, capsys, arguments, key, remedy):
     words = [argument.replace("RUN", str(run)) for argument in arguments]
-    explains(line_of_mistake(capsys, tool.main, *words), key.replace("RUN", str(run)), remedy=remedy)
+    explains(line_of_mistake(capsys, main, *words), key.replace("RUN", str(run)), remedy=remedy)
 
 
 @pytest.mark.parametrize("word", ["64", "64x", "axb", "64x96x3"])
-def test_malformed_sizes_are_refused(tool, word, capsys):
+def test_malformed_sizes_are_refused(word, capsys):
     with pytest.raises(SystemExit):
-        tool.main(["run", "--format", "stripped", "--sizes", word])
+        main(["run", "--format", "stripped", "--sizes", word])
     explains(capsys.readouterr().err, "argument --sizes", repr(word))
 
 

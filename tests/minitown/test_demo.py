@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,27 +16,21 @@ from PIL import Image
 from clip_factory import save_tiny_clip
 from data_factory import registered
 from famix.data import CITYSCAPES_CLASSES
+from famix_cli.town import main, make_parser
 from famix_minitown.rendering.conditions import CONDITIONS
-from famix_minitown.runs import runner
+from famix_minitown.runs import demo, runner
 from famix_minitown.runs.experiment import condition_of, development_mean, read_occurring, read_scores, unseen_mean
 from famix_minitown.runs.report import FigureRow, Results, draw_figure, write_page
 from famix_minitown.runs.study import one_line_errors
 from reports.pages import assert_sound
 from robustness.faults import ForkedTrainNet, start_fork, status_of, wait_for
-from run_factory import ROOT, load_benchmark, load_tool
+from run_factory import ROOT, load_benchmark
 from town_factory import SCRIPT_HEAD, write_town
 
 Output = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def tool() -> ModuleType:
-    return load_tool("minitown_demo")
-
-
-def test_demo_from_end_to_end(
-    tool: ModuleType, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_from_end_to_end(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedTrainNet}))
     splits = {"train": ("clear", [0, 1]), **{f"{name}_val": (name, [50_000]) for name in CONDITIONS}}
     definition, clip = write_town(tmp_path / "data", "smalltown", splits), save_tiny_clip(tmp_path / "clip.pt")
@@ -53,10 +47,10 @@ def test_demo_from_end_to_end(
         "+ FAMix": "famix_weather", "+ FAMix + jitter": "famix_weather_jitter",
     }  # fmt: skip
     with registered():
-        tool.main(arguments)
+        main(arguments)
         printed = capsys.readouterr().out
         logs = {name: (output / name / "console.log").stat().st_mtime_ns for name in runs.values()}
-        tool.main(arguments)  # again
+        main(arguments)  # again
     again = capsys.readouterr()
 
     assert [line[:3] for line in printed.splitlines() if re.match(r"\d/4 ", line)] == ["1/4", "2/4", "3/4", "4/4"]
@@ -85,9 +79,9 @@ def test_demo_from_end_to_end(
 
 
 @pytest.mark.parametrize("prompts", ["weather", "web", "strict"])
-def test_networks_differ_by_their_additions(tool: ModuleType, prompts: str) -> None:
-    demo = tool.plan(tool.make_parser().parse_args(["--prompts", prompts]), "")
-    baseline, jitter, famix, both = (run.settings()["config"] for run in demo.runs)
+def test_networks_differ_by_their_additions(prompts: str) -> None:
+    runs = demo.plan(make_parser().parse_args(["--prompts", prompts]), "").runs
+    baseline, jitter, famix, both = (run.settings()["config"] for run in runs)
 
     def differing(one: dict[str, object], other: dict[str, object]) -> set[str]:
         return {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
@@ -97,12 +91,10 @@ def test_networks_differ_by_their_additions(tool: ModuleType, prompts: str) -> N
     assert differing(baseline, famix) == differing(jitter, both) == {"MODEL.STYLE.STRATEGY", "STYLE_MINING.STYLES"}
 
 
-def test_errors_end_with_one_line(
-    tool: ModuleType, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_end_with_one_line(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     def last_line(status: int, *arguments: str) -> str:
         with pytest.raises(SystemExit) as stop:
-            tool.main(arguments)
+            main(arguments)
         assert stop.value.code == status
         return capsys.readouterr().err.splitlines()[-1]
 
@@ -111,9 +103,9 @@ def test_errors_end_with_one_line(
 
     line = last_line(1, "--output", str(tmp_path), "--", "SOLVER.MAX_ITRE", "3")
     assert line.startswith("error: ") and "SOLVER.MAX_ITER" in line
-    monkeypatch.setattr(tool, "show", interrupt)
+    monkeypatch.setattr(demo, "show", interrupt)
     assert "run the same command again to resume" in last_line(130)
-    monkeypatch.setattr(tool, "show", lambda demo: pytest.fail("it has begun"))
+    monkeypatch.setattr(demo, "show", lambda demo: pytest.fail("it has begun"))
     for option, value, least in (("--quick", "0", 1), ("--quick", "-3", 1), ("--quick", "x", 1), ("--seed", "-1", 0)):
         message = f"argument {option}: must be an integer of at least {least}, got '{value}'"
         assert message in last_line(2, option, value)
@@ -134,7 +126,7 @@ def test_closed_terminal_ends_the_runs(tmp_path: Path) -> None:
     options = ["--configs", "baseline", "--seeds", "1", "2", "--output", str(output), "--", "MODEL.CLIP.WEIGHTS", ""]
 
     def run_benchmark() -> None:
-        runner.TRAIN_NET = script
+        runner.TRAIN = (str(script),)
         sys.path.append(str(ROOT / "benchmarks"))
         sys.argv[1:] = options
         runpy.run_path(str(ROOT / "benchmarks/minitown.py"), run_name="__main__")
@@ -171,8 +163,9 @@ def test_names_and_means() -> None:
 
 
 def test_report_of_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    monkeypatch.setattr(runner, "TRAIN_NET", tmp_path / "train_net.py")
-    runner.TRAIN_NET.write_text(
+    script = tmp_path / "train_net.py"
+    monkeypatch.setattr(runner, "TRAIN", (str(script),))
+    script.write_text(
         SCRIPT_HEAD + "seed = int(sys.argv[sys.argv.index('SEED') + 1])\n"
         "fog = 20 + seed + {'baseline': 0, 'famix': 2 + 2 * seed}[output.parent.name]\n"
         "scores = {'clear': {'mIoU': 50.0, 'IoU-road': 80.0 + seed}, 'fog': {'mIoU': fog, 'IoU-road': 1.0}}\n"

@@ -14,7 +14,6 @@ import pytest
 
 from error_matching import expect_error
 from famix.io import atomic as files
-from famix.utils.errors import ConfigError
 from famix_minitown.runs import runner
 from famix_minitown.runs.experiment import CONFIGS, Experiment, read_occurring, read_record, read_scores, write_record
 from famix_minitown.runs.runner import ExperimentError, ProgressLine, run_experiments
@@ -39,7 +38,7 @@ def use_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Use:
     def use(code: str) -> None:
         script = tmp_path / "train_net.py"
         script.write_text(f"{SCRIPT_HEAD}{code}\n(output / 'results.json').write_text({json.dumps(RESULTS)!r})\n")
-        monkeypatch.setattr(runner, "TRAIN_NET", script)
+        monkeypatch.setattr(runner, "TRAIN", (str(script),))
 
     return use
 
@@ -147,7 +146,7 @@ def test_damaged_settings_fit_nothing(use_script: Use, make: Make, config: objec
     assert ANEW in run(make())
 
 
-def test_unusable_folders_and_packages(use_script: Use, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_folders(use_script: Use, make: Make) -> None:
     use_script("")
     output = make().output
     output.mkdir(parents=True)
@@ -156,9 +155,6 @@ def test_unusable_folders_and_packages(use_script: Use, make: Make, monkeypatch:
         run(make())
     (output / "thesis.tex").rename(output / "experiment.lock")  # of a start that came no further
     assert "run: finished after" in run(make())
-    monkeypatch.setattr(runner, "TRAIN_NET", output / "train_net.py")
-    with expect_error(ConfigError, "train_net.py", remedy="clone"):
-        run_experiments([])
 
 
 def test_failure_shows_the_end_of_the_log_and_stops_the_others(use_script: Use, make: Make) -> None:

@@ -97,7 +97,7 @@ def town(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "(output / 'results.json').write_text(json.dumps(results))\n"
         f"print(output.parent.name, seed, file=open({str(tmp_path / 'calls')!r}, 'a'))\n"
     )
-    monkeypatch.setattr(runner, "TRAIN_NET", train_net)
+    monkeypatch.setattr(runner, "TRAIN", (str(train_net),))
 
     def run(*arguments: str, output: str = "runs", options: Sequence[str] = ()) -> tuple[Any, list[str]]:
         (tmp_path / "calls").write_text("")

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 import torch
 
 from famix.io import atomic as files
-from run_factory import TRAIN_NET, train_net
+from famix_cli.train import main
+from run_factory import train_net
 
 OPERATIONS = ("create", "fsync", "replace", "fsync of the folder", "unlink")
 PRELOADED = ["famix.data"]  # modules that workers of data loaders need
@@ -125,7 +126,7 @@ def start_command(
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # as in a new process
         sys.argv = ["train_net.py", *arguments]
         prepare(module)
-        module.launch_from_command_line()
+        main()
 
     return start_fork(train, log)
 
@@ -145,8 +146,8 @@ class ForkedTrainNet:
     """Stands for `subprocess.Popen` of train_net in the runner of experiments."""
 
     def __init__(self, command: list[str], *, stdout: TextIO, env: Mapping[str, str], **options: Any) -> None:
-        assert Path(command[1]) == TRAIN_NET
-        self.pid = start_command(command[2:], Path(stdout.name), workers="fork", **env)
+        assert command[1:4] == ["-P", "-m", "famix_cli.train"]
+        self.pid = start_command(command[4:], Path(stdout.name), workers="fork", **env)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:

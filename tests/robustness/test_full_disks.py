@@ -30,7 +30,7 @@ from famix_minitown.clip import crops
 from famix_minitown.clip.crops import RECORD, CropPlan, TownSource, make_crops
 from inference.inference_factory import make_run
 from robustness.faults import small_disk
-from run_factory import CONFIG, load_tool
+from run_factory import CONFIG, load_program, load_tool
 
 Output = pytest.CaptureFixture[str]
 PLAN = CropPlan(seed=0, looks=2, crops=2)
@@ -104,11 +104,10 @@ def test_demo_keeps_the_old_video(run: Path, tmp_path: Path, capfd: Output, suff
 def test_export_reports_a_full_disk(
     run: Path, tmp_path: Path, capfd: Output, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    tool = load_tool("export")
-    monkeypatch.setattr(tool, "export_graph", lambda *_, **__: tiny_program())
+    monkeypatch.setattr(load_program("export"), "export_graph", lambda *_, **__: tiny_program())
     words = [str(run), "--format", form, "--output", str(tmp_path), "--runs", "0", "--sizes", "32x40"]
     with small_disk(20_000), forgotten_datasets():
-        assert tool.main(words) == 2
+        assert load_tool("export").main(words) == 2
     assert "File too large" in error_line(capfd) and not list(tmp_path.iterdir())
 
 

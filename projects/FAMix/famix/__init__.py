@@ -14,7 +14,17 @@ Importing the package registers its backbone, head and meta-architectures with D
 # ruff: noqa: I001, imports follow the order of use
 
 import contextlib
+import importlib.util
 import warnings
+
+__version__ = "0.2.0.dev0"  # of the package; setup.cfg reads it
+
+if importlib.util.find_spec("detectron2") is None:
+    raise ModuleNotFoundError(
+        "FAMix requires Detectron2, which PyPI lacks. Install it from https://github.com/facebookresearch/detectron2, or run "
+        "make setup in a clone of FAMix, which needs no compiler.",
+        name="detectron2",
+    )
 
 with warnings.catch_warnings():
     # Detectron2 uses torch.jit.script, which torch deprecates.

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from famix_arguments import whole_number
+from famix_cli.arguments import whole_number
 
 TEMPLATE = "a photo of a {}."  # one sentence per phrase and class, because vocabularies are long
 RANDOM_SETS = 100

@@ -10,7 +10,7 @@ from famix.engine.optimization import build_lr_scheduler, build_optimizer
 from famix.engine.setup import setup
 from famix.engine.trainer import Trainer
 from famix.io.checkpointer import SafeCheckpointer
-from famix_arguments import argument_parser
+from famix_cli.train import argument_parser
 
 __all__ = [
     "ModelSelection", "SafeCheckpointer", "SourceValidation", "StyleMiningHook", "Trainer", "WeightAverageHook",

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from tqdm import tqdm
 
+import famix
 from famix.data.registration import roles_of
 from famix.engine.peers import is_lost_connection
 from famix.io.atomic import disk_message, is_disk_error
@@ -163,11 +163,7 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
     rows["device"] = f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"
     rows["seed"] = str(cfg.SEED)
     task = "style mining" if args.mine_styles_only else "evaluation" if args.eval_only else "training and evaluation"
-    try:
-        release = version("famix")
-    except PackageNotFoundError:  # a clone that is not installed
-        release = "(not installed)"
-    return _table(f"FAMix {release}, {task}:", list(rows.items()))
+    return _table(f"FAMix {famix.__version__}, {task}:", list(rows.items()))
 
 
 def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
@@ -176,16 +172,23 @@ def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
     rows: Rows = []
     if args.mine_styles_only:
         following = {
-            "train_net.py": ["--config-file", args.config_file, *args.opts],
-            "tools/inspect_bank.py": [bank, "--html", os.path.join(folder, "bank.html")],
+            ("train_net.py", "famix-train"): ["--config-file", args.config_file, *args.opts],
+            ("tools/inspect_bank.py", "famix-bank"): [bank, "--html", os.path.join(folder, "bank.html")],
         }
     else:
         names = (RESULTS_FILE, Path(RESULTS_FILE).with_suffix(".md").name)
         rows.append(("results", " and ".join(os.path.join(folder, name) for name in names)))
         weights = cfg.MODEL.WEIGHTS if args.eval_only and cfg.MODEL.WEIGHTS else folder
         following = {
-            "tools/report.py": [folder, "--output", os.path.join(folder, "report.html")],
-            "demo.py": ["--weights", weights, "--input", "IMAGES", "--output", os.path.join(folder, "seen")],
+            ("tools/report.py", "famix-report"): [folder, "--output", os.path.join(folder, "report.html")],
+            ("demo.py", "famix-demo"): [
+                "--weights",
+                weights,
+                "--input",
+                "IMAGES",
+                "--output",
+                os.path.join(folder, "seen"),
+            ],
         }
         if not args.eval_only:
             rows.append(("checkpoint", os.path.join(folder, LAST_FILE)))
@@ -193,9 +196,10 @@ def summarize_end(cfg: CfgNode, args: argparse.Namespace) -> str:
         rows.append(("style bank", bank))
     rows.append(("log", os.path.join(folder, "log.txt")))
     python = os.path.basename(sys.executable) or "python"
-    for script, words in following.items():
-        if (_SCRIPTS / script).is_file():
-            rows.append(("next", shlex.join([python, os.path.relpath(_SCRIPTS / script), *map(str, words)])))
+    for (script, command), words in following.items():
+        is_clone = (_SCRIPTS / script).is_file()
+        program = [python, os.path.relpath(_SCRIPTS / script)] if is_clone else [command]
+        rows.append(("next", shlex.join([*program, *map(str, words)])))
     return _table("Done:", rows)
 
 

@@ -3,10 +3,10 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 
 from detectron2.config import CfgNode
 
+import famix
 from famix.clip import IMAGE, OPENAI_TEXT, TextDesign, check_templates
 from famix.clip.files import design_marks, design_of_marks
 from famix.mining.miner import PromptTable
@@ -63,7 +63,7 @@ def bank_metadata(
         "crop_size": json.dumps(list(cfg.INPUT.CROP.SIZE)),
         "source": json.dumps(list(cfg.DATASETS.TRAIN)),
         **({"unlabeled": json.dumps(list(cfg.DATASETS.UNLABELED))} if cfg.DATASETS.UNLABELED else {}),
-        "famix_version": version("famix"),
+        "famix_version": famix.__version__,
     }
 
 

@@ -12,12 +12,12 @@ Shapes: N styles with C channels. A style is a point with 2C coordinates, its me
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+import famix
 from famix.clip import clip_weights_hash
 from famix.clip.files import design_marks
 from famix.io import parse_json
@@ -279,4 +279,4 @@ def _identify(name: str, bank: StyleBank) -> dict[str, Any]:
 
 def _history(banks: Iterable[StyleBank], step: Mapping[str, Any]) -> str:
     before = [entry for bank in banks for entry in json_list(bank, HISTORY, dict)]
-    return json.dumps([*before, {**step, "famix_version": version("famix")}])
+    return json.dumps([*before, {**step, "famix_version": famix.__version__}])

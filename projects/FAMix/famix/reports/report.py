@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import detectron2
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+import famix
 from famix.config import flat_settings
 from famix.data.registration import domain_groups, is_source, short_names
 from famix.evaluation.counting.scored_classes import scored_classes
@@ -281,7 +281,7 @@ def describe_run(cfg: CfgNode, weights: ScoredWeights) -> RunMetadata:
         method_hash=hash_without(*_NOT_OF_THE_METHOD),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
-            "famix": version("famix"),
+            "famix": famix.__version__,
             "detectron2": detectron2.__version__,
             "torch": torch.__version__,
             "numpy": np.__version__,

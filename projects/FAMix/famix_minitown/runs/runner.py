@@ -10,16 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any, TextIO
 
 from famix.io.atomic import FileLock
 from famix.reports import RESULTS_FILE
 from famix.utils.environment import processor_name
-from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.errors import FAMixError
 from famix_minitown.runs.experiment import Experiment, read_record, same_settings, write_record
 
-TRAIN_NET = Path(__file__).parents[2] / "train_net.py"  # in a clone of the repository
+TRAIN = ("-P", "-m", "famix_cli.train")
+"""Arguments of Python for a training; -P keeps modules of the current folder out."""
 
 _CONSOLE, _LOCK = "console.log", "experiment.lock"
 _LINES_OF_A_FAILURE = 15
@@ -88,11 +88,8 @@ def run_experiments(
 
     Raises:
         ExperimentError: an experiment failed and the others were stopped, or a folder is unusable or locked.
-        ConfigError: the package is not in a clone of the repository, or settings are invalid (see `Experiment.settings`).
-        WeightsError, BankError: see `Experiment.settings`.
+        ConfigError, WeightsError, BankError: see `Experiment.settings`.
     """
-    if not TRAIN_NET.is_file():
-        raise ConfigError(f"train_net.py not found: '{TRAIN_NET}'. Use a clone of the repository.")
     progress = progress or ProgressLine()
     running: list[_Run] = []
     with ExitStack() as locks:
@@ -188,7 +185,7 @@ class _Run:
 
     def start(self) -> None:
         self._start = time.monotonic()
-        command = [sys.executable, str(TRAIN_NET), "--config-file", str(self.experiment.config), "--resume"]
+        command = [sys.executable, *TRAIN, "--config-file", str(self.experiment.config), "--resume"]
         with self.log.open("a") as console:
             self.process = subprocess.Popen(
                 [*command, *self.experiment.overrides],

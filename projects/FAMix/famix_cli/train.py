@@ -1,27 +1,29 @@
-"""Command-line parsers, outside the package so --help and usage errors need not wait for the import of PyTorch."""
+"""Mine styles, train FAMix and evaluate it. Modeled on Detectron2's train_net.py."""
 
 import argparse
 import re
 from collections.abc import Sequence
 from typing import Any
 
+from famix_cli import execute
+
 _EPILOG = """
 Examples:
-  mine, train and evaluate      train_net.py --config-file configs/GTA5/famix_RN50.yaml
-  mine the style bank only      train_net.py --config-file CONFIG --mine-styles-only
-  evaluate a checkpoint         train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
-  continue a stopped run        train_net.py --config-file CONFIG --resume
-  replace a run with a new one  train_net.py --config-file CONFIG --overwrite
-  8 GPUs on one machine         train_net.py --config-file CONFIG --num-gpus 8
-  8 processes with torchrun     torchrun --nproc-per-node 8 train_net.py --config-file CONFIG
-  on each of 2 machines         train_net.py --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
+  mine, train and evaluate      %(prog)s --config-file configs/GTA5/famix_RN50.yaml
+  mine the style bank only      %(prog)s --config-file CONFIG --mine-styles-only
+  evaluate a checkpoint         %(prog)s --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
+  continue a stopped run        %(prog)s --config-file CONFIG --resume
+  replace a run with a new one  %(prog)s --config-file CONFIG --overwrite
+  8 GPUs on one machine         %(prog)s --config-file CONFIG --num-gpus 8
+  8 processes with torchrun     torchrun --nproc-per-node 8 -m famix_cli.train --config-file CONFIG
+  on each of 2 machines         %(prog)s --config-file CONFIG --num-gpus 4 --num-machines 2 --machine-rank 0|1
                                 --dist-url tcp://FIRST_MACHINE:PORT
-  override settings             train_net.py --config-file CONFIG SOLVER.BASE_LR 0.05 MODEL.DEVICE cpu
+  override settings             %(prog)s --config-file CONFIG SOLVER.BASE_LR 0.05 MODEL.DEVICE cpu
 """
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Build the parser for train_net.py: Detectron2's arguments plus --mine-styles-only and --overwrite."""
+    """Build the parser for training: Detectron2's arguments plus --mine-styles-only and --overwrite."""
     parser = _TrainingParser(epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="YAML config file for the run")
@@ -65,17 +67,6 @@ class _TrainingParser(argparse.ArgumentParser):
         return parsed, left
 
 
-def whole_number(text: str, lowest: int = 0, highest: int | None = None) -> int:
-    """Parse an integer argument in [lowest, highest], or of at least `lowest` if `highest` is None.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is not an integer in this range.
-    """
-    allowed = f"of at least {lowest}" if highest is None else f"in [{lowest}, {highest}]"
-    try:
-        number = int(text)
-    except ValueError:
-        number = None
-    if number is None or number < lowest or (highest is not None and number > highest):
-        raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got {text!r}")
-    return number
+def main(argv: Sequence[str] | None = None) -> int | None:
+    """Run the command line and return its exit status."""
+    return execute("famix_cli.programs.train", argument_parser().parse_args(argv))

@@ -1,0 +1,63 @@
+"""Check of datasets, with a report and a contact sheet for each: famix-check."""
+
+import argparse
+import json
+import sys
+from concurrent.futures import BrokenExecutor
+
+from famix.data import get_label_readers, register_datasets
+from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
+from famix.io.atomic import require_writable, whole_file
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
+from famix.visualization.contact_sheet import draw_contact_sheet
+from famix_cli.check import SHOWN, make_parser
+
+USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit statuses; argparse exits with 2 for usage errors
+
+
+def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
+    """Check one dataset, print its report and draw its contact sheet."""
+    report, sound = check_dataset(
+        name, arguments.sample, arguments.workers, show_progress=True, max_pixels=arguments.max_pixels
+    )
+    print(format_report(report), flush=True)
+    path = arguments.sheet
+    if path is not None and sound:
+        path = path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
+        sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
+        with whole_file(path) as part:
+            sheet.save(part)
+        print(f"{name}: contact sheet written to {path}")
+    elif path is not None:
+        print(f"{name}: no contact sheet, because every pair has a problem")
+    print()
+    return report
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status. A user error exits with status 2 and a one-line message."""
+    parser = make_parser()
+    arguments.names = list(dict.fromkeys(arguments.names))
+    if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
+        parser.error(f"--sheet must end in .png, got {arguments.sheet}")
+    try:
+        load_plugins()
+        expand_arguments(arguments)
+        register_datasets(arguments.definition)
+        get_label_readers(arguments.names)
+        for file in filter(None, (arguments.json, arguments.sheet)):
+            require_writable(file.parent)  # before the check, which takes minutes
+        reports = [check(name, arguments) for name in arguments.names]
+        if arguments.json is not None:
+            with whole_file(arguments.json) as part:
+                part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
+    except (FAMixError, OSError) as error:
+        parser.error(str(error))
+    except BrokenExecutor:
+        parser.error("a worker process was killed, probably because memory ran out. Use fewer --workers.")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    return USABLE if not any(report.problems for report in reports) else PROBLEMS

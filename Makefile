@@ -24,7 +24,7 @@ help:  ## Show this list
 
 setup: $(STAMP)  ## Create .venv with tested versions of all packages (no compiler or GPU needed)
 
-$(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg pyproject.toml dev/install.sh
+$(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg setup.py pyproject.toml dev/install.sh
 	@PYTHON='$(PYTHON)' bash dev/install.sh
 	@touch $@
 

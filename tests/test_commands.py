@@ -52,6 +52,11 @@ EXTENSIONS = {
     "head.py": "tests/examples/test_models.py::test_head_and_meta_architecture_train_with_styles",
     "meta_architecture.py": "tests/examples/test_models.py::test_head_and_meta_architecture_train_with_styles",
 }
+# Console command -> script with the same command line.
+SCRIPTS = {
+    "famix-train": "projects/FAMix/train_net.py",
+    "famix-check": "datasets/check.py",
+}
 # Run by a test of its own.
 ELSEWHERE = {
     "projects/FAMix/examples/onnx_runtime_example.py": "tests/inference/test_export.py::"
@@ -78,7 +83,7 @@ NO_NEW_RUN = {"--resume", "--overwrite", "--eval-only", "--mine-styles-only", "-
 # Blocks that are neither commands nor Python.
 PICTURES = {
     "@InProceedings{fahes2024simple,",
-    "_BASE_: /path/to/projects/FAMix/configs/Base-FAMix.yaml",
+    "_BASE_: famix://Base-FAMix.yaml",
     "$DETECTRON2_DATASETS/",
     "/data/fields/",
 }
@@ -145,6 +150,13 @@ def check_plan(script: str, arguments: list[str]) -> None:
             assert all(benchmark.experiment(run, 1).load_config() for run in benchmark.methods)
 
 
+def run_installed(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    """Run a console command as its script in the clone, on the miniature's configs; see also tests/test_package.py."""
+    name, *rest = miniature.words(command.text)
+    words = [word.replace("famix://", "projects/FAMix/configs/") for word in rest]
+    run_python(miniature, tmp_path, [SCRIPTS[name], *words], command)
+
+
 def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
     (target,) = arguments
     makefile = (ROOT / "Makefile").read_text()
@@ -182,6 +194,7 @@ def run_launcher(miniature: Miniature, tmp_path: Path, arguments: list[str], com
 
 
 RUNNERS: dict[str, Runner] = {
+    **dict.fromkeys(SCRIPTS, run_installed),
     "python": run_python,
     ".venv/bin/python": run_python,
     "make": run_make,

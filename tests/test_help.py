@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from famix import config_file
 from famix.clip import ARCHITECTURES
 from famix.data.images import MAX_PIXELS
 from famix.inference.video import DEFAULT_RATE
@@ -82,7 +83,9 @@ def test_examples_parse(script: Path) -> None:
             words.insert(0, "show")  # which the command adds itself
         parser.parse_args(words)  # exits if it does not take them
         for word in words:
-            if word.endswith(".yaml"):
+            if word.startswith("famix://"):
+                assert Path(config_file(word)).is_file(), word
+            elif word.endswith(".yaml"):
                 assert (PROJECT / word).is_file() or (ROOT / word).is_file(), word
 
 

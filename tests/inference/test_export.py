@@ -73,8 +73,8 @@ class OneLayer(SemanticGraph):
 
 
 def test_torch_export_is_compared_as_it_was_written(run, monkeypatch, capsys):
-    monkeypatch.setattr("make_graph", OneLayer)
-    monkeypatch.setattr("network", lambda model: OneLayer())
+    monkeypatch.setattr(program, "make_graph", OneLayer)
+    monkeypatch.setattr(program, "network", lambda model: OneLayer())
     arguments = [str(run), "--format", "torch_export", "--float-input", "--sizes", "40x50", "--runs", "0"]
     assert main(arguments) == 0
     assert "| 40 x 50 " in capsys.readouterr().out
@@ -204,9 +204,9 @@ def test_latency_is_measured_in_turns_after_a_warm_up(monkeypatch):
 
 
 def test_export_that_disagrees_is_not_written(run, monkeypatch, capsys):
-    monkeypatch.setattr("export_graph", lambda graph, float_input: None)
-    monkeypatch.setattr("write_onnx", lambda program, part, *arguments, **facts: part.write_text("other"))
-    monkeypatch.setattr("load_onnx", lambda part, threads: constant(*map(float, range(19))))
+    monkeypatch.setattr(program, "export_graph", lambda graph, float_input: None)
+    monkeypatch.setattr(program, "write_onnx", lambda program, part, *arguments, **facts: part.write_text("other"))
+    monkeypatch.setattr(program, "load_onnx", lambda part, threads: constant(*map(float, range(19))))
     before = sorted(run.iterdir())
     assert main([str(run), "--format", "onnx", "--sizes", "32x40"]) == 2
     explains(capsys.readouterr().err, "model_final.onnx", "32 x 40", "stripped")

@@ -22,6 +22,13 @@ def model_scores(loaded, image, protocol="native"):
         return model([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])[0]["sem_seg"].numpy()
 
 
+def test_repr_names_network_protocol_and_classes(loaded):
+    shown = repr(Predictor(loaded.model, loaded.classes, protocol="half+flip"))
+    assert (
+        shown == "Predictor(FAMixSemanticSegmentor on cpu, half+flip, 19 classes: road, sidewalk, building and 16 more)"
+    )
+
+
 @pytest.mark.parametrize("name", ["native", "half+flip", "flip+logits", "slide64/40+flip"])
 def test_predictions_are_those_of_the_network(loaded, name):
     image = make_image()

@@ -37,6 +37,9 @@ def test_add_appends():
     made.add(torch.tensor([2], dtype=torch.uint8), torch.full((1, 3), 5.0), torch.full((1, 3), -1.0))
     assert (len(made), made.num_channels, made.counts()) == (3, 3, {2: 2, 4: 1})
     assert made.class_ids.tolist() == [4, 2, 2] and made.class_ids.dtype == torch.int64
+    assert repr(made) == "StyleBank(3 styles, 2 classes, 3 channels)"
+    made.metadata["stage"] = "res2"
+    assert repr(made) == "StyleBank(3 styles, 2 classes, 3 channels of res2)"
     assert made.mean[:, 0].tolist() == [1, 1, 5] and made.std[:, 0].tolist() == [0, 0, -1]
 
 

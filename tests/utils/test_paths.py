@@ -4,16 +4,21 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
 
+import famix
 from data_factory import write_definition
 from error_matching import expect_error
 from famix.clip import load_clip_state_dict
+from famix.config import load_config
 from famix.data import load_definition, register_datasets
 from famix.data.definition import DatasetDefinition
 from famix.inference.images import find_images
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix_minitown.datasets import cache_folder
+from run_factory import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +40,32 @@ def test_arguments(place: str, tmp_path: Path) -> None:
 def test_an_argument_with_an_unset_variable_is_named() -> None:
     with expect_error(ConfigError, key="--html-page", value="$UNSET/a", remedy="UNSET"):
         expand_arguments(Namespace(html_page=Path("$UNSET/a")))
+
+
+def test_installed_configs(tmp_path: Path) -> None:
+    file = famix.config_file("GTA5/famix_RN50.yaml")
+    assert Path(file).samefile(ROOT / "projects/FAMix/configs/GTA5/famix_RN50.yaml")
+    address = "famix://GTA5/famix_RN50.yaml"
+    assert load_config(address) == load_config(str(Path(address))) == load_config(file)
+    (tmp_path / "own.yaml").write_text(f"_BASE_: [{address}]\nSEED: 7\n")
+    assert load_config(str(tmp_path / "own.yaml")) == load_config(file, ["SEED", "7"])
+    words = expand_arguments(Namespace(vocabulary=Path("famix://vocabularies/wordnet.txt"))).vocabulary
+    assert words.is_file()
+
+
+def test_detectron2_reads_installed_configs_with_their_bases() -> None:
+    cfg = get_cfg()
+    famix.add_famix_config(cfg)
+    cfg.merge_from_file("famix://GTA5/famix_RN50.yaml")
+    assert cfg.DATASETS.TRAIN == load_config("famix://GTA5/famix_RN50.yaml").DATASETS.TRAIN
+    assert not PathManager.exists("famix://nothing.yaml")
+
+
+@pytest.mark.parametrize("name", ["GTA5/famix_RN5.yaml", "../train_net.py", "GTA5", "", "/etc/passwd"])
+def test_unknown_installed_configs(name: str) -> None:
+    remedy = "famix_RN50.yaml" if "RN5" in name else "configs"
+    with expect_error(ConfigError, key="--config-file", value=name, remedy=remedy):
+        load_config(f"famix://{name}")
 
 
 @pytest.mark.parametrize("place", ["~", "$STORE"])

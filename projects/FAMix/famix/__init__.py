@@ -32,7 +32,7 @@ with warnings.catch_warnings():
     import detectron2.engine
     import detectron2.modeling  # noqa: F401
 
-from famix.config import add_famix_config
+from famix.config import add_famix_config, config_file
 from famix.utils.errors import FAMixError
 
 # Styles: pure tensor functions and small objects
@@ -78,6 +78,7 @@ __all__ = [
     "Trainer",
     "add_famix_config",
     "channel_mean_std",
+    "config_file",
     "dominant_labels",
     "load_clip_state_dict",
     "load_released_checkpoint",

@@ -9,7 +9,7 @@ from famix_cli import execute
 
 _EPILOG = """
 Examples:
-  mine, train and evaluate      %(prog)s --config-file configs/GTA5/famix_RN50.yaml
+  mine, train and evaluate      %(prog)s --config-file famix://GTA5/famix_RN50.yaml
   mine the style bank only      %(prog)s --config-file CONFIG --mine-styles-only
   evaluate a checkpoint         %(prog)s --config-file CONFIG --eval-only MODEL.WEIGHTS output/model_final.pth
   continue a stopped run        %(prog)s --config-file CONFIG --resume
@@ -26,7 +26,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Build the parser for training: Detectron2's arguments plus --mine-styles-only and --overwrite."""
     parser = _TrainingParser(epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help="YAML config file for the run")
+    add("--config-file", default="", metavar="FILE", help="YAML config file, or famix://NAME for an installed one")
     add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(

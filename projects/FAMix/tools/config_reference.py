@@ -48,7 +48,8 @@ by `python projects/FAMix/tools/config_reference.py`. Set keys in a YAML file or
 On the command line, text with spaces, brackets or braces needs quotes: `STYLE_MINING.STYLES "['foggy', 'rainy']"`.
 `OUTPUT_DIR/config.yaml` stores the effective config.
 
-`~` and environment variables are expanded in every path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
+`~`, environment variables and famix:// (the installed configs, e.g. `famix://GTA5/famix_RN50.yaml`) are expanded in every
+path: in `OUTPUT_DIR`, `MODEL.WEIGHTS`, `MODEL.CLIP.WEIGHTS`,
 `MODEL.STYLE.BANK` and `DATASETS.FILES`, in `--config-file`, `_BASE_` and the paths on command lines, and in the variables
 `DETECTRON2_DATASETS` and `FAMIX_CACHE`. An unset variable is an error. `OUTPUT_DIR/config.yaml` stores the expanded
 paths. Paths must be local; URLs are rejected.

@@ -38,8 +38,9 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """Load a config file and apply KEY VALUE overrides.
 
     Args:
-        config_file: YAML file, or "" for the defaults. `_BASE_` may list base files relative to its folder. Missing
-            DATASETS.FILES are looked up in the folder "datasets" next to it, where a run keeps copies.
+        config_file: YAML file, famix://NAME for an installed one (see `config_file`), or "" for the defaults. `_BASE_` may
+            list base files relative to its folder, or famix://NAME. Missing DATASETS.FILES are looked up in the folder "datasets"
+            next to it, where a run keeps copies.
         opts: settings that override the file, as KEY VALUE KEY VALUE ...
 
     Raises:
@@ -49,7 +50,8 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     add_famix_config(cfg)
     defaults = flat_settings(cfg)
     if config_file:
-        for file, settings in _read_with_bases(local_path(config_file, "--config-file"), config_file, [0]):
+        config_file = local_path(config_file, "--config-file")
+        for file, settings in _read_with_bases(config_file, config_file, [0]):
             _merge(cfg, flat_settings(settings), defaults, file)
     _merge(cfg, _read_pairs([str(word) for word in opts], defaults), defaults, "the command line")
     if defaults["VERSION"] != cfg.VERSION:

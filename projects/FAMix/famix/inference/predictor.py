@@ -20,6 +20,7 @@ from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
+from famix.utils.messages import first_few
 
 SMALLEST_SIDE = 32
 """Minimum side length of a network input in pixels, because the last stage of CLIP has a stride of 32."""
@@ -106,6 +107,12 @@ class Predictor:
             window_batch=cfg.TEST.WINDOW_BATCH,
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
+
+    def __repr__(self) -> str:
+        model = self.inference.model
+        device = next((parameter.device for parameter in model.parameters()), "no device")
+        names = first_few(self.classes.names)
+        return f"Predictor({type(model).__name__} on {device}, {self.protocol.name}, {len(self.classes.names)} classes: {names})"
 
     def __call__(self, image: ImageSource, *, keep_scores: bool = True) -> Prediction:
         """Predict one image.

@@ -46,6 +46,10 @@ class StyleBank:
     def __len__(self) -> int:
         return len(self.class_ids)
 
+    def __repr__(self) -> str:
+        place = f" of {self.metadata['stage']}" if "stage" in self.metadata else ""
+        return f"StyleBank({len(self)} styles, {len(self.counts())} classes, {self.num_channels} channels{place})"
+
     @property
     def num_channels(self) -> int:
         """Number of channels C, or 0 for an empty bank."""

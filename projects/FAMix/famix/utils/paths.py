@@ -8,18 +8,41 @@ from functools import lru_cache
 from pathlib import Path
 
 from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.messages import did_you_mean
 
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})", re.ASCII)
 _MAX_ROUNDS = 10  # limit for variables that refer to other variables
+_CONFIGS = Path(__file__).parents[1] / "configs"  # in a clone, a link to projects/FAMix/configs
+_SCHEME = re.compile(r"famix:/+")  # Path("famix://...") has a single slash
+
+
+def config_file(name: str, key: str = "the config", error: type[FAMixError] = ConfigError) -> str:
+    """Return the path of a config, or other file, that is installed with the package.
+
+    Args:
+        name: name below projects/FAMix/configs, e.g. "GTA5/famix_RN50.yaml" or "famix://GTA5/famix_RN50.yaml".
+        key: config key or argument that contains the name, for error messages.
+        error: exception type to raise.
+
+    Raises:
+        FAMixError: there is no such file.
+    """
+    inside = os.path.normpath(_SCHEME.sub("", name))
+    path = _CONFIGS / inside
+    if not path.is_file() or inside.startswith(("/", os.pardir)):
+        names = (file.relative_to(_CONFIGS).as_posix() for file in _CONFIGS.glob("**/*.*"))
+        hint = did_you_mean(inside, names) or f" List '{_CONFIGS}'."
+        raise error(f"{key} must be a file installed with FAMix, got {name!r}.{hint}")
+    return str(path)
 
 
 def needs_expansion(path: str) -> bool:
-    """Return whether a path starts with `~` or contains an environment variable."""
-    return path.startswith("~") or _VARIABLE.search(path) is not None
+    """Return whether a path starts with `~` or famix://, or contains an environment variable."""
+    return path.startswith("~") or _SCHEME.match(path) is not None or _VARIABLE.search(path) is not None
 
 
 def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> str:
-    """Expand `~`, `~user` and environment variables in a path.
+    """Expand `~`, `~user`, environment variables and famix:// (see `config_file`) in a path.
 
     A path with an unset variable is returned unchanged if a file with that literal name exists.
 
@@ -29,8 +52,10 @@ def expand_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> s
         error: exception type to raise.
 
     Raises:
-        FAMixError: a variable is not set, or a user is unknown.
+        FAMixError: a variable is not set, or a user or an installed file is unknown.
     """
+    if _SCHEME.match(path):
+        return config_file(path, key, error)
     expanded = path
     for _ in range(_MAX_ROUNDS):
         names = [name.strip("{}") for name in _VARIABLE.findall(expanded)]
@@ -59,12 +84,12 @@ def local_path(path: str, key: str, error: type[FAMixError] = ConfigError) -> st
 
 def require_local(path: str, key: str, error: type[FAMixError] = ConfigError) -> None:
     """Raise `error` if a path is a URL, which Detectron2 would download."""
-    if "://" in path:
+    if "://" in path and not _SCHEME.match(path):
         raise error(f"{key} must be a local path, got {path!r}. Copy the file to this machine and use its local path.")
 
 
 def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
-    """Expand `~` and environment variables in all arguments of type `Path`, in place, and return the arguments.
+    """Expand `~`, environment variables and famix:// in all arguments of type `Path`, in place, and return the arguments.
 
     A shell expands most words itself, but not in quotes or in --option=~/file.
 

@@ -19,7 +19,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from famix.clip import clip_weights_hash, load_clip_state_dict
-from famix.config import flat_settings
+from famix.config import config_file, flat_settings
 from famix.data.definition_file import load_definition
 from famix.engine import load_config
 from famix.io import read_json
@@ -31,7 +31,7 @@ from famix.utils.errors import DatasetError
 from famix_minitown.datasets import FORMAT_VERSION, register
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 
-CONFIGS = Path(__file__).parents[2] / "configs/minitown"  # in a clone of the repository
+CONFIGS = Path(config_file("minitown/baseline.yaml")).parent
 
 _RECORD = "experiment.json"
 _MAX_BYTES = 16 << 20

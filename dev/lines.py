@@ -34,7 +34,8 @@ def print_table(commits: list[str]) -> None:
     counts = [count_lines(commit) for commit in commits]
     folders = sorted(set().union(*counts))
     groups = {
-        "famix": "projects/FAMix/famix", "famix_minitown": "projects/FAMix/famix_minitown", "tests": "tests",
+        "famix": "projects/FAMix/famix", "famix_cli": "projects/FAMix/famix_cli",
+        "famix_minitown": "projects/FAMix/famix_minitown", "tests": "tests",
         "benchmarks": "benchmarks", "projects": "projects", "all": "",
     }  # fmt: skip
     print("| folder | " + " | ".join(commits) + " | change |")

@@ -1,5 +1,6 @@
 """Evaluators against Detectron2, Cityscapes' script and numbers computed by hand, and checks of the TEST settings."""
 
+import math
 import sys
 import threading
 import tracemalloc
@@ -69,7 +70,7 @@ def feed(evaluator, records=None):
     for record in records or DatasetCatalog.get(TOWN):
         evaluator.process([record], [{"sem_seg": predict(record)}])
     results = evaluator.evaluate()
-    assert list(results) == ["sem_seg"]
+    assert next(iter(results)) == "sem_seg" and set(results) <= {"sem_seg", "calibration"}
     return results["sem_seg"]
 
 
@@ -264,7 +265,8 @@ def test_scores_and_files_by_hand(cfg, tmp_path, kind, expected, file, protocol,
     assert (folder / file).is_file()
     if kind == "streaming":
         matrix = read_confusion(folder / file)
-        assert matrix.class_names == tuple(IOU) and len(list(folder.iterdir())) == 1
+        assert matrix.class_names == tuple(IOU)
+        assert {path.name for path in folder.iterdir()} == {"confusion.json", "calibration.json"}
         assert (matrix.counts == np.array([[3, 1, 0], [0, 2, 2], [1, 0, 1]]) * repeats**2).all()
 
 
@@ -273,6 +275,29 @@ def test_output_folder(cfg, tmp_path, kind):
     cfg.TEST.EVALUATOR = kind
     feed_pixels(build_evaluator(cfg, "tiny_val", str(tmp_path / "elsewhere")))
     assert list((tmp_path / "elsewhere").iterdir()) and not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scores", "architecture", "confidence"),
+    [
+        ("native", [1.0, 0.0, 0.0], "FAMixSemanticSegmentor", math.e / (math.e + 2)),
+        ("half", [1.0, 0.0, 0.0], "FAMixSemanticSegmentor", math.e / (math.e + 2)),
+        ("half+flip", [0.5, 0.3, 0.2], "FAMixSemanticSegmentor", 0.5),
+        ("half+flip+logits", [1.0, 0.0, 0.0], "FAMixSemanticSegmentor", math.e / (math.e + 2)),
+        ("native", [0.3, 0.1, 0.1], "FAMixMaskFormer", 0.6),
+        ("half+flip+logits", [0.3, 0.1, 0.1], "FAMixMaskFormer", 0.6),
+    ],
+)
+def test_calibration_knows_the_kind_of_scores(cfg, protocol, scores, architecture, confidence):
+    cfg.TEST.PROTOCOL, cfg.MODEL.META_ARCHITECTURE = protocol, architecture
+    evaluator = build_evaluator(cfg, "tiny_val")
+    labels = torch.zeros(16, 16, dtype=torch.uint8).numpy()
+    evaluator._prepare = lambda _: labels
+    for record in DatasetCatalog.get("tiny_val"):
+        evaluator.process([record], [{"sem_seg": torch.tensor(scores).view(3, 1, 1).expand(3, 16, 16)}])
+    found = evaluator.evaluate()["calibration"]
+    assert found["ECE"] == pytest.approx(100 * (1 - confidence), abs=1e-3)
+    assert found["overconfidence"] == pytest.approx(-100 * (1 - confidence), abs=1e-3)
 
 
 def test_classes_select_the_mean(tmp_path):

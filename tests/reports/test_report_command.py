@@ -53,7 +53,10 @@ def test_page_of_real_runs(page_file: Path, runs: list[Path]) -> None:
         for heading, name in (("tiny_night", "tiny_night"), ("source: tiny", "tiny_val")):
             score = format_number(results[name]["sem_seg"]["mIoU"])
             assert page.column(heading, 1)[folder.name].removesuffix(" ★") == score
-    assert len(page.sources) == 2 * 2 * (2 + 2 * 2)  # datasets, images; image and truth, two images of each run
+    assert len(page.sources) == 2 * 2 * (2 + 2 * 3)  # datasets, images; image and truth, three images of each run
+    for folder in runs:
+        for found in read_results(folder / "results.json").values():
+            assert f"{folder.name} {format_number(found['calibration']['ECE'])}" in page.text
     assert len(set(page.sources)) < len(page.sources), "both runs have the same weights"
     assert page.text.count("Confusions") == 1 and page_file.stat().st_size < 500_000
     shares = [int(share) for share in re.findall(r"errors, (\d+) % correct", page.text)]

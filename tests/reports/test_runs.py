@@ -1,16 +1,19 @@
 """Reading of run directories, and the page of runs."""
 
 import json
+import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from error_matching import expect_error, explains
+from famix.evaluation.counting.calibration import Calibration, write_calibration
 from famix.evaluation.counting.confusion import ConfusionMatrix, write_confusion
-from famix.reports import write_report
+from famix.reports import read_report, write_report
 from famix.reports.run_page import class_scores, describe_confusion, render_runs
 from famix.reports.runs import differing_settings, read_runs
 from famix.utils.errors import ConfigError, DatasetError
@@ -54,6 +57,25 @@ def test_missing_and_foreign_files_are_skipped(tmp_path: Path) -> None:
     assert {"no losses in metrics.json", "no config.yaml"} <= set(run.missing)
     assert any("acdc_fog_val" in reason and "different evaluation" in reason for reason in run.missing)
     assert "no losses in metrics.json" in assert_sound(render_runs([run], {})).text
+
+
+@pytest.mark.parametrize(("ece", "reason"), [(12.5, ""), (13.0, "different evaluation"), (math.nan, "Cannot read")])
+def test_calibration_must_fit_the_scores(tmp_path: Path, ece: float, reason: str) -> None:
+    folder = write_run(tmp_path / "a")
+    report = read_report(folder / "results.json")
+    calibration = {"calibration": {"ECE": 13.0 if math.isnan(ece) else ece}}
+    results = {**report.results, "acdc_fog_val": {**report.results["acdc_fog_val"], **calibration}}
+    write_report(replace(report, results=results), str(folder))
+    pixels = np.zeros(15, np.int64)
+    pixels[12] = 8  # of which 7 are right with a confidence of 0.75
+    path = folder / "inference/acdc_fog_val/calibration.json"
+    write_calibration(path, Calibration(pixels, 0.75 * pixels, pixels * 7 // 8))
+    if math.isnan(ece):
+        path.write_text("[]")
+    (run,) = read_runs([folder])
+    assert list(run.calibrations) == ([] if reason else ["acdc_fog_val"])
+    assert not reason or any(reason in one and "calibration" in one for one in run.missing)
+    assert ("Calibration" in assert_sound(render_runs([run], {})).text) == (not reason)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A meta-architecture declares them as class attributes:
 
     TRAINS_ON = frozenset({"sem_seg", "instances"})      # any of "sem_seg", "centers", "instances" and "segments"
     PREDICTS = frozenset({"sem_seg", "panoptic_seg", "instances"})      # any of these three
+    SCORES = "probabilities"      # if "sem_seg" is proportional to probabilities instead of logits
 
 "centers" are the targets of Panoptic-DeepLab; "instances" are boxes and masks; "segments" are a class and a mask for every
 thing and stuff segment. A Detectron2 class without these attributes trains on its usual targets, and only its semantic
@@ -46,6 +47,11 @@ def predicts(cfg: CfgNode) -> frozenset[str]:
         if not (sources and all(map(is_panoptic, sources))):
             return predictions & {"sem_seg"}
     return predictions
+
+
+def predicts_logits(cfg: CfgNode) -> bool:
+    """Return whether "sem_seg" predictions are logits rather than proportional to probabilities."""
+    return getattr(_class_of(cfg), "SCORES", "logits") != "probabilities"
 
 
 def _class_of(cfg: CfgNode) -> type:

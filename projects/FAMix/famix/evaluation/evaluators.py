@@ -8,7 +8,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
 from famix.data import get_label_readers
 from famix.data.classes import is_panoptic, require_same_things
-from famix.data.meta_architecture import predicts
+from famix.data.meta_architecture import predicts, predicts_logits
 from famix.data.vocabulary import vocabulary_of
 from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import ABSENT_CLASSES, ZERO
@@ -47,7 +47,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     check_evaluation(cfg, [dataset_name])
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     reader = get_label_readers([dataset_name], cfg.INPUT.MAX_PIXELS)[dataset_name]
-    prepare, absent = protocol_of(cfg, dataset_name).prepare_labels, absent_rule(cfg, dataset_name)
+    protocol, absent = protocol_of(cfg, dataset_name), absent_rule(cfg, dataset_name)
+    prepare = protocol.prepare_labels
     classes = scored_classes(cfg, dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if cfg.TEST.EVALUATOR == "cityscapes":
@@ -63,6 +64,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             classes=classes,
             absent=absent,
             output_folder=folder,
+            are_logits=predicts_logits(cfg) and not protocol.averages_probabilities,
         )
         evaluators.append(streaming)
     panoptic = predicts(cfg) - {"sem_seg"}

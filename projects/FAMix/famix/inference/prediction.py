@@ -68,6 +68,11 @@ class Prediction:
             return self.scores
         return self.kept_scores.float().softmax(dim=0).cpu().numpy()
 
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Probability of the predicted class, (H, W) float32. Raises ValueError if the scores were not kept."""
+        return self.probabilities.max(axis=0)
+
     def color_image(self) -> RGBImage:
         """Return an RGB image (H, W, 3) with each pixel in its class color and each thing in a shade of its class color.
 

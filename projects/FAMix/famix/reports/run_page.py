@@ -17,7 +17,7 @@ from famix.reports.runs import Example, Run, differing_settings
 from famix.reports.tables import best_places, format_number, format_spread
 from famix.visualization.charts import Series, line_chart
 from famix.visualization.figure import Pixels
-from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors
+from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors, mark_unsure
 
 _IMAGE_WIDTH = 440  # pixels
 _PANOPTIC = ("PQ", "PQ seen", "PQ unseen", "mask AP")
@@ -119,7 +119,7 @@ def _part(
     """Collect the template variables for runs with equal evaluation settings."""
     report = comparison.example
     with_examples = [run for run in runs if examples.get(run.name)]
-    sections: dict[str, list[tuple[str, Any]]] = {"classes": [], "confusions": [], "examples": []}
+    sections: dict[str, list[tuple[str, Any]]] = {"classes": [], "confusions": [], "calibration": [], "examples": []}
     if len(report.targets) > 1:
         sections["classes"].append(("mean over targets", _class_bars(runs, report.targets, colors)))
     for name in (*report.targets, *report.sources):
@@ -128,6 +128,7 @@ def _part(
         for section, content in (
             ("classes", _class_bars(runs, [name], colors)),
             ("confusions", [matrix for matrix in matrices if matrix]),
+            ("calibration", _calibration_chart(runs, name, colors)),
             ("examples", [_image_pairs(with_examples, row) for row in zip(*shown, strict=True)]),
         ):
             sections[section].append((report.datasets[name].heading, content))
@@ -141,6 +142,20 @@ def _part(
             for name, color in zip(table.names, table.colors, strict=True)
         ),
     }
+
+
+def _calibration_chart(runs: Sequence[Run], dataset: str, colors: Mapping[str, str]) -> tuple[Markup, str] | None:
+    """Make a chart of accuracy over confidence and its caption, or None if no run was scored with calibration."""
+    found = [(run.name, run.calibrations[dataset]) for run in runs if dataset in run.calibrations]
+    if not found:
+        return None
+    ends = np.array([0.0, 100.0])
+    series = [Series("perfect calibration", "var(--faint)", ends, ends)]
+    for name, calibration in found:
+        confidence, accuracy = calibration.curve()
+        series.append(Series(name, colors[name], accuracy, confidence))
+    errors = ", ".join(f"{name} {format_number(one.error)}" for name, one in found)
+    return Markup(line_chart(series, "confidence in %", "accuracy in %")), f"calibration error (ECE) in %: {errors}"
 
 
 def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | None) -> list[tuple[str, str, Table]]:
@@ -215,7 +230,7 @@ def _class_bars(
 
 
 def _image_pairs(runs: Sequence[Run], row: Sequence[Example]) -> list[list[tuple[str, str]]]:
-    """Make pairs of (URI, caption) for an image: image and ground truth, then prediction and errors for each run."""
+    """Make (URI, caption) for an image: image and ground truth, then prediction, errors and confidence for each run."""
     first, classes = row[0], row[0].classes
 
     def photo(pixels: Pixels) -> str:
@@ -229,7 +244,9 @@ def _image_pairs(runs: Sequence[Run], row: Sequence[Example]) -> list[list[tuple
         correct = 100 * correct_share(one.truth, one.predicted, classes.ignore_label)
         errors = mark_errors(one.image, one.truth, one.predicted, classes.ignore_label)
         caption = f"errors, {format_number(correct, 0)} % correct"
-        pairs.append([(labels(one.predicted), run.name), (photo(errors), caption)])
+        sure = 100 * float(one.confidence.mean())
+        unsure = photo(mark_unsure(one.image, one.confidence)), f"not sure, mean confidence {format_number(sure, 0)} %"
+        pairs.append([(labels(one.predicted), run.name), (photo(errors), caption), unsure])
     return pairs
 
 

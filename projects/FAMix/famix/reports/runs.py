@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
 from famix.data.classes import ClassTable
+from famix.data.meta_architecture import predicts_logits
 from famix.evaluation import ProtocolInference, protocol_of
+from famix.evaluation.counting.calibration import CALIBRATION_FILE, Calibration, confidences, read_calibration
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import segmentation_scores
@@ -44,6 +46,7 @@ class Run:
     report: Report
     losses: Mapping[str, NDArray[np.float64]]  # name -> (2, N) ascending iterations and values, total first
     confusions: Mapping[str, ConfusionMatrix]  # dataset -> matrix, where the evaluation wrote one
+    calibrations: Mapping[str, Calibration]  # dataset -> counts, where the evaluation wrote them
     settings: Mapping[str, Any]  # config key -> value; empty without a config
     missing: tuple[str, ...]  # descriptions of missing or unreadable content
 
@@ -57,6 +60,7 @@ class Example:
     image: Pixels  # (H, W, 3) RGB
     truth: Ids  # (h, w) train ids, as prepared by the evaluation protocol
     predicted: Ids  # (h, w) train ids
+    confidence: NDArray[np.float32]  # (h, w) probability of the predicted class
     classes: ClassTable
 
 
@@ -132,6 +136,7 @@ def predict_examples(
             raise ConfigError(
                 f"TEST.CLASSES of the evaluation in '{run.folder}' differs from its {CONFIG_FILE}. Set TEST.CLASSES there."
             )
+        are_logits = predicts_logits(loaded.cfg) and not protocol.averages_probabilities
         (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
         labels = get_label_readers([name], max_pixels)[name].read(label_file_of(record))
         examples.append(
@@ -141,6 +146,7 @@ def predict_examples(
                 image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
                 truth=classes.label_ids(protocol.prepare_labels(labels)).astype(np.uint8),
                 predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
+                confidence=confidences(result["sem_seg"], are_logits).cpu().numpy(),
                 classes=loaded.classes,
             )
         )
@@ -155,16 +161,20 @@ def _read_run(folder: Path) -> Run:
         logging.getLogger(__name__).warning("'%s': skipped %s.", folder / _METRICS, damage)
     if not losses:
         missing.append(f"no losses in {_METRICS}")
-    confusions = {}
+    confusions, calibrations = {}, {}
     for name in report.datasets:
         try:
             confusions[name] = _read_confusion(folder / "inference" / name / CONFUSION_FILE, report, name)
         except DatasetError as error:
             missing.append(str(error))
+        try:
+            calibrations |= _read_calibration(folder / "inference" / name / CALIBRATION_FILE, report, name)
+        except DatasetError as error:
+            missing.append(str(error))
     settings = _read_settings(folder / CONFIG_FILE)
     if not settings:
         missing.append(f"no {CONFIG_FILE}")
-    return Run(report.run.method, folder, report, losses, confusions, settings, tuple(missing))
+    return Run(report.run.method, folder, report, losses, confusions, calibrations, settings, tuple(missing))
 
 
 def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
@@ -215,6 +225,17 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
         if metric.startswith(CLASS_IOU) and not math.isnan(expected) and not abs(value - expected) <= _SAME:
             raise DatasetError(f"the confusion matrix for {name} and {RESULTS_FILE} come from different evaluations")
     return matrix
+
+
+def _read_calibration(path: Path, report: Report, name: str) -> dict[str, Calibration]:
+    """Read the calibration on a dataset, if it was scored. Raises DatasetError if the file does not match the report."""
+    expected = report.results[name].get("calibration", {}).get("ECE", math.nan)
+    if math.isnan(expected):
+        return {}
+    calibration = read_calibration(path)
+    if not abs(calibration.error - expected) <= _SAME:
+        raise DatasetError(f"the calibration on {name} and {RESULTS_FILE} come from different evaluations")
+    return {name: calibration}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ Ids = NDArray[np.uint8]  # (H, W) train ids
 
 _UNLABELED = (225, 225, 225)
 _WRONG, _DIM = (232, 30, 60), 0.55  # color of errors, and brightness of the image below
+_UNSURE = (255, 176, 0)
 _OUTLINE = (255, 255, 255)
 _GAP = 4  # pixels between two images
 _SHADES = (0.0, 0.35, -0.25, 0.55, -0.4, 0.2)  # for the things of a class: toward white, or black if negative
@@ -33,6 +34,15 @@ def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) ->
     drawn = np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
     drawn[(truth != predicted) & (truth != ignore_label)] = _WRONG
     return drawn
+
+
+def mark_unsure(image: Pixels, confidence: NDArray[np.float32]) -> Pixels:
+    """Draw an image in dim gray at the size of the confidences, with pixels in amber the less confident they are."""
+    height, width = confidence.shape
+    gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    dim = np.repeat((np.asarray(gray) * _DIM)[..., None], 3, axis=2)
+    doubt = (1 - confidence)[..., None].clip(0, 1)
+    return np.asarray(dim + doubt * (np.array(_UNSURE) - dim)).round().astype(np.uint8)
 
 
 def correct_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from famix.data.classes import CITYSCAPES_CLASSES
 from famix.data.layout.split_files import label_file_of
+from famix.evaluation.counting.calibration import CALIBRATION_FILE, CalibrationCounts, write_calibration
 from famix.evaluation.counting.confusion import (
     CONFUSION_FILE,
     NUM_LABELS,
@@ -51,7 +52,8 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         prepare_labels: function that maps them to (h, w) train ids for scoring, e.g. `Protocol.prepare_labels`.
         classes: classes of the predictions, which the prepared labels are mapped to. None scores those of the dataset.
         absent: see `segmentation_scores`.
-        output_folder: folder for the confusion matrix. None writes no file.
+        output_folder: folder for the confusion matrix and the calibration. None writes no file.
+        are_logits: whether predictions are logits or proportional to probabilities. None does not score the calibration.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         classes: ScoredClasses | None = None,
         absent: str = SKIP,
         output_folder: str | os.PathLike[str] | None = None,
+        are_logits: bool | None = None,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._name = dataset_name
@@ -74,11 +77,13 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
         self._prepare = prepare_labels or (lambda labels: labels)
         self._absent = absent
         self._output_folder = output_folder
+        self._are_logits = are_logits
         self.reset()
 
     def reset(self) -> None:
         """Discard all counts."""
         self._counts = ConfusionCounts(len(self._class_names))
+        self._calibration = None if self._are_logits is None else CalibrationCounts(self._are_logits)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels")
         self._ahead: tuple[str, Future[np.ndarray]] | None = None
 
@@ -109,18 +114,23 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
                     f"Dataset '{self._name}': labels in '{self._files[file]}' must be train ids from 0 to "
                     f"{NUM_LABELS - 1}, got {labels.min()} to {labels.max()}. Fix read_labels or prepare_labels."
                 )
-            self._counts.add(argmax_classes(scores), torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8)))
+            truth = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.uint8))
+            self._counts.add(argmax_classes(scores), truth)
+            if self._calibration is not None:
+                self._calibration.add(scores, truth)
 
     def evaluate(self) -> Scores | None:
         """Compute the scores over all images so far.
 
         Returns:
-            {"sem_seg": scores} on the main process, see `segmentation_scores`, and None elsewhere.
+            {"sem_seg": scores} on the main process, see `segmentation_scores`, and None elsewhere. With calibration, also
+            {"calibration": {"ECE": error, "overconfidence": mean confidence - accuracy}}, in percent (see `Calibration`).
 
         Raises:
             DatasetError: labels contain ids that are neither a class nor the ignore label.
         """
         counts = self._counts.total()
+        calibration = self._calibration.total() if self._calibration is not None else None
         if counts is None:
             return None
         num_classes = len(self._class_names)
@@ -134,7 +144,12 @@ class StreamingSemSegEvaluator(DatasetEvaluator):
             write_confusion(Path(self._output_folder) / CONFUSION_FILE, self._class_names, counts[:num_classes])
         scored, unseen = self._classes.scored, self._classes.unseen
         scores = segmentation_scores(counts[:num_classes], self._class_names, scored, self._absent, unseen)
-        return OrderedDict(sem_seg=scores)
+        results = OrderedDict(sem_seg=scores)
+        if calibration is not None:
+            results["calibration"] = {"ECE": calibration.error, "overconfidence": calibration.overconfidence}
+            if self._output_folder is not None:
+                write_calibration(Path(self._output_folder) / CALIBRATION_FILE, calibration)
+        return results
 
     def _read_labels(self, image_file: str) -> np.ndarray:
         """Return the labels of an image, and start reading those of the next one."""

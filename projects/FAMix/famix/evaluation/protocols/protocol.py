@@ -51,6 +51,11 @@ class Protocol:
         return len(self.scales) > 1 or self.flip or self.window is not None
 
     @property
+    def averages_probabilities(self) -> bool:
+        """Whether predictions are averaged after softmax."""
+        return self.averages and self.average != LOGITS
+
+    @property
     def views(self) -> list[tuple[float, bool]]:
         """Scale and flip of every view of an image."""
         return list(product(self.scales, (False, True) if self.flip else (False,)))

@@ -98,6 +98,8 @@ def test_links_are_left_out_without_an_address(tmp_path: Path) -> None:
 def test_commands_show_help_under_their_name(installed: Path, tmp_path: Path, name: str) -> None:
     done = call(installed, tmp_path, str(installed / f"bin/famix-{name}"), "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: famix-{name} ")
+    module = call(installed, tmp_path, "-m", f"famix_cli.{name}", "--help")
+    assert module.returncode == 0 and module.stdout.startswith("usage: ")
 
 
 def test_all_commands_are_covered() -> None:

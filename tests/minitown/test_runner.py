@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -144,6 +146,11 @@ def test_damaged_settings_fit_nothing(use_script: Use, make: Make, config: objec
     record = read_record(make().output)
     write_record(make().output, {**record, "settings": {**record["settings"], "config": config}})
     assert ANEW in run(make())
+
+
+def test_training_is_a_module_of_the_package() -> None:
+    shown = subprocess.run([sys.executable, *runner.TRAIN, "--help"], capture_output=True, text=True, check=True)
+    assert "--mine-styles-only" in shown.stdout
 
 
 def test_unusable_folders(use_script: Use, make: Make) -> None:

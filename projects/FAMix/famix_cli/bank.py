@@ -77,3 +77,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     return execute("famix_cli.programs.bank", parse(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

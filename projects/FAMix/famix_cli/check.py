@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,3 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     return execute("famix_cli.programs.check", make_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

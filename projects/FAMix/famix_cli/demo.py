@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,3 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     return execute("famix_cli.programs.demo", make_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

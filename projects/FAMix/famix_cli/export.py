@@ -3,6 +3,7 @@ with the network and timed."""
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,3 +55,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     return execute("famix_cli.programs.export", make_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Write a self-contained HTML page about runs: scores with gains, classes, confusions, example errors and losses."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,3 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     return execute("famix_cli.programs.report", make_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

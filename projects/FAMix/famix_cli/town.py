@@ -39,3 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = make_parser().parse_args(words)
     arguments.command = shlex.join(["famix-town", *words])
     return execute("famix_minitown.runs.demo", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,3 +71,7 @@ class _TrainingParser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     return execute("famix_cli.programs.train", argument_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

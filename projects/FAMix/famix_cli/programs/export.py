@@ -55,10 +55,14 @@ def run(args: argparse.Namespace) -> None:
     loaded.cfg.MODEL.ADAPTERS.RANK = 0  # the other exports have plain weights
     if {ONNX, TORCH_EXPORT} & paths.keys():
         graph = make_graph(loaded.model, args.sizes[0], loaded.cfg.INPUT.FORMAT)
-        args.sizes = [(pad_side(height, graph.divisor), pad_side(width, graph.divisor)) for height, width in args.sizes]
+        sizes = [(pad_side(height, graph.divisor), pad_side(width, graph.divisor)) for height, width in args.sizes]
+        if sizes != list(args.sizes):
+            print(f"--sizes are rounded up to multiples of {graph.divisor}: {', '.join(f'{h}x{w}' for h, w in sizes)}")
+        args.sizes = sizes
         if graph.size:
             print(f"height and width are fixed at {graph.size[0]} x {graph.size[1]}, the first of --sizes")
             args.sizes = [graph.size]
+        print("Tracing the network. For large networks and query heads, this takes about a minute.", flush=True)
         program = export_graph(graph, float_input=args.float_input)
     reference = network(loaded.model)
     args.are_logits = not predicts_probabilities(loaded.model)

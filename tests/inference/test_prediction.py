@@ -50,6 +50,11 @@ def test_labels_and_probabilities():
     assert (labels.dtype, labels.tolist()) == (np.uint16, [[0, 299]])
 
 
+def test_repr_names_size_and_classes(panoptic):
+    assert repr(SEMANTIC) == "Prediction(2 x 2 pixels: road, car, sky)"
+    assert repr(panoptic) == "Prediction(3 x 4 pixels, 3 segments: road, car)"
+
+
 def test_colors_and_overlay_of_classes():
     assert SEMANTIC.color_image().tolist() == [[[100, 0, 0], [0, 200, 0]], [[0, 0, 50], [0, 0, 50]]]
     image = np.full((2, 2, 3), 100, dtype=np.uint8)

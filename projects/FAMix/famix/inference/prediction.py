@@ -15,6 +15,7 @@ from famix.evaluation.counting.confusion import argmax_classes
 from famix.evaluation.panoptic import predicted_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.utils.errors import DatasetError
+from famix.utils.messages import first_few
 from famix.visualization.overlay import blend, color_segments, overlay_segments
 
 
@@ -40,6 +41,12 @@ class Prediction:
     segment_ids: NDArray[np.int32] | None = None  # (H, W) `Segment.id` of each pixel, 0 outside all segments
     kept_scores: Tensor | None = None  # (K, H, W) network output on its device, or None if not kept
     averaged: bool = False  # whether the scores are probabilities
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        segments = "" if self.segment_ids is None else f", {len(self.segments)} segments"
+        visible = first_few([self.classes.names[class_id] for class_id in self.visible_classes()])
+        return f"Prediction({height} x {width} pixels{segments}: {visible})"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "projects/FAMix"))  # documents this checkout, whi
 
 project = "FAMix for Detectron2"
 copyright = "the authors of FAMix for Detectron2, Apache License 2.0"
-version = release = re.findall(r"^version = (\S+)", (ROOT / "setup.cfg").read_text(), flags=re.MULTILINE)[0]
+version = release = re.findall(r'__version__ = "(.+?)"', (ROOT / "projects/FAMix/famix/__init__.py").read_text())[0]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.linkcode"]
 root_doc = "index"

@@ -161,7 +161,8 @@ def _read_run(folder: Path) -> Run:
         logging.getLogger(__name__).warning("'%s': skipped %s.", folder / _METRICS, damage)
     if not losses:
         missing.append(f"no losses in {_METRICS}")
-    confusions, calibrations = {}, {}
+    confusions: dict[str, ConfusionMatrix] = {}
+    calibrations: dict[str, Calibration] = {}
     for name in report.datasets:
         try:
             confusions[name] = _read_confusion(folder / "inference" / name / CONFUSION_FILE, report, name)

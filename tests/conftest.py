@@ -12,11 +12,15 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy."""
+def prepared_torch() -> None:
+    """Tiny tensors gain nothing from threads, and lose much to them where the machine is busy.
+
+    If the first backward pass of a process follows a torch.export, it starts threads, and no fork can run another one.
+    """
     import torch
 
     torch.set_num_threads(1)
+    torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(autouse=True)

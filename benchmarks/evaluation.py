@@ -80,7 +80,7 @@ def make_evaluator(name: str) -> DatasetEvaluator:
             return np.asarray(image).astype(dtype)
 
     if name == STREAMING:
-        return StreamingSemSegEvaluator(NAME, read_labels=read)
+        return StreamingSemSegEvaluator(NAME, read_labels=read, are_logits=True)
     return SemSegEvaluator(NAME, sem_seg_loading_fn=read)
 
 

@@ -35,8 +35,8 @@ def test_counts_equal_a_plain_loop(are_logits: bool) -> None:
     labels = torch.randint(0, 6, (40, 60), generator=generator).to(torch.uint8)
     labels[labels == 5] = 255
     pixels, confidence, correct = np.zeros(NUM_BINS), np.zeros(NUM_BINS), np.zeros(NUM_BINS)
-    for row in range(2, 40, 4):
-        for column in range(2, 60, 4):
+    for row in range(4, 40, 8):
+        for column in range(4, 60, 8):
             values, label = scores[:, row, column], int(labels[row, column])
             found = float((values.softmax(0) if are_logits else values / values.sum()).max())
             if label != 255:
@@ -56,9 +56,9 @@ def test_known_calibration(share: float, error: float, over: float) -> None:
     """Predictions of class 0 with probability 0.8, of which a known share is right."""
     scores = torch.tensor([0.8, 0.2]).log().view(2, 1, 1).expand(2, 80, 80)
     labels = torch.ones(80, 80, dtype=torch.uint8)
-    chosen = torch.ones(400, dtype=torch.uint8)
-    chosen[: round(400 * share)] = 0
-    labels[2::4, 2::4] = chosen.view(20, 20)
+    chosen = torch.ones(100, dtype=torch.uint8)
+    chosen[: round(100 * share)] = 0
+    labels[4::8, 4::8] = chosen.view(10, 10)
     total = count(scores, labels)
     assert total.error == pytest.approx(error, abs=1e-3) and total.overconfidence == pytest.approx(over, abs=1e-3)
     confidence, accuracy = total.curve()
@@ -70,7 +70,7 @@ def test_images_add_up_and_unlabeled_ones_count_nothing() -> None:
     for _ in range(2):
         counts.add(torch.zeros(4, 16, 16), torch.zeros(16, 16, dtype=torch.uint8))
     total = counts.total()
-    assert total is not None and total.pixels.sum() == 32 and total.pixels[int(0.25 * NUM_BINS)] == 32
+    assert total is not None and total.pixels.sum() == 8 and total.pixels[int(0.25 * NUM_BINS)] == 8
     assert math.isnan(count(torch.zeros(4, 16, 16), torch.full((16, 16), 255, dtype=torch.uint8)).error)
 
 

@@ -31,7 +31,7 @@ $(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg setup.
 check: lint docs test  ## Run all checks that must pass before a merge: lint, documentation and tests
 
 test: $(STAMP)  ## Run the tests (CPU, no downloads)
-	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)  ## Check style, formatting and types
 	$(VENV)/ruff check .

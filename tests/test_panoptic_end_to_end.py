@@ -31,7 +31,7 @@ def test_run_mines_and_scores_all_targets(workspace: PanopticWorkspace) -> None:
     assert set(bank.class_ids.tolist()) <= {0, 10, 11, 13, 255} and len(bank.counts()) >= 2
     results = json.loads((output / "results.json").read_text())
     for name in DATASETS:
-        assert results[name].keys() == {"sem_seg", "panoptic_seg", "segm"}
+        assert results[name].keys() == {"sem_seg", "calibration", "panoptic_seg", "segm"}
         assert len(results[name]["panoptic_seg"]) == 9
         assert all(0 <= value <= 100 for value in results[name]["panoptic_seg"].values())
     log, page = (output / "log.txt").read_text(), (output / "results.md").read_text()

@@ -225,7 +225,7 @@ def test_records_replace_runs_and_data(
         "results = {name: {'sem_seg': {'mIoU': score, 'IoU-road': 80.0}} for name in names}\n"
         "(output / 'results.json').write_text(json.dumps(results))\n"
     )
-    monkeypatch.setattr(runner, "TRAIN_NET", train_net)
+    monkeypatch.setattr(runner, "TRAIN", (str(train_net),))
     places = ("--seeds", "1", "2", "--records", str(tmp_path / "records"), "--methods", *levels)
     made = make(*places)
     made.run()

@@ -219,7 +219,7 @@ def test_perfect_prediction(tmp_path: Path) -> None:
             semantic = torch.from_numpy(np.arange(19)[:, None, None] == labels // 1000)
             outputs.append({"sem_seg": semantic, "instances": instances_of(labels), **fpn(labels)})
         results = score(build_evaluator(cfg, NAME), records, outputs)
-    assert results.keys() == {"sem_seg", "panoptic_seg", "segm"}
+    assert results.keys() == {"calibration", "sem_seg", "panoptic_seg", "segm"}
     assert set(results["panoptic_seg"].values()) == {100.0}
     assert results["sem_seg"]["mIoU"] == pytest.approx(100)
     assert results["segm"] == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})

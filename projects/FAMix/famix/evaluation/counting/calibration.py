@@ -82,7 +82,7 @@ class CalibrationCounts:
             labels: (H, W) train ids. Values outside [0, K) are ignored.
         """
         places = slice(_STEP // 2, None, _STEP)
-        scores, labels = scores[:, places, places].contiguous(), labels[places, places].to(scores.device)
+        scores, labels = scores[:, places, places].float().contiguous(), labels[places, places].to(scores.device)
         found, predicted = confidences(scores, self._are_logits), scores.argmax(dim=0)
         counted = labels < len(scores)
         found = found[counted].double()

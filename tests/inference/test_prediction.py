@@ -43,6 +43,8 @@ def test_labels_and_probabilities():
     prediction = read(scores)
     assert prediction.labels.tolist() == [[0, 1]]
     np.testing.assert_allclose(prediction.probabilities[:, 0, 0], np.exp([1, 0.5, 0]) / np.exp([1, 0.5, 0]).sum(), 1e-6)
+    np.testing.assert_array_equal(prediction.confidence, prediction.probabilities.max(axis=0))
+    assert prediction.confidence[0, 0] == prediction.probabilities[prediction.labels[0, 0], 0, 0]
     np.testing.assert_array_equal(read(scores, averaged=True).probabilities, scores.numpy())
     many = torch.zeros(300, 1, 2)
     many[299, 0, 1] = 1

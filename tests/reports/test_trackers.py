@@ -68,6 +68,8 @@ def test_run_is_tracked_and_resumed(workspace: Workspace, monkeypatch: pytest.Mo
     assert final.keys() == {"tiny_val/sem_seg/mIoU", "tiny_night/sem_seg/mIoU"}
     for name, value in final.items():
         assert value == pytest.approx(events.Scalars(name)[-1].value, rel=1e-5)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "total_loss")
+    assert len({value.step for value in history}) == len(history), "each value is sent once"
     assert run.data.params["SOLVER.MAX_ITER"] == "4" and "total_loss" in run.data.metrics
     names = {item.key for record in records(folder) for item in record.history.item} | {
         "/".join(item.nested_key) for record in records(folder) for item in record.history.item

@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from famix.visualization.figure import Tile, compose_figure, draw_legend, save_figure
-from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors, overlay_segments
+from famix.visualization.overlay import (
+    color_labels,
+    correct_share,
+    downsample,
+    mark_errors,
+    mark_unsure,
+    overlay_segments,
+)
 
 ROAD, CAR = 0, 1
 COLORS = [(128, 64, 128), (0, 0, 142)]
@@ -33,6 +40,12 @@ def test_mark_errors() -> None:
     assert drawn.tolist() == [[[110] * 3, [232, 30, 60], [110] * 3, [110] * 3]]
     assert correct_share(truth, predicted, 255) == pytest.approx(2 / 3)
     assert math.isnan(correct_share(np.full((1, 1), 255, np.uint8), predicted[:, :1], 255))
+
+
+def test_mark_unsure() -> None:
+    confidence = np.array([[1.0, 0.5, 0.0]], np.float32)
+    drawn = mark_unsure(np.full((2, 6, 3), 200, np.uint8), confidence)
+    assert drawn.tolist() == [[[110] * 3, [182, 143, 55], [255, 176, 0]]]
 
 
 def test_downsample_keeps_label_colors() -> None:

@@ -136,7 +136,6 @@ def _add_test_keys(cfg: CN) -> None:
     test.ABSENT_CLASSES = "skip"  # predicted but never labeled classes: skip (excluded from mIoU) or zero (IoU of 0)
     test.RELEASED_PADDING = False  # True labels the padding of protocol crops as road, as in the authors' code
     test.EVALUATOR = "streaming"  # streaming, detectron2 (SemSegEvaluator) or cityscapes (the official script)
-    cfg.TRACKERS = []  # experiment trackers that also receive metrics and images: wandb, mlflow
     test.SOURCE = []  # datasets in DATASETS.TEST that are not targets; [] means those in the source domain
 
     selection = cfg.MODEL_SELECTION = CN()
@@ -144,3 +143,5 @@ def _add_test_keys(cfg: CN) -> None:
     selection.SOURCE_VAL = ""  # source validation set, scored every PERIOD iterations; "" disables validation
     selection.PERIOD = 0  # iterations between evaluations; 0 uses TEST.EVAL_PERIOD, or else SOLVER.CHECKPOINT_PERIOD
     selection.EMA_DECAY = 0.0  # decay of the moving average of weights, in [0, 1); 0 disables the average
+
+    cfg.TRACKERS = []  # experiment trackers that also receive metrics and images: wandb, mlflow

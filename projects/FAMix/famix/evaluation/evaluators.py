@@ -47,8 +47,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     check_evaluation(cfg, [dataset_name])
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     reader = get_label_readers([dataset_name], cfg.INPUT.MAX_PIXELS)[dataset_name]
-    protocol, absent = protocol_of(cfg, dataset_name), absent_rule(cfg, dataset_name)
-    prepare = protocol.prepare_labels
+    prepare, absent = protocol_of(cfg, dataset_name).prepare_labels, absent_rule(cfg, dataset_name)
     classes = scored_classes(cfg, dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if cfg.TEST.EVALUATOR == "cityscapes":
@@ -64,7 +63,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             classes=classes,
             absent=absent,
             output_folder=folder,
-            are_logits=predicts_logits(cfg) and not protocol.averages_probabilities,
+            are_logits=scores_are_logits(cfg, dataset_name),
         )
         evaluators.append(streaming)
     panoptic = predicts(cfg) - {"sem_seg"}
@@ -131,6 +130,11 @@ def check_panoptic(cfg: CfgNode, names: Sequence[str]) -> None:
                 f"other protocols average class scores. Set TEST.PROTOCOL to native, and remove '{name}' from "
                 "TEST.PROTOCOL_OF."
             )
+
+
+def scores_are_logits(cfg: CfgNode, dataset_name: str) -> bool:
+    """Return whether predictions under a dataset's protocol are logits rather than proportional to probabilities."""
+    return predicts_logits(cfg) and not protocol_of(cfg, dataset_name).averages_probabilities
 
 
 def absent_rule(cfg: CfgNode, dataset_name: str) -> str:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from famix.config import flat_settings
 from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
 from famix.data.classes import ClassTable
-from famix.data.meta_architecture import predicts_logits
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.counting.calibration import CALIBRATION_FILE, Calibration, confidences, read_calibration
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
 from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import segmentation_scores
+from famix.evaluation.evaluators import scores_are_logits
 from famix.inference.loading import LoadedModel
 from famix.io import parse_json, read_yaml, require_plain_file
 from famix.reports.report import CLASS_IOU, TASK, Report, file_sha256
@@ -31,7 +31,7 @@ from famix.visualization.overlay import Ids
 
 CONFIG_FILE = "config.yaml"  # in OUTPUT_DIR
 
-_METRICS, _TOTAL = "metrics.json", "total_loss"
+_METRICS, _TOTAL, _CALIBRATION = "metrics.json", "total_loss", "calibration"
 _MOST_ITERATIONS = 1 << 53
 _MAX_BYTES = 1 << 30  # for metrics.json; a million iterations need a third of it
 _SAME = 0.01  # percent; scores from the same evaluation differ only by rounding
@@ -136,7 +136,6 @@ def predict_examples(
             raise ConfigError(
                 f"TEST.CLASSES of the evaluation in '{run.folder}' differs from its {CONFIG_FILE}. Set TEST.CLASSES there."
             )
-        are_logits = predicts_logits(loaded.cfg) and not protocol.averages_probabilities
         (result,) = ProtocolInference(loaded.model, protocol)([mapper(record)])
         labels = get_label_readers([name], max_pixels)[name].read(label_file_of(record))
         examples.append(
@@ -146,7 +145,7 @@ def predict_examples(
                 image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
                 truth=classes.label_ids(protocol.prepare_labels(labels)).astype(np.uint8),
                 predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
-                confidence=confidences(result["sem_seg"], are_logits).cpu().numpy(),
+                confidence=confidences(result["sem_seg"], scores_are_logits(loaded.cfg, name)).cpu().numpy(),
                 classes=loaded.classes,
             )
         )
@@ -169,7 +168,8 @@ def _read_run(folder: Path) -> Run:
         except DatasetError as error:
             missing.append(str(error))
         try:
-            calibrations |= _read_calibration(folder / "inference" / name / CALIBRATION_FILE, report, name)
+            if _CALIBRATION in report.results[name]:  # evaluations by version 0.1 lack it
+                calibrations[name] = _read_calibration(folder / "inference" / name / CALIBRATION_FILE, report, name)
         except DatasetError as error:
             missing.append(str(error))
     settings = _read_settings(folder / CONFIG_FILE)
@@ -228,15 +228,12 @@ def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     return matrix
 
 
-def _read_calibration(path: Path, report: Report, name: str) -> dict[str, Calibration]:
-    """Read the calibration on a dataset, if it was scored. Raises DatasetError if the file does not match the report."""
-    expected = report.results[name].get("calibration", {}).get("ECE", math.nan)
-    if math.isnan(expected):
-        return {}
-    calibration = read_calibration(path)
-    if not abs(calibration.error - expected) <= _SAME:
+def _read_calibration(path: Path, report: Report, name: str) -> Calibration:
+    """Read the calibration on a dataset. Raises DatasetError if it is missing or does not match the report."""
+    calibration, expected = read_calibration(path), report.results[name][_CALIBRATION].get("ECE", math.nan)
+    if not np.isclose(calibration.error, expected, rtol=0, atol=_SAME, equal_nan=True):
         raise DatasetError(f"the calibration on {name} and {RESULTS_FILE} come from different evaluations")
-    return {name: calibration}
+    return calibration
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

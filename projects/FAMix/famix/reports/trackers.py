@@ -25,6 +25,7 @@ from famix.config import flat_settings
 from famix.data.classes import classes_of
 from famix.data.vocabulary import vocabulary_of
 from famix.inference import Predictor
+from famix.inference.images import load_rgb
 from famix.io import parse_json
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError
@@ -206,8 +207,8 @@ class PredictionImages(HookBase):
         predictor = Predictor(self._model, classes, image_format=cfg.INPUT.FORMAT, max_pixels=cfg.INPUT.MAX_PIXELS)
         for name in cfg.DATASETS.TEST:
             for index, entry in enumerate(DatasetCatalog.get(name)[:_IMAGES]):
-                overlay = predictor(entry["file_name"]).overlay(entry["file_name"])
-                shown = downsample(overlay, _WIDTH, smooth=True)
+                image = load_rgb(entry["file_name"], cfg.INPUT.MAX_PIXELS)
+                shown = downsample(predictor(image).overlay(image), _WIDTH, smooth=True)
                 self.trainer.storage.put_image(f"{name}/{index}", shown.transpose(2, 0, 1))
 
 

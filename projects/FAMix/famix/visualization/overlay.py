@@ -29,20 +29,21 @@ def color_labels(ids: Ids, colors: Sequence[Sequence[int]]) -> Pixels:
 
 def mark_errors(image: Pixels, truth: Ids, predicted: Ids, ignore_label: int) -> Pixels:
     """Draw an image in dim gray at the size of the labels, with wrong pixels in red."""
-    height, width = truth.shape
-    gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
-    drawn = np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
+    drawn = _dim_gray(image, truth.shape)
     drawn[(truth != predicted) & (truth != ignore_label)] = _WRONG
     return drawn
 
 
 def mark_unsure(image: Pixels, confidence: NDArray[np.float32]) -> Pixels:
     """Draw an image in dim gray at the size of the confidences, with pixels in amber the less confident they are."""
-    height, width = confidence.shape
-    gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
-    dim = np.repeat((np.asarray(gray) * _DIM)[..., None], 3, axis=2)
-    doubt = (1 - confidence)[..., None].clip(0, 1)
+    dim, doubt = _dim_gray(image, confidence.shape).astype(float), (1 - confidence)[..., None]
     return np.asarray(dim + doubt * (np.array(_UNSURE) - dim)).round().astype(np.uint8)
+
+
+def _dim_gray(image: Pixels, size: tuple[int, ...]) -> Pixels:
+    height, width = size
+    gray = Image.fromarray(image).convert("L").resize((width, height), Image.Resampling.BILINEAR)
+    return np.repeat((np.asarray(gray) * _DIM).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def correct_share(truth: Ids, predicted: Ids, ignore_label: int) -> float:

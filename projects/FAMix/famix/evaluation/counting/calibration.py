@@ -64,7 +64,8 @@ class Calibration:
     def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the mean confidence and the accuracy of each bin with pixels, in percent."""
         used = self.pixels > 0
-        return tuple(100 * sums[used] / self.pixels[used] for sums in (self.confidence, self.correct))  # type: ignore[return-value]
+        percent = 100 / self.pixels[used]
+        return self.confidence[used] * percent, self.correct[used] * percent
 
 
 class CalibrationCounts:

@@ -36,7 +36,7 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from famix.clip import CLIPResNet
+from famix.clip.base import family_named
 from famix.clip.export import random_clip
 from famix.data import register_datasets
 from famix.engine import Trainer, load_config, save_weights
@@ -52,7 +52,7 @@ def make_run(config: Path, run: Path) -> None:
     register_datasets(cfg.DATASETS.FILES)
     torch.manual_seed(0)
     model = Trainer.build_model(cfg)
-    architecture = CLIPResNet.named_architectures()[cfg.MODEL.CLIP.ARCHITECTURE]
+    _, architecture = family_named(cfg.MODEL.CLIP.ARCHITECTURE)
     model.backbone.load_visual(random_clip(architecture, text_layers=1, random_norms=True).state_dict())
     predictor = [module for module in model.sem_seg_head.modules() if isinstance(module, nn.Conv2d)][-1]
     nn.init.normal_(predictor.weight)

@@ -1,5 +1,6 @@
 """Calibration: counts against a plain loop, known errors, files, and the kind of scores under each protocol."""
 
+import json
 import math
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_file_keeps_the_counts(tmp_path: Path) -> None:
     again = read_calibration(tmp_path / "new/calibration.json")
     for name in ("pixels", "confidence", "correct"):
         np.testing.assert_array_equal(getattr(again, name), getattr(total, name))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "confidence", "correct"), [(4, math.inf, 1), (4, math.nan, 1), (4, 9.0, 1), (4, 2.0, 5), (-1, 0.0, -1)]
+)
+def test_impossible_counts(pixels: int, confidence: float, correct: int, tmp_path: Path) -> None:
+    counts = {"pixels": pixels, "confidence": confidence, "correct": correct}
+    (tmp_path / "calibration.json").write_text(json.dumps({name: [value] * NUM_BINS for name, value in counts.items()}))
+    with expect_error(DatasetError, "calibration.json", remedy="--eval-only"):
+        read_calibration(tmp_path / "calibration.json")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from famix_cli.export import main
 from famix_cli.programs import export as program
 from inference.inference_factory import make_image as make_photo
 from model_factory import tiny_segmentor
-from run_factory import ROOT
+from run_factory import ROOT, load_benchmark
 
 EXAMPLE = ROOT / "projects/FAMix/examples/onnx_runtime_example.py"
 
@@ -238,3 +238,11 @@ def test_onnx_requires_its_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with expect_error(ConfigError, key="--format onnx", value="onnxscript", remedy="pip install"):
         require_onnx()
+
+
+def test_benchmark_makes_a_run_with_random_weights(tmp_path):
+    benchmark = load_benchmark("export")
+    with forgotten_datasets():
+        benchmark.make_run(benchmark.CONFIG, tmp_path)
+        prediction = Predictor.from_checkpoint(tmp_path, device="cpu")(make_photo(96, 128))
+    assert len(prediction.visible_classes()) > 1

@@ -19,6 +19,7 @@ from famix.data.layout.split_files import SplitFiles
 from famix.data.panoptic.segments import SegmentLabelReader
 from famix.data.registration import files_of
 from famix.engine import load_config
+from famix.evaluation.counting.calibration import NUM_BINS, Calibration, read_calibration, write_calibration
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
 from famix.reports.comparison import compare_reports, format_comparisons
@@ -125,6 +126,17 @@ def _load_run(path: Path) -> Any:
     return page, format_comparisons(compare_reports({"run": report})), report.results, report.run
 
 
+def _make_calibration(folder: Path) -> Path:
+    pixels = np.full(NUM_BINS, 8)
+    write_calibration(folder / "calibration.json", Calibration(pixels, 0.5 * pixels, pixels // 2))
+    return folder / "calibration.json"
+
+
+def _load_calibration(path: Path) -> Any:
+    calibration = read_calibration(path)
+    return calibration.error, calibration.curve()
+
+
 def _load_confusion(path: Path) -> Any:
     matrix = read_confusion(path)
     return matrix.counts, describe_confusion(matrix, "run")
@@ -198,6 +210,7 @@ FORMATS: dict[str, Format] = {
     "confusion.json": Format(
         lambda folder: make_run_folder(folder) / "inference/acdc_fog_val/confusion.json", _load_confusion, (in_json,)
     ),
+    "calibration.json": Format(_make_calibration, _load_calibration, (in_json,)),
     "experiment.json": Format(_make_record, _load_record, (in_json,), refuses=False),
     "split list": Format(_make_list, _load_list, (in_lines,)),
     "split.mat": Format(_make_matlab, _load_list),

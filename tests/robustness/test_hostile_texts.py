@@ -16,6 +16,7 @@ from famix.data.layout.label_reader import listed_segments, read_id_names
 from famix.data.panoptic.segments import SegmentLabelReader
 from famix.data.registration import files_of
 from famix.engine import load_config
+from famix.evaluation.counting.calibration import read_calibration
 from famix.evaluation.counting.confusion import read_confusion
 from famix.reports import read_report
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
@@ -77,7 +78,7 @@ def read_panoptic(path: Path) -> Any:
 
 JSON_READERS: dict[str, Callable[[Path], Any]] = {
     "names": read_id_names, "segments": read_segments, "panoptic": read_panoptic, "results": read_report,
-    "confusion": read_confusion,
+    "confusion": read_confusion, "calibration": read_calibration,
 }  # fmt: skip
 
 

@@ -115,7 +115,10 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         pixels, correct = (np.array(plain[name], dtype=np.int64) for name in ("pixels", "correct"))
         confidence = np.array(plain["confidence"], dtype=np.float64)
         shapes = {values.shape for values in (pixels, confidence, correct)}
-        if shapes != {(NUM_BINS,)} or not ((correct >= 0) & (correct <= pixels) & (confidence >= 0)).all():
+        possible = (
+            (correct >= 0) & (correct <= pixels) & (confidence >= 0) & (confidence <= 1.001 * pixels)
+        )  # rounded sums
+        if shapes != {(NUM_BINS,)} or not possible.all():
             raise ValueError("its counts are inconsistent")
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise DatasetError(

@@ -15,7 +15,7 @@ import famix
 from run_factory import ROOT, Workspace
 
 ADDRESS = "https://example.org/famix"
-COMMANDS = ("train", "demo", "report", "bank", "export", "check", "town")
+COMMANDS = ("train", "demo", "report", "bank", "export", "publish", "check", "town")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,9 @@ def test_metadata(wheel: Path) -> None:
     assert metadata["Version"] == famix.__version__
     links = metadata.get_all("Project-URL", [])
     assert links and all(link.split(", ")[1].startswith(ADDRESS) for link in links)
-    assert {"open-clip", "queries", "onnx"} <= {extra.replace("_", "-") for extra in metadata.get_all("Provides-Extra")}
+    assert {"open-clip", "queries", "onnx", "hub"} <= {
+        extra.replace("_", "-") for extra in metadata.get_all("Provides-Extra")
+    }
 
 
 def test_links_are_left_out_without_an_address(tmp_path: Path) -> None:

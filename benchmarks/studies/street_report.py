@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from famix.reports.report import file_sha256
+from famix.io import file_sha256
 from famix.reports.tables import format_p, format_spread
 from famix_minitown.runs.experiment import condition_of
 from famix_minitown.runs.study import markdown

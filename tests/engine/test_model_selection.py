@@ -11,8 +11,8 @@ import torch
 from data_factory import data_config, registered
 from error_matching import expect_error
 from famix.engine import Trainer, check_selection, load_for_scoring, setup
+from famix.io import file_sha256
 from famix.reports import read_report
-from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, WeightsError
 from run_factory import Workspace, assert_equal_state
 

@@ -13,8 +13,9 @@ import pytest
 
 from data_factory import data_config, registered
 from famix.evaluation.counting.scores import segmentation_scores
+from famix.io import file_sha256
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_row, format_scores, make_report
-from famix.reports.report import PANOPTIC_METRICS, describe_occurring, describe_run, file_sha256, method_name
+from famix.reports.report import PANOPTIC_METRICS, describe_occurring, describe_run, method_name
 from famix.reports.tables import text_table
 from report_factory import counted_report, fake_report, tables
 

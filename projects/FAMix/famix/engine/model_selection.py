@@ -18,9 +18,10 @@ from famix.data.classes import classes_of, trained_classes
 from famix.data.registration import is_source
 from famix.data.vocabulary import vocabulary_of
 from famix.engine.hooks import SourceValidation, WeightAverageHook, changing_tensors
+from famix.io import file_sha256
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SafeCheckpointer, read_checkpoint
-from famix.reports.report import AVERAGE, BEST, FILE, LAST, ScoredWeights, file_sha256
+from famix.reports.report import AVERAGE, BEST, FILE, LAST, ScoredWeights
 
 _FILES = {LAST: LAST_FILE, BEST: BEST_FILE, AVERAGE: AVERAGE_FILE}  # MODEL_SELECTION.USE -> name in OUTPUT_DIR
 _FACTS = ("selection", "source_val", "source_score")

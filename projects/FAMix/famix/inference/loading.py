@@ -19,6 +19,7 @@ from famix.data import register_datasets
 from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
 from famix.data.registration import classes_in_files
 from famix.data.vocabulary import vocabulary_of
+from famix.inference.hub import download_checkpoint, is_hub_name
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
 from famix.modeling.query import text_embeddings_of
@@ -27,7 +28,7 @@ from famix.utils.paths import local_path
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file name
-_LOCAL_SETTINGS = {  # keys that refer to other files -> values in a stripped checkpoint
+LOCAL_SETTINGS = {  # keys that refer to other files -> values in a stripped checkpoint
     "MODEL.WEIGHTS": "",
     "MODEL.STYLE.BANK": "",
     "DATASETS.FILES": [],
@@ -61,7 +62,8 @@ def load_model(
     weights of the training run.
 
     Args:
-        path: checkpoint, or run directory in which MODEL_SELECTION.USE selects the weights.
+        path: checkpoint, run directory in which MODEL_SELECTION.USE selects the weights, or hf://OWNER/NAME (see
+            `download_checkpoint`).
         config: training config. None selects the one in a stripped checkpoint, or config.yaml next to the checkpoint.
         opts: list [KEY, VALUE, KEY, VALUE, ...] that overrides the config.
         device: torch device. None selects a GPU if one is available.
@@ -70,6 +72,8 @@ def load_model(
         ConfigError: the config is missing or invalid, or the device or a dataset is unavailable.
         WeightsError: the checkpoint is missing or damaged, or does not fit the config.
     """
+    if is_hub_name(os.fspath(path)):
+        path = download_checkpoint(os.fspath(path))
     checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
     if checkpoint.is_dir():
         cfg = _read_config(checkpoint / LAST_FILE, config, opts, {})
@@ -180,7 +184,7 @@ def _write_for_inference(
     loaded: LoadedModel, content: Mapping[str, Any], settings: Mapping[str, str], path: str | os.PathLike[str]
 ) -> None:
     """Write entries with weights to a checkpoint, along with the classes and the config with overridden settings."""
-    config = {**flat_settings(loaded.cfg), **_LOCAL_SETTINGS, **settings}
+    config = {**flat_settings(loaded.cfg), **LOCAL_SETTINGS, **settings}
     shipped = {"config": config, "classes": (loaded.trained or loaded.classes).to_dict()}
     try:
         save_tensors({**loaded.facts, **content, SHIPPED: shipped}, path)

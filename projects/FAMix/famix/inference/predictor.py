@@ -16,6 +16,7 @@ from famix.evaluation.protocols.parts import LOGITS
 from famix.evaluation.protocols.protocol import Protocol
 from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.inference.background import read_ahead
+from famix.inference.hub import HUB
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import load_model
 from famix.inference.prediction import Prediction, read_result
@@ -107,6 +108,26 @@ class Predictor:
             window_batch=cfg.TEST.WINDOW_BATCH,
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        protocol: str = "native",
+        device: str | torch.device | None = None,
+        opts: Sequence[str] = (),
+    ) -> "Predictor":
+        """Load a network that famix-publish uploaded to a model hub.
+
+        Args:
+            name: "OWNER/NAME" or "OWNER/NAME@REVISION", where a revision is a branch, tag or commit.
+            protocol, device, opts: see `from_checkpoint`.
+
+        Raises:
+            ConfigError: the name is malformed, or huggingface_hub is not installed. See also `from_checkpoint`.
+            WeightsError: the network does not exist, cannot be downloaded or is damaged.
+        """
+        return cls.from_checkpoint(f"{HUB}{name.removeprefix(HUB)}", protocol=protocol, device=device, opts=opts)
 
     def __repr__(self) -> str:
         model = self.inference.model

@@ -297,9 +297,3 @@ def method_name(output_dir: str) -> str:
         if name:
             return name
     return output_dir
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,8 +22,8 @@ from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import segmentation_scores
 from famix.evaluation.evaluators import scores_are_logits
 from famix.inference.loading import LoadedModel
-from famix.io import parse_json, read_yaml, require_plain_file
-from famix.reports.report import CLASS_IOU, TASK, Report, file_sha256
+from famix.io import file_sha256, parse_json, read_yaml, require_plain_file
+from famix.reports.report import CLASS_IOU, TASK, Report
 from famix.reports.results_file import RESULTS_FILE, read_report
 from famix.utils.errors import ConfigError, CorruptFileError, DatasetError
 from famix.visualization.figure import Pixels

@@ -30,8 +30,8 @@ from famix.inference.export import (
     write_torch_export,
 )
 from famix.inference.loading import load_model, save_adapters, strip_checkpoint
+from famix.io import file_sha256
 from famix.io.atomic import disk_message, require_writable, whole_file
-from famix.reports.report import file_sha256
 from famix.utils.errors import ConfigError, FAMixError
 from famix.utils.paths import expand_arguments
 from famix.utils.plugins import load_plugins

@@ -12,7 +12,7 @@ TYPED := projects/FAMix benchmarks datasets
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint docs format bench soak demo demo-full clean distclean
+.PHONY: help setup check test lint docs package notebook format bench soak demo demo-full clean distclean
 
 help:  ## Show this list
 	@echo "FAMix for Detectron2"
@@ -28,7 +28,7 @@ $(STAMP): requirements.txt dev/requirements.txt dev/no-deps.txt setup.cfg setup.
 	@PYTHON='$(PYTHON)' bash dev/install.sh
 	@touch $@
 
-check: lint docs test  ## Run all checks that must pass before a merge: lint, documentation and tests
+check: lint docs test package  ## Run all checks that must pass before a merge: lint, documentation, tests and package
 
 test: $(STAMP)  ## Run the tests (CPU, no downloads)
 	$(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -38,6 +38,9 @@ lint: $(STAMP)  ## Check style, formatting and types
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy $(foreach folder,$(TYPED),$(if $(shell find $(folder) -name '*.py' 2>/dev/null),$(folder)))
 
+package: $(STAMP)  ## Install the wheel in an empty environment, and run the town and a training there
+	@bash dev/package_check.sh
+
 docs: $(DOCS_STAMP)  ## Build the documentation site into build/site; broken links are errors
 	@$(VENV)/python dev/build_site.py
 	@$(VENV)/python dev/site_check.py build/site || [ $$? -eq 3 ] # 3: no browser
@@ -45,6 +48,9 @@ docs: $(DOCS_STAMP)  ## Build the documentation site into build/site; broken lin
 $(DOCS_STAMP): dev/docs.txt $(STAMP)
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check --requirement dev/docs.txt
 	@touch $@
+
+notebook: $(STAMP)  ## Run the tutorial and write its notebook with all outputs (a few minutes)
+	@$(VENV)/python dev/build_notebook.py
 
 format: $(STAMP)  ## Apply the formatter and automatic fixes
 	$(VENV)/ruff check --fix .

@@ -25,6 +25,7 @@ STAGED = ROOT / "build/site-source"
 HOME, HOME_FILE = "index", "README.md"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 SOURCE = re.compile(r'href="(?:\.\./)*source/([^"#]+)\.html')
+NOTEBOOK = ".ipynb"
 PICTURES = {".png", ".svg"}
 SHOWN = {".py", ".yaml", ".txt", ".json", ".html", ".sbatch"}  # files of a linked folder
 PAGE = """<!doctype html>
@@ -68,8 +69,21 @@ def stage_site(folder: Path) -> None:
     for address, path in pages.items():
         page = folder / f"{address}.md"
         page.parent.mkdir(parents=True, exist_ok=True)
-        text = rewrite_links(path, address, addresses, folder)
+        if path.suffix == NOTEBOOK:
+            text = convert_notebook(path, page.parent)
+        else:
+            text = rewrite_links(path, address, addresses, folder)
         page.write_text(text + contents if address == HOME else text)
+
+
+def convert_notebook(path: Path, folder: Path) -> str:
+    """Return a notebook with its outputs as Markdown, and write its images to a folder."""
+    from nbconvert import MarkdownExporter
+
+    text, resources = MarkdownExporter().from_filename(str(path))
+    for name, content in resources["outputs"].items():
+        (folder / name).write_bytes(content)
+    return str(text)
 
 
 def rewrite_links(path: Path, address: str, addresses: dict[Path, str], folder: Path) -> str:

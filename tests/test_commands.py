@@ -61,11 +61,11 @@ SCRIPTS = {
 ELSEWHERE = {
     "projects/FAMix/examples/onnx_runtime_example.py": "tests/inference/test_export.py::"
     "test_example_needs_the_onnx_file_alone",
-    "projects/FAMix/examples/tutorial.py": "tests/inference/test_tutorial.py::test_tutorial_ends_with_a_table",
+    "projects/FAMix/examples/tutorial.py": "tests/examples/test_tutorial.py::test_tutorial_ends_with_a_table",
     **{f"projects/FAMix/examples/extending/{name}": test for name, test in EXTENSIONS.items()},
 }
 # Target of make -> the part of CI that calls it; all other targets are scripts, see PLANNED.
-IN_CI = ("setup", "check", "test", "lint", "docs")
+IN_CI = ("setup", "check", "test", "lint", "docs", "package")
 # First lines of Python examples -> the test that runs them.
 EXAMPLES = {
     "import numpy as np": "tests/test_documents.py::test_picture_style_example_runs",

@@ -10,9 +10,10 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 import famix
-from run_factory import ROOT, Workspace
+from run_factory import ROOT, Workspace, load_script
 
 ADDRESS = "https://example.org/famix"
 COMMANDS = ("train", "demo", "report", "bank", "export", "publish", "check", "town")
@@ -94,6 +95,22 @@ def test_links_are_left_out_without_an_address(tmp_path: Path) -> None:
     (tmp_path / "setup.cfg").write_text("[famix]\nREPOSITORY_URL =\n[metadata]\nname = x\n")
     subprocess.run([sys.executable, "setup.py", "-q", "egg_info"], cwd=tmp_path, check=True, timeout=60)
     assert "URL" not in (tmp_path / "x.egg-info/PKG-INFO").read_text()
+
+
+def test_badges_and_issue_templates_follow_the_address(tmp_path: Path) -> None:
+    update_links = load_script(ROOT / "dev/repository_links.py").update_links
+    readme, templates = (ROOT / "README.md").read_text(), tmp_path / ".github/ISSUE_TEMPLATE"
+    assert not (ROOT / ".github/ISSUE_TEMPLATE").exists()
+    (tmp_path / "README.md").write_text(readme)
+    for address in ("", ADDRESS, f"{ADDRESS}/", "https://example.org/other", ""):
+        (tmp_path / "setup.cfg").write_text(f"[famix]\nREPOSITORY_URL = {address}\n")
+        update_links(tmp_path)
+        files = [tmp_path / "README.md", *templates.glob("*")]
+        assert len(files) == (3 if address else 1)
+        for file in files:
+            assert not address or file.read_text().count(f"{address.rstrip('/')}/") >= 1, file
+            assert file.suffix != ".yml" or yaml.safe_load(file.read_text())
+    assert (tmp_path / "README.md").read_text() == readme
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -14,6 +14,7 @@ from famix.visualization.overlay import (
     downsample,
     mark_errors,
     mark_unsure,
+    overlay_colors,
     overlay_segments,
 )
 
@@ -32,6 +33,23 @@ def test_overlay_segments() -> None:
         assert shade[2] == max(shade), "shades of blue, the color of cars"
     edges = (got == 255).all(axis=2)
     assert edges[:, [4, 7, 8, 11]].all() and edges.sum() == 4 * 6, "around the things, and between them"
+
+
+@pytest.mark.parametrize("brightness", [0, 20, 60, 120, 240])
+def test_overlay_colors(brightness: int) -> None:
+    classes = np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 4, axis=0)
+    colors = color_labels(classes.astype(np.uint8), COLORS)
+    image = np.full((*classes.shape, 3), brightness, np.uint8)
+    image[0, :2] = (brightness // 2, brightness, 255)
+    got = {alpha: overlay_colors(image, colors, classes, alpha) for alpha in (0.0, 0.5, 1.0)}
+    np.testing.assert_array_equal(got[0.0], image)
+    np.testing.assert_array_equal(got[1.0], colors)
+    np.testing.assert_array_equal(got[0.5][:, 3:5], colors[:, 3:5], "borders have full opacity")
+    plain = (image[2, 0] / 2 + colors[2, 0] / 2).round()
+    if brightness >= 0.35 * 255:
+        np.testing.assert_allclose(got[0.5][2, 0], plain, atol=1)
+    elif brightness:
+        assert (got[0.5][2, 0] > plain + 5).all(), "dark images are brightened"
 
 
 def test_mark_errors() -> None:

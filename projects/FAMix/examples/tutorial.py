@@ -1,8 +1,8 @@
 """Tutorial: from your own images to a table of scores, in Python.
 
-Run it as a script, or cell by cell in an editor that supports "# %%" (VS Code, PyCharm, Spyder). It writes to
-`output/tutorial` in the current folder, runs on a CPU and downloads nothing. The images are rendered by FAMix's miniature
-town: to use your own, skip section 1 and describe them in section 2.
+This tutorial writes to `output/tutorial` in the current folder, runs on a CPU and downloads nothing. It is a notebook,
+`tutorial.ipynb`, and a script, `tutorial.py`, which runs as a whole or cell by cell in an editor that supports "# %%". The
+images are rendered by FAMix's miniature town: to use your own, skip section 1 and describe them in section 2.
 """
 
 # %%
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from tabulate import tabulate
 
-from famix import Predictor
+from famix import Predictor, config_file
 from famix.engine import Trainer, argument_parser, setup
 from famix.inference import load_model, strip_checkpoint
 from famix.reports import read_report
@@ -46,6 +46,8 @@ for split, condition, first, count in (
         Image.fromarray(apply_condition(scene, condition)).save(FOLDER / "images" / split / f"{number:03d}.png")
         Image.fromarray(scene.labels).save(FOLDER / "labels" / split / f"{number:03d}.png")
 
+Image.open(FOLDER / "images/fog/000.png")  # a notebook shows it
+
 # %% [markdown]
 # ## 2. The dataset
 #
@@ -69,6 +71,7 @@ label_ids: {{0: road, 1: road, 2: building, 3: building, 8: vegetation, 10: sky,
 other_ids: ignore
 splits: {{day_train: {{}}, day_val: {{}}, night: {{}}, fog: {{}}}}
 """)
+print(DEFINITION)
 
 # %% [markdown]
 # ## 3. The config
@@ -77,10 +80,9 @@ splits: {{day_train: {{}}, day_val: {{}}, night: {{}}, fog: {{}}}}
 # Base-FAMix.yaml, and override its keys. `setup` checks keys, files and classes.
 
 # %%
-CONFIG = Path(__file__).parents[1] / "configs/minitown/famix_weather.yaml"
 cfg = setup(
     argument_parser().parse_args([
-        "--config-file", str(CONFIG), "--overwrite",  # replace an earlier run
+        "--config-file", config_file("minitown/famix_weather.yaml"), "--overwrite",  # replace an earlier run
         "DATASETS.FILES", f"['{DEFINITION}']",
         "DATASETS.TRAIN", "['street_day_train']",
         "DATASETS.TEST", "['street_day_val', 'street_night', 'street_fog']",
@@ -112,8 +114,8 @@ report = read_report(FOLDER / "run/results.json")
 rows = [[name, report.class_count(name), report.score(name), report.score(name, "pACC")] for name in results]
 headers = ["dataset", "classes that occur", "mIoU in %", "pixel accuracy in %"]
 table = tabulate(rows, headers=headers, floatfmt=".1f", tablefmt="github")
-print(table)
 (FOLDER / "table.md").write_text(table + "\n")
+print(table)
 
 # %% [markdown]
 # ## 6. Predict
@@ -125,7 +127,9 @@ print(table)
 predictor = Predictor.from_checkpoint(FOLDER / "run", protocol="flip")
 photos = sorted((FOLDER / "images/night").glob("*.png"))
 Image.fromarray(predictor(photos[0]).overlay(photos[0], alpha=0.6)).save(FOLDER / "overlay.png")
+Image.open(FOLDER / "overlay.png")
 
+# %%
 shares = []
 for photo, prediction in zip(photos, predictor.predict_many(photos), strict=True):
     shares.append([photo.name, *(100 * (prediction.labels == index).mean() for index in range(5))])

@@ -16,7 +16,7 @@ from famix.evaluation.panoptic import predicted_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.utils.errors import DatasetError
 from famix.utils.messages import first_few
-from famix.visualization.overlay import blend, color_segments, overlay_segments
+from famix.visualization.overlay import color_segments, overlay_colors, overlay_segments
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ class Prediction:
         return color_segments(self.segment_ids, *self._segment_classes(), self.classes.colors)
 
     def overlay(self, image: ImageSource, alpha: float = 0.5) -> RGBImage:
-        """Overlay the colors on the image, and outline the things of a panoptic prediction.
+        """Draw the colors over the image, with class borders at full opacity and the things of a panoptic prediction outlined.
+
+        Dark images are brightened, so that a prediction can be compared with the image at night.
 
         Args:
             image: the predicted image as a path, PIL image or RGB array.
@@ -107,7 +109,7 @@ class Prediction:
             expected, got = (f"{height} x {width}" for height, width in (self.labels.shape, pixels.shape[:2]))
             raise DatasetError(f"image must have {expected} pixels, got {got}. Pass the predicted image.")
         if self.segment_ids is None:
-            return blend(pixels, self.color_image(), alpha)
+            return overlay_colors(pixels, self.color_image(), self.labels, alpha)
         return overlay_segments(pixels, self.segment_ids, *self._segment_classes(), self.classes.colors, alpha)
 
     def visible_classes(self) -> list[int]:

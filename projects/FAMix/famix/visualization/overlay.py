@@ -16,6 +16,7 @@ _UNLABELED = (225, 225, 225)
 _WRONG, _DIM = (232, 30, 60), 0.55  # color of errors, and brightness of the image below
 _UNSURE = (255, 176, 0)
 _OUTLINE = (255, 255, 255)
+_BRIGHTNESS, _STRONGEST = 0.35, 0.4  # median brightness below overlays, from 0 to 1, and smallest gamma
 _GAP = 4  # pixels between two images
 _SHADES = (0.0, 0.35, -0.25, 0.55, -0.4, 0.2)  # for the things of a class: toward white, or black if negative
 
@@ -91,27 +92,57 @@ def overlay_segments(
     colors: Sequence[Sequence[int]],
     alpha: float = 0.5,
 ) -> Pixels:
-    """Blend segments (see `color_segments`) with an image of the same size, and outline each thing in white.
+    """Draw segments (see `color_segments`) over an image, as `overlay_colors` does, and outline each thing in white.
 
     Unlabeled pixels show the image. `alpha` is the weight of the colors, from 0 to 1.
     """
-    mixed = blend(image, color_segments(ids, class_ids, things, colors), alpha)
+    classes = np.array([-1, *class_ids])[ids]
+    mixed = overlay_colors(image, color_segments(ids, class_ids, things, colors), classes, alpha)
     mixed[ids == 0] = image[ids == 0]
     is_thing = np.array([False, *(class_id in things for class_id in class_ids)])
     outlined = np.where(is_thing[ids], ids, 0)
-    changes_x, changes_y = np.diff(outlined, axis=1) != 0, np.diff(outlined, axis=0) != 0
+    if alpha > 0:
+        mixed[_borders(outlined) & (outlined != 0)] = _OUTLINE
+    return mixed
+
+
+def overlay_colors(image: Pixels, colors: Pixels, classes: NDArray[np.integer[Any]], alpha: float) -> Pixels:
+    """Draw class colors over an image of the same size so that both are visible at night, too.
+
+    The borders of the classes have full opacity, and dark images are brightened.
+
+    Args:
+        image: RGB image (H, W, 3), uint8.
+        colors: color of each pixel.
+        classes: (H, W) class of each pixel.
+        alpha: opacity of the colors, from 0 (the unchanged image) to 1.
+    """
+    mixed = np.asarray(cv2.addWeighted(_brighten(image, alpha), 1 - alpha, colors, alpha, 0), np.uint8)
+    if alpha > 0:
+        border = _borders(classes)
+        mixed[border] = colors[border]
+    return mixed
+
+
+def _brighten(image: Pixels, alpha: float) -> Pixels:
+    """Apply a gamma curve that raises the median brightness of a dark image; weaker for an alpha below 0.5."""
+    median = max(float(np.median(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))) / 255, 1 / 255)
+    if median >= _BRIGHTNESS:
+        return image
+    gamma = max(np.log(_BRIGHTNESS) / np.log(median), _STRONGEST)
+    curve = np.linspace(0, 1, 256) ** (1 + (gamma - 1) * min(1.0, 2 * alpha))
+    return np.asarray(cv2.LUT(image, np.rint(255 * curve).astype(np.uint8)))
+
+
+def _borders(ids: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Return a mask of the pixels that have a direct neighbor with a different id."""
+    changes_x, changes_y = np.diff(ids, axis=1) != 0, np.diff(ids, axis=0) != 0
     border = np.zeros(ids.shape, dtype=bool)
     border[:, 1:] |= changes_x
     border[:, :-1] |= changes_x
     border[1:] |= changes_y
     border[:-1] |= changes_y
-    mixed[border & (outlined != 0)] = _OUTLINE
-    return mixed
-
-
-def blend(image: Pixels, colors: Pixels, alpha: float) -> Pixels:
-    """Blend two images of the same size. `alpha` is the weight of the second one."""
-    return np.asarray(cv2.addWeighted(image, 1 - alpha, colors, alpha, 0), np.uint8)
+    return border
 
 
 def side_by_side(left: Pixels, right: Pixels, gap: int = _GAP) -> Pixels:

@@ -160,6 +160,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         quality = benchmark.scores(name, "PQ")[seed]
         columns[METHODS[training]] = Predictor.from_checkpoint(checkpoint, device="cpu"), quality
     rows: list[list[Tile]] = []
+    visible: set[int] = set()
     shown = [condition for condition in quality if condition != UNSEEN]
     for condition in shown:
         dataset = f"minitown_{condition}_val_panoptic"
@@ -171,12 +172,15 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         titles = [""] * (2 + len(columns)) if rows else ["image", "ground truth", *columns]
         tiles = [Tile(image, titles[0]), Tile(overlay, titles[1])]
         for title, (predictor, quality) in zip(titles[2:], columns.values(), strict=True):
-            predicted = predictor(image, keep_scores=False).overlay(image, OPACITY)
-            tiles.append(Tile(predicted, title, note=f"PQ {quality[condition]:.1f}", bold=True))
+            prediction = predictor(image, keep_scores=False)
+            visible.update(class_ids, prediction.visible_classes())
+            tiles.append(Tile(prediction.overlay(image, OPACITY), title, note=f"PQ {quality[condition]:.1f}", bold=True))
         rows.append(tiles)
     height, width = image.shape[:2]
-    figure = compose_figure(rows, (WIDTH, round(WIDTH * height / width)), row_labels=shown)
-    save_figure(figure, path, num_colors=256)
+    names = MetadataCatalog.get(dataset).stuff_classes
+    legend = [(names[class_id], tuple(colors[class_id])) for class_id in sorted(visible)]
+    cell = WIDTH, round(WIDTH * height / width)
+    save_figure(compose_figure(rows, cell, row_labels=shown, legend=legend), path)
 
 
 if __name__ == "__main__":

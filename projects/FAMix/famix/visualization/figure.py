@@ -108,13 +108,10 @@ def draw_legend(entries: Sequence[tuple[str, Color]], width: int, font_size: int
     return np.asarray(page)
 
 
-def save_figure(figure: Image.Image, path: Path, *, num_colors: int | None = None) -> None:
-    """Write a figure as a PNG file atomically, creating a missing folder.
-
-    A palette of `num_colors` reduces photographs to a third of their file size. None keeps all colors.
-    """
+def save_figure(figure: Image.Image, path: Path) -> None:
+    """Write a figure as a PNG file atomically, creating a missing folder."""
     with whole_file(path) as part:
-        (figure.quantize(num_colors) if num_colors else figure).save(part, format="PNG", optimize=True)
+        figure.save(part, format="PNG", optimize=True)
 
 
 @cache

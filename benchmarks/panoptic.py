@@ -174,7 +174,9 @@ def draw(benchmark: Benchmark, path: Path) -> None:
         for title, (predictor, quality) in zip(titles[2:], columns.values(), strict=True):
             prediction = predictor(image, keep_scores=False)
             visible.update(class_ids, prediction.visible_classes())
-            tiles.append(Tile(prediction.overlay(image, OPACITY), title, note=f"PQ {quality[condition]:.1f}", bold=True))
+            tiles.append(
+                Tile(prediction.overlay(image, OPACITY), title, note=f"PQ {quality[condition]:.1f}", bold=True)
+            )
         rows.append(tiles)
     height, width = image.shape[:2]
     names = MetadataCatalog.get(dataset).stuff_classes

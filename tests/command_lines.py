@@ -15,7 +15,7 @@ DOCUMENTS = [
 TRAIN = "python projects/FAMix/train_net.py --config-file projects/FAMix/configs/GTA5/famix_RN50.yaml"
 
 _START = re.compile(
-    r"""(?:[A-Z0-9_]+=\S*\s+)*(?:python|\.venv/bin/python|make|export|sbatch|srun|torchrun|bash|pip|git|famix-\w+)\s
+    r"""(?:[A-Z0-9_]+=\S*\s+)*(?:python|\.venv/bin/python|make|export|sbatch|srun|torchrun|bash|pip|git|(?:\.venv/bin/)?famix-\w+)\s
     |tools/\S+\.py\s | \.\.\.\s | [A-Z][A-Z0-9_]*=\S+\s*$ | [A-Z][A-Z_]*(?:\.[A-Z][A-Z_]*)+\s""",
     re.VERBOSE,
 )

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
@@ -157,6 +158,20 @@ def run_installed(miniature: Miniature, tmp_path: Path, arguments: list[str], co
     run_python(miniature, tmp_path, [SCRIPTS[name], *words], command)
 
 
+def run_app(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
+    """Serve the page, open its address and stop it. The page itself is tested in tests/app."""
+    opened = []
+
+    def open_once(page: Any) -> None:
+        with urlopen(page.local_url) as answer:
+            opened.append(answer.status)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradio.Blocks.block_thread", open_once)
+        assert miniature.run("projects/FAMix/famix_cli/app.py", *arguments) == 0
+    assert opened == [200]
+
+
 def run_make(miniature: Miniature, tmp_path: Path, arguments: list[str], command: Command) -> None:
     (target,) = arguments
     makefile = (ROOT / "Makefile").read_text()
@@ -195,6 +210,7 @@ def run_launcher(miniature: Miniature, tmp_path: Path, arguments: list[str], com
 
 RUNNERS: dict[str, Runner] = {
     **dict.fromkeys(SCRIPTS, run_installed),
+    **dict.fromkeys(("famix-app", ".venv/bin/famix-app"), run_app),
     "python": run_python,
     ".venv/bin/python": run_python,
     "make": run_make,

@@ -16,7 +16,7 @@ import famix
 from run_factory import ROOT, Workspace, load_script
 
 ADDRESS = "https://example.org/famix"
-COMMANDS = ("train", "demo", "report", "bank", "export", "publish", "check", "town")
+COMMANDS = ("train", "demo", "report", "bank", "export", "publish", "check", "town", "app")
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,14 @@ def test_content(wheel: Path) -> None:
         names = set(archive.namelist())
     configs = ROOT / "projects/FAMix/configs"
     expected = {f"famix/configs/{file.relative_to(configs)}" for file in configs.rglob("*") if file.is_file()}
-    for package in ("famix", "famix_cli", "famix_minitown"):
+    for package in ("famix", "famix_app", "famix_cli", "famix_minitown"):
         files = (ROOT / "projects/FAMix" / package).rglob("*")
         expected |= {str(file.relative_to(ROOT / "projects/FAMix")) for file in files if file.is_file()}
     expected = {name for name in expected if not name.endswith((".pyc", "README.md"))}
     assert not expected - names
-    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"famix", "famix_cli", "famix_minitown"}
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
+        "famix", "famix_app", "famix_cli", "famix_minitown"
+    }  # fmt: skip
 
 
 def test_metadata(wheel: Path) -> None:

@@ -72,8 +72,8 @@ def test_pins_satisfy_the_metadata(install_requires: dict[str, Requirement]) -> 
 def test_metadata_names_everything_that_the_package_imports(install_requires: dict[str, Requirement]) -> None:
     installed_elsewhere = {"detectron2", "panopticapi"}  # see setup.cfg
     distributions = metadata.packages_distributions()
-    own = {"famix", "famix_cli", "famix_minitown"}
-    imported = imported_modules(PACKAGE) | imported_modules(PROJECT / "famix_cli")
+    own = {"famix", "famix_app", "famix_cli", "famix_minitown"}
+    imported = set().union(*(imported_modules(PROJECT / name) for name in ("famix", "famix_app", "famix_cli")))
     for module in imported - sys.stdlib_module_names - installed_elsewhere - own:
         candidates = {canonicalize_name(name) for name in distributions.get(module, [module])}
         assert candidates & install_requires.keys(), f"famix imports {module}; setup.cfg requires none of {candidates}"

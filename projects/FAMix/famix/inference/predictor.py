@@ -18,7 +18,7 @@ from famix.evaluation.protocols.transforms import UNCHANGED
 from famix.inference.background import read_ahead
 from famix.inference.hub import HUB
 from famix.inference.images import ImageSource, RGBImage, load_rgb
-from famix.inference.loading import load_model
+from famix.inference.loading import LoadedModel, load_model
 from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.messages import first_few
@@ -93,7 +93,16 @@ class Predictor:
             WeightsError: see `load_model`.
         """
         parsed = parse_protocol(protocol)  # rejected before a large file is read
-        loaded = load_model(path, config, opts, device)
+        return cls.from_loaded(load_model(path, config, opts, device), parsed)
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedModel, protocol: str | Protocol = "native") -> "Predictor":
+        """Wrap a network that `load_model` has loaded.
+
+        Raises:
+            ConfigError: the protocol is invalid or not supported by the network.
+        """
+        parsed = parse_protocol(protocol) if isinstance(protocol, str) else protocol
         cfg = loaded.cfg
         if "panoptic_seg" in predicts(cfg) and not parsed.is_native:
             raise ConfigError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from famix.inference import Predictor
+from famix.inference.hub import is_hub_name
 from famix.inference.loading import LoadedModel, load_model
 from famix.io.checkpointer import LAST_FILE
 from famix.utils.errors import ConfigError
@@ -40,14 +41,14 @@ def load_networks(runs: Sequence[Path], device: str | None = None) -> list[Netwo
     """Load networks.
 
     Args:
-        runs: run directories or checkpoints. One that is listed twice is loaded once.
+        runs: run directories, checkpoints, or names of published networks. One that is listed twice is loaded once.
         device: see `load_model`.
 
     Raises:
         ConfigError: see `load_model`.
         WeightsError: see `load_model`.
     """
-    paths = list(dict.fromkeys(path.resolve() for path in runs))
+    paths = list(dict.fromkeys(run if is_hub_name(str(run)) else run.resolve() for run in runs))
     networks = []
     for path, name in zip(paths, short_names(paths), strict=True):
         loaded = load_model(path, device=device)

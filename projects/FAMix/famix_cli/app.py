@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    runs = "run directory or checkpoint (default: the runs in output/demo)"
+    runs = "run directory, checkpoint or hf://OWNER/NAME (default: the runs in output/demo)"
     add("runs", nargs="*", type=Path, metavar="RUN", help=runs)
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: this machine only)")
     port = partial(whole_number, lowest=1)
@@ -37,7 +37,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the command line and return its exit status."""
     arguments = make_parser().parse_args(argv)
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}  # before these libraries are imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before these libraries are imported
+    if not any(str(run).startswith("hf:") for run in arguments.runs):
+        os.environ["HF_HUB_OFFLINE"] = "1"
     return execute("famix_cli.programs.app", arguments)
 
 

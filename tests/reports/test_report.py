@@ -16,7 +16,7 @@ from famix.evaluation.counting.scores import segmentation_scores
 from famix.io import file_sha256
 from famix.reports import Report, ScoredWeights, format_classes, format_report, format_row, format_scores, make_report
 from famix.reports.report import PANOPTIC_METRICS, describe_occurring, describe_run, method_name
-from famix.reports.tables import text_table
+from famix.reports.tables import format_corruptions, severity_curves, text_table
 from report_factory import counted_report, fake_report, tables
 
 SCORES = {
@@ -206,3 +206,27 @@ def test_occurring_classes() -> None:
     assert fake_report({"a": 1.0}).occurring("a") is None
     assert describe_occurring([10, 10], 19) == "10 of 19 classes occur"
     assert describe_occurring([11, 9], 19) == "9 to 11 of 19 classes occur"
+
+
+def test_scores_over_severity_and_their_mean_over_corruptions() -> None:
+    scores = {
+        "a_val": 80.0,
+        **{
+            f"a_val@{kind}{level}": start - 10 * level
+            for kind, start in (("fog", 80), ("jpeg", 70))
+            for level in range(1, 6)
+        },
+    }
+    report = fake_report({**scores, "b_val@snow2": 9.0})
+    curves = severity_curves(report)
+    assert curves["a_val"] == {
+        "fog": [80, 70, 60, 50, 40, 30], "jpeg": [80, 60, 50, 40, 30, 20], "mean": [80, 65, 55, 45, 35, 25],
+    }  # fmt: skip
+    assert (
+        list(curves["b_val"]) == ["snow"]
+        and np.isfinite(curves["b_val"]["snow"]).tolist() == [False, False, True] + [False] * 3
+    )
+    (rows,) = tables(format_corruptions(report))
+    assert rows[3] == ["a_val", "mean", "80.0", "65.0", "55.0", "45.0", "35.0", "25.0", "45.0"]
+    assert rows[4] == ["b_val", "snow", "-", "-", "9.0", "-", "-", "-", "-"]
+    assert format_corruptions(fake_report({"a_val": 1.0})) == ""

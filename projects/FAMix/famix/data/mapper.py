@@ -15,7 +15,8 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances
 from numpy.typing import NDArray
 
-from famix.data.images import MOST_PIXELS, read_image, require_same_size
+from famix.data.corruption import read_input
+from famix.data.images import MOST_PIXELS, require_same_size
 from famix.data.layout.split_files import label_file_of
 from famix.data.meta_architecture import trains_on
 from famix.data.photometric import AutoAugment, ColorJitter, adjust_colors
@@ -139,7 +140,7 @@ class FAMixDatasetMapper:
             DatasetError: a file is missing, is damaged or does not match its dataset definition, or the image and its
                 label differ in size.
         """
-        image = read_image(dataset_dict["file_name"], max_pixels=self._max_pixels)
+        image = read_input(dataset_dict, self._max_pixels)
         result = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
         if self._crop is None:
             return {**result, "image": _to_tensor(image)}

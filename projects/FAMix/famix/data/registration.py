@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from famix.data.classes import ClassTable
+from famix.data.corruption import parse_corruption, register_corruptions
 from famix.data.definition import DatasetDefinition, PanopticDefinition
 from famix.data.definition_file import load_definition
 from famix.data.images import MAX_PIXELS
@@ -150,6 +151,7 @@ def require_same_classes(names: Sequence[str]) -> None:
 
 
 def _require_registered(name: str) -> None:
+    register_corruptions([name])
     if name not in DatasetCatalog:
         ours = [known for known, function in DatasetCatalog.items() if isinstance(function, DatasetFiles)]
         raise DatasetError(
@@ -220,8 +222,11 @@ def require_known_sources(cfg: CfgNode) -> None:
 def domain_of(name: str) -> str:
     """Return the domain in the dataset's definition, or else its name without words such as splits.
 
-    For example, the domain of "acdc_night_val" is "acdc_night".
+    For example, the domain of "acdc_night_val" is "acdc_night". A corrupted dataset is in a domain of its own.
     """
+    corruption = parse_corruption(name)
+    if corruption is not None:
+        return f"{domain_of(corruption.base)}@{corruption.kind}{corruption.severity}"
     stated = _stated_domain(name)
     if stated is not None:
         return stated
@@ -248,11 +253,20 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _stated_domain(name: str) -> str | None:
+    corruption = parse_corruption(name)
+    if corruption is not None:
+        name = corruption.base
     domain: str | None = MetadataCatalog.get(name).get("domain") if name in DatasetCatalog else None
     return domain
 
 
 def _family(name: str) -> str:
-    """Return the name in the definition of a registered dataset, or "" if it has none."""
+    """Return the name in the definition of a registered dataset, or "" if it has none.
+
+    The severities of a corruption are a family of their own.
+    """
+    corruption = parse_corruption(name)
+    if corruption is not None:
+        return f"{domain_of(corruption.base)}@{corruption.kind}"
     definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
     return definition.name if definition is not None else ""

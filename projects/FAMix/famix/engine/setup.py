@@ -16,6 +16,7 @@ from detectron2.utils.env import seed_all_rng
 
 from famix.config import load_config
 from famix.data import register_datasets, verify_datasets
+from famix.data.corruption import expand_corruptions, register_corruptions
 from famix.data.definition import keep_definitions
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import set_up_logs
@@ -50,6 +51,8 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
     args.config_file = expand_path(args.config_file, "--config-file")
     cfg = load_config(args.config_file, args.opts)
     register_datasets(cfg.DATASETS.FILES)
+    cfg.DATASETS.TEST = expand_corruptions(cfg.DATASETS.TEST)
+    register_corruptions(cfg.DATASETS.TEST)
     check_config(cfg, args)
     in_main_process(lambda: _claim_run_directory(cfg, args, held))
     trains = not (args.eval_only or args.mine_styles_only)

@@ -35,6 +35,7 @@ from famix.reports import (
     ScoredWeights,
     describe_classes,
     format_classes,
+    format_corruptions,
     format_row,
     format_scores,
     make_report,
@@ -200,6 +201,8 @@ class Trainer(DefaultTrainer):
         logger.info("IoU in percent:\n%s", format_classes(report, digits=2))
         logger.info("Results in one row, in percent (%s):\n%s", describe_classes(report), format_row(report))
         logger.info("Results in percent:\n%s", format_scores(report, digits=2))
+        if corruptions := format_corruptions(report, digits=2):
+            logger.info("Corruptions, %s in percent:\n%s", report.headlines[0], corruptions)
         write_report(report, cfg.OUTPUT_DIR)
         return results
 

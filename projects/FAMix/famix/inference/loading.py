@@ -17,6 +17,7 @@ from famix.clip.build import backbone_of
 from famix.config import find_node, flat_settings, load_config
 from famix.data import register_datasets
 from famix.data.classes import SHIPPED, ClassTable, classes_of, trained_classes
+from famix.data.corruption import register_corruptions
 from famix.data.registration import classes_in_files
 from famix.data.vocabulary import vocabulary_of
 from famix.inference.hub import download_checkpoint, is_hub_name
@@ -217,6 +218,7 @@ def _check_classes(cfg: CfgNode, checkpoint: Path, trained: ClassTable | None) -
             if defined is not None:  # checked first, since a different dataset may be registered under that name
                 trained.require_same(defined, checkpoint, cfg.DATASETS.TRAIN[0])
         register_datasets(cfg.DATASETS.FILES)
+        register_corruptions(cfg.DATASETS.TEST)
     except DatasetError as error:
         raise ConfigError(
             f"DATASETS.FILES does not define the classes of '{checkpoint}': {error} Correct the paths, which are relative "

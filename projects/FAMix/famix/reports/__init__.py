@@ -2,7 +2,7 @@
 
 from famix.reports.report import Report, RunMetadata, ScoredDataset, ScoredWeights, describe_classes, make_report
 from famix.reports.results_file import RESULTS_FILE, read_report, read_results, write_report
-from famix.reports.tables import format_classes, format_report, format_row, format_scores
+from famix.reports.tables import format_classes, format_corruptions, format_report, format_row, format_scores
 
 __all__ = [
     "RESULTS_FILE",
@@ -12,6 +12,7 @@ __all__ = [
     "ScoredWeights",
     "describe_classes",
     "format_classes",
+    "format_corruptions",
     "format_report",
     "format_row",
     "format_scores",

@@ -14,7 +14,7 @@ from famix.reports.comparison import Comparison, Group, compare_reports, require
 from famix.reports.page import Table, image_uri, render_page, run_color
 from famix.reports.report import CLASS_ACCURACY, CLASS_IOU, MEAN, TASK, Report
 from famix.reports.runs import Example, Run, differing_settings
-from famix.reports.tables import best_places, format_number, format_spread
+from famix.reports.tables import best_places, format_number, format_spread, severity_curves
 from famix.visualization.charts import Series, line_chart
 from famix.visualization.figure import Pixels
 from famix.visualization.overlay import color_labels, correct_share, downsample, mark_errors, mark_unsure
@@ -136,12 +136,28 @@ def _part(
     return {
         "scores": _score_tables(comparison, runs, baseline),
         **{section: [entry for entry in entries if entry[1]] for section, entries in sections.items()},
+        "severities": _severity_charts({run.name: run.report for run in runs}, colors),
         "class_key": dict.fromkeys(
             (name, "rgb({} {} {})".format(*color))
             for table in tables
             for name, color in zip(table.names, table.colors, strict=True)
         ),
     }
+
+
+def _severity_charts(reports: Mapping[str, Report], colors: Mapping[str, str]) -> list[tuple[str, Markup]]:
+    """Draw the mean score over the corruptions of each dataset, by severity, and return pairs of dataset and SVG."""
+    curves = {name: severity_curves(report) for name, report in reports.items()}
+    charts = []
+    for base in dict.fromkeys(base for bases in curves.values() for base in bases):
+        series = [
+            Series(run, colors[run], np.mean(list(bases[base].values()), axis=0), np.arange(6.0))
+            for run, bases in curves.items()
+            if base in bases
+        ]
+        metric = next(iter(reports.values())).headlines[0]
+        charts.append((base, Markup(line_chart(series, "severity of the corruption", f"{metric} in %"))))
+    return [(base, chart) for base, chart in charts if chart]
 
 
 def _calibration_chart(runs: Sequence[Run], dataset: str, colors: Mapping[str, str]) -> tuple[Markup, str] | None:

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from famix.config import flat_settings
-from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of, read_image
+from famix.data import FAMixDatasetMapper, get_dataset_dicts, get_label_readers, label_file_of
 from famix.data.classes import ClassTable
+from famix.data.corruption import read_input
 from famix.evaluation import ProtocolInference, protocol_of
 from famix.evaluation.counting.calibration import CALIBRATION_FILE, Calibration, confidences, read_calibration
 from famix.evaluation.counting.confusion import CONFUSION_FILE, ConfusionMatrix, read_confusion
@@ -142,7 +143,7 @@ def predict_examples(
             Example(
                 dataset=name,
                 title=Path(record["file_name"]).name,
-                image=np.asarray(read_image(record["file_name"], max_pixels=max_pixels)),
+                image=read_input(record, max_pixels),
                 truth=classes.label_ids(protocol.prepare_labels(labels)).astype(np.uint8),
                 predicted=result["sem_seg"].argmax(0).to("cpu", torch.uint8).numpy(),
                 confidence=confidences(result["sem_seg"], scores_are_logits(loaded.cfg, name)).cpu().numpy(),

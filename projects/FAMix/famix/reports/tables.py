@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import scipy.special
 from tabulate import tabulate
 
+from famix.data.corruption import SEVERITIES, parse_corruption
 from famix.evaluation.counting.scores import MEAN_IOUS, SKIP, ZERO
 from famix.reports.report import CLASS_IOU, MEAN, Report, describe_classes
 from famix.utils.messages import table_cell
@@ -90,6 +92,8 @@ def format_report(report: Report) -> str:
     if report.unseen:
         parts.append(f"Unseen classes, without labels in training: {', '.join(sorted(report.unseen))}.")
     parts += ["Evaluation of each dataset:", format_scores(report)]
+    if corrupted := format_corruptions(report):
+        parts += [f"{report.headlines[0]} on corrupted images, by severity:", corrupted]
     if by_class := format_classes(report):
         parts += ["IoU of every class that occurs:", by_class]
     facts = text_table(["", ""], [list(fact) for fact in run.facts().items()], 2, "pipe")
@@ -136,3 +140,36 @@ def format_classes(report: Report, digits: int = 1) -> str:
             rows.append([marked, *(format_number(value, digits) for value in values)])
     head = ["IoU", *(scored.heading for scored in report.datasets.values())]
     return text_table(head, rows, style="pipe") if rows else ""
+
+
+def severity_curves(report: Report) -> dict[str, dict[str, list[float]]]:
+    """Return dataset -> corruption -> scores in percent for severities 0 to 5, NaN where missing.
+
+    The score is the first of `Report.headlines`. Severity 0 is the uncorrupted dataset. With several corruptions, `MEAN`
+    is the mean over all of them.
+    """
+    metric = report.headlines[0]
+    curves: dict[str, dict[str, list[float]]] = {}
+    for name in report.datasets:
+        corruption = parse_corruption(name)
+        if corruption is None:
+            continue
+        base = corruption.base
+        clean = report.score(base, metric) if base in report.datasets else math.nan
+        curve = curves.setdefault(base, {}).setdefault(corruption.kind, [clean, *(math.nan for _ in SEVERITIES)])
+        curve[corruption.severity] = report.score(name, metric)
+    for kinds in curves.values():
+        if len(kinds) > 1:
+            kinds[MEAN] = np.mean(list(kinds.values()), axis=0).tolist()
+    return curves
+
+
+def format_corruptions(report: Report, digits: int = 1) -> str:
+    """Format one row per corruption with the score at each severity and their mean. Returns "" if there are none."""
+    rows = []
+    for base, kinds in severity_curves(report).items():
+        for kind, scores in kinds.items():
+            cells = [format_number(score, digits) for score in (*scores, float(np.mean(scores[1:])))]
+            rows.append([base, kind, *cells])
+    head = ["dataset", "corruption", "clean", *(f"severity {level}" for level in SEVERITIES), MEAN]
+    return text_table(head, rows, 2, "pipe") if rows else ""

@@ -23,9 +23,9 @@ from torch import nn
 
 from famix.config import flat_settings
 from famix.data.classes import classes_of
+from famix.data.corruption import read_input
 from famix.data.vocabulary import vocabulary_of
 from famix.inference import Predictor
-from famix.inference.images import load_rgb
 from famix.io import parse_json
 from famix.io.atomic import whole_file
 from famix.utils.errors import ConfigError
@@ -207,7 +207,7 @@ class PredictionImages(HookBase):
         predictor = Predictor(self._model, classes, image_format=cfg.INPUT.FORMAT, max_pixels=cfg.INPUT.MAX_PIXELS)
         for name in cfg.DATASETS.TEST:
             for index, entry in enumerate(DatasetCatalog.get(name)[:_IMAGES]):
-                image = load_rgb(entry["file_name"], cfg.INPUT.MAX_PIXELS)
+                image = read_input(entry, cfg.INPUT.MAX_PIXELS)
                 shown = downsample(predictor(image).overlay(image), _WIDTH, smooth=True)
                 self.trainer.storage.put_image(f"{name}/{index}", shown.transpose(2, 0, 1))
 

@@ -147,7 +147,7 @@ def test_shown_pictures_have_a_largest_width(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_values_under_the_pointer_are_those_of_the_predictions() -> None:
-    ids, confidence = np.array([[0, 1, 2], [2, 1, 0]]), np.array([[0, 0.5, 1], [0.1, 0.2, 0.3]], np.float32)
+    ids, confidence = np.array([[0, 1, 2], [2, 1, 0]]), np.array([[0, 0.72, 1], [0.11, 0.2, 0.997]], np.float32)
     side = replace(make_side(ids), confidence=confidence)
     values = pointer_values([side, make_side(2 - ids, "other")])
     assert values is not None and pointer_values([]) is None

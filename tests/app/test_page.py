@@ -95,7 +95,9 @@ class Visit:
 
     def point(self, row: float, column: float) -> None:
         """Point at a pixel, given as shares of height and width."""
-        box = self.page.locator("#slider img").first.bounding_box()
+        image = self.page.locator("#slider img").first
+        image.scroll_into_view_if_needed()
+        box = image.bounding_box()
         self.page.mouse.move(box["x"] + column * box["width"], box["y"] + row * box["height"])
 
     def wait_for_number(self, place: str, number: int) -> None:
@@ -111,7 +113,7 @@ def chromium(checker: ModuleType) -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(params=["desktop", "phone"])
+@pytest.fixture(scope="module", params=["desktop", "phone"])
 def visit(chromium: Any, checker: ModuleType, served: Served, request: pytest.FixtureRequest) -> Iterator[Visit]:
     view = next(view for view in checker.VIEWS if view.name == request.param)
     context = chromium.new_context(
@@ -129,16 +131,41 @@ def visit(chromium: Any, checker: ModuleType, served: Served, request: pytest.Fi
     assert wider <= 0 and not visit.problems
 
 
+def test_refused_files_and_words_are_reported(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    (tmp_path / "notes.txt").write_text("no picture")
+    broken = write_picture(tmp_path / "broken.png")
+    broken.write_bytes(broken.read_bytes()[:2000])
+    write_picture(tmp_path / "large.png", 400, 301)
+    write_picture(tmp_path / "small.png", 20, 20)
+    bad = [str(tmp_path / name) for name in ("notes.txt", "broken.png", "large.png", "small.png")]
+    page.set_input_files("#files input[type=file]", bad)
+    for text in ("notes.txt", "broken.png", "large.png", "INPUT.MAX_PIXELS", "small.png", "20 x 20"):
+        visit.wait_for_text(".toast-wrap", text)
+    assert str(visit.served.cache) not in page.locator(".toast-wrap").inner_text()
+    page.evaluate("document.querySelectorAll('.toast-wrap button').forEach((button) => button.click())")
+    visit.wait("() => !document.querySelector('.toast-body')")
+    page.locator("#restyle").click()
+    visit.wait_for_text(".toast-wrap", "Style words")
+    page.evaluate("document.querySelectorAll('.toast-wrap button').forEach((button) => button.click())")
+    assert page.locator("#pictures img").count() == 1 and "night" in page.locator("#sides").inner_text()  # of the town
+    for condition in ("fog", "night"):
+        visit.choose("#condition", condition)
+        visit.wait_for_text("#sides", condition)
+    visit.wait_for_number("#pictures img", 2)
+
+
 def test_a_user_compares_restyles_and_downloads(visit: Visit, tmp_path: Path) -> None:
     page, (plain, styled) = visit.page, visit.served.networks
-    assert "night" in page.locator("#sides").inner_text()  # a picture of the town
+    before = page.locator("#pictures img").count()
     street = write_picture(tmp_path / "street.png", 96, 160, seed=3)
     page.set_input_files("#files input[type=file]", [str(write_picture(tmp_path / "other.png")), str(street)])
     visit.wait_for_text("#sides", "street.png")
-    visit.wait_for_number("#pictures img", 3)
+    visit.wait_for_number("#pictures img", before + 2)
 
     # Classes and confidences under the pointer are those of the networks.
     predictions = [network.predictor(street) for network in (plain, styled)]
+    visit.wait("() => document.querySelector('#slider img').naturalWidth === 160")
     for row, column in ((48, 40), (20, 140)):
         visit.point((row + 0.5) / 96, (column + 0.5) / 160)
         for name, prediction in zip((LEFT, RIGHT), predictions, strict=True):
@@ -174,29 +201,6 @@ def test_a_user_compares_restyles_and_downloads(visit: Visit, tmp_path: Path) ->
         page.locator("#made a[download]").nth(0).click()
     assert download.value.suggested_filename == "street_png_plain_run_labels.png"
     np.testing.assert_array_equal(np.asarray(Image.open(download.value.path())), predictions[0].labels)
-
-
-def test_refused_files_and_words_are_reported(visit: Visit, tmp_path: Path) -> None:
-    page = visit.page
-    (tmp_path / "notes.txt").write_text("no picture")
-    broken = write_picture(tmp_path / "broken.png")
-    broken.write_bytes(broken.read_bytes()[:2000])
-    write_picture(tmp_path / "large.png", 400, 301)
-    write_picture(tmp_path / "small.png", 20, 20)
-    bad = [str(tmp_path / name) for name in ("notes.txt", "broken.png", "large.png", "small.png")]
-    page.set_input_files("#files input[type=file]", bad)
-    for text in ("notes.txt", "broken.png", "large.png", "INPUT.MAX_PIXELS", "small.png", "20 x 20"):
-        visit.wait_for_text(".toast-wrap", text)
-    assert str(visit.served.cache) not in page.locator(".toast-wrap").inner_text()
-    page.evaluate("document.querySelectorAll('.toast-wrap button').forEach((button) => button.click())")
-    visit.wait("() => !document.querySelector('.toast-body')")
-    page.locator("#restyle").click()
-    visit.wait_for_text(".toast-wrap", "Style words")
-    assert page.locator("#pictures img").count() == 1 and "night" in page.locator("#sides").inner_text()
-    for condition in ("fog", "night"):
-        visit.choose("#condition", condition)
-        visit.wait_for_text("#sides", condition)
-    visit.wait_for_number("#pictures img", 2)
 
 
 def test_page_listens_on_this_machine_only_and_shares_nothing(served: Served) -> None:

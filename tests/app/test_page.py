@@ -16,7 +16,9 @@ from app.app_factory import make_networks, write_picture
 from data_factory import forgotten_datasets
 from error_matching import expect_error
 from famix.utils.errors import ConfigError
+from famix_app.comparison import CLASSES
 from famix_app.networks import Network
+from famix_app.session import Session
 from run_factory import ROOT, load_script
 
 sys.path.insert(0, str(ROOT / "dev"))
@@ -201,6 +203,17 @@ def test_a_user_compares_restyles_and_downloads(visit: Visit, tmp_path: Path) ->
         page.locator("#made a[download]").nth(0).click()
     assert download.value.suggested_filename == "street_png_plain_run_labels.png"
     np.testing.assert_array_equal(np.asarray(Image.open(download.value.path())), predictions[0].labels)
+
+
+def test_files_that_arrive_during_a_prediction_are_kept(served: Served, tmp_path: Path) -> None:
+    from famix_app.page import Page
+
+    page, session = Page(served.networks, served.cache), Session()
+    for name in ("a.png", "b.png"):
+        assert page.receive(session, [str(write_picture(tmp_path / name))])[1] is None
+    page.upload(session, LEFT, RIGHT, CLASSES)
+    page.upload(session, LEFT, RIGHT, CLASSES)  # of the second event
+    assert [picture.name for picture in session.pictures] == ["a.png", "b.png"] and not session.uploads
 
 
 def test_page_listens_on_this_machine_only_and_shares_nothing(served: Served) -> None:

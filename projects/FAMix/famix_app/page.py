@@ -50,12 +50,17 @@ class Page:
             return self.render(session, TOWN[1], 1, left, right, view)
         return self.refresh(session, left, right, view)
 
-    def upload(self, session: Session, files: list[str], left: str, right: str, view: str) -> Any:
+    def receive(self, session: Session, files: list[str]) -> Any:
+        """Note uploaded files at once and empty their component: it fails if it receives more during a prediction."""
+        session.uploads.extend(files)
+        return session, None
+
+    def upload(self, session: Session, left: str, right: str, view: str) -> Any:
         """Add uploaded files, and report those that are refused."""
         pictures = []
-        for file in files:
+        while session.uploads:
             try:
-                pictures.append(read_picture(Path(file), self.max_pixels))
+                pictures.append(read_picture(Path(session.uploads.popleft()), self.max_pixels))
             except DatasetError as error:
                 refuse(error)
         while pictures:
@@ -64,7 +69,7 @@ class Page:
                 break
             except DatasetError as error:  # the last one is too small
                 refuse(DatasetError(f"{pictures.pop().name}: {error}"))
-        return None, *self.refresh(session, left, right, view)
+        return self.refresh(session, left, right, view)
 
     def render(self, session: Session, condition: str, scene: int, left: str, right: str, view: str) -> Any:
         """Show a picture of the town, and add it if it is new."""
@@ -240,9 +245,12 @@ def build_page(networks: Sequence[Network], folder: Path) -> gr.Blocks:
         )
         outputs = [session, pictures, slider, title, pointer, key, restyled, made]
         sides = [left, right, view]
-        shows = {**_QUEUE, "show_progress_on": slider}
+        # A choice during a prediction is carried out after it, and of several ones the last.
+        shows = {**_QUEUE, "show_progress_on": slider, "trigger_mode": "always_last"}
         blocks.load(page.start, [session, *sides], outputs, **shows)
-        files.upload(page.upload, [session, files, *sides], [files, *outputs], **shows)
+        quick = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+        received = files.upload(page.receive, [session, files], [session, files], **quick)
+        received.then(page.upload, [session, *sides], outputs, **{**shows, "trigger_mode": "multiple"})
         if TOWN:
             gr.on([condition.input, scene.input], page.render, [session, condition, scene, *sides], outputs, **shows)
         pictures.select(page.choose, [session, *sides], outputs, **shows)

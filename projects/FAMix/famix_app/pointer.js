@@ -26,7 +26,9 @@ function show() {
     const entry = document.createElement("span"), swatch = document.createElement("i"), name = document.createElement("b");
     swatch.style.background = side.colors[side.ids[pixel]];
     name.textContent = side.names[side.ids[pixel]];
-    entry.append(swatch, name, ` ${Math.round(side.confidence[pixel] / 2.55)} % (${side.network})`);
+    const isClass = side.ids[pixel] < side.names.length - 1; // the last one stands for no segment
+    const confidence = isClass ? ` ${Math.round(side.confidence[pixel] / 2.55)} %` : "";
+    entry.append(swatch, name, `${confidence} (${side.network})`);
     return entry;
   });
   element.querySelector(".pixel").replaceChildren(...parts);

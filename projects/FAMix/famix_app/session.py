@@ -1,5 +1,6 @@
 """State of the page in one tab of a browser."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from famix.utils.errors import ConfigError
@@ -20,6 +21,7 @@ class Session:
         original: the picture that is shown, or that was restyled.
         restyled: `original` in the style of each word.
         shown: `original` or one of `restyled`.
+        uploads: paths of uploaded files that have not been read yet.
     """
 
     def __init__(self) -> None:
@@ -27,6 +29,7 @@ class Session:
         self.original: Picture | None = None
         self.restyled: list[Picture] = []
         self.shown: Picture | None = None
+        self.uploads: deque[str] = deque()
         self._sides: dict[tuple[Picture, str], Side] = {}
 
     def sides(self, picture: Picture, networks: Sequence[Network]) -> list[Side]:

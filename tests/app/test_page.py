@@ -206,7 +206,7 @@ def test_a_user_compares_restyles_and_downloads(visit: Visit, tmp_path: Path) ->
 
 
 def test_files_that_arrive_during_a_prediction_are_kept(served: Served, tmp_path: Path) -> None:
-    from famix_app.page import Page
+    from famix_app.handlers import Page
 
     page, session = Page(served.networks, served.cache), Session()
     for name in ("a.png", "b.png"):

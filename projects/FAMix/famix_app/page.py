@@ -1,27 +1,21 @@
 """Components of the page and their events."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from famix.inference.images import RGBImage
-from famix.utils.errors import ConfigError, DatasetError, FAMixError
-from famix.visualization.overlay import downsample
-from famix_app.comparison import CLASSES, UNSURE, Side, changed_share, draw, legend, pointer_values, write_files
+from famix.utils.errors import ConfigError
+from famix_app.comparison import CLASSES, UNSURE
+from famix_app.handlers import Page
 from famix_app.networks import Network
-from famix_app.pictures import SCENES, TOWN, Picture, read_picture, render_town
+from famix_app.pictures import SCENES, TOWN
 from famix_app.session import Session
-from famix_app.words import load_styler, parse_words
 
 LARGEST_FILE = "64mb"
 
 _PICTURE = "Picture"  # choice for a side without a network
-_THUMBNAIL = 320  # width in pixels
 _QUEUE = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}  # one prediction at a time
 _HERE = Path(__file__).parent
 _TITLE = "# FAMix\nCompare networks on your pictures, and see what style words do to them."
@@ -31,154 +25,6 @@ _WORDS_HELP = (
 )
 
 
-class Page:
-    """Functions of the page. Each returns the new values of components, the same ones for all that change the picture.
-
-    Args:
-        networks: networks to choose from.
-        folder: folder for the files to download, in Gradio's cache.
-    """
-
-    def __init__(self, networks: Sequence[Network], folder: Path) -> None:
-        self.networks = {network.name: network for network in networks}
-        self.folder = folder
-        self.max_pixels = min(network.predictor.max_pixels for network in networks)
-
-    def start(self, session: Session, left: str, right: str, view: str) -> Any:
-        """Show a picture of the town, if it is installed."""
-        if TOWN:
-            return self.render(session, TOWN[1], 1, left, right, view)
-        return self.refresh(session, left, right, view)
-
-    def receive(self, session: Session, files: list[str]) -> Any:
-        """Note uploaded files at once and empty their component: it fails if it receives more during a prediction."""
-        session.uploads.extend(files)
-        return session, None
-
-    def upload(self, session: Session, left: str, right: str, view: str) -> Any:
-        """Add uploaded files, and report those that are refused."""
-        pictures = []
-        while session.uploads:
-            try:
-                pictures.append(read_picture(Path(session.uploads.popleft()), self.max_pixels))
-            except DatasetError as error:
-                refuse(error)
-        while pictures:
-            try:
-                session.add(pictures, self.chosen(left, right))
-                break
-            except DatasetError as error:  # the last one is too small
-                refuse(DatasetError(f"{pictures.pop().name}: {error}"))
-        return self.refresh(session, left, right, view)
-
-    def render(self, session: Session, condition: str, scene: int, left: str, right: str, view: str) -> Any:
-        """Show a picture of the town, and add it if it is new."""
-        picture, networks = render_town(condition, scene), self.chosen(left, right)
-        same = [one for one in session.pictures if one.name == picture.name]
-        with errors_shown():
-            session.open(same[0], networks) if same else session.add([picture], networks)
-        return self.refresh(session, left, right, view)
-
-    def choose(self, session: Session, left: str, right: str, view: str, event: gr.SelectData) -> Any:
-        """Show one of the pictures."""
-        with errors_shown():
-            session.open(listed(session.pictures, event.index), self.chosen(left, right))
-        return self.refresh(session, left, right, view)
-
-    def choose_restyled(self, session: Session, left: str, right: str, view: str, event: gr.SelectData) -> Any:
-        """Show one of the restyled pictures."""
-        with errors_shown():
-            session.shown = session.original if event.index == 0 else listed(session.restyled, event.index - 1)
-        return self.refresh(session, left, right, view)
-
-    def refresh(self, session: Session, left: str, right: str, view: str) -> Any:
-        """Return the values of `outputs` in `build_page`."""
-        picture, thumbnails, hidden = (
-            session.shown,
-            [thumbnail(one) for one in session.pictures],
-            gr.update(value=None, visible=False),
-        )
-        if picture is None:
-            return session, thumbnails, None, "", None, "", hidden, hidden
-        with errors_shown():
-            sides = session.sides(picture, self.chosen(left, right))
-        found = {side.network: side for side in sides}
-        images = tuple(draw(picture, found.get(name), view) for name in (left, right))
-        restyled = gr.skip() if session.restyled else hidden
-        names = "".join(f"<span>{escape(name)}</span>" for name in (left, picture.name, right))
-        title = f'<div class="sides">{names}</div>'
-        return session, thumbnails, images, title, pointer_values(sides), legend(sides, view), restyled, hidden
-
-    def restyle(self, session: Session, left: str, right: str, text: str) -> Iterator[Any]:
-        """Show the picture and its predictions for each style word, as soon as they are ready."""
-        tiles: list[tuple[RGBImage, str]] = []
-        with errors_shown():
-            words, networks = parse_words(text), self.chosen(left, right)
-            yield session, gr.skip(), f"Loading the CLIP of {networks[-1].name} ..."
-            styler = load_styler(networks[-1])
-            unknown = ", ".join(styler.unknown_words(words))
-            note = (
-                f"This CLIP was not trained on these words, so the result is arbitrary: {unknown}." if unknown else ""
-            )
-            plain: list[Side] = []
-            steps = [f"Mining *{word}* ({number} of {len(words)}) ..." for number, word in enumerate(words, 1)]
-            for word, step, (picture, sides) in zip(
-                ["original", *words], [*steps, note], session.restyle(words, styler, networks), strict=True
-            ):
-                plain = plain or sides
-                tiles.append(restyled_tile(word, picture, sides, plain))
-                yield session, gr.update(value=tiles, visible=True), step
-
-    def write(self, session: Session, left: str, right: str) -> Any:
-        """Write the files to download."""
-        with errors_shown():
-            if session.shown is None:
-                raise ConfigError("There is no prediction to download. Drop a picture first.")
-            sides = session.sides(session.shown, self.chosen(left, right))
-            files = write_files(session.shown, sides, self.folder)
-        return gr.update(value=[str(file) for file in files], visible=True)
-
-    def chosen(self, left: str, right: str) -> list[Network]:
-        """Return the different networks on the two sides, the right one last."""
-        return [self.networks[name] for name in dict.fromkeys((left, right)) if name in self.networks]
-
-
-def refuse(error: FAMixError) -> None:
-    """Show an error on the page until the user closes it, and go on."""
-    gr.Warning(escape(str(error)), duration=None)
-
-
-def listed(pictures: Sequence[Picture], place: int) -> Picture:
-    """Return the picture at a place that the user chose. Raises ConfigError if the session has forgotten it."""
-    if place >= len(pictures):
-        raise ConfigError("This session has expired. Reload the page.")
-    return pictures[place]
-
-
-@contextmanager
-def errors_shown() -> Iterator[None]:
-    """Show errors that the user can fix on the page until the user closes them."""
-    try:
-        yield
-    except FAMixError as error:
-        raise gr.Error(escape(str(error)), duration=None, print_exception=False) from None
-
-
-def thumbnail(picture: Picture) -> tuple[RGBImage, str]:
-    """Return a small version of a picture and its name."""
-    return downsample(picture.pixels, _THUMBNAIL, smooth=True), picture.name
-
-
-def restyled_tile(word: str, picture: Picture, sides: Sequence[Side], plain: Sequence[Side]) -> tuple[RGBImage, str]:
-    """Return the picture above its predictions, and its caption. `plain` has the predictions for the original."""
-    images = [picture.pixels, *(side.prediction.overlay(picture.pixels) for side in sides)]
-    stack = np.concatenate([downsample(image, _THUMBNAIL, smooth=True) for image in images])
-    if sides is plain:
-        return stack, word
-    shares = [f"{100 * changed_share(*pair):.0f} %" for pair in zip(plain, sides, strict=True)]
-    return stack, f"{word}: {' / '.join(shares)} changed"
-
-
 def build_page(networks: Sequence[Network], folder: Path) -> gr.Blocks:
     """Build the page. Arguments as for `Page`."""
     page, names = Page(networks, folder), [network.name for network in networks]
@@ -186,81 +32,86 @@ def build_page(networks: Sequence[Network], folder: Path) -> gr.Blocks:
         session = gr.State(Session(), time_to_live=3600)
         gr.Markdown(_TITLE)
         with gr.Row():
-            with gr.Column(scale=1, min_width=280, elem_id="choices"):
-                files = gr.File(
-                    label="Pictures to upload", show_label=False, file_count="multiple", height=130, elem_id="files"
-                )
-                if TOWN:
-                    with gr.Row():
-                        condition = gr.Dropdown(
-                            list(TOWN), value=TOWN[1], label="Town", min_width=120, elem_id="condition"
-                        )
-                        scenes = list(range(1, SCENES + 1))
-                        scene = gr.Dropdown(scenes, value=1, label="Scene", min_width=120, elem_id="scene")
-                pictures = gr.Gallery(
-                    label="Pictures", show_label=False, columns=4, height="auto", allow_preview=False, interactive=False,
-                    fit_columns=False, buttons=[], object_fit="cover", elem_id="pictures",
-                )  # fmt: skip
-                first = names[0] if len(names) > 1 else _PICTURE
-                left = gr.Dropdown([_PICTURE, *names], value=first, label="Left", elem_id="left")
-                right = gr.Dropdown(names, value=names[-1], label="Right", elem_id="right")
-                view = gr.Radio([CLASSES, UNSURE], value=CLASSES, label="View", elem_id="view")
-            with gr.Column(scale=3, min_width=300, elem_id="comparison"):
-                title = gr.HTML(elem_id="sides")
-                slider = gr.ImageSlider(
-                    show_label=False,
-                    interactive=False,
-                    type="numpy",
-                    max_height=720,
-                    buttons=["fullscreen"],
-                    elem_id="slider",
-                )
-                pointer = gr.HTML(
-                    html_template=(_HERE / "pointer.html").read_text(encoding="utf-8"),
-                    js_on_load=(_HERE / "pointer.js").read_text(encoding="utf-8"),
-                    elem_id="pointer",
-                )
-                key = gr.HTML(elem_id="legend")
-                download = gr.Button("Make files to download", size="sm", elem_id="download")
-                made = gr.File(label="Labels and overlays", interactive=False, visible=False, elem_id="made")
+            files, town, pictures, sides = build_choices(names)
+            slider, shown, download, made = build_comparison()
         with gr.Row(equal_height=True):
             text = gr.Textbox(
-                label="Style words",
-                info=_WORDS_HELP,
-                placeholder="foggy, at night",
-                scale=5,
-                min_width=240,
-                elem_id="words",
-            )
+                label="Style words", info=_WORDS_HELP, placeholder="foggy, at night", scale=5, min_width=240, elem_id="words"
+            )  # fmt: skip
             go = gr.Button("Restyle", variant="primary", scale=1, min_width=120, elem_id="restyle")
         note = gr.Markdown(elem_id="note")
         restyled = gr.Gallery(
-            show_label=False,
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            buttons=[],
-            visible=False,
+            show_label=False, height="auto", allow_preview=False, interactive=False, buttons=[], visible=False,
             elem_id="restyled",
-        )
-        outputs = [session, pictures, slider, title, pointer, key, restyled, made]
-        sides = [left, right, view]
+        )  # fmt: skip
+        state, outputs = [session, *sides], [session, pictures, slider, *shown, restyled, made]
         # A choice during a prediction is carried out after it, and of several ones the last.
         shows = {**_QUEUE, "show_progress_on": slider, "trigger_mode": "always_last"}
-        blocks.load(page.start, [session, *sides], outputs, **shows)
         quick = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+        blocks.load(page.start, state, outputs, **shows)
         received = files.upload(page.receive, [session, files], [session, files], **quick)
-        received.then(page.upload, [session, *sides], outputs, **{**shows, "trigger_mode": "multiple"})
-        if TOWN:
-            gr.on([condition.input, scene.input], page.render, [session, condition, scene, *sides], outputs, **shows)
-        pictures.select(page.choose, [session, *sides], outputs, **shows)
-        restyled.select(page.choose_restyled, [session, *sides], outputs, **shows)
-        for side in sides:
-            side.input(page.refresh, [session, *sides], outputs, **shows)
-        typed = [session, left, right, text]
-        gr.on([go.click, text.submit], page.restyle, typed, [session, restyled, note], show_progress="hidden", **_QUEUE)
-        download.click(page.write, [session, left, right], made, **_QUEUE)
+        received.then(page.upload, state, outputs, **{**shows, "trigger_mode": "multiple"})
+        if town:
+            gr.on([one.input for one in town], page.render, [*state, *town], outputs, **shows)
+        gr.on([one.input for one in sides], page.refresh, state, outputs, **shows)
+        pictures.select(page.choose, state, outputs, **shows)
+        restyled.select(page.choose_restyled, state, outputs, **shows)
+        gr.on(
+            [go.click, text.submit], page.restyle, [*state, text], [session, restyled, note], show_progress="hidden", **_QUEUE
+        )  # fmt: skip
+        download.click(page.write, state, made, **_QUEUE)
     return blocks
+
+
+def build_choices(names: Sequence[str]) -> tuple[Any, list[Any], Any, list[Any]]:
+    """Build the column to choose from.
+
+    Returns:
+        The drop zone, condition and scene of the town (none without its plugin), the pictures, and left, right and view.
+    """
+    town = []
+    with gr.Column(scale=1, min_width=280, elem_id="choices"):
+        files = gr.File(
+            label="Pictures to upload", show_label=False, file_count="multiple", height=130, elem_id="files"
+        )
+        if TOWN:
+            with gr.Row():
+                scenes = list(range(1, SCENES + 1))
+                town = [
+                    gr.Dropdown(list(TOWN), value=TOWN[1], label="Town", min_width=120, elem_id="condition"),
+                    gr.Dropdown(scenes, value=1, label="Scene", min_width=120, elem_id="scene"),
+                ]
+        pictures = gr.Gallery(
+            label="Pictures", show_label=False, columns=4, height="auto", allow_preview=False, interactive=False,
+            fit_columns=False, buttons=[], object_fit="cover", elem_id="pictures",
+        )  # fmt: skip
+        first = names[0] if len(names) > 1 else _PICTURE
+        left = gr.Dropdown([_PICTURE, *names], value=first, label="Left", elem_id="left")
+        right = gr.Dropdown(list(names), value=names[-1], label="Right", elem_id="right")
+        view = gr.Radio([CLASSES, UNSURE], value=CLASSES, label="View", elem_id="view")
+    return files, town, pictures, [left, right, view]
+
+
+def build_comparison() -> tuple[Any, list[Any], Any, Any]:
+    """Build the column that compares predictions.
+
+    Returns:
+        The slider, the texts around it (title, values under the pointer, legend), the button for files, and the files.
+    """
+    with gr.Column(scale=3, min_width=300, elem_id="comparison"):
+        title = gr.HTML(elem_id="sides")
+        slider = gr.ImageSlider(
+            show_label=False, interactive=False, type="numpy", max_height=720, buttons=["fullscreen"], elem_id="slider"
+        )  # fmt: skip
+        pointer = gr.HTML(
+            html_template=(_HERE / "pointer.html").read_text(encoding="utf-8"),
+            js_on_load=(_HERE / "pointer.js").read_text(encoding="utf-8"),
+            elem_id="pointer",
+        )
+        legend = gr.HTML(elem_id="legend")
+        download = gr.Button("Make files to download", size="sm", elem_id="download")
+        made = gr.File(label="Labels and overlays", interactive=False, visible=False, elem_id="made")
+    return slider, [title, pointer, legend], download, made
 
 
 def launch_page(blocks: gr.Blocks, host: str, port: int | None) -> str:

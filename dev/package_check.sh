@@ -35,7 +35,8 @@ say "installing it in an empty environment"
 grep -v '^-r' requirements.txt >"$FOLDER/constraints.txt"
 pip install --constraint "$FOLDER/constraints.txt" "$(echo "$FOLDER"/famix-*.whl)"
 site="$("$FOLDER/env/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-# See dev/install.sh.
+# See dev/install.sh. Without its list of requirements, Detectron2 lacks these two.
+pip install --constraint "$FOLDER/constraints.txt" omegaconf hydra-core
 pip install --no-deps --require-hashes --requirement dev/no-deps.txt --upgrade --target "$site" --only-binary=:all: \
     --python-version 3.10 --implementation cp --abi none --platform any
 

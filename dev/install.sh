@@ -15,6 +15,7 @@ PYTHON="${PYTHON:-python3}"
 # These settings would install packages outside .venv, or import packages from outside.
 unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+export PIP_USE_PEP517=1 # older versions of pip warn about packages without it
 
 say() { printf '%s\n' "$*"; }
 die() {

@@ -171,6 +171,20 @@ def test_damaged_files_are_refused(published: Hub) -> None:
     published.files[NAME]["model.pth"] = published.files[NAME]["model.pth"][:-100]
     with expect_error(WeightsError, NAME, remedy="Delete"):
         download_checkpoint(NAME)
+
+
+def test_a_damaged_copy_in_the_cache_is_replaced_as_the_error_says(published: Hub) -> None:
+    copy = download_checkpoint(NAME).resolve()
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-1] + b"x")
+    with expect_error(WeightsError, NAME, remedy="Delete") as error:
+        download_checkpoint(NAME)
+    named = Path(str(error.value).split("Delete '")[1].split("'")[0])
+    named.unlink()
+    assert download_checkpoint(NAME).read_bytes() == content
+
+
+def test_malformed_facts_are_refused(published: Hub) -> None:
     for content in (b"{}", b"[]", b"{", b'{"sha256": 5}'):
         published.files[NAME]["famix.json"] = content
         published.commits[NAME] += 1

@@ -79,7 +79,7 @@ def download_checkpoint(name: str) -> Path:
     if found != expected:
         raise WeightsError(
             f"The checkpoint of '{repository}' must have the SHA-256 {expected[:12]} of its {FACTS_FILE}, got {found[:12]}. "
-            f"Delete '{checkpoint}' and download it again."
+            f"Delete '{checkpoint.resolve()}', to which the cache links, and download it again."
         )
     return checkpoint
 
@@ -109,7 +109,6 @@ def explain_hub_errors(repository: str, fact: str) -> Iterator[None]:
     """Raise WeightsError, whose message starts with a fact, for an error of huggingface_hub."""
     errors = importlib.import_module("huggingface_hub.errors")
     endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
-    remedy = ""
     try:
         yield
         return
@@ -120,13 +119,9 @@ def explain_hub_errors(repository: str, fact: str) -> Iterator[None]:
     except errors.RepositoryNotFoundError as error:
         cause, remedy = error, "It does not exist or is private. Check the name, or run hf auth login."
     except errors.LocalEntryNotFoundError as error:
-        cause, remedy = (
-            error,
-            (
-                f"{endpoint} cannot be reached, and the cache has no copy. On a machine with access, run hf download "
-                f"{repository} {CHECKPOINT_FILE}, and pass that file here."
-            ),
-        )
+        offline = f"{endpoint} cannot be reached, and the cache has no copy."
+        copy = f"On a machine with access, run hf download {repository} {CHECKPOINT_FILE}, and pass that file here."
+        cause, remedy = error, f"{offline} {copy}"
     except errors.EntryNotFoundError as error:
         cause, remedy = error, f"It has no {FACTS_FILE} or {CHECKPOINT_FILE}. Use a network published by famix-publish."
     except errors.LocalTokenNotFoundError as error:

@@ -155,6 +155,7 @@ def _severity_charts(reports: Mapping[str, Report], colors: Mapping[str, str]) -
             for run, bases in curves.items()
             if base in bases
         ]
+        # A row with the mean over the corruptions does not change their mean.
         metric = next(iter(reports.values())).headlines[0]
         charts.append((base, Markup(line_chart(series, "severity of the corruption", f"{metric} in %"))))
     return [(base, chart) for base, chart in charts if chart]

@@ -1,1 +1,27 @@
-"""Programs behind the command lines: each module has a function `execute`, which takes the parsed arguments."""
+"""Programs behind the console commands. Each has a function `execute` that takes the parsed command line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from famix.io.atomic import disk_message
+from famix.utils.errors import FAMixError
+from famix.utils.paths import expand_arguments
+from famix.utils.plugins import load_plugins
+from famix_cli import USER_ERROR
+
+
+def run_program(run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Load the plugins, expand the paths on the command line, and run a program.
+
+    Returns:
+        The exit status: 0, or `USER_ERROR` after a one-line error on stderr.
+    """
+    try:
+        load_plugins()
+        run(expand_arguments(arguments))
+    except (FAMixError, OSError) as error:
+        message = disk_message(error, "choose another output") if isinstance(error, OSError) else error
+        print(f"error: {message}", file=sys.stderr)
+        return USER_ERROR
+    return 0

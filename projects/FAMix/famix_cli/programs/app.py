@@ -3,15 +3,13 @@
 import argparse
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
-from famix.utils.errors import ConfigError, FAMixError
+from famix.utils.errors import ConfigError
 from famix.utils.messages import first_line
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
 from famix_app.networks import find_demo_runs, load_networks
+from famix_cli.programs import run_program
 
 
 def require_gradio() -> None:
@@ -47,11 +45,6 @@ def serve(arguments: argparse.Namespace) -> None:
             page.close()
 
 
-def execute(arguments: argparse.Namespace) -> None:
-    """Run the program. A user error prints one line and exits with status 2."""
-    try:
-        load_plugins()
-        serve(expand_arguments(arguments))
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status (see `run_program`)."""
+    return run_program(serve, arguments)

@@ -18,10 +18,9 @@ from famix.reports.bank_page import BankView, format_bank, render_bank
 from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.style import StyleBank
 from famix.utils.errors import FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix_cli.programs import run_program
 
-UNSOUND, USER_ERROR = 1, 2  # exit statuses
+UNSOUND = 1  # exit status
 
 
 def show(arguments: argparse.Namespace) -> None:
@@ -87,11 +86,6 @@ def validate(arguments: argparse.Namespace) -> None:
 COMMANDS = {"show": show, "merge": merge, "filter": keep, "validate": validate}
 
 
-def execute(arguments: argparse.Namespace) -> None:
-    """Run the program. A user error prints one line and exits with status 2."""
-    try:
-        load_plugins()
-        COMMANDS[arguments.command](expand_arguments(arguments))
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status (see `run_program`)."""
+    return run_program(COMMANDS[arguments.command], arguments)

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,11 +30,10 @@ from famix.inference.export import (
 )
 from famix.inference.loading import load_model, save_adapters, strip_checkpoint
 from famix.io import file_sha256
-from famix.io.atomic import disk_message, require_writable, whole_file
-from famix.utils.errors import ConfigError, FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix.io.atomic import require_writable, whole_file
+from famix.utils.errors import ConfigError
 from famix_cli.export import ADAPTERS, ENDINGS, ONNX, STRIPPED, TORCH_EXPORT
+from famix_cli.programs import run_program
 
 
 def run(args: argparse.Namespace) -> None:
@@ -161,14 +159,7 @@ def size_of(path: Path) -> str:
     return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the program. Return exit status 0, or 2 after a one-line error on stderr."""
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status (see `run_program`)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        load_plugins()
-        run(expand_arguments(args))
-    except (FAMixError, OSError) as error:
-        message = disk_message(error, "choose another --output") if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(run, arguments)

@@ -2,18 +2,16 @@
 
 import argparse
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from famix.inference.hub import require_hub, split_name, upload_folder
 from famix.inference.loading import load_model
-from famix.io.atomic import disk_message, require_writable
+from famix.io.atomic import require_writable
 from famix.reports.publishing import Publication, write_publication
 from famix.reports.runs import CONFIG_FILE, read_runs, scored_weights
-from famix.utils.errors import ConfigError, FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix.utils.errors import ConfigError
+from famix_cli.programs import run_program
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,13 +39,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"wrote {args.output}; nothing was uploaded")
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Run the program. Return exit status 0, or 2 after a one-line error on stderr."""
-    try:
-        load_plugins()
-        run(expand_arguments(args))
-    except (FAMixError, OSError) as error:
-        message = disk_message(error, "choose another --output") if isinstance(error, OSError) else error
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    return 0
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status (see `run_program`)."""
+    return run_program(run, arguments)

@@ -11,8 +11,7 @@ from famix.io.atomic import whole_file
 from famix.reports.run_page import render_runs
 from famix.reports.runs import CONFIG_FILE, Example, predict_examples, read_runs, scored_weights
 from famix.utils.errors import ClassesError, FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix_cli.programs import run_program
 
 
 def write_report(arguments: argparse.Namespace) -> None:
@@ -36,11 +35,6 @@ def write_report(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.output}, {len(page) / 1e6:.1f} MB")
 
 
-def execute(arguments: argparse.Namespace) -> None:
-    """Run the program. A user error prints one line and exits with status 2."""
-    try:
-        load_plugins()
-        write_report(expand_arguments(arguments))
-    except (FAMixError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the program and return its exit status (see `run_program`)."""
+    return run_program(write_report, arguments)

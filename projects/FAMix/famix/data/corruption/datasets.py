@@ -54,7 +54,7 @@ def parse_corruption(name: str) -> Corruption | None:
 
 
 def expand_corruptions(names: Sequence[str]) -> tuple[str, ...]:
-    """Replace names without a severity, such as "val@fog" or "val@all", by all severities of that or of every corruption.
+    """Replace names without a severity, such as "val@fog" or "val@all", by their five severities.
 
     Raises:
         DatasetError: a corruption or severity does not exist.

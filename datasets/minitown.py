@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from famix_cli.arguments import whole_number
+from famix_cli import whole_number
 from famix_minitown.rendering.conditions import CONDITIONS, DEVELOPMENT_CONDITIONS
 from famix_minitown.rendering.scene import SIZE
 

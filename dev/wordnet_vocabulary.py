@@ -25,7 +25,7 @@ KINDS = {
     "drawing": "03239009", "painting": "03882197", "print": "04009955",
 }  # fmt: skip
 NOTICE = """\
-# Words for the appearance of images, for projects/FAMix/tools/select_styles.py.
+# Words for the appearance of images, for famix-bank select.
 # Printed by dev/wordnet_vocabulary.py from WordNet 3.1, whose license follows.
 """
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
@@ -43,7 +44,8 @@ def parser_of(script: Path) -> ArgumentParser:
     module = load_script(script)
     if not hasattr(module, "make_parser"):
         module = sys.modules[module.main.__module__]
-    parser: ArgumentParser = (getattr(module, "make_parser", None) or module.argument_parser)()
+    single = re.findall(r'main\(command="(\w+)"\)', script.read_text())  # command of famix-bank that the script runs
+    parser: ArgumentParser = (getattr(module, "make_parser", None) or module.argument_parser)(*single)
     return parser
 
 

@@ -57,6 +57,10 @@ EXTENSIONS = {
 SCRIPTS = {
     "famix-train": "projects/FAMix/train_net.py",
     "famix-check": "datasets/check.py",
+    "famix-report": "projects/FAMix/tools/report.py",
+    "famix-compare": "projects/FAMix/tools/compare_runs.py",
+    "famix-bank": "projects/FAMix/tools/inspect_bank.py",
+    "famix-import": "projects/FAMix/tools/import_released.py",
 }
 # Run by a test of its own.
 ELSEWHERE = {

@@ -16,7 +16,7 @@ import famix
 from run_factory import ROOT, Workspace, load_script
 
 ADDRESS = "https://example.org/famix"
-COMMANDS = ("train", "demo", "report", "bank", "export", "publish", "check", "town", "app")
+COMMANDS = ("train", "demo", "report", "compare", "bank", "export", "import", "publish", "check", "town", "app")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_badges_and_issue_templates_follow_the_address(tmp_path: Path) -> None:
 def test_commands_show_help_under_their_name(installed: Path, tmp_path: Path, name: str) -> None:
     done = call(installed, tmp_path, str(installed / f"bin/famix-{name}"), "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: famix-{name} ")
-    module = call(installed, tmp_path, "-m", f"famix_cli.{name}", "--help")
+    module = call(installed, tmp_path, "-m", "famix_cli." + name.replace("import", "import_released"), "--help")
     assert module.returncode == 0 and module.stdout.startswith("usage: ")
 
 

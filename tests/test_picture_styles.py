@@ -14,9 +14,10 @@ from famix.clip import IMAGE, CLIPImageTower, ImageStage, load_clip_state_dict
 from famix.style import channel_mean_std
 from famix.style.pictures import PictureStyleAugmentation, PictureStyles, PictureTransform
 from famix.utils.errors import BankError, ConfigError
+from famix_cli.bank import main
 from model_factory import NUM_CLASSES, make_batch, make_restyler, tiny_segmentor
 from open_clip_factory import tiny_open_clip
-from run_factory import Workspace, load_tool
+from run_factory import Workspace
 
 PICTURES = ("MODEL.STYLE.STAGE", IMAGE, "MODEL.STYLE.GRID", "[1, 1]", "STYLE_MINING.LR", "1.0")
 
@@ -181,11 +182,11 @@ def test_bank_of_features_is_refused_for_images(workspace, bank):
 def test_preview_shows_the_restyled_pictures(workspace, bank, monkeypatch, capsys):
     from PIL import Image
 
-    tool, output = load_tool("preview_styles"), workspace.folder / "preview"
+    output = workspace.folder / "preview"
     image = next((workspace.folder / "data").rglob("*.png"))
     config = workspace.folder / "resnet/config.yaml"
     with forgotten_datasets():
-        tool.main(["--config-file", str(config), "--image", str(image), "--output", str(output)])
+        main(["preview", "--config-file", str(config), "--image", str(image), "--output", str(output)])
     assert str(output / "pictures.png") in capsys.readouterr().out
     with Image.open(output / "pictures.png") as picture:
         assert np.asarray(picture.convert("RGB")).std() > 5

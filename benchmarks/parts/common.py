@@ -7,7 +7,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from famix_cli.arguments import whole_number
+from famix_cli import whole_number
 
 PROJECT = Path(__file__).parents[2] / "projects/FAMix"
 POSITIVE = partial(whole_number, lowest=1)

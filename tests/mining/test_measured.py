@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from error_matching import expect_error
+from error_matching import expect_error, explains, line_of_mistake
 from famix.clip import CLIPImageTower, CLIPResNet, load_clip_state_dict
 from famix.data import build_mining_batches
 from famix.engine import load_config
@@ -14,8 +14,9 @@ from famix.mining import matching_noise_scale, measure_bank, obtain_style_bank
 from famix.mining.measured import measure_source_basis
 from famix.style import BankStyles, NoiseStyles, Statistics, StyleBank, channel_mean_std, source_basis
 from famix.utils.errors import BankError
+from famix_cli.bank import main
 from open_clip_factory import tiny_open_clip
-from run_factory import CONFIG, Workspace, load_tool
+from run_factory import CONFIG, Workspace
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def settings(workspace: Workspace, *more: str) -> list[str]:
 def measure(workspace: Workspace, dataset: str) -> StyleBank:
     bank = workspace.folder / "bank.safetensors"
     options = ["--config-file", str(CONFIG), "--output", str(bank), "--datasets", dataset, "--"]
-    load_tool("measure_bank").main([*options, *settings(workspace)])
+    assert main(["measure", *options, *settings(workspace)]) == 0
     return StyleBank.load(bank)
 
 
@@ -62,7 +63,7 @@ def test_pixel_statistics_of_the_family_are_used(workspace: Workspace) -> None:
         "MODEL.CLIP.ARCHITECTURE", tiny.architecture, "MODEL.STYLE.STAGE", "block1",
     )  # fmt: skip
     options = ["--config-file", str(CONFIG), "--output", str(path), "--datasets", "tiny_night", "--"]
-    load_tool("measure_bank").main([*options, *settings(workspace, *family)])
+    assert main(["measure", *options, *settings(workspace, *family)]) == 0
     cfg = load_config(str(CONFIG), settings(workspace, *family, "DATASETS.TRAIN", "['tiny_night']"))
     assert cfg.MODEL.PIXEL_MEAN == cfg.MODEL.PIXEL_STD == [127.5] * 3
     _, (sample, *_) = next(iter(build_mining_batches(cfg)))
@@ -76,11 +77,20 @@ def test_pixel_statistics_of_the_family_are_used(workspace: Workspace) -> None:
 
 
 def test_unknown_dataset_is_one_line(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        measure(workspace, "tiny_nigth")
-    assert stop.value.code == 2
-    assert "'tiny_nigth' is unknown" in capsys.readouterr().err.splitlines()[-1]
-    assert not (workspace.folder / "bank.safetensors").exists()
+    output = workspace.folder / "bank.safetensors"
+    words = [
+        "measure",
+        "--config-file",
+        CONFIG,
+        "--output",
+        output,
+        "--datasets",
+        "tiny_nigth",
+        "--",
+        *settings(workspace),
+    ]
+    explains(line_of_mistake(capsys, main, *words), "tiny_nigth", remedy="tiny_night")
+    assert not output.exists()
 
 
 def test_metric_source_uses_the_patches_of_the_source(workspace: Workspace) -> None:

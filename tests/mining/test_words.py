@@ -1,4 +1,4 @@
-"""Style words that are far from each other, and the tool that selects them."""
+"""Style words that are far from each other, and the command that selects them."""
 
 import re
 import shlex
@@ -7,12 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from error_matching import expect_error
+from error_matching import expect_error, line_of_mistake
+from famix.clip import PromptEncoder
 from famix.engine import load_config
-from famix.mining.words import coverage, embed_phrases, select_diverse
+from famix.mining.words import coverage, embed_phrases, read_phrases, select_diverse
 from famix.utils.errors import ConfigError
+from famix_cli.bank import main
 from famix_minitown.rendering.looks import LOOKS, WEATHER
-from run_factory import ROOT, load_tool
+from run_factory import ROOT
 
 VOCABULARY = ROOT / "projects/FAMix/configs/vocabularies/minitown.txt"
 
@@ -68,7 +70,7 @@ def test_embeddings_are_means_over_the_prompts_of_the_classes():
     torch.testing.assert_close(plain, torch.tensor([0, 1.0, 1]) / 2**0.5)
 
 
-# The tool
+# The command
 
 
 def test_town_vocabulary_has_all_looks_but_weather():
@@ -77,24 +79,21 @@ def test_town_vocabulary_has_all_looks_but_weather():
 
 
 def test_words_of_wordnet_are_distinct_phrases():
-    phrases = load_tool("select_styles").read_phrases(VOCABULARY.with_name("wordnet.txt"), ["white", "Fog"])
+    phrases = read_phrases(VOCABULARY.with_name("wordnet.txt"), ["white", "Fog"])
     assert len(phrases) > 600 and {"foggy", "milk-white", "time exposure"} <= set(phrases)
     assert "white" not in phrases and all(phrase == phrase.strip() and "#" not in phrase for phrase in phrases)
 
 
-@pytest.fixture
-def tool():
-    return load_tool("select_styles")
+COMMAND = ("select", "--config-file", "famix://minitown/famix.yaml", "--vocabulary")
 
 
-def run(tool, capsys, *arguments, vocabulary=VOCABULARY):
-    config = ROOT / "projects/FAMix/configs/minitown/famix.yaml"
-    tool.main(["--config-file", str(config), "--vocabulary", str(vocabulary), *arguments])
+def run(capsys, *arguments, vocabulary="famix://vocabularies/minitown.txt"):
+    assert main([*COMMAND, str(vocabulary), *arguments]) == 0
     return capsys.readouterr().out
 
 
-def test_selection_is_diverse_and_covers_better_than_chance(tool, capsys):
-    out = run(tool, capsys, "--count", "19", "--exclude", "neon", "Dark")
+def test_selection_is_diverse_and_covers_better_than_chance(capsys):
+    out = run(capsys, "--count", "19", "--exclude", "neon", "Dark")
     key, value = shlex.split(out.splitlines()[-1])
     cfg = load_config("", [key, value])  # as on a command line
     chosen = cfg.STYLE_MINING.STYLES
@@ -107,23 +106,20 @@ def test_selection_is_diverse_and_covers_better_than_chance(tool, capsys):
     assert set(chosen) <= set(phrases)
 
 
-def test_phrases_with_quotes_reach_the_config(tool, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool.PromptEncoder, "unknown_words", lambda encoder, texts: [])
+def test_phrases_with_quotes_reach_the_config(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(PromptEncoder, "unknown_words", lambda encoder, texts: [])
     path = tmp_path / "words.txt"
     path.write_text('blue\nblue\'s "pink"\n')
-    out = run(tool, capsys, "--count", "2", vocabulary=path)
+    out = run(capsys, "--count", "2", vocabulary=path)
     assert set(load_config("", shlex.split(out.splitlines()[-1])).STYLE_MINING.STYLES) == {"blue", 'blue\'s "pink"'}
 
 
-def test_bad_vocabularies_are_explained(tool, tmp_path, capsys):
+def test_bad_vocabularies_are_explained(tmp_path, capsys):
     def message(content, *arguments):
         path = tmp_path / "words.txt"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(SystemExit) as stop:
-            run(tool, capsys, *arguments, vocabulary=path)
-        assert stop.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
+        return line_of_mistake(capsys, main, *COMMAND, path, *arguments)
 
     assert "words.txt" in message(None) and "--vocabulary" in message(None)
     assert "--vocabulary" in message(b"\xff\xfe\xff")

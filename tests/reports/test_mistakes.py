@@ -65,9 +65,9 @@ def test_mistakes_of_previews_are_one_line(
 ) -> None:
     config, *overrides = workspace.arguments("run", *options)[1:]
     image = str(workspace.folder / "data/images/val/0.png")
-    with workspace.registered(), pytest.raises(SystemExit) as stop:
-        load_tool("preview_styles").main(["--config-file", config, "--image", image, *arguments, "--", *overrides])
-    assert stop.value.code == 2
+    words = ["preview", "--config-file", config, "--image", image, *arguments, "--", *overrides]
+    with workspace.registered():
+        assert load_tool("inspect_bank").main(words) == 2
     explains(error_line(capsys), key)
 
 

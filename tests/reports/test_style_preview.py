@@ -14,9 +14,10 @@ from famix.modeling import FAMixSemanticSegmentor
 from famix.reports.style_preview import Effect, changed_by_class, changed_share, preview_styles
 from famix.style import StyleBank, channel_mean_std
 from famix.utils.errors import ConfigError
+from famix_cli.bank import main
 from model_factory import make_restyler, tiny_segmentor
 from reports.banks import make_bank
-from run_factory import Workspace, load_tool
+from run_factory import Workspace
 
 GRID = (2, 3)
 
@@ -101,7 +102,7 @@ def run_tool(workspace: Workspace, *arguments: str, options: tuple[str, ...] = (
     config, *overrides = workspace.arguments("run", *options)[1:]
     image = str(workspace.folder / "data/images/val/0.png")
     with workspace.registered():
-        load_tool("preview_styles").main(["--config-file", config, "--image", image, *arguments, "--", *overrides])
+        assert main(["preview", "--config-file", config, "--image", image, *arguments, "--", *overrides]) == 0
 
 
 def test_command_with_weights(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,11 @@ from clip_factory import save_tiny_clip
 from data_factory import registered, write_definition
 from error_matching import explains
 from famix.engine import SafeCheckpointer, load_config
-from famix.io.released_checkpoint import ReleasedCheckpoint, load_released_checkpoint
+from famix.io.released_checkpoint import ReleasedCheckpoint, load_released_checkpoint, require_fit
 from famix.mining import StyleMiner
 from famix.style import StyleBank
+from famix_cli.import_released import main
+from famix_cli.programs.import_released import describe_checkpoint
 from model_factory import make_batch
 from released_factory import (
     RN101_LAYERS,
@@ -31,7 +33,7 @@ from released_factory import (
     write_checkpoint,
 )
 from robustness.hostile_files import Calls
-from run_factory import CONFIG, ROOT, Workspace, load_tool
+from run_factory import CONFIG, ROOT, Workspace
 
 RN50, RN101 = (str(ROOT / f"projects/FAMix/configs/GTA5/famix_{name}.yaml") for name in ("RN50", "RN101"))
 TRAIN_IDS = {0: 0, 1: 10, 2: 13}  # of road, sky and car in the miniature dataset's files
@@ -47,9 +49,9 @@ def state() -> dict[str, torch.Tensor]:
     return released_state(seed=3, **SMALL)
 
 
-def run_tool(*arguments: object) -> int:
+def run_tool(*arguments: object) -> int | None:
     with registered():
-        return load_tool("import_released").main([str(argument) for argument in arguments])
+        return main([str(argument) for argument in arguments])
 
 
 def tiny_config(workspace: Workspace) -> list[str]:
@@ -141,8 +143,8 @@ def test_rn101_has_the_released_names_and_shapes() -> None:
                for name, shape in shapes.items()}  # fmt: skip
     options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP.ARCHITECTURE", "RN101", "MODEL.DEVICE", "meta"]
     with torch.device("meta"):
-        load_tool("import_released").require_fit(weights, build_model(load_config(RN101, options)).state_dict())
-    description = load_tool("import_released").describe_checkpoint(ReleasedCheckpoint(weights, None, None))
+        require_fit(weights, build_model(load_config(RN101, options)).state_dict())
+    description = describe_checkpoint(ReleasedCheckpoint(weights, None, None))
     assert "CLIP RN101" in description and "best" not in description
 
 

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from famix_cli import execute
-from famix_cli.arguments import whole_number
+from famix_cli import execute, whole_number
 
 SHOWN = 12  # images in a contact sheet
 MOST_WORKERS = 16

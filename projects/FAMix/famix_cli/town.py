@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from famix_cli import execute
-from famix_cli.arguments import whole_number
+from famix_cli import execute, whole_number
 
 PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from famix_cli.arguments import whole_number
+from famix_cli import whole_number
 
 FAMILIES = ("resnet", "convnext", "vit")
 CROPS_PER_SCENE = 20

@@ -9,6 +9,7 @@ from torch import Tensor
 from famix.io.atomic import save_tensors
 from famix.io.checkpointer import read_checkpoint
 from famix.utils.errors import WeightsError
+from famix.utils.messages import first_few
 
 # The decoder is called sem_seg_head here. The backbone has CLIP's parameter names in both.
 _PREFIXES = {"backbone.": "backbone.", "classifier.": "sem_seg_head."}
@@ -71,3 +72,29 @@ def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise WeightsError(f"Weights cannot be written to '{path}' ({reason}). Choose another file.") from error
+
+
+def require_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise unless weights have exactly the names and shapes of a model.
+
+    Args:
+        weights: weights to load.
+        expected: state dict of the model. Its values are ignored.
+
+    Raises:
+        WeightsError: names are missing or unexpected, or shapes differ.
+    """
+    kinds = {
+        "missing": [name for name in expected if name not in weights],
+        "unexpected": [name for name in weights if name not in expected],
+        "with a different shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in weights and weights[name].shape != value.shape
+        ],
+    }
+    problems = [f"{len(found)} {kind}: {first_few(found)}" for kind, found in kinds.items() if found]
+    if problems:
+        raise WeightsError(
+            f"The weights do not fit the model in the config: {'; '.join(problems)}. Pass the matching --config-file."
+        )

@@ -4,7 +4,7 @@ from famix.mining.measured import matching_noise_scale, measure_bank
 from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
 from famix.mining.miner import MinedBatch, MiningSettings, PromptTable, StyleMiner
-from famix.mining.obtain import obtain_style_bank, style_bank_path
+from famix.mining.obtain import load_style_bank, obtain_style_bank, style_bank_path
 
 __all__ = [
     "MinedBatch",
@@ -14,6 +14,7 @@ __all__ = [
     "bank_metadata",
     "build_miner",
     "check_bank",
+    "load_style_bank",
     "matching_noise_scale",
     "measure_bank",
     "mine_bank",

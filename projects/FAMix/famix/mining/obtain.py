@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from detectron2.config import CfgNode
@@ -45,18 +46,14 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
         ConfigError: the bank is missing, and MODEL.CLIP.WEIGHTS is empty or its text tower has an unknown design.
     """
     logger = logging.getLogger(__name__)
-    path, weights = style_bank_path(cfg), cfg.MODEL.CLIP.WEIGHTS
+    path = style_bank_path(cfg)
     class_names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes
-    clip = load_configured_clip(cfg) if weights else CLIPStateDict()
-    metadata = bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
+    clip, metadata = _read_clip(cfg, class_names)
     with ExitStack() as held:
         if not _exists(path):
             _lock_together(path, held)
         if _exists(path):  # possibly mined by another run in the meantime
-            bank = StyleBank.load(path)
-            tower = at_stage(tower_without_weights(cfg, clip), cfg.MODEL.STYLE.STAGE)
-            channels = tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
-            check_bank(bank, metadata, path, channels, tower.rectified)
+            bank = _load_fitting(cfg, path, clip, metadata)
             logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
             return bank
         if not clip:
@@ -64,7 +61,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
                 f"No style bank at '{path}', and MODEL.CLIP.WEIGHTS is empty, so none can be mined. Set "
                 "MODEL.CLIP.WEIGHTS or MODEL.STYLE.BANK."
             )
-        require_text_design(clip, weights)
+        require_text_design(clip, cfg.MODEL.CLIP.WEIGHTS)
         logger.info("No style bank at %s yet: mining one", path)
         basis = measure_source_basis(cfg, clip) if cfg.STYLE_MINING.METRIC == "source" else None
         miner = build_miner(cfg, clip, class_names, basis)
@@ -83,6 +80,25 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
         comm.synchronize()
         partial.remove()
         return bank
+
+
+def load_style_bank(cfg: CfgNode, path: str, class_names: Sequence[str]) -> StyleBank:
+    """Load a bank that fits a config. Raises BankError if it is unreadable or does not fit."""
+    return _load_fitting(cfg, path, *_read_clip(cfg, class_names))
+
+
+def _read_clip(cfg: CfgNode, class_names: Sequence[str]) -> tuple[CLIPStateDict, dict[str, str]]:
+    """Return the config's CLIP, empty if it has none, and the metadata of banks for the config."""
+    clip = load_configured_clip(cfg) if cfg.MODEL.CLIP.WEIGHTS else CLIPStateDict()
+    return clip, bank_metadata(cfg, clip_weights_hash(clip) if clip else "", class_names, clip.text_design)
+
+
+def _load_fitting(cfg: CfgNode, path: str, clip: CLIPStateDict, metadata: dict[str, str]) -> StyleBank:
+    bank = StyleBank.load(path)
+    tower = at_stage(tower_without_weights(cfg, clip), cfg.MODEL.STYLE.STAGE)
+    channels = tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
+    check_bank(bank, metadata, path, channels, tower.rectified)
+    return bank
 
 
 def _exists(path: str) -> bool:

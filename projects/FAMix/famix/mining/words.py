@@ -1,13 +1,42 @@
 """Diverse style words, selected by their text embeddings alone: no language model, and no image of a target."""
 
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from famix.clip import class_prompt
-from famix.utils.errors import ConfigError
+from famix.io import read_text
+from famix.utils.errors import ConfigError, CorruptFileError
+
+RANDOM_SETS = 100
+_MOST_BYTES = 1 << 22
+
+
+def read_phrases(path: Path, excluded: Sequence[str] = ()) -> list[str]:
+    """Read the distinct phrases of a vocabulary: one per line, with # for comments.
+
+    Args:
+        path: text file.
+        excluded: words, in any case. Phrases that contain one of them are left out.
+
+    Raises:
+        ConfigError: the file cannot be read or contains no phrase.
+    """
+    try:
+        lines = read_text(path, _MOST_BYTES).splitlines()
+    except (OSError, UnicodeDecodeError, CorruptFileError) as error:
+        raise ConfigError(f"--vocabulary must be a text file with a phrase per line, got '{path}': {error}.") from error
+    phrases = dict.fromkeys(line.split("#")[0].strip() for line in lines)
+    banned = {word.lower() for word in excluded}
+    kept = [phrase for phrase in phrases if phrase and banned.isdisjoint(re.findall(r"[\w-]+", phrase.lower()))]
+    if not kept:
+        raise ConfigError(f"--vocabulary must contain phrases, got none in '{path}'. Check the file and --exclude.")
+    return kept
 
 
 def embed_phrases(
@@ -59,3 +88,11 @@ def coverage(embeddings: Tensor, selected: Sequence[int], start: Tensor) -> tupl
     chosen = torch.cat([embeddings[list(selected)], start[None]])
     distances = (1 - embeddings @ chosen.T).amin(dim=1)
     return float(distances.mean()), float(distances.max())
+
+
+def random_coverage(embeddings: Tensor, count: int, start: Tensor, seed: int) -> tuple[float, float]:
+    """Return the means of both values of `coverage` over `RANDOM_SETS` random selections of `count` embeddings."""
+    rng = np.random.default_rng(seed)
+    sets = [rng.choice(len(embeddings), count, replace=False).tolist() for _ in range(RANDOM_SETS)]
+    mean, largest = np.mean([coverage(embeddings, chosen, start) for chosen in sets], axis=0)
+    return float(mean), float(largest)

@@ -126,7 +126,7 @@ def source_distance(bank: StyleBank, own: StyleBank) -> Tensor:
 
     Args:
         bank: bank of N styles.
-        own: statistics of source patches (tools/measure_bank.py), computed with the same CLIP, stage and grid.
+        own: statistics of source patches (famix-bank measure), computed with the same CLIP, stage and grid.
 
     Raises:
         BankError: the banks are incompatible, or `own` has fewer than two styles.

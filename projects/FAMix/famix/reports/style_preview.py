@@ -182,6 +182,29 @@ def format_changes(effects: Sequence[Effect], names: Sequence[str]) -> str:
     return text_table(["predicted without styles", "share of image", "changed (mean over style words)"], rows)
 
 
+def draw_effects(image: Pixels, effects: Sequence[Effect], classes: ClassTable, folder: Path) -> list[Path]:
+    """Draw distances.png, for picture styles pictures.png, and for a trained network predictions.png.
+
+    Args:
+        image: (H, W, 3) uint8 RGB image.
+        effects: all results of `preview_styles` for this image.
+        classes: classes of the predictions.
+        folder: output folder.
+
+    Returns:
+        The files.
+    """
+    draw_distances(effects, folder / "distances.png")
+    files = [folder / "distances.png"]
+    if effects[-1].picture is not None:
+        files.append(folder / "pictures.png")
+        draw_pictures(image, effects, files[-1])
+    if effects[0].predicted is not None:
+        files.append(folder / "predictions.png")
+        draw_predictions(image, effects, classes, files[-1])
+    return files
+
+
 def draw_distances(effects: Sequence[Effect], path: Path) -> None:
     """Draw the feature change for each style word and stage as bars, and write it as a PNG file."""
     stages, words = list(effects[0].distances), effects[1:]

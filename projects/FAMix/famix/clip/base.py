@@ -51,6 +51,7 @@ class CLIPImageTower(Backbone):
         trainable: names of the trainable submodules.
         returned: stages that `forward` returns, or None for all. The maps of other stages are freed.
         checkpoint_activations: whether the backward pass recomputes the activations inside blocks.
+        compile_backend: backend of torch.compile for the blocks, or "".
     """
 
     stages: tuple[str, ...]
@@ -68,6 +69,7 @@ class CLIPImageTower(Backbone):
         self.trainable: tuple[str, ...] = (_ALL,)
         self.returned: tuple[str, ...] | None = None  # all
         self.checkpoint_activations = False
+        self.compile_backend = ""
         self._taps: dict[str, Callable[[Tensor], Tensor]] = {}
 
     @classmethod
@@ -166,6 +168,8 @@ class CLIPImageTower(Backbone):
 
     def run_block(self, block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a part of a stage. With `checkpoint_activations`, only its arguments are kept for the backward pass."""
+        if self.compile_backend and isinstance(block, nn.Module) and block._compiled_call_impl is None:
+            block.compile(backend=self.compile_backend)
         if self.checkpoint_activations:
             return run_checkpointed(self, block, *args, **kwargs)
         return block(*args, **kwargs)

@@ -43,6 +43,8 @@ def _add_model_keys(cfg: CN) -> None:
     clip.TRAINABLE = ["layer4.2"]  # backbone submodules to train, e.g. "layer4"; ["all"] trains all, and [] freezes all
     clip.CHECKPOINT_ACTIVATIONS = False  # True recomputes activations in the backward pass to save memory
 
+    cfg.MODEL.COMPILE = ""  # backend of torch.compile for training, e.g. inductor; "" runs the layers one by one
+
     timm = cfg.MODEL.TIMM = CN()
     timm.NAME = "vit_base_patch14_dinov2"  # timm model for build_timm_backbone, a ViT or ConvNeXt
     timm.WEIGHTS = ""  # "pretrained" (downloaded) or a file; "" uses random weights until MODEL.WEIGHTS is loaded

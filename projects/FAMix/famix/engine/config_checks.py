@@ -26,6 +26,7 @@ from famix.engine.step_trainer import check_steps
 from famix.evaluation import check_evaluation
 from famix.evaluation.evaluators import check_panoptic
 from famix.mining import MiningSettings, style_bank_path
+from famix.modeling.compiling import check_compilation
 from famix.reports.trackers import build_trackers
 from famix.style import PatchRestyler
 from famix.style.patches import check_grid
@@ -110,6 +111,7 @@ def _check_model_settings(cfg: CfgNode) -> None:
     require_setting(cfg, "MODEL.DEVICE", found, "cpu on a machine without a GPU", "Set MODEL.DEVICE to cpu")
     valid = not numbered or comm.get_world_size() == 1
     require_setting(cfg, "MODEL.DEVICE", valid, "cuda, without an index, for several processes", "Set it to cuda")
+    check_compilation(cfg)
     for name, kind, least in (("PIXEL_MEAN", "finite", -math.inf), ("PIXEL_STD", "positive", 0)):
         valid = len(model[name]) == 3 and all(least < value < math.inf for value in model[name])
         constraint = f"three {kind} numbers, one per channel"

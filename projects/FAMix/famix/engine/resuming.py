@@ -32,7 +32,7 @@ FREE = (
     *("OUTPUT_DIR", "VERSION", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.CLIP.TOKENIZER", "DATASETS.FILES"),
     "DATALOADER.NUM_WORKERS",
     *("CUDNN_BENCHMARK", "SOLVER.REFERENCE_WORLD_SIZE", "SOLVER.ACCUMULATE"),  # the scaled settings are compared
-    "MODEL.CLIP.CHECKPOINT_ACTIVATIONS",
+    *("MODEL.CLIP.CHECKPOINT_ACTIVATIONS", "MODEL.COMPILE"),
     # Periods for saving, scoring and logging, and limits.
     *("SOLVER.CHECKPOINT*", "SOLVER.MAX_SKIPPED_BATCHES", "VIS_PERIOD", "TRACKERS", "INPUT.MAX_PIXELS"),
     # Evaluation, which does not affect the weights.

@@ -31,6 +31,7 @@ from famix.evaluation import ProtocolInference, build_evaluator, protocol_of
 from famix.io.checkpointer import LAST_FILE, SafeCheckpointer
 from famix.mining import obtain_style_bank
 from famix.modeling import PatchStyleMixin
+from famix.modeling.compiling import compile_layers
 from famix.reports import (
     ScoredWeights,
     describe_classes,
@@ -59,6 +60,7 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self._plain_model: Any = self.build_model(with_class_weights(cfg))
+        compile_layers(self._plain_model, cfg.MODEL.COMPILE)
         optimizer = self.build_optimizer(cfg, self._plain_model)
         placement = {} if next(self._plain_model.parameters()).is_cuda else {"device_ids": None}
         model = create_ddp_model(self._plain_model, broadcast_buffers=False, **placement)

@@ -1,7 +1,8 @@
 """Parts of the benchmarks that do not import PyTorch: command lines, project paths, and methods of studies."""
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -51,6 +52,20 @@ def study_parser(
         which.add_argument("--rerun", action="store_true", help="repeat recorded runs and replace their records")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, after --")
     return parser
+
+
+def measure(call: Callable[[], object]) -> dict[str, float]:
+    """Return the processor time of a call in seconds, and the peak memory of this process during the call in GiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
+    start = time.process_time()
+    call()
+    return {"seconds": time.process_time() - start, "peak": memory_of_process("VmHWM")}
+
+
+def memory_of_process(kind: str) -> float:
+    """Return the peak ("VmHWM") or current memory ("VmRSS") of this process in GiB."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[kind].split()[0]) / 2**20
 
 
 class Needs(Enum):

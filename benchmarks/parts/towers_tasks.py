@@ -1,8 +1,5 @@
 """The tasks of `towers.py`: comparison with open_clip and timm, kept memory, a training step and the mining of a batch."""
 
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -19,7 +16,7 @@ from famix.clip.open_clip.timm_backbone import build_timm_tower
 from famix.config import load_config
 from famix.engine.optimization import build_optimizer
 from famix.mining.miner import MiningSettings, PromptTable, StyleMiner
-from parts.common import PROJECT
+from parts.common import PROJECT, measure
 
 SIDE, STYLES = 512, 2
 TEXTS = ["road", "Urban Grit style car", "foggy sky", "person", "traffic light"]
@@ -137,16 +134,6 @@ def _kept_in_batch(mode: FakeTensorMode, model: Any, dtype: torch.dtype, images:
         losses = model.sem_seg_head(features, torch.empty(images, SIDE, SIDE, dtype=torch.long))
     del losses  # tensors stay alive until here, so that no memory is counted twice
     return sum(memories.values())
-
-
-def measure(call: Callable[[], object]) -> dict[str, float]:
-    """Return the processor time and peak memory of a call."""
-    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-    start = time.process_time()
-    call()
-    seconds = time.process_time() - start
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {"seconds": seconds, "peak": int(status["VmHWM"].split()[0]) / 2**20}
 
 
 def train(architecture: str, options: dict[str, Any]) -> dict[str, float]:

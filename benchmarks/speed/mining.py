@@ -16,7 +16,7 @@ from famix.style import optimize_styles
 from famix_minitown.datasets import register
 from famix_minitown.runs.experiment import CONFIGS
 from speed.plain import PlainSteps, plain_class_patches, plain_features, plain_prompts, plain_tail
-from speed.setting import GRID, Row, Setting, in_turns
+from speed.setting import GRID, Row, Setting, in_turns, scaled
 
 GROUP = 6  # maximum number of batches in a group
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
@@ -71,7 +71,8 @@ def step_rows(setting: Setting) -> Iterator[Row]:
         "plain bare": setting.timed(lambda: bare(channels_first, lambda x: plain_tail(clip, x))),
         "half": lambda: step(half),
     }
-    seconds = {name: value / sizes.styles for name, value in in_turns(contenders, 2 * sizes.rounds).items()}
+    taken = in_turns(contenders, sizes.rounds)
+    seconds = {name: scaled(values, 1 / sizes.styles) for name, values in taken.items()}
     yield Row(
         "mining step, per style", seconds["step"], "frozen forward and backward pass alone", seconds["bare"],
         target="mining step / frozen forward and backward pass alone", at_most=1.10,
@@ -132,7 +133,7 @@ def batch_row(setting: Setting) -> Row:
         plain_runs.append(run)
 
     contenders = {"ours": setting.timed(lambda: miner.mine_batch(0, batch)), "plain": setting.timed(plain)}
-    seconds = in_turns(contenders, rounds=2, warm_up=False)
+    seconds = in_turns(contenders, sizes.rounds, warm_up=False)
     ours, theirs = mined.final_loss.mean().item(), plain_runs[-1].loss().item()
     # Losses differ slightly: features of 0 are at the ReLU's kink, where rounding determines the gradient.
     if abs(ours - theirs) > 0.05 * theirs:
@@ -173,6 +174,6 @@ def group_rows(setting: Setting) -> Iterator[Row]:
     yield Row(name, seconds["together"], "one at a time", seconds["apart"])
     difference = float((expected - got).norm() / expected.norm())
     yield Row(
-        "bank of grouped batches: relative difference", difference, "limit", SAME, unit="",
+        "bank of grouped batches: relative difference", [difference], "limit", [SAME], unit="",
         target="bank of grouped batches: relative difference / 1e-4", at_most=1.0,
     )  # fmt: skip

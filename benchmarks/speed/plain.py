@@ -2,7 +2,7 @@
 
 Mining runs OpenAI's implementation of CLIP with unfolded layers, channels-first memory, prompts padded to 77 tokens and
 no prompt cache. The segmentor keeps the project's modules, but runs each convolution and each norm separately, in
-channels-first memory.
+channels-first memory. Restyling loops over patches and normalizes before it rescales, as the reference implementation does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from famix.clip import resnet as clip_resnet
 from famix.clip.openai import CLIP, tokenize
 from famix.clip.text.prompts import fill_template
+from famix.style import restyler
 
 
 def plain_features(clip: CLIP, images: Tensor) -> Tensor:
@@ -96,3 +97,48 @@ def plain_layers() -> Iterator[None]:
         mock.patch.object(clip_resnet, "_channels_last", Tensor.contiguous),
     ):
         yield
+
+
+@contextmanager
+def plain_restyling() -> Iterator[None]:
+    """While the context is open, restyle with loops over patches."""
+    with (
+        mock.patch.object(restyler, "patch_classes", plain_patch_classes),
+        mock.patch.object(restyler, "restyle_patches", plain_restyle),
+    ):
+        yield
+
+
+def plain_patch_classes(labels: Tensor, grid: tuple[int, int], ignore_label: int) -> Tensor:
+    """Return the most frequent label (B, rows, cols) of each patch of labels (B, H, W), looping over patches and images."""
+    rows = [
+        [[int(patch.flatten().bincount().argmax()) for patch in cell] for cell in band.chunk(grid[1], 2)]
+        for band in labels.chunk(grid[0], 1)
+    ]
+    return torch.tensor(rows).permute(2, 0, 1)
+
+
+def plain_restyle(
+    features: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    alpha: Tensor,
+    grid: tuple[int, int],
+    rectify: bool = True,
+    own: object = None,
+) -> Tensor:
+    """Compute `famix.style.restyle_patches` for sides that the grid divides, looping over patches. `own` is not used."""
+    mean, std, alpha = (x.to(features) for x in (mean, std, alpha))
+    bands = []
+    for row, band in enumerate(features.chunk(grid[0], 2)):
+        cells = []
+        for col, cell in enumerate(band.chunk(grid[1], 3)):
+            own_mean, own_std = cell.mean((2, 3), keepdim=True), (cell.var((2, 3), keepdim=True) + 1e-5).sqrt()
+            new_mean, new_std = (
+                alpha * before + (1 - alpha) * drawn[:, :, row, col, None, None]
+                for before, drawn in ((own_mean, mean), (own_std, std))
+            )
+            cells.append((cell - own_mean) / own_std * new_std + new_mean)
+        bands.append(torch.cat(cells, dim=3))
+    restyled = torch.cat(bands, dim=2)
+    return F.relu(restyled) if rectify else restyled

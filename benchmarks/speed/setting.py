@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -35,11 +36,11 @@ class Sizes:
     mining_steps: int = 20  # optimization steps per mining batch
     templates: int = 16  # sentences per prompt in a mining batch
     crop: int = 768  # side of the mining crops
-    step_crop: int = 384  # side of the crops in training steps
+    step_crop: int = 768  # side of the crops in training steps
     images: int = 2  # images per training step
     evaluated: tuple[int, int] = (1024, 2048)  # height and width of whole images
     evaluated_images: int = 3  # images in the test set
-    rounds: int = 3  # number of rounds in which the compared functions take turns
+    rounds: int = 7  # number of rounds in which the compared functions take turns
 
     def __str__(self) -> str:
         height, width = self.evaluated
@@ -54,7 +55,7 @@ class Sizes:
 SIZES = {
     "cpu": Sizes(),
     "cuda": Sizes(
-        styles=20, mining_images=16, mining_steps=100, templates=80, step_crop=768, images=8, evaluated_images=8, rounds=10
+        styles=20, mining_images=16, mining_steps=100, templates=80, images=8, evaluated_images=8, rounds=10
     ),
     "quick": Sizes(
         CLIPArchitecture((1, 1, 1, 1), width=8, embed_dim=16, input_resolution=64), text_layers=1, styles=2,
@@ -82,8 +83,10 @@ class Setting:
     @cached_property
     def clip_file(self) -> Path:
         """File with the same weights."""
-        torch.save(self.clip.state_dict(), self.folder / "clip.pt")
-        return self.folder / "clip.pt"
+        file = self.folder / "clip.pt"
+        if not file.exists():
+            torch.save(self.clip.state_dict(), file)
+        return file
 
     @property
     def last_block(self) -> str:
@@ -135,27 +138,34 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """Table row that compares a measurement with a reference."""
+    """Table row that compares measurements with reference measurements, taken in turns."""
 
     what: str
-    value: float
+    values: Sequence[float]  # one per round
     limit_name: str
-    limit: float
+    limits: Sequence[float]
     unit: str = "s"  # "s", "ms", or "" for plain numbers
     target: str = ""  # target of the project, or "" for a row that is only informative
     at_most: float = 0.0  # maximum ratio that meets the target
 
     @property
+    def ratios(self) -> list[float]:
+        """Ratio of each pair, or 0 if both values are 0."""
+        pairs = zip(self.values, self.limits, strict=True)
+        return [value / limit if limit else float(value > 0) for value, limit in pairs]
+
+    @property
     def ratio(self) -> float:
-        """Value divided by limit, or 0 if both are 0."""
-        return self.value / self.limit if self.limit else float(self.value > 0)
+        """Median ratio."""
+        return median(self.ratios)
 
 
-def in_turns(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True) -> dict[str, float]:
-    """Return the minimum time of each function in seconds, over rounds in which all functions take turns.
+def in_turns(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Return the times of each function in seconds, one per round. In a round, each function runs once.
 
-    Other load on the machine thus affects all of them equally, and the minimum approximates the time without it. With
-    `warm_up`, one additional round is run first and ignored.
+    Other load on the machine thus affects all of them equally. With `warm_up`, one additional round is run first and ignored.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds + warm_up):
@@ -163,20 +173,26 @@ def in_turns(contenders: Mapping[str, Callable[[], float]], rounds: int, warm_up
             seconds = run()
             if number >= warm_up:
                 taken[name].append(seconds)
-    return {name: min(values) for name, values in taken.items()}
+    return taken
+
+
+def scaled(values: Iterable[float], factor: float) -> list[float]:
+    """Multiply measurements, e.g. to convert them to another unit."""
+    return [factor * value for value in values]
 
 
 def format_table(rows: Iterable[Row]) -> str:
-    """Return the table in Markdown."""
+    """Return the table of medians, with the range of the ratios, in Markdown."""
 
-    def quantity(value: float, unit: str) -> str:
-        return f"{value:{ {'s': '.3f', 'ms': '.2f'}.get(unit, '.3g') }} {unit}".strip()
+    def quantity(values: Sequence[float], unit: str) -> str:
+        return f"{median(values):{ {'s': '.3f', 'ms': '.2f'}.get(unit, '.3g') }} {unit}".strip()
 
-    cells = [
-        [row.what, quantity(row.value, row.unit), row.limit_name, quantity(row.limit, row.unit), f"{row.ratio:.3f}"]
-        for row in rows
-    ]
-    return markdown(["measured", "", "compared with", "", "ratio"], cells)
+    cells = []
+    for row in rows:
+        spread = f"{min(row.ratios):.3f} to {max(row.ratios):.3f}" if len(row.ratios) > 1 else ""
+        measured = [row.what, quantity(row.values, row.unit), row.limit_name, quantity(row.limits, row.unit)]
+        cells.append([*measured, f"{row.ratio:.3f}", spread, str(len(row.ratios))])
+    return markdown(["measured", "", "compared with", "", "ratio", "range", "pairs"], cells)
 
 
 def format_targets(rows: Sequence[Row]) -> str:

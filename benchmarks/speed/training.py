@@ -1,31 +1,24 @@
-"""Speed of training steps, restyling and evaluation relative to the network alone."""
+"""Speed of training steps and restyling relative to the network alone and to plain versions."""
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from pathlib import Path
 
 import torch
-import yaml
 from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 
-from famix.data import build_test_loader, register_datasets
 from famix.engine import build_optimizer
-from famix.evaluation import ProtocolInference, StreamingSemSegEvaluator, parse_protocol
 from famix.style import PatchRestyler, StyleBank, build_strategies
-from famix_minitown.writer import write_tree
-from speed.plain import plain_layers
-from speed.setting import GRID, NUM_CLASSES, Row, Setting, in_turns
+from speed.plain import plain_layers, plain_restyling
+from speed.setting import GRID, NUM_CLASSES, Row, Setting, in_turns, scaled
 
 STRATEGIES = ("none", "bank", "noise")
-DATASET = "speed_benchmark"
 
 
 class TrainingStep:
     """Training step of the recipe's network: forward pass, backward pass and update."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, self.model = setting, setting.segmentor()
+    def __init__(self, setting: Setting, *options: object) -> None:
+        self.setting, self.model = setting, setting.segmentor(*options)
         self.model.train()
         self.detectron2 = SemanticSegmentor(
             backbone=self.model.backbone,
@@ -34,7 +27,7 @@ class TrainingStep:
             pixel_std=self.model.pixel_std.flatten().tolist(),
         ).to(setting.device)
         self.detectron2.train()
-        self.optimizer = build_optimizer(setting.config(), self.model)
+        self.optimizer = build_optimizer(setting.config(*options), self.model)
 
     def __call__(self, model: nn.Module, batch: list[dict[str, Tensor]]) -> None:
         """Run a step of a model that consists of the same modules."""
@@ -55,6 +48,16 @@ class TrainingStep:
         def step() -> None:
             self.model.use_restyler(styles)
             self(self.model, batch)
+
+        return step
+
+    def plain(self, batch: list[dict[str, Tensor]]) -> Callable[[], None]:
+        """Return a function that runs a step with styles from a bank as the reference implementation computes it."""
+        styled = self.styled("bank", batch)
+
+        def step() -> None:
+            with plain_layers(), plain_restyling():
+                styled()
 
         return step
 
@@ -90,12 +93,17 @@ def training_rows(setting: Setting) -> Iterator[Row]:
         "bare": setting.timed(lambda: step.bare(images)),
         "detectron2": setting.timed(lambda: step(step.detectron2, batch)),
         "unfolded": setting.timed(lambda: step.unfolded(batch)),
+        "plain": setting.timed(step.plain(batch)),
     }
-    seconds = in_turns(contenders, 4 * sizes.rounds)  # precise enough for ratios with two decimals
+    seconds = in_turns(contenders, sizes.rounds)
     none, name = seconds["none"], "training step, no styles"
     yield Row(
         "training step, styles from a bank", seconds["bank"], "no styles", none,
         target="training step with a bank / without styles", at_most=1.03,
+    )  # fmt: skip
+    yield Row(
+        "training step, styles from a bank", seconds["bank"], "plain: loops over patches, unfolded, channels first",
+        seconds["plain"], target="training step with a bank / plain rewriting of it", at_most=1.0,
     )  # fmt: skip
     yield Row("training step, noise as styles", seconds["noise"], "no styles", none)
     yield Row(name, none, "step of the network alone", seconds["bare"])
@@ -121,47 +129,7 @@ def restyling_rows(setting: Setting) -> Iterator[Row]:
 
     contenders = {"copy": setting.timed(features.clone), "base": restyle(GRID, 500), "fine": restyle((12, 12), 500)}
     contenders |= {"small": restyle(GRID, 10), "large": restyle(GRID, 5000)}
-    times = {name: 1000 * value for name, value in in_turns(contenders, 5 * sizes.rounds).items()}
+    times = {name: scaled(values, 1000) for name, values in in_turns(contenders, 3 * sizes.rounds).items()}
     yield Row("restyling alone, 3 x 3 patches", times["base"], "one read and one write of the map", times["copy"], "ms")
     yield Row("restyling, 12 x 12 patches", times["fine"], "3 x 3 patches", times["base"], "ms")
     yield Row("restyling, 5000 styles per class", times["large"], "10 styles per class", times["small"], "ms")
-
-
-def evaluation_rows(setting: Setting) -> Iterator[Row]:
-    """Measure the evaluation of an image, from PNG files to a confusion matrix, relative to the forward pass alone."""
-    sizes, model = setting.sizes, setting.segmentor().eval()
-    network = ProtocolInference(model, parse_protocol("native")).eval()
-    pixels = torch.randn(1, 3, *sizes.evaluated, generator=setting.generator()).to(setting.device)
-    register_datasets([str(write_scenes(setting.folder / "scenes", sizes.evaluated_images, sizes.evaluated))])
-    loader = build_test_loader(setting.config("DATALOADER.NUM_WORKERS", 1), f"{DATASET}_val")
-    evaluator = StreamingSemSegEvaluator(f"{DATASET}_val")
-
-    @torch.no_grad()
-    def bare() -> None:
-        model.sem_seg_head.layers(model.backbone(pixels))
-
-    @torch.no_grad()
-    def score() -> float:
-        """Return the shortest interval between two images once the loader's process is running."""
-        evaluator.reset()
-        moments = []
-        for inputs in loader:
-            evaluator.process(inputs, network(inputs))
-            moments.append(setting.now())
-        return min(after - before for before, after in pairwise(moments))
-
-    seconds = in_turns({"score": score, "bare": setting.timed(bare)}, sizes.rounds)
-    yield Row(
-        "evaluation, per image", seconds["score"], "forward pass alone", seconds["bare"],
-        target="evaluation / forward pass alone", at_most=1.15,
-    )  # fmt: skip
-
-
-def write_scenes(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Render scenes of the town and return the definition file for their dataset."""
-    write_tree(folder, "val", ["clear"], range(count), size)
-    images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
-    files = {"name": DATASET, "root": str(folder), "images": images, "labels": labels, "splits": {"val": {}}}
-    definition = folder / "definition.yaml"
-    definition.write_text(yaml.safe_dump({**files, "classes": "cityscapes", "label_ids": "identity"}))
-    return definition

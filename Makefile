@@ -56,7 +56,7 @@ format: $(STAMP)  ## Apply the formatter and automatic fixes
 	$(VENV)/ruff check --fix .
 	$(VENV)/ruff format .
 
-bench: $(STAMP)  ## Measure the speed of mining, training, evaluation and scoring (about 15 minutes)
+bench: $(STAMP)  ## Measure the speed of mining, training, evaluation and scoring (about 40 minutes)
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(VENV)/python $$script $(ARGS) || exit 1; done
 
 soak: $(STAMP)  ## Test runs under kills, full disks and damaged files (less than 20 minutes)

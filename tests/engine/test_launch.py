@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from error_matching import expect_error, explains
 from famix.engine import argument_parser, peers
@@ -15,6 +16,7 @@ from famix.engine.launch import _gpu, launch, place_from_environment
 from famix.engine.peers import Peers, Place, describe_loss, is_lost_connection
 from famix.utils.errors import ConfigError
 from famix_cli.train import main
+from model_factory import make_batch, tiny_backbone, tiny_segmentor
 
 TORCHRUN = {
     "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node1",
@@ -212,3 +214,24 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         _gpu(2, 4)
     with expect_error(ConfigError, "--num-gpus", 4, "cpu"):
         launch(argument_parser().parse_args(["--num-gpus", "4", "MODEL.DEVICE", "cuda"]), lambda args, peers: None)
+
+
+def test_only_gradients_of_trained_parameters_are_exchanged() -> None:
+    model = tiny_segmentor(backbone=tiny_backbone(trainable=["layer4"])).train()
+    exchanged: list[int] = []
+
+    def count(state: None, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        exchanged.append(bucket.buffer().numel())
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        parallel = DistributedDataParallel(model, broadcast_buffers=False)
+        parallel.register_comm_hook(None, count)
+        parallel(make_batch((64, 96), (64, 96)))["loss_sem_seg"].backward()
+    finally:
+        distributed.destroy_process_group()
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert sum(exchanged) == trained < sum(weight.numel() for weight in model.parameters())

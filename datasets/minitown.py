@@ -58,7 +58,8 @@ def folder_name(text: str) -> str:
 if __name__ == "__main__":
     make_parser().parse_args()  # --help and usage errors need no imports
 
-from famix.utils.paths import expand_arguments
+from famix.utils.errors import OutputError
+from famix_cli.programs import run_program
 from famix_minitown.writer import write_tree
 
 INTERRUPTED = 130  # exit status
@@ -72,17 +73,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(arguments.seed, arguments.seed + arguments.count)
     if seeds.stop > SEED_LIMIT:
         parser.error(f"--seed plus --count must be at most {SEED_LIMIT}, got {arguments.seed} and {arguments.count}")
-    try:
-        out = expand_arguments(arguments).out
+
+    def render(arguments: argparse.Namespace) -> None:
+        out = arguments.out
         if out.exists() and not out.is_dir():
-            parser.error(f"--out must be a folder, got the file '{out}'. Choose a different path.")
+            raise OutputError(f"--out must be a folder, got the file '{out}'. Choose a different path.")
         if not arguments.overwrite and out.is_dir() and any(out.iterdir()):
-            parser.error(
+            raise OutputError(
                 f"--out is '{out}', which already contains files. Choose a different folder, or add --overwrite."
             )
         write_tree(out, arguments.split, conditions, seeds, tuple(arguments.size))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+
+    try:
+        if status := run_program(render, arguments):
+            sys.exit(status)
     except KeyboardInterrupt:
         print(f"stopped; '{arguments.out}' is incomplete. Use --overwrite to render all scenes.", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -127,12 +127,13 @@ def test_mistakes_name_file_key_value_and_remedy(tmp_path, changes, key, value, 
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        ("name: a\nname: b\n", "'name'"),
+        ("name: a\nname: b\n", "line 2"),
         ("label_ids: {0: road, 0x0: sky}", "0"),
-        ("name: [", "DATASETS.FILES"),
+        ("name: [", "line 2"),
+        ("name: a\nroot\nclasses: cityscapes", "line 2"),
         ("- name", "the file"),
         ("", "the file"),
-        ("name: !!python/object/apply:os.getcwd []", "DATASETS.FILES"),
+        ("name: !!python/object/apply:os.getcwd []", "line 1"),
         (None, "DATASETS.FILES"),
     ],
 )

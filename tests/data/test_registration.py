@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from data_factory import make_dataset, registered, write_definition
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix.data import get_dataset_dicts, get_label_readers, register_datasets, require_same_classes
 from famix.data.registration import BUILTIN
 from famix.utils.errors import DatasetError
@@ -57,7 +57,8 @@ def test_taken_name_is_an_error(folder, tmp_path):
 @pytest.mark.parametrize(
     ("names", "key", "value", "remedy"),
     [
-        (["tiny_trian"], "tiny_trian", "tiny_train", "cityscapes_val"),
+        (["tiny_trian"], "tiny_trian", "tiny_train", "datasets/README.md"),
+        (["tiny.yaml"], "tiny.yaml", None, "DATASETS.FILES"),
         (["nothing"], "nothing", None, "DATASETS.FILES"),
         ([], "names", None, "gta5_train"),
         (["tiny_val", "tiny_val"], "names", "tiny_val", ""),
@@ -66,6 +67,18 @@ def test_taken_name_is_an_error(folder, tmp_path):
 def test_wrong_names_are_an_error(folder, names, key, value, remedy):
     with registered(make_dataset(folder)), expect_error(DatasetError, key, value, remedy):
         get_dataset_dicts(names)
+
+
+def test_unknown_name_lists_own_datasets_but_only_counts_the_built_in_ones(folder):
+    with registered(make_dataset(folder)):
+        with pytest.raises(DatasetError) as caught:
+            get_dataset_dicts(["nothing"])
+        count = sum(
+            not name.startswith("tiny_") and hasattr(files, "definition") for name, files in DatasetCatalog.items()
+        )
+    message = str(caught.value)
+    explains(message, "nothing", "tiny_train", "tiny_val")
+    assert f" {count} " in message and "cityscapes" not in message and "minitown" not in message
 
 
 def test_datasets_keep_the_order_of_their_names(folder):

@@ -251,6 +251,13 @@ def test_contact_sheets_of_several_datasets(check, folder):
 # Command line
 
 
+def status_of(run, arguments):
+    try:
+        return run(arguments)
+    except SystemExit as end:
+        return end.code
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -258,6 +265,7 @@ def test_contact_sheets_of_several_datasets(check, folder):
         (["tiny_train", "--sample", "-1"], "argument --sample: must be an integer of at least 0, got '-1'"),
         (["tiny_train", "--workers", "two"], "argument --workers: must be an integer"),
         (["tiny_train", "--sheet", "look.jpg"], "--sheet must end in .png, got look.jpg"),
+        (["tiny.yaml"], "name its file in --definition"),
         (["tiny_train", "--json", "/proc/none/report.json"], "/proc/none"),
         (["tiny_train", "--sheet", "/proc/none/look.png"], "/proc/none"),
         (["tiny_train", "--definition", "none.yaml"], "none.yaml': "),
@@ -266,17 +274,18 @@ def test_contact_sheets_of_several_datasets(check, folder):
 )
 def test_mistakes_end_before_the_check(folder, capsys, arguments, message):
     file = make_dataset(folder, count=1)
-    with registered(), pytest.raises(SystemExit) as stop:
-        main([*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
-    assert stop.value.code == 2
+    with registered():
+        status = status_of(main, [*arguments, "--definition", str(file), "--workers", "0"][: None if arguments else 0])
     out, err = capsys.readouterr()
-    assert message in err and "usable" not in out
+    assert (status, out) == (2, "") and message in err and "DATASETS.FILES" not in err
+    is_usage = not arguments or "argument --" in message or "--sheet must" in message
+    assert err.startswith("usage: " if is_usage else "error: ") and (is_usage or err.count("\n") == 1)
 
 
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (BrokenProcessPool, 2, "a worker process was killed, probably because memory ran out"),
+        (BrokenProcessPool, 2, "error: A worker process was killed, probably because memory ran out"),
         (KeyboardInterrupt, 130, "stopped\n"),
     ],
 )
@@ -287,10 +296,7 @@ def test_stopped_check_ends_with_one_line(folder, capsys, monkeypatch, error, st
     monkeypatch.setattr(program, "check_dataset", stop)
     arguments = ["tiny_train", "--definition", str(make_dataset(folder, count=1))]
     with registered():
-        try:
-            found = main(arguments)
-        except SystemExit as end:
-            found = end.code
+        found = status_of(main, arguments)
     assert found == status and message in capsys.readouterr().err
 
 

@@ -64,6 +64,13 @@ def test_malformed_yaml(write, text, value, remedy):
         load_config(write(text))
 
 
+def test_malformed_yaml_names_the_line_and_the_expected_character(write):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write("SEED: 1\nSOLVER\nVERSION: 2"))
+    message = str(caught.value)
+    assert "line 2" in message and "expected ':'" in message and "unicode string" not in message
+
+
 def test_yaml_with_code_is_refused(write, tmp_path):
     trace = tmp_path / "trace"
     text = f"SEED: !!python/object/apply:os.mkdir ['{trace}']"

@@ -102,6 +102,17 @@ def test_mistakes_are_one_error(run, problem, key, remedy):
     assert key in message and remedy in message[message.index(key) + len(key) :], message
 
 
+@pytest.mark.parametrize("end", ["", "/model_final.pth"])
+def test_missing_path_is_no_unfinished_run(run, end):
+    missing = Path(f"{str(run)[:-1]}{end}")
+    with expect_error(WeightsError, str(missing), remedy=run.name) as caught:
+        load_model(missing, device="cpu")
+    assert "training" not in str(caught.value)
+    (run / "model_final.pth").unlink()
+    with expect_error(WeightsError, str(run), remedy="training"):
+        load_model(run, device="cpu")
+
+
 def test_paths_with_home_and_variables(run, monkeypatch):
     monkeypatch.setenv("HOME", str(run.parent))
     monkeypatch.setenv("RUNS", str(run.parent))

@@ -81,14 +81,18 @@ def test_file_without_a_version_contains_scores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("files", "remedy"),
-    [((), "OUTPUT_DIR"), (("config.yaml",), "--resume"), (("config.yaml", "model_final.pth"), "--eval-only")],
-)
+    [
+        ((), "OUTPUT_DIR"), (("config.yaml", "log.txt"), "--config-file"), (("config.yaml", "metrics.json"), "--resume"),
+        (("config.yaml", "model_0000999.pth"), "--resume"), (("config.yaml", "model_final.pth"), "--eval-only"),
+    ],
+)  # fmt: skip
 def test_missing_scores_name_the_next_command(tmp_path: Path, files: tuple[str, ...], remedy: str) -> None:
     for name in files:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("content")
     for read in (read_results, read_report):
-        with expect_error(DatasetError, key=str(tmp_path), value="results.json", remedy=remedy):
+        with expect_error(DatasetError, key=str(tmp_path), value="results.json", remedy=remedy) as caught:
             read(tmp_path / "results.json")
+        assert ("--resume" in str(caught.value)) == any(name.startswith(("model", "metrics")) for name in files)
     with expect_error(DatasetError, key=str(tmp_path / "none"), remedy="OUTPUT_DIR"):
         read_report(tmp_path / "none/results.json")
 

@@ -16,7 +16,7 @@ from famix.data import load_definition, register_datasets
 from famix.data.definition import DatasetDefinition
 from famix.inference.images import find_images
 from famix.utils.errors import ConfigError, DatasetError, FAMixError
-from famix.utils.paths import expand_arguments
+from famix.utils.paths import expand_arguments, similar_path
 from famix_minitown.datasets import cache_folder
 from run_factory import ROOT
 
@@ -111,3 +111,11 @@ def test_paths_below_a_root_have_no_root_of_their_own(keys: str, tmp_path: Path)
 def test_files_of_clip(name: str) -> None:
     with expect_error(FAMixError, key="MODEL.CLIP.WEIGHTS", value=name):
         load_clip_state_dict(name)
+
+
+def test_similar_names_are_those_beside_the_first_missing_part(tmp_path: Path) -> None:
+    (tmp_path / "shapes").mkdir()
+    for missing in ("shape", "shape/model_final.pth"):
+        assert "'shapes'" in similar_path(tmp_path / missing)
+    for missing in ("other", "shapes/model.pth"):
+        assert similar_path(tmp_path / missing) == ""

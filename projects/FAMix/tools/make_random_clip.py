@@ -4,6 +4,7 @@
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,8 +58,7 @@ if __name__ == "__main__":
 
 from famix.clip.architecture import ARCHITECTURES, CLIPArchitecture
 from famix.clip.export import random_clip, save_clip
-from famix.utils.errors import FAMixError
-from famix.utils.paths import expand_arguments
+from famix_cli.programs import run_program
 
 logger = logging.getLogger("make_random_clip")
 
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     architecture = ARCHITECTURES.get(arguments.architecture) or CLIPArchitecture(
         tuple(arguments.layers or (2, 2, 2, 2)), arguments.width, arguments.embed_dim or 64, arguments.resolution or 64
     )
-    try:
-        expand_arguments(arguments)
+
+    def write(arguments: argparse.Namespace) -> None:
         model = random_clip(
             architecture,
             seed=arguments.seed,
@@ -85,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             calibrated_norms=arguments.calibrated_norms,
         )
         save_clip(model, arguments.output, arguments.format)
-    except (FAMixError, OSError) as error:
-        parser.error(str(error))
-    logger.info("Wrote %s: %s, %.1f MB", arguments.output, architecture, arguments.output.stat().st_size / 1e6)
+        logger.info("Wrote %s: %s, %.1f MB", arguments.output, architecture, arguments.output.stat().st_size / 1e6)
+
+    if status := run_program(write, arguments):
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -118,12 +118,10 @@ from torch import Tensor
 
 from famix.clip import OPENAI_TEXT, clip_weights_hash, load_clip_state_dict
 from famix.clip.export import rounded, save_compact
-from famix.data import register_datasets
 from famix.engine.console import raise_log_errors
 from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError, FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix_cli.programs import register_definitions, run_program
 from famix_minitown.clip.compact_clip import require_same_sizes, usable_device, zero_shot_accuracy
 from famix_minitown.clip.contrastive import TrainingPlan, train_clip
 from famix_minitown.clip.crops import (
@@ -151,7 +149,7 @@ class Terminated(KeyboardInterrupt):
 def sources_of(arguments: argparse.Namespace) -> tuple[CropSource, CropSource]:
     """Return the scenes for training and validation."""
     if arguments.dataset is not None:
-        register_datasets(arguments.definition)
+        register_definitions(arguments.definition, [arguments.dataset])
         return DatasetSource.registered(arguments.dataset).split(VALIDATION_SHARE)
     validation = max(arguments.scenes // VALIDATION_SHARE, 10)
     return TownSource(CLIP_TRAIN_FIRST_SEED, arguments.scenes), TownSource(CLIP_VAL_FIRST_SEED, validation)
@@ -218,6 +216,12 @@ def _log_to(path: Path | None) -> Iterator[None]:
             logging.getLogger().removeHandler(handler)
 
 
+def run_with_log(arguments: argparse.Namespace) -> None:
+    """Run the training with a copy of the log in a file, if --log names one."""
+    with _log_to(arguments.log):
+        run(arguments)
+
+
 def terminate(number: int, frame: object) -> NoReturn:
     """Stop in an orderly way, so that no process outlives this one."""
     raise Terminated
@@ -225,17 +229,12 @@ def terminate(number: int, frame: object) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. User errors exit with status 2, interruptions with 130 or 143, after one line."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     try:
-        load_plugins()
-        expand_arguments(arguments)
-        with _log_to(arguments.log):
-            run(arguments)
-    except (FAMixError, OSError) as error:
-        parser.error(str(error))
+        if status := run_program(run_with_log, arguments):
+            sys.exit(status)
     except KeyboardInterrupt as stop:
         print("stopped; run the same command again to resume", file=sys.stderr)
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)

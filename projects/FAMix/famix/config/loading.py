@@ -15,7 +15,7 @@ from famix.data.vocabulary import join_classes, read_classes
 from famix.io.text_files import read_yaml
 from famix.utils.errors import ConfigError, CorruptFileError
 from famix.utils.messages import did_you_mean, shown
-from famix.utils.paths import local_path
+from famix.utils.paths import local_path, similar_path
 
 PATH_KEYS = (
     *("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS", "MODEL.CLIP.TOKENIZER", "MODEL.TIMM.WEIGHTS"),
@@ -131,7 +131,7 @@ def _read_mapping(file: str) -> Settings:
     try:
         settings = read_yaml(file)
     except FileNotFoundError as error:
-        raise ConfigError(f"Config file not found: '{file}'. Check the path.") from error
+        raise ConfigError(f"Config file not found: '{file}'. Check the path.{similar_path(file)}") from error
     except (OSError, CorruptFileError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"Cannot read config file '{file}': {reason}.") from error

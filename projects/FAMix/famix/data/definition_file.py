@@ -19,7 +19,7 @@ from famix.data.classes import (
     cityscapes_label_ids,
 )
 from famix.data.definition import DatasetDefinition, LabelEncoding, Layout, PanopticDefinition, SplitDefinition
-from famix.io import MAX_YAML_BYTES, check_yaml, read_text
+from famix.io import MAX_YAML_BYTES, check_yaml, read_text, yaml_problem
 from famix.utils.errors import DatasetError
 from famix.utils.messages import did_you_mean, shown
 from famix.utils.paths import needs_expansion
@@ -206,9 +206,11 @@ class _UniqueKeyLoader(SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = set()
-        for key in (self.construct_object(entry) for entry, _ in node.value if isinstance(entry, yaml.ScalarNode)):
+        for entry in (entry for entry, _ in node.value if isinstance(entry, yaml.ScalarNode)):
+            key = self.construct_object(entry)
             if key in keys:
-                raise ValueError(f"the key {key!r} occurs twice in one mapping")
+                problem = f"the key {key!r} occurs twice in one mapping"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=entry.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep)
 
@@ -218,9 +220,14 @@ def _read_yaml(file: Path) -> object:
         text = read_text(file, MAX_YAML_BYTES)
         check_yaml(text)
         return yaml.load(text, Loader=_UniqueKeyLoader)  # safe: builds plain data only
-    except Exception as error:  # from the file system or YAML, including impossible dates and numbers
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"Cannot read dataset definition '{file}': {reason}. Check DATASETS.FILES.") from error
+    except OSError as error:
+        raise DatasetError(
+            f"Cannot read dataset definition '{file}': {error.strerror}. Check DATASETS.FILES."
+        ) from error
+    except Exception as error:  # from YAML, including impossible dates and numbers
+        raise DatasetError(
+            f"Cannot read dataset definition '{file}': {yaml_problem(error)}. Correct the file."
+        ) from error
 
 
 def _read_classes(whole: _Section) -> tuple[tuple[ClassDefinition, ...], tuple[int, ...]]:

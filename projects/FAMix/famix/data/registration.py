@@ -130,7 +130,7 @@ def get_label_readers(names: Sequence[str], max_pixels: int = MAX_PIXELS) -> Map
         if readers[name] is None:
             raise DatasetError(
                 f"Dataset '{name}' has no 'label_reader' in its metadata, so its labels cannot be read. Define the "
-                "dataset in a YAML file, and add the file to DATASETS.FILES (see datasets/README.md)."
+                "dataset in a YAML file, and name the file in DATASETS.FILES (see datasets/README.md)."
             )
         if max_pixels != MAX_PIXELS:
             readers[name] = replace(readers[name], max_pixels=max_pixels)
@@ -153,10 +153,15 @@ def require_same_classes(names: Sequence[str]) -> None:
 def _require_registered(name: str) -> None:
     register_corruptions([name])
     if name not in DatasetCatalog:
-        ours = [known for known, function in DatasetCatalog.items() if isinstance(function, DatasetFiles)]
+        ours = {known: files for known, files in DatasetCatalog.items() if isinstance(files, DatasetFiles)}
+        own = sorted(known for known, files in ours.items() if os.path.isfile(files.definition.source))
+        own = [known for known in own if Path(ours[known].definition.source).parent != BUILTIN]
+        remedy = did_you_mean(name, ours) or absent_plugin_remedy(name)
+        if name.endswith((".yaml", ".yml")):
+            remedy = " Use the name of a dataset here, and name its file in DATASETS.FILES."
         raise DatasetError(
-            f"Dataset '{name}' is unknown.{did_you_mean(name, ours) or absent_plugin_remedy(name)} Known datasets: "
-            f"{', '.join(sorted(ours))}. Define your own in a YAML file, and add the file to DATASETS.FILES."
+            f"Dataset '{name}' is unknown.{remedy} Known datasets: {', '.join([*own, ''])}and {len(ours) - len(own)} built-in "
+            "ones (datasets/README.md). Define your own in a YAML file, and name the file in DATASETS.FILES."
         )
 
 

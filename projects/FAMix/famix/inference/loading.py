@@ -25,7 +25,7 @@ from famix.io.atomic import save_tensors
 from famix.io.checkpointer import AVERAGE_FILE, BEST_FILE, LAST_FILE, SETTINGS, SafeCheckpointer, read_checkpoint
 from famix.modeling.query import text_embeddings_of
 from famix.utils.errors import ConfigError, DatasetError, WeightsError
-from famix.utils.paths import local_path
+from famix.utils.paths import local_path, similar_path
 
 _EXPORTS = {".onnx": "projects/FAMix/examples/onnx_runtime_example.py", ".pt2": "torch.export.load"}
 _SELECTED = {"best": BEST_FILE, "ema": AVERAGE_FILE}  # MODEL_SELECTION.USE -> file name
@@ -76,7 +76,8 @@ def load_model(
     if is_hub_name(os.fspath(path)):
         path = download_checkpoint(os.fspath(path))
     checkpoint, cfg = Path(local_path(os.fspath(path), "the checkpoint", WeightsError)), None
-    if checkpoint.is_dir():
+    is_run = checkpoint.is_dir()
+    if is_run:
         cfg = _read_config(checkpoint / LAST_FILE, config, opts, {})
         checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
     if checkpoint.suffix in _EXPORTS:
@@ -87,6 +88,8 @@ def load_model(
     if not checkpoint.is_file():
         present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
         remedy = f"Use one from the same folder: {present}." if present else "Finish the training first."
+        if not is_run:
+            remedy = f"Check the path.{similar_path(checkpoint)}"
         raise WeightsError(f"Checkpoint not found: '{checkpoint}'. {remedy}")
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content

@@ -16,11 +16,12 @@ from famix.io.text_files import (
     read_text,
     read_yaml,
     require_plain_file,
+    yaml_problem,
 )
 from famix.io.torchscript import TorchScript, read_torchscript
 
 __all__ = [
     "MAX_JSON_BYTES", "MAX_YAML_BYTES", "TorchScript", "check_yaml", "file_sha256", "is_torch_file", "load_pickled_tensors",
     "load_tensors", "parse_json", "parse_yaml", "read_json", "read_text", "read_torchscript", "read_yaml",
-    "require_plain_file", "unwrapped_names",
+    "require_plain_file", "unwrapped_names", "yaml_problem",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from famix.io.tensors import load_tensors, unwrapped_names
 from famix.io.text_files import require_plain_file
 from famix.utils.errors import CorruptFileError, FAMixError, WeightsError
 from famix.utils.messages import first_line
-from famix.utils.paths import require_local
+from famix.utils.paths import require_local, similar_path
 
 LAST_FILE, BEST_FILE, AVERAGE_FILE = "model_final.pth", "model_best.pth", "model_ema.pth"
 """File names in OUTPUT_DIR for the final weights, the best weights on the source domain, and their moving average."""
@@ -277,7 +277,7 @@ def _require_file(path: str | os.PathLike[str]) -> None:
     if os.path.isdir(path):
         raise WeightsError(f"MODEL.WEIGHTS must be a file, got the folder '{path}'. Use e.g. its model_final.pth.")
     if not os.path.isfile(path):
-        raise WeightsError(f"Checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.")
+        raise WeightsError(f"Checkpoint not found: '{path}'. Correct MODEL.WEIGHTS or OUTPUT_DIR.{similar_path(path)}")
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:

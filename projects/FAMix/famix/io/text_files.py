@@ -116,7 +116,17 @@ def parse_yaml(text: str) -> Any:
     except CorruptFileError:
         raise
     except Exception as error:  # YAMLError, or one of PyYAML's errors for malformed dates and numbers
-        raise CorruptFileError(f"it is not valid YAML: {' '.join(str(error).split())}") from error
+        raise CorruptFileError(f"it is not valid YAML: {yaml_problem(error)}") from error
+
+
+def yaml_problem(error: Exception) -> str:
+    """Return the place of an error in a YAML file, and what was expected or found there, in one line."""
+    place = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if place is None:
+        return " ".join(str(error).split())
+    problem = f"line {place.line + 1}, column {place.column + 1}: {error.problem}"
+    start = error.context_mark
+    return f"{problem} ({error.context} that begins in line {start.line + 1})" if error.context and start else problem
 
 
 def check_yaml(text: str) -> None:

@@ -20,6 +20,7 @@ from famix.io.atomic import whole_file
 from famix.reports.report import MEAN, TASK, Report, RunMetadata, ScoredDataset, ScoredWeights
 from famix.reports.tables import csv_table, format_report
 from famix.utils.errors import DatasetError
+from famix.utils.paths import similar_path
 
 RESULTS_FILE = "results.json"  # in OUTPUT_DIR
 
@@ -121,15 +122,19 @@ def _explained(path: Path) -> Iterator[None]:
 def _explain_missing(path: Path) -> str:
     folder = path.parent if path.name == RESULTS_FILE else path
     if not folder.is_dir():
-        return f"Run directory not found: '{folder}'. Pass the OUTPUT_DIR of a scored run."
+        return f"Run directory not found: '{folder}'. Pass the OUTPUT_DIR of a scored run.{similar_path(folder)}"
     config = folder / "config.yaml"
     if not config.is_file():
         return f"{RESULTS_FILE} not found in '{folder}'. Pass the OUTPUT_DIR of a scored run."
     is_trained = (folder / "model_final.pth").is_file()
+    began = is_trained or any(
+        file.stat().st_size for file in (*folder.glob("model_*.pth"), *folder.glob("metrics.json"))
+    )
     return (
-        f"{RESULTS_FILE} not found in '{folder}'. To {'score' if is_trained else 'finish and score'} the run, use: "
-        f"python projects/FAMix/train_net.py --config-file {shlex.quote(str(config))} "
-        f"{'--eval-only --resume' if is_trained else '--resume'}"
+        f"{RESULTS_FILE} not found in '{folder}'{'' if began else ', whose training stopped before its first iteration'}. To "
+        f"{'score' if is_trained else 'finish and score' if began else 'start'} the run, use: "
+        f"python projects/FAMix/train_net.py --config-file {shlex.quote(str(config))}"
+        f"{' --eval-only --resume' if is_trained else ' --resume' if began else ''}"
     )
 
 

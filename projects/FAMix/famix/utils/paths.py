@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def expand_arguments(arguments: argparse.Namespace) -> argparse.Namespace:
         elif isinstance(value, list):
             setattr(arguments, name, [Path(expand_path(str(v), key)) if isinstance(v, Path) else v for v in value])
     return arguments
+
+
+def similar_path(path: str | os.PathLike[str]) -> str:
+    """Return " Did you mean 'name'?" with files or folders similar to the first missing part of a path, or ""."""
+    missing = Path(path)
+    while not missing.parent.exists():
+        missing = missing.parent
+    with suppress(OSError):
+        return did_you_mean(missing.name, os.listdir(missing.parent))
+    return ""
 
 
 def one_form(name: str) -> str:

@@ -5,16 +5,14 @@ import json
 import sys
 from concurrent.futures import BrokenExecutor
 
-from famix.data import get_label_readers, register_datasets
 from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
 from famix.io.atomic import require_writable, whole_file
-from famix.utils.errors import FAMixError
-from famix.utils.paths import expand_arguments
-from famix.utils.plugins import load_plugins
+from famix.utils.errors import DatasetError
 from famix.visualization.contact_sheet import draw_contact_sheet
 from famix_cli.check import SHOWN, make_parser
+from famix_cli.programs import register_definitions, run_program
 
-USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit statuses; argparse exits with 2 for usage errors
+USABLE, PROBLEMS, INTERRUPTED = 0, 1, 130  # exit statuses
 
 
 def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
@@ -36,28 +34,30 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
     return report
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Check all datasets and return the exit status."""
+    register_definitions(arguments.definition, arguments.names)
+    for file in filter(None, (arguments.json, arguments.sheet)):
+        require_writable(file.parent)  # before the check, which takes minutes
+    try:
+        reports = [check(name, arguments) for name in arguments.names]
+    except BrokenExecutor as error:
+        raise DatasetError(
+            "A worker process was killed, probably because memory ran out. Use fewer --workers."
+        ) from error
+    if arguments.json is not None:
+        with whole_file(arguments.json) as part:
+            part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
+    return PROBLEMS if any(report.problems for report in reports) else USABLE
+
+
 def execute(arguments: argparse.Namespace) -> int:
-    """Run the program and return its exit status. A user error exits with status 2 and a one-line message."""
-    parser = make_parser()
+    """Run the program and return its exit status (see `run_program`)."""
     arguments.names = list(dict.fromkeys(arguments.names))
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
-        parser.error(f"--sheet must end in .png, got {arguments.sheet}")
+        make_parser().error(f"--sheet must end in .png, got {arguments.sheet}")
     try:
-        load_plugins()
-        expand_arguments(arguments)
-        register_datasets(arguments.definition)
-        get_label_readers(arguments.names)
-        for file in filter(None, (arguments.json, arguments.sheet)):
-            require_writable(file.parent)  # before the check, which takes minutes
-        reports = [check(name, arguments) for name in arguments.names]
-        if arguments.json is not None:
-            with whole_file(arguments.json) as part:
-                part.write_text(json.dumps([report.as_json() for report in reports], indent=2) + "\n")
-    except (FAMixError, OSError) as error:
-        parser.error(str(error))
-    except BrokenExecutor:
-        parser.error("a worker process was killed, probably because memory ran out. Use fewer --workers.")
+        return run_program(run, arguments)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    return USABLE if not any(report.problems for report in reports) else PROBLEMS

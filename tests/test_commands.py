@@ -1,7 +1,10 @@
 """Every command line of every document works on miniature data."""
 
+import json
+import math
 import re
 import runpy
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,9 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
 
 from command_lines import Command, find_blocks, find_commands
 from command_workspace import CONFIG, Miniature
+from config_factory import quick_options
 from data_factory import forgotten_datasets
+from error_matching import error_line, explains
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
 from famix_minitown.runs import demo
@@ -257,6 +262,44 @@ def test_example_of_meta_architecture(miniature: Miniature) -> None:
     finally:
         META_ARCH_REGISTRY._obj_map.pop("FAMixMaskRCNN", None)
     assert isinstance(model, PatchStyleMixin) and isinstance(model, GeneralizedRCNN)
+
+
+FIELDS = (
+    "DATASETS.FILES", "['fields.yaml']", "DATASETS.TRAIN", "['fields_2024']", "DATASETS.TEST", "['fields_2025']",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["memory is short", "there is no internet access"])
+def test_rows_of_the_guide(case: str, miniature: Miniature) -> None:
+    (row,) = re.findall(rf"^\| {case} \| (.*) \|$", (ROOT / "docs/START.md").read_text(), flags=re.MULTILINE)
+    settings = shlex.split(" ".join(re.findall(r"`([^`]+)`", row)))
+    config = ("--config-file", "projects/FAMix/configs/Base-FAMix.yaml", "--overwrite")
+    assert (
+        miniature.run("projects/FAMix/train_net.py", *config, *FIELDS, *settings, "OUTPUT_DIR", f"output/{case[:5]}")
+        == 0
+    )
+
+
+def test_example_of_query_head_on_own_data(miniature: Miniature, capfd: pytest.CaptureFixture[str]) -> None:
+    (block,) = (block for block in find_blocks() if "META_ARCHITECTURE: FAMixMaskFormer" in block.text)
+    Path("queries.yaml").write_text(block.text)
+    quick = ("INPUT.CROP.SIZE", "[64, 64]", *quick_options(miniature.folder))
+    assert miniature.run("projects/FAMix/train_net.py", "--config-file", "queries.yaml", "--overwrite", *quick) == 0
+    assert "diverges" not in capfd.readouterr().out
+    losses = [json.loads(line) for line in Path("output/fields_queries/metrics.json").read_text().splitlines()]
+    assert any(math.isfinite(line.get("loss_mask", math.nan)) for line in losses)
+
+
+def test_town_config_of_the_query_head_on_other_classes(
+    miniature: Miniature, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config-file", str(ROOT / "projects/FAMix/configs/minitown/famix_maskformer.yaml"))
+    quick = ("SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "1", "STYLE_MINING.IMS_PER_BATCH", "2", "INPUT.CROP.SIZE")
+    words = (*config, *FIELDS, *quick, "[64, 64]", "STYLE_MINING.MAX_BATCHES", "1", "OUTPUT_DIR", "output/town_queries")
+    assert miniature.run("projects/FAMix/train_net.py", *words) == 2
+    explains(error_line(capfd), "MODEL.CLIP.WEIGHTS", "minitown", "MODEL.MASK_FORMER.CLASSIFIER")
+    assert miniature.run("projects/FAMix/train_net.py", *words, "MODEL.MASK_FORMER.CLASSIFIER", "learned") == 0
 
 
 def test_all_blocks_are_covered() -> None:

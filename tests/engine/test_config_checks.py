@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from data_factory import make_dataset, registered
-from error_matching import expect_error
+from error_matching import expect_error, explains
 from famix.engine import argument_parser, check_config, load_config, setup
 from famix.utils.errors import ConfigError, DatasetError
 
@@ -217,3 +217,25 @@ def test_setup(definition: Path, tmp_path: Path) -> None:
     saved = load_config(str(tmp_path / "output/config.yaml"))
     assert yaml.safe_load(saved.dump()) == yaml.safe_load(cfg.dump()), "the saved config repeats the run"
     assert "Checked 4 image/label pairs" in (tmp_path / "output/log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("opts", "warned"),
+    [
+        ((), True),
+        (("SOLVER.OPTIMIZER", "ADAMW"), True),
+        (("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.0001"), False),
+    ],
+)
+def test_queries_with_the_rate_of_other_heads(
+    opts: tuple[str, ...], warned: bool, definition: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "['tiny_val']"]
+    queries = ["MODEL.META_ARCHITECTURE", "FAMixMaskFormer", "MODEL.CLIP.OUTPUT_STRIDE", "32", "MODEL.DEVICE", "cpu"]
+    with registered():
+        setup(parse("--config-file", str(BASE), *data, *queries, "OUTPUT_DIR", str(tmp_path / "output"), *opts))
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "diverges" in line]
+    assert len(warnings) == warned
+    for text in warnings:
+        explains(text, "SOLVER.OPTIMIZER", remedy="ADAMW")
+        explains(text, "SOLVER.BASE_LR", 0.1, "0.0001")

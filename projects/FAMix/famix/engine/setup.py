@@ -18,6 +18,7 @@ from famix.config import load_config
 from famix.data import register_datasets, verify_datasets
 from famix.data.corruption import expand_corruptions, register_corruptions
 from famix.data.definition import keep_definitions
+from famix.data.meta_architecture import trains_on
 from famix.engine.config_checks import check_config, used_datasets
 from famix.engine.console import set_up_logs
 from famix.engine.peers import in_main_process
@@ -26,6 +27,7 @@ from famix.io.atomic import FileLock, remove_stale_parts, whole_file
 from famix.utils.errors import ConfigError, DatasetError
 from famix.utils.paths import expand_path
 
+_HIGH_RATE = 0.01  # for queries, which Mask2Former trains with 0.0001
 _LOCK, _CONFIG, _METRICS = "run.lock", "config.yaml", "metrics.json"
 _CHECKPOINT = re.compile(r"last_checkpoint|model_(\d{7}|final|best|ema)\.pth")
 _OTHERS = re.compile(
@@ -79,6 +81,13 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
         logging.getLogger(__name__).warning(
             "The frozen part of the backbone has random weights: neither MODEL.CLIP.WEIGHTS nor MODEL.WEIGHTS is set."
         )
+    solver = cfg.SOLVER
+    if trains and "segments" in trains_on(cfg) and (solver.OPTIMIZER == "SGD" or solver.BASE_LR >= _HIGH_RATE):
+        logging.getLogger(__name__).warning(
+            "SOLVER.OPTIMIZER and SOLVER.BASE_LR are %s and %g, with which %s diverges. Set SOLVER.OPTIMIZER to ADAMW and "
+            "SOLVER.BASE_LR to 0.0001 (docs/PANOPTIC.md).",
+            solver.OPTIMIZER, solver.BASE_LR, cfg.MODEL.META_ARCHITECTURE,
+        )  # fmt: skip
     _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
     return cfg
 

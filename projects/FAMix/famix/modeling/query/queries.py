@@ -196,7 +196,8 @@ def _embed(cfg: CfgNode, synonyms: Synonyms, checkpoint: _Checkpoint | None) -> 
     if unknown:
         raise ConfigError(
             f"MODEL.CLIP.WEIGHTS {source} must know the words of all class names, got {', '.join(map(repr, unknown))}. Use a CLIP "
-            "with a full vocabulary, or rename the classes."
+            "with a full vocabulary, rename the classes, or, for a network without text, set MODEL.MASK_FORMER.CLASSIFIER and "
+            "MODEL.MASK_FORMER.QUERIES to learned."
         )
     embeddings = encoder(names, cfg.STYLE_MINING.TEMPLATES).cpu()
     return torch.stack([rows.mean(dim=0) for rows in embeddings.split([len(entry) for entry in synonyms])])

@@ -48,6 +48,7 @@ def test_unknown_words(tmp_path, clip_state_dict):
     save_compact(clip_state_dict, path, _tokens(WORDS), {})
     compact, full = (PromptEncoder(weights) for weights in (load_clip_state_dict(str(path)), clip_state_dict))
     assert compact.unknown_words(["a photo of zebra", "zebra road"]) == ["zebra"]
+    assert compact.unknown_words(["a photo, zebra.", "(zebra) ."]) == ["zebra"], "punctuation is not part of a word"
     assert compact.unknown_words([]) == []
     assert full.unknown_words(["a photo of zebra"]) == []
 

@@ -1,10 +1,12 @@
 """The command line, and the checks of a config before anything is loaded."""
 
+import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,7 +15,9 @@ from detectron2.utils import comm
 
 from data_factory import make_dataset, registered
 from error_matching import expect_error, explains
+from famix.data import FAMixDatasetMapper, get_dataset_dicts
 from famix.engine import argument_parser, check_config, load_config, setup
+from famix.engine.config_checks import check_source
 from famix.utils.errors import ConfigError, DatasetError
 
 BASE = Path(__file__).parents[2] / "projects/FAMix/configs/Base-FAMix.yaml"
@@ -203,6 +207,47 @@ def test_several_processes_share_batch_and_have_own_gpus(make_config: Make, monk
     check_config(make_config(), TRAIN)  # on the CPU of a machine with GPUs
     with expect_error(ConfigError, "MODEL.DEVICE", "cuda:1", "cuda"):
         check_config(make_config("MODEL.DEVICE", "cuda:1"), TRAIN)
+
+
+@pytest.mark.parametrize("crop", [[96, 64], [30, 60], [24, 32], [16, 16]])
+@pytest.mark.parametrize("scales", [[1.0, 1.0], [0.5, 2.5]])
+def test_padded_crops(
+    make_config: Make, caplog: pytest.LogCaptureFixture, crop: list[int], scales: list[float]
+) -> None:
+    """Images of 24 x 32; the shares are those of the samples of the mapper, which pads with gray."""
+    plain = "INPUT.RANDOM_FLIP", "none", "INPUT.COLOR_JITTER", [0, 0, 0], "STYLE_MINING.IMS_PER_BATCH", 2
+    cfg = make_config("INPUT.CROP.SIZE", crop, "INPUT.SCALE_RANGE", scales, *plain)
+    with caplog.at_level("WARNING", logger="famix"):
+        check_source(cfg, TRAIN)
+    cfg.INPUT.SCALE_RANGE = [sum(scales) / 2] * 2
+    (image, *_) = get_dataset_dicts(cfg.DATASETS.TRAIN)
+    shares = []
+    for mining in (False, True):
+        sample = FAMixDatasetMapper(cfg, is_mining=mining)(image, np.random.default_rng(0))
+        rows, columns = (sample["image"] != 128).any(0).nonzero().max(0).values + 1
+        shares.append(1 - float(rows * columns) / np.prod(crop))
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == (max(shares) > 0.5)
+    if texts:
+        found = [float(share) for share in re.findall(r"(\d+) %", texts[0])]
+        assert found == pytest.approx([100 * share for share in shares], abs=1.5)  # the mapper rounds sizes
+        assert "INPUT.CROP.SIZE" in texts[0] and str(crop) in texts[0] and "24 x 32" in texts[0]
+
+
+def test_mining_batches_need_enough_images(make_config: Make, definition: Path, tmp_path: Path) -> None:
+    cfg = make_config("STYLE_MINING.IMS_PER_BATCH", 3)
+    for args in (TRAIN, parse(MINE)):
+        with expect_error(ConfigError, "STYLE_MINING.IMS_PER_BATCH", "3", "2"):
+            check_source(cfg, args)
+    check_source(make_config("STYLE_MINING.IMS_PER_BATCH", 2), TRAIN)
+    check_source(make_config("STYLE_MINING.IMS_PER_BATCH", 3, "MODEL.STYLE.STRATEGY", "noise"), TRAIN)
+    words = ["DATASETS.FILES", f"['{definition}']", "STYLE_MINING.IMS_PER_BATCH", "3", "MODEL.DEVICE", "cpu"]
+    words += ["DATASETS.TRAIN", "('tiny_train',)", "OUTPUT_DIR", str(tmp_path / "new"), "MODEL.CLIP.WEIGHTS", "RN50"]
+    with expect_error(ConfigError, "STYLE_MINING.IMS_PER_BATCH", "3", "2"):
+        setup(parse("--config-file", str(BASE), MINE, *words))  # before CLIP is downloaded and mining announced
+    bank = tmp_path / "bank.safetensors"
+    bank.touch()
+    check_source(make_config("STYLE_MINING.IMS_PER_BATCH", 3, "MODEL.STYLE.BANK", bank), parse(MINE))
 
 
 def test_setup(definition: Path, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_mining_alone_and_scoring_alone(workspace: Workspace, capfd: pytest.Capt
     workspace.run("alone", flags=("--mine-styles-only",))
     printed = capfd.readouterr().out
     assert "iterations" not in table(printed, "style mining:") and "results" not in table(printed, "Done:")
+    assert len(re.findall(r"no styles for: .*\bpole\b", printed)) == 1, "as in a training run"
     for command in re.findall(r"^  next +(.*)$", printed, re.MULTILINE):
         assert_parsed_by_its_script(command)
     workspace.run("trained", "MODEL.STYLE.STRATEGY", "none", "SOLVER.MAX_ITER", "1")

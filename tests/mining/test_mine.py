@@ -1,19 +1,22 @@
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from clip_factory import tiny_clip
 from error_matching import expect_error
-from famix.clip import CLIPResNet, PromptEncoder
+from famix.clip import CLIPResNet, PromptEncoder, load_clip_state_dict
 from famix.engine import load_config
 from famix.mining import MinedBatch, MiningSettings, build_miner, mine, mine_bank
 from famix.mining.mine import batches_per_group
 from famix.mining.partial_results import PartialResults
 from famix.utils.errors import BankError
+from famix.utils.plugins import load_plugins
 
 LABELS = [[[0, 1, 1], [255, 0, 2]], [[1, 1, 1], [1, 1, 1]], [[2, 0, 0], [0, 0, 0]], [[255, 255, 0], [0, 0, 1]]]
 
@@ -205,6 +208,31 @@ def test_build_miner_reads_the_config(cfg, clip_state_dict):
     cfg.STYLE_MINING.POOL_SIZE, cfg.STYLE_MINING.DTYPE = 9, "bfloat16"
     other = build_miner(cfg, clip_state_dict, ("road",))
     assert (other.pool_size, other.settings.dtype) == (9, torch.bfloat16)
+
+
+def test_unknown_words_are_reported_by_their_place(cfg, caplog):
+    """The town's CLIP knows the words of its captions only."""
+    load_plugins()
+    weights = load_clip_state_dict("minitown")
+
+    def warnings(styles, class_names, templates):
+        caplog.clear()
+        cfg.STYLE_MINING.STYLES, cfg.STYLE_MINING.TEMPLATES = styles, templates
+        build_miner(cfg, weights, class_names)
+        return [record.getMessage() for record in caplog.records]
+
+    assert warnings(["foggy", "night,"], ["road", "sky"], ["a photo of the {}."]) == []
+    (text,) = warnings(["zebra", "foggy"], ["road"], ["a {}."])
+    assert "zebra" in text and "STYLE_MINING.STYLES" in text and "TEMPLATES" not in text and "foggy" not in text
+    (text,) = warnings(["foggy"], ["road", "xylophone"], ["a {}."])
+    assert "xylophone" in text and "definition" in text and "STYLE_MINING" not in text
+    (text,) = warnings(["foggy"], ["road"], [])  # OpenAI's 80 templates
+    assert "sculpture" in text and len(text) < 400 and "STYLE_MINING.STYLES" not in text
+    suggested = yaml.safe_load(re.search(r'STYLE_MINING.TEMPLATES.*"(.*)"', text)[1])
+    assert len(suggested) > 2 and warnings(["foggy"], ["road"], suggested) == []
+    (text,) = warnings(["foggy"], ["road"], ["a {} in a game."])
+    assert "game" in text
+    assert len(warnings(["zebra"], ["xylophone"], ["a {} in a game."])) == 3
 
 
 def test_embeddings_do_not_depend_on_texts_encoded_before(clip_state_dict):

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,40 @@ def calls(monkeypatch):
     return names
 
 
-def small_bank():
-    bank = StyleBank({"seed": "1"})
-    bank.add(torch.tensor([0, 2]), torch.ones(2, 3), torch.ones(2, 3))
+def small_bank(class_ids=(0, 2), prompt_ids=(0, 2)):
+    bank, values = StyleBank({"seed": "1"}), torch.ones(len(class_ids), 3)
+    bank.add(torch.tensor(class_ids), values, values, {"prompt_id": torch.tensor(prompt_ids)})
     return bank
+
+
+@pytest.mark.parametrize(
+    ("words_by_class", "missing"),
+    [
+        ({0: "a", 1: "a", 2: "c", 255: ""}, {"b"}),
+        ({0: "ab", 1: "ab"}, {"c"}),
+        ({0: "a", 1: "b", 2: "c"}, set()),  # each class has one style for three words
+        ({0: "abc", 1: "a"}, None),
+        ({0: "aba", 1: "c"}, None),
+        ({255: ""}, {"a", "b", "c"}),
+    ],
+)
+def test_warns_once_about_few_styles(cfg, monkeypatch, caplog, words_by_class, missing):
+    """Prompts are numbered class by class; the last one is that of unlabeled patches."""
+    words = cfg.STYLE_MINING.STYLES = ["a", "b", "c"]
+    pairs = [(key, key * 3 + words.index(word)) for key, found in words_by_class.items() for word in found]
+    pairs += [(255, 9)] if 255 in words_by_class else []
+    bank = small_bank(*zip(*pairs, strict=True))
+    monkeypatch.setattr(obtain, "mine_bank", lambda *arguments: bank)
+    with caplog.at_level(logging.WARNING, logger=obtain.__name__):
+        obtain_style_bank(cfg)
+    texts = [record.getMessage() for record in caplog.records if record.name == obtain.__name__]
+    assert len(texts) == (missing is not None)
+    if texts:
+        labeled = sum(key != 255 for key, _ in pairs)
+        assert f"{labeled} style" in texts[0] and f"{len(words_by_class.keys() - {255})} class" in texts[0]
+        assert "STYLE_MINING.IMS_PER_BATCH" in texts[0]
+        named = re.search(r"without a style: ([^.]*)\.", texts[0])
+        assert set(named[1].split(", ") if named else []) == missing
 
 
 def test_mines_once_then_loads(cfg, calls, caplog):

@@ -108,7 +108,7 @@ def test_resumed_pass_gives_the_same_bank(
     )
     with caplog.at_level(logging.INFO, logger="famix"):
         resumed = mine_into("stopped.safetensors")
-    assert "Resuming: 3 batches are finished" in caplog.text
+    assert "3 finished batches" in caplog.text
     assert set(again) == mined_again
     for name in ("mean", "std", "class_ids"):
         assert torch.equal(getattr(resumed, name), getattr(whole, name))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,14 @@ from famix.clip import CLIPImageTower, CLIPResNet, PromptEncoder, load_clip_stat
 from famix.clip.export import rounded, save_compact
 from famix.data import CITYSCAPES_CLASSES
 from famix.utils.errors import ConfigError
-from famix_minitown.clip import contrastive
+from famix_minitown.clip import captions, contrastive
 from famix_minitown.clip.captions import vocabulary
 from famix_minitown.clip.compact_clip import CompactCLIP, to_input, zero_shot_accuracy
 from famix_minitown.clip.contrastive import TrainingPlan, soft_targets, style_noise, train_clip
 from famix_minitown.clip.crops import LOOK_NAMES, CropPlan, TownSource, crops_of_scene
 from famix_minitown.datasets import CLIP_ARCHITECTURES, register
 from famix_minitown.rendering.looks import LOOKS
-from run_factory import load_tool
+from run_factory import ROOT, load_tool
 
 CLASS_NAMES = [entry.name for entry in CITYSCAPES_CLASSES]
 
@@ -216,6 +217,21 @@ def test_command_writes_a_clip_that_loads(tmp_path: Path) -> None:
     assert len(json.loads(further.with_suffix(".json").read_text())["made_by"]["initial"]) == 64
     tool.main(["--output", str(further), *cache, "--initial", "minitown", "--width", "16", "--device", "cpu"])
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*checkpoint*"))
+
+
+def test_model_card_lists_the_words_of_the_captions() -> None:
+    card = (ROOT / "projects/FAMix/famix_minitown/weights/README.md").read_text()
+    rows = [line.split("|")[1:3] for line in card.split("## Words")[1].split("## ")[0].splitlines() if "`" in line]
+    (styles, adverbs), (classes, _), (templates, _) = (
+        [re.findall("`(.+?)`", cell) for cell in reversed(row)] for row in rows
+    )
+    assert styles == [*(phrase for look in LOOKS.values() for phrase in look.phrases), *captions.PLAIN_PHRASES]
+    assert adverbs[1:] == list(captions._ADVERBS) and templates == list(captions.TEMPLATES)
+    assert classes == [name for key, others in captions._SYNONYMS.items() for name in (key, *others)]
+    texts = [*styles, *adverbs[1:], *classes, *(template.format("road") for template in templates)]
+    register()
+    for clip in ("minitown", "minitown_convnext", "minitown_vit"):
+        assert PromptEncoder(load_clip_state_dict(clip)).unknown_words(texts) == []
 
 
 def test_shipped_clip_knows_looks_and_classes() -> None:

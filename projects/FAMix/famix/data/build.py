@@ -150,6 +150,26 @@ class MiningBatches:
         yield from zip(self.numbers, self.loader, strict=True)
 
 
+def count_mining_batches(cfg: CfgNode, num_images: int) -> int:
+    """Return the number of batches in a mining pass over the source, at least 1.
+
+    Raises:
+        ConfigError: a key has an invalid value, or there are too few images for one batch.
+    """
+    mining = cfg.STYLE_MINING
+    for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
+        if mining[key] < lowest:
+            raise ConfigError(f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}.")
+    num_batches: int = num_images // mining.IMS_PER_BATCH
+    if num_batches == 0:
+        raise ConfigError(
+            f"STYLE_MINING.IMS_PER_BATCH must be at most {num_images}, the number of images in "
+            f"{', '.join(cfg.DATASETS.TRAIN)}, got {mining.IMS_PER_BATCH}. Smaller batches give more styles: each batch "
+            "gives at most one per class."
+        )
+    return min(num_batches, mining.MAX_BATCHES or num_batches)
+
+
 def build_mining_batches(
     cfg: CfgNode, shared: bool = False, group: int = 1, skip: Collection[int] = ()
 ) -> MiningBatches:
@@ -168,18 +188,9 @@ def build_mining_batches(
         DatasetError: a dataset is unknown or incomplete, or two datasets define different classes.
     """
     mining = cfg.STYLE_MINING
-    for key, lowest in (("IMS_PER_BATCH", 1), ("SEED", 0), ("MAX_BATCHES", 0)):
-        if mining[key] < lowest:
-            raise ConfigError(f"STYLE_MINING.{key} must be at least {lowest}, got {mining[key]}.")
     require_same_classes(cfg.DATASETS.TRAIN)
     dicts, mapper = get_dataset_dicts(cfg.DATASETS.TRAIN), FAMixDatasetMapper(cfg, is_mining=True)
-    num_batches = len(dicts) // mining.IMS_PER_BATCH
-    if num_batches == 0:
-        raise ConfigError(
-            f"STYLE_MINING.IMS_PER_BATCH must be at most {len(dicts)}, the number of images in "
-            f"{', '.join(cfg.DATASETS.TRAIN)}, got {mining.IMS_PER_BATCH}."
-        )
-    num_batches = min(num_batches, mining.MAX_BATCHES or num_batches)
+    num_batches = count_mining_batches(cfg, len(dicts))
     groups = [range(first, min(first + group, num_batches)) for first in range(0, num_batches, group)]
     groups = [numbers for numbers in groups if not all(number in skip for number in numbers)]
     rank, world_size = (0, 1) if shared else (comm.get_rank(), comm.get_world_size())

@@ -1,6 +1,7 @@
 """Checks of a config before a run starts: components are built without weights, and settings are cross-checked."""
 
 import argparse
+import logging
 import math
 import os
 import tempfile
@@ -14,8 +15,10 @@ from detectron2.utils import comm
 from famix.clip import IMAGE, at_stage
 from famix.clip.build import tower_without_weights, undownloaded
 from famix.config import flat_settings, require_setting
-from famix.data import FAMixDatasetMapper, require_same_classes
-from famix.data.build import build_train_mapper
+from famix.data import FAMixDatasetMapper, get_dataset_dicts, require_same_classes
+from famix.data.build import build_train_mapper, count_mining_batches
+from famix.data.check import evenly_spaced
+from famix.data.images import image_size
 from famix.data.meta_architecture import predicts, trains_on
 from famix.data.registration import require_known_sources
 from famix.data.sampling.rare_classes import check_sampler
@@ -28,11 +31,13 @@ from famix.evaluation.evaluators import check_panoptic
 from famix.mining import MiningSettings, style_bank_path
 from famix.modeling.compiling import check_compilation
 from famix.reports.trackers import build_trackers
-from famix.style import PatchRestyler
+from famix.style import PatchRestyler, needs_bank
 from famix.style.patches import check_grid
 from famix.utils.errors import ConfigError
 from famix.utils.messages import did_you_mean
 
+_NUM_SIZES = 32  # images whose headers are read
+_MOST_PADDING = 0.5  # of each crop, without a warning
 _SYNCHRONIZED = ("SyncBN", "nnSyncBN")
 
 
@@ -78,6 +83,37 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     _check_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
     if training:
         _check_styles(cfg)
+
+
+def check_source(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Check the crops and mining batches of a run against its source images, whose files must be sound.
+
+    A warning is logged if padding covers more than half of every crop.
+
+    Raises:
+        ConfigError: mining is needed, and there are too few images for one batch.
+    """
+    images = get_dataset_dicts(cfg.DATASETS.TRAIN)
+    scales = {} if args.mine_styles_only else {"training": sum(cfg.INPUT.SCALE_RANGE) / 2}
+    if not os.path.isfile(style_bank_path(cfg)) and (args.mine_styles_only or needs_bank(cfg)):
+        count_mining_batches(cfg, len(images))
+        scales["mining"] = 1.0
+    crop = cfg.INPUT.CROP.SIZE
+    sizes = {image_size(image["file_name"], cfg.INPUT.MAX_PIXELS) for image in evenly_spaced(images, _NUM_SIZES)}
+    largest = max(sizes, key=math.prod)
+
+    def shown(size: tuple[int, int], scale: float) -> float:
+        """Return the share of a crop that shows the image."""
+        return math.prod(min(1, scale * side / most) for side, most in zip(size, crop, strict=True))
+
+    padding = {task: 1 - max(shown(size, scale) for size in sizes) for task, scale in scales.items()}
+    if any(share > _MOST_PADDING for share in padding.values()):
+        shares = " and ".join(f"{100 * share:.0f} % (in {task})" for task, share in padding.items())
+        logging.getLogger(__name__).warning(
+            "INPUT.CROP.SIZE is %s, but the largest images have %d x %d pixels (height x width), so padding fills %s of "
+            "their crops. Set INPUT.CROP.SIZE to at most the size of the images.",
+            list(crop), *largest, shares,
+        )  # fmt: skip
 
 
 def used_datasets(cfg: CfgNode, args: argparse.Namespace) -> list[str]:

@@ -31,6 +31,7 @@ from famix.mining import style_bank_path
 from famix.reports import RESULTS_FILE
 from famix.style import needs_bank
 from famix.utils.errors import FAMixError, OutputError
+from famix.utils.messages import counted
 from famix.utils.progress import on_terminal
 
 _LOGGERS = ("fvcore", "detectron2", "famix")
@@ -158,7 +159,7 @@ def summarize_start(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | N
         rows["styles"] = f"bank {bank} ({state})" if needs_bank(cfg) else without
     if training:
         start = f", resuming at iteration {done:,}" if done else ""
-        rows["iterations"] = f"{cfg.SOLVER.MAX_ITER:,} with {cfg.SOLVER.IMS_PER_BATCH} images each{start}"
+        rows["iterations"] = f"{cfg.SOLVER.MAX_ITER:,} with {counted(cfg.SOLVER.IMS_PER_BATCH, 'image')} each{start}"
     rows["run"] = cfg.OUTPUT_DIR
     rows["device"] = f"{cfg.MODEL.DEVICE} ({name}), {processes} process{'es' if processes > 1 else ''}"
     rows["seed"] = str(cfg.SEED)

@@ -19,7 +19,7 @@ from famix.data import register_datasets, verify_datasets
 from famix.data.corruption import expand_corruptions, register_corruptions
 from famix.data.definition import keep_definitions
 from famix.data.meta_architecture import trains_on
-from famix.engine.config_checks import check_config, used_datasets
+from famix.engine.config_checks import check_config, check_source, used_datasets
 from famix.engine.console import set_up_logs
 from famix.engine.peers import in_main_process
 from famix.engine.resuming import take_up_run
@@ -89,6 +89,8 @@ def setup(args: argparse.Namespace, held: ExitStack | None = None) -> CfgNode:
             solver.OPTIMIZER, solver.BASE_LR, cfg.MODEL.META_ARCHITECTURE,
         )  # fmt: skip
     _verify_together(used_datasets(cfg, args), cfg.INPUT.MAX_PIXELS)
+    if not args.eval_only:
+        in_main_process(lambda: check_source(cfg, args))
     return cfg
 
 

@@ -15,7 +15,7 @@ from famix.evaluation.counting.confusion import argmax_classes
 from famix.evaluation.panoptic import predicted_segments
 from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.utils.errors import DatasetError
-from famix.utils.messages import first_few
+from famix.utils.messages import counted, first_few
 from famix.visualization.overlay import color_segments, overlay_colors, overlay_segments
 
 
@@ -44,7 +44,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
-        segments = "" if self.segment_ids is None else f", {len(self.segments)} segments"
+        segments = "" if self.segment_ids is None else f", {counted(len(self.segments), 'segment')}"
         visible = first_few([self.classes.names[class_id] for class_id in self.visible_classes()])
         return f"Prediction({height} x {width} pixels{segments}: {visible})"
 

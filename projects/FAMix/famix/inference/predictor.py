@@ -21,7 +21,7 @@ from famix.inference.images import ImageSource, RGBImage, load_rgb
 from famix.inference.loading import LoadedModel, load_model
 from famix.inference.prediction import Prediction, read_result
 from famix.utils.errors import ConfigError, DatasetError
-from famix.utils.messages import first_few
+from famix.utils.messages import counted, first_few
 
 SMALLEST_SIDE = 32
 """Minimum side length of a network input in pixels, because the last stage of CLIP has a stride of 32."""
@@ -142,7 +142,7 @@ class Predictor:
         model = self.inference.model
         device = next((parameter.device for parameter in model.parameters()), "no device")
         names = first_few(self.classes.names)
-        return f"Predictor({type(model).__name__} on {device}, {self.protocol.name}, {len(self.classes.names)} classes: {names})"
+        return f"Predictor({type(model).__name__} on {device}, {self.protocol.name}, {counted(len(self.classes.names), 'class')}: {names})"
 
     def __call__(self, image: ImageSource, *, keep_scores: bool = True) -> Prediction:
         """Predict one image.

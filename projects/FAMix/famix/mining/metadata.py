@@ -12,6 +12,7 @@ from famix.clip.files import design_marks, design_of_marks
 from famix.mining.miner import PromptTable
 from famix.style.bank import StyleBank
 from famix.utils.errors import BankError
+from famix.utils.messages import counted
 
 # A bank with a different value for one of these keys is rejected; differences in other keys cause a warning.
 _BINDING = {
@@ -107,8 +108,8 @@ def check_bank(
         )
     if bank.num_channels != num_channels:
         raise BankError(
-            f"Style bank '{path}' contains {len(bank)} styles with {bank.num_channels} channels, but stage "
-            f"{expected['stage']} has {num_channels} channels. {_BINDING['clip_hash']}, {_MINE}"
+            f"Style bank '{path}' contains {bank.size} with {counted(bank.num_channels, 'channel')}, but stage "
+            f"{expected['stage']} has {counted(num_channels, 'channel')}. {_BINDING['clip_hash']}, {_MINE}"
         )
     compared = {*_BINDING, *design_marks(mined), "famix_version"}
     differences = [

@@ -22,10 +22,12 @@ from famix.mining.miner import MinedBatch, MiningSettings, PromptTable, StyleMin
 from famix.mining.partial_results import PartialResults
 from famix.style.bank import StyleBank
 from famix.utils.errors import BankError
-from famix.utils.messages import first_few
+from famix.utils.messages import counted, first_few
 from famix.utils.progress import progress_bar
 
 _LOG_SECONDS = 10.0
+_WORDS_SHOWN = 8  # in a warning
+_PLAIN_TEMPLATES = ("{}.", "a {}.", "the {}.", "a photo of a {}.", "a photo of the {}.")
 _VALUES = 2**21  # number of patch values optimized together; fewer leave cores idle, and more only use memory
 
 
@@ -50,13 +52,7 @@ def build_miner(
     device = torch.device(cfg.MODEL.DEVICE)
     encoder = PromptEncoder(clip_state_dict, device=device)
     templates = check_templates(mining.TEMPLATES)
-    unknown = encoder.unknown_words([*mining.STYLES, *class_names, *(fill_template(entry, "") for entry in templates)])
-    if unknown:
-        logging.getLogger(__name__).warning(
-            "This CLIP was not trained on these words: %s. Styles mined with them are meaningless; change "
-            "STYLE_MINING.STYLES or TEMPLATES.",
-            ", ".join(unknown),
-        )
+    _warn_of_unknown_words(encoder, mining.STYLES, class_names, templates)
     clip = at_stage(CLIPImageTower.from_state_dict(clip_state_dict, trainable=()).to(device), settings.stage)
     shape = clip.output_shape()[settings.stage]
     side, patches = settings.pool_size or clip.input_side(settings.stage), math.prod(settings.grid)
@@ -70,6 +66,28 @@ def build_miner(
         group=batches_per_group(mining.IMS_PER_BATCH, patches, len(class_names), max(1, round(shape.channels * cells))),
         basis=basis,
     )
+
+
+def _warn_of_unknown_words(
+    encoder: PromptEncoder, styles: Sequence[str], class_names: Sequence[str], templates: Sequence[str]
+) -> None:
+    """Warn about words that the CLIP was not trained on, separately for style words, class names and templates."""
+
+    def without_text(template: str) -> str:
+        return fill_template(template, "")
+
+    known = [template for template in _PLAIN_TEMPLATES if not encoder.unknown_words([without_text(template)])]
+    rename = "Rename the classes in the dataset definition, or use another CLIP"
+    for kind, texts, remedy in (
+        ("style words", styles, "Their styles are arbitrary. Change STYLE_MINING.STYLES"),
+        ("class names", class_names, f"Styles of these classes are imprecise. {rename}"),
+        ("templates", [*map(without_text, templates)], f'Set STYLE_MINING.TEMPLATES, e.g. to "{known}"'),
+    ):
+        if unknown := encoder.unknown_words(texts):
+            logging.getLogger(__name__).warning(
+                "This CLIP was not trained on %s of the %s: %s. %s.",
+                counted(len(unknown), "word"), kind, first_few(unknown, _WORDS_SHOWN), remedy,
+            )  # fmt: skip
 
 
 def batches_per_group(images: int, patches_per_image: int, num_classes: int, values_per_patch: int) -> int:
@@ -115,7 +133,7 @@ def mine_bank(
     logger = logging.getLogger(__name__)
     kept, finished = partial.share() if partial is not None else ([], set())
     if finished:
-        logger.info("Resuming: %d batches are finished", len(finished))
+        logger.info("Resuming after %s", counted(len(finished), "finished batch"))
     batches = load_batches(miner.group, finished)
     mined = [partial.read(index) for index in kept if partial is not None and index not in batches.remaining]
     done, styles, start, logged = 0, 0, time.perf_counter(), -math.inf
@@ -150,8 +168,8 @@ def mine_bank(
             if now - logged >= _LOG_SECONDS or done == len(batches):
                 logged, per_batch = now, (now - start) / done
                 logger.info(
-                    "Mining: batch %d/%d, %d styles, cosine loss %.3f -> %.3f, %.2f s/batch, ETA %s",
-                    done, len(batches), styles, *losses, per_batch,
+                    "Mining: batch %d/%d, %s, cosine loss %.3f -> %.3f, %.2f s/batch, ETA %s",
+                    done, len(batches), counted(styles, "style"), *losses, per_batch,
                     timedelta(seconds=round(per_batch * (len(batches) - done))),
                 )  # fmt: skip
         bank = _merge(mined, metadata)

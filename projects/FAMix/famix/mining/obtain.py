@@ -21,7 +21,9 @@ from famix.mining.metadata import bank_metadata, check_bank
 from famix.mining.mine import build_miner, mine_bank
 from famix.mining.partial_results import PartialResults
 from famix.style.bank import StyleBank
+from famix.style.dominant import IGNORE_CLASS
 from famix.utils.errors import ConfigError
+from famix.utils.messages import counted, first_few
 
 _DEFAULT_NAME = "style_bank.safetensors"
 _SECONDS_BETWEEN_ATTEMPTS = 2.0  # to lock a bank
@@ -54,7 +56,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             _lock_together(path, held)
         if _exists(path):  # possibly mined by another run in the meantime
             bank = _load_fitting(cfg, path, clip, metadata)
-            logger.info("Loaded %d styles of %d classes from %s", len(bank), len(bank.counts()), path)
+            logger.info("Loaded %s from %s", bank.size, path)
             return bank
         if not clip:
             raise ConfigError(
@@ -76,10 +78,33 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
         )
         if comm.is_main_process():
             bank.save(path)
-            logger.info("Saved %d styles of %d classes to %s", len(bank), len(bank.counts()), path)
+            logger.info("Saved %s to %s", bank.size, path)
+            _warn_of_few_styles(bank, cfg)
         comm.synchronize()
         partial.remove()
         return bank
+
+
+def _warn_of_few_styles(bank: StyleBank, cfg: CfgNode) -> None:
+    """Warn if a style word has no style of any class, or if every class has fewer styles than there are words."""
+    words, counts = cfg.STYLE_MINING.STYLES, bank.counts()
+    labeled = bank.class_ids != IGNORE_CLASS
+    counts.pop(IGNORE_CLASS, None)
+    drawn = set((bank.annotations["prompt_id"][labeled] % len(words)).tolist())  # prompts are numbered class by class
+    missing = [word for place, word in enumerate(words) if place not in drawn]
+    if not missing and max(counts.values(), default=0) >= len(words):
+        return
+    most = cfg.STYLE_MINING.MAX_BATCHES
+    logging.getLogger(__name__).warning(
+        "Mining gave only %s for %s and %s.%s Each batch gives at most one style per class: lower "
+        "STYLE_MINING.IMS_PER_BATCH (%d)%s to mine more batches.",
+        counted(int(labeled.sum()), "style"),
+        counted(len(counts), "class"),
+        counted(len(words), "style word"),
+        f" Words without a style: {first_few(missing, 10)}." if missing else "",
+        cfg.STYLE_MINING.IMS_PER_BATCH,
+        f" or raise STYLE_MINING.MAX_BATCHES ({most})" if most else "",
+    )
 
 
 def load_style_bank(cfg: CfgNode, path: str, class_names: Sequence[str]) -> StyleBank:

@@ -25,6 +25,7 @@ from famix.reports.nearest_prompts import NearestPrompts, evenly
 from famix.reports.page import Table, category_color, render_page
 from famix.reports.tables import format_number, text_table
 from famix.style.bank import StyleBank
+from famix.utils.messages import counted
 from famix.visualization.charts import Series, histogram
 
 _LONG = 160  # maximum characters of a metadata entry in a terminal
@@ -50,7 +51,7 @@ class BankView:
     @property
     def size(self) -> str:
         """Numbers of styles, classes and channels in words."""
-        return f"{len(self.bank)} styles of {len(self.bank.counts())} classes, {self.bank.num_channels} channels"
+        return f"{self.bank.size}, {counted(self.bank.num_channels, 'channel')}"
 
     @cached_property
     def losses(self) -> list[Tensor]:

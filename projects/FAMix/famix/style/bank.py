@@ -21,6 +21,7 @@ from famix.style.dominant import IGNORE_CLASS
 from famix.style.patches import check_shape
 from famix.style.released import RELEASED_CLASSES, read_released_styles
 from famix.utils.errors import BankError, ConfigError
+from famix.utils.messages import counted
 
 FORMAT_VERSION = "2"
 _WITHOUT_CHECKSUM = "1"
@@ -48,7 +49,13 @@ class StyleBank:
 
     def __repr__(self) -> str:
         place = f" of {self.metadata['stage']}" if "stage" in self.metadata else ""
-        return f"StyleBank({len(self)} styles, {len(self.counts())} classes, {self.num_channels} channels{place})"
+        counts = (len(self), "style"), (len(self.counts()), "class"), (self.num_channels, "channel")
+        return f"StyleBank({', '.join(counted(*count) for count in counts)}{place})"
+
+    @property
+    def size(self) -> str:
+        """Numbers of styles and classes for messages, e.g. "8 styles of 1 class"."""
+        return f"{counted(len(self), 'style')} of {counted(len(self.counts()), 'class')}"
 
     @property
     def num_channels(self) -> int:

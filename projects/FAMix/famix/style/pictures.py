@@ -16,6 +16,7 @@ from famix.style.bank import StyleBank
 from famix.style.restyler import sample_alpha
 from famix.style.statistics import channel_mean_std
 from famix.utils.errors import BankError, ConfigError
+from famix.utils.messages import counted
 
 
 class PictureTransform(T.Transform):
@@ -73,7 +74,7 @@ class PictureStyles(nn.Module):
         stage = bank.metadata.get("stage", "image")
         if not len(bank) or bank.num_channels != 3 or stage != "image":
             raise BankError(
-                f"The bank must contain picture styles, got {len(bank)} styles with {bank.num_channels} channels of stage "
+                f"The bank must contain picture styles, got {counted(len(bank), 'style')} with {counted(bank.num_channels, 'channel')} of stage "
                 f"{stage}. Mine it with MODEL.STYLE.STAGE image."
             )
         if not 0 <= probability <= 1:

@@ -63,6 +63,17 @@ class StyleStrategy(ABC):
         """
 
 
+def warn_of_missing_classes(bank: StyleBank) -> None:
+    """Log a warning that names the classes without styles, if there are any."""
+    counts = bank.counts()
+    missing = [name for i, name in enumerate(bank.class_names()) if i not in counts]
+    if missing:
+        fallback = "the styles of unlabeled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
+        logging.getLogger(__name__).warning(
+            "The style bank has no styles for: %s. Patches of these classes use %s.", ", ".join(missing), fallback
+        )
+
+
 class BankStyles(StyleStrategy):
     """Strategy that draws styles from a bank by patch class (FAMix), registered as "bank".
 
@@ -77,13 +88,7 @@ class BankStyles(StyleStrategy):
     def use_bank(self, bank: StyleBank) -> None:
         """Draw from `bank` and warn about classes without styles."""
         self.bank = bank
-        counts = bank.counts()
-        missing = [name for i, name in enumerate(bank.class_names()) if i not in counts]
-        if missing:
-            fallback = "the styles of unlabeled patches (255)" if IGNORE_CLASS in counts else "their own statistics"
-            logging.getLogger(__name__).warning(
-                "The style bank has no styles for: %s. Patches of these classes use %s.", ", ".join(missing), fallback
-            )
+        warn_of_missing_classes(bank)
 
     def sample(self, own: Statistics, patch_labels: Tensor | None, generator: torch.Generator) -> Statistics:
         """See StyleStrategy."""

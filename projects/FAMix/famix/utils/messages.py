@@ -29,6 +29,12 @@ def first_few(items: Sequence[object], limit: int = 3) -> str:
     return named if len(items) <= limit else f"{named} and {len(items) - limit} more"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, e.g. "1 class" or "3 classes"."""
+    plural = "es" if noun.endswith(("s", "ch")) else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
 def table_cell(text: str) -> str:
     """Format text for a Markdown table cell, on one line and with vertical bars escaped."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")

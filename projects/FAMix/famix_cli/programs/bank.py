@@ -27,7 +27,7 @@ from famix.reports.nearest_prompts import find_nearest_prompts, require_clip
 from famix.reports.tables import text_table
 from famix.style import StyleBank
 from famix.utils.errors import BankError, ConfigError, FAMixError
-from famix.utils.messages import first_few
+from famix.utils.messages import counted, first_few
 from famix.visualization.figure import Pixels
 from famix_cli.programs import read_config, run_program
 
@@ -67,7 +67,7 @@ def merge(arguments: argparse.Namespace) -> None:
     banks = {str(path): StyleBank.load(path) for path in arguments.banks}
     merged = merge_banks(banks)
     merged.save(arguments.output)
-    print(f"wrote {len(merged)} styles from {len(banks)} banks to {arguments.output}")
+    print(f"wrote {counted(len(merged), 'style')} from {counted(len(banks), 'bank')} to {arguments.output}")
     if dropped := {name for bank in banks.values() for name in bank.annotations} - set(merged.annotations):
         print(f"without {', '.join(sorted(dropped))}, which some banks lack")
 
@@ -77,7 +77,7 @@ def keep(arguments: argparse.Namespace) -> None:
     bank = StyleBank.load(arguments.bank)
     filtered = filter_bank(bank, str(arguments.bank), arguments.classes, arguments.prompts, arguments.max_loss)
     filtered.save(arguments.output)
-    print(f"wrote {len(filtered)} of {len(bank)} styles to {arguments.output}")
+    print(f"wrote {len(filtered)} of {counted(len(bank), 'style')} to {arguments.output}")
 
 
 def validate(arguments: argparse.Namespace) -> None:
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Write a bank with the statistics of patches of labeled images."""
     bank = measure_bank(read_config(arguments), arguments.datasets)
     bank.save(arguments.output)
-    print(f"wrote {len(bank)} styles of {len(bank.counts())} classes to {arguments.output}")
+    print(f"wrote {bank.size} to {arguments.output}")
 
 
 def preview(arguments: argparse.Namespace) -> None:

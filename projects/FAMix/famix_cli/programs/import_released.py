@@ -17,6 +17,7 @@ from famix.mining.metadata import bank_metadata, check_bank
 from famix.style import IGNORE_CLASS, StyleBank
 from famix.style.released import RELEASED_CLASSES
 from famix.utils.errors import ConfigError
+from famix.utils.messages import counted
 from famix_cli.import_released import BANK_SUFFIX, CHECKPOINT_SUFFIX
 from famix_cli.programs import read_config, run_program
 
@@ -101,7 +102,9 @@ def describe_checkpoint(checkpoint: ReleasedCheckpoint) -> str:
 def describe_bank(bank: StyleBank) -> str:
     """Describe the number of styles per class."""
     counts = bank.counts()
-    lines = [f"style bank of the reference implementation: {len(bank)} styles with {bank.num_channels} channels"]
+    lines = [
+        f"style bank of the reference implementation: {counted(len(bank), 'style')} with {counted(bank.num_channels, 'channel')}"
+    ]
     lines += [
         f"  {counts.get(id_, 0):6} {bank.class_name(id_)}" for id_ in (*range(len(RELEASED_CLASSES)), IGNORE_CLASS)
     ]

@@ -22,6 +22,7 @@ from famix.engine.peers import (
     print_error,
 )
 from famix.mining import obtain_style_bank
+from famix.style.strategies import warn_of_missing_classes
 from famix.utils.plugins import load_plugins
 
 logger = logging.getLogger("famix.train_net")  # below "famix", whose log a run keeps
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> Any:
         if args.mine_styles_only:
             logger.info(summarize_start(cfg, args))
             results: Any = obtain_style_bank(cfg)
+            warn_of_missing_classes(results)  # as training does when it receives the bank
         elif args.eval_only:
             model = Trainer.build_model(cfg)
             logger.info(summarize_start(cfg, args, model))

@@ -1,6 +1,7 @@
 """Prompt embeddings, averaged over templates."""
 
 import logging
+import string
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -103,11 +104,12 @@ class PromptEncoder:
         return torch.stack([self._embeddings[text, sentences] for text in texts])
 
     def unknown_words(self, texts: Sequence[str]) -> list[str]:
-        """Return the distinct words in `texts` that contain an untrained token, whose embedding is zero.
+        """Return the distinct words in `texts` that contain an untrained token, without punctuation around them.
 
-        Small CLIPs trained on few words have such tokens (see `famix.clip.export.save_compact`).
+        The embedding of an untrained token is zero. Small CLIPs trained on few words have such tokens (see `famix.clip.export.save_compact`).
         """
-        words = list(dict.fromkeys(word for text in texts for word in text.split()))
+        bare = (word.strip(string.punctuation) for text in texts for word in text.split())
+        words = [word for word in dict.fromkeys(bare) if word]
         if not words:
             return []
         untrained = ~self.tower.token_embedding.weight.any(dim=1).cpu()

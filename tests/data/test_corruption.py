@@ -131,8 +131,8 @@ def test_domains_and_groups(workspace: Workspace) -> None:
         assert domain_of("tiny_val@fog3") == f"{domain_of('tiny_val')}@fog3"
         assert is_source(cfg, "tiny_val") and not is_source(cfg, "tiny_val@fog3"), "corruptions are targets"
         names = ["tiny_val", "tiny_night", "tiny_val@fog1", "tiny_val@fog2", "tiny_night@fog1"]
-        assert short_names(names)["tiny_val@fog2"] == "tiny@fog2"
-        assert domain_groups(names)["tiny@fog"] == ("tiny_val@fog1", "tiny_val@fog2")
+        assert short_names(names)["tiny_val@fog2"] == "tiny_val@fog2"
+        assert domain_groups(names)["tiny_val@fog"] == ("tiny_val@fog1", "tiny_val@fog2")
 
 
 def test_scores_equal_a_loop_over_corrupted_images(workspace: Workspace) -> None:
@@ -141,7 +141,7 @@ def test_scores_equal_a_loop_over_corrupted_images(workspace: Workspace) -> None
     report = read_report(workspace.folder / "run/results.json")
     severities = [f"tiny_val@contrast{level}" for level in SEVERITIES]
     assert list(report.datasets) == ["tiny_val", *severities, "tiny_night@jpeg5"]
-    assert "mean of tiny@contrast" in report.row() and "source: tiny" in report.row()
+    assert "mean of tiny_val@contrast" in report.row() and "source: tiny_val" in report.row()
     (rows,) = (rows for rows in tables((workspace.folder / "run/results.md").read_text()) if rows[0][1] == "corruption")
     contrast, jpeg = ([float(cell) if cell != "-" else None for cell in row[2:]] for row in rows[1:])
     scores = [report.score(name) for name in severities]

@@ -11,7 +11,7 @@ from data_factory import data_config, registered, write_definition
 from error_matching import expect_error, explains
 from famix.data import load_definition
 from famix.data.definition import changed_entry, describe_dataset
-from famix.data.registration import domain_of, is_source, require_known_sources, roles_of
+from famix.data.registration import domain_of, is_source, require_known_sources, roles_of, short_names
 from famix.utils.errors import ConfigError, DatasetError
 from panoptic_factory import write_recipe
 
@@ -108,3 +108,12 @@ def test_unknown_source_is_an_error() -> None:
     cfg.TEST.SOURCE = ["gta5_vall"]
     with expect_error(ConfigError, "TEST.SOURCE", "gta5_vall", "gta5_val"):
         require_known_sources(cfg)
+
+
+def test_headings_are_names_for_own_datasets_and_domains_for_built_in_ones(tmp_path: Path) -> None:
+    with registered(write_definition(tmp_path, domain="shapes")):
+        names = ["tiny_train", "tiny_val@fog1", "acdc_night_val", "minitown_night_val", "gta5_val", "gta5_train"]
+        assert short_names(names) == {
+            **{name: name for name in ("tiny_train", "tiny_val@fog1", "gta5_val", "gta5_train")},
+            "acdc_night_val": "acdc_night", "minitown_night_val": "minitown_night",
+        }  # fmt: skip

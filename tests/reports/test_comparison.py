@@ -60,6 +60,16 @@ def test_seeds_of_a_config_form_a_group() -> None:
     assert famix.gains(baseline, "fog") == [5, 4, 6] and famix.gains(baseline, "night") == [0, 0, -1]
 
 
+def test_runs_with_the_headings_of_another_version_share_a_table() -> None:
+    reports = both()
+    for path in [path for path in reports if path.startswith("famix")]:
+        datasets = {name: replace(one, heading=name) for name, one in reports[path].datasets.items()}
+        reports[path] = replace(reports[path], datasets=datasets)
+    (comparison,) = compare_reports(reports)
+    assert comparison.groups[1].gains(comparison.groups[0], "fog") == [5, 4, 6]
+    assert format_comparisons([comparison]) == format_comparisons(compare_reports(both()))
+
+
 def test_groups_differ_in_config_and_weights() -> None:
     def names(reports: dict[str, Report], by: str = "config") -> list[tuple[str, str, str]]:
         (comparison,) = compare_reports(reports, by)

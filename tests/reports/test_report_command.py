@@ -50,7 +50,7 @@ def test_page_of_real_runs(page_file: Path, runs: list[Path]) -> None:
     page = assert_sound(page_file.read_text())
     for folder in runs:
         results = read_results(folder / "results.json")
-        for heading, name in (("tiny_night", "tiny_night"), ("source: tiny", "tiny_val")):
+        for heading, name in (("tiny_night", "tiny_night"), ("source: tiny_val", "tiny_val")):
             score = format_number(results[name]["sem_seg"]["mIoU"])
             assert page.column(heading, 1)[folder.name].removesuffix(" ★") == score
     assert len(page.sources) == 2 * 2 * (2 + 2 * 3)  # datasets, images; image and truth, three images of each run

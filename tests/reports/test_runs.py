@@ -30,7 +30,7 @@ def test_read_runs(tmp_path: Path) -> None:
     assert run.confusions["acdc_fog_val"].counts.tolist() == COUNTS.tolist()
     assert run.settings["SOLVER.BASE_LR"] == 0.1
     (missing,) = run.missing
-    explains(missing, "gta5_val", remedy="streaming")
+    explains(missing, run.report.datasets["gta5_val"].heading, remedy="streaming")
 
 
 def test_resumed_losses_replace_earlier_ones(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_missing_and_foreign_files_are_skipped(tmp_path: Path) -> None:
     (run,) = read_runs([folder])
     assert not run.losses and not run.settings and not run.confusions
     assert {"no losses in metrics.json", "no config.yaml"} <= set(run.missing)
-    assert any("acdc_fog_val" in reason and "different evaluation" in reason for reason in run.missing)
+    assert any("acdc_fog" in reason and "different evaluation" in reason for reason in run.missing)
     assert "no losses in metrics.json" in assert_sound(render_runs([run], {})).text
 
 
@@ -89,7 +89,7 @@ def test_irregular_files_are_refused(tmp_path: Path, file: str, make: Callable[[
     (folder / file).unlink()
     make(folder / file)
     if file.endswith("confusion.json"):
-        assert any("acdc_fog_val" in reason for reason in read_runs([folder])[0].missing)
+        assert any("acdc_fog" in reason for reason in read_runs([folder])[0].missing)
         return
     with expect_error((DatasetError, ConfigError), str(folder / file)):
         read_runs([folder])

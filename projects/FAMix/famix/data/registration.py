@@ -153,9 +153,8 @@ def require_same_classes(names: Sequence[str]) -> None:
 def _require_registered(name: str) -> None:
     register_corruptions([name])
     if name not in DatasetCatalog:
-        ours = {known: files for known, files in DatasetCatalog.items() if isinstance(files, DatasetFiles)}
-        own = sorted(known for known, files in ours.items() if os.path.isfile(files.definition.source))
-        own = [known for known in own if Path(ours[known].definition.source).parent != BUILTIN]
+        ours = [known for known, files in DatasetCatalog.items() if isinstance(files, DatasetFiles)]
+        own = sorted(filter(_is_own, ours))
         remedy = did_you_mean(name, ours) or absent_plugin_remedy(name)
         if name.endswith((".yaml", ".yml")):
             remedy = " Use the name of a dataset here, and name its file in DATASETS.FILES."
@@ -252,9 +251,21 @@ def domain_groups(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Return a heading for each dataset: its domain, or its name if several datasets share the domain."""
-    domains = [domain_of(name) for name in names]
-    return {name: domain if domains.count(domain) == 1 else name for name, domain in zip(names, domains, strict=True)}
+    """Return a heading for each dataset: its domain, or its name if it is the user's own or others share the domain."""
+    short = [_short_name(name) for name in names]
+    return {name: heading if short.count(heading) == 1 else name for name, heading in zip(names, short, strict=True)}
+
+
+def _short_name(name: str) -> str:
+    return name if _is_own(name) else domain_of(name)
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a dataset is defined in a file of the user, who knows it by its full name."""
+    corruption = parse_corruption(name)
+    name = corruption.base if corruption else name
+    definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
+    return definition is not None and os.path.isfile(definition.source) and Path(definition.source).parent != BUILTIN
 
 
 def _stated_domain(name: str) -> str | None:
@@ -272,6 +283,6 @@ def _family(name: str) -> str:
     """
     corruption = parse_corruption(name)
     if corruption is not None:
-        return f"{domain_of(corruption.base)}@{corruption.kind}"
+        return f"{_short_name(corruption.base)}@{corruption.kind}"
     definition = MetadataCatalog.get(name).get("definition") if name in DatasetCatalog else None
     return definition.name if definition is not None else ""

@@ -56,6 +56,10 @@ class Comparison:
         self.metric = self.groups[0].metric
         self.example = next(iter(self.groups[0].reports.values()))
         self.headings = tuple(self.example.row())
+        self.groups = tuple(
+            replace(group, reports={seed: _with_headings_of(self.example, one) for seed, one in group.reports.items()})
+            for group in self.groups
+        )
 
     def other_means(self) -> "tuple[Comparison, ...]":
         """Return comparisons of the mIoU over seen and unseen classes, and under the other rule for absent classes.
@@ -123,6 +127,15 @@ def compare_reports(reports: Mapping[str, Report], by: str = "config", metric: s
         Comparison(_named([{seed: reports[path] for seed, path in seeds.items()} for seeds in groups.values()], metric))
         for groups in tables.values()
     ]
+
+
+def _with_headings_of(first: Report, report: Report) -> Report:
+    """Return a report with the headings of another one. Earlier versions have stored shorter ones."""
+    datasets = {
+        name: replace(one, heading=first.datasets[name].heading, group=first.datasets[name].group)
+        for name, one in report.datasets.items()
+    }
+    return replace(report, datasets=datasets)
 
 
 def require_baseline(name: str | None, names: Iterable[str]) -> None:

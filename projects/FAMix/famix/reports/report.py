@@ -245,13 +245,13 @@ def describe_classes(report: Report) -> str:
 
 def make_report(cfg: CfgNode, results: Results, weights: ScoredWeights) -> Report:
     """Make a report from the scores on DATASETS.TEST and the effective config."""
-    headings = short_names(list(results))
     targets = [name for name in results if not is_source(cfg, name)]
+    headings = short_names(targets)
     group_of = {name: group for group, members in domain_groups(targets).items() for name in members}
     classes = {name: scored_classes(cfg, name) for name in results}
     datasets = {
         name: ScoredDataset(
-            heading=headings[name],
+            heading=headings.get(name, name),
             is_source=name not in targets,
             group=group_of.get(name, ""),
             protocol=protocol_of(cfg, name).name,

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from famix.evaluation.counting.confusion import ConfusionMatrix
 from famix.reports.comparison import Comparison, Group, compare_reports, require_baseline
 from famix.reports.page import Table, image_uri, render_page, run_color
-from famix.reports.report import CLASS_ACCURACY, CLASS_IOU, MEAN, TASK, Report
+from famix.reports.report import CLASS_ACCURACY, CLASS_IOU, MEAN, TASK, Report, RunMetadata
 from famix.reports.runs import Example, Run, differing_settings
 from famix.reports.tables import best_places, format_number, format_spread, severity_curves
 from famix.visualization.charts import Series, line_chart
@@ -54,8 +54,10 @@ def render_runs(runs: Sequence[Run], examples: Examples, notes: Sequence[str] = 
     colors = {name: run_color(place) for place, name in enumerate(names)}
     parts = []
     for comparison in compare_reports({str(run.folder): run.report for run in runs}):
-        members = {id(report) for group in comparison.groups for report in group.reports.values()}
-        parts.append(_part(comparison, [run for run in runs if id(run.report) in members], examples, baseline, colors))
+        members = {id(report.run) for group in comparison.groups for report in group.reports.values()}
+        parts.append(
+            _part(comparison, [run for run in runs if id(run.report.run) in members], examples, baseline, colors)
+        )
     charts = []
     for name in dict.fromkeys(name for run in runs for name in run.losses):
         curves = [(run.name, run.losses[name]) for run in runs if name in run.losses]
@@ -186,7 +188,7 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
     if reference is not None:
         score = scored if scored == MEAN else f"mIoU on {scored}"
         words.append(f"Gain: {score} relative to {reference.name}, in points.")
-    base = reference.report if reference is not None else None
+    base = reference.report.run if reference is not None else None
     tables = []
     single = Comparison(tuple(Group(run.name, "", {run.report.run.seed: run.report}) for run in runs))
     for one in (single, *single.other_means()):
@@ -208,14 +210,14 @@ def _score_tables(comparison: Comparison, runs: Sequence[Run], baseline: str | N
     return tables
 
 
-def _score_table(comparison: Comparison, names: Sequence[str], scored: str, reference: Report | None) -> Table:
+def _score_table(comparison: Comparison, names: Sequence[str], scored: str, reference: RunMetadata | None) -> Table:
     """Make a table with one row per group, and gains over the group of `reference` after the column `scored`."""
     groups, head = comparison.groups, [f"{comparison.metric} in %", *comparison.headings]
     rows = [
         [name, *(format_spread(group.values(heading)) for heading in comparison.headings)]
         for name, group in zip(names, groups, strict=True)
     ]
-    base = next((group for group in groups if reference in group.reports.values()), None)
+    base = next((group for group in groups if reference in [one.run for one in group.reports.values()]), None)
     if base is not None and len(groups) > 1:
         place = 1 + head.index(scored)
         head.insert(place, _GAIN)

@@ -219,13 +219,17 @@ def _read_losses(path: Path) -> tuple[dict[str, NDArray[np.float64]], str]:
 def _read_confusion(path: Path, report: Report, name: str) -> ConfusionMatrix:
     """Read the matrix for a dataset. Raises DatasetError if it is missing or does not match the report."""
     if not os.path.isfile(path):
-        raise DatasetError(f"no confusion matrix for {name}: only TEST.EVALUATOR streaming writes one")
+        raise DatasetError(
+            f"no confusion matrix for {report.datasets[name].heading}: only TEST.EVALUATOR streaming writes one"
+        )
     matrix = read_confusion(path)
     scores = segmentation_scores(matrix.counts, matrix.class_names, absent=report.datasets[name].absent_classes)
     for metric, value in scores.items():
         expected = report.results[name].get(TASK, {}).get(metric, math.nan)
         if metric.startswith(CLASS_IOU) and not math.isnan(expected) and not abs(value - expected) <= _SAME:
-            raise DatasetError(f"the confusion matrix for {name} and {RESULTS_FILE} come from different evaluations")
+            raise DatasetError(
+                f"the confusion matrix for {report.datasets[name].heading} and {RESULTS_FILE} come from different evaluations"
+            )
     return matrix
 
 
@@ -233,7 +237,9 @@ def _read_calibration(path: Path, report: Report, name: str) -> Calibration:
     """Read the calibration on a dataset. Raises DatasetError if it is missing or does not match the report."""
     calibration, expected = read_calibration(path), report.results[name][_CALIBRATION].get("ECE", math.nan)
     if not np.isclose(calibration.error, expected, rtol=0, atol=_SAME, equal_nan=True):
-        raise DatasetError(f"the calibration on {name} and {RESULTS_FILE} come from different evaluations")
+        raise DatasetError(
+            f"the calibration on {report.datasets[name].heading} and {RESULTS_FILE} come from different evaluations"
+        )
     return calibration
 
 

@@ -79,6 +79,7 @@ MADE_BY = {
         (f"output/{name}", f"{_TRAIN} {BASE} {_FIELDS} OUTPUT_DIR output/{name}")
         for name in ("fields_baseline", "fields")
     ],
+    r"output/words\b": [("output/words", f"{_TRAIN} {CONFIG} --mine-styles-only OUTPUT_DIR output/words")],
     r"\bmodel\.pth": [("model.pth", f"{_IMPORT} released.pth --output model.pth --config-file {CONFIG}")],
     r"\bbank\.safetensors": [
         ("bank.safetensors", f"{_IMPORT} saved_params.pkl --output bank.safetensors --config-file {CONFIG}")

@@ -125,4 +125,14 @@ def test_bad_vocabularies_are_explained(tmp_path, capsys):
     assert "--vocabulary" in message(b"\xff\xfe\xff")
     assert "--exclude" in message(b"# only a comment\n\nblue  # excluded\n", "--exclude", "blue")
     assert "--count" in message(b"blue\npink\nblue\n", "--count", "3") and "2" in message(None, "--count", "3")
-    assert "zebraic" in message(b"blue\nzebraic stripes\n", "--count", "1")
+    assert "--count" in message(b"blue\nzebraic stripes\n", "--count", "2"), "one of them has unknown words"
+    assert "--count" in message(b"zebraic stripes\n", "--count", "1")
+
+
+def test_phrases_with_unknown_words_are_skipped(capsys, tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("zebraic stripes\nblue\nxylophone\nfoggy\n")
+    first, *_, last = run(capsys, "--count", "2", vocabulary=path).splitlines()
+    assert "2 of 4 phrases" in first and first.endswith("zebraic stripes, xylophone")
+    assert set(load_config("", shlex.split(last)).STYLE_MINING.STYLES) == {"blue", "foggy"}
+    assert "skipping" not in run(capsys, "--count", "2")

@@ -46,9 +46,17 @@ def test_show_prints_tables_and_metadata(bank_file: Path, tmp_path: Path, capsys
     ):
         assert re.search(f"^{pattern}", text, flags=re.MULTILINE)
     assert "problem" not in text
+    for column in ("loss before", "after", "spread", "negative"):
+        assert re.search(rf"^{column}: .{{10}}", text, flags=re.MULTILINE), "columns are explained"
+    assert "photo: " not in text
     for bank, words in (
         (make_bank(clip_hash=None), "problem: its metadata lacks 'clip_hash'"),
         (make_bank(0), "no styles"),
+        (
+            make_bank(class_names=["road", "sky"], prompts=["foggy road", "photo"] * 4),
+            "photo: prompt of patches without",
+        ),
+        (make_bank(rectified="true"), "rectified: whether"),
     ):
         bank.save(tmp_path / "b.safetensors")
         assert run(tmp_path / "b.safetensors") == 0
@@ -67,6 +75,8 @@ def test_page_with_all_options(bank_file: Path, tmp_path: Path, capsys: Output) 
     assert html.count("<circle") == 24 + 24, "styles and source patches"
     assert page.column("styles") == {"road": "8", "sky": "8", "traffic sign": "8"}
     assert page.column("styles", 1) == {"foggy": "12", "night": "12"}
+    for column in ("from source", "recognized", "most often nearest"):
+        assert re.search(rf"^{column}: .{{10}}", printed, flags=re.MULTILINE)
     for name, distance in page.column("from source").items():
         assert re.search(rf"^{name} .* {distance} ", printed, flags=re.MULTILINE)
     for words in ("nearest foggy", "distance from the source", "loss 0.80 → 0.20"):

@@ -109,6 +109,7 @@ def test_command_with_weights(workspace: Workspace, capsys: pytest.CaptureFixtur
     run_tool(workspace, "--weights", str(workspace.folder / "run/model_final.pth"))
     text = capsys.readouterr().out
     assert re.search(r"^style word +styles +res2 +res3 +res4 +res5 +pixels changed$", text, flags=re.MULTILINE)
+    assert re.search(r"^res2, res3, res4, res5: .*\bRMS\b", text, flags=re.MULTILINE), "the unit of the columns"
     assert re.search(r"^(?:foggy|night) +\d+ +\d\.\d\d .* \d+\.\d %$", text, flags=re.MULTILINE)
     assert re.search(r"^predicted without styles +share of image +changed", text, flags=re.MULTILINE)
     shares = [float(share) for share in re.findall(r"^[a-z ]+? +([\d.]+) % +[\d.]+ %$", text, flags=re.MULTILINE)]

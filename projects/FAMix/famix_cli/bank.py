@@ -31,7 +31,8 @@ Select diverse style words from a vocabulary by farthest-point sampling over CLI
 
 The first word is the one farthest from the class names without a style, and each next one is the farthest from those
 before. No image is read. The output is a value for STYLE_MINING.STYLES and the coverage: the cosine distances of the
-vocabulary's phrases to the nearest selected one, or to no style if that is nearer, and those for random selections.
+vocabulary's phrases to the nearest selected one, or to no style if that is nearer, and those for random selections. The
+lower, the better the selection represents the vocabulary. Phrases with words that the CLIP does not know are skipped.
 """
 
 

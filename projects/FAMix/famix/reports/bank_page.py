@@ -10,6 +10,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
+from famix.clip import IGNORE_PROMPT
 from famix.io import parse_json
 from famix.reports.bank import (
     HISTORY,
@@ -31,6 +32,16 @@ from famix.visualization.charts import Series, histogram
 _LONG = 160  # maximum characters of a metadata entry in a terminal
 _SIDE, _MARGIN = 400, 14  # map units
 _MOST_DOTS, _MOST_SOURCE_DOTS = 4000, 1500  # more would hide each other and slow the page down
+_MEANINGS = {  # of columns and rows of the tables
+    "loss before": "mean of 1 - cosine similarity to the prompt before mining",
+    "after": "the same after mining",
+    "spread": "RMS distance of the styles from their mean, relative to the RMS of the mean",
+    "negative": "number of styles with a negative standard deviation in any channel, which mining permits",
+    "from source": "median distance from source patches of the class, whose own distance is about 1 (see --own)",
+    "recognized": "share of styles whose nearest prompt is their own",
+    "most often nearest": "style word of the prompt that is nearest to most styles",
+    IGNORE_PROMPT: "prompt of patches without a label",
+}
 _ON_TOP = ("source", "stage", "grid", "steps", "lr")  # metadata at the top of the page
 
 
@@ -74,8 +85,14 @@ class BankView:
 def format_bank(view: BankView) -> str:
     """Format the summary of a bank for a terminal."""
     parts = [f"{view.name}: {view.size}", *(text_table(table.head, table.rows) for table in view.tables)]
+    shown = {*view.tables[0].head, *word_groups(view.bank)}
+    parts.append("\n".join(f"{name}: {text}" for name, text in _MEANINGS.items() if name in shown))
     texts = {name: text if len(text) <= _LONG else f"{text[:_LONG]}..." for name, text in _metadata(view.bank).items()}
     parts.append("\n".join(f"{name:18} {text}" for name, text in texts.items()))
+    if "rectified" in texts:
+        parts.append(
+            "rectified: whether the features of the stage are outputs of a ReLU, and restyled ones are rectified too"
+        )
     parts += [f"problem: {problem}" for problem in find_problems(view.bank)]
     return "\n\n".join(parts) + "\n"
 

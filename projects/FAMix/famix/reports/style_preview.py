@@ -169,7 +169,11 @@ def format_effects(effects: Sequence[Effect]) -> str:
         rows.append([one.name, str(one.styles), *(f"{distance:.2f}" for distance in one.distances.values())])
         if plain is not None and one.predicted is not None:
             rows[-1].append(f"{100 * changed_share(plain, one.predicted):.1f} %")
-    return text_table(head if plain is None else [*head, "pixels changed"], rows)
+    stages = ", ".join(effects[0].distances)
+    return (
+        f"{text_table(head if plain is None else [*head, 'pixels changed'], rows)}\n\n"
+        f"{stages}: RMS change of the output of this stage, relative to its RMS without styles (0.1 is a tenth)"
+    )
 
 
 def format_changes(effects: Sequence[Effect], names: Sequence[str]) -> str:

@@ -148,16 +148,17 @@ def select(arguments: argparse.Namespace) -> None:
     cfg, phrases = read_config(arguments), read_phrases(arguments.vocabulary, arguments.exclude)
     if not cfg.MODEL.CLIP.WEIGHTS:
         raise ConfigError("MODEL.CLIP.WEIGHTS must name a CLIP, got ''. Its text tower embeds the phrases.")
+    encoder = PromptEncoder(load_configured_clip(cfg), device=torch.device(cfg.MODEL.DEVICE))
+    knows = {phrase: not encoder.unknown_words([phrase]) for phrase in phrases}
+    skipped, phrases = ([phrase for phrase, known in knows.items() if known is wanted] for wanted in (False, True))
     if arguments.count > len(phrases):
         raise ConfigError(
-            f"--count must be at most {len(phrases)}, the number of phrases in '{arguments.vocabulary}', got {arguments.count}."
+            f"--count must be at most {len(phrases)}, the number of phrases in '{arguments.vocabulary}' with words that this "
+            f"CLIP knows (of {len(knows)}), got {arguments.count}. Use a larger vocabulary or another CLIP."
         )
-    encoder = PromptEncoder(load_configured_clip(cfg), device=torch.device(cfg.MODEL.DEVICE))
-    if unknown := encoder.unknown_words(phrases):
-        raise ConfigError(
-            f"--vocabulary must contain words that this CLIP was trained on, got {first_few(unknown)}. Exclude them "
-            "with --exclude, or use another CLIP or vocabulary."
-        )
+    if skipped:
+        share = f"{len(skipped)} of {counted(len(knows), 'phrase')}"
+        print(f"skipping {share} with words that this CLIP was not trained on: {first_few(skipped)}\n")
     embeddings, plain = embed_phrases(lambda texts: encoder(texts, [TEMPLATE]), phrases, classes_of(cfg).names)
     selected, distances = select_diverse(embeddings, arguments.count, plain)
     chosen = [phrases[place] for place in selected]
@@ -169,8 +170,12 @@ def select(arguments: argparse.Namespace) -> None:
         f"random (mean of {RANDOM_SETS})": random_coverage(embeddings, arguments.count, plain, arguments.seed),
     }
     distance_rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in found.items()]
-    print(text_table(["", "phrase", "distance to those before"], rows), end="\n\n")
-    print(text_table([f"distances of {len(phrases)} phrases", "mean", "largest"], distance_rows), end="\n\n")
+    print(text_table(["", "phrase", "cosine distance to those before"], rows), end="\n\n")
+    print(
+        f"Cosine distance of the {counted(len(phrases), 'phrase')} to the nearest selected one, or to no style if nearer"
+    )
+    print("(lower is better; the selection aims at a low largest distance):")
+    print(text_table(["", "mean", "largest"], distance_rows), end="\n\n")
     print(f"STYLE_MINING.STYLES {shlex.quote(json.dumps(chosen))}")
 
 

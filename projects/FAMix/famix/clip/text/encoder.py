@@ -3,6 +3,7 @@
 import logging
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -112,9 +113,14 @@ class PromptEncoder:
         words = [word for word in dict.fromkeys(bare) if word]
         if not words:
             return []
+        return [word for word, row in zip(words, self.tower.tokenize(words), strict=True) if self._untrained[row].any()]
+
+    @cached_property
+    def _untrained(self) -> Tensor:
+        """(vocabulary,) bool, whether each token is untrained."""
         untrained = ~self.tower.token_embedding.weight.any(dim=1).cpu()
         untrained[0] = False  # the padding
-        return [word for word, row in zip(words, self.tower.tokenize(words), strict=True) if untrained[row].any()]
+        return untrained
 
     # Not inference_mode: autograd could not save the result for the backward pass of a loss.
     @torch.no_grad()

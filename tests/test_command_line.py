@@ -1,11 +1,15 @@
 """train_net.py as users run it: exit status and message of every mistake, and runs of several processes."""
 
 import json
+import logging
 import os
 import re
 import shutil
+import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from clip_factory import save_tiny_clip
 from data_factory import write_label
 from error_matching import error_line, explains
 from famix.style import StyleBank
+from famix_cli import execute
 from robustness.faults import start_command, status_of
 from run_factory import SIZE, Workspace, call_train_net, train_net
 
@@ -124,3 +129,11 @@ def test_interrupted_run_says_how_to_continue(
         script.main(workspace.parse("run"))
     assert exit_info.value.code == 130
     assert "--resume" in capfd.readouterr().err
+
+
+def test_programs_hide_that_a_cpu_has_no_cuda_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, logger = ModuleType("program"), logging.getLogger("torch.utils.cpp_extension")
+    program.execute = lambda arguments: logger.isEnabledFor(logging.WARNING)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "program", program)
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    assert not execute("program", Namespace())

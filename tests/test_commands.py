@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+from PIL import Image
 
 from command_lines import Command, find_blocks, find_commands
 from command_workspace import CONFIG, Miniature
 from config_factory import quick_options
-from data_factory import forgotten_datasets
+from data_factory import forgotten_datasets, write_label
 from error_matching import error_line, explains
 from famix import PatchStyleMixin
 from famix.engine import argument_parser, load_config
@@ -85,6 +87,7 @@ EXAMPLES = {
     "import sys": "tests/test_commands.py::test_example_of_own_script",
     "import famix": "tests/test_commands.py::test_example_of_predictor",
     "from detectron2.config import configurable": "tests/test_commands.py::test_example_of_meta_architecture",
+    "from PIL import Image": "tests/test_commands.py::test_example_of_own_label_ids",
     "from pathlib import Path": "tests/data/test_detectron2_tools.py::test_readme_converts_raw_ids",
     "from detectron2.evaluation import inference_on_dataset": "tests/evaluation/test_protocols.py::"
     "test_the_python_example",
@@ -250,6 +253,14 @@ def test_example_of_predictor(miniature: Miniature) -> None:
         with forgotten_datasets():
             exec(example, names)
         assert names["predictor"]("street.jpg").labels.shape == (72, 112)
+
+
+def test_example_of_own_label_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train_ids = np.array([[0, 1], [2, 0]], np.uint8)
+    write_label(Path("seen/0001_labels.png"), train_ids)
+    exec(find_example("from PIL import Image"), {})
+    np.testing.assert_array_equal(np.asarray(Image.open("seen/0001_ids.png")), train_ids + 1)
 
 
 def test_example_of_meta_architecture(miniature: Miniature) -> None:

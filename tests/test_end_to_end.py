@@ -240,7 +240,7 @@ def test_resume_checks_the_bank_before_evaluating(
     other.save(output / "style_bank.safetensors")
     with pytest.raises(BankError, match="grid"):
         workspace.run("finished_again", flags=("--resume",))
-    assert "Start inference" not in capfd.readouterr().out
+    assert "scoring" not in capfd.readouterr().out
 
 
 def test_reference_world_size_rescales_the_schedule(finished: Path, workspace: Workspace) -> None:

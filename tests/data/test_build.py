@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from data_factory import data_config, make_dataset, registered
 from error_matching import expect_error
 from famix.data import SampleStream, build_mining_batches, build_test_loader, build_train_loader, get_label_readers
+from famix.data.sampling.workers import loader_options
 from famix.utils.errors import ConfigError
 
 # Streams
@@ -103,6 +104,14 @@ def test_global_random_state_is_neither_used_nor_changed(num_workers):
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(1)
     assert train_batches(cfg, 2) == first
+
+
+def test_workers_are_at_most_one_per_core(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 3})
+    cfg = data_config()
+    for wanted, started in ((0, 0), (1, 1), (8, 2)):
+        cfg.DATALOADER.NUM_WORKERS = wanted
+        assert loader_options(cfg)["num_workers"] == started
 
 
 def test_processes_share_the_batch_of_one(monkeypatch):

@@ -242,10 +242,27 @@ def test_contact_sheets_of_several_datasets(check, folder):
     assert status == 0
     assert sorted(path.name for path in sheet.parent.glob("*.png")) == ["look-tiny_train.png", "look-tiny_val.png"]
     assert Image.open(sheet.parent / "look-tiny_val.png").height < 800
-    damage(folder / "images/train/a/0.png")
+    for label in (folder / "labels/train/a").iterdir():
+        label.unlink()
     status, text, _ = check(file, "--sheet", sheet)
     assert (status, sheet.exists()) == (1, False)
-    assert "no contact sheet, because every pair has a problem" in text
+    assert "no contact sheet, because there are no pairs" in text
+
+
+def test_contact_sheet_begins_with_problems(check, folder, monkeypatch):
+    file, drawn = make_dataset(folder, count=30), []
+    write_label(folder / "labels/train/a/20.png", UNKNOWN)
+    write_label(folder / "labels/train/a/21.png", np.zeros((32, 24), np.uint8))
+    damage(folder / "images/train/a/22.png")
+    draw = program.draw_contact_sheet
+    monkeypatch.setattr(program, "draw_contact_sheet", lambda *call: drawn.append(call) or draw(*call))
+    status, _, _ = check(file, "--sheet", folder.parent / "look.png")
+    ((report, records, _),) = drawn
+    marks = {record["image_id"]: report.found.bad.get(record["file_name"]) for record in records}
+    assert (status, len(records), [*marks][3]) == (1, 12, "a/0")
+    assert sorted([*marks][:3]) == ["a/20", "a/21", "a/22"]
+    assert [marks[f"a/{index}"] for index in (20, 21, 22)] == ["unknown id", "size", "unreadable image"]
+    assert not any([*marks.values()][3:])
 
 
 # Command line

@@ -70,6 +70,8 @@ def test_a_run_in_a_file(workspace: Workspace, capfd: pytest.CaptureFixture[str]
     assert not [words for words in DUMPS if words in printed]
     assert all(words in log for words in DUMPS[:-1]) and DUMPS[-1] not in log
     assert "\033" not in printed + log
+    assert "Total inference pure compute time" in log and "inference" not in printed
+    assert [f"scoring {name}: 2 batches" in printed for name in ("tiny_val", "tiny_night")] == [True, True]
     assert len(printed.splitlines()) < 90, "beside the tables of 19 classes"
 
     start = table(printed, "training and evaluation:")

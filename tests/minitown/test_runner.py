@@ -188,7 +188,7 @@ def test_what_was_stopped_continues(use_script: Use, make: Make) -> None:
 def test_progress_is_read_from_the_log(use_script: Use, make: Make) -> None:
     use_script(
         "for line in ('Mining: batch 3/62, 20 styles, cosine loss 0.9 -> 0.8, 1.00 s/batch, ETA 0:00:59',\n"
-        "    'eta: 0:01:10  iter: 219  total_loss: 1.5', 'Start inference on 50 batches'):\n"
+        "    'eta: 0:01:10  iter: 219  total_loss: 1.5', 'scoring minitown_fog_val: 50 batches'):\n"
         "    print(line)\n    time.sleep(0.5)"
     )
     shown = run(make(), make(name="other"), jobs=1)

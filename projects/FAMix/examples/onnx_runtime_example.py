@@ -12,8 +12,9 @@ import onnxruntime  # type: ignore[import-untyped]
 if len(sys.argv) != 4:
     sys.exit(__doc__)
 model_file, image_file, output_file = sys.argv[1:]
-if not Path(model_file).is_file():
-    sys.exit(f"'{model_file}' does not exist")
+for file in (model_file, image_file):
+    if not Path(file).is_file():
+        sys.exit(f"'{file}' does not exist")
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 class_names, colors = json.loads(metadata["class_names"]), np.array(json.loads(metadata["colors"]), np.uint8)

@@ -6,6 +6,7 @@ so --help and usage errors need not wait for PyTorch.
 
 import argparse
 import importlib
+import logging
 import sys
 import warnings
 
@@ -31,6 +32,7 @@ def execute(program: str, arguments: argparse.Namespace) -> int | None:
     """
     for message in _DEPRECATED:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found", on every CPU
     try:
         module = importlib.import_module(program)
     except ModuleNotFoundError as error:

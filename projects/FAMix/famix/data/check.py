@@ -59,7 +59,7 @@ class Findings:
 
     counts: Counter[str] = field(default_factory=Counter)  # number of problems by kind
     first: dict[str, list[str]] = field(default_factory=dict)  # first messages of each kind
-    bad: set[str] = field(default_factory=set)  # image files whose pair has a problem
+    bad: dict[str, str] = field(default_factory=dict)  # image file of each pair with a problem -> its last kind
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> number of images
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels with each train id
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # images with each train id
@@ -70,7 +70,7 @@ class Findings:
         self.counts[kind] += count or len(texts)
         kept = self.first.setdefault(kind, [])
         kept += map(str, texts[: _SHOWN - len(kept)])
-        self.bad |= {image} if image else set()
+        self.bad |= {image: kind} if image else {}
 
     def merge(self, other: "Findings") -> None:
         """Add the results for a later set of pairs."""
@@ -94,6 +94,7 @@ class DatasetReport:
     found: Findings = field(default_factory=Findings)
     notes: list[str] = field(default_factory=list)  # observations that do not make the dataset unusable
     num_pairs: int = 0
+    unsound: list[dict[str, Any]] = field(default_factory=list)  # Detectron2 dataset dicts of the pairs with a problem
     classes: dict[str, tuple[float, float]] = field(default_factory=dict)  # name -> % of pixels and % of images
     seconds: float = 0.0
 
@@ -184,6 +185,7 @@ def check_dataset(
                     found.merge(result)
                     progress.update(len(part))
             unread = len(sound) - len(chosen)
+            report.unsound += [record for record in sound if record["file_name"] in found.bad]
             sound = [record for record in sound if record["file_name"] not in found.bad]
     _add_classes(report)
     if unread:

@@ -158,9 +158,9 @@ def _require_registered(name: str) -> None:
         remedy = did_you_mean(name, ours) or absent_plugin_remedy(name)
         if name.endswith((".yaml", ".yml")):
             remedy = " Use the name of a dataset here, and name its file in DATASETS.FILES."
+        known = f"{len(ours) - len(own)} built-in datasets (datasets/README.md)"
         raise DatasetError(
-            f"Dataset '{name}' is unknown.{remedy} Known datasets: {', '.join([*own, ''])}and {len(ours) - len(own)} built-in "
-            "ones (datasets/README.md). Define your own in a YAML file, and name the file in DATASETS.FILES."
+            f"Dataset '{name}' is unknown.{remedy} Known: {', '.join(own) + ' and ' * bool(own)}{known}. Define your own in a YAML file, and name the file in DATASETS.FILES."
         )
 
 

@@ -36,7 +36,8 @@ from famix.utils.progress import on_terminal
 
 _LOGGERS = ("fvcore", "detectron2", "famix")
 _SHOWN = ("famix", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # at every level, not only warnings
-_PROGRESS = ("famix.mining.mine", "detectron2.utils.events", "detectron2.evaluation.evaluator")  # shown as bars
+_PROGRESS = (*_SHOWN[1:], "famix.mining.mine", "famix.utils.progress")  # shown as bars on a terminal
+_ONLY_IN_FILE = ("Start inference", "Total inference")  # beginnings of Detectron2's measurements
 _DATE = "%m/%d %H:%M:%S"
 _SCRIPTS = Path(__file__).parents[2]  # exist only in a clone
 
@@ -69,7 +70,8 @@ class _Console(logging.StreamHandler):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the console shows a record."""
         shown = any(record.name == name or record.name.startswith(f"{name}.") for name in _SHOWN)
-        return record.levelno >= logging.WARNING or (shown and not (record.name in _PROGRESS and on_terminal()))
+        shown = shown and not (record.name in _PROGRESS and on_terminal())
+        return record.levelno >= logging.WARNING or (shown and not record.getMessage().startswith(_ONLY_IN_FILE))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""

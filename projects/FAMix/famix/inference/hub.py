@@ -127,5 +127,8 @@ def explain_hub_errors(repository: str, fact: str) -> Iterator[None]:
     except errors.LocalTokenNotFoundError as error:
         cause, remedy = error, "Run hf auth login first."
     except Exception as error:  # huggingface_hub and its HTTP libraries raise many types
-        cause, remedy = error, f"{first_line(error)} Check the connection to {endpoint} and the access rights."
+        cause, remedy = (
+            error,
+            f"{first_line(error).rstrip('.')}. Check the connection to {endpoint} and the access rights.",
+        )
     raise WeightsError(f"{fact}. {remedy}") from cause

@@ -179,6 +179,6 @@ def _strategies(value: str | Sequence[str]) -> list[type[StyleStrategy]]:
         if name not in known:
             raise ConfigError(
                 f"MODEL.STYLE.STRATEGY must be none, or one or more of {', '.join(known)}, got {name!r}."
-                f"{did_you_mean(name, known) or ' Import the module that registers it before creating the config.'}"
+                f"{did_you_mean(name, [*known, 'none']) or ' Import the module that registers it before creating the config.'}"
             )
     return [known[name] for name in names]

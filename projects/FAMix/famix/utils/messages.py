@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 _LONGEST = 300  # maximum length of a value in a message
 
@@ -43,3 +44,9 @@ def table_cell(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def file_size(path: Path) -> str:
+    """Return the size of a file in MiB or, below 1 MiB, in KiB, e.g. "12.3 MiB"."""
+    size = path.stat().st_size
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"

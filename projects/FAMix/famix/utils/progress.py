@@ -1,5 +1,6 @@
 """Progress bars on a terminal. Without a terminal, callers log lines instead."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sized
@@ -37,7 +38,7 @@ def progress_bar(total: int, description: str, unit: str, done: int = 0, leave: 
 
 
 class ShownLoader:
-    """Data loader with a labeled progress bar."""
+    """Data loader with a labeled progress bar or, without a terminal, a line in the log."""
 
     def __init__(self, loader: _Loader, description: str) -> None:
         self._loader = loader
@@ -47,6 +48,7 @@ class ShownLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
+        logging.getLogger(__name__).info("%s: %d batches", self._description, len(self._loader))
         with progress_bar(len(self._loader), self._description, "image", leave=False) as bar:
             for batch in self._loader:
                 yield batch

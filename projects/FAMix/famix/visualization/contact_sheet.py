@@ -13,6 +13,7 @@ from famix.data.images import MAX_PIXELS, read_image
 from famix.data.labels import LabelReader
 from famix.data.layout.split_files import label_file_of
 from famix.data.registration import get_label_readers
+from famix.utils.errors import DatasetError
 from famix.visualization.figure import Pixels, Tile, compose_figure
 from famix.visualization.overlay import side_by_side
 
@@ -31,18 +32,19 @@ def draw_contact_sheet(
 
     Args:
         report: result of the dataset check, with the dataset's name and class shares.
-        records: Detectron2 dataset dicts, at least one.
+        records: Detectron2 dataset dicts, at least one. Pairs with a problem are marked with its kind, and files that
+            cannot be read are dark.
         max_pixels: limit on the image size, see INPUT.MAX_PIXELS.
-
-    Raises:
-        DatasetError: a file is unreadable.
     """
     metadata = MetadataCatalog.get(report.name)
     (reader,) = get_label_readers([report.name], max_pixels).values()
     pairs = [_draw_pair(record, reader, metadata.stuff_colors) for record in records]
     aspect = float(np.median([pair.shape[0] / (pair.shape[1] - _GAP) * 2 for pair in pairs]))
     cell = 2 * _WIDTH + _GAP, round(_WIDTH * min(max(aspect, _MIN_ASPECT), _MAX_ASPECT))
-    tiles = [Tile(pair, subtitle=str(record.get("image_id", ""))) for pair, record in zip(pairs, records, strict=True)]
+    tiles = [
+        Tile(pair, subtitle=str(record.get("image_id", "")), note=report.found.bad.get(record["file_name"], ""))
+        for pair, record in zip(pairs, records, strict=True)
+    ]
     percent = {name: f"  {pixels:.1f} %" for name, (pixels, _) in report.classes.items()}
     classes = [*zip(metadata.stuff_classes, metadata.stuff_colors, strict=True), (IGNORED, _DARK)]
     return compose_figure(
@@ -75,10 +77,17 @@ def overlay_labels(image: Pixels, labels: NDArray[np.uint8], colors: Sequence[Se
 
 def _draw_pair(record: dict[str, Any], reader: LabelReader, colors: Sequence[Sequence[int]]) -> Pixels:
     """Draw a downsampled image and its overlay side by side."""
-    image = Image.fromarray(read_image(record["file_name"], max_pixels=reader.max_pixels))
+    try:
+        image = Image.fromarray(read_image(record["file_name"], max_pixels=reader.max_pixels))
+    except DatasetError:
+        image = Image.new("RGB", (_WIDTH, _WIDTH // 2), _DARK)
     scale = min(_WIDTH / image.width, _WIDTH * _MAX_ASPECT / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     image = image.resize(size, Image.Resampling.LANCZOS)
-    labels = Image.fromarray(reader.read(label_file_of(record))).resize(size, Image.Resampling.NEAREST)
+    try:
+        ids = reader.read(label_file_of(record))
+    except DatasetError:
+        ids = np.full((1, 1), 255, np.uint8)  # no class has this id
+    labels = Image.fromarray(ids).resize(size, Image.Resampling.NEAREST)
     pixels = np.asarray(image)
     return side_by_side(pixels, overlay_labels(pixels, np.asarray(labels), colors), _GAP)

@@ -22,14 +22,16 @@ def check(name: str, arguments: argparse.Namespace) -> DatasetReport:
     )
     print(format_report(report), flush=True)
     path = arguments.sheet
-    if path is not None and sound:
+    shown = evenly_spaced(report.unsound, SHOWN // 2)  # problems first
+    shown += evenly_spaced(sound, SHOWN - len(shown))
+    if path is not None and shown:
         path = path if len(arguments.names) == 1 else path.with_name(f"{path.stem}-{name}.png")
-        sheet = draw_contact_sheet(report, evenly_spaced(sound, SHOWN), arguments.max_pixels)
+        sheet = draw_contact_sheet(report, shown, arguments.max_pixels)
         with whole_file(path) as part:
             sheet.save(part)
         print(f"{name}: contact sheet written to {path}")
     elif path is not None:
-        print(f"{name}: no contact sheet, because every pair has a problem")
+        print(f"{name}: no contact sheet, because there are no pairs")
     print()
     return report
 

@@ -32,6 +32,7 @@ from famix.inference.loading import load_model, save_adapters, strip_checkpoint
 from famix.io import file_sha256
 from famix.io.atomic import require_writable, whole_file
 from famix.utils.errors import ConfigError
+from famix.utils.messages import file_size
 from famix_cli.export import ADAPTERS, ENDINGS, ONNX, STRIPPED, TORCH_EXPORT
 from famix_cli.programs import run_program
 
@@ -43,11 +44,11 @@ def run(args: argparse.Namespace) -> None:
     loaded = load_model(args.checkpoint, args.config_file, args.opts, "cpu")
     paths = choose_paths(loaded.checkpoint, args.format, args.output)
     architecture, count = loaded.cfg.MODEL.META_ARCHITECTURE, len(loaded.classes.names)
-    print(f"{loaded.checkpoint}: {architecture}, {count} classes, {size_of(loaded.checkpoint)}")
+    print(f"{loaded.checkpoint}: {architecture}, {count} classes, {file_size(loaded.checkpoint)}")
     if ADAPTERS in paths:
         path = paths.pop(ADAPTERS)
         save_adapters(loaded, path)
-        print(f"{path}: {size_of(path)}; includes config and classes, requires the weights of the backbone\n")
+        print(f"{path}: {file_size(path)}; includes config and classes, requires the weights of the backbone\n")
     merge_adapters(loaded.model)
     loaded.cfg.defrost()
     loaded.cfg.MODEL.ADAPTERS.RANK = 0  # the other exports have plain weights
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             strip_checkpoint(loaded, path, half=args.half)
             if args.half and loaded.trained is None:  # otherwise the file has other classes than `reference`
                 report(reference, network(load_model(path, device="cpu").model), path, args, is_export=False)
-            print(f"{path}: {size_of(path)}{', half precision' if args.half else ''}; includes config and classes\n")
+            print(f"{path}: {file_size(path)}{', half precision' if args.half else ''}; includes config and classes\n")
             continue
         with whole_file(path) as part:
             if name == ONNX:
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         opset = f", opset {OPSET}" if name == ONNX else ""
         sides = ", ".join(map(str, graph.size or ("height", "width")))
         outputs = ", ".join(graph.outputs)
-        print(f"{path}: {size_of(path)}{opset}; image (batch, 3, {sides}) {kind} RGB -> {outputs}\n")
+        print(f"{path}: {file_size(path)}{opset}; image (batch, 3, {sides}) {kind} RGB -> {outputs}\n")
 
 
 def pad_side(side: int, divisor: int) -> int:
@@ -152,11 +153,6 @@ def measure_latency(networks: Sequence[Network], image: Tensor, runs: int) -> li
             if run:
                 taken.append(1000 * (time.perf_counter() - start))
     return times
-
-
-def size_of(path: Path) -> str:
-    """Return the size of a file in MiB as text."""
-    return f"{path.stat().st_size / 2**20:.1f} MiB"
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from famix.io.atomic import require_writable
 from famix.reports.publishing import Publication, write_publication
 from famix.reports.runs import CONFIG_FILE, read_runs, scored_weights
 from famix.utils.errors import ConfigError
+from famix.utils.messages import file_size
 from famix_cli.programs import run_program
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         folder = Path(temporary) / "files"
         write_publication(Publication(name, scored, loaded, args.license), folder)
         for file in sorted(folder.iterdir()):
-            print(f"{file.stat().st_size / 2**20:8.2f} MiB  {file.name}")
+            print(f"{file_size(file):>11}  {file.name}")
         if args.output is None:
             print(f"published at {upload_folder(folder, name, private=args.private)}")
         else:

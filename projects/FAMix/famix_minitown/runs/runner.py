@@ -29,7 +29,7 @@ _DURATION = r"\d+ days?, [\d:]+|[\d:]+"
 _STATUS = re.compile(
     rf"Mining: batch (?P<mined>\d+)/(?P<batches>\d+),.*?ETA (?P<mining_left>{_DURATION})"
     rf"|(?:eta: (?P<left>{_DURATION})\s+)?\biter: (?P<iteration>\d+)\b"
-    r"|(?P<scoring>Start inference on)"
+    r"|(?P<scoring>scoring \S+: \d+ batches)"
 )
 
 

@@ -277,6 +277,7 @@ def test_queries_with_the_rate_of_other_heads(
 ) -> None:
     data = ["DATASETS.FILES", f"['{definition}']", "DATASETS.TRAIN", "('tiny_train',)", "DATASETS.TEST", "['tiny_val']"]
     queries = ["MODEL.META_ARCHITECTURE", "FAMixMaskFormer", "MODEL.CLIP.OUTPUT_STRIDE", "32", "MODEL.DEVICE", "cpu"]
+    queries += ["STYLE_MINING.IMS_PER_BATCH", "2"]
     with registered():
         setup(parse("--config-file", str(BASE), *data, *queries, "OUTPUT_DIR", str(tmp_path / "output"), *opts))
     warnings = [line for line in capsys.readouterr().out.splitlines() if "diverges" in line]

@@ -121,10 +121,9 @@ def parse_yaml(text: str) -> Any:
 
 def yaml_problem(error: Exception) -> str:
     """Return the place of an error in a YAML file, and what was expected or found there, in one line."""
-    place = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    if place is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
-    problem = f"line {place.line + 1}, column {place.column + 1}: {error.problem}"
+    problem = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
     start = error.context_mark
     return f"{problem} ({error.context} that begins in line {start.line + 1})" if error.context and start else problem
 

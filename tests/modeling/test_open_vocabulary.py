@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
+from detectron2.modeling import build_model
 
 from clip_factory import save_tiny_clip
 from error_matching import expect_error
@@ -104,3 +105,24 @@ def test_checkpoints_contain_the_classes_of_training_only(cfg: CfgNode, tmp_path
     wide = save_tiny_clip(tmp_path / "wide.pt", embed_dim=24)
     with text_embeddings_of(trained, str(wide)), expect_error(WeightsError, "MODEL.CLIP.WEIGHTS", 24, "training"):
         make_classifier(cfg)
+
+
+@pytest.mark.parametrize(
+    ("classes", "unlabeled", "named"),
+    [
+        ("all", [], False),
+        ("road; sky; car", [], False),
+        ("road; sky; car", ["sky"], True),
+        ("road; sky; car; bus", [], True),
+    ],
+)
+def test_clip_is_kept_to_name_regions_for_classes_without_labels(
+    cfg: CfgNode, classes: str, unlabeled: list[str], named: bool
+) -> None:
+    cfg.DATASETS.UNLABELED, cfg.TEST.CLASSES = unlabeled, classes
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.CLIP.OUTPUT_STRIDE = "build_clip_backbone", 32
+    cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 32
+    cfg.MODEL.CLIP.TRAINABLE, cfg.MODEL.STYLE.STRATEGY = [], "none"
+    assert (build_model(cfg).regions is not None) == named
+    cfg.MODEL.MASK_FORMER.CLIP_REGIONS = False
+    assert build_model(cfg).regions is None

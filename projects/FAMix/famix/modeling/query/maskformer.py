@@ -27,6 +27,7 @@ from famix.modeling.query.queries import (
     TextQueries,
     embed_classes,
 )
+from famix.modeling.query.regions import UnclaimedRegions
 from famix.modeling.style_mixin import PatchStyleMixin
 from famix.style.restyler import PatchRestyler
 from famix.utils.errors import ConfigError
@@ -47,6 +48,7 @@ class MaskFormer(nn.Module):
         object_threshold: minimum class probability of a panoptic segment, in [0, 1].
         overlap_threshold: fraction of a mask that must remain visible in a panoptic segment, in [0, 1].
         most_instances: maximum number of instances per image.
+        regions: callable that adds queries in inference (see `UnclaimedRegions`).
 
     Raises:
         ConfigError: a value is out of range, or the backbone lacks a feature map.
@@ -69,6 +71,7 @@ class MaskFormer(nn.Module):
         object_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
         most_instances: int = 100,
+        regions: UnclaimedRegions | None = None,
     ) -> None:
         super().__init__()
         for key, value in (("OBJECT_THRESHOLD", object_threshold), ("OVERLAP_THRESHOLD", overlap_threshold)):
@@ -83,6 +86,7 @@ class MaskFormer(nn.Module):
         self.object_threshold = object_threshold
         self.overlap_threshold = overlap_threshold
         self.most_instances = most_instances
+        self.regions = regions
         self.size_divisibility = math.lcm(STRIDES[-1], max(1, backbone.size_divisibility))
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -106,6 +110,9 @@ class MaskFormer(nn.Module):
         by_text = options.QUERIES == TEXT
         queries = TextQueries(text.trained, hidden_dim) if by_text else None
         decoder = MaskDecoder(channels, num_classes if by_text else options.NUM_QUERIES, queries=queries, **sizes)
+        regions = None
+        if options.CLIP_REGIONS and text.clip is not None and text.tested is not None:
+            regions = UnclaimedRegions.from_clip(text.clip, text.tested)
         return {
             "backbone": backbone,
             "decoder": decoder,
@@ -128,6 +135,7 @@ class MaskFormer(nn.Module):
             "object_threshold": options.OBJECT_THRESHOLD,
             "overlap_threshold": options.OVERLAP_THRESHOLD,
             "most_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "regions": regions,
         }
 
     @property
@@ -162,15 +170,19 @@ class MaskFormer(nn.Module):
             return self.criterion([self.classifier(queries) for queries in output.queries], output.masks, segments)
         classes, masks = self.classifier(output.queries[-1]).float(), output.masks[-1].float()
         results = []
-        for logits, scores, inputs, size in zip(masks, classes, batched_inputs, batch.image_sizes, strict=True):
+        for image, logits, scores, inputs in zip(images, masks, classes, batched_inputs, strict=True):
             # Image by image, because full-size masks are by far the largest tensors.
             logits = F.interpolate(logits[None], batch.tensor.shape[-2:], mode="bilinear", align_corners=False)[0]
+            size = image.shape[1], image.shape[2]
             wanted = inputs.get("height", size[0]), inputs.get("width", size[1])
-            if tuple(size) == wanted:
+            if size == wanted:
                 logits = logits[:, : size[0], : size[1]]
             else:
                 logits = sem_seg_postprocess(logits, size, *wanted)
-            results.append(self._predict(scores, logits.sigmoid()))
+            probabilities = logits.sigmoid()
+            if self.regions is not None:
+                scores, probabilities = self.regions(scores, probabilities, image)
+            results.append(self._predict(scores, probabilities))
         return results
 
     def _segments(self, batched_inputs: Sequence[dict[str, Any]], batch: ImageList) -> Segments:

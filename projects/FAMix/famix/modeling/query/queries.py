@@ -16,8 +16,9 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from famix.clip import PromptEncoder, load_configured_clip, require_text_design
+from famix.clip.files import CLIPStateDict
 from famix.data.classes import classes_of
-from famix.data.vocabulary import Synonyms, unlabeled_classes, vocabulary_of
+from famix.data.vocabulary import Synonyms, unlabeled_classes, unseen_names, vocabulary_of
 from famix.modeling.query.decoder import full_precision
 from famix.utils.errors import ConfigError, WeightsError
 
@@ -43,6 +44,7 @@ class ClassEmbeddings(NamedTuple):
 
     trained: Tensor  # (K, D) unit-length float32; zero for classes without labels
     tested: Tensor | None = None  # (M, D) float32, means over synonyms, for the M classes that TEST.CLASSES lists
+    clip: CLIPStateDict | None = None  # weights that computed them, if some of these classes have no labels in training
 
 
 class TextQueries(nn.Module):
@@ -165,7 +167,7 @@ def embed_classes(cfg: CfgNode) -> ClassEmbeddings:
     labeled = [train_id for train_id in range(num_classes) if train_id not in unlabeled]
     names = classes_of(cfg).names
     synonyms: Synonyms = tuple((names[train_id],) for train_id in labeled)
-    rows = _embed(cfg, (*synonyms, *(vocabulary.synonyms if vocabulary else ())), checkpoint)
+    rows, clip = _embed(cfg, (*synonyms, *(vocabulary.synonyms if vocabulary else ())), checkpoint)
     if checkpoint and rows.shape[1] != width:
         raise WeightsError(
             f"MODEL.CLIP.WEIGHTS has text embeddings with {rows.shape[1]} channels, but the checkpoint has {width}. Set "
@@ -173,11 +175,13 @@ def embed_classes(cfg: CfgNode) -> ClassEmbeddings:
         )
     trained = rows.new_zeros(num_classes, rows.shape[1])
     trained[labeled] = rows[: len(labeled)]
-    return ClassEmbeddings(trained, rows[len(labeled) :] if vocabulary else None)
+    if vocabulary is None:
+        return ClassEmbeddings(trained)
+    return ClassEmbeddings(trained, rows[len(labeled) :], clip if unseen_names(cfg, vocabulary.table.names) else None)
 
 
-def _embed(cfg: CfgNode, synonyms: Synonyms, checkpoint: _Checkpoint | None) -> Tensor:
-    """Return embeddings (len(synonyms), D), averaged over templates and synonyms."""
+def _embed(cfg: CfgNode, synonyms: Synonyms, checkpoint: _Checkpoint | None) -> tuple[Tensor, CLIPStateDict]:
+    """Return embeddings (len(synonyms), D), averaged over templates and synonyms, and the CLIP that computed them."""
     if checkpoint:
         cfg = cfg.clone()
         cfg.defrost()
@@ -200,7 +204,7 @@ def _embed(cfg: CfgNode, synonyms: Synonyms, checkpoint: _Checkpoint | None) -> 
             "MODEL.MASK_FORMER.QUERIES to learned."
         )
     embeddings = encoder(names, cfg.STYLE_MINING.TEMPLATES).cpu()
-    return torch.stack([rows.mean(dim=0) for rows in embeddings.split([len(entry) for entry in synonyms])])
+    return torch.stack([rows.mean(dim=0) for rows in embeddings.split([len(entry) for entry in synonyms])]), weights
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from famix.evaluation.counting.confusion import read_confusion
 from famix.inference import ClassTable
 from famix.inference.loading import load_model, strip_checkpoint
 from famix.inference.query_graph import QueryGraph
+from famix.modeling.query.regions import UnclaimedRegions
 from famix.reports.runs import predict_examples, read_runs
 from famix.utils.errors import ConfigError
 from panoptic_factory import PanopticWorkspace
@@ -132,6 +133,7 @@ def test_exports_predict_the_classes_in_their_metadata(
     options: tuple[str, ...], workspace: OpenWorkspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool, written = load_program("export"), {}
+    monkeypatch.setattr(UnclaimedRegions, "__call__", lambda *_: pytest.fail("exports have no regions"))
 
     def write(program: Any, part: Path, graph: QueryGraph, classes: ClassTable, **facts: str) -> None:
         written.update(graph=graph, names=classes.names)

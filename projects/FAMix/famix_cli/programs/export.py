@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -50,6 +51,10 @@ def run(args: argparse.Namespace) -> None:
         save_adapters(loaded, path)
         print(f"{path}: {file_size(path)}; includes config and classes, requires the weights of the backbone\n")
     merge_adapters(loaded.model)
+    model: Any = loaded.model
+    if getattr(model, "regions", None) is not None:
+        model.regions = None
+        print("The exports lack the regions that CLIP names (MODEL.MASK_FORMER.CLIP_REGIONS).")
     loaded.cfg.defrost()
     loaded.cfg.MODEL.ADAPTERS.RANK = 0  # the other exports have plain weights
     if {ONNX, TORCH_EXPORT} & paths.keys():

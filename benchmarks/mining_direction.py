@@ -12,6 +12,7 @@ control, over differences of exchanged looks.
 # ruff: noqa: E402, the parser precedes slow imports
 
 import argparse
+import time
 from dataclasses import dataclass
 
 from parts.common import benchmark_parser
@@ -33,6 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--parametrization", choices=PARAMETRIZATIONS, help="of metric euclidean (default: by CLIP family)"
     )
     parser.add_argument("--rates", nargs="+", type=float, default=[1.0], help="learning rates per style (default: 1)")
+    parser.add_argument(
+        "--momentum", type=float, default=0.0, help="momentum of the steps; the paper's is 0.9 (default: 0)"
+    )
     parser.add_argument("--patches", type=int, default=200, help="(default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="seed of patches and looks (default: 1)")
     return parser
@@ -118,23 +122,25 @@ def collect(clip: CLIPImageTower, stage: str, count: int, seed: int) -> Patches:
 
 def measure(
     clip: CLIPImageTower, stage: str, prompts: PromptEncoder, patches: Patches, *, steps: int, metric: str,
-    relative: bool = False, rate: float = 1.0,
+    relative: bool = False, rate: float = 1.0, momentum: float = 0.0,
 ) -> list[object]:  # fmt: skip
     """Return a table row for a number of steps, a metric, a parametrization and a learning rate per style."""
     cfg = load_config(str(CONFIGS / "famix.yaml")).STYLE_MINING
     texts = [f"{LOOKS[look].phrases[0]} {name}" for look, name in zip(patches.looks, patches.classes, strict=True)]
+    targets, start = prompts(texts, tuple(cfg.TEMPLATES)), time.process_time()
     styles = optimize_styles(
         patches.features,
-        prompts(texts, tuple(cfg.TEMPLATES)),
+        targets,
         lambda restyled: clip.encode_from(stage, clip.replace_map(patches.features, restyled)),
         steps=steps,
         lr=rate * len(texts),  # the loss is a mean over the styles
-        momentum=0.0,
+        momentum=momentum,
         weight_decay=cfg.WEIGHT_DECAY,
         basis=source_basis(patches.source) if metric == "source" else None,
         rectify=clip.rectified,
         relative=relative,
     )
+    seconds = time.process_time() - start
     mined = torch.cat([styles.mean, styles.std], dim=1) - statistics(patches.features)
     cosine = F.cosine_similarity(mined, patches.truth)
     exchanged = F.cosine_similarity(mined, patches.truth.roll(len(mined) // 2, 0)).mean()
@@ -145,11 +151,20 @@ def measure(
     values = (cosine.mean(), cosine[weather].mean(), cosine[strict].mean(), exchanged, length)
     negative = f"{100 * (styles.std < 0).float().mean():.1f} %"
     form = PARAMETRIZATIONS[relative]
-    return [metric, form, f"{rate:g}", steps, loss, *(f"{float(value):.2f}" for value in values), negative]
+    return [
+        metric,
+        form,
+        f"{rate:g}",
+        steps,
+        f"{seconds:.0f}",
+        loss,
+        *(f"{float(value):.2f}" for value in values),
+        negative,
+    ]
 
 
 HEADERS = (
-    "metric", "parametrization", "rate", "steps", "cosine loss", "cosine", "weather", "strict", "exchanged", "length",
+    "metric", "parametrization", "rate", "steps", "CPU s", "cosine loss", "cosine", "weather", "strict", "exchanged", "length",
     "negative stds",
 )  # fmt: skip
 
@@ -174,6 +189,7 @@ def main() -> None:
             metric=metric,
             relative=relative and metric != "source",
             rate=rate,
+            momentum=arguments.momentum,
         )
         for metric in arguments.metric
         for rate in arguments.rates

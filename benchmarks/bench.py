@@ -18,7 +18,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ from speed.training import training_rows
 
 from famix_minitown.runs.study import describe_machine
 
-MEASURE = (
+MEASURE: tuple[Callable[[Setting], Iterator[Row | str]], ...] = (
     mining_rows, training_rows, evaluation_rows, loading_rows, memory_rows, growth_rows, process_rows, profile_rows
 )  # fmt: skip
 

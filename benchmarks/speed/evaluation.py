@@ -1,6 +1,7 @@
 """Speed of evaluation relative to the network alone, for several protocols, and of reading training images."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def evaluation_rows(setting: Setting) -> Iterator[Row]:
     for protocol in PROTOCOLS:
         network = ProtocolInference(model, parse_protocol(protocol)).eval()
         batches = network_inputs(model, network, next(iter(loader)))
-        contenders = {"score": lambda n=network: score(n), "bare": setting.timed(lambda b=batches: bare(b))}
+        contenders = {"score": partial(score, network), "bare": setting.timed(partial(bare, batches))}
         seconds = in_turns(contenders, setting.sizes.rounds)
         yield Row(
             f"evaluation of an image, {protocol}", seconds["score"], "forward passes alone", seconds["bare"],

@@ -183,5 +183,5 @@ def write_scenes(setting: Setting) -> None:
         write_tree(definition.parent, split, ["clear"], range(IMAGES), SIZE)
     images, labels = "leftImg8bit/{split}/{key}_leftImg8bit.png", "gtFine/{split}/{key}_gtFine_labelTrainIds.png"
     files = {"name": "growth", "root": str(definition.parent), "images": images, "labels": labels}
-    splits = {split: {} for split in SPLITS}
+    splits: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
     definition.write_text(yaml.safe_dump({**files, "splits": splits, "classes": "cityscapes", "label_ids": "identity"}))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from parts.common import PROJECT
@@ -17,7 +18,7 @@ CONFIG = PROJECT / "configs/minitown/famix_weather.yaml"
 LENGTHS = (4, 28)  # batches of the short and the long run
 IMAGES = 8  # training images per batch, and in weak scaling per process
 
-Seconds = Callable[[list[str], int], float]
+Options = Callable[[int], list[str]]  # number of batches -> options of the program
 
 
 def process_rows(setting: Setting) -> Iterator[str]:
@@ -31,14 +32,14 @@ def process_rows(setting: Setting) -> Iterator[str]:
         "mining": mine_options,
     }
     found = {
-        (name, processes): line_through(lambda n, o=options, p=processes: run_program(setting.folder, o(n), p))
+        (name, processes): line_through(partial(run_batches, setting.folder, options, processes))
         for name, options in runs.items()
         for processes in (1, 2)
     }
     yield f"The town with one and two processes, one thread each:\n\n{scaling_table(found)}"
 
 
-def train_options(images: int) -> Callable[[int], list[str]]:
+def train_options(images: int) -> Options:
     """Return the function from a number of batches to the options of a training run."""
     common = ["MODEL.STYLE.STRATEGY", "noise", "DATASETS.TEST", "()", "SOLVER.IMS_PER_BATCH", str(images)]
     return lambda batches: [*common, "SOLVER.MAX_ITER", str(batches)]
@@ -47,6 +48,11 @@ def train_options(images: int) -> Callable[[int], list[str]]:
 def mine_options(batches: int) -> list[str]:
     """Return the options of a mining run. Both processes mine half of the batches."""
     return ["--mine-styles-only", "STYLE_MINING.MAX_BATCHES", str(2 * batches)]
+
+
+def run_batches(folder: Path, options: Options, processes: int, batches: int) -> float:
+    """Run the program for a number of batches and return its time in seconds."""
+    return run_program(folder, options(batches), processes)
 
 
 def run_program(folder: Path, options: list[str], processes: int) -> float:

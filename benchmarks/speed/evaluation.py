@@ -1,6 +1,6 @@
 """Speed of evaluation relative to the network alone, for several protocols, and of reading training images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -50,7 +50,8 @@ def evaluation_rows(setting: Setting) -> Iterator[Row]:
     for protocol in PROTOCOLS:
         network = ProtocolInference(model, parse_protocol(protocol)).eval()
         batches = network_inputs(model, network, next(iter(loader)))
-        contenders = {"score": partial(score, network), "bare": setting.timed(partial(bare, batches))}
+        bare_pass = setting.timed(partial(bare, batches))
+        contenders: dict[str, Callable[[], float]] = {"score": partial(score, network), "bare": bare_pass}
         seconds = in_turns(contenders, setting.sizes.rounds)
         yield Row(
             f"evaluation of an image, {protocol}", seconds["score"], "forward passes alone", seconds["bare"],

@@ -5,7 +5,7 @@
 For each network with random weights: time and peak memory of a training step with styles from a bank, in float32, in
 bfloat16 and in bfloat16 with MODEL.COMPILE; the ratio to a plain version in float32, which loops over patches and, for RN50,
 runs unfolded layers in channels-first memory; and the number of times a step waits for the GPU. For RN50 and the CLIP of
-the miniature town also mining, evaluation, and the share of the time that training waits for its loader.
+the miniature town also mining and evaluation, and for the first network the share of the time that it waits for its loader.
 """
 
 # ruff: noqa: E402, the parser precedes slow imports
@@ -144,8 +144,8 @@ def training_table(setting: Setting, networks: dict[str, str], modes: list[str],
     return markdown(["network", "step", "seconds", "peak, GiB", "waits per step", "faster than plain by"], rows)
 
 
-def loader_stalls(setting: Setting, steps: int, workers: int = 4) -> str:
-    """Return the share of the time that a training of RN50 waits for its loader."""
+def loader_stalls(setting: Setting, name: str, architecture: str, steps: int, workers: int = 4) -> str:
+    """Return the share of the time that the training of a network waits for its loader."""
     side, images = setting.sizes.step_crop, setting.sizes.images
     data = [
         "DATASETS.TRAIN",
@@ -156,7 +156,7 @@ def loader_stalls(setting: Setting, steps: int, workers: int = 4) -> str:
         workers,
     ]
     loader = iter(build_train_loader(setting.config(*data, "INPUT.CROP.SIZE", [side, side])))
-    step, waited = make_step("RN50", "bfloat16", setting.device, ""), 0.0
+    step, waited = make_step(architecture, "bfloat16", setting.device, ""), 0.0
     step(next(loader))
     start = setting.now()
     for _ in range(steps):
@@ -166,7 +166,7 @@ def loader_stalls(setting: Setting, steps: int, workers: int = 4) -> str:
         step(batch)
     total = setting.now() - start
     return (
-        f"Loader: with {workers} workers, RN50 in bfloat16 waits for images during {100 * waited / total:.0f} % of {steps} steps of "
+        f"Loader: with {workers} workers, {name} in bfloat16 waits for images during {100 * waited / total:.0f} % of {steps} steps of "
         f"{images} crops of {side} x {side} ({images * steps / total:.1f} images per second)."
     )
 
@@ -182,7 +182,7 @@ def main() -> None:
         setting = Setting(sizes, args.device, 0, Path(folder))
         table = training_table(setting, networks, args.modes, args.steps, args.backend)
         rows = [row for rows in (step_rows, group_rows, evaluation_rows) for row in rows(setting)]
-        stalls = loader_stalls(setting, args.steps)
+        stalls = loader_stalls(setting, *next(iter(networks.items())), args.steps)
     facts = f"Seed 0, {(time.perf_counter() - start) / 60:.1f} minutes: {sizes}; {args.steps} training steps."
     titled = [f"{describe_machine(args.device)}\n{facts}", table, format_table(rows), format_targets(rows), stalls]
     report = "\n\n".join(titled)

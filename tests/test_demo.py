@@ -286,7 +286,7 @@ def test_images_are_shown_without_output(
         (["--input", "PHOTOS", "--output", "out", "--alpha", "2"], "--alpha", "another"),
         (["--input", "PHOTOS", "--view", "labels"], "--view", "--output"),
         (["--input", "PHOTOS", "--output", "out"], "--weights", "--weights"),
-        (["--input", "PHOTOS", "--output", "out", "--weights", "gone.pth"], "gone.pth", "training"),
+        (["--input", "PHOTOS", "--output", "out", "--weights", "gone.pth"], "gone.pth", "path"),
         (["--input", "PHOTOS", "--output", "out", "--weights", "RUN", "--protocol", "quarter"], "'quarter'", ""),
         (
             ["--input", "PHOTOS", "--output", "out", "--weights", "RUN/model_final.pth", "--config-file", "OTHER"],

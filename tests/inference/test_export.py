@@ -20,6 +20,7 @@ from error_matching import expect_error, explains, line_of_mistake
 from famix.inference import Predictor, load_model
 from famix.inference.export import OPSET, SemanticGraph, compare, load_onnx, make_image, require_agreement, require_onnx
 from famix.utils.errors import ConfigError, WeightsError
+from famix.utils.messages import file_size
 from famix_cli.export import main
 from famix_cli.programs import export as program
 from inference.inference_factory import make_image as make_photo
@@ -57,7 +58,7 @@ def test_tool_reports_agreement_and_times(shipped):
     rows = re.findall(r"^\| (\d+ x \d+) +\| ([\d.e-]+) +\| ([\d.]+)% +(?:\| +[\d.]+ +){4}\|$", out, flags=re.MULTILINE)
     assert [size for size, *_ in rows] == ["64 x 96", "37 x 131"]
     assert all(float(difference) < 1e-5 and float(equal) > 99.9 for _, difference, equal in rows)
-    assert f"model_final.onnx: {(shipped / 'model_final.onnx').stat().st_size / 2**20:.1f} MiB, opset 18" in out
+    assert f"model_final.onnx: {file_size(shipped / 'model_final.onnx')}, opset 18" in out
 
 
 class OneLayer(SemanticGraph):

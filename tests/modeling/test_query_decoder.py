@@ -147,7 +147,7 @@ def test_text_embeddings_come_from_the_clip(clip_file: str) -> None:
     cfg.MODEL.DEVICE, cfg.STYLE_MINING.TEMPLATES, cfg.MODEL.CLIP.WEIGHTS = "cpu", ["a {}"], clip_file
     cfg.MODEL.CLIP.ARCHITECTURE = "RN50"
     cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = (table.register(),), 2
-    text, _ = embed_classes(cfg)
+    text = embed_classes(cfg).trained
     expected = PromptEncoder(load_clip_state_dict(clip_file, "RN50"))(["road", "sky"], ["a {}"])
     assert torch.equal(text, expected) and not text.requires_grad
     cfg.MODEL.CLIP.WEIGHTS = ""

@@ -78,9 +78,7 @@ def _add_model_keys(cfg: CN) -> None:
     query.NO_OBJECT_WEIGHT = 0.1  # weight of queries without a segment in the cross-entropy over classes
     query.NUM_POINTS = 12544  # points at which masks are compared, per mask
     query.OBJECT_THRESHOLD = 0.8  # minimum class probability of a panoptic segment, in [0, 1]
-    query.CLIP_REGIONS = (
-        True  # CLIP names what no query claims, if TEST.CLASSES lists classes without labels in training
-    )
+    query.CLIP_REGIONS = True  # CLIP names regions that no query claims, if TEST.CLASSES lists unlabeled classes
     query.OVERLAP_THRESHOLD = 0.8  # fraction of a mask that must be visible in a panoptic segment, in [0, 1]
 
     cfg.MODEL.SEM_SEG_HEAD.LABEL_SMOOTHING = 0.1  # label smoothing in CLIPDeepLabV3PlusHead's loss, in [0, 1)

@@ -87,9 +87,9 @@ def load_model(
         )
     if not checkpoint.is_file():
         present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
-        remedy = f"Use one from the same folder: {present}." if present else "Finish the training first."
-        if not is_run:
-            remedy = f"Check the path.{similar_path(checkpoint)}"
+        remedy = "Finish the training first." if is_run else f"Check the path.{similar_path(checkpoint)}"
+        if present:
+            remedy = f"Use one from the same folder: {present}."
         raise WeightsError(f"Checkpoint not found: '{checkpoint}'. {remedy}")
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content

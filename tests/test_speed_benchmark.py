@@ -206,9 +206,10 @@ def test_the_script_for_gpus_runs_on_a_cpu(
 ) -> None:
     script = importlib.import_module("gpu")
     monkeypatch.setitem(script.NETWORKS, "ConvNeXt-L", tiny_open_clip("convnext", tmp_path).architecture)
+    monkeypatch.setattr(script, "WARM_UP", 0)
     backends: list[str] = []
     monkeypatch.setattr(script, "compile_layers", lambda model, backend: backends.append(backend))
-    sizes = ["--crop", "64", "--images", "2", "--steps", "2", "--backend", "aot_eager"]
+    sizes = ["--crop", "64", "--images", "2", "--steps", "1", "--backend", "aot_eager"]
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--quick", "--networks", "ConvNeXt-L", *sizes])
     with forgotten_datasets():
         script.main()

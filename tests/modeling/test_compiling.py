@@ -48,7 +48,7 @@ def test_steps_with_styles_are_the_same() -> None:
     model = make_segmentor()
     compiled, batch = copy.deepcopy(model), make_batch((64, 96), (64, 96))
     compile_layers(compiled, BACKEND)
-    for seed in range(2):
+    for seed in range(2):  # the second step runs the compiled code with other styles
         (expected, gradients), (losses, found) = step(model, batch, seed), step(compiled, batch, seed)
         assert losses == pytest.approx(expected, rel=1e-5)
         for one, other in zip(gradients, found, strict=True):

@@ -109,6 +109,7 @@ def test_datasets_are_required_where_used(make_config: Make, key: str, needed: A
         (("MODEL.CLIP.TRAINABLE", "['layer9']"), "layer9", ""),
         (("MODEL.CLIP.ARCHITECTURE", "RN5", "MODEL.CLIP.WEIGHTS", ""), "RN5", ""),
         (("MODEL.DEVICE", "gpu"), "gpu", "cpu"),
+        (("MODEL.COMPILE", "fastest"), "fastest", "inductor"),
         (("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"), "[0.0, 1.0, 1.0]", ""),
         (("MODEL.PIXEL_MEAN", "[1.0, 2.0]"), "[1.0, 2.0]", ""),
         (("MODEL.STYLE.GRID", "[999, 2]", "MODEL.STYLE.STRATEGY", "noise"), None, "INPUT.CROP.SIZE"),

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 
 from error_matching import expect_error
-from famix.engine import load_config
+from famix.engine import Trainer, load_config, setup
 from famix.modeling.compiling import check_compilation, compile_layers
 from famix.utils.errors import ConfigError
 from model_factory import make_batch, make_restyler, tiny_backbone, tiny_head, tiny_segmentor
+from run_factory import Workspace
 
 BACKEND = "aot_eager"  # traces forward and backward passes as inductor does, without a C++ compiler
 
@@ -56,6 +58,15 @@ def test_steps_with_styles_are_the_same() -> None:
     blocks = [block for stage in range(1, 5) for block in compiled.backbone.get_submodule(f"layer{stage}")]
     assert compiled_parts(compiled) == [*blocks, *compiled.sem_seg_head.children()]
     assert compiled.state_dict().keys() == model.state_dict().keys()
+
+
+def test_the_key_compiles_the_network_of_a_training(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with workspace.registered():
+        cfg = setup(workspace.parse("run", "MODEL.STYLE.STRATEGY", "none", "MODEL.COMPILE", BACKEND))
+        model = Trainer(cfg).model
+    assert set(model.sem_seg_head.children()) <= set(compiled_parts(model))
+    assert model.backbone.compile_backend == BACKEND
 
 
 def test_nothing_is_compiled_by_default() -> None:

@@ -80,17 +80,7 @@ def load_model(
     if is_run:
         cfg = _read_config(checkpoint / LAST_FILE, config, opts, {})
         checkpoint = checkpoint / _SELECTED.get(cfg.MODEL_SELECTION.USE, LAST_FILE)
-    if checkpoint.suffix in _EXPORTS:
-        raise WeightsError(
-            f"--weights must be a training checkpoint or a run directory, got the export '{checkpoint}'. Use the .pth "
-            f"file, or run the export with {_EXPORTS[checkpoint.suffix]}."
-        )
-    if not checkpoint.is_file():
-        present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
-        remedy = "Finish the training first." if is_run else f"Check the path.{similar_path(checkpoint)}"
-        if present:
-            remedy = f"Use one from the same folder: {present}."
-        raise WeightsError(f"Checkpoint not found: '{checkpoint}'. {remedy}")
+    _require_checkpoint(checkpoint, is_run)
     content = read_checkpoint(checkpoint)
     is_stripped = SHIPPED in content
     try:
@@ -133,6 +123,21 @@ def load_model(
     if vocabulary is None:
         return LoadedModel(model, cfg, classes, checkpoint, facts, base_weights)
     return LoadedModel(model, cfg, vocabulary.table, checkpoint, facts, base_weights, trained=classes)
+
+
+def _require_checkpoint(checkpoint: Path, is_run: bool) -> None:
+    """Raise WeightsError if a file is missing or an export. `is_run` tells that its run directory exists."""
+    if checkpoint.suffix in _EXPORTS:
+        raise WeightsError(
+            f"--weights must be a training checkpoint or a run directory, got the export '{checkpoint}'. Use the .pth "
+            f"file, or run the export with {_EXPORTS[checkpoint.suffix]}."
+        )
+    if not checkpoint.is_file():
+        present = ", ".join(sorted(file.name for file in checkpoint.parent.glob("*.pth")))
+        remedy = "Finish the training first." if is_run else f"Check the path.{similar_path(checkpoint)}"
+        if present:
+            remedy = f"Use one from the same folder: {present}."
+        raise WeightsError(f"Checkpoint not found: '{checkpoint}'. {remedy}")
 
 
 def default_device() -> torch.device:

@@ -11,6 +11,10 @@ def _jitter(strength: float, share: float = 1.0) -> tuple[str, ...]:
     return ("INPUT.COLOR_JITTER", f"[{strength}, {strength}, {strength}]", "INPUT.COLOR_JITTER_PROBABILITY", f"{share}")
 
 
+_PAPER_MINING = (
+    *("STYLE_MINING.METRIC", "euclidean", "STYLE_MINING.STEPS", "100"),
+    *("STYLE_MINING.LR", "1.0", "STYLE_MINING.MOMENTUM", "0.9"),
+)
 _STRENGTHS = {"jitter04": _jitter(0.4), "jitter08half": _jitter(0.8, 0.5), "jitter08": _jitter(0.8)}
 
 
@@ -31,6 +35,7 @@ METHODS: dict[str, Method] = {
     "famix": _method("famix"),
     "famix_web": _method("famix_web"),
     "famix_weather": _method("famix_weather"),
+    "famix_paper_mining": _method("famix", *_PAPER_MINING),
     f"noise_{CHOSEN}": _method("noise", *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.NOISE_SCALE),
     **_with_jitter("famix"),
     **_with_jitter("famix_weather"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -177,6 +178,17 @@ def test_pyramids_free_the_maps_of_earlier_blocks(folder: Path) -> None:
     with tower.transform_stage("block1", lambda x: 0 * x):  # later blocks still see it
         restyled = tower(images())[tower.stages[-1]]
     assert not torch.equal(restyled, tower(images())[tower.stages[-1]])
+
+
+def test_pyramid_computes_that_of_detectron2(folder: Path) -> None:
+    pyramid: Any = build_backbone(config("build_timm_backbone", folder))
+    theirs = SimpleFeaturePyramid(pyramid.bottom_up, pyramid.bottom_up.stages[-1], 8, (4.0, 2.0, 1.0, 0.5))
+    varied = {name: x + 0.1 * torch.randn_like(x) if ".norm." in name else x for name, x in pyramid.state_dict().items()}
+    for one in (pyramid, theirs):
+        one.load_state_dict(varied)
+    got, expected = pyramid(images()), theirs(images())
+    for name in got:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-5)
 
 
 # Attention

@@ -176,5 +176,7 @@ def test_channels_last_is_kept_up_to_the_logits():
     features = make_features()
     logits = head.layers({name: x.contiguous(memory_format=torch.channels_last) for name, x in features.items()})
     assert all(orders) and len(orders) == 9
+    weights = [module.weight for module in head.modules() if isinstance(module, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     assert logits.is_contiguous(), "channels first is faster for reductions over classes"
     torch.testing.assert_close(logits, head.layers(features), rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
 
 from famix.clip.adapters import add_adapters
 from famix.clip.base import CLIP_FAMILY_REGISTRY, CLIPImageTower, family_named, family_of, find_family
@@ -43,7 +45,9 @@ class CLIPFeaturePyramid(SimpleFeaturePyramid):
     """
 
     def __init__(self, tower: CLIPImageTower, channels: int, top_block: nn.Module | None = None) -> None:
-        super().__init__(tower, tower.stages[-1], channels, (4.0, 2.0, 1.0, 0.5), top_block, norm="LN")
+        # Detectron2's "LN" computes the same in a dozen operations, and its weights decay like those of convolutions.
+        norm = partial(LayerNorm2d, eps=1e-6)
+        super().__init__(tower, tower.stages[-1], channels, (4.0, 2.0, 1.0, 0.5), top_block, norm)
         tower.returned = tower.stages[-1:]
 
     @property

@@ -116,6 +116,8 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
+        # Like the backbone's maps. Otherwise, each step would copy every weight to this order, and its gradient back.
+        self.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 Each row shows a measurement, a reference measurement, and their ratio. The compared functions take turns, so other load
 on the machine affects all of them equally; the tables show medians over the rounds, and the range of the ratios. The
 network is CLIP's RN50 with random weights, and the images are noise or large scenes of the miniature town. The sizes of
-the run are printed above the table, and the targets below it. A run takes about 30 minutes on two idle cores.
+the run are printed above the table, and the targets below it. A run takes about 70 minutes on two cores.
 
 memory compares the lowest peak of five processes. growth fits exponents to runs of three sizes, processes runs the
 command-line program with one and two processes, and profiles also measures ConvNeXt-B and ViT-B. These sections use the CPU.

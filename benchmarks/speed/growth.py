@@ -109,7 +109,7 @@ GROWTHS = (
     Growth("training step", "images", images_in_step, (2, 4, 8)),
     Growth("training step", "pixels of the crop", crop_in_step, (2, 3, 4), power=2),
     Growth("training step", "trained blocks", blocks_in_step, (1, 3, 9)),
-    Growth("prediction", "pixels of the image", pixels_in_evaluation, (2, 3, 5), power=2),
+    Growth("prediction", "pixels of the image", pixels_in_evaluation, (4, 6, 9), power=2),
     Growth("evaluation", "targets", targets_in_evaluation, (1, 2, 4)),
 )
 

@@ -183,7 +183,9 @@ def test_pyramids_free_the_maps_of_earlier_blocks(folder: Path) -> None:
 def test_pyramid_computes_that_of_detectron2(folder: Path) -> None:
     pyramid: Any = build_backbone(config("build_timm_backbone", folder))
     theirs = SimpleFeaturePyramid(pyramid.bottom_up, pyramid.bottom_up.stages[-1], 8, (4.0, 2.0, 1.0, 0.5))
-    varied = {name: x + 0.1 * torch.randn_like(x) if ".norm." in name else x for name, x in pyramid.state_dict().items()}
+    varied = {
+        name: x + 0.1 * torch.randn_like(x) if ".norm." in name else x for name, x in pyramid.state_dict().items()
+    }
     for one in (pyramid, theirs):
         one.load_state_dict(varied)
     got, expected = pyramid(images()), theirs(images())

@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,14 @@ Run = Callable[[], object]
 
 def images_in_mining(setting: Setting, count: int) -> Run:
     """Mine a bank from scenes of the town."""
-    cfg = scene_config(setting, "STYLE_MINING.MAX_BATCHES", count, "OUTPUT_DIR", setting.folder / f"mined{count}")
-    return lambda: obtain_style_bank(cfg)
+    folder = setting.folder / f"mined{count}"
+    cfg = scene_config(setting, "STYLE_MINING.MAX_BATCHES", count, "OUTPUT_DIR", folder)
+
+    def run() -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # or a second run would find the bank
+        obtain_style_bank(cfg)
+
+    return run
 
 
 def styles_in_mining(setting: Setting, count: int) -> Run:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip_factory import tiny_clip
-from famix.clip import CLIPResNet
+from famix.clip import CLIPResNet, resnet
 from famix.clip.folding import conv_norm
+from famix.engine import build_optimizer, load_config
+from model_factory import make_batch, tiny_backbone, tiny_segmentor
 
 LAYERS = (1, 2, 1, 2)
 
@@ -169,3 +171,24 @@ def test_biases_are_rounded_as_in_release_0_1(pair: tuple, x: Tensor) -> None:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     torch.nn.init.zeros_(conv.weight)
     assert torch.equal(conv_norm(x, conv, norm)[0, :, 0, 0], norm.bias - norm.running_mean * scale)
+
+
+def test_a_training_ends_as_without_folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64: in float32, rounding differences of any origin grow from step to step."""
+    ended = []
+    for fold in (True, False):
+        monkeypatch.setattr(resnet, "conv_norm", conv_norm if fold else plain_layers)
+        model = tiny_segmentor(backbone=tiny_backbone((1, 1, 1, 2), trainable=["layer4.1"])).double()
+        optimizer = build_optimizer(load_config(""), model)
+        for step in range(50):
+            optimizer.zero_grad()
+            model(make_batch((64, 64), (64, 64), seed=step))["loss_sem_seg"].backward()
+            optimizer.step()
+        ended.append({name: value.detach() for name, value in model.named_parameters() if value.requires_grad})
+    for name, value in ended[0].items():
+        assert (value - ended[1][name]).norm() <= 1e-4 * value.norm(), name
+
+
+def plain_layers(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
+    """Both layers with the padding of the convolution."""
+    return norm(F.conv2d(x, conv.weight, None, conv.stride, [dilation * int(side) for side in conv.padding], dilation))

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 
 import famix
 from famix.config import flat_settings
+from famix.data.corruption import parse_corruption
 from famix.data.registration import domain_groups, is_source, short_names
 from famix.evaluation.counting.scored_classes import scored_classes
 from famix.evaluation.counting.scores import MEAN_IOUS, SEEN, SKIP, UNSEEN
@@ -204,13 +205,14 @@ class Report:
         """Return a table row as a mapping from heading to score in percent, or NaN for a missing score.
 
         The columns are every target, the mean of each group after its last target, the mean of all targets if there are
-        several, and the source datasets.
+        several, and the source datasets. Of a corruption in several severities, only the mean is a column.
         """
         cells: dict[str, float] = {}
         groups = self._groups()
         for name in self.targets:
             scored = self.datasets[name]
-            cells[scored.heading] = self.score(name, metric)
+            if len(groups.get(scored.group, ())) < 2 or not parse_corruption(name):
+                cells[scored.heading] = self.score(name, metric)
             if scored.group and groups[scored.group][-1] == name:
                 cells[f"{MEAN} of {scored.group}"] = self._mean(groups[scored.group], metric)
         if len(self.targets) > 1:

@@ -85,7 +85,12 @@ def test_plain_layers_give_the_same_gradients(bench: Any, setting: Any) -> None:
     parameter = dict(step.model.named_parameters())[f"backbone.{setting.last_block}.conv3.weight"]
     step.optimizer = SimpleNamespace(zero_grad=step.model.zero_grad, step=lambda: None)
     gradients = []
-    for run in (lambda: step(step.model, batch), lambda: step.unfolded(batch), lambda: step(step.detectron2, batch)):
+    runs = (
+        lambda: step(step.model, batch),
+        lambda: step(step.detectron2, batch),
+        lambda: step.with_channels_first().unfolded(batch),
+    )
+    for run in runs:
         run()
         gradients.append(parameter.grad.clone())
     for gradient in gradients[1:]:

@@ -28,6 +28,6 @@ def memory_rows(setting: Setting, processes: int = PROCESSES) -> Iterator[Row]:
 def step_peak(setting: Setting, plain: bool) -> float:
     """Return the peak memory in GiB of the second training step of this process."""
     step, batch = TrainingStep(setting), setting.random_batch(setting.sizes.images, setting.sizes.step_crop)
-    run = step.plain(batch) if plain else step.styled("bank", batch)
+    run = step.with_channels_first().plain(batch) if plain else step.styled("bank", batch)
     run()
     return measure(run)["peak"]

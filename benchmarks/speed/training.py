@@ -1,6 +1,7 @@
 """Speed of training steps and restyling relative to the network alone and to plain versions."""
 
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import torch
 from detectron2.modeling import SemanticSegmentor
@@ -61,6 +62,11 @@ class TrainingStep:
 
         return step
 
+    def with_channels_first(self) -> Self:
+        """Store the head's weights in channels-first order, for `plain` and `unfolded`."""
+        self.model.sem_seg_head.to(memory_format=torch.contiguous_format)
+        return self
+
     def unfolded(self, batch: list[dict[str, Tensor]]) -> None:
         """Run a step without styles, with unfolded layers in channels-first memory."""
         self.model.use_restyler(None)
@@ -86,14 +92,15 @@ def restyler(
 def training_rows(setting: Setting) -> Iterator[Row]:
     """Measure training steps and restyling alone."""
     sizes, side = setting.sizes, setting.sizes.step_crop
-    step, batch = TrainingStep(setting), setting.random_batch(sizes.images, side)
+    step, plain = TrainingStep(setting), TrainingStep(setting).with_channels_first()
+    batch = setting.random_batch(sizes.images, side)
     images = torch.randn(sizes.images, 3, side, side, generator=setting.generator()).to(setting.device)
     contenders = {
         **{strategy: setting.timed(step.styled(strategy, batch)) for strategy in STRATEGIES},
         "bare": setting.timed(lambda: step.bare(images)),
         "detectron2": setting.timed(lambda: step(step.detectron2, batch)),
-        "unfolded": setting.timed(lambda: step.unfolded(batch)),
-        "plain": setting.timed(step.plain(batch)),
+        "unfolded": setting.timed(lambda: plain.unfolded(batch)),
+        "plain": setting.timed(plain.plain(batch)),
     }
     seconds = in_turns(contenders, sizes.rounds)
     none, name = seconds["none"], "training step, no styles"

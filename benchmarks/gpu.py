@@ -100,6 +100,8 @@ def make_step(architecture: str, mode: str, device: str, backend: str) -> Step:
     bank.add(torch.arange(NUM_CLASSES + 1), *torch.rand(2, NUM_CLASSES + 1, channels))
     model.restyler.use_bank(bank)
     compile_layers(model, backend if mode == "compiled" else "")
+    if mode == "plain":
+        model.sem_seg_head.to(memory_format=torch.contiguous_format)
     return Step(model, build_optimizer(cfg, model), device, mode)
 
 

@@ -142,6 +142,8 @@ def test_scores_equal_a_loop_over_corrupted_images(workspace: Workspace) -> None
     severities = [f"tiny_val@contrast{level}" for level in SEVERITIES]
     assert list(report.datasets) == ["tiny_val", *severities, "tiny_night@jpeg5"]
     assert list(report.row()) == ["mean of tiny_val@contrast", "tiny_night@jpeg5", "mean", "source: tiny_val"]
+    (classes,) = (rows for rows in tables((workspace.folder / "run/results.md").read_text()) if rows[0][0] == "IoU")
+    assert classes[0][1:] == ["tiny_val"], "no column for each of the corrupted versions"
     (rows,) = (rows for rows in tables((workspace.folder / "run/results.md").read_text()) if rows[0][1] == "corruption")
     contrast, jpeg = ([float(cell) if cell != "-" else None for cell in row[2:]] for row in rows[1:])
     scores = [report.score(name) for name in severities]

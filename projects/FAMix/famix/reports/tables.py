@@ -129,16 +129,20 @@ def format_scores(report: Report, digits: int = 1) -> str:
 
 
 def format_classes(report: Report, digits: int = 1) -> str:
-    """Format the IoU of every class that occurs, with one column per dataset. Returns "" if there are none."""
+    """Format the IoU of every class that occurs, with one column per dataset. Returns "" if there are none.
+
+    Corrupted datasets, of which there may be 65 versions, are left out unless there are no others.
+    """
+    names = [name for name in report.datasets if not parse_corruption(name)] or list(report.datasets)
     found = (metric for tasks in report.results.values() for scores in tasks.values() for metric in scores)
     rows = []
     for metric in dict.fromkeys(metric for metric in found if metric.startswith(CLASS_IOU)):
-        values = [report.score(name, metric) for name in report.datasets]
+        values = [report.score(name, metric) for name in names]
         if not all(map(math.isnan, values)):
             name = metric.removeprefix(CLASS_IOU)
             marked = f"{name} (unseen)" if name in report.unseen else name
             rows.append([marked, *(format_number(value, digits) for value in values)])
-    head = ["IoU", *(scored.heading for scored in report.datasets.values())]
+    head = ["IoU", *(report.datasets[name].heading for name in names)]
     return text_table(head, rows, style="pipe") if rows else ""
 
 

@@ -2,10 +2,10 @@
 
 Mining runs OpenAI's implementation of CLIP with unfolded layers, channels-first memory, prompts padded to 77 tokens and
 no prompt cache. The segmentor keeps the project's modules, but runs each convolution and each norm separately, in
-channels-first memory. Restyling loops over patches and normalizes before it rescales, as the reference implementation does.
+channels-first memory, and keeps all maps that the backward pass reads. Restyling loops over patches and normalizes before it rescales, as the reference implementation does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from famix.clip import resnet as clip_resnet
 from famix.clip.openai import CLIP, tokenize
 from famix.clip.text.prompts import fill_template
+from famix.modeling import deeplab_head
 from famix.style import restyler
 
 
@@ -86,15 +87,23 @@ class PlainSteps:
 
 @contextmanager
 def plain_layers() -> Iterator[None]:
-    """While the context is open, run the project's networks with unfolded layers in channels-first memory."""
+    """While the context is open, run the project's networks with unfolded layers in channels-first memory.
+
+    The decoder keeps its concatenated map for the backward pass.
+    """
 
     def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:
         padding = [dilation * int(side) for side in conv.padding]
         return norm(F.conv2d(x, conv.weight, None, conv.stride, padding, dilation))
 
+    @contextmanager
+    def kept(build: Callable[[], Tensor]) -> Iterator[Tensor]:
+        yield build()
+
     with (
         mock.patch.object(clip_resnet, "conv_norm", conv_norm),
         mock.patch.object(clip_resnet, "_channels_last", Tensor.contiguous),
+        mock.patch.object(deeplab_head, "rebuilt_in_backward", kept),
     ):
         yield
 

@@ -1,5 +1,7 @@
 """The decoder: names and outputs of the reference implementation, and cases beyond it."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from error_matching import expect_error
 from famix.engine import load_config
-from famix.modeling import CLIPDeepLabV3PlusHead
+from famix.modeling import CLIPDeepLabV3PlusHead, deeplab_head
 from famix.utils.errors import ConfigError
 
 NORMED = ("project", *(f"aspp.convs.{i}" for i in range(4)), "aspp.project", "classifier")  # convolution 0, norm 1
@@ -180,3 +182,23 @@ def test_channels_last_is_kept_up_to_the_logits():
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     assert logits.is_contiguous(), "channels first is faster for reductions over classes"
     torch.testing.assert_close(logits, head.layers(features), rtol=1e-4, atol=1e-5)
+
+
+def test_training_builds_the_joined_map_again_instead_of_keeping_it(monkeypatch):
+    rebuilt, built = deeplab_head.rebuilt_in_backward, []
+
+    def gradients(context):
+        monkeypatch.setattr(deeplab_head, "rebuilt_in_backward", context)
+        head = make_head()
+        loss = head(make_features(), torch.arange(2 * 64 * 96).view(2, 64, 96) % 5)[1]["loss_sem_seg"]
+        built.append("backward")
+        loss.backward()
+        return [parameter.grad for parameter in head.parameters()]
+
+    @contextmanager
+    def keep(build):
+        yield build()
+
+    ours = gradients(lambda build: rebuilt(lambda: built.append("joined") or build()))
+    assert built == ["joined", "backward", "joined"]
+    assert all(map(torch.equal, ours, gradients(keep)))

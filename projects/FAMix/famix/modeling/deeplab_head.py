@@ -1,6 +1,7 @@
 """DeepLabV3+ decoder whose parameter names match the checkpoints of the reference implementation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -163,14 +164,45 @@ class CLIPDeepLabV3PlusHead(nn.Module):
         """Compute logits (B, K, H, W) at the resolution of the low-level feature."""
         low = self.project(features[self.low_level])
         high = self.aspp(features[self.high_level])
-        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        logits = self.classifier(torch.cat([low, high], dim=1))
+
+        def join() -> Tensor:
+            upsampled = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
+            return torch.cat([low, upsampled], dim=1)
+
+        convolution, *others = self.classifier
+        with rebuilt_in_backward(join) as joined:
+            logits = convolution(joined)
+        del joined
+        for layer in others:
+            logits = layer(logits)
         return logits.contiguous()  # channels first, which is faster for reductions over classes
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the cross-entropy of logits at any resolution, upsampled to the size of the targets (B, H, W)."""
         loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing, self.class_weights)
         return {"loss_sem_seg": loss * self.loss_weight}
+
+
+@contextmanager
+def rebuilt_in_backward(build: Callable[[], Tensor]) -> Iterator[Tensor]:
+    """Yield `build()`, which layers in the context do not keep for their backward pass but build again.
+
+    This suits a large tensor that takes little time to build. The gradients are the same.
+    """
+    built = build()
+    if not built.requires_grad or torch.compiler.is_compiling():  # compilers decide themselves what to keep
+        yield built
+        return
+    address, shape = built.data_ptr(), built.shape
+
+    def pack(saved: Tensor) -> Tensor | None:
+        return None if saved.data_ptr() == address and saved.shape == shape else saved
+
+    def unpack(packed: Tensor | None) -> Tensor:
+        return build() if packed is None else packed
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield built
 
 
 def _conv_norm_relu(in_channels: int, channels: int, kernel: int, norm: str, dilation: int = 1) -> nn.Sequential:

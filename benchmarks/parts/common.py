@@ -74,6 +74,7 @@ class Needs(Enum):
     NOTHING = ""
     NOISE_SCALE = "MODEL.STYLE.NOISE_SCALE"  # matched to the styles mined with the same seed
     AGNOSTIC_BANK = "bank, class-agnostic"  # bank mined with the same seed, without classes
+    RANDOM_WORDS = "STYLE_MINING.STYLES"  # as many of the vocabulary as the config has, drawn with the seed
     MEASURED_BANK = "bank, measured"  # measured on labeled images of the tested conditions
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import torch
 from parts.common import PROJECT, Method, Needs
 
@@ -21,6 +22,7 @@ from famix.data import register_datasets
 from famix.io.atomic import whole_file
 from famix.mining import matching_noise_scale
 from famix.mining.measured import measure_bank
+from famix.mining.words import read_phrases
 from famix.reports import RESULTS_FILE, read_results
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
@@ -30,6 +32,9 @@ from famix_minitown.runs.runner import run_experiments
 from famix_minitown.runs.study import describe_machine, one_line_errors
 
 Run = tuple[str, int]  # method, seed
+
+VOCABULARY = PROJECT / "configs/vocabularies/minitown.txt"
+NAMES_OF_CONDITIONS = ("hazy",)  # in the vocabulary
 
 
 class Study:
@@ -99,6 +104,9 @@ class Study:
             path = self.output / "banks" / f"{method}_seed{seed}.safetensors"
             class_agnostic_bank(self.mined_bank(seed)).save(path)
             options = ("MODEL.STYLE.BANK", str(path))
+        elif needs is Needs.RANDOM_WORDS:
+            count = len(self.experiment(method, seed).load_config().STYLE_MINING.STYLES)
+            options = (needs.value, str(random_words(count, seed)))
         elif needs is Needs.MEASURED_BANK:
             options = ("MODEL.STYLE.BANK", str(self.target_bank(method)))
         return self.experiment(method, seed, options)
@@ -157,6 +165,12 @@ class Study:
                 with whole_file(self.file) as part:
                     part.write_text(report)
         print(report)
+
+
+def random_words(count: int, seed: int) -> list[str]:
+    """Draw style words from the town's vocabulary, without those that name a condition."""
+    phrases = read_phrases(VOCABULARY, NAMES_OF_CONDITIONS)
+    return [phrases[i] for i in np.random.default_rng(seed).choice(len(phrases), count, replace=False)]
 
 
 def class_agnostic_bank(bank: StyleBank) -> StyleBank:

@@ -3,7 +3,7 @@
 from parts.common import Method, Needs
 
 MINED = "famix"  # other methods use its mined banks
-CHOSEN = "jitter08half"  # the best plain jitter, used by the configs with jitter; see town_report.choose_strength
+CHOSEN = "jitter08quarter"  # the tuned augmentation without language, in the configs with jitter; see choose_control
 STRONGEST = "jitter08"  # the paper's jitter: 0.8 on all images
 
 
@@ -11,43 +11,62 @@ def _jitter(strength: float, share: float = 1.0) -> tuple[str, ...]:
     return ("INPUT.COLOR_JITTER", f"[{strength}, {strength}, {strength}]", "INPUT.COLOR_JITTER_PROBABILITY", f"{share}")
 
 
+def _policy(name: str, magnitude: int, share: float = 1.0) -> tuple[str, ...]:
+    node = "INPUT.AUTO_AUGMENT"
+    return (
+        *(f"{node}.NAME", name, f"{node}.MAGNITUDE", f"{magnitude}", f"{node}.PROBABILITY", f"{share}"),
+        *("INPUT.COLOR_JITTER_PROBABILITY", "0.0"),
+    )
+
+
 _PAPER_MINING = (
     *("STYLE_MINING.METRIC", "euclidean", "STYLE_MINING.STEPS", "100"),
     *("STYLE_MINING.LR", "1.0", "STYLE_MINING.MOMENTUM", "0.9"),
 )
-_STRENGTHS = {"jitter04": _jitter(0.4), "jitter08half": _jitter(0.8, 0.5), "jitter08": _jitter(0.8)}
+_STRENGTHS = {
+    "jitter04": _jitter(0.4),
+    "jitter08quarter": _jitter(0.8, 0.25),
+    "jitter08half": _jitter(0.8, 0.5),
+    STRONGEST: _jitter(0.8),
+}
+CONTROLS = {
+    **_STRENGTHS,
+    "randaugment9half": _policy("RandAugment", 9, 0.5),
+    "augmix3": _policy("AugMix", 3),
+}
+"""Augmentations without language: names -> settings."""
 
 
 def _method(config: str, *options: str, same_without: str | None = "baseline", needs: Needs = Needs.NOTHING) -> Method:
     return Method(f"minitown/{config}.yaml", options, same_without, needs)
 
 
-def _with_jitter(config: str) -> dict[str, Method]:
-    """Return a method with each jitter strength that costs little on clear days without styles."""
-    names = [name for name in _STRENGTHS if name != STRONGEST]
-    return {f"{config}_{name}": _method(config, *_STRENGTHS[name], same_without=name) for name in names}
+def _with_jitter(config: str, *names: str, needs: Needs = Needs.NOTHING) -> dict[str, Method]:
+    """Return a method with jitter strengths, named "<config>_<strength>"."""
+    return {f"{config}_{name}": _method(config, *_STRENGTHS[name], same_without=name, needs=needs) for name in names}
 
 
 METHODS: dict[str, Method] = {
     "baseline": _method("baseline", same_without=None),
-    **{name: _method("jitter", *options, same_without=None) for name, options in _STRENGTHS.items()},
+    **{name: _method("jitter", *options, same_without=None) for name, options in CONTROLS.items()},
     "noise": _method("noise", needs=Needs.NOISE_SCALE),
     "famix": _method("famix"),
     "famix_web": _method("famix_web"),
     "famix_weather": _method("famix_weather"),
     "famix_paper_mining": _method("famix", *_PAPER_MINING),
-    f"noise_{CHOSEN}": _method("noise", *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.NOISE_SCALE),
-    **_with_jitter("famix"),
-    **_with_jitter("famix_weather"),
+    **_with_jitter("noise", "jitter08half", needs=Needs.NOISE_SCALE),
+    **_with_jitter("famix", "jitter04", CHOSEN, "jitter08half"),
+    **_with_jitter("famix_weather", "jitter04", CHOSEN, "jitter08half"),
+    **_with_jitter("famix_diverse", CHOSEN),
+    f"famix_random_{CHOSEN}": _method(
+        "famix_diverse", *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
+    ),
+    f"mixstyle_{CHOSEN}": _method(
+        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *_STRENGTHS[CHOSEN], same_without=CHOSEN
+    ),
     "full_finetuning": _method("full_finetuning", same_without=None),
     "oracle": _method("oracle", needs=Needs.MEASURED_BANK),
 }
-
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "baseline": tuple(_STRENGTHS),
-    **{config: tuple(_with_jitter(config)) for config in ("famix", "famix_weather")},
-}
-"""Method without jitter -> same method with each jitter strength."""
 
 _IN_FAMILY = ("baseline", "noise", "famix", "famix_weather")
 VARIANTS: dict[str, tuple[str, ...]] = {

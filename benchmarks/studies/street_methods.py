@@ -7,7 +7,7 @@ from parts.common import Method, Needs
 CHOSEN = ""
 """Name in CANDIDATES of the fixed method. `streets.py --stage choose` prints it; targets are scored only after it is set."""
 
-CONTROL = ("INPUT.COLOR_JITTER", "[0.8, 0.8, 0.8]", "INPUT.COLOR_JITTER_PROBABILITY", "0.5")
+CONTROL = ("INPUT.COLOR_JITTER", "[0.8, 0.8, 0.8]", "INPUT.COLOR_JITTER_PROBABILITY", "0.25")
 """Settings of the tuned augmentation without language."""
 
 CHOOSE, SCORE = STAGES = ("choose", "score")

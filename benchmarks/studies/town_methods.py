@@ -1,5 +1,7 @@
 """Methods in the town's benchmark. This module does not import PyTorch."""
 
+from typing import Any
+
 from parts.common import Method, Needs
 
 MINED = "famix"  # other methods use its mined banks
@@ -37,13 +39,18 @@ CONTROLS = {
 """Augmentations without language: names -> settings."""
 
 
+_QUARTER = ("MODEL.STYLE.PROBABILITY", "0.25")  # of the images are restyled, as in the configs with jitter
+
+
 def _method(config: str, *options: str, same_without: str | None = "baseline", needs: Needs = Needs.NOTHING) -> Method:
     return Method(f"minitown/{config}.yaml", options, same_without, needs)
 
 
-def _with_jitter(config: str, *names: str, needs: Needs = Needs.NOTHING) -> dict[str, Method]:
+def _with_jitter(config: str, *names: str, options: tuple[str, ...] = (), **others: Any) -> dict[str, Method]:
     """Return a method with jitter strengths, named "<config>_<strength>"."""
-    return {f"{config}_{name}": _method(config, *_STRENGTHS[name], same_without=name, needs=needs) for name in names}
+    return {
+        f"{config}_{name}": _method(config, *options, *_STRENGTHS[name], same_without=name, **others) for name in names
+    }
 
 
 METHODS: dict[str, Method] = {
@@ -55,14 +62,16 @@ METHODS: dict[str, Method] = {
     "famix_weather": _method("famix_weather"),
     "famix_paper_mining": _method("famix", *_PAPER_MINING),
     **_with_jitter("noise", "jitter08half", needs=Needs.NOISE_SCALE),
-    **_with_jitter("famix", "jitter04", CHOSEN, "jitter08half"),
-    **_with_jitter("famix_weather", "jitter04", CHOSEN, "jitter08half"),
-    **_with_jitter("famix_diverse", CHOSEN),
-    f"famix_random_{CHOSEN}": _method(
-        "famix_diverse", *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
+    **_with_jitter("famix", "jitter04", "jitter08half"),
+    **_with_jitter("famix_weather", "jitter04", "jitter08half"),
+    **_with_jitter("famix", CHOSEN, options=_QUARTER),
+    **_with_jitter("famix_weather", CHOSEN, options=_QUARTER),
+    **_with_jitter("famix_diverse", CHOSEN, options=_QUARTER),
+    "famix_random_jitter08quarter": _method(
+        "famix_diverse", *_QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
     ),
-    f"mixstyle_{CHOSEN}": _method(
-        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *_STRENGTHS[CHOSEN], same_without=CHOSEN
+    "mixstyle_jitter08quarter": _method(
+        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *_QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN
     ),
     "full_finetuning": _method("full_finetuning", same_without=None),
     "oracle": _method("oracle", needs=Needs.MEASURED_BANK),

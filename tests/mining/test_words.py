@@ -106,6 +106,13 @@ def test_selection_is_diverse_and_covers_better_than_chance(capsys):
     assert set(chosen) <= set(phrases)
 
 
+def test_config_has_the_selection_of_its_command(capsys):
+    chosen = load_config("famix://minitown/famix_diverse.yaml").STYLE_MINING.STYLES
+    assert len(chosen) == len(load_config("famix://minitown/famix.yaml").STYLE_MINING.STYLES), "as many words"
+    out = run(capsys, "--count", str(len(chosen)), "--exclude", "hazy")
+    assert load_config("", shlex.split(out.splitlines()[-1])).STYLE_MINING.STYLES == chosen
+
+
 def test_phrases_with_quotes_reach_the_config(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(PromptEncoder, "unknown_words", lambda encoder, texts: [])
     path = tmp_path / "words.txt"

@@ -43,6 +43,12 @@ QUERIES = {
     "Cityscapes/RN50": ("Cityscapes_Mask2Former", "maskformer"),
     "Cityscapes/panoptic_RN50": ("Cityscapes_panoptic_Mask2Former", "maskformer"),
 }
+# Strong configs without their source: method and backbone -> protocol without its source, and head.
+STRONG = {
+    ("strong", "DINOv2-L"): ("Rein", "maskformer_learned"),
+    ("strong", "EVA02-L-14"): ("TQDM", "maskformer_text"),
+    ("strong_famix", "EVA02-L-14"): ("TQDM", "maskformer_text"),
+}
 METHODS: dict[str, dict[str, Any]] = {
     "source_only": {"MODEL.CLIP.TRAINABLE": [], "MODEL.STYLE.STRATEGY": "none"},
     "finetuning": {"MODEL.CLIP.TRAINABLE": ["all"], "MODEL.STYLE.STRATEGY": "none", "SOLVER.BACKBONE_LR_FACTOR": 0.1},
@@ -58,6 +64,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "MODEL.CLIP.TRAINABLE": ["all"], "MODEL.STYLE.STRATEGY": "bank", "SOLVER.BACKBONE_LR_FACTOR": 0.1
     },
 }  # fmt: skip
+DEFAULT = load_config("famix://minitown/famix_default.yaml")
+METHODS["strong"] = METHODS["adapters"] | {
+    f"INPUT.{key}": DEFAULT.INPUT[key] for key in ("COLOR_JITTER", "COLOR_JITTER_PROBABILITY")
+}
+METHODS["strong_famix"] = METHODS["strong"] | {
+    f"MODEL.STYLE.{key}": DEFAULT.MODEL.STYLE[key] for key in ("STRATEGY", "GRID", "PROBABILITY")
+}
 SOLVER = {"OPTIMIZER": "ADAMW", "WEIGHT_DECAY": 0.05, "WEIGHT_DECAY_NORM": 0.0, "WARMUP_ITERS": 0, "IMS_PER_BATCH": 8}
 POLY = {**SOLVER, "LR_SCHEDULER_NAME": "PolyLR", "POLY_LR_POWER": 0.9, "POLY_LR_FLOOR": 0.0}
 CONSTANT = {**SOLVER, "LR_SCHEDULER_NAME": "WarmupMultiStepLR", "STEPS": ()}
@@ -85,7 +98,9 @@ def parts(file: str) -> tuple[str, str, str]:
     """Return the source, method and backbone of a config."""
     source, name = file.removesuffix(".yaml").split("/")
     method, backbone = name.rsplit("_", 1)
-    if "maskformer_" in method:
+    if "maskformer_strong" in method:
+        method = method.removeprefix("maskformer_")
+    elif "maskformer_" in method:
         method = "famix_finetuning" if method.endswith("famix") else "finetuning"
     return source, method, backbone
 
@@ -110,14 +125,20 @@ def test_every_backbone_has_every_method_on_both_sources() -> None:
 
 
 def test_query_head_is_compared_with_and_without_styles() -> None:
-    assert sorted(file for file in LEAVES if "maskformer" in file) == sorted(
+    trained = [
         re.sub(r"/(panoptic_)?(.*)", rf"/\1maskformer_{method}_\2.yaml", key)
         for key in QUERIES
         for method in ("finetuning", "famix")
-    )
+    ]
+    strong = [
+        f"{source}/maskformer_{method}_{backbone}.yaml"
+        for source in ("GTA5", "Cityscapes")
+        for method, backbone in STRONG
+    ]
+    assert sorted(file for file in LEAVES if "maskformer" in file) == sorted(trained + strong)
 
 
-@pytest.mark.parametrize("file", [file for file in LEAVES if "maskformer" in file])
+@pytest.mark.parametrize("file", [file for file in LEAVES if "maskformer" in file and "strong" not in file])
 def test_query_head_follows_mask2former(file: str) -> None:
     cfg = load(file)
     assert (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_FORMER.CLASSIFIER) == ("FAMixMaskFormer", "text")
@@ -133,7 +154,11 @@ def test_query_head_follows_mask2former(file: str) -> None:
 def test_config_combines_its_parts_and_nothing_else(file: str) -> None:
     source, method, backbone = parts(file)
     content = yaml.safe_load((CONFIGS / file).read_text())
-    if "maskformer" in file:
+    if method in {name for name, _ in STRONG}:
+        peer, head = STRONG[method, backbone]
+        protocol, chosen = f"{source}_{peer}", [f"../heads/Base-{head}.yaml"]
+        output = f"{source}_{Path(file).stem}"
+    elif "maskformer" in file:
         protocol, head = QUERIES[f"{source}/{'panoptic_' * ('panoptic' in file)}{backbone}"]
         chosen = [f"../heads/Base-{head}.yaml"]
         output = f"{source}_{Path(file).stem}"
@@ -257,7 +282,7 @@ def small(file: str, folder: Path) -> CfgNode:
 
 
 @every_leaf
-def test_config_trains_a_step_and_predicts(file: str, miniature: Path) -> None:
+def test_config_trains_two_steps_and_predicts(file: str, miniature: Path) -> None:
     cfg, (_, method, _) = small(file, miniature), parts(file)
     cfg.MODEL.STYLE.BANK = __file__  # exists, so that nothing would be mined
     with registered():
@@ -269,7 +294,7 @@ def test_config_trains_a_step_and_predicts(file: str, miniature: Path) -> None:
     trained = {name for name, x in tower.named_parameters() if x.requires_grad}
     assert bool(trained) == (method != "source_only")
     assert all("parametrizations" in name for name in trained) == ("finetuning" not in method)
-    if method.startswith("famix"):
+    if "famix" in method:
         bank, channels = StyleBank(), tower.output_shape()[cfg.MODEL.STYLE.STAGE].channels
         bank.add(torch.arange(classes), torch.randn(classes, channels), torch.rand(classes, channels))
         model.restyler.use_bank(bank)
@@ -286,11 +311,12 @@ def test_config_trains_a_step_and_predicts(file: str, miniature: Path) -> None:
             present = sample["sem_seg"].unique().numpy()
             masks = sample["sem_seg"].numpy() == present[:, None, None]
             sample |= {"segments": make_segments(masks, present.tolist()), "point_seed": number}
-    losses = model(batch)
-    loss = sum(losses.values())
-    loss.backward()
-    optimizer.step()
-    assert loss.isfinite()
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = sum(model(batch).values())
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
     moved = {name for name, x in parameters.items() if not torch.equal(x, before[name])}
     assert moved and all(parameters[name].requires_grad for name in moved)
     in_tower = {id(x) for x in tower.parameters()}

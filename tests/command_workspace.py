@@ -58,7 +58,7 @@ MADE_BY = {
     "output/minitown/famix_maskformer": [("output/minitown/famix_maskformer", f"{_TRAIN} {QUERIES}")],
     "output/demo/": [
         (f"output/demo/{name}", f"{_TRAIN} {config} OUTPUT_DIR output/demo/{name}")
-        for name, config in (("jitter", SOURCE_ONLY), ("famix_weather_jitter", CONFIG))
+        for name, config in (("jitter", SOURCE_ONLY), ("famix_default", CONFIG))
     ],
     "output/town": [("output/town", "datasets/minitown.py --out output/town --count 1 --size 64 96")],
     r"\b(both|some)\.safetensors": [

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from famix_cli import execute, whole_number
 
-PROMPTS = {"weather": "famix_weather", "web": "famix_web", "strict": "famix"}  # choice -> config
+PROMPTS = {
+    "strict": ("famix", "famix_default"),
+    "weather": ("famix_weather", "famix_weather_jitter"),
+    "web": ("famix_web", "famix_web_jitter"),
+}
+"""Choice -> configs without and with color jitter."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,9 +29,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompts",
         choices=PROMPTS,
-        default="weather",
-        help="style words: tested weather (weather, the default), looks of images on the web (web), or only looks that "
-        "do not resemble the tested weather (strict)",
+        default="strict",
+        help="style words: looks of images on the web that do not resemble the tested weather (strict, the default), all "
+        "looks but weather (web), or the tested weather (weather)",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, after --")
     return parser

@@ -35,8 +35,8 @@ def plan(arguments: argparse.Namespace, command: str) -> Demo:
         options += ["SOLVER.MAX_ITER", str(arguments.quick)]
     if arguments.clip:
         options += ["MODEL.CLIP.WEIGHTS", arguments.clip]
-    styled = PROMPTS[arguments.prompts]
-    configs = {BASELINE: "baseline", JITTER: "jitter", FAMIX: styled, BOTH: f"{styled}_jitter"}
+    styled, both = PROMPTS[arguments.prompts]
+    configs = {BASELINE: "baseline", JITTER: "jitter", FAMIX: styled, BOTH: both}
     runs = tuple(
         Experiment(title, CONFIGS / f"{name}.yaml", arguments.output / name, tuple(options), arguments.seed)
         for title, name in configs.items()

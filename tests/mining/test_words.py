@@ -110,7 +110,7 @@ def test_config_has_the_selection_of_its_command(capsys):
     chosen = load_config("famix://minitown/famix_diverse.yaml").STYLE_MINING.STYLES
     assert len(chosen) == len(load_config("famix://minitown/famix.yaml").STYLE_MINING.STYLES), "as many words"
     out = run(capsys, "--count", str(len(chosen)), "--exclude", "hazy")
-    assert load_config("", shlex.split(out.splitlines()[-1])).STYLE_MINING.STYLES == chosen
+    assert chosen == load_config("", shlex.split(out.splitlines()[-1])).STYLE_MINING.STYLES
 
 
 def test_phrases_with_quotes_reach_the_config(capsys, tmp_path, monkeypatch):

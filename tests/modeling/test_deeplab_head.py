@@ -184,7 +184,7 @@ def test_channels_last_is_kept_up_to_the_logits():
     torch.testing.assert_close(logits, head.layers(features), rtol=1e-4, atol=1e-5)
 
 
-def test_training_builds_the_joined_map_again_instead_of_keeping_it(monkeypatch):
+def test_training_builds_joined_maps_again_instead_of_keeping_them(monkeypatch):
     rebuilt, built = deeplab_head.rebuilt_in_backward, []
 
     def gradients(context):
@@ -200,5 +200,5 @@ def test_training_builds_the_joined_map_again_instead_of_keeping_it(monkeypatch)
         yield build()
 
     ours = gradients(lambda build: rebuilt(lambda: built.append("joined") or build()))
-    assert built == ["joined", "backward", "joined"]
+    assert built == ["joined", "joined", "backward", "joined", "joined"], "in the ASPP and before the last block"
     assert all(map(torch.equal, ours, gradients(keep)))

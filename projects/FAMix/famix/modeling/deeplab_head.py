@@ -29,7 +29,8 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, channels, H, W)."""
-        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+        maps = [branch(x) for branch in self.convs]
+        return _run_on_rebuilt(lambda: torch.cat(maps, dim=1), self.project)
 
 
 class _ImagePooling(nn.Sequential):
@@ -169,18 +170,24 @@ class CLIPDeepLabV3PlusHead(nn.Module):
             upsampled = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
             return torch.cat([low, upsampled], dim=1)
 
-        convolution, *others = self.classifier
-        with rebuilt_in_backward(join) as joined:
-            logits = convolution(joined)
-        del joined
-        for layer in others:
-            logits = layer(logits)
+        logits = _run_on_rebuilt(join, self.classifier)
         return logits.contiguous()  # channels first, which is faster for reductions over classes
 
     def losses(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Compute the cross-entropy of logits at any resolution, upsampled to the size of the targets (B, H, W)."""
         loss = segmentation_loss(logits, targets, self.ignore_value, self.label_smoothing, self.class_weights)
         return {"loss_sem_seg": loss * self.loss_weight}
+
+
+def _run_on_rebuilt(build: Callable[[], Tensor], layers: nn.Sequential) -> Tensor:
+    """Return `layers(build())`. The first layer does not keep its input for the backward pass."""
+    first, *others = layers
+    with rebuilt_in_backward(build) as built:
+        x: Tensor = first(built)
+    del built
+    for layer in others:
+        x = layer(x)
+    return x
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Mining runs OpenAI's implementation of CLIP with unfolded layers, channels-first memory, prompts padded to 77 tokens and
 no prompt cache. The segmentor keeps the project's modules, but runs each convolution and each norm separately, in
-channels-first memory, and keeps all maps that the backward pass reads. Restyling loops over patches and normalizes before it rescales, as the reference implementation does.
+channels-first memory, and keeps all maps that the backward pass reads. Restyling loops over patches and normalizes before
+it rescales, as the reference implementation does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,7 @@ class PlainSteps:
 def plain_layers() -> Iterator[None]:
     """While the context is open, run the project's networks with unfolded layers in channels-first memory.
 
-    The decoder keeps its concatenated map for the backward pass.
+    The decoder keeps its concatenated maps for the backward pass.
     """
 
     def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d, dilation: int = 1) -> Tensor:

@@ -45,14 +45,14 @@ cd "$FOLDER/work"
 export HOME="$FOLDER/home" PATH="$FOLDER/env/bin:$PATH" FAMIX_CACHE="$FOLDER/cache"
 say "famix-town"
 famix-town --quick 2
-need output/demo/story.png output/demo/story.html output/demo/famix_weather_jitter/results.md
+need output/demo/story.png output/demo/story.html output/demo/famix_default/results.md
 say "famix-train"
 famix-train --config-file famix://minitown/famix_weather.yaml SOLVER.MAX_ITER 2 OUTPUT_DIR trained \
     MODEL.STYLE.BANK output/demo/famix_weather/style_bank.safetensors DATASETS.TEST "['minitown_night_val']" >train.log 2>&1 ||
     { tail -n 20 train.log && exit 1; }
 need trained/model_final.pth trained/results.json
 say "famix-compare and famix-bank"
-famix-compare trained output/demo/famix_weather_jitter --output runs.md >compare.log
+famix-compare trained output/demo/famix_default --output runs.md >compare.log
 famix-bank select --config-file famix://minitown/famix.yaml --vocabulary famix://vocabularies/minitown.txt --count 3 >words.txt
 need runs.md words.txt
 python -c 'import famix; print(famix.__version__, famix.__file__, famix.Predictor.from_checkpoint("trained"))'

@@ -47,8 +47,8 @@ say "famix-town"
 famix-town --quick 2
 need output/demo/story.png output/demo/story.html output/demo/famix_default/results.md
 say "famix-train"
-famix-train --config-file famix://minitown/famix_weather.yaml SOLVER.MAX_ITER 2 OUTPUT_DIR trained \
-    MODEL.STYLE.BANK output/demo/famix_weather/style_bank.safetensors DATASETS.TEST "['minitown_night_val']" >train.log 2>&1 ||
+famix-train --config-file famix://minitown/famix.yaml SOLVER.MAX_ITER 2 OUTPUT_DIR trained \
+    MODEL.STYLE.BANK output/demo/famix/style_bank.safetensors DATASETS.TEST "['minitown_night_val']" >train.log 2>&1 ||
     { tail -n 20 train.log && exit 1; }
 need trained/model_final.pth trained/results.json
 say "famix-compare and famix-bank"

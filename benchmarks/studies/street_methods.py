@@ -50,10 +50,13 @@ def tested_by(source: str, stage: str) -> tuple[str, ...]:
     return own if stage == CHOOSE else (*own, *targets_of(source))
 
 
+_QUARTER = ("MODEL.STYLE.PROBABILITY", "0.25")
+
 CANDIDATES = {
     FEATURES: Method("minitown/famix.yaml"),
+    "features_quarter": Method("minitown/famix.yaml", _QUARTER),
     "features_always": Method("minitown/famix.yaml", ("MODEL.STYLE.PROBABILITY", "1.0")),
-    "features_3x3": Method("minitown/famix.yaml", ("MODEL.STYLE.GRID", "[3, 3]")),
+    "diverse_quarter": Method("minitown/famix_diverse.yaml", _QUARTER),
 }
 """Methods with language that `--stage choose` compares, each with the control."""
 

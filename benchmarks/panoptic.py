@@ -2,9 +2,9 @@
 
     python benchmarks/panoptic.py [--heads deeplab fpn] [--seeds 1 2 3] [--report FILE] [--picture FILE]
 
-All methods train the same network for the same number of iterations with the same seeds. source_only uses no styles,
-famix mines styles with looks that do not resemble the tested weather, and famix_weather mines them with weather words.
-Finished runs are kept, and interrupted runs are resumed.
+All methods train the same network for the same number of iterations with the same seeds. Their styles and color jitter
+are those of the semantic configs with the same names: the words of famix do not resemble the tested weather, those of
+famix_weather name it. Finished runs are kept, and interrupted runs are resumed.
 """
 
 # ruff: noqa: E402, the parser precedes slow imports
@@ -16,8 +16,16 @@ from statistics import fmean
 from parts.common import Method, study_parser
 
 HEADS = {"deeplab": "Panoptic-DeepLab", "fpn": "Panoptic FPN", "maskformer": "query head"}
-SOURCE_ONLY = "source_only"
-METHODS = {SOURCE_ONLY: "source only", "famix": "FAMix, unrelated words", "famix_weather": "FAMix, weather words"}
+SOURCE_ONLY, JITTER = "source_only", "jitter"
+METHODS = {
+    SOURCE_ONLY: "source only",
+    "famix": "FAMix, unrelated words",
+    "famix_weather": "FAMix, weather words",
+    JITTER: "jitter",
+    "famix_jitter": "FAMix, unrelated words + jitter",
+    "famix_weather_jitter": "FAMix, weather words + jitter",
+}
+DEFAULT = [SOURCE_ONLY, "famix_weather", JITTER, "famix_weather_jitter"]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -25,8 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = study_parser(__doc__, "output/panoptic", records="panoptic")
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
     parser.add_argument(
-        "--methods", nargs="+", default=[SOURCE_ONLY, "famix_weather"], choices=METHODS,
-        help=f"(default: {SOURCE_ONLY} famix_weather)",
+        "--methods", nargs="+", default=DEFAULT, choices=METHODS, help=f"(default: {' '.join(DEFAULT)})"
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the predictions of the first head and seed")
     return parser
@@ -66,10 +73,7 @@ class Benchmark(RecordedStudy):
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.trainings, self.heads = (list(dict.fromkeys(names)) for names in (arguments.methods, arguments.heads))
-        options = {name: ("MODEL.STYLE.STRATEGY", "none") for name in self.trainings}
-        for name in set(self.trainings) - {SOURCE_ONLY}:  # style words of the semantic config with this name
-            styles = load_config(str(CONFIGS / f"{name}.yaml")).STYLE_MINING.STYLES
-            options[name] = ("STYLE_MINING.STYLES", str(list(styles)))
+        options = {name: training_options(name) for name in self.trainings}
         self.pairs_of = {f"{head}_{name}": (head, name) for head in self.heads for name in self.trainings}
         methods = {
             title: Method(f"minitown/famix_panoptic_{head}.yaml", options[name])
@@ -115,12 +119,27 @@ class Benchmark(RecordedStudy):
         return "\n\n".join(parts) + "\n"
 
 
+def training_options(name: str) -> tuple[str, ...]:
+    """Return the styles and the color jitter of the semantic config for one of METHODS as KEY VALUE pairs."""
+    cfg = load_config(str(CONFIGS / f"{'baseline' if name == SOURCE_ONLY else name}.yaml"))
+    style, pixels = cfg.MODEL.STYLE, cfg.INPUT
+    chosen = {
+        "MODEL.STYLE.STRATEGY": style.STRATEGY,
+        "MODEL.STYLE.PROBABILITY": style.PROBABILITY,
+        "INPUT.COLOR_JITTER": list(pixels.COLOR_JITTER),
+        "INPUT.COLOR_JITTER_PROBABILITY": pixels.COLOR_JITTER_PROBABILITY,
+    }
+    if style.STRATEGY != "none":
+        chosen["STYLE_MINING.STYLES"] = list(cfg.STYLE_MINING.STYLES)
+    return tuple(str(part) for pair in chosen.items() for part in pair)
+
+
 def quality_table(benchmark: Benchmark) -> str:
     """Return a table with the mean and spread of PQ over the seeds for each condition, and the mean time of a run."""
     rows = []
-    for name in benchmark.methods:
+    for name in benchmark.records:
         by_seed = benchmark.scores(name, "PQ")
-        conditions = list(by_seed[benchmark.seeds[0]])
+        conditions = list(next(iter(by_seed.values())))
         cells = [format_spread([scores[condition] for scores in by_seed.values()]) for condition in conditions]
         rows.append([*benchmark.title(name), *cells, benchmark.minutes(name)])
     return markdown(["head", "method", *conditions, "minutes"], rows)
@@ -128,7 +147,7 @@ def quality_table(benchmark: Benchmark) -> str:
 
 def detail_table(benchmark: Benchmark) -> str:
     """Return a table of all scores on clear days and averaged over the unseen conditions."""
-    columns = [(name, where) for name in benchmark.methods for where in (CONDITIONS[0], UNSEEN)]
+    columns = [(name, where) for name in benchmark.records for where in (CONDITIONS[0], UNSEEN)]
     rows = [
         [score, *(format_spread([seed[where] for seed in benchmark.scores(name, score).values()]) for name, where in columns)]
         for score in SCORES
@@ -137,16 +156,20 @@ def detail_table(benchmark: Benchmark) -> str:
 
 
 def gain_lines(benchmark: Benchmark) -> list[str]:
-    """Return a sentence for each method with its gain in PQ from styles in the unseen conditions, paired by seed."""
+    """Return a sentence for each method with its gain in PQ in the unseen conditions, paired by seed.
+
+    The reference is the same training without styles; that of jitter is the training without jitter.
+    """
     lines = []
     for name, (head, training) in benchmark.pairs_of.items():
-        if training == SOURCE_ONLY or SOURCE_ONLY not in benchmark.trainings:
+        reference = JITTER if training.endswith(f"_{JITTER}") else SOURCE_ONLY
+        if training == SOURCE_ONLY or not {name, f"{head}_{reference}"} <= benchmark.records.keys():
             continue
-        styled, plain = benchmark.scores(name, "PQ"), benchmark.scores(f"{head}_{SOURCE_ONLY}", "PQ")
-        gains = [styled[seed][UNSEEN] - plain[seed][UNSEEN] for seed in benchmark.seeds]
+        own, other = benchmark.scores(name, "PQ"), benchmark.scores(f"{head}_{reference}", "PQ")
+        gains = [own[seed][UNSEEN] - other[seed][UNSEEN] for seed in own if seed in other]
         p = format_p(gains)
         certainty = "" if p == "-" else f" (paired t-test over the seeds: p = {p})"
-        gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` vs. {METHODS[SOURCE_ONLY]}{certainty}"
+        gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` vs. {METHODS[reference]}{certainty}"
         lines.append(f"{', '.join(benchmark.title(name))}: {gain}.")
     return lines
 

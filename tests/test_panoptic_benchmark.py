@@ -5,13 +5,20 @@ from types import ModuleType
 
 import pytest
 
+from famix.engine import load_config
+from famix_minitown.runs.experiment import CONFIGS
 from report_factory import tables
 from run_factory import load_benchmark
 from town_factory import write_run
 
 SCORES = {f"{name}{kind}": 40.0 for name in ("PQ", "SQ", "RQ") for kind in ("", "_th", "_st")}
 # Method -> PQ on clear days, at night and in fog, of seeds 1 and 2
-QUALITY = {"source_only": [(60, 10, 20), (62, 12, 20)], "famix_weather": [(58, 20, 26), (60, 18, 24)]}
+QUALITY = {
+    "source_only": [(60, 10, 20), (62, 12, 20)],
+    "famix_weather": [(58, 20, 26), (60, 18, 24)],
+    "jitter": [(60, 20, 20), (62, 20, 20)],
+    "famix_weather_jitter": [(58, 23, 23), (60, 25, 25)],
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +47,24 @@ def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path
     assert rows[1] == ["Panoptic-DeepLab", "source only", "61.0 ± 1.4", "11.0 ± 1.4", "20.0 ± 0.0", "15.5 ± 0.7", "1.5"]
     assert rows[2][-2] == "22.0 ± 1.4"  # of 23 and 21
     assert "FAMix, weather words: +6.5 ± 2.1 points of PQ on `unseen` vs. source only" in report  # of 8 and 5
+    assert "jitter: +4.5 ± 0.7 points of PQ on `unseen` vs. source only" in report  # of 5 and 4
+    assert "FAMix, weather words + jitter: +4.0 ± 1.4 points of PQ on `unseen` vs. jitter" in report  # of 3 and 5
     assert "Printed by `the command`" in report and "mIoU: 1 of 19 classes occur." in report
 
 
-def test_methods_differ_in_their_styles_alone(script: ModuleType, tmp_path: Path) -> None:
+def test_methods_differ_in_styles_and_jitter_alone(script: ModuleType, tmp_path: Path) -> None:
     arguments = ["--methods", *script.METHODS, "--heads", "fpn", "--output", str(tmp_path)]
     benchmark = script.Benchmark(script.make_parser().parse_args(arguments))
     configs = {method: benchmark.experiment(f"fpn_{method}", 3).load_config() for method in script.METHODS}
-    assert configs["source_only"].MODEL.STYLE.STRATEGY == "none"
-    assert configs["famix_weather"].STYLE_MINING.STYLES == ["night", "foggy", "rainy", "snowy", "dusk"]
-    assert configs["famix"].STYLE_MINING.STYLES != configs["famix_weather"].STYLE_MINING.STYLES
-    assert len({cfg.OUTPUT_DIR for cfg in configs.values()}) == 3
-    for cfg in configs.values():
+    assert len({cfg.OUTPUT_DIR for cfg in configs.values()}) == len(script.METHODS)
+    for method, cfg in configs.items():
         assert (cfg.SEED, cfg.STYLE_MINING.SEED, cfg.MODEL.META_ARCHITECTURE) == (3, 3, "FAMixPanopticFPN")
-        cfg.OUTPUT_DIR, cfg.STYLE_MINING.STYLES, cfg.MODEL.STYLE.STRATEGY = "", [], "bank"
-    assert configs["famix"] == configs["famix_weather"] == configs["source_only"]
+        semantic = load_config(str(CONFIGS / f"{'baseline' if method == 'source_only' else method}.yaml"))
+        assert cfg.MODEL.STYLE == semantic.MODEL.STYLE, method
+        assert cfg.INPUT.COLOR_JITTER == semantic.INPUT.COLOR_JITTER
+        assert cfg.INPUT.COLOR_JITTER_PROBABILITY == semantic.INPUT.COLOR_JITTER_PROBABILITY
+        if cfg.MODEL.STYLE.STRATEGY != "none":
+            assert cfg.STYLE_MINING.STYLES == semantic.STYLE_MINING.STYLES
+        cfg.OUTPUT_DIR, cfg.STYLE_MINING.STYLES, cfg.MODEL.STYLE = "", [], None
+        cfg.INPUT.COLOR_JITTER, cfg.INPUT.COLOR_JITTER_PROBABILITY = [], 0.0
+    assert all(cfg == configs["source_only"] for cfg in configs.values())

@@ -57,8 +57,8 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(script: ModuleType, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Make a benchmark whose fixed method is "features_3x3"."""
-    monkeypatch.setattr(script.street_methods, "CHOSEN", "features_3x3")
+    """Make a benchmark whose fixed method is "features_quarter"."""
+    monkeypatch.setattr(script.street_methods, "CHOSEN", "features_quarter")
     monkeypatch.setenv("DETECTRON2_DATASETS", "replaced by the benchmark")
 
     def benchmark(*arguments: str, source: str = "camvid") -> Any:
@@ -123,7 +123,7 @@ def test_targets_are_not_those_of_the_source(make: Make, script: ModuleType) -> 
         benchmark = make(source=source)
         own = script.SOURCES[source].name
         assert script.targets_of(source) == (f"{other}_{target}", "street_camvid_dusk")
-        for name in ("none", "effects_control", "features_3x3"):
+        for name in ("none", "effects_control", "features_quarter"):
             datasets = benchmark.experiment(name, 1).load_config().DATASETS
             assert all(train.startswith(f"{own}_") for train in datasets.TRAIN)
             assert list(datasets.TEST) == [f"{own}_val", f"{other}_{target}", "street_camvid_dusk"]
@@ -176,14 +176,14 @@ def test_control_is_on_or_off(make: Make) -> None:
         options = benchmark.experiment(name, 1).load_config().INPUT
         has_control = name.endswith("control")
         assert (any(options.COLOR_JITTER) or bool(options.AUTO_AUGMENT.NAME)) == has_control, name
-    names = ["none", "effects", "noise", "features", "features_3x3"]
+    names = ["none", "effects", "noise", "features", "features_quarter"]
     assert sorted(benchmark.methods) == sorted([*names, "control", *(f"{name}_control" for name in names[1:])])
     counts = {name: sum(run[0] == name for run in benchmark.pairs()) for name in benchmark.methods}
     assert {name for name, count in counts.items() if count == 5} == {
         "none",
         "control",
         "effects",
-        "features_3x3_control",
+        "features_quarter_control",
     }
     assert set(counts.values()) == {3, 5}
 
@@ -217,7 +217,7 @@ def test_records_replace_runs_and_data(
     make: Make, no_clip: list[argparse.Namespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Recorded runs need neither datasets nor a CLIP; the report has gains and all seeds."""
-    levels = {"none": 20, "control": 25, "features_3x3_control": 28}
+    levels = {"none": 20, "control": 25, "features_quarter_control": 28}
     train_net = tmp_path / "train_net.py"
     train_net.write_text(
         f"{SCRIPT_HEAD}names = eval(sys.argv[sys.argv.index('DATASETS.TEST') + 1])\n"
@@ -235,7 +235,7 @@ def test_records_replace_runs_and_data(
     scores, gains, seeds = ({row[0]: row[1:] for row in table} for table in tables(again.report("the command")))
     assert scores["control"] == ["27.5 ± 2.1", "27.5 ± 2.1", "27.5 ± 2.1", "2"]
     assert gains["method"] == ["idd", "p", "dusk", "p", "camvid", "p", "seeds"] and "control" not in gains
-    assert gains["features_3x3_control"] == [*["+3.0 ± 0.0", "-"] * 3, "2"]
+    assert gains["features_quarter_control"] == [*["+3.0 ± 0.0", "-"] * 3, "2"]
     assert seeds["none"] == ["2", "24.0", "24.0", "24.0"], "the last of its rows"
     clip = made.clip.read_bytes()
     made.clip.write_bytes(clip[:-4] + b"\0\0\0\0")

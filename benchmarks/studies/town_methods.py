@@ -1,5 +1,6 @@
 """Methods in the town's benchmark. This module does not import PyTorch."""
 
+from dataclasses import replace
 from typing import Any
 
 from parts.common import Method, Needs
@@ -17,7 +18,7 @@ def _policy(name: str, magnitude: int, share: float = 1.0) -> tuple[str, ...]:
     node = "INPUT.AUTO_AUGMENT"
     return (
         *(f"{node}.NAME", name, f"{node}.MAGNITUDE", f"{magnitude}", f"{node}.PROBABILITY", f"{share}"),
-        *("INPUT.COLOR_JITTER_PROBABILITY", "0.0"),
+        *_jitter(0.8, share=0.0),
     )
 
 
@@ -55,13 +56,14 @@ def _with_jitter(config: str, *names: str, options: tuple[str, ...] = (), **othe
 
 METHODS: dict[str, Method] = {
     "baseline": _method("baseline", same_without=None),
-    **{name: _method("jitter", *options, same_without=None) for name, options in CONTROLS.items()},
+    **{name: _method("baseline", *options, same_without=None) for name, options in CONTROLS.items()},
     "noise": _method("noise", needs=Needs.NOISE_SCALE),
     "famix": _method("famix"),
     "famix_web": _method("famix_web"),
     "famix_weather": _method("famix_weather"),
     "famix_paper_mining": _method("famix", *_PAPER_MINING),
     **_with_jitter("noise", "jitter08half", needs=Needs.NOISE_SCALE),
+    **_with_jitter("noise", CHOSEN, options=_QUARTER, needs=Needs.NOISE_SCALE),
     **_with_jitter("famix", "jitter04", "jitter08half"),
     **_with_jitter("famix_weather", "jitter04", "jitter08half"),
     **_with_jitter("famix", CHOSEN, options=_QUARTER),
@@ -75,30 +77,25 @@ METHODS: dict[str, Method] = {
     ),
     "full_finetuning": _method("full_finetuning", same_without=None),
     "oracle": _method("oracle", needs=Needs.MEASURED_BANK),
+    **_with_jitter("oracle", CHOSEN, options=_QUARTER, needs=Needs.MEASURED_BANK),
 }
 
-_IN_FAMILY = ("baseline", "noise", "famix", "famix_weather")
+_IN_FAMILY = ("baseline", "noise", "famix", "famix_weather", CHOSEN, f"famix_{CHOSEN}", f"famix_weather_{CHOSEN}")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "convnext": _IN_FAMILY,
     "vit": _IN_FAMILY,
-    "maskformer": ("baseline", "famix", "famix_weather"),
-    "open_vocabulary": ("baseline", "famix_weather"),
+    "maskformer": ("baseline", "famix", "famix_weather", CHOSEN, f"famix_weather_{CHOSEN}"),
+    "open_vocabulary": ("baseline", "famix_weather", CHOSEN, f"famix_weather_{CHOSEN}"),
 }
-"""Other CLIP families and heads -> methods with configs of their own, `<method>_<variant>.yaml`."""
+"""Other CLIP families and heads -> methods, whose configs are `<config of METHODS>_<variant>.yaml`."""
 
 
 def methods_of(variant: str) -> dict[str, Method]:
     """Return the methods of a variant; those of "" are METHODS."""
     if not variant:
         return METHODS
-    return {
-        name: _method(
-            f"{name}_{variant}",
-            same_without=METHODS[name].same_without,
-            needs=METHODS[name].needs,
-        )
-        for name in VARIANTS[variant]
-    }
+    configs = {name: METHODS[name].config.removesuffix(".yaml") for name in VARIANTS[variant]}
+    return {name: replace(METHODS[name], config=f"{config}_{variant}.yaml") for name, config in configs.items()}
 
 
 ABLATIONS: dict[str, Method] = {

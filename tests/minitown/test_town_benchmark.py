@@ -222,7 +222,12 @@ def test_variant_has_its_own_configs_and_records(script: ModuleType, variant: st
     benchmark = script.Benchmark(script.parse_arguments(["--variant", variant, "--output", "there"]))
     assert benchmark.folder == RECORDS.with_name(f"minitown_{variant}")
     runs = [benchmark.experiment(name, 2) for name in benchmark.methods]
-    assert [run.config.name for run in runs] == [f"{name}_{variant}.yaml" for name in benchmark.methods]
+    for name, run in zip(benchmark.methods, runs, strict=True):
+        config = name.removesuffix("jitter08quarter").rstrip("_") or "baseline"
+        jitter = run.load_config().INPUT
+        assert run.config.name == f"{config}_{variant}.yaml"
+        share = jitter.COLOR_JITTER_PROBABILITY if any(jitter.COLOR_JITTER) else 0.0
+        assert share == (0.25 if "jitter" in name else 0.0), name
     assert all(run.output.is_relative_to(f"there/{variant}") for run in runs)
     weights = f"minitown_{variant}" if variant in ("convnext", "vit") else "minitown"
     assert {run.load_config().MODEL.CLIP.WEIGHTS for run in runs} == {weights}

@@ -49,6 +49,14 @@ def parser_of(script: Path) -> ArgumentParser:
     return parser
 
 
+def check_records(benchmark: Any) -> None:
+    """Require that all committed records of a RecordedStudy belong to its runs and have the settings of today."""
+    runs = {f"{name}_seed{seed}.json": (name, seed) for name, seed in benchmark.pairs()}
+    names = [path.name for path in benchmark.folder.iterdir()]
+    assert names and set(names) <= runs.keys()
+    assert [name for name in names if benchmark.recorded(*runs[name]) is None] == []
+
+
 def load_tool(name: str, folder: str = "tools") -> ModuleType:
     """Import projects/FAMix/<folder>/<name>.py, which is outside the package."""
     return load_script(ROOT / f"projects/FAMix/{folder}/{name}.py")

@@ -8,7 +8,7 @@ import pytest
 from famix.engine import load_config
 from famix_minitown.runs.experiment import CONFIGS
 from report_factory import tables
-from run_factory import load_benchmark
+from run_factory import check_records, load_benchmark
 from town_factory import write_run
 
 SCORES = {f"{name}{kind}": 40.0 for name in ("PQ", "SQ", "RQ") for kind in ("", "_th", "_st")}
@@ -68,3 +68,7 @@ def test_methods_differ_in_styles_and_jitter_alone(script: ModuleType, tmp_path:
         cfg.OUTPUT_DIR, cfg.STYLE_MINING.STYLES, cfg.MODEL.STYLE = "", [], None
         cfg.INPUT.COLOR_JITTER, cfg.INPUT.COLOR_JITTER_PROBABILITY = [], 0.0
     assert all(cfg == configs["source_only"] for cfg in configs.values())
+
+
+def test_committed_records_have_the_settings_of_today(script: ModuleType) -> None:
+    check_records(script.Benchmark(script.make_parser().parse_args(["--heads", *script.HEADS])))

@@ -22,7 +22,7 @@ from famix_minitown.runs import runner
 from famix_minitown.runs.experiment import CONFIGS, Experiment, same_settings
 from famix_minitown.runs.study import RunRecord
 from report_factory import tables
-from run_factory import ROOT, load_benchmark
+from run_factory import ROOT, check_records, load_benchmark
 from town_factory import SCRIPT_HEAD, write_town
 
 RECORDS = ROOT / "benchmarks/results/runs/minitown"
@@ -207,14 +207,11 @@ def test_definitions_are_compared_by_their_content(tmp_path: Path) -> None:
     assert not same_settings({**first, "definitions": ""}, first)
 
 
-@pytest.mark.parametrize("variant", ["", "convnext", "vit"])
+@pytest.mark.parametrize("variant", ["", "convnext", "vit", "maskformer", "open_vocabulary"])
 def test_committed_records_have_the_settings_of_today(script: ModuleType, variant: str) -> None:
     """After a change of a config or a default that affects the results, run the benchmark again."""
     benchmark = script.Benchmark(script.parse_arguments(["--variant", variant] if variant else []))
-    runs = benchmark.pairs()
-    assert not {path.name for path in benchmark.folder.iterdir()} - {f"{name}_seed{seed}.json" for name, seed in runs}
-    recorded = [run for run in runs if (benchmark.folder / f"{run[0]}_seed{run[1]}.json").exists()]
-    assert recorded and [run for run in recorded if benchmark.recorded(*run) is None] == []
+    check_records(benchmark)
 
 
 @pytest.mark.parametrize("variant", ["convnext", "vit", "maskformer", "open_vocabulary"])

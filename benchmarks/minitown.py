@@ -20,7 +20,7 @@ from studies.town_methods import ABLATIONS, METHODS, MINED, VARIANTS, methods_of
 
 def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
-    parser = study_parser(__doc__, "output/minitown", seeds=(1, 2, 3, 4, 5), records="minitown or minitown_VARIANT")
+    parser = study_parser(__doc__, "output/minitown", "minitown or minitown_VARIANT", seeds=(1, 2, 3, 4, 5))
     parser.add_argument("--configs", nargs="+", choices=METHODS, help="methods to run (default: all)")
     parser.add_argument(
         "--variant", default="", choices=VARIANTS, help="CLIP family or head (default: the ResNet with DeepLabV3+)"

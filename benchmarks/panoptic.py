@@ -30,7 +30,7 @@ DEFAULT = [SOURCE_ONLY, "famix_weather", JITTER, "famix_weather_jitter"]
 
 def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
-    parser = study_parser(__doc__, "output/panoptic", records="panoptic")
+    parser = study_parser(__doc__, "output/panoptic", "panoptic")
     parser.add_argument("--heads", nargs="+", default=["deeplab"], choices=HEADS, help="(default: deeplab)")
     parser.add_argument(
         "--methods", nargs="+", default=DEFAULT, choices=METHODS, help=f"(default: {' '.join(DEFAULT)})"
@@ -135,14 +135,14 @@ def training_options(name: str) -> tuple[str, ...]:
 
 
 def quality_table(benchmark: Benchmark) -> str:
-    """Return a table with the mean and spread of PQ over the seeds for each condition, and the mean time of a run."""
+    """Return a table with the mean and spread of PQ over the seeds for each condition."""
     rows = []
     for name in benchmark.records:
         by_seed = benchmark.scores(name, "PQ")
         conditions = list(next(iter(by_seed.values())))
         cells = [format_spread([scores[condition] for scores in by_seed.values()]) for condition in conditions]
-        rows.append([*benchmark.title(name), *cells, benchmark.minutes(name)])
-    return markdown(["head", "method", *conditions, "minutes"], rows)
+        rows.append([*benchmark.title(name), *cells])
+    return markdown(["head", "method", *conditions], rows)
 
 
 def detail_table(benchmark: Benchmark) -> str:

@@ -40,7 +40,7 @@ UPDATES = {"initial": 800, "scratch": 3000}  # of the CLIP
 
 def make_parser() -> argparse.ArgumentParser:
     """Create the command-line parser."""
-    parser = study_parser(__doc__, "output/streets", seeds=(1, 2, 3, 4, 5), records="streets_SOURCE")
+    parser = study_parser(__doc__, "output/streets", "streets_SOURCE", seeds=(1, 2, 3, 4, 5))
     add = parser.add_argument
     add("--source", required=True, choices=SOURCES, help="dataset to train on")
     add("--stage", default=SCORE, choices=STAGES, help=f"(default: {SCORE})")

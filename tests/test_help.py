@@ -25,7 +25,7 @@ from run_factory import ROOT, load_benchmark, load_tool, parser_of
 
 PROJECT = ROOT / "projects/FAMix"
 BENCHMARKS = (
-    "bench", "camvid_dusk", "demo_video", "evaluation", "export", "gpu", "mining_direction", "minitown",
+    "bench", "demo_video", "evaluation", "export", "gpu", "mining_direction", "minitown",
     "minitown_looks", "minitown_rendering", "panoptic", "protocols", "soak", "streets", "towers",
 )  # fmt: skip
 COMMANDS = [

@@ -23,11 +23,15 @@ def benchmark_parser(description: str | None, device: bool = False) -> argparse.
 
 
 def study_parser(
-    description: str | None, output: str, seeds: Sequence[int] = (1, 2, 3), records: str = ""
+    description: str | None, output: str, records: str, seeds: Sequence[int] = (1, 2, 3)
 ) -> argparse.ArgumentParser:
-    """Create a parser for the arguments of `studies.study.Study`, with the defaults `output` and `seeds`.
+    """Create a parser for the arguments of `studies.recorded.RecordedStudy`.
 
-    With `records`, the names of folders, it has the arguments of `studies.recorded.RecordedStudy`, too.
+    Args:
+        description: docstring of the script.
+        output: default folder for the runs.
+        records: folders of the records below benchmarks/results/runs, for the help.
+        seeds: default seeds.
     """
     parser = benchmark_parser(description)
     defaults = " ".join(map(str, seeds))
@@ -42,14 +46,13 @@ def study_parser(
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="also write the report to this file")
     parser.add_argument("--quick", type=POSITIVE, metavar="N", help="train for only N iterations, to test the setup")
-    if records:
-        parser.add_argument(
-            "--records", type=Path, metavar="DIR", help="folder for records of finished runs (default: "
-            f"benchmarks/results/runs/{records}, or OUTPUT/records with options that change settings)",
-        )  # fmt: skip
-        which = parser.add_mutually_exclusive_group()
-        which.add_argument("--recorded", action="store_true", help="print the recorded runs without running anything")
-        which.add_argument("--rerun", action="store_true", help="repeat recorded runs and replace their records")
+    parser.add_argument(
+        "--records", type=Path, metavar="DIR", help="folder for records of finished runs (default: "
+        f"benchmarks/results/runs/{records}, or OUTPUT/records with options that change settings)",
+    )  # fmt: skip
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--recorded", action="store_true", help="print the recorded runs without running anything")
+    which.add_argument("--rerun", action="store_true", help="repeat recorded runs and replace their records")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="settings that override the configs, after --")
     return parser
 

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from parts.common import Method
 
@@ -79,10 +78,6 @@ class RecordedStudy(Study):
             )
         order = [(name, [seed for seed in self.seeds if seed in self.records.get(name, {})]) for name in self.methods]
         self.records = {name: {seed: self.records[name][seed] for seed in seeds} for name, seeds in order if seeds}
-
-    def minutes(self, method: str) -> str:
-        """See Study."""
-        return f"{fmean(record.seconds for record in self.records[method].values()) / 60:.1f}"
 
 
 def records_of(records: Records) -> list[RunRecord]:

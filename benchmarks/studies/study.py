@@ -9,10 +9,9 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -23,13 +22,12 @@ from famix.io.atomic import whole_file
 from famix.mining import matching_noise_scale
 from famix.mining.measured import measure_bank
 from famix.mining.words import read_phrases
-from famix.reports import RESULTS_FILE, read_results
 from famix.style import StyleBank
 from famix.style.dominant import IGNORE_CLASS
 from famix_minitown.rendering.conditions import CONDITIONS
-from famix_minitown.runs.experiment import Experiment, condition_of, read_record
+from famix_minitown.runs.experiment import Experiment, condition_of
 from famix_minitown.runs.runner import run_experiments
-from famix_minitown.runs.study import describe_machine, one_line_errors
+from famix_minitown.runs.study import one_line_errors
 
 Run = tuple[str, int]  # method, seed
 
@@ -136,20 +134,6 @@ class Study:
             register_datasets(cfg.DATASETS.FILES)
             measure_bank(cfg, list(datasets)).save(path)
         return path
-
-    def results(self, method: str, seed: int) -> Mapping[str, Mapping[str, Mapping[str, float]]]:
-        """Return the scores of a finished run: dataset -> task -> metric -> value."""
-        return read_results(self.experiment(method, seed).output / RESULTS_FILE)
-
-    def minutes(self, method: str) -> str:
-        """Return the mean time of a method's runs in minutes."""
-        return f"{fmean(self.experiment(method, seed).seconds() for seed in self.seeds) / 60:.1f}"
-
-    def describe_runs(self) -> str:
-        """Return a line that describes this machine and the processors used for the runs."""
-        records = [read_record(self.experiment(*run).output) for run in self.pairs()]
-        machines = sorted({str(record.get("machine", "an unknown processor")) for record in records})
-        return f"{describe_machine()}; {self.jobs} run(s) in parallel, one thread each, on {' and '.join(machines)}"
 
     def report(self, command: str) -> str:
         """Return the report in Markdown. `command` is the command line that prints it."""

@@ -110,7 +110,7 @@ def test_errors_end_with_one_line(tmp_path: Path, capsys: Output, monkeypatch: p
     for option, value, least in (("--quick", "0", 1), ("--quick", "-3", 1), ("--quick", "x", 1), ("--seed", "-1", 0)):
         message = f"argument {option}: must be an integer of at least {least}, got '{value}'"
         assert message in last_line(2, option, value)
-    parser = load_benchmark("parts/common").study_parser("", "output/something")
+    parser = load_benchmark("parts/common").study_parser("", "output/something", "something")
     assert parser.parse_args(["--jobs", "3"]).jobs == 3
     for jobs in ("0", "-1", "two"):
         with pytest.raises(SystemExit):

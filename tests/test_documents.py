@@ -210,6 +210,31 @@ def test_tables_of_five_seeds_show_the_committed_runs() -> None:
         assert shown[label][:3] == [format_spread(unseen, "+"), format_p(unseen), format_spread(clear, "+")], label
 
 
+def test_table_of_real_streets_shows_the_committed_runs() -> None:
+    report, folder = load_benchmark("studies/street_report"), ROOT / "benchmarks/results/runs"
+    rows = {
+        "CamVid (153 images, Cambridge by day) to IDD-lite (India)": ("camvid", "idd"),
+        "CamVid to dusk": ("camvid", "dusk"),
+        "held-out images of CamVid by day": ("camvid", "camvid"),
+        "IDD-lite (1,403 images) to CamVid by day": ("idd_lite", "day"),
+        "IDD-lite to CamVid at dusk": ("idd_lite", "dusk"),
+        "held-out images of IDD-lite": ("idd_lite", "idd"),
+    }
+    shown = read_table("real streets, mIoU in %, five seeds")
+    assert shown.keys() == rows.keys()
+    columns = {"none": 5, "control": 5, "features_control": 5, "effects_control": 3}  # -> seeds
+    for label, (source, target) in rows.items():
+        runs = {
+            name: {seed: RunRecord.load(folder / f"streets_{source}", name, seed) for seed in range(1, count + 1)}
+            for name, count in columns.items()
+        }
+        scores = report.scores_of(runs)
+        means = [format_spread([run[target] for run in scores[name].values()]) for name in columns]
+        gains = report.paired_gains(scores, "features_control", "control", target)
+        expected = [*means[:3], format_spread(gains, "+"), format_p(gains), means[3]]
+        assert [cell.strip("*") for cell in shown[label]] == expected, label
+
+
 def test_the_reference_of_keys_is_up_to_date() -> None:
     tool = load_tool("config_reference")
     assert (DOCS / "CONFIG.md").read_text() == tool.write_reference(), "run projects/FAMix/tools/config_reference.py"

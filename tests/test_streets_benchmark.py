@@ -204,7 +204,7 @@ def test_targets_wait_for_the_method(
 
 def test_wrong_folders_are_named(make: Make, given: list[str], tmp_path: Path) -> None:
     for folder in (None, tmp_path / "missing", Path(given[3])):
-        benchmark = make("--methods", "none")
+        benchmark = make("--methods", "none", "--records", str(tmp_path / "records"))
         benchmark.given["camvid"] = folder
         with expect_error(ConfigError, key="--camvid", value=folder or "nothing", remedy="Pass"):
             benchmark.run()

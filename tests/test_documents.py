@@ -182,6 +182,7 @@ def test_tables_of_five_seeds_show_the_committed_runs() -> None:
         "FAMix (diverse words) + jitter vs. jitter": (diverse, control),
         "FAMix (unrelated words) + jitter vs. jitter": (unrelated, control),
         "FAMix (random words) + jitter vs. jitter": (random, control),
+        "MixStyle + jitter vs. jitter": (f"mixstyle_{control}", control),
         "more jitter vs. jitter": (more, control),
         "FAMix (diverse words) + jitter vs. more jitter": (diverse, more),
         "FAMix (diverse words) vs. random words, both + jitter": (diverse, random),

@@ -4,6 +4,9 @@ from dataclasses import dataclass, replace
 
 from parts.common import Method, Needs
 
+from studies import town_methods
+from studies.town_methods import QUARTER
+
 CHOSEN = "features"
 """Name in CANDIDATES of the fixed method, set before any target was scored.
 
@@ -11,8 +14,8 @@ Of the candidates that cost at most 1 point on held-out images of each source (`
 largest mean gain over both sources on effects that no word names: +2.4, against +2.1 of "features_quarter".
 """
 
-CONTROL = ("INPUT.COLOR_JITTER", "[0.8, 0.8, 0.8]", "INPUT.COLOR_JITTER_PROBABILITY", "0.25")
-"""Settings of the tuned augmentation without language."""
+CONTROL = town_methods.CONTROLS[town_methods.CHOSEN]
+"""Settings of the augmentation without language that was tuned in the town."""
 
 CHOOSE, SCORE = STAGES = ("choose", "score")
 FEATURES = "features"  # FAMix with words that name no condition; other methods use its mined banks
@@ -54,13 +57,11 @@ def tested_by(source: str, stage: str) -> tuple[str, ...]:
     return own if stage == CHOOSE else (*own, *targets_of(source))
 
 
-_QUARTER = ("MODEL.STYLE.PROBABILITY", "0.25")
-
 CANDIDATES = {
     FEATURES: Method("minitown/famix.yaml"),
-    "features_quarter": Method("minitown/famix.yaml", _QUARTER),
+    "features_quarter": Method("minitown/famix.yaml", QUARTER),
     "features_always": Method("minitown/famix.yaml", ("MODEL.STYLE.PROBABILITY", "1.0")),
-    "diverse_quarter": Method("minitown/famix_diverse.yaml", _QUARTER),
+    "diverse_quarter": Method("minitown/famix_diverse.yaml", QUARTER),
 }
 """Methods with language that `--stage choose` compares, each with the control."""
 

@@ -40,7 +40,7 @@ CONTROLS = {
 """Augmentations without language: names -> settings."""
 
 
-_QUARTER = ("MODEL.STYLE.PROBABILITY", "0.25")  # of the images are restyled, as in the configs with jitter
+QUARTER = ("MODEL.STYLE.PROBABILITY", "0.25")  # of the images are restyled, as in the configs with jitter
 
 
 def _method(config: str, *options: str, same_without: str | None = "baseline", needs: Needs = Needs.NOTHING) -> Method:
@@ -63,21 +63,21 @@ METHODS: dict[str, Method] = {
     "famix_weather": _method("famix_weather"),
     "famix_paper_mining": _method("famix", *_PAPER_MINING),
     **_with_jitter("noise", "jitter08half", needs=Needs.NOISE_SCALE),
-    **_with_jitter("noise", CHOSEN, options=_QUARTER, needs=Needs.NOISE_SCALE),
+    **_with_jitter("noise", CHOSEN, options=QUARTER, needs=Needs.NOISE_SCALE),
     **_with_jitter("famix", "jitter04", "jitter08half"),
     **_with_jitter("famix_weather", "jitter04", "jitter08half"),
-    **_with_jitter("famix", CHOSEN, options=_QUARTER),
-    **_with_jitter("famix_weather", CHOSEN, options=_QUARTER),
-    **_with_jitter("famix_diverse", CHOSEN, options=_QUARTER),
+    **_with_jitter("famix", CHOSEN, options=QUARTER),
+    **_with_jitter("famix_weather", CHOSEN, options=QUARTER),
+    **_with_jitter("famix_diverse", CHOSEN, options=QUARTER),
     "famix_random_jitter08quarter": _method(
-        "famix_diverse", *_QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
+        "famix_diverse", *QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
     ),
     "mixstyle_jitter08quarter": _method(
-        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *_QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN
+        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN
     ),
     "full_finetuning": _method("full_finetuning", same_without=None),
     "oracle": _method("oracle", needs=Needs.MEASURED_BANK),
-    **_with_jitter("oracle", CHOSEN, options=_QUARTER, needs=Needs.MEASURED_BANK),
+    **_with_jitter("oracle", CHOSEN, options=QUARTER, needs=Needs.MEASURED_BANK),
 }
 
 _IN_FAMILY = ("baseline", "noise", "famix", "famix_weather", CHOSEN, f"famix_{CHOSEN}", f"famix_weather_{CHOSEN}")

@@ -63,7 +63,7 @@ from famix_minitown.runs.study import markdown
 
 SCORES = {**PANOPTIC_METRICS, "mIoU": (TASK, "mIoU")}
 UNSEEN = "unseen"
-WIDTH, OPACITY = 384, 0.62  # image width in pixels, and opacity of the segments
+WIDTH, OPACITY = 300, 0.62  # image width in pixels, and opacity of the segments
 
 Scores = dict[int, dict[str, float]]  # seed -> condition -> percent
 

@@ -205,7 +205,7 @@ def draw(benchmark: Benchmark, path: Path) -> None:
     names = MetadataCatalog.get(dataset).stuff_classes
     legend = [(names[class_id], tuple(colors[class_id])) for class_id in sorted(visible)]
     cell = WIDTH, round(WIDTH * height / width)
-    save_figure(compose_figure(rows, cell, row_labels=shown, legend=legend), path)
+    save_figure(compose_figure(rows, cell, row_labels=shown, legend=legend, font_size=14), path)
 
 
 if __name__ == "__main__":

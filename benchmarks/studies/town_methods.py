@@ -26,6 +26,7 @@ _PAPER_MINING = (
     *("STYLE_MINING.METRIC", "euclidean", "STYLE_MINING.STEPS", "100"),
     *("STYLE_MINING.LR", "1.0", "STYLE_MINING.MOMENTUM", "0.9"),
 )
+_MIXSTYLE = ("MODEL.STYLE.STRATEGY", "mixstyle")
 _STRENGTHS = {
     "jitter04": _jitter(0.4),
     "jitter08quarter": _jitter(0.8, 0.25),
@@ -72,9 +73,8 @@ METHODS: dict[str, Method] = {
     "famix_random_jitter08quarter": _method(
         "famix_diverse", *QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN, needs=Needs.RANDOM_WORDS
     ),
-    "mixstyle_jitter08quarter": _method(
-        "famix", "MODEL.STYLE.STRATEGY", "mixstyle", *QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN
-    ),
+    "mixstyle": _method("famix", *_MIXSTYLE),
+    "mixstyle_jitter08quarter": _method("famix", *_MIXSTYLE, *QUARTER, *_STRENGTHS[CHOSEN], same_without=CHOSEN),
     "full_finetuning": _method("full_finetuning", same_without=None),
     "oracle": _method("oracle", needs=Needs.MEASURED_BANK),
     **_with_jitter("oracle", CHOSEN, options=QUARTER, needs=Needs.MEASURED_BANK),

@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import SemanticSegmentor
 from torch import Tensor, nn
 
+from famix.clip import IMAGE
 from famix.engine import build_optimizer
 from famix.style import PatchRestyler, StyleBank, build_strategies
 from speed.plain import plain_layers, plain_restyling
@@ -42,9 +43,9 @@ class TrainingStep:
         self.model.sem_seg_head.layers(self.model.backbone(images)).mean().backward()
         self.optimizer.step()
 
-    def styled(self, strategy: str, batch: list[dict[str, Tensor]]) -> Callable[[], None]:
+    def styled(self, strategy: str, batch: list[dict[str, Tensor]], stage: str = "res2") -> Callable[[], None]:
         """Return a function that runs a step with a style strategy."""
-        styles = None if strategy == "none" else restyler(self.setting, strategy)
+        styles = None if strategy == "none" else restyler(self.setting, strategy, stage=stage)
 
         def step() -> None:
             self.model.use_restyler(styles)
@@ -75,13 +76,13 @@ class TrainingStep:
 
 
 def restyler(
-    setting: Setting, strategy: str, styles_per_class: int = 500, grid: tuple[int, int] = GRID
+    setting: Setting, strategy: str, styles_per_class: int = 500, grid: tuple[int, int] = GRID, stage: str = "res2"
 ) -> PatchRestyler:
     """Return a restyler, with a random bank if it needs one. The recipe's bank has about 500 styles per class."""
     strategies = build_strategies(setting.config("MODEL.STYLE.STRATEGY", strategy))
-    restyler = PatchRestyler(strategies=strategies, grid=grid, beta=0.1)
+    restyler = PatchRestyler(strategies=strategies, grid=grid, beta=0.1, stage=stage)
     if restyler.needs("bank"):
-        bank, channels = StyleBank(), setting.sizes.architecture.channels(0)
+        bank, channels = StyleBank(), 3 if stage == IMAGE else setting.sizes.architecture.channels(0)
         class_ids = torch.arange(NUM_CLASSES + 1).repeat_interleave(styles_per_class)
         class_ids[class_ids == NUM_CLASSES] = 255
         bank.add(class_ids, *torch.rand(2, len(class_ids), channels, generator=setting.generator()))
@@ -97,6 +98,7 @@ def training_rows(setting: Setting) -> Iterator[Row]:
     images = torch.randn(sizes.images, 3, side, side, generator=setting.generator()).to(setting.device)
     contenders = {
         **{strategy: setting.timed(step.styled(strategy, batch)) for strategy in STRATEGIES},
+        "picture": setting.timed(step.styled("bank", batch, IMAGE)),
         "bare": setting.timed(lambda: step.bare(images)),
         "detectron2": setting.timed(lambda: step(step.detectron2, batch)),
         "unfolded": setting.timed(lambda: plain.unfolded(batch)),
@@ -113,6 +115,10 @@ def training_rows(setting: Setting) -> Iterator[Row]:
         seconds["plain"], target="training step with a bank / plain rewriting of it", at_most=1.0,
     )  # fmt: skip
     yield Row("training step, noise as styles", seconds["noise"], "no styles", none)
+    yield Row(
+        "training step, picture styles", seconds["picture"], "no styles", none,
+        target="training step with picture styles / without styles", at_most=1.03,
+    )  # fmt: skip
     yield Row(name, none, "step of the network alone", seconds["bare"])
     yield Row(
         name, none, "frozen stages unfolded, channels first", seconds["unfolded"],

@@ -84,7 +84,7 @@ _IN_FAMILY = ("baseline", "noise", "famix", "famix_weather", CHOSEN, f"famix_{CH
 VARIANTS: dict[str, tuple[str, ...]] = {
     "convnext": _IN_FAMILY,
     "vit": _IN_FAMILY,
-    "maskformer": ("baseline", "famix", "famix_weather", CHOSEN, f"famix_weather_{CHOSEN}"),
+    "maskformer": ("baseline", "famix", "famix_weather", CHOSEN, f"famix_{CHOSEN}", f"famix_weather_{CHOSEN}"),
     "open_vocabulary": ("baseline", "famix_weather", CHOSEN, f"famix_weather_{CHOSEN}"),
 }
 """Other CLIP families and heads -> methods, whose configs are `<config of METHODS>_<variant>.yaml`."""

@@ -52,6 +52,7 @@ from famix.engine import load_config
 from famix.evaluation.counting.scored_classes import classes_of_dataset
 from famix.evaluation.panoptic import read_truth
 from famix.inference import Predictor
+from famix.io.atomic import require_writable_file
 from famix.reports.report import PANOPTIC_METRICS, TASK
 from famix.reports.tables import format_p, format_spread
 from famix.visualization.figure import Tile, compose_figure, save_figure
@@ -84,6 +85,8 @@ class Benchmark(RecordedStudy):
 
     def run(self) -> None:
         """Run all experiments and, if requested, draw the figure."""
+        if self.picture is not None:
+            require_writable_file(self.picture)
         super().run()
         if self.picture is not None:
             self.make([(f"{self.heads[0]}_{name}", self.seeds[0]) for name in self.trainings])
@@ -156,7 +159,7 @@ def detail_table(benchmark: Benchmark) -> str:
 
 
 def gain_lines(benchmark: Benchmark) -> list[str]:
-    """Return a sentence for each method with its gain in PQ in the unseen conditions, paired by seed.
+    """Return a sentence for each method with its gain in PQ in the unseen conditions and on the source, paired by seed.
 
     The reference is the same training without styles; that of jitter is the training without jitter.
     """
@@ -166,11 +169,15 @@ def gain_lines(benchmark: Benchmark) -> list[str]:
         if training == SOURCE_ONLY or not {name, f"{head}_{reference}"} <= benchmark.records.keys():
             continue
         own, other = benchmark.scores(name, "PQ"), benchmark.scores(f"{head}_{reference}", "PQ")
-        gains = [own[seed][UNSEEN] - other[seed][UNSEEN] for seed in own if seed in other]
+        gains, source = (
+            [own[seed][where] - other[seed][where] for seed in own if seed in other]
+            for where in (UNSEEN, CONDITIONS[0])
+        )
         p = format_p(gains)
         certainty = "" if p == "-" else f" (paired t-test over the seeds: p = {p})"
         gain = f"{format_spread(gains, '+')} points of PQ on `{UNSEEN}` vs. {METHODS[reference]}{certainty}"
-        lines.append(f"{', '.join(benchmark.title(name))}: {gain}.")
+        cost = f"{format_spread(source, '+')} on `{CONDITIONS[0]}`"
+        lines.append(f"{', '.join(benchmark.title(name))}: {gain}, {cost}.")
     return lines
 
 

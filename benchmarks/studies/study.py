@@ -18,7 +18,7 @@ import torch
 from parts.common import PROJECT, Method, Needs
 
 from famix.data import register_datasets
-from famix.io.atomic import whole_file
+from famix.io.atomic import require_writable_file, whole_file
 from famix.mining import matching_noise_scale
 from famix.mining.measured import measure_bank
 from famix.mining.words import read_phrases
@@ -143,6 +143,8 @@ class Study:
         """Run the experiments, then print and write the report. Errors and interruptions are reported in one line."""
         torch.set_num_threads(1)  # makes measured banks independent of the number of cores
         with one_line_errors():
+            if self.file is not None:
+                require_writable_file(self.file)
             self.run()
             report = self.report(shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]))
             if self.file is not None:

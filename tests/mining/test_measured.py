@@ -93,6 +93,15 @@ def test_unknown_dataset_is_one_line(workspace: Workspace, capsys: pytest.Captur
     assert not output.exists()
 
 
+@pytest.mark.parametrize(("output", "named"), [("/proc/none/bank.safetensors", "/proc/none"), (".", "")])
+def test_output_is_checked_before_the_images_are_read(
+    workspace: Workspace, output: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config-file", CONFIG, "--output", workspace.folder / output, "--datasets", "unknown", "--"]
+    line = line_of_mistake(capsys, main, "measure", *words, *settings(workspace))
+    explains(line, named or str(workspace.folder), remedy="folder" if named else "file")
+
+
 def test_metric_source_uses_the_patches_of_the_source(workspace: Workspace) -> None:
     cfg = load_config(str(CONFIG), settings(workspace))
     bank = measure_bank(cfg, cfg.DATASETS.TRAIN)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from data_factory import registered, write_definition
-from error_matching import expect_error, explains
+from error_matching import error_line, expect_error, explains
 from famix.engine import load_config
 from famix.mining import matching_noise_scale
 from famix.mining.words import read_phrases
@@ -52,6 +52,13 @@ def benchmark(script: ModuleType, tmp_path: Path) -> Iterator[Any]:
     arguments = ["--configs", "famix", "noise", "oracle", "--seeds", "1", "--output", str(tmp_path / "runs"), "--"]
     with registered():
         yield script.Benchmark(script.make_parser().parse_args([*arguments, *options]))
+
+
+def test_report_file_is_checked_before_the_runs(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.file, benchmark.run = Path("/proc/none/report.md"), pytest.fail
+    with pytest.raises(SystemExit, match="1"):
+        benchmark.main()
+    explains(error_line(capsys), "/proc/none", remedy="folder")
 
 
 def test_measured_banks_are_made_once_for_their_settings(benchmark: Any) -> None:

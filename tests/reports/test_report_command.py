@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from error_matching import explains, line_of_mistake
 from famix.inference.loading import load_model
 from famix.reports import read_results
 from famix.reports.bank_page import BankView, render_bank
@@ -104,6 +105,11 @@ def test_page_without_the_scored_weights(
     load_tool("report").main([str(tmp_path / name), "--output", str(tmp_path / "a/page.html"), "--examples", "0"])
     assert not assert_sound((tmp_path / "a/page.html").read_text()).sources
     assert capsys.readouterr().err == ""
+
+
+def test_output_is_checked_before_examples_are_predicted(runs: list[Path], capsys: Output) -> None:
+    output = ["--output", "/proc/none/page.html"]
+    explains(line_of_mistake(capsys, load_tool("report").main, *runs, *output), "/proc/none", remedy="folder")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from error_matching import expect_error
+from error_matching import expect_error, explains, line_of_mistake
 from famix.modeling import FAMixSemanticSegmentor
 from famix.reports.style_preview import Effect, changed_by_class, changed_share, preview_styles
 from famix.style import StyleBank, channel_mean_std
@@ -123,3 +123,14 @@ def test_command_without_weights(workspace: Workspace, tmp_path: Path, capsys: p
     run_tool(workspace, "--output", str(tmp_path), "--own-weight", "0.5")
     assert [file.name for file in tmp_path.iterdir()] == ["distances.png"]
     assert "pixels changed" not in capsys.readouterr().out
+
+
+def test_output_is_checked_before_the_network_is_loaded(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, *overrides = workspace.arguments("run")[1:]
+    image = str(workspace.folder / "data/images/val/0.png")
+    words = ["--config-file", config, "--image", image, "--output", "/proc/none", "--weights", "none.pth", "--"]
+    with workspace.registered():
+        line = line_of_mistake(capsys, main, "preview", *words, *overrides)
+    explains(line, "/proc/none", remedy="folder")

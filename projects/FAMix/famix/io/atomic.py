@@ -52,6 +52,13 @@ def require_writable(folder: Path) -> None:
         raise ConfigError(message) from error
 
 
+def require_writable_file(file: Path) -> None:
+    """Raise ConfigError if a file cannot be created or replaced. To be called before work that takes long."""
+    if file.is_dir():
+        raise ConfigError(f"Output must be a file, got the folder '{file}'. Add a file name.")
+    require_writable(file.parent)
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Write a file under a temporary name, and rename it once it is complete and on disk.

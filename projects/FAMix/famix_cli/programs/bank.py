@@ -17,7 +17,7 @@ from famix.data import read_image
 from famix.data.classes import classes_of
 from famix.engine import Trainer
 from famix.inference.loading import default_device, load_model
-from famix.io.atomic import whole_file
+from famix.io.atomic import require_writable, require_writable_file, whole_file
 from famix.mining import load_style_bank, measure_bank, style_bank_path
 from famix.mining.words import RANDOM_SETS, coverage, embed_phrases, random_coverage, read_phrases, select_diverse
 from famix.reports import style_preview
@@ -102,6 +102,7 @@ def validate(arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Write a bank with the statistics of patches of labeled images."""
+    require_writable_file(arguments.output)
     bank = measure_bank(read_config(arguments), arguments.datasets)
     bank.save(arguments.output)
     print(f"wrote {bank.size} to {arguments.output}")
@@ -119,6 +120,8 @@ def preview(arguments: argparse.Namespace) -> None:
     if not len(bank):
         raise BankError(f"Style bank '{path}' contains no styles. Mine the bank again.")
     pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
+    folder = arguments.output or Path(cfg.OUTPUT_DIR, "preview")
+    require_writable(folder)
     if arguments.weights is not None:
         model = load_model(arguments.weights, arguments.config_file, arguments.opts).model
     else:  # an untrained network with the config's CLIP
@@ -138,7 +141,6 @@ def preview(arguments: argparse.Namespace) -> None:
     print(style_preview.format_effects(effects))
     if arguments.weights is not None:
         print(f"\n{style_preview.format_changes(effects, classes.names)}")
-    folder = arguments.output or Path(cfg.OUTPUT_DIR, "preview")
     files = style_preview.draw_effects(pixels, effects, classes, folder)
     print("", *(f"wrote {file}" for file in files), sep="\n")
 

@@ -6,7 +6,7 @@ import sys
 from concurrent.futures import BrokenExecutor
 
 from famix.data.check import DatasetReport, check_dataset, evenly_spaced, format_report
-from famix.io.atomic import require_writable, whole_file
+from famix.io.atomic import require_writable_file, whole_file
 from famix.utils.errors import DatasetError
 from famix.visualization.contact_sheet import draw_contact_sheet
 from famix_cli.check import SHOWN, make_parser
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check all datasets and return the exit status."""
     register_definitions(arguments.definition, arguments.names)
     for file in filter(None, (arguments.json, arguments.sheet)):
-        require_writable(file.parent)  # before the check, which takes minutes
+        require_writable_file(file)  # before the check, which takes minutes
     try:
         reports = [check(name, arguments) for name in arguments.names]
     except BrokenExecutor as error:

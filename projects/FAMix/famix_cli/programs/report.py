@@ -7,7 +7,7 @@ from functools import partial
 from tqdm import tqdm
 
 from famix.inference.loading import load_model
-from famix.io.atomic import whole_file
+from famix.io.atomic import require_writable_file, whole_file
 from famix.reports.run_page import render_runs
 from famix.reports.runs import CONFIG_FILE, Example, predict_examples, read_runs, scored_weights
 from famix.utils.errors import ClassesError, FAMixError
@@ -17,6 +17,7 @@ from famix_cli.programs import run_program
 def write_report(arguments: argparse.Namespace) -> None:
     """Read the runs, predict examples, and write the page."""
     runs = read_runs([run.resolve() if run.is_dir() else run for run in arguments.runs])
+    require_writable_file(arguments.output)
     examples: dict[str, list[Example]] = {}
     notes: list[str] = []
     for run in runs if arguments.examples > 0 else ():

@@ -282,6 +282,73 @@ def test_mistakes_are_explained():
         PictureStyleAugmentation(PictureStyles(make_bank()), "YUV")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bank": "bank.safetensors"},
+        {"probability": "x"},
+        {"probability": None},
+        {"probability": float("nan")},
+        {"beta": "x"},
+        {"beta": float("inf")},
+        {"generator": 3},
+    ],
+)
+def test_arguments_of_a_wrong_type_are_explained(options):
+    ((key, value),) = options.items()
+    with expect_error(ConfigError, key, "str" if key == "bank" else value):
+        PictureStyles(**{"bank": make_bank(), **options})
+
+
+RAMP = torch.linspace(0, 1, 3 * 8 * 8).view(3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        RAMP,  # 0-1
+        RAMP.double(),
+        (RAMP - 0.5) / 0.25,  # normalized
+        RAMP * 255 * 255,
+        RAMP * torch.nan,
+        (RAMP * 127).to(torch.int8),
+        RAMP > 0.5,
+        RAMP + 0j,
+        torch.zeros(3, 0, 8),
+    ],
+)
+def test_images_outside_0_to_255_are_explained(image):
+    with expect_error(ConfigError, "image"):
+        PictureStyles(make_bank(), probability=1.0)(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [RAMP * 255, RAMP * 275 - 10, torch.zeros(3, 8, 8), (RAMP * 1.4).byte(), (RAMP * 255).to(torch.int16), 2 * RAMP],
+)
+def test_images_in_0_to_255_are_accepted(image):
+    """Also floats that left the range when they were resized, and black or nearly black images."""
+    changed = PictureStyles(make_bank(), probability=1.0)(image)
+    assert changed.dtype == image.dtype and changed.min() >= 0 and changed.max() <= 255
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), object),
+        torch.zeros(8, 8, 3), [[1, 2, 3]], RAMP.permute(1, 2, 0).numpy(),
+    ],
+)  # fmt: skip
+def test_augmentation_explains_wrong_images(image):
+    with expect_error(ConfigError, "image"):
+        PictureStyleAugmentation(PictureStyles(make_bank(), probability=1.0)).get_transform(image)
+
+
+def test_augmentation_needs_the_loaded_styles():
+    with expect_error(ConfigError, "styles", "str", "PictureStyles.load"):
+        PictureStyleAugmentation("bank.safetensors")
+
+
 def test_strategies_without_a_bank_act_on_images_as_well():
     batch = make_batch(*[(32, 48)] * 4)
     for strategy in ("noise", "mixstyle"):

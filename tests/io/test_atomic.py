@@ -35,6 +35,13 @@ def test_error_keeps_the_old_file(tmp_path: Path) -> None:
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
 
 
+def test_folder_without_files_is_an_error_at_the_first_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = iter(["once"])
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: next(names))
+    with pytest.raises(FileNotFoundError), whole_file("/proc/file"):
+        pass
+
+
 def test_permissions_are_the_default(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     with whole_file(tmp_path / "ours.safetensors") as part:

@@ -59,7 +59,8 @@ def calls(monkeypatch):
 
 def small_bank(class_ids=(0, 2), prompt_ids=(0, 2)):
     bank, values = StyleBank({"seed": "1"}), torch.ones(len(class_ids), 3)
-    bank.add(torch.tensor(class_ids), values, values, {"prompt_id": torch.tensor(prompt_ids)})
+    losses = {"initial_loss": torch.full((len(class_ids),), 0.6), "final_loss": torch.full((len(class_ids),), 0.3)}
+    bank.add(torch.tensor(class_ids), values, values, {"prompt_id": torch.tensor(prompt_ids), **losses})
     return bank
 
 
@@ -91,6 +92,20 @@ def test_warns_once_about_few_styles(cfg, monkeypatch, caplog, words_by_class, m
         assert "STYLE_MINING.IMS_PER_BATCH" in texts[0]
         named = re.search(r"without a style: ([^.]*)\.", texts[0])
         assert set(named[1].split(", ") if named else []) == missing
+
+
+@pytest.mark.parametrize(("rising", "warns"), [(0, False), (1, False), (2, True)])
+def test_warns_if_mining_raised_losses(cfg, monkeypatch, caplog, rising, warns):
+    bank = small_bank([0] * 10, [0] * 10)  # one in ten may rise
+    bank.annotations["final_loss"][:rising] = 0.7
+    cfg.STYLE_MINING.STYLES = ["a"]
+    monkeypatch.setattr(obtain, "mine_bank", lambda *arguments: bank)
+    with caplog.at_level(logging.WARNING, logger=obtain.__name__):
+        obtain_style_bank(cfg)
+    texts = [record.getMessage() for record in caplog.records if record.name == obtain.__name__]
+    assert len(texts) == warns
+    if warns:
+        assert "2 of 10 styles" in texts[0] and "STYLE_MINING.LR" in texts[0]
 
 
 def test_mines_once_then_loads(cfg, calls, caplog):

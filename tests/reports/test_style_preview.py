@@ -89,7 +89,7 @@ def test_unsupported_models_and_weights_are_refused(model: FAMixSemanticSegmento
     with expect_error(ConfigError, "MODEL.META_ARCHITECTURE", "Identity"):
         preview(nn.Identity(), make_bank(channels=32), image)
     with expect_error(ConfigError, "--own-weight", 1.5):
-        preview(model, make_bank(channels=32), image, own_weight=1.5)
+        preview_styles(model, make_bank(channels=32), image, stage="res2", grid=GRID, own_weight=1.5)
 
 
 def test_changed_shares() -> None:

@@ -113,7 +113,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
     add("--bank", type=Path, metavar="FILE", help="style bank (default: the bank in the config)")
     own = "weight of a patch's own statistics, 0 to 1 (default: 0)"
     add("--own-weight", default=0.0, type=float, metavar="A", help=own)
-    add("--seed", default=0, type=int, help="seed for drawing styles (default: 0)")
+    add("--seed", default=0, type=whole_number, help="seed for drawing styles (default: 0)")
     add("--output", type=Path, metavar="FOLDER", help="output folder (default: OUTPUT_DIR/preview)")
 
 

@@ -98,10 +98,10 @@ def _create_part(path: Path) -> "tuple[Path, FileLock]":
     while True:
         # The name keeps the suffix because libraries infer the format from it.
         part = path.with_name(f".{path.stem[:_MAX_STEM]}.{secrets.token_hex(8)}.part{path.suffix}")
-        # Another process may have planted a file there, or remove this one as stale before it is locked.
-        with suppress(FileExistsError, BlockingIOError, FileNotFoundError):
+        with suppress(FileExistsError):  # another process may have planted a file there
             os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _NO_LINK, 0o666))
-            return part, FileLock(part, create=False)
+            with suppress(BlockingIOError, FileNotFoundError):  # or remove this one as stale before it is locked
+                return part, FileLock(part, create=False)
 
 
 def _flush(path: Path) -> None:

@@ -137,6 +137,7 @@ def mine_bank(
     batches = load_batches(miner.group, finished)
     mined = [partial.read(index) for index in kept if partial is not None and index not in batches.remaining]
     done, styles, start, logged = 0, 0, time.perf_counter(), -math.inf
+    summed = [0.0, 0.0]  # losses before and after mining, over the styles
     with ExitStack() as stack:
         storage = stack.enter_context(EventStorage())
         bar = stack.enter_context(progress_bar(len(batches), "mining styles", "batch"))
@@ -161,15 +162,17 @@ def mine_bank(
                 losses = batch.initial_loss.mean().item(), batch.final_loss.mean().item()
                 put_scalars({"initial_loss": losses[0], "final_loss": losses[1], "styles": len(batch.class_ids)})
                 styles += len(batch.class_ids)
+                summed = [total + len(batch.class_ids) * loss for total, loss in zip(summed, losses, strict=True)]
             done += len(group)
-            bar.set_postfix({"loss": f"{losses[1]:.3f}"}, refresh=False)
+            means = [total / max(1, styles) for total in summed]
+            bar.set_postfix({"loss": f"{means[1]:.3f}"}, refresh=False)
             bar.update(len(group))
             now = time.perf_counter()
             if now - logged >= _LOG_SECONDS or done == len(batches):
                 logged, per_batch = now, (now - start) / done
                 logger.info(
                     "Mining: batch %d/%d, %s, cosine loss %.3f -> %.3f, %.2f s/batch, ETA %s",
-                    done, len(batches), counted(styles, "style"), *losses, per_batch,
+                    done, len(batches), counted(styles, "style"), *means, per_batch,
                     timedelta(seconds=round(per_batch * (len(batches) - done))),
                 )  # fmt: skip
         bank = _merge(mined, metadata)

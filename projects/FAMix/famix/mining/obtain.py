@@ -27,6 +27,7 @@ from famix.utils.messages import counted, first_few
 
 _DEFAULT_NAME = "style_bank.safetensors"
 _SECONDS_BETWEEN_ATTEMPTS = 2.0  # to lock a bank
+_MOST_RISING = 0.1  # share of styles whose loss may rise without a warning
 
 
 def style_bank_path(cfg: CfgNode) -> str:
@@ -80,6 +81,7 @@ def obtain_style_bank(cfg: CfgNode) -> StyleBank:
             bank.save(path)
             logger.info("Saved %s to %s", bank.size, path)
             _warn_of_few_styles(bank, cfg)
+            _warn_of_rising_losses(bank, cfg)
         comm.synchronize()
         partial.remove()
         return bank
@@ -105,6 +107,18 @@ def _warn_of_few_styles(bank: StyleBank, cfg: CfgNode) -> None:
         cfg.STYLE_MINING.IMS_PER_BATCH,
         f" or raise STYLE_MINING.MAX_BATCHES ({most})" if most else "",
     )
+
+
+def _warn_of_rising_losses(bank: StyleBank, cfg: CfgNode) -> None:
+    """Warn if mining raised the loss of many styles, which happens if its steps are too long."""
+    rose = bank.annotations["final_loss"] > bank.annotations["initial_loss"]
+    if rose.float().mean() > _MOST_RISING:
+        logging.getLogger(__name__).warning(
+            "Mining raised the loss of %d of %s: lower STYLE_MINING.LR (%g) and mine again.",
+            int(rose.sum()),
+            counted(len(bank), "style"),
+            cfg.STYLE_MINING.LR,
+        )
 
 
 def load_style_bank(cfg: CfgNode, path: str, class_names: Sequence[str]) -> StyleBank:

@@ -29,8 +29,15 @@ def read_phrases(path: Path, excluded: Sequence[str] = ()) -> list[str]:
     """
     try:
         lines = read_text(path, _MOST_BYTES).splitlines()
-    except (OSError, UnicodeDecodeError, CorruptFileError) as error:
-        raise ConfigError(f"--vocabulary must be a text file with a phrase per line, got '{path}': {error}.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"--vocabulary must be a readable file, got '{path}' ({error.strerror}). Check the path."
+        ) from error
+    except (UnicodeDecodeError, CorruptFileError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise ConfigError(
+            f"--vocabulary must be a text file, got '{path}' ({reason}). Write one phrase per line."
+        ) from error
     phrases = dict.fromkeys(line.split("#")[0].strip() for line in lines)
     banned = {word.lower() for word in excluded}
     kept = [phrase for phrase in phrases if phrase and banned.isdisjoint(re.findall(r"[\w-]+", phrase.lower()))]

@@ -69,8 +69,8 @@ def preview_styles(
         trained: whether the network makes meaningful predictions.
         seed: seed for drawing styles, at least 0.
 
-    Yields:
-        The effect named `PLAIN`, which applies no styles, then the effect of each style word.
+    Returns:
+        An iterator over the effect named `PLAIN`, which applies no styles, and then the effect of each style word.
 
     Raises:
         ConfigError: the model does not support styles, or the weight is out of range.
@@ -82,10 +82,22 @@ def preview_styles(
         )
     if not 0 <= own_weight <= 1:
         raise ConfigError(f"--own-weight must be in [0, 1], got {own_weight}. Use 0 to see the styles alone.")
+    return _effects(model, bank.to(model.device), image, stage, grid, own_weight, trained, seed)
+
+
+def _effects(
+    model: PatchStyleMixin,
+    bank: StyleBank,
+    image: Tensor,
+    stage: str,
+    grid: Grid,
+    own_weight: float,
+    trained: bool,
+    seed: int,
+) -> Iterator[Effect]:
     observe = partial(_observe, model.eval(), image, stage, trained)
     plain_features, plain = observe(lambda features: features)
     yield Effect(PLAIN, 0, dict.fromkeys(plain_features, 0.0), plain)
-    bank = bank.to(model.device)
     if plain is None:
         classes = torch.full(grid, -1)  # no style has this class
     else:

@@ -1,5 +1,6 @@
 """Restyling during training: the random half of style mixing."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +49,8 @@ class PatchRestyler:
         stage: str = "res2",
         ignore_label: int = 255,
     ) -> None:
-        if not beta > 0:
-            raise ConfigError(f"MODEL.STYLE.BETA must be greater than 0, got {beta}. The paper uses 0.1.")
+        if not 0 < beta < math.inf:
+            raise ConfigError(f"MODEL.STYLE.BETA must be a number greater than 0, got {beta}. The paper uses 0.1.")
         if not 0 <= probability <= 1:
             raise ConfigError(f"MODEL.STYLE.PROBABILITY must be in [0, 1], got {probability}. The default is 1.0.")
         if len(grid) != 2 or min(grid) < 1:

@@ -153,6 +153,11 @@ def select(arguments: argparse.Namespace) -> None:
     encoder = PromptEncoder(load_configured_clip(cfg), device=torch.device(cfg.MODEL.DEVICE))
     knows = {phrase: not encoder.unknown_words([phrase]) for phrase in phrases}
     skipped, phrases = ([phrase for phrase, known in knows.items() if known is wanted] for wanted in (False, True))
+    if not phrases:
+        raise ConfigError(
+            f"--vocabulary must contain words that this CLIP knows, got none in '{arguments.vocabulary}'. Use another "
+            "vocabulary or CLIP."
+        )
     if arguments.count > len(phrases):
         raise ConfigError(
             f"--count must be at most {len(phrases)}, the number of phrases in '{arguments.vocabulary}' with words that this "

@@ -186,9 +186,9 @@ def test_tables_of_five_seeds_show_the_committed_runs() -> None:
         "more jitter vs. jitter": (more, control),
         "FAMix (diverse words) + jitter vs. more jitter": (diverse, more),
         "FAMix (diverse words) vs. random words, both + jitter": (diverse, random),
-        "random noise of the same strength + more jitter vs. more jitter": (f"noise_{more}", more),
-        "FAMix (weather words) vs. noise, both + more jitter": (f"famix_weather_{more}", f"noise_{more}"),
-        "FAMix (unrelated words) vs. noise, both + more jitter": (f"famix_{more}", f"noise_{more}"),
+        "random noise of the same strength + jitter vs. jitter": (f"noise_{control}", control),
+        "FAMix (weather words) vs. noise, both + jitter": (weather, f"noise_{control}"),
+        "FAMix (unrelated words) vs. noise, both + jitter": (unrelated, f"noise_{control}"),
     }
     methods = {*rows.values(), *(name for pair in comparisons.values() for name in pair)}
     runs = {

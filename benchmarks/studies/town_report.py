@@ -17,7 +17,7 @@ from studies.town_methods import CHOSEN, CONTROLS, METHODS, STRONGEST
 MAX_COST = 1.5  # maximum loss on clear days in points, relative to the baseline
 CHOOSING_SEEDS = (1, 2, 3)  # seeds used to choose settings
 UNSEEN, DEVELOPMENT, CLEAR = "unseen", "development", CONDITIONS[0]
-REFERENCES = (CHOSEN, "jitter08half", STRONGEST, "noise_jitter08half", "baseline")
+REFERENCES = (CHOSEN, "jitter08half", STRONGEST, f"noise_{CHOSEN}", "baseline")
 
 Scores = dict[str, dict[int, dict[str, float]]]  # method -> seed -> column of the table -> mIoU in percent
 

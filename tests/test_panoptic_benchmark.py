@@ -5,7 +5,9 @@ from types import ModuleType
 
 import pytest
 
+from error_matching import expect_error
 from famix.engine import load_config
+from famix.utils.errors import ConfigError
 from famix_minitown.runs.experiment import CONFIGS
 from report_factory import tables
 from run_factory import check_records, load_benchmark
@@ -54,6 +56,12 @@ def test_report_has_mean_spread_and_the_paired_gain(script: ModuleType, tmp_path
     assert "+4.0 ± 1.4 points of PQ on `unseen` vs. jitter" in line  # of 3 and 5
     assert "-2.0 ± 1.4 on `clear`" in line  # of -1 and -3
     assert "Printed by `the command`" in report and "mIoU: 1 of 19 classes occur." in report
+
+
+def test_picture_file_is_checked_before_the_runs(script: ModuleType, tmp_path: Path) -> None:
+    arguments = ["--recorded", "--records", str(tmp_path), "--picture", "/proc/none/scene.png"]
+    with expect_error(ConfigError, "/proc/none", remedy="folder"):
+        script.Benchmark(script.make_parser().parse_args(arguments)).run()
 
 
 def test_methods_differ_in_styles_and_jitter_alone(script: ModuleType, tmp_path: Path) -> None:

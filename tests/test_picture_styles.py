@@ -344,6 +344,11 @@ def test_augmentation_explains_wrong_images(image):
         PictureStyleAugmentation(PictureStyles(make_bank(), probability=1.0)).get_transform(image)
 
 
+def test_numbers_of_numpy_are_accepted():
+    styles = PictureStyles(make_bank(), probability=np.float32(1), beta=np.float32(0.5))
+    assert not torch.equal(styles(RAMP * 255), RAMP * 255)
+
+
 def test_augmentation_needs_the_loaded_styles():
     with expect_error(ConfigError, "styles", "str", "PictureStyles.load"):
         PictureStyleAugmentation("bank.safetensors")

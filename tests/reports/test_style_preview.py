@@ -125,12 +125,12 @@ def test_command_without_weights(workspace: Workspace, tmp_path: Path, capsys: p
     assert "pixels changed" not in capsys.readouterr().out
 
 
-def test_output_is_checked_before_the_network_is_loaded(
+def test_output_is_checked_before_the_effects_are_shown(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, *overrides = workspace.arguments("run")[1:]
     image = str(workspace.folder / "data/images/val/0.png")
-    words = ["--config-file", config, "--image", image, "--output", "/proc/none", "--weights", "none.pth", "--"]
+    words = ["--config-file", config, "--image", image, "--output", "/proc/none", "--"]
     with workspace.registered():
         line = line_of_mistake(capsys, main, "preview", *words, *overrides)
     explains(line, "/proc/none", remedy="folder")

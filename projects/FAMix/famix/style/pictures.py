@@ -85,9 +85,9 @@ class PictureStyles(nn.Module):
                 f"The bank must contain picture styles, got {counted(len(bank), 'style')} with {counted(bank.num_channels, 'channel')} of stage "
                 f"{stage}. Mine it with MODEL.STYLE.STAGE image."
             )
-        if not (isinstance(probability, int | float) and 0 <= probability <= 1):
+        if not (isinstance(probability, int | float | np.floating) and 0 <= probability <= 1):
             raise ConfigError(f"probability must be in [0, 1], got {probability!r}. Use 1 to restyle every image.")
-        if beta is not None and not (isinstance(beta, int | float) and 0 < beta < math.inf):
+        if beta is not None and not (isinstance(beta, int | float | np.floating) and 0 < beta < math.inf):
             raise ConfigError(f"beta must be a number greater than 0 or None, got {beta!r}. The paper uses 0.1.")
         if generator is not None and not isinstance(generator, torch.Generator):
             raise ConfigError(
@@ -139,6 +139,8 @@ class PictureStyles(nn.Module):
 
 def _check_pixels(image: Tensor) -> None:
     """Raise ConfigError unless an image contains pixel values 0-255."""
+    if image.dtype == torch.uint8:  # has no others
+        return
     if image.dtype in (torch.bool, torch.int8) or image.is_complex():
         raise ConfigError(f"image must have pixel values 0-255, got {image.dtype}. Convert it to uint8 or float32.")
     low, high = (value.item() for value in image.float().aminmax())

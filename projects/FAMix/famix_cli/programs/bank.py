@@ -102,8 +102,9 @@ def validate(arguments: argparse.Namespace) -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     """Write a bank with the statistics of patches of labeled images."""
+    cfg = read_config(arguments)
     require_writable_file(arguments.output)
-    bank = measure_bank(read_config(arguments), arguments.datasets)
+    bank = measure_bank(cfg, arguments.datasets)
     bank.save(arguments.output)
     print(f"wrote {bank.size} to {arguments.output}")
 
@@ -120,8 +121,6 @@ def preview(arguments: argparse.Namespace) -> None:
     if not len(bank):
         raise BankError(f"Style bank '{path}' contains no styles. Mine the bank again.")
     pixels = np.asarray(read_image(arguments.image, max_pixels=cfg.INPUT.MAX_PIXELS))
-    folder = arguments.output or Path(cfg.OUTPUT_DIR, "preview")
-    require_writable(folder)
     if arguments.weights is not None:
         model = load_model(arguments.weights, arguments.config_file, arguments.opts).model
     else:  # an untrained network with the config's CLIP
@@ -137,6 +136,8 @@ def preview(arguments: argparse.Namespace) -> None:
         trained=arguments.weights is not None,
         seed=arguments.seed,
     )
+    folder = arguments.output or Path(cfg.OUTPUT_DIR, "preview")
+    require_writable(folder)  # before the effects, which take long
     effects = list(tqdm(shown, "style words", mininterval=1.0))
     print(style_preview.format_effects(effects))
     if arguments.weights is not None:
